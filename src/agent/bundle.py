@@ -1,0 +1,35 @@
+"""The zipapp that the server hands out: the same bytes, and so the same SHA-256, for the same sources."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+_SHEBANG = b"#!/usr/bin/env python3\n"
+_ROOT_MAIN = b"""import sys
+
+from agent.__main__ import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+
+
+def build_zipapp() -> bytes:
+    package = Path(__file__).parent
+    files = {
+        f"agent/{path.name}": path.read_bytes()
+        for path in package.glob("*.py")
+        if path.name != Path(__file__).name
+    }
+    files["__main__.py"] = _ROOT_MAIN
+    out = io.BytesIO()
+    out.write(_SHEBANG)
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # deflate differs between zlib versions
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, _LONG_AGO)
+            entry.external_attr = 0o100644 << 16
+            entry.create_system = 3
+            archive.writestr(entry, files[name])
+    return out.getvalue()

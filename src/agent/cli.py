@@ -1,0 +1,129 @@
+"""The command line: options, token, and a clean end."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import queue
+import signal
+import sys
+from pathlib import Path
+from typing import IO
+
+from agent import VERSION, credentials, kernel, privileges, workspace
+from agent.privileges import Account, NoAccount
+from agent.say import say
+from agent.server import Server
+from agent.session import BAD_TOKEN, OK, REFUSED, Session
+from agent.settings import Settings
+from agent.supervisor import Slots
+
+
+def run(argv: list[str]) -> int:
+    options = _parse(argv)
+    if sys.platform != "linux":
+        say("The agent runs on Linux.")
+        return REFUSED
+    kernel.hide_from_others_of_this_user()
+    credentials.leave_environment(argv, hand_over=options.token_file is None)
+    os.umask(0o022)  # builds must be able to enter the folders above theirs
+    try:
+        account = privileges.choose(options.build_user, options.trust_builds)
+        token = credentials.read(options.token_file)
+        server = Server(options.server, token)
+    except (NoAccount, credentials.NoToken, ValueError) as error:
+        say(f"{str(error)[0].upper()}{str(error)[1:]}.")
+        return BAD_TOKEN
+    workdir = Path(options.workdir or _default_workdir(account)).absolute()
+    trouble = _check(workdir, account, options.token_file)
+    lock = None if trouble else _lock(workdir)
+    if not lock:
+        say(trouble or f"Another agent uses {workdir}: give this one its own --workdir.")
+        return REFUSED
+    with lock:
+        _introduce(account)
+        workspace.remove(workdir / "builds")  # of an agent that was killed
+        settings = Settings(server, Slots(), workdir, account, options.allow_local_repositories)
+        return _serve(settings, options.once)
+
+
+def _serve(settings: Settings, once: bool) -> int:
+    outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
+    asked_to_end = False
+
+    def end(*_: object) -> None:
+        nonlocal asked_to_end
+        asked_to_end = True
+        outcome.put(OK)  # a SimpleQueue may be filled from a signal handler
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    session = Session(settings, once, outcome)
+    session.start()
+    code = outcome.get()
+    session.close(report=asked_to_end)
+    settings.slots.close()
+    return code
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="agent", description="Runs builds for a Testhide server.")
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--server", required=True, metavar="URL")
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help=f"the node's token; - is standard input; else {credentials.VARIABLE} is read and dropped",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="where builds happen (a cache folder of this user)")
+    parser.add_argument("--once", action="store_true", help="run one build, then end")
+    parser.add_argument(
+        "--build-user", metavar="NAME", help="whom root runs builds as (testhide-build, else nobody)"
+    )
+    parser.add_argument("--trust-builds", action="store_true", help="run builds as the agent's own user")
+    parser.add_argument(
+        "--allow-local-repositories", action="store_true", help="file URLs and local paths too"
+    )
+    return parser.parse_args(argv)
+
+
+def _default_workdir(account: Account | None) -> Path:
+    if account:
+        return Path("/var/cache/testhide-agent")  # root's own cache folder cannot be entered by builds
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testhide-agent"
+
+
+def _check(workdir: Path, account: Account | None, token_file: str | None) -> str | None:
+    """Makes the folders; the sentence that says why it cannot work."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if account:
+            if not privileges.can_enter(account, workdir):
+                return f"Builds cannot enter {workdir}: choose a --workdir that every user can reach."
+            if (
+                token_file
+                and os.path.isfile(token_file)
+                and privileges.can_read(account, Path(token_file).resolve())
+            ):
+                return f"Builds could read the token: chmod 600 {token_file}"
+    except OSError as error:
+        return f"Cannot use {workdir}: {error}"
+    return None
+
+
+def _lock(workdir: Path) -> IO[str] | None:
+    lock = (workdir / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def _introduce(account: Account | None) -> None:
+    who = (
+        f"run as user {account.uid}" if account else "are trusted, they can do whatever this agent's user can"
+    )
+    say(f"Testhide agent {VERSION}: builds {who}.")

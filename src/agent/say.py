@@ -1,0 +1,10 @@
+"""What the agent tells its operator: one line on standard error each."""
+
+from __future__ import annotations
+
+import os
+
+
+def say(text: str) -> None:
+    # One write per line: threads never mix, and no buffer is left at exit.
+    os.write(2, f"{text}\n".encode("utf-8", "replace"))

@@ -1,0 +1,76 @@
+"""How a request changes and reads: commands with read-your-writes, and connections for queries.
+
+Every write answers with `Testhide-Position`, by default once the read models are there (2 s at most); `Prefer: respond-async` skips the wait. A read with
+`Testhide-Min-Position` waits for it. When a wait runs out the answer carries `Testhide-Projected: false`.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+from litestar import Request, Response
+from psycopg import AsyncConnection
+
+from api.permissions import Agent, User
+from api.services import Services
+from commands.handler import Caller, Command, Receipt
+from domain.errors import Invalid
+
+POSITION = "Testhide-Position"
+MIN_POSITION = "Testhide-Min-Position"
+PROJECTED = "Testhide-Projected"
+
+
+class Acting:
+    """One request's hands. Injected as `act`."""
+
+    def __init__(self, services: Services, request: Request[Any, Any, Any]) -> None:
+        self.services = services
+        self._request = request
+
+    async def __call__(self, command: Command, actor: str | None = None) -> Receipt:
+        """Executes on behalf of the caller and waits until the read models show it."""
+        receipt = await self.services.handler.execute(command, self._caller(actor))
+        if receipt.position is not None:
+            await self.show(receipt.position)
+        return receipt
+
+    async def show(self, position: int) -> None:
+        """Notes a position for the answer's headers and waits for it, unless the caller asked not to."""
+        state = self._request.state
+        state.position = max(position, getattr(state, "position", 0))
+        if "respond-async" not in self._request.headers.get("prefer", ""):
+            state.projected = await self.services.waiter.wait(position)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        async with self.services.pool.connection() as connection:
+            yield connection
+
+    def _caller(self, actor: str | None) -> Caller:
+        user: User | Agent | None = self._request.scope.get("user")
+        correlation_id = self._request.headers.get("x-request-id", "")[:64] or uuid4().hex
+        return Caller(actor or (user.actor if user is not None else "anonymous"), correlation_id)
+
+
+def provide_acting(request: Request[Any, Any, Any]) -> Acting:
+    return Acting(request.app.state.services, request)
+
+
+async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
+    wanted = request.headers.get(MIN_POSITION)
+    if wanted is None:
+        return
+    if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 18:
+        raise Invalid.field(MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position")
+    services: Services = request.app.state.services
+    request.state.projected = await services.waiter.wait(int(wanted))
+
+
+async def add_position(request: Request[Any, Any, Any], response: Response[Any]) -> None:
+    position = getattr(request.state, "position", None)
+    if position is not None:
+        response.headers[POSITION] = str(position)
+    if getattr(request.state, "projected", True) is False:
+        response.headers[PROJECTED] = "false"

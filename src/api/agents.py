@@ -1,0 +1,296 @@
+"""What agents ask: docs/agent-protocol.md is their side of this."""
+
+import asyncio
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Annotated, Any, Literal
+
+import msgspec
+from cachetools import LRUCache
+from litestar import Controller, Request, Response, get, post
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.acting import Acting
+from api.permissions import Agent
+from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
+from commands.nodes import ConnectNode
+from commands.recording import record_report
+from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running
+from domain.errors import Conflict, Forbidden, TooLarge
+from domain.nodes import NODE, Node
+from projections import builds
+from store.build_logs import Line
+from store.listen import WAKES
+
+POLL_S = 20
+HEARTBEAT_S = 10
+ALIVE_S = 15
+"""An agent that was heard of within this time keeps its node: another one with the same token is refused."""
+MAX_REPORT = 512 * 1024 * 1024
+AGENTS = {"agents": True}
+
+Name = Annotated[str, Meta(max_length=500)]
+Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Attempt = Annotated[int, Parameter(ge=1, le=1_000)]
+
+
+class Connection(msgspec.Struct):
+    session: Session
+    version: Name
+    platform: Name
+    hostname: Name
+    cpu_cores: Annotated[int, Meta(ge=0, le=100_000)]
+    ram_gb: Annotated[float, Meta(ge=0, le=1e7)]
+    running: list[int] = []
+
+
+class Connected(msgspec.Struct):
+    node_id: int
+    name: str
+    max_parallel: int
+    heartbeat_s: int = HEARTBEAT_S
+    poll_s: int = POLL_S
+
+
+class Heartbeat(msgspec.Struct):
+    session: Session
+    cpu_pct: Annotated[float, Meta(ge=0, le=100)]
+    ram_pct: Annotated[float, Meta(ge=0, le=100)]
+    disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
+    uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
+    running: list[tuple[int, int]] = []
+
+
+class Lost(msgspec.Struct):
+    lost: list[tuple[int, str]]
+
+
+class Started(msgspec.Struct):
+    commit_sha: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class LogLines(msgspec.Struct):
+    offset: Annotated[int, Meta(ge=0, le=2**40)]
+    lines: Annotated[list[Line], Meta(max_length=10_000)]
+
+
+class Acknowledged(msgspec.Struct):
+    acknowledged: int
+
+
+class ReportAnswer(msgspec.Struct):
+    recorded: int
+    warnings: list[str]
+
+
+class FinishedReport(msgspec.Struct):
+    exit_code: int | None = None
+    reason: Literal["setup_failed", "timeout", "stopped", "checkout_failed"] | None = None
+    detail: Annotated[str, Meta(max_length=10_000)] | None = None
+    log_lines: Annotated[int, Meta(ge=0, le=2**40)] = 0
+
+
+class FinishAnswer(msgspec.Struct):
+    status: str
+
+
+class AgentController(Controller):
+    path = "/agent"
+    tags = ["Agents"]
+    opt = AGENTS
+
+    @post("/connect", status_code=200)
+    async def connect(self, request: Request[Agent, Any, Any], act: Acting, data: Connection) -> Connected:
+        node_id = the_agent(request.user).node_id
+        gauge = await act.services.gauges.of(node_id)
+        dead = gauge is None or gauge.silent_s > ALIVE_S
+        await act(
+            ConnectNode(
+                node_id=node_id,
+                session=data.session,
+                version=data.version,
+                platform=data.platform,
+                hostname=data.hostname,
+                cpu_cores=data.cpu_cores,
+                ram_gb=data.ram_gb,
+                replaces_dead=dead,
+            )
+        )
+        await act.services.gauges.seen(node_id, data.session)
+        node = await _node(act, node_id)
+        return Connected(node_id, node.title, node.max_parallel)
+
+    @get("/next")
+    async def next_message(
+        self,
+        request: Request[Agent, Any, Any],
+        act: Acting,
+        session: Session,
+        free: Annotated[int, Parameter(ge=0, le=10_000)],
+    ) -> Response[Any]:
+        """A message for the agent, or 204 after a while without one."""
+        node_id = the_agent(request.user).node_id
+        await _must_be_connected(act, node_id, session)
+        services = act.services
+        woken: set[int] = set()
+        news = asyncio.Event()
+
+        def on_wake(payload: str | None) -> None:
+            node, _, build_id = (payload or "").partition(":")
+            if payload is None or node == str(node_id):
+                if build_id:
+                    woken.add(int(build_id))
+                news.set()
+
+        # Register, then look, then wait: what is assigned in between is in one of the two.
+        with services.listener.subscribed(WAKES, on_wake):
+            await services.waiter.wait(await services.log.head())
+            async with act.reading() as connection:
+                woken.update(await builds.assigned_to(connection, node_id))
+            delivered: LRUCache[tuple[str, int, int, str], bool] = request.app.state.delivered
+            loop = asyncio.get_running_loop()
+            ends = loop.time() + POLL_S
+            try:
+                await services.gauges.polls(node_id, session, free, polling=True)
+                while True:
+                    news.clear()
+                    for build_id in sorted(woken):
+                        build = await act.services.log.state(BUILD.at(build_id))
+                        message = _message(act, build, node_id)
+                        if message is None or build is None:
+                            continue
+                        note = (session, build_id, build.attempt, message["type"])
+                        if note not in delivered:
+                            delivered[note] = True
+                            return Response(message)
+                    woken.clear()
+                    left = ends - loop.time()
+                    if left <= 0:
+                        return Response(None, status_code=204)
+                    try:
+                        await asyncio.wait_for(news.wait(), left)
+                    except TimeoutError:
+                        continue
+            except asyncio.CancelledError:
+                await asyncio.shield(services.gauges.polls(node_id, session, 0, polling=False))
+                raise
+
+    @post("/heartbeat", status_code=200)
+    async def heartbeat(self, request: Request[Agent, Any, Any], act: Acting, data: Heartbeat) -> Lost:
+        node_id = the_agent(request.user).node_id
+        await _must_be_connected(act, node_id, data.session)
+        await act.services.gauges.beats(
+            node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
+        )
+        lost: list[tuple[int, str]] = []
+        for build_id, attempt in data.running[:1_000]:
+            build = await act.services.log.state(BUILD.at(build_id))
+            if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
+                lost.append((build_id, "stopped" if isinstance(build, Finished) else "reassigned"))
+        return Lost(lost)
+
+    @post("/builds/{build_id:int}/started", status_code=200)
+    async def started(
+        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: Started
+    ) -> dict[str, str]:
+        node_id = the_agent(request.user).node_id
+        await act(AcknowledgeBuild(build_id, node_id, attempt, data.commit_sha))
+        return {}
+
+    @post("/builds/{build_id:int}/log", status_code=200)
+    async def log(
+        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: LogLines
+    ) -> Acknowledged:
+        node_id = the_agent(request.user).node_id
+        build = must_hold(await act.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        logs = act.services.build_logs
+        return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
+
+    @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT)
+    async def report(
+        self,
+        request: Request[Agent, Any, Any],
+        act: Acting,
+        build_id: int,
+        attempt: Attempt,
+        path: Annotated[str, Parameter(max_length=1_000)],
+    ) -> ReportAnswer:
+        node_id = the_agent(request.user).node_id
+        must_hold(await act.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        with NamedTemporaryFile(dir=act.services.spool, prefix="report-") as spooled:
+            size = 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > MAX_REPORT:
+                    raise TooLarge(f"A report may have {MAX_REPORT // 2**20} MiB.")
+                spooled.write(chunk)
+            spooled.flush()
+            recorded = await record_report(act, build_id, attempt, path, Path(spooled.name))
+        return ReportAnswer(recorded.cases, list(recorded.warnings))
+
+    @post("/builds/{build_id:int}/finished", status_code=200)
+    async def finished(
+        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: FinishedReport
+    ) -> FinishAnswer:
+        node_id = the_agent(request.user).node_id
+        await act(
+            FinishBuild(
+                build_id=build_id,
+                node_id=node_id,
+                attempt=attempt,
+                exit_code=data.exit_code,
+                reason="agent_stopped" if data.reason == "stopped" else data.reason,
+                detail=data.detail,
+                log_lines=await act.services.build_logs.count(build_id, attempt),
+            )
+        )
+        build = await act.services.log.state(BUILD.at(build_id))
+        return FinishAnswer(build.status if isinstance(build, Finished) else "running")
+
+
+def the_agent(caller: object) -> Agent:
+    if not isinstance(caller, Agent):
+        raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
+    return caller
+
+
+def _message(act: Acting, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
+    match build:
+        case Assigned() if build.node_id == node_id:
+            queued = build.queued
+            configuration = queued.configuration
+            unseal = act.services.secrets.unseal
+            run = {
+                "id": queued.build_id,
+                "attempt": build.attempt,
+                "job_id": queued.job_id,
+                "job_name": queued.job_title,
+                "project_id": queued.project_id,
+                "repository": queued.repository,
+                "branch": queued.branch,
+                "commit_sha": queued.commit_sha,
+                "setup": configuration.setup,
+                "command": configuration.command,
+                "env": configuration.env,
+                "secrets": {name: unseal(sealed) for name, sealed in configuration.secrets.items()},
+                "artifacts": configuration.artifacts,
+                "timeout_s": queued.timeout_minutes * 60,
+            }
+            return {"type": "run", "build": run}
+        case Finished(status="aborted") if build.node_id == node_id:
+            return {"type": "stop", "build_id": build.build_id, "attempt": build.attempt, "reason": "stopped"}
+        case _:
+            return None
+
+
+async def _node(act: Acting, node_id: int) -> Node:
+    node = await act.services.log.state(NODE.at(node_id))
+    if node is None or node.deleted:
+        raise Conflict("This node was deleted.")
+    return node
+
+
+async def _must_be_connected(act: Acting, node_id: int, session: str) -> None:
+    if (await _node(act, node_id)).session != session:
+        raise Conflict("This session is not the node's (any more): connect again.")

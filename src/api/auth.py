@@ -1,0 +1,163 @@
+"""Signing in and out, who one is, API tokens, and what the server tells its users about itself."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.di import Provide
+from msgspec import Meta
+
+from api.acting import Acting
+from api.permissions import User
+from api.security import API_TOKEN, PUBLIC, SESSION, session_token
+from api.types import Name, Paged, next_page, provide_paged
+from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
+from domain.errors import Conflict, Unauthenticated
+from projections import auth, projects
+from store import passwords
+from store.secrets import new_token, token_hash
+from store.token_uses import last_uses
+
+
+class Login(msgspec.Struct):
+    username: Annotated[str, Meta(min_length=1, max_length=320)]
+    """The email address."""
+    password: Annotated[str, Meta(max_length=1_000)]
+
+
+class OpenedSession(msgspec.Struct):
+    token: str
+    expires_at: datetime
+    user_id: int
+
+
+class Permissions(msgspec.Struct):
+    can_start_builds: bool
+    can_manage_nodes: bool
+    is_admin: bool
+    projects: dict[str, str]
+    """Project id -> read, write or admin."""
+
+
+class Me(msgspec.Struct):
+    id: int
+    email: str
+    role: str
+    projects: list[int]
+    permissions: Permissions
+
+
+class AiAssist(msgspec.Struct):
+    enabled: bool
+
+
+class GlobalOptions(msgspec.Struct):
+    ai_assist: AiAssist
+    max_parallel_builds: int
+
+
+class ServerConfig(msgspec.Struct):
+    version: str
+    global_options: GlobalOptions
+
+
+class NewApiToken(msgspec.Struct):
+    name: Name
+
+
+class ApiTokenItem(msgspec.Struct):
+    id: int
+    name: str
+    created_at: datetime
+    last_used: datetime | None
+
+
+class CreatedApiToken(msgspec.Struct):
+    id: int
+    name: str
+    secret: str
+    """Shown only here."""
+    created_at: datetime
+
+
+class AuthController(Controller):
+    tags = ["Authentication"]
+
+    @post("/authenticate", status_code=200, opt=PUBLIC)
+    async def authenticate(self, act: Acting, data: Login) -> OpenedSession:
+        async with act.reading() as connection:
+            user = await auth.user_by_email(connection, data.username)
+        # As much work for an address that nobody has: how long it takes does not tell which exist.
+        proved = await passwords.matches(user.password_hash if user else "", data.password)
+        if user is None or not proved or not user.active:
+            raise Unauthenticated("The user name or the password is wrong.")
+        services = act.services
+        now = datetime.now(UTC).replace(microsecond=0)  # a token's times are whole seconds
+        session_id = new_token("")
+        expires_at = now + SESSION
+        await act(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
+        return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
+
+    @post("/logout", status_code=204)
+    async def logout(self, request: Request[User, Any, Any], act: Acting) -> None:
+        if request.user.session_id is None:
+            raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
+        await act(RevokeSession(request.user.session_id, request.user.user_id))
+
+    @get("/me")
+    async def me(self, request: Request[User, Any, Any], act: Acting) -> Me:
+        user = request.user
+        visible = user.projects
+        if visible is None:
+            async with act.reading() as connection:
+                visible = [project.id for project in await projects.visible(connection, None)]
+        return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
+
+    @get("/config")
+    async def config(self, act: Acting) -> ServerConfig:
+        services = act.services
+        return ServerConfig(
+            services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds)
+        )
+
+    @get("/api-tokens", dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_tokens(
+        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+    ) -> Response[list[ApiTokenItem]]:
+        """The caller's own tokens, by id, without their secrets."""
+        async with act.reading() as connection:
+            own = await auth.tokens_of(connection, request.user.user_id)
+            shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
+            used = await last_uses(connection, [token.id for token in shown])
+        items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]
+        return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
+
+    @post("/api-tokens")
+    async def create_token(
+        self, request: Request[User, Any, Any], act: Acting, data: NewApiToken
+    ) -> CreatedApiToken:
+        """The secret is shown only here."""
+        token_id = await act.services.ids.draw("api_tokens")
+        secret = new_token(API_TOKEN)
+        receipt = await act(CreateApiToken(token_id, request.user.user_id, data.name, token_hash(secret)))
+        return CreatedApiToken(token_id, data.name, secret, receipt.events[-1].event.at)
+
+    @delete("/api-tokens/{token_id:int}")
+    async def revoke_token(self, request: Request[User, Any, Any], act: Acting, token_id: int) -> None:
+        """Takes effect at once."""
+        await act(RevokeApiToken(token_id, request.user.user_id))
+
+
+def permissions(user: User, visible: list[int]) -> Permissions:
+    levels: dict[str, str] = {}
+    for project_id in visible:
+        levels[str(project_id)] = next(
+            level for level in ("admin", "write", "read") if level == "read" or user.may(level, project_id)
+        )
+    return Permissions(
+        can_start_builds=user.is_admin or any(level != "read" for level in levels.values()),
+        can_manage_nodes=user.is_admin,
+        is_admin=user.is_admin,
+        projects=levels,
+    )

@@ -1,0 +1,250 @@
+"""Builds: start, list, watch, stop."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+from msgspec import Meta
+
+from api.acting import Acting
+from api.build_stream import MEDIA_TYPE, messages, shown
+from api.permissions import User
+from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
+from domain.builds import BUILD, Verdict, status_of
+from domain.errors import NotFound
+from projections import builds
+from projections.builds import BuildRow, Filters
+from projections.jobs import find as find_job
+
+Variables = dict[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)], Annotated[str, Meta(max_length=65_536)]]
+Ref = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$")]
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}$")]
+MAX_ID = 2**53
+
+
+class NewBuild(msgspec.Struct):
+    job_id: Annotated[int, Meta(ge=1, le=MAX_ID)]
+    branch: Ref | None = None
+    commit_sha: Commit | None = None
+    env: Variables = {}
+    secrets: Variables = {}
+    priority: Annotated[int, Meta(ge=1, le=10)] = 5
+    external: bool = False
+
+
+class StartedBuild(msgspec.Struct):
+    id: int
+    job_id: int
+    status: str
+    branch: str
+    commit_sha: str | None
+    created_at: datetime
+
+
+class BuildItem(msgspec.Struct):
+    id: int
+    job_id: int
+    project_id: int
+    status: str
+    reason: str | None
+    branch: str
+    commit_sha: str | None
+    priority: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_s: int
+    total_tests: int
+    failed_tests: int
+
+
+class BuildDetail(BuildItem):
+    passed: int
+    failed: int
+    skipped: int
+    known_issues: int
+    node_id: int | None
+    attempt: int
+    detail: str | None
+    exit_code: int | None
+    log_lines: int
+    external: bool
+    triggered_by: str
+    configuration: dict[str, Any]
+
+
+class BuildPage(msgspec.Struct):
+    total: int
+    results: list[BuildItem]
+
+
+class BuildStatus(msgspec.Struct):
+    id: int
+    status: str
+
+
+class ExternalResult(msgspec.Struct):
+    status: Verdict
+
+
+class LogPage(msgspec.Struct):
+    total_lines: int
+    lines: list[str]
+
+
+class BuildController(Controller):
+    path = "/builds"
+    tags = ["Builds"]
+
+    @post("/start")
+    async def start(self, request: Request[User, Any, Any], act: Acting, data: NewBuild) -> StartedBuild:
+        """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
+        async with act.reading() as connection:
+            job = await find_job(connection, data.job_id)
+        if job is None:
+            raise NotFound(f"There is no job {data.job_id}.")
+        request.user.must("write", job.project_id, f"job {data.job_id}")
+        build_id = await act.services.ids.draw("builds")
+        receipt = await act(
+            StartBuild(
+                build_id=build_id,
+                job_id=data.job_id,
+                branch=data.branch,
+                commit_sha=data.commit_sha,
+                env=dict(data.env),
+                secrets={name: act.services.secrets.seal(value) for name, value in data.secrets.items()},
+                priority=data.priority,
+                external=data.external,
+            )
+        )
+        queued = receipt.events[0].event
+        return StartedBuild(
+            id=build_id,
+            job_id=data.job_id,
+            status="running" if data.external else "queued",
+            branch=getattr(queued, "branch", ""),
+            commit_sha=data.commit_sha,
+            created_at=queued.at,
+        )
+
+    @get()
+    async def list_builds(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
+        status: Literal["queued", "running", "passed", "failed", "aborted"] | None = None,
+        branch: Annotated[str | None, Parameter(max_length=500)] = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        page: Annotated[int, Parameter(ge=1, le=1_000_000)] = 1,
+        limit: Annotated[int, Parameter(ge=1, le=200)] = 25,
+    ) -> BuildPage:
+        """Newest first."""
+        filters = Filters(request.user.projects, job_id, status, branch, created_after, created_before)
+        async with act.reading() as connection:
+            found = await builds.page(connection, filters, limit, (page - 1) * limit)
+            total = await builds.total(connection, filters)
+        return BuildPage(total, [BuildItem(**item_fields(row)) for row in found])
+
+    @get("/{build_id:int}")
+    async def get_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildDetail:
+        row = await visible_build(request.user, act, build_id)
+        return BuildDetail(
+            **item_fields(row),
+            passed=row.passed,
+            failed=row.failed,
+            skipped=row.skipped,
+            known_issues=row.known_issues,
+            node_id=row.node_id,
+            attempt=row.attempt,
+            detail=row.detail,
+            exit_code=row.exit_code,
+            log_lines=row.log_lines,
+            external=row.external,
+            triggered_by=row.created_by,
+            configuration=row.configuration,
+        )
+
+    @post("/{build_id:int}/stop", status_code=200)
+    async def stop(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildStatus:
+        """Aborts a queued or running build; its agent kills what runs."""
+        row = await visible_build(request.user, act, build_id, "write")
+        log_lines = await act.services.build_logs.count(build_id, row.attempt)
+        await act(AbortBuild(build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log_lines))
+        return BuildStatus(build_id, "aborted")
+
+    @post("/{build_id:int}/finish", status_code=200)
+    async def finish(
+        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: ExternalResult
+    ) -> BuildStatus:
+        """Ends an external build."""
+        row = await visible_build(request.user, act, build_id, "write")
+        log_lines = await act.services.build_logs.count(build_id, row.attempt)
+        await act(FinishExternalBuild(build_id, data.status, log_lines))
+        build = await act.services.log.state(BUILD.at(build_id))
+        assert build is not None
+        return BuildStatus(build_id, status_of(build))
+
+    @get("/{build_id:int}/pipeline_logs")
+    async def pipeline_logs(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        build_id: int,
+        offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
+        limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
+    ) -> LogPage:
+        row = await visible_build(request.user, act, build_id)
+        logs = act.services.build_logs
+        total = await logs.count(build_id, row.attempt)
+        lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
+        return LogPage(total, [shown(line) for line in lines])
+
+    @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
+    async def stream(
+        self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False
+    ) -> Stream:
+        """Server-sent events: the log line by line, then the status, then `done`."""
+        await visible_build(request.user, act, build_id)
+        last = request.headers.get("last-event-id")
+        return Stream(
+            messages(act.services, build_id, with_ids=ids or last is not None, after=last),
+            media_type=MEDIA_TYPE,
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+
+async def visible_build(user: User, act: Acting, build_id: int, level: Literal["read", "write", "admin"] = "read") -> BuildRow:
+    """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
+    async with act.reading() as connection:
+        row = await builds.find(connection, build_id)
+    if row is None:
+        raise NotFound(f"There is no build {build_id}.")
+    user.must(level, row.project_id, f"build {build_id}")
+    return row
+
+
+def item_fields(row: BuildRow) -> Mapping[str, Any]:
+    begun = row.started_at
+    ended = row.finished_at
+    return {
+        "id": row.id,
+        "job_id": row.job_id,
+        "project_id": row.project_id,
+        "status": row.status,
+        "reason": row.reason,
+        "branch": row.branch,
+        "commit_sha": row.commit_sha,
+        "priority": row.priority,
+        "created_at": row.created_at,
+        "started_at": begun,
+        "finished_at": ended,
+        "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,
+        "total_tests": row.passed + row.failed + row.skipped,
+        "failed_tests": row.failed,
+    }

@@ -1,0 +1,248 @@
+"""Jobs and their configurations."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import Provide
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType
+
+from api.acting import Acting
+from api.configuration import Branch, NewConfiguration, Repository, check_repository
+from api.permissions import Level, User
+from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
+from domain.errors import Invalid, NotFound
+from domain.jobs import Clearable
+from projections import jobs
+from projections.jobs import JobDetail, JobRow
+
+Minutes = Annotated[int, Meta(ge=1, le=10_080)]
+Parallel = Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class NewJob(msgspec.Struct):
+    name: Name
+    project_id: Id
+    node_pool_id: Id | None = None
+    timeout_minutes: Minutes = 60
+    max_parallel: Parallel = 1
+    pipeline_template_id: Id | None = None
+    repository: Repository | None = None
+    default_branch: Branch = "main"
+
+
+class JobChanges(msgspec.Struct):
+    """What is not given stays; null takes the pool or the repository away."""
+
+    name: Name | UnsetType = UNSET
+    enabled: bool | UnsetType = UNSET
+    node_pool_id: Id | UnsetType | None = UNSET
+    timeout_minutes: Minutes | UnsetType = UNSET
+    max_parallel: Parallel | UnsetType = UNSET
+    repository: Repository | UnsetType | None = UNSET
+    default_branch: Branch | UnsetType = UNSET
+
+
+class JobItem(msgspec.Struct):
+    id: int
+    name: str
+    project_id: int
+    node_pool_id: int | None
+    enabled: bool
+    timeout_minutes: int
+    max_parallel: int
+
+
+class ConfigurationView(msgspec.Struct):
+    setup: list[str]
+    command: str
+    env: dict[str, str]
+    artifacts: list[str]
+    secrets: list[str]
+    """Names only: values are never returned."""
+    updated_at: datetime | None
+
+
+class Configured(msgspec.Struct):
+    job_id: int
+    updated_at: datetime
+
+
+class JobController(Controller):
+    path = "/jobs"
+    tags = ["Jobs"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_jobs(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        paged: Paged,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
+        search: Annotated[str | None, Parameter(max_length=200, description="Filter by job name")] = None,
+        enabled: Annotated[bool | None, Parameter(description="Filter by enabled state")] = None,
+    ) -> Response[list[JobItem]]:
+        """The jobs of the caller's projects, by id."""
+        async with act.reading() as connection:
+            found = await jobs.listing(
+                connection,
+                projects=request.user.projects,
+                project_id=project_id,
+                search=search or None,
+                enabled=enabled,
+                after=paged.after,
+                offset=paged.offset,
+                limit=paged.limit,
+            )
+        return Response(
+            [item(row) for row in found], headers=next_page(request, paged, [row.id for row in found])
+        )
+
+    @post()
+    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewJob) -> JobDetail:
+        request.user.must("write", data.project_id, f"project {data.project_id}")
+        if data.pipeline_template_id is not None:
+            raise Invalid.field(
+                "pipeline_template_id", f"there is no pipeline template {data.pipeline_template_id}"
+            )
+        if data.repository is not None:
+            check_repository(data.repository)
+        job_id = await act.services.ids.draw("jobs")
+        receipt = await act(
+            CreateJob(
+                job_id=job_id,
+                project_id=data.project_id,
+                title=data.name,
+                node_pool_id=data.node_pool_id,
+                timeout_minutes=data.timeout_minutes,
+                max_parallel=data.max_parallel,
+                repository=data.repository,
+                default_branch=data.default_branch,
+            )
+        )
+        return JobDetail(
+            id=job_id,
+            name=data.name,
+            project_id=data.project_id,
+            enabled=True,
+            node_pool_id=data.node_pool_id,
+            timeout_minutes=data.timeout_minutes,
+            max_parallel=data.max_parallel,
+            repository=data.repository,
+            default_branch=data.default_branch,
+            pipeline_template_id=None,
+            created_at=receipt.events[-1].event.at,
+            last_build_id=None,
+            last_build_status=None,
+        )
+
+    @get("/{job_id:int}")
+    async def get_job(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> JobDetail:
+        return await detail(request.user, act, job_id)
+
+    @put("/{job_id:int}")
+    async def update(
+        self, request: Request[User, Any, Any], act: Acting, job_id: int, data: JobChanges
+    ) -> JobDetail:
+        """Changes reach the builds that are queued from now on."""
+        await visible_job(request.user, act, job_id, "write")
+        if isinstance(data.repository, str):
+            check_repository(data.repository)
+        given: Mapping[str, Any] = {
+            "title": data.name,
+            "enabled": data.enabled,
+            "node_pool_id": data.node_pool_id,
+            "timeout_minutes": data.timeout_minutes,
+            "max_parallel": data.max_parallel,
+            "repository": data.repository,
+            "default_branch": data.default_branch,
+        }
+        clearable: tuple[Clearable, ...] = ("node_pool_id", "repository")
+        await act(
+            UpdateJob(
+                job_id,
+                **{name: value for name, value in given.items() if value is not UNSET},
+                cleared=tuple(name for name in clearable if given[name] is None),
+            )
+        )
+        return await detail(request.user, act, job_id)
+
+    @delete("/{job_id:int}")
+    async def delete_job(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> None:
+        """Deletes the job with all its builds; those that are queued or running end as aborted."""
+        await visible_job(request.user, act, job_id, "admin")
+        await act(DeleteJob(job_id))
+
+    @get("/{job_id:int}/configuration")
+    async def get_configuration(
+        self, request: Request[User, Any, Any], act: Acting, job_id: int
+    ) -> ConfigurationView:
+        await visible_job(request.user, act, job_id)
+        async with act.reading() as connection:
+            found = await jobs.configuration_of(connection, job_id)
+        if found is None:
+            return ConfigurationView([], "", {}, [], [], None)
+        return ConfigurationView(
+            found.setup, found.command, found.env, found.artifacts, found.secrets, found.updated_at
+        )
+
+    @put("/{job_id:int}/configuration")
+    async def configure(
+        self, request: Request[User, Any, Any], act: Acting, job_id: int, data: NewConfiguration
+    ) -> Configured:
+        """Replaces everything, for the next build. A secret given as null keeps its value."""
+        job = await visible_job(request.user, act, job_id, "write")
+        data.check()
+        seal = act.services.secrets.seal
+        receipt = await act(
+            ConfigureJob(
+                job_id,
+                command=data.command,
+                setup=data.setup,
+                env=data.env,
+                artifacts=data.artifacts,
+                secrets={
+                    name: None if value is None else seal(value) for name, value in data.secret_values.items()
+                },
+            )
+        )
+        if receipt.events:
+            return Configured(job_id, receipt.events[-1].event.at)
+        async with act.reading() as connection:
+            stored = await jobs.configuration_of(connection, job_id)
+        return Configured(job_id, job.created_at if stored is None else stored.updated_at)
+
+
+async def visible_job(user: User, act: Acting, job_id: int, level: Level = "read") -> JobRow:
+    """Raises NotFound for a job that the caller cannot see, Forbidden for too little access."""
+    async with act.reading() as connection:
+        found = await jobs.find(connection, job_id)
+    if found is None:
+        raise NotFound(f"There is no job {job_id}.")
+    user.must(level, found.project_id, f"job {job_id}")
+    return found
+
+
+async def detail(user: User, act: Acting, job_id: int) -> JobDetail:
+    async with act.reading() as connection:
+        found = await jobs.detail_of(connection, job_id)
+    if found is None:
+        raise NotFound(f"There is no job {job_id}.")
+    user.must("read", found.project_id, f"job {job_id}")
+    return found
+
+
+def item(row: JobRow) -> JobItem:
+    return JobItem(
+        id=row.id,
+        name=row.name,
+        project_id=row.project_id,
+        node_pool_id=row.node_pool_id,
+        enabled=row.enabled,
+        timeout_minutes=row.timeout_minutes,
+        max_parallel=row.max_parallel,
+    )

@@ -1,0 +1,183 @@
+"""Nodes, and the agent that runs on them."""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.di import Provide
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.acting import Acting
+from api.permissions import User
+from api.security import AGENT_TOKEN, PUBLIC
+from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from commands.nodes import DeleteNode, RegisterNode
+from domain.errors import NotFound
+from projections import nodes
+from projections.nodes import Health, NodeRow, NodeView
+from store.secrets import new_token, token_hash
+
+Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]
+
+PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
+
+
+class NewNode(msgspec.Struct):
+    name: Name
+    pool_id: Id
+    tags: Annotated[list[Tag], Meta(max_length=100)] = []
+    max_parallel: Annotated[int, Meta(ge=1, le=1_000)] = 1
+
+
+class RegisteredNode(msgspec.Struct):
+    id: int
+    name: str
+    pool_id: int
+    agent_token: str
+    """Shown only here."""
+    tags: list[str]
+    max_parallel: int
+
+
+class Download(msgspec.Struct):
+    url: str
+    sha256: str
+
+
+class LatestAgent(msgspec.Struct):
+    version: str
+    linux_amd64: Download
+    linux_arm64: Download
+    windows_amd64: Download
+
+
+class NodeController(Controller):
+    path = "/nodes"
+    tags = ["Nodes / CI Agents"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_nodes(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        paged: Paged,
+        pool_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by node pool")] = None,
+        status: Annotated[
+            Literal["online", "offline", "quarantined"] | None, Parameter(description="Filter by status")
+        ] = None,
+    ) -> Response[list[NodeView]]:
+        """All nodes, by id, with what their agents last measured."""
+        async with act.reading() as connection:
+            found = await nodes.listing(
+                connection,
+                pool_id=pool_id,
+                status=status,
+                after=paged.after,
+                offset=paged.offset,
+                limit=paged.limit,
+            )
+        return Response(found, headers=next_page(request, paged, [node.id for node in found]))
+
+    @post()
+    async def register(self, request: Request[User, Any, Any], act: Acting, data: NewNode) -> RegisteredNode:
+        """`agent_token` is what the node's agent signs in with; it is shown only here."""
+        request.user.must_manage_nodes()
+        node_id = await act.services.ids.draw("nodes")
+        token = new_token(AGENT_TOKEN)
+        tags = list(dict.fromkeys(data.tags))
+        await act(
+            RegisterNode(
+                node_id=node_id,
+                title=data.name,
+                claim=name_claim(act, data.name),
+                token_hash=token_hash(token),
+                pool_id=data.pool_id,
+                tags=tags,
+                max_parallel=data.max_parallel,
+            )
+        )
+        return RegisteredNode(node_id, data.name, data.pool_id, token, tags, data.max_parallel)
+
+    @get("/find")
+    async def find_by_name(
+        self,
+        act: Acting,
+        name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
+    ) -> NodeView:
+        async with act.reading() as connection:
+            found = await nodes.view_by_name(connection, name)
+        if found is None:
+            raise NotFound(f"There is no node called {name!r}.")
+        return found
+
+    @get("/agent/latest")
+    async def latest_agent(self, act: Acting) -> LatestAgent:
+        """One program for all platforms, which needs Python 3.11 or newer; on Windows it is untested."""
+        services = act.services
+        sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
+        downloads = {
+            platform.replace("-", "_"): Download(
+                f"{services.base_url}/agent/{services.agent_version}/{platform}", sha256
+            )
+            for platform in PLATFORMS
+        }
+        return LatestAgent(services.agent_version, **downloads)
+
+    @get("/{node_id:int}")
+    async def get_node(self, act: Acting, node_id: int) -> NodeView:
+        async with act.reading() as connection:
+            found = await nodes.view(connection, node_id)
+        if found is None:
+            raise NotFound(f"There is no node {node_id}.")
+        return found
+
+    @get("/{node_id:int}/health")
+    async def health(self, act: Acting, node_id: int) -> Health:
+        """What the agent last measured. `last_heartbeat_s` is -1 while nothing was ever heard of it."""
+        async with act.reading() as connection:
+            found = await nodes.health_of(connection, node_id)
+        if found is None:
+            raise NotFound(f"There is no node {node_id}.")
+        return found
+
+    @delete("/{node_id:int}")
+    async def deregister(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> None:
+        """The node's token is void at once, and builds that run there are aborted."""
+        request.user.must_manage_nodes()
+        node = await existing_node(act, node_id)
+        await act(DeleteNode(node_id, name_claim(act, node.name)))
+
+
+class AgentDownloadController(Controller):
+    """What `/nodes/agent/latest` points at; not under /api/v3."""
+
+    path = "/agent"
+    tags = ["Nodes / CI Agents"]
+
+    @get("/{version:str}/{platform:str}", opt=PUBLIC)
+    async def download(self, act: Acting, version: str, platform: str) -> Response[bytes]:
+        """The agent as one file that Python runs: `python3 testhide-agent.pyz`."""
+        services = act.services
+        if version != services.agent_version or platform not in PLATFORMS:
+            raise NotFound(
+                f"There is no agent {version} for {platform}; /api/v3/nodes/agent/latest lists what there is."
+            )
+        return Response(
+            services.agent_bundle,
+            media_type="application/octet-stream",
+            headers={"Content-Disposition": 'attachment; filename="testhide-agent.pyz"'},
+        )
+
+
+async def existing_node(act: Acting, node_id: int) -> NodeRow:
+    async with act.reading() as connection:
+        found = await nodes.find(connection, node_id)
+    if found is None:
+        raise NotFound(f"There is no node {node_id}.")
+    return found
+
+
+def name_claim(act: Acting, name: str) -> str:
+    return act.services.secrets.claim("node-name", name)

@@ -1,0 +1,109 @@
+"""The one place where errors become `application/problem+json` (RFC 9457)."""
+
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    SerializationException,
+    ValidationException,
+)
+
+from domain.errors import Invalid, Rejection, TooManyRequests, Unauthenticated, Unavailable
+from store.append import AppendFailed
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
+    headers: dict[str, str] = extra.pop("headers", {})
+    problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Problem]:
+    headers: dict[str, str] = {}
+    errors: list[dict[str, str]] = []
+    match error:
+        case Unauthenticated():
+            headers["WWW-Authenticate"] = "Bearer"
+        case TooManyRequests():
+            headers["Retry-After"] = str(error.retry_after_s)
+        case Unavailable():
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        case Invalid():
+            errors = [field._asdict() for field in error.errors]
+    return response(error.status, error.slug, error.title, error.detail, headers=headers, errors=errors)
+
+
+def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
+    """Litestar's own checks of parameters and bodies against their types."""
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [
+        {"field": str(item.get("key") or item.get("source") or "body"), "message": str(item.get("message", ""))}
+        for item in found
+        if isinstance(item, dict)
+    ]
+    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors) or "The request does not fit the documented form."
+    return response(422, "invalid", "Invalid input", detail, errors=errors)
+
+
+def not_json(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
+    return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+
+
+def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    match error:
+        case NotFoundException():
+            return response(404, "not-found", "Not found", f"There is nothing at {request.url.path}.")
+        case MethodNotAllowedException():
+            detail = f"{request.method} is not possible on {request.url.path}."
+            return response(405, "method-not-allowed", "Method not allowed", detail, headers=dict(error.headers or {}))
+    if isinstance(error.__cause__, SerializationException | msgspec.DecodeError):
+        return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+    return response(error.status_code, "http", "Request refused", error.detail)
+
+
+def unreachable(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.warning("database away", path=request.url.path, error=str(error).strip())
+    detail = "The database cannot be reached right now; nothing was changed. Try again."
+    return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """A defect of ours: the log gets the trace, the caller a number to ask for."""
+    number = uuid4().hex[:12]
+    log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
+    return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")
+
+
+def handlers() -> dict[Any, Any]:
+    import psycopg
+    import psycopg_pool
+
+    return {
+        Rejection: rejected,
+        ValidationException: invalid,
+        SerializationException: not_json,
+        HTTPException: http_error,
+        psycopg.OperationalError: unreachable,
+        psycopg_pool.PoolTimeout: unreachable,
+        AppendFailed: unreachable,
+        Exception: unexpected,
+    }

@@ -1,0 +1,141 @@
+"""Projects."""
+
+import re
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, get, post, put
+from msgspec import UNSET, Meta, UnsetType
+
+from api.acting import Acting
+from api.permissions import User
+from commands.projects import CreateProject, UpdateProject
+from domain.errors import NotFound
+from projections import projects
+from projections.projects import ProjectRow
+from store.secrets import new_token
+
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
+
+
+class NewProject(msgspec.Struct):
+    name: Name
+    description: Annotated[str, Meta(max_length=10_000)] = ""
+    scm_endpoint_id: int | None = None
+
+
+class ProjectChanges(msgspec.Struct):
+    name: Name | UnsetType = UNSET
+    description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
+    scm_endpoint_id: int | UnsetType = UNSET
+
+
+class ProjectItem(msgspec.Struct):
+    id: int
+    name: str
+    slug: str
+    jobs_count: int
+
+
+class CreatedProject(msgspec.Struct):
+    id: int
+    name: str
+    slug: str
+    webhook_secret: str
+
+
+class ProjectDetail(msgspec.Struct):
+    id: int
+    name: str
+    slug: str
+    description: str
+    scm_endpoint_id: int | None
+    jobs_count: int
+    last_build_at: datetime | None
+    created_at: datetime
+    webhook_url: str
+
+
+class ProjectController(Controller):
+    path = "/projects"
+    tags = ["Projects"]
+
+    @get()
+    async def list_projects(self, request: Request[User, Any, Any], act: Acting) -> list[ProjectItem]:
+        """The projects that the caller is a member of."""
+        async with act.reading() as connection:
+            found = await projects.visible(connection, None if request.user.is_admin else request.user.user_id)
+        return [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
+
+    @post()
+    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewProject) -> CreatedProject:
+        """The caller becomes the project's admin. `webhook_secret` is shown only here."""
+        request.user.must_be_developer()
+        project_id = await act.services.ids.draw("projects")
+        secret = new_token("wh_sec_")
+        secrets = act.services.secrets
+        base = slug_of(data.name)
+        candidates = [base or f"project-{project_id}", f"{base or 'project'}-{project_id}"]
+        receipt = await act(
+            CreateProject(
+                project_id=project_id,
+                title=data.name,
+                creator_id=request.user.user_id,
+                slugs=tuple((slug, secrets.claim("slug", slug)) for slug in candidates),
+                sealed_webhook_secret=secrets.seal(secret),
+                description=data.description,
+                scm_endpoint_id=data.scm_endpoint_id,
+            )
+        )
+        created = next(item.event for item in receipt.events if item.event.name == "project.created")
+        return CreatedProject(project_id, data.name, getattr(created, "slug", base), secret)
+
+    @get("/{project_id:int}")
+    async def get_project(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> ProjectDetail:
+        return detail(await visible_project(request.user, act, project_id), act.services.base_url)
+
+    @put("/{project_id:int}")
+    async def update(
+        self, request: Request[User, Any, Any], act: Acting, project_id: int, data: ProjectChanges
+    ) -> ProjectDetail:
+        request.user.must("admin", project_id, f"project {project_id}")
+        await visible_project(request.user, act, project_id)
+        changes = {
+            "title": data.name,
+            "description": data.description,
+            "scm_endpoint_id": data.scm_endpoint_id,
+        }
+        await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))  # type: ignore[arg-type]
+        return detail(await visible_project(request.user, act, project_id), act.services.base_url)
+
+
+async def visible_project(user: User, act: Acting, project_id: int) -> ProjectRow:
+    """Raises NotFound for a project that does not exist or that the caller cannot see."""
+    user.must("read", project_id, f"project {project_id}")
+    async with act.reading() as connection:
+        found = await projects.find(connection, project_id)
+    if found is None:
+        raise NotFound(f"There is no project {project_id}.")
+    return found
+
+
+def detail(row: ProjectRow, base_url: str) -> ProjectDetail:
+    return ProjectDetail(
+        id=row.id,
+        name=row.name,
+        slug=row.slug,
+        description=row.description,
+        scm_endpoint_id=row.scm_endpoint_id,
+        jobs_count=row.jobs_count,
+        last_build_at=row.last_build_at,
+        created_at=row.created_at,
+        webhook_url=f"{base_url}/webhook/proj/{row.id}",
+    )
+
+
+def slug_of(name: str) -> str:
+    """`Mobile App` -> `mobile-app`; empty when nothing of the name is usable."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60]

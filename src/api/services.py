@@ -1,0 +1,35 @@
+"""What the controllers work with; made once by the composition root."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Handler
+from projections.waiting import Waiter
+from store.agents import AgentGauges
+from store.build_logs import BuildLogs
+from store.ids import Ids
+from store.listen import Listener
+from store.log import EventLog
+from store.secrets import Secrets
+from integrations.ports import Blobs
+
+
+@dataclass(frozen=True)
+class Services:
+    pool: AsyncConnectionPool
+    log: EventLog
+    handler: Handler
+    ids: Ids
+    secrets: Secrets
+    listener: Listener
+    waiter: Waiter
+    build_logs: BuildLogs
+    gauges: AgentGauges
+    blobs: Blobs
+    base_url: str
+    spool: Path
+    """Folder for uploads in flight."""
+    version: str
+    max_parallel_builds: int = 20

@@ -1,0 +1,79 @@
+"""What is asked of sessions and API tokens, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from commands.handler import Decision
+from domain.auth import (
+    API_TOKEN,
+    SESSION,
+    ApiTokenCreated,
+    ApiTokenRevoked,
+    SessionOpened,
+    SessionRevoked,
+    Validity,
+)
+from domain.base import AnyStream, Event
+from domain.errors import NotFound
+
+
+@dataclass(frozen=True)
+class OpenSession(Decision):
+    """Who asks has proved to be the user."""
+
+    session_id: str
+    user_id: int
+    expires_at: datetime
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (SESSION.at(self.session_id),)
+
+    def decide(self, session: Validity) -> Iterable[Event]:
+        if session == "unknown":
+            yield SessionOpened(session_id=self.session_id, user_id=self.user_id, expires_at=self.expires_at)
+
+
+@dataclass(frozen=True)
+class RevokeSession(Decision):
+    session_id: str
+    user_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (SESSION.at(self.session_id),)
+
+    def decide(self, session: Validity) -> Iterable[Event]:
+        if session == "valid":
+            yield SessionRevoked(session_id=self.session_id, user_id=self.user_id)
+
+
+@dataclass(frozen=True)
+class CreateApiToken(Decision):
+    token_id: int
+    user_id: int
+    label: str
+    token_hash: bytes
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (API_TOKEN.at(self.token_id),)
+
+    def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
+        if token is None:
+            yield ApiTokenCreated(
+                token_id=self.token_id, user_id=self.user_id, label=self.label, token_hash=self.token_hash
+            )
+
+
+@dataclass(frozen=True)
+class RevokeApiToken(Decision):
+    token_id: int
+    user_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (API_TOKEN.at(self.token_id),)
+
+    def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
+        # The token of another user is not told apart from none.
+        if token is None or token.user_id != self.user_id:
+            raise NotFound(f"You have no API token {self.token_id}.")
+        yield ApiTokenRevoked(token_id=self.token_id, user_id=self.user_id)

@@ -1,0 +1,276 @@
+"""What is asked of builds, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.builds import (
+    BUILD,
+    AnyBuild,
+    Assigned,
+    BuildAssigned,
+    BuildFinished,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+    Finished,
+    Queued,
+    Reason,
+    Running,
+    Verdict,
+    status_of,
+)
+from domain.dispatch import LEADER
+from domain.errors import Conflict, NotFound
+from domain.jobs import JOB, Job
+
+MAX_ATTEMPTS = 3
+"""How often a build is given to a node before its loss ends it."""
+
+
+@dataclass(frozen=True)
+class StartBuild(Decision):
+    """`env` and `secrets` go over the job's; None takes the job's branch and the newest commit."""
+
+    build_id: int
+    job_id: int
+    branch: str | None = None
+    commit_sha: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, bytes] = field(default_factory=dict)
+    priority: int = 5
+    external: bool = False
+
+    def reads(self) -> Sequence[AnyStream]:
+        return BUILD.at(self.build_id), JOB.at(self.job_id)
+
+    def decide(self, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
+        if build is not None:
+            return
+        if job is None or job.deleted:
+            raise NotFound(f"There is no job {self.job_id}.")
+        if not job.enabled:
+            raise Conflict(f"Job {self.job_id} is disabled; enable it by PUT /api/v3/jobs/{self.job_id}.")
+        if not job.configuration.command and not self.external:
+            raise Conflict(
+                f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
+            )
+        ids = {"build_id": self.build_id, "job_id": self.job_id, "project_id": job.project_id}
+        yield BuildQueued(
+            **ids,
+            configuration=msgspec.structs.replace(
+                job.configuration,
+                env=job.configuration.env | self.env,
+                secrets=job.configuration.secrets | self.secrets,
+            ),
+            branch=self.branch or job.default_branch,
+            commit_sha=self.commit_sha,
+            repository=job.repository,
+            priority=self.priority,
+            timeout_minutes=job.timeout_minutes,
+            node_pool_id=job.node_pool_id,
+            job_title=job.title,
+            external=self.external,
+        )
+        if self.external:
+            yield BuildStarted(**ids, node_id=None, attempt=1, commit_sha=self.commit_sha)
+
+
+@dataclass(frozen=True)
+class AssignBuild:
+    """By the dispatcher that leads since `leadership`, a version of the leader stream."""
+
+    build_id: int
+    node_id: int
+    leader: str
+
+    @property
+    def wakes(self) -> Sequence[str]:
+        return (f"{self.node_id}:{self.build_id}",)
+
+    def reads(self) -> Sequence[AnyStream]:
+        return BUILD.at(self.build_id), LEADER.at("leader")
+
+    def decide(self, build: AnyBuild | None, leader: str) -> Iterable[Event]:
+        if leader != self.leader:
+            raise Conflict("Another dispatcher leads.")
+        if not isinstance(build, Queued):
+            return
+        yield BuildAssigned(**_ids(build), node_id=self.node_id, attempt=build.attempt + 1)
+
+
+@dataclass(frozen=True)
+class AcknowledgeBuild(Decision):
+    """The agent is about to run the first command."""
+
+    build_id: int
+    node_id: int
+    attempt: int
+    commit_sha: str | None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        held = must_hold(build, self.build_id, self.node_id, self.attempt)
+        if isinstance(held, Assigned):
+            yield BuildStarted(
+                **_ids(held), node_id=self.node_id, attempt=self.attempt, commit_sha=self.commit_sha or held.queued.commit_sha
+            )
+
+
+@dataclass(frozen=True)
+class FinishBuild(Decision):
+    """The agent's last word. `reason` is the agent's; without one the exit code and the results decide."""
+
+    build_id: int
+    node_id: int
+    attempt: int
+    exit_code: int | None
+    reason: Reason | None
+    detail: str | None
+    log_lines: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        if isinstance(build, Finished) and build.attempt == self.attempt:
+            return
+        held = must_hold(build, self.build_id, self.node_id, self.attempt)
+        status, reason = verdict(self.exit_code, self.reason, held.failed)
+        yield BuildFinished(
+            **_ids(held),
+            status=status,
+            reason=reason,
+            detail=self.detail,
+            exit_code=self.exit_code,
+            log_lines=self.log_lines,
+            node_id=self.node_id,
+        )
+
+
+@dataclass(frozen=True)
+class FinishExternalBuild(Decision):
+    build_id: int
+    status: Verdict
+    log_lines: int = 0
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        match build:
+            case None:
+                raise NotFound(f"There is no build {self.build_id}.")
+            case Finished() if build.status == self.status:
+                return
+            case Finished():
+                raise Conflict(f"Build {self.build_id} has already {build.status}.")
+            case Running(node_id=None):
+                status, reason = self.status, None if self.status == "passed" else "reported"
+                if status == "passed" and build.failed:
+                    status, reason = "failed", "tests_failed"
+                yield BuildFinished(**_ids(build), status=status, reason=reason, log_lines=self.log_lines)  # type: ignore[arg-type]
+            case _:
+                raise Conflict(f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it.")
+
+
+@dataclass(frozen=True)
+class AbortBuild:
+    """Ends a build that has not finished: stopped by a person, or because it lost its ground."""
+
+    build_id: int
+    reason: Reason
+    detail: str | None = None
+    node_to_wake: int | None = None
+    log_lines: int = 0
+
+    @property
+    def wakes(self) -> Sequence[str]:
+        return () if self.node_to_wake is None else (f"{self.node_to_wake}:{self.build_id}",)
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        match build:
+            case None:
+                raise NotFound(f"There is no build {self.build_id}.")
+            case Finished():
+                raise Conflict(f"Build {self.build_id} has already {build.status}.")
+            case Queued() | Assigned() | Running():
+                yield BuildFinished(
+                    **_ids(build),
+                    status="aborted",
+                    reason=self.reason,
+                    detail=self.detail,
+                    log_lines=self.log_lines,
+                    node_id=node_of(build),
+                )
+
+
+@dataclass(frozen=True)
+class LoseBuild(Decision):
+    """Its node did not acknowledge it or is gone: back to the queue, or aborted after MAX_ATTEMPTS."""
+
+    build_id: int
+    node_id: int
+    attempt: int
+    reason: str
+    log_lines: int = 0
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        if not isinstance(build, Assigned | Running) or build.node_id != self.node_id or build.attempt != self.attempt:
+            return
+        if self.reason == "not_acknowledged" and isinstance(build, Running):
+            return
+        if build.attempt >= MAX_ATTEMPTS:
+            yield BuildFinished(
+                **_ids(build),
+                status="aborted",
+                reason="agent_lost",
+                detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
+                log_lines=self.log_lines,
+                node_id=self.node_id,
+            )
+            return
+        reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
+        yield BuildRequeued(**_ids(build), node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
+
+
+def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
+    """The build, if this node holds it in this attempt; else Conflict, which tells an agent to drop it."""
+    match build:
+        case None:
+            raise NotFound(f"There is no build {build_id}.")
+        case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
+            return build
+        case _:
+            raise Conflict(f"Build {build_id} is {status_of(build)} and not this node's (any more), attempt {attempt}.")
+
+
+def verdict(exit_code: int | None, reason: Reason | None, failed: int) -> tuple[Verdict, Reason | None]:
+    """What the agent saw and what the reports say, reconciled: a lost report never turns a build green."""
+    if reason == "agent_stopped":
+        return "aborted", reason
+    if reason is not None:
+        return "failed", reason
+    if failed:
+        return "failed", "tests_failed"
+    return ("passed", None) if exit_code == 0 else ("failed", "command_failed")
+
+
+def node_of(build: AnyBuild) -> int | None:
+    return build.node_id if isinstance(build, Assigned | Running | Finished) else None
+
+
+def _ids(build: AnyBuild) -> dict[str, int]:
+    queued = build.queued
+    return {"build_id": queued.build_id, "job_id": queued.job_id, "project_id": queued.project_id}

@@ -1,0 +1,20 @@
+"""Who leads dispatch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.dispatch import LEADER, LeadershipTaken
+
+
+@dataclass(frozen=True)
+class TakeLeadership(Decision):
+    leader: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (LEADER.at("leader"),)
+
+    def decide(self, leader: str) -> Iterable[Event]:
+        if leader != self.leader:
+            yield LeadershipTaken(leader=self.leader)

@@ -1,0 +1,115 @@
+"""The one handler: load, fold, decide, append, and again on a conflict.
+
+A command says which streams it reads (`reads`) and what follows from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields).
+Every stream that was read is guarded: the events are only appended while it still is at the version that the decision saw.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from domain.base import AnyStream, Event, Known, Recorded, Stamp
+from domain.errors import Conflict
+from store.append import VersionConflict
+from store.log import EventLog, Write
+
+MAX_TRIES = 12
+
+
+class Command(Protocol):
+    def reads(self) -> Sequence[AnyStream]:
+        """The streams whose states `decide` takes, in its order."""
+        ...
+
+    @property
+    def decide(self) -> Callable[..., Iterable[Event]]:
+        """The events that follow; none when there is nothing to do. Raises a Rejection when the states forbid it."""
+        ...
+
+    @property
+    def wakes(self) -> Sequence[str]:
+        """Payloads for the channel that waiting agents listen on, sent in the same commit."""
+        ...
+
+
+class Decision:
+    """Base of commands: wakes nobody."""
+
+    @property
+    def wakes(self) -> Sequence[str]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """On whose behalf, and in the course of what."""
+
+    actor: str
+    """`user:7`, `node:12`, `system:dispatch`."""
+    correlation_id: str = ""
+    causation: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a command did. `position` is None when there was nothing to do."""
+
+    events: tuple[Recorded, ...]
+
+    @property
+    def position(self) -> int | None:
+        return self.events[-1].position if self.events else None
+
+
+class Handler:
+    def __init__(self, log: EventLog, clock: Callable[[], datetime]) -> None:
+        self._log = log
+        self._clock = clock
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def execute(self, command: Command, caller: Caller) -> Receipt:
+        """Raises a Rejection when the command is refused, Conflict among them when other writers won every time."""
+        try:
+            return await self._once(command, caller)
+        except VersionConflict:
+            # A Known state is as old as its reader's look: only the caller can look again.
+            if any(isinstance(stream, Known) for stream in command.reads()):
+                raise
+        # Someone else writes the same streams: line up behind the others of this process instead of racing them.
+        async with AsyncExitStack() as stack:
+            for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, Known)}):
+                await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
+            for _ in range(MAX_TRIES):
+                try:
+                    return await self._once(command, caller)
+                except VersionConflict:
+                    continue
+        raise Conflict("Others keep changing the same thing at the same time; try again.")
+
+    async def _once(self, command: Command, caller: Caller) -> Receipt:
+        reads = command.reads()
+        loaded = await self._log.load([read.name for read in reads if not isinstance(read, Known)]) if reads else {}
+        versions: dict[str, int] = {}
+        states: list[Any] = []
+        for read in reads:
+            if isinstance(read, Known):
+                versions[read.stream] = read.version
+                states.append(read.state)
+            else:
+                history = loaded[read.name]
+                versions[read.name] = history[-1].version if history else 0
+                states.append(read.fold(recorded.event for recorded in history))
+        guards = dict(versions)
+        writes: list[Write] = []
+        for event in command.decide(*states):
+            versions[event.stream] = versions.get(event.stream, 0) + 1
+            writes.append(Write(versions[event.stream], event))
+            guards.pop(event.stream, None)  # its own version is the guard
+        if not writes:
+            return Receipt(())
+        stamp = Stamp(self._clock(), caller.actor, caller.correlation_id, caller.causation)
+        return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes)))

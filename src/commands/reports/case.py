@@ -1,0 +1,112 @@
+"""What a report says, whichever tool wrote it: cases, suites, and the summary at its end."""
+
+from typing import Literal
+
+import msgspec
+
+Status = Literal["passed", "failed", "skipped"]
+ErrorKind = Literal["", "failure", "error"]
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt at one test.
+
+    `status` is what the file says; a failed case with `known_issue` must not fail the build. `fail_id` and
+    `test_resolution` are verbatim. `line` is verbatim too, so it counts from 0 in pytest's reports.
+    `signature` is ours and set for failed cases only (see `signature`).
+    """
+
+    node_id: str
+    name: str
+    status: Status
+    suite: str = ""
+    classname: str = ""
+    file: str = ""
+    line: int | None = None
+    duration_ms: int = 0
+    message: str = ""
+    trace: str = ""
+    error_kind: ErrorKind = ""
+    exception_type: str = ""
+    system_out: str = ""
+    system_err: str = ""
+    fail_id: str = ""
+    test_resolution: str = ""
+    known_issue: bool = False
+    signature: str = ""
+    docstr: str = ""
+    jira: str = ""
+    info: str = ""
+    attachments: tuple[str, ...] = ()
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of cases. `failed` includes errors, `errors` is the part of it written as <error>."""
+
+    tests: int = 0
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file itself says about a suite or a run; None where it does not say. `failures` has no errors
+    in it for JUnit.
+    """
+
+    tests: int | None = None
+    failures: int | None = None
+    errors: int | None = None
+    skipped: int | None = None
+
+
+class Suite(msgspec.Struct, frozen=True, kw_only=True):
+    """A suite, given after its cases. `counts` are recomputed from them, nested suites included."""
+
+    name: str = ""
+    timestamp: str = ""
+    hostname: str = ""
+    file: str = ""
+    duration_ms: int = 0
+    declared: Declared = Declared()
+    counts: Counts = Counts()
+    properties: tuple[tuple[str, str], ...] = ()
+    system_out: str = ""
+    system_err: str = ""
+
+
+class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in the file that is not as it should be, and what we did about it.
+
+    `line` is the line of the file where it was first seen (from 1), `case` how many cases had been read by
+    then, `count` how often it was seen.
+    """
+
+    kind: str
+    message: str
+    count: int = 1
+    line: int | None = None
+    case: int | None = None
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """The last thing a parse gives, always exactly once.
+
+    `counts` are of the elements of the file, as the file's own counts are; attempts that a reporter folds
+    into one element (surefire's <rerunFailure>, <flakyFailure>) are in `cases`, the number of `Case`s given.
+    `known_issues` is the part of `counts.failed` that must not fail the build. `duration_ms` is the sum over
+    the cases.
+    """
+
+    dialect: Literal["", "testhide", "junit", "nunit", "xunit", "trx"] = ""
+    schema_version: int = 1
+    name: str = ""
+    counts: Counts = Counts()
+    cases: int = 0
+    known_issues: int = 0
+    suites: int = 0
+    duration_ms: int = 0
+    declared: Declared = Declared()
+    warnings: tuple[ReportWarning, ...] = ()

@@ -1,0 +1,75 @@
+"""Sessions and API tokens: what a request proves who it is with."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+from domain.base import Category, Event
+
+
+class SessionEvent(Event, frozen=True):
+    session_id: str
+    user_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"session-{self.session_id}"
+
+
+class SessionOpened(SessionEvent, frozen=True):
+    name: ClassVar[str] = "session.opened"
+    expires_at: datetime
+
+
+class SessionRevoked(SessionEvent, frozen=True):
+    name: ClassVar[str] = "session.revoked"
+
+
+class ApiTokenEvent(Event, frozen=True):
+    token_id: int
+    user_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"api-token-{self.token_id}"
+
+
+class ApiTokenCreated(ApiTokenEvent, frozen=True):
+    name: ClassVar[str] = "api_token.created"
+    label: str
+    token_hash: bytes
+
+    @property
+    def data_key(self) -> str | None:
+        return f"user-{self.user_id}"
+
+
+class ApiTokenRevoked(ApiTokenEvent, frozen=True):
+    name: ClassVar[str] = "api_token.revoked"
+
+
+Validity = Literal["unknown", "valid", "revoked"]
+
+
+def evolve_session(state: Validity, event: Event) -> Validity:
+    match event:
+        case SessionOpened():
+            return "valid"
+        case SessionRevoked():
+            return "revoked"
+        case _:
+            return state
+
+
+def evolve_token(state: ApiTokenCreated | None, event: Event) -> ApiTokenCreated | None:
+    match event:
+        case ApiTokenCreated():
+            return event
+        case ApiTokenRevoked():
+            return None
+        case _:
+            return state
+
+
+SESSION = Category[Validity]("session", "unknown", evolve_session)
+API_TOKEN = Category[ApiTokenCreated | None]("api-token", None, evolve_token)
+EVENTS = (SessionOpened, SessionRevoked, ApiTokenCreated, ApiTokenRevoked)

@@ -1,0 +1,204 @@
+"""Builds: one run of a job, from the queue to its verdict.
+
+    Queued -> Assigned -> Running -> Finished
+       ^         |           |
+       +---------+-----------+   requeued: not acknowledged, or its agent is lost
+
+An external build (its pipeline runs elsewhere) starts as Running and never has a node.
+"""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.base import UNSTAMPED, Category, Event
+from domain.jobs import Configuration
+
+Verdict = Literal["passed", "failed", "aborted"]
+Status = Literal["queued", "running", "passed", "failed", "aborted"]
+Reason = Literal[
+    "tests_failed",
+    "command_failed",
+    "setup_failed",
+    "checkout_failed",
+    "timeout",
+    "agent_lost",
+    "stopped_by_user",
+    "agent_stopped",
+    "node_removed",
+    "job_deleted",
+    "reported",
+]
+
+
+class BuildEvent(Event, frozen=True):
+    build_id: int
+    job_id: int
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"build-{self.build_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return f"build-{self.build_id}"
+
+
+class BuildQueued(BuildEvent, frozen=True):
+    """Carries the configuration it will run with: a later change of the job does not reach it."""
+
+    name: ClassVar[str] = "build.queued"
+    configuration: Configuration
+    branch: str
+    commit_sha: str | None = None
+    repository: str | None = None
+    priority: int = 5
+    timeout_minutes: int = 60
+    node_pool_id: int | None = None
+    job_title: str = ""
+    external: bool = False
+
+
+class BuildAssigned(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.assigned"
+    node_id: int
+    attempt: int
+
+
+class BuildRequeued(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.requeued"
+    node_id: int
+    attempt: int
+    reason: Literal["not_acknowledged", "agent_lost"]
+
+
+class BuildStarted(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.started"
+    node_id: int | None
+    attempt: int
+    commit_sha: str | None = None
+
+
+class SuiteCounts(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    duration_ms: int = 0
+
+
+class ReportRecorded(BuildEvent, frozen=True):
+    """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit."""
+
+    name: ClassVar[str] = "build.report_recorded"
+    attempt: int
+    path: str
+    first_result_id: int
+    cases: int
+    """All rows, earlier attempts of a retried test included."""
+    passed: int
+    failed: int
+    skipped: int
+    known_issues: int
+    """Of `failed`: those that the reporter calls known, which do not fail the build."""
+    duration_ms: int
+    blocks: int
+    suites: list[SuiteCounts] = []
+    warnings: list[str] = []
+
+
+class BuildFinished(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.finished"
+    status: Verdict
+    reason: Reason | None = None
+    detail: str | None = None
+    exit_code: int | None = None
+    log_lines: int = 0
+    node_id: int | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    attempt: int
+    path: str
+    cases: int
+    warnings: list[str]
+
+
+class Build(msgspec.Struct, frozen=True):
+    """What every phase knows."""
+
+    queued: BuildQueued
+    reports: tuple[Report, ...] = ()
+    results_version: int = 0
+    """Events in the results stream."""
+    failed: int = 0
+    """Failures that count against the build."""
+    attempt: int = 0
+
+    @property
+    def build_id(self) -> int:
+        return self.queued.build_id
+
+
+class Queued(Build, frozen=True):
+    pass
+
+
+class Assigned(Build, frozen=True, kw_only=True):
+    node_id: int
+    assigned_at: datetime = UNSTAMPED
+
+
+class Running(Build, frozen=True, kw_only=True):
+    node_id: int | None
+    """None for an external build."""
+    commit_sha: str | None = None
+
+
+class Finished(Build, frozen=True, kw_only=True):
+    status: Verdict
+    node_id: int | None = None
+
+
+AnyBuild = Queued | Assigned | Running | Finished
+
+
+def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
+    if state is None:
+        return Queued(event) if isinstance(event, BuildQueued) else None
+    common = {field: getattr(state, field) for field in Build.__struct_fields__}
+    match event:
+        case BuildAssigned():
+            return Assigned(**(common | {"attempt": event.attempt}), node_id=event.node_id, assigned_at=event.at)
+        case BuildRequeued():
+            return Queued(**common)
+        case BuildStarted():
+            return Running(**(common | {"attempt": event.attempt}), node_id=event.node_id, commit_sha=event.commit_sha)
+        case ReportRecorded():
+            return msgspec.structs.replace(
+                state,
+                reports=(*state.reports, Report(event.attempt, event.path, event.cases, event.warnings)),
+                results_version=state.results_version + event.blocks,
+                failed=state.failed + event.failed - event.known_issues,
+            )
+        case BuildFinished():
+            return Finished(**common, status=event.status, node_id=event.node_id)
+        case _:
+            return state
+
+
+def status_of(state: AnyBuild) -> Status:
+    """An assigned build is still `queued` to the outside: nobody has begun."""
+    match state:
+        case Queued() | Assigned():
+            return "queued"
+        case Running():
+            return "running"
+        case Finished():
+            return state.status
+
+
+BUILD = Category[AnyBuild | None]("build", None, evolve)
+EVENTS = (BuildQueued, BuildAssigned, BuildRequeued, BuildStarted, ReportRecorded, BuildFinished)

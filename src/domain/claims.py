@@ -1,0 +1,51 @@
+"""Uniqueness by claim: whoever holds the stream of a value holds the value.
+
+The stream's name is an HMAC of the value (made by the store), so that it reveals nothing once the owner is erased. Two claims at once meet as a version
+conflict on that stream.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from domain.base import Category, Event
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who holds the value: `user-7`, `node-12`; nobody when empty."""
+
+    owner: str = ""
+
+
+class ClaimTaken(Event, frozen=True):
+    name: ClassVar[str] = "claim.taken"
+    claim: str
+    owner: str
+
+    @property
+    def stream(self) -> str:
+        return f"claim-{self.claim}"
+
+
+class ClaimReleased(Event, frozen=True):
+    name: ClassVar[str] = "claim.released"
+    claim: str
+    owner: str
+
+    @property
+    def stream(self) -> str:
+        return f"claim-{self.claim}"
+
+
+def evolve(state: Claim, event: Event) -> Claim:
+    match event:
+        case ClaimTaken():
+            return Claim(event.owner)
+        case ClaimReleased():
+            return Claim()
+        case _:
+            return state
+
+
+CLAIM = Category("claim", Claim(), evolve)
+EVENTS = (ClaimTaken, ClaimReleased)

@@ -1,0 +1,70 @@
+"""Projects: the workspaces that jobs, builds and members belong to."""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.base import Category, Event
+
+Access = Literal["read", "write", "admin"]
+
+
+class ProjectEvent(Event, frozen=True):
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"project-{self.project_id}"
+
+
+class ProjectCreated(ProjectEvent, frozen=True):
+    name: ClassVar[str] = "project.created"
+    title: str
+    slug: str
+    sealed_webhook_secret: bytes
+    description: str = ""
+    scm_endpoint_id: int | None = None
+
+
+class ProjectUpdated(ProjectEvent, frozen=True):
+    """Only what changed; None is unchanged."""
+
+    name: ClassVar[str] = "project.updated"
+    title: str | None = None
+    description: str | None = None
+    scm_endpoint_id: int | None = None
+
+
+class MemberAdmitted(ProjectEvent, frozen=True):
+    name: ClassVar[str] = "project.member_admitted"
+    user_id: int
+    access: Access
+
+
+class Project(msgspec.Struct, frozen=True):
+    project_id: int
+    title: str
+    description: str
+    scm_endpoint_id: int | None
+    members: dict[int, Access] = {}
+
+
+def evolve(state: Project | None, event: Event) -> Project | None:
+    match event:
+        case ProjectCreated():
+            return Project(event.project_id, event.title, event.description, event.scm_endpoint_id)
+        case ProjectUpdated() if state is not None:
+            changes = {
+                field: value
+                for field in ("title", "description", "scm_endpoint_id")
+                if (value := getattr(event, field)) is not None
+            }
+            return msgspec.structs.replace(state, **changes)
+        case MemberAdmitted() if state is not None:
+            return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})
+        case _:
+            return state
+
+
+PROJECT = Category[Project | None]("project", None, evolve)
+EVENTS = (ProjectCreated, ProjectUpdated, MemberAdmitted)

@@ -1,0 +1,49 @@
+"""People who use the server."""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.base import Category, Event
+
+Role = Literal["admin", "developer", "viewer"]
+
+
+class UserEvent(Event, frozen=True):
+    user_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"user-{self.user_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return f"user-{self.user_id}"
+
+
+class UserRegistered(UserEvent, frozen=True):
+    name: ClassVar[str] = "user.registered"
+    email: str
+    role: Role
+    password_hash: str
+    """Argon2id in its usual encoding; empty while an invitation is open."""
+    first_name: str = ""
+    last_name: str = ""
+
+
+class User(msgspec.Struct, frozen=True):
+    user_id: int
+    email: str
+    role: Role
+
+
+def evolve(state: User | None, event: Event) -> User | None:
+    match event:
+        case UserRegistered():
+            return User(event.user_id, event.email, event.role)
+        case _:
+            return state
+
+
+USER = Category[User | None]("user", None, evolve)
+EVENTS = (UserRegistered,)

@@ -1,0 +1,111 @@
+"""Blobs on a local disk or in S3 (and what else obstore speaks), chosen by URL.
+
+file:///var/lib/testhide/blobs
+s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables, as obstore and the AWS tools read them
+"""
+
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from domain.errors import Unavailable
+from integrations.ports import BlobMissing
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, GetResult
+    from obstore.store import ClientConfig, ObjectStore
+
+PART = 5 * 1024 * 1024
+"""S3 takes no smaller parts."""
+PARTS_AT_ONCE = 2
+READ = 256 * 1024
+
+# obstore's own limit is 30 s for a whole transfer, which no large artifact on a slow line would meet.
+CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "6h", "read_timeout": "60s"}
+
+
+class ObstoreBlobs:
+    """Implements `Blobs`. On disk a blob appears by rename; what a killed process left lies beside it as `<key>#<n>`."""
+
+    def __init__(self, store: "ObjectStore") -> None:
+        self._store = store
+
+    async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
+        with _failures(key):
+            await obstore.put_async(
+                self._store, key, chunks, use_multipart=True, chunk_size=PART, max_concurrency=PARTS_AT_ONCE
+            )
+
+    async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        if end is not None and end <= start:
+            await self.size(key)
+            return _nothing()
+        options: GetOptions = {}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
+        with _failures(key):
+            found = await obstore.get_async(self._store, key, options=options)
+        return _stream(key, found)
+
+    async def size(self, key: str) -> int:
+        with _failures(key):
+            meta = await obstore.head_async(self._store, key)
+        return meta["size"]
+
+    async def delete(self, key: str) -> None:
+        try:
+            with _failures(key):
+                await obstore.delete_async(self._store, key)
+        except BlobMissing:
+            return
+
+    async def delete_prefix(self, prefix: str) -> None:
+        with _failures(prefix):
+            async for found in obstore.list(self._store, prefix, chunk_size=1_000):
+                for meta in found:
+                    await self.delete(meta["path"])
+
+
+def open_blobs(url: str) -> ObstoreBlobs:
+    """The store that a URL names. Raises ValueError for a URL that names none; a local folder is made."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return ObstoreBlobs(_local(Path(unquote(parts.path))))
+    try:
+        return ObstoreBlobs(from_url(url, client_options=CLIENT))
+    except BaseError as error:
+        raise ValueError(f"{url!r} names no blob store: {error}") from error
+
+
+def _local(folder: Path) -> LocalStore:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return LocalStore(folder, automatic_cleanup=True)
+
+
+async def _stream(key: str, found: "GetResult") -> AsyncIterator[bytes]:
+    with _failures(key):
+        async for chunk in found.stream(min_chunk_size=READ):
+            yield bytes(chunk)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for chunk in list[bytes]():
+        yield chunk
+
+
+@contextmanager
+def _failures(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise BlobMissing(key) from None
+    except BaseError as error:
+        raise Unavailable(f"The blob store failed: {type(error).__name__}. Try again.") from error

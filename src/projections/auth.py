@@ -1,0 +1,136 @@
+"""Users, sessions and API tokens, as a request's credentials are looked up."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
+from domain.base import Recorded
+from domain.users import UserRegistered
+from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.projects import MemberRow
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+
+class UserRow(Row, frozen=True):
+    table = Table("users", VERSION, indexes=("(lower(email))",))
+    id: int
+    email: str
+    role: str
+    password_hash: str
+    created_at: datetime
+    active: bool = True
+    first_name: str = ""
+    last_name: str = ""
+    last_login: datetime | None = None
+
+
+class SessionRow(Row, frozen=True):
+    table = Table("sessions", VERSION)
+    id: str
+    user_id: int
+    expires_at: datetime
+
+
+class ApiTokenRow(Row, frozen=True):
+    table = Table("api_tokens", VERSION, indexes=("(token_hash)", "(user_id)"))
+    id: int
+    user_id: int
+    name: str
+    token_hash: bytes
+    created_at: datetime
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case SessionOpened():
+            yield UserRow, (recorded.event.user_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case UserRegistered():
+            yield UserRow(
+                id=event.user_id,
+                email=event.email,
+                role=event.role,
+                password_hash=event.password_hash,
+                created_at=event.at,
+                first_name=event.first_name,
+                last_name=event.last_name,
+            )
+        case SessionOpened():
+            yield SessionRow(event.session_id, event.user_id, event.expires_at)
+            if user := rows.get(UserRow, event.user_id):
+                yield msgspec.structs.replace(user, last_login=event.at)
+        case SessionRevoked():
+            yield Gone(SessionRow, event.session_id)
+        case ApiTokenCreated():
+            yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
+        case ApiTokenRevoked():
+            yield Gone(ApiTokenRow, event.token_id)
+        case _:
+            return
+
+
+PROJECTION = Projection("auth", VERSION, (UserRow, SessionRow, ApiTokenRow), keys, apply)
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Who a credential belongs to, and what that user may."""
+
+    user_id: int
+    email: str
+    role: str
+    access: dict[str, str]
+    """Project id as text -> read, write or admin."""
+    token_id: int | None = None
+    token_hash: bytes = b""
+
+
+_ACCESS = f"""coalesce((SELECT jsonb_object_agg(project_id::text, access) FROM {MemberRow.table} WHERE user_id = u.id), '{{}}')"""
+
+
+async def by_session(connection: AsyncConnection, session_id: str) -> Credentials | None:
+    """None when the session was revoked or its user is inactive. Expiry is in the signed token."""
+    return await one_row(
+        connection,
+        Credentials,
+        f"SELECT u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s JOIN {UserRow.table} u ON u.id = s.user_id"
+        " WHERE s.id = %(id)s AND u.active",
+        {"id": session_id},
+    )
+
+
+async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credentials | None:
+    return await one_row(
+        connection,
+        Credentials,
+        f"SELECT u.id, u.email, u.role, {_ACCESS}, t.id, t.token_hash FROM {ApiTokenRow.table} t"
+        f" JOIN {UserRow.table} u ON u.id = t.user_id WHERE t.token_hash = %(hash)s AND u.active",
+        {"hash": token_hash},
+    )
+
+
+async def user_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
+    return await one_row(
+        connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)", {"email": email}
+    )
+
+
+async def tokens_of(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
+    return await all_rows(
+        connection, ApiTokenRow, f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id", {"user": user_id}
+    )
+
+
+async def any_admin(connection: AsyncConnection) -> bool:
+    query = f"SELECT * FROM {UserRow.table} WHERE role = 'admin' AND active LIMIT 1"
+    return await one_row(connection, UserRow, query, {}) is not None

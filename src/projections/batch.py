@@ -1,0 +1,104 @@
+"""The changes of a batch of events on their way to the tables: what the rows look like now, and what has to be written."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from cachetools import LRUCache
+
+from projections import statements
+from projections.model import Block, Change, Gone, GoneWhere, Key, R, Row
+
+ROWS_CACHED = 20_000
+"""Hot rows kept a table."""
+
+
+class Cache:
+    """Rows as the tables hold them, None for a key that has no row."""
+
+    def __init__(self) -> None:
+        self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
+
+    def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:
+        return self._rows[row]
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+
+class Batch:
+    """Implements `Rows`. Changes are visible to the events after them, and written together."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
+        self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
+        self._blocks: dict[type[Row], list[Block]] = defaultdict(list)
+        self._gone_where: list[GoneWhere] = []
+
+    def get(self, row: type[R], *key: Any) -> R | None:
+        dirty = self._dirty.get(row)
+        found = dirty[key] if dirty is not None and key in dirty else self._fetched[row, key]
+        assert found is None or isinstance(found, row)
+        return found
+
+    def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
+        """Takes what the cache has; answers the keys that must be fetched from the tables."""
+        fetch: dict[type[Row], set[Key]] = defaultdict(set)
+        for row, key in needed:
+            if (row, key) in self._fetched:
+                continue
+            cached = self._cache.of(row)
+            if key in cached:
+                self._fetched[row, key] = cached[key]
+            else:
+                fetch[row].add(key)
+        return fetch
+
+    def fetched(self, row: type[Row], keys: Iterable[Key], found: Iterable[Row]) -> None:
+        rows: dict[Key, Row | None] = dict.fromkeys(keys)
+        rows.update((item.row_key, item) for item in found)
+        for key, item in rows.items():
+            self._fetched[row, key] = item
+
+    def change(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            match change:
+                case Row():
+                    self._dirty[type(change)][change.row_key] = change
+                case Gone():
+                    self._dirty[change.row][change.key] = None
+                case GoneWhere():
+                    self._gone_where.append(change)
+                case Block():
+                    self._blocks[change.row].append(change)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._dirty or self._blocks or self._gone_where)
+
+    def statements(self) -> list[statements.Statement]:
+        """Parts for one WITH statement. They touch different rows, so that their order does not matter."""
+        parts: list[statements.Statement] = []
+        for row, dirty in self._dirty.items():
+            if kept := [item for item in dirty.values() if item is not None]:
+                parts.append((statements.upsert(row), [statements.rows_json(kept)]))
+            if gone := [key for key, item in dirty.items() if item is None]:
+                parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
+        for row, blocks in self._blocks.items():
+            parts.append((statements.insert_block(row), statements.block_parameters(row, blocks)))
+        for where in self._gone_where:
+            parts.append((f"DELETE FROM {where.row.table} WHERE {where.column} = %s", [where.value]))
+        return parts
+
+    def written(self) -> None:
+        """The transaction is through: the cache may know."""
+        for (row, key), item in self._fetched.items():
+            self._cache.of(row)[key] = item
+        for row, dirty in self._dirty.items():
+            self._cache.of(row).update(dirty)
+        for where in self._gone_where:
+            cached = self._cache.of(where.row)
+            for key, item in list(cached.items()):
+                if item is not None and getattr(item, where.column) == where.value:
+                    cached[key] = None

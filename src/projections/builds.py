@@ -1,0 +1,197 @@
+"""Builds as they are listed and shown."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.builds import (
+    BuildAssigned,
+    BuildEvent,
+    BuildFinished,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+    ReportRecorded,
+)
+from domain.jobs import JobDeleted
+from projections.model import Change, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.reading import all_rows, one_row, scalar
+
+VERSION = 1
+
+COUNTED = 10_000
+"""Totals are exact up to here when filters are combined (and exact for each filter alone)."""
+
+
+class BuildRow(Row, frozen=True):
+    table = Table(
+        "builds",
+        VERSION,
+        indexes=("(job_id, id DESC)", "(project_id, id DESC)", "(node_id) WHERE finished_at IS NULL"),
+    )
+    id: int
+    job_id: int
+    project_id: int
+    status: str
+    branch: str
+    priority: SmallInt
+    external: bool
+    created_at: datetime
+    created_by: str
+    commit_sha: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    node_id: int | None = None
+    attempt: Int = 0
+    assigned_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    exit_code: int | None = None
+    log_lines: int = 0
+    passed: Int = 0
+    failed: Int = 0
+    skipped: Int = 0
+    known_issues: Int = 0
+    configuration: dict[str, Any] = {}
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    event = recorded.event
+    if isinstance(event, BuildEvent) and not isinstance(event, BuildQueued):
+        yield BuildRow, (event.build_id,)
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case BuildQueued():
+            yield _queued(event)
+        case JobDeleted():
+            yield GoneWhere(BuildRow, "job_id", event.job_id)
+        case BuildEvent():
+            build = rows.get(BuildRow, event.build_id)
+            if build is not None:  # its job may be gone already
+                yield msgspec.structs.replace(build, **_changes(event, build))
+        case _:
+            return
+
+
+def _queued(event: BuildQueued) -> BuildRow:
+    configuration = event.configuration
+    return BuildRow(
+        id=event.build_id,
+        job_id=event.job_id,
+        project_id=event.project_id,
+        status="queued",
+        branch=event.branch,
+        priority=event.priority,
+        external=event.external,
+        created_at=event.at,
+        created_by=event.actor,
+        commit_sha=event.commit_sha,
+        configuration={
+            "command": configuration.command,
+            "setup": configuration.setup,
+            "env": configuration.env,
+            "artifacts": configuration.artifacts,
+            "secrets": sorted(configuration.secrets),
+        },
+    )
+
+
+def _changes(event: BuildEvent, build: BuildRow) -> dict[str, Any]:
+    match event:
+        case BuildAssigned():
+            return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
+        case BuildRequeued():
+            lost = {"status": "queued", "node_id": None, "assigned_at": None, "started_at": None}
+            return lost | {"reason": event.reason, "passed": 0, "failed": 0, "skipped": 0, "known_issues": 0}
+        case BuildStarted():
+            return {
+                "status": "running",
+                "reason": None,
+                "node_id": event.node_id,
+                "attempt": event.attempt,
+                "started_at": event.at,
+                "commit_sha": event.commit_sha or build.commit_sha,
+            }
+        case ReportRecorded():
+            return {
+                "passed": build.passed + event.passed,
+                "failed": build.failed + event.failed,
+                "skipped": build.skipped + event.skipped,
+                "known_issues": build.known_issues + event.known_issues,
+            }
+        case BuildFinished():
+            return {
+                "status": event.status,
+                "reason": event.reason,
+                "detail": event.detail,
+                "exit_code": event.exit_code,
+                "log_lines": event.log_lines,
+                "finished_at": event.at,
+            }
+        case _:
+            return {}
+
+
+PROJECTION = Projection("builds", VERSION, (BuildRow,), keys, apply)
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """None does not filter. `projects`: those that the caller sees, None for all."""
+
+    projects: list[int] | None = None
+    job_id: int | None = None
+    status: str | None = None
+    branch: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    before_id: int | None = None
+    """Keyset paging: only builds older than this one."""
+
+    def where(self) -> str:
+        conditions = {
+            "projects": "project_id = ANY (%(projects)s)",
+            "job_id": "job_id = %(job_id)s",
+            "status": "status = %(status)s",
+            "branch": "branch = %(branch)s",
+            "created_after": "created_at >= %(created_after)s",
+            "created_before": "created_at < %(created_before)s",
+            "before_id": "id < %(before_id)s",
+        }
+        given = [text for name, text in conditions.items() if getattr(self, name) is not None]
+        return " AND ".join(given) or "true"
+
+
+async def find(connection: AsyncConnection, build_id: int) -> BuildRow | None:
+    return await one_row(connection, BuildRow, f"SELECT * FROM {BuildRow.table} WHERE id = %(id)s", {"id": build_id})
+
+
+async def page(connection: AsyncConnection, filters: Filters, limit: int, offset: int) -> list[BuildRow]:
+    """Newest first."""
+    return await all_rows(
+        connection,
+        BuildRow,
+        f"SELECT * FROM {BuildRow.table} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s OFFSET %(offset)s",
+        msgspec.structs.asdict(filters) | {"limit": limit, "offset": offset},
+    )
+
+
+async def total(connection: AsyncConnection, filters: Filters) -> int:
+    query = f"SELECT count(*) FROM {BuildRow.table} WHERE {filters.where()}"
+    return int(await scalar(connection, query, msgspec.structs.asdict(filters)))
+
+
+async def assigned_to(connection: AsyncConnection, node_id: int) -> list[int]:
+    """Builds that wait for this node's agent to fetch them."""
+    cursor = await connection.execute(
+        f"SELECT id FROM {BuildRow.table} WHERE node_id = %s AND finished_at IS NULL AND status = 'queued'".encode(),
+        (node_id,),
+        prepare=True,
+    )
+    return [build_id for (build_id,) in await cursor.fetchall()]

@@ -1,0 +1,169 @@
+"""Jobs and their configurations, as they are read. Values of secrets are only in the job's stream."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
+from projections.builds import BuildRow
+from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+
+class JobRow(Row, frozen=True):
+    table = Table("jobs", VERSION, indexes=("(project_id, id)",))
+    id: int
+    project_id: int
+    name: str
+    enabled: bool
+    node_pool_id: int | None
+    timeout_minutes: int
+    max_parallel: int
+    repository: str | None
+    default_branch: str
+    pipeline_template_id: int | None
+    created_at: datetime
+
+
+class ConfigurationRow(Row, frozen=True):
+    table = Table("job_configurations", VERSION, key=("job_id",))
+    job_id: int
+    setup: list[str]
+    command: str
+    env: dict[str, str]
+    artifacts: list[str]
+    secrets: list[str]
+    """Their names."""
+    updated_at: datetime
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case JobUpdated():
+            yield JobRow, (recorded.event.job_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case JobCreated():
+            yield JobRow(
+                id=event.job_id,
+                project_id=event.project_id,
+                name=event.title,
+                enabled=True,
+                node_pool_id=event.node_pool_id,
+                timeout_minutes=event.timeout_minutes,
+                max_parallel=event.max_parallel,
+                repository=event.repository,
+                default_branch=event.default_branch,
+                pipeline_template_id=event.pipeline_template_id,
+                created_at=event.at,
+            )
+        case JobUpdated():
+            job = rows.get(JobRow, event.job_id)
+            if job is not None:
+                columns = {
+                    "name" if field == "title" else field: value for field, value in changes(event).items()
+                }
+                yield msgspec.structs.replace(job, **columns)
+        case JobConfigured():
+            yield ConfigurationRow(
+                job_id=event.job_id,
+                setup=event.configuration.setup,
+                command=event.configuration.command,
+                env=event.configuration.env,
+                artifacts=event.configuration.artifacts,
+                secrets=sorted(event.configuration.secrets),
+                updated_at=event.at,
+            )
+        case JobDeleted():
+            yield Gone(JobRow, event.job_id)
+            yield Gone(ConfigurationRow, event.job_id)
+        case _:
+            return
+
+
+PROJECTION = Projection("jobs", VERSION, (JobRow, ConfigurationRow), keys, apply)
+
+
+class JobDetail(msgspec.Struct, frozen=True):
+    """A job with the newest of its builds."""
+
+    id: int
+    name: str
+    project_id: int
+    enabled: bool
+    node_pool_id: int | None
+    timeout_minutes: int
+    max_parallel: int
+    repository: str | None
+    default_branch: str
+    pipeline_template_id: int | None
+    created_at: datetime
+    last_build_id: int | None
+    last_build_status: str | None
+
+
+async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
+    query = f"SELECT * FROM {JobRow.table} WHERE id = %(id)s"
+    return await one_row(connection, JobRow, query, {"id": job_id})
+
+
+async def detail_of(connection: AsyncConnection, job_id: int) -> JobDetail | None:
+    return await one_row(
+        connection,
+        JobDetail,
+        "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
+        " j.repository, j.default_branch, j.pipeline_template_id, j.created_at, b.id, b.status"
+        f" FROM {JobRow.table} j LEFT JOIN LATERAL"
+        f" (SELECT id, status FROM {BuildRow.table} WHERE job_id = j.id"
+        " ORDER BY id DESC LIMIT 1) b ON true WHERE j.id = %(id)s",
+        {"id": job_id},
+    )
+
+
+async def configuration_of(connection: AsyncConnection, job_id: int) -> ConfigurationRow | None:
+    """None for a job that was never configured."""
+    query = f"SELECT * FROM {ConfigurationRow.table} WHERE job_id = %(id)s"
+    return await one_row(connection, ConfigurationRow, query, {"id": job_id})
+
+
+async def listing(
+    connection: AsyncConnection,
+    *,
+    projects: Sequence[int] | None,
+    project_id: int | None,
+    search: str | None,
+    enabled: bool | None,
+    after: int,
+    offset: int,
+    limit: int,
+) -> list[JobRow]:
+    """The jobs of `projects` (None: of all) whose names contain `search` in any case."""
+    return await all_rows(
+        connection,
+        JobRow,
+        f"SELECT * FROM {JobRow.table} WHERE id > %(after)s"
+        " AND (%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s::bigint[]))"
+        " AND (%(project)s::bigint IS NULL OR project_id = %(project)s)"
+        " AND (%(search)s::text IS NULL OR position(lower(%(search)s) IN lower(name)) > 0)"
+        " AND (%(enabled)s::bool IS NULL OR enabled = %(enabled)s)"
+        " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
+        {
+            "projects": None if projects is None else list(projects),
+            "project": project_id,
+            "search": search,
+            "enabled": enabled,
+            "after": after,
+            "offset": offset,
+            "limit": limit,
+        },
+    )

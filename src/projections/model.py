@@ -1,0 +1,113 @@
+"""What a projection is made of: rows with a table, and two pure functions.
+
+`keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row (inserted or replaced by its key), `Gone`,
+`GoneWhere` (deletes by an indexed parent column; the engine writes such an event alone) or `Block` (many new rows of numbers, in columns).
+A row that an event creates is not named by `keys`.
+"""
+
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from domain.base import Recorded
+
+R = TypeVar("R", bound="Row")
+Key = tuple[Any, ...]
+
+SQL_TYPES = {int: "bigint", str: "text", bool: "boolean", float: "double precision", bytes: "bytea", datetime: "timestamptz"}
+
+SmallInt = Annotated[int, "smallint"]
+Int = Annotated[int, "integer"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`str(table)` is its name in SQL; it carries the projection's version, so two versions stand side by side."""
+
+    name: str
+    version: int
+    key: tuple[str, ...] = ("id",)
+    indexes: tuple[str, ...] = ()
+    """Bodies of CREATE INDEX, e.g. `(job_id, id DESC)`, `USING brin (id)`."""
+    has_key_index: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name}_v{self.version}"
+
+
+class Row(msgspec.Struct, frozen=True):
+    table: ClassVar[Table]
+
+    @property
+    def row_key(self) -> Key:
+        return tuple(getattr(self, column) for column in self.table.key)
+
+
+class Gone:
+    """The row with this key is deleted."""
+
+    def __init__(self, row: type[Row], *key: Any) -> None:
+        self.row, self.key = row, key
+
+
+class GoneWhere:
+    """All rows whose `column` has this value are deleted."""
+
+    def __init__(self, row: type[Row], column: str, value: Any) -> None:
+        self.row, self.column, self.value = row, column, value
+
+
+class Block:
+    """New rows whose columns are all numbers: column name -> values of equal length."""
+
+    def __init__(self, row: type[Row], columns: Mapping[str, Sequence[int]]) -> None:
+        assert tuple(columns) == row.__struct_fields__, f"{row.__name__} has columns {row.__struct_fields__}"
+        self.row, self.columns = row, columns
+
+
+Change = Row | Gone | GoneWhere | Block
+
+
+class Rows(Protocol):
+    def get(self, row: type[R], *key: Any) -> R | None:
+        """The row as the events before left it. Only for keys that `keys` named."""
+        ...
+
+
+@dataclass(frozen=True)
+class Projection:
+    name: str
+    version: int
+    rows: tuple[type[Row], ...]
+    keys: Callable[[Recorded], Iterable[tuple[type[Row], Key]]]
+    apply: Callable[[Recorded, Rows], Iterable[Change]]
+
+    def __post_init__(self) -> None:
+        assert all(row.table.version == self.version for row in self.rows), f"{self.name}: its tables carry its version"
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    sql_type: str
+    nullable: bool
+
+
+def columns(row: type[Row]) -> list[Column]:
+    hints = get_type_hints(row, include_extras=True)
+    return [Column(name, *_sql_type(hints[name])) for name in row.__struct_fields__]
+
+
+def _sql_type(hint: Any) -> tuple[str, bool]:
+    if get_origin(hint) in (Union, types.UnionType):
+        (inner,) = (arg for arg in get_args(hint) if arg is not type(None))
+        return _sql_type(inner)[0], True
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1], False
+    if get_origin(hint) is not None and get_origin(hint).__class__.__name__ == "_SpecialForm":  # Literal[...]
+        return "text", False
+    return SQL_TYPES.get(hint, "jsonb"), False

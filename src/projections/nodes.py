@@ -1,0 +1,199 @@
+"""Nodes, as they are read. What an agent measures is no event: it is joined from the gauges."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
+from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
+from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+NEVER = -1
+"""`last_heartbeat_s` of a node whose agent has not been heard of."""
+
+
+class NodeRow(Row, frozen=True):
+    table = Table("nodes", VERSION, indexes=("(token_hash)", "(pool_id, id)", "(lower(name))"))
+    id: int
+    name: str
+    pool_id: int | None
+    tags: list[str]
+    max_parallel: int
+    token_hash: bytes
+    created_at: datetime
+    status: str = "offline"
+    session: str | None = None
+    """The connected agent's session; None while offline."""
+    version: str = ""
+    platform: str = ""
+    hostname: str = ""
+    cpu_cores: int = 0
+    ram_gb: float = 0.0
+    connected_at: datetime | None = None
+    running_builds: int = 0
+    failed_builds: int = 0
+    lost_builds: int = 0
+    """Builds taken from this node because its agent was lost."""
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case NodeConnected() | NodeWentOffline() | BuildAssigned() | BuildRequeued():
+            yield NodeRow, (recorded.event.node_id,)
+        case BuildFinished(node_id=int(node_id)):
+            yield NodeRow, (node_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case NodeRegistered():
+            yield NodeRow(
+                id=event.node_id,
+                name=event.title,
+                pool_id=event.pool_id,
+                tags=event.tags,
+                max_parallel=event.max_parallel,
+                token_hash=event.token_hash,
+                created_at=event.at,
+            )
+        case NodeDeleted():
+            yield Gone(NodeRow, event.node_id)
+        case NodeConnected() | NodeWentOffline() | BuildAssigned() | BuildRequeued() | BuildFinished():
+            node = None if event.node_id is None else rows.get(NodeRow, event.node_id)
+            if node is not None and (changes := _changes(event, node)):
+                yield msgspec.structs.replace(node, **changes)
+        case _:
+            return
+
+
+def _changes(
+    event: NodeConnected | NodeWentOffline | BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow
+) -> dict[str, Any]:
+    # A build's end can be told twice over a requeue and a late finish: the count never falls below none.
+    released = {"running_builds": max(0, node.running_builds - 1)}
+    match event:
+        case NodeConnected():
+            described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
+            return {field: getattr(event, field) for field in described} | {
+                "status": "online",
+                "connected_at": event.at,
+            }
+        case NodeWentOffline():
+            # Late news of a session that another one has replaced changes nothing.
+            return {"status": "offline", "session": None} if event.session == node.session else {}
+        case BuildAssigned():
+            return {"running_builds": node.running_builds + 1}
+        case BuildRequeued():
+            return released | {"lost_builds": node.lost_builds + (event.reason == "agent_lost")}
+        case BuildFinished():
+            return released | {"failed_builds": node.failed_builds + (event.status == "failed")}
+
+
+PROJECTION = Projection("nodes", VERSION, (NodeRow,), keys, apply)
+
+
+class NodeView(msgspec.Struct, frozen=True):
+    """A node with what its connected agent last measured; zeros while it is offline."""
+
+    id: int
+    name: str
+    status: str
+    pool_id: int | None
+    running_builds: int
+    cpu_pct: float
+    tags: list[str]
+    max_parallel: int
+    connected_at: datetime | None
+    uptime_s: int
+    cpu_cores: int
+    ram_gb: float
+    version: str
+    platform: str
+    hostname: str
+    failed_builds: int
+    lost_builds: int
+
+
+class Health(msgspec.Struct, frozen=True):
+    """The last measurements, and how old they are; zeros and NEVER when there are none."""
+
+    node_id: int
+    cpu_pct: float
+    ram_pct: float
+    disk_free_gb: float
+    last_heartbeat_s: int
+    status: str
+
+
+def _rounded(gauge: str) -> str:
+    return f"round(coalesce(g.{gauge}, 0)::numeric, 1)::float8"
+
+
+_VIEW = f"""
+    SELECT n.id, n.name, n.status, n.pool_id, n.running_builds, {_rounded("cpu_pct")}, n.tags, n.max_parallel,
+        n.connected_at, coalesce(g.uptime_s, 0), n.cpu_cores, n.ram_gb, n.version, n.platform, n.hostname,
+        n.failed_builds, n.lost_builds
+    FROM {NodeRow.table} n LEFT JOIN agent_gauges g ON g.node_id = n.id AND g.session = n.session
+"""
+
+
+async def by_token(connection: AsyncConnection, token_hash: bytes) -> NodeRow | None:
+    """The node whose agent holds this token; None once the node is deleted."""
+    query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
+    return await one_row(connection, NodeRow, query, {"hash": token_hash})
+
+
+async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
+    return await one_row(
+        connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id}
+    )
+
+
+async def view(connection: AsyncConnection, node_id: int) -> NodeView | None:
+    return await one_row(connection, NodeView, f"{_VIEW} WHERE n.id = %(id)s", {"id": node_id})
+
+
+async def view_by_name(connection: AsyncConnection, name: str) -> NodeView | None:
+    """By its exact name, which no other node has."""
+    query = f"{_VIEW} WHERE lower(n.name) = lower(%(name)s) AND n.name = %(name)s"
+    return await one_row(connection, NodeView, query, {"name": name})
+
+
+async def listing(
+    connection: AsyncConnection,
+    *,
+    pool_id: int | None,
+    status: str | None,
+    after: int,
+    offset: int,
+    limit: int,
+) -> list[NodeView]:
+    return await all_rows(
+        connection,
+        NodeView,
+        f"{_VIEW} WHERE n.id > %(after)s AND (%(pool)s::bigint IS NULL OR n.pool_id = %(pool)s)"
+        " AND (%(status)s::text IS NULL OR n.status = %(status)s) ORDER BY n.id"
+        " OFFSET %(offset)s LIMIT %(limit)s",
+        {"pool": pool_id, "status": status, "after": after, "offset": offset, "limit": limit},
+    )
+
+
+async def health_of(connection: AsyncConnection, node_id: int) -> Health | None:
+    return await one_row(
+        connection,
+        Health,
+        f"SELECT n.id, {_rounded('cpu_pct')}, {_rounded('ram_pct')}, {_rounded('disk_free_gb')},"
+        f" coalesce(greatest(0, extract(epoch FROM now() - g.seen_at)), {NEVER})::bigint, n.status"
+        f" FROM {NodeRow.table} n LEFT JOIN agent_gauges g ON g.node_id = n.id WHERE n.id = %(id)s",
+        {"id": node_id},
+    )

@@ -1,0 +1,110 @@
+"""Projects and their members, as they are read."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.builds import BuildQueued
+from domain.jobs import JobCreated, JobDeleted
+from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
+from projections.model import Change, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+
+class ProjectRow(Row, frozen=True):
+    table = Table("projects", VERSION)
+    id: int
+    name: str
+    slug: str
+    description: str
+    scm_endpoint_id: int | None
+    sealed_webhook_secret: bytes
+    created_at: datetime
+    jobs_count: int = 0
+    last_build_at: datetime | None = None
+
+
+class MemberRow(Row, frozen=True):
+    table = Table("project_members", VERSION, key=("project_id", "user_id"), indexes=("(user_id)",))
+    project_id: int
+    user_id: int
+    access: str
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case ProjectUpdated() | JobCreated() | JobDeleted() | BuildQueued():
+            yield ProjectRow, (recorded.event.project_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case ProjectCreated():
+            yield ProjectRow(
+                id=event.project_id,
+                name=event.title,
+                slug=event.slug,
+                description=event.description,
+                scm_endpoint_id=event.scm_endpoint_id,
+                sealed_webhook_secret=event.sealed_webhook_secret,
+                created_at=event.at,
+            )
+        case MemberAdmitted():
+            yield MemberRow(event.project_id, event.user_id, event.access)
+        case ProjectUpdated() | JobCreated() | JobDeleted() | BuildQueued():
+            project = rows.get(ProjectRow, event.project_id)
+            if project is not None:
+                yield msgspec.structs.replace(project, **_changes(event, project))
+        case _:
+            return
+
+
+def _changes(
+    event: ProjectUpdated | JobCreated | JobDeleted | BuildQueued, project: ProjectRow
+) -> dict[str, str | int | datetime]:
+    match event:
+        case JobCreated():
+            return {"jobs_count": project.jobs_count + 1}
+        case JobDeleted():
+            return {"jobs_count": project.jobs_count - 1}
+        case BuildQueued():
+            return {"last_build_at": max(event.at, project.last_build_at or event.at)}
+        case ProjectUpdated():
+            columns = {"name": event.title, "description": event.description, "scm_endpoint_id": event.scm_endpoint_id}
+            return {column: value for column, value in columns.items() if value is not None}
+
+
+PROJECTION = Projection("projects", VERSION, (ProjectRow, MemberRow), keys, apply)
+
+
+async def visible(connection: AsyncConnection, user_id: int | None) -> list[ProjectRow]:
+    """The projects that a user is a member of; all of them for None."""
+    return await all_rows(
+        connection,
+        ProjectRow,
+        f"SELECT * FROM {ProjectRow.table} WHERE %(user)s::bigint IS NULL"
+        f" OR id IN (SELECT project_id FROM {MemberRow.table} WHERE user_id = %(user)s::bigint) ORDER BY id",
+        {"user": user_id},
+    )
+
+
+async def find(connection: AsyncConnection, project_id: int) -> ProjectRow | None:
+    return await one_row(
+        connection, ProjectRow, f"SELECT * FROM {ProjectRow.table} WHERE id = %(id)s", {"id": project_id}
+    )
+
+
+async def access_of(connection: AsyncConnection, user_id: int) -> dict[int, str]:
+    """Project id -> read, write or admin."""
+    members = await all_rows(
+        connection, MemberRow, f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s", {"user": user_id}
+    )
+    return {member.project_id: member.access for member in members}

@@ -1,0 +1,94 @@
+"""SQL that follows from a row's struct: its table, fetching rows by key, and writing a batch in one statement.
+
+Rows travel as one JSON text a table (`json_to_recordset`): one parameter with one type, so each shape of batch is prepared once. Blocks travel as arrays.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from projections.model import Block, Column, Key, Row, columns
+
+Statement = tuple[str, list[Any]]
+
+
+def create(row: type[Row]) -> list[str]:
+    table = row.table
+    body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns(row)]
+    if table.has_key_index:
+        body.append(f"PRIMARY KEY ({', '.join(table.key)})")
+    return [
+        f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {90 if table.has_key_index else 100})",
+        *(
+            f"CREATE INDEX IF NOT EXISTS {table}_{number} ON {table} {index}"
+            for number, index in enumerate(table.indexes, start=1)
+        ),
+    ]
+
+
+def drop(row: type[Row]) -> str:
+    return f"DROP TABLE IF EXISTS {row.table}"
+
+
+@cache
+def fetch(row: type[Row]) -> str:
+    """Takes one parameter: the keys as JSON (`keys_json`)."""
+    wanted = ", ".join(f"t.{column.name}" for column in columns(row))
+    record, joined = _keys(row)
+    return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
+
+
+def keys_json(row: type[Row], keys: Iterable[Key]) -> str:
+    return msgspec.json.encode([dict(zip(row.table.key, key, strict=True)) for key in keys]).decode()
+
+
+@cache
+def upsert(row: type[Row]) -> str:
+    cols = columns(row)
+    names = ", ".join(column.name for column in cols)
+    values = ", ".join(_from_json(column) for column in cols)
+    record = ", ".join(f"{column.name} {'text' if column.sql_type == 'bytea' else column.sql_type}" for column in cols)
+    others = [column.name for column in cols if column.name not in row.table.key]
+    updates = ", ".join(f"{name} = EXCLUDED.{name}" for name in others)
+    on_conflict = f"DO UPDATE SET {updates}" if updates else "DO NOTHING"
+    return (
+        f"INSERT INTO {row.table} ({names}) SELECT {values} FROM json_to_recordset(%s::json) AS r({record})"
+        f" ON CONFLICT ({', '.join(row.table.key)}) {on_conflict}"
+    )
+
+
+@cache
+def delete(row: type[Row]) -> str:
+    record, joined = _keys(row)
+    return f"DELETE FROM {row.table} t USING json_to_recordset(%s::json) AS k({record}) WHERE {joined}"
+
+
+@cache
+def insert_block(row: type[Row]) -> str:
+    cols = columns(row)
+    arrays = ", ".join(f"%s::{column.sql_type}[]" for column in cols)
+    return f"INSERT INTO {row.table} ({', '.join(column.name for column in cols)}) SELECT * FROM unnest({arrays})"
+
+
+def block_parameters(row: type[Row], blocks: Sequence[Block]) -> list[str]:
+    return [
+        "{" + ",".join(str(value) for block in blocks for value in block.columns[name]) + "}"
+        for name in row.__struct_fields__
+    ]
+
+
+def rows_json(rows: Iterable[Row]) -> str:
+    return msgspec.json.encode(list(rows)).decode()
+
+
+def _keys(row: type[Row]) -> tuple[str, str]:
+    types = {column.name: column.sql_type for column in columns(row)}
+    record = ", ".join(f"{name} {types[name]}" for name in row.table.key)
+    joined = " AND ".join(f"t.{name} = k.{name}" for name in row.table.key)
+    return record, joined
+
+
+def _from_json(column: Column) -> str:
+    return f"decode(r.{column.name}, 'base64')" if column.sql_type == "bytea" else f"r.{column.name}"

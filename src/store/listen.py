@@ -1,0 +1,80 @@
+"""One LISTEN connection a process, shared by everything in it that waits for something.
+
+A notification may be lost while the connection is down, so after every (re)connect each subscriber is called with None, which means: look again.
+Subscribers look first, then wait; and those with a deadline look once a second anyway.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg.sql import SQL, Identifier
+
+log = structlog.get_logger()
+
+Callback = Callable[[str | None], None]
+
+EVENTS = "stored_events"
+"""Payload: the newest position in the log."""
+PROJECTED = "projected"
+"""Payload: the position that all read models have reached."""
+WAKES = "stored_events_wakes"
+"""Payload: the node id whose agent has something to fetch."""
+POLLS = "polls"
+"""Payload: the node id whose agent asks for work or stopped asking."""
+BUILD_LOGS = "build_logs"
+"""Payload: the build id that has new log lines."""
+
+
+class Listener:
+    def __init__(self, conninfo: str, *channels: str) -> None:
+        self._conninfo = conninfo
+        self._channels = channels
+        self._callbacks: dict[str, list[Callback]] = defaultdict(list)
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+
+    async def start(self) -> None:
+        """Returns once the process listens."""
+        self._task = asyncio.create_task(self._run(), name="listener")
+        await self._ready.wait()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    @contextlib.contextmanager
+    def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
+        """Calls `callback` on the event loop for each notification; it must not block or raise."""
+        assert channel in self._channels, f"this process does not listen on {channel}"
+        self._callbacks[channel].append(callback)
+        try:
+            yield
+        finally:
+            self._callbacks[channel].remove(callback)
+
+    async def _run(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                async with await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection:
+                    for channel in self._channels:
+                        await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
+                    self._ready.set()
+                    pause = 0.05
+                    for callbacks in list(self._callbacks.values()):
+                        for callback in list(callbacks):
+                            callback(None)
+                    async for notification in connection.notifies():
+                        for callback in list(self._callbacks[notification.channel]):
+                            callback(notification.payload)
+            except psycopg.OperationalError as error:
+                log.warning("listener lost its connection", error=str(error).strip(), again_in_s=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)

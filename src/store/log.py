@@ -1,0 +1,120 @@
+"""The event log as the rest of the server sees it: append, load, read on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
+from eventsourcing.persistence import StoredEvent
+from psycopg_pool import AsyncConnectionPool
+
+from domain.base import Event, Recorded, Stamp, Stream
+from store.append import GroupCommit, Request
+from store.codec import EventMapper
+from store.secrets import Secrets
+
+S = TypeVar("S")
+
+KEYS_CACHED = 20_000
+
+
+@dataclass(frozen=True)
+class Write:
+    """An event and the version that it takes in its stream."""
+
+    version: int
+    event: Event
+
+
+class EventLog:
+    def __init__(self, pool: AsyncConnectionPool, commit: GroupCommit, mapper: EventMapper, secrets: Secrets) -> None:
+        self._pool = pool
+        self._commit = commit
+        self._mapper = mapper
+        self._secrets = secrets
+        self._keys: LRUCache[str, bytes | None] = LRUCache(KEYS_CACHED)
+
+    async def append(
+        self,
+        writes: Sequence[Write],
+        stamp: Stamp,
+        guards: Iterable[tuple[str, int]] = (),
+        wakes: Iterable[str] = (),
+    ) -> list[Recorded]:
+        """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on."""
+        new_keys: dict[str, tuple[bytes, bytes]] = {}
+        stored: list[StoredEvent] = []
+        await self._load_keys(
+            name
+            for write in writes
+            if (name := write.event.data_key) is not None and not (write.version == 1 and write.event.stream == name)
+        )
+        for write in writes:
+            name = write.event.data_key
+            key = None
+            if name is not None:
+                key = self._keys.get(name) or (new_keys[name][0] if name in new_keys else None)
+                if key is None:
+                    new_keys[name] = self._secrets.new_data_key(name)
+                    key = new_keys[name][0]
+            stored.append(self._mapper.encode(write.event.stream, write.version, write.event, stamp, key))
+        request = Request(
+            stored, tuple(guards), [(name, wrapped) for name, (_, wrapped) in new_keys.items()], tuple(wakes)
+        )
+        positions = await self._commit.append(request)
+        self._keys.update({name: key for name, (key, _) in new_keys.items()})
+        return [
+            Recorded(write.event.stream, write.version, position, stamp.on(write.event))
+            for write, position in zip(writes, positions, strict=True)
+        ]
+
+    async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
+        """The events of each stream, in order; an empty list for a stream that does not exist."""
+        rows = await self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
+            (list(streams),),
+        )
+        loaded: dict[str, list[Recorded]] = {stream: [] for stream in streams}
+        for recorded in await self._decode(rows):
+            loaded[recorded.stream].append(recorded)
+        return loaded
+
+    async def state(self, stream: Stream[S]) -> S:
+        """What a stream's events fold to, right now."""
+        return stream.fold(recorded.event for recorded in (await self.load([stream.name]))[stream.name])
+
+    async def read(self, after: int, limit: int, names: Sequence[str] | None = None) -> list[Recorded]:
+        """The next events of the whole log, by position; only those with one of `names` where given."""
+        rows = await self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
+            " ORDER BY notification_id LIMIT %s",
+            (after, names, names, limit),
+        )
+        return await self._decode(rows)
+
+    async def head(self) -> int:
+        """The newest position; 0 for an empty log."""
+        rows = await self._rows("SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
+        return int(rows[0][0])
+
+    async def _rows(self, query: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(query.encode(), params, prepare=True, binary=True)
+            return await cursor.fetchall()
+
+    async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
+        stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
+        await self._load_keys(
+            name for _, event in stored if (name := self._mapper.envelope(event.state).key_name) is not None
+        )
+        return [self._mapper.decode(event, position, self._keys.get) for position, event in stored]
+
+    async def _load_keys(self, names: Iterable[str]) -> None:
+        missing = {name for name in names if name not in self._keys}
+        if not missing:
+            return
+        rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (list(missing),))
+        for name, wrapped in rows:
+            self._keys[name] = None if wrapped is None else self._secrets.unwrap(name, wrapped)

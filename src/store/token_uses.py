@@ -1,0 +1,28 @@
+"""When API tokens were last used: no mutation, so a table of its own, written at most once a minute."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from psycopg import AsyncConnection
+
+
+async def note_use(connection: AsyncConnection, token_id: int) -> None:
+    """Only reads while the last note is younger than a minute."""
+    await connection.execute(
+        "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
+        " (SELECT FROM token_uses WHERE token_id = %(id)s AND used_at > now() - interval '1 minute')"
+        " ON CONFLICT (token_id) DO UPDATE SET used_at = now()",
+        {"id": token_id},
+        prepare=True,
+    )
+
+
+async def last_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
+    """By token id; tokens that were never used are missing."""
+    cursor = await connection.execute(
+        "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",
+        {"ids": list(token_ids)},
+        prepare=True,
+        binary=True,
+    )
+    return dict(await cursor.fetchall())

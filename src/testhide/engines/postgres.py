@@ -1,0 +1,198 @@
+"""PostgreSQL on a unix socket in the home: made once, configured anew at every start, left-overs cleared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+from testhide.engines.accounts import own
+from testhide.engines.binaries import PostgresBinaries, find_postgres
+from testhide.engines.convert import how_to_convert
+from testhide.engines.folder import DataFolder, write_private
+from testhide.faults import Fault
+from testhide.program import Program, send
+
+USER = DATABASE = "testhide"
+PORT = "5432"  # names the socket; nothing listens on it
+
+# Small, since all of it runs beside the builds. fsync stays on: the truth is in here.
+_SETTINGS = """\
+# Written anew at every start. Own settings belong into custom.conf beside this file.
+listen_addresses = ''
+port = {port}
+unix_socket_directories = '{sockets}'
+unix_socket_permissions = 0700
+max_connections = 100
+shared_buffers = 32MB
+work_mem = 8MB
+maintenance_work_mem = 48MB
+min_wal_size = 32MB
+max_wal_size = 512MB
+wal_compression = on
+max_wal_senders = 0
+max_logical_replication_workers = 0
+max_parallel_workers_per_gather = 1
+autovacuum_max_workers = 2
+jit = off
+huge_pages = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_checkpoints = off
+password_encryption = 'scram-sha-256'
+{newer}"""
+
+_ACCESS = """\
+# Written anew at every start. The socket is the only way in, and its folder is private.
+local all all scram-sha-256
+"""
+
+
+class Postgres:
+    name = "postgres"
+
+    def __init__(self, folder: DataFolder) -> None:
+        self.folder = folder
+        self.cluster = folder.home / "postgres"
+        self.socket = folder.sockets / f".s.PGSQL.{PORT}"
+        self._env = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+    @property
+    def url(self) -> str:
+        password = quote(self.folder.record.postgres_password)
+        return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self.folder.sockets), safe='')}"
+
+    def program(self) -> Program:
+        """Makes the cluster when there is none. Raises Fault."""
+        binaries = find_postgres(self.folder.home, self.folder.account)
+        if not (self.cluster / "PG_VERSION").exists():
+            self._initialise(binaries)
+        major = (self.cluster / "PG_VERSION").read_text().strip()
+        if major != str(binaries.major):
+            raise Fault(how_to_convert(self.folder, self.cluster, major, binaries))
+        return Program(
+            self.name,
+            (str(binaries.bin / "postgres"), "-D", str(self.cluster)),
+            env=self._env,
+            cwd=self.folder.home,
+            account=self.folder.account,
+            stop_signal=signal.SIGINT,  # "fast": sessions are ended, a checkpoint is written
+            prepare=lambda: self._before_start(binaries),
+        )
+
+    def ready(self, pid: int) -> bool:
+        """What pg_ctl looks at: the last line of postmaster.pid."""
+        try:
+            lines = (self.cluster / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+
+    def _initialise(self, binaries: PostgresBinaries) -> None:
+        """Beside its place and then renamed: an interrupted one leaves nothing half made."""
+        if self.cluster.exists():
+            raise Fault(
+                f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away."
+            )
+        for old in self.folder.home.glob("postgres.new-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        # Named by us, since what a killed predecessor started may still be writing to its own.
+        fresh = self.cluster.with_name(f"postgres.new-{os.getpid()}")
+        secret = self.folder.home / "password"
+        write_private(secret, self.folder.record.postgres_password.encode(), self.folder.account)
+        try:
+            self._run(initdb_command(binaries, fresh, f"--pwfile={secret}"))
+        finally:
+            secret.unlink()
+        self._run(
+            [str(binaries.bin / "postgres"), "--single", "-j", "-D", str(fresh), "postgres"],
+            f"CREATE DATABASE {DATABASE};\n\n",
+        )
+        fresh.replace(self.cluster)
+
+    def _run(self, command: list[str], feed: str = "") -> None:
+        done = subprocess.run(
+            command,
+            input=feed,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._env,
+            cwd=self.folder.home,
+            **(self.folder.account.popen() if self.folder.account else {}),
+        )
+        if done.returncode != 0:
+            why = [line for line in done.stderr.splitlines() if ("error:" in line or "FATAL" in line)]
+            reason = why[0] if why else f"exit code {done.returncode}"
+            raise Fault(f"PostgreSQL's data could not be made in {self.folder.home}: {reason}")
+
+    def _before_start(self, binaries: PostgresBinaries) -> None:
+        clear_leftovers(self.cluster)
+        newer = ""
+        if binaries.major >= 18:
+            # Three I/O processes less; reads are few and from the page cache.
+            newer += "io_method = sync\n"
+        settings = _SETTINGS.format(
+            port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer
+        )
+        write_private(self.cluster / "testhide.conf", settings.encode(), self.folder.account)
+        write_private(self.cluster / "pg_hba.conf", _ACCESS.encode(), self.folder.account)
+        custom = self.cluster / "custom.conf"
+        if not custom.exists():
+            custom.touch(mode=0o600)
+            own(self.folder.account, custom)
+        main = self.cluster / "postgresql.conf"
+        lines = main.read_text().splitlines()
+        ours = ["include 'testhide.conf'", "include 'custom.conf'"]
+        if lines[-2:] != ours:
+            write_private(main, "\n".join([*lines, *ours, ""]).encode(), self.folder.account)
+
+
+def initdb_command(binaries: PostgresBinaries, cluster: Path, *more: str) -> list[str]:
+    """The one set of options, also for converting a cluster."""
+    locale = ["--locale=C.UTF-8"]
+    if binaries.major >= 17:
+        # Sorts the same whatever the system's C library does after an upgrade.
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    initdb = str(binaries.bin / "initdb")
+    return [initdb, "-D", str(cluster), "-U", USER, "-E", "UTF8", *locale, "-A", "scram-sha-256", *more]
+
+
+def clear_leftovers(cluster: Path) -> None:
+    """Ends what a killed owner left running in this cluster, then drops its pid file.
+
+    Every process of a cluster has it as its working directory: with the lock of the data folder in our
+    hand those are left-overs, and none else is touched. Without a pid file PostgreSQL would not look for
+    surviving backends itself, so the file goes only after they are gone.
+    """
+    if os.path.isdir("/proc/self"):
+        for signal_number, wait in ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0), (signal.SIGKILL, 1.0)):
+            found = _processes_in(cluster)
+            for pid in found:
+                send(pid, signal_number)
+            deadline = time.monotonic() + wait
+            while found and time.monotonic() < deadline:
+                time.sleep(0.02)
+                found = _processes_in(cluster)
+            if not found:
+                break
+        else:
+            raise Fault(f"Processes {_processes_in(cluster)} still use {cluster} and cannot be ended.")
+        (cluster / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _processes_in(cluster: Path) -> list[int]:
+    place = str(cluster)
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.readlink(f"/proc/{entry}/cwd") == place:
+                    found.append(int(entry))
+            except OSError:
+                continue
+    return found

@@ -1,0 +1,305 @@
+"""The composition root: what each process of the server is made of. The only place that picks adapters.
+
+Heavy imports stand inside the functions, so that a process only carries what it runs.
+"""
+
+import asyncio
+import contextlib
+import secrets as random
+import signal
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from domain.catalogue import EVENTS, UPCASTERS
+from store.append import GroupCommit
+from store.codec import EventMapper, utcnow
+from store.ids import Ids
+from store.log import EventLog
+from store.secrets import Secrets, new_token, token_hash
+from testhide import VERSION
+from testhide.settings import Settings
+
+log = structlog.get_logger()
+
+POOL_SIZE = 10
+
+
+@dataclass(frozen=True)
+class Core:
+    """What every process that touches the log has."""
+
+    conninfo: str
+    pool: AsyncConnectionPool
+    log: EventLog
+    ids: Ids
+    secrets: Secrets
+
+
+@contextlib.asynccontextmanager
+async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[Core]:
+    secrets = Secrets(settings.secret_key)
+    mapper = EventMapper(EVENTS, UPCASTERS)
+    commit = GroupCommit(settings.database_url)
+    async with AsyncConnectionPool(
+        settings.database_url,
+        min_size=1,
+        max_size=pool_size,
+        kwargs={"autocommit": True},
+        timeout=5,
+        open=False,
+        name="queries",
+    ) as pool:
+        try:
+            yield Core(settings.database_url, pool, EventLog(pool, commit, mapper, secrets), Ids(pool), secrets)
+        finally:
+            await commit.close()
+
+
+def serve(settings: Settings) -> None:
+    """The HTTP API, until SIGTERM."""
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+    from granian.server.embed import Server
+
+    from api.app import create_app
+
+    async def run() -> None:
+        app = create_app(api_services(settings), VERSION)
+        server = Server(
+            app,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            backlog=2048,
+            # Counts open long polls and streams too.
+            backpressure=20_000,
+            log_level=LogLevels.warning,
+            websockets=False,
+        )
+        stopping = asyncio.create_task(_signalled())
+        serving = asyncio.create_task(server.serve())
+        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            server.stop()
+        await serving
+
+    _run(run())
+
+
+@contextlib.asynccontextmanager
+async def api_services(settings: Settings):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    from agent.bundle import build_zipapp
+    from api.services import Services
+    from commands.handler import Handler
+    from integrations.blobs import open_blobs
+    from projections.catalogue import PROJECTIONS
+    from projections.waiting import Waiter
+    from store.agents import AgentGauges
+    from store.build_logs import BuildLogs
+    from store.listen import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
+
+    spool = Path(settings.data_dir, "spool")
+    spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with core(settings) as parts:
+        listener = Listener(parts.conninfo, EVENTS, PROJECTED, WAKES, BUILD_LOGS)
+        waiter = Waiter(parts.pool, listener, PROJECTIONS)
+        await listener.start()
+        waiting = asyncio.create_task(waiter.run())
+        try:
+            yield Services(
+                pool=parts.pool,
+                log=parts.log,
+                handler=Handler(parts.log, utcnow),
+                ids=parts.ids,
+                secrets=parts.secrets,
+                listener=listener,
+                waiter=waiter,
+                build_logs=BuildLogs(parts.pool),
+                gauges=AgentGauges(parts.pool),
+                blobs=open_blobs(str(settings.blobs_dir)),
+                base_url=settings.public_url,
+                spool=spool,
+                version=VERSION,
+                agent_bundle=build_zipapp(),
+                agent_version=VERSION,
+            )
+        finally:
+            waiting.cancel()
+            await listener.close()
+
+
+def project(settings: Settings) -> None:
+    """The projector, until SIGTERM."""
+    from projections.catalogue import PROJECTIONS
+    from projections.projector import Projector
+    from store.listen import EVENTS as EVENTS_CHANNEL
+    from store.listen import Listener
+
+    async def run() -> None:
+        async with core(settings, pool_size=2) as parts:
+            listener = Listener(parts.conninfo, EVENTS_CHANNEL)
+            await listener.start()
+            await _until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
+            await listener.close()
+
+    _run(run())
+
+
+def dispatch(settings: Settings) -> None:
+    """The dispatcher, until SIGTERM."""
+    from commands.handler import Handler
+    from store.agents import AgentGauges
+    from store.build_logs import BuildLogs
+    from store.listen import EVENTS as EVENTS_CHANNEL
+    from store.listen import POLLS, Listener
+    from workers.dispatch import Dispatcher
+
+    async def run() -> None:
+        async with core(settings, pool_size=4) as parts:
+            listener = Listener(parts.conninfo, EVENTS_CHANNEL, POLLS)
+            await listener.start()
+            dispatcher = Dispatcher(
+                parts.conninfo,
+                parts.log,
+                Handler(parts.log, utcnow),
+                listener,
+                AgentGauges(parts.pool),
+                BuildLogs(parts.pool),
+            )
+            await _until_signalled(dispatcher.run())
+            await listener.close()
+
+    _run(run())
+
+
+def work(settings: Settings) -> None:
+    """Reactions to events, until SIGTERM."""
+    from integrations.blobs import open_blobs
+    from store.build_logs import BuildLogs
+    from store.listen import EVENTS as EVENTS_CHANNEL
+    from store.listen import Listener
+    from workers.reactions import REACTIONS, Tools
+    from workers.relay import Relay
+
+    async def run() -> None:
+        async with core(settings, pool_size=4) as parts:
+            listener = Listener(parts.conninfo, EVENTS_CHANNEL)
+            await listener.start()
+            tools = Tools(BuildLogs(parts.pool), open_blobs(str(settings.blobs_dir)))
+            await _until_signalled(
+                Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools).run()
+            )
+            await listener.close()
+
+    _run(run())
+
+
+def migrate(settings: Settings) -> None:
+    """Makes the tables that are missing."""
+    from psycopg import AsyncConnection
+
+    from projections.catalogue import PROJECTIONS
+    from projections.engine import ensure_tables
+    from store.schema import migrate as migrate_store
+
+    migrate_store(settings.database_url)
+
+    async def read_tables() -> None:
+        async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
+            await ensure_tables(connection, PROJECTIONS)
+
+    asyncio.run(read_tables())
+
+
+async def create_first_admin(settings: Settings) -> str | None:
+    """Registers the first admin; the password that was made up for that, None when there was one or it was given.
+
+    Decided on the log, so it does not need a projector.
+    """
+    from commands.handler import Caller, Handler
+    from commands.users import register_user
+
+    async with core(settings, pool_size=1) as parts:
+        if await parts.log.read(0, 1, ["user.registered"]):
+            return None
+        password = settings.admin_password or random.token_urlsafe(12)
+        await register_user(
+            Handler(parts.log, utcnow),
+            parts.ids,
+            parts.secrets,
+            Caller("system:first-start"),
+            email=settings.admin_email,
+            password=password,
+            role="admin",
+        )
+    return None if settings.admin_password else password
+
+
+async def register_local_node(settings: Settings) -> str:
+    """The token of this machine's own node; a new one replaces what an earlier start left."""
+    from commands.handler import Caller, Handler
+    from commands.nodes import RegisterNode
+    from domain.claims import CLAIM
+
+    token_file = Path(settings.data_dir, "agent", "token")
+    async with core(settings, pool_size=1) as parts:
+        claim = parts.secrets.claim("node", "local")
+        if (await parts.log.state(CLAIM.at(claim))).owner and token_file.exists():
+            return token_file.read_text().strip()
+        token = new_token("agt_")
+        await Handler(parts.log, utcnow).execute(
+            RegisterNode(
+                node_id=await parts.ids.draw("nodes"),
+                title="local",
+                claim=claim,
+                token_hash=token_hash(token),
+                pool_id=None,
+                max_parallel=2,
+            ),
+            Caller("system:first-start"),
+        )
+        return token
+
+
+def rebuild(settings: Settings) -> int:
+    """Drops all read tables and makes them again; the position reached. Raises AlreadyRunning while a projector leads."""
+    from projections.catalogue import PROJECTIONS
+    from projections.projector import rebuild as rebuild_projections
+
+    async def run() -> int:
+        async with core(settings, pool_size=2) as parts:
+            return await rebuild_projections(parts.conninfo, parts.log, PROJECTIONS)
+
+    return asyncio.run(run())
+
+
+def _run(main: Awaitable[None]) -> None:
+    import uvloop
+
+    async def wrapped() -> None:
+        await main
+
+    uvloop.run(wrapped())
+
+
+async def _signalled() -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+async def _until_signalled(work: Awaitable[None]) -> None:
+    """Runs for ever; returns on a signal, raises what the work raises."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.create_task(_signalled())
+    done, _ = await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if working in done:
+        working.result()
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working

@@ -1,0 +1,98 @@
+"""What is started (`Program`), and which running process is which (`identity`). Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+
+@dataclass(frozen=True)
+class Account:
+    """The unprivileged account that engines run as when we are root."""
+
+    name: str
+    uid: int
+    gid: int
+
+    def popen(self) -> dict[str, Any]:
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Program:
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] | None = None  # the whole environment; None: ours
+    cwd: Path | None = None
+    account: Account | None = None
+    stop_signal: int = signal.SIGTERM
+    # Runs before every start, also before a restart; may block for some seconds and may raise Fault.
+    prepare: Callable[[], None] = field(default=_nothing)
+
+    def start(
+        self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """In a session of its own: a Ctrl-C in the terminal reaches only us, and we stop things in order."""
+        return subprocess.Popen(
+            self.argv,
+            env=None if self.env is None else dict(self.env),
+            cwd=self.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            user=self.account.uid if self.account else None,
+            group=self.account.gid if self.account else None,
+            extra_groups=[] if self.account else None,
+        )
+
+
+def started_at(pid: int) -> str | None:
+    """When this process started, in words that only equal themselves; None when there is no such process.
+
+    A pid alone is no identity, since it is used again; pid and start time are one.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None if os.path.isdir("/proc/self") else _started_by_ps(pid)
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{_boot()}:{fields[19]}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started_by_ps(pid: int) -> str | None:
+    done = subprocess.run(
+        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
+    """False when there is nobody to receive it."""
+    try:
+        (os.killpg if group else os.kill)(pid, signal_number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a program on this machine finds a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

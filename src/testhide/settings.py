@@ -1,0 +1,167 @@
+"""What the server is told from outside: read once, passed down, never looked up elsewhere.
+
+`load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS, which the supervisor writes for
+its children so that no secret is in an environment that a build of the same user can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testhide.engines.folder import default_data_folder, write_private
+from testhide.faults import Fault
+from testhide.program import local_url
+
+# Field of Settings -> what it means. The variable is TESTHIDE_ and the field in capitals.
+MEANINGS = {
+    "database_url": "PostgreSQL 15 or newer, postgresql://…; unset: ./dev up starts its own",
+    "redis_url": "Redis or Valkey, redis://…, rediss://… or unix://…; unset: ./dev up starts its own",
+    "host": "address to listen on (127.0.0.1)",
+    "port": "port to listen on (8000)",
+    "data": "data folder: blobs, logs, embedded engines",
+    "base_url": "what links in mails and statuses begin with (http://HOST:PORT)",
+    "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
+    "admin_email": "the first administrator",
+    "admin_password": "the first administrator's password; unset: made up and printed once",
+    "outgoing_allow": "private hosts and networks that the server may call, separated by commas",
+    "api_workers": "processes that answer HTTP (1)",
+}
+# Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
+SECRETS = ("database_url", "redis_url", "secret_key", "admin_password")
+# Read by the start of the stack itself.
+OTHER_NAMES = {
+    "TESTHIDE_SETTINGS": "settings of a supervised process, written by the supervisor",
+    "TESTHIDE_POSTGRES_BIN": "folder of the embedded PostgreSQL's programs",
+    "TESTHIDE_VALKEY_SERVER": "program of the embedded Valkey",
+}
+
+
+def variable(field: str) -> str:
+    return f"TESTHIDE_{field.upper()}"
+
+
+def known_names() -> set[str]:
+    """Every variable that is understood."""
+    return (
+        {variable(name) for name in MEANINGS}
+        | {f"{variable(name)}_FILE" for name in SECRETS}
+        | set(OTHER_NAMES)
+    )
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    database_url: str
+    redis_url: str
+    secret_key: bytes
+    data_dir: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    base_url: str = ""
+    admin_email: str = "admin@testhide.local"
+    admin_password: str = ""
+    outgoing_allow: tuple[str, ...] = ()
+    api_workers: int = 1
+
+    @property
+    def blobs_dir(self) -> Path:
+        return Path(self.data_dir, "blobs")
+
+    @property
+    def public_url(self) -> str:
+        return self.base_url.rstrip("/") or local_url(self.host, self.port)
+
+    def __repr__(self) -> str:
+        # Secrets stay out of logs and traces, also inside of URLs.
+        return f"Settings(host={self.host!r}, port={self.port}, data_dir={self.data_dir!r}, …)"
+
+
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises Fault when something is missing or wrong."""
+    file = environ.get("TESTHIDE_SETTINGS")
+    if file:
+        try:
+            return msgspec.json.decode(Path(file).read_bytes(), type=Settings)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise Fault(f"TESTHIDE_SETTINGS={file} cannot be read: {error}") from None
+    return from_environment(environ)
+
+
+def save_settings(settings: Settings, path: Path) -> None:
+    write_private(path, msgspec.json.encode(settings))
+
+
+def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
+    """`given` (fields of Settings) wins over the environment."""
+    found: dict[str, Any] = {}
+    for name in MEANINGS:
+        value = _value(name, environ)
+        if value:
+            found[name] = value
+    if "data" in found:
+        found["data_dir"] = os.path.abspath(found.pop("data"))
+    if "secret_key" in found:
+        found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
+    if "outgoing_allow" in found:
+        found["outgoing_allow"] = tuple(
+            part.strip() for part in found["outgoing_allow"].split(",") if part.strip()
+        )
+    for name, least, most in (("port", 1, 65535), ("api_workers", 1, 64)):
+        if name in found:
+            found[name] = _number(found[name], variable(name), least, most)
+    found |= given
+    found.setdefault("data_dir", str(default_data_folder()))
+    for name in ("database_url", "redis_url", "secret_key"):
+        if name not in found:
+            raise Fault(
+                f"{variable(name)} is not set: it is needed outside of `./dev up`, which starts its own.", 2
+            )
+    return Settings(**found)
+
+
+def _value(field: str, environ: Mapping[str, str]) -> str:
+    name = variable(field)
+    file = environ.get(f"{name}_FILE") if field in SECRETS else None
+    if not file:
+        return environ.get(name, "")
+    if environ.get(name):
+        raise Fault(f"Both {name} and {name}_FILE are set: keep one.", 2)
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fault(f"{name}_FILE={file} cannot be read: {error}", 2) from None
+
+
+def _number(text: str, name: str, least: int, most: int) -> int:
+    if text.isascii() and text.isdigit() and least <= int(text[:9]) <= most:
+        return int(text)
+    raise Fault(f"{name} must be a number from {least} to {most}, not {text!r}.", 2)
+
+
+def parse_key(text: str, where: str) -> bytes:
+    text = text.strip()
+    for decode in (bytes.fromhex, base64.b64decode, base64.urlsafe_b64decode):
+        try:
+            key = decode(text)
+        except ValueError:
+            continue
+        if len(key) == 32:
+            return key
+    raise Fault(f"{where} must be 32 bytes as base64 or hex (make one: openssl rand -base64 32).", 2)
+
+
+def own_secret_key(data: Path) -> bytes:
+    """The data folder's key, made when there is none. Without it what was sealed by it is lost."""
+    path = data / "secret.key"
+    try:
+        return parse_key(path.read_text(), str(path))
+    except FileNotFoundError:
+        key = secrets.token_bytes(32)
+        write_private(path, base64.b64encode(key) + b"\n")
+        return key

@@ -1,0 +1,248 @@
+"""A server that speaks docs/agent-protocol.md: a test tells it what to say and sees what it heard."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+TOKEN = "agt_0123456789abcdef"
+WAIT = 15.0
+POLL_S = 0.5
+
+Answer = tuple[int, Any]
+
+
+class Heard:
+    """What an agent said about one attempt of a build."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.times: list[int] = []
+        self.arrived: list[float] = []
+        self.requests: list[tuple[int, int]] = []  # offset and number of lines of every log request
+        self.commit: str | None = None
+        self.started = False
+        self.reports: dict[str, bytes] = {}
+        self.artifacts: dict[str, bytes] = {}
+        self.finished: dict[str, Any] | None = None
+
+    @property
+    def own(self) -> list[str]:
+        """What the build printed, without the agent's lines."""
+        return [line for line in self.lines if not line.startswith("==> ")]
+
+    @property
+    def said(self) -> str:
+        return "\n".join(line for line in self.lines if line.startswith("==> "))
+
+
+class FakeServer:
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.connects: list[dict[str, Any]] = []
+        self.heartbeats: list[dict[str, Any]] = []
+        self.polls: list[int] = []
+        self.builds: dict[tuple[int, int], Heard] = {}
+        self.messages: list[dict[str, Any]] = []
+        self.lost: list[tuple[int, str]] = []
+        self.max_parallel = 2
+        self.token = TOKEN
+        # Asked with the last part of the path, query and body: another answer than the usual one, or "drop".
+        self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
+        self._ids = iter(range(1, 1000))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @contextmanager
+    def running(self) -> Iterator[FakeServer]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._http.shutdown()
+            self._http.server_close()
+            self._thread.join()
+
+    def queue(self, command: str, **other: Any) -> Heard:
+        """Queue a build; the defaults are an empty workspace and a minute."""
+        build: dict[str, Any] = {
+            "id": next(self._ids),
+            "attempt": 1,
+            "job_id": 7,
+            "job_name": "tests",
+            "project_id": 3,
+            "repository": None,
+            "branch": None,
+            "commit_sha": None,
+            "setup": [],
+            "command": command,
+            "env": {},
+            "secrets": {},
+            "artifacts": [],
+            "timeout_s": 60,
+            **other,
+        }
+        heard = Heard()
+        with self.changed:
+            self.builds[build["id"], build["attempt"]] = heard
+        self.tell({"type": "run", "build": build})
+        return heard
+
+    def tell(self, message: dict[str, Any]) -> None:
+        with self.changed:
+            self.messages.append(message)
+            self.changed.notify_all()
+
+    def stop(self, heard: Heard, reason: str = "cancelled") -> None:
+        build, attempt = self.key(heard)
+        self.tell({"type": "stop", "build_id": build, "attempt": attempt, "reason": reason})
+
+    def key(self, heard: Heard) -> tuple[int, int]:
+        return next(key for key, value in self.builds.items() if value is heard)
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, WAIT), "the agent did not come that far"
+
+    def wait_idle(self) -> None:
+        """Until a heartbeat says that no build is left."""
+        before = len(self.heartbeats)
+        self.wait(lambda: any(state["running"] == [] for state in self.heartbeats[before:]))
+
+    def wait_line(self, heard: Heard, text: str) -> str:
+        self.wait(lambda: any(text in line for line in heard.own))
+        return next(line for line in heard.own if text in line)
+
+    def wait_finished(self, heard: Heard) -> dict[str, Any]:
+        self.wait(lambda: heard.finished is not None)
+        assert heard.finished is not None
+        assert heard.finished["log_lines"] == len(heard.lines)
+        return heard.finished
+
+    def answer(
+        self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any
+    ) -> Answer | str:
+        if headers["Authorization"] != f"Bearer {self.token}":
+            return 401, {"type": "unauthenticated", "title": "Unauthenticated", "status": 401}
+        call = path.rpartition("/")[2]
+        with self.changed:
+            fault = self.fault(call, query, body)
+            if fault:
+                return fault
+            try:
+                return self._answer(call, path, query, body, headers)
+            finally:
+                self.changed.notify_all()
+
+    def _answer(self, call: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
+        if call == "connect":
+            self.connects.append(json.loads(body))
+            node = {"node_id": 1, "name": "node-1", "max_parallel": self.max_parallel}
+            return 200, {**node, "heartbeat_s": 0.2, "poll_s": POLL_S}
+        if call == "next":
+            return self._next(int(query["free"]))
+        if call == "heartbeat":
+            self.heartbeats.append(json.loads(body))
+            return 200, {"lost": self.lost}
+        if call == "upload":
+            fields = _form(body, headers["Content-Type"])
+            heard = self.builds[int(fields["build_id"][1]), 1]
+            name, content = fields["file"]
+            heard.artifacts[fields["path"][1].decode() + name] = content
+            return 201, {}
+        heard = self.builds[int(path.split("/")[-2]), int(query["attempt"])]
+        if call == "started":
+            heard.started, heard.commit = True, json.loads(body)["commit_sha"]
+            return 200, {}
+        if call == "report":
+            heard.reports[query["path"]] = body
+            return 200, {"recorded": body.count(b"<testcase"), "warnings": []}
+        if call == "log":
+            return self._log(heard, json.loads(body))
+        assert call == "finished", path
+        heard.finished = json.loads(body)
+        return 200, {"status": "passed"}
+
+    def _next(self, free: int) -> Answer:
+        self.polls.append(free)
+
+        def fitting() -> dict[str, Any] | None:
+            return next((message for message in self.messages if free or message["type"] == "stop"), None)
+
+        message = self.changed.wait_for(fitting, POLL_S)
+        if message is None:
+            return 204, None
+        self.messages.remove(message)
+        return 200, message
+
+    def _log(self, heard: Heard, body: dict[str, Any]) -> Answer:
+        offset, lines = body["offset"], body["lines"]
+        heard.requests.append((offset, len(lines)))
+        if offset <= len(heard.lines):
+            new = lines[len(heard.lines) - offset :]
+            heard.lines += [text for _, text in new]
+            heard.times += [at for at, _ in new]
+            heard.arrived += [time.time()] * len(new)
+        return 200, {"acknowledged": len(heard.lines)}
+
+
+def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def handle_one_request(self) -> None:
+            try:
+                super().handle_one_request()
+            except ConnectionError:  # an agent that was killed, or that cut its poll short
+                self.close_connection = True
+
+        def do_GET(self) -> None:
+            self._respond()
+
+        def do_POST(self) -> None:
+            self._respond()
+
+        def _respond(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+            answer = server.answer(self.command, parts.path, query, body, self.headers)
+            if isinstance(answer, str):
+                self.close_connection = True
+                return
+            status, content = answer
+            data = b"" if content is None else json.dumps(content).encode()
+            self.send_response(status)
+            if status != 204:
+                self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+def _form(body: bytes, content_type: str) -> dict[str, tuple[str, bytes]]:
+    """Name to file name and content."""
+    fields = {}
+    for part in body.split(b"--" + content_type.partition("boundary=")[2].encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        words = dict(re.findall(r'(\w+)="([^"]*)"', head.decode()))
+        fields[words["name"]] = (words.get("filename", ""), content[:-2])
+    return fields

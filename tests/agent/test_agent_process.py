@@ -1,0 +1,341 @@
+"""Token, user, start and end of the agent itself."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from tests.agent.fake_server import TOKEN, FakeServer
+from tests.agent.harness import AGENT_ENVIRONMENT, Agent, StartAgent, processes_with
+
+import agent as package
+from agent.bundle import build_zipapp
+
+SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")  # which every user can run
+FOREVER = "while :; do sleep 0.1; done"
+# Reads all that may hold the token: of every process above, and the file.
+SPY = """
+import os, re, sys
+pid, found = os.getppid(), b""
+def read(path):
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(1 << 20)
+    except OSError:
+        return b""
+ancestors = []
+while pid > 1:
+    ancestors.append(pid)
+    folder = f"/proc/{pid}"
+    found += read(f"{folder}/cmdline") + read(f"{folder}/environ")
+    try:
+        fds = os.listdir(f"{folder}/fd")
+    except OSError:
+        fds = []
+    found += b"".join(read(f"{folder}/fd/{fd}") for fd in fds if not os.path.exists(f"{folder}/fd/{fd}") or
+                      os.path.isfile(f"{folder}/fd/{fd}"))
+    try:
+        with open(f"{folder}/maps") as maps, open(f"{folder}/mem", "rb", buffering=0) as memory:
+            for start, end in re.findall("^([0-9a-f]+)-([0-9a-f]+) rw", maps.read(), re.M):
+                try:
+                    memory.seek(int(start, 16))
+                    found += memory.read(int(end, 16) - int(start, 16))
+                except (OSError, ValueError):
+                    pass
+    except OSError:
+        pass
+    pid = int(read(f"{folder}/stat").rpartition(b")")[2].split()[1])
+found += read(sys.argv[2]) + repr(sorted(os.environ.items())).encode()
+print("ancestors", len(ancestors), "user", os.getuid(), "found", sys.argv[1][::-1].encode() in found)
+"""
+
+
+def _spy(place: Path, token_file: Path) -> str:
+    (place / "spy.py").write_text(SPY)
+    # Backwards, since the words of a command are readable to all and would be found.
+    return f"{SYSTEM_PYTHON} {place}/spy.py {TOKEN[::-1]} {token_file}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
+def test_a_build_cannot_read_the_token(server: FakeServer, agent: Agent, place: Path) -> None:
+    build = server.queue(_spy(place, agent.token_file))
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+
+    words = build.own[0].split()
+    assert int(words[1]) >= 2
+    assert words[3] != "0"
+    assert words[5] == "False"
+
+
+def test_not_even_a_trusted_build_finds_it_in_the_process(
+    server: FakeServer, start: StartAgent, place: Path
+) -> None:
+    agent = start(*(["--trust-builds"] if os.geteuid() == 0 else []))
+    if os.geteuid() == 0:
+        pytest.skip("root may read all memory")
+    build = server.queue(_spy(place, place / "no-such-file"))
+    server.wait_finished(build)
+
+    assert build.own[0].endswith("found False")
+    assert "builds are trusted" in agent.said
+
+
+@pytest.mark.parametrize("way", ["stdin", "environment"])
+def test_a_token_that_is_no_file(server: FakeServer, bundle: Path, place: Path, way: str) -> None:
+    by_environment = way == "environment"
+    build = server.queue("echo here")
+    process = subprocess.Popen(
+        [sys.executable, str(bundle), "--server", server.url, "--workdir", str(place / "work"), "--once"]
+        + ([] if by_environment else ["--token-file", "-"]),
+        env={**AGENT_ENVIRONMENT, **({"TESTHIDE_AGENT_TOKEN": TOKEN} if by_environment else {})},
+        stdin=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    with process, process.stdin:
+        if not by_environment:
+            process.stdin.write(TOKEN.encode() + b"\n")
+            process.stdin.close()
+        server.wait(lambda: server.connects)
+        if os.geteuid() == 0:  # to anybody else they are closed
+            assert TOKEN.encode() not in Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert TOKEN.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert process.wait(15) == 0
+    assert build.own == ["here"]
+
+
+def test_a_bad_token_is_one_sentence(server: FakeServer, start: StartAgent) -> None:
+    server.token = "agt_another"
+    agent = start()
+
+    assert agent.wait() == 2
+    assert agent.said.splitlines()[1:] == [
+        f"{server.url} does not accept this token: check it, or register the node again."
+    ]
+
+
+def test_a_token_that_is_withdrawn_ends_the_agent_and_its_builds(server: FakeServer, agent: Agent) -> None:
+    mark = f"WITHDRAWN_{agent.process.pid}"
+    server.wait_line(server.queue(f"echo begin; {mark}=1 sleep 600"), "begin")
+    server.token = "agt_another"
+
+    assert agent.wait() == 2
+    assert not processes_with(mark)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (("--token-file", "/no/such/file"), 2, "Cannot read the token"),
+        (("--token-file", "/dev/null"), 2, "holds no token"),
+        (("--server", "ftp://x"), 2, "is not an http or https URL"),
+        (("--build-user", "no-such-user"), 2, "no-such-user" if os.geteuid() == 0 else "started as root"),
+        (("--workdir", "/dev/null/x"), 1, "Cannot use /dev/null/x"),
+    ],
+)
+def test_what_cannot_work_is_said(
+    start: StartAgent, options: tuple[str, ...], code: int, sentence: str
+) -> None:
+    agent = start(*options)
+
+    assert agent.wait() == code
+    assert sentence in agent.said
+    assert len(agent.said.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
+def test_a_token_file_that_builds_could_read_is_refused(start: StartAgent, place: Path) -> None:
+    (place / "token").write_text(TOKEN)
+    (place / "token").chmod(0o644)
+    agent = start()
+
+    assert agent.wait() == 1
+    assert "chmod 600" in agent.said
+
+
+def test_two_agents_do_not_share_a_folder(server: FakeServer, agent: Agent, start: StartAgent) -> None:
+    server.wait(lambda: server.connects)
+    second = start()
+
+    assert second.wait() == 1
+    assert agent.process.poll() is None
+
+
+def test_once_is_one_build(server: FakeServer, start: StartAgent) -> None:
+    first, second = server.queue("exit 5"), server.queue("echo never")
+    agent = start("--once")
+
+    assert agent.wait() == 0
+    assert server.wait_finished(first)["exit_code"] == 5
+    assert not second.lines
+
+
+def test_once_does_not_wait_for_another_session(server: FakeServer, start: StartAgent) -> None:
+    server.fault = lambda call, *_: (
+        (409, {"detail": "another session is alive"}) if call == "connect" else None
+    )
+    agent = start("--once")
+
+    assert agent.wait() == 1
+    assert "another session is alive" in agent.said
+
+
+def test_an_agent_waits_for_a_server_that_is_away(server: FakeServer, start: StartAgent) -> None:
+    answers = iter([(503, None)] * 2)
+    server.fault = lambda call, *_: next(answers, None) if call == "connect" else None
+    agent = start("--once")
+
+    server.wait_finished(server.queue("echo here"))
+    assert agent.wait() == 0
+    assert agent.said.count("Cannot reach") == 1
+
+
+def test_a_lost_session_is_connected_again_with_its_builds(
+    server: FakeServer, agent: Agent, place: Path
+) -> None:
+    gate = place / "gate"
+    build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done; echo end")
+    server.wait_line(build, "begin")
+    answers = iter([(409, None)])
+    server.fault = lambda call, *_: next(answers, None) if call == "next" else None
+    server.wait(lambda: len(server.connects) == 2)
+    gate.touch()
+
+    server.wait_finished(build)
+    assert build.own == ["begin", "end"]
+    assert server.connects[1]["running"] == [1]
+    assert server.connects[1]["session"] == server.connects[0]["session"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_its_builds(server: FakeServer, agent: Agent, number: signal.Signals) -> None:
+    mark = f"END_{agent.process.pid}"
+    builds = [server.queue(f"export {mark}=1; echo begin; setsid sleep 600 & {FOREVER}") for _ in range(2)]
+    for build in builds:
+        server.wait_line(build, "begin")
+
+    agent.process.send_signal(number)
+
+    assert agent.process.wait(5) == 0
+    for build in builds:
+        verdict = server.wait_finished(build)
+        assert (verdict["reason"], verdict["detail"]) == ("stopped", "the agent was shut down")
+    assert not processes_with(mark)
+    assert not processes_with(str(agent.workdir))
+
+
+def test_it_ends_in_time_when_the_server_is_away(server: FakeServer, agent: Agent) -> None:
+    mark = f"AWAY_{agent.process.pid}"
+    server.wait_line(server.queue(f"{mark}=1; export {mark}; trap '' TERM; echo begin; {FOREVER}"), "begin")
+    server.fault = lambda *_: "drop"
+
+    agent.process.terminate()
+
+    assert agent.process.wait(5) == 0
+    assert not processes_with(mark)
+
+
+def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(
+    server: FakeServer, start: StartAgent
+) -> None:
+    agent = start()
+    mark = f"KILLED_{agent.process.pid}"
+    server.wait_line(server.queue(f"export {mark}=1; setsid sleep 600 & echo begin; {FOREVER}"), "begin")
+    agent.process.kill()
+    agent.wait()
+    server.wait(lambda: not processes_with(mark) or (server.changed.wait(0.02) and False))
+    assert list((agent.workdir / "builds").iterdir())
+
+    server.connects.clear()
+    start()
+    server.wait(lambda: server.connects)
+    assert not (agent.workdir / "builds").exists()
+
+
+@pytest.mark.usefixtures("agent")
+def test_heartbeats_tell_how_the_machine_is(server: FakeServer) -> None:
+    server.wait(lambda: len(server.heartbeats) >= 2)
+
+    connect, beat = server.connects[0], server.heartbeats[-1]
+    assert connect["cpu_cores"] >= 1
+    assert connect["ram_gb"] > 0
+    assert connect["platform"] == "linux"
+    assert beat["session"] == connect["session"]
+    assert 0 <= beat["cpu_pct"] <= 100
+    assert 0 < beat["ram_pct"] < 100
+    assert beat["disk_free_gb"] > 0
+    assert beat["uptime_s"] > 0
+
+
+@pytest.mark.usefixtures("agent")
+def test_room_for_a_build_is_told_at_once(server: FakeServer) -> None:
+    """A poll that said "no room" would otherwise keep the next build waiting until it is answered."""
+    server.max_parallel = 1
+    builds = [server.queue(f"echo {number}") for number in range(4)]
+    for build in builds:
+        server.wait_finished(build)
+
+    assert [build.own for build in builds] == [["0"], ["1"], ["2"], ["3"]]
+
+
+def _pythons() -> list[str]:
+    """Other versions than ours that this machine has."""
+    names = (f"/usr/bin/python3.{minor}" for minor in range(9, 20))
+    return [name for name in names if os.path.exists(name) and not name.endswith(f"3.{sys.version_info[1]}")]
+
+
+@pytest.mark.parametrize("python", _pythons())
+def test_it_runs_on_other_versions(server: FakeServer, start: StartAgent, python: str) -> None:
+    build = server.queue("echo here; touch out", artifacts=["out"])
+    agent = start("--once", python=python)
+
+    assert agent.wait() == 0
+    assert build.own == ["here"]
+    assert "Warning" not in agent.said
+
+
+def test_it_runs_as_a_module_and_as_a_folder() -> None:
+    source = Path(package.__file__).parent
+    for words in (["-m", "agent"], [str(source)]):
+        done = subprocess.run(
+            [sys.executable, *words, "--version"],
+            cwd=source.parent,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == package.VERSION + "\n"
+
+
+def test_the_bundle_is_the_same_each_time() -> None:
+    first, second = build_zipapp(), build_zipapp()
+
+    assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
+    assert first.startswith(b"#!/usr/bin/env python3\n")
+    names = zipfile.ZipFile(io.BytesIO(first)).namelist()
+    assert names == sorted(names)
+    assert {"__main__.py", "agent/__init__.py", "agent/build.py"} <= set(names)
+    assert "agent/bundle.py" not in names
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_the_source_is_python_3_9_and_needs_nothing_else(source: Path) -> None:
+    tree = ast.parse(source.read_text(), feature_version=(3, 9))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(str(node.module).partition(".")[0])
+    assert imported <= sys.stdlib_module_names | {"agent"}
+    assert len(source.read_text().splitlines()) < 250

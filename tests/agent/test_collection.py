@@ -1,0 +1,152 @@
+"""Artifacts byte for byte, reports, secrets; and nothing that is not the build's."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+from tests.agent.fake_server import Answer, FakeServer
+
+from agent import artifacts
+from agent.masking import Masker
+
+REPORT = '<testsuites><testsuite><testcase name="a"/><testcase name="b"/></testsuite></testsuites>'
+SECRET = 'to<ken&"42'
+
+
+@pytest.mark.usefixtures("agent")
+def test_artifacts_are_kept_byte_for_byte(server: FakeServer) -> None:
+    build = server.queue(
+        "mkdir -p dist/deep 'a b'; head -c 3000000 /dev/urandom > dist/deep/big.bin;"
+        " printf '\\r\\n--x\\0' > 'a b/ä.txt';"
+        " : > dist/empty; sha256sum < dist/deep/big.bin; touch not-asked",
+        artifacts=["dist", "a b/*.txt", "nothing/*"],
+    )
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+
+    assert set(build.artifacts) == {"dist/deep/big.bin", "dist/empty", "a b/ä.txt"}
+    assert hashlib.sha256(build.artifacts["dist/deep/big.bin"]).hexdigest() == build.own[0].split()[0]
+    assert build.artifacts["a b/ä.txt"] == b"\r\n--x\0"
+    assert build.artifacts["dist/empty"] == b""
+    assert "==> Artifacts nothing/*: no such file" in build.lines
+
+
+@pytest.mark.usefixtures("agent")
+def test_what_is_not_the_workspaces_is_refused(server: FakeServer, place: Path) -> None:
+    (place / "outside").mkdir()
+    (place / "outside" / "file").write_text("of another")
+    build = server.queue(
+        f"ln -s {place}/outside/file link; ln -s {place}/outside folder; mkfifo pipe;"
+        " echo in > real; ln -s real inner;"
+        f" ln {place}/outside/file hard 2> /dev/null; true",
+        artifacts=["*", f"{place}/outside/*", "../*", "folder/file"],
+    )
+    server.wait_finished(build)
+
+    if os.geteuid() != 0:
+        build.artifacts.pop("hard", None)  # of the same user
+    assert build.artifacts == {"real": b"in\n", "inner": b"in\n"}
+    assert "==> link: not taken, it leads out of the workspace" in build.lines
+    assert "==> folder: not taken, it leads out of the workspace" in build.lines
+    assert "==> pipe: not taken, it is not a regular file" in build.lines
+    assert "==> Artifacts ../*: refused, it must not contain .." in build.lines
+    assert f"==> Artifacts {place}/outside/*: refused, it must be relative to the workspace" in build.lines
+
+
+@pytest.mark.usefixtures("agent")
+def test_reports_are_found_and_sent(server: FakeServer) -> None:
+    build = server.queue(
+        f"echo '{REPORT}' > $TESTHIDE_REPORT_XML; mkdir out; echo '{REPORT}' > out/TEST-x.xml;"
+        " echo '<project/>' > out/pom.xml;"
+        " : > out/junit.xml; touch -d '2 hours ago' out/junit.xml; : > out/report.xml; exit 1",
+        artifacts=["out"],
+    )
+    assert server.wait_finished(build)["exit_code"] == 1
+
+    assert set(build.reports) == {"junittests.xml", "out/TEST-x.xml", "out/report.xml"}
+    assert build.reports["junittests.xml"] == REPORT.encode() + b"\n"
+    assert set(build.artifacts) == {"out/TEST-x.xml", "out/pom.xml", "out/junit.xml", "out/report.xml"}
+    assert "==> junittests.xml: 2 results" in build.lines
+
+
+@pytest.mark.usefixtures("agent")
+def test_secrets_are_masked_in_log_and_reports(server: FakeServer) -> None:
+    secrets = {"TOKEN": SECRET, "PEM": "-----BEGIN-----\nline-of-the-key\nab\n", "PIN": "42"}
+    build = server.queue(
+        'echo "$TOKEN|$PEM|$PIN"; printf %s "$TOKEN" | sed "s/&/\\&amp;/g; s/</\\&lt;/g" > escaped;'
+        ' echo "<testsuite><testcase name=\\"$(cat escaped)\\"/></testsuite>" > r.xml; echo "$TOKEN" > plain',
+        secrets=secrets,
+        artifacts=["r.xml", "plain"],
+        setup=[f"echo {SECRET!r} > /dev/null"],
+    )
+    server.wait_finished(build)
+
+    assert build.own == ["***|***", "***", "ab", "|42"]
+    assert build.reports["r.xml"] == b'<testsuite><testcase name="***"/></testsuite>\n'
+    assert build.artifacts["r.xml"] == build.reports["r.xml"]
+    assert build.artifacts["plain"].decode() == SECRET + "\n"
+    assert "==> Not masked, shorter than 4 characters: PIN" in build.lines
+    assert SECRET not in "".join(build.lines)
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_refused_file_does_not_end_the_build(server: FakeServer) -> None:
+    too_large: Answer = (413, {"detail": "too large"})
+    server.fault = lambda call, *_: too_large if call in ("upload", "report") else None
+    build = server.queue(f"echo '{REPORT}' > r.xml; exit 4", artifacts=["*"])
+
+    assert server.wait_finished(build)["exit_code"] == 4
+    assert build.lines.count("==> r.xml: not taken, too large") == 2
+
+
+@pytest.mark.usefixtures("agent")
+def test_an_upload_is_repeated_whole(server: FakeServer) -> None:
+    answers = iter([(503, None), "drop"])
+    server.fault = lambda call, *_: next(answers, None) if call == "upload" else None
+    build = server.queue("seq 100000 > numbers", artifacts=["numbers"])
+    server.wait_finished(build)
+
+    assert build.artifacts["numbers"].splitlines() == [b"%d" % number for number in range(1, 100001)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.txt", ["a.txt"]),
+        ("**/*.txt", ["a.txt", "d/b.txt", "d/e/c.txt"]),
+        ("**", ["a.txt", "d/b.txt", "d/e/c.txt", "d/e/x"]),
+        ("d", ["d/b.txt", "d/e/c.txt", "d/e/x"]),
+        ("./d//e/", ["d/e/c.txt", "d/e/x"]),
+        ("d/*/x", ["d/e/x"]),
+        ("**/e", ["d/e/c.txt", "d/e/x"]),
+        ("?.t[xy]t", ["a.txt"]),
+        (".git/config", [".git/config"]),
+        ("a.txt/b", []),
+        ("missing", []),
+    ],
+)
+def test_globs(tmp_path: Path, pattern: str, found: list[str]) -> None:
+    for path in ("a.txt", "d/b.txt", "d/e/c.txt", "d/e/x", ".git/config"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "d" / "loop").symlink_to(tmp_path, target_is_directory=True)
+
+    assert artifacts.find(str(tmp_path), pattern) == found
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_stream_is_masked_across_its_chunks(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    masker = Masker([SECRET, "to<k", "other-secret"])
+    text = f"x{SECRET}y to<k other-secret{SECRET}" * 3
+    for chunk in range(1, 60):
+        monkeypatch.setattr("agent.masking._CHUNK", chunk)
+        masked = b"".join(masker.stream(io.BytesIO(text.encode(encoding))))
+        assert masked.decode(encoding) == "x***y *** ******" * 3
+
+
+def test_no_secret_is_nothing_to_mask() -> None:
+    assert not Masker(["", "abc", " \n "])
+    assert Masker([]).mask(b"abc") == b"abc"

@@ -1,0 +1,228 @@
+"""Setup, command, time limit, stop; and that nothing of a build outlives it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.agent.fake_server import FakeServer
+from tests.agent.harness import AGENT_ENVIRONMENT, Agent, StartAgent, processes_with
+
+# A child, a child in a session of its own, and one that is detached for good.
+FAMILY = """
+{mark}=1 sleep 600 &
+child=$!
+{mark}=1 setsid sleep 600 &
+{mark}=1 setsid sh -c '(setsid sleep 600 > /dev/null 2>&1 &)' &
+while [ "$(grep -l {mark}=1 /proc/[0-9]*/environ 2> /dev/null | wc -l)" -lt 3 ]; do sleep 0.05; done
+echo family
+"""
+FOREVER = "while :; do sleep 0.1; done"
+
+
+@pytest.mark.usefixtures("agent")
+def test_setup_runs_first_line_by_line(server: FakeServer) -> None:
+    build = server.queue("echo command", setup=["echo one; export GONE=1", "echo two $GONE"])
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert build.own == ["one", "two", "command"]
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_failing_setup_ends_the_build(server: FakeServer) -> None:
+    build = server.queue("echo never", setup=["echo fine", "false; echo not after an error", "echo never"])
+
+    verdict = server.wait_finished(build)
+
+    assert build.own == ["fine"]
+    assert (verdict["exit_code"], verdict["reason"]) == (1, "setup_failed")
+    assert "false; echo not after an error" in verdict["detail"]
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("no-such-program", 127)])
+@pytest.mark.usefixtures("agent")
+def test_the_exit_code_is_the_commands(server: FakeServer, command: str, code: int) -> None:
+    verdict = server.wait_finished(server.queue(command))
+
+    assert (verdict["exit_code"], verdict["reason"]) == (code, None)
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_build_sees_only_its_own_environment(server: FakeServer) -> None:
+    build = server.queue(
+        "env", env={"MY": "own", "LANG": "C"}, secrets={"KEY": "s3cret"}, branch="main", commit_sha="abcd"
+    )
+    server.wait_finished(build)
+
+    env = dict(line.split("=", 1) for line in build.own)
+    for shells_own in ("PWD", "OLDPWD", "SHLVL", "_"):
+        env.pop(shells_own, None)
+    root = Path(env["TESTHIDE_WORKSPACE"])
+    assert env == {
+        "PATH": AGENT_ENVIRONMENT["PATH"],
+        "TZ": "UTC",
+        "HTTPS_PROXY": "http://proxy.example",
+        "HOME": str(root.parent / "home"),
+        "TMPDIR": str(root.parent / "tmp"),
+        "LANG": "C",
+        "CI": "true",
+        "PYTHONUNBUFFERED": "1",
+        "TESTHIDE": "true",
+        "TESTHIDE_BUILD_ID": "1",
+        "TESTHIDE_JOB_ID": "7",
+        "TESTHIDE_JOB_NAME": "tests",
+        "TESTHIDE_PROJECT_ID": "3",
+        "TESTHIDE_BRANCH": "main",
+        "TESTHIDE_COMMIT": "abcd",
+        "TESTHIDE_WORKSPACE": str(root),
+        "TESTHIDE_REPORT_XML": str(root / "junittests.xml"),
+        "MY": "own",
+        "KEY": "***",
+    }
+
+
+def test_the_time_limit_ends_the_whole_tree(server: FakeServer, agent: Agent) -> None:
+    mark = f"LIMIT_{agent.process.pid}"
+    build = server.queue(
+        f"echo begin > $TESTHIDE_REPORT_XML; trap '' TERM; {mark}=1 setsid sleep 600 & wait", timeout_s=1
+    )
+
+    verdict = server.wait_finished(build)
+
+    assert (verdict["exit_code"], verdict["reason"]) == (None, "timeout")
+    assert not processes_with(mark)
+
+
+def test_stop_ends_the_whole_tree(server: FakeServer, agent: Agent) -> None:
+    mark = f"STOP_{agent.process.pid}"
+    build = server.queue(FAMILY.format(mark=mark) + "trap 'echo bye; exit' TERM; " + FOREVER, artifacts=["*"])
+    server.wait_line(build, "family")
+    server.stop(build, "cancelled by ada")
+
+    verdict = server.wait_finished(build)
+
+    assert (verdict["exit_code"], verdict["reason"], verdict["detail"]) == (
+        None,
+        "stopped",
+        "cancelled by ada",
+    )
+    assert build.own[-1] == "bye"
+    assert not processes_with(mark)
+
+
+def test_what_runs_on_in_the_background_ends_with_the_command(server: FakeServer, agent: Agent) -> None:
+    mark = f"BACKGROUND_{agent.process.pid}"
+    begun = time.monotonic()
+    build = server.queue(FAMILY.format(mark=mark) + "exit 0")
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert time.monotonic() - begun < 5
+    assert not processes_with(mark)
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_service_that_setup_starts_is_there_for_the_command(server: FakeServer) -> None:
+    build = server.queue("kill -0 $(cat pid) && echo alive", setup=["sleep 600 & echo $! > pid"])
+    server.wait_finished(build)
+
+    assert build.own == ["alive"]
+
+
+def test_of_two_builds_only_the_stopped_one_ends(server: FakeServer, start: StartAgent, place: Path) -> None:
+    agent = start()
+    marks = [f"PAIR{number}_{agent.process.pid}" for number in (1, 2)]
+    gate = place / "gate"
+    until = f"while [ ! -e {gate} ]; do sleep 0.02; done; kill -0 $child && echo alive"
+    first, second = (
+        server.queue(FAMILY.format(mark=mark) + end)
+        for mark, end in zip(marks, (FOREVER, until), strict=True)
+    )
+    server.wait_line(first, "family")
+    server.wait_line(second, "family")
+
+    server.stop(first)
+    assert server.wait_finished(first)["reason"] == "stopped"
+    assert not processes_with(marks[0])
+    assert len(processes_with(marks[1])) >= 3
+    gate.touch()
+
+    assert server.wait_finished(second)["exit_code"] == 0
+    assert second.own[-1] == "alive"
+    assert not processes_with(marks[1])
+
+
+def test_a_lost_build_is_ended_without_a_word(server: FakeServer, agent: Agent) -> None:
+    mark = f"LOST_{agent.process.pid}"
+    build = server.queue(FAMILY.format(mark=mark) + FOREVER)
+    server.wait_line(build, "family")
+    server.lost = [(1, "the node was lost")]
+    server.wait_idle()
+
+    assert build.finished is None
+    assert not processes_with(mark)
+
+
+def test_a_build_that_the_server_gave_to_another_is_dropped(
+    server: FakeServer, agent: Agent, place: Path
+) -> None:
+    gate = place / "gate"
+    mark = f"CONFLICT_{agent.process.pid}"
+    until = f"while [ ! -e {gate} ]; do sleep 0.02; done; echo more; "
+    build = server.queue(FAMILY.format(mark=mark) + until + FOREVER)
+    server.wait_line(build, "family")
+    server.fault = lambda call, *_: (409, {"detail": "attempt 2 is elsewhere"}) if call == "log" else None
+    gate.touch()
+    server.wait_idle()
+
+    assert build.finished is None
+    assert "attempt 2 is elsewhere" in agent.said
+    assert not processes_with(mark)
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_same_assignment_twice_is_one_build(server: FakeServer, place: Path) -> None:
+    gate = place / "gate"
+    build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done")
+    server.wait_line(build, "begin")
+    again = {"id": 1, "attempt": 1, "job_name": "tests", "timeout_s": 60, "secrets": {}, "repository": None}
+    server.tell({"type": "run", "build": again})
+    server.wait(lambda: not server.messages)
+    gate.touch()
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert build.own == ["begin"]
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_build_leaves_nothing_on_disk(server: FakeServer, agent: Agent) -> None:
+    build = server.queue(
+        "mkdir -p deep/er && touch deep/er/file && chmod 500 deep/er deep && chmod 400 deep/er/file"
+    )
+    server.wait_finished(build)
+    server.wait_idle()
+
+    assert list((agent.workdir / "builds").iterdir()) == []
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_command_that_cannot_be_started_says_why(server: FakeServer) -> None:
+    verdict = server.wait_finished(server.queue("true", env={"BIG": "x" * 200_000}))
+
+    assert verdict["reason"] == "setup_failed"
+    assert "Argument list too long" in verdict["detail"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="one interpreter is enough")
+@pytest.mark.usefixtures("agent")
+def test_a_build_begins_at_once(server: FakeServer) -> None:
+    delays = []
+    for _ in range(5):
+        begun = time.time()
+        build = server.queue("echo here")
+        server.wait_line(build, "here")
+        delays.append(build.arrived[build.lines.index("here")] - begun)
+        server.wait_finished(build)
+
+    assert sorted(delays)[2] < 0.1, delays

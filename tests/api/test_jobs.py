@@ -1,0 +1,241 @@
+"""Jobs and their configurations."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+CONFIGURATION: dict[str, Any] = {
+    "setup": ["pip install -r requirements.txt"],
+    "command": "pytest tests/ --junitxml=report.xml",
+    "env": {"ENV": "staging", "DB_HOST": "db.internal"},
+    "artifacts": ["report.xml", "logs/*.log"],
+}
+
+
+@pytest.fixture(name="project")
+def _project(server: Any) -> int:
+    return int(server.admin.post("/api/v3/projects", json={"name": "Jobs"}).json()["id"])
+
+
+@pytest.fixture(name="job")
+def _job(server: Any, project: int) -> int:
+    return int(server.admin.post("/api/v3/jobs", json={"name": "Smoke", "project_id": project}).json()["id"])
+
+
+def new_pool(server: Any, project: int, **more: Any) -> int:
+    body = {"name": uuid.uuid4().hex, "project_id": project, **more}
+    return int(server.admin.post("/api/v3/node-pools", json=body).json()["id"])
+
+
+def test_create(server: Any, project: int) -> None:
+    pool = new_pool(server, project)
+    body = {"name": "Smoke Tests", "project_id": project, "node_pool_id": pool, "timeout_minutes": 30, "max_parallel": 3}
+    answer = server.make_user("developer", {project: "write"}).post("/api/v3/jobs", json=body)
+    assert answer.status_code == 201
+    assert answer.json().items() >= (body | {"enabled": True}).items()
+    shown = server.admin.get(f"/api/v3/jobs/{answer.json()['id']}").json()
+    assert shown == answer.json()
+    assert (shown["last_build_id"], shown["last_build_status"]) == (None, None)
+    assert server.admin.get(f"/api/v3/projects/{project}").json()["jobs_count"] == 1
+
+
+def test_defaults(server: Any, job: int) -> None:
+    shown = server.admin.get(f"/api/v3/jobs/{job}").json()
+    defaults = {"enabled": True, "timeout_minutes": 60, "max_parallel": 1, "node_pool_id": None, "default_branch": "main"}
+    assert shown.items() >= defaults.items()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", "x" * 201),
+        ("name", None),
+        ("node_pool_id", 2**53),
+        ("node_pool_id", 2**70),
+        ("timeout_minutes", 0),
+        ("timeout_minutes", 10_081),
+        ("timeout_minutes", "soon"),
+        ("max_parallel", 0),
+        ("max_parallel", 1_001),
+        ("pipeline_template_id", 1),
+        ("repository", "-oProxyCommand=x"),
+        ("repository", "ssh://-oProxyCommand=x/y"),
+        ("repository", "ext::sh -c x"),
+        ("repository", "https://user:password@example.com/r.git"),
+        ("repository", "https://example.com/r.git\n"),
+        ("repository", "relative/path"),
+        ("default_branch", "-x"),
+        ("default_branch", "a b"),
+    ],
+)
+def test_fields_are_checked(server: Any, project: int, field: str, value: object) -> None:
+    answer = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project, field: value})
+    assert answer.status_code == 422, answer.text
+    assert field in answer.json()["errors"][0]["field"]
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "https://example.com/group/r.git",
+        "https://oauth2@example.com/r",
+        "ssh://git@example.com:2222/r.git",
+        "git@github.com:owner/repo.git",
+        "file:///srv/git/r.git",
+        "/srv/git/my repo",
+    ],
+)
+def test_repositories(server: Any, project: int, repository: str) -> None:
+    answer = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project, "repository": repository})
+    assert (answer.status_code, answer.json().get("repository")) == (201, repository)
+
+
+def test_pools_of_other_projects_cannot_be_used(server: Any, project: int, job: int) -> None:
+    other = int(server.admin.post("/api/v3/projects", json={"name": "Other"}).json()["id"])
+    foreign, shared = new_pool(server, other), new_pool(server, other, shared=True)
+    assert server.admin.put(f"/api/v3/jobs/{job}", json={"node_pool_id": foreign}).status_code == 422
+    moved = server.admin.put(f"/api/v3/jobs/{job}", json={"node_pool_id": shared})
+    assert (moved.status_code, moved.json()["node_pool_id"]) == (200, shared)
+
+
+def test_unknown_projects(server: Any) -> None:
+    assert server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": 2**53}).status_code == 404
+
+
+def test_update(server: Any, project: int, job: int) -> None:
+    pool = new_pool(server, project)
+    changes = {"enabled": False, "timeout_minutes": 90, "node_pool_id": pool, "name": "Renamed"}
+    answer = server.admin.put(f"/api/v3/jobs/{job}", json=changes)
+    assert answer.status_code == 200
+    assert answer.json().items() >= (changes | {"id": job, "max_parallel": 1}).items()
+    assert server.admin.put(f"/api/v3/jobs/{job}", json={"node_pool_id": None}).json()["node_pool_id"] is None
+    nothing = server.admin.put(f"/api/v3/jobs/{job}", json={})
+    assert (nothing.status_code, nothing.json()["name"]) == (200, "Renamed")
+
+
+def test_list_filters(server: Any, project: int, job: int) -> None:
+    second = server.admin.post("/api/v3/jobs", json={"name": "Regression 100%", "project_id": project}).json()["id"]
+    server.admin.put(f"/api/v3/jobs/{second}", json={"enabled": False})
+
+    def listed(**params: object) -> list[int]:
+        answer = server.admin.get("/api/v3/jobs", params={"project_id": project, **params})
+        assert answer.status_code == 200, answer.text
+        return [item["id"] for item in answer.json()]
+
+    assert listed() == [job, second]
+    assert listed(search="SMO") == [job]
+    assert listed(search="0%") == [second]
+    assert listed(search="_") == []
+    assert listed(enabled="true") == [job]
+    assert listed(enabled="false") == [second]
+    assert listed(limit=1, page=2) == [second]
+    assert listed(after=job) == [second]
+    item = server.admin.get("/api/v3/jobs", params={"project_id": project}).json()[0]
+    assert {"id", "name", "project_id", "node_pool_id", "enabled"} <= item.keys()
+
+
+@pytest.mark.parametrize(
+    "params", [{"project_id": "x"}, {"enabled": "maybe"}, {"page": 0}, {"limit": 0}, {"limit": 501}, {"project_id": 2**70}]
+)
+def test_bad_filters(server: Any, params: dict[str, object]) -> None:
+    assert server.admin.get("/api/v3/jobs", params=params).status_code == 422
+
+
+def test_only_members_see_jobs(server: Any, job: int) -> None:
+    stranger = server.make_user("developer", {})
+    assert stranger.get("/api/v3/jobs").json() == []
+    for answer in (
+        stranger.get(f"/api/v3/jobs/{job}"),
+        stranger.put(f"/api/v3/jobs/{job}", json={}),
+        stranger.delete(f"/api/v3/jobs/{job}"),
+        stranger.get(f"/api/v3/jobs/{job}/configuration"),
+        stranger.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION),
+    ):
+        assert answer.status_code == 404
+
+
+def test_readers_change_nothing(server: Any, project: int, job: int) -> None:
+    reader = server.make_user("developer", {project: "read"})
+    assert reader.get(f"/api/v3/jobs/{job}").status_code == 200
+    assert reader.post("/api/v3/jobs", json={"name": "x", "project_id": project}).status_code == 403
+    assert reader.put(f"/api/v3/jobs/{job}", json={"name": "x"}).status_code == 403
+    assert reader.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION).status_code == 403
+    assert server.make_user("developer", {project: "write"}).delete(f"/api/v3/jobs/{job}").status_code == 403
+
+
+def test_delete(server: Any, project: int, job: int) -> None:
+    assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
+    for answer in (
+        server.admin.get(f"/api/v3/jobs/{job}"),
+        server.admin.put(f"/api/v3/jobs/{job}", json={}),
+        server.admin.delete(f"/api/v3/jobs/{job}"),
+        server.admin.get(f"/api/v3/jobs/{job}/configuration"),
+        server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION),
+    ):
+        assert answer.status_code == 404
+    assert server.admin.get(f"/api/v3/projects/{project}").json()["jobs_count"] == 0
+
+
+def test_configuration(server: Any, job: int) -> None:
+    empty = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
+    assert empty == {"setup": [], "command": "", "env": {}, "artifacts": [], "secrets": [], "updated_at": None}
+    answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
+    assert (answer.status_code, answer.json()["job_id"]) == (200, job)
+    shown = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
+    assert shown.items() >= CONFIGURATION.items()
+    assert shown["updated_at"] == answer.json()["updated_at"]
+    again = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
+    assert again.json() == answer.json()
+
+
+def test_secrets_are_kept_and_never_shown(server: Any, job: int) -> None:
+    path = f"/api/v3/jobs/{job}/configuration"
+    server.admin.put(path, json=CONFIGURATION | {"secrets": {"TOKEN": "hunter2", "OTHER": "x"}})
+    shown = server.admin.get(path)
+    assert shown.json()["secrets"] == ["OTHER", "TOKEN"]
+    assert "hunter2" not in shown.text
+    assert server.admin.put(path, json=CONFIGURATION | {"secrets": {"TOKEN": None}}).status_code == 200
+    assert server.admin.get(path).json()["secrets"] == ["TOKEN"]
+    assert server.admin.put(path, json=server.admin.get(path).json()).status_code == 200  # what GET answers fits PUT
+    unknown = server.admin.put(path, json=CONFIGURATION | {"secrets": {"NEW": None}})
+    assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "secrets.NEW")
+    server.admin.put(path, json=CONFIGURATION)
+    assert server.admin.get(path).json()["secrets"] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"command": ""},
+        {"command": " "},
+        {"command": "x" * 65_537},
+        {"command": "a\0b"},
+        {"setup": ["x"] * 101},
+        {"setup": "x"},
+        {"env": {"1X": "x"}},
+        {"env": {"A-B": "x"}},
+        {"env": {"": "x"}},
+        {"env": {"A\n": "x"}},
+        {"env": {"A": 1}},
+        {"secrets": {"A B": "x"}},
+        {"secrets": {"A": "\0"}},
+        {"artifacts": ["x"] * 101},
+        {"artifacts": ["/etc/passwd"]},
+        {"artifacts": ["a/../../b"]},
+        {"artifacts": ["C:\\x"]},
+        {"artifacts": [""]},
+    ],
+)
+def test_configurations_are_checked(server: Any, job: int, changes: dict[str, Any]) -> None:
+    answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION | changes)
+    assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize("field", list(CONFIGURATION))
+def test_every_part_is_required(server: Any, job: int, field: str) -> None:
+    body = {name: value for name, value in CONFIGURATION.items() if name != field}
+    answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=body)
+    assert answer.status_code == 422
+    assert field in answer.json()["detail"]

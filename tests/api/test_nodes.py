@@ -1,0 +1,144 @@
+"""Nodes, and the agent's download."""
+
+import hashlib
+import uuid
+from typing import Any
+
+import pytest
+import requests
+
+
+@pytest.fixture(name="pool")
+def _pool(server: Any) -> int:
+    project = server.admin.post("/api/v3/projects", json={"name": "Nodes"}).json()["id"]
+    return int(server.admin.post("/api/v3/node-pools", json={"name": "linux", "project_id": project}).json()["id"])
+
+
+@pytest.fixture(name="node")
+def _node(server: Any, pool: int) -> dict[str, Any]:
+    body = {"name": uuid.uuid4().hex, "pool_id": pool, "tags": ["linux", "docker", "linux"], "max_parallel": 2}
+    answer = server.admin.post("/api/v3/nodes", json=body)
+    assert answer.status_code == 201
+    registered: dict[str, Any] = answer.json()
+    return registered
+
+
+def test_register(server: Any, pool: int, node: dict[str, Any]) -> None:
+    assert node["agent_token"].startswith("agt_")
+    assert node["pool_id"] == pool
+    shown = server.make_user("viewer", {}).get(f"/api/v3/nodes/{node['id']}").json()
+    expected = {
+        "id": node["id"],
+        "name": node["name"],
+        "status": "offline",
+        "pool_id": pool,
+        "cpu_cores": 0,
+        "ram_gb": 0,
+        "uptime_s": 0,
+        "running_builds": 0,
+        "failed_builds": 0,
+        "tags": ["linux", "docker"],
+        "max_parallel": 2,
+    }
+    assert shown.items() >= expected.items()
+    assert not {"agent_token", "token_hash", "session"} & shown.keys()
+    assert server.admin.get("/api/v3/node-pools").json()[-1]["node_count"] == 1
+
+
+def test_names_are_unique(server: Any, pool: int, node: dict[str, Any]) -> None:
+    body = {"name": node["name"].upper(), "pool_id": pool}
+    assert server.admin.post("/api/v3/nodes", json=body).status_code == 409
+    assert server.admin.delete(f"/api/v3/nodes/{node['id']}").status_code == 204
+    assert server.admin.post("/api/v3/nodes", json=body).status_code == 201
+
+
+def test_find(server: Any, node: dict[str, Any]) -> None:
+    found = server.admin.get("/api/v3/nodes/find", params={"name": node["name"]})
+    assert (found.status_code, found.json()["id"]) == (200, node["id"])
+    assert server.admin.get("/api/v3/nodes/find", params={"name": node["name"].upper()}).status_code == 404
+    assert server.admin.get("/api/v3/nodes/find").status_code == 422
+
+
+def test_list_filters(server: Any, pool: int, node: dict[str, Any]) -> None:
+    listed = server.admin.get("/api/v3/nodes", params={"pool_id": pool, "status": "offline"}).json()
+    assert [item["id"] for item in listed] == [node["id"]]
+    assert {"id", "name", "status", "pool_id", "running_builds", "cpu_pct"} <= listed[0].keys()
+    assert server.admin.get("/api/v3/nodes", params={"pool_id": pool, "status": "online"}).json() == []
+    assert server.admin.get("/api/v3/nodes", params={"status": "quarantined"}).status_code == 200
+    assert server.admin.get("/api/v3/nodes", params={"status": "asleep"}).status_code == 422
+
+
+def test_health_without_a_heartbeat(server: Any, node: dict[str, Any]) -> None:
+    health = server.admin.get(f"/api/v3/nodes/{node['id']}/health").json()
+    nothing = {"node_id": node["id"], "cpu_pct": 0, "ram_pct": 0, "disk_free_gb": 0, "last_heartbeat_s": -1}
+    assert health.items() >= nothing.items()
+
+
+def test_health_of_a_connected_agent(server: Any, node: dict[str, Any]) -> None:
+    headers = {"Authorization": f"Bearer {node['agent_token']}"}
+    hello = {"session": "s1", "version": "1", "platform": "linux", "hostname": "h", "cpu_cores": 8, "ram_gb": 16.0}
+    connected = requests.post(
+        f"{server.url}/api/v3/agent/connect", json=hello | {"running": []}, headers=headers, timeout=10
+    )
+    assert connected.status_code == 200, connected.text
+    beat = {"session": "s1", "cpu_pct": 62.1, "ram_pct": 48.0, "disk_free_gb": 120.5, "uptime_s": 86_400, "running": []}
+    requests.post(f"{server.url}/api/v3/agent/heartbeat", json=beat, headers=headers, timeout=10).raise_for_status()
+    health = server.admin.get(f"/api/v3/nodes/{node['id']}/health").json()
+    assert (health["cpu_pct"], health["ram_pct"], health["disk_free_gb"]) == (62.1, 48, 120.5)
+    assert 0 <= health["last_heartbeat_s"] < 60
+    shown = server.admin.get(f"/api/v3/nodes/{node['id']}").json()
+    assert (shown["status"], shown["cpu_cores"], shown["ram_gb"], shown["uptime_s"]) == ("online", 8, 16, 86_400)
+
+
+def test_delete(server: Any, node: dict[str, Any]) -> None:
+    path = f"/api/v3/nodes/{node['id']}"
+    assert server.admin.delete(path).status_code == 204
+    for answer in (server.admin.get(path), server.admin.delete(path), server.admin.get(f"{path}/health")):
+        assert answer.status_code == 404
+
+
+def test_only_who_manages_nodes_changes_them(server: Any, pool: int, node: dict[str, Any]) -> None:
+    developer = server.make_user("developer", {})
+    assert developer.post("/api/v3/nodes", json={"name": "x", "pool_id": pool}).status_code == 403
+    assert developer.delete(f"/api/v3/nodes/{node['id']}").status_code == 403
+
+
+def test_an_agents_token_is_no_persons(server: Any, node: dict[str, Any]) -> None:
+    headers = {"Authorization": f"Bearer {node['agent_token']}"}
+    assert requests.get(f"{server.url}/api/v3/nodes", headers=headers, timeout=10).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pool_id": 2**53},
+        {"pool_id": None},
+        {"pool_id": 2**70},
+        {"name": ""},
+        {"name": "a\0"},
+        {"tags": ["a b"]},
+        {"tags": [""]},
+        {"tags": "x"},
+        {"max_parallel": 0},
+    ],
+)
+def test_fields_are_checked(server: Any, pool: int, changes: dict[str, Any]) -> None:
+    answer = server.admin.post("/api/v3/nodes", json={"name": uuid.uuid4().hex, "pool_id": pool} | changes)
+    assert answer.status_code == 422
+    assert next(iter(changes)) in answer.json()["errors"][0]["field"]
+
+
+def test_the_agent_can_be_downloaded(server: Any) -> None:
+    latest = server.make_user("viewer", {}).get("/api/v3/nodes/agent/latest").json()
+    assert {"version", "linux_amd64", "linux_arm64", "windows_amd64"} <= latest.keys()
+    for platform in ("linux_amd64", "linux_arm64", "windows_amd64"):
+        path = latest[platform]["url"].split("/agent/")[1]
+        agent = requests.get(f"{server.url}/agent/{path}", timeout=10)  # without credentials
+        assert agent.status_code == 200
+        assert hashlib.sha256(agent.content).hexdigest() == latest[platform]["sha256"]
+
+
+def test_there_is_no_other_agent(server: Any) -> None:
+    version = server.admin.get("/api/v3/nodes/agent/latest").json()["version"]
+    assert requests.get(f"{server.url}/agent/{version}/amiga-68k", timeout=10).status_code == 404
+    assert requests.get(f"{server.url}/agent/0.0.0/linux-amd64", timeout=10).status_code == 404

@@ -1,0 +1,112 @@
+"""Projects, and the checks of text and ids that every area shares."""
+
+from typing import Any
+
+import pytest
+import requests
+
+HUGE = "9" * 5_000
+
+
+@pytest.fixture(name="project")
+def _project(server: Any) -> dict[str, Any]:
+    created: dict[str, Any] = server.admin.post("/api/v3/projects", json={"name": "Mobile App"}).json()
+    return created
+
+
+def test_create(server: Any) -> None:
+    developer = server.make_user("developer", {})
+    body = {"name": "Größe & Co", "description": "iOS", "scm_endpoint_id": 2}
+    answer = developer.post("/api/v3/projects", json=body)
+    assert answer.status_code == 201
+    created = answer.json()
+    assert int(answer.headers["Testhide-Position"]) > 0
+    assert created["slug"].startswith("gro-e-co") or created["slug"].startswith("groe-co")
+    assert created["webhook_secret"].startswith("wh_sec_")
+    assert developer.get("/api/v3/me").json()["permissions"]["projects"] == {str(created["id"]): "admin"}
+    shown = developer.get(f"/api/v3/projects/{created['id']}").json()
+    assert (shown["name"], shown["description"], shown["jobs_count"]) == ("Größe & Co", "iOS", 0)
+    assert shown["webhook_url"].endswith(f"/webhook/proj/{created['id']}")
+    assert "webhook_secret" not in shown
+
+
+def test_viewers_create_none(server: Any) -> None:
+    assert server.make_user("viewer", {}).post("/api/v3/projects", json={"name": "x"}).status_code == 403
+
+
+def test_slugs_differ(server: Any, project: dict[str, Any]) -> None:
+    again = server.admin.post("/api/v3/projects", json={"name": "Mobile App"}).json()
+    assert again["slug"] != project["slug"]
+
+
+def test_what_one_is_no_member_of_does_not_exist(server: Any, project: dict[str, Any]) -> None:
+    stranger = server.make_user("developer", {})
+    assert stranger.get(f"/api/v3/projects/{project['id']}").status_code == 404
+    assert stranger.put(f"/api/v3/projects/{project['id']}", json={"name": "x"}).status_code == 404
+    assert stranger.get("/api/v3/projects").json() == []
+
+
+def test_update_takes_a_project_admin(server: Any, project: dict[str, Any]) -> None:
+    writer = server.make_user("developer", {project["id"]: "write"})
+    assert writer.put(f"/api/v3/projects/{project['id']}", json={"name": "x"}).status_code == 403
+    changed = server.admin.put(f"/api/v3/projects/{project['id']}", json={"description": "new"})
+    assert changed.status_code == 200
+    assert (changed.json()["name"], changed.json()["description"]) == ("Mobile App", "new")
+
+
+@pytest.mark.parametrize("number", [0, 10**15, 2**53, 2**53 + 1, 2**63, 2**64, HUGE, -1, "x"])
+def test_ids_that_no_project_has(server: Any, number: int | str) -> None:
+    assert server.admin.get(f"/api/v3/projects/{number}").status_code == 404
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b"])
+def test_text_that_cannot_be_stored(server: Any, text: str) -> None:
+    answer = server.admin.post("/api/v3/projects", json={"name": "x", "description": text})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "description"
+
+
+def test_an_escaped_backslash_is_no_nul(server: Any) -> None:
+    answer = server.admin.post("/api/v3/projects", data=rb'{"name": "\\u0000"}', headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["name"]) == (201, r"\u0000")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422),
+        (b"null", 422),
+        (b"[]", 422),
+        (b"{", 400),
+        (b"{'name': 1}", 400),
+        (b"\xff\xfe", 400),
+        (rb'{"name": "\ud800"}', 422),
+        (rb'{"name": "\udc00\ud800"}', 422),
+        (rb'{"name": "x", "\u0000": 1}', 422),
+        (b'{"name": "x", "scm_endpoint_id": 1e400}', 422),
+        (b'{"name": "x", "scm_endpoint_id": ' + HUGE.encode() + b"}", 422),
+        (b'{"name": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 422),
+        (b"[" * 100_000, 422),
+    ],
+)
+def test_bodies_that_are_no_project(server: Any, body: bytes, status: int) -> None:
+    answer = server.admin.post("/api/v3/projects", data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+def test_other_media_types(server: Any) -> None:
+    assert server.admin.post("/api/v3/projects", data={"name": "x"}).status_code == 415
+    plain = {"Content-Type": "application/json; charset=utf-8"}
+    assert server.admin.post("/api/v3/projects", data=b'{"name": "x"}', headers=plain).status_code == 201
+    assert server.admin.post("/api/v3/projects", data=b'{"name": "x"}').status_code == 201  # none is said
+
+
+@pytest.mark.parametrize("query", ["search=%00", "search=%ff", "search=%ed%a0%80", "project_id=%00", "x=%00"])
+def test_query_strings_that_are_no_text(server: Any, query: str) -> None:
+    assert server.admin.get(f"/api/v3/jobs?{query}").status_code == 422
+
+
+def test_paths_that_are_no_text(server: Any) -> None:
+    for path in ("/agent/%00/linux-amd64", "/agent/%ff/linux-amd64", "/agent/%ed%a0%80/linux-amd64"):
+        assert requests.get(server.url + path, timeout=10).status_code in (400, 404)
