@@ -19,9 +19,7 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 def build_zipapp() -> bytes:
     package = Path(__file__).parent
     files = {
-        f"agent/{path.name}": path.read_bytes()
-        for path in package.glob("*.py")
-        if path.name != Path(__file__).name
+        f"agent/{path.name}": path.read_bytes() for path in package.glob("*.py") if path.name != Path(__file__).name
     }
     files["__main__.py"] = _ROOT_MAIN
     out = io.BytesIO()

@@ -78,13 +78,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--workdir", metavar="DIR", help="where builds happen (a cache folder of this user)")
     parser.add_argument("--once", action="store_true", help="run one build, then end")
-    parser.add_argument(
-        "--build-user", metavar="NAME", help="whom root runs builds as (testhide-build, else nobody)"
-    )
+    parser.add_argument("--build-user", metavar="NAME", help="whom root runs builds as (testhide-build, else nobody)")
     parser.add_argument("--trust-builds", action="store_true", help="run builds as the agent's own user")
-    parser.add_argument(
-        "--allow-local-repositories", action="store_true", help="file URLs and local paths too"
-    )
+    parser.add_argument("--allow-local-repositories", action="store_true", help="file URLs and local paths too")
     return parser.parse_args(argv)
 
 
@@ -101,11 +97,7 @@ def _check(workdir: Path, account: Account | None, token_file: str | None) -> st
         if account:
             if not privileges.can_enter(account, workdir):
                 return f"Builds cannot enter {workdir}: choose a --workdir that every user can reach."
-            if (
-                token_file
-                and os.path.isfile(token_file)
-                and privileges.can_read(account, Path(token_file).resolve())
-            ):
+            if token_file and os.path.isfile(token_file) and privileges.can_read(account, Path(token_file).resolve()):
                 return f"Builds could read the token: chmod 600 {token_file}"
     except OSError as error:
         return f"Cannot use {workdir}: {error}"
@@ -123,7 +115,5 @@ def _lock(workdir: Path) -> IO[str] | None:
 
 
 def _introduce(account: Account | None) -> None:
-    who = (
-        f"run as user {account.uid}" if account else "are trusted, they can do whatever this agent's user can"
-    )
+    who = f"run as user {account.uid}" if account else "are trusted, they can do whatever this agent's user can"
     say(f"Testhide agent {VERSION}: builds {who}.")

@@ -30,9 +30,7 @@ class LineReader:
     def _extend(self, part: bytes, found: list[str]) -> None:
         self._partial = _last_shown(self._partial + part)
         while len(self._partial) > LONGEST_LINE + self._masker.overlap:
-            head, self._partial = self._masker.head(
-                self._partial, _character_start(self._partial, LONGEST_LINE)
-            )
+            head, self._partial = self._masker.head(self._partial, _character_start(self._partial, LONGEST_LINE))
             found.append(self._text(head))
 
     def _text(self, line: bytes) -> str:

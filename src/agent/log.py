@@ -27,9 +27,7 @@ class Log:
     does not have yet.
     """
 
-    def __init__(
-        self, folder: str, masker: Masker, send: Send, pause: Pause, on_failure: Callable[[], None]
-    ) -> None:
+    def __init__(self, folder: str, masker: Masker, send: Send, pause: Pause, on_failure: Callable[[], None]) -> None:
         self._masker = masker
         self._send = send
         self._pause = pause
@@ -150,6 +148,4 @@ class Log:
 
 def _encode(at: int, text: str) -> bytes:
     # A line end inside the text is escaped by JSON, so one written line is one line of the file.
-    return (
-        json.dumps([at, text], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
-    )
+    return json.dumps([at, text], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

@@ -39,9 +39,7 @@ class Steps:
         self._deadline = deadline
         self._account = account
 
-    def run(
-        self, argv: Sequence[str], cwd: str, env: dict[str, str], reader: LineReader, sink: Sink
-    ) -> Ended:
+    def run(self, argv: Sequence[str], cwd: str, env: dict[str, str], reader: LineReader, sink: Sink) -> Ended:
         """Returns when the step's own process has ended; what that left behind runs on until `sweep`."""
         self._slot.run(argv, cwd, env, self._account)
         with selectors.DefaultSelector() as selector:

@@ -35,7 +35,7 @@ class Slot:
                 cwd="/",
                 start_new_session=True,
             )
-        assert self._process.stdout is not None  # noqa: S101 (for the type checker)
+        assert self._process.stdout is not None
         self.output = self._process.stdout.fileno()
         os.set_blocking(self.output, False)
         self._received = b""

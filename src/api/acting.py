@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-from litestar import Request, Response
+from litestar import Request
+from litestar.datastructures import MutableScopeHeaders
+from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
 from api.permissions import Agent, User
@@ -63,14 +65,20 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
     if wanted is None:
         return
     if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 18:
-        raise Invalid.field(MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position")
+        raise Invalid.field(
+            MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position"
+        )
     services: Services = request.app.state.services
     request.state.projected = await services.waiter.wait(int(wanted))
 
 
-async def add_position(request: Request[Any, Any, Any], response: Response[Any]) -> None:
-    position = getattr(request.state, "position", None)
-    if position is not None:
-        response.headers[POSITION] = str(position)
-    if getattr(request.state, "projected", True) is False:
-        response.headers[PROJECTED] = "false"
+async def add_position(message: Message, scope: Scope) -> None:
+    """A `before_send` hook: what the request noted goes into the answer's headers."""
+    if message["type"] != "http.response.start":
+        return
+    noted: dict[str, Any] = scope.get("state", {})
+    headers = MutableScopeHeaders(message)
+    if (position := noted.get("position")) is not None:
+        headers[POSITION] = str(position)
+    if noted.get("projected") is False:
+        headers[PROJECTED] = "false"

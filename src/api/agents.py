@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from cachetools import LRUCache
+from commands.recording import record_report
 from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta
@@ -15,7 +16,6 @@ from api.acting import Acting
 from api.permissions import Agent
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.nodes import ConnectNode
-from commands.recording import record_report
 from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running
 from domain.errors import Conflict, Forbidden, TooLarge
 from domain.nodes import NODE, Node
@@ -231,7 +231,12 @@ class AgentController(Controller):
 
     @post("/builds/{build_id:int}/finished", status_code=200)
     async def finished(
-        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: FinishedReport
+        self,
+        request: Request[Agent, Any, Any],
+        act: Acting,
+        build_id: int,
+        attempt: Attempt,
+        data: FinishedReport,
     ) -> FinishAnswer:
         node_id = the_agent(request.user).node_id
         await act(

@@ -26,7 +26,7 @@ from api.projects import ProjectController
 from api.security import Authentication
 from api.services import Services
 from api.tests import TestController
-from api.types import JsonRequest, provide_paged, storable
+from api.types import JsonRequest, storable
 
 DELIVERIES_REMEMBERED = 50_000
 
@@ -62,17 +62,16 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         guards=[storable],
         dependencies={
             "act": Provide(provide_acting, sync_to_thread=False),
-            "paged": Provide(provide_paged, sync_to_thread=False),
         },
         middleware=[DefineMiddleware(Authentication, exclude="^/api/v3/openapi", exclude_from_auth_key="public")],
         before_request=wait_for_min_position,
-        after_request=add_position,
+        before_send=[add_position],
         exception_handlers=problems.handlers(),
         openapi_config=OpenAPIConfig(
             title="Testhide",
             version=version,
-            path="/api/v3",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            path="/api/v3/openapi.json",
+            render_plugins=[JsonRenderPlugin(path="/")],
             security=[{"bearer": []}],
             components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
             use_handler_docstrings=True,

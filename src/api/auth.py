@@ -117,9 +117,7 @@ class AuthController(Controller):
     @get("/config")
     async def config(self, act: Acting) -> ServerConfig:
         services = act.services
-        return ServerConfig(
-            services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds)
-        )
+        return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
     @get("/api-tokens", dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
     async def list_tokens(
@@ -134,9 +132,7 @@ class AuthController(Controller):
         return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
 
     @post("/api-tokens")
-    async def create_token(
-        self, request: Request[User, Any, Any], act: Acting, data: NewApiToken
-    ) -> CreatedApiToken:
+    async def create_token(self, request: Request[User, Any, Any], act: Acting, data: NewApiToken) -> CreatedApiToken:
         """The secret is shown only here."""
         token_id = await act.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)

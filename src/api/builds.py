@@ -20,7 +20,10 @@ from projections import builds
 from projections.builds import BuildRow, Filters
 from projections.jobs import find as find_job
 
-Variables = dict[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)], Annotated[str, Meta(max_length=65_536)]]
+Variables = dict[
+    Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)],
+    Annotated[str, Meta(max_length=65_536)],
+]
 Ref = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$")]
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}$")]
 MAX_ID = 2**53
@@ -206,9 +209,7 @@ class BuildController(Controller):
         return LogPage(total, [shown(line) for line in lines])
 
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
-    async def stream(
-        self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False
-    ) -> Stream:
+    async def stream(self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False) -> Stream:
         """Server-sent events: the log line by line, then the status, then `done`."""
         await visible_build(request.user, act, build_id)
         last = request.headers.get("last-event-id")
@@ -219,7 +220,9 @@ class BuildController(Controller):
         )
 
 
-async def visible_build(user: User, act: Acting, build_id: int, level: Literal["read", "write", "admin"] = "read") -> BuildRow:
+async def visible_build(
+    user: User, act: Acting, build_id: int, level: Literal["read", "write", "admin"] = "read"
+) -> BuildRow:
     """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
     async with act.reading() as connection:
         row = await builds.find(connection, build_id)

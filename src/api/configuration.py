@@ -69,6 +69,5 @@ def check_repository(repository: str) -> None:
     if not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
             "repository",
-            "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path,"
-            " without a password",
+            "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
         )

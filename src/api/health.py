@@ -38,7 +38,9 @@ class HealthController(Controller):
         """200 once the database answers and the read models are at the log's end; 503 until then."""
         head = await act.services.log.head()
         ready = await act.services.waiter.wait(head) and await act.services.waiter.read_position() >= head
-        answer = Readiness("ok" if ready else f"read models more than {LIMIT_S:.0f} s behind", head, head if ready else 0)
+        answer = Readiness(
+            "ok" if ready else f"read models more than {LIMIT_S:.0f} s behind", head, head if ready else 0
+        )
         if not ready:
             answer.projected = await act.services.waiter.read_position()
         return Response(answer, status_code=200 if ready else 503)

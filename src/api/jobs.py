@@ -98,17 +98,13 @@ class JobController(Controller):
                 offset=paged.offset,
                 limit=paged.limit,
             )
-        return Response(
-            [item(row) for row in found], headers=next_page(request, paged, [row.id for row in found])
-        )
+        return Response([item(row) for row in found], headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
     async def create(self, request: Request[User, Any, Any], act: Acting, data: NewJob) -> JobDetail:
         request.user.must("write", data.project_id, f"project {data.project_id}")
         if data.pipeline_template_id is not None:
-            raise Invalid.field(
-                "pipeline_template_id", f"there is no pipeline template {data.pipeline_template_id}"
-            )
+            raise Invalid.field("pipeline_template_id", f"there is no pipeline template {data.pipeline_template_id}")
         if data.repository is not None:
             check_repository(data.repository)
         job_id = await act.services.ids.draw("jobs")
@@ -145,9 +141,7 @@ class JobController(Controller):
         return await detail(request.user, act, job_id)
 
     @put("/{job_id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], act: Acting, job_id: int, data: JobChanges
-    ) -> JobDetail:
+    async def update(self, request: Request[User, Any, Any], act: Acting, job_id: int, data: JobChanges) -> JobDetail:
         """Changes reach the builds that are queued from now on."""
         await visible_job(request.user, act, job_id, "write")
         if isinstance(data.repository, str):
@@ -178,9 +172,7 @@ class JobController(Controller):
         await act(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration")
-    async def get_configuration(
-        self, request: Request[User, Any, Any], act: Acting, job_id: int
-    ) -> ConfigurationView:
+    async def get_configuration(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> ConfigurationView:
         await visible_job(request.user, act, job_id)
         async with act.reading() as connection:
             found = await jobs.configuration_of(connection, job_id)
@@ -205,9 +197,7 @@ class JobController(Controller):
                 setup=data.setup,
                 env=data.env,
                 artifacts=data.artifacts,
-                secrets={
-                    name: None if value is None else seal(value) for name, value in data.secret_values.items()
-                },
+                secrets={name: None if value is None else seal(value) for name, value in data.secret_values.items()},
             )
         )
         if receipt.events:

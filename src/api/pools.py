@@ -40,9 +40,7 @@ class PoolController(Controller):
         request: Request[User, Any, Any],
         act: Acting,
         paged: Paged,
-        project_id: Annotated[
-            int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")
-        ] = None,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
     ) -> Response[list[PoolView]]:
         """The pools of the caller's projects and the shared ones, by id."""
         async with act.reading() as connection:

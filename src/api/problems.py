@@ -1,5 +1,6 @@
 """The one place where errors become `application/problem+json` (RFC 9457)."""
 
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -56,12 +57,27 @@ def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Resp
     """Litestar's own checks of parameters and bodies against their types."""
     found = error.extra if isinstance(error.extra, list) else []
     errors = [
-        {"field": str(item.get("key") or item.get("source") or "body"), "message": str(item.get("message", ""))}
+        {
+            "field": str(item.get("key") or item.get("source") or "body"),
+            "message": str(item.get("message", "")),
+        }
         for item in found
         if isinstance(item, dict)
     ]
-    detail = "; ".join(f"{item['field']}: {item['message']}" for item in errors) or "The request does not fit the documented form."
+    detail = (
+        "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+        or "The request does not fit the documented form."
+    )
     return response(422, "invalid", "Invalid input", detail, errors=errors)
+
+
+def _field_error(item: dict[str, Any]) -> dict[str, str]:
+    message = str(item.get("message", ""))
+    field = str(item.get("key") or "")
+    if missing := re.search(r"missing required field `(\w+)`", message):
+        parent = "" if field in ("", "data") else f"{field}."
+        return {"field": parent + missing[1], "message": "is required"}
+    return {"field": "body" if field in ("", "data") else field, "message": message}
 
 
 def not_json(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:

@@ -102,12 +102,12 @@ class ProjectController(Controller):
     ) -> ProjectDetail:
         request.user.must("admin", project_id, f"project {project_id}")
         await visible_project(request.user, act, project_id)
-        changes = {
+        changes: dict[str, Any] = {
             "title": data.name,
             "description": data.description,
             "scm_endpoint_id": data.scm_endpoint_id,
         }
-        await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))  # type: ignore[arg-type]
+        await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
         return detail(await visible_project(request.user, act, project_id), act.services.base_url)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
+from integrations.ports import Blobs
 from projections.waiting import Waiter
 from store.agents import AgentGauges
 from store.build_logs import BuildLogs
@@ -13,7 +14,6 @@ from store.ids import Ids
 from store.listen import Listener
 from store.log import EventLog
 from store.secrets import Secrets
-from integrations.ports import Blobs
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,8 @@ class Services:
     spool: Path
     """Folder for uploads in flight."""
     version: str
+    build: str
+    """The commit that this server was built from; `dev` in a checkout."""
+    agent_bundle: bytes
+    agent_version: str
     max_parallel_builds: int = 20

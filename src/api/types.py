@@ -113,9 +113,7 @@ class Paged(msgspec.Struct, frozen=True):
 def provide_paged(
     page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
     limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
-    after: Annotated[
-        int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")
-    ] = 0,
+    after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
 ) -> Paged:
     """The dependency `paged` of lists that are bare arrays ordered by id."""
     return Paged(page, limit, after)
@@ -125,7 +123,5 @@ def next_page(request: Request[Any, Any, Any], paged: Paged, ids: list[int]) -> 
     """The `Link` header to the items that follow; nothing on the last page."""
     if len(ids) < paged.limit:
         return {}
-    kept = [
-        (name, value) for name, value in request.query_params.multi_items() if name not in ("page", "after")
-    ]
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", "after")]
     return {"Link": f'<{request.url.path}?{urlencode([*kept, ("after", ids[-1])])}>; rel="next"'}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -58,7 +59,7 @@ class StartBuild(Decision):
             raise Conflict(
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
-        ids = {"build_id": self.build_id, "job_id": self.job_id, "project_id": job.project_id}
+        ids: dict[str, Any] = {"build_id": self.build_id, "job_id": self.job_id, "project_id": job.project_id}
         yield BuildQueued(
             **ids,
             configuration=msgspec.structs.replace(
@@ -118,7 +119,10 @@ class AcknowledgeBuild(Decision):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         if isinstance(held, Assigned):
             yield BuildStarted(
-                **_ids(held), node_id=self.node_id, attempt=self.attempt, commit_sha=self.commit_sha or held.queued.commit_sha
+                **_ids(held),
+                node_id=self.node_id,
+                attempt=self.attempt,
+                commit_sha=self.commit_sha or held.queued.commit_sha,
             )
 
 
@@ -176,7 +180,9 @@ class FinishExternalBuild(Decision):
                     status, reason = "failed", "tests_failed"
                 yield BuildFinished(**_ids(build), status=status, reason=reason, log_lines=self.log_lines)  # type: ignore[arg-type]
             case _:
-                raise Conflict(f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it.")
+                raise Conflict(
+                    f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it."
+                )
 
 
 @dataclass(frozen=True)
@@ -271,6 +277,6 @@ def node_of(build: AnyBuild) -> int | None:
     return build.node_id if isinstance(build, Assigned | Running | Finished) else None
 
 
-def _ids(build: AnyBuild) -> dict[str, int]:
+def _ids(build: AnyBuild) -> dict[str, Any]:
     queued = build.queued
     return {"build_id": queued.build_id, "job_id": queued.job_id, "project_id": queued.project_id}

@@ -75,9 +75,7 @@ class UpdateJob(Decision):
         job = _existing(job, self.job_id)
         _must_serve(self.node_pool_id, pool, job.project_id)
         changed: dict[str, Any] = {
-            name: value
-            for name in UPDATABLE
-            if (value := getattr(self, name)) not in (None, getattr(job, name))
+            name: value for name in UPDATABLE if (value := getattr(self, name)) not in (None, getattr(job, name))
         }
         cleared = tuple(name for name in self.cleared if getattr(job, name) is not None)
         if changed or cleared:
@@ -101,9 +99,7 @@ class ConfigureJob(Decision):
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = _existing(job, self.job_id)
         stored = job.configuration.secrets
-        if unknown := sorted(
-            name for name, value in self.secrets.items() if value is None and name not in stored
-        ):
+        if unknown := sorted(name for name, value in self.secrets.items() if value is None and name not in stored):
             raise Invalid.field(f"secrets.{unknown[0]}", "has no stored value that could be kept; give one")
         configuration = Configuration(
             command=self.command,
@@ -143,6 +139,4 @@ def _pools(pool_id: int | None) -> Sequence[AnyStream]:
 def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
     # A pool of another project is not told apart from none: that it exists is not the caller's to know.
     if pool_id is not None and (pool is None or not (pool.shared or pool.project_id == project_id)):
-        raise Invalid.field(
-            "node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use"
-        )
+        raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")

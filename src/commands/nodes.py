@@ -19,17 +19,18 @@ class RegisterNode(Decision):
     title: str
     claim: str
     token_hash: bytes
-    pool_id: int
+    pool_id: int | None
+    """None: the node takes builds of any project whose job wants no pool."""
     tags: Sequence[str] = ()
     max_parallel: int = 1
 
     def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id), POOL.at(self.pool_id), CLAIM.at(self.claim))
+        return (NODE.at(self.node_id), POOL.at(self.pool_id or 0), CLAIM.at(self.claim))
 
     def decide(self, node: Node | None, pool: Pool | None, claim: Claim) -> Iterable[Event]:
         if node is not None:
             return
-        if pool is None:
+        if pool is None and self.pool_id is not None:
             raise Invalid.field("pool_id", f"there is no node pool {self.pool_id}")
         owner = f"node-{self.node_id}"
         if claim.owner not in ("", owner):
@@ -68,9 +69,7 @@ class ConnectNode(Decision):
         if node.session == self.session:
             return
         if node.session is not None and not self.replaces_dead:
-            raise Conflict(
-                f"Another agent is connected as node {node.title!r}; stop it, or register this machine too."
-            )
+            raise Conflict(f"Another agent is connected as node {node.title!r}; stop it, or register this machine too.")
         yield NodeConnected(
             node_id=self.node_id,
             session=self.session,

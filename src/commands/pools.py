@@ -33,9 +33,7 @@ class CreatePool(Decision):
             raise NotFound(f"There is no project {self.project_id}.")
         owner = f"node-pool-{self.pool_id}"
         if claim.owner not in ("", owner):
-            raise Conflict(
-                f"Project {self.project_id} already has a node pool {self.title!r}; choose another name."
-            )
+            raise Conflict(f"Project {self.project_id} already has a node pool {self.title!r}; choose another name.")
         if not claim.owner:
             yield ClaimTaken(claim=self.claim, owner=owner)
         yield PoolCreated(

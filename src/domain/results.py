@@ -1,17 +1,22 @@
 """Test results, and the test cases that they are results of.
 
-A test case is one test of a project across builds, named by its node id. The cases that a report brings anew are allotted in one event. Results come in
-columns, about a thousand a event: one event of a large report is one compressed block, not a thousand maps.
+A test case is one test of a project across builds, named by its node id. The cases that a report brings anew are
+allotted in one event. Results come in columns, about a thousand an event: one event of a large report is one
+compressed block, not a thousand maps.
 """
 
 from typing import ClassVar
 
 import msgspec
 
-from domain.base import Category, Event
+from domain.base import Event
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
 STATUSES = ("passed", "failed", "skipped")
+MAX_ATTEMPTS = 255
+MAX_SUITES = 5_000
+OTHER_SUITES = "(other suites)"
+"""Stands for the suites of a report beyond MAX_SUITES."""
 
 
 class CasesSeen(Event, frozen=True):
@@ -26,11 +31,14 @@ class CasesSeen(Event, frozen=True):
 
     @property
     def stream(self) -> str:
-        return f"project-{self.project_id}-cases"
+        return cases_stream(self.project_id)
 
 
-class FailureText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a result says besides its status; only results that say anything have one. `row` is its place in the columns."""
+class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a result says besides its status; only results that say anything have one.
+
+    `row` is its place in the columns.
+    """
 
     row: int
     message: str = ""
@@ -43,6 +51,15 @@ class FailureText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tr
     properties: list[tuple[str, str]] = []
 
 
+class Replaced(msgspec.Struct, frozen=True, array_like=True):
+    """An earlier result that no longer decides: another file of the same build attempt has the test again."""
+
+    row: int
+    """Of the result that takes its place."""
+    result_id: int
+    status: int
+
+
 class ResultsRecorded(Event, frozen=True):
     """A block of results in report order; the n-th row is result `first_result_id + n`."""
 
@@ -52,40 +69,38 @@ class ResultsRecorded(Event, frozen=True):
     project_id: int
     first_result_id: int
     case_ids: list[int]
+    suites: list[int]
+    """Places in the report's list of suites."""
+    durations_ms: list[int]
     statuses: bytes
     """One byte a row: 0 passed, 1 failed, 2 skipped."""
-    durations_ms: list[int]
     attempts: bytes
     """One byte a row, from 1; 255 stands for 255 and more."""
     finals: bytes
     """One byte a row: 1 for a test's last attempt, which decides, else 0."""
     known_issues: bytes
     """One byte a row: 1 for a failure that the reporter calls a known issue; it does not fail the build."""
-    texts: list[FailureText] = []
+    flaky: bytes
+    """One byte a row: 1 for a last attempt that passed where an earlier one of this report failed."""
+    texts: list[ResultText] = []
+    replaced: list[Replaced] = []
     commit_sha: str = ""
 
     @property
     def stream(self) -> str:
-        return f"results-{self.build_id}"
+        return results_stream(self.build_id)
 
     @property
     def data_key(self) -> str | None:
         return f"build-{self.build_id}"
 
 
-class Catalogue(msgspec.Struct, frozen=True):
-    """How many test cases a project has. Which ones is looked up in the read model at this stream's version."""
-
-    cases: int = 0
+def cases_stream(project_id: int) -> str:
+    return f"project-{project_id}-cases"
 
 
-def evolve(state: Catalogue, event: Event) -> Catalogue:
-    match event:
-        case CasesSeen():
-            return Catalogue(state.cases + len(event.node_ids))
-        case _:
-            return state
+def results_stream(build_id: int) -> str:
+    return f"results-{build_id}"
 
 
-CATALOGUE = Category("project-cases", Catalogue(), evolve)
 EVENTS = (CasesSeen, ResultsRecorded)

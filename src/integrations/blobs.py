@@ -1,7 +1,7 @@
 """Blobs on a local disk or in S3 (and what else obstore speaks), chosen by URL.
 
 file:///var/lib/testhide/blobs
-s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables, as obstore and the AWS tools read them
+s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
@@ -31,7 +31,7 @@ CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "6h", "read_timeou
 
 
 class ObstoreBlobs:
-    """Implements `Blobs`. On disk a blob appears by rename; what a killed process left lies beside it as `<key>#<n>`."""
+    """Implements `Blobs`. On disk a blob appears by rename; a killed process leaves at most a `<key>#<n>`."""
 
     def __init__(self, store: "ObjectStore") -> None:
         self._store = store

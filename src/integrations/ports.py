@@ -12,13 +12,15 @@ class Blobs(Protocol):
     """Where the contents of artifacts lie.
 
     Keys are ours, never a user's: `builds/7/artifacts/201`, ASCII, without a leading slash. Everything is
-    streamed; a call holds a few MiB however large the blob is. Any call may take long and may raise Unavailable
-    when the store cannot be reached or refuses us.
+    streamed; a call holds a few MiB however large the blob is. Any call may take long and may raise
+    Unavailable when the store cannot be reached or refuses us.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
-        """Stores the chunks under the key, replacing what was there. All or nothing: when this fails, or `chunks`
-        raises (which passes through), or the caller is cancelled, the key is as it was before.
+        """Stores the chunks under the key, replacing what was there.
+
+        All or nothing: when this fails, or `chunks` raises (which passes through), or the caller is cancelled,
+        the key is as it was before.
         """
         ...
 

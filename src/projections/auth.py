@@ -121,13 +121,19 @@ async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credential
 
 async def user_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
     return await one_row(
-        connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)", {"email": email}
+        connection,
+        UserRow,
+        f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)",
+        {"email": email},
     )
 
 
 async def tokens_of(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
     return await all_rows(
-        connection, ApiTokenRow, f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id", {"user": user_id}
+        connection,
+        ApiTokenRow,
+        f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id",
+        {"user": user_id},
     )
 
 

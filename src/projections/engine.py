@@ -42,7 +42,9 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
             for row in projection.rows:
                 await connection.execute(statements.drop(row).encode())
             for table in ("projection_positions WHERE name = %s", "parked_events WHERE projection = %s"):
-                await connection.execute(f"DELETE FROM {table} AND version = %s".encode(), (projection.name, projection.version))
+                await connection.execute(
+                    f"DELETE FROM {table} AND version = %s".encode(), (projection.name, projection.version)
+                )
 
 
 async def positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
@@ -92,7 +94,13 @@ class Engine:
                 raise
             except psycopg.Error as error:
                 self._cache.clear()
-                await self._write(Batch(self._cache), position, event.position, [projection], [(projection, event, str(error))])
+                await self._write(
+                    Batch(self._cache),
+                    position,
+                    event.position,
+                    [projection],
+                    [(projection, event, str(error))],
+                )
         return event.position
 
     async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
@@ -114,7 +122,9 @@ class Engine:
                 position = await self._write(batch, position, event.position - 1, projections, parked)
                 parked = []
                 batch = Batch(self._cache)
-                await self._prefetch(batch, [later for later in events if later.position >= event.position], projections)
+                await self._prefetch(
+                    batch, [later for later in events if later.position >= event.position], projections
+                )
             batch.change(changes)
             if alone:
                 position = await self._write(batch, position, event.position, projections, parked)
@@ -169,7 +179,9 @@ class Engine:
         query += f" SELECT 1 / (SELECT (count(*) = {len(names)})::int FROM moved), pg_notify('{PROJECTED}', %s)"
         parameters = [value for _, values in parts for value in values]
         announced = str(new) if self._announce and len(projections) == len(self._projections) else ""
-        await self._connection.execute(query.encode(), [*parameters, str(new), names, str(old), announced], prepare=True)
+        await self._connection.execute(
+            query.encode(), [*parameters, str(new), names, str(old), announced], prepare=True
+        )
         batch.written()
         return new
 

@@ -70,9 +70,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobUpdated():
             job = rows.get(JobRow, event.job_id)
             if job is not None:
-                columns = {
-                    "name" if field == "title" else field: value for field, value in changes(event).items()
-                }
+                columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
                 yield msgspec.structs.replace(job, **columns)
         case JobConfigured():
             yield ConfigurationRow(

@@ -18,7 +18,14 @@ from domain.base import Recorded
 R = TypeVar("R", bound="Row")
 Key = tuple[Any, ...]
 
-SQL_TYPES = {int: "bigint", str: "text", bool: "boolean", float: "double precision", bytes: "bytea", datetime: "timestamptz"}
+SQL_TYPES = {
+    int: "bigint",
+    str: "text",
+    bool: "boolean",
+    float: "double precision",
+    bytes: "bytea",
+    datetime: "timestamptz",
+}
 
 SmallInt = Annotated[int, "smallint"]
 Int = Annotated[int, "integer"]

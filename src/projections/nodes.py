@@ -154,9 +154,7 @@ async def by_token(connection: AsyncConnection, token_hash: bytes) -> NodeRow | 
 
 
 async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
-    return await one_row(
-        connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id}
-    )
+    return await one_row(connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id})
 
 
 async def view(connection: AsyncConnection, node_id: int) -> NodeView | None:

@@ -27,7 +27,9 @@ class AlreadyRunning(Exception):
 
 
 class Projector:
-    def __init__(self, conninfo: str, event_log: EventLog, listener: Listener, projections: Sequence[Projection]) -> None:
+    def __init__(
+        self, conninfo: str, event_log: EventLog, listener: Listener, projections: Sequence[Projection]
+    ) -> None:
         self._conninfo = conninfo
         self._log = event_log
         self._listener = listener

@@ -78,7 +78,11 @@ def _changes(
         case BuildQueued():
             return {"last_build_at": max(event.at, project.last_build_at or event.at)}
         case ProjectUpdated():
-            columns = {"name": event.title, "description": event.description, "scm_endpoint_id": event.scm_endpoint_id}
+            columns = {
+                "name": event.title,
+                "description": event.description,
+                "scm_endpoint_id": event.scm_endpoint_id,
+            }
             return {column: value for column, value in columns.items() if value is not None}
 
 

@@ -59,7 +59,9 @@ class Waiter:
         """Where the read models are: the position that all of them have reached."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute("SELECT name, version, position FROM projection_positions", prepare=True)
-            at = [position for name, version, position in await cursor.fetchall() if self._versions.get(name) == version]
+            at = [
+                position for name, version, position in await cursor.fetchall() if self._versions.get(name) == version
+            ]
         return min(at) if len(at) == len(self._versions) else 0
 
     def _notified(self, payload: str | None) -> None:

@@ -79,7 +79,9 @@ class AgentGauges:
 
     async def all(self) -> list[Gauge]:
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(f"SELECT {_COLUMNS} FROM agent_gauges".encode(), prepare=True, binary=True)
+            cursor = await connection.execute(
+                f"SELECT {_COLUMNS} FROM agent_gauges".encode(), prepare=True, binary=True
+            )
             return [Gauge(*row) for row in await cursor.fetchall()]
 
     async def _execute(self, query: str, **parameters: object) -> None:

@@ -54,7 +54,11 @@ class Request:
 
     @property
     def depends_on(self) -> set[tuple[str, int]]:
-        return self.slots | {(stream, version + 1) for stream, version in self.guards} | {(name, 0) for name, _ in self.keys}
+        return (
+            self.slots
+            | {(stream, version + 1) for stream, version in self.guards}
+            | {(name, 0) for name, _ in self.keys}
+        )
 
 
 @dataclass
@@ -231,7 +235,9 @@ class GroupCommit:
         for pause in RECONNECT_PAUSES_S:
             await asyncio.sleep(pause)
             try:
-                left = [waiting for waiting in batch if not waiting.done.done() and not await self._was_written(waiting)]
+                left = [
+                    waiting for waiting in batch if not waiting.done.done() and not await self._was_written(waiting)
+                ]
                 if left:
                     await self._write_together(left)
             except psycopg.OperationalError:

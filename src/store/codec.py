@@ -78,7 +78,12 @@ class EventMapper(Mapper[str]):
             event.data_key if key is not None else None,
             body,
         )
-        return StoredEvent(originator_id=stream, originator_version=version, topic=event.name, state=_encoder.encode(envelope))
+        return StoredEvent(
+            originator_id=stream,
+            originator_version=version,
+            topic=event.name,
+            state=_encoder.encode(envelope),
+        )
 
     def envelope(self, state: bytes) -> Envelope:
         return _envelopes.decode(state)

@@ -5,7 +5,16 @@ from typing import Literal
 from psycopg_pool import AsyncConnectionPool
 
 Kind = Literal[
-    "users", "api_tokens", "projects", "jobs", "node_pools", "nodes", "builds", "artifacts", "test_cases", "results"
+    "users",
+    "api_tokens",
+    "projects",
+    "jobs",
+    "node_pools",
+    "nodes",
+    "builds",
+    "artifacts",
+    "test_cases",
+    "results",
 ]
 
 

@@ -63,7 +63,9 @@ class Listener:
         pause = 0.05
         while True:
             try:
-                async with await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection:
+                async with await AsyncConnection.connect(
+                    self._conninfo, autocommit=True, connect_timeout=5
+                ) as connection:
                     for channel in self._channels:
                         await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
                     self._ready.set()

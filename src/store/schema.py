@@ -7,7 +7,18 @@ import psycopg
 
 from store.recorder import GroupCommitRecorder, datastore
 
-SEQUENCES = ("users", "api_tokens", "projects", "jobs", "node_pools", "nodes", "builds", "artifacts", "test_cases", "results")
+SEQUENCES = (
+    "users",
+    "api_tokens",
+    "projects",
+    "jobs",
+    "node_pools",
+    "nodes",
+    "builds",
+    "artifacts",
+    "test_cases",
+    "results",
+)
 
 STATEMENTS = (
     *(f"CREATE SEQUENCE IF NOT EXISTS {name}_ids" for name in SEQUENCES),

@@ -33,7 +33,9 @@ def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(data[:NONCE], data[NONCE:], context)
     except InvalidTag:
-        raise SecretMismatch("stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?") from None
+        raise SecretMismatch(
+            "stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?"
+        ) from None
 
 
 def token_hash(token: str) -> bytes:

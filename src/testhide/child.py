@@ -63,9 +63,7 @@ class Child:
         self._started = time.monotonic()
         read, write = os.pipe()
         try:
-            self.process = self.service.program.start(
-                stdout=write if stdout is None else stdout, stderr=write
-            )
+            self.process = self.service.program.start(stdout=write if stdout is None else stdout, stderr=write)
         except BaseException:
             os.close(read)
             raise
@@ -105,9 +103,7 @@ class Child:
         return pause
 
     def is_ready(self) -> bool:
-        ready = self.process is not None and (
-            self.service.ready is None or self.service.ready(self.process.pid)
-        )
+        ready = self.process is not None and (self.service.ready is None or self.service.ready(self.process.pid))
         if ready:
             self.failures = 0
         return ready
@@ -115,9 +111,7 @@ class Child:
     def why(self) -> str:
         """Its last words, best line first."""
         lines = [line for line in self.tail if line.strip()] or ["it said nothing"]
-        return next(
-            (line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]
-        ).strip()
+        return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()
 
     def close(self) -> None:
         self._log.close()

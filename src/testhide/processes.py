@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
@@ -20,7 +21,8 @@ from store.codec import EventMapper, utcnow
 from store.ids import Ids
 from store.log import EventLog
 from store.secrets import Secrets, new_token, token_hash
-from testhide import VERSION
+from testhide import BUILD, VERSION
+from testhide.faults import Fault
 from testhide.settings import Settings
 
 log = structlog.get_logger()
@@ -84,14 +86,14 @@ def serve(settings: Settings) -> None:
         serving = asyncio.create_task(server.serve())
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
-            server.stop()
+            server.stop()  # type: ignore[no-untyped-call]
         await serving
 
     _run(run())
 
 
 @contextlib.asynccontextmanager
-async def api_services(settings: Settings):  # type: ignore[no-untyped-def]  # noqa: ANN201
+async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from agent.bundle import build_zipapp
     from api.services import Services
     from commands.handler import Handler
@@ -120,10 +122,11 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]  # n
                 waiter=waiter,
                 build_logs=BuildLogs(parts.pool),
                 gauges=AgentGauges(parts.pool),
-                blobs=open_blobs(str(settings.blobs_dir)),
+                blobs=open_blobs(settings.blobs_dir.as_uri()),
                 base_url=settings.public_url,
                 spool=spool,
                 version=VERSION,
+                build=BUILD,
                 agent_bundle=build_zipapp(),
                 agent_version=VERSION,
             )
@@ -189,10 +192,8 @@ def work(settings: Settings) -> None:
         async with core(settings, pool_size=4) as parts:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL)
             await listener.start()
-            tools = Tools(BuildLogs(parts.pool), open_blobs(str(settings.blobs_dir)))
-            await _until_signalled(
-                Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools).run()
-            )
+            tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs_dir.as_uri()))
+            await _until_signalled(Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools).run())
             await listener.close()
 
     _run(run())
@@ -239,7 +240,7 @@ async def create_first_admin(settings: Settings) -> str | None:
     return None if settings.admin_password else password
 
 
-async def register_local_node(settings: Settings) -> str:
+async def register_local_node(settings: Settings) -> str | None:
     """The token of this machine's own node; a new one replaces what an earlier start left."""
     from commands.handler import Caller, Handler
     from commands.nodes import RegisterNode
@@ -265,16 +266,31 @@ async def register_local_node(settings: Settings) -> str:
         return token
 
 
-def rebuild(settings: Settings) -> int:
-    """Drops all read tables and makes them again; the position reached. Raises AlreadyRunning while a projector leads."""
+async def projections(settings: Settings, action: Literal["rebuild", "status"], names: tuple[str, ...]) -> int:
+    """`testhide projections ...`; the exit code."""
     from projections.catalogue import PROJECTIONS
-    from projections.projector import rebuild as rebuild_projections
+    from projections.engine import positions
+    from projections.projector import AlreadyRunning, rebuild
 
-    async def run() -> int:
-        async with core(settings, pool_size=2) as parts:
-            return await rebuild_projections(parts.conninfo, parts.log, PROJECTIONS)
-
-    return asyncio.run(run())
+    known = {projection.name: projection for projection in PROJECTIONS}
+    if unknown := [name for name in names if name not in known]:
+        raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
+    chosen = [known[name] for name in names] or list(PROJECTIONS)
+    async with core(settings, pool_size=2) as parts:
+        if action == "rebuild":
+            try:
+                position = await rebuild(parts.conninfo, parts.log, chosen)
+            except AlreadyRunning as error:
+                raise Fault(str(error)) from None
+            print(f"rebuilt {', '.join(projection.name for projection in chosen)} up to position {position}")
+            return 0
+        head = await parts.log.head()
+        async with parts.pool.connection() as connection:
+            at = await positions(connection, PROJECTIONS)
+        for projection in PROJECTIONS:
+            position = at.get(projection.name, 0)
+            print(f"{projection.name:<14} version {projection.version}  position {position}  lag {head - position}")
+    return 0
 
 
 def _run(main: Awaitable[None]) -> None:

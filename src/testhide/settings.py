@@ -49,11 +49,7 @@ def variable(field: str) -> str:
 
 def known_names() -> set[str]:
     """Every variable that is understood."""
-    return (
-        {variable(name) for name in MEANINGS}
-        | {f"{variable(name)}_FILE" for name in SECRETS}
-        | set(OTHER_NAMES)
-    )
+    return {variable(name) for name in MEANINGS} | {f"{variable(name)}_FILE" for name in SECRETS} | set(OTHER_NAMES)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +105,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     if "secret_key" in found:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "outgoing_allow" in found:
-        found["outgoing_allow"] = tuple(
-            part.strip() for part in found["outgoing_allow"].split(",") if part.strip()
-        )
+        found["outgoing_allow"] = tuple(part.strip() for part in found["outgoing_allow"].split(",") if part.strip())
     for name, least, most in (("port", 1, 65535), ("api_workers", 1, 64)):
         if name in found:
             found[name] = _number(found[name], variable(name), least, most)
@@ -119,9 +113,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     found.setdefault("data_dir", str(default_data_folder()))
     for name in ("database_url", "redis_url", "secret_key"):
         if name not in found:
-            raise Fault(
-                f"{variable(name)} is not set: it is needed outside of `./dev up`, which starts its own.", 2
-            )
+            raise Fault(f"{variable(name)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
     return Settings(**found)
 
 

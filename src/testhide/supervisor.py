@@ -209,8 +209,7 @@ class Supervisor:
     def _note_running(self) -> None:
         running = [(child, child.process) for child in self._children if child.process is not None]
         self._watchdog.watch(
-            (signal.Signals(child.service.program.stop_signal).name[3:], process.pid)
-            for child, process in running
+            (signal.Signals(child.service.program.stop_signal).name[3:], process.pid) for child, process in running
         )
         # On a full disk the stack goes on; only after a SIGKILL of us would the next start miss this.
         with contextlib.suppress(OSError):
@@ -229,9 +228,7 @@ class Supervisor:
                 if child.process is not None:
                     send(child.process.pid, child.service.program.stop_signal)
             # A second signal from an impatient operator ends the waiting.
-            while (
-                any(child.running for child in members) and time.monotonic() < deadline and self._signals < 2
-            ):
+            while any(child.running for child in members) and time.monotonic() < deadline and self._signals < 2:
                 self._read_output(_LOOK)
                 for child in members:
                     child.poll()

@@ -111,9 +111,9 @@ def is_loopback(host: str) -> bool:
 
 def port_or_fault(host: str, port: int) -> None:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
     except OSError as error:
         raise Fault(f"--host {host}: {error.strerror or error}", 2) from None
     with socket.socket(family, kind) as probe:
@@ -152,9 +152,7 @@ def _redis_or_fault(url: str) -> None:
 
     try:
         with contextlib.closing(
-            redis.Redis.from_url(
-                url, socket_connect_timeout=_UNREACHABLE_AFTER, socket_timeout=_UNREACHABLE_AFTER
-            )
+            redis.Redis.from_url(url, socket_connect_timeout=_UNREACHABLE_AFTER, socket_timeout=_UNREACHABLE_AFTER)
         ) as client:
             client.ping()
     except (redis.RedisError, ValueError, OSError) as error:

@@ -41,7 +41,7 @@ class Watchdog:
     def watch(self, running: Iterable[tuple[str, int]]) -> None:
         """The whole list: (name of the signal without SIG, pid of a session's leader)."""
         pipe = self._process.stdin
-        assert pipe is not None  # noqa: S101 (for the type checker)
+        assert pipe is not None
         try:
             pipe.write((" ".join(f"{name}:{pid}" for name, pid in running) + "\n").encode())
             pipe.flush()
@@ -51,6 +51,6 @@ class Watchdog:
 
     def close(self) -> None:
         self.watch([])
-        assert self._process.stdin is not None  # noqa: S101 (for the type checker)
+        assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

@@ -132,7 +132,9 @@ class _Leadership:
             case JobDeleted():
                 return [self._abort(number, "job_deleted") for number in scheduler.of_job(event.job_id)]
             case NodeDeleted():
-                return [self._abort(active.build.build_id, "node_removed") for active in scheduler.on_node(event.node_id)]
+                return [
+                    self._abort(active.build.build_id, "node_removed") for active in scheduler.on_node(event.node_id)
+                ]
             case NodeConnected():
                 node = scheduler.nodes.get(event.node_id)
                 if node is None or node.session in (None, event.session):

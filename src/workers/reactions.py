@@ -33,6 +33,4 @@ async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: To
     await tools.blobs.delete_prefix(f"job-{event.job_id}/")
 
 
-REACTIONS = (
-    Reaction("delete_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),
-)
+REACTIONS = (Reaction("delete_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),)

@@ -96,7 +96,8 @@ class Relay:
                 [(reaction.name, event.position) for event in events],
             )
             await connection.execute(
-                "UPDATE reaction_positions SET position = %s WHERE reaction = %s", (events[-1].position, reaction.name)
+                "UPDATE reaction_positions SET position = %s WHERE reaction = %s",
+                (events[-1].position, reaction.name),
             )
         return True
 

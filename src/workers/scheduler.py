@@ -157,7 +157,9 @@ class Scheduler:
 
     def _best(self, build: Queued, open_nodes: Mapping[int, int]) -> int | None:
         """The fitting node with the most free slots, so that load spreads."""
-        fitting = [node_id for node_id, free in open_nodes.items() if free > 0 and self._fits(build, self.nodes[node_id])]
+        fitting = [
+            node_id for node_id, free in open_nodes.items() if free > 0 and self._fits(build, self.nodes[node_id])
+        ]
         return max(fitting, key=lambda node_id: (open_nodes[node_id], -node_id), default=None)
 
     def _fits(self, build: Queued, node: NodePlace) -> bool:

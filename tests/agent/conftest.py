@@ -17,6 +17,7 @@ from agent.bundle import build_zipapp
 @pytest.fixture(scope="session")
 def bundle() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
         path = Path(folder) / "agent.pyz"
         path.write_bytes(build_zipapp())
         yield path
@@ -41,8 +42,8 @@ def server() -> Iterator[FakeServer]:
 def start(bundle: Path, place: Path, server: FakeServer) -> Iterator[StartAgent]:
     with ExitStack() as agents:
 
-        def start(*options: str, python: str = sys.executable) -> Agent:
-            agent = Agent(bundle, place, server.url, *options, python=python)
+        def start(*options: str, python: str = sys.executable, user: int | None = None) -> Agent:
+            agent = Agent(bundle, place, server.url, *options, python=python, user=user)
             agents.callback(agent.close)
             return agent
 

@@ -131,9 +131,7 @@ class FakeServer:
         assert heard.finished["log_lines"] == len(heard.lines)
         return heard.finished
 
-    def answer(
-        self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any
-    ) -> Answer | str:
+    def answer(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer | str:
         if headers["Authorization"] != f"Bearer {self.token}":
             return 401, {"type": "unauthenticated", "title": "Unauthenticated", "status": 401}
         call = path.rpartition("/")[2]

@@ -20,18 +20,29 @@ class Agent:
     """The zipapp as a process of its own."""
 
     def __init__(
-        self, bundle: Path, place: Path, url: str, *options: str, python: str = sys.executable
+        self,
+        bundle: Path,
+        place: Path,
+        url: str,
+        *options: str,
+        python: str = sys.executable,
+        user: int | None = None,
     ) -> None:
         self.workdir = place / "work"
         self.token_file = place / "token"
         if not self.token_file.exists():
             self.token_file.write_text(TOKEN + "\n")
             self.token_file.chmod(0o600)
+        self.workdir.mkdir(exist_ok=True)
+        if user is not None:
+            for path in (self.workdir, self.token_file):
+                os.chown(path, user, user)
         self._errors = (place / "stderr").open("w+")
         token = [] if "--token-file" in options else ["--token-file", str(self.token_file)]
         self.process = subprocess.Popen(
             [python, str(bundle), "--server", url, *token, "--workdir", str(self.workdir), *options],
             env=AGENT_ENVIRONMENT,
+            user=user,
             stdin=subprocess.DEVNULL,
             stderr=self._errors,
         )

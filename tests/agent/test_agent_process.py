@@ -21,9 +21,10 @@ import agent as package
 from agent.bundle import build_zipapp
 
 SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
-SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin")  # which every user can run
+# One that every user can run, unlike that of a virtual environment in somebody's home.
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or sys.executable
 FOREVER = "while :; do sleep 0.1; done"
-# Reads all that may hold the token: of every process above, and the file.
+# Reads all that may hold the token: of every process above up to the last one given, and the file.
 SPY = """
 import os, re, sys
 pid, found = os.getppid(), b""
@@ -34,7 +35,7 @@ def read(path):
     except OSError:
         return b""
 ancestors = []
-while pid > 1:
+while pid > 1 and sys.argv[3] not in map(str, ancestors):
     ancestors.append(pid)
     folder = f"/proc/{pid}"
     found += read(f"{folder}/cmdline") + read(f"{folder}/environ")
@@ -60,15 +61,15 @@ print("ancestors", len(ancestors), "user", os.getuid(), "found", sys.argv[1][::-
 """
 
 
-def _spy(place: Path, token_file: Path) -> str:
+def _spy(place: Path, token_file: Path, last: object) -> str:
     (place / "spy.py").write_text(SPY)
     # Backwards, since the words of a command are readable to all and would be found.
-    return f"{SYSTEM_PYTHON} {place}/spy.py {TOKEN[::-1]} {token_file}"
+    return f"{SYSTEM_PYTHON} {place}/spy.py {TOKEN[::-1]} {token_file} {last}"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
 def test_a_build_cannot_read_the_token(server: FakeServer, agent: Agent, place: Path) -> None:
-    build = server.queue(_spy(place, agent.token_file))
+    build = server.queue(_spy(place, agent.token_file, agent.process.pid))
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
 
     words = build.own[0].split()
@@ -77,17 +78,26 @@ def test_a_build_cannot_read_the_token(server: FakeServer, agent: Agent, place: 
     assert words[5] == "False"
 
 
-def test_not_even_a_trusted_build_finds_it_in_the_process(
+def test_not_even_a_build_of_the_agents_own_user_finds_it_in_a_process(
     server: FakeServer, start: StartAgent, place: Path
 ) -> None:
-    agent = start(*(["--trust-builds"] if os.geteuid() == 0 else []))
-    if os.geteuid() == 0:
-        pytest.skip("root may read all memory")
-    build = server.queue(_spy(place, place / "no-such-file"))
-    server.wait_finished(build)
+    user = 65534 if os.geteuid() == 0 else None  # root could read all memory
+    agent = start(python=SYSTEM_PYTHON, user=user)
+    build = server.queue(_spy(place, place / "no-such-file", agent.process.pid) + "; touch out", artifacts=["out"])
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
 
     assert build.own[0].endswith("found False")
+    assert build.artifacts == {"out": b""}
     assert "builds are trusted" in agent.said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may not look at all")
+def test_the_spy_finds_what_is_not_hidden(place: Path) -> None:
+    spy = _spy(place, place / "no-such-file", "$PPID")
+    parent = f"import subprocess; t = {TOKEN[::-1]!r}[::-1]; subprocess.run({spy!r}, shell=True, check=True)"
+    done = subprocess.run([SYSTEM_PYTHON, "-c", parent], check=True, capture_output=True, text=True)
+
+    assert done.stdout.strip().endswith("found True")
 
 
 @pytest.mark.parametrize("way", ["stdin", "environment"])
@@ -142,9 +152,7 @@ def test_a_token_that_is_withdrawn_ends_the_agent_and_its_builds(server: FakeSer
         (("--workdir", "/dev/null/x"), 1, "Cannot use /dev/null/x"),
     ],
 )
-def test_what_cannot_work_is_said(
-    start: StartAgent, options: tuple[str, ...], code: int, sentence: str
-) -> None:
+def test_what_cannot_work_is_said(start: StartAgent, options: tuple[str, ...], code: int, sentence: str) -> None:
     agent = start(*options)
 
     assert agent.wait() == code
@@ -180,9 +188,7 @@ def test_once_is_one_build(server: FakeServer, start: StartAgent) -> None:
 
 
 def test_once_does_not_wait_for_another_session(server: FakeServer, start: StartAgent) -> None:
-    server.fault = lambda call, *_: (
-        (409, {"detail": "another session is alive"}) if call == "connect" else None
-    )
+    server.fault = lambda call, *_: (409, {"detail": "another session is alive"}) if call == "connect" else None
     agent = start("--once")
 
     assert agent.wait() == 1
@@ -199,9 +205,7 @@ def test_an_agent_waits_for_a_server_that_is_away(server: FakeServer, start: Sta
     assert agent.said.count("Cannot reach") == 1
 
 
-def test_a_lost_session_is_connected_again_with_its_builds(
-    server: FakeServer, agent: Agent, place: Path
-) -> None:
+def test_a_lost_session_is_connected_again_with_its_builds(server: FakeServer, agent: Agent, place: Path) -> None:
     gate = place / "gate"
     build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done; echo end")
     server.wait_line(build, "begin")
@@ -244,9 +248,7 @@ def test_it_ends_in_time_when_the_server_is_away(server: FakeServer, agent: Agen
     assert not processes_with(mark)
 
 
-def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(
-    server: FakeServer, start: StartAgent
-) -> None:
+def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(server: FakeServer, start: StartAgent) -> None:
     agent = start()
     mark = f"KILLED_{agent.process.pid}"
     server.wait_line(server.queue(f"export {mark}=1; setsid sleep 600 & echo begin; {FOREVER}"), "begin")

@@ -62,9 +62,7 @@ def test_the_tip_of_a_branch(server: FakeServer, start: StartAgent, repository: 
     assert _check_out(server, start, repository, "main", None) == ("2", repository.commits[2])
 
 
-def test_another_branch_at_an_abbreviated_commit(
-    server: FakeServer, start: StartAgent, repository: Repository
-) -> None:
+def test_another_branch_at_an_abbreviated_commit(server: FakeServer, start: StartAgent, repository: Repository) -> None:
     assert _check_out(server, start, repository, "feature/ä", repository.feature[:9]) == (
         "3",
         repository.feature,
@@ -78,9 +76,7 @@ def test_an_older_commit(server: FakeServer, start: StartAgent, repository: Repo
     )
 
 
-def test_a_commit_of_a_branch_that_is_gone(
-    server: FakeServer, start: StartAgent, repository: Repository
-) -> None:
+def test_a_commit_of_a_branch_that_is_gone(server: FakeServer, start: StartAgent, repository: Repository) -> None:
     assert _check_out(server, start, repository, "gone", repository.commits[1]) == (
         "1",
         repository.commits[1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_a_refused_file_does_not_end_the_build(server: FakeServer) -> None:
 
 @pytest.mark.usefixtures("agent")
 def test_an_upload_is_repeated_whole(server: FakeServer) -> None:
-    answers = iter([(503, None), "drop"])
+    answers: Iterator[Answer | str] = iter([(503, None), "drop"])
     server.fault = lambda call, *_: next(answers, None) if call == "upload" else None
     build = server.queue("seq 100000 > numbers", artifacts=["numbers"])
     server.wait_finished(build)

@@ -48,9 +48,7 @@ def test_lines_are_not_kept_back(server: FakeServer) -> None:
     server.wait_finished(build)
 
     printed = {line: float(line) for line in build.own}
-    late = [
-        at - printed[line] for line, at in zip(build.lines, build.arrived, strict=True) if line in printed
-    ]
+    late = [at - printed[line] for line, at in zip(build.lines, build.arrived, strict=True) if line in printed]
     assert statistics.median(late) < 0.15
 
 
@@ -98,9 +96,7 @@ def test_it_sends_again_from_where_the_server_is(server: FakeServer) -> None:
     assert any(offset == 300 for offset, _ in build.requests)
 
 
-def test_what_is_printed_while_the_server_is_away_waits_in_a_file(
-    server: FakeServer, start: StartAgent
-) -> None:
+def test_what_is_printed_while_the_server_is_away_waits_in_a_file(server: FakeServer, start: StartAgent) -> None:
     agent = start()
     away = threading.Event()
     build = server.queue("echo begin; while [ ! -e go ]; do sleep 0.02; done; seq 20000; touch done")

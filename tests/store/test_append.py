@@ -67,7 +67,10 @@ async def test_one_bad_request_does_not_take_the_batch_with_it(database: str) ->
     commit = GroupCommit(database)
     bad = Request([StoredEvent("bad", 1, "nul \x00 in the topic", b"")])
     answers = await asyncio.gather(
-        commit.append(Request([event("a")])), commit.append(bad), commit.append(Request([event("b")])), return_exceptions=True
+        commit.append(Request([event("a")])),
+        commit.append(bad),
+        commit.append(Request([event("b")])),
+        return_exceptions=True,
     )
     assert isinstance(answers[1], psycopg.DataError)
     await commit.close()
@@ -81,7 +84,9 @@ async def test_a_data_key_is_made_once(database: str) -> None:
         await commit.append(Request([event("b")], keys=[("build-1", b"other")]))
     await commit.close()
     with psycopg.connect(database) as connection:
-        assert connection.execute("SELECT name, wrapped FROM stored_events_keys").fetchall() == [("build-1", b"wrapped")]
+        assert connection.execute("SELECT name, wrapped FROM stored_events_keys").fetchall() == [
+            ("build-1", b"wrapped")
+        ]
 
 
 async def test_a_connection_lost_in_between_is_made_again(database: str) -> None:
@@ -152,7 +157,8 @@ async def test_a_tailing_reader_sees_every_event_exactly_once(database: str) -> 
         done = False
         while True:
             cursor = await connection.execute(
-                "SELECT notification_id, originator_id FROM stored_events WHERE notification_id > %s ORDER BY 1", (position,)
+                "SELECT notification_id, originator_id FROM stored_events WHERE notification_id > %s ORDER BY 1",
+                (position,),
             )
             found = await cursor.fetchall()
             if not found and done:

@@ -54,11 +54,7 @@ def _found(tally: Tally, what: str, junit: bool) -> int:
 
 
 def xunit_time(attributes: dict[str, str]) -> str:
-    return (
-        f"{attributes['run-date']}T{attributes.get('run-time', '00:00:00')}"
-        if "run-date" in attributes
-        else ""
-    )
+    return f"{attributes['run-date']}T{attributes.get('run-time', '00:00:00')}" if "run-date" in attributes else ""
 
 
 def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Declared:
@@ -72,13 +68,9 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
     if element in ("testsuite", "testsuites"):
         # gtest counts disabled tests apart; they are skipped ones.
         skipped = (
-            both("skipped", "disabled")
-            if "skipped" in attributes or attributes.get("disabled", "0") != "0"
-            else None
+            both("skipped", "disabled") if "skipped" in attributes or attributes.get("disabled", "0") != "0" else None
         )
-        return Declared(
-            tests=number("tests"), failures=number("failures"), errors=number("errors"), skipped=skipped
-        )
+        return Declared(tests=number("tests"), failures=number("failures"), errors=number("errors"), skipped=skipped)
     if element == "assembly":
         return Declared(
             tests=both("total", "errors"),

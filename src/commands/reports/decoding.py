@@ -28,8 +28,7 @@ _SINGLE_BYTE = re.compile(
     r"iso8859-\d{1,2}|cp\d{3,4}|koi8-[ru]|mac-roman|latin-1|shift_jis|euc_(jp|kr)|gb2312|gbk|gb18030|big5"
 )
 _FORBIDDEN = re.compile(
-    "\x1b(?:\\[[0-9;:?]{0,64}[ -/]{0,4}[@-~]?)?"
-    "|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]+"
+    "\x1b(?:\\[[0-9;:?]{0,64}[ -/]{0,4}[@-~]?)?|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\ud800-\udfff\ufffe\uffff]+"
 )
 _UNFINISHED_ESCAPE = re.compile("\x1b(?:\\[[0-9;:?]{0,64}[ -/]{0,4})?\\Z")
 _SUSPECT = bytes(code for code in range(0x20) if code not in b"\t\n")
@@ -161,9 +160,7 @@ class _Repairs:
         if _MARK in text:
             found = text.count(_MARK)
             self.count += found
-            notes.add(
-                "bad_bytes", "UTF-8", line=self._line + text.count("\n", 0, text.index(_MARK)), count=found
-            )
+            notes.add("bad_bytes", "UTF-8", line=self._line + text.count("\n", 0, text.index(_MARK)), count=found)
             text = text.replace(_MARK, "")
         self._line += text.count("\n")
         return text

@@ -59,9 +59,7 @@ def nunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list
     classname = node.get("classname") or full.removesuffix(name).rstrip(".")
     status = _status(node.get("result"), _NUNIT, full, builder)
     label = node.get("label")
-    kind: ErrorKind = (
-        "" if status != "failed" else ("error" if label.casefold() in ("error", "invalid") else "failure")
-    )
+    kind: ErrorKind = "" if status != "failed" else ("error" if label.casefold() in ("error", "invalid") else "failure")
     failure = node.find("failure")
     message = failure.text_at("message") if failure is not None else node.text_at("reason", "message")
     trace_node = failure.find("stack-trace") if failure is not None else None
@@ -102,9 +100,7 @@ def xunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list
         status = _status(node.get("result"), _XUNIT, name, builder)
         kind = "failure" if status == "failed" else ""
     traits = [
-        (trait.get("name"), trait.get("value"))
-        for holder in node.each("traits")
-        for trait in holder.each("trait")
+        (trait.get("name"), trait.get("value")) for holder in node.each("traits") for trait in holder.each("trait")
     ]
     return [
         builder.case(
@@ -114,9 +110,7 @@ def xunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list
             classname=classname,
             file=node.get("source-file"),
             duration_ms=milliseconds(node.get("time"), builder.notes),
-            message=(failure.text_at("message") if failure is not None else node.text_at("reason")).strip(
-                "\r\n"
-            ),
+            message=(failure.text_at("message") if failure is not None else node.text_at("reason")).strip("\r\n"),
             trace=builder.text(failure.find("stack-trace")).strip("\r\n") if failure is not None else "",
             error_kind=kind,
             declared_type=failure.get("exception-type") if failure is not None else "",

@@ -138,9 +138,7 @@ def _attempt(node: Node, verdict: Node, suite: str, origin: Origin, builder: Bui
         declared_type=verdict.get("type"),
         system_out=builder.text(verdict.find("system-out")),
         system_err=builder.text(verdict.find("system-err")),
-        properties=[
-            pair for child in node.each("properties") for pair in property_pairs(child) if pair[0] == "nodeid"
-        ],
+        properties=[pair for child in node.each("properties") for pair in property_pairs(child) if pair[0] == "nodeid"],
         origin=origin,
     )
 

@@ -50,9 +50,7 @@ class Origin(msgspec.Struct, kw_only=True, frozen=True):
 NOWHERE = Origin()
 
 
-def node_id(
-    name: str, classname: str = "", file: str = "", nodeid: str = "", origin: Origin = NOWHERE
-) -> str:
+def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", origin: Origin = NOWHERE) -> str:
     """The id by the first rule that fits. Never empty where the case has any of these."""
     if nodeid:
         return nodeid
@@ -80,11 +78,7 @@ def _relative(file: str) -> str:
 
 def _dotted_path(file: str) -> str:
     """`t/test_x.py` -> `t.test_x`: how reporters write a file as a class name."""
-    return (
-        file.rpartition(".")[0].replace("/", ".")
-        if "." in file.rpartition("/")[2]
-        else file.replace("/", ".")
-    )
+    return file.rpartition(".")[0].replace("/", ".") if "." in file.rpartition("/")[2] else file.replace("/", ".")
 
 
 def _dotted(name: str, classname: str) -> str:

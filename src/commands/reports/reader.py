@@ -119,9 +119,7 @@ class Reader:
             self._skipped += 1
             return
         if budget.elements <= 0 and not (name in VERDICTS and budget.elements > -16):
-            self._notes.add(
-                "too_many_elements", f"<{name}> in {self._capture[0].get('name', 'testName')[:80]}"
-            )
+            self._notes.add("too_many_elements", f"<{name}> in {self._capture[0].get('name', 'testName')[:80]}")
             self._skipped = 1
             return
         budget.elements -= 1
@@ -199,9 +197,7 @@ class Reader:
             self._notes.add("too_many_elements", f"<property> of the suite {suite.origin.suite[:80]}")
         else:
             name, value = property_pair(node)
-            suite.properties.append(
-                (self._builder.cut(name, self._limits.name, "the name of a property"), value)
-            )
+            suite.properties.append((self._builder.cut(name, self._limits.name, "the name of a property"), value))
             if name == "testhide_schema_version":
                 self._read_version(value)
 
@@ -210,9 +206,7 @@ class Reader:
         version = whole_number(value, "the schema version", self._notes)
         self._schema_version = version or 1
         if version is not None and version != 1:
-            self._notes.add(
-                "schema_version", f"the report has schema version {version}, it was read as version 1"
-            )
+            self._notes.add("schema_version", f"the report has schema version {version}, it was read as version 1")
 
     def _read_case(self, node: Node) -> None:
         origin = self._suites[-1].origin if self._suites else self._run
@@ -224,9 +218,7 @@ class Reader:
         itself = 0
         if node.name == "testcase":
             attempts, itself = junit.cases(node, origin.suite, origin, self._builder)
-            if self._dialect == "junit" and (
-                "fail_id" in node.attributes or "test_resolution" in node.attributes
-            ):
+            if self._dialect == "junit" and ("fail_id" in node.attributes or "test_resolution" in node.attributes):
                 self._dialect = "testhide"
         elif node.name == "test-case":
             attempts = dotnet.nunit_case(node, origin.suite, origin, self._builder)
@@ -254,9 +246,7 @@ class Reader:
         else:
             declared = declared_by(suite.element, attributes, self._notes)
         who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
-        if wrong := mismatches(
-            declared, suite.total, suite.direct, junit=suite.element.startswith("testsuite")
-        ):
+        if wrong := mismatches(declared, suite.total, suite.direct, junit=suite.element.startswith("testsuite")):
             self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)
@@ -268,14 +258,12 @@ class Reader:
         self._out.append(
             Suite(
                 name=suite.origin.suite,
-                timestamp=(
-                    attributes.get("timestamp") or attributes.get("start-time") or xunit_time(attributes)
-                )[:limit],
+                timestamp=(attributes.get("timestamp") or attributes.get("start-time") or xunit_time(attributes))[
+                    :limit
+                ],
                 hostname=attributes.get("hostname", "")[:limit],
                 file=attributes.get("file", "")[:limit],
-                duration_ms=milliseconds(
-                    attributes.get("time") or attributes.get("duration", ""), self._notes
-                ),
+                duration_ms=milliseconds(attributes.get("time") or attributes.get("duration", ""), self._notes),
                 declared=declared,
                 counts=suite.total.counts(),
                 properties=tuple(suite.properties),

@@ -23,14 +23,11 @@ _END = re.compile(rf"</({_NAME})\s*+>")
 _ATTRIBUTE = re.compile(rf"""({_NAME})\s*+=\s*+(?:"([^"]*+)"|'([^']*+)')""")
 # Also values without quotes, and one whose closing quote was lost. It matches bare words too, with nothing for a
 # value: what is read once is consumed, so that the time stays linear.
-_LENIENT_ATTRIBUTE = re.compile(
-    rf"""({_NAME})(?:\s*+=\s*+(?:"([^"]*+)(?:"|\Z)|'([^']*+)(?:'|\Z)|([^\s"'<>]++)))?+"""
-)
+_LENIENT_ATTRIBUTE = re.compile(rf"""({_NAME})(?:\s*+=\s*+(?:"([^"]*+)(?:"|\Z)|'([^']*+)(?:'|\Z)|([^\s"'<>]++)))?+""")
+_BRACKETS = re.compile(r"<++")
 _TAG_NAME = re.compile(rf"</?({_NAME})")
 _OUTSIDE_QUOTES = re.compile(r"""[^"'<>]*+""")
-_REFERENCE = re.compile(
-    r"&(?:#(\d{1,8}|[xX][0-9A-Fa-f]{1,8});|([A-Za-z][\w.\-]{0,40});)?(\[[0-9;:?]{0,64}[@-~])?"
-)
+_REFERENCE = re.compile(r"&(?:#(\d{1,8}|[xX][0-9A-Fa-f]{1,8});|([A-Za-z][\w.\-]{0,40});)?(\[[0-9;:?]{0,64}[@-~])?")
 _UNFINISHED_REFERENCE = re.compile(r"&(?:#?\w{0,40}|#(?:27|[xX]0{0,5}1[bB]);(?:\[[0-9;:?]{0,64})?)\Z")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 # Where an attribute value runs into one of these, its closing quote was lost.
@@ -126,9 +123,7 @@ class Scanner:
                 at = bracket
             if (tag := _START.match(buffer, at)) is not None:
                 name, attributes, empty = tag.groups()
-                target.start(
-                    _local(name), self._attributes(attributes, buffer, at, _ATTRIBUTE) if attributes else {}
-                )
+                target.start(_local(name), self._attributes(attributes, buffer, at, _ATTRIBUTE) if attributes else {})
                 if empty:
                     target.end(_local(name))
                 at = tag.end()
@@ -181,11 +176,7 @@ class Scanner:
             return self._declaration(buffer, at)
         name = _TAG_NAME.match(buffer, at)
         if name is None:
-            return (
-                -1
-                if left <= 2 and not self._at_end and buffer[at:] in ("<", "</")
-                else self._bare(buffer, at)
-            )
+            return -1 if left <= 2 and not self._at_end and buffer[at:] in ("<", "</") else self._bare(buffer, at)
         return self._malformed(buffer, at, name)
 
     def _waits(self, held: int, limit: int) -> bool:
@@ -193,8 +184,11 @@ class Scanner:
 
     def _bare(self, buffer: str, at: int) -> int:
         self._note("bare_bracket", buffer, at)
-        self._target.text("<")
-        return at + 1
+        # Of several in a row only the last can begin a tag.
+        run = _BRACKETS.match(buffer, at)
+        after = max(at + 1, run.end() - 1) if run is not None else at + 1
+        self._target.text(buffer[at:after])
+        return after
 
     def _declaration(self, buffer: str, at: int) -> int:
         """<!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Nothing in it is ever
@@ -241,9 +235,7 @@ class Scanner:
             if self._waits(len(buffer) - at, self._limits.tag):
                 return -1
             if self._at_end:
-                return len(
-                    buffer
-                )  # cut off within a tag: the element is lost with it, which `truncated` says
+                return len(buffer)  # cut off within a tag: the element is lost with it, which `truncated` says
             stop = after = len(
                 buffer
             )  # too long to be held: what was read of it counts, since a failure must not be lost
@@ -307,18 +299,13 @@ class Scanner:
                     self._note("cut", buffer, at, f"the attribute {name[:40]}")
                     attributes[name] = value[: self._limits.message]
         if "\n" in body or "\t" in body:
-            attributes = {
-                name: value.replace("\n", " ").replace("\t", " ") for name, value in attributes.items()
-            }
+            attributes = {name: value.replace("\n", " ").replace("\t", " ") for name, value in attributes.items()}
         if "&" in body:
             attributes = {
-                name: self._resolved(value, buffer, at) if "&" in value else value
-                for name, value in attributes.items()
+                name: self._resolved(value, buffer, at) if "&" in value else value for name, value in attributes.items()
             }
         if ":" in body:
-            attributes = {
-                _local(name): value for name, value in attributes.items() if not name.startswith("xmlns")
-            }
+            attributes = {_local(name): value for name, value in attributes.items() if not name.startswith("xmlns")}
         return attributes
 
     def _resolved(self, text: str, buffer: str, at: int) -> str:

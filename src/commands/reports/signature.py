@@ -104,9 +104,7 @@ def _masked_path(match: re.Match[str]) -> str:
     name = match.group()[len("<path>/") :]
     return (
         f"<path>/{name}"
-        if re.fullmatch(
-            r"[\w\-]{1,128}\.(?:py|java|kt|cs|js|ts|tsx|jsx|go|rb|php|cc|cpp|c|h|rs|swift|scala)", name
-        )
+        if re.fullmatch(r"[\w\-]{1,128}\.(?:py|java|kt|cs|js|ts|tsx|jsx|go|rb|php|cc|cpp|c|h|rs|swift|scala)", name)
         else "<path>"
     )
 

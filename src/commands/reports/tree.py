@@ -127,7 +127,18 @@ class Budget:
 class Node:
     """An element with its text (its own, without that of its children, see `all_text`) and its children."""
 
-    __slots__ = ("_head", "_size", "_tail", "attributes", "children", "cut", "limit", "name", "whole")
+    __slots__ = (
+        "_head",
+        "_size",
+        "_tail",
+        "_tail_size",
+        "attributes",
+        "children",
+        "cut",
+        "limit",
+        "name",
+        "whole",
+    )
 
     def __init__(self, name: str, attributes: dict[str, str], limit: int) -> None:
         self.name = name
@@ -138,7 +149,8 @@ class Node:
         self.whole = False
         self._head: list[str] = []
         self._size = 0
-        self._tail = ""
+        self._tail: list[str] = []
+        self._tail_size = 0
 
     def add_text(self, text: str, budget: Budget) -> None:
         """Keeps all up to the limit, and beyond it the first and the last half."""
@@ -155,20 +167,21 @@ class Node:
             budget.text -= max(0, 2 * half - self._size)
             self.limit = 2 * half
             self._head = [whole[:half]]
-            self._tail = whole[half:]
+            self._tail = [whole[half:]]
+            self._tail_size = len(whole) - half
         else:
-            self._tail += text
+            self._tail.append(text)
+            self._tail_size += len(text)
         half = self.limit // 2
-        if len(self._tail) > 2 * half + 4096:
-            self._tail = self._tail[-half:] if half else ""
+        if self._tail_size > 2 * half + 4096:
+            self._tail = [_last(self._tail, half)]
+            self._tail_size = len(self._tail[0])
 
     def text(self) -> str:
         head = "".join(self._head)
         if not self.cut:
             return head
-        half = self.limit // 2
-        tail = self._tail[-half:] if half else ""
-        return f"{head}\n[... cut ...]\n{tail}"
+        return f"{head}\n[... cut ...]\n{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
         """With the text of elements within: unescaped markup in a message looks like elements."""
@@ -186,11 +199,7 @@ class Node:
     def find(self, *path: str) -> "Node | None":
         node: Node | None = self
         for name in path:
-            node = (
-                next((child for child in node.children if child.name == name), None)
-                if node is not None
-                else None
-            )
+            node = next((child for child in node.children if child.name == name), None) if node is not None else None
         return node
 
     def text_at(self, *path: str) -> str:
@@ -199,3 +208,7 @@ class Node:
 
     def each(self, *names: str) -> Iterator["Node"]:
         return (child for child in self.children if child.name in names)
+
+
+def _last(pieces: list[str], length: int) -> str:
+    return "".join(pieces)[-length:] if length else ""

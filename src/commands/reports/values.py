@@ -64,9 +64,7 @@ def exception_type(declared: str, message: str, trace: str) -> str:
     if found := _PYTEST_END.search(tail):
         return found.group(1)
     for line in reversed(tail.splitlines()[-6:]):
-        if (found := _EXCEPTION.match(line)) or (
-            trace.startswith("Traceback") and (found := _PYTHON_END.match(line))
-        ):
+        if (found := _EXCEPTION.match(line)) or (trace.startswith("Traceback") and (found := _PYTHON_END.match(line))):
             return found.group(1)
     if found := _EXCEPTION.match(trace[:512].lstrip()):
         return found.group(1)

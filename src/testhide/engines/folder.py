@@ -92,8 +92,7 @@ def make_folder(data: Path) -> None:
         strangers = {entry.name for entry in data.iterdir()} - _OURS
         if strangers and not (data / _RECORD).exists():
             raise Fault(
-                f"{data} is neither empty nor a data folder (it holds {min(strangers)!r}): "
-                "name another one by --data."
+                f"{data} is neither empty nor a data folder (it holds {min(strangers)!r}): name another one by --data."
             ) from None
 
 
@@ -147,7 +146,7 @@ def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool
     _make_private(home, account)
     if can_enter(account, home):
         return home
-    assert account is not None  # noqa: S101 (only another account can be unable to enter)
+    assert account is not None
     if fresh:
         home.rmdir()
         temporary = Path(tempfile.gettempdir()).resolve()
@@ -184,9 +183,7 @@ def _is_private(folder: Path, account: Account | None) -> bool:
     except FileNotFoundError:
         return False
     owner = account.uid if account else os.geteuid()
-    return (
-        folder.is_dir() and not folder.is_symlink() and status.st_uid == owner and status.st_mode & 0o077 == 0
-    )
+    return folder.is_dir() and not folder.is_symlink() and status.st_uid == owner and status.st_mode & 0o077 == 0
 
 
 def _make_private(folder: Path, account: Account | None) -> None:

@@ -95,9 +95,7 @@ class Postgres:
     def _initialise(self, binaries: PostgresBinaries) -> None:
         """Beside its place and then renamed: an interrupted one leaves nothing half made."""
         if self.cluster.exists():
-            raise Fault(
-                f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away."
-            )
+            raise Fault(f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away.")
         for old in self.folder.home.glob("postgres.new-*"):
             shutil.rmtree(old, ignore_errors=True)
         # Named by us, since what a killed predecessor started may still be writing to its own.
@@ -136,9 +134,7 @@ class Postgres:
         if binaries.major >= 18:
             # Three I/O processes less; reads are few and from the page cache.
             newer += "io_method = sync\n"
-        settings = _SETTINGS.format(
-            port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer
-        )
+        settings = _SETTINGS.format(port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer)
         write_private(self.cluster / "testhide.conf", settings.encode(), self.folder.account)
         write_private(self.cluster / "pg_hba.conf", _ACCESS.encode(), self.folder.account)
         custom = self.cluster / "custom.conf"

@@ -23,7 +23,7 @@ VOLATILE = st.one_of(
 
 @given(WORDS, VOLATILE, VOLATILE, WORDS)
 def test_volatile_parts_of_one_kind_do_not_matter(
-    before: str, one: str, two: str, after: str, _: int
+    before: str, one: str, two: str, after: str
 ) -> None:
     if mask(one) == mask(two):
         assert signature("E", f"{before}: {one} {after}") == signature("E", f"{before}: {two} {after}")
