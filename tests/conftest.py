@@ -8,14 +8,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from urllib.parse import urljoin
+from uuid import uuid4
 
+import psycopg
 import pytest
 import requests
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from commands.handler import Caller, Handler
 from commands.members import AdmitMember
@@ -24,7 +28,7 @@ from domain.projects import Access
 from domain.users import Role
 from store.codec import utcnow
 from testhide.engines import Engines, temporary_engines
-from testhide.processes import core, migrate
+from testhide.processes import Core, core, migrate
 from testhide.settings import Settings, save_settings
 
 ADMIN = ("admin@example.com", "correct horse battery")
@@ -156,6 +160,37 @@ def anyio_backend() -> str:
 def engines() -> Iterator[Engines]:
     with temporary_engines() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def _template(engines: Engines) -> str:
+    """The name of a migrated database that is only copied."""
+    name = "testhide_template"
+    with psycopg.connect(engines.database_url, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+    migrate(_settings(make_conninfo(engines.database_url, dbname=name)))
+    return name
+
+
+@pytest.fixture
+def database(engines: Engines, _template: str) -> Iterator[str]:
+    """The connection string of an empty, migrated database of its own."""
+    name = f"test_{uuid4().hex[:12]}"
+    with psycopg.connect(engines.database_url, autocommit=True) as connection:
+        connection.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(_template)))
+        yield make_conninfo(engines.database_url, dbname=name)
+        connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+@pytest.fixture
+async def parts(database: str) -> AsyncIterator[Core]:
+    """What every process of the server has, on a database of its own."""
+    async with core(_settings(database)) as made:
+        yield made
+
+
+def _settings(database_url: str) -> Settings:
+    return Settings(database_url=database_url, redis_url="", secret_key=b"s" * 32, data_dir="")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from agent import VERSION
 from agent.say import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
-_CONNECT_TIMEOUT, _UPLOAD_TIMEOUT = 10.0, 300.0
+_CONNECT_TIMEOUT, _TIMEOUT, _UPLOAD_TIMEOUT = 10.0, 30.0, 300.0
 Pause = Callable[[float], bool]
 """Waits that long, or less; true when the call should be given up."""
 
@@ -81,10 +81,10 @@ class Server:
     def get(self, path: str, *, timeout: float, pause: Pause, call: Call, **query: object) -> Any:
         return self._persist("GET", path, query, lambda: b"", {}, timeout, pause, call)
 
-    def post(self, path: str, body: object, *, pause: Pause, timeout: float = 30, **query: object) -> Any:
+    def post(self, path: str, body: object, *, pause: Pause, **query: object) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        return self._persist("POST", path, query, lambda: data, headers, timeout, pause)
+        return self._persist("POST", path, query, lambda: data, headers, _TIMEOUT, pause)
 
     def upload(
         self,

@@ -1,7 +1,8 @@
 """How a request changes and reads: commands with read-your-writes, and connections for queries.
 
-Every write answers with `Testhide-Position`, by default once the read models are there (2 s at most); `Prefer: respond-async` skips the wait. A read with
-`Testhide-Min-Position` waits for it. When a wait runs out the answer carries `Testhide-Projected: false`.
+Every write answers with `Testhide-Position`, by default once the read models are there (2 s at most); `Prefer:
+respond-async` skips the wait. A read with `Testhide-Min-Position` waits for it. When a wait runs out the answer
+carries `Testhide-Projected: false`.
 """
 
 from collections.abc import AsyncIterator

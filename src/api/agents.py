@@ -1,29 +1,25 @@
 """What agents ask: docs/agent-protocol.md is their side of this."""
 
-import asyncio
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
 import msgspec
-from cachetools import LRUCache
-from commands.recording import record_report
 from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
 from api.acting import Acting
 from api.permissions import Agent
+from api.polling import POLL_S, AgentPolls
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.nodes import ConnectNode
-from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running
+from commands.recording import record_report
+from domain.builds import BUILD, Assigned, Finished, Running
 from domain.errors import Conflict, Forbidden, TooLarge
 from domain.nodes import NODE, Node
-from projections import builds
 from store.build_logs import Line
-from store.listen import WAKES
 
-POLL_S = 20
 HEARTBEAT_S = 10
 ALIVE_S = 15
 """An agent that was heard of within this time keeps its node: another one with the same token is refused."""
@@ -132,49 +128,9 @@ class AgentController(Controller):
         """A message for the agent, or 204 after a while without one."""
         node_id = the_agent(request.user).node_id
         await _must_be_connected(act, node_id, session)
-        services = act.services
-        woken: set[int] = set()
-        news = asyncio.Event()
-
-        def on_wake(payload: str | None) -> None:
-            node, _, build_id = (payload or "").partition(":")
-            if payload is None or node == str(node_id):
-                if build_id:
-                    woken.add(int(build_id))
-                news.set()
-
-        # Register, then look, then wait: what is assigned in between is in one of the two.
-        with services.listener.subscribed(WAKES, on_wake):
-            await services.waiter.wait(await services.log.head())
-            async with act.reading() as connection:
-                woken.update(await builds.assigned_to(connection, node_id))
-            delivered: LRUCache[tuple[str, int, int, str], bool] = request.app.state.delivered
-            loop = asyncio.get_running_loop()
-            ends = loop.time() + POLL_S
-            try:
-                await services.gauges.polls(node_id, session, free, polling=True)
-                while True:
-                    news.clear()
-                    for build_id in sorted(woken):
-                        build = await act.services.log.state(BUILD.at(build_id))
-                        message = _message(act, build, node_id)
-                        if message is None or build is None:
-                            continue
-                        note = (session, build_id, build.attempt, message["type"])
-                        if note not in delivered:
-                            delivered[note] = True
-                            return Response(message)
-                    woken.clear()
-                    left = ends - loop.time()
-                    if left <= 0:
-                        return Response(None, status_code=204)
-                    try:
-                        await asyncio.wait_for(news.wait(), left)
-                    except TimeoutError:
-                        continue
-            except asyncio.CancelledError:
-                await asyncio.shield(services.gauges.polls(node_id, session, 0, polling=False))
-                raise
+        polls: AgentPolls = request.app.state.polls
+        message = await polls.next(request, node_id, session, free)
+        return Response(message, status_code=204 if message is None else 200)
 
     @post("/heartbeat", status_code=200)
     async def heartbeat(self, request: Request[Agent, Any, Any], act: Acting, data: Heartbeat) -> Lost:
@@ -258,35 +214,6 @@ def the_agent(caller: object) -> Agent:
     if not isinstance(caller, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
     return caller
-
-
-def _message(act: Acting, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
-    match build:
-        case Assigned() if build.node_id == node_id:
-            queued = build.queued
-            configuration = queued.configuration
-            unseal = act.services.secrets.unseal
-            run = {
-                "id": queued.build_id,
-                "attempt": build.attempt,
-                "job_id": queued.job_id,
-                "job_name": queued.job_title,
-                "project_id": queued.project_id,
-                "repository": queued.repository,
-                "branch": queued.branch,
-                "commit_sha": queued.commit_sha,
-                "setup": configuration.setup,
-                "command": configuration.command,
-                "env": configuration.env,
-                "secrets": {name: unseal(sealed) for name, sealed in configuration.secrets.items()},
-                "artifacts": configuration.artifacts,
-                "timeout_s": queued.timeout_minutes * 60,
-            }
-            return {"type": "run", "build": run}
-        case Finished(status="aborted") if build.node_id == node_id:
-            return {"type": "stop", "build_id": build.build_id, "attempt": build.attempt, "reason": "stopped"}
-        case _:
-            return None
 
 
 async def _node(act: Acting, node_id: int) -> Node:

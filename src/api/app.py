@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from cachetools import LRUCache
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -21,14 +20,13 @@ from api.builds import BuildController
 from api.health import HealthController
 from api.jobs import JobController
 from api.nodes import AgentDownloadController, NodeController
+from api.polling import AgentPolls
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.security import Authentication
 from api.services import Services
 from api.tests import TestController
 from api.types import JsonRequest, storable
-
-DELIVERIES_REMEMBERED = 50_000
 
 CONTROLLERS = (
     HealthController,
@@ -51,7 +49,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with services as made:
             app.state.services = made
-            app.state.delivered = LRUCache(DELIVERIES_REMEMBERED)
+            app.state.polls = AgentPolls(made)
             yield
 
     return Litestar(

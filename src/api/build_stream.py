@@ -1,6 +1,7 @@
 """A build's log as server-sent events: exactly the documented `data:` lines.
 
-With ids each message carries `attempt:line`, and a reader that comes back with `Last-Event-ID` goes on after it, nothing lost or doubled.
+With ids each message carries `attempt:line`, and a reader that comes back with `Last-Event-ID` goes on after it,
+nothing lost or doubled.
 """
 
 import asyncio

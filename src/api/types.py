@@ -53,11 +53,13 @@ def must_be_json(content_type: str | None) -> None:
 def refusal(body: bytes) -> Exception:
     """Why a body could not be decoded. The standard library takes half surrogate pairs and huge numbers."""
     try:
-        json.loads(body)
+        json.loads(body.decode())
     except RecursionError:
         return Invalid("The body is nested too deeply.")
-    except ValueError:
+    except (json.JSONDecodeError, UnicodeDecodeError):
         return SerializationException("The body is not valid JSON.")
+    except ValueError:
+        pass  # a number of more digits than Python reads
     return Invalid(
         "The body holds half a surrogate pair or a number out of range; send characters and numbers in full."
     )

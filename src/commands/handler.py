@@ -1,7 +1,8 @@
 """The one handler: load, fold, decide, append, and again on a conflict.
 
-A command says which streams it reads (`reads`) and what follows from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields).
-Every stream that was read is guarded: the events are only appended while it still is at the version that the decision saw.
+A command says which streams it reads (`reads`) and what follows from them (`decide`, pure: no clock, no ids, no
+randomness; they come in as fields). Every stream that was read is guarded: the events are only appended while it
+still is at the version that the decision saw.
 """
 
 import asyncio

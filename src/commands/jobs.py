@@ -75,9 +75,11 @@ class UpdateJob(Decision):
         job = _existing(job, self.job_id)
         _must_serve(self.node_pool_id, pool, job.project_id)
         changed: dict[str, Any] = {
-            name: value for name in UPDATABLE if (value := getattr(self, name)) not in (None, getattr(job, name))
+            name: value
+            for name in UPDATABLE
+            if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(job, name))
         }
-        cleared = tuple(name for name in self.cleared if getattr(job, name) is not None)
+        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(job, name) is not None)
         if changed or cleared:
             yield JobUpdated(job_id=self.job_id, project_id=job.project_id, cleared=cleared, **changed)
 

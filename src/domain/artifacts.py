@@ -1,10 +1,30 @@
 """Artifacts: files that a build leaves behind."""
 
+import re
+from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
-from domain.base import Event
+from domain.base import Category, Event
+from domain.errors import Invalid
 
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
+
+MAX_PATH = 1_000
+"""Characters."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_TYPES: dict[str, ArtifactType] = {
+    ".xml": "report",
+    ".trx": "report",
+    ".log": "log",
+    ".txt": "log",
+    ".png": "screenshot",
+    ".jpg": "screenshot",
+    ".jpeg": "screenshot",
+    ".gif": "screenshot",
+    ".webp": "screenshot",
+}
 
 
 class ArtifactStored(Event, frozen=True):
@@ -31,4 +51,45 @@ class ArtifactStored(Event, frozen=True):
         return f"build-{self.build_id}"
 
 
+def artifact_path(folder: str, file_name: str) -> str:
+    """Where a file goes in its build's tree. `folder` may be empty, end in a slash, or be the whole path already.
+
+    Raises Invalid for what leads out of the tree or cannot be shown. Only the last part of `file_name` counts: some
+    clients send the path on their disk.
+    """
+    whole = folder
+    if not folder or folder.endswith(("/", "\\")):
+        whole += file_name.replace("\\", "/").rpartition("/")[2]
+    whole = whole.replace("\\", "/")
+    if _CONTROL.search(whole):
+        raise Invalid.field("path", "must not have control characters")
+    if whole.startswith("/") or _DRIVE.match(whole):
+        raise Invalid.field("path", "must be relative, like `reports/`: no leading slash or drive")
+    parts = [part for part in whole.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise Invalid.field("path", "must not have `..`")
+    path = "/".join(parts)
+    if not path or whole.endswith("/"):
+        raise Invalid.field("path", "must end in a file name, here or in the name of the uploaded file")
+    if len(path) > MAX_PATH:
+        raise Invalid.field("path", f"must have at most {MAX_PATH:,} characters")
+    return path
+
+
+def artifact_type(path: str) -> ArtifactType:
+    name = PurePosixPath(path.lower())
+    if name.suffix in (".json", ".html", ".htm"):
+        return "report" if name.name.startswith("report") else "binary"
+    return _TYPES.get(name.suffix, "binary")
+
+
+def blob_key(build_id: int, artifact_id: int) -> str:
+    return f"builds/{build_id}/artifacts/{artifact_id}"
+
+
+def evolve(state: ArtifactStored | None, event: Event) -> ArtifactStored | None:
+    return event if state is None and isinstance(event, ArtifactStored) else state
+
+
+ARTIFACT = Category[ArtifactStored | None]("artifact", None, evolve)
 EVENTS = (ArtifactStored,)

@@ -1,7 +1,8 @@
 """What an event, a stream and a folded state are.
 
-An event says what happened, in the past tense, and belongs to one stream. A category is a kind of stream (`build`, `job`) with the state that its events
-fold to. `evolve` never fails: an event that makes no sense for a state leaves it as it is.
+An event says what happened, in the past tense, and belongs to one stream. A category is a kind of stream (`build`,
+`job`) with the state that its events fold to. `evolve` never fails: an event that makes no sense for a state leaves
+it as it is.
 """
 
 from collections.abc import Callable, Iterable
@@ -101,7 +102,9 @@ class Stream(Generic[S]):
 
 @dataclass(frozen=True)
 class Known(Generic[S]):
-    """A state that the caller already has at a version. It is not loaded again, but a decision made on it only holds at that version."""
+    """A state that the caller already has at a version. It is not loaded again, but a decision made on it only holds
+    at that version.
+    """
 
     stream: str
     version: int

@@ -81,16 +81,12 @@ class BuildStarted(BuildEvent, frozen=True):
     commit_sha: str | None = None
 
 
-class SuiteCounts(msgspec.Struct, frozen=True, array_like=True):
-    name: str
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    duration_ms: int = 0
-
-
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit."""
+    """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit.
+
+    `passed`, `failed`, `skipped` and `known_issues` are what it adds to the build's counts: its tests by their last
+    attempts, less those of earlier reports of the same attempt whose place they take. So they may be negative.
+    """
 
     name: ClassVar[str] = "build.report_recorded"
     attempt: int
@@ -104,8 +100,9 @@ class ReportRecorded(BuildEvent, frozen=True):
     known_issues: int
     """Of `failed`: those that the reporter calls known, which do not fail the build."""
     duration_ms: int
+    """Of the last attempts together."""
     blocks: int
-    suites: list[SuiteCounts] = []
+    suites: list[str] = []
     warnings: list[str] = []
 
 

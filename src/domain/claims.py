@@ -1,7 +1,7 @@
 """Uniqueness by claim: whoever holds the stream of a value holds the value.
 
-The stream's name is an HMAC of the value (made by the store), so that it reveals nothing once the owner is erased. Two claims at once meet as a version
-conflict on that stream.
+The stream's name is an HMAC of the value (made by the store), so that it reveals nothing once the owner is erased.
+Two claims at once meet as a version conflict on that stream.
 """
 
 from typing import ClassVar

@@ -1,7 +1,8 @@
 """Who dispatches: the fence that keeps a dispatcher that lost its leadership from assigning builds.
 
-Every assignment is guarded by this one stream: it only holds while no newer leader has taken over. So limits of nodes, pools and jobs can be kept in the
-leader's memory and are still never overrun, by however many dispatchers (docs/decisions/0003-dispatch-fence.md).
+Every assignment is guarded by this one stream: it only holds while no newer leader has taken over. So limits of
+nodes, pools and jobs can be kept in the leader's memory and are still never overrun, by however many dispatchers
+(docs/decisions/0003-dispatch-fence.md).
 """
 
 from typing import ClassVar

@@ -1,6 +1,6 @@
 """Why a request is refused.
 
-    Rejection
+Rejection
     ├── Unauthenticated      401
     ├── Forbidden            403
     ├── NotFound             404
@@ -11,7 +11,8 @@
     ├── TooManyRequests      429
     └── Unavailable          503
 
-`detail` is a sentence that the caller can act on. One place (`api.problems`) turns these into `application/problem+json`.
+`detail` is a sentence that the caller can act on. One place (`api.problems`) turns these into
+`application/problem+json`.
 """
 
 from typing import ClassVar, NamedTuple

@@ -95,7 +95,9 @@ class Credentials(msgspec.Struct, frozen=True):
     token_hash: bytes = b""
 
 
-_ACCESS = f"""coalesce((SELECT jsonb_object_agg(project_id::text, access) FROM {MemberRow.table} WHERE user_id = u.id), '{{}}')"""
+_ACCESS = (
+    f"coalesce((SELECT jsonb_object_agg(project_id::text, access) FROM {MemberRow.table} WHERE user_id = u.id), '{{}}')"
+)
 
 
 async def by_session(connection: AsyncConnection, session_id: str) -> Credentials | None:

@@ -1,4 +1,4 @@
-"""The changes of a batch of events on their way to the tables: what the rows look like now, and what has to be written."""
+"""The changes of a batch of events on their way to the tables: what rows look like now, and what has to be written."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -87,8 +87,9 @@ class Batch:
                 parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
         for row, blocks in self._blocks.items():
             parts.append((statements.insert_block(row), statements.block_parameters(row, blocks)))
-        for where in self._gone_where:
-            parts.append((f"DELETE FROM {where.row.table} WHERE {where.column} = %s", [where.value]))
+        parts.extend(
+            (f"DELETE FROM {where.row.table} WHERE {where.column} = %s", [where.value]) for where in self._gone_where
+        )
         return parts
 
     def written(self) -> None:

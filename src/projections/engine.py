@@ -1,7 +1,8 @@
 """The engine: events in, rows and position out, in one statement.
 
-It prefetches the rows that a batch needs, applies the pure functions, and writes the difference, the position and the NOTIFY in one prepared statement. An
-event that a projection cannot take is parked for it with its error; the rest goes on. A rebuild is the same code from position 0.
+It prefetches the rows that a batch needs, applies the pure functions, and writes the difference, the position and the
+NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error; the rest
+goes on. A rebuild is the same code from position 0.
 """
 
 from collections.abc import Sequence
@@ -55,7 +56,9 @@ async def positions(connection: AsyncConnection, projections: Sequence[Projectio
 
 
 class Engine:
-    """Moves projections that stand at one position. `connection` is autocommit and holds the leader's lock: losing it ends both."""
+    """Moves projections that stand at one position. `connection` is autocommit and holds the leader's lock: losing it
+    ends both.
+    """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
         self._connection = connection
@@ -64,7 +67,9 @@ class Engine:
         self._cache = Cache()
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies events that follow `position`; returns the new position. Raises LostLeadership and psycopg.OperationalError."""
+        """Applies events that follow `position`; returns the new position. Raises LostLeadership and
+        psycopg.OperationalError.
+        """
         try:
             return await self._apply(events, position, self._projections)
         except psycopg.OperationalError:

@@ -1,8 +1,8 @@
 """What a projection is made of: rows with a table, and two pure functions.
 
-`keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row (inserted or replaced by its key), `Gone`,
-`GoneWhere` (deletes by an indexed parent column; the engine writes such an event alone) or `Block` (many new rows of numbers, in columns).
-A row that an event creates is not named by `keys`.
+`keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
+(inserted or replaced by its key), `Gone`, `GoneWhere` (deletes by an indexed parent column; the engine writes such an
+event alone) or `Block` (many new rows of numbers, in columns). A row that an event creates is not named by `keys`.
 """
 
 import types

@@ -191,7 +191,8 @@ async def health_of(connection: AsyncConnection, node_id: int) -> Health | None:
         connection,
         Health,
         f"SELECT n.id, {_rounded('cpu_pct')}, {_rounded('ram_pct')}, {_rounded('disk_free_gb')},"
-        f" coalesce(greatest(0, extract(epoch FROM now() - g.seen_at)), {NEVER})::bigint, n.status"
+        f" CASE WHEN g.seen_at IS NULL THEN {NEVER} ELSE greatest(0, extract(epoch FROM now() - g.seen_at)) END::bigint"
+        ", n.status"
         f" FROM {NodeRow.table} n LEFT JOIN agent_gauges g ON g.node_id = n.id WHERE n.id = %(id)s",
         {"id": node_id},
     )

@@ -80,7 +80,7 @@ async def catch_up(connection: AsyncConnection, event_log: EventLog, projections
 
 
 async def rebuild(conninfo: str, event_log: EventLog, projections: Sequence[Projection]) -> int:
-    """Drops the tables and makes them again from the whole log. Offline: raises AlreadyRunning while a projector leads."""
+    """Drops the tables and makes them again from the whole log. Raises AlreadyRunning while a projector leads."""
     async with await _connect(conninfo) as connection:
         cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
         if (await cursor.fetchone()) != (True,):

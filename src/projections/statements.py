@@ -1,6 +1,7 @@
 """SQL that follows from a row's struct: its table, fetching rows by key, and writing a batch in one statement.
 
-Rows travel as one JSON text a table (`json_to_recordset`): one parameter with one type, so each shape of batch is prepared once. Blocks travel as arrays.
+Rows travel as one JSON text a table (`json_to_recordset`): one parameter with one type, so each shape of batch is
+prepared once. Blocks travel as arrays.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +20,10 @@ def create(row: type[Row]) -> list[str]:
     body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns(row)]
     if table.has_key_index:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
+    # Room on the page for new versions of a row; rows without a key are never updated.
+    fillfactor = 90 if table.has_key_index else 100
     return [
-        f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {90 if table.has_key_index else 100})",
+        f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})",
         *(
             f"CREATE INDEX IF NOT EXISTS {table}_{number} ON {table} {index}"
             for number, index in enumerate(table.indexes, start=1)

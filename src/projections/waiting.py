@@ -1,7 +1,8 @@
 """Read your writes: wait until the read models have reached a position.
 
-One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read again after every LISTEN and once a
-second. When the lag is already above the limit nobody waits: the answer says so at once.
+One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read
+again after every LISTEN and once a second. When the lag is already above the limit nobody waits: the answer says so
+at once.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ class Waiter:
                     continue
 
     async def wait(self, position: int) -> bool:
-        """True once the read models are at `position`; False after LIMIT_S, or at once when they already lag by more."""
+        """True once the read models are at `position`; False after LIMIT_S, or at once when they lag by more."""
         if position <= self._position:
             return True
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""What agents are doing right now: open polls, free slots, load. Not mutations, so not events; a crash may lose them."""
+"""What agents are doing right now: open polls, free slots, load. No mutations, so no events; a crash may lose them."""
 
 from datetime import datetime
 
@@ -53,7 +53,8 @@ class AgentGauges:
     ) -> None:
         await self._execute(
             "INSERT INTO agent_gauges (node_id, session, seen_at, cpu_pct, ram_pct, disk_free_gb, uptime_s)"
-            " VALUES (%(node)s, %(session)s, now(), %(cpu)s, %(ram)s, %(disk)s, %(uptime)s) ON CONFLICT (node_id) DO UPDATE"
+            " VALUES (%(node)s, %(session)s, now(), %(cpu)s, %(ram)s, %(disk)s, %(uptime)s)"
+            " ON CONFLICT (node_id) DO UPDATE"
             " SET session = EXCLUDED.session, seen_at = now(), cpu_pct = EXCLUDED.cpu_pct, ram_pct = EXCLUDED.ram_pct,"
             " disk_free_gb = EXCLUDED.disk_free_gb, uptime_s = EXCLUDED.uptime_s",
             node=node_id,

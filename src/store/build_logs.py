@@ -1,7 +1,7 @@
 """Build logs: numbered lines in compressed chunks, by build and attempt.
 
-Lines are not events. They are acknowledged only as far as they are stored without a gap; a resent line is recognised by its number. The event that ends a
-build carries the line count.
+Lines are not events. They are acknowledged only as far as they are stored without a gap; a resent line is recognised
+by its number. The event that ends a build carries the line count.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,8 @@ class BuildLogs:
                 return stored
             chunk = _compressor.compress(msgspec.msgpack.encode(fresh))
             await connection.execute(
-                "WITH stored AS (INSERT INTO build_log_chunks (job_id, build_id, attempt, first_line, line_count, lines)"
+                "WITH stored AS ("
+                "INSERT INTO build_log_chunks (job_id, build_id, attempt, first_line, line_count, lines)"
                 " VALUES (%s, %s, %s, %s, %s, %s)) SELECT pg_notify(%s, %s)",
                 (job_id, build_id, attempt, stored, len(fresh), chunk, BUILD_LOGS, str(build_id)),
                 prepare=True,
@@ -74,7 +75,8 @@ class BuildLogs:
     @staticmethod
     async def _count(connection: AsyncConnection, build_id: int, attempt: int) -> int:
         cursor = await connection.execute(
-            "SELECT coalesce(max(first_line + line_count), 0) FROM build_log_chunks WHERE build_id = %s AND attempt = %s",
+            "SELECT coalesce(max(first_line + line_count), 0) FROM build_log_chunks"
+            " WHERE build_id = %s AND attempt = %s",
             (build_id, attempt),
             prepare=True,
         )

@@ -1,8 +1,9 @@
 """How an event is stored, and how it is read back.
 
-A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name of the data key, body. The stamp is in
-clear, so that it stays readable after an erasure; the body (the event's own fields) is compressed when that pays and encrypted when the event names a data
-key. An event of an older class version goes through the upcasters of its name first: plain functions from one version's dict to the next.
+A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation,
+name of the data key, body. The stamp is in clear, so that it stays readable after an erasure; the body (the event's
+own fields) is compressed when that pays and encrypted when the event names a data key. An event of an older class
+version goes through the upcasters of its name first: plain functions from one version's dict to the next.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ _decompressor = zstandard.ZstdDecompressor()
 
 
 class EventMapper(Mapper[str]):
-    """The library's mapper for msgspec events. `Recorded` plays the part of its domain event: stream, version and event."""
+    """The library's mapper for msgspec events. `Recorded` plays the part of its domain event."""
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
         super().__init__(JSONTranscoder())

@@ -1,7 +1,7 @@
 """One LISTEN connection a process, shared by everything in it that waits for something.
 
-A notification may be lost while the connection is down, so after every (re)connect each subscriber is called with None, which means: look again.
-Subscribers look first, then wait; and those with a deadline look once a second anyway.
+A notification may be lost while the connection is down, so after every (re)connect each subscriber is called with
+None, which means: look again. Subscribers look first, then wait; and those with a deadline look once a second anyway.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Our recorder as a recorder of the `eventsourcing` library: its table, its queries and subscriptions, our insert path.
 
-The library's own insert paths either take a table lock over several round trips or, as a stored function, take none and let followers miss events
-(measured: docs/decisions/0002-group-commit.md).
+The library's own insert paths either take a table lock over several round trips or, as a stored function, take none
+and let followers miss events (measured: docs/decisions/0002-group-commit.md).
 """
 
 import asyncio
@@ -32,7 +32,9 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Thread-safe and blocking, as the library wants it. The flusher runs on an event loop of its own thread, made at the first insert."""
+    """Thread-safe and blocking, as the library wants it. The flusher runs on an event loop of its own thread, made at
+    the first insert.
+    """
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)

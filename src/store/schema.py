@@ -24,7 +24,8 @@ STATEMENTS = (
     *(f"CREATE SEQUENCE IF NOT EXISTS {name}_ids" for name in SEQUENCES),
     # A contiguous range of ids. The lock keeps two callers from both moving the sequence past the other's start.
     """
-    CREATE OR REPLACE FUNCTION draw_ids(sequence regclass, count bigint) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $body$
+    CREATE OR REPLACE FUNCTION draw_ids(sequence regclass, count bigint) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE AS $body$
     DECLARE
         first bigint;
     BEGIN
@@ -57,7 +58,8 @@ STATEMENTS = (
     "CREATE UNLOGGED TABLE IF NOT EXISTS token_uses (token_id bigint PRIMARY KEY, used_at timestamptz NOT NULL)",
     """
     CREATE TABLE IF NOT EXISTS projection_positions (
-        name text NOT NULL, version int NOT NULL, position bigint NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(),
+        name text NOT NULL, version int NOT NULL, position bigint NOT NULL,
+        updated_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (name, version)
     )
     """,

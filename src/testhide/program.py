@@ -35,6 +35,7 @@ class Program:
     cwd: Path | None = None
     account: Account | None = None
     stop_signal: int = signal.SIGTERM
+    abort_signal: int = signal.SIGKILL  # when it does not stop in time; SIGKILL follows
     # Runs before every start, also before a restart; may block for some seconds and may raise Fault.
     prepare: Callable[[], None] = field(default=_nothing)
 

@@ -89,7 +89,7 @@ def answers(host: str, port: int, path: str) -> Callable[[], bool]:
         try:
             with socket.create_connection((place, port), timeout=1) as client:
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
-                return client.recv(64).startswith(b"HTTP/1.1 200")
+                return client.recv(64)[8:13] == b" 200 "
         except OSError:
             return False
 

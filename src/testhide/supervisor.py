@@ -10,6 +10,7 @@ import contextlib
 import os
 import selectors
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -235,8 +236,7 @@ class Supervisor:
             for child in members:
                 if child.process is not None:
                     self._say(f"{child.name} does not stop: killed.")
-                    send(child.process.pid, signal.SIGKILL, group=True)
-                    child.process.wait()
+                    _abort(child.process, child.service.program.abort_signal)
                     child.poll()
         self._note_running()
         self._record.unlink(missing_ok=True)
@@ -274,6 +274,16 @@ class Supervisor:
             self._selector.close()
             os.close(read)
             os.close(write)
+
+
+def _abort(process: subprocess.Popen[bytes], abort_signal: int) -> None:
+    if abort_signal != signal.SIGKILL:
+        send(process.pid, abort_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.3)
+            return
+    send(process.pid, signal.SIGKILL, group=True)
+    process.wait()
 
 
 def _print(fd: int, text: str) -> None:

@@ -1,6 +1,7 @@
 """The dispatcher: one leader gives queued builds to waiting agents, and takes them back from nodes that are lost.
 
-It holds queue and slots in memory, made by following the log from its start, and appends `build.assigned` fenced by its leadership. Standbys wait for its lock.
+It holds queue and slots in memory, made by following the log from its start, and appends `build.assigned` fenced by
+its leadership. Standbys wait for its lock.
 """
 
 import asyncio

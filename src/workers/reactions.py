@@ -1,6 +1,7 @@
 """What follows from events outside the log: when X then Y.
 
-A reaction runs at least once for each event of its kind, and is idempotent. New reactions start at "now": a replay deletes nothing and sends no mail.
+A reaction runs at least once for each event of its kind, and is idempotent. New reactions start at "now": a replay
+deletes nothing and sends no mail.
 """
 
 from collections.abc import Awaitable, Callable

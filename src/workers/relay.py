@@ -1,7 +1,9 @@
-"""From the log to the workers: the relay notes which reactions are due, arq wakes who runs them, the sweeper finds what was missed.
+"""From the log to the workers: the relay notes which reactions are due, arq wakes who runs them, the sweeper finds
+what was missed.
 
-A due reaction (name and position) is written in the transaction that moves the reaction's own position, so none is lost and none is noted twice. Redis only
-carries wake-ups: while it is away or after it was wiped the sweeper still runs everything, a few seconds later.
+A due reaction (name and position) is written in the transaction that moves the reaction's own position, so none is
+lost and none is noted twice. Redis only carries wake-ups: while it is away or after it was wiped the sweeper still
+runs everything, a few seconds later.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Which build goes to which node: the dispatcher's memory, pure.
 
-Fed by events and by the polls of agents; asked for assignments. A node takes a build when its agent asks for one (its poll is open), it has a free slot, and
-it belongs to the pool that the build wants. Higher priority first, then older.
+Fed by events and by the polls of agents; asked for assignments. A node takes a build when its agent asks for one (its
+poll is open), it has a free slot, and it belongs to the pool that the build wants. Higher priority first, then older.
 """
 
 from collections import Counter
@@ -133,7 +133,9 @@ class Scheduler:
         return waiting + [number for number, active in self.active.items() if active.build.job_id == job_id]
 
     def assignments(self) -> list[tuple[Queued, int]]:
-        """(build, node id) pairs that fit together now. Takes the nodes' asks into account as if all of them went through."""
+        """(build, node id) pairs that fit together now. Takes the nodes' asks into account as if all of them went
+        through.
+        """
         on_node = Counter(active.node_id for active in self.active.values())
         of_job = Counter(active.build.job_id for active in self.active.values())
         open_nodes = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 
 from tests.agent.fake_server import TOKEN, WAIT
 
+# One that every user can run, unlike that of a virtual environment in somebody's home.
+SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or sys.executable
 AGENT_ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "TZ": "UTC",

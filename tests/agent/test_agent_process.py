@@ -6,7 +6,6 @@ import ast
 import hashlib
 import io
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +14,12 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_server import TOKEN, FakeServer
-from tests.agent.harness import AGENT_ENVIRONMENT, Agent, StartAgent, processes_with
+from tests.agent.harness import AGENT_ENVIRONMENT, SYSTEM_PYTHON, Agent, StartAgent, processes_with
 
 import agent as package
 from agent.bundle import build_zipapp
 
 SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
-# One that every user can run, unlike that of a virtual environment in somebody's home.
-SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or sys.executable
 FOREVER = "while :; do sleep 0.1; done"
 # Reads all that may hold the token: of every process above up to the last one given, and the file.
 SPY = """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from pathlib import Path
 
 import pytest
 from tests.agent.fake_server import FakeServer
-from tests.agent.harness import AGENT_ENVIRONMENT, Agent, StartAgent, processes_with
+from tests.agent.harness import AGENT_ENVIRONMENT, SYSTEM_PYTHON, Agent, StartAgent, processes_with
 
 # A child, a child in a session of its own, and one that is detached for good.
 FAMILY = """
@@ -207,7 +207,6 @@ def test_a_command_that_cannot_be_started_says_why(server: FakeServer) -> None:
     assert "Argument list too long" in verdict["detail"]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="one interpreter is enough")
 @pytest.mark.usefixtures("agent")
 def test_a_build_begins_at_once(server: FakeServer) -> None:
     delays = []
@@ -219,3 +218,15 @@ def test_a_build_begins_at_once(server: FakeServer) -> None:
         server.wait_finished(build)
 
     assert sorted(delays)[2] < 0.1, delays
+
+
+def test_a_build_that_kills_its_supervisor_has_no_result(server: FakeServer, start: StartAgent) -> None:
+    """Only a trusted one can; the next build is not harmed."""
+    start(python=SYSTEM_PYTHON, user=65534 if os.geteuid() == 0 else None)
+    first, second = server.queue("kill -9 $PPID; exec sleep 0.2"), server.queue("echo fine")
+
+    verdict = server.wait_finished(first)
+    assert (verdict["exit_code"], verdict["reason"]) == (None, "setup_failed")
+    assert "supervisor" in verdict["detail"]
+    server.wait_finished(second)
+    assert second.own == ["fine"]

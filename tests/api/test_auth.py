@@ -52,7 +52,9 @@ def test_the_answer_of_authenticate(server: Any) -> None:
     assert bearer(server, token).json()["id"] == me["id"]
 
 
-@pytest.mark.parametrize(("username", "password"), [("nobody@example.com", "x"), ("", "x"), ("a", "x" * 1001), ("\0", "x")])
+@pytest.mark.parametrize(
+    ("username", "password"), [("nobody@example.com", "x"), ("", "x"), ("a", "x" * 1001), ("\0", "x")]
+)
 def test_bad_logins_are_refused(server: Any, username: str, password: str) -> None:
     assert login(server, username, password).status_code in (401, 422)
 

@@ -30,7 +30,13 @@ def new_pool(server: Any, project: int, **more: Any) -> int:
 
 def test_create(server: Any, project: int) -> None:
     pool = new_pool(server, project)
-    body = {"name": "Smoke Tests", "project_id": project, "node_pool_id": pool, "timeout_minutes": 30, "max_parallel": 3}
+    body = {
+        "name": "Smoke Tests",
+        "project_id": project,
+        "node_pool_id": pool,
+        "timeout_minutes": 30,
+        "max_parallel": 3,
+    }
     answer = server.make_user("developer", {project: "write"}).post("/api/v3/jobs", json=body)
     assert answer.status_code == 201
     assert answer.json().items() >= (body | {"enabled": True}).items()
@@ -42,7 +48,13 @@ def test_create(server: Any, project: int) -> None:
 
 def test_defaults(server: Any, job: int) -> None:
     shown = server.admin.get(f"/api/v3/jobs/{job}").json()
-    defaults = {"enabled": True, "timeout_minutes": 60, "max_parallel": 1, "node_pool_id": None, "default_branch": "main"}
+    defaults = {
+        "enabled": True,
+        "timeout_minutes": 60,
+        "max_parallel": 1,
+        "node_pool_id": None,
+        "default_branch": "main",
+    }
     assert shown.items() >= defaults.items()
 
 
@@ -137,7 +149,8 @@ def test_list_filters(server: Any, project: int, job: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"project_id": "x"}, {"enabled": "maybe"}, {"page": 0}, {"limit": 0}, {"limit": 501}, {"project_id": 2**70}]
+    "params",
+    [{"project_id": "x"}, {"enabled": "maybe"}, {"page": 0}, {"limit": 0}, {"limit": 501}, {"project_id": 2**70}],
 )
 def test_bad_filters(server: Any, params: dict[str, object]) -> None:
     assert server.admin.get("/api/v3/jobs", params=params).status_code == 422

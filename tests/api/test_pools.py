@@ -44,7 +44,9 @@ def test_unknown_projects(server: Any) -> None:
 
 def test_who_sees(server: Any, project: int) -> None:
     ids = [
-        server.admin.post("/api/v3/node-pools", json={"name": name, "project_id": project, "shared": shared}).json()["id"]
+        server.admin.post("/api/v3/node-pools", json={"name": name, "project_id": project, "shared": shared}).json()[
+            "id"
+        ]
         for name, shared in (("own", False), ("shared", True))
     ]
     filtered = {"project_id": project}

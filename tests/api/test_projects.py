@@ -67,7 +67,9 @@ def test_text_that_cannot_be_stored(server: Any, text: str) -> None:
 
 
 def test_an_escaped_backslash_is_no_nul(server: Any) -> None:
-    answer = server.admin.post("/api/v3/projects", data=rb'{"name": "\\u0000"}', headers={"Content-Type": "application/json"})
+    answer = server.admin.post(
+        "/api/v3/projects", data=rb'{"name": "\\u0000"}', headers={"Content-Type": "application/json"}
+    )
     assert (answer.status_code, answer.json()["name"]) == (201, r"\u0000")
 
 

@@ -8,7 +8,7 @@ Status = Literal["passed", "failed", "skipped"]
 ErrorKind = Literal["", "failure", "error"]
 
 
-class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One attempt at one test.
 
     `status` is what the file says; a failed case with `known_issue` must not fail the build. `fail_id` and

@@ -36,7 +36,6 @@ def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Itera
         notes.add("empty")
     scanner.close()
     balancer.close()
+    reader.finish()
     yield from reader.drain()
-    summary = reader.summary()
-    yield from reader.drain()
-    yield summary
+    yield reader.summary()

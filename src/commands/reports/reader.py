@@ -70,6 +70,7 @@ class Reader:
         self._suites: list[_Open] = []
         self._all = Tally()
         self._held = dotnet.Held()
+        self._releasing = False
         self._dialect: Dialect = ""
         self._root = ""
         self._run = Origin()
@@ -79,8 +80,14 @@ class Reader:
         self._cases = self._known = self._suite_count = self._duration = 0
 
     def drain(self) -> Iterator[Case | Suite]:
+        """What was read since the last time."""
         out, self._out = self._out, []
-        return iter(out)
+        yield from out
+        if self._releasing:
+            self._releasing = False
+            for case in self._held.release(self._builder):
+                self._cases += 1
+                yield case
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if self._capture:
@@ -123,12 +130,13 @@ class Reader:
             self._skipped = 1
             return
         budget.elements -= 1
-        for attribute, value in attributes.items():
+        size = sum(map(len, attributes.values()))
+        if size > budget.text:
+            self._notes.add("cut", f"the attributes of <{name[:40]}>")
             room = max(0, budget.text)
-            if len(value) > room:
-                self._notes.add("cut", f"the attribute {attribute[:40]}")
-                attributes[attribute] = value = value[:room]
-            budget.text -= len(value)
+            attributes = {key: value[: room // len(attributes)] for key, value in attributes.items()}
+            size = room
+        budget.text -= size
         node = Node(name, attributes, self._text_limit(name))
         self._capture[-1].children.append(node)
         self._capture.append(node)
@@ -241,7 +249,7 @@ class Reader:
         suite.total.include(suite.direct)
         attributes = suite.attributes
         if suite.element == "TestRun":
-            self._release()
+            self._releasing = True
             declared = self._declared
         else:
             declared = declared_by(suite.element, attributes, self._notes)
@@ -272,14 +280,12 @@ class Reader:
             )
         )
 
-    def _release(self) -> None:
-        for case in self._held.release(self._builder):
-            self._cases += 1
-            self._out.append(case)
+    def finish(self) -> None:
+        """No element will follow: what still waits comes with the next `drain`."""
+        self._releasing = True
 
     def summary(self) -> Summary:
-        """To be called once, after the last element."""
-        self._release()
+        """To be called once, after the last `drain`."""
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)

@@ -40,7 +40,8 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b0[xX][0-9a-fA-F]{1,32}\b"), "<hex>"),
     # Java writes an object as Type@1b6d3586; a long hex string without any digit is a word.
     (re.compile(r"@[0-9a-f]{5,16}\b"), "@<hex>"),
-    (re.compile(r"\b(?=[a-fA-F]{0,63}\d)[0-9a-fA-F]{12,64}\b"), "<hex>"),
+    # The same word as for numbers, since a hash may happen to have no letter in it.
+    (re.compile(r"\b(?=[a-fA-F]{0,63}\d)(?=\d{0,63}[a-fA-F])[0-9a-fA-F]{12,64}\b"), "<n>"),
     (re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b"), "<ip>"),
     (
         re.compile(

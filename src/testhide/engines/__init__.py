@@ -38,7 +38,7 @@ class Engines:
 
 @contextlib.contextmanager
 def embedded_engines(data: Path) -> Iterator[Engines]:
-    """Both engines on this data folder, for as long as the block runs. Raises Fault; blocks, a second at first."""
+    """Both engines on this data folder, for as long as the block runs. Raises Fault; blocks."""
     with open_folder(data) as folder, contextlib.ExitStack() as stack:
         free_space_or_fault(folder)
         watchdog = Watchdog()

@@ -81,6 +81,7 @@ class Postgres:
             cwd=self.folder.home,
             account=self.folder.account,
             stop_signal=signal.SIGINT,  # "fast": sessions are ended, a checkpoint is written
+            abort_signal=signal.SIGQUIT,  # "immediate": takes its children along, which SIGKILL does not
             prepare=lambda: self._before_start(binaries),
         )
 

@@ -6,9 +6,7 @@ from tests.commands.reports.reading import parsed
 
 from commands.reports import Limits
 
-SUITE = (
-    '<testsuite name="s"><testcase classname="C" name="a"/>{}<testcase classname="C" name="z"/></testsuite>'
-)
+SUITE = '<testsuite name="s"><testcase classname="C" name="a"/>{}<testcase classname="C" name="z"/></testsuite>'
 
 
 def names(report: str | bytes) -> list[str]:

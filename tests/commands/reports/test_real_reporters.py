@@ -63,9 +63,7 @@ class Case(unittest.TestCase):
 
 
 def run(folder: Path, *command: str) -> str:
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTHIDE"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTHIDE"))}
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
@@ -123,10 +121,7 @@ def test_pytest_plugin(suite: Path) -> None:
     assert known.name == "test_known"
     counts = report.summary.counts
     # The runner counts the strict xpass as failed and the xfail as neither; the report has it the other way round.
-    runner = {
-        word: int(number)
-        for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?|xfailed)", said)
-    }
+    runner = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?|xfailed)", said)}
     assert counts.failed - counts.errors == runner["failed"] - 1 + runner["xfailed"]
     assert counts.errors == runner["errors"]
     assert counts.skipped == runner["skipped"]

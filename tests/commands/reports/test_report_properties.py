@@ -16,9 +16,7 @@ from commands.reports import Limits
 from commands.reports.notes import Notes
 from commands.reports.scanner import Scanner
 
-TEXT = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff\ufdd0"), max_size=20
-)
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff\ufdd0"), max_size=20)
 STATUS = st.sampled_from(["passed", "failure", "error", "skipped"])
 CASES = st.lists(st.tuples(TEXT.map(lambda name: name or "x"), TEXT, STATUS, TEXT), max_size=12)
 
@@ -26,14 +24,8 @@ CASES = st.lists(st.tuples(TEXT.map(lambda name: name or "x"), TEXT, STATUS, TEX
 def as_xml(cases: list[tuple[str, str, str, str]]) -> str:
     written = []
     for name, classname, status, message in cases:
-        inner = (
-            ""
-            if status == "passed"
-            else f"<{status} message={quoteattr(message)}>{escape(message)}</{status}>"
-        )
-        written.append(
-            f"<testcase name={quoteattr(name)} classname={quoteattr(classname)}>{inner}</testcase>\n"
-        )
+        inner = "" if status == "passed" else f"<{status} message={quoteattr(message)}>{escape(message)}</{status}>"
+        written.append(f"<testcase name={quoteattr(name)} classname={quoteattr(classname)}>{inner}</testcase>\n")
     kinds = [case[2] for case in cases]
     return (
         f'<testsuites><testsuite name="s" tests="{len(cases)}" failures="{kinds.count("failure")}" '
@@ -144,39 +136,27 @@ NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,8}", fullmatch=True).filter(
 PIECES = st.one_of(
     TEXT.map(lambda text: escape(text)),
     TEXT.filter(lambda text: "]]>" not in text).map(lambda text: f"<![CDATA[{text}<&>]]>"),
-    st.sampled_from(
-        ["<!-- <a b='&'> -->", "<?do <this> ?>", "&#233;", "&#xe9;", "&quot;&apos;&lt;", "\n\t", "]] >"]
-    ),
+    st.sampled_from(["<!-- <a b='&'> -->", "<?do <this> ?>", "&#233;", "&#xe9;", "&quot;&apos;&lt;", "\n\t", "]] >"]),
 )
 
 
 def element(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    attributes = st.dictionaries(
-        NAMES, st.tuples(TEXT, st.sampled_from(["", "\n", "\t", "&#10;"])), max_size=3
-    )
+    attributes = st.dictionaries(NAMES, st.tuples(TEXT, st.sampled_from(["", "\n", "\t", "&#10;"])), max_size=3)
 
     def write(name: str, attributes: dict[str, tuple[str, str]], inner: list[str], space: str) -> str:
         written = "".join(
             f"{space or ' '}{key}{space}={space}{quoteattr(text)[:-1]}{end}{quoteattr(text)[-1]}"
             for key, (text, end) in attributes.items()
         )
-        return (
-            f"<{name}{written}{space}/>"
-            if not inner
-            else f"<{name}{written}>{''.join(inner)}</{name}{space}>"
-        )
+        return f"<{name}{written}{space}/>" if not inner else f"<{name}{written}>{''.join(inner)}</{name}{space}>"
 
-    return st.builds(
-        write, NAMES, attributes, st.lists(children, max_size=4), st.sampled_from(["", " ", "\n"])
-    )
+    return st.builds(write, NAMES, attributes, st.lists(children, max_size=4), st.sampled_from(["", " ", "\n"]))
 
 
 @given(element(st.recursive(PIECES, element, max_leaves=10)), st.integers(1, 40))
 @settings(deadline=None, max_examples=300)
 def test_well_formed_documents_read_as_lxml_reads_them(document: str, window: int) -> None:
-    assert ours('<?xml version="1.0"?>\n' + document, window) == lxml_events(
-        '<?xml version="1.0"?>\n' + document
-    )
+    assert ours('<?xml version="1.0"?>\n' + document, window) == lxml_events('<?xml version="1.0"?>\n' + document)
 
 
 @pytest.mark.parametrize("name", sorted(samples.ALL))

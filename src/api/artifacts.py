@@ -1,0 +1,303 @@
+"""Artifacts: upload, list, download."""
+
+import asyncio
+import mimetypes
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import msgspec
+from litestar import Controller, Request, Response, get, post
+from litestar.di import Provide
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from api import problems
+from api.acting import Acting
+from api.permissions import Agent, User
+from api.ranges import Unsatisfiable, byte_range
+from api.recording import record
+from api.types import MAX_ID, Paged, next_page, provide_paged
+from api.uploads import Upload, received
+from commands.artifacts import StoreArtifact, must_be_leased
+from commands.recording import read_report
+from commands.results import recorded
+from domain.artifacts import artifact_path, artifact_type, blob_key
+from domain.builds import BUILD, AnyBuild, Finished, Report
+from domain.errors import Conflict, Invalid, NotFound
+from integrations.ports import BlobMissing
+from projections import artifacts, builds
+from projections.artifacts import ArtifactRow
+from projections.builds import BuildRow
+
+MAX_UPLOAD = 2 * 1024**3
+CHUNK = 1024 * 1024
+OCTETS = "application/octet-stream"
+
+BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build to list artifacts for")]
+
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
+
+
+class ArtifactItem(msgspec.Struct):
+    id: int
+    build_id: int
+    name: str
+    path: str
+    type: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    created_at: datetime
+
+
+class RecordedReport(msgspec.Struct):
+    """What was recorded of a report that an external build's pipeline sent."""
+
+    cases: int
+    warnings: list[str]
+
+
+class UploadedArtifact(msgspec.Struct):
+    id: int
+    build_id: int
+    name: str
+    size_bytes: int
+    path: str
+    type: str
+    sha256: str
+    report: RecordedReport | None = None
+
+
+class TreeFile(msgspec.Struct):
+    name: str
+    id: int
+    size_bytes: int
+
+
+class TreeFolder(msgspec.Struct):
+    name: str
+    children: "list[TreeFolder | TreeFile]"  # type: ignore[misc]
+
+
+class ArtifactController(Controller):
+    path = "/artifacts"
+    tags = ["Artifacts"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_artifacts(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        paged: Paged,
+        build_id: BuildId,
+        type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
+        search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
+    ) -> Response[list[ArtifactItem]]:
+        await visible_build(request.user, act, build_id)
+        async with act.reading() as connection:
+            found = await artifacts.of_build(
+                connection,
+                build_id,
+                type=type,
+                search=search or None,
+                after=paged.after,
+                limit=paged.limit,
+                offset=paged.offset,
+            )
+        headers = next_page(request, paged, [row.id for row in found])
+        return Response([item(row) for row in found], headers=headers)
+
+    @get("/tree")
+    async def tree(self, request: Request[User, Any, Any], act: Acting, build_id: BuildId) -> dict[str, Any]:
+        """The build's artifacts as folders and files, folders first."""
+        await visible_build(request.user, act, build_id)
+        async with act.reading() as connection:
+            return tree_of(await artifacts.of_build(connection, build_id))
+
+    @post("/upload", opt={"agents": True}, request_max_body_size=None)
+    async def upload(self, request: Request[User | Agent, Any, Any], act: Acting) -> UploadedArtifact:
+        """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports/`) or the whole path.
+
+        For a running external build a test report is also recorded.
+        """
+
+        async def check(fields: Mapping[str, str]) -> None:
+            if "build_id" in fields:
+                await writable_build(request.user, act, fields["build_id"])
+
+        async with received(request, act.services.spool, MAX_UPLOAD, check) as upload:
+            build = await writable_build(request.user, act, upload.fields.get("build_id", ""))
+            path = artifact_path(upload.fields.get("path", ""), upload.file_name)
+            artifact = await store(act, request.user, build, path, upload)
+            if build.queued.external and artifact.type == "report" and not isinstance(build, Finished):
+                artifact.report = await record_external(act, build, path, upload.path)
+        return artifact
+
+    @get("/{artifact_id:int}/download")
+    async def download(self, request: Request[User, Any, Any], act: Acting, artifact_id: int) -> Response[Any] | Stream:
+        """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
+        async with act.reading() as connection:
+            artifact = await artifacts.find(connection, artifact_id)
+        if artifact is None:
+            raise NotFound(f"There is no artifact {artifact_id}.")
+        request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
+        etag = f'"{artifact.sha256}"'
+        headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(None, status_code=304, headers=headers)
+        only_if = request.headers.get("if-range")
+        try:
+            wanted = None
+            if only_if is None or only_if == etag:
+                wanted = byte_range(request.headers.get("range"), artifact.size_bytes)
+        except Unsatisfiable:
+            detail = f"The artifact has {artifact.size_bytes} bytes; the range asks for none of them."
+            headers["Content-Range"] = f"bytes */{artifact.size_bytes}"
+            return problems.response(416, "range", "Range not satisfiable", detail, headers=headers)
+        start, end = wanted or (0, artifact.size_bytes)
+        if wanted is not None:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
+        try:
+            content = await act.services.blobs.get(artifact.blob, start, end)
+        except BlobMissing:
+            raise NotFound(f"The content of artifact {artifact_id} is gone.") from None
+        return Stream(
+            content,
+            status_code=200 if wanted is None else 206,
+            media_type=artifact.content_type,
+            headers={
+                **headers,
+                "Content-Disposition": disposition(artifact.name),
+                "Content-Length": str(end - start),
+                # Opened in a browser after all, it can do nothing.
+                "Content-Security-Policy": "sandbox; default-src 'none'",
+            },
+        )
+
+
+async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload) -> UploadedArtifact:
+    """The content first, then the event: an event never names a blob that is not there."""
+    build_id = build.build_id
+    async with act.reading() as connection:
+        same = await artifacts.same(connection, build_id, path, upload.sha256)
+    artifact_id = await act.services.ids.draw("artifacts") if same is None else same.id
+    if same is None:
+        key = blob_key(build_id, artifact_id)
+        await act.services.blobs.put(key, chunks(upload.path))
+        try:
+            await act(
+                StoreArtifact(
+                    artifact_id=artifact_id,
+                    build_id=build_id,
+                    path=path,
+                    content_type=content_type(path, upload.content_type),
+                    size_bytes=upload.size_bytes,
+                    sha256=upload.sha256,
+                    by_node=caller.node_id if isinstance(caller, Agent) else None,
+                )
+            )
+        except (NotFound, Conflict):
+            await act.services.blobs.delete(key)
+            raise
+    return UploadedArtifact(
+        id=artifact_id,
+        build_id=build_id,
+        name=path.rpartition("/")[2],
+        size_bytes=upload.size_bytes,
+        path=path,
+        type=artifact_type(path),
+        sha256=upload.sha256,
+    )
+
+
+async def record_external(act: Acting, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
+    """Records a file that is a report; None for any other."""
+    known: Report | None = recorded(build, build.attempt, path)
+    if known is None:
+        report = await asyncio.to_thread(read_report, file)
+        if not report.is_report:
+            return None
+        known = await record(act, build, build.attempt, path, report)
+    return RecordedReport(known.cases, list(known.warnings))
+
+
+async def visible_build(user: User, act: Acting, build_id: int) -> BuildRow:
+    """Raises NotFound for a build that does not exist or that the caller cannot see."""
+    async with act.reading() as connection:
+        build = await builds.find(connection, build_id)
+    if build is None:
+        raise NotFound(f"There is no build {build_id}.")
+    user.must("read", build.project_id, f"build {build_id}")
+    return build
+
+
+async def writable_build(caller: User | Agent, act: Acting, given: str) -> AnyBuild:
+    """The build that a form field names, if the caller may add to it."""
+    if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
+        raise Invalid.field("build_id", "must be the id of a build")
+    build_id = int(given)
+    build = await act.services.log.state(BUILD.at(build_id))
+    if build is None:
+        raise NotFound(f"There is no build {build_id}.")
+    if isinstance(caller, Agent):
+        must_be_leased(build, caller.node_id)
+    else:
+        # The read model knows what the build's own stream does not: that its job was deleted.
+        await visible_build(caller, act, build_id)
+        caller.must("write", build.queued.project_id, f"build {build_id}")
+    return build
+
+
+async def chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, CHUNK):
+            yield chunk
+
+
+def item(row: ArtifactRow) -> ArtifactItem:
+    return ArtifactItem(
+        id=row.id,
+        build_id=row.build_id,
+        name=row.name,
+        path=row.path,
+        type=row.type,
+        content_type=row.content_type,
+        size_bytes=row.size_bytes,
+        sha256=row.sha256,
+        created_at=row.created_at,
+    )
+
+
+def tree_of(rows: list[ArtifactRow]) -> dict[str, Any]:
+    """Folders before files, each by name."""
+    root: dict[str, Any] = {"name": "/", "children": []}
+    folders: dict[tuple[str, ...], dict[str, Any]] = {(): root}
+    for row in sorted(rows, key=lambda row: (row.path, row.id)):
+        *parents, name = row.path.split("/")
+        for depth in range(len(parents)):
+            below = tuple(parents[: depth + 1])
+            if below not in folders:
+                folders[below] = {"name": parents[depth], "children": []}
+                folders[below[:-1]]["children"].append(folders[below])
+        folders[tuple(parents)]["children"].append({"name": name, "id": row.id, "size_bytes": row.size_bytes})
+    for folder in folders.values():
+        folder["children"].sort(key=lambda child: "id" in child)
+    return root
+
+
+def content_type(path: str, sent: str) -> str:
+    """What the client says, if it says anything of use, else by the name."""
+    sent = sent.lower().strip()
+    if sent and sent != OCTETS and _MEDIA_TYPE.fullmatch(sent):
+        return sent
+    return mimetypes.guess_type(path)[0] or OCTETS
+
+
+def disposition(name: str) -> str:
+    """RFC 6266: a plain name for old clients, the real one as RFC 5987 has it."""
+    plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

@@ -1,0 +1,108 @@
+"""Recording a report: read the file, look up what the read models know of its tests, and append it all at once."""
+
+import asyncio
+from array import array
+from pathlib import Path
+
+from api.acting import Acting
+from commands.recording import ReportRead, read_report
+from commands.results import Earlier, NewCases, RecordReport, must_take_reports, recorded
+from domain.builds import BUILD, AnyBuild, Report, ReportRecorded
+from domain.errors import NotFound, Unavailable
+from projections import result_queries as results
+from projections.test_cases import catalogue_version, known_cases
+from store.append import VersionConflict
+
+LOOKED_UP = 5_000
+"""Node ids looked up in one query."""
+TRIES = 10
+PATIENCE_S = 30.0
+"""How long a report waits for the read models to show what was recorded just before it."""
+
+
+async def record_report(act: Acting, build_id: int, attempt: int, path: str, file: Path) -> Report:
+    """Records a report file of a build's current attempt; sent again, it answers as at the first time.
+
+    Raises NotFound, Conflict when the build takes no reports (any more), Unavailable when the read models lag.
+    """
+    build = await act.services.log.state(BUILD.at(build_id))
+    if build is None:
+        raise NotFound(f"There is no build {build_id}.")
+    if (known := recorded(build, attempt, path)) is not None:
+        return known
+    must_take_reports(build, attempt)
+    return await record(act, build, attempt, path, await asyncio.to_thread(read_report, file))
+
+
+async def record(act: Acting, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
+    """As `record_report`, for a report that was read already."""
+    first_result_id = await act.services.ids.draw_range("results", max(1, report.rows))
+    for _ in range(TRIES):
+        command = await _command(act, build, attempt, path, report, first_result_id)
+        try:
+            await act(command)
+        except VersionConflict:
+            # Others recorded cases of the project or results of the build since the look-up. Look again, when shown.
+            await _shown(act, await act.services.log.head())
+        current = await act.services.log.state(BUILD.at(build.build_id))
+        if current is not None and (known := recorded(current, attempt, path)) is not None:
+            return known
+        build = current or build
+    raise Unavailable("Other reports of this project keep coming first; send this one again.")
+
+
+async def _command(
+    act: Acting, build: AnyBuild, attempt: int, path: str, report: ReportRead, first_result_id: int
+) -> RecordReport:
+    project_id = build.queued.project_id
+    async with act.reading() as connection:
+        version = await catalogue_version(connection, project_id)
+        ids: dict[str, int] = {}
+        for start in range(0, len(report.node_ids), LOOKED_UP):
+            found = await known_cases(connection, project_id, report.node_ids[start : start + LOOKED_UP])
+            ids.update((case.node_id, case.id) for case in found)
+    new = [place for place, node_id in enumerate(report.node_ids) if node_id not in ids]
+    new_cases = None
+    if new:
+        new_cases = NewCases(
+            project_id=project_id,
+            catalogue_version=version,
+            first_case_id=await act.services.ids.draw_range("test_cases", len(new)),
+            node_ids=[report.node_ids[place] for place in new],
+            suites=[report.suites[report.case_suites[place]] for place in new],
+        )
+        ids.update((node_id, new_cases.first_case_id + n) for n, node_id in enumerate(new_cases.node_ids))
+    return RecordReport(
+        build_id=build.build_id,
+        attempt=attempt,
+        path=path,
+        report=report,
+        first_result_id=first_result_id,
+        case_ids=array("q", (ids[node_id] for node_id in report.node_ids)),
+        results_version=build.results_version,
+        new_cases=new_cases,
+        earlier=await _earlier(act, build, attempt, sorted(ids.values())),
+    )
+
+
+async def _earlier(act: Acting, build: AnyBuild, attempt: int, case_ids: list[int]) -> dict[int, Earlier]:
+    """The results of these cases that other reports of this attempt have brought."""
+    if not any(report.attempt == attempt and report.cases for report in build.reports):
+        return {}
+    history = (await act.services.log.load([BUILD.at(build.build_id).name]))[BUILD.at(build.build_id).name]
+    await _shown(act, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
+    async with act.reading() as connection:
+        spans = await results.reports_of_attempt(connection, build.build_id, attempt)
+        found = await results.counting(connection, spans, case_ids)
+    return {item.case_id: Earlier(item.id, item.status, item.known_issue) for item in found}
+
+
+async def _shown(act: Acting, position: int) -> None:
+    """Returns once the read models show the position; raises Unavailable when they do not get there."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + PATIENCE_S
+    while clock() < deadline:
+        if await act.services.waiter.wait(position):
+            return
+        await asyncio.sleep(0.1)  # the waiter answers at once when the lag is known to be long
+    raise Unavailable("The read models lag behind; send this report again.")

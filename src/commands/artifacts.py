@@ -1,0 +1,58 @@
+"""What is asked of artifacts, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Decision
+from domain.artifacts import ARTIFACT, ArtifactStored, artifact_type, blob_key
+from domain.base import AnyStream, Event
+from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running, status_of
+from domain.errors import Conflict, NotFound
+
+
+@dataclass(frozen=True)
+class StoreArtifact(Decision):
+    """The content lies in the blob store already. `by_node` is the node whose agent sends it, None for a person."""
+
+    artifact_id: int
+    build_id: int
+    path: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    by_node: int | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
+
+    def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
+        if artifact is not None:
+            return
+        if build is None:
+            raise NotFound(f"There is no build {self.build_id}.")
+        if self.by_node is not None:
+            must_be_leased(build, self.by_node)
+        queued = build.queued
+        yield ArtifactStored(
+            artifact_id=self.artifact_id,
+            build_id=queued.build_id,
+            job_id=queued.job_id,
+            project_id=queued.project_id,
+            path=self.path,
+            type=artifact_type(self.path),
+            content_type=self.content_type,
+            size_bytes=self.size_bytes,
+            sha256=self.sha256,
+            blob=blob_key(queued.build_id, self.artifact_id),
+        )
+
+
+def must_be_leased(build: AnyBuild, node_id: int) -> None:
+    """Raises NotFound for a build that was never this node's, Conflict for one that no longer is: the agent drops it."""
+    match build:
+        case Assigned() | Running() if build.node_id == node_id:
+            return
+        case Finished() if build.node_id == node_id:
+            raise Conflict(f"Build {build.build_id} has already {status_of(build)}.")
+        case _:
+            raise NotFound(f"There is no build {build.build_id} for this node.")

@@ -1,0 +1,172 @@
+"""What is asked of test results, and what follows."""
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from commands.handler import Decision
+from commands.recording import ReportRead
+from domain.base import AnyStream, Event, Known
+from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
+from domain.errors import Conflict, NotFound
+from domain.results import (
+    FAILED,
+    PASSED,
+    SKIPPED,
+    CasesSeen,
+    Replaced,
+    ResultsRecorded,
+    cases_stream,
+    results_stream,
+)
+
+
+@dataclass(frozen=True)
+class NewCases:
+    """The report's tests that its project had not had at this version of its cases' stream."""
+
+    project_id: int
+    catalogue_version: int
+    first_case_id: int
+    node_ids: list[str]
+    suites: list[str]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A result of another report of the same build attempt."""
+
+    result_id: int
+    status: int
+    known_issue: bool
+
+
+@dataclass(frozen=True)
+class RecordReport(Decision):
+    """A report of one attempt of a build. The same path of the same attempt again is nothing new.
+
+    `case_ids` are those of `report.node_ids`. `results_version` is the results stream's, as the build said when the
+    facts were looked up: deciding never loads results. A caller whose look is too old gets a VersionConflict.
+    """
+
+    build_id: int
+    attempt: int
+    path: str
+    report: ReportRead
+    first_result_id: int
+    case_ids: array[int]
+    results_version: int
+    new_cases: NewCases | None = None
+    earlier: Mapping[int, Earlier] = field(default_factory=dict)
+    """By case id."""
+
+    def reads(self) -> Sequence[AnyStream]:
+        reads: list[AnyStream] = [
+            BUILD.at(self.build_id),
+            Known(results_stream(self.build_id), self.results_version, None),
+        ]
+        if self.new_cases is not None:
+            new = self.new_cases
+            reads.append(Known(cases_stream(new.project_id), new.catalogue_version, None))
+        return reads
+
+    def decide(self, build: AnyBuild | None, *_: None) -> Iterable[Event]:
+        if build is None:
+            raise NotFound(f"There is no build {self.build_id}.")
+        if recorded(build, self.attempt, self.path) is not None:
+            return
+        must_take_reports(build, self.attempt)
+        if self.new_cases is not None:
+            new = self.new_cases
+            yield CasesSeen(
+                project_id=new.project_id,
+                first_case_id=new.first_case_id,
+                node_ids=new.node_ids,
+                suites=new.suites,
+            )
+        blocks = list(self._blocks(build))
+        yield from blocks
+        yield self._summary(build, blocks)
+
+    def _blocks(self, build: AnyBuild) -> Iterator[ResultsRecorded]:
+        report, queued = self.report, build.queued
+        commit_sha = (build.commit_sha if isinstance(build, Running) else None) or queued.commit_sha or ""
+        texts = iter(report.texts)
+        text = next(texts, None)
+        for start, end in report.blocks():
+            own = []
+            while text is not None and text.row < end:
+                own.append(msgspec.structs.replace(text, row=text.row - start))
+                text = next(texts, None)
+            case_ids = [self.case_ids[test] for test in report.tests[start:end]]
+            yield ResultsRecorded(
+                build_id=queued.build_id,
+                job_id=queued.job_id,
+                project_id=queued.project_id,
+                first_result_id=self.first_result_id + start,
+                case_ids=case_ids,
+                suites=report.row_suites[start:end].tolist(),
+                durations_ms=report.durations_ms[start:end].tolist(),
+                statuses=bytes(report.statuses[start:end]),
+                attempts=bytes(report.attempts[start:end]),
+                finals=bytes(report.finals[start:end]),
+                known_issues=bytes(report.known_issues[start:end]),
+                flaky=bytes(report.flaky[start:end]),
+                texts=own,
+                replaced=list(self._replaced(case_ids, report.finals[start:end])),
+                commit_sha=commit_sha,
+            )
+
+    def _replaced(self, case_ids: list[int], finals: bytearray) -> Iterator[Replaced]:
+        if not self.earlier:
+            return
+        for row, (case_id, final) in enumerate(zip(case_ids, finals, strict=True)):
+            if final and (earlier := self.earlier.get(case_id)) is not None:
+                yield Replaced(row, earlier.result_id, earlier.status)
+
+    def _summary(self, build: AnyBuild, blocks: Sequence[ResultsRecorded]) -> ReportRecorded:
+        report, queued = self.report, build.queued
+        own = [0, 0, 0]
+        known = duration = 0
+        for status, final, known_issue, ms in zip(
+            report.statuses, report.finals, report.known_issues, report.durations_ms, strict=True
+        ):
+            if final:
+                own[status] += 1
+                known += known_issue
+                duration += ms
+        for earlier in self.earlier.values():
+            own[earlier.status] -= 1
+            known -= earlier.known_issue
+        return ReportRecorded(
+            build_id=queued.build_id,
+            job_id=queued.job_id,
+            project_id=queued.project_id,
+            attempt=self.attempt,
+            path=self.path,
+            first_result_id=self.first_result_id,
+            cases=report.rows,
+            passed=own[PASSED],
+            failed=own[FAILED],
+            skipped=own[SKIPPED],
+            known_issues=known,
+            duration_ms=duration,
+            blocks=len(blocks),
+            suites=report.suites,
+            warnings=report.warnings,
+        )
+
+
+def recorded(build: AnyBuild, attempt: int, path: str) -> Report | None:
+    """The report of this attempt and path, if the build has it already."""
+    return next((known for known in build.reports if (known.attempt, known.path) == (attempt, path)), None)
+
+
+def must_take_reports(build: AnyBuild, attempt: int) -> None:
+    """Raises Conflict when the build has ended or is not in this attempt (any more)."""
+    if not isinstance(build, Assigned | Running) or build.attempt != attempt:
+        raise Conflict(
+            f"Build {build.build_id} is {status_of(build)} and takes no reports of attempt {attempt} (any more)."
+        )

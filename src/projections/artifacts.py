@@ -1,0 +1,100 @@
+"""Artifacts as they are listed."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from psycopg import AsyncConnection
+
+from domain.artifacts import ArtifactStored
+from domain.base import Recorded
+from domain.jobs import JobDeleted
+from projections.model import Change, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+
+class ArtifactRow(Row, frozen=True):
+    table = Table("artifacts", VERSION, indexes=("(build_id, id)", "(job_id)"))
+    id: int
+    build_id: int
+    job_id: int
+    project_id: int
+    path: str
+    type: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    blob: str
+    created_at: datetime
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    return ()
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case ArtifactStored():
+            yield ArtifactRow(
+                id=event.artifact_id,
+                build_id=event.build_id,
+                job_id=event.job_id,
+                project_id=event.project_id,
+                path=event.path,
+                type=event.type,
+                content_type=event.content_type,
+                size_bytes=event.size_bytes,
+                sha256=event.sha256,
+                blob=event.blob,
+                created_at=event.at,
+            )
+        case JobDeleted():
+            yield GoneWhere(ArtifactRow, "job_id", event.job_id)
+        case _:
+            return
+
+
+PROJECTION = Projection("artifacts", VERSION, (ArtifactRow,), keys, apply)
+
+
+async def of_build(
+    connection: AsyncConnection,
+    build_id: int,
+    *,
+    type: str | None = None,
+    search: str | None = None,
+    after: int = 0,
+    limit: int = 10_000,
+    offset: int = 0,
+) -> list[ArtifactRow]:
+    """By id. `search` is a part of the name, in any case."""
+    return await all_rows(
+        connection,
+        ArtifactRow,
+        f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND id > %(after)s"
+        " AND (%(type)s::text IS NULL OR type = %(type)s::text)"
+        " AND (%(search)s::text IS NULL"
+        " OR strpos(lower(substring(path FROM '[^/]*$')), lower(%(search)s::text)) > 0)"
+        " ORDER BY id LIMIT %(limit)s OFFSET %(offset)s",
+        {"build": build_id, "type": type, "search": search, "after": after, "limit": limit, "offset": offset},
+    )
+
+
+async def find(connection: AsyncConnection, artifact_id: int) -> ArtifactRow | None:
+    query = f"SELECT * FROM {ArtifactRow.table} WHERE id = %(id)s"
+    return await one_row(connection, ArtifactRow, query, {"id": artifact_id})
+
+
+async def same(connection: AsyncConnection, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
+    """The artifact of this content at this path, if the build has it: what an agent sends again is not a new file."""
+    query = (
+        f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
+        " ORDER BY id LIMIT 1"
+    )
+    return await one_row(connection, ArtifactRow, query, {"build": build_id, "path": path, "sha256": sha256})

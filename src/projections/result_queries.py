@@ -1,0 +1,252 @@
+"""What is asked of results: totals of a build, its results by page, the history of a test.
+
+Results are found by id. `Spans` are the ranges of a build's reports; `width_bucket` over their bounds tells in which
+range an id lies (an odd bucket) or that it lies in none, by binary search.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from projections.builds import BuildRow
+from projections.reading import all_rows, one_row, scalar
+from projections.results import (
+    ATTEMPT,
+    FINAL,
+    FLAKY,
+    KNOWN_ISSUE,
+    STATUS,
+    ReportRow,
+    ResultRow,
+    ResultTextRow,
+    SupersededRow,
+)
+from projections.test_cases import TestCaseRow
+
+MESSAGE = 4_000
+"""Characters of a message in lists; the single result has all of it."""
+SUITES = 32_768  # more than a report can have
+
+_COUNTS = f"(t.facts & {FINAL}) <> 0 AND NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id)"
+# An attempt that was lost with its node counts no more, and a build in the queue has no results.
+_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The ranges of results of some reports of one build."""
+
+    reports: Sequence[ReportRow]
+    """By `first_result_id`."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        bounds = [bound for r in self.reports for bound in (r.first_result_id, r.first_result_id + r.cases)]
+        return {"bounds": bounds, "low": bounds[0] if bounds else 0, "high": bounds[-1] if bounds else 0}
+
+    def report_of(self, result_id: int) -> ReportRow:
+        return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
+
+    def suites_named(self, name: str) -> list[int]:
+        return [
+            number * SUITES + place
+            for number, report in enumerate(self.reports)
+            for place, suite in enumerate(report.suites)
+            if suite == name
+        ]
+
+
+_WITHIN = "t.id >= %(low)s::bigint AND t.id < %(high)s::bigint AND width_bucket(t.id, %(bounds)s::bigint[]) %% 2 = 1"
+_REPORT = "(width_bucket(t.id, %(bounds)s::bigint[]) - 1) / 2"
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """None does not filter."""
+
+    status: int | None = None
+    suite: str | None = None
+    search: str | None = None
+    all_attempts: bool = False
+    """Also attempts that later ones decide, and results whose place others took."""
+    after_id: int = 0
+
+    def where(self) -> str:
+        conditions = [_WITHIN, "t.id > %(after_id)s::bigint"]
+        if not self.all_attempts:
+            conditions.append(_COUNTS)
+        if self.status is not None:
+            conditions.append(f"(t.facts & {STATUS}) = %(status)s::int")
+        if self.suite is not None:
+            conditions.append(f"{_REPORT} * {SUITES} + t.suite = ANY (%(suites)s::int[])")
+        if self.search is not None:
+            conditions.append("strpos(lower(c.node_id), lower(%(search)s)) > 0")
+        return " AND ".join(conditions)
+
+    @property
+    def tables(self) -> str:
+        cases = f" JOIN {TestCaseRow.table} c ON c.id = t.case_id" if self.search is not None else ""
+        return f"{ResultRow.table} t{cases}"
+
+    def parameters(self, spans: Spans) -> dict[str, Any]:
+        suites = [] if self.suite is None else spans.suites_named(self.suite)
+        return spans.parameters | {
+            "status": self.status,
+            "suites": suites,
+            "search": self.search,
+            "after_id": self.after_id,
+        }
+
+
+class SuiteTotal(msgspec.Struct, frozen=True):
+    report: int
+    suite: int
+    status: int
+    results: int
+    duration_ms: int
+    known_issues: int
+    flaky: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    id: int
+    case_id: int
+    node_id: str
+    status: int
+    attempt: int
+    known_issue: bool
+    flaky: bool
+    duration_ms: int
+    suite: int
+    message: str
+    fail_id: str
+    signature: str
+    test_resolution: str
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A result as part of its test's history."""
+
+    id: int
+    build_id: int
+    status: int
+    attempt: int
+    known_issue: bool
+    flaky: bool
+    duration_ms: int
+    message: str
+    branch: str
+    commit_sha: str | None
+    recorded_at: datetime
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A result of an earlier report, as recording the next one needs it."""
+
+    id: int
+    case_id: int
+    status: int
+    known_issue: bool
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a result is from."""
+
+    result_id: int
+    case_id: int
+    node_id: str
+    build_id: int
+    project_id: int
+
+
+_FLAGS = (
+    f"t.facts & {STATUS}, t.facts / {ATTEMPT}, (t.facts & {KNOWN_ISSUE}) <> 0, (t.facts & {FLAKY}) <> 0, t.duration_ms"
+)
+
+
+async def reports(connection: AsyncConnection, build_id: int) -> Spans:
+    """The reports of a build that count."""
+    query = (
+        f"SELECT r.* FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
+        " WHERE r.build_id = %(build)s ORDER BY r.first_result_id"
+    )
+    return Spans(await all_rows(connection, ReportRow, query, {"build": build_id}))
+
+
+async def reports_of_attempt(connection: AsyncConnection, build_id: int, attempt: int) -> Spans:
+    query = (
+        f"SELECT r.* FROM {ReportRow.table} r WHERE r.build_id = %(build)s AND r.attempt = %(attempt)s"
+        " ORDER BY r.first_result_id"
+    )
+    return Spans(await all_rows(connection, ReportRow, query, {"build": build_id, "attempt": attempt}))
+
+
+async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
+    """By report (its place in the spans), suite (its place in the report's) and status."""
+    query = (
+        f"SELECT {_REPORT}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
+        f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0)"
+        f" FROM {ResultRow.table} t WHERE {_WITHIN} AND {_COUNTS} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    )
+    return await all_rows(connection, SuiteTotal, query, spans.parameters)
+
+
+async def count(connection: AsyncConnection, spans: Spans, filters: Filters) -> int:
+    query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where()}"
+    return int(await scalar(connection, query, filters.parameters(spans)))
+
+
+async def page(connection: AsyncConnection, spans: Spans, filters: Filters, limit: int, offset: int) -> list[Result]:
+    """In report order."""
+    query = (
+        f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where()}"
+        " ORDER BY t.id LIMIT %(limit)s OFFSET %(offset)s)"
+        f" SELECT t.id, t.case_id, c.node_id, {_FLAGS}, t.suite::int, left(coalesce(x.message, ''), {MESSAGE}),"
+        " coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, '')"
+        f" FROM t JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        " ORDER BY t.id"
+    )
+    parameters = filters.parameters(spans) | {"limit": limit, "offset": offset}
+    return await all_rows(connection, Result, query, parameters)
+
+
+async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
+    query = (
+        "SELECT t.id, t.case_id, c.node_id, r.build_id, r.project_id"
+        f" FROM {ResultRow.table} t JOIN {TestCaseRow.table} c ON c.id = t.case_id"
+        f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
+        " ORDER BY first_result_id DESC LIMIT 1) r ON true WHERE t.id = %(id)s"
+    )
+    return await one_row(connection, Origin, query, {"id": result_id})
+
+
+async def text(connection: AsyncConnection, result_id: int) -> ResultTextRow | None:
+    query = f"SELECT * FROM {ResultTextRow.table} WHERE id = %(id)s"
+    return await one_row(connection, ResultTextRow, query, {"id": result_id})
+
+
+async def history(connection: AsyncConnection, case_id: int, limit: int) -> list[Run]:
+    """The results of a test that count, newest first."""
+    query = (
+        f"SELECT t.id, r.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), b.branch, b.commit_sha,"
+        f" r.recorded_at FROM {ResultRow.table} t"
+        f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
+        " ORDER BY first_result_id DESC LIMIT 1) r ON true"
+        f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        f" WHERE t.case_id = %(case)s::int AND {_COUNTS} ORDER BY t.id DESC LIMIT %(limit)s"
+    )
+    return await all_rows(connection, Run, query, {"case": case_id, "limit": limit})
+
+
+async def counting(connection: AsyncConnection, spans: Spans, case_ids: list[int]) -> list[Known]:
+    """Results of these cases in the spans that count."""
+    query = (
+        f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0 FROM {ResultRow.table} t"
+        f" WHERE {_WITHIN} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
+    )
+    return await all_rows(connection, Known, query, spans.parameters | {"cases": case_ids})

@@ -1,0 +1,197 @@
+"""Test results, reports and test cases: their tables. `projections.result_queries` reads them.
+
+A result is 24 bytes of numbers. Its build is not among them: a report's results are a contiguous range of ids, and
+the report row says which. Texts lie apart, since a passed test has none. Measured on PostgreSQL 15, 100,000 results a
+build: 52 bytes of heap, 20 of the index on `id` (always ascending, so its pages are full) and of the index on `case_id`
+28 after one build, 12 after ten and 9 after forty, because it holds nothing but the case and B-trees keep equal keys
+as lists: 101, 85 and 81 bytes a result. With `(case_id, id)` nothing is equal, and history costs 40 bytes for ever.
+A history reads all results of its case and sorts them, which even for thousands is a matter of milliseconds.
+
+None of them is ever updated: a result whose place another took is named in `superseded_results`.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from domain.base import Recorded
+from domain.builds import ReportRecorded
+from domain.jobs import JobDeleted
+from domain.results import CasesSeen, ResultsRecorded
+from projections.model import Block, Change, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.test_cases import (
+    VERSION,
+    CaseStatsRow,
+    CatalogueRow,
+    TestCaseRow,
+    after_run,
+    commit_number,
+    corrected,
+)
+
+STATUS, FINAL, KNOWN_ISSUE, FLAKY, ATTEMPT = 3, 4, 8, 16, 32
+"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), flags, and the attempt from bit 5 on."""
+
+
+class ResultRow(Row, frozen=True):
+    table = Table(
+        "results",
+        VERSION,
+        # The last one finds the rows of a deleted job: a report's rows lie together, so few ranges hold a job's.
+        indexes=(
+            "(id) WITH (fillfactor = 100)",
+            "(case_id)",
+            "USING brin (job_id int4_minmax_multi_ops) WITH (pages_per_range = 32)",
+        ),
+        has_key_index=False,
+    )
+    id: int
+    case_id: Int
+    job_id: Int
+    duration_ms: Int
+    suite: SmallInt
+    """Place in the report's `suites`."""
+    facts: SmallInt
+
+
+class ResultTextRow(Row, frozen=True):
+    table = Table("result_texts", VERSION, indexes=("(job_id)",))
+    id: int
+    job_id: Int
+    message: str
+    trace: str
+    fail_id: str
+    signature: str
+    test_resolution: str
+    system_out: str
+    system_err: str
+    properties: list[tuple[str, str]]
+
+
+class SupersededRow(Row, frozen=True):
+    """A result that another file of the same build attempt has again: it does not count."""
+
+    table = Table("superseded_results", VERSION, indexes=("(job_id)",))
+    id: int
+    job_id: Int
+
+
+class ReportRow(Row, frozen=True):
+    table = Table("reports", VERSION, key=("first_result_id",), indexes=("(build_id)", "(job_id)"))
+    first_result_id: int
+    build_id: int
+    job_id: Int
+    project_id: int
+    attempt: Int
+    path: str
+    cases: Int
+    """Rows, earlier attempts of a retried test included."""
+    suites: list[str]
+    warnings: list[str]
+    recorded_at: datetime
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case CasesSeen(project_id=project_id):
+            yield CatalogueRow, (project_id,)
+        case ResultsRecorded(case_ids=case_ids, finals=finals):
+            for case_id, final in zip(case_ids, finals, strict=True):
+                if final:
+                    yield CaseStatsRow, (case_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case CasesSeen():
+            known = rows.get(CatalogueRow, event.project_id)
+            yield CatalogueRow(
+                event.project_id, recorded.version, (known.cases if known is not None else 0) + len(event.node_ids)
+            )
+            for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
+                yield TestCaseRow(event.first_case_id + number, event.project_id, node_id, suite)
+        case ResultsRecorded():
+            yield _block(event)
+            yield from _texts(event)
+            yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
+            yield from _stats(event, rows)
+        case ReportRecorded():
+            yield ReportRow(
+                first_result_id=event.first_result_id,
+                build_id=event.build_id,
+                job_id=event.job_id,
+                project_id=event.project_id,
+                attempt=event.attempt,
+                path=event.path,
+                cases=event.cases,
+                suites=event.suites,
+                warnings=event.warnings,
+                recorded_at=event.at,
+            )
+        case JobDeleted():
+            for row in (ReportRow, ResultRow, ResultTextRow, SupersededRow):
+                yield GoneWhere(row, "job_id", event.job_id)
+        case _:
+            return
+
+
+PROJECTION = Projection(
+    "results",
+    VERSION,
+    (ResultRow, ResultTextRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
+    keys,
+    apply,
+)
+
+
+def _block(event: ResultsRecorded) -> Block:
+    count = len(event.case_ids)
+    facts = [
+        status | final * FINAL | known * KNOWN_ISSUE | flaky * FLAKY | attempt * ATTEMPT
+        for status, final, known, flaky, attempt in zip(
+            event.statuses, event.finals, event.known_issues, event.flaky, event.attempts, strict=True
+        )
+    ]
+    return Block(
+        ResultRow,
+        {
+            "id": range(event.first_result_id, event.first_result_id + count),
+            "case_id": event.case_ids,
+            "job_id": [event.job_id] * count,
+            "duration_ms": event.durations_ms,
+            "suite": event.suites,
+            "facts": facts,
+        },
+    )
+
+
+def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow]:
+    for text in event.texts:
+        yield ResultTextRow(
+            id=event.first_result_id + text.row,
+            job_id=event.job_id,
+            message=text.message,
+            trace=text.trace,
+            fail_id=text.fail_id,
+            signature=text.signature,
+            test_resolution=text.test_resolution,
+            system_out=text.system_out,
+            system_err=text.system_err,
+            properties=text.properties,
+        )
+
+
+def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[CaseStatsRow]:
+    commit = commit_number(event.commit_sha)
+    replaced = {item.row: item.status for item in event.replaced}
+    for row, (case_id, status, final, flaky) in enumerate(
+        zip(event.case_ids, event.statuses, event.finals, event.flaky, strict=True)
+    ):
+        if final:
+            stats = rows.get(CaseStatsRow, case_id) or CaseStatsRow(case_id, 0)
+            if stats.last_build_id != event.build_id and row in replaced:
+                yield corrected(stats, replaced[row], status)
+            else:
+                yield after_run(stats, event.build_id, commit, status, bool(flaky))

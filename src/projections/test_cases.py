@@ -1,0 +1,138 @@
+"""Test cases: the tests of a project across builds, how each has fared, and finding them by name.
+
+What changes with each run are a case's numbers, so they lie apart from its name.
+"""
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.results import FAILED, PASSED, SKIPPED
+from projections.model import Int, Row, SmallInt, Table
+from projections.reading import all_rows, scalar
+
+VERSION = 1
+"""Of the projection `results`, which keeps these tables too."""
+
+NO_RUN = -1
+
+
+class TestCaseRow(Row, frozen=True):
+    __test__ = False  # for pytest, which takes the name for a test's
+
+    # Node ids are long and looked up a thousand at a time: eight bytes of hash find them as well as all of the text.
+    table = Table("test_cases", VERSION, indexes=("(hashtextextended(node_id, project_id))",))
+    id: int
+    project_id: int
+    node_id: str
+    suite: str
+
+
+class CaseStatsRow(Row, frozen=True):
+    """How a test has fared. A run is a result that counts and is not skipped; runs follow each other as recorded."""
+
+    table = Table("case_stats", VERSION, key=("case_id",))
+    case_id: int
+    last_build_id: int
+    runs: Int = 0
+    failures: Int = 0
+    flips: Int = 0
+    """Changes between passed and failed from one run to the next."""
+    flaky_runs: Int = 0
+    """Runs that passed only after a failure, or flipped on the commit of the run before."""
+    last_status: SmallInt = SKIPPED
+    verdict: SmallInt = NO_RUN
+    """Status of the last run."""
+    commit: int = 0
+    """The last run's, as `commit_number` shortens it."""
+    verdict_before: SmallInt = NO_RUN
+    commit_before: int = 0
+    last_is_flaky: SmallInt = 0
+    """1 when the last run counts in `flaky_runs`."""
+
+
+class CatalogueRow(Row, frozen=True):
+    """The version of a project's cases' stream that the cases here show."""
+
+    table = Table("case_catalogues", VERSION, key=("project_id",))
+    project_id: int
+    version: int
+    cases: Int
+
+
+def after_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
+    """One more run. A second result of the same build, of another file or attempt, takes the first one's place."""
+    if stats.last_build_id == build_id and stats.last_status != SKIPPED:
+        flaky = flaky or (stats.verdict == FAILED and status == PASSED)
+        stats = _undone(stats)
+    if status == SKIPPED:
+        return msgspec.structs.replace(stats, last_build_id=build_id, last_status=SKIPPED, last_is_flaky=0)
+    flip = stats.verdict not in (NO_RUN, status)
+    is_flaky = flaky or (flip and commit != 0 and commit == stats.commit)
+    return CaseStatsRow(
+        stats.case_id,
+        build_id,
+        runs=stats.runs + 1,
+        failures=stats.failures + (status == FAILED),
+        flips=stats.flips + flip,
+        flaky_runs=stats.flaky_runs + is_flaky,
+        last_status=status,
+        verdict=status,
+        commit=commit,
+        verdict_before=stats.verdict,
+        commit_before=stats.commit,
+        last_is_flaky=int(is_flaky),
+    )
+
+
+def _undone(stats: CaseStatsRow) -> CaseStatsRow:
+    """Without its last run."""
+    return msgspec.structs.replace(
+        stats,
+        runs=stats.runs - 1,
+        failures=stats.failures - (stats.verdict == FAILED),
+        flips=stats.flips - (stats.verdict_before not in (NO_RUN, stats.verdict)),
+        flaky_runs=stats.flaky_runs - stats.last_is_flaky,
+        verdict=stats.verdict_before,
+        commit=stats.commit_before,
+        verdict_before=NO_RUN,
+        commit_before=0,
+        last_is_flaky=0,
+    )
+
+
+def corrected(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
+    """An older run turned out otherwise while newer builds ran: what they said last stays."""
+    return msgspec.structs.replace(
+        stats,
+        runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
+        failures=stats.failures + (status == FAILED) - (was == FAILED),
+    )
+
+
+def commit_number(commit_sha: str) -> int:
+    """The first 60 bits of a commit's name, to tell commits apart; 0 for none."""
+    try:
+        return int(commit_sha[:15], 16)
+    except ValueError:
+        return 0
+
+
+class KnownCase(msgspec.Struct, frozen=True):
+    id: int
+    node_id: str
+
+
+async def catalogue_version(connection: AsyncConnection, project_id: int) -> int:
+    """Ask before looking cases up: what is not found then was not in the stream at this version."""
+    query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
+    return int(await scalar(connection, query, {"project": project_id}) or 0)
+
+
+async def known_cases(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[KnownCase]:
+    """Those of the node ids that the project has; ask for a few thousand at a time."""
+    query = (
+        f"SELECT c.id, c.node_id FROM unnest(%(node_ids)s::text[]) wanted(node_id) JOIN {TestCaseRow.table} c"
+        " ON hashtextextended(c.node_id, c.project_id) = hashtextextended(wanted.node_id, %(project)s::bigint)"
+        " AND c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
+    )
+    return await all_rows(connection, KnownCase, query, {"project": project_id, "node_ids": node_ids})

@@ -1,0 +1,69 @@
+"""The rooms: folders, import contract and documentation say the same, and nobody else owns their names."""
+
+import re
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = {folder.name for folder in (ROOT / "src").iterdir() if (folder / "__init__.py").exists()}
+MAX_LINES = 400
+
+
+def test_the_import_contract_covers_every_room() -> None:
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert set(linter["root_packages"]) == ROOMS
+    layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    named = {room.strip() for layer in layers for room in layer.split("|")}
+    assert named | {"agent"} == ROOMS, "the agent has contracts of its own"
+
+
+def test_the_documentation_describes_every_room() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text()
+    assert set(re.findall(r"^\| `src/(\w+)/`", table, re.MULTILINE)) == ROOMS
+
+
+def test_no_other_distribution_owns_a_rooms_name() -> None:
+    owners = {
+        (distribution.metadata["Name"], top)
+        for distribution in distributions()
+        for path in distribution.files or ()
+        if (top := path.parts[0]) in ROOMS and len(path.parts) > 1
+    }
+    assert {name for name, _ in owners} <= {"testhide-server"}
+
+
+def test_no_module_is_too_long_to_know_ones_way_in() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for folder in ("src", "tests", "bench")
+        for path in (ROOT / folder).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > MAX_LINES
+    }
+    assert long == {}
+
+
+def test_every_area_is_registered_in_its_room() -> None:
+    catalogue = (ROOT / "src" / "projections" / "catalogue.py").read_text()
+    projections = {
+        path.stem
+        for path in (ROOT / "src" / "projections").glob("*.py")
+        if re.search(r"^PROJECTION = ", path.read_text(), re.MULTILINE)
+    }
+    assert projections == set(re.findall(r"(\w+)\.PROJECTION", catalogue))
+    app = (ROOT / "src" / "api" / "app.py").read_text()
+    controllers = {
+        name
+        for path in (ROOT / "src" / "api").glob("*.py")
+        for name in re.findall(r"^class (\w+Controller)\(Controller\)", path.read_text(), re.MULTILINE)
+    }
+    assert controllers <= set(re.findall(r"\w+Controller", app))
+    domain = (ROOT / "src" / "domain" / "catalogue.py").read_text()
+    areas = {
+        path.stem
+        for path in (ROOT / "src" / "domain").glob("*.py")
+        if re.search(r"^EVENTS = \(", path.read_text(), re.MULTILINE)
+    }
+    found = re.search(r"AREAS = \(([^)]*)\)", domain)
+    assert found is not None
+    assert areas == set(re.findall(r"\w+", found[1]))

@@ -1,0 +1,107 @@
+"""Jobs."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
+from domain import jobs, pools, projects
+from domain.base import Event
+from domain.errors import Invalid, NotFound
+from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from domain.pools import PoolCreated
+from domain.projects import ProjectCreated
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
+CREATED = JobCreated(job_id=5, project_id=1, title="Smoke")
+DELETED = JobDeleted(job_id=5, project_id=1)
+OWN_POOL = PoolCreated(pool_id=2, project_id=1, title="own")
+FOREIGN_POOL = PoolCreated(pool_id=2, project_id=9, title="foreign")
+SHARED_POOL = PoolCreated(pool_id=2, project_id=9, title="shared", shared=True)
+
+
+def test_create() -> None:
+    assert decided(CreateJob(5, 1, "Smoke"), PROJECT) == [CREATED]
+    assert decided(CreateJob(5, 1, "Smoke"), PROJECT, CREATED) == []
+
+
+def test_a_job_needs_its_project() -> None:
+    with pytest.raises(NotFound, match="project 1"):
+        decided(CreateJob(5, 1, "Smoke"))
+
+
+@pytest.mark.parametrize("pool", [OWN_POOL, SHARED_POOL])
+def test_pools_that_serve_a_job(pool: PoolCreated) -> None:
+    assert len(decided(CreateJob(5, 1, "Smoke", node_pool_id=2), PROJECT, pool)) == 1
+    assert len(decided(UpdateJob(5, node_pool_id=2), CREATED, pool)) == 1
+
+
+@pytest.mark.parametrize("history", [(), (FOREIGN_POOL,)])
+def test_pools_that_do_not(history: tuple[Event, ...]) -> None:
+    for command in (CreateJob(5, 1, "Smoke", node_pool_id=2), UpdateJob(6, node_pool_id=2)):
+        with pytest.raises(Invalid) as caught:
+            decided(command, PROJECT, JobCreated(job_id=6, project_id=1, title="x"), *history)
+        assert [error.field for error in caught.value.errors] == ["node_pool_id"]
+
+
+def test_only_what_changes_is_told() -> None:
+    command = UpdateJob(5, title="Smoke", enabled=False, timeout_minutes=60, max_parallel=2)
+    assert decided(command, CREATED) == [JobUpdated(job_id=5, project_id=1, enabled=False, max_parallel=2)]
+    assert decided(UpdateJob(5), CREATED) == []
+
+
+def test_a_field_can_be_cleared() -> None:
+    given_repository = JobUpdated(job_id=5, project_id=1, repository="/srv/r.git")
+    cleared = JobUpdated(job_id=5, project_id=1, cleared=("repository",))
+    command = UpdateJob(5, cleared=("node_pool_id", "repository"))
+    assert decided(command, CREATED, given_repository) == [cleared]
+    state = JOB.at(5).fold([CREATED, given_repository, cleared])
+    assert isinstance(state, Job)
+    assert state.repository is None
+
+
+def test_configure_replaces_everything_but_kept_secrets() -> None:
+    before = Configuration(command="old", env={"A": "1"}, secrets={"KEEP": b"kept", "DROP": b"x"})
+    configured = JobConfigured(job_id=5, project_id=1, configuration=before)
+    command = ConfigureJob(5, "new", setup=("s",), secrets={"KEEP": None, "NEW": b"n"})
+    after = Configuration(command="new", setup=["s"], secrets={"KEEP": b"kept", "NEW": b"n"})
+    assert decided(command, CREATED, configured) == [JobConfigured(job_id=5, project_id=1, configuration=after)]
+
+
+def test_a_secret_that_was_never_given_cannot_be_kept() -> None:
+    with pytest.raises(Invalid) as caught:
+        decided(ConfigureJob(5, "x", secrets={"NEW": None}), CREATED)
+    assert caught.value.errors[0].field == "secrets.NEW"
+
+
+def test_delete() -> None:
+    assert decided(DeleteJob(5), CREATED) == [DELETED]
+    assert decided(DeleteJob(5), CREATED, DELETED) == []
+
+
+@pytest.mark.parametrize("command", [UpdateJob(5, title="x"), ConfigureJob(5, "x"), DeleteJob(5)])
+def test_there_is_no_such_job(command: Any) -> None:
+    with pytest.raises(NotFound):
+        decided(command)
+
+
+@pytest.mark.parametrize("command", [UpdateJob(5, title="x"), ConfigureJob(5, "x")])
+def test_a_deleted_job_cannot_be_changed(command: Any) -> None:
+    with pytest.raises(NotFound):
+        decided(command, CREATED, DELETED)
+
+
+@pytest.mark.parametrize("kind", [CreateJob, UpdateJob, ConfigureJob, DeleteJob])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*jobs.EVENTS, *projects.EVENTS, *pools.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
+
+
+@given(histories(*jobs.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(JOB, history)

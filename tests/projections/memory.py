@@ -1,0 +1,57 @@
+"""Tables in memory: what a projection's two pure functions make of a history, without a database."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from domain.base import Event, Recorded
+from projections.model import Block, Gone, GoneWhere, Key, Projection, R, Row
+
+
+class MemoryRows:
+    """Implements `Rows`, and holds to its contract: only rows that `keys` named can be had."""
+
+    def __init__(self, *projections: Projection) -> None:
+        self._projections = projections
+        self._rows: dict[tuple[type[Row], Key], Row] = {}
+        self._named: set[tuple[type[Row], Key]] = set()
+        self.blocks: list[Block] = []
+        self.position = 0
+
+    def get(self, row: type[R], *key: Any) -> R | None:
+        assert (row, key) in self._named, f"keys() does not name {row.__name__} {key}"
+        found = self._rows.get((row, key))
+        assert found is None or isinstance(found, row)
+        return found
+
+    def apply(self, *events: Event) -> "MemoryRows":
+        for event in events:
+            self.position += 1
+            for projection in self._projections:
+                self._apply(projection, Recorded(event.stream, self.position, self.position, event))
+        return self
+
+    def all(self, row: type[R]) -> list[R]:
+        """The rows of a table by key."""
+        return [found for (_, _), found in sorted(self._of(row), key=lambda item: item[0][1]) if isinstance(found, row)]
+
+    def one(self, row: type[R]) -> R:
+        (found,) = self.all(row)
+        return found
+
+    def _of(self, row: type[Row]) -> Iterable[tuple[tuple[type[Row], Key], Row]]:
+        return [(place, found) for place, found in self._rows.items() if place[0] is row]
+
+    def _apply(self, projection: Projection, recorded: Recorded) -> None:
+        self._named = set(projection.keys(recorded))
+        for change in list(projection.apply(recorded, self)):
+            match change:
+                case Row():
+                    self._rows[type(change), change.row_key] = change
+                case Gone():
+                    self._rows.pop((change.row, change.key), None)
+                case GoneWhere():
+                    for place, found in self._of(change.row):
+                        if getattr(found, change.column) == change.value:
+                            del self._rows[place]
+                case Block():
+                    self.blocks.append(change)

@@ -1,0 +1,71 @@
+"""Nodes as rows."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from hypothesis import given
+
+from domain import nodes
+from domain.base import Event
+from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
+from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
+from projections.nodes import PROJECTION, NodeRow
+from tests.commands.given import histories
+from tests.projections.memory import MemoryRows
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+REGISTERED = NodeRegistered(at=NOW, node_id=7, title="agent-01", token_hash=b"hash", pool_id=2, tags=["linux"])
+
+
+def connected(session: str) -> NodeConnected:
+    return NodeConnected(
+        at=NOW, node_id=7, session=session, version="1", platform="linux", hostname="h", cpu_cores=8, ram_gb=16.0
+    )
+
+
+def assigned(build_id: int) -> BuildAssigned:
+    return BuildAssigned(build_id=build_id, job_id=1, project_id=1, node_id=7, attempt=1)
+
+
+def finished(build_id: int, status: Literal["passed", "failed"], node_id: int | None = 7) -> BuildFinished:
+    return BuildFinished(build_id=build_id, job_id=1, project_id=1, status=status, node_id=node_id)
+
+
+def test_a_new_node_is_offline() -> None:
+    row = MemoryRows(PROJECTION).apply(REGISTERED).one(NodeRow)
+    assert row == NodeRow(7, "agent-01", 2, ["linux"], 1, b"hash", NOW)
+    assert (row.status, row.session) == ("offline", None)
+
+
+def test_a_connected_node_says_what_it_is() -> None:
+    row = MemoryRows(PROJECTION).apply(REGISTERED, connected("s1")).one(NodeRow)
+    assert (row.status, row.session, row.cpu_cores, row.ram_gb, row.connected_at) == ("online", "s1", 8, 16.0, NOW)
+
+
+def test_only_its_own_session_takes_a_node_offline() -> None:
+    rows = MemoryRows(PROJECTION).apply(REGISTERED, connected("s1"), connected("s2"))
+    rows.apply(NodeWentOffline(node_id=7, session="s1", reason="silent"))
+    assert rows.one(NodeRow).status == "online"
+    rows.apply(NodeWentOffline(node_id=7, session="s2", reason="silent"))
+    assert (rows.one(NodeRow).status, rows.one(NodeRow).session) == ("offline", None)
+
+
+def test_builds_are_counted() -> None:
+    rows = MemoryRows(PROJECTION).apply(REGISTERED, assigned(1), assigned(2), assigned(3))
+    assert rows.one(NodeRow).running_builds == 3
+    rows.apply(finished(1, "passed"), finished(2, "failed"), finished(9, "failed", None))
+    lost = BuildRequeued(build_id=3, job_id=1, project_id=1, node_id=7, attempt=1, reason="agent_lost")
+    rows.apply(lost)
+    row = rows.one(NodeRow)
+    assert (row.running_builds, row.failed_builds, row.lost_builds) == (0, 1, 1)
+    assert rows.apply(finished(3, "passed")).one(NodeRow).running_builds == 0
+
+
+def test_a_deleted_node_leaves_no_row() -> None:
+    assert MemoryRows(PROJECTION).apply(REGISTERED, NodeDeleted(node_id=7), finished(1, "passed")).all(NodeRow) == []
+
+
+@given(histories(*nodes.EVENTS, BuildAssigned, BuildRequeued, BuildFinished))
+def test_no_history_fails(history: list[Event]) -> None:
+    rows = MemoryRows(PROJECTION).apply(*history)
+    assert all(row.running_builds >= 0 for row in rows.all(NodeRow))

@@ -1,0 +1,49 @@
+"""Projects as rows."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+
+from domain import jobs, projects
+from domain.base import Event
+from domain.builds import BuildQueued
+from domain.jobs import Configuration, JobCreated, JobDeleted
+from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
+from projections.projects import PROJECTION, MemberRow, ProjectRow
+from tests.commands.given import histories
+from tests.projections.memory import MemoryRows
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+CREATED = ProjectCreated(at=NOW, project_id=1, title="P", slug="p", sealed_webhook_secret=b"s")
+
+
+def queued(at: datetime) -> BuildQueued:
+    return BuildQueued(at=at, build_id=1, job_id=5, project_id=1, configuration=Configuration(), branch="main")
+
+
+def test_a_project_changes() -> None:
+    rows = MemoryRows(PROJECTION).apply(CREATED, ProjectUpdated(project_id=1, title="New"))
+    assert rows.one(ProjectRow) == ProjectRow(1, "New", "p", "", None, b"s", NOW)
+
+
+def test_jobs_are_counted() -> None:
+    job = JobCreated(job_id=5, project_id=1, title="J")
+    rows = MemoryRows(PROJECTION).apply(CREATED, job, JobCreated(job_id=6, project_id=1, title="J"))
+    assert rows.one(ProjectRow).jobs_count == 2
+    rows.apply(JobDeleted(job_id=5, project_id=1))
+    assert rows.one(ProjectRow).jobs_count == 1
+
+
+def test_the_last_build_is_the_newest() -> None:
+    rows = MemoryRows(PROJECTION).apply(CREATED, queued(NOW), queued(NOW - timedelta(hours=1)))
+    assert rows.one(ProjectRow).last_build_at == NOW
+
+
+def test_access_is_replaced() -> None:
+    admitted = [MemberAdmitted(project_id=1, user_id=7, access=level) for level in ("read", "write")]
+    assert MemoryRows(PROJECTION).apply(CREATED, *admitted).all(MemberRow) == [MemberRow(1, 7, "write")]
+
+
+@given(histories(*projects.EVENTS, *jobs.EVENTS, BuildQueued))
+def test_no_history_fails(history: list[Event]) -> None:
+    MemoryRows(PROJECTION).apply(*history)
