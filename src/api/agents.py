@@ -12,9 +12,9 @@ from msgspec import Meta
 from api.acting import Acting
 from api.permissions import Agent
 from api.polling import POLL_S, AgentPolls
+from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.nodes import ConnectNode
-from commands.recording import record_report
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.errors import Conflict, Forbidden, TooLarge
 from domain.nodes import NODE, Node

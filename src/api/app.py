@@ -2,16 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
-from litestar import Litestar, Router
+from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
-from api import problems
+from api import description, problems
 from api.acting import add_position, provide_acting, wait_for_min_position
 from api.agents import AgentController
 from api.artifacts import ArtifactController
@@ -42,6 +40,13 @@ CONTROLLERS = (
 )
 
 
+async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
+    if request.method == "OPTIONS":
+        return description.allowed(request)
+    await wait_for_min_position(request)
+    return None
+
+
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
     """`services` is entered when the server starts and left when it stops."""
 
@@ -61,19 +66,11 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         dependencies={
             "act": Provide(provide_acting, sync_to_thread=False),
         },
-        middleware=[DefineMiddleware(Authentication, exclude="^/api/v3/openapi", exclude_from_auth_key="public")],
-        before_request=wait_for_min_position,
+        middleware=[DefineMiddleware(Authentication, exclude=f"^{description.PATH}", exclude_from_auth_key="public")],
+        before_request=before_request,
         before_send=[add_position],
         exception_handlers=problems.handlers(),
-        openapi_config=OpenAPIConfig(
-            title="Testhide",
-            version=version,
-            path="/api/v3/openapi.json",
-            render_plugins=[JsonRenderPlugin(path="/")],
-            security=[{"bearer": []}],
-            components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
-            use_handler_docstrings=True,
-        ),
+        openapi_config=description.config(version),
         logging_config=None,
         request_max_body_size=16 * 1024 * 1024,
     )

@@ -1,13 +1,10 @@
 """Artifacts: upload, list, download."""
 
 import asyncio
-import mimetypes
-import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
@@ -15,10 +12,9 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from api import problems
 from api.acting import Acting
+from api.downloads import content_type, file_answer
 from api.permissions import Agent, User
-from api.ranges import Unsatisfiable, byte_range
 from api.recording import record
 from api.types import MAX_ID, Paged, next_page, provide_paged
 from api.uploads import Upload, received
@@ -28,18 +24,14 @@ from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Finished, Report
 from domain.errors import Conflict, Invalid, NotFound
-from integrations.ports import BlobMissing
 from projections import artifacts, builds
 from projections.artifacts import ArtifactRow
 from projections.builds import BuildRow
 
 MAX_UPLOAD = 2 * 1024**3
 CHUNK = 1024 * 1024
-OCTETS = "application/octet-stream"
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build to list artifacts for")]
-
-_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 
 
 class ArtifactItem(msgspec.Struct):
@@ -70,17 +62,6 @@ class UploadedArtifact(msgspec.Struct):
     type: str
     sha256: str
     report: RecordedReport | None = None
-
-
-class TreeFile(msgspec.Struct):
-    name: str
-    id: int
-    size_bytes: int
-
-
-class TreeFolder(msgspec.Struct):
-    name: str
-    children: "list[TreeFolder | TreeFile]"  # type: ignore[misc]
 
 
 class ArtifactController(Controller):
@@ -145,38 +126,7 @@ class ArtifactController(Controller):
         if artifact is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
         request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
-        etag = f'"{artifact.sha256}"'
-        headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(None, status_code=304, headers=headers)
-        only_if = request.headers.get("if-range")
-        try:
-            wanted = None
-            if only_if is None or only_if == etag:
-                wanted = byte_range(request.headers.get("range"), artifact.size_bytes)
-        except Unsatisfiable:
-            detail = f"The artifact has {artifact.size_bytes} bytes; the range asks for none of them."
-            headers["Content-Range"] = f"bytes */{artifact.size_bytes}"
-            return problems.response(416, "range", "Range not satisfiable", detail, headers=headers)
-        start, end = wanted or (0, artifact.size_bytes)
-        if wanted is not None:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{artifact.size_bytes}"
-        try:
-            content = await act.services.blobs.get(artifact.blob, start, end)
-        except BlobMissing:
-            raise NotFound(f"The content of artifact {artifact_id} is gone.") from None
-        return Stream(
-            content,
-            status_code=200 if wanted is None else 206,
-            media_type=artifact.content_type,
-            headers={
-                **headers,
-                "Content-Disposition": disposition(artifact.name),
-                "Content-Length": str(end - start),
-                # Opened in a browser after all, it can do nothing.
-                "Content-Security-Policy": "sandbox; default-src 'none'",
-            },
-        )
+        return await file_answer(request, act.services.blobs, artifact)
 
 
 async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload) -> UploadedArtifact:
@@ -287,17 +237,3 @@ def tree_of(rows: list[ArtifactRow]) -> dict[str, Any]:
     for folder in folders.values():
         folder["children"].sort(key=lambda child: "id" in child)
     return root
-
-
-def content_type(path: str, sent: str) -> str:
-    """What the client says, if it says anything of use, else by the name."""
-    sent = sent.lower().strip()
-    if sent and sent != OCTETS and _MEDIA_TYPE.fullmatch(sent):
-        return sent
-    return mimetypes.guess_type(path)[0] or OCTETS
-
-
-def disposition(name: str) -> str:
-    """RFC 6266: a plain name for old clients, the real one as RFC 5987 has it."""
-    plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

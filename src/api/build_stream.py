@@ -37,7 +37,7 @@ def data(message: dict[str, str], event_id: str | None) -> bytes:
 async def messages(services: Services, build_id: int, *, with_ids: bool, after: str | None) -> AsyncIterator[bytes]:
     attempt, line = _place(after)
     news = asyncio.Event()
-    own = str(build_id)
+    stream, own = BUILD.at(build_id), str(build_id)
 
     def on_log(payload: str | None) -> None:
         if payload is None or payload == own:
@@ -50,7 +50,8 @@ async def messages(services: Services, build_id: int, *, with_ids: bool, after: 
         quiet = 0.0
         while True:
             news.clear()
-            build = await services.log.state(BUILD.at(build_id))
+            history = (await services.log.load([stream.name]))[stream.name]
+            build = stream.fold(recorded.event for recorded in history)
             if build is None:
                 return
             if build.attempt > attempt:
@@ -64,6 +65,8 @@ async def messages(services: Services, build_id: int, *, with_ids: bool, after: 
                 )
                 quiet = 0.0
             if isinstance(build, Finished):
+                # Whoever reads `done` may ask for the build next, and should find it finished.
+                await services.waiter.wait(history[-1].position)
                 last_id = f"{attempt}:{line}" if with_ids else None
                 yield data({"type": "status", "data": build.status}, last_id) + data({"type": "done"}, last_id)
                 return

@@ -15,13 +15,17 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from domain.errors import Invalid, Rejection, TooManyRequests, Unauthenticated, Unavailable
+from domain.errors import Invalid, Rejection, TooLarge, TooManyRequests, Unauthenticated, Unavailable
 from store.append import AppendFailed
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
+
+MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
+MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '([^']+)'")
+"""Litestar's own words: the names are nowhere else."""
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -56,14 +60,9 @@ def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Prob
 def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
     """Litestar's own checks of parameters and bodies against their types."""
     found = error.extra if isinstance(error.extra, list) else []
-    errors = [
-        {
-            "field": str(item.get("key") or item.get("source") or "body"),
-            "message": str(item.get("message", "")),
-        }
-        for item in found
-        if isinstance(item, dict)
-    ]
+    errors = [_field_error(item) for item in found if isinstance(item, dict)]
+    if missing := MISSING_PARAMETER.match(error.detail):
+        errors.append({"field": missing[1], "message": "is required"})
     detail = (
         "; ".join(f"{item['field']}: {item['message']}" for item in errors)
         or "The request does not fit the documented form."
@@ -73,8 +72,10 @@ def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Resp
 
 def _field_error(item: dict[str, Any]) -> dict[str, str]:
     message = str(item.get("message", ""))
-    field = str(item.get("key") or "")
-    if missing := re.search(r"missing required field `(\w+)`", message):
+    field = str(item.get("key") or item.get("source") or "")
+    if message == "'data'":  # how Litestar says that there was no body at all
+        return {"field": "body", "message": "is required"}
+    if missing := MISSING_FIELD.search(message):
         parent = "" if field in ("", "data") else f"{field}."
         return {"field": parent + missing[1], "message": "is required"}
     return {"field": "body" if field in ("", "data") else field, "message": message}
@@ -93,6 +94,10 @@ def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respons
             return response(405, "method-not-allowed", "Method not allowed", detail, headers=dict(error.headers or {}))
     if isinstance(error.__cause__, SerializationException | msgspec.DecodeError):
         return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+    if error.status_code == 413:
+        return response(413, TooLarge.slug, TooLarge.title, "The body is larger than this operation takes.")
+    if error.status_code == 415:
+        return response(415, "unsupported-media-type", "Unsupported media type", error.detail)
     return response(error.status_code, "http", "Request refused", error.detail)
 
 

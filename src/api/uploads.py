@@ -13,7 +13,12 @@ from typing import Any
 
 from litestar import Request
 from litestar.exceptions import HTTPException
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
 
 from domain.errors import Invalid, TooLarge
 
@@ -79,7 +84,7 @@ def _boundary(request: Request[Any, Any, Any]) -> str:
         raise HTTPException("Send the file as `Content-Type: multipart/form-data`.", status_code=415)
     if not options.get("boundary"):
         raise Invalid("The Content-Type has no boundary.")
-    return options["boundary"]
+    return str(options["boundary"])
 
 
 class _Form:
@@ -95,7 +100,7 @@ class _Form:
         self._segment: MultipartSegment | None = None
         self._field = bytearray()
 
-    def take(self, part: MultipartSegment | bytearray | None) -> None:
+    def take(self, part: MultipartSegment | bytes | bytearray | None) -> None:
         self.file_begins = False
         match part:
             case MultipartSegment():
@@ -109,7 +114,7 @@ class _Form:
                     self.file_begins = True
             case None:
                 if self._segment is not None and not self._is_file:
-                    self._end_field(self._segment.name)
+                    self._end_field(self._segment.name or "")
                 self._segment = None
             case chunk:
                 self._data(bytes(chunk))
@@ -122,7 +127,8 @@ class _Form:
         if not self._is_file:
             self._field += chunk
             if len(self._field) > MAX_FIELD:
-                raise Invalid.field(self._segment.name if self._segment else "body", f"has more than {MAX_FIELD} bytes")
+                name = self._segment.name if self._segment is not None else ""
+                raise Invalid.field(name or "body", f"has more than {MAX_FIELD:,} bytes")
             return
         self.size += len(chunk)
         if self.size > self._limit:

@@ -48,7 +48,7 @@ class StoreArtifact(Decision):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises NotFound for a build that was never this node's, Conflict for one that no longer is: the agent drops it."""
+    """Raises NotFound for a build that is not this node's, Conflict for one that has ended: the agent drops it."""
     match build:
         case Assigned() | Running() if build.node_id == node_id:
             return

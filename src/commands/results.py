@@ -56,7 +56,7 @@ class RecordReport(Decision):
     path: str
     report: ReportRead
     first_result_id: int
-    case_ids: array[int]
+    case_ids: "array[int]"
     results_version: int
     new_cases: NewCases | None = None
     earlier: Mapping[int, Earlier] = field(default_factory=dict)

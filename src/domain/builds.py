@@ -8,7 +8,7 @@ An external build (its pipeline runs elsewhere) starts as Running and never has 
 """
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -165,14 +165,14 @@ AnyBuild = Queued | Assigned | Running | Finished
 def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
     if state is None:
         return Queued(event) if isinstance(event, BuildQueued) else None
-    common = {field: getattr(state, field) for field in Build.__struct_fields__}
     match event:
         case BuildAssigned():
-            return Assigned(**(common | {"attempt": event.attempt}), node_id=event.node_id, assigned_at=event.at)
+            return Assigned(**_common(state, attempt=event.attempt), node_id=event.node_id, assigned_at=event.at)
         case BuildRequeued():
-            return Queued(**common)
+            # What the lost attempt reported does not count against the next one.
+            return Queued(**_common(state, failed=0))
         case BuildStarted():
-            return Running(**(common | {"attempt": event.attempt}), node_id=event.node_id, commit_sha=event.commit_sha)
+            return Running(**_common(state, attempt=event.attempt), node_id=event.node_id, commit_sha=event.commit_sha)
         case ReportRecorded():
             return msgspec.structs.replace(
                 state,
@@ -181,9 +181,13 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
                 failed=state.failed + event.failed - event.known_issues,
             )
         case BuildFinished():
-            return Finished(**common, status=event.status, node_id=event.node_id)
+            return Finished(**_common(state), status=event.status, node_id=event.node_id)
         case _:
             return state
+
+
+def _common(state: Build, **changes: Any) -> dict[str, Any]:
+    return {field: getattr(state, field) for field in Build.__struct_fields__} | changes
 
 
 def status_of(state: AnyBuild) -> Status:

@@ -185,6 +185,12 @@ async def reports_of_attempt(connection: AsyncConnection, build_id: int, attempt
     return Spans(await all_rows(connection, ReportRow, query, {"build": build_id, "attempt": attempt}))
 
 
+async def report_with(connection: AsyncConnection, result_id: int) -> Spans:
+    """The report that holds a result, whether it counts or not."""
+    query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
+    return Spans(await all_rows(connection, ReportRow, query, {"id": result_id}))
+
+
 async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
     """By report (its place in the spans), suite (its place in the report's) and status."""
     query = (

@@ -5,7 +5,8 @@ flight with one call of one function. The function takes an advisory lock before
 their order and a follower that reads by position misses nothing. NOTIFY would serialise commits anyway, so the lock
 costs little.
 
-A single event, the usual batch while little happens, takes plain statements: half the time of the joins that many need.
+A single event, the usual batch while little happens, takes plain statements: a quarter of the time that arrays take.
+Lookups are scalar subqueries, which are never planned as anything but one index probe each.
 
 A request is all or nothing. It conflicts when one of its versions is taken or one of its guarded streams has moved
 on, and then it fails alone: the others of its batch are written. Any other error reruns the batch one by one, so that
@@ -114,18 +115,23 @@ def create_statements(schema: str, table: str) -> list[Composed]:
             last_position bigint;
         BEGIN
             PERFORM pg_advisory_xact_lock(hashtextextended({lock}, 0));
-            conflicts := '{{}}';
             IF cardinality(reqs) = 1 THEN
-                IF EXISTS (SELECT FROM {schema}.{table} WHERE originator_id = streams[1] AND originator_version = versions[1])
+                IF EXISTS (
+                        SELECT FROM {schema}.{table}
+                        WHERE originator_id = streams[1] AND originator_version = versions[1]
+                    )
                     OR EXISTS (
-                        SELECT FROM unnest(guard_streams, guard_versions) AS g(stream, version)
-                        JOIN {schema}.{table} e ON e.originator_id = g.stream AND e.originator_version = g.version + 1
+                        SELECT FROM unnest(guard_streams, guard_versions) AS g(stream, version) WHERE (
+                            SELECT true FROM {schema}.{table}
+                            WHERE originator_id = g.stream AND originator_version = g.version + 1
+                        )
                     )
                     OR EXISTS (SELECT FROM {schema}.{keys} WHERE name = ANY (key_names))
                 THEN
                     conflicts := reqs;
                     RETURN;
                 END IF;
+                conflicts := '{{}}';
                 IF cardinality(key_reqs) > 0 THEN
                     INSERT INTO {schema}.{keys} (name, wrapped) SELECT * FROM unnest(key_names, key_values);
                 END IF;
@@ -134,16 +140,20 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                     RETURNING notification_id INTO first_position;
                 last_position := first_position;
             ELSE
-                SELECT coalesce(array_agg(DISTINCT taken.req), '{{}}') INTO conflicts FROM (
-                    SELECT w.req FROM unnest(reqs, streams, versions) AS w(req, stream, version)
-                        JOIN {schema}.{table} e ON e.originator_id = w.stream AND e.originator_version = w.version
-                    UNION ALL
-                    SELECT g.req FROM unnest(guard_reqs, guard_streams, guard_versions) AS g(req, stream, version)
-                        JOIN {schema}.{table} e ON e.originator_id = g.stream AND e.originator_version = g.version + 1
-                    UNION ALL
+                conflicts := ARRAY(
+                    SELECT w.req FROM unnest(reqs, streams, versions) AS w(req, stream, version) WHERE (
+                        SELECT true FROM {schema}.{table}
+                        WHERE originator_id = w.stream AND originator_version = w.version
+                    )
+                    UNION
+                    SELECT g.req FROM unnest(guard_reqs, guard_streams, guard_versions) AS g(req, stream, version) WHERE (
+                        SELECT true FROM {schema}.{table}
+                        WHERE originator_id = g.stream AND originator_version = g.version + 1
+                    )
+                    UNION
                     SELECT k.req FROM unnest(key_reqs, key_names) AS k(req, name)
-                        JOIN {schema}.{keys} d ON d.name = k.name
-                ) taken;
+                    WHERE (SELECT true FROM {schema}.{keys} WHERE name = k.name)
+                );
                 INSERT INTO {schema}.{keys} (name, wrapped)
                     SELECT k.name, k.value FROM unnest(key_reqs, key_names, key_values) AS k(req, name, value)
                     WHERE k.req <> ALL (conflicts);
@@ -289,7 +299,7 @@ class GroupCommit:
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
-            # A plan made while the table was small is kept: let it be the index's. (As a setting of the function it costs 50 microseconds a call.)
+            # Plans made while the table was small are kept. As a setting of the function it would cost at every call.
             await self._connection.execute("SET enable_seqscan = off")
         return self._connection
 

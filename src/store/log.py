@@ -44,7 +44,7 @@ class EventLog:
         """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on."""
         new_keys: dict[str, tuple[bytes, bytes]] = {}
         stored: list[StoredEvent] = []
-        await self._load_keys(
+        known = await self._data_keys(
             name
             for write in writes
             if (name := write.event.data_key) is not None and not (write.version == 1 and write.event.stream == name)
@@ -53,7 +53,7 @@ class EventLog:
             name = write.event.data_key
             key = None
             if name is not None:
-                key = self._keys.get(name) or (new_keys[name][0] if name in new_keys else None)
+                key = known.get(name) or (new_keys[name][0] if name in new_keys else None)
                 if key is None:
                     new_keys[name] = self._secrets.new_data_key(name)
                     key = new_keys[name][0]
@@ -106,15 +106,21 @@ class EventLog:
 
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
-        await self._load_keys(
+        keys = await self._data_keys(
             name for _, event in stored if (name := self._mapper.envelope(event.state).key_name) is not None
         )
-        return [self._mapper.decode(event, position, self._keys.get) for position, event in stored]
+        return [self._mapper.decode(event, position, keys.get) for position, event in stored]
 
-    async def _load_keys(self, names: Iterable[str]) -> None:
-        missing = {name for name in names if name not in self._keys}
-        if not missing:
-            return
-        rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (list(missing),))
-        for name, wrapped in rows:
-            self._keys[name] = None if wrapped is None else self._secrets.unwrap(name, wrapped)
+    async def _data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Those of `names` that were ever made; None for a destroyed one."""
+        wanted = set(names)
+        # Taken out before more come in: a key that has to leave the full cache for them is still one of the wanted.
+        keys = {name: self._keys[name] for name in wanted if name in self._keys}
+        if missing := list(wanted - keys.keys()):
+            rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,))
+            fresh = {
+                name: None if wrapped is None else self._secrets.unwrap(name, wrapped) for name, wrapped in rows
+            }
+            self._keys.update(fresh)
+            keys |= fresh
+        return keys

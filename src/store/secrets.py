@@ -32,7 +32,7 @@ def encrypt(key: bytes, data: bytes, context: bytes) -> bytes:
 def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
     try:
         return AESGCM(key).decrypt(data[:NONCE], data[NONCE:], context)
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # the latter for what is too short to be sealed
         raise SecretMismatch(
             "stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?"
         ) from None

@@ -101,9 +101,9 @@ def started(place: Path) -> Iterator[Demo]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], environ: dict[str, str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: list[str], environ: dict[str, str], *, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
     # A session of its own: Ctrl-C reaches this process, which then ends the others in order.
-    process = subprocess.Popen(command, env=environ, start_new_session=True, **options)
+    process = subprocess.Popen(command, env=environ, start_new_session=True, stdout=stdout)
     try:
         yield process
     finally:
@@ -182,7 +182,7 @@ class Demo:
                 f"{python} -P -m pytest -v -p no:cacheprovider --junitxml=report.xml; result=$?;"
                 " sha256sum report.xml; exit $result"
             ),
-            "env": {"PYTHONPATH": "."},
+            "env": {"PYTHONPATH": ".", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             "artifacts": ["report.xml"],
         }
         self.call("PUT", f"/jobs/{job}/configuration", json=configuration)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from domain.catalogue import EVENTS, UPCASTERS
@@ -46,7 +48,7 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
     commit = GroupCommit(settings.database_url)
-    async with AsyncConnectionPool(
+    async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         settings.database_url,
         min_size=1,
         max_size=pool_size,
@@ -201,8 +203,6 @@ def work(settings: Settings) -> None:
 
 def migrate(settings: Settings) -> None:
     """Makes the tables that are missing."""
-    from psycopg import AsyncConnection
-
     from projections.catalogue import PROJECTIONS
     from projections.engine import ensure_tables
     from store.schema import migrate as migrate_store

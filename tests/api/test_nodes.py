@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -52,6 +53,22 @@ def test_names_are_unique(server: Any, pool: int, node: dict[str, Any]) -> None:
     assert server.admin.post("/api/v3/nodes", json=body).status_code == 201
 
 
+def test_one_of_many_at_once_gets_the_name(server: Any, pool: int) -> None:
+    name = uuid.uuid4().hex
+
+    def register(_: int) -> int:
+        answer = requests.post(
+            f"{server.url}/api/v3/nodes",
+            json={"name": name, "pool_id": pool},
+            headers={"Authorization": server.admin.headers["Authorization"]},
+            timeout=30,
+        )
+        return answer.status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sorted(threads.map(register, range(8))) == [201] + [409] * 7
+
+
 def test_find(server: Any, node: dict[str, Any]) -> None:
     found = server.admin.get("/api/v3/nodes/find", params={"name": node["name"]})
     assert (found.status_code, found.json()["id"]) == (200, node["id"])
@@ -76,12 +93,26 @@ def test_health_without_a_heartbeat(server: Any, node: dict[str, Any]) -> None:
 
 def test_health_of_a_connected_agent(server: Any, node: dict[str, Any]) -> None:
     headers = {"Authorization": f"Bearer {node['agent_token']}"}
-    hello = {"session": "s1", "version": "1", "platform": "linux", "hostname": "h", "cpu_cores": 8, "ram_gb": 16.0}
+    hello = {
+        "session": "session-1",
+        "version": "1",
+        "platform": "linux",
+        "hostname": "h",
+        "cpu_cores": 8,
+        "ram_gb": 16.0,
+    }
     connected = requests.post(
         f"{server.url}/api/v3/agent/connect", json=hello | {"running": []}, headers=headers, timeout=10
     )
     assert connected.status_code == 200, connected.text
-    beat = {"session": "s1", "cpu_pct": 62.1, "ram_pct": 48.0, "disk_free_gb": 120.5, "uptime_s": 86_400, "running": []}
+    beat = {
+        "session": "session-1",
+        "cpu_pct": 62.1,
+        "ram_pct": 48.0,
+        "disk_free_gb": 120.5,
+        "uptime_s": 86_400,
+        "running": [],
+    }
     requests.post(f"{server.url}/api/v3/agent/heartbeat", json=beat, headers=headers, timeout=10).raise_for_status()
     health = server.admin.get(f"/api/v3/nodes/{node['id']}/health").json()
     assert (health["cpu_pct"], health["ram_pct"], health["disk_free_gb"]) == (62.1, 48, 120.5)

@@ -18,7 +18,7 @@ def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Itera
     `chunks` are the bytes of one file, cut anywhere; an open binary file is fine too. Gives every case as
     soon as its element ends (TRX: when the definitions were read), every suite after its cases, and one
     `Summary` as the last item, always, with all warnings. Nothing in the file makes it raise; what the
-    iterable raises passes through. Memory does not grow with the file, except for 3 to 13 MB per 100,000
+    iterable raises passes through. Memory does not grow with the file, except for about 20 MB per 100,000
     cases of TRX.
     """
     notes = Notes(limits.warnings_of_a_kind)

@@ -304,7 +304,7 @@ class Scanner:
             attributes = {
                 name: self._resolved(value, buffer, at) if "&" in value else value for name, value in attributes.items()
             }
-        if ":" in body and ":" in "".join(attributes):
+        if "xmlns" in attributes or (":" in body and ":" in "".join(attributes)):
             attributes = {_local(name): value for name, value in attributes.items() if not name.startswith("xmlns")}
         return attributes
 

@@ -1,0 +1,261 @@
+"""Reports and tests: totals of a build, its results, the history of a test."""
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, Response, get
+from litestar.params import Parameter
+
+from api.acting import Acting
+from api.artifacts import visible_build
+from api.permissions import User
+from api.types import MAX_ID, Paged, next_page
+from domain.errors import NotFound
+from domain.results import FAILED, PASSED, SKIPPED, STATUSES
+from projections import result_queries as results
+from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
+
+BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
+Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]
+Limit = Annotated[int, Parameter(ge=1, le=200, description="Results per page")]
+Past = Annotated[int, Parameter(ge=1, le=200, description="Number of past runs to return")]
+After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only results after this id, instead of a page")]
+
+
+class SuiteItem(msgspec.Struct):
+    name: str
+    total: int = 0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    duration_s: float = 0.0
+
+
+class ReportFile(msgspec.Struct):
+    path: str
+    cases: int
+    warnings: list[str]
+
+
+class ReportView(msgspec.Struct):
+    """Of each test the last attempt counts. `known_issues` is the part of `failed` that does not fail the build."""
+
+    build_id: int
+    total: int
+    passed: int
+    failed: int
+    skipped: int
+    duration_s: int
+    known_issues: int
+    flaky: int
+    suites: list[SuiteItem]
+    reports: list[ReportFile]
+    warnings: list[str]
+
+
+class TestItem(msgspec.Struct):
+    __test__ = False
+
+    id: int
+    test_case_id: int
+    node_id: str
+    status: str
+    duration_ms: int
+    message: str
+    suite: str
+    attempt: int
+    flaky: bool
+    known_issue: bool
+    fail_id: str
+    signature: str
+    test_resolution: str
+
+
+class TestPage(msgspec.Struct):
+    __test__ = False
+
+    total: int
+    results: list[TestItem]
+
+
+class TestDetail(TestItem):
+    build_id: int
+    trace: str
+    system_out: str
+    system_err: str
+    properties: list[tuple[str, str]]
+
+
+class HistoryItem(msgspec.Struct):
+    id: int
+    build_id: int
+    status: str
+    duration_ms: int
+    attempt: int
+    flaky: bool
+    known_issue: bool
+    message: str
+    branch: str
+    commit_sha: str | None
+    recorded_at: datetime
+
+
+class History(msgspec.Struct):
+    test_case_id: int
+    node_id: str
+    history: list[HistoryItem]
+
+
+class TestController(Controller):
+    __test__ = False
+    path = ""
+    tags = ["Reports & Tests"]
+
+    @get("/report/{build_id:int}")
+    async def report(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> ReportView:
+        await visible_build(request.user, act, build_id)
+        async with act.reading() as connection:
+            spans = await results.reports(connection, build_id)
+            totals = await results.totals(connection, spans)
+        return report_view(build_id, spans, totals)
+
+    @get("/tests")
+    async def list_tests(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        build_id: BuildId,
+        status: Annotated[Literal["passed", "failed", "skipped"] | None, Parameter()] = None,
+        suite: Annotated[str | None, Parameter(max_length=4_096, description="Filter by test suite name")] = None,
+        search: Annotated[str | None, Parameter(max_length=1_000, description="Filter by test name substring")] = None,
+        page: Page = 1,
+        limit: Limit = 50,
+        after: After = 0,
+        all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
+    ) -> Response[TestPage]:
+        """Results in report order. Of each test the last attempt, unless all are asked for."""
+        await visible_build(request.user, act, build_id)
+        filters = Filters(
+            status=STATUSES.index(status) if status is not None else None,
+            suite=suite,
+            search=search or None,
+            all_attempts=all_attempts,
+        )
+        paged = Paged(page, limit, after)
+        async with act.reading() as connection:
+            spans = await results.reports(connection, build_id)
+            total = await results.count(connection, spans, filters)
+            keyset = msgspec.structs.replace(filters, after_id=after)
+            found = await results.page(connection, spans, keyset, limit, paged.offset)
+        headers = next_page(request, paged, [result.id for result in found])
+        return Response(TestPage(total, [item(spans, result) for result in found]), headers=headers)
+
+    @get("/tests/{test_id:int}")
+    async def get_test(self, request: Request[User, Any, Any], act: Acting, test_id: int) -> TestDetail:
+        """One result with all that it says: trace, captured output, properties."""
+        origin = await visible_result(request.user, act, test_id)
+        async with act.reading() as connection:
+            spans = await results.report_with(connection, test_id)
+            alone = Filters(all_attempts=True, after_id=test_id - 1)
+            result = (await results.page(connection, spans, alone, 1, 0))[0]
+            text = await results.text(connection, test_id)
+        shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result))
+        shown["message"] = text.message if text is not None else ""
+        return TestDetail(
+            **shown,
+            build_id=origin.build_id,
+            trace=text.trace if text is not None else "",
+            system_out=text.system_out if text is not None else "",
+            system_err=text.system_err if text is not None else "",
+            properties=text.properties if text is not None else [],
+        )
+
+    @get("/tests/{test_id:int}/history")
+    async def history(self, request: Request[User, Any, Any], act: Acting, test_id: int, limit: Past = 20) -> History:
+        """How the test of this result has fared, newest first. `test_id` is the id of a result."""
+        origin = await visible_result(request.user, act, test_id)
+        async with act.reading() as connection:
+            runs = await results.history(connection, origin.case_id, limit)
+        return History(
+            test_case_id=origin.case_id,
+            node_id=origin.node_id,
+            history=[
+                HistoryItem(
+                    id=run.id,
+                    build_id=run.build_id,
+                    status=STATUSES[run.status],
+                    duration_ms=run.duration_ms,
+                    attempt=run.attempt,
+                    flaky=run.flaky,
+                    known_issue=run.known_issue,
+                    message=run.message,
+                    branch=run.branch,
+                    commit_sha=run.commit_sha,
+                    recorded_at=run.recorded_at,
+                )
+                for run in runs
+            ],
+        )
+
+
+async def visible_result(user: User, act: Acting, result_id: int) -> Origin:
+    """Raises NotFound for a result that does not exist or that the caller cannot see."""
+    async with act.reading() as connection:
+        found = await results.origin(connection, result_id)
+    if found is None:
+        raise NotFound(f"There is no test result {result_id}.")
+    user.must("read", found.project_id, f"test result {result_id}")
+    return found
+
+
+def report_view(build_id: int, spans: Spans, totals: list[SuiteTotal]) -> ReportView:
+    suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    durations: dict[str, int] = defaultdict(int)
+    for total in totals:
+        name = spans.reports[total.report].suites[total.suite]
+        suites[name][total.status] += total.results
+        durations[name] += total.duration_ms
+    by_status = [sum(counts[status] for counts in suites.values()) for status in (PASSED, FAILED, SKIPPED)]
+    return ReportView(
+        build_id=build_id,
+        total=sum(by_status),
+        passed=by_status[PASSED],
+        failed=by_status[FAILED],
+        skipped=by_status[SKIPPED],
+        duration_s=round(sum(durations.values()) / 1_000),
+        known_issues=sum(total.known_issues for total in totals),
+        flaky=sum(total.flaky for total in totals),
+        suites=[
+            SuiteItem(
+                name=name,
+                total=sum(counts.values()),
+                passed=counts[PASSED],
+                failed=counts[FAILED],
+                skipped=counts[SKIPPED],
+                duration_s=durations[name] / 1_000,
+            )
+            for name, counts in suites.items()
+        ],
+        reports=[ReportFile(report.path, report.cases, report.warnings) for report in spans.reports],
+        warnings=[f"{report.path}: {warning}" for report in spans.reports for warning in report.warnings],
+    )
+
+
+def item(spans: Spans, result: Result) -> TestItem:
+    return TestItem(
+        id=result.id,
+        test_case_id=result.case_id,
+        node_id=result.node_id,
+        status=STATUSES[result.status],
+        duration_ms=result.duration_ms,
+        message=result.message,
+        suite=spans.report_of(result.id).suites[result.suite],
+        attempt=result.attempt,
+        flaky=result.flaky,
+        known_issue=result.known_issue,
+        fail_id=result.fail_id,
+        signature=result.signature,
+        test_resolution=result.test_resolution,
+    )

@@ -1,0 +1,105 @@
+"""Build logs: acknowledged only as far as they are stored without a gap."""
+
+import asyncio
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from store.build_logs import BuildLogs, Line
+from testhide.processes import Core
+
+JOB, BUILD = 5, 2**31 + 7
+"""Its id does not fit 32 bits: ids grow."""
+
+
+@pytest.fixture
+def logs(parts: Core) -> BuildLogs:
+    return BuildLogs(parts.pool)
+
+
+def lines(first: int, count: int) -> list[Line]:
+    return [Line(1_000 + number, f"line {number}") for number in range(first, first + count)]
+
+
+async def test_lines_are_acknowledged_as_they_follow_on(logs: BuildLogs) -> None:
+    assert await logs.append(JOB, BUILD, 1, 0, lines(0, 3)) == 3
+    assert await logs.append(JOB, BUILD, 1, 3, lines(3, 2)) == 5
+    assert await logs.append(JOB, BUILD, 1, 5, []) == 5
+    assert await logs.count(BUILD, 1) == 5
+    assert await logs.read(BUILD, 1, 0, 100) == lines(0, 5)
+
+
+async def test_a_gap_is_refused(logs: BuildLogs) -> None:
+    assert await logs.append(JOB, BUILD, 1, 1, lines(1, 3)) == 0
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 2))
+    assert await logs.append(JOB, BUILD, 1, 3, lines(3, 3)) == 2
+    assert await logs.read(BUILD, 1, 0, 100) == lines(0, 2)
+
+
+async def test_what_is_sent_again_is_stored_once(logs: BuildLogs) -> None:
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
+    assert await logs.append(JOB, BUILD, 1, 0, lines(0, 3)) == 3
+    assert await logs.append(JOB, BUILD, 1, 1, lines(1, 4)) == 5
+    assert await logs.read(BUILD, 1, 0, 100) == lines(0, 5)
+
+
+async def test_the_first_line_stays_when_another_is_sent_in_its_place(logs: BuildLogs) -> None:
+    await logs.append(JOB, BUILD, 1, 0, [Line(1, "first")])
+    assert await logs.append(JOB, BUILD, 1, 0, [Line(2, "second"), Line(3, "new")]) == 2
+    assert await logs.read(BUILD, 1, 0, 100) == [Line(1, "first"), Line(3, "new")]
+
+
+async def test_several_senders_at_once(logs: BuildLogs) -> None:
+    """An agent that gave up waiting sends again while its first request is still on its way."""
+    answers = await asyncio.gather(*(logs.append(JOB, BUILD, 1, 0, lines(0, 1 + number)) for number in range(8)))
+    assert max(answers) == await logs.count(BUILD, 1) == 8
+    assert await logs.read(BUILD, 1, 0, 100) == lines(0, 8)
+
+
+async def test_each_attempt_and_each_build_has_a_log_of_its_own(logs: BuildLogs) -> None:
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
+    assert await logs.count(BUILD, 2) == 0
+    assert await logs.append(JOB, BUILD, 2, 0, [Line(1, "again")]) == 1
+    assert await logs.append(JOB, BUILD + 2**31, 1, 0, [Line(1, "other")]) == 1
+    assert await logs.read(BUILD, 2, 0, 10) == [Line(1, "again")]
+    assert await logs.read(BUILD, 1, 0, 10) == lines(0, 3)
+
+
+async def test_a_page_begins_and_ends_anywhere(logs: BuildLogs) -> None:
+    for first in range(0, 20, 4):
+        await logs.append(JOB, BUILD, 1, first, lines(first, 4))
+    whole = lines(0, 20)
+    for offset in range(22):
+        for limit in (1, 3, 4, 9, 30):
+            assert await logs.read(BUILD, 1, offset, limit) == whole[offset : offset + limit]
+
+
+async def test_a_deleted_job_leaves_no_lines(logs: BuildLogs) -> None:
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
+    await logs.append(JOB + 1, BUILD + 1, 1, 0, lines(0, 3))
+    await logs.delete_of_job(JOB)
+    assert await logs.count(BUILD, 1) == 0
+    assert await logs.count(BUILD + 1, 1) == 3
+
+
+async def test_readers_are_told(parts: Core, logs: BuildLogs) -> None:
+    async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as listening:
+        await listening.execute("LISTEN build_logs")
+        await logs.append(JOB, BUILD, 1, 0, lines(0, 1))
+        assert [note.payload async for note in listening.notifies(timeout=5, stop_after=1)] == [str(BUILD)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sends=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 5)), max_size=12), build_id=st.uuids())
+async def test_whatever_is_sent_the_log_has_no_gap_and_no_double(
+    logs: BuildLogs, sends: list[tuple[int, int]], build_id: object
+) -> None:
+    number = hash(build_id) % 2**40
+    expected = 0
+    for first, count in sends:
+        if first <= expected:
+            expected = max(expected, first + count)
+        assert await logs.append(JOB, number, 1, first, lines(first, count)) == expected
+    assert await logs.read(number, 1, 0, 100) == lines(0, expected)

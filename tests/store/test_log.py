@@ -1,0 +1,164 @@
+"""The event log on a real PostgreSQL: what is appended is what is read."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from domain.auth import ApiTokenCreated
+from domain.base import Category, Erasure, Recorded, Stamp
+from domain.builds import BUILD, BuildAssigned, BuildQueued, Queued
+from domain.catalogue import EVENTS, UPCASTERS
+from domain.claims import ClaimTaken
+from domain.jobs import Configuration, JobCreated
+from domain.users import UserRegistered
+from store.append import GroupCommit, VersionConflict
+from store.codec import EventMapper
+from store.log import EventLog, Write
+from testhide.processes import Core
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+STAMP = Stamp(NOW, "user:7", "request-1")
+
+
+def claim(name: str, owner: str = "user-1") -> ClaimTaken:
+    return ClaimTaken(claim=name, owner=owner)
+
+
+def queued(build_id: int) -> BuildQueued:
+    return BuildQueued(
+        build_id=build_id, job_id=5, project_id=1, configuration=Configuration(command="pytest"), branch="main"
+    )
+
+
+def assigned(build_id: int) -> BuildAssigned:
+    return BuildAssigned(build_id=build_id, job_id=5, project_id=1, node_id=3, attempt=1)
+
+
+def token(token_id: int) -> ApiTokenCreated:
+    return ApiTokenCreated(token_id=token_id, user_id=7, label="ci", token_hash=b"hash")
+
+
+@contextlib.asynccontextmanager
+async def another_log(parts: Core) -> AsyncIterator[EventLog]:
+    """On the same database, as another process has it."""
+    commit = GroupCommit(parts.conninfo)
+    yield EventLog(parts.pool, commit, EventMapper(EVENTS, UPCASTERS), parts.secrets)
+    await commit.close()
+
+
+async def test_what_is_appended_is_read(parts: Core) -> None:
+    recorded = await parts.log.append([Write(1, queued(1)), Write(1, claim("a")), Write(2, assigned(1))], STAMP)
+    assert recorded == [
+        Recorded("build-1", 1, 1, STAMP.on(queued(1))),
+        Recorded("claim-a", 1, 2, STAMP.on(claim("a"))),
+        Recorded("build-1", 2, 3, STAMP.on(assigned(1))),
+    ]
+    assert await parts.log.read(0, 10) == recorded
+    assert await parts.log.read(1, 1) == recorded[1:2]
+    assert await parts.log.load(["build-1", "build-2"]) == {"build-1": [recorded[0], recorded[2]], "build-2": []}
+    async with another_log(parts) as other:
+        assert await other.read(0, 10) == recorded
+    assert await parts.log.head() == 3
+
+
+async def test_a_log_without_events(parts: Core) -> None:
+    assert await parts.log.head() == 0
+    assert await parts.log.read(0, 10) == []
+    assert await parts.log.state(BUILD.at(1)) is None
+
+
+async def test_a_state_is_what_its_stream_folds_to(parts: Core) -> None:
+    await parts.log.append([Write(1, queued(1)), Write(1, queued(2))], STAMP)
+    assert await parts.log.state(BUILD.at(2)) == Queued(STAMP.on(queued(2)))  # type: ignore[arg-type]
+    counting = Category[int]("build", 0, lambda count, event: count + 1)
+    await parts.log.append([Write(2, assigned(2))], STAMP)
+    assert await parts.log.state(counting.at(2)) == 2
+
+
+async def test_only_events_of_some_names(parts: Core) -> None:
+    job = JobCreated(job_id=5, project_id=1, title="Smoke")
+    await parts.log.append([Write(1, job), Write(1, queued(1)), Write(1, claim("a")), Write(2, assigned(1))], STAMP)
+    names = [recorded.event.name for recorded in await parts.log.read(0, 10, ["build.queued", "job.created"])]
+    assert names == ["job.created", "build.queued"]
+    assert [recorded.position for recorded in await parts.log.read(1, 1, ["build.assigned"])] == [4]
+    assert await parts.log.read(0, 10, []) == []
+
+
+async def test_all_or_nothing(parts: Core) -> None:
+    await parts.log.append([Write(1, claim("a"))], STAMP)
+    with pytest.raises(VersionConflict):
+        await parts.log.append([Write(1, claim("b")), Write(1, claim("a"))], STAMP)
+    with pytest.raises(VersionConflict):
+        await parts.log.append([Write(1, claim("c"))], STAMP, guards=[("claim-a", 0)])
+    assert await parts.log.head() == 1
+    await parts.log.append([Write(1, claim("c"))], STAMP, guards=[("claim-a", 1), ("claim-b", 0)])
+    assert await parts.log.head() == 2
+
+
+async def test_wakes_are_sent_with_the_commit(parts: Core) -> None:
+    async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as listening:
+        await listening.execute("LISTEN stored_events_wakes")
+        await listening.execute("LISTEN stored_events")
+        await parts.log.append([Write(1, claim("a"))], STAMP, wakes=["3:1"])
+        heard = [(note.channel, note.payload) async for note in listening.notifies(timeout=5, stop_after=2)]
+    assert heard == [("stored_events", "1"), ("stored_events_wakes", "3:1")]
+
+
+async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:
+    """Several processes write the first encrypted event of an owner at once: one key wins, and everything that was written can be read."""
+
+    async def write(number: int) -> None:
+        async with another_log(parts) as log:
+            while True:
+                try:
+                    await log.append([Write(1, token(number))], STAMP)
+                except VersionConflict:
+                    continue
+                return
+
+    await asyncio.gather(*(write(number) for number in range(4)))
+    with psycopg.connect(parts.conninfo) as connection:
+        assert connection.execute("SELECT name FROM stored_events_keys").fetchall() == [("user-7",)]
+    read = await parts.log.read(0, 10)
+    assert sorted(recorded.stream for recorded in read) == [f"api-token-{number}" for number in range(4)]
+    assert {type(recorded.event) for recorded in read} == {ApiTokenCreated}
+
+
+async def test_a_destroyed_key_leaves_erasures_with_their_stamps(parts: Core) -> None:
+    await parts.log.append([Write(1, queued(1)), Write(1, queued(2)), Write(2, assigned(1))], STAMP)
+    with psycopg.connect(parts.conninfo, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = 'build-1'"
+        )
+    async with another_log(parts) as log:
+        assert [recorded.event for recorded in await log.read(0, 10)] == [
+            STAMP.on(Erasure(erased_name="build.queued")),
+            STAMP.on(queued(2)),
+            STAMP.on(Erasure(erased_name="build.assigned")),
+        ]
+        assert await log.state(BUILD.at(1)) is None
+
+
+async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are read in bulk: those that were known already may not make room for the others before they were used."""
+    monkeypatch.setattr("store.log.KEYS_CACHED", 3)
+    await parts.log.append([Write(1, queued(number)) for number in range(1, 9)], STAMP)
+    await parts.log.append([Write(2, assigned(number)) for number in range(1, 9)], STAMP)
+    async with another_log(parts) as log:
+        await log.read(0, 1)
+        assert [type(recorded.event) for recorded in await log.read(0, 8)] == [BuildQueued] * 8
+        await log.load(["build-1"])
+        await log.append([Write(3, assigned(number)) for number in (1, 5, 6, 7, 8)], STAMP)
+    assert [type(recorded.event) for recorded in await parts.log.read(16, 9)] == [BuildAssigned] * 5
+
+
+async def test_users_are_not_stored_in_clear(parts: Core) -> None:
+    user = UserRegistered(user_id=7, email="ann@example.com", role="admin", password_hash="$argon2id$")
+    await parts.log.append([Write(1, user)], Stamp(NOW, "system"))
+    with psycopg.connect(parts.conninfo) as connection:
+        ((state,),) = connection.execute("SELECT state FROM stored_events").fetchall()
+    assert b"ann@example.com" not in state

