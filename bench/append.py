@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from threading import Thread
 
@@ -18,7 +18,7 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
 
-from bench.report import Report, median, table
+from bench.report import Report, median
 from store.append import GroupCommit, Request
 from store.recorder import GroupCommitRecorder, datastore
 from testhide.engines import temporary_engines

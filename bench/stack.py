@@ -44,7 +44,9 @@ class Stack:
     @property
     def pids(self) -> dict[str, int]:
         """What the supervisor runs right now, by name."""
-        return {entry["name"]: entry["pid"] for entry in json.loads((self.data / "run" / "processes.json").read_bytes())}
+        return {
+            entry["name"]: entry["pid"] for entry in json.loads((self.data / "run" / "processes.json").read_bytes())
+        }
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """One request as the administrator; the decoded answer. Raises urllib.error.HTTPError."""

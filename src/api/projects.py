@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
 from api.permissions import User
+from api.types import Id
 from commands.projects import CreateProject, UpdateProject
 from domain.errors import NotFound
 from projections import projects
@@ -23,13 +24,13 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
 class NewProject(msgspec.Struct):
     name: Name
     description: Annotated[str, Meta(max_length=10_000)] = ""
-    scm_endpoint_id: int | None = None
+    scm_endpoint_id: Id | None = None
 
 
 class ProjectChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
-    scm_endpoint_id: int | UnsetType = UNSET
+    scm_endpoint_id: Id | UnsetType = UNSET
 
 
 class ProjectItem(msgspec.Struct):

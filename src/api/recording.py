@@ -57,11 +57,10 @@ async def _command(
     project_id = build.queued.project_id
     async with act.reading() as connection:
         version = await catalogue_version(connection, project_id)
-        ids: dict[str, int] = {}
+        case_ids: list[int | None] = []
         for start in range(0, len(report.node_ids), LOOKED_UP):
-            found = await known_cases(connection, project_id, report.node_ids[start : start + LOOKED_UP])
-            ids.update((case.node_id, case.id) for case in found)
-    new = [place for place, node_id in enumerate(report.node_ids) if node_id not in ids]
+            case_ids += await known_cases(connection, project_id, report.node_ids[start : start + LOOKED_UP])
+    new = [place for place, case_id in enumerate(case_ids) if case_id is None]
     new_cases = None
     if new:
         new_cases = NewCases(
@@ -71,17 +70,19 @@ async def _command(
             node_ids=[report.node_ids[place] for place in new],
             suites=[report.suites[report.case_suites[place]] for place in new],
         )
-        ids.update((node_id, new_cases.first_case_id + n) for n, node_id in enumerate(new_cases.node_ids))
+        for number, place in enumerate(new):
+            case_ids[place] = new_cases.first_case_id + number
+    ids = array("q", (case_id for case_id in case_ids if case_id is not None))
     return RecordReport(
         build_id=build.build_id,
         attempt=attempt,
         path=path,
         report=report,
         first_result_id=first_result_id,
-        case_ids=array("q", (ids[node_id] for node_id in report.node_ids)),
+        case_ids=ids,
         results_version=build.results_version,
         new_cases=new_cases,
-        earlier=await _earlier(act, build, attempt, sorted(ids.values())),
+        earlier=await _earlier(act, build, attempt, ids.tolist()),
     )
 
 

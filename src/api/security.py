@@ -13,6 +13,7 @@ from api.services import Services
 from domain.errors import Unauthenticated
 from projections import auth, nodes
 from store.secrets import Secrets, token_hash
+from store.token_uses import note_use
 
 API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
 AGENT_TOKEN = "agt_"  # noqa: S105
@@ -57,8 +58,9 @@ async def identify(services: Services, token: str) -> User | Agent:
         hashed = token_hash(token)
         async with services.pool.connection() as connection:
             found = await auth.by_token(connection, hashed)
-        if found is None or not hmac.compare_digest(found.token_hash, hashed):
-            raise Unauthenticated(BAD_TOKEN)
+            if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
+                raise Unauthenticated(BAD_TOKEN)
+            await note_use(connection, found.token_id)
         return _user(found, None)
     session_id = _session_of(services.secrets, token)
     async with services.pool.connection() as connection:

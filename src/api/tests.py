@@ -161,14 +161,15 @@ class TestController(Controller):
             alone = Filters(all_attempts=True, after_id=test_id - 1)
             result = (await results.page(connection, spans, alone, 1, 0))[0]
             text = await results.text(connection, test_id)
+            system_out, system_err = await results.outputs(connection, spans, test_id)
         shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result))
         shown["message"] = text.message if text is not None else ""
         return TestDetail(
             **shown,
             build_id=origin.build_id,
             trace=text.trace if text is not None else "",
-            system_out=text.system_out if text is not None else "",
-            system_err=text.system_err if text is not None else "",
+            system_out=system_out,
+            system_err=system_err,
             properties=text.properties if text is not None else [],
         )
 

@@ -27,6 +27,8 @@ from domain.builds import (
 from domain.dispatch import LEADER
 from domain.errors import Conflict, NotFound
 from domain.jobs import JOB, Job
+from domain.pools import POOL, Pool
+from domain.templates import TEMPLATE, Template, overlaid
 
 MAX_ATTEMPTS = 3
 """How often a build is given to a node before its loss ends it."""
@@ -48,14 +50,32 @@ class StartBuild(Decision):
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)
 
-    def decide(self, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
+        """The job's template and pool, where it has them."""
+        if build is not None or job is None:
+            return ()
+        template = () if job.pipeline_template_id is None else (TEMPLATE.at(job.pipeline_template_id),)
+        pool = () if job.node_pool_id is None else (POOL.at(job.node_pool_id),)
+        return (*template, *pool)
+
+    def decide(self, build: AnyBuild | None, job: Job | None, *named: Template | Pool | None) -> Iterable[Event]:
         if build is not None:
             return
         if job is None or job.deleted:
             raise NotFound(f"There is no job {self.job_id}.")
         if not job.enabled:
             raise Conflict(f"Job {self.job_id} is disabled; enable it by PUT /api/v3/jobs/{self.job_id}.")
-        if not job.configuration.command and not self.external:
+        if any(isinstance(state, Pool) and state.deleted for state in named):
+            raise Conflict(
+                f"Node pool {job.node_pool_id} of job {self.job_id} was deleted;"
+                f" choose another by PUT /api/v3/jobs/{self.job_id}."
+            )
+        configuration = job.configuration
+        for template in named:
+            # Also of a deleted one: a job that took it in that very moment goes on with what it last said.
+            if isinstance(template, Template):
+                configuration = overlaid(template.configuration, configuration)
+        if not configuration.command and not self.external:
             raise Conflict(
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
@@ -63,9 +83,9 @@ class StartBuild(Decision):
         yield BuildQueued(
             **ids,
             configuration=msgspec.structs.replace(
-                job.configuration,
-                env=job.configuration.env | self.env,
-                secrets=job.configuration.secrets | self.secrets,
+                configuration,
+                env=configuration.env | self.env,
+                secrets=configuration.secrets | self.secrets,
             ),
             branch=self.branch or job.default_branch,
             commit_sha=self.commit_sha,
@@ -75,13 +95,16 @@ class StartBuild(Decision):
             node_pool_id=job.node_pool_id,
             job_title=job.title,
             external=self.external,
+            required_tags=job.required_tags,
+            pool_labels=job.pool_labels,
+            quarantine_mode=job.quarantine_mode,
         )
         if self.external:
             yield BuildStarted(**ids, node_id=None, attempt=1, commit_sha=self.commit_sha)
 
 
 @dataclass(frozen=True)
-class AssignBuild:
+class AssignBuild(Decision):
     """By the dispatcher that leads since `leadership`, a version of the leader stream."""
 
     build_id: int
@@ -186,7 +209,7 @@ class FinishExternalBuild(Decision):
 
 
 @dataclass(frozen=True)
-class AbortBuild:
+class AbortBuild(Decision):
     """Ends a build that has not finished: stopped by a person, or because it lost its ground."""
 
     build_id: int

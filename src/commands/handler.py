@@ -1,7 +1,7 @@
 """The one handler: load, fold, decide, append, and again on a conflict.
 
-A command says which streams it reads (`reads`) and what follows from them (`decide`, pure: no clock, no ids, no
-randomness; they come in as fields). Every stream that was read is guarded: the events are only appended while it
+A command says which streams it reads (`reads`, and `then_reads` for those that the first ones name) and what follows
+from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields). Every stream that was read is guarded: the events are only appended while it
 still is at the version that the decision saw.
 """
 
@@ -27,6 +27,11 @@ class Command(Protocol):
         ...
 
     @property
+    def then_reads(self) -> Callable[..., Sequence[AnyStream]]:
+        """Takes the states of the first streams; names further ones, whose states come after those."""
+        ...
+
+    @property
     def decide(self) -> Callable[..., Iterable[Event]]:
         """The events that follow; none when there is nothing to do. Raises a Rejection when the states forbid it."""
         ...
@@ -38,7 +43,10 @@ class Command(Protocol):
 
 
 class Decision:
-    """Base of commands: wakes nobody."""
+    """Base of commands: knows from the start what it reads, wakes nobody."""
+
+    def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
+        return ()
 
     @property
     def wakes(self) -> Sequence[str]:
@@ -92,18 +100,9 @@ class Handler:
         raise Conflict("Others keep changing the same thing at the same time; try again.")
 
     async def _once(self, command: Command, caller: Caller) -> Receipt:
-        reads = command.reads()
-        loaded = await self._log.load([read.name for read in reads if not isinstance(read, Known)]) if reads else {}
         versions: dict[str, int] = {}
-        states: list[Any] = []
-        for read in reads:
-            if isinstance(read, Known):
-                versions[read.stream] = read.version
-                states.append(read.state)
-            else:
-                history = loaded[read.name]
-                versions[read.name] = history[-1].version if history else 0
-                states.append(read.fold(recorded.event for recorded in history))
+        states = await self._states(command.reads(), versions)
+        states += await self._states(command.then_reads(*states), versions)
         guards = dict(versions)
         writes: list[Write] = []
         for event in command.decide(*states):
@@ -114,3 +113,18 @@ class Handler:
             return Receipt(())
         stamp = Stamp(self._clock(), caller.actor, caller.correlation_id, caller.causation)
         return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes)))
+
+    async def _states(self, reads: Sequence[AnyStream], versions: dict[str, int]) -> list[Any]:
+        """What the streams fold to; notes in `versions` how far they were."""
+        loaded = await self._log.load([read.name for read in reads if not isinstance(read, Known)]) if reads else {}
+        states: list[Any] = []
+        for read in reads:
+            if isinstance(read, Known):
+                versions[read.stream] = read.version
+                states.append(read.state)
+            else:
+                history = loaded[read.name]
+                # Of a stream that is read twice the first look counts: the guard shows that it moved in between.
+                versions.setdefault(read.name, history[-1].version if history else 0)
+                states.append(read.fold(recorded.event for recorded in history))
+        return states

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from commands.handler import Decision
 from domain.base import AnyStream, Event
-from domain.claims import CLAIM, Claim, ClaimTaken
+from domain.claims import CLAIM, Claim, ClaimReleased, ClaimTaken
 from domain.errors import Conflict, NotFound
-from domain.pools import POOL, Pool, PoolCreated
+from domain.nodes import NODE, Node, NodeUpdated
+from domain.pools import POOL, UPDATABLE, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project
 
 
@@ -31,16 +33,88 @@ class CreatePool(Decision):
             return
         if project is None:
             raise NotFound(f"There is no project {self.project_id}.")
-        owner = f"node-pool-{self.pool_id}"
-        if claim.owner not in ("", owner):
-            raise Conflict(f"Project {self.project_id} already has a node pool {self.title!r}; choose another name.")
-        if not claim.owner:
-            yield ClaimTaken(claim=self.claim, owner=owner)
+        yield from _take(self.claim, claim, self.pool_id, self.project_id, self.title)
         yield PoolCreated(
             pool_id=self.pool_id,
             project_id=self.project_id,
             title=self.title,
+            claim=self.claim,
             labels=dict(self.labels),
             max_parallel=self.max_parallel,
             shared=self.shared,
         )
+
+
+@dataclass(frozen=True)
+class UpdatePool(Decision):
+    """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
+
+    pool_id: int
+    title: str | None = None
+    claim: str | None = None
+    labels: Mapping[str, str] | None = None
+    max_parallel: int | None = None
+    shared: bool | None = None
+    cleared: tuple[Clearable, ...] = ()
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (POOL.at(self.pool_id), CLAIM.at(self.claim or ""))
+
+    def decide(self, pool: Pool | None, claim: Claim) -> Iterable[Event]:
+        pool = _existing(pool, self.pool_id)
+        changed: dict[str, Any] = {
+            name: value
+            for name in UPDATABLE
+            if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(pool, name))
+        }
+        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(pool, name) is not None)
+        if "claim" in changed:
+            yield from _take(changed["claim"], claim, self.pool_id, pool.project_id, self.title or pool.title)
+            yield _release(pool)
+        if changed or cleared:
+            yield PoolUpdated(pool_id=self.pool_id, project_id=pool.project_id, cleared=cleared, **changed)
+
+
+@dataclass(frozen=True)
+class DeletePool(Decision):
+    """Its nodes are unassigned. `node_ids` are those that the read model has in it, `active_builds` how many builds
+    that have not ended are routed to it.
+    """
+
+    pool_id: int
+    node_ids: Sequence[int] = ()
+    active_builds: int = 0
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (POOL.at(self.pool_id), *(NODE.at(node_id) for node_id in dict.fromkeys(self.node_ids)))
+
+    def decide(self, pool: Pool | None, *nodes: Node | None) -> Iterable[Event]:
+        pool = _existing(pool, self.pool_id)
+        if self.active_builds:
+            what = "1 build is" if self.active_builds == 1 else f"{self.active_builds} builds are"
+            raise Conflict(
+                f"{what} queued or running in node pool {pool.title!r}; wait for them or stop them, then delete it."
+            )
+        for node in nodes:
+            if node is not None and not node.deleted and node.pool_id == self.pool_id:
+                yield NodeUpdated(node_id=node.node_id, cleared=("pool_id",))
+        yield _release(pool)
+        yield PoolDeleted(pool_id=self.pool_id, project_id=pool.project_id)
+
+
+def _existing(pool: Pool | None, pool_id: int) -> Pool:
+    if pool is None or pool.deleted:
+        raise NotFound(f"There is no node pool {pool_id}.")
+    return pool
+
+
+def _take(name: str, claim: Claim, pool_id: int, project_id: int, title: str) -> Iterable[Event]:
+    owner = f"node-pool-{pool_id}"
+    if claim.owner not in ("", owner):
+        raise Conflict(f"Project {project_id} already has a node pool {title!r}; choose another name.")
+    if not claim.owner:
+        yield ClaimTaken(claim=name, owner=owner)
+
+
+def _release(pool: Pool) -> Event:
+    return ClaimReleased(claim=pool.claim, owner=f"node-pool-{pool.pool_id}")

@@ -29,18 +29,19 @@ _TYPES: dict[str, ArtifactType] = {
 
 class ArtifactStored(Event, frozen=True):
     name: ClassVar[str] = "artifact.stored"
+    sealed: ClassVar[tuple[str, ...]] = ("path", "content_type", "sha256")
     artifact_id: int
     build_id: int
     job_id: int
     project_id: int
-    path: str
-    """Inside the build's tree, without a leading slash: `reports/report.xml`."""
     type: ArtifactType
-    content_type: str
     size_bytes: int
-    sha256: str
     blob: str
     """The key of the content in the blob store."""
+    path: str = ""
+    """Inside the build's tree, without a leading slash: `reports/report.xml`."""
+    content_type: str = ""
+    sha256: str = ""
 
     @property
     def stream(self) -> str:

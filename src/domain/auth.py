@@ -35,8 +35,9 @@ class ApiTokenEvent(Event, frozen=True):
 
 class ApiTokenCreated(ApiTokenEvent, frozen=True):
     name: ClassVar[str] = "api_token.created"
-    label: str
-    token_hash: bytes
+    sealed: ClassVar[tuple[str, ...]] = ("label", "token_hash")
+    label: str = ""
+    token_hash: bytes = b""
 
     @property
     def data_key(self) -> str | None:

@@ -36,9 +36,22 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The stream that this event belongs to."""
         raise NotImplementedError
 
+    sealed: ClassVar[tuple[str, ...]] = ()
+    """Fields that are stored under the data key. Each has a default: what an erased event shows."""
+
     @property
     def data_key(self) -> str | None:
-        """The key under which the payload is stored; destroying that key erases the payload."""
+        """The key under which the sealed fields are stored; destroying it erases them for good."""
+        return None
+
+    @property
+    def erases(self) -> str | None:
+        """The data key that is destroyed in the commit that appends this event."""
+        return None
+
+    @property
+    def erases(self) -> str | None:
+        """The data key that is destroyed in the commit that appends this event."""
         return None
 
 
@@ -67,13 +80,8 @@ class Recorded(msgspec.Struct, frozen=True):
     version: int
     position: int
     event: Event
-
-
-class Erasure(Event, frozen=True):
-    """Stands where an event's payload can no longer be read because its data key was destroyed."""
-
-    name: ClassVar[str] = "erased"
-    erased_name: str = ""
+    erased: bool = False
+    """Its data key was destroyed: the sealed fields show their defaults."""
 
 
 @dataclass(frozen=True)

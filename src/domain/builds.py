@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.base import UNSTAMPED, Category, Event
-from domain.jobs import Configuration
+from domain.jobs import Configuration, QuarantineMode
 
 Verdict = Literal["passed", "failed", "aborted"]
 Status = Literal["queued", "running", "passed", "failed", "aborted"]
@@ -50,8 +50,9 @@ class BuildQueued(BuildEvent, frozen=True):
     """Carries the configuration it will run with: a later change of the job does not reach it."""
 
     name: ClassVar[str] = "build.queued"
-    configuration: Configuration
-    branch: str
+    sealed: ClassVar[tuple[str, ...]] = ("configuration", "branch", "commit_sha", "repository", "job_title", "test_ids")
+    configuration: Configuration = Configuration()
+    branch: str = ""
     commit_sha: str | None = None
     repository: str | None = None
     priority: int = 5
@@ -59,6 +60,12 @@ class BuildQueued(BuildEvent, frozen=True):
     node_pool_id: int | None = None
     job_title: str = ""
     external: bool = False
+    restarted_from: int | None = None
+    test_ids: list[str] | None = None
+    """Only these tests are wanted; None runs all."""
+    required_tags: list[str] = []
+    pool_labels: dict[str, str] = {}
+    quarantine_mode: QuarantineMode = "run"
 
 
 class BuildAssigned(BuildEvent, frozen=True):
@@ -76,6 +83,7 @@ class BuildRequeued(BuildEvent, frozen=True):
 
 class BuildStarted(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.started"
+    sealed: ClassVar[tuple[str, ...]] = ("commit_sha",)
     node_id: int | None
     attempt: int
     commit_sha: str | None = None
@@ -89,8 +97,8 @@ class ReportRecorded(BuildEvent, frozen=True):
     """
 
     name: ClassVar[str] = "build.report_recorded"
+    sealed: ClassVar[tuple[str, ...]] = ("path", "suites", "warnings")
     attempt: int
-    path: str
     first_result_id: int
     cases: int
     """All rows, earlier attempts of a retried test included."""
@@ -102,12 +110,14 @@ class ReportRecorded(BuildEvent, frozen=True):
     duration_ms: int
     """Of the last attempts together."""
     blocks: int
+    path: str = ""
     suites: list[str] = []
     warnings: list[str] = []
 
 
 class BuildFinished(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.finished"
+    sealed: ClassVar[tuple[str, ...]] = ("detail",)
     status: Verdict
     reason: Reason | None = None
     detail: str | None = None

@@ -3,10 +3,38 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from domain import artifacts, auth, builds, claims, dispatch, jobs, nodes, pools, projects, results, users
+from domain import (
+    artifacts,
+    auth,
+    builds,
+    claims,
+    dispatch,
+    jobs,
+    node_commands,
+    nodes,
+    pools,
+    projects,
+    results,
+    templates,
+    users,
+)
 from domain.base import Event
 
-AREAS = (artifacts, auth, builds, claims, dispatch, jobs, nodes, pools, projects, results, users)
+AREAS = (
+    artifacts,
+    auth,
+    builds,
+    claims,
+    dispatch,
+    jobs,
+    node_commands,
+    nodes,
+    pools,
+    projects,
+    results,
+    templates,
+    users,
+)
 
 EVENTS: Mapping[str, type[Event]] = {event.name: event for area in AREAS for event in area.EVENTS}
 

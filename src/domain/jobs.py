@@ -6,7 +6,9 @@ import msgspec
 
 from domain.base import Category, Event
 
-Clearable = Literal["node_pool_id", "repository"]
+Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
+QuarantineMode = Literal["run", "skip"]
+"""What a build does with quarantined tests."""
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +39,11 @@ class JobCreated(JobEvent, frozen=True):
     pipeline_template_id: int | None = None
     repository: str | None = None
     default_branch: str = "main"
+    required_tags: list[str] = []
+    """A node must have all of them."""
+    pool_labels: dict[str, str] = {}
+    """A pool must have all of them; instead of `node_pool_id`."""
+    quarantine_mode: QuarantineMode = "run"
 
 
 class JobUpdated(JobEvent, frozen=True):
@@ -48,8 +55,12 @@ class JobUpdated(JobEvent, frozen=True):
     node_pool_id: int | None = None
     timeout_minutes: int | None = None
     max_parallel: int | None = None
+    pipeline_template_id: int | None = None
     repository: str | None = None
     default_branch: str | None = None
+    required_tags: list[str] | None = None
+    pool_labels: dict[str, str] | None = None
+    quarantine_mode: QuarantineMode | None = None
     cleared: tuple[Clearable, ...] = ()
 
 
@@ -59,14 +70,23 @@ UPDATABLE = (
     "node_pool_id",
     "timeout_minutes",
     "max_parallel",
+    "pipeline_template_id",
     "repository",
     "default_branch",
+    "required_tags",
+    "pool_labels",
+    "quarantine_mode",
 )
 
 
 class JobConfigured(JobEvent, frozen=True):
     name: ClassVar[str] = "job.configured"
-    configuration: Configuration
+    sealed: ClassVar[tuple[str, ...]] = ("configuration",)
+    configuration: Configuration = Configuration()
+
+    @property
+    def data_key(self) -> str | None:
+        return f"job-{self.job_id}"
 
 
 class JobDeleted(JobEvent, frozen=True):
@@ -81,8 +101,12 @@ class Job(msgspec.Struct, frozen=True):
     node_pool_id: int | None
     timeout_minutes: int
     max_parallel: int
+    pipeline_template_id: int | None
     repository: str | None
     default_branch: str
+    required_tags: list[str]
+    pool_labels: dict[str, str]
+    quarantine_mode: QuarantineMode
     configuration: Configuration
     deleted: bool = False
 
@@ -103,8 +127,12 @@ def evolve(state: Job | None, event: Event) -> Job | None:
                 node_pool_id=event.node_pool_id,
                 timeout_minutes=event.timeout_minutes,
                 max_parallel=event.max_parallel,
+                pipeline_template_id=event.pipeline_template_id,
                 repository=event.repository,
                 default_branch=event.default_branch,
+                required_tags=event.required_tags,
+                pool_labels=event.pool_labels,
+                quarantine_mode=event.quarantine_mode,
                 configuration=Configuration(),
             )
         case JobUpdated() if state is not None:

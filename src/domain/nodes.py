@@ -1,10 +1,12 @@
 """Nodes: build machines, each with one agent at a time (its session)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from domain.base import Category, Event
+
+Clearable = Literal["pool_id"]
 
 
 class NodeEvent(Event, frozen=True):
@@ -17,8 +19,11 @@ class NodeEvent(Event, frozen=True):
 
 class NodeRegistered(NodeEvent, frozen=True):
     name: ClassVar[str] = "node.registered"
+    sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
     title: str
-    token_hash: bytes
+    claim: str = ""
+    """Of the name."""
+    token_hash: bytes = b""
     pool_id: int | None = None
     tags: list[str] = []
     max_parallel: int = 1
@@ -44,6 +49,33 @@ class NodeWentOffline(NodeEvent, frozen=True):
     reason: str
 
 
+class NodeUpdated(NodeEvent, frozen=True):
+    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+
+    name: ClassVar[str] = "node.updated"
+    title: str | None = None
+    claim: str | None = None
+    pool_id: int | None = None
+    tags: list[str] | None = None
+    max_parallel: int | None = None
+    cleared: tuple[Clearable, ...] = ()
+
+
+UPDATABLE = ("title", "claim", "pool_id", "tags", "max_parallel")
+
+
+class NodeQuarantined(NodeEvent, frozen=True):
+    """From now on it is given no builds; what runs there goes on."""
+
+    name: ClassVar[str] = "node.quarantined"
+
+
+class NodeReleased(NodeEvent, frozen=True):
+    """From quarantine."""
+
+    name: ClassVar[str] = "node.released"
+
+
 class NodeDeleted(NodeEvent, frozen=True):
     name: ClassVar[str] = "node.deleted"
 
@@ -51,20 +83,33 @@ class NodeDeleted(NodeEvent, frozen=True):
 class Node(msgspec.Struct, frozen=True):
     node_id: int
     title: str
+    claim: str
+    pool_id: int | None
+    tags: list[str]
     max_parallel: int
+    quarantined: bool = False
     session: str | None = None
     """The connected agent's session; None while offline."""
     deleted: bool = False
 
 
+def changes(event: NodeUpdated) -> dict[str, Any]:
+    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
+    return given | dict.fromkeys(event.cleared)
+
+
 def evolve(state: Node | None, event: Event) -> Node | None:
     match event:
         case NodeRegistered():
-            return Node(event.node_id, event.title, event.max_parallel)
+            return Node(event.node_id, event.title, event.claim, event.pool_id, event.tags, event.max_parallel)
         case NodeConnected() if state is not None:
             return msgspec.structs.replace(state, session=event.session)
         case NodeWentOffline() if state is not None and state.session == event.session:
             return msgspec.structs.replace(state, session=None)
+        case NodeUpdated() if state is not None:
+            return msgspec.structs.replace(state, **changes(event))
+        case NodeQuarantined() | NodeReleased() if state is not None:
+            return msgspec.structs.replace(state, quarantined=isinstance(event, NodeQuarantined))
         case NodeDeleted() if state is not None:
             return msgspec.structs.replace(state, session=None, deleted=True)
         case _:
@@ -72,4 +117,12 @@ def evolve(state: Node | None, event: Event) -> Node | None:
 
 
 NODE = Category[Node | None]("node", None, evolve)
-EVENTS = (NodeRegistered, NodeConnected, NodeWentOffline, NodeDeleted)
+EVENTS = (
+    NodeRegistered,
+    NodeConnected,
+    NodeWentOffline,
+    NodeUpdated,
+    NodeQuarantined,
+    NodeReleased,
+    NodeDeleted,
+)

@@ -1,39 +1,89 @@
 """Node pools: groups of nodes that jobs are routed to."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from domain.base import Category, Event
 
+Clearable = Literal["max_parallel"]
 
-class PoolCreated(Event, frozen=True):
-    name: ClassVar[str] = "node_pool.created"
+
+class PoolEvent(Event, frozen=True):
     pool_id: int
     project_id: int
-    title: str
-    labels: dict[str, str] = {}
-    max_parallel: int | None = None
-    shared: bool = False
 
     @property
     def stream(self) -> str:
         return f"node-pool-{self.pool_id}"
 
 
+class PoolCreated(PoolEvent, frozen=True):
+    name: ClassVar[str] = "node_pool.created"
+    title: str
+    claim: str = ""
+    """Of the name within the project."""
+    labels: dict[str, str] = {}
+    max_parallel: int | None = None
+    shared: bool = False
+
+
+class PoolUpdated(PoolEvent, frozen=True):
+    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+
+    name: ClassVar[str] = "node_pool.updated"
+    title: str | None = None
+    claim: str | None = None
+    labels: dict[str, str] | None = None
+    max_parallel: int | None = None
+    shared: bool | None = None
+    cleared: tuple[Clearable, ...] = ()
+
+
+UPDATABLE = ("title", "claim", "labels", "max_parallel", "shared")
+
+
+class PoolDeleted(PoolEvent, frozen=True):
+    """Its nodes were unassigned in the same commit."""
+
+    name: ClassVar[str] = "node_pool.deleted"
+
+
 class Pool(msgspec.Struct, frozen=True):
     pool_id: int
     project_id: int
+    title: str
+    claim: str
+    labels: dict[str, str]
+    max_parallel: int | None
     shared: bool
+    deleted: bool = False
+
+
+def changes(event: PoolUpdated) -> dict[str, Any]:
+    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
+    return given | dict.fromkeys(event.cleared)
 
 
 def evolve(state: Pool | None, event: Event) -> Pool | None:
     match event:
         case PoolCreated():
-            return Pool(event.pool_id, event.project_id, event.shared)
+            return Pool(
+                pool_id=event.pool_id,
+                project_id=event.project_id,
+                title=event.title,
+                claim=event.claim,
+                labels=event.labels,
+                max_parallel=event.max_parallel,
+                shared=event.shared,
+            )
+        case PoolUpdated() if state is not None:
+            return msgspec.structs.replace(state, **changes(event))
+        case PoolDeleted() if state is not None:
+            return msgspec.structs.replace(state, deleted=True)
         case _:
             return state
 
 
 POOL = Category[Pool | None]("node-pool", None, evolve)
-EVENTS = (PoolCreated,)
+EVENTS = (PoolCreated, PoolUpdated, PoolDeleted)

@@ -64,6 +64,7 @@ class ResultsRecorded(Event, frozen=True):
     """A block of results in report order; the n-th row is result `first_result_id + n`."""
 
     name: ClassVar[str] = "results.recorded"
+    sealed: ClassVar[tuple[str, ...]] = ("texts",)
     build_id: int
     job_id: int
     project_id: int

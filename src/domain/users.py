@@ -23,9 +23,10 @@ class UserEvent(Event, frozen=True):
 
 class UserRegistered(UserEvent, frozen=True):
     name: ClassVar[str] = "user.registered"
-    email: str
+    sealed: ClassVar[tuple[str, ...]] = ("email", "password_hash", "first_name", "last_name")
     role: Role
-    password_hash: str
+    email: str = ""
+    password_hash: str = ""
     """Argon2id in its usual encoding; empty while an invitation is open."""
     first_name: str = ""
     last_name: str = ""

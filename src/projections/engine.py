@@ -11,7 +11,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from domain.base import Erasure, Recorded
+from domain.base import Recorded
 from projections import statements
 from projections.batch import Batch, Cache
 from projections.model import Change, GoneWhere, Key, Projection, Row
@@ -65,37 +65,39 @@ class Engine:
         self._projections = projections
         self._announce = announce
         self._cache = Cache()
+        self._written = 0
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies events that follow `position`; returns the new position. Raises LostLeadership and
-        psycopg.OperationalError.
-        """
+        """Applies events that follow `position`; returns the new position. Raises LostLeadership and psycopg.OperationalError."""
+        self._written = position
         try:
-            return await self._apply(events, position, self._projections)
-        except psycopg.OperationalError:
+            try:
+                return await self._apply(events, position, self._projections)
+            except psycopg.OperationalError:
+                raise
+            except psycopg.Error as error:
+                self._cache.clear()
+                log.warning("a batch could not be written, going on one by one", error=str(error).strip())
+            # A part of the batch may be written already.
+            for event in [event for event in events if event.position > self._written]:
+                await self._apply_alone(event, self._written)
+            return self._written
+        except BaseException:
             self._cache.clear()
             raise
-        except psycopg.errors.DivisionByZero:
-            self._cache.clear()
-            raise LostLeadership from None
-        except psycopg.Error as error:
-            self._cache.clear()
-            log.warning("a batch could not be written, going on one by one", error=str(error).strip())
-        for event in events:
-            position = await self._apply_alone(event, position)
-        return position
 
-    async def _apply_alone(self, event: Recorded, position: int) -> int:
+    async def _apply_alone(self, event: Recorded, position: int) -> None:
         try:
-            return await self._apply([event], position, self._projections)
-        except (psycopg.OperationalError, psycopg.errors.DivisionByZero):
+            await self._apply([event], position, self._projections)
+            return
+        except psycopg.OperationalError:
             raise
         except psycopg.Error:
             self._cache.clear()
         for projection in self._projections:
             try:
                 await self._apply([event], position, [projection])
-            except (psycopg.OperationalError, psycopg.errors.DivisionByZero):
+            except psycopg.OperationalError:
                 raise
             except psycopg.Error as error:
                 self._cache.clear()
@@ -106,7 +108,6 @@ class Engine:
                     [projection],
                     [(projection, event, str(error))],
                 )
-        return event.position
 
     async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
         if not events:
@@ -116,12 +117,11 @@ class Engine:
         await self._prefetch(batch, events, projections)
         for event in events:
             changes: list[Change] = []
-            if not isinstance(event.event, Erasure):
-                for projection in projections:
-                    try:
-                        changes.extend(list(projection.apply(event, batch)))
-                    except Exception as error:
-                        parked.append((projection, event, f"{type(error).__name__}: {error}"))
+            for projection in projections:
+                try:
+                    changes.extend(list(projection.apply(event, batch)))
+                except Exception as error:
+                    parked.append((projection, event, f"{type(error).__name__}: {error}"))
             alone = any(isinstance(change, GoneWhere) for change in changes)
             if alone and not batch.is_empty:
                 position = await self._write(batch, position, event.position - 1, projections, parked)
@@ -142,7 +142,6 @@ class Engine:
         needed = {
             key
             for event in events
-            if not isinstance(event.event, Erasure)
             for projection in projections
             for key in _keys(projection, event)
         }
@@ -184,10 +183,14 @@ class Engine:
         query += f" SELECT 1 / (SELECT (count(*) = {len(names)})::int FROM moved), pg_notify('{PROJECTED}', %s)"
         parameters = [value for _, values in parts for value in values]
         announced = str(new) if self._announce and len(projections) == len(self._projections) else ""
-        await self._connection.execute(
-            query.encode(), [*parameters, str(new), names, str(old), announced], prepare=True
-        )
+        try:
+            await self._connection.execute(
+                query.encode(), [*parameters, str(new), names, str(old), announced], prepare=True
+            )
+        except psycopg.errors.DivisionByZero:
+            raise LostLeadership from None
         batch.written()
+        self._written = new
         return new
 
 

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -115,6 +115,6 @@ def _sql_type(hint: Any) -> tuple[str, bool]:
         return _sql_type(inner)[0], True
     if get_origin(hint) is Annotated:
         return get_args(hint)[1], False
-    if get_origin(hint) is not None and get_origin(hint).__class__.__name__ == "_SpecialForm":  # Literal[...]
+    if get_origin(hint) is Literal:
         return "text", False
     return SQL_TYPES.get(hint, "jsonb"), False

@@ -103,20 +103,20 @@ PROJECTION = Projection("nodes", VERSION, (NodeRow,), keys, apply)
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node with what its connected agent last measured; zeros while it is offline."""
+    """A node with what its connected agent last measured, in whole numbers; zeros while it is offline."""
 
     id: int
     name: str
     status: str
     pool_id: int | None
     running_builds: int
-    cpu_pct: float
+    cpu_pct: int
     tags: list[str]
     max_parallel: int
     connected_at: datetime | None
     uptime_s: int
     cpu_cores: int
-    ram_gb: float
+    ram_gb: int
     version: str
     platform: str
     hostname: str
@@ -128,20 +128,20 @@ class Health(msgspec.Struct, frozen=True):
     """The last measurements, and how old they are; zeros and NEVER when there are none."""
 
     node_id: int
-    cpu_pct: float
-    ram_pct: float
-    disk_free_gb: float
+    cpu_pct: int
+    ram_pct: int
+    disk_free_gb: int
     last_heartbeat_s: int
     status: str
 
 
 def _rounded(gauge: str) -> str:
-    return f"round(coalesce(g.{gauge}, 0)::numeric, 1)::float8"
+    return f"round(coalesce(g.{gauge}, 0)::numeric)::bigint"
 
 
 _VIEW = f"""
     SELECT n.id, n.name, n.status, n.pool_id, n.running_builds, {_rounded("cpu_pct")}, n.tags, n.max_parallel,
-        n.connected_at, coalesce(g.uptime_s, 0), n.cpu_cores, n.ram_gb, n.version, n.platform, n.hostname,
+        n.connected_at, coalesce(g.uptime_s, 0), n.cpu_cores, round(n.ram_gb::numeric)::bigint, n.version, n.platform, n.hostname,
         n.failed_builds, n.lost_builds
     FROM {NodeRow.table} n LEFT JOIN agent_gauges g ON g.node_id = n.id AND g.session = n.session
 """

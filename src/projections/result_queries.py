@@ -1,13 +1,14 @@
 """What is asked of results: totals of a build, its results by page, the history of a test.
 
-Results are found by id. `Spans` are the ranges of a build's reports; `width_bucket` over their bounds tells in which
-range an id lies (an odd bucket) or that it lies in none, by binary search.
+Results are found by id: `Spans` are the ranges of a build's reports. Where results of other builds lie between them,
+`width_bucket` over their bounds finds by binary search in which range an id lies (an odd bucket) or that it is in none.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -17,10 +18,10 @@ from projections.builds import BuildRow
 from projections.reading import all_rows, one_row, scalar
 from projections.results import (
     ATTEMPT,
-    FINAL,
     FLAKY,
     KNOWN_ISSUE,
     STATUS,
+    OutputsRow,
     ReportRow,
     ResultRow,
     ResultTextRow,
@@ -32,7 +33,6 @@ MESSAGE = 4_000
 """Characters of a message in lists; the single result has all of it."""
 SUITES = 32_768  # more than a report can have
 
-_COUNTS = f"(t.facts & {FINAL}) <> 0 AND NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id)"
 # An attempt that was lost with its node counts no more, and a build in the queue has no results.
 _CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
 
@@ -49,6 +49,12 @@ class Spans:
         bounds = [bound for r in self.reports for bound in (r.first_result_id, r.first_result_id + r.cases)]
         return {"bounds": bounds, "low": bounds[0] if bounds else 0, "high": bounds[-1] if bounds else 0}
 
+    @property
+    def within(self) -> str:
+        """The condition that a result `t` is of these reports."""
+        whole = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
+        return _WITHIN if whole else f"{_WITHIN} AND width_bucket(t.id, %(bounds)s::bigint[]) %% 2 = 1"
+
     def report_of(self, result_id: int) -> ReportRow:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
 
@@ -61,8 +67,18 @@ class Spans:
         ]
 
 
-_WITHIN = "t.id >= %(low)s::bigint AND t.id < %(high)s::bigint AND width_bucket(t.id, %(bounds)s::bigint[]) %% 2 = 1"
 _REPORT = "(width_bucket(t.id, %(bounds)s::bigint[]) - 1) / 2"
+_WITHIN = "t.id >= %(low)s::bigint AND t.id < %(high)s::bigint"
+# Hashed once, however many results the planner expects.
+_COUNTS = (
+    f"t.facts >= 0 AND t.id NOT IN (SELECT s.id FROM {SupersededRow.table} s"
+    " WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint)"
+)
+_FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
+_FLAGS = (
+    f"{_FACTS} & {STATUS}, {_FACTS} / {ATTEMPT}, ({_FACTS} & {KNOWN_ISSUE}) <> 0, ({_FACTS} & {FLAKY}) <> 0,"
+    " t.duration_ms"
+)
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -75,12 +91,12 @@ class Filters(msgspec.Struct, frozen=True):
     """Also attempts that later ones decide, and results whose place others took."""
     after_id: int = 0
 
-    def where(self) -> str:
-        conditions = [_WITHIN, "t.id > %(after_id)s::bigint"]
+    def where(self, spans: Spans) -> str:
+        conditions = [spans.within, "t.id > %(after_id)s::bigint"]
         if not self.all_attempts:
             conditions.append(_COUNTS)
         if self.status is not None:
-            conditions.append(f"(t.facts & {STATUS}) = %(status)s::int")
+            conditions.append(f"{_FACTS} & {STATUS} = %(status)s::int")
         if self.suite is not None:
             conditions.append(f"{_REPORT} * {SUITES} + t.suite = ANY (%(suites)s::int[])")
         if self.search is not None:
@@ -163,11 +179,6 @@ class Origin(msgspec.Struct, frozen=True):
     project_id: int
 
 
-_FLAGS = (
-    f"t.facts & {STATUS}, t.facts / {ATTEMPT}, (t.facts & {KNOWN_ISSUE}) <> 0, (t.facts & {FLAKY}) <> 0, t.duration_ms"
-)
-
-
 async def reports(connection: AsyncConnection, build_id: int) -> Spans:
     """The reports of a build that count."""
     query = (
@@ -196,20 +207,20 @@ async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
     query = (
         f"SELECT {_REPORT}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0)"
-        f" FROM {ResultRow.table} t WHERE {_WITHIN} AND {_COUNTS} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        f" FROM {ResultRow.table} t WHERE {spans.within} AND {_COUNTS} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
     )
     return await all_rows(connection, SuiteTotal, query, spans.parameters)
 
 
 async def count(connection: AsyncConnection, spans: Spans, filters: Filters) -> int:
-    query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where()}"
+    query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where(spans)}"
     return int(await scalar(connection, query, filters.parameters(spans)))
 
 
 async def page(connection: AsyncConnection, spans: Spans, filters: Filters, limit: int, offset: int) -> list[Result]:
     """In report order."""
     query = (
-        f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where()}"
+        f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(spans)}"
         " ORDER BY t.id LIMIT %(limit)s OFFSET %(offset)s)"
         f" SELECT t.id, t.case_id, c.node_id, {_FLAGS}, t.suite::int, left(coalesce(x.message, ''), {MESSAGE}),"
         " coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, '')"
@@ -223,9 +234,11 @@ async def page(connection: AsyncConnection, spans: Spans, filters: Filters, limi
 async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
     query = (
         "SELECT t.id, t.case_id, c.node_id, r.build_id, r.project_id"
-        f" FROM {ResultRow.table} t JOIN {TestCaseRow.table} c ON c.id = t.case_id"
+        # LIMIT tells the planner that an id is found once: the index does not.
+        f" FROM (SELECT * FROM {ResultRow.table} WHERE id = %(id)s LIMIT 1) t"
+        f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
-        " ORDER BY first_result_id DESC LIMIT 1) r ON true WHERE t.id = %(id)s"
+        " ORDER BY first_result_id DESC LIMIT 1) r ON true"
     )
     return await one_row(connection, Origin, query, {"id": result_id})
 
@@ -233,6 +246,16 @@ async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
 async def text(connection: AsyncConnection, result_id: int) -> ResultTextRow | None:
     query = f"SELECT * FROM {ResultTextRow.table} WHERE id = %(id)s"
     return await one_row(connection, ResultTextRow, query, {"id": result_id})
+
+
+async def outputs(connection: AsyncConnection, spans: Spans, result_id: int) -> tuple[str, str]:
+    """What a result of the spans' one report printed: `system_out` and `system_err`."""
+    query = (
+        f"SELECT outputs -> (%(id)s - first_result_id)::text FROM {OutputsRow.table}"
+        " WHERE first_result_id <= %(id)s AND first_result_id >= %(low)s ORDER BY first_result_id DESC LIMIT 1"
+    )
+    found = await scalar(connection, query, {"id": result_id, "low": spans.parameters["low"]})
+    return ("", "") if found is None else (found[0], found[1])
 
 
 async def history(connection: AsyncConnection, case_id: int, limit: int) -> list[Run]:
@@ -244,7 +267,8 @@ async def history(connection: AsyncConnection, case_id: int, limit: int) -> list
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
         f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
-        f" WHERE t.case_id = %(case)s::int AND {_COUNTS} ORDER BY t.id DESC LIMIT %(limit)s"
+        f" WHERE t.case_id = %(case)s::int AND t.facts >= 0"
+        f" AND NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id) ORDER BY t.id DESC LIMIT %(limit)s"
     )
     return await all_rows(connection, Run, query, {"case": case_id, "limit": limit})
 
@@ -253,6 +277,6 @@ async def counting(connection: AsyncConnection, spans: Spans, case_ids: list[int
     """Results of these cases in the spans that count."""
     query = (
         f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0 FROM {ResultRow.table} t"
-        f" WHERE {_WITHIN} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
+        f" WHERE {spans.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
     )
     return await all_rows(connection, Known, query, spans.parameters | {"cases": case_ids})

@@ -28,8 +28,12 @@ from projections.test_cases import (
     corrected,
 )
 
-STATUS, FINAL, KNOWN_ISSUE, FLAKY, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), flags, and the attempt from bit 5 on."""
+STATUS, KNOWN_ISSUE, FLAKY, ATTEMPT = 3, 4, 8, 16
+"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), two flags, and the attempt from bit 4 on.
+
+All bits of an attempt that a later one decides are inverted, so it is negative: `facts >= 0` is a condition of which
+the query planner has statistics, and no bit is.
+"""
 
 
 class ResultRow(Row, frozen=True):
@@ -62,9 +66,17 @@ class ResultTextRow(Row, frozen=True):
     fail_id: str
     signature: str
     test_resolution: str
-    system_out: str
-    system_err: str
     properties: list[tuple[str, str]]
+
+
+class OutputsRow(Row, frozen=True):
+    """What the tests of a block of results printed. Bulky and seldom read, often of passed tests: a row a block."""
+
+    table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
+    first_result_id: int
+    job_id: Int
+    outputs: dict[str, tuple[str, str]]
+    """`system_out` and `system_err` by the result's place in the block."""
 
 
 class SupersededRow(Row, frozen=True):
@@ -131,7 +143,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 recorded_at=event.at,
             )
         case JobDeleted():
-            for row in (ReportRow, ResultRow, ResultTextRow, SupersededRow):
+            for row in (ReportRow, ResultRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield GoneWhere(row, "job_id", event.job_id)
         case _:
             return
@@ -140,7 +152,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 PROJECTION = Projection(
     "results",
     VERSION,
-    (ResultRow, ResultTextRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
+    (ResultRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
     keys,
     apply,
 )
@@ -149,7 +161,7 @@ PROJECTION = Projection(
 def _block(event: ResultsRecorded) -> Block:
     count = len(event.case_ids)
     facts = [
-        status | final * FINAL | known * KNOWN_ISSUE | flaky * FLAKY | attempt * ATTEMPT
+        (status | known * KNOWN_ISSUE | flaky * FLAKY | attempt * ATTEMPT) ^ (final - 1)
         for status, final, known, flaky, attempt in zip(
             event.statuses, event.finals, event.known_issues, event.flaky, event.attempts, strict=True
         )
@@ -167,20 +179,24 @@ def _block(event: ResultsRecorded) -> Block:
     )
 
 
-def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow]:
+def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
+    outputs: dict[str, tuple[str, str]] = {}
     for text in event.texts:
-        yield ResultTextRow(
-            id=event.first_result_id + text.row,
-            job_id=event.job_id,
-            message=text.message,
-            trace=text.trace,
-            fail_id=text.fail_id,
-            signature=text.signature,
-            test_resolution=text.test_resolution,
-            system_out=text.system_out,
-            system_err=text.system_err,
-            properties=text.properties,
-        )
+        if text.system_out or text.system_err:
+            outputs[str(text.row)] = (text.system_out, text.system_err)
+        if text.message or text.trace or text.signature or text.test_resolution or text.fail_id or text.properties:
+            yield ResultTextRow(
+                id=event.first_result_id + text.row,
+                job_id=event.job_id,
+                message=text.message,
+                trace=text.trace,
+                fail_id=text.fail_id,
+                signature=text.signature,
+                test_resolution=text.test_resolution,
+                properties=text.properties,
+            )
+    if outputs:
+        yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
 def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[CaseStatsRow]:

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.model import Int, Row, SmallInt, Table
-from projections.reading import all_rows, scalar
+from projections.reading import scalar
 
 VERSION = 1
 """Of the projection `results`, which keeps these tables too."""
@@ -117,22 +117,23 @@ def commit_number(commit_sha: str) -> int:
         return 0
 
 
-class KnownCase(msgspec.Struct, frozen=True):
-    id: int
-    node_id: str
-
-
 async def catalogue_version(connection: AsyncConnection, project_id: int) -> int:
     """Ask before looking cases up: what is not found then was not in the stream at this version."""
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
     return int(await scalar(connection, query, {"project": project_id}) or 0)
 
 
-async def known_cases(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[KnownCase]:
-    """Those of the node ids that the project has; ask for a few thousand at a time."""
+async def known_cases(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[int | None]:
+    """The case of each node id, None where the project has none; ask for a few thousand at a time."""
     query = (
-        f"SELECT c.id, c.node_id FROM unnest(%(node_ids)s::text[]) wanted(node_id) JOIN {TestCaseRow.table} c"
+        f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
+        f" JOIN {TestCaseRow.table} c"
         " ON hashtextextended(c.node_id, c.project_id) = hashtextextended(wanted.node_id, %(project)s::bigint)"
         " AND c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
     )
-    return await all_rows(connection, KnownCase, query, {"project": project_id, "node_ids": node_ids})
+    parameters = {"project": project_id, "node_ids": node_ids}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    found: list[int | None] = [None] * len(node_ids)
+    for number, case_id in await cursor.fetchall():
+        found[number - 1] = case_id
+    return found

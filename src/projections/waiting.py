@@ -1,8 +1,7 @@
 """Read your writes: wait until the read models have reached a position.
 
-One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read
-again after every LISTEN and once a second. When the lag is already above the limit nobody waits: the answer says so
-at once.
+One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read again after every LISTEN and once a
+second. Once somebody has waited in vain, nobody waits for that position or a later one until it is reached: the answer says so at once.
 """
 
 import asyncio
@@ -10,12 +9,17 @@ import heapq
 from collections.abc import Sequence
 from itertools import count
 
+import psycopg
+import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from projections.model import Projection
 from store.listen import PROJECTED, Listener
 
+log = structlog.get_logger()
+
 LIMIT_S = 2.0
+LOOK_AGAIN_S = 1.0
 
 
 class Waiter:
@@ -24,7 +28,8 @@ class Waiter:
         self._listener = listener
         self._versions = {projection.name: projection.version for projection in projections}
         self._position = 0
-        self._behind_since: float | None = None
+        self._late: int | None = None
+        """The lowest position that somebody waited for in vain and that is still not reached."""
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._stale = asyncio.Event()
@@ -33,28 +38,38 @@ class Waiter:
         with self._listener.subscribed(PROJECTED, self._notified):
             while True:
                 self._stale.clear()
-                self._reached(await self.read_position())
                 try:
-                    await asyncio.wait_for(self._stale.wait(), 1.0)
+                    self._reached(await self.read_position())
+                except psycopg.OperationalError as error:
+                    log.warning("the read models' position cannot be read", error=str(error).strip())
+                try:
+                    await asyncio.wait_for(self._stale.wait(), LOOK_AGAIN_S)
                 except TimeoutError:
                     continue
 
     async def wait(self, position: int) -> bool:
-        """True once the read models are at `position`; False after LIMIT_S, or at once when they lag by more."""
+        """True once the read models are at `position`; False after LIMIT_S, or at once when they already lag by more."""
         if position <= self._position:
             return True
-        now = asyncio.get_running_loop().time()
-        if self._heap and self._behind_since is not None and now - self._behind_since > LIMIT_S:
+        if self._late is not None and self._late <= position:
             return False
-        if self._behind_since is None:
-            self._behind_since = now
         reached = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._heap, (position, next(self._order), reached))
+        place = (position, next(self._order), reached)
+        heapq.heappush(self._heap, place)
         try:
             await asyncio.wait_for(reached, LIMIT_S)
         except TimeoutError:
+            self._late = position if self._late is None else min(self._late, position)
             return False
+        finally:
+            if place in self._heap:
+                self._heap.remove(place)
+                heapq.heapify(self._heap)
         return True
+
+    @property
+    def waiting(self) -> int:
+        return len(self._heap)
 
     async def read_position(self) -> int:
         """Where the read models are: the position that all of them have reached."""
@@ -72,12 +87,10 @@ class Waiter:
             self._stale.set()
 
     def _reached(self, position: int) -> None:
-        if position > self._position:
-            self._position = position
-            self._behind_since = None
+        self._position = max(self._position, position)
+        if self._late is not None and self._late <= self._position:
+            self._late = None
         while self._heap and self._heap[0][0] <= self._position:
             _, _, reached = heapq.heappop(self._heap)
             if not reached.done():
                 reached.set_result(None)
-        if self._heap and self._behind_since is None:
-            self._behind_since = asyncio.get_running_loop().time()

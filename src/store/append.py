@@ -15,7 +15,7 @@ one caller's bad data is that caller's error.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -41,13 +41,14 @@ class Request:
     """Events to append together.
 
     `guards` are (stream, version) pairs that must still be the newest. `keys` are new data keys, (name, wrapped key).
-    `wakes` are payloads for the channel that waiting agents listen on.
+    `wakes` are payloads for the channel that waiting agents listen on. `erased` are data keys to destroy.
     """
 
     events: Sequence[StoredEvent]
     guards: Sequence[tuple[str, int]] = ()
     keys: Sequence[tuple[str, bytes]] = ()
     wakes: Sequence[str] = ()
+    erased: Sequence[str] = ()
 
     @property
     def size(self) -> int:
@@ -108,6 +109,7 @@ def create_statements(schema: str, table: str) -> list[Composed]:
             reqs int[], streams text[], versions bigint[], topics text[], states bytea[],
             guard_reqs int[], guard_streams text[], guard_versions bigint[],
             key_reqs int[], key_names text[], key_values bytea[],
+            erased_reqs int[], erased_names text[],
             wakes text[],
             OUT first_position bigint, OUT conflicts int[]
         ) LANGUAGE plpgsql VOLATILE AS $body$
@@ -146,7 +148,8 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                         WHERE originator_id = w.stream AND originator_version = w.version
                     )
                     UNION
-                    SELECT g.req FROM unnest(guard_reqs, guard_streams, guard_versions) AS g(req, stream, version) WHERE (
+                    SELECT g.req FROM unnest(guard_reqs, guard_streams, guard_versions) AS g(req, stream, version)
+                    WHERE (
                         SELECT true FROM {schema}.{table}
                         WHERE originator_id = g.stream AND originator_version = g.version + 1
                     )
@@ -157,7 +160,10 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                 INSERT INTO {schema}.{keys} (name, wrapped)
                     SELECT k.name, k.value FROM unnest(key_reqs, key_names, key_values) AS k(req, name, value)
                     WHERE k.req <> ALL (conflicts);
-                WITH written AS (
+                UPDATE {schema}.{keys} d SET wrapped = NULL, destroyed_at = now()
+                FROM unnest(erased_reqs, erased_names) AS k(req, name)
+                WHERE d.name = k.name AND k.req <> ALL (conflicts);
+            WITH written AS (
                     INSERT INTO {schema}.{table} (originator_id, originator_version, topic, state)
                         SELECT w.stream, w.version, w.topic, w.state
                         FROM unnest(reqs, streams, versions, topics, states)
@@ -183,9 +189,16 @@ def wake_channel(table: str) -> str:
     return f"{table}_wakes"
 
 
-def _ints(values: Sequence[int]) -> str:
-    # As text with one type: psycopg would pick int2[], int4[] or int8[] by value and prepare a statement for each.
+# Arrays are written as text of one fixed type. psycopg would pick int2[], int4[] or int8[] by value and prepare a
+# statement for each mixture, and takes ten times as long.
+
+
+def _ints(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
+
+
+def _texts(values: Iterable[str]) -> str:
+    return "{" + ",".join(['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values]) + "}"
 
 
 class GroupCommit:
@@ -199,8 +212,9 @@ class GroupCommit:
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
         self._conninfo = conninfo
         self._call = SQL(
-            "SELECT first_position, conflicts FROM {}.{}(%s::int[], %b::text[], %s::bigint[], %b::text[], %b::bytea[],"
-            " %s::int[], %b::text[], %s::bigint[], %s::int[], %b::text[], %b::bytea[], %b::text[])"
+            "SELECT first_position, conflicts FROM {}.{}(%s::int[], %s::text[], %s::bigint[], %s::text[], %b::bytea[],"
+            " %s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %b::bytea[], %s::int[], %s::text[],"
+            " %s::text[])"
         ).format(Identifier(schema), Identifier(function_name(table)))
         self._find = SQL(
             "SELECT notification_id, state FROM {}.{} WHERE originator_id = %s AND originator_version = %s"
@@ -226,7 +240,6 @@ class GroupCommit:
 
     async def _flush(self) -> None:
         while self._queue:
-            await asyncio.sleep(0)  # lets callers that were woken by the last commit queue their next request
             batch = self._take()
             try:
                 await self._write(batch)
@@ -235,6 +248,7 @@ class GroupCommit:
                     waiting.fail(error if isinstance(error, Exception) else AppendFailed("the process is stopping"))
                 if not isinstance(error, Exception):
                     raise
+            await asyncio.sleep(0)  # lets callers that this commit woke queue their next request
 
     def _take(self) -> list[_Waiting]:
         """The oldest requests that can be written together: none depends on what another of them writes."""
@@ -313,17 +327,19 @@ class GroupCommit:
             self._call,
             (
                 _ints([n for n, _ in events]),
-                [str(event.originator_id) for _, event in events],
+                _texts([str(event.originator_id) for _, event in events]),
                 _ints([event.originator_version for _, event in events]),
-                [event.topic for _, event in events],
+                _texts([event.topic for _, event in events]),
                 [event.state for _, event in events],
                 _ints([n for n, _, _ in guards]),
-                [stream for _, stream, _ in guards],
+                _texts([stream for _, stream, _ in guards]),
                 _ints([version for _, _, version in guards]),
                 _ints([n for n, _, _ in keys]),
-                [name for _, name, _ in keys],
+                _texts([name for _, name, _ in keys]),
                 [value for _, _, value in keys],
-                [wake for request in requests for wake in request.wakes],
+                _ints([n for n, request in enumerate(requests) for _ in request.erased]),
+                _texts([name for request in requests for name in request.erased]),
+                _texts([wake for request in requests for wake in request.wakes]),
             ),
             prepare=True,
             binary=True,

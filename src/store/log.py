@@ -9,6 +9,7 @@ from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 
 from domain.base import Event, Recorded, Stamp, Stream
+from domain.errors import Erased
 from store.append import GroupCommit, Request
 from store.codec import EventMapper
 from store.secrets import Secrets
@@ -42,27 +43,16 @@ class EventLog:
         wakes: Iterable[str] = (),
     ) -> list[Recorded]:
         """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on."""
-        new_keys: dict[str, tuple[bytes, bytes]] = {}
-        stored: list[StoredEvent] = []
-        known = await self._data_keys(
-            name
+        events = [write.event for write in writes]
+        keys, new = await self._keys_for(writes)
+        stored = [
+            self._mapper.encode(write.event.stream, write.version, write.event, stamp, keys.get(write.event.data_key))
             for write in writes
-            if (name := write.event.data_key) is not None and not (write.version == 1 and write.event.stream == name)
-        )
-        for write in writes:
-            name = write.event.data_key
-            key = None
-            if name is not None:
-                key = known.get(name) or (new_keys[name][0] if name in new_keys else None)
-                if key is None:
-                    new_keys[name] = self._secrets.new_data_key(name)
-                    key = new_keys[name][0]
-            stored.append(self._mapper.encode(write.event.stream, write.version, write.event, stamp, key))
-        request = Request(
-            stored, tuple(guards), [(name, wrapped) for name, (_, wrapped) in new_keys.items()], tuple(wakes)
-        )
-        positions = await self._commit.append(request)
-        self._keys.update({name: key for name, (key, _) in new_keys.items()})
+        ]
+        erased = [name for event in events if (name := event.erases) is not None]
+        positions = await self._commit.append(Request(stored, tuple(guards), new, tuple(wakes), erased))
+        self._keys.update({name: keys[name] for name, _ in new})
+        self._forget(events)
         return [
             Recorded(write.event.stream, write.version, position, stamp.on(write.event))
             for write, position in zip(writes, positions, strict=True)
@@ -109,7 +99,40 @@ class EventLog:
         keys = await self._data_keys(
             name for _, event in stored if (name := self._mapper.envelope(event.state).key_name) is not None
         )
-        return [self._mapper.decode(event, position, keys.get) for position, event in stored]
+        recorded = [self._mapper.decode(event, position, keys.get) for position, event in stored]
+        self._forget([item.event for item in recorded])
+        return recorded
+
+    async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
+        """The data keys that the sealed fields need, and which of them are new (with their wrapped form)."""
+        sealed = [write for write in writes if write.event.sealed]
+        known = await self._data_keys(
+            name
+            for write in sealed
+            # The first event of the stream of the same name makes the key: no need to look.
+            if (name := write.event.data_key) is not None and not (write.version == 1 and write.event.stream == name)
+        )
+        keys: dict[str | None, bytes] = {}
+        new: list[tuple[str, bytes]] = []
+        for write in sealed:
+            name = write.event.data_key
+            if name is None or name in keys:
+                continue
+            if name in known:
+                key = known[name]
+                if key is None:
+                    raise Erased(f"{name} was erased; nothing can be added to it.")
+            else:
+                key, wrapped = self._secrets.new_data_key(name)
+                new.append((name, wrapped))
+            keys[name] = key
+        return keys, new
+
+    def _forget(self, events: Iterable[Event]) -> None:
+        """An erasure reaches what this process remembers as soon as it sees it."""
+        for event in events:
+            if (name := event.erases) is not None:
+                self._keys[name] = None
 
     async def _data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Those of `names` that were ever made; None for a destroyed one."""
@@ -118,9 +141,7 @@ class EventLog:
         keys = {name: self._keys[name] for name in wanted if name in self._keys}
         if missing := list(wanted - keys.keys()):
             rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,))
-            fresh = {
-                name: None if wrapped is None else self._secrets.unwrap(name, wrapped) for name, wrapped in rows
-            }
+            fresh = {name: None if wrapped is None else self._secrets.unwrap(name, wrapped) for name, wrapped in rows}
             self._keys.update(fresh)
             keys |= fresh
         return keys

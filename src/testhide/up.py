@@ -61,23 +61,27 @@ def up(
             "add --no-agent, or --trust-local-builds if whoever may start builds here is trusted.",
             2,
         )
-    with open_folder(Path(asked.data_dir)) as folder:
-        end_recorded(folder.path / "run" / "processes.json")
-        port_or_fault(asked.host, asked.port)
-        settings, embedded = _complete(environ, given, folder)
-        for place in ("run", "logs", "blobs", "agent"):
-            (folder.path / place).mkdir(mode=0o700, exist_ok=True)
-        file = folder.path / "run" / "settings.json"
-        save_settings(settings, file)
-        plan = Plan(str(folder.path), settings.host, settings.port, embedded, agent, verbose)
-        os.set_inheritable(folder.lock_fd, True)
-        sys.stdout.flush()
-        # The secrets are in the file now, and not in an environment that builds can read.
-        os.execve(  # noqa: S606
-            sys.executable,
-            [sys.executable, "-P", "-m", "testhide.stack", plan.encode(), str(folder.lock_fd)],
-            {**_without_secrets(environ), "TESTHIDE_SETTINGS": str(file)},
-        )
+    try:
+        with open_folder(Path(asked.data_dir)) as folder:
+            end_recorded(folder.path / "run" / "processes.json")
+            port_or_fault(asked.host, asked.port)
+            settings, embedded = _complete(environ, given, folder)
+            for place in ("run", "logs", "blobs", "agent"):
+                (folder.path / place).mkdir(mode=0o700, exist_ok=True)
+            file = folder.path / "run" / "settings.json"
+            save_settings(settings, file)
+            plan = Plan(str(folder.path), settings.host, settings.port, embedded, agent, verbose)
+            os.set_inheritable(folder.lock_fd, True)
+            sys.stdout.flush()
+            # The secrets are in the file now, and not in an environment that builds can read.
+            os.execve(  # noqa: S606
+                sys.executable,
+                [sys.executable, "-P", "-m", "testhide.stack", plan.encode(), str(folder.lock_fd)],
+                {**_without_secrets(environ), "TESTHIDE_SETTINGS": str(file)},
+            )
+    except OSError as error:
+        # A full disk or a folder of somebody else. What is read or written here lies in the data folder.
+        raise Fault(f"{error.filename or asked.data_dir}: {error.strerror or error}.") from None
 
 
 def _complete(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from commands.handler import Command
-from domain.base import UNSTAMPED, Category, Event, Known
+from domain.base import UNSTAMPED, AnyStream, Category, Event, Known
 from domain.errors import Rejection
 
 STAMP = {"at", "actor", "correlation_id", "causation"}
@@ -19,11 +19,17 @@ STAMP = {"at", "actor", "correlation_id", "causation"}
 
 def decided(command: Command, *history: Event) -> list[Event]:
     """What follows from the command after this history of all the streams that it reads."""
-    states: list[Any] = []
-    for read in command.reads():
-        assert not isinstance(read, Known)
-        states.append(read.fold(event for event in history if event.stream == read.name))
-    return list(command.decide(*states))
+
+
+    def folded(reads: Sequence[AnyStream]) -> list[Any]:
+        states: list[Any] = []
+        for read in reads:
+            assert not isinstance(read, Known)
+            states.append(read.fold(event for event in history if event.stream == read.name))
+        return states
+
+    states = folded(command.reads())
+    return list(command.decide(*states, *folded(command.then_reads(*states))))
 
 
 def is_decided_once(command: Command, history: Sequence[Event]) -> None:

@@ -9,7 +9,7 @@ from eventsourcing.persistence import StoredEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.base import Erasure, Event, Recorded, Stamp
+from domain.base import Event, Recorded, Stamp
 from domain.catalogue import EVENTS, UPCASTERS
 from store.codec import EventMapper, UnknownEvent
 from store.secrets import SecretMismatch
@@ -30,20 +30,25 @@ stamps = st.builds(
 
 class Thing(Event, frozen=True):
     name: ClassVar[str] = "thing.happened"
+    count: int = 0
     text: str = ""
-    secret: bool = False
 
     @property
     def stream(self) -> str:
         return "thing-1"
 
+
+class Secret(Thing, frozen=True):
+    sealed: ClassVar[tuple[str, ...]] = ("text", "words")
+    words: list[str] = []
+
     @property
     def data_key(self) -> str | None:
-        return "thing-1" if self.secret else None
+        return "thing-1"
 
 
-class Newest(Thing, frozen=True):
-    """What `thing.happened` became: `text` was called `words` in version 1, and `loud` came with version 3."""
+class Newest(Secret, frozen=True):
+    """What `thing.happened` became: `text` was called `saying` in version 1, and `loud` came with version 3."""
 
     class_version: ClassVar[int] = 3
     loud: bool = True
@@ -51,6 +56,9 @@ class Newest(Thing, frozen=True):
 
 
 THINGS = EventMapper({"thing.happened": Thing}, {})
+SECRETS = EventMapper({"thing.happened": Secret}, {})
+SAID = Secret(count=3, text="said", words=["softly"])
+SECRETS = EventMapper({"thing.happened": Secret}, {})
 
 
 def decoded(mapper: EventMapper, stored: StoredEvent, key: bytes | None = None) -> Event:
@@ -60,12 +68,11 @@ def decoded(mapper: EventMapper, stored: StoredEvent, key: bytes | None = None) 
 @pytest.mark.parametrize("name", EVENTS)
 def test_every_event_comes_back_as_it_was(name: str) -> None:
     @settings(max_examples=25, deadline=None)
-    @given(events(EVENTS[name]), stamps, st.integers(1, 2**31), st.booleans())
-    def holds(event: Event, stamp: Stamp, version: int, encrypted: bool) -> None:
-        key = KEY if encrypted and event.data_key else None
-        stored = MAPPER.encode(event.stream, version, event, stamp, key)
+    @given(events(EVENTS[name]), stamps, st.integers(1, 2**31))
+    def holds(event: Event, stamp: Stamp, version: int) -> None:
+        stored = MAPPER.encode(event.stream, version, event, stamp, KEY)
         assert (stored.originator_id, stored.originator_version, stored.topic) == (event.stream, version, name)
-        assert MAPPER.decode(stored, 9, {event.data_key: key}.get) == Recorded(
+        assert MAPPER.decode(stored, 9, {event.data_key: KEY}.get) == Recorded(
             event.stream, version, 9, stamp.on(event)
         )
 
@@ -77,63 +84,106 @@ def test_the_librarys_mapper_interface_round_trips() -> None:
     assert THINGS.to_domain_event(THINGS.to_stored_event(recorded)) == recorded
 
 
-def test_text_is_compressed_when_that_pays() -> None:
-    long, short = (THINGS.encode("thing-1", 1, Thing(text=text), STAMP, None) for text in ("said " * 1000, "said"))
-    assert len(long.state) < 300
-    assert decoded(THINGS, long) == STAMP.on(Thing(text="said " * 1000))
-    assert b"said" in short.state
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_erased_event_shows_all_but_its_sealed_fields(name: str) -> None:
+    """It stays an event that states can be folded from, and nothing of the sealed fields is left in it."""
+
+    @settings(max_examples=10, deadline=None)
+    @given(events(EVENTS[name]))
+    def holds(event: Event) -> None:
+        stored = MAPPER.encode(event.stream, 1, event, STAMP, KEY if event.data_key else None)
+        recorded = MAPPER.decode(stored, 1, lambda key: None)
+        defaults = {field.name: field for field in msgspec.structs.fields(event)}
+        blank = {
+            field: defaults[field].default_factory()
+            if defaults[field].default_factory is not msgspec.NODEFAULT
+            else defaults[field].default
+            for field in event.sealed
+        }
+        assert recorded.event == STAMP.on(msgspec.structs.replace(event, **blank))
+        assert recorded.erased == bool(event.sealed)
+
+    holds()
 
 
-def test_an_encrypted_event_does_not_show_its_text_but_its_stamp() -> None:
-    stored = THINGS.encode("thing-1", 1, Thing(text="said", secret=True), STAMP, KEY)
+@pytest.mark.parametrize("mapper", [THINGS, SECRETS])
+def test_text_is_compressed_when_that_pays(mapper: EventMapper) -> None:
+    kind = Thing if mapper is THINGS else Secret
+    stored = mapper.encode("thing-1", 1, kind(text="said " * 1000), STAMP, KEY)
+    assert len(stored.state) < 300
+    assert decoded(mapper, stored, KEY) == STAMP.on(kind(text="said " * 1000))
+
+
+def test_what_is_sealed_does_not_show() -> None:
+    stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
     assert b"said" not in stored.state
+    assert b"softly" not in stored.state
     assert b"user:7" in stored.state
+    assert SECRETS.encode("thing-1", 1, SAID, STAMP, KEY).state != stored.state, "the same words twice do not show"
+
+
+def test_nothing_is_sealed_without_a_key() -> None:
+    with pytest.raises(AssertionError, match="needs its data key"):
+        SECRETS.encode("thing-1", 1, SAID, STAMP, None)
 
 
 @pytest.mark.parametrize(
     "moved", [{"originator_id": "thing-2"}, {"originator_version": 2}, {"topic": "other.happened"}, {"key": b"K" * 32}]
 )
-def test_an_encrypted_state_only_decrypts_at_its_place(moved: dict[str, Any]) -> None:
-    key = moved.pop("key", KEY)
-    stored = THINGS.encode("thing-1", 1, Thing(secret=True), STAMP, KEY)
+def test_a_sealed_field_only_opens_at_its_place(moved: dict[str, Any]) -> None:
+    stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
     place = {"originator_id": "thing-1", "originator_version": 1, "topic": "thing.happened", "state": stored.state}
-    mapper = EventMapper({"thing.happened": Thing, "other.happened": Thing}, {})
+    mapper = EventMapper({"thing.happened": Secret, "other.happened": Secret}, {})
+    key = moved.get("key", KEY)
     with pytest.raises(SecretMismatch):
-        decoded(mapper, StoredEvent(**place | moved), key)
+        decoded(mapper, StoredEvent(**place | {name: value for name, value in moved.items() if name != "key"}), key)
 
 
-def test_without_its_key_an_event_is_an_erasure_that_keeps_the_stamp() -> None:
-    stored = THINGS.encode("thing-1", 1, Thing(text="said", secret=True), STAMP, KEY)
-    assert decoded(THINGS, stored, key=None) == STAMP.on(Erasure(erased_name="thing.happened"))
+def test_without_its_key_an_event_is_erased_and_keeps_the_rest() -> None:
+    stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
+    recorded = SECRETS.decode(stored, 5, lambda name: None)
+    assert recorded == Recorded("thing-1", 1, 5, STAMP.on(Secret(count=3)), erased=True)
 
 
-def test_an_old_event_goes_through_every_upcaster() -> None:
-    def renamed(fields: dict[str, Any]) -> dict[str, Any]:
-        return {"text": fields.pop("words"), **fields}
+def test_a_sealed_field_has_a_default() -> None:
+    class Careless(Thing, frozen=True, kw_only=True):
+        sealed: ClassVar[tuple[str, ...]] = ("text",)
+        text: str
 
-    def quiet(fields: dict[str, Any]) -> dict[str, Any]:
-        return fields | {"loud": False, "at_least": [1, 2]}
+    with pytest.raises(AssertionError, match=r"Careless\.text is sealed: give it a default"):
+        EventMapper({"thing.happened": Careless}, {})
 
-    class Oldest(Event, frozen=True):
-        name: ClassVar[str] = "thing.happened"
-        words: str
 
-    class Middle(Thing, frozen=True):
-        class_version: ClassVar[int] = 2
+class Oldest(Event, frozen=True):
+    name: ClassVar[str] = "thing.happened"
+    sealed: ClassVar[tuple[str, ...]] = ("saying",)
+    saying: str = ""
 
+
+class Middle(Secret, frozen=True):
+    class_version: ClassVar[int] = 2
+
+
+def renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"text" if name == "saying" else name: value for name, value in fields.items()}
+
+
+def quiet(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"loud": False, "at_least": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "written", [Oldest(saying="said"), Middle(text="said"), Newest(text="said", loud=False, at_least=(1, 2))]
+)
+def test_an_old_event_goes_through_every_upcaster(written: Event) -> None:
     newest = EventMapper({"thing.happened": Newest}, {("thing.happened", 1): renamed, ("thing.happened", 2): quiet})
-    written: dict[type[Event], Event] = {
-        Oldest: Oldest(words="said"),
-        Middle: Middle(text="said"),
-        Newest: Newest(text="said", loud=False, at_least=(1, 2)),
-    }
-    for cls, event in written.items():
-        stored = EventMapper({"thing.happened": cls}, {}).encode("thing-1", 1, event, STAMP, KEY)
-        assert decoded(newest, stored, KEY) == STAMP.on(Newest(text="said", loud=False, at_least=(1, 2)))
+    stored = EventMapper({"thing.happened": type(written)}, {}).encode("thing-1", 1, written, STAMP, KEY)
+    assert decoded(newest, stored, KEY) == STAMP.on(Newest(text="said", loud=False, at_least=(1, 2)))
+    assert decoded(newest, stored) == STAMP.on(Newest(loud=False, at_least=(1, 2))), "erased ones too"
 
 
 def test_an_event_of_another_server_version_is_named_and_not_guessed_at() -> None:
-    newer = EventMapper({"thing.happened": Newest}, {}).encode("thing-1", 1, Newest(), STAMP, None)
+    newer = EventMapper({"thing.happened": Newest}, {}).encode("thing-1", 1, Newest(), STAMP, KEY)
     with pytest.raises(UnknownEvent, match=r"'thing\.happened' version 3"):
         decoded(THINGS, newer)
     with pytest.raises(UnknownEvent, match=r"'other\.happened'"):
@@ -143,12 +193,3 @@ def test_an_event_of_another_server_version_is_named_and_not_guessed_at() -> Non
 def test_every_older_version_has_its_upcaster() -> None:
     needed = {(name, old) for name, cls in EVENTS.items() for old in range(1, cls.class_version)}
     assert set(UPCASTERS) == needed
-
-
-def test_a_field_that_an_older_server_did_not_write_takes_its_default() -> None:
-    body = msgspec.msgpack.encode({})
-    stored = THINGS.encode("thing-1", 1, Thing(), STAMP, None)
-    envelope = msgspec.structs.replace(THINGS.envelope(stored.state), body=body)
-    assert decoded(THINGS, StoredEvent("thing-1", 1, "thing.happened", msgspec.msgpack.encode(envelope))) == STAMP.on(
-        Thing()
-    )

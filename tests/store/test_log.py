@@ -5,12 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import msgspec
 import psycopg
 import pytest
 
 from domain.auth import ApiTokenCreated
-from domain.base import Category, Erasure, Recorded, Stamp
-from domain.builds import BUILD, BuildAssigned, BuildQueued, Queued
+from domain.base import Category, Event, Recorded, Stamp
+from domain.builds import BUILD, Assigned, BuildAssigned, BuildQueued, Queued
 from domain.catalogue import EVENTS, UPCASTERS
 from domain.claims import ClaimTaken
 from domain.jobs import Configuration, JobCreated
@@ -31,6 +32,19 @@ def claim(name: str, owner: str = "user-1") -> ClaimTaken:
 def queued(build_id: int) -> BuildQueued:
     return BuildQueued(
         build_id=build_id, job_id=5, project_id=1, configuration=Configuration(command="pytest"), branch="main"
+    )
+
+
+def blank(event: Event) -> Event:
+    """The event as an erasure leaves it."""
+    fields = {field.name: field for field in msgspec.structs.fields(event)}
+    return msgspec.structs.replace(
+        event,
+        **{
+            name: field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            for name, field in fields.items()
+            if name in event.sealed
+        },
     )
 
 
@@ -128,19 +142,22 @@ async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:
     assert {type(recorded.event) for recorded in read} == {ApiTokenCreated}
 
 
-async def test_a_destroyed_key_leaves_erasures_with_their_stamps(parts: Core) -> None:
+async def test_a_destroyed_key_takes_the_sealed_fields_and_leaves_the_rest(parts: Core) -> None:
     await parts.log.append([Write(1, queued(1)), Write(1, queued(2)), Write(2, assigned(1))], STAMP)
     with psycopg.connect(parts.conninfo, autocommit=True) as connection:
         connection.execute(
             "UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = 'build-1'"
         )
     async with another_log(parts) as log:
-        assert [recorded.event for recorded in await log.read(0, 10)] == [
-            STAMP.on(Erasure(erased_name="build.queued")),
-            STAMP.on(queued(2)),
-            STAMP.on(Erasure(erased_name="build.assigned")),
+        read = await log.read(0, 10)
+        assert [(recorded.event, recorded.erased) for recorded in read] == [
+            (STAMP.on(blank(queued(1))), True),
+            (STAMP.on(queued(2)), False),
+            (STAMP.on(assigned(1)), False),
         ]
-        assert await log.state(BUILD.at(1)) is None
+        state = await log.state(BUILD.at(1))
+        assert isinstance(state, Assigned)
+        assert state.queued.branch == ""
 
 
 async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,10 +19,11 @@ REGENERATE = "python -m tests.store.test_stored_shapes"
 
 
 def shape(event: type[Event]) -> dict[str, Any]:
-    """The event's version, its fields with their types, and the structs that those types name."""
+    """The event's version, its fields with their types, which are sealed, and the structs that the types name."""
     structs: dict[str, Any] = {}
     fields = _fields(event, structs, leaving=Event.__struct_fields__)
-    return {"class_version": event.class_version, "fields": fields} | ({"structs": structs} if structs else {})
+    shown = {"class_version": event.class_version, "fields": fields, "sealed": list(event.sealed), "structs": structs}
+    return {name: value for name, value in shown.items() if value}
 
 
 def _fields(

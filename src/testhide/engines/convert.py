@@ -18,21 +18,23 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
         return f"{what}: set TESTHIDE_POSTGRES_BIN to the bin folder of a PostgreSQL {major}."
     old_programs = f"/usr/lib/postgresql/{major}/bin"
     old = cluster.with_name(f"postgres-{major}")
+    new = cluster.with_name(f"postgres-{binaries.major}")
     # Before 18 clusters had no checksums unless asked for, and pg_upgrade wants both alike.
     checksums = ["--no-data-checksums"] if binaries.major >= 18 and int(major) < 18 else []
     run = f"runuser -u {folder.account.name} -- " if folder.account else ""
     upgrade = [
         str(binaries.bin / "pg_upgrade"),
         *("-b", old_programs, "-B", str(binaries.bin)),
-        *("-d", str(old), "-D", str(cluster), "-s", str(folder.sockets), "-U", "testhide"),
+        *("-d", str(cluster), "-D", str(new), "-s", str(folder.sockets), "-U", "testhide"),
     ]
     steps = [
         f"cd {shlex.quote(str(folder.home))}",
-        f"mv {shlex.quote(str(cluster))} {shlex.quote(str(old))}",
-        run + shlex.join([*initdb_command(binaries, cluster), *checksums]),
-        # Both are private folders; the password comes back with the next start.
-        f"for c in {shlex.join([str(old), str(cluster)])}; do echo 'local all all trust' > \"$c/pg_hba.conf\"; done",
+        run + shlex.join([*initdb_command(binaries, new, "-A", "trust"), *checksums]),
+        # In private folders; every start writes this file anew.
+        f"echo 'local all all trust' > {shlex.quote(str(cluster / 'pg_hba.conf'))}",
         run + shlex.join(upgrade),
+        # The old cluster keeps its place until the new one is complete.
+        f"{shlex.join(['mv', str(cluster), str(old)])} && {shlex.join(['mv', str(new), str(cluster)])}",
     ]
     commands = "\n".join(f"  {step}" for step in steps)
     return (

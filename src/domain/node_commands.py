@@ -1,0 +1,69 @@
+"""Commands for the agent of a node, outside any build: a shell line of an administrator, or to begin anew.
+
+They have streams of their own, so that what they print is not loaded whenever a node is looked at.
+"""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+
+import msgspec
+
+from domain.base import Category, Event
+
+Kind = Literal["execute", "restart"]
+
+
+class NodeCommandEvent(Event, frozen=True):
+    command_id: int
+    node_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"node-command-{self.command_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return f"node-{self.node_id}"
+
+
+class NodeCommandRequested(NodeCommandEvent, frozen=True):
+    name: ClassVar[str] = "node.command_requested"
+    sealed: ClassVar[tuple[str, ...]] = ("command",)
+    kind: Kind
+    command: str = ""
+    timeout_s: int = 30
+
+
+class NodeCommandCompleted(NodeCommandEvent, frozen=True):
+    """What the agent answered. `exit_code` is None when the command was killed for its time."""
+
+    name: ClassVar[str] = "node.command_completed"
+    sealed: ClassVar[tuple[str, ...]] = ("stdout", "stderr")
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""
+    truncated: bool = False
+    timed_out: bool = False
+
+
+class NodeCommand(msgspec.Struct, frozen=True):
+    node_id: int
+    kind: Kind
+    command: str
+    timeout_s: int
+    requested_at: datetime
+    result: NodeCommandCompleted | None = None
+
+
+def evolve(state: NodeCommand | None, event: Event) -> NodeCommand | None:
+    match event:
+        case NodeCommandRequested():
+            return NodeCommand(event.node_id, event.kind, event.command, event.timeout_s, event.at)
+        case NodeCommandCompleted() if state is not None:
+            return msgspec.structs.replace(state, result=event)
+        case _:
+            return state
+
+
+NODE_COMMAND = Category[NodeCommand | None]("node-command", None, evolve)
+EVENTS = (NodeCommandRequested, NodeCommandCompleted)

@@ -1,0 +1,79 @@
+"""Pipeline templates: what the builds of several jobs have in common."""
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from domain.base import Category, Event
+from domain.jobs import Configuration
+
+
+class TemplateEvent(Event, frozen=True):
+    template_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"template-{self.template_id}"
+
+
+class TemplateCreated(TemplateEvent, frozen=True):
+    name: ClassVar[str] = "template.created"
+    creator_id: int
+    title: str
+    configuration: Configuration
+    description: str = ""
+
+
+class TemplateUpdated(TemplateEvent, frozen=True):
+    """Only what changed; None is unchanged."""
+
+    name: ClassVar[str] = "template.updated"
+    title: str | None = None
+    description: str | None = None
+    configuration: Configuration | None = None
+
+
+UPDATABLE = ("title", "description", "configuration")
+
+
+class TemplateDeleted(TemplateEvent, frozen=True):
+    name: ClassVar[str] = "template.deleted"
+
+
+class Template(msgspec.Struct, frozen=True):
+    template_id: int
+    title: str
+    description: str
+    configuration: Configuration
+    deleted: bool = False
+
+
+def changes(event: TemplateUpdated) -> dict[str, Any]:
+    return {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
+
+
+def overlaid(template: Configuration, job: Configuration) -> Configuration:
+    """What a build of the job runs: the job's where it says something, else the template's; of variables both."""
+    return Configuration(
+        command=job.command or template.command,
+        setup=job.setup or template.setup,
+        env=template.env | job.env,
+        artifacts=job.artifacts or template.artifacts,
+        secrets=template.secrets | job.secrets,
+    )
+
+
+def evolve(state: Template | None, event: Event) -> Template | None:
+    match event:
+        case TemplateCreated():
+            return Template(event.template_id, event.title, event.description, event.configuration)
+        case TemplateUpdated() if state is not None:
+            return msgspec.structs.replace(state, **changes(event))
+        case TemplateDeleted() if state is not None:
+            return msgspec.structs.replace(state, deleted=True)
+        case _:
+            return state
+
+
+TEMPLATE = Category[Template | None]("template", None, evolve)
+EVENTS = (TemplateCreated, TemplateUpdated, TemplateDeleted)

@@ -1,0 +1,147 @@
+"""The documented operations (api-v3.json, read out of the public API reference), and which of them are served."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    type: str
+    description: str
+    required: bool
+
+    @property
+    def default(self) -> int | None:
+        found = re.search(r"\(default:? (\d+)", self.description)
+        return int(found[1]) if found else None
+
+    @property
+    def maximum(self) -> int | None:
+        found = re.search(r"max: (\d+)", self.description)
+        return int(found[1]) if found else None
+
+    @property
+    def values(self) -> list[str]:
+        """Of an enumeration: `queued | running | passed`."""
+        found = re.search(r"\w+( \| \w+)+", self.description)
+        return found[0].split(" | ") if found else []
+
+    @property
+    def is_integer(self) -> bool:
+        return self.type in ("int", "integer")
+
+
+@dataclass(frozen=True)
+class Operation:
+    method: str
+    path: str
+    auth: bool
+    status: int
+    sse: bool
+    response: Any
+    request_example: dict[str, Any] | None
+    path_params: tuple[Parameter, ...]
+    query: tuple[Parameter, ...]
+    body: tuple[Parameter, ...]
+    form: tuple[Parameter, ...]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path.removeprefix('/api/v3')}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.method, self.path
+
+    @property
+    def writes(self) -> bool:
+        return self.method != "GET"
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names of what it needs to be told."""
+        given = (*self.path_params, *self.query, *self.body, *self.form)
+        return frozenset(parameter.name for parameter in given if parameter.required)
+
+
+def _parameters(documented: dict[str, Any], kind: str) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(item["name"], item["type"], item["description"], required)
+        for key, required in ((f"{kind}_required", True), (f"{kind}_optional", False))
+        for item in documented.get(key, ())
+    )
+
+
+def _operation(documented: dict[str, Any]) -> Operation:
+    path_params = documented.get("path_params", ())
+    return Operation(
+        **{name: documented[name] for name in ("method", "path", "auth", "status", "sse", "response")},
+        request_example=documented["request_example"],
+        path_params=tuple(Parameter(item["name"], item["type"], item["description"], True) for item in path_params),
+        query=_parameters(documented, "query"),
+        body=_parameters(documented, "body"),
+        form=_parameters(documented, "form"),
+    )
+
+
+DOCUMENTED = {
+    operation.key: operation
+    for operation in map(_operation, json.loads(Path(__file__).with_name("api-v3.json").read_text(encoding="utf-8")))
+}
+
+SERVED = (
+    ("GET", "/api/v3/healthz"),
+    ("POST", "/api/v3/authenticate"),
+    ("POST", "/api/v3/logout"),
+    ("GET", "/api/v3/me"),
+    ("GET", "/api/v3/config"),
+    ("GET", "/api/v3/api-tokens"),
+    ("POST", "/api/v3/api-tokens"),
+    ("DELETE", "/api/v3/api-tokens/{token_id}"),
+    ("GET", "/api/v3/projects"),
+    ("POST", "/api/v3/projects"),
+    ("GET", "/api/v3/projects/{project_id}"),
+    ("PUT", "/api/v3/projects/{project_id}"),
+    ("GET", "/api/v3/jobs"),
+    ("POST", "/api/v3/jobs"),
+    ("GET", "/api/v3/jobs/{job_id}"),
+    ("PUT", "/api/v3/jobs/{job_id}"),
+    ("DELETE", "/api/v3/jobs/{job_id}"),
+    ("GET", "/api/v3/jobs/{job_id}/configuration"),
+    ("PUT", "/api/v3/jobs/{job_id}/configuration"),
+    ("POST", "/api/v3/builds/start"),
+    ("GET", "/api/v3/builds"),
+    ("GET", "/api/v3/builds/{build_id}"),
+    ("POST", "/api/v3/builds/{build_id}/stop"),
+    ("GET", "/api/v3/builds/{build_id}/pipeline_logs"),
+    ("GET", "/api/v3/builds/{build_id}/stream"),
+    ("GET", "/api/v3/artifacts"),
+    ("GET", "/api/v3/artifacts/tree"),
+    ("POST", "/api/v3/artifacts/upload"),
+    ("GET", "/api/v3/artifacts/{artifact_id}/download"),
+    ("GET", "/api/v3/report/{build_id}"),
+    ("GET", "/api/v3/tests"),
+    ("GET", "/api/v3/tests/{test_id}/history"),
+    ("GET", "/api/v3/nodes"),
+    ("POST", "/api/v3/nodes"),
+    ("GET", "/api/v3/nodes/find"),
+    ("GET", "/api/v3/nodes/{node_id}"),
+    ("DELETE", "/api/v3/nodes/{node_id}"),
+    ("GET", "/api/v3/nodes/{node_id}/health"),
+    ("GET", "/api/v3/nodes/agent/latest"),
+    ("GET", "/api/v3/node-pools"),
+    ("POST", "/api/v3/node-pools"),
+)
+"""The documented operations that the server serves so far; `test_served` keeps this list honest."""
+
+OPERATIONS = [DOCUMENTED[key] for key in SERVED]
+
+OF_A_PROJECT = frozenset({"project_id", "job_id", "build_id", "artifact_id", "test_id"})
+
+
+def in_a_project(operation: Operation) -> bool:
+    """Whether what the operation reaches belongs to a project."""
+    return bool(operation.takes & OF_A_PROJECT)

@@ -1,0 +1,124 @@
+"""The documented request of an operation, with the ids of real things in it."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import requests
+
+from tests.conftest import ADMIN, Client
+
+from .operations import Operation
+from .world import World, junit
+
+
+@dataclass(frozen=True)
+class Call:
+    path: str
+    """With its places, `/api/v3/jobs/{job_id}`; `ids` fills them."""
+    method: str
+    ids: dict[str, int] = field(default_factory=dict)
+    query: dict[str, Any] = field(default_factory=dict)
+    body: dict[str, Any] | None = None
+    file: tuple[str, bytes] | None = None
+    """Then `body` is a form's fields."""
+
+    def send(self, client: Client, **more: Any) -> requests.Response:
+        if self.file is not None:
+            name, content = self.file
+            more |= {"data": self.body, "files": {"file": (name, io.BytesIO(content))}}
+        elif self.body is not None:
+            more |= {"json": self.body}
+        return client.request(self.method, self.path.format(**self.ids), params=self.query, **more)
+
+
+def call_of(operation: Operation, world: World) -> Call:
+    call = Call(
+        operation.path,
+        operation.method,
+        ids={parameter.name: _thing(operation, parameter.name, world) for parameter in operation.path_params},
+        query={
+            parameter.name: world.node_name if parameter.name == "name" else _thing(operation, parameter.name, world)
+            for parameter in operation.query
+            if parameter.required
+        },
+        body=_body(operation, world),
+    )
+    special = SPECIAL.get(operation.key)
+    return special(call, world) if special is not None else call
+
+
+def caller_of(operation: Operation, world: World) -> Client:
+    """Reads are a member's, so that a list shows what this world made; writes are the administrator's."""
+    if operation.key == ("POST", "/api/v3/logout"):
+        return world.session()
+    return world.admin if operation.writes else world.member
+
+
+def _thing(operation: Operation, name: str, world: World) -> int:
+    names = {
+        "project_id": world.project,
+        "job_id": world.job,
+        "build_id": world.build,
+        "artifact_id": world.artifact,
+        "test_id": world.test,
+        "node_id": world.node,
+        "token_id": world.token,
+        "pool_id": world.pool,
+        "node_pool_id": world.empty_pool,
+    }
+    if name == "id":  # as the reference calls it for pools
+        return world.pool
+    return names[name]
+
+
+def _body(operation: Operation, world: World) -> dict[str, Any] | None:
+    example = operation.request_example
+    if example is None:
+        return None
+    body = dict(example)
+    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id"}:
+        body[name] = _thing(operation, name, world)
+    if "name" in body:
+        body["name"] = world.unique(body["name"])
+    return body
+
+
+def _of_build(call: Call, world: World) -> Call:
+    return replace(call, query={"job_id": world.job})
+
+
+SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
+    ("POST", "/api/v3/authenticate"): lambda call, world: replace(
+        call, body={"username": ADMIN[0], "password": ADMIN[1]}
+    ),
+    ("DELETE", "/api/v3/api-tokens/{token_id}"): lambda call, world: replace(
+        call, ids={"token_id": world.new_token()}
+    ),
+    ("PUT", "/api/v3/projects/{project_id}"): lambda call, world: replace(
+        call, ids={"project_id": world.new_project()}
+    ),
+    ("PUT", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
+    ("DELETE", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
+    ("PUT", "/api/v3/jobs/{job_id}/configuration"): lambda call, world: replace(
+        call, ids={"job_id": world.new_job()}
+    ),
+    ("POST", "/api/v3/builds/start"): lambda call, world: replace(
+        call, body={**(call.body or {}), "job_id": world.waiting_job}
+    ),
+    ("POST", "/api/v3/builds/{build_id}/stop"): lambda call, world: replace(
+        call, ids={"build_id": world.new_build(world.waiting_job)}
+    ),
+    ("GET", "/api/v3/builds"): _of_build,
+    ("POST", "/api/v3/artifacts/upload"): lambda call, world: replace(
+        call,
+        body={"build_id": str(world.new_build(world.job, external=True)), "path": "reports/"},
+        file=("report.xml", junit([("auth", "test_1", "passed")])),
+    ),
+    ("GET", "/api/v3/nodes"): lambda call, world: replace(call, query={"pool_id": world.pool}),
+    ("DELETE", "/api/v3/nodes/{node_id}"): lambda call, world: replace(
+        call, ids={"node_id": world.new_node(world.empty_pool)["id"]}
+    ),
+}
+"""Where the example cannot be sent as it is: it would destroy what other tests look at."""

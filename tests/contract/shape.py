@@ -1,0 +1,62 @@
+"""Whether an answer has the shape of a documented example: every key, recursively, with its JSON type."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+
+def same_shape(documented: Any, actual: Any, optional: Collection[str] = (), place: str = "") -> list[str]:
+    """The defects of `actual`, none when it fits: missing keys and other types. Extra keys are welcome.
+
+    A documented integer takes only integers, a documented list has every element checked against its first example (or
+    its own, where the examples differ in shape); an empty list shows nothing and is a defect. `null` is a defect unless
+    the place (`results[].last_used`) is one of `optional`.
+    """
+    return list(_defects(documented, actual, optional, place))
+
+
+def _defects(documented: Any, actual: Any, optional: Collection[str], place: str) -> Iterator[str]:
+    if actual is None and documented is not None:
+        if place not in optional:
+            yield f"{place or 'the answer'}: is null, documented is {_kind(documented)}"
+        return
+    if _kind(actual) != _kind(documented):
+        yield f"{place or 'the answer'}: is {_kind(actual)}, documented is {_kind(documented)}"
+        return
+    match documented:
+        case dict():
+            for key, example in documented.items():
+                inner = f"{place}.{key}" if place else key
+                if key not in actual:
+                    yield f"{inner}: is missing"
+                else:
+                    yield from _defects(example, actual[key], optional, inner)
+        case [first, *more]:
+            if not actual:
+                yield f"{place or 'the answer'}[]: is empty, so it shows nothing"
+            examples = [first, *(example for example in more if _keys(example) != _keys(first))]
+            for element in actual:
+                tried = [list(_defects(example, element, optional, f"{place}[]")) for example in examples]
+                yield from min(tried, key=len)
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "an integer"
+        case float():
+            return "a float"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case dict():
+            return "an object"
+    raise TypeError(f"no JSON: {value!r}")
+
+
+def _keys(value: Any) -> frozenset[str]:
+    return frozenset(value) if isinstance(value, dict) else frozenset()

@@ -1,0 +1,79 @@
+"""The documented request gets the documented answer: status, media type, every key with its type."""
+
+import json
+from typing import Any
+
+import pytest
+
+from .operations import OPERATIONS, Operation
+from .requests_of import call_of, caller_of
+from .shape import same_shape
+from .world import LINES, World, junit, CASES
+
+OPTIONAL: dict[tuple[str, str], set[str]] = {}
+"""Where null is right, by operation, each with its reason. None so far: this world has a value for everything."""
+
+JSON_OPERATIONS = [operation for operation in OPERATIONS if operation.response is not None and not operation.sse]
+
+
+@pytest.mark.parametrize("operation", JSON_OPERATIONS, ids=str)
+def test_documented_answer(world: World, operation: Operation) -> None:
+    world.beat()
+    answer = call_of(operation, world).send(caller_of(operation, world))
+    assert answer.status_code == operation.status, answer.text
+    assert answer.headers["Content-Type"] == "application/json"
+    assert same_shape(operation.response, answer.json(), OPTIONAL.get(operation.key, ())) == []
+
+
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation.status == 204], ids=str)
+def test_nothing_to_say(world: World, operation: Operation) -> None:
+    answer = call_of(operation, world).send(caller_of(operation, world))
+    assert answer.status_code == 204, answer.text
+    assert answer.content == b""
+
+
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation.sse], ids=str)
+def test_stream_of_a_finished_build(world: World, operation: Operation) -> None:
+    answer = call_of(operation, world).send(world.member)
+    assert answer.status_code == operation.status
+    assert answer.headers["Content-Type"].partition(";")[0] == "text/event-stream"
+    lines = [line for line in answer.content.decode().split("\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    told = [json.loads(line.removeprefix("data: ")) for line in lines]
+    documented = [json.loads(line.removeprefix("data: ")) for line in operation.response]
+    assert [message["type"] for message in told] == ["log"] * LINES + ["status", "done"]
+    assert [same_shape(documented[0], message) for message in told[:LINES]] == [[]] * LINES
+    assert told[-2:] == [{"type": "status", "data": "failed"}, {"type": "done"}]
+
+
+def test_download(world: World) -> None:
+    answer = world.member.get(f"/api/v3/artifacts/{world.artifact}/download")
+    assert (answer.status_code, answer.content) == (200, junit(CASES))
+
+
+def test_values_that_the_examples_only_hint_at(world: World) -> None:
+    """What a shape cannot say: which values they are."""
+    world.beat()
+
+    def told(path: str) -> Any:
+        return world.member.get(f"/api/v3{path}").json()
+
+    build = told(f"/builds/{world.build}")
+    assert (build["status"], build["node_id"], build["job_id"]) == ("failed", world.node, world.job)
+    assert (build["total_tests"], build["passed"], build["failed"], build["skipped"]) == (60, 30, 15, 15)
+    report = told(f"/report/{world.build}")
+    assert (report["total"], report["passed"], report["failed"], report["skipped"]) == (60, 30, 15, 15)
+    assert {suite["name"]: suite["passed"] + suite["failed"] for suite in report["suites"]}.keys() == {"auth", "cart"}
+    assert told(f"/jobs/{world.job}")["last_build_id"] == world.running_build
+    assert told("/me") | {"email": ""} == told("/me") | {"email": "", "projects": [world.project], "role": "developer"}
+    assert {job["id"]: job["enabled"] for job in told("/jobs")}[world.disabled_job] is False
+    node = told(f"/nodes/{world.node}")
+    assert (node["name"], node["status"], node["cpu_cores"]) == (world.node_name, "online", 8)
+    health = told(f"/nodes/{world.node}/health")
+    assert (health["node_id"], health["cpu_pct"]) == (world.node, 62)
+    tree = told(f"/artifacts/tree?build_id={world.build}")
+    assert tree["name"] == "/"
+    assert [child["name"] for child in tree["children"]] == ["logs", "reports", "shots", "core.bin"]
+    assert tree["children"][1]["children"][0]["id"] == world.artifact
+    latest = told("/nodes/agent/latest")
+    assert latest["linux_amd64"]["url"].endswith(f"/agent/{latest['version']}/linux-amd64")

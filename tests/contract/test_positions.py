@@ -1,0 +1,70 @@
+"""Positions: every write says where it is in the log, and reads wait for what they are told to wait for."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from .operations import OPERATIONS, Operation
+from .problems import problem_of
+from .requests_of import call_of, caller_of
+from .world import World
+
+POSITION = "Testhide-Position"
+MIN_POSITION = "Testhide-Min-Position"
+READS = [operation for operation in OPERATIONS if not operation.writes]
+
+
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.writes], ids=str)
+def test_every_write_has_one(world: World, operation: Operation) -> None:
+    before = int(world.admin.post("/api/v3/api-tokens", json={"name": "before"}).headers[POSITION])
+    answer = call_of(operation, world).send(caller_of(operation, world))
+    assert answer.status_code == operation.status
+    assert int(answer.headers[POSITION]) > before
+    assert "Testhide-Projected" not in answer.headers
+
+
+@pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.writes], ids=str)
+def test_also_without_waiting(world: World, operation: Operation) -> None:
+    call = call_of(operation, world)
+    answer = call.send(caller_of(operation, world), headers={"Prefer": "respond-async"})
+    assert answer.status_code == operation.status
+    assert int(answer.headers[POSITION]) > 0
+
+
+def test_a_read_waits_for_a_write(world: World) -> None:
+    for number in range(10):
+        made = world.admin.post(
+            "/api/v3/projects", json={"name": f"async {number}"}, headers={"Prefer": "respond-async"}
+        )
+        wanted = {MIN_POSITION: made.headers[POSITION]}
+        shown = world.admin.get(f"/api/v3/projects/{made.json()['id']}", headers=wanted)
+        assert shown.status_code == 200
+        assert "Testhide-Projected" not in shown.headers
+
+
+def test_every_read_waits(world: World) -> None:
+    """For a position that never comes, a while: that is no error, but it is said."""
+    world.beat()
+    never = {MIN_POSITION: str(10**15)}
+
+    def read(operation: Operation) -> tuple[Operation, requests.Response]:
+        # A session is no thread's to share.
+        with requests.Session() as session:
+            call = call_of(operation, world)
+            url = world.server.url + call.path.format(**call.ids)
+            headers = {"Authorization": str(world.member.headers["Authorization"]), **never}
+            return operation, session.get(url, params=call.query, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor(len(READS)) as pool:
+        for operation, answer in pool.map(read, READS):
+            assert answer.status_code == operation.status, f"{operation}: {answer.text[:300]}"
+            assert answer.headers.get("Testhide-Projected") == "false", operation
+
+
+@pytest.mark.parametrize("operation", READS, ids=str)
+def test_no_position(world: World, operation: Operation) -> None:
+    call = call_of(operation, world)
+    for wrong in ("x", "-1", "1.5", "9" * 30, " "):
+        problem = problem_of(call.send(world.member, headers={MIN_POSITION: wrong}), 422)
+        assert [error["field"] for error in problem["errors"]] == [MIN_POSITION]

@@ -1,0 +1,62 @@
+"""The list of served operations and the server's own description say the same."""
+
+from typing import Any
+
+from .operations import DOCUMENTED, OPERATIONS, SERVED, Operation
+
+import pytest
+
+
+def own_operations(described: dict[str, Any]) -> set[tuple[str, str]]:
+    return {
+        (method.upper(), path)
+        for path, item in described["paths"].items()
+        for method in item
+        if method in ("get", "post", "put", "patch", "delete")
+    }
+
+
+def own_parameters(described: dict[str, Any], operation: Operation) -> dict[str, dict[str, Any]]:
+    parameters = described["paths"][operation.path][operation.method.lower()].get("parameters", [])
+    return {parameter["name"]: parameter for parameter in parameters if parameter["in"] != "header"}
+
+
+def _plain(path: str) -> str:
+    """`/node-pools/{id}` and `/node-pools/{pool_id}` are one path."""
+    return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))
+
+
+def test_the_documentation_is_whole() -> None:
+    assert len(DOCUMENTED) == 137
+    assert len(set(SERVED)) == len(SERVED)
+
+
+def test_what_is_served_is_listed(described: dict[str, Any]) -> None:
+    own = {(method, _plain(path)) for method, path in own_operations(described)}
+    documented = {(method, _plain(path)): (method, path) for method, path in DOCUMENTED}
+    assert {documented[key] for key in own & documented.keys()} == set(SERVED)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_every_documented_parameter_is_described(described: dict[str, Any], operation: Operation) -> None:
+    own = own_parameters(described, operation)
+    for parameter in operation.query:
+        assert parameter.name in own, f"{operation} has no {parameter.name}"
+        assert own[parameter.name]["required"] is parameter.required
+        schema = own[parameter.name]["schema"]
+        assert schema.get("type") == {"int": "integer", "bool": "boolean"}.get(parameter.type, parameter.type)
+        if parameter.default is not None:
+            assert schema["default"] == parameter.default
+        if parameter.maximum is not None:
+            assert schema["maximum"] == parameter.maximum
+        for value in parameter.values:
+            assert value in schema["enum"]
+
+
+@pytest.mark.parametrize("operation", [operation for operation in OPERATIONS if operation.body], ids=str)
+def test_every_documented_field_is_described(described: dict[str, Any], operation: Operation) -> None:
+    request = described["paths"][operation.path][operation.method.lower()]["requestBody"]
+    schema = request["content"]["application/json"]["schema"]
+    schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    assert {field.name for field in operation.body} <= schema["properties"].keys()
+    assert {field.name for field in operation.body if field.required} == set(schema["required"])

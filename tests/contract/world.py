@@ -1,0 +1,219 @@
+"""A small world for the documented requests: a person of each kind, a project, and builds in each state."""
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import requests
+
+from tests.conftest import ADMIN, Client, Server
+
+PATIENCE_S = 30
+TESTS = 60  # more than a page of tests
+LINES = 510  # more than a page of a log
+RUNS = 27  # more than a page of builds, and than a test's history
+SESSION = "contract-tests-session"
+CONFIGURATION: dict[str, Any] = {
+    "command": "pytest tests/",
+    "setup": ["pip install -r requirements.txt"],
+    "env": {"ENV": "staging"},
+    "artifacts": ["reports/*.xml"],
+}
+
+
+def junit(cases: list[tuple[str, str, str]]) -> bytes:
+    """A report of cases: (suite, name, passed | failed | skipped)."""
+    inner = {"passed": "", "failed": '<failure message="AssertionError: got 401">trace</failure>', "skipped": "<skipped/>"}
+    suites = "".join(
+        f'<testsuite name="{suite}">'
+        + "".join(
+            f'<testcase classname="tests.{suite}" name="{name}" time="1.23">{inner[status]}</testcase>'
+            for of, name, status in cases
+            if of == suite
+        )
+        + "</testsuite>"
+        for suite in dict.fromkeys(suite for suite, _, _ in cases)
+    )
+    return f"<testsuites>{suites}</testsuites>".encode()
+
+
+CASES = [
+    ("auth" if number % 3 else "cart", f"test_{number}", ("passed", "failed", "passed", "skipped")[number % 4])
+    for number in range(TESTS)
+]
+
+
+def answered(answer: requests.Response, status: int = 201) -> Any:
+    assert answer.status_code == status, f"{answer.request.method} {answer.request.path_url}: {answer.text}"
+    return answer.json() if answer.content else None
+
+
+@dataclass
+class World:
+    server: Server
+    admin: Client
+    project: int = 0
+    other_project: int = 0
+    pool: int = 0
+    empty_pool: int = 0
+    """Without nodes: what is queued for it stays queued."""
+    node: int = 0
+    offline_node: int = 0
+    node_name: str = ""
+    job: int = 0
+    """Its builds ran: on the node, and elsewhere."""
+    waiting_job: int = 0
+    disabled_job: int = 0
+    build: int = 0
+    """Ran on the node: log, report, finished."""
+    queued_build: int = 0
+    running_build: int = 0
+    aborted_build: int = 0
+    artifact: int = 0
+    test: int = 0
+    token: int = 0
+    agent: Client = field(init=False)
+    member: Client = field(init=False)
+    """Admin of the project, and of nothing else."""
+    member_id: int = 0
+    writer: Client = field(init=False)
+    reader: Client = field(init=False)
+    viewer: Client = field(init=False)
+    """A viewer whose membership says write: the role caps it."""
+    stranger: Client = field(init=False)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def unique(self, name: str) -> str:
+        return f"{name} {next(self.numbers)}"
+
+    # What tests may destroy.
+
+    def new_project(self) -> int:
+        return int(answered(self.admin.post("/api/v3/projects", json={"name": self.unique("Fresh")}))["id"])
+
+    def new_job(self, **more: Any) -> int:
+        """Configured, in the pool without nodes unless told otherwise."""
+        body = {"name": self.unique("Fresh"), "project_id": self.project, "node_pool_id": self.empty_pool, **more}
+        job_id = int(answered(self.admin.post("/api/v3/jobs", json=body))["id"])
+        answered(self.admin.put(f"/api/v3/jobs/{job_id}/configuration", json=CONFIGURATION), 200)
+        return job_id
+
+    def new_build(self, job_id: int, **more: Any) -> int:
+        return int(answered(self.admin.post("/api/v3/builds/start", json={"job_id": job_id, **more}))["id"])
+
+    def new_node(self, pool_id: int) -> dict[str, Any]:
+        body = {"name": self.unique("node").replace(" ", "-"), "pool_id": pool_id}
+        node: dict[str, Any] = answered(self.admin.post("/api/v3/nodes", json=body))
+        return node
+
+    def new_token(self) -> int:
+        return int(answered(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}))["id"])
+
+    def session(self) -> Client:
+        return self.server.client(*ADMIN)
+
+    def upload(self, build_id: int, path: str, content: bytes) -> dict[str, Any]:
+        answer = self.admin.post(
+            "/api/v3/artifacts/upload",
+            data={"build_id": str(build_id), "path": path},
+            files={"file": (path.rpartition("/")[2], io.BytesIO(content))},
+        )
+        uploaded: dict[str, Any] = answered(answer)
+        return uploaded
+
+    def beat(self) -> None:
+        """The node's agent is there (again)."""
+        connection = {
+            "session": SESSION,
+            "version": "1.0",
+            "platform": "linux-amd64",
+            "hostname": "box",
+            "cpu_cores": 8,
+            "ram_gb": 16,
+        }
+        answered(self.agent.post("/api/v3/agent/connect", json=connection), 200)
+        gauges = {"session": SESSION, "cpu_pct": 61.7, "ram_pct": 48.2, "disk_free_gb": 120.4, "uptime_s": 86_400}
+        answered(self.agent.post("/api/v3/agent/heartbeat", json=gauges), 200)
+
+    def run_a_build(self) -> int:
+        """As the node's agent: takes a build and reports a log and tests."""
+        build_id = self.new_build(self.job, branch="main", commit_sha="a1b2c3d4")
+        deadline = time.monotonic() + PATIENCE_S
+        told = None
+        while told is None:
+            assert time.monotonic() < deadline, "no build was assigned"
+            answer = self.agent.get(f"/api/v3/agent/next?session={SESSION}&free=1")
+            told = answer.json() if answer.status_code == 200 else None
+        assert told["build"]["id"] == build_id
+        at = f"/api/v3/agent/builds/{build_id}"
+        attempt = {"attempt": told["build"]["attempt"]}
+        answered(self.agent.post(f"{at}/started", params=attempt, json={"commit_sha": "a1b2c3d4"}), 200)
+        lines = [[1_700_000_000_000 + number, f"line {number}"] for number in range(LINES)]
+        answered(self.agent.post(f"{at}/log", params=attempt, json={"offset": 0, "lines": lines}), 200)
+        answered(self.agent.post(f"{at}/report", params={**attempt, "path": "report.xml"}, data=junit(CASES)), 200)
+        finished = {"exit_code": 1, "reason": None, "detail": None, "log_lines": LINES}
+        answered(self.agent.post(f"{at}/finished", params=attempt, json=finished), 200)
+        return build_id
+
+
+def build_world(server: Server) -> World:
+    world = World(server, server.admin)
+    _people_and_places(world)
+    world.job = world.new_job(name="Regression Suite", node_pool_id=world.pool, max_parallel=2)
+    world.waiting_job = world.new_job(name="Smoke Tests", max_parallel=50)
+    world.disabled_job = world.new_job(name="Paused Tests")
+    answered(world.admin.put(f"/api/v3/jobs/{world.disabled_job}", json={"enabled": False}), 200)
+    _builds(world)
+    tests = answered(world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}), 200)
+    world.test = tests["results"][0]["id"]
+    server.settle()
+    return world
+
+
+def _people_and_places(world: World) -> None:
+    server = world.server
+    world.project = world.new_project()
+    world.other_project = world.new_project()
+    world.member = server.make_user("developer", {world.project: "admin"})
+    world.member_id = world.member.get("/api/v3/me").json()["id"]
+    world.writer = server.make_user("developer", {world.project: "write"})
+    world.reader = server.make_user("developer", {world.project: "read"})
+    world.viewer = server.make_user("viewer", {world.project: "write"})
+    world.stranger = server.make_user("developer", {})
+    for name in ("pool", "empty_pool"):
+        body = {"name": name, "project_id": world.project, "labels": {"arch": "amd64"}, "max_parallel": 10}
+        setattr(world, name, answered(world.admin.post("/api/v3/node-pools", json=body))["id"])
+    node = world.new_node(world.pool)
+    world.node, world.node_name = node["id"], node["name"]
+    # In a pool of its own: the empty pool stays without nodes.
+    pool = {"name": "offline", "project_id": world.project}
+    offline_pool = answered(world.admin.post("/api/v3/node-pools", json=pool))["id"]
+    world.offline_node = world.new_node(offline_pool)["id"]
+    world.agent = server.client()
+    world.agent.headers["Authorization"] = f"Bearer {node['agent_token']}"
+    world.beat()
+    token = answered(world.member.post("/api/v3/api-tokens", json={"name": "CI Bot"}))
+    world.token = token["id"]
+    by_token = server.client()
+    by_token.headers["Authorization"] = f"Bearer {token['secret']}"
+    answered(by_token.get("/api/v3/me"), 200)
+
+
+def _builds(world: World) -> None:
+    for number in range(RUNS):
+        build_id = world.new_build(world.job, external=True, branch="release")
+        world.upload(build_id, "reports/report.xml", junit([("auth", "test_1", "failed" if number % 2 else "passed")]))
+        verdict = "failed" if number % 2 else "passed"
+        answered(world.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": verdict}), 200)
+    world.build = world.run_a_build()
+    world.running_build = world.new_build(world.job, external=True)
+    world.queued_build = world.new_build(world.waiting_job)
+    world.aborted_build = world.new_build(world.waiting_job)
+    answered(world.admin.post(f"/api/v3/builds/{world.aborted_build}/stop"), 200)
+    artifact = world.upload(world.build, "reports/report.xml", junit(CASES))
+    world.artifact = artifact["id"]
+    for path in ("logs/run.log", "shots/page.png", "core.bin"):
+        world.upload(world.build, path, path.encode())

@@ -1,0 +1,161 @@
+"""Read your writes: who waits for a position, and for how long."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from projections.waiting import LIMIT_S, Waiter
+from store.listen import PROJECTED, Listener
+from testhide.processes import Core
+from tests.projections.toys import SEEN, TOYS
+
+BOTH = (TOYS, SEEN)
+FAR = 10**15
+
+
+@dataclass
+class Models:
+    """The read models' positions, as a projector writes them."""
+
+    database: str
+    listener: Listener
+    waiter: Waiter
+
+    def move(self, position: int, *, told: bool = True, names: tuple[str, ...] = ("toys", "seen")) -> None:
+        with psycopg.connect(self.database) as connection:
+            for name in names:
+                connection.execute(
+                    "INSERT INTO projection_positions VALUES (%s, 1, %s) ON CONFLICT (name, version)"
+                    " DO UPDATE SET position = EXCLUDED.position",
+                    (name, position),
+                )
+            if told:
+                connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, str(position)))
+
+    async def move_and_be_heard(self, position: int) -> None:
+        heard = asyncio.Event()
+        with self.listener.subscribed(PROJECTED, lambda payload: heard.set()):
+            self.move(position)
+            await asyncio.wait_for(heard.wait(), 10)
+
+    def disconnect_everybody(self) -> None:
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    async def wait(self, position: int) -> tuple[bool, float]:
+        """The answer, and after how many seconds it came."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        return await self.waiter.wait(position), clock() - began
+
+
+@pytest.fixture
+async def models(parts: Core) -> AsyncIterator[Models]:
+    listener = Listener(parts.conninfo, PROJECTED)
+    waiter = Waiter(parts.pool, listener, BOTH)
+    await listener.start()
+    running = asyncio.create_task(waiter.run())
+    yield Models(parts.conninfo, listener, waiter)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await listener.close()
+
+
+async def test_who_waits_is_woken(models: Models) -> None:
+    models.move(3)
+    assert await models.waiter.wait(3)
+    waits = [asyncio.create_task(models.waiter.wait(position)) for position in (5, 4, 6)]
+    await asyncio.sleep(0)
+    models.move(5)
+    assert await asyncio.gather(*waits[:2]) == [True, True]
+    assert not waits[2].done()
+    models.move(6)
+    assert await waits[2]
+
+
+async def test_it_does_not_wait_for_what_is_there(models: Models) -> None:
+    models.move(3)
+    assert await models.waiter.wait(3)
+    answered, after = await models.wait(2)
+    assert answered
+    assert after < 0.1
+
+
+async def test_a_wait_ends(models: Models) -> None:
+    answered, after = await models.wait(1)
+    assert not answered
+    assert LIMIT_S <= after < LIMIT_S + 1
+
+
+async def test_while_the_read_models_lag_nobody_waits(models: Models) -> None:
+    models.move(1)
+    assert not await models.waiter.wait(5)
+    for position in (5, 6):
+        answered, after = await models.wait(position)
+        assert not answered
+        assert after < 0.1
+    # Some progress is not enough: they still lag by more than the limit.
+    await models.move_and_be_heard(4)
+    answered, after = await models.wait(7)
+    assert not answered
+    assert after < 0.1
+    await models.move_and_be_heard(5)
+    later = asyncio.create_task(models.waiter.wait(6))
+    await asyncio.sleep(0)
+    models.move(6)
+    assert await later, "they have caught up: waiting pays again"
+
+
+async def test_a_position_that_does_not_exist_keeps_nobody_else_from_waiting(models: Models) -> None:
+    """Anyone may ask for `Testhide-Min-Position: 1000000000000000`."""
+    models.move(1)
+    assert await models.waiter.wait(1)
+    assert not await models.waiter.wait(FAR)
+    write = asyncio.create_task(models.waiter.wait(2))
+    await asyncio.sleep(0)
+    models.move(2)
+    assert await write
+
+
+async def test_waits_in_vain_are_not_kept(models: Models) -> None:
+    waits = [models.waiter.wait(FAR - number) for number in range(100)]
+    assert not any(await asyncio.gather(*waits))
+    given_up = asyncio.create_task(models.waiter.wait(1))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    assert models.waiter.waiting == 0
+
+
+async def test_a_position_counts_when_all_read_models_have_reached_it(models: Models) -> None:
+    models.move(9, told=False, names=("toys",))
+    assert await models.waiter.read_position() == 0
+    models.move(4, told=False, names=("seen",))
+    assert await models.waiter.read_position() == 4
+
+
+async def test_a_lost_notification_is_found_again(models: Models) -> None:
+    wait = asyncio.create_task(models.waiter.wait(1))
+    await asyncio.sleep(0)
+    models.move(1, told=False)
+    assert await wait
+
+
+async def test_it_goes_on_after_the_database_was_away(models: Models) -> None:
+    models.move(1)
+    assert await models.waiter.wait(1)
+    for position in (2, 3):
+        models.disconnect_everybody()
+        wait = asyncio.create_task(models.waiter.wait(position))
+        await asyncio.sleep(0)
+        models.move(position)
+        assert await wait
