@@ -8,44 +8,31 @@ from typing import Any
 from agent import masking
 from agent.channel import Channel
 from agent.execution import Execution, Verdict
-from agent.interrupt import DROPPED, STOPPED, Interrupt
+from agent.interrupt import STOPPED
 from agent.log import Log
 from agent.masking import Masker
 from agent.say import say
 from agent.server import BadToken, GivenUp, Refused
 from agent.settings import Settings
 from agent.steps import GRACE
+from agent.task import Task
 from agent.workspace import Workspace
 
-_GLANCE = 0.2
 
-
-class Build:
-    """`stop`, `drop` and `shut_down` may come from any thread and at any time."""
-
+class Build(Task):
     def __init__(self, message: dict[str, Any], settings: Settings) -> None:
+        super().__init__()
         self.id, self.attempt = int(message["id"]), int(message["attempt"])
         self.bad_token = False
         self._message = message
         self._settings = settings
-        self._interrupt = Interrupt()
         self._deadline = time.monotonic() + message["timeout_s"]
-        self._report_until: float | None = None
         self._channel = Channel(settings.server, self.id, self.attempt, self._pause)
 
     def stop(self, detail: str) -> None:
         self._interrupt.fire(STOPPED, detail, GRACE)
 
-    def drop(self) -> None:
-        """Nobody wants it any more: end it without a word."""
-        self._interrupt.fire(DROPPED, None, 0)
-
-    def shut_down(self, grace: float, report_within: float) -> None:
-        self._report_until = time.monotonic() + grace + report_within
-        self._interrupt.fire(STOPPED, "the agent was shut down", grace)
-
     def run(self) -> None:
-        """In a thread of its own; when it returns nothing of the build is left here."""
         try:
             self._run()
         except BadToken:
@@ -87,14 +74,3 @@ class Build:
             log,
         )
         return execution.run()
-
-    def _pause(self, seconds: float) -> bool:
-        """Between two tries of a call: true when nobody waits for it any more."""
-        until = time.monotonic() + seconds
-        while True:
-            now = time.monotonic()
-            if self._interrupt.dropped or (self._report_until is not None and now >= self._report_until):
-                return True
-            if now >= until:
-                return False
-            self._interrupt.wait_dropped(min(_GLANCE, until - now))

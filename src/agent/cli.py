@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import os
 import queue
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +17,11 @@ from agent import VERSION, credentials, kernel, privileges, workspace
 from agent.privileges import Account, NoAccount
 from agent.say import say
 from agent.server import Server
-from agent.session import BAD_TOKEN, OK, REFUSED, Session
+from agent.session import BAD_TOKEN, OK, REFUSED, RESTART, Session
 from agent.settings import Settings
 from agent.supervisor import Slots
+
+_LOOK_AGAIN = 0.5
 
 
 def run(argv: list[str]) -> int:
@@ -30,7 +34,7 @@ def run(argv: list[str]) -> int:
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
         account = privileges.choose(options.build_user, options.trust_builds)
-        token = credentials.read(options.token_file)
+        token, session_id = credentials.read(options.token_file)
         server = Server(options.server, token)
     except (NoAccount, credentials.NoToken, ValueError) as error:
         say(f"{str(error)[0].upper()}{str(error)[1:]}.")
@@ -45,26 +49,35 @@ def run(argv: list[str]) -> int:
         _introduce(account)
         workspace.remove(workdir / "builds")  # of an agent that was killed
         settings = Settings(server, Slots(), workdir, account, options.allow_local_repositories)
-        return _serve(settings, options.once)
+        session = Session(settings, options.once, session_id or secrets.token_hex(16))
+        code = _serve(session, settings)
+    if code == RESTART:
+        credentials.begin_anew(argv, [token, session.id])
+    return code
 
 
-def _serve(settings: Settings, once: bool) -> int:
-    outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
+def _serve(session: Session, settings: Settings) -> int:
     asked_to_end = False
 
     def end(*_: object) -> None:
         nonlocal asked_to_end
         asked_to_end = True
-        outcome.put(OK)  # a SimpleQueue may be filled from a signal handler
+        session.outcome.put(OK)  # a SimpleQueue may be filled from a signal handler
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    session = Session(settings, once, outcome)
     session.start()
-    code = outcome.get()
-    session.close(report=asked_to_end)
+    code = _outcome(session)
+    session.close(report=asked_to_end or code == RESTART)
     settings.slots.close()
-    return code
+    return OK if asked_to_end else code
+
+
+def _outcome(session: Session) -> int:
+    while True:
+        # A signal that comes just before the wait does not end it, and its handler has to wait too.
+        with contextlib.suppress(queue.Empty):
+            return session.outcome.get(timeout=_LOOK_AGAIN)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

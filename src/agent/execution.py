@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from agent import injection
 from agent.channel import Channel
 from agent.checkout import Checkout, CheckoutFailed
 from agent.collect import Collector
@@ -127,7 +128,14 @@ class Execution:
                 raise
             raise _Over(self._early(self._interrupt.cause or TIMEOUT)) from None
         self._since = self._workspace.now()
-        return self._workspace.environment(message, commit)
+        return self._environment_of_steps(commit)
+
+    def _environment_of_steps(self, commit: str | None) -> dict[str, str]:
+        message, workspace = self._message, self._workspace
+        lists = injection.variables(workspace.folder, workspace.root, message, self._settings.account)
+        if message.get("test_ids") is not None:
+            self._log.say(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
+        return injection.with_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
 
     def _run_commands(self, env: dict[str, str]) -> Verdict:
         self._environment = env

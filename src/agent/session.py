@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import queue
-import secrets
 import socket
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from agent import VERSION, machine
 from agent.build import Build
+from agent.command import Command, post_result
 from agent.say import say
 from agent.server import BadToken, Call, GivenUp, Refused, sleep
 from agent.settings import Settings
+from agent.task import Task
 
 OK, REFUSED, BAD_TOKEN = 0, 1, 2
+RESTART = -1  # no exit code: the process goes on
 _CONNECT_AGAIN = 10.0
 _ANSWER_LATE = 15.0  # a poll may be answered this much later than it promised
+_REMEMBERED = 1000
+_SHOWN = 50
 _GRACE, _REPORT_WITHIN, _ALL_WITHIN = 1.0, 2.0, 4.0
 
 
 class Session:
     """`outcome` receives the exit code, once there is one."""
 
-    def __init__(self, settings: Settings, once: bool, outcome: queue.SimpleQueue[int]) -> None:
+    def __init__(self, settings: Settings, once: bool, session_id: str) -> None:
+        self.id = session_id
+        self.outcome: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._settings = settings
         self._server = settings.server
         self._once = once
-        self._outcome = outcome
-        self._id = secrets.token_hex(16)
         self._max_parallel = 0
         self._poll_s = 30.0
         self._heartbeat_s = 0.0
         self._connected = threading.Event()
         self._lock = threading.Lock()
         self._builds: dict[int, Build] = {}
+        self._commands: dict[str, Command] = {}
+        self._heard: deque[str] = deque(maxlen=_REMEMBERED)  # ids of commands
         self._threads: list[threading.Thread] = []
         self._full: Call | None = None  # the open poll, when it said that there is no room
         self._taken = False  # with `once`: the one build has come
@@ -50,12 +58,13 @@ class Session:
         """End every build; with `report` tell the server, as far as it answers quickly."""
         with self._lock:
             self._closing = True
-            builds, threads = list(self._builds.values()), list(self._threads)
-        for build in builds:
+            tasks: list[Task] = [*self._builds.values(), *self._commands.values()]
+            threads = list(self._threads)
+        for task in tasks:
             if report:
-                build.shut_down(_GRACE, _REPORT_WITHIN)
+                task.shut_down(_GRACE, _REPORT_WITHIN)
             else:
-                build.drop()
+                task.drop()
         until = time.monotonic() + _ALL_WITHIN
         for thread in threads:
             thread.join(max(until - time.monotonic(), 0))
@@ -65,9 +74,9 @@ class Session:
             work()
         except BadToken:
             say(f"{self._server.url} does not accept this token: check it, or register the node again.")
-            self._outcome.put(BAD_TOKEN)
+            self.outcome.put(BAD_TOKEN)
         except Exception:
-            self._outcome.put(REFUSED)  # a fault of ours: better gone, and seen by the server, than deaf
+            self.outcome.put(REFUSED)  # a fault of ours: better gone, and seen by the server, than deaf
             raise
 
     def _listen(self) -> None:
@@ -89,7 +98,7 @@ class Session:
             with self._lock:
                 running = list(self._builds)
             about = {
-                "session": self._id,
+                "session": self.id,
                 "version": VERSION,
                 "platform": sys.platform,
                 "hostname": socket.gethostname(),
@@ -107,7 +116,7 @@ class Session:
                     said = str(refused)
                     say(f"The server refuses this agent: {refused}")
                 if self._once:
-                    self._outcome.put(REFUSED)
+                    self.outcome.put(REFUSED)
                 time.sleep(_CONNECT_AGAIN)
         self._max_parallel = int(node["max_parallel"])
         self._poll_s, self._heartbeat_s = float(node["poll_s"]), float(node["heartbeat_s"])
@@ -126,7 +135,7 @@ class Session:
                 timeout=self._poll_s + _ANSWER_LATE,
                 pause=sleep,
                 call=call,
-                session=self._id,
+                session=self.id,
                 free=free,
             )
         except GivenUp:
@@ -134,13 +143,22 @@ class Session:
         finally:
             with self._lock:
                 self._full = None
-        if message and message["type"] == "run":
+        if message:
+            self._obey(message)
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == "run":
             self._begin(message["build"])
-        elif message and message["type"] == "stop":
+        elif kind == "stop":
             with self._lock:
                 build = self._builds.get(message["build_id"])
             if build and build.attempt == message["attempt"]:
                 build.stop(message["reason"])
+        elif kind in ("execute", "restart"):
+            self._begin_command(message)
+        else:
+            say(f"Ignored a message that this version does not know: {str(kind)[:_SHOWN]!r}")
 
     def _free(self) -> int:
         if self._once:
@@ -155,10 +173,43 @@ class Session:
             if other:
                 other.drop()
             build = self._builds[message["id"]] = Build(message, self._settings)
-            thread = threading.Thread(target=self._run, args=(build,), name=f"build-{build.id}", daemon=True)
-            self._threads = [thread, *(old for old in self._threads if old.is_alive())]
             self._taken = True
-            thread.start()
+            self._start_thread(self._run, build)
+
+    def _begin_command(self, message: dict[str, Any]) -> None:
+        command_id = str(message["command_id"])
+        with self._lock:
+            if self._closing or command_id in self._heard:
+                return  # the message came twice
+            self._heard.append(command_id)
+            if message["type"] == "restart":
+                self._start_thread(self._restart, command_id)
+            else:
+                self._commands[command_id] = Command(message, self._settings)
+                self._start_thread(self._run_command, command_id)
+
+    def _start_thread(self, work: Callable[[Any], None], what: object) -> None:
+        """Under the lock."""
+        thread = threading.Thread(target=work, args=(what,), name=work.__name__, daemon=True)
+        self._threads = [thread, *(old for old in self._threads if old.is_alive())]
+        thread.start()
+
+    def _run_command(self, command_id: str) -> None:
+        try:
+            self._commands[command_id].run()
+        finally:
+            with self._lock:
+                del self._commands[command_id]
+
+    def _restart(self, command_id: str) -> None:
+        result = {"exit_code": 0, "stdout": "", "stderr": "", "truncated": False, "timed_out": False}
+        try:
+            post_result(self._settings, command_id, result, lambda seconds: sleep(seconds) or self._closing)
+        except (Refused, GivenUp) as why:
+            say(f"Not restarted: {why}")
+            return
+        say("Restarting, as the server asks.")
+        self.outcome.put(RESTART)
 
     def _run(self, build: Build) -> None:
         try:
@@ -171,7 +222,7 @@ class Session:
                     # The server hears only from a new poll that there is room again.
                     self._full.cut_short()
         if self._once:
-            self._outcome.put(OK)
+            self.outcome.put(OK)
 
     def _beat(self) -> None:
         self._connected.wait()
@@ -179,7 +230,7 @@ class Session:
         while True:
             with self._lock:
                 running = [[build.id, build.attempt] for build in self._builds.values()]
-            state = {"session": self._id, **gauge.read(), "running": running}
+            state = {"session": self.id, **gauge.read(), "running": running}
             try:
                 answer = self._server.post("/api/v3/agent/heartbeat", state, pause=sleep)
             except BadToken:

@@ -6,7 +6,7 @@ agent dies, however hard, it ends its processes and itself.
 
 Control is JSON, one line a message, on the socket at standard input; what a build prints is standard output.
 
-    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]]}}
+    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "errors": null | pipe}}
                                       <- {"exit": code} or {"refused": why}
     -> {"end": grace, "number": n}    <- {"left": processes that could not be ended, "number": n}
 A tree that is being ended may be asked again, with less grace; the last number is the one that is answered.
@@ -88,20 +88,23 @@ class _Slot:
                 self._number = message["number"]
                 self._begin_end(message["end"])
 
-    def _run(self, argv: list[str], cwd: str, env: dict[str, str], account: list[Any] | None) -> None:
+    def _run(
+        self, argv: list[str], cwd: str, env: dict[str, str], account: list[Any] | None, errors: str | None
+    ) -> None:
         identity: dict[str, Any] = {}
         if account:
             identity = {"user": account[0], "group": account[1], "extra_groups": account[2]}
         try:
-            process = subprocess.Popen(
-                argv,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **identity,
-            )
+            with open(errors, "wb", buffering=0) if errors else contextlib.nullcontext(subprocess.STDOUT) as stderr:
+                process = subprocess.Popen(
+                    argv,
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stderr=stderr,
+                    start_new_session=True,
+                    **identity,
+                )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._answer({"refused": str(error)})
             return

@@ -41,8 +41,11 @@ class Slot:
         self._received = b""
         self._ends = 0
 
-    def run(self, argv: Sequence[str], cwd: str, env: dict[str, str], account: Account | None) -> None:
-        self._send({"run": {"argv": list(argv), "cwd": cwd, "env": env, "account": account}})
+    def run(
+        self, argv: Sequence[str], cwd: str, env: dict[str, str], account: Account | None, errors: str | None = None
+    ) -> None:
+        """`errors`: a named pipe for standard error, which otherwise goes where standard output does."""
+        self._send({"run": {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "errors": errors}})
 
     def end(self, grace: float) -> None:
         self._ends += 1

@@ -14,6 +14,7 @@ from api.permissions import Agent
 from api.polling import POLL_S, AgentPolls
 from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
+from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.errors import Conflict, Forbidden, TooLarge
@@ -24,6 +25,8 @@ HEARTBEAT_S = 10
 ALIVE_S = 15
 """An agent that was heard of within this time keeps its node: another one with the same token is refused."""
 MAX_REPORT = 512 * 1024 * 1024
+MAX_OUTPUT = 512 * 1024
+"""Agents send the last 256 KiB."""
 AGENTS = {"agents": True}
 
 Name = Annotated[str, Meta(max_length=500)]
@@ -85,6 +88,15 @@ class FinishedReport(msgspec.Struct):
     reason: Literal["setup_failed", "timeout", "stopped", "checkout_failed"] | None = None
     detail: Annotated[str, Meta(max_length=10_000)] | None = None
     log_lines: Annotated[int, Meta(ge=0, le=2**40)] = 0
+
+
+class CommandResult(msgspec.Struct):
+    exit_code: Annotated[int, Meta(ge=-(2**31), le=2**32)] | None = None
+    """None when it was killed for its time."""
+    stdout: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
+    stderr: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
+    truncated: bool = False
+    timed_out: bool = False
 
 
 class FinishAnswer(msgspec.Struct):
@@ -208,6 +220,15 @@ class AgentController(Controller):
         )
         build = await act.services.log.state(BUILD.at(build_id))
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
+
+    @post("/commands/{command_id:int}/result", status_code=200)
+    async def command_result(
+        self, request: Request[Agent, Any, Any], act: Acting, command_id: int, data: CommandResult
+    ) -> dict[str, str]:
+        """Of `execute` and `restart`; only the first answer counts."""
+        node_id = the_agent(request.user).node_id
+        await act(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
+        return {}
 
 
 def the_agent(caller: object) -> Agent:

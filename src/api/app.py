@@ -14,15 +14,19 @@ from api.acting import add_position, provide_acting, wait_for_min_position
 from api.agents import AgentController
 from api.artifacts import ArtifactController
 from api.auth import AuthController
+from api.build_actions import BuildActionController
 from api.builds import BuildController
 from api.health import HealthController
+from api.job_bundles import JobBundleController
 from api.jobs import JobController
+from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.polling import AgentPolls
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.security import Authentication
 from api.services import Services
+from api.templates import TemplateController
 from api.tests import TestController
 from api.types import JsonRequest, storable
 
@@ -31,9 +35,13 @@ CONTROLLERS = (
     AuthController,
     ProjectController,
     JobController,
+    JobBundleController,
+    TemplateController,
     PoolController,
     NodeController,
+    NodeCommandController,
     BuildController,
+    BuildActionController,
     ArtifactController,
     TestController,
     AgentController,

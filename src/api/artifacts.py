@@ -13,6 +13,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from api.acting import Acting
+from api.build_views import visible_build
 from api.downloads import content_type, file_answer
 from api.permissions import Agent, User
 from api.recording import record
@@ -24,12 +25,20 @@ from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Finished, Report
 from domain.errors import Conflict, Invalid, NotFound
-from projections import artifacts, builds
+from projections import artifacts
 from projections.artifacts import ArtifactRow
-from projections.builds import BuildRow
 
 MAX_UPLOAD = 2 * 1024**3
 CHUNK = 1024 * 1024
+UPLOAD = {
+    "type": "object",
+    "properties": {
+        "build_id": {"type": "integer", "minimum": 1, "maximum": MAX_ID},
+        "path": {"type": "string"},
+        "file": {"type": "string", "format": "binary"},
+    },
+    "required": ["build_id", "file"],
+}
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build to list artifacts for")]
 
@@ -99,7 +108,7 @@ class ArtifactController(Controller):
         async with act.reading() as connection:
             return tree_of(await artifacts.of_build(connection, build_id))
 
-    @post("/upload", opt={"agents": True}, request_max_body_size=None)
+    @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
     async def upload(self, request: Request[User | Agent, Any, Any], act: Acting) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports/`) or the whole path.
 
@@ -118,7 +127,7 @@ class ArtifactController(Controller):
                 artifact.report = await record_external(act, build, path, upload.path)
         return artifact
 
-    @get("/{artifact_id:int}/download")
+    @get("/{artifact_id:int}/download", opt={"download": True})
     async def download(self, request: Request[User, Any, Any], act: Acting, artifact_id: int) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
         async with act.reading() as connection:
@@ -175,16 +184,6 @@ async def record_external(act: Acting, build: AnyBuild, path: str, file: Path) -
     return RecordedReport(known.cases, list(known.warnings))
 
 
-async def visible_build(user: User, act: Acting, build_id: int) -> BuildRow:
-    """Raises NotFound for a build that does not exist or that the caller cannot see."""
-    async with act.reading() as connection:
-        build = await builds.find(connection, build_id)
-    if build is None:
-        raise NotFound(f"There is no build {build_id}.")
-    user.must("read", build.project_id, f"build {build_id}")
-    return build
-
-
 async def writable_build(caller: User | Agent, act: Acting, given: str) -> AnyBuild:
     """The build that a form field names, if the caller may add to it."""
     if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
@@ -197,8 +196,7 @@ async def writable_build(caller: User | Agent, act: Acting, given: str) -> AnyBu
         must_be_leased(build, caller.node_id)
     else:
         # The read model knows what the build's own stream does not: that its job was deleted.
-        await visible_build(caller, act, build_id)
-        caller.must("write", build.queued.project_id, f"build {build_id}")
+        await visible_build(caller, act, build_id, "write")
     return build
 
 

@@ -1,24 +1,26 @@
 """Builds: start, list, watch, stop."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, get, post
+from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from litestar.response import Stream
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from api.acting import Acting
 from api.build_stream import MEDIA_TYPE, messages, shown
+from api.build_views import BuildDetail, BuildItem, BuildPage, CommentView, detail, item_fields, visible_build
 from api.permissions import User
+from api.types import MAX_ID, Paged, next_page
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, status_of
 from domain.errors import NotFound
 from projections import builds
-from projections.builds import BuildRow, Filters
+from projections.builds import Filters
 from projections.jobs import find as find_job
+from store.queue_reasons import reason_for
 
 Variables = dict[
     Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)],
@@ -26,7 +28,6 @@ Variables = dict[
 ]
 Ref = Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$")]
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}$")]
-MAX_ID = 2**53
 
 
 class NewBuild(msgspec.Struct):
@@ -46,43 +47,6 @@ class StartedBuild(msgspec.Struct):
     branch: str
     commit_sha: str | None
     created_at: datetime
-
-
-class BuildItem(msgspec.Struct):
-    id: int
-    job_id: int
-    project_id: int
-    status: str
-    reason: str | None
-    branch: str
-    commit_sha: str | None
-    priority: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    duration_s: int
-    total_tests: int
-    failed_tests: int
-
-
-class BuildDetail(BuildItem):
-    passed: int
-    failed: int
-    skipped: int
-    known_issues: int
-    node_id: int | None
-    attempt: int
-    detail: str | None
-    exit_code: int | None
-    log_lines: int
-    external: bool
-    triggered_by: str
-    configuration: dict[str, Any]
-
-
-class BuildPage(msgspec.Struct):
-    total: int
-    results: list[BuildItem]
 
 
 class BuildStatus(msgspec.Struct):
@@ -146,32 +110,29 @@ class BuildController(Controller):
         created_before: datetime | None = None,
         page: Annotated[int, Parameter(ge=1, le=1_000_000)] = 1,
         limit: Annotated[int, Parameter(ge=1, le=200)] = 25,
-    ) -> BuildPage:
-        """Newest first."""
+        before: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Only builds older than this id, instead of a page")
+        ] = None,
+    ) -> Response[BuildPage]:
+        """Newest first. `Link: rel="next"` leads on at a cost that does not grow with depth."""
         filters = Filters(request.user.projects, job_id, status, branch, created_after, created_before)
+        offset = 0 if before is not None else (page - 1) * limit
         async with act.reading() as connection:
-            found = await builds.page(connection, filters, limit, (page - 1) * limit)
+            found = await builds.page(connection, structs.replace(filters, before_id=before), limit, offset)
             total = await builds.total(connection, filters)
-        return BuildPage(total, [BuildItem(**item_fields(row)) for row in found])
+        headers = next_page(request, Paged(page, limit, before or 0), [row.id for row in found], key="before")
+        if total.is_lower_bound:
+            headers["Testhide-Total"] = "lower-bound"
+        return Response(BuildPage(total.builds, [BuildItem(**item_fields(row)) for row in found]), headers=headers)
 
     @get("/{build_id:int}")
     async def get_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildDetail:
         row = await visible_build(request.user, act, build_id)
-        return BuildDetail(
-            **item_fields(row),
-            passed=row.passed,
-            failed=row.failed,
-            skipped=row.skipped,
-            known_issues=row.known_issues,
-            node_id=row.node_id,
-            attempt=row.attempt,
-            detail=row.detail,
-            exit_code=row.exit_code,
-            log_lines=row.log_lines,
-            external=row.external,
-            triggered_by=row.created_by,
-            configuration=row.configuration,
-        )
+        async with act.reading() as connection:
+            waiting_for = await reason_for(connection, build_id) if row.status == "queued" else None
+            comments = await builds.comments(connection, build_id)
+        views = [CommentView(item.id, item.build_id, item.text, item.author, item.created_at) for item in comments]
+        return detail(row, waiting_for, views)
 
     @post("/{build_id:int}/stop", status_code=200)
     async def stop(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildStatus:
@@ -218,36 +179,3 @@ class BuildController(Controller):
             media_type=MEDIA_TYPE,
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-
-
-async def visible_build(
-    user: User, act: Acting, build_id: int, level: Literal["read", "write", "admin"] = "read"
-) -> BuildRow:
-    """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
-    async with act.reading() as connection:
-        row = await builds.find(connection, build_id)
-    if row is None:
-        raise NotFound(f"There is no build {build_id}.")
-    user.must(level, row.project_id, f"build {build_id}")
-    return row
-
-
-def item_fields(row: BuildRow) -> Mapping[str, Any]:
-    begun = row.started_at
-    ended = row.finished_at
-    return {
-        "id": row.id,
-        "job_id": row.job_id,
-        "project_id": row.project_id,
-        "status": row.status,
-        "reason": row.reason,
-        "branch": row.branch,
-        "commit_sha": row.commit_sha,
-        "priority": row.priority,
-        "created_at": row.created_at,
-        "started_at": begun,
-        "finished_at": ended,
-        "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,
-        "total_tests": row.passed + row.failed + row.skipped,
-        "failed_tests": row.failed,
-    }

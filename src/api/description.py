@@ -1,5 +1,9 @@
 """The server's own description, `/api/v3/openapi.json`: what Litestar derives from the handlers, made true where it
-cannot know."""
+cannot know.
+
+A handler that reads its body itself says by `opt={"form": {...}}` which form that is, one that answers with a file says
+`opt={"download": True}`.
+"""
 
 from typing import Any
 
@@ -51,10 +55,10 @@ class Description(JsonRenderPlugin):
 
 
 class DescriptionRouter(Router):
-    """Without Litestar's own HTML page for what lies below."""
+    """Without what Litestar adds below it: an HTML page for what there is not, and the same once more."""
 
     def register(self, value: Any) -> Any:
-        if isinstance(value, HTTPRouteHandler) and "/{path:str}" in value.paths:
+        if isinstance(value, HTTPRouteHandler) and value.paths & {"/{path:str}", "/openapi.json"}:
             return []
         return super().register(value)
 
@@ -88,7 +92,22 @@ def described(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
         for method, (handler, _) in route.route_handler_map.items():
             if (operation := item.get(method.lower())) is not None:
                 _describe(operation, handler)
+    _tell_tuples(schema)
     return schema
+
+
+def _tell_tuples(schema: Any) -> None:
+    """Litestar writes a tuple's items as JSON Schema did before OpenAPI 3.1."""
+    match schema:
+        case list() | tuple():
+            for item in schema:
+                _tell_tuples(item)
+        case dict():
+            if isinstance(items := schema.get("items"), list | tuple):
+                del schema["items"]
+                schema |= {"prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+            for item in schema.values():
+                _tell_tuples(item)
 
 
 def _describe(operation: dict[str, Any], handler: BaseRouteHandler) -> None:
@@ -97,6 +116,13 @@ def _describe(operation: dict[str, Any], handler: BaseRouteHandler) -> None:
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     if handler.opt.get("public"):
         operation["security"] = []
+    if (form := handler.opt.get("form")) is not None:
+        operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    if handler.opt.get("download"):
+        content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+        responses["200"] = {"description": "The file", "content": content}
+        responses["206"] = {"description": "The part of it that `Range` asks for", "content": content}
+        responses["304"] = {"description": "Still what `If-None-Match` names"}
     for parameter in operation.get("parameters", ()):
         parameter["schema"] = _without_null(parameter["schema"])
         if parameter["in"] == "path" and parameter["schema"].get("type") == "integer":

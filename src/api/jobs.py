@@ -12,11 +12,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
 from api.configuration import Branch, NewConfiguration, Repository, check_repository
+from api.nodes import Tags
 from api.permissions import Level, User
+from api.pools import Label, check_labels
 from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain.errors import Invalid, NotFound
-from domain.jobs import Clearable
+from domain.errors import NotFound
+from domain.jobs import Clearable, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
 
@@ -33,18 +35,27 @@ class NewJob(msgspec.Struct):
     pipeline_template_id: Id | None = None
     repository: Repository | None = None
     default_branch: Branch = "main"
+    required_tags: Tags = []
+    """A node must have all of them."""
+    pool_labels: dict[Label, Label] = {}
+    """Instead of `node_pool_id`: any pool that has all of them."""
+    quarantine_mode: QuarantineMode = "run"
 
 
 class JobChanges(msgspec.Struct):
-    """What is not given stays; null takes the pool or the repository away."""
+    """What is not given stays; null takes the pool, the template or the repository away."""
 
     name: Name | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
     node_pool_id: Id | UnsetType | None = UNSET
     timeout_minutes: Minutes | UnsetType = UNSET
     max_parallel: Parallel | UnsetType = UNSET
+    pipeline_template_id: Id | UnsetType | None = UNSET
     repository: Repository | UnsetType | None = UNSET
     default_branch: Branch | UnsetType = UNSET
+    required_tags: Tags | UnsetType = UNSET
+    pool_labels: dict[Label, Label] | UnsetType = UNSET
+    quarantine_mode: QuarantineMode | UnsetType = UNSET
 
 
 class JobItem(msgspec.Struct):
@@ -103,10 +114,10 @@ class JobController(Controller):
     @post()
     async def create(self, request: Request[User, Any, Any], act: Acting, data: NewJob) -> JobDetail:
         request.user.must("write", data.project_id, f"project {data.project_id}")
-        if data.pipeline_template_id is not None:
-            raise Invalid.field("pipeline_template_id", f"there is no pipeline template {data.pipeline_template_id}")
         if data.repository is not None:
             check_repository(data.repository)
+        check_labels("pool_labels", data.pool_labels)
+        required_tags = list(dict.fromkeys(data.required_tags))
         job_id = await act.services.ids.draw("jobs")
         receipt = await act(
             CreateJob(
@@ -116,8 +127,12 @@ class JobController(Controller):
                 node_pool_id=data.node_pool_id,
                 timeout_minutes=data.timeout_minutes,
                 max_parallel=data.max_parallel,
+                pipeline_template_id=data.pipeline_template_id,
                 repository=data.repository,
                 default_branch=data.default_branch,
+                required_tags=required_tags,
+                pool_labels=data.pool_labels,
+                quarantine_mode=data.quarantine_mode,
             )
         )
         return JobDetail(
@@ -130,10 +145,11 @@ class JobController(Controller):
             max_parallel=data.max_parallel,
             repository=data.repository,
             default_branch=data.default_branch,
-            pipeline_template_id=None,
+            pipeline_template_id=data.pipeline_template_id,
             created_at=receipt.events[-1].event.at,
-            last_build_id=None,
-            last_build_status=None,
+            required_tags=required_tags,
+            pool_labels=data.pool_labels,
+            quarantine_mode=data.quarantine_mode,
         )
 
     @get("/{job_id:int}")
@@ -146,16 +162,24 @@ class JobController(Controller):
         await visible_job(request.user, act, job_id, "write")
         if isinstance(data.repository, str):
             check_repository(data.repository)
+        if not isinstance(data.pool_labels, UnsetType):
+            check_labels("pool_labels", data.pool_labels)
         given: Mapping[str, Any] = {
             "title": data.name,
             "enabled": data.enabled,
             "node_pool_id": data.node_pool_id,
             "timeout_minutes": data.timeout_minutes,
             "max_parallel": data.max_parallel,
+            "pipeline_template_id": data.pipeline_template_id,
             "repository": data.repository,
             "default_branch": data.default_branch,
+            "required_tags": UNSET
+            if isinstance(data.required_tags, UnsetType)
+            else list(dict.fromkeys(data.required_tags)),
+            "pool_labels": data.pool_labels,
+            "quarantine_mode": data.quarantine_mode,
         }
-        clearable: tuple[Clearable, ...] = ("node_pool_id", "repository")
+        clearable: tuple[Clearable, ...] = ("node_pool_id", "pipeline_template_id", "repository")
         await act(
             UpdateJob(
                 job_id,

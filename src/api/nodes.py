@@ -1,25 +1,28 @@
 """Nodes, and the agent that runs on them."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post
+from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from litestar.params import Parameter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
 from api.permissions import User
 from api.security import AGENT_TOKEN, PUBLIC
 from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
-from commands.nodes import DeleteNode, RegisterNode
+from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
 from domain.errors import NotFound
 from projections import nodes
 from projections.nodes import Health, NodeRow, NodeView
 from store.secrets import new_token, token_hash
 
 Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]
+Tags = Annotated[list[Tag], Meta(max_length=100)]
+Parallel = Annotated[int, Meta(ge=1, le=1_000)]
 
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
@@ -27,8 +30,22 @@ PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 class NewNode(msgspec.Struct):
     name: Name
     pool_id: Id
-    tags: Annotated[list[Tag], Meta(max_length=100)] = []
-    max_parallel: Annotated[int, Meta(ge=1, le=1_000)] = 1
+    tags: Tags = []
+    max_parallel: Parallel = 1
+
+
+class NodeChanges(msgspec.Struct):
+    """What is not given stays; `pool_id` null takes the node out of its pool."""
+
+    name: Name | UnsetType = UNSET
+    pool_id: Id | UnsetType | None = UNSET
+    tags: Tags | UnsetType = UNSET
+    max_parallel: Parallel | UnsetType = UNSET
+
+
+class NodeStatus(msgspec.Struct):
+    id: int
+    status: str
 
 
 class RegisteredNode(msgspec.Struct):
@@ -127,11 +144,7 @@ class NodeController(Controller):
 
     @get("/{node_id:int}")
     async def get_node(self, act: Acting, node_id: int) -> NodeView:
-        async with act.reading() as connection:
-            found = await nodes.view(connection, node_id)
-        if found is None:
-            raise NotFound(f"There is no node {node_id}.")
-        return found
+        return await shown_node(act, node_id)
 
     @get("/{node_id:int}/health")
     async def health(self, act: Acting, node_id: int) -> Health:
@@ -146,8 +159,41 @@ class NodeController(Controller):
     async def deregister(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> None:
         """The node's token is void at once, and builds that run there are aborted."""
         request.user.must_manage_nodes()
-        node = await existing_node(act, node_id)
-        await act(DeleteNode(node_id, name_claim(act, node.name)))
+        await existing_node(act, node_id)
+        await act(DeleteNode(node_id))
+
+    @put("/{node_id:int}")
+    async def update(self, request: Request[User, Any, Any], act: Acting, node_id: int, data: NodeChanges) -> NodeView:
+        """Counts for the builds that are assigned from now on."""
+        request.user.must_manage_nodes()
+        given: Mapping[str, Any] = {
+            "title": data.name,
+            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(act, data.name),
+            "pool_id": data.pool_id,
+            "tags": UNSET if isinstance(data.tags, UnsetType) else list(dict.fromkeys(data.tags)),
+            "max_parallel": data.max_parallel,
+        }
+        await act(
+            UpdateNode(
+                node_id,
+                **{name: value for name, value in given.items() if value is not UNSET},
+                cleared=("pool_id",) if data.pool_id is None else (),
+            )
+        )
+        return await shown_node(act, node_id)
+
+    @post("/{node_id:int}/quarantine", status_code=200)
+    async def quarantine(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> NodeStatus:
+        """It gets no further builds; those that run there go on, and commands still reach it."""
+        request.user.must_manage_nodes()
+        await act(QuarantineNode(node_id))
+        return NodeStatus(node_id, "quarantined")
+
+    @delete("/{node_id:int}/quarantine", status_code=200)
+    async def release(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> NodeStatus:
+        request.user.must_manage_nodes()
+        await act(ReleaseNode(node_id))
+        return NodeStatus(node_id, (await shown_node(act, node_id)).status)
 
 
 class AgentDownloadController(Controller):
@@ -156,7 +202,7 @@ class AgentDownloadController(Controller):
     path = "/agent"
     tags = ["Nodes / CI Agents"]
 
-    @get("/{version:str}/{platform:str}", opt=PUBLIC)
+    @get("/{version:str}/{platform:str}", opt={**PUBLIC, "download": True})
     async def download(self, act: Acting, version: str, platform: str) -> Response[bytes]:
         """The agent as one file that Python runs: `python3 testhide-agent.pyz`."""
         services = act.services
@@ -169,6 +215,14 @@ class AgentDownloadController(Controller):
             media_type="application/octet-stream",
             headers={"Content-Disposition": 'attachment; filename="testhide-agent.pyz"'},
         )
+
+
+async def shown_node(act: Acting, node_id: int) -> NodeView:
+    async with act.reading() as connection:
+        found = await nodes.view(connection, node_id)
+    if found is None:
+        raise NotFound(f"There is no node {node_id}.")
+    return found
 
 
 async def existing_node(act: Acting, node_id: int) -> NodeRow:

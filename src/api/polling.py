@@ -15,8 +15,11 @@ from cachetools import LRUCache
 from litestar import Request
 
 from api.services import Services
+from commands.node_commands import subject
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
+from domain.node_commands import NODE_COMMAND
 from projections import builds
+from projections.node_commands import unanswered
 from store.listen import WAKES
 
 POLL_S = 20
@@ -28,7 +31,7 @@ class AgentPolls:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._delivered: LRUCache[tuple[str, int, int, str], bool] = LRUCache(REMEMBERED)
+        self._delivered: LRUCache[tuple[str, str, int, str], bool] = LRUCache(REMEMBERED)
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """By node: set the first to end the poll, the second to wake it."""
 
@@ -37,13 +40,14 @@ class AgentPolls:
     ) -> dict[str, Any] | None:
         """The next message for the agent; None after a while, or when the poll was cut or replaced."""
         services = self._services
-        woken: set[int] = set()
+        woken: set[str] = set()
+        """What there is news about: `1025` is a build, `cmd-7` a command."""
         news = asyncio.Event()
 
         def on_wake(payload: str | None) -> None:
-            node, _, build_id = (payload or "").partition(":")
+            node, _, about = (payload or "").partition(":")
             if payload is None or node == str(node_id):
-                woken.update([int(build_id)] if build_id else [])
+                woken.update([about] if about else [])
                 news.set()
 
         # Register, then look, then wait: what is assigned in between is in one of the two.
@@ -51,7 +55,8 @@ class AgentPolls:
             async with self._only_poll(node_id, news) as replaced, _cut(request, news) as cut:
                 await services.waiter.wait(await services.log.head())
                 async with services.pool.connection() as connection:
-                    woken.update(await builds.assigned_to(connection, node_id))
+                    woken.update(map(str, await builds.assigned_to(connection, node_id)))
+                    woken.update(map(subject, await unanswered(connection, node_id)))
                 await services.gauges.polls(node_id, session, free, polling=True)
                 ends = asyncio.get_running_loop().time() + POLL_S
                 while not replaced.is_set():
@@ -83,16 +88,29 @@ class AgentPolls:
             if self._open.get(node_id) == (replaced, news):
                 del self._open[node_id]
 
-    async def _message(self, build_id: int, node_id: int, session: str) -> dict[str, Any] | None:
-        """What the agent should hear about a build, once."""
-        build = await self._services.log.state(BUILD.at(build_id))
-        message = self._about(build, node_id)
-        if message is None or build is None:
+    async def _message(self, about: str, node_id: int, session: str) -> dict[str, Any] | None:
+        """What the agent should hear about a build or a command, once."""
+        kind, _, number = about.rpartition("-")
+        if kind:
+            message, attempt = await self._command(int(number), node_id), 0
+        else:
+            build = await self._services.log.state(BUILD.at(int(number)))
+            message, attempt = self._about(build, node_id), build.attempt if build is not None else 0
+        if message is None:
             return None
-        note = (session, build_id, build.attempt, str(message["type"]))
+        note = (session, about, attempt, str(message["type"]))
         if note in self._delivered:
             return None
         self._delivered[note] = True
+        return message
+
+    async def _command(self, command_id: int, node_id: int) -> dict[str, Any] | None:
+        command = await self._services.log.state(NODE_COMMAND.at(command_id))
+        if command is None or command.node_id != node_id or command.result is not None:
+            return None
+        message: dict[str, Any] = {"type": command.kind, "command_id": command_id}
+        if command.kind == "execute":
+            message |= {"command": command.command, "timeout_s": command.timeout_s}
         return message
 
     def _about(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
@@ -123,6 +141,7 @@ class AgentPolls:
             "secrets": {name: unseal(sealed) for name, sealed in configuration.secrets.items()},
             "artifacts": configuration.artifacts,
             "timeout_s": queued.timeout_minutes * 60,
+            "test_ids": queued.test_ids,
         }
 
 

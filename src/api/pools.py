@@ -1,22 +1,24 @@
 """Node pools."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from litestar.params import Parameter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
 from api.permissions import User
 from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
-from commands.pools import CreatePool
-from domain.errors import Invalid
+from commands.pools import CreatePool, DeletePool, UpdatePool
+from domain.errors import Forbidden, Invalid, NotFound
 from projections import pools
 from projections.pools import PoolView
 
 Label = Annotated[str, Meta(max_length=200)]
+Limit = Annotated[int, Meta(ge=1, le=10_000)]
 MAX_LABELS = 100
 
 
@@ -24,10 +26,19 @@ class NewPool(msgspec.Struct):
     name: Name
     project_id: Id
     labels: dict[Label, Label] = {}
-    max_parallel: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    max_parallel: Limit | None = None
     """None: as many as its nodes take."""
     shared: bool = False
     """Usable by the jobs of every project; only who manages nodes may say so."""
+
+
+class PoolChanges(msgspec.Struct):
+    """What is not given stays; `max_parallel` null takes the limit away."""
+
+    name: Name | UnsetType = UNSET
+    labels: dict[Label, Label] | UnsetType = UNSET
+    max_parallel: Limit | UnsetType | None = UNSET
+    shared: bool | UnsetType = UNSET
 
 
 class PoolController(Controller):
@@ -59,15 +70,14 @@ class PoolController(Controller):
         request.user.must("admin", data.project_id, f"project {data.project_id}")
         if data.shared:
             request.user.must_manage_nodes()
-        if len(data.labels) > MAX_LABELS:
-            raise Invalid.field("labels", f"must have at most {MAX_LABELS} entries")
+        check_labels("labels", data.labels)
         pool_id = await act.services.ids.draw("node_pools")
         await act(
             CreatePool(
                 pool_id=pool_id,
                 project_id=data.project_id,
                 title=data.name,
-                claim=act.services.secrets.claim("pool-name", f"{data.project_id}/{data.name}"),
+                claim=name_claim(act, data.project_id, data.name),
                 labels=data.labels,
                 max_parallel=data.max_parallel,
                 shared=data.shared,
@@ -82,3 +92,69 @@ class PoolController(Controller):
             max_parallel=data.max_parallel,
             shared=data.shared,
         )
+
+    @get("/{pool_id:int}")
+    async def get_pool(self, request: Request[User, Any, Any], act: Acting, pool_id: int) -> PoolView:
+        return await visible_pool(request.user, act, pool_id)
+
+    @put("/{pool_id:int}")
+    async def update(self, request: Request[User, Any, Any], act: Acting, pool_id: int, data: PoolChanges) -> PoolView:
+        """Limits and labels count for what is assigned from now on."""
+        pool = await visible_pool(request.user, act, pool_id)
+        must_change(request.user, pool)
+        if data.shared not in (UNSET, pool.shared):
+            request.user.must_manage_nodes()
+        if not isinstance(data.labels, UnsetType):
+            check_labels("labels", data.labels)
+        given: Mapping[str, Any] = {
+            "title": data.name,
+            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(act, pool.project_id, data.name),
+            "labels": data.labels,
+            "max_parallel": data.max_parallel,
+            "shared": data.shared,
+        }
+        await act(
+            UpdatePool(
+                pool_id,
+                **{name: value for name, value in given.items() if value is not UNSET},
+                cleared=("max_parallel",) if data.max_parallel is None else (),
+            )
+        )
+        return await visible_pool(request.user, act, pool_id)
+
+    @delete("/{pool_id:int}")
+    async def delete_pool(self, request: Request[User, Any, Any], act: Acting, pool_id: int) -> None:
+        """Its nodes stay, without a pool. Refused while builds are queued or running there."""
+        must_change(request.user, await visible_pool(request.user, act, pool_id))
+        services = act.services
+        await services.waiter.wait(await services.log.head())
+        async with act.reading() as connection:
+            node_ids = await pools.node_ids(connection, pool_id)
+            active = await pools.active_builds(connection, pool_id)
+        await act(DeletePool(pool_id, node_ids, active))
+
+
+async def visible_pool(user: User, act: Acting, pool_id: int) -> PoolView:
+    """Raises NotFound for a pool of a project that the caller cannot see, unless it is shared."""
+    async with act.reading() as connection:
+        found = await pools.find(connection, pool_id)
+    if found is None:
+        raise NotFound(f"There is no node pool {pool_id}.")
+    if not found.shared:
+        user.must("read", found.project_id, f"node pool {pool_id}")
+    return found
+
+
+def must_change(user: User, pool: PoolView) -> None:
+    if not user.may("read", pool.project_id):
+        raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
+    user.must("admin", pool.project_id, f"node pool {pool.id}")
+
+
+def check_labels(field: str, labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
+
+
+def name_claim(act: Acting, project_id: int, name: str) -> str:
+    return act.services.secrets.claim("pool-name", f"{project_id}/{name}")

@@ -15,7 +15,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from domain.errors import Invalid, Rejection, TooLarge, TooManyRequests, Unauthenticated, Unavailable
+from domain.errors import Invalid, Rejection, StillRunning, TooLarge, TooManyRequests, Unauthenticated, Unavailable
 from store.append import AppendFailed
 
 log = structlog.get_logger()
@@ -52,6 +52,8 @@ def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Prob
             headers["Retry-After"] = str(error.retry_after_s)
         case Unavailable():
             headers["Retry-After"] = str(RETRY_AFTER_S)
+        case StillRunning():
+            headers["Location"] = error.location
         case Invalid():
             errors = [field._asdict() for field in error.errors]
     return response(error.status, error.slug, error.title, error.detail, headers=headers, errors=errors)

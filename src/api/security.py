@@ -63,8 +63,7 @@ async def identify(services: Services, token: str) -> User | Agent:
             await note_use(connection, found.token_id)
         return _user(found, None)
     session_id = _session_of(services.secrets, token)
-    async with services.pool.connection() as connection:
-        found = await auth.by_session(connection, session_id)
+    found = await services.sessions(session_id)
     if found is None:
         raise Unauthenticated("The session has ended; sign in again.")
     return _user(found, session_id)

@@ -7,9 +7,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
 from integrations.ports import Blobs
+from projections.auth import Credentials
 from projections.waiting import Waiter
 from store.agents import AgentGauges
 from store.build_logs import BuildLogs
+from store.grouped import Grouped
 from store.ids import Ids
 from store.listen import Listener
 from store.log import EventLog
@@ -25,6 +27,7 @@ class Services:
     secrets: Secrets
     listener: Listener
     waiter: Waiter
+    sessions: Grouped[str, Credentials | None]
     build_logs: BuildLogs
     gauges: AgentGauges
     blobs: Blobs

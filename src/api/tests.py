@@ -9,7 +9,7 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 
 from api.acting import Acting
-from api.artifacts import visible_build
+from api.build_views import visible_build
 from api.permissions import User
 from api.types import MAX_ID, Paged, next_page
 from domain.errors import NotFound

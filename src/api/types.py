@@ -6,6 +6,7 @@ path and query string.
 """
 
 import json
+import re
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -25,6 +26,10 @@ MAX_ID = 2**53
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
 
+MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")
+PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
+"""Where msgspec found the fault, as it says it: ``Expected `str`, got `int` - at `$.env[...]` ``."""
+
 NUL = "contains the character U+0000, which cannot be stored"
 
 
@@ -40,7 +45,21 @@ class JsonRequest(Request[Any, Any, Any]):
             raise refusal(body) from error
         if b"\\u0000" in body and (field := nul_in(value)) is not None:
             raise Invalid.field(field, NUL)
-        return value
+        expected = self.route_handler.parsed_data_field
+        return value if expected is None else strictly(value, expected.annotation)
+
+
+def strictly(value: Any, expected: Any) -> Any:
+    """A decoded body as `expected`. JSON says types: "5" is no number here, as it is in a query string."""
+    try:
+        return msgspec.convert(value, expected)
+    except msgspec.ValidationError as error:
+        message, field = str(error), ""
+        if place := PLACE.search(message):
+            message, field = message[: place.start()], place[1]
+        if missing := MISSING_FIELD.fullmatch(message):
+            raise Invalid.field(f"{field}.{missing[1]}" if field else missing[1], "is required") from None
+        raise Invalid.field(field or "body", message) from None
 
 
 def must_be_json(content_type: str | None) -> None:
@@ -53,7 +72,7 @@ def must_be_json(content_type: str | None) -> None:
 def refusal(body: bytes) -> Exception:
     """Why a body could not be decoded. The standard library takes half surrogate pairs and huge numbers."""
     try:
-        json.loads(body.decode())
+        json.loads(body.decode(), parse_constant=_no_constant)
     except RecursionError:
         return Invalid("The body is nested too deeply.")
     except (json.JSONDecodeError, UnicodeDecodeError):
@@ -63,6 +82,11 @@ def refusal(body: bytes) -> Exception:
     return Invalid(
         "The body holds half a surrogate pair or a number out of range; send characters and numbers in full."
     )
+
+
+def _no_constant(name: str) -> None:
+    """NaN and Infinity, which only Python takes for JSON."""
+    raise json.JSONDecodeError("no JSON", name, 0)
 
 
 def nul_in(value: Any, path: str = "") -> str | None:
@@ -83,7 +107,7 @@ def nul_in(value: Any, path: str = "") -> str | None:
     return None
 
 
-def storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+async def storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """A guard: ids beyond any that are given out do not exist, and parameters are text that can be stored."""
     if any(isinstance(value, int) and not 0 < value <= MAX_ID for value in connection.path_params.values()):
         raise NotFound(f"There is nothing at {connection.url.path}.")
@@ -121,9 +145,9 @@ def provide_paged(
     return Paged(page, limit, after)
 
 
-def next_page(request: Request[Any, Any, Any], paged: Paged, ids: list[int]) -> dict[str, str]:
+def next_page(request: Request[Any, Any, Any], paged: Paged, ids: list[int], *, key: str = "after") -> dict[str, str]:
     """The `Link` header to the items that follow; nothing on the last page."""
     if len(ids) < paged.limit:
         return {}
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", "after")]
-    return {"Link": f'<{request.url.path}?{urlencode([*kept, ("after", ids[-1])])}>; rel="next"'}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", key)]
+    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, ids[-1])])}>; rel="next"'}

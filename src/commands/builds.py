@@ -16,7 +16,9 @@ from domain.builds import (
     BuildFinished,
     BuildQueued,
     BuildRequeued,
+    BuildMovedToTop,
     BuildStarted,
+    Deleted,
     Finished,
     Queued,
     Reason,
@@ -123,7 +125,7 @@ class AssignBuild(Decision):
             raise Conflict("Another dispatcher leads.")
         if not isinstance(build, Queued):
             return
-        yield BuildAssigned(**_ids(build), node_id=self.node_id, attempt=build.attempt + 1)
+        yield BuildAssigned(**ids_of(build), node_id=self.node_id, attempt=build.attempt + 1)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class AcknowledgeBuild(Decision):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         if isinstance(held, Assigned):
             yield BuildStarted(
-                **_ids(held),
+                **ids_of(held),
                 node_id=self.node_id,
                 attempt=self.attempt,
                 commit_sha=self.commit_sha or held.queued.commit_sha,
@@ -170,7 +172,7 @@ class FinishBuild(Decision):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         status, reason = verdict(self.exit_code, self.reason, held.failed)
         yield BuildFinished(
-            **_ids(held),
+            **ids_of(held),
             status=status,
             reason=reason,
             detail=self.detail,
@@ -191,7 +193,7 @@ class FinishExternalBuild(Decision):
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
-            case None:
+            case None | Deleted():
                 raise NotFound(f"There is no build {self.build_id}.")
             case Finished() if build.status == self.status:
                 return
@@ -201,7 +203,7 @@ class FinishExternalBuild(Decision):
                 status, reason = self.status, None if self.status == "passed" else "reported"
                 if status == "passed" and build.failed:
                     status, reason = "failed", "tests_failed"
-                yield BuildFinished(**_ids(build), status=status, reason=reason, log_lines=self.log_lines)  # type: ignore[arg-type]
+                yield BuildFinished(**ids_of(build), status=status, reason=reason, log_lines=self.log_lines)  # type: ignore[arg-type]
             case _:
                 raise Conflict(
                     f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it."
@@ -227,19 +229,36 @@ class AbortBuild(Decision):
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
-            case None:
+            case None | Deleted():
                 raise NotFound(f"There is no build {self.build_id}.")
             case Finished():
                 raise Conflict(f"Build {self.build_id} has already {build.status}.")
             case Queued() | Assigned() | Running():
                 yield BuildFinished(
-                    **_ids(build),
+                    **ids_of(build),
                     status="aborted",
                     reason=self.reason,
                     detail=self.detail,
                     log_lines=self.log_lines,
                     node_id=node_of(build),
                 )
+
+
+@dataclass(frozen=True)
+class MoveBuildToTop(Decision):
+    build_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        match build:
+            case None | Deleted():
+                raise NotFound(f"There is no build {self.build_id}.")
+            case Queued():
+                yield BuildMovedToTop(**ids_of(build))
+            case Assigned() | Running() | Finished():
+                raise Conflict(f"Build {self.build_id} is {status_of(build)}; only a queued build can be moved.")
 
 
 @dataclass(frozen=True)
@@ -262,7 +281,7 @@ class LoseBuild(Decision):
             return
         if build.attempt >= MAX_ATTEMPTS:
             yield BuildFinished(
-                **_ids(build),
+                **ids_of(build),
                 status="aborted",
                 reason="agent_lost",
                 detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
@@ -271,13 +290,13 @@ class LoseBuild(Decision):
             )
             return
         reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
-        yield BuildRequeued(**_ids(build), node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
+        yield BuildRequeued(**ids_of(build), node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
     """The build, if this node holds it in this attempt; else Conflict, which tells an agent to drop it."""
     match build:
-        case None:
+        case None | Deleted():
             raise NotFound(f"There is no build {build_id}.")
         case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
             return build
@@ -300,6 +319,6 @@ def node_of(build: AnyBuild) -> int | None:
     return build.node_id if isinstance(build, Assigned | Running | Finished) else None
 
 
-def _ids(build: AnyBuild) -> dict[str, Any]:
+def ids_of(build: AnyBuild) -> dict[str, Any]:
     queued = build.queued
     return {"build_id": queued.build_id, "job_id": queued.job_id, "project_id": queued.project_id}

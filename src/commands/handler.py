@@ -1,8 +1,8 @@
 """The one handler: load, fold, decide, append, and again on a conflict.
 
 A command says which streams it reads (`reads`, and `then_reads` for those that the first ones name) and what follows
-from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields). Every stream that was read is guarded: the events are only appended while it
-still is at the version that the decision saw.
+from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields). Every stream that was read is
+guarded: the events are only appended while it still is at the version that the decision saw.
 """
 
 import asyncio

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from commands.handler import Decision
+from commands.secrets import kept
 from domain.base import AnyStream, Event
 from domain.errors import Invalid, NotFound
 from domain.jobs import (
@@ -17,9 +20,11 @@ from domain.jobs import (
     JobCreated,
     JobDeleted,
     JobUpdated,
+    QuarantineMode,
 )
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
+from domain.templates import TEMPLATE, Template
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,26 @@ class CreateJob(Decision):
     node_pool_id: int | None = None
     timeout_minutes: int = 60
     max_parallel: int = 1
+    pipeline_template_id: int | None = None
     repository: str | None = None
     default_branch: str = "main"
+    required_tags: Sequence[str] = ()
+    pool_labels: Mapping[str, str] = field(default_factory=dict)
+    quarantine_mode: QuarantineMode = "run"
 
     def reads(self) -> Sequence[AnyStream]:
-        return (JOB.at(self.job_id), PROJECT.at(self.project_id), *_pools(self.node_pool_id))
+        return JOB.at(self.job_id), PROJECT.at(self.project_id), *_named(self.node_pool_id, self.pipeline_template_id)
 
-    def decide(self, job: Job | None, project: Project | None, pool: Pool | None = None) -> Iterable[Event]:
+    def decide(
+        self, job: Job | None, project: Project | None, pool: Pool | None, template: Template | None
+    ) -> Iterable[Event]:
         if job is not None:
             return
         if project is None:
             raise NotFound(f"There is no project {self.project_id}.")
         _must_serve(self.node_pool_id, pool, self.project_id)
+        _must_exist(self.pipeline_template_id, template)
+        _must_route_one_way(self.node_pool_id, self.pool_labels)
         yield JobCreated(
             job_id=self.job_id,
             project_id=self.project_id,
@@ -49,9 +62,31 @@ class CreateJob(Decision):
             node_pool_id=self.node_pool_id,
             timeout_minutes=self.timeout_minutes,
             max_parallel=self.max_parallel,
+            pipeline_template_id=self.pipeline_template_id,
             repository=self.repository,
             default_branch=self.default_branch,
+            required_tags=list(self.required_tags),
+            pool_labels=dict(self.pool_labels),
+            quarantine_mode=self.quarantine_mode,
         )
+
+
+@dataclass(frozen=True)
+class ImportJob(CreateJob):
+    """A job with its whole configuration from elsewhere."""
+
+    enabled: bool = True
+    configuration: Configuration = field(default_factory=Configuration)
+
+    def decide(
+        self, job: Job | None, project: Project | None, pool: Pool | None, template: Template | None
+    ) -> Iterable[Event]:
+        for created in super().decide(job, project, pool, template):
+            yield created
+            if not self.enabled:
+                yield JobUpdated(job_id=self.job_id, project_id=self.project_id, enabled=False)
+            if self.configuration != Configuration():
+                yield JobConfigured(job_id=self.job_id, project_id=self.project_id, configuration=self.configuration)
 
 
 @dataclass(frozen=True)
@@ -64,22 +99,29 @@ class UpdateJob(Decision):
     node_pool_id: int | None = None
     timeout_minutes: int | None = None
     max_parallel: int | None = None
+    pipeline_template_id: int | None = None
     repository: str | None = None
     default_branch: str | None = None
+    required_tags: Sequence[str] | None = None
+    pool_labels: Mapping[str, str] | None = None
+    quarantine_mode: QuarantineMode | None = None
     cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:
-        return (JOB.at(self.job_id), *_pools(self.node_pool_id))
+        return JOB.at(self.job_id), *_named(self.node_pool_id, self.pipeline_template_id)
 
-    def decide(self, job: Job | None, pool: Pool | None = None) -> Iterable[Event]:
+    def decide(self, job: Job | None, pool: Pool | None, template: Template | None) -> Iterable[Event]:
         job = _existing(job, self.job_id)
         _must_serve(self.node_pool_id, pool, job.project_id)
+        _must_exist(self.pipeline_template_id, template)
+        wanted = {name: getattr(self, name) for name in UPDATABLE if name not in self.cleared}
+        wanted["required_tags"] = None if self.required_tags is None else list(self.required_tags)
         changed: dict[str, Any] = {
-            name: value
-            for name in UPDATABLE
-            if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(job, name))
+            name: value for name, value in wanted.items() if value not in (None, getattr(job, name))
         }
         cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(job, name) is not None)
+        after: dict[str, Any] = msgspec.structs.asdict(job) | changed | dict.fromkeys(cleared)
+        _must_route_one_way(after["node_pool_id"], after["pool_labels"])
         if changed or cleared:
             yield JobUpdated(job_id=self.job_id, project_id=job.project_id, cleared=cleared, **changed)
 
@@ -100,15 +142,12 @@ class ConfigureJob(Decision):
 
     def decide(self, job: Job | None) -> Iterable[Event]:
         job = _existing(job, self.job_id)
-        stored = job.configuration.secrets
-        if unknown := sorted(name for name, value in self.secrets.items() if value is None and name not in stored):
-            raise Invalid.field(f"secrets.{unknown[0]}", "has no stored value that could be kept; give one")
         configuration = Configuration(
             command=self.command,
             setup=list(self.setup),
             env=dict(self.env),
             artifacts=list(self.artifacts),
-            secrets={name: stored[name] if value is None else value for name, value in self.secrets.items()},
+            secrets=kept(self.secrets, job.configuration.secrets),
         )
         if configuration != job.configuration:
             yield JobConfigured(job_id=self.job_id, project_id=job.project_id, configuration=configuration)
@@ -134,11 +173,23 @@ def _existing(job: Job | None, job_id: int) -> Job:
     return job
 
 
-def _pools(pool_id: int | None) -> Sequence[AnyStream]:
-    return () if pool_id is None else (POOL.at(pool_id),)
+def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, AnyStream]:
+    return POOL.at(pool_id or 0), TEMPLATE.at(template_id or 0)
 
 
 def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
     # A pool of another project is not told apart from none: that it exists is not the caller's to know.
-    if pool_id is not None and (pool is None or not (pool.shared or pool.project_id == project_id)):
+    if pool_id is not None and (pool is None or pool.deleted or not (pool.shared or pool.project_id == project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")
+
+
+def _must_exist(template_id: int | None, template: Template | None) -> None:
+    if template_id is not None and (template is None or template.deleted):
+        raise Invalid.field("pipeline_template_id", f"there is no pipeline template {template_id}")
+
+
+def _must_route_one_way(pool_id: int | None, labels: Mapping[str, str]) -> None:
+    if pool_id is not None and labels:
+        raise Invalid.field(
+            "pool_labels", "are instead of node_pool_id: set either node_pool_id to null or pool_labels to {}"
+        )

@@ -2,12 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from commands.claims import release, take
 from commands.handler import Decision
 from domain.base import AnyStream, Event
-from domain.claims import CLAIM, Claim, ClaimReleased, ClaimTaken
+from domain.claims import CLAIM, Claim
 from domain.errors import Conflict, Invalid, NotFound
-from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
+from domain.nodes import (
+    NODE,
+    UPDATABLE,
+    Clearable,
+    Node,
+    NodeConnected,
+    NodeDeleted,
+    NodeQuarantined,
+    NodeRegistered,
+    NodeReleased,
+    NodeUpdated,
+    NodeWentOffline,
+)
 from domain.pools import POOL, Pool
 
 
@@ -30,16 +44,12 @@ class RegisterNode(Decision):
     def decide(self, node: Node | None, pool: Pool | None, claim: Claim) -> Iterable[Event]:
         if node is not None:
             return
-        if pool is None and self.pool_id is not None:
-            raise Invalid.field("pool_id", f"there is no node pool {self.pool_id}")
-        owner = f"node-{self.node_id}"
-        if claim.owner not in ("", owner):
-            raise Conflict(f"There already is a node called {self.title!r}; choose another name.")
-        if not claim.owner:
-            yield ClaimTaken(claim=self.claim, owner=owner)
+        _must_exist(self.pool_id, pool)
+        yield from take(self.claim, claim, _owner(self.node_id), _taken(self.title))
         yield NodeRegistered(
             node_id=self.node_id,
             title=self.title,
+            claim=self.claim,
             token_hash=self.token_hash,
             pool_id=self.pool_id,
             tags=list(self.tags),
@@ -64,8 +74,7 @@ class ConnectNode(Decision):
         return (NODE.at(self.node_id),)
 
     def decide(self, node: Node | None) -> Iterable[Event]:
-        if node is None or node.deleted:
-            raise NotFound(f"There is no node {self.node_id}.")
+        node = _existing(node, self.node_id)
         if node.session == self.session:
             return
         if node.session is not None and not self.replaces_dead:
@@ -98,21 +107,105 @@ class MarkNodeOffline(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteNode(Decision):
-    """`claim` is that of the name, which is free again. The dispatcher ends the builds that run there."""
+class UpdateNode(Decision):
+    """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
 
     node_id: int
-    claim: str
+    title: str | None = None
+    claim: str | None = None
+    pool_id: int | None = None
+    tags: Sequence[str] | None = None
+    max_parallel: int | None = None
+    cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id), CLAIM.at(self.claim))
+        return (NODE.at(self.node_id), POOL.at(self.pool_id or 0))
 
-    def decide(self, node: Node | None, claim: Claim) -> Iterable[Event]:
+    def then_reads(self, node: Node | None, pool: Pool | None) -> Sequence[AnyStream]:
+        """The claims of the new and the old name, where it is renamed."""
+        if node is None or self.claim in (None, node.claim):
+            return ()
+        return CLAIM.at(self.claim), CLAIM.at(node.claim)
+
+    def decide(self, node: Node | None, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
+        node = _existing(node, self.node_id)
+        _must_exist(self.pool_id, pool)
+        wanted = {name: getattr(self, name) for name in UPDATABLE if name not in self.cleared}
+        wanted["tags"] = None if self.tags is None else list(self.tags)
+        changed: dict[str, Any] = {
+            name: value for name, value in wanted.items() if value not in (None, getattr(node, name))
+        }
+        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(node, name) is not None)
+        if claims:
+            new, old = claims
+            yield from take(changed["claim"], new, _owner(self.node_id), _taken(self.title or node.title))
+            yield from release(node.claim, old, _owner(self.node_id))
+        if changed or cleared:
+            yield NodeUpdated(node_id=self.node_id, cleared=cleared, **changed)
+
+
+@dataclass(frozen=True)
+class QuarantineNode(Decision):
+    """It is given no builds until it is released; those that run there go on."""
+
+    node_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (NODE.at(self.node_id),)
+
+    def decide(self, node: Node | None) -> Iterable[Event]:
+        if not _existing(node, self.node_id).quarantined:
+            yield NodeQuarantined(node_id=self.node_id)
+
+
+@dataclass(frozen=True)
+class ReleaseNode(Decision):
+    node_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (NODE.at(self.node_id),)
+
+    def decide(self, node: Node | None) -> Iterable[Event]:
+        if _existing(node, self.node_id).quarantined:
+            yield NodeReleased(node_id=self.node_id)
+
+
+@dataclass(frozen=True)
+class DeleteNode(Decision):
+    """Its name is free again. The dispatcher ends the builds that run there."""
+
+    node_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (NODE.at(self.node_id),)
+
+    def then_reads(self, node: Node | None) -> Sequence[AnyStream]:
+        return () if node is None else (CLAIM.at(node.claim),)
+
+    def decide(self, node: Node | None, *claims: Claim) -> Iterable[Event]:
         if node is None:
             raise NotFound(f"There is no node {self.node_id}.")
         if node.deleted:
             return
-        owner = f"node-{self.node_id}"
-        if claim.owner == owner:
-            yield ClaimReleased(claim=self.claim, owner=owner)
+        for claim in claims:
+            yield from release(node.claim, claim, _owner(self.node_id))
         yield NodeDeleted(node_id=self.node_id)
+
+
+def _existing(node: Node | None, node_id: int) -> Node:
+    if node is None or node.deleted:
+        raise NotFound(f"There is no node {node_id}.")
+    return node
+
+
+def _must_exist(pool_id: int | None, pool: Pool | None) -> None:
+    if pool_id is not None and (pool is None or pool.deleted):
+        raise Invalid.field("pool_id", f"there is no node pool {pool_id}")
+
+
+def _owner(node_id: int) -> str:
+    return f"node-{node_id}"
+
+
+def _taken(title: str) -> str:
+    return f"There already is a node called {title!r}; choose another name."

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from commands.claims import release, take
 from commands.handler import Decision
 from domain.base import AnyStream, Event
-from domain.claims import CLAIM, Claim, ClaimReleased, ClaimTaken
+from domain.claims import CLAIM, Claim
 from domain.errors import Conflict, NotFound
 from domain.nodes import NODE, Node, NodeUpdated
 from domain.pools import POOL, UPDATABLE, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
@@ -33,7 +34,7 @@ class CreatePool(Decision):
             return
         if project is None:
             raise NotFound(f"There is no project {self.project_id}.")
-        yield from _take(self.claim, claim, self.pool_id, self.project_id, self.title)
+        yield from take(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
         yield PoolCreated(
             pool_id=self.pool_id,
             project_id=self.project_id,
@@ -58,9 +59,15 @@ class UpdatePool(Decision):
     cleared: tuple[Clearable, ...] = ()
 
     def reads(self) -> Sequence[AnyStream]:
-        return (POOL.at(self.pool_id), CLAIM.at(self.claim or ""))
+        return (POOL.at(self.pool_id),)
 
-    def decide(self, pool: Pool | None, claim: Claim) -> Iterable[Event]:
+    def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
+        """The claims of the new and the old name, where it is renamed."""
+        if pool is None or self.claim in (None, pool.claim):
+            return ()
+        return CLAIM.at(self.claim), CLAIM.at(pool.claim)
+
+    def decide(self, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         pool = _existing(pool, self.pool_id)
         changed: dict[str, Any] = {
             name: value
@@ -68,9 +75,11 @@ class UpdatePool(Decision):
             if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(pool, name))
         }
         cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(pool, name) is not None)
-        if "claim" in changed:
-            yield from _take(changed["claim"], claim, self.pool_id, pool.project_id, self.title or pool.title)
-            yield _release(pool)
+        if claims:
+            new, old = claims
+            refusal = _taken(pool.project_id, self.title or pool.title)
+            yield from take(changed["claim"], new, _owner(self.pool_id), refusal)
+            yield from release(pool.claim, old, _owner(self.pool_id))
         if changed or cleared:
             yield PoolUpdated(pool_id=self.pool_id, project_id=pool.project_id, cleared=cleared, **changed)
 
@@ -88,17 +97,24 @@ class DeletePool(Decision):
     def reads(self) -> Sequence[AnyStream]:
         return (POOL.at(self.pool_id), *(NODE.at(node_id) for node_id in dict.fromkeys(self.node_ids)))
 
-    def decide(self, pool: Pool | None, *nodes: Node | None) -> Iterable[Event]:
+    def then_reads(self, pool: Pool | None, *nodes: Node | None) -> Sequence[AnyStream]:
+        return () if pool is None else (CLAIM.at(pool.claim),)
+
+    def decide(self, pool: Pool | None, *others: Node | Claim | None) -> Iterable[Event]:
         pool = _existing(pool, self.pool_id)
         if self.active_builds:
             what = "1 build is" if self.active_builds == 1 else f"{self.active_builds} builds are"
             raise Conflict(
                 f"{what} queued or running in node pool {pool.title!r}; wait for them or stop them, then delete it."
             )
-        for node in nodes:
-            if node is not None and not node.deleted and node.pool_id == self.pool_id:
-                yield NodeUpdated(node_id=node.node_id, cleared=("pool_id",))
-        yield _release(pool)
+        for other in others:
+            match other:
+                case Node(deleted=False) if other.pool_id == self.pool_id:
+                    yield NodeUpdated(node_id=other.node_id, cleared=("pool_id",))
+                case Claim():
+                    yield from release(pool.claim, other, _owner(self.pool_id))
+                case _:
+                    continue
         yield PoolDeleted(pool_id=self.pool_id, project_id=pool.project_id)
 
 
@@ -108,13 +124,9 @@ def _existing(pool: Pool | None, pool_id: int) -> Pool:
     return pool
 
 
-def _take(name: str, claim: Claim, pool_id: int, project_id: int, title: str) -> Iterable[Event]:
-    owner = f"node-pool-{pool_id}"
-    if claim.owner not in ("", owner):
-        raise Conflict(f"Project {project_id} already has a node pool {title!r}; choose another name.")
-    if not claim.owner:
-        yield ClaimTaken(claim=name, owner=owner)
+def _owner(pool_id: int) -> str:
+    return f"node-pool-{pool_id}"
 
 
-def _release(pool: Pool) -> Event:
-    return ClaimReleased(claim=pool.claim, owner=f"node-pool-{pool.pool_id}")
+def _taken(project_id: int, title: str) -> str:
+    return f"Project {project_id} already has a node pool {title!r}; choose another name."

@@ -70,7 +70,7 @@ def artifact_path(folder: str, file_name: str) -> str:
     if ".." in parts:
         raise Invalid.field("path", "must not have `..`")
     path = "/".join(parts)
-    if not path or whole.endswith("/"):
+    if whole.rpartition("/")[2] in ("", "."):
         raise Invalid.field("path", "must end in a file name, here or in the name of the uploaded file")
     if len(path) > MAX_PATH:
         raise Invalid.field("path", f"must have at most {MAX_PATH:,} characters")

@@ -25,6 +25,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: ClassVar[str]
     class_version: ClassVar[int] = 1
+    sealed: ClassVar[tuple[str, ...]] = ()
+    """Fields that are stored under the data key. Each has a default: what an erased event shows."""
 
     at: datetime = UNSTAMPED
     actor: str = ""
@@ -36,17 +38,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The stream that this event belongs to."""
         raise NotImplementedError
 
-    sealed: ClassVar[tuple[str, ...]] = ()
-    """Fields that are stored under the data key. Each has a default: what an erased event shows."""
-
     @property
     def data_key(self) -> str | None:
         """The key under which the sealed fields are stored; destroying it erases them for good."""
-        return None
-
-    @property
-    def erases(self) -> str | None:
-        """The data key that is destroyed in the commit that appends this event."""
         return None
 
     @property

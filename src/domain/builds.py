@@ -4,7 +4,8 @@
        ^         |           |
        +---------+-----------+   requeued: not acknowledged, or its agent is lost
 
-An external build (its pipeline runs elsewhere) starts as Running and never has a node.
+An external build (its pipeline runs elsewhere) starts as Running and never has a node. A finished build can be deleted:
+its data key goes, and with it every text that it brought.
 """
 
 from datetime import datetime
@@ -16,7 +17,7 @@ from domain.base import UNSTAMPED, Category, Event
 from domain.jobs import Configuration, QuarantineMode
 
 Verdict = Literal["passed", "failed", "aborted"]
-Status = Literal["queued", "running", "passed", "failed", "aborted"]
+Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
 Reason = Literal[
     "tests_failed",
     "command_failed",
@@ -92,8 +93,9 @@ class BuildStarted(BuildEvent, frozen=True):
 class ReportRecorded(BuildEvent, frozen=True):
     """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit.
 
-    `passed`, `failed`, `skipped` and `known_issues` are what it adds to the build's counts: its tests by their last
-    attempts, less those of earlier reports of the same attempt whose place they take. So they may be negative.
+    `passed`, `failed`, `skipped`, `known_issues` and `quarantined` are what it adds to the build's counts: its tests
+    by their last attempts, less those of earlier reports of the same attempt whose place they take. So they may be
+    negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -110,6 +112,8 @@ class ReportRecorded(BuildEvent, frozen=True):
     duration_ms: int
     """Of the last attempts together."""
     blocks: int
+    quarantined: int = 0
+    """Of `failed`: those that only the job's quarantine keeps from failing the build."""
     path: str = ""
     suites: list[str] = []
     warnings: list[str] = []
@@ -126,9 +130,46 @@ class BuildFinished(BuildEvent, frozen=True):
     node_id: int | None = None
 
 
+class BuildMovedToTop(BuildEvent, frozen=True):
+    """Before all that waits now, whatever its priority."""
+
+    name: ClassVar[str] = "build.moved_to_top"
+
+
+class BuildPinned(BuildEvent, frozen=True):
+    """Kept for ever: no retention deletes it, nobody its artifacts."""
+
+    name: ClassVar[str] = "build.pinned"
+
+
+class BuildUnpinned(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.unpinned"
+
+
+class BuildCommented(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.commented"
+    sealed: ClassVar[tuple[str, ...]] = ("text", "author")
+    comment_id: int
+    text: str = ""
+    author: str = ""
+    """The email address of who wrote it."""
+
+
+class BuildDeleted(BuildEvent, frozen=True):
+    name: ClassVar[str] = "build.deleted"
+    results: list[tuple[int, int]] = []
+    """(first result id, number of results) of each of its reports."""
+    reason: Literal["requested", "retention"] = "requested"
+
+    @property
+    def erases(self) -> str | None:
+        return f"build-{self.build_id}"
+
+
 class Report(msgspec.Struct, frozen=True):
     attempt: int
     path: str
+    first_result_id: int
     cases: int
     warnings: list[str]
 
@@ -142,7 +183,14 @@ class Build(msgspec.Struct, frozen=True):
     """Events in the results stream."""
     failed: int = 0
     """Failures that count against the build."""
+    quarantined: int = 0
+    """Failures that do not, because their tests were in quarantine when they were reported."""
+    known_issues: int = 0
+    """Failures that do not, because the reporter calls them known."""
     attempt: int = 0
+    commit_sha: str | None = None
+    """What is or was checked out, once an agent has said so."""
+    pinned: bool = False
 
     @property
     def build_id(self) -> int:
@@ -161,7 +209,6 @@ class Assigned(Build, frozen=True, kw_only=True):
 class Running(Build, frozen=True, kw_only=True):
     node_id: int | None
     """None for an external build."""
-    commit_sha: str | None = None
 
 
 class Finished(Build, frozen=True, kw_only=True):
@@ -169,31 +216,48 @@ class Finished(Build, frozen=True, kw_only=True):
     node_id: int | None = None
 
 
-AnyBuild = Queued | Assigned | Running | Finished
+class Deleted(Build, frozen=True):
+    pass
+
+
+AnyBuild = Queued | Assigned | Running | Finished | Deleted
 
 
 def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
     if state is None:
         return Queued(event) if isinstance(event, BuildQueued) else None
+    if isinstance(state, Deleted):
+        return state
     match event:
         case BuildAssigned():
             return Assigned(**_common(state, attempt=event.attempt), node_id=event.node_id, assigned_at=event.at)
         case BuildRequeued():
             # What the lost attempt reported does not count against the next one.
-            return Queued(**_common(state, failed=0))
+            return Queued(**_common(state, failed=0, quarantined=0, known_issues=0))
         case BuildStarted():
-            return Running(**_common(state, attempt=event.attempt), node_id=event.node_id, commit_sha=event.commit_sha)
+            commit_sha = event.commit_sha or state.queued.commit_sha
+            return Running(**_common(state, attempt=event.attempt, commit_sha=commit_sha), node_id=event.node_id)
         case ReportRecorded():
             return msgspec.structs.replace(
                 state,
-                reports=(*state.reports, Report(event.attempt, event.path, event.cases, event.warnings)),
+                reports=(*state.reports, _report(event)),
                 results_version=state.results_version + event.blocks,
-                failed=state.failed + event.failed - event.known_issues,
+                failed=state.failed + event.failed - event.known_issues - event.quarantined,
+                quarantined=state.quarantined + event.quarantined,
+                known_issues=state.known_issues + event.known_issues,
             )
         case BuildFinished():
             return Finished(**_common(state), status=event.status, node_id=event.node_id)
+        case BuildPinned() | BuildUnpinned():
+            return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
+        case BuildDeleted():
+            return Deleted(**_common(state))
         case _:
             return state
+
+
+def _report(event: ReportRecorded) -> Report:
+    return Report(event.attempt, event.path, event.first_result_id, event.cases, event.warnings)
 
 
 def _common(state: Build, **changes: Any) -> dict[str, Any]:
@@ -209,7 +273,21 @@ def status_of(state: AnyBuild) -> Status:
             return "running"
         case Finished():
             return state.status
+        case Deleted():
+            return "deleted"
 
 
 BUILD = Category[AnyBuild | None]("build", None, evolve)
-EVENTS = (BuildQueued, BuildAssigned, BuildRequeued, BuildStarted, ReportRecorded, BuildFinished)
+EVENTS = (
+    BuildQueued,
+    BuildAssigned,
+    BuildRequeued,
+    BuildStarted,
+    ReportRecorded,
+    BuildFinished,
+    BuildMovedToTop,
+    BuildPinned,
+    BuildUnpinned,
+    BuildCommented,
+    BuildDeleted,
+)

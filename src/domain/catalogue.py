@@ -10,12 +10,15 @@ from domain import (
     claims,
     dispatch,
     jobs,
+    known_issues,
     node_commands,
     nodes,
     pools,
     projects,
+    quarantine,
     results,
     templates,
+    triage,
     users,
 )
 from domain.base import Event
@@ -27,12 +30,15 @@ AREAS = (
     claims,
     dispatch,
     jobs,
+    known_issues,
     node_commands,
     nodes,
     pools,
     projects,
+    quarantine,
     results,
     templates,
+    triage,
     users,
 )
 

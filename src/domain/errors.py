@@ -9,7 +9,8 @@ Rejection
     ├── TooLarge             413
     ├── Invalid              422
     ├── TooManyRequests      429
-    └── Unavailable          503
+    ├── Unavailable          503
+    └── StillRunning         504
 
 `detail` is a sentence that the caller can act on. One place (`api.problems`) turns these into
 `application/problem+json`.
@@ -83,3 +84,13 @@ class TooManyRequests(Rejection):
 
 class Unavailable(Rejection):
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+
+class StillRunning(Rejection):
+    """What was asked for goes on outside; `location` answers when it has ended."""
+
+    status, slug, title = 504, "still-running", "Still running"
+
+    def __init__(self, detail: str, location: str) -> None:
+        super().__init__(detail)
+        self.location = location

@@ -86,6 +86,8 @@ class ResultsRecorded(Event, frozen=True):
     texts: list[ResultText] = []
     replaced: list[Replaced] = []
     commit_sha: str = ""
+    quarantined: bytes = b""
+    """One byte a row: 1 for a failure that only the job's quarantine keeps from failing the build; empty for none."""
 
     @property
     def stream(self) -> str:

@@ -6,6 +6,7 @@ s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -19,15 +20,25 @@ from integrations.ports import BlobMissing
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
-    from obstore.store import ClientConfig, ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 PART = 5 * 1024 * 1024
 """S3 takes no smaller parts."""
 PARTS_AT_ONCE = 2
 READ = 256 * 1024
 
-# obstore's own limit is 30 s for a whole transfer, which no large artifact on a slow line would meet.
-CLIENT: "ClientConfig" = {"connect_timeout": "5s", "timeout": "6h", "read_timeout": "60s"}
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+"""What can be written to, of what obstore reads."""
+
+CLIENT: "ClientConfig" = {
+    # obstore's own limit is 30 s for a whole transfer, which no large artifact on a slow line would meet.
+    "connect_timeout": "5s",
+    "timeout": "6h",
+    "read_timeout": "60s",
+    # Only where the operator's own endpoint says http://.
+    "allow_http": True,
+}
+RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 class ObstoreBlobs:
@@ -79,8 +90,10 @@ def open_blobs(url: str) -> ObstoreBlobs:
     parts = urlsplit(url)
     if parts.scheme == "file":
         return ObstoreBlobs(_local(Path(unquote(parts.path))))
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"{url!r} names no blob store: it begins with none of file, {', '.join(SCHEMES)}")
     try:
-        return ObstoreBlobs(from_url(url, client_options=CLIENT))
+        return ObstoreBlobs(from_url(url, client_options=CLIENT, retry_config=RETRIES))
     except BaseError as error:
         raise ValueError(f"{url!r} names no blob store: {error}") from error
 

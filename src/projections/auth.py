@@ -1,6 +1,6 @@
 """Users, sessions and API tokens, as a request's credentials are looked up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -100,15 +100,17 @@ _ACCESS = (
 )
 
 
-async def by_session(connection: AsyncConnection, session_id: str) -> Credentials | None:
-    """None when the session was revoked or its user is inactive. Expiry is in the signed token."""
-    return await one_row(
-        connection,
-        Credentials,
-        f"SELECT u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s JOIN {UserRow.table} u ON u.id = s.user_id"
-        " WHERE s.id = %(id)s AND u.active",
-        {"id": session_id},
+async def by_sessions(connection: AsyncConnection, session_ids: Sequence[str]) -> list[Credentials | None]:
+    """In their order; None when a session was revoked or its user is inactive. Expiry is in the signed token."""
+    cursor = await connection.execute(
+        f"SELECT s.id, u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s"
+        f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active".encode(),
+        (list(set(session_ids)),),
+        prepare=True,
+        binary=True,
     )
+    found = {session_id: Credentials(*columns) for session_id, *columns in await cursor.fetchall()}
+    return [found.get(session_id) for session_id in session_ids]
 
 
 async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credentials | None:

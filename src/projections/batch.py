@@ -7,7 +7,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from projections import statements
-from projections.model import Block, Change, Gone, GoneWhere, Key, R, Row
+from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, R, Row, Sweep
 
 ROWS_CACHED = 20_000
 """Hot rows kept a table."""
@@ -34,7 +34,7 @@ class Batch:
         self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
         self._blocks: dict[type[Row], list[Block]] = defaultdict(list)
-        self._gone_where: list[GoneWhere] = []
+        self._swept: list[Sweep] = []
 
     def get(self, row: type[R], *key: Any) -> R | None:
         dirty = self._dirty.get(row)
@@ -68,14 +68,14 @@ class Batch:
                     self._dirty[type(change)][change.row_key] = change
                 case Gone():
                     self._dirty[change.row][change.key] = None
-                case GoneWhere():
-                    self._gone_where.append(change)
+                case GoneWhere() | GoneBetween():
+                    self._swept.append(change)
                 case Block():
                     self._blocks[change.row].append(change)
 
     @property
     def is_empty(self) -> bool:
-        return not (self._dirty or self._blocks or self._gone_where)
+        return not (self._dirty or self._blocks or self._swept)
 
     def statements(self) -> list[statements.Statement]:
         """Parts for one WITH statement. They touch different rows, so that their order does not matter."""
@@ -87,9 +87,7 @@ class Batch:
                 parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
         for row, blocks in self._blocks.items():
             parts.append((statements.insert_block(row), statements.block_parameters(row, blocks)))
-        parts.extend(
-            (f"DELETE FROM {where.row.table} WHERE {where.column} = %s", [where.value]) for where in self._gone_where
-        )
+        parts.extend(statements.sweep(swept) for swept in self._swept)
         return parts
 
     def written(self) -> None:
@@ -98,8 +96,8 @@ class Batch:
             self._cache.of(row)[key] = item
         for row, dirty in self._dirty.items():
             self._cache.of(row).update(dirty)
-        for where in self._gone_where:
-            cached = self._cache.of(where.row)
+        for swept in self._swept:
+            cached = self._cache.of(swept.row)
             for key, item in list(cached.items()):
-                if item is not None and getattr(item, where.column) == where.value:
+                if item is not None and swept.takes(item):
                     cached[key] = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from psycopg import AsyncConnection
@@ -10,15 +10,20 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from domain.builds import (
     BuildAssigned,
+    BuildCommented,
+    BuildDeleted,
     BuildEvent,
     BuildFinished,
+    BuildMovedToTop,
+    BuildPinned,
     BuildQueued,
     BuildRequeued,
     BuildStarted,
+    BuildUnpinned,
     ReportRecorded,
 )
 from domain.jobs import JobDeleted
-from projections.model import Change, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.reading import all_rows, one_row, scalar
 
 VERSION = 1
@@ -31,7 +36,12 @@ class BuildRow(Row, frozen=True):
     table = Table(
         "builds",
         VERSION,
-        indexes=("(job_id, id DESC)", "(project_id, id DESC)", "(node_id) WHERE finished_at IS NULL"),
+        indexes=(
+            "(job_id, id DESC)",
+            "(project_id, id DESC)",
+            "(node_id) WHERE finished_at IS NULL",
+            "(node_pool_id) WHERE finished_at IS NULL",
+        ),
     )
     id: int
     job_id: int
@@ -45,6 +55,7 @@ class BuildRow(Row, frozen=True):
     commit_sha: str | None = None
     reason: str | None = None
     detail: str | None = None
+    node_pool_id: int | None = None
     node_id: int | None = None
     attempt: Int = 0
     assigned_at: datetime | None = None
@@ -56,12 +67,28 @@ class BuildRow(Row, frozen=True):
     failed: Int = 0
     skipped: Int = 0
     known_issues: Int = 0
+    restarted_from: int | None = None
+    selected_tests: int | None = None
+    """How many tests were asked for; None for all."""
+    pinned: bool = False
+    moved_to_top: int = 0
+    """Position of its last move to the top of the queue; 0 for none."""
     configuration: dict[str, Any] = {}
+
+
+class CommentRow(Row, frozen=True):
+    table = Table("build_comments", VERSION, indexes=("(build_id)", "(job_id)"))
+    id: int
+    build_id: int
+    job_id: int
+    text: str
+    author: str
+    created_at: datetime
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     event = recorded.event
-    if isinstance(event, BuildEvent) and not isinstance(event, BuildQueued):
+    if isinstance(event, BuildEvent) and not isinstance(event, BuildQueued | BuildCommented | BuildDeleted):
         yield BuildRow, (event.build_id,)
 
 
@@ -72,10 +99,16 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield _queued(event)
         case JobDeleted():
             yield GoneWhere(BuildRow, "job_id", event.job_id)
+            yield GoneWhere(CommentRow, "job_id", event.job_id)
+        case BuildCommented():
+            yield CommentRow(event.comment_id, event.build_id, event.job_id, event.text, event.author, event.at)
+        case BuildDeleted():
+            yield Gone(BuildRow, event.build_id)
+            yield GoneWhere(CommentRow, "build_id", event.build_id)
         case BuildEvent():
             build = rows.get(BuildRow, event.build_id)
             if build is not None:  # its job may be gone already
-                yield msgspec.structs.replace(build, **_changes(event, build))
+                yield msgspec.structs.replace(build, **_changes(recorded, event, build))
         case _:
             return
 
@@ -90,9 +123,12 @@ def _queued(event: BuildQueued) -> BuildRow:
         branch=event.branch,
         priority=event.priority,
         external=event.external,
+        node_pool_id=event.node_pool_id,
         created_at=event.at,
         created_by=event.actor,
         commit_sha=event.commit_sha,
+        restarted_from=event.restarted_from,
+        selected_tests=None if event.test_ids is None else len(event.test_ids),
         configuration={
             "command": configuration.command,
             "setup": configuration.setup,
@@ -103,7 +139,7 @@ def _queued(event: BuildQueued) -> BuildRow:
     )
 
 
-def _changes(event: BuildEvent, build: BuildRow) -> dict[str, Any]:
+def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str, Any]:
     match event:
         case BuildAssigned():
             return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
@@ -135,11 +171,15 @@ def _changes(event: BuildEvent, build: BuildRow) -> dict[str, Any]:
                 "log_lines": event.log_lines,
                 "finished_at": event.at,
             }
+        case BuildMovedToTop():
+            return {"moved_to_top": recorded.position}
+        case BuildPinned() | BuildUnpinned():
+            return {"pinned": isinstance(event, BuildPinned)}
         case _:
             return {}
 
 
-PROJECTION = Projection("builds", VERSION, (BuildRow,), keys, apply)
+PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply)
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -182,9 +222,40 @@ async def page(connection: AsyncConnection, filters: Filters, limit: int, offset
     )
 
 
-async def total(connection: AsyncConnection, filters: Filters) -> int:
-    query = f"SELECT count(*) FROM {BuildRow.table} WHERE {filters.where()}"
-    return int(await scalar(connection, query, msgspec.structs.asdict(filters)))
+class Total(NamedTuple):
+    builds: int
+    is_lower_bound: bool
+
+
+async def total(connection: AsyncConnection, filters: Filters) -> Total:
+    """Exact for one filter at most; for combinations exact up to COUNTED."""
+    filtering = [name for name, value in msgspec.structs.asdict(filters).items() if value is not None]
+    limit = COUNTED + 1 if len(filtering) > 1 else None
+    query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
+    count = int(await scalar(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
+    return Total(COUNTED, True) if limit is not None and count == limit else Total(count, False)
+
+
+async def queue_position(connection: AsyncConnection, build_id: int) -> int:
+    """From 1: how many queued builds the dispatcher looks at before this one and this one, in the order it does."""
+    return int(
+        await scalar(
+            connection,
+            f"SELECT place FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS place"
+            f" FROM {BuildRow.table} WHERE status = 'queued' AND assigned_at IS NULL) q WHERE id = %(id)s",
+            {"id": build_id},
+        )
+        or 0
+    )
+
+
+async def comments(connection: AsyncConnection, build_id: int) -> list[CommentRow]:
+    return await all_rows(
+        connection,
+        CommentRow,
+        f"SELECT * FROM {CommentRow.table} WHERE build_id = %(id)s ORDER BY id",
+        {"id": build_id},
+    )
 
 
 async def assigned_to(connection: AsyncConnection, node_id: int) -> list[int]:

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from projections import statements
 from projections.batch import Batch, Cache
-from projections.model import Change, GoneWhere, Key, Projection, Row
+from projections.model import Change, GoneBetween, GoneWhere, Key, Projection, Row
 from store.listen import PROJECTED
 
 log = structlog.get_logger()
@@ -68,7 +68,9 @@ class Engine:
         self._written = 0
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies events that follow `position`; returns the new position. Raises LostLeadership and psycopg.OperationalError."""
+        """Applies events that follow `position`; returns the new position. Raises LostLeadership and
+        psycopg.OperationalError.
+        """
         self._written = position
         try:
             try:
@@ -122,7 +124,7 @@ class Engine:
                     changes.extend(list(projection.apply(event, batch)))
                 except Exception as error:
                     parked.append((projection, event, f"{type(error).__name__}: {error}"))
-            alone = any(isinstance(change, GoneWhere) for change in changes)
+            alone = any(isinstance(change, GoneWhere | GoneBetween) for change in changes)
             if alone and not batch.is_empty:
                 position = await self._write(batch, position, event.position - 1, projections, parked)
                 parked = []
@@ -139,12 +141,7 @@ class Engine:
         return await self._write(batch, position, events[-1].position, projections, parked)
 
     async def _prefetch(self, batch: Batch, events: Sequence[Recorded], projections: Sequence[Projection]) -> None:
-        needed = {
-            key
-            for event in events
-            for projection in projections
-            for key in _keys(projection, event)
-        }
+        needed = {key for event in events for projection in projections for key in _keys(projection, event)}
         for row, keys in batch.missing(needed).items():
             cursor = await self._connection.execute(
                 statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True

@@ -16,7 +16,7 @@ VERSION = 1
 
 
 class JobRow(Row, frozen=True):
-    table = Table("jobs", VERSION, indexes=("(project_id, id)",))
+    table = Table("jobs", VERSION, indexes=("(project_id, id)", "(pipeline_template_id)"))
     id: int
     project_id: int
     name: str
@@ -28,6 +28,9 @@ class JobRow(Row, frozen=True):
     default_branch: str
     pipeline_template_id: int | None
     created_at: datetime
+    required_tags: list[str] = []
+    pool_labels: dict[str, str] = {}
+    quarantine_mode: str = "run"
 
 
 class ConfigurationRow(Row, frozen=True):
@@ -66,6 +69,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 default_branch=event.default_branch,
                 pipeline_template_id=event.pipeline_template_id,
                 created_at=event.at,
+                required_tags=event.required_tags,
+                pool_labels=event.pool_labels,
+                quarantine_mode=event.quarantine_mode,
             )
         case JobUpdated():
             job = rows.get(JobRow, event.job_id)
@@ -106,8 +112,11 @@ class JobDetail(msgspec.Struct, frozen=True):
     default_branch: str
     pipeline_template_id: int | None
     created_at: datetime
-    last_build_id: int | None
-    last_build_status: str | None
+    required_tags: list[str]
+    pool_labels: dict[str, str]
+    quarantine_mode: str
+    last_build_id: int | None = None
+    last_build_status: str | None = None
 
 
 async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
@@ -120,7 +129,8 @@ async def detail_of(connection: AsyncConnection, job_id: int) -> JobDetail | Non
         connection,
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
-        " j.repository, j.default_branch, j.pipeline_template_id, j.created_at, b.id, b.status"
+        " j.repository, j.default_branch, j.pipeline_template_id, j.created_at,"
+        " j.required_tags, j.pool_labels, j.quarantine_mode, b.id, b.status"
         f" FROM {JobRow.table} j LEFT JOIN LATERAL"
         f" (SELECT id, status FROM {BuildRow.table} WHERE job_id = j.id"
         " ORDER BY id DESC LIMIT 1) b ON true WHERE j.id = %(id)s",

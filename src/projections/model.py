@@ -1,8 +1,9 @@
 """What a projection is made of: rows with a table, and two pure functions.
 
 `keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
-(inserted or replaced by its key), `Gone`, `GoneWhere` (deletes by an indexed parent column; the engine writes such an
-event alone) or `Block` (many new rows of numbers, in columns). A row that an event creates is not named by `keys`.
+(inserted or replaced by its key), `Gone`, `GoneWhere` or `GoneBetween` (delete by an indexed column; the engine writes
+such an event alone) or `Block` (many new rows of numbers, in columns). A row that an event creates is not named by
+`keys`.
 """
 
 import types
@@ -67,6 +68,19 @@ class GoneWhere:
     def __init__(self, row: type[Row], column: str, value: Any) -> None:
         self.row, self.column, self.value = row, column, value
 
+    def takes(self, item: Row) -> bool:
+        return bool(getattr(item, self.column) == self.value)
+
+
+class GoneBetween:
+    """All rows whose `column` has a value from `first` to `last` are deleted."""
+
+    def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
+        self.row, self.column, self.first, self.last = row, column, first, last
+
+    def takes(self, item: Row) -> bool:
+        return bool(self.first <= getattr(item, self.column) <= self.last)
+
 
 class Block:
     """New rows whose columns are all numbers: column name -> values of equal length."""
@@ -76,7 +90,9 @@ class Block:
         self.row, self.columns = row, columns
 
 
-Change = Row | Gone | GoneWhere | Block
+Sweep = GoneWhere | GoneBetween
+"""Deletes rows that the event need not name one by one."""
+Change = Row | Gone | Sweep | Block
 
 
 class Rows(Protocol):

@@ -9,7 +9,17 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
+from domain.nodes import (
+    NodeConnected,
+    NodeDeleted,
+    NodeEvent,
+    NodeQuarantined,
+    NodeRegistered,
+    NodeReleased,
+    NodeUpdated,
+    NodeWentOffline,
+    changes,
+)
 from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
@@ -31,6 +41,7 @@ class NodeRow(Row, frozen=True):
     status: str = "offline"
     session: str | None = None
     """The connected agent's session; None while offline."""
+    quarantined: bool = False
     version: str = ""
     platform: str = ""
     hostname: str = ""
@@ -45,7 +56,9 @@ class NodeRow(Row, frozen=True):
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
-        case NodeConnected() | NodeWentOffline() | BuildAssigned() | BuildRequeued():
+        case NodeConnected() | NodeWentOffline() | NodeUpdated() | NodeQuarantined() | NodeReleased():
+            yield NodeRow, (recorded.event.node_id,)
+        case BuildAssigned() | BuildRequeued():
             yield NodeRow, (recorded.event.node_id,)
         case BuildFinished(node_id=int(node_id)):
             yield NodeRow, (node_id,)
@@ -68,29 +81,46 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             )
         case NodeDeleted():
             yield Gone(NodeRow, event.node_id)
-        case NodeConnected() | NodeWentOffline() | BuildAssigned() | BuildRequeued() | BuildFinished():
+        case NodeEvent():
+            node = rows.get(NodeRow, event.node_id)
+            if node is not None and (columns := _told(event, node)):
+                node = msgspec.structs.replace(node, **columns)
+                yield msgspec.structs.replace(node, status=_status(node))
+        case BuildAssigned() | BuildRequeued() | BuildFinished():
             node = None if event.node_id is None else rows.get(NodeRow, event.node_id)
-            if node is not None and (changes := _changes(event, node)):
-                yield msgspec.structs.replace(node, **changes)
+            if node is not None:
+                yield msgspec.structs.replace(node, **_counted(event, node))
         case _:
             return
 
 
-def _changes(
-    event: NodeConnected | NodeWentOffline | BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow
-) -> dict[str, Any]:
-    # A build's end can be told twice over a requeue and a late finish: the count never falls below none.
-    released = {"running_builds": max(0, node.running_builds - 1)}
+def _status(node: NodeRow) -> str:
+    if node.quarantined:
+        return "quarantined"
+    return "offline" if node.session is None else "online"
+
+
+def _told(event: NodeEvent, node: NodeRow) -> dict[str, Any]:
     match event:
         case NodeConnected():
             described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
-            return {field: getattr(event, field) for field in described} | {
-                "status": "online",
-                "connected_at": event.at,
-            }
+            return {field: getattr(event, field) for field in described} | {"connected_at": event.at}
         case NodeWentOffline():
             # Late news of a session that another one has replaced changes nothing.
-            return {"status": "offline", "session": None} if event.session == node.session else {}
+            return {"session": None} if event.session == node.session else {}
+        case NodeUpdated():
+            given = changes(event)
+            return {"name" if field == "title" else field: given[field] for field in given if field != "claim"}
+        case NodeQuarantined() | NodeReleased():
+            return {"quarantined": isinstance(event, NodeQuarantined)}
+        case _:
+            return {}
+
+
+def _counted(event: BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow) -> dict[str, Any]:
+    # A build's end can be told twice over a requeue and a late finish: the count never falls below none.
+    released = {"running_builds": max(0, node.running_builds - 1)}
+    match event:
         case BuildAssigned():
             return {"running_builds": node.running_builds + 1}
         case BuildRequeued():
@@ -141,8 +171,8 @@ def _rounded(gauge: str) -> str:
 
 _VIEW = f"""
     SELECT n.id, n.name, n.status, n.pool_id, n.running_builds, {_rounded("cpu_pct")}, n.tags, n.max_parallel,
-        n.connected_at, coalesce(g.uptime_s, 0), n.cpu_cores, round(n.ram_gb::numeric)::bigint, n.version, n.platform, n.hostname,
-        n.failed_builds, n.lost_builds
+        n.connected_at, coalesce(g.uptime_s, 0), n.cpu_cores, round(n.ram_gb::numeric)::bigint, n.version, n.platform,
+        n.hostname, n.failed_builds, n.lost_builds
     FROM {NodeRow.table} n LEFT JOIN agent_gauges g ON g.node_id = n.id AND g.session = n.session
 """
 

@@ -7,10 +7,11 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from domain.pools import PoolCreated
-from projections.model import Change, Key, Projection, Row, Rows, Table
+from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
+from projections.builds import BuildRow
+from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
 from projections.nodes import NodeRow
-from projections.reading import all_rows, one_row
+from projections.reading import all_rows, one_row, scalar
 
 VERSION = 1
 
@@ -27,7 +28,11 @@ class PoolRow(Row, frozen=True):
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    return ()
+    match recorded.event:
+        case PoolUpdated():
+            yield PoolRow, (recorded.event.pool_id,)
+        case _:
+            return
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -43,6 +48,14 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 shared=event.shared,
                 created_at=event.at,
             )
+        case PoolUpdated():
+            pool = rows.get(PoolRow, event.pool_id)
+            columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
+            columns.pop("claim", None)
+            if pool is not None and columns:
+                yield msgspec.structs.replace(pool, **columns)
+        case PoolDeleted():
+            yield Gone(PoolRow, event.pool_id)
         case _:
             return
 
@@ -69,6 +82,27 @@ _VIEW = f"""
 
 async def find(connection: AsyncConnection, pool_id: int) -> PoolView | None:
     return await one_row(connection, PoolView, f"{_VIEW} WHERE p.id = %(id)s", {"id": pool_id})
+
+
+async def id_by_name(connection: AsyncConnection, project_id: int, name: str) -> int | None:
+    """Of the project's own pool with exactly this name."""
+    query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s AND name = %(name)s"
+    found: int | None = await scalar(connection, query, {"project": project_id, "name": name})
+    return found
+
+
+async def node_ids(connection: AsyncConnection, pool_id: int) -> list[int]:
+    query = f"SELECT id FROM {NodeRow.table} WHERE pool_id = %s ORDER BY id"
+    return [node_id for (node_id,) in await (await connection.execute(query.encode(), (pool_id,))).fetchall()]
+
+
+async def active_builds(connection: AsyncConnection, pool_id: int) -> int:
+    """Builds that have not ended and are routed to this pool, or run on its nodes."""
+    query = f"""
+        SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
+            OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
+    """
+    return int(await scalar(connection, query, {"pool": pool_id}))
 
 
 async def listing(

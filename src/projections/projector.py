@@ -55,10 +55,10 @@ class Projector:
         engine = Engine(connection, self._projections, announce=True)
         while True:
             self._news.clear()
-            events = await self._log.read(position, BATCH)
-            if events:
+            while events := await self._log.read(position, BATCH):
                 position = await engine.apply(events, position)
-                continue
+                if len(events) < BATCH:
+                    break  # what came meanwhile is in the news
             try:
                 await asyncio.wait_for(self._news.wait(), 1.0)
             except TimeoutError:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
+from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.reading import all_rows, one_row, scalar
 from projections.results import (
@@ -27,7 +28,7 @@ from projections.results import (
     ResultTextRow,
     SupersededRow,
 )
-from projections.test_cases import TestCaseRow
+from projections.test_cases import CaseStatsRow, TestCaseRow
 
 MESSAGE = 4_000
 """Characters of a message in lists; the single result has all of it."""
@@ -280,3 +281,27 @@ async def counting(connection: AsyncConnection, spans: Spans, case_ids: list[int
         f" WHERE {spans.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
     )
     return await all_rows(connection, Known, query, spans.parameters | {"cases": case_ids})
+
+
+async def failed_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+    """The tests of a build that failed in the end, in report order."""
+    return await _node_ids(connection, build_id, "t.facts & %(status)s = %(failed)s")
+
+
+async def flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+    """The tests of a build that passed only after a failure, or failed and are known for that, in report order."""
+    wavers = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
+    flaky = f"(t.facts & {FLAKY}) <> 0 OR (t.facts & %(status)s = %(failed)s AND {wavers})"
+    return await _node_ids(connection, build_id, flaky)
+
+
+async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) -> list[str]:
+    spans = await reports(connection, build_id)
+    query = (
+        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {ResultRow.table} t"
+        f" WHERE {spans.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
+        f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
+    )
+    parameters = spans.parameters | {"status": STATUS, "failed": FAILED}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return [node_id for (node_id,) in await cursor.fetchall()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from projections.model import Block, Column, Key, Row, columns
+from projections.model import Block, Column, GoneWhere, Key, Row, Sweep, columns
 
 Statement = tuple[str, list[Any]]
 
@@ -66,6 +66,12 @@ def upsert(row: type[Row]) -> str:
 def delete(row: type[Row]) -> str:
     record, joined = _keys(row)
     return f"DELETE FROM {row.table} t USING json_to_recordset(%s::json) AS k({record}) WHERE {joined}"
+
+
+def sweep(swept: Sweep) -> Statement:
+    if isinstance(swept, GoneWhere):
+        return f"DELETE FROM {swept.row.table} WHERE {swept.column} = %s", [swept.value]
+    return f"DELETE FROM {swept.row.table} WHERE {swept.column} BETWEEN %s AND %s", [swept.first, swept.last]
 
 
 @cache

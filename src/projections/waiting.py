@@ -1,7 +1,8 @@
 """Read your writes: wait until the read models have reached a position.
 
-One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read again after every LISTEN and once a
-second. Once somebody has waited in vain, nobody waits for that position or a later one until it is reached: the answer says so at once.
+One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read
+again after every LISTEN and once a second. Once somebody has waited in vain, nobody waits for that position or a later
+one until it is reached: the answer says so at once.
 """
 
 import asyncio
@@ -48,7 +49,7 @@ class Waiter:
                     continue
 
     async def wait(self, position: int) -> bool:
-        """True once the read models are at `position`; False after LIMIT_S, or at once when they already lag by more."""
+        """True once the read models are at `position`; False after LIMIT_S, at once when they already lag by more."""
         if position <= self._position:
             return True
         if self._late is not None and self._late <= position:

@@ -160,10 +160,7 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                 INSERT INTO {schema}.{keys} (name, wrapped)
                     SELECT k.name, k.value FROM unnest(key_reqs, key_names, key_values) AS k(req, name, value)
                     WHERE k.req <> ALL (conflicts);
-                UPDATE {schema}.{keys} d SET wrapped = NULL, destroyed_at = now()
-                FROM unnest(erased_reqs, erased_names) AS k(req, name)
-                WHERE d.name = k.name AND k.req <> ALL (conflicts);
-            WITH written AS (
+                WITH written AS (
                     INSERT INTO {schema}.{table} (originator_id, originator_version, topic, state)
                         SELECT w.stream, w.version, w.topic, w.state
                         FROM unnest(reqs, streams, versions, topics, states)
@@ -173,6 +170,11 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                     RETURNING notification_id
                 )
                 SELECT min(notification_id), max(notification_id) INTO first_position, last_position FROM written;
+            END IF;
+            IF cardinality(erased_reqs) > 0 THEN
+                UPDATE {schema}.{keys} d SET wrapped = NULL, destroyed_at = now()
+                    FROM unnest(erased_reqs, erased_names) AS k(req, name)
+                    WHERE d.name = k.name AND k.req <> ALL (conflicts);
             END IF;
             IF first_position IS NOT NULL THEN
                 PERFORM pg_notify({channel}, last_position::text);

@@ -1,17 +1,20 @@
 """The event log as the rest of the server sees it: append, load, read on."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cachetools import LRUCache
 from eventsourcing.persistence import StoredEvent
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.base import Event, Recorded, Stamp, Stream
 from domain.errors import Erased
 from store.append import GroupCommit, Request
 from store.codec import EventMapper
+from store.grouped import Grouped
 from store.secrets import Secrets
 
 S = TypeVar("S")
@@ -33,6 +36,7 @@ class EventLog:
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
+        self._loading = Grouped(pool, _load)
         self._keys: LRUCache[str, bytes | None] = LRUCache(KEYS_CACHED)
 
     async def append(
@@ -60,11 +64,7 @@ class EventLog:
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         """The events of each stream, in order; an empty list for a stream that does not exist."""
-        rows = await self._rows(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
-            (list(streams),),
-        )
+        rows = await self._loading(tuple(streams))
         loaded: dict[str, list[Recorded]] = {stream: [] for stream in streams}
         for recorded in await self._decode(rows):
             loaded[recorded.stream].append(recorded)
@@ -145,3 +145,17 @@ class EventLog:
             self._keys.update(fresh)
             keys |= fresh
         return keys
+
+
+async def _load(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[list[tuple[Any, ...]]]:
+    cursor = await connection.execute(
+        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+        " WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
+        (list({stream for streams in asked for stream in streams}),),
+        prepare=True,
+        binary=True,
+    )
+    rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in await cursor.fetchall():
+        rows[row[1]].append(row)
+    return [[row for stream in streams for row in rows[stream]] for streams in asked]

@@ -14,7 +14,11 @@ SEQUENCES = (
     "jobs",
     "node_pools",
     "nodes",
+    "node_commands",
+    "templates",
     "builds",
+    "comments",
+    "comments",
     "artifacts",
     "test_cases",
     "results",
@@ -55,7 +59,15 @@ STATEMENTS = (
         cpu_pct real, ram_pct real, disk_free_gb real, uptime_s bigint
     )
     """,
+    "CREATE UNLOGGED TABLE IF NOT EXISTS queue_reasons (build_id bigint PRIMARY KEY, reason text NOT NULL)",
     "CREATE UNLOGGED TABLE IF NOT EXISTS token_uses (token_id bigint PRIMARY KEY, used_at timestamptz NOT NULL)",
+    # Logins that failed lately, by account and by address (both as HMACs); lost without harm.
+    """
+    CREATE UNLOGGED TABLE IF NOT EXISTS login_failures (
+        subject text PRIMARY KEY, failures int NOT NULL, since timestamptz NOT NULL
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS login_failures_since ON login_failures (since)",
     """
     CREATE TABLE IF NOT EXISTS projection_positions (
         name text NOT NULL, version int NOT NULL, position bigint NOT NULL,

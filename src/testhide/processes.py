@@ -100,10 +100,12 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from api.services import Services
     from commands.handler import Handler
     from integrations.blobs import open_blobs
+    from projections.auth import by_sessions
     from projections.catalogue import PROJECTIONS
     from projections.waiting import Waiter
     from store.agents import AgentGauges
     from store.build_logs import BuildLogs
+    from store.grouped import Grouped
     from store.listen import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
 
     spool = Path(settings.data_dir, "spool")
@@ -122,6 +124,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
+                sessions=Grouped(parts.pool, by_sessions),
                 build_logs=BuildLogs(parts.pool),
                 gauges=AgentGauges(parts.pool),
                 blobs=open_blobs(settings.blobs_dir.as_uri()),
@@ -161,6 +164,7 @@ def dispatch(settings: Settings) -> None:
     from store.build_logs import BuildLogs
     from store.listen import EVENTS as EVENTS_CHANNEL
     from store.listen import POLLS, Listener
+    from store.queue_reasons import QueueReasons
     from workers.dispatch import Dispatcher
 
     async def run() -> None:
@@ -174,6 +178,7 @@ def dispatch(settings: Settings) -> None:
                 listener,
                 AgentGauges(parts.pool),
                 BuildLogs(parts.pool),
+                QueueReasons(parts.pool),
             )
             await _until_signalled(dispatcher.run())
             await listener.close()

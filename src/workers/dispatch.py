@@ -17,27 +17,30 @@ from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Handler
 from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools
-from domain.base import Event
 from domain.builds import BuildAssigned
 from domain.errors import Conflict, NotFound
-from domain.jobs import JobDeleted
-from domain.nodes import NodeConnected, NodeDeleted
 from store.agents import AgentGauges
-from store.append import VersionConflict
+from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
 from store.listen import EVENTS, POLLS, Listener
+from store.codec import utcnow
 from store.log import EventLog
-from workers.scheduler import Scheduler
+from store.queue_reasons import QueueReasons
+from workers.scheduler import Orphan, Scheduler
 
 log = structlog.get_logger()
 
 LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 BATCH = 1_000
+REST_S = 0.003
+"""Between two rounds: under load many events cost one round, and from idle nothing waits."""
 ACKNOWLEDGE_S = 5.0
 """An assignment that its agent has not taken up by then goes back to the queue."""
 OFFLINE_S = 30.0
 """A node whose agent was silent for this long is offline, and its builds are lost."""
+EXPLAINED = 200
+"""Builds of each kind for which is noted why they wait."""
 POLL_GRACE_S = 25.0
 """Agents ask again at least every 20 s."""
 
@@ -54,8 +57,12 @@ class Dispatcher:
     listener: Listener
     gauges: AgentGauges
     build_logs: BuildLogs
+    queue_reasons: QueueReasons
+    acknowledge_s: float = ACKNOWLEDGE_S
+    offline_s: float = OFFLINE_S
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _polls: dict[int, int] = field(default_factory=dict)
+    _missed_polls: bool = False
 
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
@@ -68,15 +75,25 @@ class Dispatcher:
                     async with await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as lock:
                         await lock.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
                         await _Leadership(self, lock).lead()
-                except (psycopg.OperationalError, SteppedDown) as error:
+                except (psycopg.OperationalError, AppendFailed, SteppedDown) as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
 
     def _polled(self, payload: str | None) -> None:
-        if payload is not None:
+        if payload is None:
+            self._missed_polls = True
+        else:
             node_id, _, free = payload.partition(":")
             self._polls[int(node_id)] = int(free)
         self._news.set()
+
+    async def new_polls(self) -> dict[int, int]:
+        """Node id -> builds that its agent takes now, for those that said so since the last call."""
+        polls, self._polls = self._polls, {}
+        if self._missed_polls:
+            self._missed_polls = False
+            polls = {gauge.node_id: gauge.free for gauge in await self.gauges.all() if gauge.polling} | polls
+        return polls
 
 
 class _Leadership:
@@ -90,69 +107,55 @@ class _Leadership:
         self._assigned_at: dict[int, float] = {}
         self._now = asyncio.get_running_loop().time
         self._since = self._now()
+        self._reasons: dict[int, str] | None = None
 
     async def lead(self) -> None:
         dispatcher = self._dispatcher
         await dispatcher.handler.execute(TakeLeadership(self._leader), self._caller)
-        await self._follow(live=False)
-        for gauge in await dispatcher.gauges.all():
-            if gauge.polling:
-                self._scheduler.polled(gauge.node_id, gauge.free)
+        await self._follow()
         log.info("leading dispatch", queued=len(self._scheduler.queue), running=len(self._scheduler.active))
+        dispatcher._missed_polls = True
         next_look = self._now()
         while True:
             dispatcher._news.clear()
-            await self._follow(live=True)
-            while dispatcher._polls:
-                self._scheduler.polled(*dispatcher._polls.popitem())
+            # Taken before the log is read: an agent connects before it polls, and a new session asks for nothing yet.
+            polls = await dispatcher.new_polls()
+            await self._follow()
+            for node_id, free in polls.items():
+                self._scheduler.polled(node_id, free)
+            for orphan in self._scheduler.orphans():
+                await self._take_back(orphan)
             await self._assign()
             if self._now() >= next_look:
                 await self._look_after()
+                await self._say_why()
                 next_look = self._now() + 1.0
+            await asyncio.sleep(REST_S)
             try:
                 await asyncio.wait_for(dispatcher._news.wait(), max(0.0, next_look - self._now()))
             except TimeoutError:
                 continue
 
-    async def _follow(self, *, live: bool) -> None:
+    async def _follow(self) -> None:
         while events := await self._dispatcher.log.read(self._position, BATCH, FOLLOWED):
             for recorded in events:
-                event = recorded.event
-                orphans = self._orphans(event) if live else []
-                self._scheduler.apply(event)
-                if isinstance(event, BuildAssigned):
-                    self._assigned_at[event.build_id] = self._now()
-                for command in orphans:
-                    await self._execute(command)
+                self._scheduler.apply(recorded.event)
+                if isinstance(recorded.event, BuildAssigned):
+                    self._assigned_at[recorded.event.build_id] = self._now()
             self._position = events[-1].position
+            if len(events) < BATCH:
+                break  # what came meanwhile is in the news
 
-    def _orphans(self, event: Event) -> list[Command]:
-        """What loses its ground by an event: builds of a deleted job or node, builds of an agent that began anew."""
-        scheduler = self._scheduler
-        match event:
-            case JobDeleted():
-                return [self._abort(number, "job_deleted") for number in scheduler.of_job(event.job_id)]
-            case NodeDeleted():
-                return [
-                    self._abort(active.build.build_id, "node_removed") for active in scheduler.on_node(event.node_id)
-                ]
-            case NodeConnected():
-                node = scheduler.nodes.get(event.node_id)
-                if node is None or node.session in (None, event.session):
-                    return []
-                return [
-                    LoseBuild(active.build.build_id, event.node_id, active.build.attempt, "agent_lost")
-                    for active in scheduler.on_node(event.node_id)
-                ]
-            case _:
-                return []
-
-    def _abort(self, build_id: int, reason: str) -> Command:
-        active = self._scheduler.active.get(build_id)
-        return AbortBuild(build_id, reason, node_to_wake=active.node_id if active else None)  # type: ignore[arg-type]
+    async def _take_back(self, orphan: Orphan) -> None:
+        build, node_id = orphan.build, orphan.node_id
+        log_lines = await self._dispatcher.build_logs.count(build.build_id, build.attempt)
+        if orphan.reason == "agent_lost" and node_id is not None:
+            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, log_lines))
+        else:
+            await self._execute(AbortBuild(build.build_id, orphan.reason, node_to_wake=node_id, log_lines=log_lines))
 
     async def _assign(self) -> None:
-        placed = self._scheduler.assignments()
+        placed = self._scheduler.assignments(utcnow())
         # All of them queue for the same commit.
         done = await asyncio.gather(
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
@@ -165,7 +168,7 @@ class _Leadership:
         """What no event tells: assignments that nobody took up, agents that fell silent."""
         now = self._now()
         for build_id, active in self._scheduler.unacknowledged():
-            if now - self._assigned_at.get(build_id, self._since) < ACKNOWLEDGE_S or active.node_id is None:
+            if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_s:
                 continue
             if await self._dispatcher.build_logs.count(build_id, active.build.attempt):
                 continue  # it is checking out
@@ -177,10 +180,20 @@ class _Leadership:
             silence = min(silent.get(node_id, led_for), led_for)
             if silence > POLL_GRACE_S:
                 self._scheduler.polled(node_id, 0)
-            if node.session is not None and silence > OFFLINE_S:
+            if node.session is not None and silence > self._dispatcher.offline_s:
+                # Its builds are orphans then.
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
-                for active in self._scheduler.on_node(node_id):
-                    await self._execute(LoseBuild(active.build.build_id, node_id, active.build.attempt, "agent_lost"))
+
+    async def _say_why(self) -> None:
+        """What queued builds wait for, for whoever looks at them."""
+        reasons = {
+            build_id: reason
+            for lane, reason in self._scheduler.waiting_for(utcnow()).items()
+            for build_id in self._scheduler.builds_in(lane)[:EXPLAINED]
+        }
+        if reasons != self._reasons:
+            await self._dispatcher.queue_reasons.replace(reasons)
+            self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:
         """Whether something happened."""

@@ -26,6 +26,8 @@ log = structlog.get_logger()
 BATCH = 500
 LEASED_AT_ONCE = 20
 SWEEP_S = 5.0
+REST_S = 0.1
+"""From news to the look at them: many events cost one look."""
 FIRST_PAUSE_S = 5
 MAX_TRIES = 20
 WAKE = "run_due_reactions"
@@ -81,6 +83,7 @@ class Relay:
                 continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), SWEEP_S)
+                await asyncio.sleep(REST_S)
 
     async def _note(self, reaction: Reaction) -> bool:
         """Moves a reaction along the log; whether something became due."""

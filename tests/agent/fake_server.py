@@ -50,8 +50,10 @@ class FakeServer:
         self.heartbeats: list[dict[str, Any]] = []
         self.polls: list[int] = []
         self.builds: dict[tuple[int, int], Heard] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         self.messages: list[dict[str, Any]] = []
         self.lost: list[tuple[int, str]] = []
+        self._poll: object = None
         self.max_parallel = 2
         self.token = TOKEN
         # Asked with the last part of the path, query and body: another answer than the usual one, or "drop".
@@ -105,6 +107,15 @@ class FakeServer:
             self.messages.append(message)
             self.changed.notify_all()
 
+    def execute(self, command: str, timeout_s: float = 60) -> str:
+        command_id = f"c{next(self._ids)}"
+        self.tell({"type": "execute", "command_id": command_id, "command": command, "timeout_s": timeout_s})
+        return command_id
+
+    def wait_result(self, command_id: str) -> dict[str, Any]:
+        self.wait(lambda: command_id in self.results)
+        return self.results[command_id]
+
     def stop(self, heard: Heard, reason: str = "cancelled") -> None:
         build, attempt = self.key(heard)
         self.tell({"type": "stop", "build_id": build, "attempt": attempt, "reason": reason})
@@ -147,6 +158,7 @@ class FakeServer:
     def _answer(self, call: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
         if call == "connect":
             self.connects.append(json.loads(body))
+            self._poll = None  # one that is still open is of a process that is gone
             node = {"node_id": 1, "name": "node-1", "max_parallel": self.max_parallel}
             return 200, {**node, "heartbeat_s": 0.2, "poll_s": POLL_S}
         if call == "next":
@@ -160,6 +172,9 @@ class FakeServer:
             name, content = fields["file"]
             heard.artifacts[fields["path"][1].decode() + name] = content
             return 201, {}
+        if call == "result":
+            self.results[path.split("/")[-2]] = json.loads(body)
+            return 200, {}
         heard = self.builds[int(path.split("/")[-2]), int(query["attempt"])]
         if call == "started":
             heard.started, heard.commit = True, json.loads(body)["commit_sha"]
@@ -176,8 +191,12 @@ class FakeServer:
     def _next(self, free: int) -> Answer:
         self.polls.append(free)
 
+        poll = self._poll = object()
+
         def fitting() -> dict[str, Any] | None:
-            return next((message for message in self.messages if free or message["type"] == "stop"), None)
+            if poll is not self._poll:
+                return None
+            return next((message for message in self.messages if free or message["type"] != "run"), None)
 
         message = self.changed.wait_for(fitting, POLL_S)
         if message is None:

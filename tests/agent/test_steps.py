@@ -69,6 +69,7 @@ def test_a_build_sees_only_its_own_environment(server: FakeServer) -> None:
         "LANG": "C",
         "CI": "true",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(root.parent / "python"),
         "TESTHIDE": "true",
         "TESTHIDE_BUILD_ID": "1",
         "TESTHIDE_JOB_ID": "7",

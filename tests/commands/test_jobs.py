@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain import jobs, pools, projects
+from commands.jobs import ConfigureJob, CreateJob, DeleteJob, ImportJob, UpdateJob
+from domain import jobs, pools, projects, templates
 from domain.base import Event
 from domain.errors import Invalid, NotFound
 from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobDeleted, JobUpdated
-from domain.pools import PoolCreated
+from domain.pools import PoolCreated, PoolDeleted
 from domain.projects import ProjectCreated
+from domain.templates import TemplateCreated, TemplateDeleted
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
@@ -38,12 +39,46 @@ def test_pools_that_serve_a_job(pool: PoolCreated) -> None:
     assert len(decided(UpdateJob(5, node_pool_id=2), CREATED, pool)) == 1
 
 
-@pytest.mark.parametrize("history", [(), (FOREIGN_POOL,)])
+@pytest.mark.parametrize("history", [(), (FOREIGN_POOL,), (OWN_POOL, PoolDeleted(pool_id=2, project_id=1))])
 def test_pools_that_do_not(history: tuple[Event, ...]) -> None:
     for command in (CreateJob(5, 1, "Smoke", node_pool_id=2), UpdateJob(6, node_pool_id=2)):
         with pytest.raises(Invalid) as caught:
             decided(command, PROJECT, JobCreated(job_id=6, project_id=1, title="x"), *history)
         assert [error.field for error in caught.value.errors] == ["node_pool_id"]
+
+
+def test_a_job_takes_a_template_that_is_there() -> None:
+    template = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=Configuration())
+    (created,) = decided(CreateJob(5, 1, "Smoke", pipeline_template_id=3), PROJECT, template)
+    assert created == JobCreated(job_id=5, project_id=1, title="Smoke", pipeline_template_id=3)
+    assert len(decided(UpdateJob(5, pipeline_template_id=3), CREATED, template)) == 1
+    for history in ((), (template, TemplateDeleted(template_id=3))):
+        with pytest.raises(Invalid) as caught:
+            decided(UpdateJob(5, pipeline_template_id=3), CREATED, *history)
+        assert caught.value.errors[0].field == "pipeline_template_id"
+
+
+def test_a_job_is_routed_by_a_pool_or_by_labels() -> None:
+    labels = {"arch": "arm64"}
+    with pytest.raises(Invalid, match="instead of node_pool_id"):
+        decided(CreateJob(5, 1, "Smoke", node_pool_id=2, pool_labels=labels), PROJECT, OWN_POOL)
+    pooled = JobCreated(job_id=5, project_id=1, title="Smoke", node_pool_id=2)
+    with pytest.raises(Invalid, match="instead of node_pool_id"):
+        decided(UpdateJob(5, pool_labels=labels), pooled)
+    moved = JobUpdated(job_id=5, project_id=1, pool_labels=labels, cleared=("node_pool_id",))
+    assert decided(UpdateJob(5, pool_labels=labels, cleared=("node_pool_id",)), pooled) == [moved]
+    assert decided(UpdateJob(5, pool_labels={}), pooled, moved) == [JobUpdated(job_id=5, project_id=1, pool_labels={})]
+
+
+def test_an_imported_job_comes_with_its_configuration() -> None:
+    configuration = Configuration(command="pytest")
+    command = ImportJob(5, 1, "Smoke", enabled=False, configuration=configuration)
+    assert decided(command, PROJECT) == [
+        CREATED,
+        JobUpdated(job_id=5, project_id=1, enabled=False),
+        JobConfigured(job_id=5, project_id=1, configuration=configuration),
+    ]
+    assert decided(ImportJob(5, 1, "Smoke"), PROJECT) == [CREATED]
 
 
 def test_only_what_changes_is_told() -> None:
@@ -93,9 +128,9 @@ def test_a_deleted_job_cannot_be_changed(command: Any) -> None:
         decided(command, CREATED, DELETED)
 
 
-@pytest.mark.parametrize("kind", [CreateJob, UpdateJob, ConfigureJob, DeleteJob])
+@pytest.mark.parametrize("kind", [CreateJob, ImportJob, UpdateJob, ConfigureJob, DeleteJob])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*jobs.EVENTS, *projects.EVENTS, *pools.EVENTS))
+    @given(commands(kind), histories(*jobs.EVENTS, *projects.EVENTS, *pools.EVENTS, *templates.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 

@@ -5,18 +5,37 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
+from commands.nodes import (
+    ConnectNode,
+    DeleteNode,
+    MarkNodeOffline,
+    QuarantineNode,
+    RegisterNode,
+    ReleaseNode,
+    UpdateNode,
+)
 from domain import claims, nodes, pools
 from domain.base import Event
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.errors import Conflict, Invalid, NotFound
-from domain.nodes import NODE, NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
-from domain.pools import PoolCreated
+from domain.nodes import (
+    NODE,
+    NodeConnected,
+    NodeDeleted,
+    NodeQuarantined,
+    NodeRegistered,
+    NodeReleased,
+    NodeUpdated,
+    NodeWentOffline,
+)
+from domain.pools import PoolCreated, PoolDeleted
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 POOL = PoolCreated(pool_id=2, project_id=1, title="linux")
 REGISTER = RegisterNode(7, "agent-01", "node-name-1", b"hash", 2, ("linux",), 3)
-REGISTERED = NodeRegistered(node_id=7, title="agent-01", token_hash=b"hash", pool_id=2, tags=["linux"], max_parallel=3)
+REGISTERED = NodeRegistered(
+    node_id=7, title="agent-01", claim="node-name-1", token_hash=b"hash", pool_id=2, tags=["linux"], max_parallel=3
+)
 TAKEN = ClaimTaken(claim="node-name-1", owner="node-7")
 DELETED = NodeDeleted(node_id=7)
 
@@ -76,16 +95,53 @@ def test_going_offline() -> None:
 
 def test_delete_frees_the_name() -> None:
     released = ClaimReleased(claim="node-name-1", owner="node-7")
-    assert decided(DeleteNode(7, "node-name-1"), TAKEN, REGISTERED) == [released, DELETED]
-    assert decided(DeleteNode(7, "node-name-1"), TAKEN, REGISTERED, released, DELETED) == []
+    assert decided(DeleteNode(7), TAKEN, REGISTERED) == [released, DELETED]
+    assert decided(DeleteNode(7), TAKEN, REGISTERED, released, DELETED) == []
 
 
-def test_there_is_no_such_node() -> None:
+def test_only_what_changes_is_told() -> None:
+    command = UpdateNode(7, "agent-01", "node-name-1", 2, ("gpu",), 3)
+    updated = NodeUpdated(node_id=7, tags=["gpu"])
+    assert decided(command, POOL, REGISTERED, TAKEN) == [updated]
+    assert decided(command, POOL, REGISTERED, TAKEN, updated) == []
+    assert decided(UpdateNode(7, cleared=("pool_id",)), REGISTERED) == [NodeUpdated(node_id=7, cleared=("pool_id",))]
+
+
+def test_a_new_name_is_taken_and_the_old_one_free() -> None:
+    command = UpdateNode(7, title="agent-02", claim="node-name-2")
+    assert decided(command, REGISTERED, TAKEN) == [
+        ClaimTaken(claim="node-name-2", owner="node-7"),
+        ClaimReleased(claim="node-name-1", owner="node-7"),
+        NodeUpdated(node_id=7, title="agent-02", claim="node-name-2"),
+    ]
+    with pytest.raises(Conflict, match="agent-02"):
+        decided(command, REGISTERED, TAKEN, ClaimTaken(claim="node-name-2", owner="node-6"))
+
+
+def test_a_node_moves_only_to_a_pool_that_is_there() -> None:
+    for history in ((), (PoolCreated(pool_id=3, project_id=1, title="x"), PoolDeleted(pool_id=3, project_id=1))):
+        with pytest.raises(Invalid) as caught:
+            decided(UpdateNode(7, pool_id=3), REGISTERED, *history)
+        assert caught.value.errors[0].field == "pool_id"
+
+
+def test_quarantine() -> None:
+    quarantined, released = NodeQuarantined(node_id=7), NodeReleased(node_id=7)
+    assert decided(QuarantineNode(7), REGISTERED) == [quarantined]
+    assert decided(QuarantineNode(7), REGISTERED, quarantined) == []
+    assert decided(ReleaseNode(7), REGISTERED, quarantined) == [released]
+    assert decided(ReleaseNode(7), REGISTERED, quarantined, released) == []
+
+
+@pytest.mark.parametrize("command", [DeleteNode(7), UpdateNode(7), QuarantineNode(7), ReleaseNode(7)])
+def test_there_is_no_such_node(command: Any) -> None:
     with pytest.raises(NotFound):
-        decided(DeleteNode(7, "node-name-1"))
+        decided(command)
 
 
-@pytest.mark.parametrize("kind", [RegisterNode, ConnectNode, MarkNodeOffline, DeleteNode])
+@pytest.mark.parametrize(
+    "kind", [RegisterNode, ConnectNode, MarkNodeOffline, UpdateNode, QuarantineNode, ReleaseNode, DeleteNode]
+)
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
     @given(commands(kind), histories(*nodes.EVENTS, *pools.EVENTS, *claims.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:

@@ -93,17 +93,10 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/authenticate"): lambda call, world: replace(
         call, body={"username": ADMIN[0], "password": ADMIN[1]}
     ),
-    ("DELETE", "/api/v3/api-tokens/{token_id}"): lambda call, world: replace(
-        call, ids={"token_id": world.new_token()}
-    ),
-    ("PUT", "/api/v3/projects/{project_id}"): lambda call, world: replace(
-        call, ids={"project_id": world.new_project()}
-    ),
+    ("DELETE", "/api/v3/api-tokens/{token_id}"): lambda call, world: replace(call, ids={"token_id": world.new_token()}),
     ("PUT", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
     ("DELETE", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
-    ("PUT", "/api/v3/jobs/{job_id}/configuration"): lambda call, world: replace(
-        call, ids={"job_id": world.new_job()}
-    ),
+    ("PUT", "/api/v3/jobs/{job_id}/configuration"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
     ("POST", "/api/v3/builds/start"): lambda call, world: replace(
         call, body={**(call.body or {}), "job_id": world.waiting_job}
     ),

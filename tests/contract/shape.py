@@ -4,17 +4,22 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 
-def same_shape(documented: Any, actual: Any, optional: Collection[str] = (), place: str = "") -> list[str]:
+def same_shape(
+    documented: Any, actual: Any, optional: Collection[str] = (), free: Collection[str] = (), place: str = ""
+) -> list[str]:
     """The defects of `actual`, none when it fits: missing keys and other types. Extra keys are welcome.
 
     A documented integer takes only integers, a documented list has every element checked against its first example (or
     its own, where the examples differ in shape); an empty list shows nothing and is a defect. `null` is a defect unless
-    the place (`results[].last_used`) is one of `optional`.
+    the place (`results[].last_used`) is one of `optional`. Objects under the names in `free` have keys of people's own:
+    their values are checked against the first documented one.
     """
-    return list(_defects(documented, actual, optional, place))
+    return list(_defects(documented, actual, optional, free, place))
 
 
-def _defects(documented: Any, actual: Any, optional: Collection[str], place: str) -> Iterator[str]:
+def _defects(
+    documented: Any, actual: Any, optional: Collection[str], free: Collection[str], place: str
+) -> Iterator[str]:
     if actual is None and documented is not None:
         if place not in optional:
             yield f"{place or 'the answer'}: is null, documented is {_kind(documented)}"
@@ -23,19 +28,23 @@ def _defects(documented: Any, actual: Any, optional: Collection[str], place: str
         yield f"{place or 'the answer'}: is {_kind(actual)}, documented is {_kind(documented)}"
         return
     match documented:
+        case dict() if place.rpartition(".")[2] in free:
+            for example in list(documented.values())[:1]:
+                for key, value in actual.items():
+                    yield from _defects(example, value, optional, free, f"{place}.{key}")
         case dict():
             for key, example in documented.items():
                 inner = f"{place}.{key}" if place else key
                 if key not in actual:
                     yield f"{inner}: is missing"
                 else:
-                    yield from _defects(example, actual[key], optional, inner)
+                    yield from _defects(example, actual[key], optional, free, inner)
         case [first, *more]:
             if not actual:
                 yield f"{place or 'the answer'}[]: is empty, so it shows nothing"
             examples = [first, *(example for example in more if _keys(example) != _keys(first))]
             for element in actual:
-                tried = [list(_defects(example, element, optional, f"{place}[]")) for example in examples]
+                tried = [list(_defects(example, element, optional, free, f"{place}[]")) for example in examples]
                 yield from min(tried, key=len)
 
 

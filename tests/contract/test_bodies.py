@@ -60,6 +60,8 @@ def test_another_type(world: World, operation: Operation, field: Parameter) -> N
 def test_optional_fields_may_be_left_out(world: World, operation: Operation) -> None:
     call, body = documented_body(operation, world)
     required = {name: value for name, value in body.items() if name in operation.takes}
+    if "project_id" in required:  # a job without a pool, say, does not belong among those that other tests look at
+        required["project_id"] = world.other_project
     answer = replace(call, body=required).send(caller_of(operation, world))
     assert answer.status_code == operation.status, answer.text
 

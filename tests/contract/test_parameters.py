@@ -40,13 +40,17 @@ def _is(key: str, value: Any) -> tuple[Callable[[World], Any], Callable[[World, 
     return lambda world: value, lambda world, item: item[key] == value
 
 
+STATUSES = ("queued", "running", "passed", "failed", "aborted")
 FILTERS = (
     Filter("/jobs", "project_id", lambda w: w.project, lambda w, job: job["project_id"] == w.project),
     Filter("/jobs", "search", lambda w: "egression SU", lambda w, job: job["id"] == w.job),
     Filter("/jobs", "enabled", lambda w: "true", lambda w, job: job["enabled"]),
     Filter("/jobs", "enabled", lambda w: "false", lambda w, job: not job["enabled"]),
     Filter("/builds", "job_id", lambda w: w.waiting_job, lambda w, build: build["job_id"] == w.waiting_job),
-    *(Filter("/builds", "status", *_is("status", status)) for status in ("queued", "running", "passed", "failed", "aborted")),
+    *(
+        Filter("/builds", "status", *_is("status", status))
+        for status in ("queued", "running", "passed", "failed", "aborted")
+    ),
     Filter("/builds", "branch", *_is("branch", "release")),
     *(Filter("/artifacts", "type", *_is("type", kind)) for kind in ("report", "log", "screenshot", "binary")),
     Filter("/artifacts", "search", lambda w: "page", lambda w, artifact: "page" in artifact["name"]),
@@ -68,17 +72,22 @@ SELECTS = {"page", "limit", "offset"}
 def test_a_filter_selects(world: World, filtered: Filter) -> None:
     world.beat()
     operation = DOCUMENTED["GET", f"/api/v3{filtered.path}"]
-    call = call_of(operation, world)
     required = {parameter.name for parameter in operation.query if parameter.required}
-    base = {name: value for name, value in call.query.items() if name in required} | {"limit": 200}
-    path = operation.path
+    base = {name: value for name, value in call_of(operation, world).query.items() if name in required}
 
     def items(**query: Any) -> list[dict[str, Any]]:
-        # As the administrator, for whom there is more than this project.
-        answer = world.admin.get(path, params=base | query)
-        assert answer.status_code == 200, answer.text
-        found = answer.json()
-        return found if isinstance(found, list) else found["results"]
+        """All of them, page by page."""
+        found: list[dict[str, Any]] = []
+        page: list[dict[str, Any]] = []
+        while len(page) == 200 or not found:
+            where = {"page": len(found) // 200 + 1, "limit": 200}
+            answer = world.member.get(operation.path, params=base | query | where)
+            assert answer.status_code == 200, answer.text
+            page = answer.json() if isinstance(answer.json(), list) else answer.json()["results"]
+            found += page
+            if not page:
+                break
+        return found
 
     everything = items()
     chosen = items(**{filtered.name: filtered.value(world)})
@@ -107,7 +116,7 @@ def test_every_choice_is_taken_and_no_other(world: World, operation: Operation, 
 @pytest.mark.parametrize(("operation", "parameter"), QUERIES, ids=named)
 def test_another_type_is_refused(world: World, operation: Operation, parameter: Parameter) -> None:
     call = call_of(operation, world)
-    wrong = ["1.5", "1e3", "x", "", "9" * 30] if parameter.is_integer else ["a\0b"]
+    wrong = ["1.5", "x", "", "9" * 30] if parameter.is_integer else ["a\0b"]
     for value in [*wrong, *(["maybe", "2"] if parameter.type == "boolean" else [])]:
         call.query[parameter.name] = value
         problem = problem_of(call.send(world.member), 422)
@@ -138,18 +147,16 @@ def test_what_is_required_is_named(world: World, operation: Operation) -> None:
             assert problem["errors"] == [{"field": parameter.name, "message": "is required"}]
 
 
-PAGES = (
-    ("/api/v3/builds", 25, RUNS + 2, lambda answer: [build["id"] for build in answer["results"]]),
-    ("/api/v3/tests", 50, TESTS, lambda answer: [test["id"] for test in answer["results"]]),
-)
-
-
-@pytest.mark.parametrize(("path", "default", "total", "ids"), PAGES)
-def test_pages(world: World, path: str, default: int, total: int, ids: Callable[[Any], list[int]]) -> None:
+@pytest.mark.parametrize(("path", "default", "total"), [("/builds", 25, RUNS), ("/tests", 50, TESTS)])
+def test_pages(world: World, path: str, default: int, total: int) -> None:
     """`page` and `limit` with their defaults: nothing is left out, nothing is told twice."""
-    operation = DOCUMENTED["GET", path]
-    narrow = {"branch": "release"} if path.endswith("builds") else {}
-    total = get(world, operation, **narrow)["total"]
+    operation = DOCUMENTED["GET", f"/api/v3{path}"]
+    narrow = {"branch": "release"} if path == "/builds" else {}
+
+    def ids(answer: Any) -> list[int]:
+        assert answer["total"] == total
+        return [item["id"] for item in answer["results"]]
+
     first = ids(get(world, operation, **narrow))
     assert len(first) == default < total
     assert first == ids(get(world, operation, page=1, limit=default, **narrow))

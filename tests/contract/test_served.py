@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from .operations import DOCUMENTED, OPERATIONS, SERVED, Operation
-
 import pytest
+
+from .operations import DOCUMENTED, OPERATIONS, SERVED, Operation
 
 
 def own_operations(described: dict[str, Any]) -> set[tuple[str, str]]:

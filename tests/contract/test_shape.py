@@ -54,3 +54,11 @@ def test_a_tree_of_different_nodes() -> None:
     tree = {"children": [{"name": "a", "children": [{"name": "f", "id": 1}]}, {"name": "b", "children": []}]}
     assert same_shape(tree, {"children": [{"name": "x", "children": [{"name": "y", "id": 2}]}]}) == []
     assert same_shape(tree, {"children": [{"name": "x", "children": [{"name": "y", "id": "2"}]}]}) != []
+
+
+def test_keys_of_peoples_own() -> None:
+    assert same_shape({"env": {"ENV": "x"}}, {"env": {"OTHER": "y"}}, free={"env"}) == []
+    assert same_shape({"env": {"ENV": "x"}}, {"env": {}}, free={"env"}) == []
+    assert same_shape({"env": {"ENV": "x"}}, {"env": {"OTHER": 5}}, free={"env"}) != []
+    assert same_shape({"env": {"ENV": "x"}}, {"env": []}, free={"env"}) != []
+    assert same_shape({"env": {"ENV": "x"}}, {}, free={"env"}) == ["env: is missing"]

@@ -26,7 +26,11 @@ CONFIGURATION: dict[str, Any] = {
 
 def junit(cases: list[tuple[str, str, str]]) -> bytes:
     """A report of cases: (suite, name, passed | failed | skipped)."""
-    inner = {"passed": "", "failed": '<failure message="AssertionError: got 401">trace</failure>', "skipped": "<skipped/>"}
+    inner = {
+        "passed": "",
+        "failed": '<failure message="AssertionError: got 401">trace</failure>',
+        "skipped": "<skipped/>",
+    }
     suites = "".join(
         f'<testsuite name="{suite}">'
         + "".join(
@@ -77,7 +81,7 @@ class World:
     token: int = 0
     agent: Client = field(init=False)
     member: Client = field(init=False)
-    """Admin of the project, and of nothing else."""
+    """Admin of the project, reader of the other one."""
     member_id: int = 0
     writer: Client = field(init=False)
     reader: Client = field(init=False)
@@ -163,9 +167,13 @@ def build_world(server: Server) -> World:
     world = World(server, server.admin)
     _people_and_places(world)
     world.job = world.new_job(name="Regression Suite", node_pool_id=world.pool, max_parallel=2)
+    other_pool = answered(
+        world.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": world.other_project})
+    )["id"]
     world.waiting_job = world.new_job(name="Smoke Tests", max_parallel=50)
     world.disabled_job = world.new_job(name="Paused Tests")
     answered(world.admin.put(f"/api/v3/jobs/{world.disabled_job}", json={"enabled": False}), 200)
+    world.new_job(project_id=world.other_project, node_pool_id=other_pool)
     _builds(world)
     tests = answered(world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}), 200)
     world.test = tests["results"][0]["id"]
@@ -177,7 +185,7 @@ def _people_and_places(world: World) -> None:
     server = world.server
     world.project = world.new_project()
     world.other_project = world.new_project()
-    world.member = server.make_user("developer", {world.project: "admin"})
+    world.member = server.make_user("developer", {world.project: "admin", world.other_project: "read"})
     world.member_id = world.member.get("/api/v3/me").json()["id"]
     world.writer = server.make_user("developer", {world.project: "write"})
     world.reader = server.make_user("developer", {world.project: "read"})
@@ -215,5 +223,5 @@ def _builds(world: World) -> None:
     answered(world.admin.post(f"/api/v3/builds/{world.aborted_build}/stop"), 200)
     artifact = world.upload(world.build, "reports/report.xml", junit(CASES))
     world.artifact = artifact["id"]
-    for path in ("logs/run.log", "shots/page.png", "core.bin"):
+    for path in ("logs/run.log", "shots/page.png", "bin/core.bin"):
         world.upload(world.build, path, path.encode())

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from domain.base import Event, Recorded
-from projections.model import Block, Gone, GoneWhere, Key, Projection, R, Row
+from projections.model import Block, Gone, GoneBetween, GoneWhere, Key, Projection, R, Row
 
 
 class MemoryRows:
@@ -49,9 +49,9 @@ class MemoryRows:
                     self._rows[type(change), change.row_key] = change
                 case Gone():
                     self._rows.pop((change.row, change.key), None)
-                case GoneWhere():
+                case GoneWhere() | GoneBetween():
                     for place, found in self._of(change.row):
-                        if getattr(found, change.column) == change.value:
+                        if change.takes(found):
                             del self._rows[place]
                 case Block():
                     self.blocks.append(change)

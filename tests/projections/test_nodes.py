@@ -8,7 +8,15 @@ from hypothesis import given
 from domain import nodes
 from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
+from domain.nodes import (
+    NodeConnected,
+    NodeDeleted,
+    NodeQuarantined,
+    NodeRegistered,
+    NodeReleased,
+    NodeUpdated,
+    NodeWentOffline,
+)
 from projections.nodes import PROJECTION, NodeRow
 from tests.commands.given import histories
 from tests.projections.memory import MemoryRows
@@ -48,6 +56,21 @@ def test_only_its_own_session_takes_a_node_offline() -> None:
     assert rows.one(NodeRow).status == "online"
     rows.apply(NodeWentOffline(node_id=7, session="s2", reason="silent"))
     assert (rows.one(NodeRow).status, rows.one(NodeRow).session) == ("offline", None)
+
+
+def test_quarantine_is_what_a_node_shows_whoever_is_connected() -> None:
+    rows = MemoryRows(PROJECTION).apply(REGISTERED, NodeQuarantined(node_id=7), connected("s1"))
+    assert (rows.one(NodeRow).status, rows.one(NodeRow).session) == ("quarantined", "s1")
+    assert rows.apply(NodeReleased(node_id=7)).one(NodeRow).status == "online"
+    rows.apply(NodeQuarantined(node_id=7), NodeWentOffline(node_id=7, session="s1", reason="silent"))
+    assert rows.one(NodeRow).status == "quarantined"
+    assert rows.apply(NodeReleased(node_id=7)).one(NodeRow).status == "offline"
+
+
+def test_a_node_changes() -> None:
+    update = NodeUpdated(node_id=7, title="new", claim="c", tags=["gpu"], max_parallel=4, cleared=("pool_id",))
+    row = MemoryRows(PROJECTION).apply(REGISTERED, update).one(NodeRow)
+    assert row == NodeRow(7, "new", None, ["gpu"], 4, b"hash", NOW)
 
 
 def test_builds_are_counted() -> None:

@@ -1,0 +1,106 @@
+"""From POST /builds/start to the command's first output at a client that follows the build: `python -m bench.dispatch`.
+
+One agent, idle before each build. The command prints the time, so that its start, and then how long each line takes from
+print to arrival, are seen on one clock. Server, agent and client are on this machine.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from collections import defaultdict
+from datetime import datetime
+
+import psycopg
+import uvloop
+
+from bench.http import Connection
+from bench.report import Report, percentile
+from bench.stack import Stack, running_stack
+from store.codec import Envelope
+
+FIRST = "date +%s%N"
+LINES = "for i in $(seq 40); do date +%s%N; sleep 0.05; done"
+PRINTED = re.compile(r"\] (\d{19})$")
+STEPS = {"build.queued": "queued", "build.assigned": "assigned", "build.started": "started"}
+
+
+async def follow(stack: Stack, job: int) -> tuple[int, float, float, list[tuple[float, float]]]:
+    """Starts a build; its id, when it was asked for, when that was answered, and (printed, arrived) of each line."""
+    connection = await Connection.open(stack.port, stack.token)
+    start = connection.prepared("POST", "/api/v3/builds/start", json.dumps({"job_id": job}).encode())
+    asked = time.time()
+    status, _, body = await connection.send(start)
+    answered = time.time()
+    assert status == 201, body
+    build = json.loads(body)["id"]
+    lines = []
+    async for chunk in connection.stream(connection.prepared("GET", f"/api/v3/builds/{build}/stream")):
+        arrived = time.time()
+        for text in re.findall(r"data: (\{.*\})", chunk.decode()):
+            if found := PRINTED.search(json.loads(text).get("data", "")):
+                lines.append((int(found[1]) / 1e9, arrived))
+    connection.close()
+    return build, asked, answered, lines
+
+
+async def measure(stack: Stack, builds: int, report: Report) -> None:
+    first, many = stack.job("first", FIRST), stack.job("many", LINES)
+    steps: dict[str, list[float]] = defaultdict(list)
+    begun: dict[int, float] = {}
+    for number in range(builds + 2):
+        await asyncio.sleep(0.5)  # idle again: the agent's poll is open
+        build, asked, answered, lines = await follow(stack, first)
+        if number < 2:
+            continue  # warm
+        begun[build] = asked
+        printed, arrived = lines[0]
+        steps["answered"].append(answered - asked)
+        steps["command printed"].append(printed - asked)
+        steps["first output at the client"].append(arrived - asked)
+    for name, at, build in stamps(stack, list(begun)):
+        steps[name].append(at - begun[build])
+    for name in ("queued", "assigned", "answered", "started", "command printed"):
+        report.add(f"POST to {name}, p50", percentile(steps[name], 50) * 1000, "ms")
+    whole = steps["first output at the client"]
+    report.add("POST to first output at the client, p50", percentile(whole, 50) * 1000, "ms", at_most=100)
+    report.add("POST to first output at the client, max", max(whole) * 1000, "ms")
+    delays = [arrived - printed for _ in range(3) for printed, arrived in (await follow(stack, many))[3]]
+    report.add("print to arrival, p50", percentile(delays, 50) * 1000, "ms", at_most=150)
+    report.add("print to arrival, p99", percentile(delays, 99) * 1000, "ms")
+
+
+def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
+    """(step, time, build) as the events say."""
+    import msgspec
+
+    envelopes = msgspec.msgpack.Decoder(Envelope)
+    with psycopg.connect(stack.settings.database_url) as connection:
+        rows = connection.execute(
+            "SELECT topic, state, originator_id FROM stored_events WHERE originator_id = ANY (%s) AND topic = ANY (%s)",
+            ([f"build-{build}" for build in builds], list(STEPS)),
+        ).fetchall()
+    return [
+        (STEPS[topic], _seconds(envelopes.decode(state).stamp.at), int(stream.partition("-")[2]))
+        for topic, state, stream in rows
+    ]
+
+
+def _seconds(at: datetime) -> float:
+    return at.timestamp()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="From POST to the command's first output.")
+    parser.add_argument("--builds", type=int, default=20)
+    options = parser.parse_args()
+    report = Report("dispatch")
+    with running_stack(agent=True) as stack:
+        uvloop.run(measure(stack, options.builds, report))
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""What people do with builds that exist: run them again, move, keep, comment on and delete them."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, delete, post
+from msgspec import Meta
+
+from api.acting import Acting
+from api.build_views import CommentView, visible_build
+from api.permissions import User
+from commands.builds import MoveBuildToTop
+from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
+from commands.restarts import RestartBuild
+from projections import builds
+from projections.result_queries import failed_node_ids, flaky_node_ids
+
+
+class Restart(msgspec.Struct):
+    failed_only: bool = False
+
+
+class RestartedBuild(msgspec.Struct):
+    id: int
+    status: str
+    restarted_from: int
+    created_at: datetime
+
+
+class RetriedBuild(RestartedBuild):
+    test_count: int
+
+
+class QueuePlace(msgspec.Struct):
+    id: int
+    queue_position: int
+
+
+class Kept(msgspec.Struct):
+    id: int
+    keep_forever: bool
+
+
+class NewComment(msgspec.Struct):
+    text: Annotated[str, Meta(min_length=1, max_length=10_000, pattern=r"\S")]
+
+
+class BuildActionController(Controller):
+    path = "/builds/{build_id:int}"
+    tags = ["Builds"]
+
+    @post("/restart")
+    async def restart(
+        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: Restart | None = None
+    ) -> RestartedBuild:
+        """Queues the same commit and configuration again; with `failed_only` only the tests that failed."""
+        await visible_build(request.user, act, build_id, "write")
+        test_ids = None
+        if data is not None and data.failed_only:
+            async with act.reading() as connection:
+                test_ids = tuple(await failed_node_ids(connection, build_id))
+        new_id, created_at = await self._queue(act, build_id, test_ids)
+        return RestartedBuild(new_id, "queued", build_id, created_at)
+
+    @post("/retry-flaky")
+    async def retry_flaky(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> RetriedBuild:
+        """Queues only the tests of this build that are known to be flaky."""
+        await visible_build(request.user, act, build_id, "write")
+        async with act.reading() as connection:
+            test_ids = tuple(await flaky_node_ids(connection, build_id))
+        new_id, created_at = await self._queue(act, build_id, test_ids)
+        return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
+
+    @post("/push_to_top", status_code=200)
+    async def push_to_top(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> QueuePlace:
+        """Moves a queued build before all others that wait now."""
+        await visible_build(request.user, act, build_id, "write")
+        await act(MoveBuildToTop(build_id))
+        async with act.reading() as connection:
+            # 0 when a node has taken it in this very moment.
+            return QueuePlace(build_id, await builds.queue_position(connection, build_id))
+
+    @post("/keep-forever", status_code=200)
+    async def keep(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> Kept:
+        """Excludes a build from retention, and its artifacts from deletion."""
+        await visible_build(request.user, act, build_id, "write")
+        await act(PinBuild(build_id, True))
+        return Kept(build_id, True)
+
+    @delete("/keep-forever", status_code=200)
+    async def let_go(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> Kept:
+        await visible_build(request.user, act, build_id, "write")
+        await act(PinBuild(build_id, False))
+        return Kept(build_id, False)
+
+    @post("/comment")
+    async def comment(
+        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: NewComment
+    ) -> CommentView:
+        await visible_build(request.user, act, build_id, "write")
+        comment_id = await act.services.ids.draw("comments")
+        receipt = await act(CommentOnBuild(build_id, comment_id, data.text, request.user.email))
+        return CommentView(comment_id, build_id, data.text, request.user.email, receipt.events[0].event.at)
+
+    @delete(status_code=204)
+    async def delete_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> None:
+        """Deletes a finished build for good, with its results, artifacts and log."""
+        await visible_build(request.user, act, build_id, "admin")
+        await act(DeleteBuild(build_id))
+
+    @staticmethod
+    async def _queue(act: Acting, build_id: int, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
+        new_id = await act.services.ids.draw("builds")
+        receipt = await act(RestartBuild(new_id, build_id, test_ids))
+        return new_id, receipt.events[0].event.at

@@ -1,0 +1,210 @@
+"""Jobs as portable bundles: exported here, imported on another server or into another project.
+
+A bundle names things (its pool, its secrets) and holds no ids and no secrets' values, so it means the same elsewhere.
+"""
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from litestar import Controller, Request, post
+from msgspec import Meta
+
+from api.acting import Acting
+from api.configuration import Branch, Glob, Repository, SetupLine, Value, check_glob, check_repository, check_variables
+from api.jobs import Minutes, Parallel, visible_job
+from api.nodes import Tags
+from api.permissions import User
+from api.pools import Label, check_labels
+from api.templates import Command, Description
+from api.types import Id, Name
+from commands.jobs import ImportJob
+from domain.errors import FieldError, Invalid
+from domain.jobs import Configuration, QuarantineMode
+from domain.templates import overlaid
+from projections import jobs, pools, templates
+
+VERSION: Literal["1"] = "1"
+IMPORTED = " (imported)"
+MAX_NAME = 200
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class JobPart(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+    enabled: bool = True
+    node_pool: Name | None = None
+    """By its name."""
+    pool_labels: dict[Label, Label] = {}
+    required_tags: Tags = []
+    timeout_minutes: Minutes = 60
+    max_parallel: Parallel = 1
+    repository: Repository | None = None
+    default_branch: Branch = "main"
+    quarantine_mode: QuarantineMode = "run"
+
+
+class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
+    setup: Annotated[list[SetupLine], Meta(max_length=100)] = []
+    command: Command = ""
+    env: dict[str, Value] = {}
+    artifacts: Annotated[list[Glob], Meta(max_length=100)] = []
+    secrets: Annotated[list[str], Meta(max_length=500)] = []
+    """Names only."""
+
+    def check(self, place: str) -> None:
+        """Raises Invalid for what the types cannot say."""
+        check_variables(f"{place}.env", self.env)
+        check_variables(f"{place}.secrets", self.secrets)
+        for number, glob in enumerate(self.artifacts):
+            check_glob(f"{place}.artifacts[{number}]", glob)
+
+    @property
+    def stored(self) -> Configuration:
+        return Configuration(command=self.command, setup=self.setup, env=self.env, artifacts=self.artifacts)
+
+
+class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
+    name: Name
+    description: Description = ""
+
+
+class Bundle(msgspec.Struct, forbid_unknown_fields=True):
+    export_version: Literal["1"]
+    job: JobPart
+    configuration: ConfigurationPart
+    pipeline_template: TemplatePart | None = None
+
+
+class ImportRequest(msgspec.Struct):
+    project_id: Id
+    bundle: dict[str, Any]
+    """What export answered."""
+
+
+class ImportedJob(msgspec.Struct):
+    id: int
+    name: str
+    project_id: int
+    warnings: list[str]
+    """What the bundle could not bring along, and what to do about it."""
+
+
+class JobBundleController(Controller):
+    path = "/jobs"
+    tags = ["Jobs"]
+
+    @post("/{job_id:int}/export", status_code=200)
+    async def export(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> Bundle:
+        """Everything but the values of secrets."""
+        job = await visible_job(request.user, act, job_id)
+        async with act.reading() as connection:
+            configuration = await jobs.configuration_of(connection, job_id)
+            pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
+            template = (
+                None if job.pipeline_template_id is None else await templates.find(connection, job.pipeline_template_id)
+            )
+        return Bundle(
+            export_version=VERSION,
+            job=part(JobPart, job, node_pool=None if pool is None else pool.name),
+            configuration=ConfigurationPart() if configuration is None else part(ConfigurationPart, configuration),
+            pipeline_template=None if template is None else part(TemplatePart, template),
+        )
+
+    @post("/import")
+    async def import_job(self, request: Request[User, Any, Any], act: Acting, data: ImportRequest) -> ImportedJob:
+        """Makes a new job of a bundle. A pipeline template of the bundle's name is used where there is one; otherwise
+        what it says becomes the job's own configuration.
+        """
+        request.user.must("write", data.project_id, f"project {data.project_id}")
+        bundle = read(data.bundle)
+        job = bundle.job
+        warnings: list[str] = []
+        async with act.reading() as connection:
+            template_id = (
+                None
+                if bundle.pipeline_template is None
+                else await templates.id_by_name(connection, bundle.pipeline_template.name)
+            )
+            pool_id = (
+                None if job.node_pool is None else await pools.id_by_name(connection, data.project_id, job.node_pool)
+            )
+        if job.node_pool is not None and pool_id is None:
+            warnings.append(
+                f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."
+            )
+        configuration, secrets = bundle.configuration.stored, set(bundle.configuration.secrets)
+        if bundle.pipeline_template is not None and template_id is None:
+            configuration = overlaid(bundle.pipeline_template.stored, configuration)
+            secrets |= set(bundle.pipeline_template.secrets)
+            warnings.append(
+                f"There is no pipeline template {bundle.pipeline_template.name!r}: the job's own configuration says"
+                " what it said."
+            )
+        job_id = await act.services.ids.draw("jobs")
+        if secrets:
+            warnings.append(
+                f"Bundles hold no values of secrets: set {', '.join(sorted(secrets))} by"
+                f" PUT /api/v3/jobs/{job_id}/configuration."
+            )
+        name = job.name[: MAX_NAME - len(IMPORTED)] + IMPORTED
+        await act(
+            ImportJob(
+                job_id=job_id,
+                project_id=data.project_id,
+                title=name,
+                node_pool_id=pool_id,
+                timeout_minutes=job.timeout_minutes,
+                max_parallel=job.max_parallel,
+                pipeline_template_id=template_id,
+                repository=job.repository,
+                default_branch=job.default_branch,
+                required_tags=list(dict.fromkeys(job.required_tags)),
+                pool_labels=job.pool_labels,
+                quarantine_mode=job.quarantine_mode,
+                enabled=job.enabled,
+                configuration=configuration,
+            )
+        )
+        return ImportedJob(job_id, name, data.project_id, warnings)
+
+
+def part(into: type[T], row: msgspec.Struct, **more: Any) -> T:
+    """The row's columns that the part of a bundle has too."""
+    return into(**{name: getattr(row, name) for name in into.__struct_fields__ if hasattr(row, name)} | more)
+
+
+def read(given: dict[str, Any]) -> Bundle:
+    """Raises Invalid for what is no bundle of this version."""
+    version = given.get("export_version")
+    if version != VERSION:
+        raise Invalid.field(
+            "bundle.export_version",
+            f'must be "{VERSION}", the version that this server reads;'
+            " send what POST /api/v3/jobs/{id}/export answers",
+        )
+    try:
+        bundle = msgspec.convert(given, Bundle)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    bundle.configuration.check("bundle.configuration")
+    if bundle.pipeline_template is not None:
+        bundle.pipeline_template.check("bundle.pipeline_template")
+    if bundle.job.repository is not None:
+        check_repository(bundle.job.repository)
+    check_labels("bundle.job.pool_labels", bundle.job.pool_labels)
+    if bundle.job.node_pool is not None and bundle.job.pool_labels:
+        raise Invalid.field("bundle.job.pool_labels", "are instead of node_pool; leave one of them out")
+    return bundle
+
+
+def _refusal(message: str) -> Invalid:
+    """msgspec says what and where: `Object contains unknown field `x` - at `$.job``."""
+    what, _, where = message.partition(" - at `$")
+    field = "bundle" + where.rstrip("`")
+    if unknown := re.search(r"unknown field `(.+)`", what):
+        field, what = f"{field}.{unknown[1]}", "is unknown here; leave it out"
+    elif missing := re.search(r"missing required field `(.+)`", what):
+        field, what = f"{field}.{missing[1]}", "is required"
+    return Invalid(f"{field}: {what}", FieldError(field, what))

@@ -1,0 +1,160 @@
+"""Pipeline templates: what jobs can start from. Everybody reads them, so values of secrets are not among that."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import Provide
+from msgspec import UNSET, Meta, UnsetType
+
+from api.acting import Acting
+from api.configuration import Glob, SetupLine, Value, check_glob, check_variables
+from api.permissions import User
+from api.types import Name, Paged, next_page, provide_paged
+from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
+from domain.errors import Forbidden, NotFound
+from projections import templates
+from projections.templates import TemplateView
+
+Description = Annotated[str, Meta(max_length=10_000)]
+Command = Annotated[str, Meta(max_length=65_536)]
+Setup = Annotated[list[SetupLine], Meta(max_length=100)]
+Artifacts = Annotated[list[Glob], Meta(max_length=100)]
+
+
+class NewTemplate(msgspec.Struct):
+    name: Name
+    setup: Setup
+    env: dict[str, Value]
+    description: Description = ""
+    artifacts: Artifacts = []
+    command: Command = ""
+    """For jobs that have none of their own."""
+    secrets: dict[str, Value] = {}
+
+    def check(self) -> None:
+        check_parts(self.env, self.secrets, self.artifacts)
+
+
+class TemplateChanges(msgspec.Struct):
+    """What is not given stays."""
+
+    name: Name | UnsetType = UNSET
+    setup: Setup | UnsetType = UNSET
+    env: dict[str, Value] | UnsetType = UNSET
+    description: Description | UnsetType = UNSET
+    artifacts: Artifacts | UnsetType = UNSET
+    command: Command | UnsetType = UNSET
+    secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
+    """Values by name; null keeps the stored value, and so does a list of names, as GET answers it."""
+
+    @property
+    def secret_values(self) -> Mapping[str, str | None] | UnsetType:
+        return dict.fromkeys(self.secrets) if isinstance(self.secrets, list) else self.secrets
+
+    def check(self) -> None:
+        check_parts(self.env or {}, self.secret_values or {}, self.artifacts or [])
+
+
+def check_parts(env: Mapping[str, str], secrets: Mapping[str, str | None], artifacts: list[str]) -> None:
+    """Raises Invalid for what the types cannot say."""
+    check_variables("env", env)
+    check_variables("secrets", secrets)
+    for number, glob in enumerate(artifacts):
+        check_glob(f"artifacts[{number}]", glob)
+
+
+class TemplateController(Controller):
+    path = "/pipeline-templates"
+    tags = ["Pipeline Templates"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_templates(
+        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+    ) -> Response[list[TemplateView]]:
+        """All templates, by id."""
+        async with act.reading() as connection:
+            found = await templates.listing(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
+        return Response(found, headers=next_page(request, paged, [template.id for template in found]))
+
+    @post()
+    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewTemplate) -> TemplateView:
+        request.user.must_be_developer()
+        data.check()
+        template_id = await act.services.ids.draw("templates")
+        receipt = await act(
+            CreateTemplate(
+                template_id=template_id,
+                creator_id=request.user.user_id,
+                title=data.name,
+                description=data.description,
+                command=data.command,
+                setup=data.setup,
+                env=data.env,
+                artifacts=data.artifacts,
+                secrets={name: act.services.secrets.seal(value) for name, value in data.secrets.items()},
+            )
+        )
+        at = receipt.events[-1].event.at
+        return TemplateView(
+            id=template_id,
+            name=data.name,
+            description=data.description,
+            jobs_using=0,
+            setup=data.setup,
+            command=data.command,
+            env=data.env,
+            artifacts=data.artifacts,
+            secrets=sorted(data.secrets),
+            created_at=at,
+            updated_at=at,
+            creator_id=request.user.user_id,
+        )
+
+    @get("/{template_id:int}")
+    async def get_template(self, act: Acting, template_id: int) -> TemplateView:
+        return await existing_template(act, template_id)
+
+    @put("/{template_id:int}")
+    async def update(
+        self, request: Request[User, Any, Any], act: Acting, template_id: int, data: TemplateChanges
+    ) -> TemplateView:
+        """Reaches the next builds of all jobs that use it."""
+        must_own(request.user, await existing_template(act, template_id))
+        data.check()
+        seal = act.services.secrets.seal
+        given: Mapping[str, Any] = {
+            "title": data.name,
+            "description": data.description,
+            "command": data.command,
+            "setup": data.setup,
+            "env": data.env,
+            "artifacts": data.artifacts,
+            "secrets": UNSET
+            if isinstance(data.secret_values, UnsetType)
+            else {name: None if value is None else seal(value) for name, value in data.secret_values.items()},
+        }
+        await act(UpdateTemplate(template_id, **{name: value for name, value in given.items() if value is not UNSET}))
+        return await existing_template(act, template_id)
+
+    @delete("/{template_id:int}")
+    async def delete_template(self, request: Request[User, Any, Any], act: Acting, template_id: int) -> None:
+        """Refused while jobs use it."""
+        template = await existing_template(act, template_id)
+        must_own(request.user, template)
+        await act(DeleteTemplate(template_id, template.jobs_using))
+
+
+async def existing_template(act: Acting, template_id: int) -> TemplateView:
+    async with act.reading() as connection:
+        found = await templates.find(connection, template_id)
+    if found is None:
+        raise NotFound(f"There is no pipeline template {template_id}.")
+    return found
+
+
+def must_own(user: User, template: TemplateView) -> None:
+    user.must_be_developer()
+    if not user.is_admin and user.user_id != template.creator_id:
+        raise Forbidden("Only who made a pipeline template, or an admin, changes it; make one of your own.")

@@ -1,0 +1,62 @@
+"""Running a finished build once more."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.builds import BUILD, AnyBuild, BuildQueued, Deleted, Finished, status_of
+from domain.errors import Conflict, NotFound
+from domain.jobs import JOB, Job
+
+
+@dataclass(frozen=True)
+class RestartBuild(Decision):
+    """The same commit and configuration again; with `test_ids` only these tests."""
+
+    build_id: int
+    restarted_from: int
+    test_ids: tuple[str, ...] | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return BUILD.at(self.build_id), BUILD.at(self.restarted_from)
+
+    def then_reads(self, build: AnyBuild | None, source: AnyBuild | None) -> Sequence[AnyStream]:
+        return () if source is None else (JOB.at(source.queued.job_id),)
+
+    def decide(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None = None) -> Iterable[Event]:
+        if build is not None:
+            return
+        if source is None or isinstance(source, Deleted) or job is None or job.deleted:
+            raise NotFound(f"There is no build {self.restarted_from}.")
+        if not isinstance(source, Finished):
+            raise Conflict(f"Build {self.restarted_from} is {status_of(source)}; only a finished one can be restarted.")
+        if not job.enabled:
+            raise Conflict(f"Job {job.job_id} is disabled; enable it by PUT /api/v3/jobs/{job.job_id}.")
+        if self.test_ids == ():
+            raise Conflict(f"Build {self.restarted_from} has no such tests, so there is nothing to run again.")
+        queued = source.queued
+        # An external build ran elsewhere; here its job's own command runs.
+        configuration = job.configuration if queued.external else queued.configuration
+        if not configuration.command:
+            raise Conflict(
+                f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
+            )
+        yield BuildQueued(
+            build_id=self.build_id,
+            job_id=queued.job_id,
+            project_id=queued.project_id,
+            configuration=configuration,
+            branch=queued.branch,
+            commit_sha=source.commit_sha or queued.commit_sha,
+            repository=queued.repository,
+            priority=queued.priority,
+            timeout_minutes=queued.timeout_minutes,
+            node_pool_id=queued.node_pool_id,
+            job_title=queued.job_title,
+            restarted_from=self.restarted_from,
+            test_ids=None if self.test_ids is None else list(self.test_ids),
+            required_tags=queued.required_tags,
+            pool_labels=queued.pool_labels,
+            quarantine_mode=queued.quarantine_mode,
+        )

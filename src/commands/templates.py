@@ -1,0 +1,109 @@
+"""What is asked of pipeline templates, and what follows."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from commands.handler import Decision
+from commands.secrets import kept
+from domain.base import AnyStream, Event
+from domain.errors import Conflict, NotFound
+from domain.jobs import Configuration
+from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
+
+
+@dataclass(frozen=True)
+class CreateTemplate(Decision):
+    """`secrets` are sealed values."""
+
+    template_id: int
+    creator_id: int
+    title: str
+    description: str = ""
+    command: str = ""
+    setup: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Sequence[str] = ()
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (TEMPLATE.at(self.template_id),)
+
+    def decide(self, template: Template | None) -> Iterable[Event]:
+        if template is not None:
+            return
+        yield TemplateCreated(
+            template_id=self.template_id,
+            creator_id=self.creator_id,
+            title=self.title,
+            description=self.description,
+            configuration=Configuration(
+                command=self.command,
+                setup=list(self.setup),
+                env=dict(self.env),
+                artifacts=list(self.artifacts),
+                secrets=dict(self.secrets),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class UpdateTemplate(Decision):
+    """None leaves a field as it is. `secrets` are sealed values; None keeps the stored one."""
+
+    template_id: int
+    title: str | None = None
+    description: str | None = None
+    command: str | None = None
+    setup: Sequence[str] | None = None
+    env: Mapping[str, str] | None = None
+    artifacts: Sequence[str] | None = None
+    secrets: Mapping[str, bytes | None] | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (TEMPLATE.at(self.template_id),)
+
+    def decide(self, template: Template | None) -> Iterable[Event]:
+        if template is None or template.deleted:
+            raise NotFound(f"There is no pipeline template {self.template_id}.")
+        stored = template.configuration
+        wanted = {
+            "title": self.title,
+            "description": self.description,
+            "configuration": Configuration(
+                command=stored.command if self.command is None else self.command,
+                setup=stored.setup if self.setup is None else list(self.setup),
+                env=stored.env if self.env is None else dict(self.env),
+                artifacts=stored.artifacts if self.artifacts is None else list(self.artifacts),
+                secrets=stored.secrets if self.secrets is None else kept(self.secrets, stored.secrets),
+            ),
+        }
+        changed: dict[str, Any] = {
+            name: wanted[name] for name in UPDATABLE if wanted[name] not in (None, getattr(template, name))
+        }
+        if changed:
+            yield TemplateUpdated(template_id=self.template_id, **changed)
+
+
+@dataclass(frozen=True)
+class DeleteTemplate(Decision):
+    """`jobs_using` is how many jobs the read model knows to use it."""
+
+    template_id: int
+    jobs_using: int = 0
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (TEMPLATE.at(self.template_id),)
+
+    def decide(self, template: Template | None) -> Iterable[Event]:
+        if template is None:
+            raise NotFound(f"There is no pipeline template {self.template_id}.")
+        if template.deleted:
+            return
+        if self.jobs_using:
+            which = "1 job uses" if self.jobs_using == 1 else f"{self.jobs_using} jobs use"
+            raise Conflict(
+                f"{which} the pipeline template {template.title!r}; give them another one, or none,"
+                " by PUT /api/v3/jobs/{id}, then delete it."
+            )
+        yield TemplateDeleted(template_id=self.template_id)

@@ -1,0 +1,133 @@
+"""Triage: what people, rules and models make of a failed result.
+
+    who says so     over whom
+    user            everyone
+    rule            ai
+    ai              nobody
+
+A person's classification is never overwritten by anyone but a person. Rules speak while a report is recorded, of
+results that nobody has seen yet: so all that they say of a report is one event, beside its results.
+"""
+
+from typing import ClassVar, Literal, get_args
+
+import msgspec
+
+from domain.base import Category, Event
+from domain.results import results_stream
+
+Classification = Literal["product_bug", "infra", "flaky", "test_bug", "no_defect"]
+Source = Literal["user", "rule", "ai"]
+
+CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
+WEIGHT: dict[Source | None, int] = {None: 0, "ai": 1, "rule": 2, "user": 3}
+
+
+class ResultsClassifiedByRules(Event, frozen=True):
+    """The failures of a report that known issues match, in columns."""
+
+    name: ClassVar[str] = "results.classified_by_rules"
+    build_id: int
+    job_id: int
+    project_id: int
+    result_ids: list[int]
+    known_issue_ids: list[int]
+    classifications: bytes
+    """One byte a row: the place in CLASSIFICATIONS."""
+
+    @property
+    def stream(self) -> str:
+        return results_stream(self.build_id)
+
+
+class ResultEvent(Event, frozen=True):
+    """What was there before is part of it: `replaced...`."""
+
+    result_id: int
+    build_id: int
+    job_id: int
+    project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"result-{self.result_id}"
+
+    @property
+    def data_key(self) -> str | None:
+        return f"build-{self.build_id}"
+
+
+class ResultClassified(ResultEvent, frozen=True):
+    name: ClassVar[str] = "result.classified"
+    sealed: ClassVar[tuple[str, ...]] = ("set_by",)
+    classification: Classification
+    set_by_kind: Source
+    set_by: str = ""
+    """The email address of a person."""
+    replaced: Classification | None = None
+    replaced_kind: Source | None = None
+
+
+class DefectLinked(ResultEvent, frozen=True):
+    name: ClassVar[str] = "result.defect_linked"
+    sealed: ClassVar[tuple[str, ...]] = ("defect_key", "defect_url", "set_by", "replaced_key", "replaced_url")
+    defect_key: str = ""
+    defect_url: str = ""
+    set_by: str = ""
+    replaced_key: str = ""
+    replaced_url: str = ""
+
+
+class ResolutionSet(ResultEvent, frozen=True):
+    name: ClassVar[str] = "result.resolution_set"
+    sealed: ClassVar[tuple[str, ...]] = ("resolution", "set_by", "replaced")
+    resolution: str = ""
+    set_by: str = ""
+    replaced: str = ""
+
+
+class KnownIssueLinked(ResultEvent, frozen=True):
+    """A person says which known issue this is. It classifies the result as the issue is, unless a person had already."""
+
+    name: ClassVar[str] = "result.known_issue_linked"
+    sealed: ClassVar[tuple[str, ...]] = ("set_by",)
+    known_issue_id: int
+    classification: Classification
+    set_by: str = ""
+    replaced: int | None = None
+
+
+class Triage(msgspec.Struct, frozen=True):
+    """What was said of one result, besides what rules said when it was recorded."""
+
+    classification: Classification | None = None
+    set_by_kind: Source | None = None
+    set_by: str = ""
+    defect_key: str = ""
+    defect_url: str = ""
+    resolution: str = ""
+    resolution_by: str = ""
+    known_issue_id: int | None = None
+
+
+def evolve(state: Triage, event: Event) -> Triage:
+    match event:
+        case ResultClassified():
+            return msgspec.structs.replace(
+                state, classification=event.classification, set_by_kind=event.set_by_kind, set_by=event.set_by
+            )
+        case DefectLinked():
+            return msgspec.structs.replace(state, defect_key=event.defect_key, defect_url=event.defect_url)
+        case ResolutionSet():
+            return msgspec.structs.replace(state, resolution=event.resolution, resolution_by=event.set_by)
+        case KnownIssueLinked():
+            linked = msgspec.structs.replace(state, known_issue_id=event.known_issue_id)
+            if state.set_by_kind == "user":
+                return linked
+            return msgspec.structs.replace(linked, classification=event.classification, set_by_kind="rule", set_by="")
+        case _:
+            return state
+
+
+TRIAGE = Category("result", Triage(), evolve)
+EVENTS = (ResultsClassifiedByRules, ResultClassified, DefectLinked, ResolutionSet, KnownIssueLinked)

@@ -1,0 +1,133 @@
+"""Pipeline templates, as they are read. Values of secrets are only in the template's stream."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.jobs import Configuration
+from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
+from projections.jobs import JobRow
+from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row, scalar
+
+VERSION = 1
+
+
+class TemplateRow(Row, frozen=True):
+    table = Table("pipeline_templates", VERSION, indexes=("(name, id)",))
+    id: int
+    name: str
+    description: str
+    setup: list[str]
+    command: str
+    env: dict[str, str]
+    artifacts: list[str]
+    secrets: list[str]
+    """Their names."""
+    creator_id: int
+    created_at: datetime
+    updated_at: datetime
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case TemplateUpdated():
+            yield TemplateRow, (recorded.event.template_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case TemplateCreated():
+            blank = TemplateRow(
+                id=event.template_id,
+                name=event.title,
+                description=event.description,
+                setup=[],
+                command="",
+                env={},
+                artifacts=[],
+                secrets=[],
+                creator_id=event.creator_id,
+                created_at=event.at,
+                updated_at=event.at,
+            )
+            yield _configured(blank, event.configuration)
+        case TemplateUpdated():
+            template = rows.get(TemplateRow, event.template_id)
+            if template is not None:
+                template = msgspec.structs.replace(
+                    template,
+                    name=template.name if event.title is None else event.title,
+                    description=template.description if event.description is None else event.description,
+                    updated_at=event.at,
+                )
+                yield template if event.configuration is None else _configured(template, event.configuration)
+        case TemplateDeleted():
+            yield Gone(TemplateRow, event.template_id)
+        case _:
+            return
+
+
+def _configured(template: TemplateRow, configuration: Configuration) -> TemplateRow:
+    return msgspec.structs.replace(
+        template,
+        setup=configuration.setup,
+        command=configuration.command,
+        env=configuration.env,
+        artifacts=configuration.artifacts,
+        secrets=sorted(configuration.secrets),
+    )
+
+
+PROJECTION = Projection("templates", VERSION, (TemplateRow,), keys, apply)
+
+
+class TemplateView(msgspec.Struct, frozen=True):
+    """A template with how many jobs use it."""
+
+    id: int
+    name: str
+    description: str
+    jobs_using: int
+    setup: list[str]
+    command: str
+    env: dict[str, str]
+    artifacts: list[str]
+    secrets: list[str]
+    created_at: datetime
+    updated_at: datetime
+    creator_id: int
+
+
+_VIEW = f"""
+    SELECT t.id, t.name, t.description,
+        (SELECT count(*) FROM {JobRow.table} j WHERE j.pipeline_template_id = t.id),
+        t.setup, t.command, t.env, t.artifacts, t.secrets, t.created_at, t.updated_at, t.creator_id
+    FROM {TemplateRow.table} t
+"""
+
+
+async def find(connection: AsyncConnection, template_id: int) -> TemplateView | None:
+    return await one_row(connection, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
+
+
+async def id_by_name(connection: AsyncConnection, name: str) -> int | None:
+    """Of the oldest template with exactly this name."""
+    query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"
+    found: int | None = await scalar(connection, query, {"name": name})
+    return found
+
+
+async def listing(connection: AsyncConnection, *, after: int, offset: int, limit: int) -> list[TemplateView]:
+    return await all_rows(
+        connection,
+        TemplateView,
+        f"{_VIEW} WHERE t.id > %(after)s ORDER BY t.id OFFSET %(offset)s LIMIT %(limit)s",
+        {"after": after, "offset": offset, "limit": limit},
+    )

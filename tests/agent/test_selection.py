@@ -1,0 +1,324 @@
+"""Only the wanted tests run, whatever calls pytest and however; and every case tells its node id."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from tests.agent.fake_server import FakeServer, Heard
+from tests.agent.harness import Agent, StartAgent
+
+from agent import injection
+
+PYTHON = sys.executable
+BIN = str(Path(PYTHON).parent)
+SUITE = {
+    "pytest.ini": "[pytest]\n",
+    "tests/test_a.py": """
+        import pytest
+
+        def test_plain(): pass
+
+        @pytest.mark.parametrize("x", ["a", "b::c", "x[y]", "ä"])
+        def test_many(x): assert x
+
+        class TestOuter:
+            def test_one(self): assert 0
+            class TestInner:
+                @pytest.mark.parametrize("n", [1, 2])
+                def test_deep(self, n): pass
+
+        def test_größe(): pass
+    """,
+    "tests/test_b.py": """
+        import unittest
+        import pytest
+
+        class Case(unittest.TestCase):
+            def test_u(self): pass
+
+        @pytest.fixture
+        def broken(): raise ValueError
+
+        def test_set_up(broken): pass
+        def test_plain(): pass
+    """,
+}
+A, B = "tests/test_a.py", "tests/test_b.py"
+NON_ASCII = A + r"::test_many[\xe4]"
+ALL = {
+    f"{A}::test_plain",
+    *(f"{A}::test_many[{x}]" for x in ("a", "b::c", "x[y]", r"\xe4")),
+    f"{A}::TestOuter::test_one",
+    f"{A}::TestOuter::TestInner::test_deep[1]",
+    f"{A}::TestOuter::TestInner::test_deep[2]",
+    f"{A}::test_größe",
+    f"{B}::Case::test_u",
+    f"{B}::test_set_up",
+    f"{B}::test_plain",
+}
+WANTED = [f"{A}::TestOuter::test_one", NON_ASCII, f"{A}::test_größe", f"{A}::TestOuter::TestInner::test_deep"]
+KEPT = {*WANTED[:3], *(f"{A}::TestOuter::TestInner::test_deep[{n}]" for n in (1, 2))}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(content), encoding="utf-8")
+
+
+def node_ids(report: bytes) -> list[str]:
+    """One of each case, or the case's name where it has none or several."""
+    found = []
+    for case in ElementTree.fromstring(report).iter("testcase"):
+        own = [str(one.get("value")) for one in case.iter("property") if one.get("name") == "nodeid"]
+        found.append(own[0] if len(own) == 1 else f"{len(own)} in {case.get('name')}")
+    return found
+
+
+class Run:
+    """One process in a workspace that has what the agent lays beside it."""
+
+    def __init__(self, place: Path, test_ids: Sequence[str] | None = None, files: dict[str, str] | None = None) -> None:
+        self.root = place / "workspace"
+        self.root.mkdir()
+        write(self.root, files or SUITE)
+        lists = injection.variables(place, self.root, {"test_ids": test_ids}, None)
+        self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(place), "LANG": "C.UTF-8", **lists}
+        self._place = place
+        self.env = injection.with_plugin(place, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
+
+    def shell(self, command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        whole = {**self.env, **env}
+        if "PYTHONPATH" in env:  # as the agent does it for a job's own
+            whole["PYTHONPATH"] = f"{self._place}/python:{env['PYTHONPATH']}"
+        return subprocess.run(["sh", "-c", command], cwd=self.root, env=whole, capture_output=True, text=True)
+
+    def ids(self, report: str = "r.xml") -> list[str]:
+        return node_ids((self.root / report).read_bytes())
+
+
+@pytest.fixture
+def trusted(start: StartAgent) -> Agent:
+    # The Python that has pytest may be in a home that builds of another user cannot enter.
+    return start("--trust-builds")
+
+
+def queue(server: FakeServer, place: Path, command: str, **other: object) -> Heard:
+    write(place / "suite", SUITE)
+    env = {"PATH": f"{BIN}:{os.defpath}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return server.queue(command, env=env, setup=[f"cp -R {place}/suite/. ."], **other)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pytest --junit-xml=junittests.xml",
+        "python -m pytest -p no:cacheprovider --junit-xml=junittests.xml",
+        "pytest -p xdist -n 2 --junit-xml=junittests.xml",
+    ],
+)
+@pytest.mark.usefixtures("trusted")
+def test_only_the_wanted_tests_run(server: FakeServer, place: Path, command: str) -> None:
+    build = queue(server, place, command, test_ids=WANTED)
+
+    assert server.wait_finished(build)["exit_code"] == 1, build.lines
+    assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(KEPT)
+    assert "Testhide: 5 of 12 tests are among the 4 that this build asks for." in build.own
+    assert "==> Only these tests are wanted: 4, named in $TESTHIDE_TEST_IDS_FILE" in build.lines
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_script_that_calls_pytest_twice(server: FakeServer, place: Path) -> None:
+    write(place / "suite", {"run.sh": "pytest --junit-xml=a.xml $1\npytest --junit-xml=b.xml $2\n"})
+    wanted = [f"{A}::TestOuter::test_one", f"{B}::test_plain", "tests/gone.py::test"]
+    build = queue(server, place, f"sh run.sh {A} {B}", test_ids=wanted, artifacts=["*.xml"])
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert node_ids(build.reports["a.xml"]) == wanted[:1]
+    assert node_ids(build.reports["b.xml"]) == wanted[1:2]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, place: Path) -> None:
+    out = place / "precious"
+    out.write_text("kept")
+    write(place / "suite", {"x": ""})
+    (place / "suite" / ".testhide_quarantine_file").symlink_to(out)
+    build = queue(
+        server,
+        place,
+        "pytest -p testhide_plugin.plugin --report-xml=junittests.xml; cat $TESTHIDE_QUARANTINE_FILE",
+        quarantine=[f"{A}::test_many", f"{B}::test_set_up"],
+    )
+    server.wait_finished(build)
+
+    assert build.own[-2:] == [f"{A}::test_many", f"{B}::test_set_up"]
+    left_out = {id_ for id_ in ALL if "test_many" in id_ or "test_set_up" in id_}
+    assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(ALL - left_out)
+    assert out.read_text() == "kept"
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_lists_are_files_for_any_other_runner(server: FakeServer) -> None:
+    lists = {"test_ids": ["a.B.c", "größe › läuft"], "quarantine": ["a.B.d"]}
+    inside = ".testhide_quarantine_file"
+    show = f"cat $TESTHIDE_TEST_IDS_FILE $TESTHIDE_QUARANTINE_FILE {inside}; echo more >> {inside}"
+    build = server.queue(show, **lists)
+    plain = server.queue("env; ls -A")
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    assert build.own == ["a.B.c", "größe › läuft", "a.B.d", "a.B.d"]
+    server.wait_finished(plain)
+    assert not [line for line in plain.own if "TEST_IDS" in line or "quarantine" in line.lower() or "PYTEST" in line]
+
+
+def test_every_case_has_its_node_id(place: Path) -> None:
+    run = Run(place)
+    done = run.shell(
+        "pytest --junit-xml=r.xml; pytest -p xdist -n 2 --dist loadgroup --junit-xml=x.xml -k 'plain or deep'"
+    )
+
+    assert sorted(run.ids()) == sorted(ALL), done.stdout
+    assert sorted(run.ids("x.xml")) == sorted(id_ for id_ in ALL if "plain" in id_ or "deep" in id_)
+    assert "Testhide:" not in done.stdout + done.stderr
+
+
+def test_the_group_that_xdist_appends_is_no_part_of_an_id(place: Path) -> None:
+    test = """
+        import pytest
+        @pytest.mark.xdist_group("g")
+        @pytest.mark.parametrize("n", [1, 2])
+        def test_grouped(n): pass
+        def test_other(): pass
+    """
+    run = Run(place, ["test_g.py::test_grouped[2]"], {"test_g.py": test})
+    done = run.shell("pytest -p xdist -n 2 --dist loadgroup --junit-xml=r.xml")
+
+    assert done.returncode == 0, done.stdout
+    assert run.ids() == ["test_g.py::test_grouped[2]"]
+
+
+@pytest.mark.parametrize("xdist", ["", "-p xdist -n 2"])
+def test_nothing_that_matches_is_said(place: Path, xdist: str) -> None:
+    run = Run(place, ["tests/test_a.py::test_pl", "tests/test_a.py", "x::1", "x::2"])
+    done = run.shell(f"pytest {xdist}")
+
+    assert done.returncode == 5
+    assert "Testhide: none of 12 tests is among the 4 that this build asks for, so none was run:" in done.stdout
+    assert "Testhide:     and 1 more, in " in done.stdout
+
+
+def test_with_other_options_folders_and_settings(place: Path) -> None:
+    files = {
+        "project/tox.ini": "[pytest]\ntestpaths = checks\naddopts = -W error --strict-config\n",
+        "project/checks/[x]/test_a.py": "def test_f(): pass\ndef test_g(): pass\ndef test_h(): pass\n",
+    }
+    ids = ["checks/[x]/test_a.py::test_f", "checks/[x]/test_a.py::test_g"]
+    run = Run(place, ids, files)
+    done = run.shell(
+        "cd project && pytest -k 'not test_f' --junit-xml=r.xml && pytest -q --co && cd .. &&"
+        " pytest -c project/tox.ini --rootdir project -o junit_family=xunit1 --junit-xml=s.xml project/checks"
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.ids("project/r.xml") == ids[1:]
+    assert run.ids("s.xml") == ids
+
+
+def test_what_the_job_itself_puts_on_the_paths_stays(place: Path) -> None:
+    files = {
+        "plugins/theirs.py": "def pytest_report_header(): return 'their plugin'\n",
+        "plugins/sitecustomize.py": "import sys; sys.theirs = True\n",
+        "test_a.py": """
+            import os, sys
+            def test_f(): assert sys.theirs and "selection" not in str(os.environ)
+            def test_g(): pass
+        """,
+    }
+    run = Run(place, ["test_a.py::test_f"], files)
+    first = run.shell("pytest", PYTEST_PLUGINS="theirs", PYTHONPATH="plugins")
+    second = run.shell("PYTEST_PLUGINS=theirs python -m pytest", PYTHONPATH="plugins")
+
+    for done in (first, second):
+        assert "1 passed, 1 deselected" in done.stdout, done.stdout + done.stderr
+        assert "their plugin" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["PYTHONPATH=x pytest", "python -I -m pytest", "python -E -m pytest"])
+def test_a_command_that_hides_the_plugin_is_not_broken(place: Path, command: str) -> None:
+    done = Run(place, [f"{A}::test_plain"]).shell(f"{command} {A}")
+
+    assert "1 failed, 8 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_what_tests_start_is_left_alone(place: Path) -> None:
+    test = """
+        import os, subprocess, sys
+        pytest_plugins = ["pytester"]
+
+        def test_inner(pytester):
+            pytester.makepyfile("def test_x(): pass")
+            pytester.runpytest_inprocess().assert_outcomes(passed=1)
+            pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+        def test_with_another_path(tmp_path):
+            (tmp_path / "test_y.py").write_text("def test_y(): pass")
+            env = {**os.environ, "PYTHONPATH": "x"}
+            subprocess.run([sys.executable, "-m", "pytest"], cwd=tmp_path, env=env, check=True)
+
+        def test_left_out(): assert 0
+    """
+    run = Run(place, ["test_i.py::test_inner", "test_i.py::test_with_another_path"], {"test_i.py": test})
+    in_a_worker = run.shell("pytest -p xdist -n 1")
+    assert "2 passed" in in_a_worker.stdout, in_a_worker.stdout
+    directly = run.shell("pytest -k with_another_path")
+    assert "1 passed, 2 deselected" in directly.stdout, directly.stdout
+
+
+def test_a_program_that_runs_pytest_several_times(place: Path) -> None:
+    program = f"""
+        import os, pytest
+        for name in ("a", "b"):
+            print("ended", int(pytest.main([f"--junit-xml={{name}}.xml", "{B}"])), "RUNNING" in str(os.environ))
+    """
+    run = Run(place, [f"{B}::test_plain"], {**SUITE, "program.py": program})
+    done = run.shell("python program.py")
+
+    assert done.stdout.count("ended 0 False") == 2, done.stdout
+    assert run.ids("a.xml") == run.ids("b.xml") == [f"{B}::test_plain"]
+
+
+def test_no_fault_of_ours_ends_a_run(place: Path) -> None:
+    conftest = """
+        import pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_itemcollected(item):
+            item.user_properties.append(("nodeid", item.nodeid))
+            if item.name == "test_plain":
+                item.user_properties = None
+        @pytest.hookimpl(trylast=True)
+        def pytest_runtest_setup(item):
+            item.user_properties = item.user_properties or []
+    """
+    run = Run(place, files={**SUITE, "conftest.py": conftest})
+    done = run.shell("pytest --junit-xml=r.xml", TESTHIDE_TEST_IDS_FILE="/no/such/file")
+
+    assert "10 passed, 1 error" in done.stdout.replace("1 failed, ", ""), done.stdout
+    assert "Testhide: TESTHIDE_TEST_IDS_FILE cannot be read, all tests are kept" in done.stdout
+    assert run.ids().count(f"{A}::test_größe") == 1
+
+
+def test_pythons_without_pytest_notice_nothing(place: Path) -> None:
+    run = Run(place)
+    pythons = [PYTHON, *(f"/usr/bin/python{version}" for version in ("2.7", "3"))]
+    for python in filter(os.path.exists, pythons):
+        done = run.shell(f"{python} -W error -c 'import os, sys; print(os.environ.get(\"PYTEST_PLUGINS\"))'")
+        assert (done.stdout, done.stderr) == ("None\n", "")

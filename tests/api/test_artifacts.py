@@ -1,0 +1,250 @@
+"""Artifacts over HTTP."""
+
+import hashlib
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project, upload
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(name="project", scope="module")
+def _project(server: Any) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="build")
+def _build(server: Any, project: int) -> int:
+    return new_build(server, new_job(server, project))
+
+
+@pytest.fixture(name="artifact")
+def _artifact(server: Any, build: int) -> int:
+    answer = upload(server.admin, build, CONTENT, 'Prüf "1".bin', "out/")
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["id"])
+
+
+def test_upload(server: Any, build: int) -> None:
+    answer = upload(server.admin, build, b"<a/>", path="reports/")
+    assert answer.status_code == 201
+    assert answer.json().items() >= {"name": "report.xml", "size_bytes": 4, "path": "reports/report.xml"}.items()
+    assert isinstance(answer.json()["id"], int)
+    assert answer.json()["sha256"] == hashlib.sha256(b"<a/>").hexdigest()
+    assert int(answer.headers["Testhide-Position"]) > 0
+    listed = server.admin.get("/api/v3/artifacts", params={"build_id": build}).json()
+    assert [(item["id"], item["name"], item["type"]) for item in listed] == [
+        (answer.json()["id"], "report.xml", "report")
+    ]
+    assert listed[0]["created_at"].endswith("Z")
+
+
+def test_the_same_file_again_is_the_same_artifact(server: Any, build: int) -> None:
+    first, again, other = (upload(server.admin, build, content, "a.log") for content in (b"x", b"x", b"y"))
+    assert first.json()["id"] == again.json()["id"] != other.json()["id"]
+
+
+def test_the_file_may_come_first(server: Any, build: int) -> None:
+    parts = [("file", ("a.log", b"x")), ("build_id", (None, str(build)))]
+    answer = server.admin.post("/api/v3/artifacts/upload", files=parts)
+    assert (answer.status_code, answer.json().get("path")) == (201, "a.log")
+
+
+def test_an_empty_file(server: Any, build: int) -> None:
+    artifact = upload(server.admin, build, b"", "empty.log").json()["id"]
+    answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download")
+    assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
+
+
+@pytest.mark.parametrize("path", ["/etc/", "../", "a/../../b", "C:\\x\\", "a\x01/", "x" * 1_001])
+def test_paths_that_lead_out_are_refused(server: Any, build: int, path: str) -> None:
+    answer = upload(server.admin, build, b"x", path=path)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "path")
+    assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
+
+
+@pytest.mark.parametrize("build", ["", "x", "0", "-1", "1.5", "²", "9" * 30, "true"])
+def test_builds_that_are_none(server: Any, build: str) -> None:
+    answer = upload(server.admin, build, b"x")
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "build_id")
+
+
+def test_unknown_builds(server: Any) -> None:
+    assert upload(server.admin, 2**52, b"x").status_code == 404
+    for path in ("", "/tree"):
+        answer = server.admin.get(f"/api/v3/artifacts{path}", params={"build_id": 2**52})
+        assert answer.status_code == 404
+    assert server.admin.get(f"/api/v3/artifacts/{2**52}/download").status_code == 404
+    assert server.admin.get("/api/v3/artifacts").status_code == 422
+
+
+def test_bodies_that_are_no_form(server: Any, build: int) -> None:
+    post = server.admin.post
+    url = "/api/v3/artifacts/upload"
+    assert post(url, json={"build_id": build}).status_code == 415
+    assert post(url, data=b"x", headers={"Content-Type": "multipart/form-data"}).status_code == 422
+    boundary = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert post(url, data=b"nonsense", headers=boundary).status_code == 422
+    assert post(url, data=b"", headers=boundary).status_code == 422
+    cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf'
+    assert post(url, data=cut, headers=boundary).status_code == 422
+    without_file = post(url, files=[("build_id", (None, str(build)))])
+    assert (without_file.status_code, without_file.json()["errors"][0]["field"]) == (422, "file")
+    long_field = post(url, files=[("build_id", (None, "1" * 10_000)), ("file", ("a", b"x"))])
+    assert long_field.status_code == 422
+    many = post(url, files=[(f"f{number}", (None, "x")) for number in range(50)])
+    assert many.status_code == 422
+    assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
+
+
+def test_too_large_a_file_is_refused_at_its_head(server: Any) -> None:
+    address = urlsplit(server.url)
+    head = (
+        f"POST /api/v3/artifacts/upload HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {2**31 + 2**20}\r\n"
+        f"Authorization: {server.admin.headers['Authorization']}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
+        connection.sendall(head.encode() + b"--b\r\n")
+        assert connection.recv(100).split()[1] == b"413"
+
+
+def test_download(server: Any, artifact: int) -> None:
+    answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download")
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+    assert answer.headers["Content-Length"] == str(len(CONTENT))
+    assert answer.headers["ETag"] == f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Type"].startswith("application/octet-stream")
+    assert answer.headers["Content-Disposition"] == (
+        "attachment; filename=\"Pr_f _1_.bin\"; filename*=UTF-8''Pr%C3%BCf%20%221%22.bin"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=10000-", 10_000, None), ("bytes=-5", -5, None)],
+)
+def test_ranges(server: Any, artifact: int, wanted: str, start: int, end: int | None) -> None:
+    answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
+    assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
+    first = range(len(CONTENT))[start]
+    assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(CONTENT)}"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=99999-", "bytes=-0"])
+def test_ranges_beyond_the_end(server: Any, artifact: int, wanted: str) -> None:
+    answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{len(CONTENT)}")
+    assert answer.json()["status"] == 416
+
+
+@pytest.mark.parametrize("wanted", ["bytes=5-1", "bytes=-", "lines=1-2", "bytes=0-1,3-4", "bytes=a-b"])
+def test_ranges_that_are_ignored(server: Any, artifact: int, wanted: str) -> None:
+    answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+def test_what_the_client_has_is_not_sent_again(server: Any, artifact: int) -> None:
+    url = f"/api/v3/artifacts/{artifact}/download"
+    etag = server.admin.get(url).headers["ETag"]
+    assert server.admin.get(url, headers={"If-None-Match": etag}).status_code == 304
+    changed = server.admin.get(url, headers={"Range": "bytes=0-1", "If-Range": '"old"'})
+    assert (changed.status_code, changed.content) == (200, CONTENT)
+    assert server.admin.get(url, headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
+
+
+def test_filters_and_pages(server: Any, build: int) -> None:
+    for name in ("a/report.xml", "b/Shot.png", "shot.log", "core"):
+        assert upload(server.admin, build, name.encode(), path=name).status_code == 201
+
+    def names(**more: Any) -> list[str]:
+        answer = server.admin.get("/api/v3/artifacts", params={"build_id": build, **more})
+        assert answer.status_code == 200, answer.text
+        return [item["path"] for item in answer.json()]
+
+    assert names() == ["a/report.xml", "b/Shot.png", "shot.log", "core"]
+    assert [names(type=kind) for kind in ("report", "log", "screenshot", "binary")] == [
+        ["a/report.xml"],
+        ["shot.log"],
+        ["b/Shot.png"],
+        ["core"],
+    ]
+    assert names(search="SHOT") == ["b/Shot.png", "shot.log"]
+    assert names(search="b/") == names(search="%") == []
+    assert names(search="shot", type="log") == ["shot.log"]
+    assert names(limit=3, page=2) == ["core"]
+    answer = server.admin.get("/api/v3/artifacts", params={"build_id": build, "limit": 2})
+    following = server.admin.get(answer.links["next"]["url"]).json()
+    assert [item["path"] for item in following] == ["shot.log", "core"]
+    assert server.admin.get("/api/v3/artifacts", params={"build_id": build, "type": "x"}).status_code == 422
+
+
+def test_tree(server: Any, build: int) -> None:
+    ids = {
+        path: upload(server.admin, build, path.encode(), path=path).json()["id"]
+        for path in ("z.txt", "reports/b/deep.xml", "reports/a.xml", "logs/x.log")
+    }
+    tree = server.admin.get("/api/v3/artifacts/tree", params={"build_id": build}).json()
+
+    def shape(node: dict[str, Any]) -> Any:
+        return (node["name"], [shape(child) for child in node["children"]] if "children" in node else node["id"])
+
+    assert shape(tree) == (
+        "/",
+        [
+            ("logs", [("x.log", ids["logs/x.log"])]),
+            ("reports", [("b", [("deep.xml", ids["reports/b/deep.xml"])]), ("a.xml", ids["reports/a.xml"])]),
+            ("z.txt", ids["z.txt"]),
+        ],
+    )
+
+
+def test_who_may(server: Any, project: int, build: int, artifact: int) -> None:
+    writer, reader = (server.make_user("developer", {project: level}) for level in ("write", "read"))
+    viewer, stranger = server.make_user("viewer", {project: "write"}), server.make_user("developer")
+    assert upload(writer, build, b"1").status_code == 201
+    assert [upload(user, build, b"2").status_code for user in (reader, viewer, stranger)] == [403, 403, 404]
+    download = f"/api/v3/artifacts/{artifact}/download"
+    for url in (f"/api/v3/artifacts?build_id={build}", f"/api/v3/artifacts/tree?build_id={build}", download):
+        assert [user.get(url).status_code for user in (writer, reader, viewer, stranger)] == [200, 200, 200, 404]
+        assert server.client().get(url).status_code == 401
+    assert upload(server.client(), build, b"3").status_code == 401
+
+
+def test_agents_add_only_to_their_builds(server: Any, project: int, build: int) -> None:
+    pool = server.admin.post("/api/v3/node-pools", json={"name": f"pool-{build}", "project_id": project}).json()["id"]
+    created = server.admin.post("/api/v3/nodes", json={"name": f"agent-{build}", "pool_id": pool})
+    assert created.status_code == 201, created.text
+    agent = server.client()
+    agent.headers["Authorization"] = f"Bearer {created.json()['agent_token']}"
+    assert upload(agent, build, b"x").status_code == 404
+    assert agent.get("/api/v3/artifacts", params={"build_id": build}).status_code == 401
+
+
+def test_a_large_file_goes_through(server: Any, build: int) -> None:
+    content = hashlib.sha256(b"seed").digest() * 2**20  # 32 MiB
+    answer = upload(server.admin, build, content, "core.bin")
+    assert answer.status_code == 201
+    got = server.admin.get(f"/api/v3/artifacts/{answer.json()['id']}/download", headers={"Range": "bytes=33554400-"})
+    assert got.content == content[33_554_400:]
+    with server.admin.get(f"/api/v3/artifacts/{answer.json()['id']}/download", stream=True) as whole:
+        digest = hashlib.sha256()
+        for chunk in whole.iter_content(2**20):
+            digest.update(chunk)
+    assert digest.hexdigest() == answer.json()["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_deleted_job_takes_its_artifacts_along(server: Any, project: int) -> None:
+    job = new_job(server, project)
+    build = new_build(server, job)
+    artifact = upload(server.admin, build, b"x").json()["id"]
+    server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
+    assert server.admin.get(f"/api/v3/artifacts/{artifact}/download").status_code == 404
+    assert server.admin.get(f"/api/v3/artifacts?build_id={build}").status_code == 404
+    assert upload(server.admin, build, b"y").status_code == 404

@@ -1,0 +1,287 @@
+"""Reports and tests over HTTP, of builds whose pipeline runs elsewhere."""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project, upload
+from tests.commands.reports.reading import parsed
+from tests.commands.reports.test_real_reporters import PYTEST_SAMPLE, UNITTEST_SAMPLE, run
+from tests.conftest import ADMIN
+
+REPORT = b"""<testsuites>
+<testsuite name="auth">
+  <testcase classname="t.test_auth" name="test_login" time="0.25"/>
+  <testcase classname="t.test_auth" name="test_token" time="1.23">
+    <failure message="AssertionError: Expected 200, got 401">Traceback: 401</failure><system-out>spoke</system-out>
+  </testcase>
+  <testcase classname="t.test_auth" name="test_sso" time="0"><skipped message="later"/></testcase>
+</testsuite>
+<testsuite name="shop">
+  <testcase classname="t.test_shop" name="test_cart" time="0.5"><error message="ConnectionError"/></testcase>
+  <testcase classname="t.test_shop" name="test_cart" time="0.5"/>
+</testsuite>
+</testsuites>"""
+PASSES = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
+FAILS = PASSES.replace(b"/></", b"><failure message='boom'/></testcase></")
+
+
+@pytest.fixture(name="project", scope="module")
+def _project(server: Any) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="job")
+def _job(server: Any, project: int) -> int:
+    return new_job(server, project)
+
+
+@pytest.fixture(name="build")
+def _build(server: Any, job: int) -> int:
+    build = new_build(server, job, commit_sha="abc123")
+    answer = upload(server.admin, build, REPORT, path="reports/")
+    assert answer.json()["report"] == {"cases": 5, "warnings": []}, answer.text
+    return build
+
+
+def results_of(server: Any, build: int, **more: Any) -> dict[str, Any]:
+    answer = server.admin.get("/api/v3/tests", params={"build_id": build, **more})
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def report_of(server: Any, build: int) -> dict[str, Any]:
+    answer = server.admin.get(f"/api/v3/report/{build}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def names(found: dict[str, Any]) -> list[str]:
+    return [result["node_id"].rpartition("::")[2] for result in found["results"]]
+
+
+def test_report(server: Any, build: int) -> None:
+    found = report_of(server, build)
+    assert found.items() >= {"build_id": build, "total": 4, "passed": 2, "failed": 1, "skipped": 1, "flaky": 1}.items()
+    assert (found["duration_s"], type(found["duration_s"])) == (2, int)
+    assert [(suite["name"], suite["passed"], suite["failed"]) for suite in found["suites"]] == [
+        ("auth", 1, 1),
+        ("shop", 1, 0),
+    ]
+
+
+def test_results(server: Any, build: int) -> None:
+    found = results_of(server, build)
+    assert found["total"] == 4
+    assert names(found) == ["test_login", "test_token", "test_sso", "test_cart"]
+    failed = found["results"][1]
+    expected = {
+        "node_id": "t/test_auth.py::test_token",
+        "status": "failed",
+        "duration_ms": 1230,
+        "message": "AssertionError: Expected 200, got 401",
+        "suite": "auth",
+        "attempt": 1,
+    }
+    assert failed.items() >= expected.items()
+    assert isinstance(failed["id"], int)
+    cart = found["results"][3]
+    assert (cart["status"], cart["attempt"], cart["flaky"]) == ("passed", 2, True)
+    assert [result["attempt"] for result in results_of(server, build, all_attempts=True)["results"]] == [1, 1, 1, 1, 2]
+
+
+def test_filters(server: Any, build: int) -> None:
+    assert names(results_of(server, build, status="failed")) == ["test_token"]
+    assert names(results_of(server, build, status="passed")) == ["test_login", "test_cart"]
+    assert names(results_of(server, build, status="skipped")) == ["test_sso"]
+    assert names(results_of(server, build, suite="shop")) == ["test_cart"]
+    assert names(results_of(server, build, suite="sho")) == []
+    assert names(results_of(server, build, search="TOKEN")) == ["test_token"]
+    assert names(results_of(server, build, search="_%")) == []
+    assert names(results_of(server, build, search="test_auth", status="passed", suite="auth")) == ["test_login"]
+
+
+def test_pages(server: Any, build: int) -> None:
+    found = results_of(server, build, limit=3)
+    assert (found["total"], names(found)) == (4, ["test_login", "test_token", "test_sso"])
+    assert names(results_of(server, build, limit=3, page=2)) == ["test_cart"]
+    assert results_of(server, build, limit=3, page=9) == {"total": 4, "results": []}
+    first = server.admin.get("/api/v3/tests", params={"build_id": build, "limit": 2, "search": "test"})
+    assert names(server.admin.get(first.links["next"]["url"]).json()) == ["test_sso", "test_cart"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"status": "broken"}, {"limit": 201}, {"limit": 0}, {"page": 0}, {"build_id": "x"}, {"build_id": 2**70}]
+)
+def test_bounds(server: Any, build: int, wrong: dict[str, Any]) -> None:
+    assert server.admin.get("/api/v3/tests", params={"build_id": build, **wrong}).status_code == 422
+
+
+def test_what_does_not_exist(server: Any, build: int) -> None:
+    assert server.admin.get("/api/v3/tests").status_code == 422
+    for url in (f"report/{2**52}", f"tests?build_id={2**52}", f"tests/{2**52}", f"tests/{2**52}/history", "tests/0"):
+        assert server.admin.get(f"/api/v3/{url}").status_code == 404, url
+
+
+def test_one_result_in_full(server: Any, build: int) -> None:
+    listed = results_of(server, build, status="failed")["results"][0]
+    shown = server.admin.get(f"/api/v3/tests/{listed['id']}").json()
+    assert shown.items() >= listed.items()
+    assert (shown["build_id"], shown["trace"], shown["system_out"]) == (build, "Traceback: 401", "spoke")
+    passed = results_of(server, build, status="passed")["results"][0]
+    assert server.admin.get(f"/api/v3/tests/{passed['id']}").json()["trace"] == ""
+
+
+def test_history(server: Any, job: int) -> None:
+    builds = []
+    for content in (PASSES, FAILS, PASSES):
+        builds.append(new_build(server, job))
+        upload(server.admin, builds[-1], content)
+    results = [results_of(server, build)["results"][0] for build in builds]
+    assert len({result["test_case_id"] for result in results}) == 1
+    assert len({result["id"] for result in results}) == 3
+    answer = server.admin.get(f"/api/v3/tests/{results[0]['id']}/history").json()
+    assert answer["node_id"] == "t/test_x.py::test_a"
+    history = [(run["build_id"], run["status"]) for run in answer["history"]]
+    assert history[:3] == [(builds[2], "passed"), (builds[1], "failed"), (builds[0], "passed")]
+    limited = server.admin.get(f"/api/v3/tests/{results[0]['id']}/history", params={"limit": 1}).json()
+    assert [run["build_id"] for run in limited["history"]] == [builds[2]]
+    for limit in (0, 201):
+        assert server.admin.get(f"/api/v3/tests/{results[0]['id']}/history?limit={limit}").status_code == 422
+
+
+def test_the_later_file_of_a_build_wins(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    upload(server.admin, build, FAILS, path="first.xml")
+    upload(server.admin, build, PASSES, path="rerun.xml")
+    found = report_of(server, build)
+    assert (found["total"], found["passed"], found["failed"], len(found["reports"])) == (1, 1, 0, 2)
+    assert [result["status"] for result in results_of(server, build)["results"]] == ["passed"]
+    assert results_of(server, build, all_attempts=True)["total"] == 2
+    shown = server.admin.get(f"/api/v3/builds/{build}").json()
+    assert (shown["passed"], shown["failed"]) == (1, 0)
+    (result,) = results_of(server, build)["results"]
+    history = server.admin.get(f"/api/v3/tests/{result['id']}/history").json()["history"]
+    assert [run["status"] for run in history if run["build_id"] == build] == ["passed"]
+    done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    assert done.json()["status"] == "passed"
+
+
+def test_the_same_file_again_counts_once(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    for _ in range(2):
+        assert upload(server.admin, build, REPORT).json()["report"]["cases"] == 5
+    assert report_of(server, build)["total"] == 4
+
+
+def test_failures_fail_the_build(server: Any, build: int) -> None:
+    done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    assert done.json()["status"] == "failed"
+    late = upload(server.admin, build, PASSES, "late.xml")
+    assert (late.status_code, late.json()["report"]) == (201, None)
+    assert report_of(server, build)["total"] == 4
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html><body>502 Bad Gateway</body></html>", b"\x00\x01", b"<project><a/></project>"]
+)
+def test_what_is_no_report_is_only_stored(server: Any, job: int, content: bytes) -> None:
+    build = new_build(server, job)
+    answer = upload(server.admin, build, content)
+    assert (answer.status_code, answer.json()["report"]) == (201, None)
+    assert report_of(server, build)["reports"] == []
+
+
+def test_a_broken_report_is_recorded_as_far_as_it_goes(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    broken = REPORT.replace(b"spoke", b"\x1b[31mred\x00 &#0; \xff")[:-200]
+    recorded = upload(server.admin, build, broken).json()["report"]
+    assert recorded["cases"] >= 3
+    assert recorded["warnings"]
+    assert report_of(server, build)["warnings"][0].startswith("report.xml: ")
+
+
+def test_a_build_without_reports(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    found = report_of(server, build)
+    assert (found["total"], found["duration_s"], found["suites"]) == (0, 0, [])
+    assert results_of(server, build) == {"total": 0, "results": []}
+
+
+def test_who_may(server: Any, project: int, build: int) -> None:
+    reader, stranger = server.make_user("viewer", {project: "read"}), server.make_user("developer")
+    result = results_of(server, build)["results"][0]["id"]
+    for url in (f"report/{build}", f"tests?build_id={build}", f"tests/{result}", f"tests/{result}/history"):
+        assert [user.get(f"/api/v3/{url}").status_code for user in (reader, stranger)] == [200, 404]
+        assert server.client().get(f"/api/v3/{url}").status_code == 401
+
+
+def test_a_deleted_job_takes_its_results_along(server: Any, job: int, build: int) -> None:
+    result = results_of(server, build)["results"][0]["id"]
+    server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"})
+    assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
+    for url in (f"report/{build}", f"tests?build_id={build}", f"tests/{result}/history"):
+        assert server.admin.get(f"/api/v3/{url}").status_code == 404
+
+
+def test_many_builds_bring_the_same_new_tests_at_once(server: Any, job: int) -> None:
+    mark = uuid.uuid4().hex
+    cases = "".join(f'<testcase classname="t.test_{mark}" name="test_{n}"/>' for n in range(50))
+    content = f'<testsuite name="s">{cases}</testsuite>'.encode()
+    builds = [new_build(server, job) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda build: upload(server.client(*ADMIN), build, content), builds))
+    assert [answer.json()["report"]["cases"] for answer in answers] == [50] * 8
+    server.settle()
+    by_build = [[result["test_case_id"] for result in results_of(server, build)["results"]] for build in builds]
+    assert all(len(set(cases)) == 50 and cases == by_build[0] for cases in by_build)
+
+
+def test_many_files_of_one_build_at_once(server: Any, job: int) -> None:
+    build = new_build(server, job)
+
+    def send(number: int) -> int:
+        content = PASSES if number % 2 else FAILS
+        return upload(server.client(*ADMIN), build, content, f"{number}.xml").status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(send, range(8))) == [201] * 8
+    server.settle()
+    found = report_of(server, build)
+    assert (found["total"], len(found["reports"])) == (1, 8)
+    shown = server.admin.get(f"/api/v3/builds/{build}").json()
+    assert (shown["passed"], shown["failed"]) == (found["passed"], found["failed"])
+
+
+@pytest.mark.parametrize("runner", ["pytest", "unittest"])
+def test_the_real_reporters(server: Any, job: int, tmp_path: Path, runner: str) -> None:
+    """What the public packages write is shown as their own files say."""
+    if runner == "pytest":
+        (tmp_path / "test_shop.py").write_text(PYTEST_SAMPLE, encoding="utf-8")
+        said = run(tmp_path, "-m", "pytest", "--report-xml=r.xml", "test_shop.py")
+    else:
+        (tmp_path / "test_mod.py").write_text(UNITTEST_SAMPLE)
+        said = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml")
+    content = (tmp_path / "r.xml").read_bytes()
+    local = parsed(content)
+    build = new_build(server, job)
+    assert upload(server.admin, build, content, "junittests.xml").json()["report"]["cases"] == len(local.cases), said
+    found = results_of(server, build, limit=200)
+    assert {result["node_id"]: result["status"] for result in found["results"]} == {
+        case.node_id: case.status for case in local.cases
+    }
+    counts, shown = local.summary.counts, report_of(server, build)
+    assert (shown["total"], shown["passed"], shown["failed"], shown["skipped"]) == (
+        counts.tests,
+        counts.passed,
+        counts.failed,
+        counts.skipped,
+    )
+    assert shown["known_issues"] == local.summary.known_issues > 0
+    by_id = {case.node_id: case for case in local.cases}
+    assert all(result["fail_id"] == by_id[result["node_id"]].fail_id for result in found["results"])

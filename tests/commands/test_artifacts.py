@@ -1,0 +1,150 @@
+"""Artifacts: what is stored, and under which path."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.artifacts import StoreArtifact
+from domain import artifacts, builds
+from domain.artifacts import ARTIFACT, ArtifactStored, artifact_path, artifact_type
+from domain.base import Event
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued, BuildStarted
+from domain.errors import Conflict, Invalid, NotFound
+from domain.jobs import Configuration
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
+QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main")
+ASSIGNED = BuildAssigned(**IDS, node_id=3, attempt=1)
+STARTED = BuildStarted(**IDS, node_id=3, attempt=1)
+FINISHED = BuildFinished(**IDS, status="passed", node_id=3)
+STORED = ArtifactStored(
+    artifact_id=201,
+    **IDS,
+    path="reports/report.xml",
+    type="report",
+    content_type="application/xml",
+    size_bytes=5,
+    sha256="00",
+    blob="builds/7/artifacts/201",
+)
+
+
+def store(by_node: int | None = None) -> StoreArtifact:
+    return StoreArtifact(201, 7, "reports/report.xml", "application/xml", 5, "00", by_node)
+
+
+@pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, STARTED), (QUEUED, STARTED, FINISHED)])
+def test_people_add_to_any_build(history: tuple[Event, ...]) -> None:
+    assert decided(store(), *history) == [STORED]
+    assert decided(store(), *history, STORED) == []
+
+
+@pytest.mark.parametrize("history", [(QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])
+def test_agents_add_to_builds_leased_to_them(history: tuple[Event, ...]) -> None:
+    assert decided(store(by_node=3), *history) == [STORED]
+    with pytest.raises(NotFound):
+        decided(store(by_node=4), *history)
+
+
+def test_agents_add_to_no_other_builds() -> None:
+    lost = BuildRequeued(**IDS, node_id=3, attempt=1, reason="agent_lost")
+    for history in ((QUEUED,), (QUEUED, STARTED, lost), (QUEUED, BuildStarted(**IDS, node_id=None, attempt=1))):
+        with pytest.raises(NotFound):
+            decided(store(by_node=3), *history)
+    with pytest.raises(Conflict):
+        decided(store(by_node=3), QUEUED, STARTED, FINISHED)
+
+
+def test_there_is_no_such_build() -> None:
+    with pytest.raises(NotFound):
+        decided(store())
+
+
+@pytest.mark.parametrize(
+    ("folder", "file_name", "path"),
+    [
+        ("", "report.xml", "report.xml"),
+        ("reports/", "report.xml", "reports/report.xml"),
+        ("reports/other.xml", "report.xml", "reports/other.xml"),
+        ("", "C:\\fakepath\\report.xml", "report.xml"),
+        ("a\\b\\", "../../etc/passwd", "a/b/passwd"),
+        ("./a//b/./", "x", "a/b/x"),
+        ("Prüfung/", "日本 語.log", "Prüfung/日本 語.log"),
+        ("", "..x", "..x"),
+    ],
+)
+def test_paths(folder: str, file_name: str, path: str) -> None:
+    assert artifact_path(folder, file_name) == path
+
+
+@pytest.mark.parametrize(
+    ("folder", "file_name"),
+    [
+        ("/etc/", "x"),
+        ("\\\\host\\share\\", "x"),
+        ("C:/", "x"),
+        ("../", "x"),
+        ("a/../../", "x"),
+        ("a\\..\\", "x"),
+        ("", ".."),
+        ("", ""),
+        ("a/", ""),
+        ("a/", "."),
+        ("", "a\nb"),
+        ("a\0/", "x"),
+        ("", "\x7f"),
+        ("a/", "x" * 999),
+    ],
+)
+def test_paths_that_are_refused(folder: str, file_name: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        artifact_path(folder, file_name)
+    assert caught.value.errors[0].field == "path"
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_no_path_leads_out(folder: str, file_name: str) -> None:
+    try:
+        path = artifact_path(folder, file_name)
+    except Invalid:
+        return
+    assert 0 < len(path) <= 1_000
+    assert not {"", ".", ".."} & set(path.split("/"))
+    assert path.isprintable() or all(ord(char) > 0x9F for char in path if not char.isprintable())
+    assert artifact_path(path, "other") == path
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("a/junit.XML", "report"),
+        ("x.trx", "report"),
+        ("report.json", "report"),
+        ("a/report-2.html", "report"),
+        ("index.html", "binary"),
+        ("data.json", "binary"),
+        ("a.log", "log"),
+        ("notes.txt", "log"),
+        ("s.png", "screenshot"),
+        ("s.JPG", "screenshot"),
+        ("s.webp", "screenshot"),
+        ("core", "binary"),
+        (".xml", "binary"),
+        ("a.xml/b", "binary"),
+    ],
+)
+def test_types_follow_from_names(path: str, kind: str) -> None:
+    assert artifact_type(path) == kind
+
+
+@given(commands(StoreArtifact), histories(*artifacts.EVENTS, *builds.EVENTS))
+def test_deciding_again_does_nothing(command: StoreArtifact, history: list[Event]) -> None:
+    is_decided_once(command, history)
+
+
+@given(histories(*artifacts.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(ARTIFACT, history)

@@ -1,0 +1,345 @@
+"""Builds: from the queue to a verdict."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.builds import (
+    MAX_ATTEMPTS,
+    AbortBuild,
+    AcknowledgeBuild,
+    AssignBuild,
+    FinishBuild,
+    FinishExternalBuild,
+    LoseBuild,
+    StartBuild,
+    verdict,
+)
+from domain import builds, dispatch, jobs
+from domain.base import Event
+from domain.builds import (
+    BUILD,
+    BuildAssigned,
+    BuildFinished,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+    Reason,
+    ReportRecorded,
+    Verdict,
+    status_of,
+)
+from domain.dispatch import LeadershipTaken
+from domain.errors import Conflict, NotFound
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
+CONFIGURATION = Configuration(command="pytest", env={"A": "job", "B": "job"}, secrets={"TOKEN": b"job"})
+JOB = (
+    JobCreated(job_id=5, project_id=2, title="Smoke", timeout_minutes=30, repository="/srv/r.git", default_branch="dev"),
+    JobConfigured(job_id=5, project_id=2, configuration=CONFIGURATION),
+)
+QUEUED = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev")
+LED = LeadershipTaken(leader="me")
+ASSIGNED = BuildAssigned(**IDS, node_id=3, attempt=1)
+STARTED = BuildStarted(**IDS, node_id=3, attempt=1, commit_sha="c0ffee")
+EXTERNAL = (
+    BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", external=True),
+    BuildStarted(**IDS, node_id=None, attempt=1),
+)
+ABORTED = BuildFinished(**IDS, status="aborted", reason="stopped_by_user", node_id=3)
+
+
+def requeued(attempt: int = 1, reason: Any = "agent_lost") -> BuildRequeued:
+    return BuildRequeued(**IDS, node_id=3, attempt=attempt, reason=reason)
+
+
+def reported(failed: int, known_issues: int = 0, attempt: int = 1) -> ReportRecorded:
+    counts = {"cases": 9, "passed": 9 - failed, "failed": failed, "skipped": 0, "known_issues": known_issues}
+    return ReportRecorded(**IDS, attempt=attempt, path="r.xml", first_result_id=1, duration_ms=1, blocks=1, **counts)
+
+
+def finish(**changes: Any) -> FinishBuild:
+    fields: dict[str, Any] = {"build_id": 1, "node_id": 3, "attempt": 1, "exit_code": 0, "reason": None, "detail": None}
+    return FinishBuild(**fields | {"log_lines": 7} | changes)
+
+
+# ----- start -----
+
+
+def test_a_build_carries_what_it_will_run_with() -> None:
+    (queued,) = decided(StartBuild(1, 5, env={"B": "build"}, secrets={"KEY": b"build"}, priority=9), *JOB)
+    assert queued == BuildQueued(
+        **IDS,
+        configuration=Configuration(
+            command="pytest", env={"A": "job", "B": "build"}, secrets={"TOKEN": b"job", "KEY": b"build"}
+        ),
+        branch="dev",
+        repository="/srv/r.git",
+        priority=9,
+        timeout_minutes=30,
+        job_title="Smoke",
+    )
+
+
+def test_branch_and_commit_can_be_given() -> None:
+    (queued,) = decided(StartBuild(1, 5, branch="main", commit_sha="c0ffee"), *JOB)
+    assert isinstance(queued, BuildQueued)
+    assert (queued.branch, queued.commit_sha) == ("main", "c0ffee")
+
+
+def test_an_external_build_runs_at_once_and_needs_no_command() -> None:
+    queued, started = decided(StartBuild(1, 5, commit_sha="c0ffee", external=True), JOB[0])
+    assert isinstance(queued, BuildQueued)
+    assert queued.external
+    assert started == BuildStarted(**IDS, node_id=None, attempt=1, commit_sha="c0ffee")
+
+
+def test_a_build_is_started_once() -> None:
+    assert decided(StartBuild(1, 5), *JOB, QUEUED) == []
+
+
+@pytest.mark.parametrize("history", [(), (*JOB, JobDeleted(job_id=5, project_id=2))])
+def test_no_job_no_build(history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound):
+        decided(StartBuild(1, 5), *history)
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [(JOB[:1], "no command"), ((*JOB, JobUpdated(job_id=5, project_id=2, enabled=False)), "disabled")],
+)
+def test_a_job_that_cannot_run_says_why(history: tuple[Event, ...], says: str) -> None:
+    with pytest.raises(Conflict, match=says):
+        decided(StartBuild(1, 5), *history)
+
+
+# ----- assign, acknowledge -----
+
+
+def test_the_leader_assigns_what_is_queued() -> None:
+    command = AssignBuild(1, 3, "me")
+    assert decided(command, LED, QUEUED) == [ASSIGNED]
+    assert decided(command, LED, QUEUED, ASSIGNED, requeued()) == [BuildAssigned(**IDS, node_id=3, attempt=2)]
+    assert command.wakes == ("3:1",)
+
+
+@pytest.mark.parametrize("history", [(), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED), (QUEUED, ABORTED), EXTERNAL])
+def test_nothing_else_is_assigned(history: tuple[Event, ...]) -> None:
+    assert decided(AssignBuild(1, 3, "me"), LED, *history) == []
+
+
+@pytest.mark.parametrize("history", [(), (LED, LeadershipTaken(leader="another"))])
+def test_who_does_not_lead_assigns_nothing(history: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict, match="Another dispatcher leads"):
+        decided(AssignBuild(1, 3, "me"), *history, QUEUED)
+
+
+def test_an_agent_takes_its_build_up() -> None:
+    assert decided(AcknowledgeBuild(1, 3, 1, "c0ffee"), QUEUED, ASSIGNED) == [STARTED]
+    assert decided(AcknowledgeBuild(1, 3, 1, "c0ffee"), QUEUED, ASSIGNED, STARTED) == []
+
+
+def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
+    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="c0ffee")
+    assert decided(AcknowledgeBuild(1, 3, 1, None), asked, ASSIGNED) == [STARTED]
+
+
+@pytest.mark.parametrize("command", [AcknowledgeBuild(1, 3, 1, None), finish()])
+@pytest.mark.parametrize(
+    "history",
+    [
+        (QUEUED,),
+        (QUEUED, BuildAssigned(**IDS, node_id=4, attempt=1)),
+        (QUEUED, ASSIGNED, requeued()),
+        (QUEUED, ASSIGNED, requeued(), BuildAssigned(**IDS, node_id=3, attempt=2)),
+        EXTERNAL,
+    ],
+)
+def test_an_agent_has_no_say_in_what_it_does_not_hold(command: Any, history: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict, match="not this node's"):
+        decided(command, *history)
+
+
+@pytest.mark.parametrize(
+    "command", [AcknowledgeBuild(1, 3, 1, None), finish(), FinishExternalBuild(1, "passed"), AbortBuild(1, "timeout")]
+)
+def test_there_is_no_such_build(command: Any) -> None:
+    with pytest.raises(NotFound):
+        decided(command)
+
+
+# ----- finish -----
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reason", "failed", "expected"),
+    [
+        (0, None, 0, ("passed", None)),
+        (0, None, 1, ("failed", "tests_failed")),
+        (1, None, 2, ("failed", "tests_failed")),
+        (1, None, 0, ("failed", "command_failed")),
+        (-9, None, 0, ("failed", "command_failed")),
+        (None, None, 0, ("failed", "command_failed")),
+        (None, None, 1, ("failed", "tests_failed")),
+        (None, "setup_failed", 0, ("failed", "setup_failed")),
+        (None, "checkout_failed", 0, ("failed", "checkout_failed")),
+        (0, "timeout", 0, ("failed", "timeout")),
+        (None, "timeout", 5, ("failed", "timeout")),
+        (None, "agent_stopped", 0, ("aborted", "agent_stopped")),
+        (0, "agent_stopped", 3, ("aborted", "agent_stopped")),
+    ],
+)
+def test_verdicts(
+    exit_code: int | None, reason: Reason | None, failed: int, expected: tuple[Verdict, Reason | None]
+) -> None:
+    assert verdict(exit_code, reason, failed) == expected
+    history = (QUEUED, ASSIGNED, STARTED, reported(failed))
+    (finished,) = decided(finish(exit_code=exit_code, reason=reason, detail="said"), *history)
+    assert finished == BuildFinished(
+        **IDS,
+        status=expected[0],
+        reason=expected[1],
+        detail="said",
+        exit_code=exit_code,
+        log_lines=7,
+        node_id=3,
+    )
+
+
+def test_green_needs_exit_code_0_no_reason_and_no_failure() -> None:
+    reasons: list[Reason | None] = [None, "timeout", "setup_failed", "checkout_failed", "agent_stopped"]
+    green = [
+        (exit_code, reason, failed)
+        for exit_code in (None, -15, 0, 1)
+        for reason in reasons
+        for failed in (0, 1)
+        if verdict(exit_code, reason, failed)[0] == "passed"
+    ]
+    assert green == [(0, None, 0)]
+
+
+def test_known_issues_do_not_fail_a_build() -> None:
+    (finished,) = decided(finish(), QUEUED, ASSIGNED, STARTED, reported(3, known_issues=3))
+    assert isinstance(finished, BuildFinished)
+    assert finished.status == "passed"
+
+
+def test_failures_of_an_attempt_that_was_lost_do_not_fail_the_next() -> None:
+    again = (BuildAssigned(**IDS, node_id=3, attempt=2), BuildStarted(**IDS, node_id=3, attempt=2))
+    history = (QUEUED, ASSIGNED, STARTED, reported(3), requeued(), *again)
+    (finished,) = decided(finish(attempt=2), *history, reported(0, attempt=2))
+    assert isinstance(finished, BuildFinished)
+    assert finished.status == "passed"
+
+
+def test_a_build_can_end_before_it_began() -> None:
+    (finished,) = decided(finish(exit_code=None, reason="checkout_failed"), QUEUED, ASSIGNED)
+    assert isinstance(finished, BuildFinished)
+    assert finished.reason == "checkout_failed"
+
+
+def test_the_agents_last_word_may_come_twice() -> None:
+    history = (QUEUED, ASSIGNED, STARTED)
+    assert decided(finish(), *history, *decided(finish(), *history)) == []
+    assert decided(finish(exit_code=1), *history, ABORTED) == [], "it was stopped meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("status", "failed", "expected"),
+    [
+        ("passed", 0, ("passed", None)),
+        ("passed", 2, ("failed", "tests_failed")),
+        ("failed", 0, ("failed", "reported")),
+        ("aborted", 0, ("aborted", "reported")),
+    ],
+)
+def test_an_external_build_ends_as_it_is_told(
+    status: Verdict, failed: int, expected: tuple[Verdict, Reason | None]
+) -> None:
+    (finished,) = decided(FinishExternalBuild(1, status, log_lines=4), *EXTERNAL, reported(failed))
+    assert finished == BuildFinished(**IDS, status=expected[0], reason=expected[1], log_lines=4)
+
+
+def test_an_external_build_ends_once() -> None:
+    finished = decided(FinishExternalBuild(1, "failed"), *EXTERNAL)
+    assert decided(FinishExternalBuild(1, "failed"), *EXTERNAL, *finished) == []
+    with pytest.raises(Conflict, match="already failed"):
+        decided(FinishExternalBuild(1, "passed"), *EXTERNAL, *finished)
+
+
+@pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])
+def test_only_external_builds_are_ended_from_outside(history: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict, match="runs on a node"):
+        decided(FinishExternalBuild(1, "passed"), *history)
+
+
+# ----- abort, lose -----
+
+
+@pytest.mark.parametrize(
+    ("history", "node_id"),
+    [((QUEUED,), None), ((QUEUED, ASSIGNED), 3), ((QUEUED, ASSIGNED, STARTED), 3), (EXTERNAL, None)],
+)
+def test_what_has_not_ended_can_be_aborted(history: tuple[Event, ...], node_id: int | None) -> None:
+    command = AbortBuild(1, "stopped_by_user", "by Ann", node_to_wake=node_id, log_lines=2)
+    aborted = BuildFinished(
+        **IDS, status="aborted", reason="stopped_by_user", detail="by Ann", log_lines=2, node_id=node_id
+    )
+    assert decided(command, *history) == [aborted]
+    assert command.wakes == (() if node_id is None else ("3:1",))
+    with pytest.raises(Conflict, match="already aborted"):
+        decided(command, *history, aborted)
+
+
+def test_an_assignment_that_nobody_took_up_goes_back() -> None:
+    lost = requeued(reason="not_acknowledged")
+    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED) == [lost]
+    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED, lost) == []
+    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED, STARTED) == [], "it was taken up meanwhile"
+
+
+def test_a_lost_agents_build_goes_back() -> None:
+    assert decided(LoseBuild(1, 3, 1, "agent_lost"), QUEUED, ASSIGNED, STARTED) == [requeued()]
+    assert decided(LoseBuild(1, 3, 1, "agent_lost"), QUEUED, ASSIGNED) == [requeued()]
+
+
+@pytest.mark.parametrize("other", [LoseBuild(1, 4, 1, "agent_lost"), LoseBuild(1, 3, 2, "agent_lost")])
+def test_another_nodes_loss_is_none(other: LoseBuild) -> None:
+    assert decided(other, QUEUED, ASSIGNED, STARTED) == []
+
+
+def test_a_build_is_not_given_out_for_ever() -> None:
+    history: list[Event] = [LED, QUEUED]
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        history += decided(AssignBuild(1, 3, "me"), *history)
+        history += decided(LoseBuild(1, 3, attempt, "agent_lost", log_lines=4), *history)
+    assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
+        BuildAssigned,
+        BuildFinished,
+    ]
+    last = history[-1]
+    assert isinstance(last, BuildFinished)
+    assert (last.status, last.reason, last.log_lines) == ("aborted", "agent_lost", 4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [StartBuild, AssignBuild, AcknowledgeBuild, FinishBuild, FinishExternalBuild, AbortBuild, LoseBuild],
+)
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*builds.EVENTS, *jobs.EVENTS, *dispatch.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
+
+
+@given(histories(*builds.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(BUILD, history)
+    for build_id in (1, 2, 3):
+        state = BUILD.at(build_id).fold(event for event in history if event.stream == f"build-{build_id}")
+        assert (state is None) or status_of(state) in ("queued", "running", "passed", "failed", "aborted")

@@ -1,0 +1,232 @@
+"""Reports read into columns, and recorded."""
+
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.recording import BLOCK_ROWS, ReportRead, read_chunks
+from commands.results import Earlier, NewCases, RecordReport
+from domain.base import Event
+from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
+from domain.errors import Conflict, NotFound
+from domain.jobs import Configuration
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
+
+IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
+QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main", commit_sha="abc1")
+STARTED = BuildStarted(**IDS, node_id=3, attempt=1, commit_sha="abc123")
+
+Test = tuple[str, str, str]
+"""Suite, name, what is inside of its element."""
+
+
+def report(*tests: Test) -> ReportRead:
+    cases = "".join(
+        f'<testsuite name="{suite}"><testcase classname="t.test_x" name="test_{name}" time="0.5">{inside}</testcase>'
+        "</testsuite>"
+        for suite, name, inside in tests
+    )
+    return read_chunks([f"<testsuites>{cases}</testsuites>".encode()])
+
+
+FAILURE = '<failure message="boom">trace</failure>'
+
+
+def command(read: ReportRead, *, path: str = "r.xml", attempt: int = 1, **more: Any) -> RecordReport:
+    ids = array("q", range(1, len(read.node_ids) + 1))
+    return RecordReport(7, attempt, path, read, 100, ids, more.pop("results_version", 0), **more)
+
+
+def state(*history: Event) -> AnyBuild | None:
+    return BUILD.at(7).fold(history)
+
+
+def decided(asked: RecordReport, *history: Event) -> list[Event]:
+    return list(asked.decide(state(*history)))
+
+
+def test_attempts_are_numbered_and_the_last_decides() -> None:
+    read = report(("s", "a", FAILURE), ("s", "b", ""), ("s", "a", ""), ("s", "a", "<skipped/>"))
+    assert read.node_ids == ["t/test_x.py::test_a", "t/test_x.py::test_b"]
+    assert list(read.statuses) == [FAILED, PASSED, PASSED, SKIPPED]
+    assert list(read.attempts) == [1, 1, 2, 3]
+    assert list(read.finals) == [0, 1, 0, 1]
+
+
+def test_a_pass_after_a_failure_is_flaky() -> None:
+    assert list(report(("s", "a", FAILURE), ("s", "a", "")).flaky) == [0, 1]
+    assert list(report(("s", "a", ""), ("s", "a", FAILURE)).flaky) == [0, 0]
+    assert list(report(("s", "a", FAILURE), ("s", "a", FAILURE), ("s", "a", "")).flaky) == [0, 0, 1]
+
+
+def test_only_what_says_something_has_a_text() -> None:
+    read = report(("s", "a", ""), ("s", "b", FAILURE), ("s", "c", "<system-out>hello</system-out>"))
+    assert [(text.row, text.message, text.system_out) for text in read.texts] == [(1, "boom", ""), (2, "", "hello")]
+    assert read.texts[0].signature
+
+
+def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.recording.MAX_SUITES", 2)
+    read = report(("a", "1", ""), ("b", "2", ""), ("c", "3", ""), ("d", "4", ""), ("a", "5", ""))
+    assert read.suites == ["a", "b", "(other suites)"]
+    assert list(read.row_suites) == [0, 1, 2, 2, 0]
+    assert any("suites" in warning for warning in read.warnings)
+
+
+def test_the_text_of_a_report_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.recording.REPORT_TEXT", 100)
+    loud = f"<system-out>{'x' * 200}</system-out>"
+    read = report(("s", "a", loud), ("s", "b", loud), ("s", "c", loud + FAILURE))
+    assert [(text.row, text.message, bool(text.system_out)) for text in read.texts] == [
+        (0, "", True),
+        (2, "boom", False),
+    ]
+    assert any("2 results was left out" in warning for warning in read.warnings)
+
+
+def test_what_is_no_report() -> None:
+    assert not read_chunks([b"<html><body>502</body></html>"]).is_report
+    assert not read_chunks([b""]).is_report
+    assert report(("s", "a", "")).is_report
+
+
+def test_record() -> None:
+    read = report(("s", "a", FAILURE), ("s", "b", ""), ("u", "a", ""), ("u", "c", "<skipped message='later'/>"))
+    new = NewCases(1, 4, 2, ["t/test_x.py::test_b", "t/test_x.py::test_c"], ["s", "u"])
+    seen, block, summary = decided(command(read, new_cases=new), QUEUED, STARTED)
+    assert seen == CasesSeen(project_id=1, first_case_id=2, node_ids=new.node_ids, suites=["s", "u"])
+    assert isinstance(block, ResultsRecorded)
+    assert (block.first_result_id, block.case_ids, block.suites) == (100, [1, 2, 1, 3], [0, 0, 1, 1])
+    assert (block.statuses, block.finals, block.attempts) == (b"\1\0\0\2", b"\0\1\1\1", b"\1\1\2\1")
+    assert (block.commit_sha, [text.row for text in block.texts]) == ("abc123", [0, 3])
+    assert isinstance(summary, ReportRecorded)
+    counts = (summary.cases, summary.passed, summary.failed, summary.skipped, summary.known_issues)
+    assert counts == (4, 2, 0, 1, 0)
+    assert (summary.blocks, summary.suites, summary.duration_ms) == (1, ["s", "u"], 1_500)
+
+
+def test_a_large_report_is_cut_into_blocks() -> None:
+    read = report(*(("s", str(number), FAILURE if number % 700 == 0 else "") for number in range(2 * BLOCK_ROWS + 1)))
+    *blocks, summary = decided(command(read), QUEUED, STARTED)
+    sizes = [(block.first_result_id, len(block.case_ids)) for block in blocks if isinstance(block, ResultsRecorded)]
+    assert sizes == [(100, 1_000), (1_100, 1_000), (2_100, 1)]
+    texts = [[text.row for text in block.texts] for block in blocks if isinstance(block, ResultsRecorded)]
+    assert texts == [[0, 700], [400], []]
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.blocks, summary.cases, summary.failed) == (3, 2_001, 3)
+
+
+def test_long_texts_end_a_block_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.recording.BLOCK_TEXT", 50)
+    loud = f"<system-out>{'x' * 30}</system-out>"
+    read = report(*(("s", str(number), loud) for number in range(5)))
+    assert list(read.blocks()) == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_an_empty_report_is_still_recorded() -> None:
+    (summary,) = decided(command(read_chunks([b""])), QUEUED, STARTED)
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.cases, summary.blocks) == (0, 0)
+    assert summary.warnings
+
+
+def test_known_issues_do_not_count_against_the_build() -> None:
+    read = report(("s", "a", FAILURE))
+    read.known_issues[0] = 1
+    *_, summary = events = decided(command(read), QUEUED, STARTED)
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.failed, summary.known_issues) == (1, 1)
+    build = state(QUEUED, STARTED, *events)
+    assert build is not None
+    assert (build.failed, build.results_version) == (0, 1)
+
+
+def test_a_later_file_takes_the_place_of_an_earlier_result() -> None:
+    first = decided(command(report(("s", "a", FAILURE), ("s", "b", ""))), QUEUED, STARTED)
+    again = command(
+        report(("s", "a", "")), path="rerun.xml", results_version=1, earlier={1: Earlier(100, FAILED, False)}
+    )
+    block, summary = decided(again, QUEUED, STARTED, *first)
+    assert isinstance(block, ResultsRecorded)
+    assert block.replaced == [Replaced(0, 100, FAILED)]
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.passed, summary.failed) == (1, -1)
+    build = state(QUEUED, STARTED, *first, summary)
+    assert build is not None
+    assert build.failed == 0
+
+
+def test_the_same_report_again_is_nothing_new() -> None:
+    asked = command(report(("s", "a", FAILURE)))
+    events = decided(asked, QUEUED, STARTED)
+    assert decided(asked, QUEUED, STARTED, *events) == []
+    finished = BuildFinished(**IDS, status="failed")
+    assert decided(asked, QUEUED, STARTED, *events, finished) == []
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        (QUEUED,),
+        (QUEUED, STARTED, BuildFinished(**IDS, status="aborted")),
+        (QUEUED, STARTED, BuildRequeued(**IDS, node_id=3, attempt=1, reason="agent_lost")),
+        (QUEUED, BuildStarted(**IDS, node_id=4, attempt=2)),
+    ],
+)
+def test_builds_that_take_no_reports(history: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict):
+        decided(command(report(("s", "a", ""))), *history)
+
+
+def test_there_is_no_such_build() -> None:
+    with pytest.raises(NotFound):
+        decided(command(report(("s", "a", ""))))
+
+
+INSIDES = ("", FAILURE, "<skipped/>", "<error message='e'/>", "<system-out>o</system-out>")
+TESTS = st.lists(st.tuples(st.sampled_from("su"), st.sampled_from("abc"), st.sampled_from(INSIDES)), max_size=12)
+
+
+@given(TESTS)
+def test_columns_fit_together(tests: list[Test]) -> None:
+    read = report(*tests)
+    names = [name for _, name, _ in tests]
+    columns = (
+        read.tests,
+        read.row_suites,
+        read.durations_ms,
+        read.attempts,
+        read.finals,
+        read.known_issues,
+        read.flaky,
+    )
+    assert {len(column) for column in columns} == {read.rows} == {len(tests)}
+    assert sum(read.finals) == len(read.node_ids) == len(set(names))
+    for row, (suite, name, _) in enumerate(tests):
+        assert read.suites[read.row_suites[row]] == suite
+        assert read.attempts[row] == names[: row + 1].count(name)
+        assert read.finals[row] == (name not in names[row + 1 :])
+        assert not read.flaky[row] or (read.finals[row] and read.statuses[row] == PASSED)
+
+
+@given(TESTS, st.integers(1, 5))
+def test_counts_are_of_the_blocks(tests: list[Test], block_rows: int) -> None:
+    read = report(*tests)
+    read.cuts = list(range(0, max(read.rows, 1), block_rows))
+    *blocks, summary = decided(command(read), QUEUED, STARTED)
+    assert isinstance(summary, ReportRecorded)
+    rows = [row for block in blocks for row in _rows(block)]
+    assert len(rows) == summary.cases
+    final = [status for status, is_final in rows if is_final]
+    counts = (final.count(PASSED), final.count(FAILED), final.count(SKIPPED))
+    assert counts == (summary.passed, summary.failed, summary.skipped)
+    assert summary.blocks == len(blocks)
+
+
+def _rows(block: Event) -> Iterator[tuple[int, int]]:
+    assert isinstance(block, ResultsRecorded)
+    return zip(block.statuses, block.finals, strict=True)

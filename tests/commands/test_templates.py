@@ -1,0 +1,123 @@
+"""Pipeline templates, and what a job's builds make of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.builds import StartBuild
+from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
+from domain import templates
+from domain.base import Event
+from domain.builds import BuildQueued
+from domain.errors import Conflict, Invalid, NotFound
+from domain.jobs import Configuration, JobConfigured, JobCreated
+from domain.pools import PoolCreated, PoolDeleted
+from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
+from tests.commands.given import commands, decided, folds, histories, is_decided_once, structs
+
+STORED = Configuration(
+    command="pytest", setup=["npm ci"], env={"A": "1", "B": "1"}, artifacts=["*.xml"], secrets={"S": b"s", "T": b"t"}
+)
+CREATED = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=STORED)
+DELETED = TemplateDeleted(template_id=3)
+JOB = JobCreated(job_id=5, project_id=1, title="Smoke", pipeline_template_id=3)
+
+
+def built(*history: Event) -> Configuration:
+    (queued,) = decided(StartBuild(9, 5), *history)
+    assert isinstance(queued, BuildQueued)
+    return queued.configuration
+
+
+def test_create() -> None:
+    command = CreateTemplate(3, 1, "Jest", "", "pytest", ("npm ci",), STORED.env, ("*.xml",), {"S": b"s", "T": b"t"})
+    assert decided(command) == [CREATED]
+    assert decided(command, CREATED) == []
+
+
+def test_only_what_is_given_changes() -> None:
+    (updated,) = decided(UpdateTemplate(3, title="Jest", setup=("yarn",), secrets={"S": None}), CREATED)
+    expected = Configuration(
+        command="pytest", setup=["yarn"], env=STORED.env, artifacts=STORED.artifacts, secrets={"S": b"s"}
+    )
+    assert updated == TemplateUpdated(template_id=3, configuration=expected)
+    assert decided(UpdateTemplate(3, title="Jest", env=STORED.env), CREATED) == []
+
+
+def test_a_secret_that_was_never_given_cannot_be_kept() -> None:
+    with pytest.raises(Invalid) as caught:
+        decided(UpdateTemplate(3, secrets={"NEW": None}), CREATED)
+    assert caught.value.errors[0].field == "secrets.NEW"
+
+
+def test_a_template_in_use_stays() -> None:
+    with pytest.raises(Conflict, match="2 jobs use"):
+        decided(DeleteTemplate(3, jobs_using=2), CREATED)
+    assert decided(DeleteTemplate(3), CREATED) == [DELETED]
+    assert decided(DeleteTemplate(3), CREATED, DELETED) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "history"),
+    [(UpdateTemplate(3), ()), (UpdateTemplate(3), (CREATED, DELETED)), (DeleteTemplate(3), ())],
+)
+def test_there_is_no_such_template(command: Any, history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound):
+        decided(command, *history)
+
+
+def test_a_build_runs_the_template_with_the_jobs_changes_over_it() -> None:
+    assert built(CREATED, JOB) == STORED
+    own = Configuration(command="npx jest", env={"B": "2"}, secrets={"T": b"own"})
+    configured = JobConfigured(job_id=5, project_id=1, configuration=own)
+    assert built(CREATED, JOB, configured) == Configuration(
+        command="npx jest",
+        setup=["npm ci"],
+        env={"A": "1", "B": "2"},
+        artifacts=["*.xml"],
+        secrets={"S": b"s", "T": b"own"},
+    )
+
+
+def test_changes_of_the_template_reach_the_next_build() -> None:
+    changed = TemplateUpdated(template_id=3, configuration=Configuration(command="new"))
+    assert built(CREATED, JOB, changed).command == "new"
+
+
+def test_a_job_without_a_command_needs_its_templates() -> None:
+    with pytest.raises(Conflict, match="no command"):
+        built(JOB, TemplateCreated(template_id=3, creator_id=1, title="x", configuration=Configuration()))
+
+
+def test_nothing_is_queued_for_a_pool_that_was_deleted() -> None:
+    job = JobCreated(job_id=5, project_id=1, title="Smoke", node_pool_id=2)
+    configured = JobConfigured(job_id=5, project_id=1, configuration=STORED)
+    pool = PoolCreated(pool_id=2, project_id=1, title="linux")
+    assert built(job, configured, pool) == STORED
+    with pytest.raises(Conflict, match="pool 2"):
+        built(job, configured, pool, PoolDeleted(pool_id=2, project_id=1))
+
+
+@given(structs(Configuration), structs(Configuration))
+def test_what_a_job_says_is_never_lost(template: Configuration, job: Configuration) -> None:
+    merged = overlaid(template, job)
+    assert merged.env == {**template.env, **job.env}
+    assert merged.secrets.items() >= job.secrets.items()
+    assert overlaid(template, merged) == merged
+    assert overlaid(Configuration(), job) == job
+    assert overlaid(template, Configuration()) == template
+
+
+@pytest.mark.parametrize("kind", [CreateTemplate, UpdateTemplate, DeleteTemplate])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*templates.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
+
+
+@given(histories(*templates.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(TEMPLATE, history)

@@ -1,0 +1,147 @@
+"""The server's own description against the server itself, by schemathesis: shared by the test and the long run."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+    unsupported_method,
+)
+
+from tests.conftest import Client
+
+Described = schemathesis.APIOperation[Any, Any, Any, Any]
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    unsupported_method,
+]
+ENDLESS = {
+    "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",
+    "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
+}
+"""What is left out, with the reason. The contract tests read both of them."""
+TIMEOUT_S = 10
+
+
+@dataclass
+class Fuzzed:
+    """What a run goes through: the description, who asks, and ids that something has."""
+
+    url: str
+    session: Client
+    """The administrator's."""
+    api_token: str
+    """For signing out: with it that is refused, and the session stays."""
+    agent_token: str
+    ids: Mapping[str, int]
+    schema: schemathesis.BaseSchema = field(init=False)
+
+    def __post_init__(self) -> None:
+        described = self.session.get("/api/v3/openapi.json").json()
+        # Who asks is not what is tried here; left in, a part of the requests would go without credentials.
+        del described["security"]
+        for item in described["paths"].values():
+            for operation in item.values():
+                operation.pop("security", None)
+        self.schema = schemathesis.openapi.from_dict(described)
+
+    def credentials(self, operation: Described) -> str:
+        if operation.path.startswith("/api/v3/agent/"):
+            return f"Bearer {self.agent_token}"
+        if operation.label == "POST /api/v3/logout":
+            return f"Bearer {self.api_token}"
+        return str(self.session.headers["Authorization"])
+
+    def operations(self) -> Iterator[Described]:
+        """Deletions last: made-up ids are small numbers, and what they hit is gone."""
+        found = [result.ok() for result in self.schema.get_all_operations()]
+        for operation in sorted(found, key=lambda operation: operation.method.upper() == "DELETE"):
+            if operation.label not in ENDLESS:
+                yield operation
+
+
+def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
+    """A project, a pool, a node, a job and a build, for half of the requests to be about."""
+
+    def make(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = session.post(f"/api/v3{path}", json=body)
+        assert answer.ok, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    project = make("/projects", {"name": name})["id"]
+    pool = make("/node-pools", {"name": name, "project_id": project})["id"]
+    node = make("/nodes", {"name": name, "pool_id": pool})
+    job = make("/jobs", {"name": name, "project_id": project})["id"]
+    configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
+    session.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
+    build = make("/builds/start", {"job_id": job, "external": True})["id"]
+    files = {"file": ("report.xml", b'<testsuite name="s"><testcase name="t"/></testsuite>')}
+    upload = session.post("/api/v3/artifacts/upload", data={"build_id": build}, files=files)
+    artifact = upload.json()["id"]
+    test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
+    ids = {
+        "project_id": project,
+        "pool_id": pool,
+        "node_pool_id": pool,
+        "node_id": node["id"],
+        "job_id": job,
+        "build_id": build,
+        "artifact_id": artifact,
+        "test_id": test,
+    }
+    api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
+    return Fuzzed(session.url, session, api_token, node["agent_token"], ids)
+
+
+def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Counter[int]:
+    """Sends about `examples` requests; how often it was answered with which status.
+
+    Raises what schemathesis finds, with the shortest example.
+    """
+    answers: Counter[int] = Counter()
+    # Deleting what others are about would leave nothing to look at.
+    real = st.booleans() if operation.method.upper() != "DELETE" else st.just(False)
+    modes = st.sampled_from(list(schemathesis.GenerationMode))
+
+    @seed(number)
+    @settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def run(data: st.DataObject) -> None:
+        case = data.draw(operation.as_strategy(data.draw(modes)))
+        if data.draw(real):
+            _about(case, fuzzed.ids)
+        headers = {"Authorization": fuzzed.credentials(operation)}
+        answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
+        answers[answer.status_code] += 1
+        case.validate_response(answer, CHECKS, headers=headers, transport_kwargs={"base_url": fuzzed.url})
+
+    run()
+    return answers
+
+
+def _about(case: schemathesis.Case, ids: Mapping[str, int]) -> None:
+    """Puts real ids in the places of made-up ones."""
+    for place in (case.path_parameters, case.query, case.body):
+        if isinstance(place, dict):
+            for name in place.keys() & ids.keys():
+                place[name] = ids[name]

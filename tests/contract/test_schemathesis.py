@@ -1,0 +1,42 @@
+"""What the server says of itself holds: requests made from its own description are never answered with 5xx, and answers
+have the described status, media type and form. `python -m bench.long.schemathesis` does the same for longer."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from testhide.engines import temporary_engines
+from testhide.processes import create_first_admin
+from tests.conftest import ADMIN, running_server
+
+from .fuzzing import ENDLESS, Fuzzed, a_small_world, fuzz
+from .test_served import own_operations
+
+EXAMPLES = 15
+SEED = 20_260_520
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    """On a server of its own, since made-up ids are small numbers: they may well be someone's."""
+    data = tmp_path_factory.mktemp("fuzzed")
+    with temporary_engines() as engines, running_server(engines, data, "serve", "project", "dispatch") as server:
+        asyncio.run(create_first_admin(server.settings))
+        server.settle()
+        yield a_small_world(server.client(*ADMIN))
+
+
+def test_described_operations_hold(fuzzed: Fuzzed, described: dict[str, Any]) -> None:
+    tried: dict[str, Counter[int]] = {}
+    for operation in fuzzed.operations():
+        tried[operation.label] = fuzz(fuzzed, operation, EXAMPLES, SEED)
+        assert fuzzed.session.get("/api/v3/me").status_code == 200, f"{operation.label} ended the session"
+    everything = {f"{method} {path}" for method, path in own_operations(described)}
+    assert tried.keys() | ENDLESS.keys() == everything
+    # Most of it is reached, and not only refused at the door.
+    print(tried)
+    reached = [label for label, answers in tried.items() if any(status < 300 for status in answers)]
+    assert len(reached) > len(tried) * 2 / 3, f"only {reached}"

@@ -1,0 +1,47 @@
+"""Artifacts as rows."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+
+from domain import artifacts, jobs
+from domain.artifacts import ArtifactStored
+from domain.base import Event
+from domain.jobs import JobDeleted
+from projections.artifacts import PROJECTION, ArtifactRow
+from tests.commands.given import histories
+from tests.projections.memory import MemoryRows
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+STORED = ArtifactStored(
+    at=NOW,
+    artifact_id=201,
+    build_id=7,
+    job_id=5,
+    project_id=1,
+    path="reports/report.xml",
+    type="report",
+    content_type="application/xml",
+    size_bytes=5,
+    sha256="00",
+    blob="builds/7/artifacts/201",
+)
+
+
+def test_a_row() -> None:
+    row = MemoryRows(PROJECTION).apply(STORED).one(ArtifactRow)
+    assert row == ArtifactRow(
+        201, 7, 5, 1, "reports/report.xml", "report", "application/xml", 5, "00", "builds/7/artifacts/201", NOW
+    )
+    assert row.name == "report.xml"
+
+
+def test_a_deleted_job_leaves_no_artifacts() -> None:
+    other = JobDeleted(job_id=6, project_id=1)
+    assert len(MemoryRows(PROJECTION).apply(STORED, other).all(ArtifactRow)) == 1
+    assert MemoryRows(PROJECTION).apply(STORED, JobDeleted(job_id=5, project_id=1)).all(ArtifactRow) == []
+
+
+@given(histories(*artifacts.EVENTS, *jobs.EVENTS))
+def test_no_history_fails(history: list[Event]) -> None:
+    MemoryRows(PROJECTION).apply(*history)

@@ -1,0 +1,255 @@
+"""The property that everything rests on: read tables made again from the log are the ones that were kept up live."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import AsyncConnection
+
+from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
+from commands.builds import (
+    AbortBuild,
+    AcknowledgeBuild,
+    AssignBuild,
+    FinishBuild,
+    FinishExternalBuild,
+    LoseBuild,
+    StartBuild,
+)
+from commands.dispatch import TakeLeadership
+from commands.handler import Caller, Command, Decision, Handler
+from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
+from commands.members import AdmitMember
+from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
+from commands.pools import CreatePool
+from commands.projects import CreateProject, UpdateProject
+from commands.users import RegisterUser
+from domain.artifacts import ArtifactStored
+from domain.base import AnyStream, Category, Event, Recorded, Stream
+from domain.builds import BUILD, BuildQueued, ReportRecorded, status_of
+from domain.catalogue import EVENTS, UPCASTERS
+from domain.errors import Rejection
+from domain.jobs import JOB
+from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText
+from projections.builds import BuildRow
+from projections.catalogue import PROJECTIONS
+from projections.engine import Engine, drop_tables, ensure_tables, row_types
+from projections.projector import rebuild
+from store.append import GroupCommit
+from store.codec import EventMapper
+from store.log import EventLog
+from testhide.processes import Core
+from tests.commands.given import commands
+from tests.projections.toys import query
+
+SMALL = st.integers(1, 3)
+LEADER = st.just("a")
+CALLER = Caller("user:1")
+
+START: Sequence[Command] = (
+    TakeLeadership("a"),
+    RegisterUser(1, "ann@example.com", "admin", "hash", "email-1"),
+    *(CreateProject(n, f"Project {n}", 1, ((f"p{n}", f"slug-{n}"),), b"sealed") for n in (1, 2)),
+    CreatePool(1, 1, "linux", "pool-1"),
+    *(RegisterNode(n, f"node {n}", f"node-{n}", bytes([n]), None, max_parallel=2) for n in (1, 2)),
+    *(ConnectNode(n, "a", "1", "linux", "h", 8, 16.0) for n in (1, 2)),
+    *(CreateJob(n, 1, f"Job {n}") for n in (1, 2)),
+    *(ConfigureJob(n, "pytest") for n in (1, 2)),
+    *(StartBuild(n, 1 + n % 2) for n in (1, 2)),
+)
+"""So that what follows meets something."""
+
+
+@dataclass(frozen=True)
+class Recording(Decision):
+    """Results and artifacts of a build, as recording a report stores them."""
+
+    build_id: int
+    number: int
+    statuses: bytes
+    texts: bool
+    replaces: bool
+    commit_sha: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        no_state = Category[None]("", None, lambda state, event: None)
+        streams = (f"results-{self.build_id}", "project-1-cases", f"artifact-{self.number}")
+        return (BUILD.at(self.build_id), *(Stream(name, no_state) for name in streams))
+
+    def decide(self, build: Any, *states: None) -> Iterable[Event]:
+        if build is None:
+            return
+        ids: dict[str, Any] = {"build_id": self.build_id, "job_id": build.queued.job_id, "project_id": 1}
+        rows = len(self.statuses)
+        first = self.number * 10
+        yield CasesSeen(project_id=1, first_case_id=first, node_ids=[f"test_{self.number}"], suites=["s"])
+        yield ResultsRecorded(
+            **ids,
+            first_result_id=first,
+            # Few cases of all builds, so that each has a history.
+            case_ids=list(range(1, rows + 1)),
+            suites=[0] * rows,
+            durations_ms=[5] * rows,
+            statuses=self.statuses,
+            attempts=b"\1" * rows,
+            finals=b"\1" * rows,
+            known_issues=b"\0" * rows,
+            flaky=b"\0" * rows,
+            texts=[ResultText(0, "said")] if self.texts else [],
+            replaced=[Replaced(0, first - 10, 1)] if self.replaces else [],
+            commit_sha=self.commit_sha,
+        )
+        failed = self.statuses.count(1)
+        counts = {"cases": rows, "passed": rows - failed, "failed": failed, "skipped": 0, "known_issues": 0}
+        yield ReportRecorded(
+            **ids, **counts, attempt=1, path="r.xml", first_result_id=first, duration_ms=5, blocks=1, suites=["s"]
+        )
+        yield ArtifactStored(
+            **ids, artifact_id=self.number, path="r.xml", type="report", content_type="", size_bytes=1, sha256="", blob="b"
+        )
+
+
+def fixed(kind: type[Any], **fields: Any) -> st.SearchStrategy[Any]:
+    return commands(kind, **fields)
+
+
+anything = st.one_of(
+    fixed(RegisterUser),
+    fixed(OpenSession),
+    fixed(RevokeSession),
+    fixed(CreateApiToken),
+    fixed(RevokeApiToken),
+    fixed(UpdateProject),
+    fixed(AdmitMember),
+    fixed(CreatePool),
+    fixed(RegisterNode),
+    fixed(ConnectNode),
+    fixed(MarkNodeOffline),
+    fixed(DeleteNode),
+    fixed(CreateJob, project_id=st.just(1)),
+    fixed(UpdateJob),
+    fixed(ConfigureJob),
+    fixed(DeleteJob, job_id=SMALL),
+)
+# What happens to builds, more often than all the rest.
+happening = st.one_of(
+    fixed(StartBuild, build_id=st.integers(3, 8), job_id=st.integers(1, 2)),
+    fixed(AssignBuild, leader=LEADER, node_id=st.integers(1, 2)),
+    fixed(AcknowledgeBuild, attempt=st.integers(1, 2)),
+    fixed(FinishBuild, attempt=st.integers(1, 2)),
+    fixed(FinishExternalBuild, build_id=st.integers(3, 8)),
+    fixed(AbortBuild),
+    fixed(LoseBuild, attempt=st.integers(1, 2)),
+    st.builds(
+        Recording,
+        st.integers(1, 4),
+        st.just(0),
+        st.binary(min_size=1, max_size=3).map(lambda data: bytes(byte % 3 for byte in data)),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from(["", "c0ffee", "decade"]),
+    ),
+)
+histories = st.lists(st.one_of(happening, happening, anything), max_size=40)
+
+
+async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
+    """All read tables, ordered, and how far they are."""
+    tables = [str(row.table) for row in row_types(PROJECTIONS)]
+    content = {name: await query(connection, f"SELECT t FROM {name} t ORDER BY t::text") for name in tables}
+    for name in ("projection_positions", "parked_events"):
+        content[name] = await query(connection, f"SELECT * FROM {name} ORDER BY 1, 2, 3")
+        content[name] = [row[:3] for row in content[name]]
+    return content
+
+
+class Story:
+    """Executes commands, and moves the projections along now and then, as a projector does."""
+
+    def __init__(self, event_log: EventLog, connection: AsyncConnection) -> None:
+        self._log = event_log
+        seconds = count()
+        begin = datetime(2026, 5, 20, tzinfo=UTC)
+        self._handler = Handler(event_log, lambda: begin + timedelta(seconds=next(seconds)))
+        self._engine = Engine(connection, PROJECTIONS, announce=True)
+        self._position = 0
+        self._recordings = count(10)
+
+    async def tell(self, command: Command) -> None:
+        if isinstance(command, Recording):
+            command = Recording(**vars(command) | {"number": next(self._recordings)})
+        try:
+            await self._handler.execute(command, CALLER)
+        except Rejection:
+            return
+
+    async def project(self, at_most: int) -> None:
+        events = await self._log.read(self._position, at_most)
+        self._position = await self._engine.apply(events, self._position)
+
+
+@pytest.fixture
+async def commit(parts: Core) -> Any:
+    commit = GroupCommit(parts.conninfo)
+    yield commit
+    await commit.close()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(history=histories, batches=st.lists(st.integers(0, 9), min_size=1, max_size=8))
+async def test_rebuilt_tables_are_those_that_were_kept_up_live(
+    parts: Core, commit: GroupCommit, history: list[Command], batches: list[int]
+) -> None:
+    async with parts.pool.connection() as connection:
+        await connection.execute("DELETE FROM stored_events")
+        await connection.execute("DELETE FROM stored_events_keys")
+        await connection.execute("SELECT setval('stored_events_notification_id_seq', 1, false)")
+        await drop_tables(connection, PROJECTIONS)
+        await ensure_tables(connection, PROJECTIONS)
+        event_log = EventLog(parts.pool, commit, EventMapper(EVENTS, UPCASTERS), parts.secrets)
+        story = Story(event_log, connection)
+        for number, command in enumerate((*START, *history)):
+            await story.tell(command)
+            await story.project(batches[number % len(batches)])
+        await story.project(10_000)
+        live = await dump(connection)
+        assert await rebuild(parts.conninfo, event_log, PROJECTIONS) == await event_log.head()
+        again = await dump(connection)
+        for table, rows in live.items():
+            assert again[table] == rows, table
+        assert live["parked_events"] == []
+        await states_are_folds(event_log, connection)
+
+
+async def states_are_folds(event_log: EventLog, connection: AsyncConnection) -> None:
+    """A stream's state is what all events, in the order of the log, fold to; and the read model says the same."""
+    everything = await event_log.read(0, 10_000)
+    shown = {build_id: (status, attempt) for build_id, status, attempt in await _builds(connection)}
+    seen = 0
+    for build_id in {event.event.build_id for event in everything if isinstance(event.event, BuildQueued)}:
+        stream = BUILD.at(build_id)
+        state = _folded(stream, everything)
+        assert await event_log.state(stream) == state
+        assert state is not None
+        job = await event_log.state(JOB.at(state.queued.job_id))
+        if job is not None and job.deleted:
+            assert build_id not in shown
+        else:
+            assert shown[build_id] == (status_of(state), state.attempt)
+            seen += 1
+    assert len(shown) == seen
+
+
+def _folded(stream: Stream[Any], everything: Sequence[Recorded]) -> Any:
+    return stream.fold(recorded.event for recorded in everything if recorded.stream == stream.name)
+
+
+async def _builds(connection: AsyncConnection) -> list[tuple[Any, ...]]:
+    return await query(connection, f"SELECT id, status, attempt FROM {BuildRow.table}")
+
+

@@ -1,0 +1,198 @@
+"""Results, reports and test cases as rows."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.base import Event
+from domain.builds import ReportRecorded
+from domain.jobs import JobDeleted
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText
+from projections.results import (
+    ATTEMPT,
+    FLAKY,
+    KNOWN_ISSUE,
+    PROJECTION,
+    OutputsRow,
+    ReportRow,
+    ResultTextRow,
+    SupersededRow,
+)
+from projections.test_cases import CaseStatsRow, CatalogueRow, TestCaseRow
+from tests.projections.memory import MemoryRows
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+
+
+def block(build_id: int, *statuses: int, **columns: Any) -> ResultsRecorded:
+    """Results of cases 1, 2, ... of this build, all of them final unless said otherwise."""
+    count = len(statuses)
+    given_columns: dict[str, Any] = {
+        "first_result_id": build_id * 100,
+        "case_ids": list(range(1, count + 1)),
+        "suites": [0] * count,
+        "durations_ms": [10] * count,
+        "attempts": b"\1" * count,
+        "finals": b"\1" * count,
+        "known_issues": bytes(count),
+        "flaky": bytes(count),
+    }
+    return ResultsRecorded(
+        build_id=build_id, job_id=5, project_id=1, statuses=bytes(statuses), **(given_columns | columns)
+    )
+
+
+def stats(*events: Event) -> CaseStatsRow:
+    return MemoryRows(PROJECTION).apply(*events).one(CaseStatsRow)
+
+
+def test_cases_are_numbered_in_their_order() -> None:
+    first = CasesSeen(project_id=1, first_case_id=10, node_ids=["a", "b"], suites=["s", ""])
+    second = CasesSeen(project_id=1, first_case_id=30, node_ids=["c"], suites=["s"])
+    rows = MemoryRows(PROJECTION).apply(first, second)
+    assert rows.all(TestCaseRow) == [
+        TestCaseRow(10, 1, "a", "s"),
+        TestCaseRow(11, 1, "b", ""),
+        TestCaseRow(30, 1, "c", "s"),
+    ]
+    assert rows.one(CatalogueRow) == CatalogueRow(1, version=2, cases=3)
+
+
+def test_results_are_columns() -> None:
+    event = block(
+        7,
+        FAILED,
+        FAILED,
+        PASSED,
+        case_ids=[1, 2, 1],
+        attempts=b"\1\1\2",
+        finals=b"\0\1\1",
+        known_issues=b"\0\1\0",
+        flaky=b"\0\0\1",
+        suites=[3, 4, 3],
+    )
+    (written,) = MemoryRows(PROJECTION).apply(event).blocks
+    columns = {name: list(values) for name, values in written.columns.items()}
+    assert columns["id"] == [700, 701, 702]
+    assert (columns["case_id"], columns["job_id"], columns["suite"]) == ([1, 2, 1], [5, 5, 5], [3, 4, 3])
+    earlier, known, flaky = columns["facts"]
+    assert earlier == ~(FAILED | ATTEMPT)
+    assert known == FAILED | KNOWN_ISSUE | ATTEMPT
+    assert flaky == PASSED | FLAKY | 2 * ATTEMPT
+
+
+def test_facts_fit_their_column() -> None:
+    event = block(7, SKIPPED, SKIPPED, attempts=b"\xff\xff", finals=b"\1\0", known_issues=b"\1\1", flaky=b"\1\1")
+    (written,) = MemoryRows(PROJECTION).apply(event).blocks
+    assert all(-(2**15) <= facts < 2**15 for facts in written.columns["facts"])
+
+
+def test_texts_lie_apart() -> None:
+    texts = [ResultText(0, "boom", "trace", system_out="out"), ResultText(2, system_err="err")]
+    rows = MemoryRows(PROJECTION).apply(block(7, FAILED, PASSED, PASSED, texts=texts))
+    text = rows.one(ResultTextRow)
+    assert (text.id, text.message, text.trace) == (700, "boom", "trace")
+    assert rows.one(OutputsRow) == OutputsRow(700, 5, {"0": ("out", ""), "2": ("", "err")})
+
+
+def test_a_report_says_where_its_results_are() -> None:
+    event = ReportRecorded(
+        at=NOW,
+        build_id=7,
+        job_id=5,
+        project_id=1,
+        attempt=1,
+        path="r.xml",
+        first_result_id=700,
+        cases=3,
+        passed=1,
+        failed=1,
+        skipped=0,
+        known_issues=0,
+        duration_ms=20,
+        blocks=1,
+        suites=["s"],
+        warnings=["w"],
+    )
+    row = MemoryRows(PROJECTION).apply(event).one(ReportRow)
+    assert row == ReportRow(700, 7, 5, 1, 1, "r.xml", 3, ["s"], ["w"], NOW)
+
+
+def test_runs_flips_and_failures() -> None:
+    events = [block(build, status) for build, status in enumerate([PASSED, FAILED, SKIPPED, FAILED, PASSED], start=1)]
+    row = stats(*events)
+    assert (row.runs, row.failures, row.flips, row.flaky_runs) == (4, 2, 2, 0)
+    assert (row.last_status, row.last_build_id) == (PASSED, 5)
+
+
+def test_passing_again_and_again_is_not_flaky() -> None:
+    row = stats(*(block(build, PASSED, commit_sha="abc") for build in range(1, 6)))
+    assert (row.runs, row.flips, row.flaky_runs) == (5, 0, 0)
+
+
+def test_a_flip_on_the_same_commit_is_flaky() -> None:
+    same = [block(1, PASSED, commit_sha="abc123"), block(2, FAILED, commit_sha="abc123")]
+    assert (stats(*same).flips, stats(*same).flaky_runs) == (1, 1)
+    other = [block(1, PASSED, commit_sha="abc123"), block(2, FAILED, commit_sha="def456")]
+    assert (stats(*other).flips, stats(*other).flaky_runs) == (1, 0)
+    unknown = [block(1, PASSED), block(2, FAILED)]
+    assert (stats(*unknown).flips, stats(*unknown).flaky_runs) == (1, 0)
+
+
+def test_a_pass_after_a_failure_in_one_report_is_flaky() -> None:
+    row = stats(block(1, FAILED, PASSED, case_ids=[1, 1], attempts=b"\1\2", finals=b"\0\1", flaky=b"\0\1"))
+    assert (row.runs, row.failures, row.flips, row.flaky_runs) == (1, 0, 0, 1)
+
+
+def test_another_file_of_the_build_does_not_count_twice() -> None:
+    again = block(2, PASSED, first_result_id=250, replaced=[Replaced(0, 200, FAILED)])
+    rows = MemoryRows(PROJECTION).apply(block(1, PASSED), block(2, FAILED), again)
+    assert rows.one(SupersededRow) == SupersededRow(200, 5)
+    row = rows.one(CaseStatsRow)
+    # It failed and then passed in one build: that is flaky, and no change from the build before.
+    assert (row.runs, row.failures, row.flips, row.flaky_runs) == (2, 0, 0, 1)
+
+
+def test_a_late_file_of_an_older_build() -> None:
+    late = block(1, FAILED, first_result_id=150, replaced=[Replaced(0, 100, PASSED)])
+    row = stats(block(1, PASSED), block(2, PASSED), late)
+    assert (row.runs, row.failures, row.last_build_id, row.last_status) == (2, 1, 2, PASSED)
+
+
+def test_a_second_attempt_of_the_build_takes_the_place_of_the_first() -> None:
+    row = stats(block(1, PASSED), block(2, FAILED), block(2, FAILED, first_result_id=250))
+    assert (row.runs, row.failures, row.flips) == (2, 1, 1)
+
+
+def test_a_deleted_job_leaves_no_results() -> None:
+    texts = [ResultText(0, "boom", system_out="out")]
+    recorded = block(7, FAILED, texts=texts, replaced=[Replaced(0, 600, FAILED)])
+    rows = MemoryRows(PROJECTION).apply(recorded, JobDeleted(job_id=5, project_id=1))
+    for row in (ResultTextRow, OutputsRow, SupersededRow, ReportRow):
+        assert rows.all(row) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([PASSED, FAILED, SKIPPED])), max_size=12))
+def test_numbers_hold_together(runs: list[tuple[int, int]]) -> None:
+    """Whatever builds report in whatever order: never more failures or flips than runs, nothing below zero."""
+    events = [
+        block(build_id, status, first_result_id=1_000 + number, commit_sha="abc")
+        for number, (build_id, status) in enumerate(runs)
+    ]
+    for row in MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow):
+        assert 0 <= row.failures <= row.runs <= len(runs)
+        assert 0 <= row.flips <= row.runs
+        assert 0 <= row.flaky_runs <= row.runs
+
+
+@given(st.lists(st.sampled_from([PASSED, FAILED, SKIPPED]), min_size=1, max_size=6), st.sampled_from([PASSED, FAILED]))
+def test_a_replaced_last_run_leaves_no_trace_but_flakiness(statuses: list[int], wrong: int) -> None:
+    *before, last = statuses
+    events = [block(build, status) for build, status in enumerate(before, start=1)]
+    build = len(statuses)
+    replacing = block(build, last, first_result_id=9_000, replaced=[Replaced(0, build * 100, wrong)])
+    direct, corrected = stats(*events, block(build, last)), stats(*events, block(build, wrong), replacing)
+    numbers = [(row.runs, row.failures, row.flips, row.last_status, row.verdict) for row in (direct, corrected)]
+    assert numbers[0] == numbers[1]
