@@ -1,7 +1,7 @@
 """Appends per second: our recorder beside the library's, in one run: `python -m bench.append`.
 
-Each is called the way it is made for: ours by asyncio tasks, the library's by threads. 300-byte events, each into a stream of its own, fsync on. Rounds
-alternate, so that whatever else the machine does meets both; medians over the rounds.
+Each is called the way it is made for: ours by asyncio tasks, the library's by threads. 300-byte events, each into a
+stream of its own, fsync on. Short rounds of both alternate, so that whatever else the machine does meets both; medians.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def _library_store(conninfo: str) -> PostgresDatastore:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Appends per second beside the library's recorder.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one round")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.7, help="of one round")
     options = parser.parse_args()
     report = Report("append")
     streams = count(1)

@@ -1,7 +1,7 @@
 """From POST /builds/start to the command's first output at a client that follows the build: `python -m bench.dispatch`.
 
-One agent, idle before each build. The command prints the time, so that its start, and then how long each line takes from
-print to arrival, are seen on one clock. Server, agent and client are on this machine.
+One agent, idle before each build. The command prints the time, so that its start, and then how long each line takes
+from print to arrival, are seen on one clock. Server, agent and client are on this machine.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import re
 import sys
 import time
 from collections import defaultdict
-from datetime import datetime
 
+import msgspec
 import psycopg
 import uvloop
 
@@ -39,9 +39,8 @@ async def follow(stack: Stack, job: int) -> tuple[int, float, float, list[tuple[
     lines = []
     async for chunk in connection.stream(connection.prepared("GET", f"/api/v3/builds/{build}/stream")):
         arrived = time.time()
-        for text in re.findall(r"data: (\{.*\})", chunk.decode()):
-            if found := PRINTED.search(json.loads(text).get("data", "")):
-                lines.append((int(found[1]) / 1e9, arrived))
+        said = [json.loads(text).get("data", "") for text in re.findall(r"data: (\{.*\})", chunk.decode())]
+        lines.extend((int(found[1]) / 1e9, arrived) for text in said if (found := PRINTED.search(text)))
     connection.close()
     return build, asked, answered, lines
 
@@ -74,8 +73,6 @@ async def measure(stack: Stack, builds: int, report: Report) -> None:
 
 def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
     """(step, time, build) as the events say."""
-    import msgspec
-
     envelopes = msgspec.msgpack.Decoder(Envelope)
     with psycopg.connect(stack.settings.database_url) as connection:
         rows = connection.execute(
@@ -83,13 +80,9 @@ def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
             ([f"build-{build}" for build in builds], list(STEPS)),
         ).fetchall()
     return [
-        (STEPS[topic], _seconds(envelopes.decode(state).stamp.at), int(stream.partition("-")[2]))
+        (STEPS[topic], envelopes.decode(state).stamp.at.timestamp(), int(stream.partition("-")[2]))
         for topic, state, stream in rows
     ]
-
-
-def _seconds(at: datetime) -> float:
-    return at.timestamp()
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What a whole stack holds in memory, engines and local agent included: `python -m bench.footprint`.
 
-A few builds, a minute of rest, then the proportional set size (PSS: shared pages by their share) of every process of the
-stack, from /proc/PID/smaps_rollup.
+A few builds, a minute of rest, then the proportional set size (PSS: shared pages by their share) of every process of
+the stack, from /proc/PID/smaps_rollup.
 """
 
 import argparse

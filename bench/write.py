@@ -1,7 +1,8 @@
 """POST /builds/start, each answered when the read models show it: `python -m bench.write`.
 
-One API worker, first one client, then sixteen, while the projector is killed three times. No agent, so the builds stay queued; then there are many, and
-one more job with an agent shows that a long queue does not slow the dispatcher down.
+One API worker; first one client, then sixteen, then sixteen while the projector is killed three times. No agent takes
+these builds, so they queue up. At the end there are 20,000, and a node of another project shows that the length of the
+queue does not slow the dispatcher down: from POST to the answer of its agent's open poll, before and after.
 """
 
 import argparse
@@ -9,16 +10,20 @@ import asyncio
 import json
 import sys
 import time
+from typing import Any
 
 import psycopg
 import uvloop
 
 from bench.http import Connection
-from bench.report import Report, percentile
+from bench.report import Report, median, percentile
 from bench.stack import Stack, running_stack
+from projections.builds import BuildRow
 
 CLIENTS = 16
 KILLS = 3
+QUEUED = 20_000
+DISPATCHED = 30
 
 
 class Load:
@@ -57,8 +62,6 @@ async def load(stack: Stack, job: int, clients: int, seconds: float, kills: int 
 
 def stored(stack: Stack, seen: list[int]) -> tuple[int, int]:
     """How many of these builds are in the log, and how many in the read model: exactly once."""
-    from projections.builds import BuildRow
-
     streams = [f"build-{build}" for build in seen]
     with psycopg.connect(stack.settings.database_url) as connection:
         events = connection.execute(
@@ -78,6 +81,8 @@ def stored(stack: Stack, seen: list[int]) -> tuple[int, int]:
 
 async def measure(stack: Stack, seconds: float, report: Report) -> None:
     job = stack.job("write", "true")
+    node = Node(stack)
+    short = median(await node.dispatched())
     await load(stack, job, CLIENTS, 1.0)  # warm
     alone = await load(stack, job, 1, seconds)
     report.add("1 client, p50", percentile(alone.seconds, 50) * 1000, "ms", at_most=5)
@@ -100,6 +105,57 @@ async def measure(stack: Stack, seconds: float, report: Report) -> None:
     report.add("  not exactly once in the log", len(builds) - in_log, "builds", at_most=0)
     report.add("  not exactly once in the read model", len(builds) - shown, "builds", at_most=0)
     report.add("  acknowledged twice", len(builds) - len(set(builds)), "builds", at_most=0)
+    await fill(stack, job)
+    long = median(await node.dispatched())
+    report.add("POST to a waiting agent, p50", short * 1000, "ms")
+    report.add(f"  with {QUEUED:,} queued builds", long * 1000, "ms")
+    report.add("  ratio", long / short, "times", at_most=2)
+
+
+class Node:
+    """A node with its own project, and an agent that takes builds without running them."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._job = stack.job("dispatched", "true")
+        project = stack.call("GET", f"/api/v3/jobs/{self._job}")["project_id"]
+        pool = stack.call("POST", "/api/v3/node-pools", {"name": "bench", "project_id": project})["id"]
+        node = {"name": "bench", "pool_id": pool, "max_parallel": 1}
+        self._token = stack.call("POST", "/api/v3/nodes", node)["agent_token"]
+
+    async def dispatched(self) -> list[float]:
+        """Seconds from POST to the agent's answer, for builds one after the other."""
+        agent = await Connection.open(self._stack.port, self._token)
+        client = await Connection.open(self._stack.port, self._stack.token)
+        about = {"session": "bench-session", "version": "0", "platform": "linux", "hostname": "bench"}
+        await _call(agent, "POST", "/connect", {**about, "cpu_cores": 1, "ram_gb": 1.0, "running": []})
+        start = client.prepared("POST", "/api/v3/builds/start", json.dumps({"job_id": self._job}).encode())
+        seconds = []
+        for _ in range(DISPATCHED):
+            poll = asyncio.create_task(_call(agent, "GET", "/next?session=bench-session&free=1"))
+            await asyncio.sleep(0.1)
+            begin = time.perf_counter()
+            await client.send(start)
+            build = (await poll)["build"]
+            seconds.append(time.perf_counter() - begin)
+            for step, body in (("started", {}), ("finished", {"exit_code": 0})):
+                await _call(agent, "POST", f"/builds/{build['id']}/{step}?attempt={build['attempt']}", body)
+        agent.close()
+        client.close()
+        return seconds
+
+
+async def _call(agent: Connection, method: str, path: str, body: object = None) -> Any:
+    content = b"" if body is None else json.dumps(body).encode()
+    status, _, answer = await agent.send(agent.prepared(method, f"/api/v3/agent{path}", content))
+    assert status == 200, answer
+    return json.loads(answer)
+
+
+async def fill(stack: Stack, job: int) -> None:
+    """Queues builds until there are QUEUED of them."""
+    while (queued := stack.call("GET", "/api/v3/builds?status=queued&limit=1")["total"]) < QUEUED:
+        await load(stack, job, CLIENTS, max(1.0, (QUEUED - queued) / 1500))
 
 
 async def _caught_up(stack: Stack) -> None:

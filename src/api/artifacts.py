@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
@@ -19,7 +19,7 @@ from api.permissions import Agent, User
 from api.recording import record
 from api.types import MAX_ID, Paged, next_page, provide_paged
 from api.uploads import Upload, received
-from commands.artifacts import StoreArtifact, must_be_leased
+from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.recording import read_report
 from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
@@ -137,6 +137,15 @@ class ArtifactController(Controller):
         request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
         return await file_answer(request, act.services.blobs, artifact)
 
+    @delete("/{artifact_id:int}", status_code=204)
+    async def delete_artifact(self, request: Request[User, Any, Any], act: Acting, artifact_id: int) -> None:
+        async with act.reading() as connection:
+            artifact = await artifacts.find(connection, artifact_id)
+        if artifact is None:
+            raise NotFound(f"There is no artifact {artifact_id}.")
+        request.user.must("write", artifact.project_id, f"artifact {artifact_id}")
+        await act(DeleteArtifact(artifact_id, artifact.build_id))
+
 
 async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload) -> UploadedArtifact:
     """The content first, then the event: an event never names a blob that is not there."""
@@ -145,7 +154,7 @@ async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, u
         same = await artifacts.same(connection, build_id, path, upload.sha256)
     artifact_id = await act.services.ids.draw("artifacts") if same is None else same.id
     if same is None:
-        key = blob_key(build_id, artifact_id)
+        key = blob_key(build.queued.job_id, build_id, artifact_id)
         await act.services.blobs.put(key, chunks(upload.path))
         try:
             await act(

@@ -92,22 +92,7 @@ def described(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
         for method, (handler, _) in route.route_handler_map.items():
             if (operation := item.get(method.lower())) is not None:
                 _describe(operation, handler)
-    _tell_tuples(schema)
     return schema
-
-
-def _tell_tuples(schema: Any) -> None:
-    """Litestar writes a tuple's items as JSON Schema did before OpenAPI 3.1."""
-    match schema:
-        case list() | tuple():
-            for item in schema:
-                _tell_tuples(item)
-        case dict():
-            if isinstance(items := schema.get("items"), list | tuple):
-                del schema["items"]
-                schema |= {"prefixItems": items, "minItems": len(items), "maxItems": len(items)}
-            for item in schema.values():
-                _tell_tuples(item)
 
 
 def _describe(operation: dict[str, Any], handler: BaseRouteHandler) -> None:

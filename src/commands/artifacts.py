@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Decision
-from domain.artifacts import ARTIFACT, ArtifactStored, artifact_type, blob_key
+from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
 from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running, status_of
 from domain.errors import Conflict, NotFound
@@ -43,7 +43,32 @@ class StoreArtifact(Decision):
             content_type=self.content_type,
             size_bytes=self.size_bytes,
             sha256=self.sha256,
-            blob=blob_key(queued.build_id, self.artifact_id),
+            blob=blob_key(queued.job_id, queued.build_id, self.artifact_id),
+        )
+
+
+@dataclass(frozen=True)
+class DeleteArtifact(Decision):
+    artifact_id: int
+    build_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
+
+    def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
+        if artifact is None or build is None:
+            raise NotFound(f"There is no artifact {self.artifact_id}.")
+        if build.pinned:
+            raise Conflict(
+                f"Build {self.build_id} is kept for ever, and its artifacts with it;"
+                f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
+            )
+        yield ArtifactDeleted(
+            artifact_id=artifact.artifact_id,
+            build_id=artifact.build_id,
+            job_id=artifact.job_id,
+            project_id=artifact.project_id,
+            blob=artifact.blob,
         )
 
 

@@ -14,9 +14,9 @@ from domain.builds import (
     Assigned,
     BuildAssigned,
     BuildFinished,
+    BuildMovedToTop,
     BuildQueued,
     BuildRequeued,
-    BuildMovedToTop,
     BuildStarted,
     Deleted,
     Finished,
@@ -170,12 +170,12 @@ class FinishBuild(Decision):
         if isinstance(build, Finished) and build.attempt == self.attempt:
             return
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
-        status, reason = verdict(self.exit_code, self.reason, held.failed)
+        status, reason = verdict(self.exit_code, self.reason, held.failed, held.quarantined + held.known_issues)
         yield BuildFinished(
             **ids_of(held),
             status=status,
             reason=reason,
-            detail=self.detail,
+            detail=self.detail or (ignored_failures(held) if status == "passed" else None),
             exit_code=self.exit_code,
             log_lines=self.log_lines,
             node_id=self.node_id,
@@ -203,7 +203,13 @@ class FinishExternalBuild(Decision):
                 status, reason = self.status, None if self.status == "passed" else "reported"
                 if status == "passed" and build.failed:
                     status, reason = "failed", "tests_failed"
-                yield BuildFinished(**ids_of(build), status=status, reason=reason, log_lines=self.log_lines)  # type: ignore[arg-type]
+                yield BuildFinished(
+                    **ids_of(build),
+                    status=status,
+                    reason=reason,  # type: ignore[arg-type]
+                    detail=ignored_failures(build) if status == "passed" else None,
+                    log_lines=self.log_lines,
+                )
             case _:
                 raise Conflict(
                     f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it."
@@ -304,15 +310,34 @@ def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attemp
             raise Conflict(f"Build {build_id} is {status_of(build)} and not this node's (any more), attempt {attempt}.")
 
 
-def verdict(exit_code: int | None, reason: Reason | None, failed: int) -> tuple[Verdict, Reason | None]:
-    """What the agent saw and what the reports say, reconciled: a lost report never turns a build green."""
+def verdict(
+    exit_code: int | None, reason: Reason | None, failed: int, ignored: int = 0
+) -> tuple[Verdict, Reason | None]:
+    """What the agent saw and what the reports say, reconciled: a lost report never turns a build green.
+
+    Test runners exit with 1 when tests failed and with something else when anything else is wrong. So a 1 is explained
+    by the `ignored` failures, which do not count, if there are any.
+    """
     if reason == "agent_stopped":
         return "aborted", reason
     if reason is not None:
         return "failed", reason
     if failed:
         return "failed", "tests_failed"
-    return ("passed", None) if exit_code == 0 else ("failed", "command_failed")
+    if exit_code == 0 or (exit_code == 1 and ignored > 0):
+        return "passed", None
+    return "failed", "command_failed"
+
+
+def ignored_failures(build: AnyBuild) -> str | None:
+    """What a passed build says of its failures in quarantine."""
+    match build.quarantined:
+        case 0:
+            return None
+        case 1:
+            return "1 quarantined failure was ignored."
+        case many:
+            return f"{many:,} quarantined failures were ignored."
 
 
 def node_of(build: AnyBuild) -> int | None:

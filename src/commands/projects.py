@@ -7,7 +7,7 @@ from commands.handler import Decision
 from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.errors import NotFound
-from domain.projects import PROJECT, MemberAdmitted, Project, ProjectCreated, ProjectUpdated
+from domain.projects import PROJECT, UPDATABLE, MemberAdmitted, Project, ProjectCreated, ProjectUpdated
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class UpdateProject(Decision):
     title: str | None = None
     description: str | None = None
     scm_endpoint_id: int | None = None
+    retention_days: int | None = None
+    retention_builds: int | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return (PROJECT.at(self.project_id),)
@@ -60,7 +62,7 @@ class UpdateProject(Decision):
             raise NotFound(f"There is no project {self.project_id}.")
         changed = {
             field: value
-            for field in ("title", "description", "scm_endpoint_id")
+            for field in UPDATABLE
             if (value := getattr(self, field)) not in (None, getattr(project, field))
         }
         if changed:

@@ -30,12 +30,12 @@ class ReportRead:
     """A report in columns. A row is one attempt; `tests` says of which test, as a place in `node_ids`."""
 
     node_ids: list[str] = field(default_factory=list)
-    case_suites: "array[int]" = field(default_factory=lambda: array("H"))
+    case_suites: array[int] = field(default_factory=lambda: array("H"))
     """The suite in which each of `node_ids` was first seen."""
     suites: list[str] = field(default_factory=list)
-    tests: "array[int]" = field(default_factory=lambda: array("I"))
-    row_suites: "array[int]" = field(default_factory=lambda: array("H"))
-    durations_ms: "array[int]" = field(default_factory=lambda: array("I"))
+    tests: array[int] = field(default_factory=lambda: array("I"))
+    row_suites: array[int] = field(default_factory=lambda: array("H"))
+    durations_ms: array[int] = field(default_factory=lambda: array("I"))
     statuses: bytearray = field(default_factory=bytearray)
     attempts: bytearray = field(default_factory=bytearray)
     finals: bytearray = field(default_factory=bytearray)

@@ -3,14 +3,17 @@
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import msgspec
 
 from commands.handler import Decision
 from commands.recording import ReportRead
-from domain.base import AnyStream, Event, Known
+from commands.rules import Match
+from domain.base import UNSTAMPED, AnyStream, Event, Known
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.errors import Conflict, NotFound
+from domain.quarantine import QUARANTINE, Quarantine, covered
 from domain.results import (
     FAILED,
     PASSED,
@@ -21,6 +24,7 @@ from domain.results import (
     cases_stream,
     results_stream,
 )
+from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Earlier:
     result_id: int
     status: int
     known_issue: bool
+    quarantined: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class RecordReport(Decision):
     new_cases: NewCases | None = None
     earlier: Mapping[int, Earlier] = field(default_factory=dict)
     """By case id."""
+    matches: Sequence[Match] = ()
+    """The failures that the project's known issues match."""
+    now: datetime = UNSTAMPED
+    """Decides which entries of the job's quarantine still count."""
 
     def reads(self) -> Sequence[AnyStream]:
         reads: list[AnyStream] = [
@@ -72,7 +81,10 @@ class RecordReport(Decision):
             reads.append(Known(cases_stream(new.project_id), new.catalogue_version, None))
         return reads
 
-    def decide(self, build: AnyBuild | None, *_: None) -> Iterable[Event]:
+    def then_reads(self, build: AnyBuild | None, *_: None) -> Sequence[AnyStream]:
+        return () if build is None else (QUARANTINE.at(build.queued.job_id),)
+
+    def decide(self, build: AnyBuild | None, *others: Quarantine | None) -> Iterable[Event]:
         if build is None:
             raise NotFound(f"There is no build {self.build_id}.")
         if recorded(build, self.attempt, self.path) is not None:
@@ -86,11 +98,42 @@ class RecordReport(Decision):
                 node_ids=new.node_ids,
                 suites=new.suites,
             )
-        blocks = list(self._blocks(build))
+        quarantined = self._quarantined(others[-1] if others else None)
+        blocks: list[Event] = list(self._blocks(build, quarantined))
+        blocks += self._classified(build)
         yield from blocks
-        yield self._summary(build, blocks)
+        yield self._summary(build, len(blocks), quarantined)
 
-    def _blocks(self, build: AnyBuild) -> Iterator[ResultsRecorded]:
+    def _quarantined(self, quarantine: Quarantine | None) -> bytearray:
+        """One byte a row: 1 for a failure that nothing but the quarantine keeps from failing the build."""
+        report = self.report
+        flags = bytearray(report.rows)
+        entries = [] if quarantine is None else quarantine.active(self.now)
+        if not entries:
+            return flags
+        failures = [
+            row
+            for row, (status, known) in enumerate(zip(report.statuses, report.known_issues, strict=True))
+            if status == FAILED and not known
+        ]
+        node_ids = covered({report.node_ids[report.tests[row]] for row in failures}, entries)
+        for row in failures:
+            flags[row] = report.node_ids[report.tests[row]] in node_ids
+        return flags
+
+    def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
+        if self.matches:
+            queued = build.queued
+            yield ResultsClassifiedByRules(
+                build_id=queued.build_id,
+                job_id=queued.job_id,
+                project_id=queued.project_id,
+                result_ids=[self.first_result_id + match.row for match in self.matches],
+                known_issue_ids=[match.known_issue_id for match in self.matches],
+                classifications=bytes(CLASSIFICATIONS.index(match.classification) for match in self.matches),
+            )
+
+    def _blocks(self, build: AnyBuild, quarantined: bytearray) -> Iterator[ResultsRecorded]:
         report, queued = self.report, build.queued
         commit_sha = (build.commit_sha if isinstance(build, Running) else None) or queued.commit_sha or ""
         texts = iter(report.texts)
@@ -117,6 +160,7 @@ class RecordReport(Decision):
                 texts=own,
                 replaced=list(self._replaced(case_ids, report.finals[start:end])),
                 commit_sha=commit_sha,
+                quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
 
     def _replaced(self, case_ids: list[int], finals: bytearray) -> Iterator[Replaced]:
@@ -126,20 +170,22 @@ class RecordReport(Decision):
             if final and (earlier := self.earlier.get(case_id)) is not None:
                 yield Replaced(row, earlier.result_id, earlier.status)
 
-    def _summary(self, build: AnyBuild, blocks: Sequence[ResultsRecorded]) -> ReportRecorded:
+    def _summary(self, build: AnyBuild, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
         own = [0, 0, 0]
-        known = duration = 0
-        for status, final, known_issue, ms in zip(
-            report.statuses, report.finals, report.known_issues, report.durations_ms, strict=True
+        known = ignored = duration = 0
+        for status, final, known_issue, in_quarantine, ms in zip(
+            report.statuses, report.finals, report.known_issues, quarantined, report.durations_ms, strict=True
         ):
             if final:
                 own[status] += 1
                 known += known_issue
+                ignored += in_quarantine
                 duration += ms
         for earlier in self.earlier.values():
             own[earlier.status] -= 1
             known -= earlier.known_issue
+            ignored -= earlier.quarantined
         return ReportRecorded(
             build_id=queued.build_id,
             job_id=queued.job_id,
@@ -153,7 +199,8 @@ class RecordReport(Decision):
             skipped=own[SKIPPED],
             known_issues=known,
             duration_ms=duration,
-            blocks=len(blocks),
+            blocks=blocks,
+            quarantined=ignored,
             suites=report.suites,
             warnings=report.warnings,
         )

@@ -52,6 +52,19 @@ class ArtifactStored(Event, frozen=True):
         return f"build-{self.build_id}"
 
 
+class ArtifactDeleted(Event, frozen=True):
+    name: ClassVar[str] = "artifact.deleted"
+    artifact_id: int
+    build_id: int
+    job_id: int
+    project_id: int
+    blob: str
+
+    @property
+    def stream(self) -> str:
+        return f"artifact-{self.artifact_id}"
+
+
 def artifact_path(folder: str, file_name: str) -> str:
     """Where a file goes in its build's tree. `folder` may be empty, end in a slash, or be the whole path already.
 
@@ -84,13 +97,28 @@ def artifact_type(path: str) -> ArtifactType:
     return _TYPES.get(name.suffix, "binary")
 
 
-def blob_key(build_id: int, artifact_id: int) -> str:
-    return f"builds/{build_id}/artifacts/{artifact_id}"
+def job_blobs(job_id: int) -> str:
+    """What the keys of all blobs of a job begin with."""
+    return f"jobs/{job_id}/"
+
+
+def build_blobs(job_id: int, build_id: int) -> str:
+    return f"{job_blobs(job_id)}builds/{build_id}/"
+
+
+def blob_key(job_id: int, build_id: int, artifact_id: int) -> str:
+    return f"{build_blobs(job_id, build_id)}artifacts/{artifact_id}"
 
 
 def evolve(state: ArtifactStored | None, event: Event) -> ArtifactStored | None:
-    return event if state is None and isinstance(event, ArtifactStored) else state
+    match event:
+        case ArtifactStored():
+            return event
+        case ArtifactDeleted():
+            return None
+        case _:
+            return state
 
 
 ARTIFACT = Category[ArtifactStored | None]("artifact", None, evolve)
-EVENTS = (ArtifactStored,)
+EVENTS = (ArtifactStored, ArtifactDeleted)

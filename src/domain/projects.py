@@ -33,6 +33,10 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     title: str | None = None
     description: str | None = None
     scm_endpoint_id: int | None = None
+    retention_days: int | None = None
+    """Finished builds older than this are deleted; 0 keeps them whatever their age."""
+    retention_builds: int | None = None
+    """Of each job only this many of the newest finished builds are kept; 0 keeps all."""
 
 
 class MemberAdmitted(ProjectEvent, frozen=True):
@@ -41,11 +45,16 @@ class MemberAdmitted(ProjectEvent, frozen=True):
     access: Access
 
 
+UPDATABLE = ("title", "description", "scm_endpoint_id", "retention_days", "retention_builds")
+
+
 class Project(msgspec.Struct, frozen=True):
     project_id: int
     title: str
     description: str
     scm_endpoint_id: int | None
+    retention_days: int = 0
+    retention_builds: int = 0
     members: dict[int, Access] = {}
 
 
@@ -54,11 +63,7 @@ def evolve(state: Project | None, event: Event) -> Project | None:
         case ProjectCreated():
             return Project(event.project_id, event.title, event.description, event.scm_endpoint_id)
         case ProjectUpdated() if state is not None:
-            changes = {
-                field: value
-                for field in ("title", "description", "scm_endpoint_id")
-                if (value := getattr(event, field)) is not None
-            }
+            changes = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
             return msgspec.structs.replace(state, **changes)
         case MemberAdmitted() if state is not None:
             return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})

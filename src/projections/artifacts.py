@@ -5,10 +5,11 @@ from datetime import datetime
 
 from psycopg import AsyncConnection
 
-from domain.artifacts import ArtifactStored
+from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.base import Recorded
+from domain.builds import BuildDeleted
 from domain.jobs import JobDeleted
-from projections.model import Change, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
 VERSION = 1
@@ -54,6 +55,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 blob=event.blob,
                 created_at=event.at,
             )
+        case ArtifactDeleted():
+            yield Gone(ArtifactRow, event.artifact_id)
+        case BuildDeleted():
+            yield GoneWhere(ArtifactRow, "build_id", event.build_id)
         case JobDeleted():
             yield GoneWhere(ArtifactRow, "job_id", event.job_id)
         case _:

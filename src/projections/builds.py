@@ -32,6 +32,10 @@ COUNTED = 10_000
 """Totals are exact up to here when filters are combined (and exact for each filter alone)."""
 
 
+COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
+"""What reports add up to."""
+
+
 class BuildRow(Row, frozen=True):
     table = Table(
         "builds",
@@ -67,6 +71,7 @@ class BuildRow(Row, frozen=True):
     failed: Int = 0
     skipped: Int = 0
     known_issues: Int = 0
+    quarantined: Int = 0
     restarted_from: int | None = None
     selected_tests: int | None = None
     """How many tests were asked for; None for all."""
@@ -145,7 +150,7 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
             return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
         case BuildRequeued():
             lost = {"status": "queued", "node_id": None, "assigned_at": None, "started_at": None}
-            return lost | {"reason": event.reason, "passed": 0, "failed": 0, "skipped": 0, "known_issues": 0}
+            return lost | dict.fromkeys(COUNTS, 0) | {"reason": event.reason}
         case BuildStarted():
             return {
                 "status": "running",
@@ -156,12 +161,7 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
                 "commit_sha": event.commit_sha or build.commit_sha,
             }
         case ReportRecorded():
-            return {
-                "passed": build.passed + event.passed,
-                "failed": build.failed + event.failed,
-                "skipped": build.skipped + event.skipped,
-                "known_issues": build.known_issues + event.known_issues,
-            }
+            return {name: getattr(build, name) + getattr(event, name) for name in COUNTS}
         case BuildFinished():
             return {
                 "status": event.status,

@@ -1,6 +1,20 @@
 """All projections, in the order in which they are applied."""
 
-from projections import artifacts, auth, builds, jobs, node_commands, nodes, pools, projects, results, templates
+from projections import (
+    artifacts,
+    auth,
+    builds,
+    jobs,
+    known_issues,
+    node_commands,
+    nodes,
+    pools,
+    projects,
+    quarantine,
+    results,
+    templates,
+    triage,
+)
 
 PROJECTIONS = (
     auth.PROJECTION,
@@ -11,6 +25,9 @@ PROJECTIONS = (
     nodes.PROJECTION,
     node_commands.PROJECTION,
     builds.PROJECTION,
+    quarantine.PROJECTION,
+    known_issues.PROJECTION,
     results.PROJECTION,
+    triage.PROJECTION,
     artifacts.PROJECTION,
 )

@@ -10,7 +10,7 @@ from domain.base import Recorded
 from domain.builds import BuildQueued
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
-from projections.model import Change, Key, Projection, Row, Rows, Table
+from projections.model import Change, Int, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
 VERSION = 1
@@ -27,6 +27,8 @@ class ProjectRow(Row, frozen=True):
     created_at: datetime
     jobs_count: int = 0
     last_build_at: datetime | None = None
+    retention_days: Int = 0
+    retention_builds: Int = 0
 
 
 class MemberRow(Row, frozen=True):
@@ -82,6 +84,8 @@ def _changes(
                 "name": event.title,
                 "description": event.description,
                 "scm_endpoint_id": event.scm_endpoint_id,
+                "retention_days": event.retention_days,
+                "retention_builds": event.retention_builds,
             }
             return {column: value for column, value in columns.items() if value is not None}
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from domain.base import Recorded
-from domain.builds import ReportRecorded
+from domain.builds import BuildDeleted, ReportRecorded
 from domain.jobs import JobDeleted
 from domain.results import CasesSeen, ResultsRecorded
-from projections.model import Block, Change, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.model import Block, Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.test_cases import (
     VERSION,
     CaseStatsRow,
@@ -28,8 +28,8 @@ from projections.test_cases import (
     corrected,
 )
 
-STATUS, KNOWN_ISSUE, FLAKY, ATTEMPT = 3, 4, 8, 16
-"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), two flags, and the attempt from bit 4 on.
+STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
+"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), three flags, and the attempt from bit 5 on.
 
 All bits of an attempt that a later one decides are inverted, so it is negative: `facts >= 0` is a condition of which
 the query planner has statistics, and no bit is.
@@ -145,6 +145,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobDeleted():
             for row in (ReportRow, ResultRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield GoneWhere(row, "job_id", event.job_id)
+        case BuildDeleted():
+            yield GoneWhere(ReportRow, "build_id", event.build_id)
+            for first, cases in event.results:
+                last = first + cases - 1
+                yield GoneBetween(OutputsRow, "first_result_id", first, last)
+                for row in (ResultRow, ResultTextRow, SupersededRow):
+                    yield GoneBetween(row, "id", first, last)
         case _:
             return
 
@@ -160,10 +167,11 @@ PROJECTION = Projection(
 
 def _block(event: ResultsRecorded) -> Block:
     count = len(event.case_ids)
+    quarantined = event.quarantined or bytes(count)
     facts = [
-        (status | known * KNOWN_ISSUE | flaky * FLAKY | attempt * ATTEMPT) ^ (final - 1)
-        for status, final, known, flaky, attempt in zip(
-            event.statuses, event.finals, event.known_issues, event.flaky, event.attempts, strict=True
+        (status | known * KNOWN_ISSUE | flaky * FLAKY | held * QUARANTINED | attempt * ATTEMPT) ^ (final - 1)
+        for status, final, known, flaky, held, attempt in zip(
+            event.statuses, event.finals, event.known_issues, event.flaky, quarantined, event.attempts, strict=True
         )
     ]
     return Block(

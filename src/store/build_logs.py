@@ -68,6 +68,10 @@ class BuildLogs:
             lines.extend(found[max(0, offset - first_line) : offset + limit - first_line])
         return lines
 
+    async def delete_of_build(self, build_id: int) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute("DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
+
     async def delete_of_job(self, job_id: int) -> None:
         async with self._pool.connection() as connection:
             await connection.execute("DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))

@@ -1,4 +1,4 @@
-"""Why queued builds wait, as the dispatcher sees it. No mutation; a crash may lose it, and the next look makes it anew."""
+"""Why queued builds wait, as the dispatcher sees it. No mutation: a crash may lose it, the next look makes it anew."""
 
 from collections.abc import Mapping
 

@@ -22,8 +22,8 @@ from domain.errors import Conflict, NotFound
 from store.agents import AgentGauges
 from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
-from store.listen import EVENTS, POLLS, Listener
 from store.codec import utcnow
+from store.listen import EVENTS, POLLS, Listener
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
 from workers.scheduler import Orphan, Scheduler

@@ -7,7 +7,9 @@ deletes nothing and sends no mail.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
 from domain.base import Event
+from domain.builds import BuildDeleted
 from domain.jobs import JobDeleted
 from integrations.ports import Blobs
 from store.build_logs import BuildLogs
@@ -31,7 +33,22 @@ class Reaction:
 async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
     assert isinstance(event, JobDeleted)
     await tools.build_logs.delete_of_job(event.job_id)
-    await tools.blobs.delete_prefix(f"job-{event.job_id}/")
+    await tools.blobs.delete_prefix(job_blobs(event.job_id))
 
 
-REACTIONS = (Reaction("delete_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),)
+async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildDeleted)
+    await tools.build_logs.delete_of_build(event.build_id)
+    await tools.blobs.delete_prefix(build_blobs(event.job_id, event.build_id))
+
+
+async def when_artifact_deleted_delete_its_content(event: Event, tools: Tools) -> None:
+    assert isinstance(event, ArtifactDeleted)
+    await tools.blobs.delete(event.blob)
+
+
+REACTIONS = (
+    Reaction("delete_a_jobs_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),
+    Reaction("delete_a_builds_log_and_artifacts", BuildDeleted, when_build_deleted_delete_its_log_and_artifacts),
+    Reaction("delete_an_artifacts_content", ArtifactDeleted, when_artifact_deleted_delete_its_content),
+)

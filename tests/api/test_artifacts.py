@@ -239,6 +239,13 @@ def test_a_large_file_goes_through(server: Any, build: int) -> None:
     assert digest.hexdigest() == answer.json()["sha256"] == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("build", [2**52, "none"])
+def test_a_large_file_that_nobody_may_send_is_refused_at_its_head(server: Any, build: object) -> None:
+    answer = upload(server.admin, build, bytes(64 * 2**20), "core.bin")
+    assert answer.status_code in (404, 422)
+    assert answer.elapsed.total_seconds() < 10
+
+
 def test_a_deleted_job_takes_its_artifacts_along(server: Any, project: int) -> None:
     job = new_job(server, project)
     build = new_build(server, job)

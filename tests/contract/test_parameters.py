@@ -184,7 +184,7 @@ def test_log_lines(world: World) -> None:
 def test_history(world: World) -> None:
     """Newest first; 20 unless told otherwise."""
     operation = DOCUMENTED["GET", "/api/v3/tests/{test_id}/history"]
-    tests = world.member.get("/api/v3/tests", params={"build_id": world.build, "search": "test_1", "limit": 200})
+    tests = world.member.get(f"/api/v3/tests?build_id={world.build}&search=test_1&limit=200")
     often = next(test for test in tests.json()["results"] if test["node_id"].endswith("test_1"))
     call = call_of(operation, world)
     call.ids["test_id"] = often["id"]

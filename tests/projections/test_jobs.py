@@ -20,7 +20,9 @@ CONFIGURED = JobConfigured(at=NOW, job_id=5, project_id=1, configuration=CONFIGU
 
 
 def test_a_job_changes() -> None:
-    update = JobUpdated(job_id=5, project_id=1, title="New", enabled=False, required_tags=["gpu"], cleared=("node_pool_id",))
+    update = JobUpdated(
+        job_id=5, project_id=1, title="New", enabled=False, required_tags=["gpu"], cleared=("node_pool_id",)
+    )
     row = MemoryRows(PROJECTION).apply(CREATED, update).one(JobRow)
     assert row == JobRow(5, 1, "New", False, None, 60, 1, "/srv/r.git", "main", None, NOW, ["gpu"])
 

@@ -151,10 +151,10 @@ def test_projects_take_turns() -> None:
 
 
 def test_who_waits_long_rises() -> None:
-    history = (job(), *node(), queued(1, priority=1), queued(2, priority=3, at=NOW + timedelta(minutes=29)))
-    soon, later = NOW + timedelta(minutes=19), NOW + timedelta(minutes=38)
-    assert placed(after(*history, polls={3: 1}), soon) == [(2, 3)]
-    assert placed(after(*history, polls={3: 1}), later) == [(1, 3)]
+    for minutes, first in ((19, 2), (30, 1)):
+        now = NOW + timedelta(minutes=minutes)
+        history = (job(), *node(), queued(1, priority=1), queued(2, priority=3, at=now))
+        assert placed(after(*history, polls={3: 1}), now) == [(first, 3)]
 
 
 def test_what_was_moved_to_the_top_goes_first_and_the_last_move_before_the_others() -> None:

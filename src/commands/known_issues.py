@@ -1,0 +1,106 @@
+"""What is asked of known issues, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from commands.handler import Decision
+from commands.patterns import must_be_a_pattern
+from domain.base import AnyStream, Event
+from domain.errors import NotFound
+from domain.known_issues import (
+    KNOWN_ISSUE,
+    UPDATABLE,
+    Clearable,
+    Kind,
+    KnownIssue,
+    KnownIssueCreated,
+    KnownIssueDeleted,
+    KnownIssueUpdated,
+)
+from domain.projects import PROJECT, Project
+from domain.triage import Classification
+
+
+@dataclass(frozen=True)
+class CreateKnownIssue(Decision):
+    known_issue_id: int
+    project_id: int
+    title: str
+    classification: Classification
+    kind: Kind
+    value: str
+    defect_key: str | None = None
+    defect_url: str | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return KNOWN_ISSUE.at(self.known_issue_id), PROJECT.at(self.project_id)
+
+    def decide(self, issue: KnownIssue | None, project: Project | None) -> Iterable[Event]:
+        if issue is not None:
+            return
+        if project is None:
+            raise NotFound(f"There is no project {self.project_id}.")
+        if self.kind == "pattern":
+            must_be_a_pattern("pattern", self.value)
+        yield KnownIssueCreated(
+            known_issue_id=self.known_issue_id,
+            project_id=self.project_id,
+            title=self.title,
+            classification=self.classification,
+            kind=self.kind,
+            value=self.value,
+            defect_key=self.defect_key,
+            defect_url=self.defect_url,
+        )
+
+
+@dataclass(frozen=True)
+class UpdateKnownIssue(Decision):
+    """None leaves a field as it is; `cleared` names those to set back to None."""
+
+    known_issue_id: int
+    title: str | None = None
+    classification: Classification | None = None
+    match: tuple[Kind, str] | None = None
+    """Kind and value."""
+    defect_key: str | None = None
+    defect_url: str | None = None
+    cleared: tuple[Clearable, ...] = ()
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (KNOWN_ISSUE.at(self.known_issue_id),)
+
+    def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
+        if issue is None or issue.deleted:
+            raise NotFound(f"There is no known issue {self.known_issue_id}.")
+        kind, value = self.match or (None, None)
+        if kind == "pattern" and value is not None and value != issue.value:
+            must_be_a_pattern("pattern", value)
+        given = msgspec.structs.asdict(issue) | {"kind": kind, "value": value}
+        for name in ("title", "classification", "defect_key", "defect_url"):
+            given[name] = None if name in self.cleared else getattr(self, name)
+        changed: dict[str, Any] = {
+            name: given[name] for name in UPDATABLE if given[name] not in (None, getattr(issue, name))
+        }
+        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(issue, name) is not None)
+        if changed or cleared:
+            yield KnownIssueUpdated(
+                known_issue_id=self.known_issue_id, project_id=issue.project_id, cleared=cleared, **changed
+            )
+
+
+@dataclass(frozen=True)
+class DeleteKnownIssue(Decision):
+    known_issue_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (KNOWN_ISSUE.at(self.known_issue_id),)
+
+    def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
+        if issue is None:
+            raise NotFound(f"There is no known issue {self.known_issue_id}.")
+        if not issue.deleted:
+            yield KnownIssueDeleted(known_issue_id=self.known_issue_id, project_id=issue.project_id)

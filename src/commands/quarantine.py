@@ -1,0 +1,91 @@
+"""What is asked of a job's quarantine, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.errors import Conflict, Invalid, NotFound
+from domain.jobs import JOB, Job
+from domain.quarantine import QUARANTINE, Quarantine, QuarantineLifted, Reason, TestsQuarantined
+
+
+@dataclass(frozen=True)
+class AddToQuarantine(Decision):
+    """`first_id` is the first of as many ids as there are node ids. `now` decides which entries still count."""
+
+    job_id: int
+    first_id: int
+    node_ids: tuple[str, ...]
+    now: datetime
+    reason: Reason = "flaky"
+    expires_at: datetime | None = None
+    owner: str | None = None
+    skip_known: bool = False
+    """Leave out what is there already; else that is a Conflict."""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
+
+    def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
+        job = _existing(job, self.job_id)
+        entries = quarantine.entries
+        ids: dict[str, Any] = {"job_id": self.job_id, "project_id": job.project_id}
+        if any(self.first_id <= entry.quarantine_id < self.first_id + len(self.node_ids) for entry in entries.values()):
+            return  # this very request, again
+        if self.expires_at is not None and self.expires_at <= self.now:
+            raise Invalid.field("expires_at", "is in the past")
+        known = {node_id for node_id in self.node_ids if node_id in entries and entries[node_id].counts(self.now)}
+        if known and not self.skip_known:
+            raise Conflict(f"{min(known)} is in the quarantine of job {self.job_id} already.")
+        new = [node_id for node_id in dict.fromkeys(self.node_ids) if node_id not in known]
+        if expired := [node_id for node_id in new if node_id in entries]:
+            yield QuarantineLifted(
+                **ids,
+                ids=[entries[node_id].quarantine_id for node_id in expired],
+                node_ids=expired,
+                why="expired",
+            )
+        if new:
+            yield TestsQuarantined(
+                **ids,
+                first_id=self.first_id,
+                node_ids=new,
+                reason=self.reason,
+                expires_at=self.expires_at,
+                owner=self.owner,
+            )
+
+
+@dataclass(frozen=True)
+class RemoveFromQuarantine(Decision):
+    """By node id, or one entry by its id; what is not there is no matter."""
+
+    job_id: int
+    node_ids: tuple[str, ...] = ()
+    quarantine_id: int | None = None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
+
+    def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
+        job = _existing(job, self.job_id)
+        entries = quarantine.entries
+        named = [node_id for node_id in dict.fromkeys(self.node_ids) if node_id in entries]
+        if self.quarantine_id is not None:
+            named += [node for node, entry in entries.items() if entry.quarantine_id == self.quarantine_id]
+        if named := list(dict.fromkeys(named)):
+            yield QuarantineLifted(
+                job_id=self.job_id,
+                project_id=job.project_id,
+                ids=[entries[node_id].quarantine_id for node_id in named],
+                node_ids=named,
+            )
+
+
+def _existing(job: Job | None, job_id: int) -> Job:
+    if job is None or job.deleted:
+        raise NotFound(f"There is no job {job_id}.")
+    return job

@@ -1,0 +1,164 @@
+"""What is said of failed results, and what follows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.builds import BUILD, AnyBuild, Deleted
+from domain.errors import Conflict, NotFound
+from domain.jobs import JOB, Job
+from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueTaught
+from domain.triage import (
+    TRIAGE,
+    WEIGHT,
+    Classification,
+    DefectLinked,
+    KnownIssueLinked,
+    ResolutionSet,
+    ResultClassified,
+    Source,
+    Triage,
+)
+
+MAX_TAUGHT = 1_000
+"""Failures that one known issue learns; beyond that it wants a pattern."""
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """What was recorded of a result. It never changes, so it may come from the read model."""
+
+    result_id: int
+    build_id: int
+    job_id: int
+    project_id: int
+    status: str
+    fail_id: str = ""
+    signature: str = ""
+    by_rule: Classification | None = None
+    rule: int | None = None
+    """The known issue that classified it then."""
+
+
+@dataclass(frozen=True)
+class _OfResult(Decision):
+    result: Recorded
+
+    def reads(self) -> Sequence[AnyStream]:
+        """The build and the job too: whatever is said of a result goes with them."""
+        result = self.result
+        return TRIAGE.at(result.result_id), BUILD.at(result.build_id), JOB.at(result.job_id)
+
+    def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> dict[str, Any]:
+        """The ids of its events. Raises NotFound when the result is gone, Conflict when it did not fail."""
+        result = self.result
+        if build is None or isinstance(build, Deleted) or job is None or job.deleted:
+            raise NotFound(f"There is no test result {result.result_id}.")
+        if result.status != "failed":
+            raise Conflict(f"Test result {result.result_id} is {result.status}; only a failed one {what}.")
+        return {
+            "result_id": result.result_id,
+            "build_id": result.build_id,
+            "job_id": result.job_id,
+            "project_id": result.project_id,
+        }
+
+
+@dataclass(frozen=True)
+class ClassifyResult(_OfResult):
+    """Nothing happens when somebody of more weight has classified it already."""
+
+    classification: Classification
+    set_by_kind: Source = "user"
+    set_by: str = ""
+
+    def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
+        ids = self.must_be_a_failure(build, job, "can be classified")
+        before, kind, by = triage.classification, triage.set_by_kind, triage.set_by
+        if before is None and self.result.by_rule is not None:
+            before, kind, by = self.result.by_rule, "rule", ""
+        if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
+            return
+        if (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
+            yield ResultClassified(
+                **ids,
+                classification=self.classification,
+                set_by_kind=self.set_by_kind,
+                set_by=self.set_by,
+                replaced=before,
+                replaced_kind=kind,
+            )
+
+
+@dataclass(frozen=True)
+class LinkDefect(_OfResult):
+    defect_key: str
+    defect_url: str
+    set_by: str = ""
+
+    def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
+        ids = self.must_be_a_failure(build, job, "can be linked to a defect")
+        if (triage.defect_key, triage.defect_url) != (self.defect_key, self.defect_url):
+            yield DefectLinked(
+                **ids,
+                defect_key=self.defect_key,
+                defect_url=self.defect_url,
+                set_by=self.set_by,
+                replaced_key=triage.defect_key,
+                replaced_url=triage.defect_url,
+            )
+
+
+@dataclass(frozen=True)
+class SetResolution(_OfResult):
+    resolution: str
+    set_by: str = ""
+
+    def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
+        ids = self.must_be_a_failure(build, job, "can be resolved")
+        if (triage.resolution, triage.resolution_by) != (self.resolution, self.set_by):
+            yield ResolutionSet(**ids, resolution=self.resolution, set_by=self.set_by, replaced=triage.resolution)
+
+
+@dataclass(frozen=True)
+class LinkKnownIssue(_OfResult):
+    """Also teaches the known issue: what fails alike from now on is this issue too."""
+
+    known_issue_id: int
+    set_by: str = ""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return *super().reads(), KNOWN_ISSUE.at(self.known_issue_id)
+
+    def decide(
+        self, triage: Triage, build: AnyBuild | None, job: Job | None, issue: KnownIssue | None
+    ) -> Iterable[Event]:
+        result = self.result
+        ids = self.must_be_a_failure(build, job, "can be linked to a known issue")
+        # An issue of another project is not told apart from none: that it exists is not the caller's to know.
+        if issue is None or issue.deleted or issue.project_id != result.project_id:
+            raise NotFound(f"There is no known issue {self.known_issue_id}.")
+        if triage.known_issue_id != self.known_issue_id:
+            yield KnownIssueLinked(
+                **ids,
+                known_issue_id=self.known_issue_id,
+                classification=issue.classification,
+                set_by=self.set_by,
+                replaced=result.rule if triage.known_issue_id is None else triage.known_issue_id,
+            )
+        news: dict[str, Any] = {
+            "fail_id": "" if issue.knows("fail_id", result.fail_id) else result.fail_id,
+            "signature": "" if issue.knows("signature", result.signature) else result.signature,
+        }
+        if any(news.values()):
+            if max(len(issue.fail_ids), len(issue.signatures)) >= MAX_TAUGHT:
+                raise Conflict(
+                    f"Known issue {self.known_issue_id} has learnt {MAX_TAUGHT:,} failures already;"
+                    f" give it a pattern by PUT /api/v3/known-issues/{self.known_issue_id}."
+                )
+            yield KnownIssueTaught(
+                known_issue_id=self.known_issue_id, project_id=issue.project_id, result_id=result.result_id, **news
+            )

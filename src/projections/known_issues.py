@@ -1,0 +1,122 @@
+"""Known issues and what they have learnt, as they are read."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught, KnownIssueUpdated, changes
+from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.reading import all_rows, one_row
+
+VERSION = 1
+
+
+class KnownIssueRow(Row, frozen=True):
+    table = Table("known_issues", VERSION, indexes=("(project_id, id)",))
+    id: int
+    project_id: int
+    title: str
+    classification: str
+    kind: str
+    """pattern, signature or fail_id."""
+    value: str
+    defect_key: str | None
+    defect_url: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class TaughtRow(Row, frozen=True):
+    table = Table(
+        "known_issue_failures",
+        VERSION,
+        key=("known_issue_id", "kind", "value"),
+        indexes=("(project_id)", "(known_issue_id)"),
+    )
+    known_issue_id: int
+    project_id: int
+    kind: str
+    value: str
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    match recorded.event:
+        case KnownIssueUpdated():
+            yield KnownIssueRow, (recorded.event.known_issue_id,)
+        case _:
+            return
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case KnownIssueCreated():
+            yield KnownIssueRow(
+                id=event.known_issue_id,
+                project_id=event.project_id,
+                title=event.title,
+                classification=event.classification,
+                kind=event.kind,
+                value=event.value,
+                defect_key=event.defect_key,
+                defect_url=event.defect_url,
+                created_at=event.at,
+                updated_at=event.at,
+            )
+        case KnownIssueUpdated():
+            issue = rows.get(KnownIssueRow, event.known_issue_id)
+            if issue is not None:
+                yield msgspec.structs.replace(issue, **changes(event), updated_at=event.at)
+        case KnownIssueTaught():
+            for kind, value in (("fail_id", event.fail_id), ("signature", event.signature)):
+                if value:
+                    yield TaughtRow(event.known_issue_id, event.project_id, kind, value)
+        case KnownIssueDeleted():
+            yield Gone(KnownIssueRow, event.known_issue_id)
+            yield GoneWhere(TaughtRow, "known_issue_id", event.known_issue_id)
+        case _:
+            return
+
+
+PROJECTION = Projection("known_issues", VERSION, (KnownIssueRow, TaughtRow), keys, apply)
+
+
+class Known(msgspec.Struct, frozen=True):
+    """One way in which a failure is known again."""
+
+    known_issue_id: int
+    classification: str
+    kind: str
+    value: str
+
+
+async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRow | None:
+    query = f"SELECT * FROM {KnownIssueRow.table} WHERE id = %(id)s"
+    return await one_row(connection, KnownIssueRow, query, {"id": known_issue_id})
+
+
+async def listing(
+    connection: AsyncConnection, project_id: int, *, after: int, offset: int, limit: int
+) -> list[KnownIssueRow]:
+    return await all_rows(
+        connection,
+        KnownIssueRow,
+        f"SELECT * FROM {KnownIssueRow.table} WHERE project_id = %(project)s AND id > %(after)s"
+        " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
+        {"project": project_id, "after": after, "offset": offset, "limit": limit},
+    )
+
+
+async def ways_of(connection: AsyncConnection, project_id: int) -> list[Known]:
+    """All ways in which failures of a project are known again, those that were taught among them."""
+    return await all_rows(
+        connection,
+        Known,
+        f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
+        f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {TaughtRow.table} l"
+        f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",
+        {"project": project_id},
+    )

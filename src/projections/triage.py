@@ -1,0 +1,155 @@
+"""What was said of failed results, as it is read.
+
+What rules said lies apart: numbers only, so that a report with a hundred thousand known failures is written as a block.
+What people (and models) said goes over it.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from domain.base import Recorded
+from domain.builds import BuildDeleted
+from domain.jobs import JobDeleted
+from domain.triage import (
+    CLASSIFICATIONS,
+    DefectLinked,
+    KnownIssueLinked,
+    ResolutionSet,
+    ResultClassified,
+    ResultEvent,
+    ResultsClassifiedByRules,
+)
+from projections.known_issues import KnownIssueRow
+from projections.model import Block, Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+
+VERSION = 1
+
+
+class RuleMatchRow(Row, frozen=True):
+    table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), has_key_index=False)
+    id: int
+    """Of the result."""
+    job_id: Int
+    known_issue_id: int
+    classification: SmallInt
+    """Place in CLASSIFICATIONS."""
+
+
+class TriageRow(Row, frozen=True):
+    table = Table("triage", VERSION, indexes=("(job_id)",))
+    id: int
+    """Of the result."""
+    job_id: Int
+    classification: str | None = None
+    set_by_kind: str | None = None
+    set_by: str = ""
+    defect_key: str = ""
+    defect_url: str = ""
+    resolution: str = ""
+    resolution_by: str = ""
+    known_issue_id: int | None = None
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    if isinstance(recorded.event, ResultEvent):
+        yield TriageRow, (recorded.event.result_id,)
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    match event:
+        case ResultsClassifiedByRules():
+            yield Block(
+                RuleMatchRow,
+                {
+                    "id": event.result_ids,
+                    "job_id": [event.job_id] * len(event.result_ids),
+                    "known_issue_id": event.known_issue_ids,
+                    "classification": list(event.classifications),
+                },
+            )
+        case ResultEvent():
+            yield _changed(event, rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id))
+        case JobDeleted():
+            for row in (RuleMatchRow, TriageRow):
+                yield GoneWhere(row, "job_id", event.job_id)
+        case BuildDeleted():
+            for first, cases in event.results:
+                for row in (RuleMatchRow, TriageRow):
+                    yield GoneBetween(row, "id", first, first + cases - 1)
+        case _:
+            return
+
+
+def _changed(event: ResultEvent, row: TriageRow) -> TriageRow:
+    match event:
+        case ResultClassified():
+            return msgspec.structs.replace(
+                row, classification=event.classification, set_by_kind=event.set_by_kind, set_by=event.set_by
+            )
+        case DefectLinked():
+            return msgspec.structs.replace(row, defect_key=event.defect_key, defect_url=event.defect_url)
+        case ResolutionSet():
+            return msgspec.structs.replace(row, resolution=event.resolution, resolution_by=event.set_by)
+        case KnownIssueLinked() if row.set_by_kind == "user":
+            return msgspec.structs.replace(row, known_issue_id=event.known_issue_id)
+        case KnownIssueLinked():
+            return msgspec.structs.replace(
+                row,
+                known_issue_id=event.known_issue_id,
+                classification=event.classification,
+                set_by_kind="rule",
+                set_by="",
+            )
+        case _:
+            return row
+
+
+PROJECTION = Projection("triage", VERSION, (RuleMatchRow, TriageRow), keys, apply)
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What counts of all that was said of a result."""
+
+    classification: str | None = None
+    classified_by: str | None = None
+    set_by: str | None = None
+    defect_key: str | None = None
+    defect_url: str | None = None
+    resolution: str | None = None
+    resolution_by: str | None = None
+    known_issue_id: int | None = None
+
+
+_NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
+
+SAID = (
+    f"coalesce(v.classification, ({_NAMES})[m.classification + 1]),"
+    " coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END), nullif(v.set_by, ''),"
+    # A defect that a person named, else the one of the known issue, as it is called today.
+    " coalesce(nullif(v.defect_key, ''), i.defect_key),"
+    " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
+    " nullif(v.resolution, ''), nullif(v.resolution_by, ''), coalesce(v.known_issue_id, m.known_issue_id)"
+)
+"""The columns of `Said` of a result `t`, with SAID_FROM."""
+
+SAID_FROM = (
+    f" LEFT JOIN {TriageRow.table} v ON v.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
+    f" LEFT JOIN {KnownIssueRow.table} i ON i.id = coalesce(v.known_issue_id, m.known_issue_id)"
+)
+
+_RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
+
+CLASSIFIED = (
+    f"(t.id IN (SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification = %(classification)s)"
+    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_place)s"
+    f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification IS NOT NULL))"
+)
+"""The condition that a result `t` has this classification."""
+
+
+def classified(classification: str | None) -> dict[str, str | int | None]:
+    """The parameters of CLASSIFIED besides the bounds."""
+    place = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
+    return {"classification": classification, "classification_place": place}

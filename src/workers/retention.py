@@ -1,0 +1,48 @@
+"""Retention: deletes the builds that their projects no longer keep, a few at a time."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Caller, Handler
+from commands.keeping import DeleteBuild
+from domain.errors import Rejection
+from projections import builds
+
+log = structlog.get_logger()
+
+EVERY_S = 600.0
+AT_ONCE = 200
+
+
+@dataclass
+class Retention:
+    """Any number of these may run: deleting what is deleted already is refused and harms nothing."""
+
+    pool: AsyncConnectionPool
+    handler: Handler
+    clock: Callable[[], datetime]
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            # The read model needs a moment to show what went: at the next look, not in the same breath.
+            await self.sweep()
+            await asyncio.sleep(EVERY_S)
+
+    async def sweep(self) -> int:
+        """Deletes what is due now, up to AT_ONCE builds; how many went."""
+        async with self.pool.connection() as connection:
+            due = await builds.outlived(connection, self.clock(), AT_ONCE)
+        deleted = 0
+        for build_id in due:
+            try:
+                await self.handler.execute(DeleteBuild(build_id, "retention"), Caller("system:retention"))
+                deleted += 1
+            except Rejection as error:
+                log.info("not deleted", build=build_id, detail=error.detail)
+        return deleted

@@ -1,0 +1,60 @@
+"""A report of 100,000 tests and 50 MB: stored and readable within seconds, in bounded memory."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import psycopg
+
+from projections.results import ResultRow
+from tests.api.external import new_build, new_job, new_project, upload
+
+CASES = 100_000
+SECONDS = 30.0
+"""Six to seven on two quiet cores; a loaded machine may take its time, but nothing may grow with the square."""
+MEMORY_MB = 300
+BYTES_A_RESULT = 110
+"""Of the first build; later ones need less (see `projections.results`)."""
+
+
+def large_report() -> Iterator[str]:
+    yield "<testsuites>"
+    for suite in range(CASES // 1_000):
+        yield f'<testsuite name="suite{suite}">'
+        for number in range(1_000):
+            line = f"line of test {suite * 1_000 + number}, which says something or other.\n"
+            failure = "<failure message='AssertionError: 1'>trace</failure>" if number == 7 else ""
+            yield f'<testcase classname="pkg{suite}.test_mod{number // 50}.TestThing" name="test_it[{number}]">'
+            yield f"<system-out>{line * 7}</system-out>{failure}</testcase>\n"
+        yield "</testsuite>"
+    yield "</testsuites>"
+
+
+def test_a_large_report(server: Any) -> None:
+    content = "".join(large_report()).encode()
+    assert len(content) > 45 * 10**6
+    build = new_build(server, new_job(server, new_project(server)))
+    process = psutil.Process(server.processes["serve"].pid)
+    before, begun = process.memory_info().rss, time.monotonic()
+    answer = upload(server.admin, build, content)
+    assert answer.json()["report"]["cases"] == CASES, answer.text
+    grown = (process.memory_info().rss - before) / 2**20
+    server.settle()
+    report = server.admin.get(f"/api/v3/report/{build}").json()
+    took = time.monotonic() - begun
+    assert (report["total"], report["failed"], len(report["suites"])) == (CASES, 100, 100)
+    assert took < SECONDS
+    assert grown < MEMORY_MB
+    deep = {"build_id": build, "page": CASES // 200, "limit": 200}
+    last = server.admin.get("/api/v3/tests", params=deep).json()
+    assert (last["total"], len(last["results"])) == (CASES, 200)
+    found = server.admin.get("/api/v3/tests", params={"build_id": build, "status": "failed", "suite": "suite99"}).json()
+    assert [result["suite"] for result in found["results"]] == ["suite99"]
+    shown = server.admin.get(f"/api/v3/tests/{found['results'][0]['id']}").json()
+    assert shown["system_out"].startswith("line of test 99007,")
+    with psycopg.connect(server.engines.database_url) as connection:
+        query = f"SELECT pg_total_relation_size('{ResultRow.table}')::float8 / count(*) FROM {ResultRow.table}"
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    assert row[0] < BYTES_A_RESULT

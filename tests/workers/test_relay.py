@@ -1,0 +1,244 @@
+"""Reactions: noted with the log's position, run at least once, with and without Redis."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from commands.handler import Caller, Handler
+from commands.jobs import CreateJob, DeleteJob
+from commands.projects import CreateProject
+from domain.base import Event
+from domain.jobs import JobDeleted
+from integrations.blobs import open_blobs
+from store.build_logs import BuildLogs, Line
+from store.listen import EVENTS, Listener
+from testhide.engines import Engines
+from testhide.processes import Core
+from tests.conftest import Server
+from tests.fake_agent import Shop
+from workers.reactions import REACTIONS, Reaction, Tools
+from workers.relay import FIRST_PAUSE_S, MAX_TRIES, Relay
+
+ANN = Caller("user:1")
+NO_REDIS = "redis://127.0.0.1:1"
+
+
+class Yard:
+    """Jobs with a build log and a blob each."""
+
+    def __init__(self, parts: Core, folder: Path) -> None:
+        self.parts = parts
+        self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
+        self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
+        self.folder = folder
+
+    async def make_job(self, job_id: int) -> None:
+        await self.handler.execute(CreateJob(job_id, 1, "Smoke"), ANN)
+        await self.tools.build_logs.append(job_id, job_id * 10, 1, 0, [Line(0, "said")])
+        blob = self.folder / f"job-{job_id}" / "report.xml"
+        blob.parent.mkdir(parents=True)
+        blob.write_text("<testsuite/>")
+
+    async def delete_job(self, job_id: int) -> None:
+        await self.handler.execute(DeleteJob(job_id), ANN)
+
+    async def left(self) -> set[int]:
+        """Jobs that still have a log or a blob."""
+        cursor = await self._query("SELECT DISTINCT job_id FROM build_log_chunks")
+        blobs = {int(place.parent.name.removeprefix("job-")) for place in self.folder.rglob("report.xml")}
+        return blobs | {job_id for (job_id,) in cursor}
+
+    async def due(self) -> Sequence[tuple[object, ...]]:
+        return await self._query("SELECT reaction, tries, error FROM due_reactions ORDER BY position")
+
+    async def make_due(self) -> None:
+        async with self.parts.pool.connection() as connection:
+            await connection.execute("UPDATE due_reactions SET due_at = now()")
+
+    def relay(self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS) -> Relay:
+        listener = Listener(self.parts.conninfo, EVENTS)
+        return Relay(self.parts.pool, self.parts.log, listener, redis_url, reactions, self.tools)
+
+    @contextlib.asynccontextmanager
+    async def running(self, relay: Relay) -> AsyncIterator[None]:
+        """Until the block is left; it follows the log from its beginning on."""
+        await relay._listener.start()
+        task = asyncio.create_task(relay.run())
+        await self.until(self._follows)
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await relay._listener.close()
+
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(20):
+            while not await holds():
+                await asyncio.sleep(0.02)  # between two looks at what no notification tells
+
+    async def _follows(self) -> bool:
+        return bool(await self._query("SELECT FROM reaction_positions"))
+
+    async def _query(self, text: str) -> Sequence[tuple[object, ...]]:
+        async with self.parts.pool.connection() as connection:
+            return await (await connection.execute(text.encode())).fetchall()
+
+
+@pytest.fixture
+async def yard(parts: Core, tmp_path: Path) -> Yard:
+    yard = Yard(parts, tmp_path)
+    await yard.handler.execute(CreateProject(1, "Web", 1, (("web", "slug-1"),), b""), ANN)
+    for job_id in (5, 6):
+        await yard.make_job(job_id)
+    return yard
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) -> None:
+    async def only_the_other_is_left() -> bool:
+        return await yard.left() == {6} and not await yard.due()
+
+    async with yard.running(yard.relay(engines.redis_url)):
+        await yard.delete_job(5)
+        await yard.until(only_the_other_is_left)
+
+
+async def test_without_redis_the_sweeper_does_it(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+
+    async def only_the_other_is_left() -> bool:
+        return await yard.left() == {6} and not await yard.due()
+
+    async with yard.running(yard.relay(NO_REDIS)):
+        await yard.delete_job(5)
+        await yard.until(only_the_other_is_left)
+
+
+async def test_a_new_reaction_starts_now(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replay of the past deletes nothing."""
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    await yard.delete_job(5)
+    relay = yard.relay()
+    async with yard.running(relay):
+        await yard.delete_job(6)
+        await yard.until(lambda: _is(yard.left, {5}))
+
+
+async def _is(look: Callable[[], Awaitable[object]], wanted: object) -> bool:
+    return await look() == wanted
+
+
+async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:
+    calls: list[int] = []
+
+    async def fails_at_first(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobDeleted)
+        calls.append(event.job_id)
+        if len(calls) == 1:
+            raise OSError("the disk is full")
+
+    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails_at_first),))
+    await _note(yard, relay, 5, 6)
+    assert await relay.run_due() == 2
+    assert await yard.due() == [("tested", 1, "OSError('the disk is full')")]
+    assert await relay.run_due() == 0, "not before its pause is over"
+    await yard.make_due()
+    assert await relay.run_due() == 1
+    assert await yard.due() == []
+    assert calls == [5, 6, 5]
+
+
+async def test_who_dies_while_it_runs_leaves_it_due(yard: Yard) -> None:
+    async def dies(event: Event, tools: Tools) -> None:
+        raise asyncio.CancelledError
+
+    await _note(yard, yard.relay(reactions=(Reaction("tested", JobDeleted, dies),)), 5)
+    with pytest.raises(asyncio.CancelledError):
+        await yard.relay(reactions=(Reaction("tested", JobDeleted, dies),)).run_due()
+    await yard.make_due()
+    ran: list[Event] = []
+
+    async def runs(event: Event, tools: Tools) -> None:
+        ran.append(event)
+
+    assert await yard.relay(reactions=(Reaction("tested", JobDeleted, runs),)).run_due() == 1
+    assert [type(event) for event in ran] == [JobDeleted]
+
+
+async def test_several_workers_share_what_is_due(yard: Yard) -> None:
+    ran: list[int] = []
+
+    async def runs(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobDeleted)
+        ran.append(event.job_id)
+        await asyncio.sleep(0)
+
+    for job_id in range(10, 40):
+        await yard.make_job(job_id)
+    reactions = (Reaction("tested", JobDeleted, runs),)
+    await _note(yard, yard.relay(reactions=reactions), *range(10, 40))
+    await asyncio.gather(*(yard.relay(reactions=reactions).run_due() for _ in range(3)))
+    assert sorted(ran) == list(range(10, 40))
+
+
+async def test_it_is_parked_after_many_tries(yard: Yard) -> None:
+    async def fails(event: Event, tools: Tools) -> None:
+        raise ValueError
+
+    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails),))
+    await _note(yard, relay, 5)
+    for _ in range(MAX_TRIES + 3):
+        await yard.make_due()
+        await relay.run_due()
+    assert await yard.due() == [("tested", MAX_TRIES, "ValueError()")]
+    assert FIRST_PAUSE_S > 0
+
+
+async def _note(yard: Yard, relay: Relay, *job_ids: int) -> None:
+    """Deletes the jobs, and notes what is due from that."""
+    async with yard.parts.pool.connection() as connection:
+        for name in relay._reactions:
+            await connection.execute("INSERT INTO reaction_positions VALUES (%s, 0)", (name,))
+    for job_id in job_ids:
+        await yard.delete_job(job_id)
+    for reaction in relay._reactions.values():
+        assert await relay._note(reaction)
+        assert not await relay._note(reaction), "each event once"
+
+
+def test_a_killed_worker_is_made_up_for(server: Server) -> None:
+    """`work` dies at once after jobs were deleted, again and again: in the end nothing of them is left."""
+    shop = Shop(server)
+    jobs = [shop.new_job() for _ in range(4)]
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+
+        def left() -> int:
+            query = "SELECT count(*) FROM build_log_chunks WHERE job_id = ANY (%s)"
+            row = connection.execute(query, (jobs,)).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        def wait(done: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + 30
+            while not done():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)  # between two looks
+
+        for job in jobs:
+            connection.execute("INSERT INTO build_log_chunks VALUES (%s, 1, 0, 1, '', %s)", (job, job))
+        server.start("work")
+        wait(lambda: connection.execute("SELECT FROM reaction_positions").fetchone() is not None)
+        try:
+            for job in jobs:
+                shop.admin.delete(f"/api/v3/jobs/{job}").raise_for_status()
+                server.kill("work")
+                server.start("work")
+            wait(lambda: left() == 0)
+        finally:
+            server.kill("work")
