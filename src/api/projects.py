@@ -31,6 +31,10 @@ class ProjectChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
     scm_endpoint_id: Id | UnsetType = UNSET
+    retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
+    """Finished builds older than this are deleted unless they are kept for ever; 0 keeps them whatever their age."""
+    retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
+    """Of each job only this many of the newest finished builds are kept; 0 keeps all."""
 
 
 class ProjectItem(msgspec.Struct):
@@ -57,6 +61,8 @@ class ProjectDetail(msgspec.Struct):
     last_build_at: datetime | None
     created_at: datetime
     webhook_url: str
+    retention_days: int
+    retention_builds: int
 
 
 class ProjectController(Controller):
@@ -107,6 +113,8 @@ class ProjectController(Controller):
             "title": data.name,
             "description": data.description,
             "scm_endpoint_id": data.scm_endpoint_id,
+            "retention_days": data.retention_days,
+            "retention_builds": data.retention_builds,
         }
         await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
         return detail(await visible_project(request.user, act, project_id), act.services.base_url)
@@ -133,6 +141,8 @@ def detail(row: ProjectRow, base_url: str) -> ProjectDetail:
         last_build_at=row.last_build_at,
         created_at=row.created_at,
         webhook_url=f"{base_url}/webhook/proj/{row.id}",
+        retention_days=row.retention_days,
+        retention_builds=row.retention_builds,
     )
 
 

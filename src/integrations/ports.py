@@ -11,7 +11,7 @@ class BlobMissing(Exception):
 class Blobs(Protocol):
     """Where the contents of artifacts lie.
 
-    Keys are ours, never a user's: `builds/7/artifacts/201`, ASCII, without a leading slash. Everything is
+    Keys are ours, never a user's: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. Everything is
     streamed; a call holds a few MiB however large the blob is. Any call may take long and may raise
     Unavailable when the store cannot be reached or refuses us.
     """

@@ -24,6 +24,7 @@ from domain.builds import (
 )
 from domain.jobs import JobDeleted
 from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.projects import ProjectRow
 from projections.reading import all_rows, one_row, scalar
 
 VERSION = 1
@@ -234,6 +235,20 @@ async def total(connection: AsyncConnection, filters: Filters) -> Total:
     query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
     count = int(await scalar(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
     return Total(COUNTED, True) if limit is not None and count == limit else Total(count, False)
+
+
+async def outlived(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
+    """Builds that their project's retention lets go, oldest first: finished, not pinned, too old or too many."""
+    cursor = await connection.execute(
+        f"SELECT b.id FROM (SELECT *, row_number() OVER (PARTITION BY job_id ORDER BY id DESC) AS place"
+        f"  FROM {BuildRow.table} WHERE finished_at IS NOT NULL) b JOIN {ProjectRow.table} p ON p.id = b.project_id"
+        " WHERE NOT b.pinned AND ("
+        "  (p.retention_days > 0 AND b.finished_at < %(now)s - make_interval(days => p.retention_days))"
+        "  OR (p.retention_builds > 0 AND b.place > p.retention_builds))"
+        " ORDER BY b.id LIMIT %(limit)s".encode(),
+        {"now": now, "limit": limit},
+    )
+    return [build_id for (build_id,) in await cursor.fetchall()]
 
 
 async def queue_position(connection: AsyncConnection, build_id: int) -> int:

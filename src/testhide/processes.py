@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets as random
 import signal
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -187,20 +187,24 @@ def dispatch(settings: Settings) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Reactions to events, until SIGTERM."""
+    """Reactions to events and schedules, until SIGTERM."""
+    from commands.handler import Handler
     from integrations.blobs import open_blobs
     from store.build_logs import BuildLogs
     from store.listen import EVENTS as EVENTS_CHANNEL
     from store.listen import Listener
     from workers.reactions import REACTIONS, Tools
     from workers.relay import Relay
+    from workers.retention import Retention
 
     async def run() -> None:
         async with core(settings, pool_size=4) as parts:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL)
             await listener.start()
             tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs_dir.as_uri()))
-            await _until_signalled(Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools).run())
+            relay = Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
+            retention = Retention(parts.pool, Handler(parts.log, utcnow), utcnow)
+            await _until_signalled(_together(relay.run(), retention.run()))
             await listener.close()
 
     _run(run())
@@ -296,6 +300,12 @@ async def projections(settings: Settings, action: Literal["rebuild", "status"], 
             position = at.get(projection.name, 0)
             print(f"{projection.name:<14} version {projection.version}  position {position}  lag {head - position}")
     return 0
+
+
+async def _together(*works: Coroutine[None, None, None]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for work in works:
+            tasks.create_task(work)
 
 
 def _run(main: Awaitable[None]) -> None:

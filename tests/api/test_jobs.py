@@ -72,6 +72,10 @@ def test_defaults(server: Any, job: int) -> None:
         ("max_parallel", 0),
         ("max_parallel", 1_001),
         ("pipeline_template_id", 1),
+        ("required_tags", ["a b"]),
+        ("required_tags", "gpu"),
+        ("pool_labels", {"a": 1}),
+        ("quarantine_mode", "ignore"),
         ("repository", "-oProxyCommand=x"),
         ("repository", "ssh://-oProxyCommand=x/y"),
         ("repository", "ext::sh -c x"),
@@ -125,6 +129,23 @@ def test_update(server: Any, project: int, job: int) -> None:
     assert server.admin.put(f"/api/v3/jobs/{job}", json={"node_pool_id": None}).json()["node_pool_id"] is None
     nothing = server.admin.put(f"/api/v3/jobs/{job}", json={})
     assert (nothing.status_code, nothing.json()["name"]) == (200, "Renamed")
+
+
+def test_where_its_builds_may_run(server: Any, project: int, job: int) -> None:
+    body = {"required_tags": ["gpu"], "pool_labels": {"arch": "arm64"}, "quarantine_mode": "skip"}
+    created = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project} | body)
+    assert (created.status_code, created.json().items() >= body.items()) == (201, True)
+    assert server.admin.get(f"/api/v3/jobs/{created.json()['id']}").json() == created.json()
+    path = f"/api/v3/jobs/{job}"
+    assert (
+        server.admin.put(path, json=body | {"max_parallel": 7}).json().items() >= (body | {"max_parallel": 7}).items()
+    )
+    both = server.admin.put(path, json={"node_pool_id": new_pool(server, project)})
+    assert (both.status_code, both.json()["errors"][0]["field"]) == (422, "pool_labels")
+    moved = server.admin.put(path, json={"node_pool_id": new_pool(server, project), "pool_labels": {}})
+    assert moved.status_code == 200
+    plain = {"required_tags": [], "quarantine_mode": "run"}
+    assert server.admin.put(path, json=plain).json().items() >= plain.items()
 
 
 def test_list_filters(server: Any, project: int, job: int) -> None:

@@ -173,3 +173,46 @@ def test_there_is_no_other_agent(server: Any) -> None:
     version = server.admin.get("/api/v3/nodes/agent/latest").json()["version"]
     assert requests.get(f"{server.url}/agent/{version}/amiga-68k", timeout=10).status_code == 404
     assert requests.get(f"{server.url}/agent/0.0.0/linux-amd64", timeout=10).status_code == 404
+
+
+def test_update(server: Any, pool: int, node: dict[str, Any]) -> None:
+    project = server.admin.get("/api/v3/node-pools", params={"after": pool - 1}).json()[0]["project_id"]
+    other = server.admin.post("/api/v3/node-pools", json={"name": "other", "project_id": project}).json()["id"]
+    path = f"/api/v3/nodes/{node['id']}"
+    changes = {"pool_id": other, "max_parallel": 4, "tags": ["gpu"], "name": uuid.uuid4().hex}
+    answer = server.admin.put(path, json=changes | {"tags": ["gpu", "gpu"]})
+    assert (answer.status_code, answer.json().items() >= changes.items()) == (200, True)
+    assert server.admin.get(path).json() == answer.json()
+    assert server.admin.put(path, json={}).json() == answer.json()
+    assert server.admin.put(path, json={"pool_id": None}).json()["pool_id"] is None
+    assert server.admin.put(path, json={"pool_id": 2**53}).status_code == 422
+
+
+def test_the_old_name_is_free_again(server: Any, pool: int, node: dict[str, Any]) -> None:
+    path = f"/api/v3/nodes/{node['id']}"
+    assert server.admin.put(path, json={"name": uuid.uuid4().hex}).status_code == 200
+    second = server.admin.post("/api/v3/nodes", json={"name": node["name"], "pool_id": pool})
+    assert second.status_code == 201
+    assert server.admin.put(path, json={"name": node["name"]}).status_code == 409
+    assert server.admin.delete(f"/api/v3/nodes/{second.json()['id']}").status_code == 204
+    assert server.admin.put(path, json={"name": node["name"]}).status_code == 200
+
+
+def test_quarantine(server: Any, pool: int, node: dict[str, Any]) -> None:
+    path = f"/api/v3/nodes/{node['id']}"
+    for _ in range(2):
+        answer = server.admin.post(f"{path}/quarantine")
+        assert (answer.status_code, answer.json()) == (200, {"id": node["id"], "status": "quarantined"})
+    listed = server.admin.get("/api/v3/nodes", params={"pool_id": pool, "status": "quarantined"}).json()
+    assert [item["id"] for item in listed] == [node["id"]]
+    for _ in range(2):
+        answer = server.admin.delete(f"{path}/quarantine")
+        assert (answer.status_code, answer.json()) == (200, {"id": node["id"], "status": "offline"})
+    assert server.admin.post("/api/v3/nodes/9007199254740992/quarantine").status_code == 404
+
+
+def test_only_who_manages_nodes_updates_them(server: Any, node: dict[str, Any]) -> None:
+    developer, path = server.make_user("developer", {}), f"/api/v3/nodes/{node['id']}"
+    assert developer.put(path, json={}).status_code == 403
+    assert developer.post(f"{path}/quarantine").status_code == 403
+    assert developer.delete(f"{path}/quarantine").status_code == 403

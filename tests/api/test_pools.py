@@ -72,3 +72,74 @@ def test_who_sees(server: Any, project: int) -> None:
 def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any]) -> None:
     body = {"name": "x", "project_id": project} | changes
     assert server.admin.post("/api/v3/node-pools", json=body).status_code == 422
+
+
+def new_pool(server: Any, project: int, **more: Any) -> int:
+    body = {"name": uuid.uuid4().hex, "project_id": project, **more}
+    return int(server.admin.post("/api/v3/node-pools", json=body).json()["id"])
+
+
+def test_update(server: Any, project: int) -> None:
+    pool = new_pool(server, project, name="small", max_parallel=10, labels={"arch": "amd64"})
+    path = f"/api/v3/node-pools/{pool}"
+    changes = {"max_parallel": 20, "labels": {"size": "xlarge"}, "name": "linux-large", "shared": True}
+    answer = server.admin.put(path, json=changes)
+    assert (answer.status_code, answer.json().items() >= changes.items()) == (200, True)
+    assert server.admin.get(path).json() == answer.json()
+    assert server.admin.put(path, json={"max_parallel": None}).json()["max_parallel"] is None
+    assert server.admin.put(path, json={}).json()["name"] == "linux-large"
+
+
+def test_the_old_name_is_free_again(server: Any, project: int) -> None:
+    first, second = new_pool(server, project, name="one"), new_pool(server, project, name="two")
+    taken = server.admin.put(f"/api/v3/node-pools/{first}", json={"name": "two"})
+    assert (taken.status_code, "'two'" in taken.json()["detail"]) == (409, True)
+    assert server.admin.put(f"/api/v3/node-pools/{first}", json={"name": "ONE"}).json()["name"] == "ONE"
+    assert server.admin.put(f"/api/v3/node-pools/{first}", json={"name": "three"}).status_code == 200
+    assert server.admin.put(f"/api/v3/node-pools/{second}", json={"name": "one"}).status_code == 200
+
+
+def test_the_nodes_of_a_deleted_pool_are_unassigned(server: Any, project: int) -> None:
+    pool = new_pool(server, project, name="gone")
+    node = server.admin.post("/api/v3/nodes", json={"name": uuid.uuid4().hex, "pool_id": pool}).json()["id"]
+    path = f"/api/v3/node-pools/{pool}"
+    assert server.admin.get(path).json()["node_count"] == 1
+    assert server.admin.delete(path).status_code == 204
+    assert server.admin.get(f"/api/v3/nodes/{node}").json()["pool_id"] is None
+    for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
+        assert answer.status_code == 404
+    assert new_pool(server, project, name="gone") > pool
+
+
+def test_a_pool_with_active_builds_stays(server: Any, project: int) -> None:
+    pool = new_pool(server, project)
+    job = server.admin.post("/api/v3/jobs", json={"name": "J", "project_id": project, "node_pool_id": pool}).json()[
+        "id"
+    ]
+    configuration = {"setup": [], "command": "x", "env": {}, "artifacts": []}
+    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration)
+    build = server.admin.post("/api/v3/builds/start", json={"job_id": job}).json()["id"]
+    refused = server.admin.delete(f"/api/v3/node-pools/{pool}")
+    assert (refused.status_code, "1 build is" in refused.json()["detail"]) == (409, True)
+    server.admin.post(f"/api/v3/builds/{build}/stop")
+    assert server.admin.delete(f"/api/v3/node-pools/{pool}").status_code == 204
+    never = server.admin.post("/api/v3/builds/start", json={"job_id": job})
+    assert (never.status_code, f"pool {pool}" in never.json()["detail"]) == (409, True)
+
+
+def test_who_changes(server: Any, project: int) -> None:
+    own, shared = (f"/api/v3/node-pools/{new_pool(server, project, shared=shared)}" for shared in (False, True))
+    stranger, writer = server.make_user("developer", {}), server.make_user("developer", {project: "write"})
+    admin = server.make_user("developer", {project: "admin"})
+    assert [stranger.get(path).status_code for path in (own, shared)] == [404, 200]
+    assert [stranger.put(path, json={}).status_code for path in (own, shared)] == [404, 403]
+    assert [stranger.delete(path).status_code for path in (own, shared)] == [404, 403]
+    assert (writer.put(own, json={}).status_code, writer.delete(own).status_code) == (403, 403)
+    assert admin.put(own, json={"shared": False, "max_parallel": 1}).status_code == 200
+    assert admin.put(own, json={"shared": True}).status_code == 403
+    assert admin.delete(own).status_code == 204
+
+
+@pytest.mark.parametrize("changes", [{"name": ""}, {"name": None}, {"labels": {"a": 1}}, {"max_parallel": 0}])
+def test_changes_are_checked(server: Any, project: int, changes: dict[str, Any]) -> None:
+    assert server.admin.put(f"/api/v3/node-pools/{new_pool(server, project)}", json=changes).status_code == 422

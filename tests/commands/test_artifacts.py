@@ -28,7 +28,7 @@ STORED = ArtifactStored(
     content_type="application/xml",
     size_bytes=5,
     sha256="00",
-    blob="builds/7/artifacts/201",
+    blob="jobs/5/builds/7/artifacts/201",
 )
 
 

@@ -152,8 +152,10 @@ def _about(case: schemathesis.Case[Any], ids: Mapping[str, int]) -> None:
 
 
 def _loosen_tuples(described: Any) -> None:
-    """Tuples as lists of as many items: schemathesis 4.32 turns `prefixItems` of an answer into a list of `items`, which
-    it then takes for a fault of the description."""
+    """Tuples as lists of as many items.
+
+    schemathesis 4.32 makes a list of `items` of an answer's `prefixItems`, and takes that for the description's fault.
+    """
     match described:
         case list():
             for item in described:

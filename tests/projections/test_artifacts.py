@@ -24,14 +24,14 @@ STORED = ArtifactStored(
     content_type="application/xml",
     size_bytes=5,
     sha256="00",
-    blob="builds/7/artifacts/201",
+    blob="jobs/5/builds/7/artifacts/201",
 )
 
 
 def test_a_row() -> None:
     row = MemoryRows(PROJECTION).apply(STORED).one(ArtifactRow)
     assert row == ArtifactRow(
-        201, 7, 5, 1, "reports/report.xml", "report", "application/xml", 5, "00", "builds/7/artifacts/201", NOW
+        201, 7, 5, 1, "reports/report.xml", "report", "application/xml", 5, "00", "jobs/5/builds/7/artifacts/201", NOW
     )
     assert row.name == "report.xml"
 
