@@ -36,7 +36,7 @@ async def follow(stack: Stack, job: int) -> tuple[int, float, float, list[tuple[
     answered = time.time()
     assert status == 201, body
     build = json.loads(body)["id"]
-    lines = []
+    lines: list[tuple[float, float]] = []
     async for chunk in connection.stream(connection.prepared("GET", f"/api/v3/builds/{build}/stream")):
         arrived = time.time()
         said = [json.loads(text).get("data", "") for text in re.findall(r"data: (\{.*\})", chunk.decode())]

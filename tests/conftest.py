@@ -109,7 +109,7 @@ class Server:
 
     def start(self, name: str) -> None:
         environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(self.settings.data_dir, "settings.json"))}
-        self.processes[name] = subprocess.Popen([sys.executable, "-P", "-m", "testhide", name], env=environ)  # noqa: S603
+        self.processes[name] = subprocess.Popen([sys.executable, "-P", "-m", "testhide", name], env=environ)
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(name)

@@ -29,7 +29,7 @@ class FakeAgent:
         return self
 
     def ask(self, free: int = 1) -> requests.Response:
-        return self.http.get("/api/v3/agent/next", params={"session": self.session, "free": free})
+        return self.http.get("/api/v3/agent/next", params={"session": self.session, "free": str(free)})
 
     def next(self, free: int = 1, within_s: float = 30) -> dict[str, Any]:
         """The next message; asks again after each 204."""
@@ -65,7 +65,9 @@ class FakeAgent:
     def started(self, build: dict[str, Any], commit_sha: str | None = None) -> requests.Response:
         return self._say(build, "started", {"commit_sha": commit_sha})
 
-    def log(self, build: dict[str, Any], offset: int, lines: Sequence[str], at_ms: int = 36_005_000) -> requests.Response:
+    def log(
+        self, build: dict[str, Any], offset: int, lines: Sequence[str], at_ms: int = 36_005_000
+    ) -> requests.Response:
         return self._say(build, "log", {"offset": offset, "lines": [[at_ms, line] for line in lines]})
 
     def report(self, build: dict[str, Any], content: bytes, path: str = "junittests.xml") -> requests.Response:

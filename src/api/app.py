@@ -19,15 +19,18 @@ from api.builds import BuildController
 from api.health import HealthController
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
+from api.known_issues import KnownIssueController
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.polling import AgentPolls
 from api.pools import PoolController
 from api.projects import ProjectController
+from api.quarantine import QuarantineController
 from api.security import Authentication
 from api.services import Services
 from api.templates import TemplateController
 from api.tests import TestController
+from api.triage import TriageController
 from api.types import JsonRequest, storable
 
 CONTROLLERS = (
@@ -44,6 +47,9 @@ CONTROLLERS = (
     BuildActionController,
     ArtifactController,
     TestController,
+    TriageController,
+    KnownIssueController,
+    QuarantineController,
     AgentController,
 )
 

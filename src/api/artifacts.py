@@ -24,7 +24,7 @@ from commands.recording import read_report
 from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Finished, Report
-from domain.errors import Conflict, Invalid, NotFound
+from domain.errors import Invalid, NotFound, Rejection
 from projections import artifacts
 from projections.artifacts import ArtifactRow
 
@@ -168,7 +168,7 @@ async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, u
                     by_node=caller.node_id if isinstance(caller, Agent) else None,
                 )
             )
-        except (NotFound, Conflict):
+        except Rejection:
             await act.services.blobs.delete(key)
             raise
     return UploadedArtifact(

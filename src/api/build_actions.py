@@ -14,6 +14,7 @@ from commands.builds import MoveBuildToTop
 from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.restarts import RestartBuild
 from projections import builds
+from projections.builds import BuildRow
 from projections.result_queries import failed_node_ids, flaky_node_ids
 
 
@@ -55,21 +56,21 @@ class BuildActionController(Controller):
         self, request: Request[User, Any, Any], act: Acting, build_id: int, data: Restart | None = None
     ) -> RestartedBuild:
         """Queues the same commit and configuration again; with `failed_only` only the tests that failed."""
-        await visible_build(request.user, act, build_id, "write")
+        row = await visible_build(request.user, act, build_id, "write")
         test_ids = None
         if data is not None and data.failed_only:
             async with act.reading() as connection:
                 test_ids = tuple(await failed_node_ids(connection, build_id))
-        new_id, created_at = await self._queue(act, build_id, test_ids)
+        new_id, created_at = await self._queue(act, row, test_ids)
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
     async def retry_flaky(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> RetriedBuild:
         """Queues only the tests of this build that are known to be flaky."""
-        await visible_build(request.user, act, build_id, "write")
+        row = await visible_build(request.user, act, build_id, "write")
         async with act.reading() as connection:
             test_ids = tuple(await flaky_node_ids(connection, build_id))
-        new_id, created_at = await self._queue(act, build_id, test_ids)
+        new_id, created_at = await self._queue(act, row, test_ids)
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
@@ -110,7 +111,7 @@ class BuildActionController(Controller):
         await act(DeleteBuild(build_id))
 
     @staticmethod
-    async def _queue(act: Acting, build_id: int, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
+    async def _queue(act: Acting, source: BuildRow, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
         new_id = await act.services.ids.draw("builds")
-        receipt = await act(RestartBuild(new_id, build_id, test_ids))
+        receipt = await act(RestartBuild(new_id, source.id, source.job_id, test_ids))
         return new_id, receipt.events[0].event.at

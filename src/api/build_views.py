@@ -43,6 +43,7 @@ class BuildDetail(BuildItem):
     failed: int
     skipped: int
     known_issues: int
+    quarantined: int
     node_id: int | None
     attempt: int
     detail: str | None
@@ -105,6 +106,7 @@ def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) 
         failed=row.failed,
         skipped=row.skipped,
         known_issues=row.known_issues,
+        quarantined=row.quarantined,
         node_id=row.node_id,
         attempt=row.attempt,
         detail=row.detail,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
 from api.acting import Acting
@@ -80,7 +81,10 @@ class NodeCommandController(Controller):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(answered.wait(), min(1.0, left))
 
-    @get("/commands/{command_id:int}")
+    @get(
+        "/commands/{command_id:int}",
+        responses={202: ResponseSpec(Detail, description="Not answered yet", generate_examples=False)},
+    )
     async def command(
         self, request: Request[User, Any, Any], act: Acting, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:

@@ -18,8 +18,10 @@ from api.services import Services
 from commands.node_commands import subject
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.node_commands import NODE_COMMAND
+from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import unanswered
+from store.codec import utcnow
 from store.listen import WAKES
 
 POLL_S = 20
@@ -95,7 +97,7 @@ class AgentPolls:
             message, attempt = await self._command(int(number), node_id), 0
         else:
             build = await self._services.log.state(BUILD.at(int(number)))
-            message, attempt = self._about(build, node_id), build.attempt if build is not None else 0
+            message, attempt = await self._about(build, node_id), build.attempt if build is not None else 0
         if message is None:
             return None
         note = (session, about, attempt, str(message["type"]))
@@ -113,17 +115,20 @@ class AgentPolls:
             message |= {"command": command.command, "timeout_s": command.timeout_s}
         return message
 
-    def _about(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
+    async def _about(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
         match build:
             case Assigned() if build.node_id == node_id:
-                return {"type": "run", "build": self._run(build)}
+                return {"type": "run", "build": await self._run(build)}
             case Finished(status="aborted") if build.node_id == node_id:
                 return {"type": "stop", "build_id": build.build_id, "attempt": build.attempt, "reason": "stopped"}
             case _:
                 return None
 
-    def _run(self, build: Assigned) -> dict[str, Any]:
+    async def _run(self, build: Assigned) -> dict[str, Any]:
         queued = build.queued
+        quarantine = None
+        if queued.quarantine_mode == "skip":
+            quarantine = (await self._services.log.state(QUARANTINE.at(queued.job_id))).active(utcnow())
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
         return {
@@ -142,6 +147,7 @@ class AgentPolls:
             "artifacts": configuration.artifacts,
             "timeout_s": queued.timeout_minutes * 60,
             "test_ids": queued.test_ids,
+            "quarantine": quarantine,
         }
 
 

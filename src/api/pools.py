@@ -93,14 +93,14 @@ class PoolController(Controller):
             shared=data.shared,
         )
 
-    @get("/{pool_id:int}")
-    async def get_pool(self, request: Request[User, Any, Any], act: Acting, pool_id: int) -> PoolView:
-        return await visible_pool(request.user, act, pool_id)
+    @get("/{id:int}")
+    async def get_pool(self, request: Request[User, Any, Any], act: Acting, id: int) -> PoolView:
+        return await visible_pool(request.user, act, id)
 
-    @put("/{pool_id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, pool_id: int, data: PoolChanges) -> PoolView:
+    @put("/{id:int}")
+    async def update(self, request: Request[User, Any, Any], act: Acting, id: int, data: PoolChanges) -> PoolView:
         """Limits and labels count for what is assigned from now on."""
-        pool = await visible_pool(request.user, act, pool_id)
+        pool = await visible_pool(request.user, act, id)
         must_change(request.user, pool)
         if data.shared not in (UNSET, pool.shared):
             request.user.must_manage_nodes()
@@ -115,23 +115,23 @@ class PoolController(Controller):
         }
         await act(
             UpdatePool(
-                pool_id,
+                id,
                 **{name: value for name, value in given.items() if value is not UNSET},
                 cleared=("max_parallel",) if data.max_parallel is None else (),
             )
         )
-        return await visible_pool(request.user, act, pool_id)
+        return await visible_pool(request.user, act, id)
 
-    @delete("/{pool_id:int}")
-    async def delete_pool(self, request: Request[User, Any, Any], act: Acting, pool_id: int) -> None:
+    @delete("/{id:int}")
+    async def delete_pool(self, request: Request[User, Any, Any], act: Acting, id: int) -> None:
         """Its nodes stay, without a pool. Refused while builds are queued or running there."""
-        must_change(request.user, await visible_pool(request.user, act, pool_id))
+        must_change(request.user, await visible_pool(request.user, act, id))
         services = act.services
         await services.waiter.wait(await services.log.head())
         async with act.reading() as connection:
-            node_ids = await pools.node_ids(connection, pool_id)
-            active = await pools.active_builds(connection, pool_id)
-        await act(DeletePool(pool_id, node_ids, active))
+            node_ids = await pools.node_ids(connection, id)
+            active = await pools.active_builds(connection, id)
+        await act(DeletePool(id, node_ids, active))
 
 
 async def visible_pool(user: User, act: Acting, pool_id: int) -> PoolView:

@@ -2,16 +2,21 @@
 
 import asyncio
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 
 from api.acting import Acting
 from commands.recording import ReportRead, read_report
 from commands.results import Earlier, NewCases, RecordReport, must_take_reports, recorded
+from commands.rules import Match, Rule, Rules
 from domain.builds import BUILD, AnyBuild, Report, ReportRecorded
 from domain.errors import NotFound, Unavailable
+from domain.results import FAILED
+from projections import known_issues
 from projections import result_queries as results
 from projections.test_cases import catalogue_version, known_cases
 from store.append import VersionConflict
+from store.codec import utcnow
 
 LOOKED_UP = 5_000
 """Node ids looked up in one query."""
@@ -37,8 +42,9 @@ async def record_report(act: Acting, build_id: int, attempt: int, path: str, fil
 async def record(act: Acting, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
     """As `record_report`, for a report that was read already."""
     first_result_id = await act.services.ids.draw_range("results", max(1, report.rows))
+    matches = await _matches(act, build.queued.project_id, report)
     for _ in range(TRIES):
-        command = await _command(act, build, attempt, path, report, first_result_id)
+        command = await _command(act, build, attempt, path, report, first_result_id, matches)
         try:
             await act(command)
         except VersionConflict:
@@ -51,8 +57,24 @@ async def record(act: Acting, build: AnyBuild, attempt: int, path: str, report: 
     raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
 
+async def _matches(act: Acting, project_id: int, report: ReportRead) -> Sequence[Match]:
+    """The failures that the project's known issues match."""
+    if FAILED not in report.statuses:
+        return ()
+    async with act.reading() as connection:
+        ways = await known_issues.ways_of(connection, project_id)
+    rules = (Rule(way.known_issue_id, way.classification, way.kind, way.value) for way in ways)
+    return await asyncio.to_thread(lambda: Rules(rules).matches(report)) if ways else ()
+
+
 async def _command(
-    act: Acting, build: AnyBuild, attempt: int, path: str, report: ReportRead, first_result_id: int
+    act: Acting,
+    build: AnyBuild,
+    attempt: int,
+    path: str,
+    report: ReportRead,
+    first_result_id: int,
+    matches: Sequence[Match],
 ) -> RecordReport:
     project_id = build.queued.project_id
     async with act.reading() as connection:
@@ -83,6 +105,8 @@ async def _command(
         results_version=build.results_version,
         new_cases=new_cases,
         earlier=await _earlier(act, build, attempt, ids.tolist()),
+        matches=matches,
+        now=utcnow(),
     )
 
 
@@ -95,7 +119,7 @@ async def _earlier(act: Acting, build: AnyBuild, attempt: int, case_ids: list[in
     async with act.reading() as connection:
         spans = await results.reports_of_attempt(connection, build.build_id, attempt)
         found = await results.counting(connection, spans, case_ids)
-    return {item.case_id: Earlier(item.id, item.status, item.known_issue) for item in found}
+    return {item.case_id: Earlier(item.id, item.status, item.known_issue, item.quarantined) for item in found}
 
 
 async def _shown(act: Acting, position: int) -> None:

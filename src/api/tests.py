@@ -1,21 +1,27 @@
 """Reports and tests: totals of a build, its results, the history of a test."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
+from psycopg import AsyncConnection
 
 from api.acting import Acting
 from api.build_views import visible_build
-from api.permissions import User
+from api.permissions import Level, User
 from api.types import MAX_ID, Paged, next_page
 from domain.errors import NotFound
+from domain.quarantine import covered
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES
+from domain.triage import Classification
+from projections import quarantine
 from projections import result_queries as results
 from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
+from store.codec import utcnow
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]
@@ -40,7 +46,9 @@ class ReportFile(msgspec.Struct):
 
 
 class ReportView(msgspec.Struct):
-    """Of each test the last attempt counts. `known_issues` is the part of `failed` that does not fail the build."""
+    """Of each test the last attempt counts. `known_issues` and `quarantined` are the parts of `failed` that do not fail
+    the build: those that the reporter calls known, and of the others those whose tests were in quarantine.
+    """
 
     build_id: int
     total: int
@@ -49,6 +57,7 @@ class ReportView(msgspec.Struct):
     skipped: int
     duration_s: int
     known_issues: int
+    quarantined: int
     flaky: int
     suites: list[SuiteItem]
     reports: list[ReportFile]
@@ -68,6 +77,20 @@ class TestItem(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
+    """The reporter calls this failure known; `known_issue_id` is ours."""
+    quarantined: bool
+    """Quarantine kept this failure from failing the build."""
+    quarantined_now: bool
+    """The test is in its job's quarantine at this moment."""
+    classification: str | None
+    classified_by: str | None
+    """user, rule or ai."""
+    set_by: str | None
+    defect_key: str | None
+    defect_url: str | None
+    resolution: str | None
+    resolution_by: str | None
+    known_issue_id: int | None
     fail_id: str
     signature: str
     test_resolution: str
@@ -96,10 +119,19 @@ class HistoryItem(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
+    quarantined: bool
     message: str
     branch: str
     commit_sha: str | None
     recorded_at: datetime
+    classification: str | None
+    classified_by: str | None
+    set_by: str | None
+    defect_key: str | None
+    defect_url: str | None
+    resolution: str | None
+    resolution_by: str | None
+    known_issue_id: int | None
 
 
 class History(msgspec.Struct):
@@ -130,17 +162,19 @@ class TestController(Controller):
         status: Annotated[Literal["passed", "failed", "skipped"] | None, Parameter()] = None,
         suite: Annotated[str | None, Parameter(max_length=4_096, description="Filter by test suite name")] = None,
         search: Annotated[str | None, Parameter(max_length=1_000, description="Filter by test name substring")] = None,
+        classification: Annotated[Classification | None, Parameter(description="Filter by classification")] = None,
         page: Page = 1,
         limit: Limit = 50,
         after: After = 0,
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
         """Results in report order. Of each test the last attempt, unless all are asked for."""
-        await visible_build(request.user, act, build_id)
+        build = await visible_build(request.user, act, build_id)
         filters = Filters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
             search=search or None,
+            classification=classification,
             all_attempts=all_attempts,
         )
         paged = Paged(page, limit, after)
@@ -149,8 +183,9 @@ class TestController(Controller):
             total = await results.count(connection, spans, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results.page(connection, spans, keyset, limit, paged.offset)
+            held = await quarantined_now(connection, build.job_id, found)
         headers = next_page(request, paged, [result.id for result in found])
-        return Response(TestPage(total, [item(spans, result) for result in found]), headers=headers)
+        return Response(TestPage(total, [item(spans, result, held) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
     async def get_test(self, request: Request[User, Any, Any], act: Acting, test_id: int) -> TestDetail:
@@ -161,8 +196,9 @@ class TestController(Controller):
             alone = Filters(all_attempts=True, after_id=test_id - 1)
             result = (await results.page(connection, spans, alone, 1, 0))[0]
             text = await results.text(connection, test_id)
+            held = await quarantined_now(connection, origin.job_id, [result])
             system_out, system_err = await results.outputs(connection, spans, test_id)
-        shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result))
+        shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result, held))
         shown["message"] = text.message if text is not None else ""
         return TestDetail(
             **shown,
@@ -191,23 +227,31 @@ class TestController(Controller):
                     attempt=run.attempt,
                     flaky=run.flaky,
                     known_issue=run.known_issue,
+                    quarantined=run.quarantined,
                     message=run.message,
                     branch=run.branch,
                     commit_sha=run.commit_sha,
                     recorded_at=run.recorded_at,
+                    **msgspec.structs.asdict(run.said),
                 )
                 for run in runs
             ],
         )
 
 
-async def visible_result(user: User, act: Acting, result_id: int) -> Origin:
-    """Raises NotFound for a result that does not exist or that the caller cannot see."""
+async def quarantined_now(connection: AsyncConnection, job_id: int, found: Sequence[Result]) -> set[str]:
+    """Those of the results' node ids that are in the job's quarantine."""
+    entries = await quarantine.node_ids(connection, job_id, utcnow()) if found else []
+    return covered((result.node_id for result in found), entries)
+
+
+async def visible_result(user: User, act: Acting, result_id: int, level: Level = "read") -> Origin:
+    """Raises NotFound for a result that the caller cannot see, Forbidden for too little access."""
     async with act.reading() as connection:
         found = await results.origin(connection, result_id)
     if found is None:
         raise NotFound(f"There is no test result {result_id}.")
-    user.must("read", found.project_id, f"test result {result_id}")
+    user.must(level, found.project_id, f"test result {result_id}")
     return found
 
 
@@ -227,6 +271,7 @@ def report_view(build_id: int, spans: Spans, totals: list[SuiteTotal]) -> Report
         skipped=by_status[SKIPPED],
         duration_s=round(sum(durations.values()) / 1_000),
         known_issues=sum(total.known_issues for total in totals),
+        quarantined=sum(total.quarantined for total in totals),
         flaky=sum(total.flaky for total in totals),
         suites=[
             SuiteItem(
@@ -244,7 +289,7 @@ def report_view(build_id: int, spans: Spans, totals: list[SuiteTotal]) -> Report
     )
 
 
-def item(spans: Spans, result: Result) -> TestItem:
+def item(spans: Spans, result: Result, quarantined_now: set[str]) -> TestItem:
     return TestItem(
         id=result.id,
         test_case_id=result.case_id,
@@ -256,6 +301,9 @@ def item(spans: Spans, result: Result) -> TestItem:
         attempt=result.attempt,
         flaky=result.flaky,
         known_issue=result.known_issue,
+        quarantined=result.quarantined,
+        quarantined_now=result.node_id in quarantined_now,
+        **msgspec.structs.asdict(result.said),
         fail_id=result.fail_id,
         signature=result.signature,
         test_resolution=result.test_resolution,

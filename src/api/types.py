@@ -43,8 +43,11 @@ class JsonRequest(Request[Any, Any, Any]):
             value = await super().json()
         except (SerializationException, UnicodeDecodeError, RecursionError) as error:
             raise refusal(body) from error
-        if b"\\u0000" in body and (field := nul_in(value)) is not None:
-            raise Invalid.field(field, NUL)
+        if b"\\u0000" in body:
+            if self.route_handler.opt.get("agents"):
+                value = without_nul(value)  # what programs print is not the agent's to choose
+            elif (field := nul_in(value)) is not None:
+                raise Invalid.field(field, NUL)
         expected = self.route_handler.parsed_data_field
         return value if expected is None else strictly(value, expected.annotation)
 
@@ -105,6 +108,19 @@ def nul_in(value: Any, path: str = "") -> str | None:
                 if (found := nul_in(item, path)) is not None:
                     return found
     return None
+
+
+def without_nul(value: Any) -> Any:
+    """A decoded body with U+FFFD in the place of each NUL."""
+    match value:
+        case str():
+            return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        case dict():
+            return {without_nul(key): without_nul(item) for key, item in value.items()}
+        case list():
+            return [without_nul(item) for item in value]
+        case _:
+            return value
 
 
 async def storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

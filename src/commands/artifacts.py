@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from commands.handler import Decision
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
 from domain.base import AnyStream, Event
-from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running, status_of
+from domain.builds import BUILD, AnyBuild, Assigned, Deleted, Finished, Running, status_of
 from domain.errors import Conflict, NotFound
 
 
@@ -28,7 +28,7 @@ class StoreArtifact(Decision):
     def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
         if artifact is not None:
             return
-        if build is None:
+        if build is None or isinstance(build, Deleted):
             raise NotFound(f"There is no build {self.build_id}.")
         if self.by_node is not None:
             must_be_leased(build, self.by_node)
@@ -56,7 +56,7 @@ class DeleteArtifact(Decision):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
-        if artifact is None or build is None:
+        if artifact is None or build is None or isinstance(build, Deleted):
             raise NotFound(f"There is no artifact {self.artifact_id}.")
         if build.pinned:
             raise Conflict(

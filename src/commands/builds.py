@@ -263,7 +263,9 @@ class MoveBuildToTop(Decision):
                 raise NotFound(f"There is no build {self.build_id}.")
             case Queued():
                 yield BuildMovedToTop(**ids_of(build))
-            case Assigned() | Running() | Finished():
+            case Assigned():
+                raise Conflict(f"Build {self.build_id} has just been assigned to a node, so it waits no more.")
+            case Running() | Finished():
                 raise Conflict(f"Build {self.build_id} is {status_of(build)}; only a queued build can be moved.")
 
 

@@ -32,9 +32,9 @@ class CommentOnBuild(Decision):
         return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        yield BuildCommented(
-            **ids_of(must_exist(build, self.build_id)), comment_id=self.comment_id, text=self.text, author=self.author
-        )
+        build = must_exist(build, self.build_id)
+        if self.comment_id not in build.comments:
+            yield BuildCommented(**ids_of(build), comment_id=self.comment_id, text=self.text, author=self.author)
 
 
 @dataclass(frozen=True)

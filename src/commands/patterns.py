@@ -1,5 +1,7 @@
 """Patterns that people write: RE2, whose time is linear in the text whatever the pattern is."""
 
+from collections.abc import Sequence
+
 import re2  # type: ignore[import-untyped]
 
 from domain.errors import Invalid
@@ -8,6 +10,8 @@ MAX_PATTERN = 1_000
 """Characters."""
 MAX_TEXT = 64 * 1024
 """Bytes that a pattern is matched over."""
+MEMORY = 64 * 1024 * 1024
+"""Bytes that a pattern may take at work; beyond it RE2 is slower, never wrong."""
 
 
 class Pattern:
@@ -16,6 +20,7 @@ class Pattern:
     def __init__(self, text: str) -> None:
         options = re2.Options()
         options.log_errors = False
+        options.max_mem = MEMORY
         try:
             # Bytes in and out: over text the library also counts characters of every match.
             self._found = re2.compile(text.encode(), options).search
@@ -25,6 +30,18 @@ class Pattern:
 
     def matches(self, text: bytes) -> bool:
         return self._found(text) is not None
+
+
+def any_of(patterns: Sequence[str]) -> Pattern | None:
+    """One that matches where any of them does; None where they cannot stand beside each other (quoted text may have no
+    end, and all together may be too large).
+    """
+    if any(r"\Q" in text for text in patterns):
+        return None
+    try:
+        return Pattern("|".join(f"(?:{text})" for text in patterns))
+    except ValueError:
+        return None
 
 
 def searchable(message: str, trace: str) -> bytes:

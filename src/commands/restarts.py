@@ -8,6 +8,8 @@ from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, BuildQueued, Deleted, Finished, status_of
 from domain.errors import Conflict, NotFound
 from domain.jobs import JOB, Job
+from domain.pools import POOL, Pool
+from domain.templates import TEMPLATE, Template, overlaid
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,24 @@ class RestartBuild(Decision):
 
     build_id: int
     restarted_from: int
+    job_id: int
     test_ids: tuple[str, ...] | None = None
 
     def reads(self) -> Sequence[AnyStream]:
-        return BUILD.at(self.build_id), BUILD.at(self.restarted_from)
+        return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
 
-    def then_reads(self, build: AnyBuild | None, source: AnyBuild | None) -> Sequence[AnyStream]:
-        return () if source is None else (JOB.at(source.queued.job_id),)
+    def then_reads(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
+        """The pool that the build wants and the template that an external build's job has, where there are any."""
+        if source is None or job is None:
+            return ()
+        queued, template_id = source.queued, job.pipeline_template_id
+        pool = () if queued.node_pool_id is None else (POOL.at(queued.node_pool_id),)
+        template = () if template_id is None or not queued.external else (TEMPLATE.at(template_id),)
+        return (*pool, *template)
 
-    def decide(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None = None) -> Iterable[Event]:
+    def decide(
+        self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None, *named: Pool | Template | None
+    ) -> Iterable[Event]:
         if build is not None:
             return
         if source is None or isinstance(source, Deleted) or job is None or job.deleted:
@@ -36,8 +47,18 @@ class RestartBuild(Decision):
         if self.test_ids == ():
             raise Conflict(f"Build {self.restarted_from} has no such tests, so there is nothing to run again.")
         queued = source.queued
-        # An external build ran elsewhere; here its job's own command runs.
-        configuration = job.configuration if queued.external else queued.configuration
+        if any(isinstance(state, Pool) and state.deleted for state in named):
+            raise Conflict(
+                f"Node pool {queued.node_pool_id} of build {self.restarted_from} was deleted;"
+                " start a new build by POST /api/v3/builds/start."
+            )
+        configuration = queued.configuration
+        if queued.external:
+            # It ran elsewhere; here its job's own command runs.
+            configuration = job.configuration
+            for state in named:
+                if isinstance(state, Template):
+                    configuration = overlaid(state.configuration, configuration)
         if not configuration.command:
             raise Conflict(
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."

@@ -11,7 +11,7 @@ from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, Deleted
 from domain.errors import Conflict, NotFound
 from domain.jobs import JOB, Job
-from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueTaught
+from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, KnownIssue, KnownIssueTaught
 from domain.triage import (
     TRIAGE,
     WEIGHT,
@@ -149,8 +149,9 @@ class LinkKnownIssue(_OfResult):
                 set_by=self.set_by,
                 replaced=result.rule if triage.known_issue_id is None else triage.known_issue_id,
             )
+        fail_id = result.fail_id if len(result.fail_id) <= MAX_FAIL_ID else ""
         news: dict[str, Any] = {
-            "fail_id": "" if issue.knows("fail_id", result.fail_id) else result.fail_id,
+            "fail_id": "" if issue.knows("fail_id", fail_id) else fail_id,
             "signature": "" if issue.knows("signature", result.signature) else result.signature,
         }
         if any(news.values()):

@@ -191,6 +191,7 @@ class Build(msgspec.Struct, frozen=True):
     commit_sha: str | None = None
     """What is or was checked out, once an agent has said so."""
     pinned: bool = False
+    comments: tuple[int, ...] = ()
 
     @property
     def build_id(self) -> int:
@@ -250,6 +251,8 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return Finished(**_common(state), status=event.status, node_id=event.node_id)
         case BuildPinned() | BuildUnpinned():
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
+        case BuildCommented():
+            return msgspec.structs.replace(state, comments=(*state.comments, event.comment_id))
         case BuildDeleted():
             return Deleted(**_common(state))
         case _:

@@ -14,6 +14,9 @@ from domain.triage import Classification
 Kind = Literal["pattern", "signature", "fail_id"]
 Clearable = Literal["defect_key", "defect_url"]
 
+MAX_FAIL_ID = 200
+"""Characters; they are 32 as reporters write them."""
+
 
 class KnownIssueEvent(Event, frozen=True):
     known_issue_id: int

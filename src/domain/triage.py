@@ -87,7 +87,7 @@ class ResolutionSet(ResultEvent, frozen=True):
 
 
 class KnownIssueLinked(ResultEvent, frozen=True):
-    """A person says which known issue this is. It classifies the result as the issue is, unless a person had already."""
+    """A person says which known issue this is. The result is classified as the issue, unless a person had done so."""
 
     name: ClassVar[str] = "result.known_issue_linked"
     sealed: ClassVar[tuple[str, ...]] = ("set_by",)

@@ -5,7 +5,7 @@ NOTIFY in one prepared statement. An event that a projection cannot take is park
 goes on. A rebuild is the same code from position 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psycopg
 import structlog
@@ -18,6 +18,10 @@ from projections.model import Change, GoneBetween, GoneWhere, Key, Projection, R
 from store.listen import PROJECTED
 
 log = structlog.get_logger()
+
+
+ROWS_AT_ONCE = 10_000
+"""Rows that one write may need: bounds the memory of the projector, not its speed."""
 
 
 class LostLeadership(Exception):
@@ -71,6 +75,24 @@ class Engine:
         """Applies events that follow `position`; returns the new position. Raises LostLeadership and
         psycopg.OperationalError.
         """
+        for part in self._parts(events):
+            position = await self._apply_part(part, position)
+        return position
+
+    def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
+        """Cuts a batch where it would need too many rows at once: a block of results alone needs a thousand."""
+        part: list[Recorded] = []
+        weight = 0
+        for event in events:
+            part.append(event)
+            weight += 1 + sum(len(_keys(projection, event)) for projection in self._projections)
+            if weight >= ROWS_AT_ONCE:
+                yield part
+                part, weight = [], 0
+        if part:
+            yield part
+
+    async def _apply_part(self, events: Sequence[Recorded], position: int) -> int:
         self._written = position
         try:
             try:

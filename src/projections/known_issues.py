@@ -7,7 +7,15 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught, KnownIssueUpdated, changes
+from domain.known_issues import (
+    Kind,
+    KnownIssueCreated,
+    KnownIssueDeleted,
+    KnownIssueTaught,
+    KnownIssueUpdated,
+    changes,
+)
+from domain.triage import Classification
 from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
@@ -88,8 +96,8 @@ class Known(msgspec.Struct, frozen=True):
     """One way in which a failure is known again."""
 
     known_issue_id: int
-    classification: str
-    kind: str
+    classification: Classification
+    kind: Kind
     value: str
 
 

@@ -16,11 +16,12 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.reading import all_rows, one_row, scalar
+from projections.reading import T, all_rows, one_row, scalar
 from projections.results import (
     ATTEMPT,
     FLAKY,
     KNOWN_ISSUE,
+    QUARANTINED,
     STATUS,
     OutputsRow,
     ReportRow,
@@ -29,6 +30,7 @@ from projections.results import (
     SupersededRow,
 )
 from projections.test_cases import CaseStatsRow, TestCaseRow
+from projections.triage import CLASSIFIED, SAID, SAID_FROM, RuleMatchRow, Said, classified
 
 MESSAGE = 4_000
 """Characters of a message in lists; the single result has all of it."""
@@ -78,7 +80,7 @@ _COUNTS = (
 _FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
 _FLAGS = (
     f"{_FACTS} & {STATUS}, {_FACTS} / {ATTEMPT}, ({_FACTS} & {KNOWN_ISSUE}) <> 0, ({_FACTS} & {FLAKY}) <> 0,"
-    " t.duration_ms"
+    f" ({_FACTS} & {QUARANTINED}) <> 0, t.duration_ms"
 )
 
 
@@ -88,6 +90,7 @@ class Filters(msgspec.Struct, frozen=True):
     status: int | None = None
     suite: str | None = None
     search: str | None = None
+    classification: str | None = None
     all_attempts: bool = False
     """Also attempts that later ones decide, and results whose place others took."""
     after_id: int = 0
@@ -102,6 +105,8 @@ class Filters(msgspec.Struct, frozen=True):
             conditions.append(f"{_REPORT} * {SUITES} + t.suite = ANY (%(suites)s::int[])")
         if self.search is not None:
             conditions.append("strpos(lower(c.node_id), lower(%(search)s)) > 0")
+        if self.classification is not None:
+            conditions.append(CLASSIFIED)
         return " AND ".join(conditions)
 
     @property
@@ -111,12 +116,16 @@ class Filters(msgspec.Struct, frozen=True):
 
     def parameters(self, spans: Spans) -> dict[str, Any]:
         suites = [] if self.suite is None else spans.suites_named(self.suite)
-        return spans.parameters | {
-            "status": self.status,
-            "suites": suites,
-            "search": self.search,
-            "after_id": self.after_id,
-        }
+        return (
+            spans.parameters
+            | classified(self.classification)
+            | {
+                "status": self.status,
+                "suites": suites,
+                "search": self.search,
+                "after_id": self.after_id,
+            }
+        )
 
 
 class SuiteTotal(msgspec.Struct, frozen=True):
@@ -127,6 +136,7 @@ class SuiteTotal(msgspec.Struct, frozen=True):
     duration_ms: int
     known_issues: int
     flaky: int
+    quarantined: int
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -137,12 +147,14 @@ class Result(msgspec.Struct, frozen=True):
     attempt: int
     known_issue: bool
     flaky: bool
+    quarantined: bool
     duration_ms: int
     suite: int
     message: str
     fail_id: str
     signature: str
     test_resolution: str
+    said: Said
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -154,11 +166,13 @@ class Run(msgspec.Struct, frozen=True):
     attempt: int
     known_issue: bool
     flaky: bool
+    quarantined: bool
     duration_ms: int
     message: str
     branch: str
     commit_sha: str | None
     recorded_at: datetime
+    said: Said
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -168,6 +182,7 @@ class Known(msgspec.Struct, frozen=True):
     case_id: int
     status: int
     known_issue: bool
+    quarantined: bool
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -177,7 +192,15 @@ class Origin(msgspec.Struct, frozen=True):
     case_id: int
     node_id: str
     build_id: int
+    job_id: int
     project_id: int
+    status: int
+    fail_id: str
+    signature: str
+    rule: int | None
+    """The known issue that classified it when it was recorded."""
+    rule_classification: int | None
+    """Place in CLASSIFICATIONS."""
 
 
 async def reports(connection: AsyncConnection, build_id: int) -> Spans:
@@ -207,7 +230,8 @@ async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
     """By report (its place in the spans), suite (its place in the report's) and status."""
     query = (
         f"SELECT {_REPORT}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
-        f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0)"
+        f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
+        f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0)"
         f" FROM {ResultRow.table} t WHERE {spans.within} AND {_COUNTS} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
     )
     return await all_rows(connection, SuiteTotal, query, spans.parameters)
@@ -224,22 +248,31 @@ async def page(connection: AsyncConnection, spans: Spans, filters: Filters, limi
         f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(spans)}"
         " ORDER BY t.id LIMIT %(limit)s OFFSET %(offset)s)"
         f" SELECT t.id, t.case_id, c.node_id, {_FLAGS}, t.suite::int, left(coalesce(x.message, ''), {MESSAGE}),"
-        " coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, '')"
+        f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, ''), {SAID}"
         f" FROM t JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
-        " ORDER BY t.id"
+        f"{SAID_FROM} ORDER BY t.id"
     )
     parameters = filters.parameters(spans) | {"limit": limit, "offset": offset}
-    return await all_rows(connection, Result, query, parameters)
+    return await _with_said(connection, Result, query, parameters)
+
+
+async def _with_said(connection: AsyncConnection, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
+    """As `all_rows`; the last columns are SAID, the last field is `said`."""
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    own = len(into.__struct_fields__) - 1
+    return [into(*row[:own], Said(*row[own:])) for row in await cursor.fetchall()]
 
 
 async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
     query = (
-        "SELECT t.id, t.case_id, c.node_id, r.build_id, r.project_id"
+        f"SELECT t.id, t.case_id, c.node_id, r.build_id, r.job_id, r.project_id, {_FACTS} & {STATUS},"
+        " coalesce(x.fail_id, ''), coalesce(x.signature, ''), m.known_issue_id, m.classification"
         # LIMIT tells the planner that an id is found once: the index does not.
         f" FROM (SELECT * FROM {ResultRow.table} WHERE id = %(id)s LIMIT 1) t"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
     )
     return await one_row(connection, Origin, query, {"id": result_id})
 
@@ -263,21 +296,22 @@ async def history(connection: AsyncConnection, case_id: int, limit: int) -> list
     """The results of a test that count, newest first."""
     query = (
         f"SELECT t.id, r.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), b.branch, b.commit_sha,"
-        f" r.recorded_at FROM {ResultRow.table} t"
+        f" r.recorded_at, {SAID} FROM {ResultRow.table} t"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
         f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
-        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
         f" WHERE t.case_id = %(case)s::int AND t.facts >= 0"
         f" AND NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id) ORDER BY t.id DESC LIMIT %(limit)s"
     )
-    return await all_rows(connection, Run, query, {"case": case_id, "limit": limit})
+    return await _with_said(connection, Run, query, {"case": case_id, "limit": limit})
 
 
 async def counting(connection: AsyncConnection, spans: Spans, case_ids: list[int]) -> list[Known]:
     """Results of these cases in the spans that count."""
     query = (
-        f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0 FROM {ResultRow.table} t"
+        f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0,"
+        f" (t.facts & {QUARANTINED}) <> 0 FROM {ResultRow.table} t"
         f" WHERE {spans.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
     )
     return await all_rows(connection, Known, query, spans.parameters | {"cases": case_ids})
@@ -289,9 +323,11 @@ async def failed_node_ids(connection: AsyncConnection, build_id: int) -> list[st
 
 
 async def flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
-    """The tests of a build that passed only after a failure, or failed and are known for that, in report order."""
+    """The tests of a build that passed only after a failure, or failed and are known for that or called flaky, in
+    report order.
+    """
     wavers = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
-    flaky = f"(t.facts & {FLAKY}) <> 0 OR (t.facts & %(status)s = %(failed)s AND {wavers})"
+    flaky = f"(t.facts & {FLAKY}) <> 0 OR (t.facts & %(status)s = %(failed)s AND ({wavers} OR {CLASSIFIED}))"
     return await _node_ids(connection, build_id, flaky)
 
 
@@ -302,6 +338,6 @@ async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) 
         f" WHERE {spans.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
         f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
     )
-    parameters = spans.parameters | {"status": STATUS, "failed": FAILED}
+    parameters = spans.parameters | classified("flaky") | {"status": STATUS, "failed": FAILED}
     cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
     return [node_id for (node_id,) in await cursor.fetchall()]

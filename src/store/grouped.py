@@ -29,28 +29,35 @@ class Grouped(Generic[A, V]):
         self._pool = pool
         self._ask = ask
         self._waiting: deque[tuple[A, asyncio.Future[V]]] = deque()
-        self._asking: set[asyncio.Task[None]] = set()
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # or they could be collected while they run
 
     async def __call__(self, argument: A) -> V:
         answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         self._waiting.append((argument, answer))
-        if len(self._asking) < AT_ONCE:
+        if self._under_way < AT_ONCE:
+            self._under_way += 1
             task = asyncio.create_task(self._work())
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _work(self) -> None:
-        while self._waiting:
-            group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ASKED))]
-            try:
-                await self._answer(group)
-            except Exception:
-                for one in group:
-                    await self._answer_alone(one)
-            finally:
-                for _, answer in group:
-                    answer.cancel()  # without effect on those that were answered
+        try:
+            while self._waiting:
+                await self._answer_some([self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ASKED))])
+        finally:
+            self._under_way -= 1
+
+    async def _answer_some(self, group: Sequence[tuple[A, "asyncio.Future[V]"]]) -> None:
+        try:
+            await self._answer(group)
+        except Exception:
+            for one in group:
+                await self._answer_alone(one)
+        finally:
+            for _, answer in group:
+                answer.cancel()  # without effect on those that were answered
 
     async def _answer(self, group: Sequence[tuple[A, asyncio.Future[V]]]) -> None:
         async with self._pool.connection() as connection:

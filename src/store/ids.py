@@ -21,6 +21,8 @@ Kind = Literal[
     "comments",
     "artifacts",
     "test_cases",
+    "known_issues",
+    "quarantine",
     "results",
 ]
 

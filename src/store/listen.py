@@ -23,7 +23,9 @@ EVENTS = "stored_events"
 PROJECTED = "projected"
 """Payload: the position that all read models have reached."""
 WAKES = "stored_events_wakes"
-"""Payload: the node id whose agent has something to fetch."""
+"""Payload: the node whose agent has something to fetch, and what: `7:1025` a build, `7:cmd-3` a command. `done:3`: the
+command has been answered.
+"""
 POLLS = "polls"
 """Payload: the node id whose agent asks for work or stopped asking."""
 BUILD_LOGS = "build_logs"

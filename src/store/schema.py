@@ -21,6 +21,8 @@ SEQUENCES = (
     "comments",
     "artifacts",
     "test_cases",
+    "known_issues",
+    "quarantine",
     "results",
 )
 

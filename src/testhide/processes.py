@@ -257,7 +257,7 @@ async def register_local_node(settings: Settings) -> str | None:
 
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:
-        claim = parts.secrets.claim("node", "local")
+        claim = parts.secrets.claim("node-name", "local")
         if (await parts.log.state(CLAIM.at(claim))).owner and token_file.exists():
             return token_file.read_text().strip()
         token = new_token("agt_")
@@ -308,8 +308,23 @@ async def _together(*works: Coroutine[None, None, None]) -> None:
             tasks.create_task(work)
 
 
+def _log_as_json() -> None:
+    """One JSON object a line; of exceptions the trace, never the local variables, which may hold secrets."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        cache_logger_on_first_use=True,
+    )
+
+
 def _run(main: Awaitable[None]) -> None:
     import uvloop
+
+    _log_as_json()
 
     async def wrapped() -> None:
         await main

@@ -26,6 +26,7 @@ from store.codec import utcnow
 from store.listen import EVENTS, POLLS, Listener
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
+from workers.placement import assignments, waiting_for
 from workers.scheduler import Orphan, Scheduler
 
 log = structlog.get_logger()
@@ -155,7 +156,7 @@ class _Leadership:
             await self._execute(AbortBuild(build.build_id, orphan.reason, node_to_wake=node_id, log_lines=log_lines))
 
     async def _assign(self) -> None:
-        placed = self._scheduler.assignments(utcnow())
+        placed = assignments(self._scheduler, utcnow())
         # All of them queue for the same commit.
         done = await asyncio.gather(
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
@@ -188,8 +189,8 @@ class _Leadership:
         """What queued builds wait for, for whoever looks at them."""
         reasons = {
             build_id: reason
-            for lane, reason in self._scheduler.waiting_for(utcnow()).items()
-            for build_id in self._scheduler.builds_in(lane)[:EXPLAINED]
+            for lane, reason in waiting_for(self._scheduler, utcnow()).items()
+            for build_id in self._scheduler.lanes[lane][:EXPLAINED]
         }
         if reasons != self._reasons:
             await self._dispatcher.queue_reasons.replace(reasons)

@@ -16,6 +16,7 @@ from projections import builds
 log = structlog.get_logger()
 
 EVERY_S = 600.0
+SOON_S = 2.0
 AT_ONCE = 200
 
 
@@ -30,9 +31,8 @@ class Retention:
     async def run(self) -> None:
         """For ever."""
         while True:
-            # The read model needs a moment to show what went: at the next look, not in the same breath.
-            await self.sweep()
-            await asyncio.sleep(EVERY_S)
+            # While there is more to do: as soon as the read model shows what went.
+            await asyncio.sleep(SOON_S if await self.sweep() else EVERY_S)
 
     async def sweep(self) -> int:
         """Deletes what is due now, up to AT_ONCE builds; how many went."""

@@ -1,16 +1,12 @@
-"""Which build goes to which node: the dispatcher's memory, pure.
+"""The dispatcher's memory, pure: what waits, what runs, and where there is room. `workers.placement` decides on it.
 
-Fed by events and by the polls of agents; asked for assignments. A node takes a build when its agent asks for one (its
-poll is open), it has a free slot, it belongs to a pool that the build wants and has the tags that it requires; jobs and
-pools have limits of their own. What was moved to the top goes first, then higher priority, then the project with the
-fewest builds running, then age. Every ten minutes of waiting raise a build by one priority, so that nothing starves.
+Fed by events and by the polls of agents. Builds that are alike but for their age wait in one lane, the oldest first.
 """
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from domain.base import Event
@@ -35,8 +31,6 @@ from domain.nodes import (
     NodeWentOffline,
 )
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
-
-AGING = timedelta(minutes=10)
 
 
 @dataclass
@@ -116,9 +110,12 @@ class Scheduler:
     nodes: dict[int, NodePlace] = field(default_factory=dict)
     queue: dict[int, Queued] = field(default_factory=dict)
     active: dict[int, Active] = field(default_factory=dict)
-    _lanes: dict[Lane, list[int]] = field(default_factory=dict)
-    """Build ids, oldest first."""
+    lanes: dict[Lane, list[int]] = field(default_factory=dict)
+    """Ids of the builds in the queue, oldest first; no lane is empty."""
+    served: Counter[int] = field(default_factory=Counter)
+    """When each project was last given a slot: 1 is the first slot of all."""
     _tops: int = 0
+    _slots: int = 0
 
     def apply(self, event: Event) -> None:
         match event:
@@ -133,7 +130,7 @@ class Scheduler:
 
     def _build(self, event: BuildEvent) -> None:
         match event:
-            case BuildQueued():
+            case BuildQueued() if event.build_id not in self.queue and event.build_id not in self.active:
                 wish = Wish(
                     event.project_id,
                     event.node_pool_id,
@@ -149,6 +146,8 @@ class Scheduler:
             case BuildAssigned():
                 if build := self._dequeue(event.build_id):
                     build.attempt = event.attempt
+                    self._slots += 1
+                    self.served[event.project_id] = self._slots
                     node = self.nodes.get(event.node_id)
                     self.active[event.build_id] = Active(build, event.node_id, node.session if node else None)
             case BuildStarted():
@@ -165,15 +164,15 @@ class Scheduler:
 
     def _enqueue(self, build: Queued) -> None:
         self.queue[build.build_id] = build
-        insort(self._lanes.setdefault(build.lane, []), build.build_id)
+        insort(self.lanes.setdefault(build.lane, []), build.build_id)
 
     def _dequeue(self, build_id: int) -> Queued | None:
         build = self.queue.pop(build_id, None)
         if build is not None:
-            lane = self._lanes[build.lane]
+            lane = self.lanes[build.lane]
             del lane[bisect_left(lane, build_id)]
             if not lane:
-                del self._lanes[build.lane]
+                del self.lanes[build.lane]
         return build
 
     def _job(self, event: JobEvent) -> None:
@@ -235,7 +234,7 @@ class Scheduler:
         """Builds of a deleted job, on a deleted node, or of an agent that is gone or began anew."""
         found = [
             Orphan(self.queue[build_id], None, "job_deleted")
-            for lane, build_ids in self._lanes.items()
+            for lane, build_ids in self.lanes.items()
             if lane.job_id not in self.jobs
             for build_id in build_ids
         ]
@@ -251,118 +250,3 @@ class Scheduler:
 
     def unacknowledged(self) -> list[tuple[int, Active]]:
         return [(number, active) for number, active in self.active.items() if not active.acknowledged]
-
-    def assignments(self, now: datetime) -> list[tuple[Queued, int]]:
-        """(build, node id) pairs that fit together now. The nodes ask for that many builds less from here on."""
-        return list(_Round(self, now).placed())
-
-    def waiting_for(self, now: datetime) -> dict[Lane, str]:
-        """Why the builds of each lane wait: what is missing, in a sentence."""
-        this_round = _Round(self, now)
-        return {lane: this_round.obstacle(lane) for lane in self._lanes}
-
-    def builds_in(self, lane: Lane) -> list[int]:
-        return self._lanes.get(lane, [])
-
-
-class _Round:
-    """One look at queue and nodes: what is taken, and what is taken in this very round."""
-
-    def __init__(self, scheduler: Scheduler, now: datetime) -> None:
-        self._scheduler = scheduler
-        self._now = now
-        active = scheduler.active.values()
-        self._on_node = Counter(item.node_id for item in active)
-        self._of_job = Counter(item.build.lane.job_id for item in active)
-        self._of_project = Counter(item.build.lane.wish.project_id for item in active)
-        self._in_pool = Counter(
-            node.pool_id for item in active if (node := scheduler.nodes.get(item.node_id)) and node.pool_id is not None
-        )
-        # Next build of each lane, as a place in it.
-        self._next = dict.fromkeys(scheduler._lanes, 0)
-
-    def placed(self) -> Iterator[tuple[Queued, int]]:
-        while (best := min(self._candidates(), default=None)) is not None:
-            _, lane, node_id = best
-            build = self._head(lane)
-            self._next[lane] += 1
-            if self._next[lane] == len(self._scheduler.builds_in(lane)):
-                del self._next[lane]
-            node = self._scheduler.nodes[node_id]
-            node.asks -= 1
-            self._on_node[node_id] += 1
-            self._of_job[lane.job_id] += 1
-            self._of_project[lane.wish.project_id] += 1
-            if node.pool_id is not None:
-                self._in_pool[node.pool_id] += 1
-            yield build, node_id
-
-    def _candidates(self) -> Iterator[tuple[tuple[int, int, int, int], Lane, int]]:
-        if not any(node.asks > 0 for node in self._scheduler.nodes.values()):
-            return
-        for lane in self._next:
-            node_id = self._node_for(lane) if self._job_has_room(lane) else None
-            if node_id is not None:
-                head = self._head(lane)
-                priority = lane.priority + (self._now - head.queued_at) // AGING
-                running = self._of_project[lane.wish.project_id]
-                yield (-lane.top, -priority, running, head.build_id), lane, node_id
-
-    def _head(self, lane: Lane) -> Queued:
-        return self._scheduler.queue[self._scheduler.builds_in(lane)[self._next[lane]]]
-
-    def _job_has_room(self, lane: Lane) -> bool:
-        job = self._scheduler.jobs.get(lane.job_id)
-        return job is not None and job.enabled and self._of_job[lane.job_id] < job.max_parallel
-
-    def _node_for(self, lane: Lane) -> int | None:
-        """The fitting node with the most free slots, so that load spreads."""
-        fitting = [
-            node_id
-            for node_id, node in self._scheduler.nodes.items()
-            if node.asks > 0 and self._is_open(node_id, node) and self._fits(lane.wish, node)
-        ]
-        return max(fitting, key=lambda node_id: (self._slots(node_id), -node_id), default=None)
-
-    def _is_open(self, node_id: int, node: NodePlace) -> bool:
-        pool = self._scheduler.pools.get(node.pool_id or 0)
-        in_pool = self._in_pool[node.pool_id or 0]
-        has_room = pool is None or pool.max_parallel is None or in_pool < pool.max_parallel
-        return node.session is not None and not node.quarantined and has_room and self._slots(node_id) > 0
-
-    def _slots(self, node_id: int) -> int:
-        return self._scheduler.nodes[node_id].max_parallel - self._on_node[node_id]
-
-    def _fits(self, wish: Wish, node: NodePlace) -> bool:
-        return self._in_reach(wish, node) and wish.tags <= node.tags
-
-    def _in_reach(self, wish: Wish, node: NodePlace) -> bool:
-        """Whether the node's pool is one that the build may use."""
-        if wish.pool_id is not None:
-            return node.pool_id == wish.pool_id
-        if node.pool_id is None:
-            return not wish.pool_labels
-        pool = self._scheduler.pools.get(node.pool_id)
-        if pool is None or not (pool.shared or pool.project_id == wish.project_id):
-            return False
-        return wish.pool_labels <= frozenset(pool.labels.items())
-
-    def obstacle(self, lane: Lane) -> str:
-        job = self._scheduler.jobs.get(lane.job_id)
-        if job is None:
-            return "Its job was deleted."
-        if not job.enabled:
-            return f"Job {lane.job_id} is disabled."
-        wish = lane.wish
-        reachable = [item for item in self._scheduler.nodes.items() if self._in_reach(wish, item[1])]
-        if not reachable:
-            where = f"node pool {wish.pool_id}" if wish.pool_id is not None else "the pools that it may use"
-            return f"There is no node in {where}."
-        tagged = [item for item in reachable if wish.tags <= item[1].tags]
-        if not tagged:
-            return f"No node that it may use has the tags {', '.join(sorted(wish.tags))}."
-        if not any(node.session is not None and not node.quarantined for _, node in tagged):
-            return "All nodes that it may use are offline or quarantined."
-        if not self._job_has_room(lane):
-            return f"Job {lane.job_id} already runs {job.max_parallel} at once, which is its limit."
-        return "All nodes that it may use are busy, or their pool is at its limit."

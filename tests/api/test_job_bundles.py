@@ -136,7 +136,8 @@ def test_bundles_are_checked(server: Any, project: int, changes: dict[str, Any],
 
 
 def test_a_bundle_must_be_one(server: Any, project: int) -> None:
-    for bundle in ({}, [], "x", None):
+    bundles: tuple[Any, ...] = ({}, [], "x", None)
+    for bundle in bundles:
         body = {"project_id": project, "bundle": bundle}
         assert server.admin.post("/api/v3/jobs/import", json=body).status_code == 422
 

@@ -20,7 +20,6 @@ STAMP = {"at", "actor", "correlation_id", "causation"}
 def decided(command: Command, *history: Event) -> list[Event]:
     """What follows from the command after this history of all the streams that it reads."""
 
-
     def folded(reads: Sequence[AnyStream]) -> list[Any]:
         states: list[Any] = []
         for read in reads:

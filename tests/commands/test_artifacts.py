@@ -6,11 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.artifacts import StoreArtifact
+from commands.artifacts import DeleteArtifact, StoreArtifact
 from domain import artifacts, builds
-from domain.artifacts import ARTIFACT, ArtifactStored, artifact_path, artifact_type
+from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_path, artifact_type
 from domain.base import Event
-from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued, BuildStarted
+from domain.builds import (
+    BuildAssigned,
+    BuildDeleted,
+    BuildFinished,
+    BuildPinned,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+    BuildUnpinned,
+)
 from domain.errors import Conflict, Invalid, NotFound
 from domain.jobs import Configuration
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
@@ -30,6 +39,7 @@ STORED = ArtifactStored(
     sha256="00",
     blob="jobs/5/builds/7/artifacts/201",
 )
+DELETED = ArtifactDeleted(artifact_id=201, **IDS, blob="jobs/5/builds/7/artifacts/201")
 
 
 def store(by_node: int | None = None) -> StoreArtifact:
@@ -58,9 +68,29 @@ def test_agents_add_to_no_other_builds() -> None:
         decided(store(by_node=3), QUEUED, STARTED, FINISHED)
 
 
-def test_there_is_no_such_build() -> None:
-    with pytest.raises(NotFound):
-        decided(store())
+@pytest.mark.parametrize("history", [(), (QUEUED, STARTED, FINISHED, BuildDeleted(**IDS))])
+def test_there_is_no_such_build(history: tuple[Event, ...]) -> None:
+    for by_node in (None, 3):
+        with pytest.raises(NotFound):
+            decided(store(by_node), *history)
+
+
+@pytest.mark.parametrize("history", [(QUEUED, STARTED), (QUEUED, STARTED, FINISHED)])
+def test_delete(history: tuple[Event, ...]) -> None:
+    assert decided(DeleteArtifact(201, 7), *history, STORED) == [DELETED]
+
+
+@pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, STORED, DELETED), (QUEUED, STORED, BuildDeleted(**IDS))])
+def test_there_is_no_such_artifact(history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="artifact 201"):
+        decided(DeleteArtifact(201, 7), *history)
+
+
+def test_a_pinned_builds_artifacts_stay() -> None:
+    history = (QUEUED, STARTED, FINISHED, STORED, BuildPinned(**IDS))
+    with pytest.raises(Conflict, match="kept for ever"):
+        decided(DeleteArtifact(201, 7), *history)
+    assert decided(DeleteArtifact(201, 7), *history, BuildUnpinned(**IDS)) == [DELETED]
 
 
 @pytest.mark.parametrize(
@@ -140,9 +170,13 @@ def test_types_follow_from_names(path: str, kind: str) -> None:
     assert artifact_type(path) == kind
 
 
-@given(commands(StoreArtifact), histories(*artifacts.EVENTS, *builds.EVENTS))
-def test_deciding_again_does_nothing(command: StoreArtifact, history: list[Event]) -> None:
-    is_decided_once(command, history)
+@pytest.mark.parametrize("kind", [StoreArtifact, DeleteArtifact])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*artifacts.EVENTS, *builds.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
 
 
 @given(histories(*artifacts.EVENTS))

@@ -65,6 +65,8 @@ def _thing(operation: Operation, name: str, world: World) -> int:
         "test_id": world.test,
         "node_id": world.node,
         "token_id": world.token,
+        "template_id": world.template,
+        "known_issue_id": world.known_issue,
         "pool_id": world.pool,
         "node_pool_id": world.empty_pool,
     }
@@ -78,11 +80,54 @@ def _body(operation: Operation, world: World) -> dict[str, Any] | None:
     if example is None:
         return None
     body = dict(example)
-    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id"}:
+    for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id", "known_issue_id"}:
         body[name] = _thing(operation, name, world)
-    if "name" in body:
-        body["name"] = world.unique(body["name"])
+    for name in body.keys() & {"name", "node_id"}:
+        body[name] = world.unique(body[name])
+    if "node_ids" in body:
+        body["node_ids"] = [world.unique(node_id) for node_id in body["node_ids"]]
     return body
+
+
+def _import(call: Call, world: World) -> Call:
+    job = {"name": world.unique("Moved"), "node_pool": "empty_pool"}
+    bundle = {"export_version": "1", "job": job, "configuration": {}}
+    return replace(call, body={"project_id": world.project, "bundle": bundle})
+
+
+def _while_connected(call: Call, world: World) -> Call:
+    world.beat()
+    return call
+
+
+def _fresh_node(call: Call, world: World) -> Call:
+    return replace(call, ids={"node_id": world.new_node(world.empty_pool)["id"]})
+
+
+def _fresh_pool(call: Call, world: World) -> Call:
+    return replace(call, ids={"id": world.new_pool()})
+
+
+def _fresh_template(call: Call, world: World) -> Call:
+    return replace(call, ids={"template_id": world.new_template()})
+
+
+def _fresh_result(call: Call, world: World) -> Call:
+    return replace(call, ids={"build_id": world.new_result()})
+
+
+def _fresh_test(call: Call, world: World) -> Call:
+    tests = world.admin.get(f"/api/v3/tests?build_id={world.new_result()}&status=failed").json()
+    return replace(call, ids={"test_id": tests["results"][0]["id"]})
+
+
+def _fresh_queued(call: Call, world: World) -> Call:
+    return replace(call, ids={"build_id": world.new_build(world.waiting_job)})
+
+
+def _fresh_artifact(call: Call, world: World) -> Call:
+    artifact = world.upload(world.new_build(world.job, external=True), "logs/run.log", b"text")
+    return replace(call, ids={"artifact_id": artifact["id"]})
 
 
 def _of_build(call: Call, world: World) -> Call:
@@ -100,18 +145,34 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/builds/start"): lambda call, world: replace(
         call, body={**(call.body or {}), "job_id": world.waiting_job}
     ),
-    ("POST", "/api/v3/builds/{build_id}/stop"): lambda call, world: replace(
-        call, ids={"build_id": world.new_build(world.waiting_job)}
-    ),
+    **{
+        ("POST", f"/api/v3/tests/{{test_id}}/{what}"): _fresh_test
+        for what in ("classification", "defect", "resolution", "known-issue")
+    },
+    ("POST", "/api/v3/builds/{build_id}/restart"): _fresh_result,
+    ("POST", "/api/v3/builds/{build_id}/stop"): _fresh_queued,
+    ("DELETE", "/api/v3/builds/{build_id}"): _fresh_result,
+    ("POST", "/api/v3/builds/{build_id}/push_to_top"): _fresh_queued,
+    ("POST", "/api/v3/builds/{build_id}/keep-forever"): _fresh_result,
+    ("POST", "/api/v3/builds/{build_id}/retry-flaky"): _fresh_result,
+    # Not those that have no pool, which is null then.
+    ("GET", "/api/v3/jobs"): lambda call, world: replace(call, query={"search": " Tests"}),
     ("GET", "/api/v3/builds"): _of_build,
     ("POST", "/api/v3/artifacts/upload"): lambda call, world: replace(
         call,
         body={"build_id": str(world.new_build(world.job, external=True)), "path": "reports/"},
         file=("report.xml", junit([("auth", "test_1", "passed")])),
     ),
+    ("DELETE", "/api/v3/artifacts/{artifact_id}"): _fresh_artifact,
     ("GET", "/api/v3/nodes"): lambda call, world: replace(call, query={"pool_id": world.pool}),
-    ("DELETE", "/api/v3/nodes/{node_id}"): lambda call, world: replace(
-        call, ids={"node_id": world.new_node(world.empty_pool)["id"]}
-    ),
+    ("DELETE", "/api/v3/nodes/{node_id}"): _fresh_node,
+    ("PUT", "/api/v3/nodes/{node_id}"): _fresh_node,
+    ("POST", "/api/v3/nodes/{node_id}/quarantine"): _fresh_node,
+    ("POST", "/api/v3/nodes/{node_id}/restart"): _while_connected,
+    ("PUT", "/api/v3/node-pools/{id}"): _fresh_pool,
+    ("DELETE", "/api/v3/node-pools/{id}"): _fresh_pool,
+    ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
+    ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
+    ("POST", "/api/v3/jobs/import"): _import,
 }
 """Where the example cannot be sent as it is: it would destroy what other tests look at."""

@@ -20,8 +20,8 @@ def same_shape(
 def _defects(
     documented: Any, actual: Any, optional: Collection[str], free: Collection[str], place: str
 ) -> Iterator[str]:
-    if actual is None and documented is not None:
-        if place not in optional:
+    if actual is None:
+        if documented is not None and place not in optional:
             yield f"{place or 'the answer'}: is null, documented is {_kind(documented)}"
         return
     if _kind(actual) != _kind(documented):

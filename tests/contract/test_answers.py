@@ -13,7 +13,7 @@ from .world import CASES, LINES, World, junit
 OPTIONAL: dict[tuple[str, str], set[str]] = {}
 """Where null is right, by operation, each with its reason. None so far: this world has a value for everything."""
 
-PEOPLES_OWN = {"labels", "env"}
+PEOPLES_OWN = {"labels", "env", "by_reason"}
 """Objects whose keys are not ours: only their values have documented types."""
 
 JSON_OPERATIONS = [operation for operation in OPERATIONS if operation.response is not None and not operation.sse]

@@ -54,7 +54,7 @@ def test_every_read_waits(world: World) -> None:
             call = call_of(operation, world)
             url = world.server.url + call.path.format(**call.ids)
             headers = {"Authorization": str(world.member.headers["Authorization"]), **never}
-            return operation, session.get(url, params=call.query, headers=headers, timeout=30)
+            return operation, session.request(call.method, url, params=call.query, headers=headers, timeout=30)
 
     with ThreadPoolExecutor(len(READS)) as pool:
         for operation, answer in pool.map(read, READS):

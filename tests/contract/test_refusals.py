@@ -10,6 +10,8 @@ from .requests_of import call_of
 from .world import World
 
 NOWHERE = 2**52
+EVERYONES = ("/api/v3/nodes", "/api/v3/pipeline-templates")
+"""Lists that all see whole."""
 PROTECTED = [operation for operation in OPERATIONS if operation.auth]
 WITH_IDS = [operation for operation in OPERATIONS if operation.path_params]
 SCOPED = [operation for operation in OPERATIONS if in_a_project(operation)]
@@ -60,7 +62,9 @@ def test_an_id_that_nothing_has(world: World, operation: Operation) -> None:
 @pytest.mark.parametrize("operation", [o for o in SCOPED if any(q.required for q in o.query)], ids=str)
 def test_a_required_id_in_a_query_that_nothing_has(world: World, operation: Operation) -> None:
     call = call_of(operation, world)
-    call.query["build_id"] = NOWHERE
+    for parameter in operation.query:
+        if parameter.required:
+            call.query[parameter.name] = NOWHERE
     problem_of(call.send(world.admin), 404)
 
 
@@ -68,7 +72,7 @@ def test_a_required_id_in_a_query_that_nothing_has(world: World, operation: Oper
 def test_an_id_in_a_body_that_nothing_has(world: World, operation: Operation) -> None:
     call = call_of(operation, world)
     body = call.body or {}
-    for name in body.keys() & {"project_id", "job_id", "build_id", "pool_id", "node_pool_id"}:
+    for name in body.keys() & {"project_id", "job_id", "build_id", "pool_id", "node_pool_id", "known_issue_id"}:
         value = str(NOWHERE) if operation.form else NOWHERE
         answer = replace(call, body={**body, name: value}).send(world.admin)
         # What the operation is about does not exist, or a field of it names what does not exist.
@@ -83,7 +87,7 @@ def test_a_project_that_the_caller_cannot_see(world: World, operation: Operation
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if isinstance(o.response, list) and not o.sse], ids=str)
 def test_lists_leave_out_what_the_caller_cannot_see(world: World, operation: Operation) -> None:
-    if operation.takes or operation.path == "/api/v3/nodes":  # nodes are everyone's to see
+    if operation.takes or operation.path in EVERYONES:
         return
     seen = {item["id"] for item in call_of(operation, world).send(world.member).json()}
     answer = call_of(operation, world).send(world.stranger)
@@ -112,9 +116,17 @@ def test_readers_do_not_write(world: World, operation: Operation) -> None:
 NEEDS_MORE = {
     ("PUT", "/api/v3/projects/{project_id}"),
     ("DELETE", "/api/v3/jobs/{job_id}"),
+    ("DELETE", "/api/v3/builds/{build_id}"),
     ("POST", "/api/v3/node-pools"),
     ("POST", "/api/v3/nodes"),
     ("DELETE", "/api/v3/nodes/{node_id}"),
+    ("PUT", "/api/v3/nodes/{node_id}"),
+    ("POST", "/api/v3/nodes/{node_id}/quarantine"),
+    ("POST", "/api/v3/nodes/{node_id}/restart"),
+    ("PUT", "/api/v3/node-pools/{id}"),
+    ("DELETE", "/api/v3/node-pools/{id}"),
+    ("PUT", "/api/v3/pipeline-templates/{template_id}"),
+    ("DELETE", "/api/v3/pipeline-templates/{template_id}"),
 }
 
 

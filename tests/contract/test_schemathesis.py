@@ -15,7 +15,7 @@ from tests.conftest import ADMIN, running_server
 from .fuzzing import ENDLESS, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations
 
-EXAMPLES = 15
+EXAMPLES = 10
 SEED = 20_260_520
 
 

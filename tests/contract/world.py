@@ -44,6 +44,11 @@ def junit(cases: list[tuple[str, str, str]]) -> bytes:
     return f"<testsuites>{suites}</testsuites>".encode()
 
 
+FLAKY = b"""<testsuite name="checkout">
+<testcase classname="tests.checkout" name="test_pays" time="1"><failure message="refused"/></testcase>
+<testcase classname="tests.checkout" name="test_ships" time="1"><flakyFailure message="x">late</flakyFailure></testcase>
+</testsuite>"""
+
 CASES = [
     ("auth" if number % 3 else "cart", f"test_{number}", ("passed", "failed", "passed", "skipped")[number % 4])
     for number in range(TESTS)
@@ -79,6 +84,8 @@ class World:
     artifact: int = 0
     test: int = 0
     token: int = 0
+    known_issue: int = 0
+    template: int = 0
     agent: Client = field(init=False)
     member: Client = field(init=False)
     """Admin of the project, reader of the other one."""
@@ -108,10 +115,25 @@ class World:
     def new_build(self, job_id: int, **more: Any) -> int:
         return int(answered(self.admin.post("/api/v3/builds/start", json={"job_id": job_id, **more}))["id"])
 
+    def new_result(self) -> int:
+        """A build that ended, with a test that failed and one that is flaky; run again, it stays queued."""
+        build_id = self.new_build(self.waiting_job, external=True)
+        self.upload(build_id, "report.xml", FLAKY)
+        answered(self.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": "failed"}), 200)
+        return build_id
+
     def new_node(self, pool_id: int) -> dict[str, Any]:
         body = {"name": self.unique("node").replace(" ", "-"), "pool_id": pool_id}
         node: dict[str, Any] = answered(self.admin.post("/api/v3/nodes", json=body))
         return node
+
+    def new_pool(self) -> int:
+        body = {"name": self.unique("Fresh"), "project_id": self.project}
+        return int(answered(self.admin.post("/api/v3/node-pools", json=body))["id"])
+
+    def new_template(self) -> int:
+        body = {"name": "Fresh", "description": "Standard", "setup": [], "env": {"NODE_ENV": "test"}}
+        return int(answered(self.admin.post("/api/v3/pipeline-templates", json=body))["id"])
 
     def new_token(self) -> int:
         return int(answered(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}))["id"])
@@ -166,6 +188,7 @@ class World:
 def build_world(server: Server) -> World:
     world = World(server, server.admin)
     _people_and_places(world)
+    world.template = world.new_template()
     world.job = world.new_job(name="Regression Suite", node_pool_id=world.pool, max_parallel=2)
     other_pool = answered(
         world.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": world.other_project})
@@ -177,6 +200,10 @@ def build_world(server: Server) -> World:
     _builds(world)
     tests = answered(world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}), 200)
     world.test = tests["results"][0]["id"]
+    issue = {"project_id": world.project, "title": "Refused", "classification": "infra", "pattern": "refused"}
+    world.known_issue = answered(world.admin.post("/api/v3/known-issues", json=issue))["id"]
+    entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
+    answered(world.admin.post("/api/v3/quarantine", json=entry))
     server.settle()
     return world
 

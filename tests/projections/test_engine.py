@@ -33,6 +33,7 @@ from tests.projections.toys import (
     PieceRow,
     Put,
     SeenRow,
+    ShelfGone,
     Taken,
     Toy,
     ToyRow,
@@ -120,6 +121,15 @@ async def test_a_row_that_left_a_parent_does_not_go_with_it(connection: Spy) -> 
     assert await table(connection, ToyRow) == [(1, 8, 2, "")]
 
 
+async def test_rows_between_two_values_go_wherever_they_are(connection: Spy) -> None:
+    moving = await applied(connection, *(Put(id=number, box=7) for number in (1, 2, 3)))
+    events = (Put(id=4, box=7), Put(id=2, box=8), ShelfGone(first=2, last=4), Put(id=3, box=9))
+    await moving.apply(recorded(*events, after=3), 3)
+    assert await table(connection, ToyRow) == [(1, 7, 1, ""), (3, 9, 1, "")]
+    await moving.apply(recorded(Put(id=4, box=7), ShelfGone(first=5, last=9), after=7), 7)
+    assert await table(connection, ToyRow) == [(1, 7, 1, ""), (3, 9, 1, ""), (4, 7, 1, "")]
+
+
 async def test_the_last_event_of_a_batch_may_empty_a_parent(connection: Spy) -> None:
     moving = await applied(connection, BoxGone(box=1), Put(id=1, box=7), BoxGone(box=7))
     assert await table(connection, ToyRow) == []
@@ -142,7 +152,9 @@ async def test_an_event_that_one_projection_cannot_take_is_parked_for_that_one(c
 
 
 async def test_a_row_that_the_database_refuses_is_parked_too(connection: Spy) -> None:
-    moving = await applied(connection, Put(id=1, box=7), Put(id=2, box=7, text=NUL), Put(id=3, box=2**40), Put(id=4, box=7))
+    moving = await applied(
+        connection, Put(id=1, box=7), Put(id=2, box=7, text=NUL), Put(id=3, box=2**40), Put(id=4, box=7)
+    )
     assert [(name, position) for name, position, _ in await parked(connection)] == [("toys", 2), ("toys", 3)]
     assert [key for key, *_ in await table(connection, ToyRow)] == [1, 4]
     assert await table(connection, SeenRow) == [(1,), (2,), (3,), (4,)]
@@ -177,7 +189,9 @@ async def test_changes_before_an_error_are_not_kept(connection: Spy) -> None:
     assert await table(connection, ToyRow) == []
 
 
-@pytest.mark.parametrize("events", [(Put(id=1, box=7),), (Put(id=1, box=7, text=NUL),), (Put(id=1, box=7), BoxGone(box=7))])
+@pytest.mark.parametrize(
+    "events", [(Put(id=1, box=7),), (Put(id=1, box=7, text=NUL),), (Put(id=1, box=7), BoxGone(box=7))]
+)
 async def test_a_leader_that_was_overtaken_writes_nothing(connection: Spy, events: tuple[Event, ...]) -> None:
     """Also while it goes on one by one after a refused row."""
     await connection.execute("UPDATE projection_positions SET position = 5 WHERE name = 'seen'")
@@ -260,6 +274,7 @@ toys = st.one_of(
     st.builds(Put, id=st.integers(1, 4), box=st.integers(1, 3)),
     st.builds(Taken, id=st.integers(1, 4)),
     st.builds(BoxGone, box=st.integers(1, 3)),
+    st.builds(ShelfGone, first=st.integers(1, 4), last=st.integers(1, 4)),
     st.just(Broken()),
 )
 
@@ -307,9 +322,7 @@ async def real(connection: Spy) -> Spy:
 
 
 async def moved(connection: Spy, *events: Event) -> None:
-    stamped = [
-        Recorded(event.stream, position, position, event) for position, event in enumerate(events, 1)
-    ]
+    stamped = [Recorded(event.stream, position, position, event) for position, event in enumerate(events, 1)]
     await Engine(connection, catalogue.PROJECTIONS, announce=True).apply(stamped, 0)
     assert await parked(connection) == []
 

@@ -32,7 +32,7 @@ async def running(parts: Core, count: int = 1) -> AsyncIterator[Waiter]:
     await listener.start()
     waiter = Waiter(parts.pool, listener, PROJECTIONS)
     made = [Projector(parts.conninfo, parts.log, listener, PROJECTIONS) for _ in range(count)]
-    tasks = [asyncio.create_task(work.run()) for work in (waiter, *made)]
+    tasks = [asyncio.create_task(work) for work in (waiter.run(), *(projector.run() for projector in made))]
     yield waiter
     for task in tasks:
         task.cancel()
@@ -50,7 +50,8 @@ async def leaders(parts: Core) -> list[int]:
     async with parts.pool.connection() as connection:
         cursor = await connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0)",
+            " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0)"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             (LOCK,),
         )
         return [pid for (pid,) in await cursor.fetchall()]

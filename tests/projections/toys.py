@@ -8,7 +8,20 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.base import Event, Recorded
-from projections.model import Block, Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.model import (
+    Block,
+    Change,
+    Gone,
+    GoneBetween,
+    GoneWhere,
+    Int,
+    Key,
+    Projection,
+    Row,
+    Rows,
+    SmallInt,
+    Table,
+)
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 
@@ -35,6 +48,13 @@ class Taken(Toy, frozen=True):
 
 class BoxGone(Toy, frozen=True):
     box: int
+
+
+class ShelfGone(Toy, frozen=True):
+    """All toys with these ids."""
+
+    first: int
+    last: int
 
 
 class Delivered(Toy, frozen=True):
@@ -91,6 +111,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield Gone(ToyRow, event.id)
         case BoxGone():
             yield GoneWhere(ToyRow, "box", event.box)
+        case ShelfGone():
+            yield GoneBetween(ToyRow, "id", event.first, event.last)
         case Delivered():
             yield Block(PieceRow, {"id": event.ids, "number": range(len(event.ids))})
         case Broken():
@@ -107,9 +129,7 @@ class SeenRow(Row, frozen=True):
     id: int
 
 
-SEEN = Projection(
-    "seen", 1, (SeenRow,), lambda recorded: (), lambda recorded, rows: (SeenRow(recorded.position),)
-)
+SEEN = Projection("seen", 1, (SeenRow,), lambda recorded: (), lambda recorded, rows: (SeenRow(recorded.position),))
 """Takes every event."""
 
 

@@ -101,8 +101,7 @@ async def test_a_connection_lost_in_between_is_made_again(database: str) -> None
 
 
 async def test_what_was_written_before_the_connection_broke_is_found_again(database: str) -> None:
-    """The outcome of a commit is unknown when its connection breaks: the same request again is answered, not refused.
-    """
+    """The outcome of a commit is unknown when its connection breaks: the same request again is answered, not refused."""
     first = GroupCommit(database)
     positions = await first.append(Request([event("a", state=b"mine"), event("b", state=b"mine too")]))
     await first.close()

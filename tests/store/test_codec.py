@@ -132,7 +132,8 @@ def test_nothing_is_sealed_without_a_key() -> None:
 )
 def test_a_sealed_field_only_opens_at_its_place(moved: dict[str, Any]) -> None:
     stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
-    place = {"originator_id": "thing-1", "originator_version": 1, "topic": "thing.happened", "state": stored.state}
+    place: dict[str, Any] = {"originator_id": "thing-1", "originator_version": 1, "topic": "thing.happened"}
+    place["state"] = stored.state
     mapper = EventMapper({"thing.happened": Secret, "other.happened": Secret}, {})
     key = moved.get("key", KEY)
     with pytest.raises(SecretMismatch):
@@ -148,7 +149,7 @@ def test_without_its_key_an_event_is_erased_and_keeps_the_rest() -> None:
 def test_a_sealed_field_has_a_default() -> None:
     class Careless(Thing, frozen=True, kw_only=True):
         sealed: ClassVar[tuple[str, ...]] = ("text",)
-        text: str
+        text: str  # pyright: ignore[reportGeneralTypeIssues]
 
     with pytest.raises(AssertionError, match=r"Careless\.text is sealed: give it a default"):
         EventMapper({"thing.happened": Careless}, {})

@@ -123,7 +123,7 @@ async def test_wakes_are_sent_with_the_commit(parts: Core) -> None:
 
 
 async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:
-    """Several processes write the first encrypted event of an owner at once: one key wins, and everything that was written can be read."""
+    """Several processes write the first sealed event of an owner at once: one key wins, and all of it can be read."""
 
     async def write(number: int) -> None:
         async with another_log(parts) as log:
@@ -145,9 +145,7 @@ async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:
 async def test_a_destroyed_key_takes_the_sealed_fields_and_leaves_the_rest(parts: Core) -> None:
     await parts.log.append([Write(1, queued(1)), Write(1, queued(2)), Write(2, assigned(1))], STAMP)
     with psycopg.connect(parts.conninfo, autocommit=True) as connection:
-        connection.execute(
-            "UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = 'build-1'"
-        )
+        connection.execute("UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = 'build-1'")
     async with another_log(parts) as log:
         read = await log.read(0, 10)
         assert [(recorded.event, recorded.erased) for recorded in read] == [

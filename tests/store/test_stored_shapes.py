@@ -1,7 +1,7 @@
 """What the log holds may not change its meaning: a committed picture of every stored event.
 
-To change an event on purpose: raise its `class_version`, write the upcaster from the version before it in `domain.catalogue.UPCASTERS`, and run
-`python -m tests.store.test_stored_shapes`, which writes the picture anew.
+To change an event on purpose: raise its `class_version`, write the upcaster from the version before it in
+`domain.catalogue.UPCASTERS`, and run `python -m tests.store.test_stored_shapes`, which writes the picture anew.
 """
 
 import json
@@ -76,7 +76,11 @@ def test_no_stored_shape_changes_unnoticed() -> None:
 @pytest.mark.parametrize(
     ("stored", "now", "says"),
     [
-        ({"class_version": 1, "fields": {"a": "int"}}, {"class_version": 1, "fields": {"a": "str"}}, "class_version = 2"),
+        (
+            {"class_version": 1, "fields": {"a": "int"}},
+            {"class_version": 1, "fields": {"a": "str"}},
+            "class_version = 2",
+        ),
         ({"class_version": 1, "fields": {"a": "int"}}, {"class_version": 2, "fields": {"a": "str"}}, "new version"),
         ({"class_version": 1, "fields": {}}, None, "gone"),
         (None, {"class_version": 1, "fields": {}}, "new"),
@@ -92,7 +96,10 @@ def test_a_change_is_complained_about(stored: dict[str, Any] | None, now: dict[s
 def test_a_shape_names_fields_types_and_what_they_are_made_of() -> None:
     shown = shape(EVENTS["build.queued"])
     assert shown["class_version"] == 1
-    assert shown["fields"].items() >= {"branch": "str", "commit_sha": "str | NoneType", "configuration": "Configuration"}.items()
+    assert (
+        shown["fields"].items()
+        >= {"branch": "str", "commit_sha": "str | NoneType", "configuration": "Configuration"}.items()
+    )
     assert shown["structs"]["Configuration"]["secrets"] == "dict[str, bytes]"
     assert shape(EVENTS["results.recorded"])["structs"]["Replaced"] == ["row: int", "result_id: int", "status: int"]
 

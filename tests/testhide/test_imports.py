@@ -8,8 +8,8 @@ import pytest
 HEAVY = {"openai", "pyVmomi", "pyVim", "docker", "onelogin", "xmlsec"}
 """At first use, in workers."""
 NOT_OF = {
-    "serve": HEAVY | {"arq", "cyclopts", "rich"},
-    "project": HEAVY | {"arq", "granian", "litestar", "redis", "aiohttp", "httpx", "lxml", "cyclopts", "rich"},
+    "serve": HEAVY | {"arq", "cyclopts"},
+    "project": HEAVY | {"arq", "granian", "litestar", "redis", "aiohttp", "httpx", "lxml", "cyclopts"},
 }
 COMPOSED = {
     "serve": "from api.app import create_app; create_app(processes.api_services(settings), '0')",

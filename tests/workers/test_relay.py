@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from commands.handler import Caller, Handler
 from commands.jobs import CreateJob, DeleteJob
 from commands.projects import CreateProject
+from domain.artifacts import blob_key
 from domain.base import Event
 from domain.jobs import JobDeleted
 from integrations.blobs import open_blobs
@@ -27,6 +29,7 @@ from workers.relay import FIRST_PAUSE_S, MAX_TRIES, Relay
 
 ANN = Caller("user:1")
 NO_REDIS = "redis://127.0.0.1:1"
+FAR = 10**9
 
 
 class Yard:
@@ -37,11 +40,13 @@ class Yard:
         self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
         self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
         self.folder = folder
+        self.jobs: list[int] = []
 
     async def make_job(self, job_id: int) -> None:
         await self.handler.execute(CreateJob(job_id, 1, "Smoke"), ANN)
+        self.jobs.append(job_id)
         await self.tools.build_logs.append(job_id, job_id * 10, 1, 0, [Line(0, "said")])
-        blob = self.folder / f"job-{job_id}" / "report.xml"
+        blob = self.folder / blob_key(job_id, 1, 1)
         blob.parent.mkdir(parents=True)
         blob.write_text("<testsuite/>")
 
@@ -51,7 +56,7 @@ class Yard:
     async def left(self) -> set[int]:
         """Jobs that still have a log or a blob."""
         cursor = await self._query("SELECT DISTINCT job_id FROM build_log_chunks")
-        blobs = {int(place.parent.name.removeprefix("job-")) for place in self.folder.rglob("report.xml")}
+        blobs = {job_id for job_id in self.jobs if (self.folder / blob_key(job_id, 1, 1)).exists()}
         return blobs | {job_id for (job_id,) in cursor}
 
     async def due(self) -> Sequence[tuple[object, ...]]:
@@ -85,7 +90,7 @@ class Yard:
     async def _follows(self) -> bool:
         return bool(await self._query("SELECT FROM reaction_positions"))
 
-    async def _query(self, text: str) -> Sequence[tuple[object, ...]]:
+    async def _query(self, text: str) -> Sequence[tuple[Any, ...]]:
         async with self.parts.pool.connection() as connection:
             return await (await connection.execute(text.encode())).fetchall()
 
@@ -231,7 +236,7 @@ def test_a_killed_worker_is_made_up_for(server: Server) -> None:
                 time.sleep(0.05)  # between two looks
 
         for job in jobs:
-            connection.execute("INSERT INTO build_log_chunks VALUES (%s, 1, 0, 1, '', %s)", (job, job))
+            connection.execute("INSERT INTO build_log_chunks VALUES (%s, 1, 0, 1, '', %s)", (FAR + job, job))
         server.start("work")
         wait(lambda: connection.execute("SELECT FROM reaction_positions").fetchone() is not None)
         try:

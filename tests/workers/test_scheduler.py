@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+import pytest
+from hypothesis import given
 
 from domain import builds, jobs, nodes, pools
 from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued, BuildStarted
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
-from domain.pools import PoolCreated
+from domain.pools import PoolCreated, PoolUpdated
 from tests.commands.given import histories
+from workers.placement import assignments, waiting_for
 from workers.scheduler import Orphan, Scheduler
 
 PROJECT, OTHER_PROJECT = 1, 2
@@ -30,7 +30,7 @@ def job(job_id: int = 5, max_parallel: int = 9) -> JobCreated:
 
 
 def queued(build_id: int, *, job_id: int = 5, priority: int = 5, pool: int | None = None, **more: Any) -> BuildQueued:
-    fields = ids(build_id, job_id) | {"at": NOW} | more
+    fields: dict[str, Any] = {**ids(build_id, job_id), "at": NOW, **more}
     return BuildQueued(**fields, priority=priority, node_pool_id=pool)
 
 
@@ -48,8 +48,8 @@ def pool(pool_id: int, *, project_id: int = PROJECT, shared: bool = False, **mor
     return PoolCreated(pool_id=pool_id, project_id=project_id, title="linux", shared=shared, **more)
 
 
-def assigned(build_id: int, node_id: int = 3, attempt: int = 1) -> BuildAssigned:
-    return BuildAssigned(**ids(build_id), node_id=node_id, attempt=attempt)
+def assigned(build_id: int, node_id: int = 3, attempt: int = 1, project_id: int = PROJECT) -> BuildAssigned:
+    return BuildAssigned(build_id=build_id, job_id=5, project_id=project_id, node_id=node_id, attempt=attempt)
 
 
 def after(*events: Event, polls: dict[int, int] | None = None) -> Scheduler:
@@ -62,7 +62,7 @@ def after(*events: Event, polls: dict[int, int] | None = None) -> Scheduler:
 
 
 def placed(scheduler: Scheduler, now: datetime = NOW) -> list[tuple[int, int]]:
-    return [(build.build_id, node_id) for build, node_id in scheduler.assignments(now)]
+    return [(build.build_id, node_id) for build, node_id in assignments(scheduler, now)]
 
 
 def test_a_build_goes_to_a_node_that_asks() -> None:
@@ -86,10 +86,15 @@ def test_priority_then_age() -> None:
 
 
 def test_a_build_that_went_back_keeps_its_age() -> None:
-    lost = BuildRequeued(**ids(1), node_id=3, attempt=1, reason="agent_lost")
-    scheduler = after(job(), *node(), queued(1), queued(2), assigned(1), lost, polls={3: 1})
-    ((build, _),) = scheduler.assignments(NOW)
-    assert (build.build_id, build.attempt) == (1, 1)
+    """So it goes before all that are alike, also where it was moved to the top before."""
+    lost = BuildRequeued(**ids(2), node_id=3, attempt=1, reason="agent_lost")
+    waiting = [queued(number) for number in (1, 2, 3, 4)]
+    ended = BuildFinished(**ids(1), status="aborted", reason="stopped_by_user")
+    scheduler = after(job(), *node(), *waiting, ended, assigned(2), lost, polls={3: 1})
+    ((build, _),) = assignments(scheduler, NOW)
+    assert (build.build_id, build.attempt) == (2, 1)
+    moved = BuildMovedToTop(**ids(2))
+    assert placed(after(job(), *node(), *waiting, moved, assigned(2), lost, polls={3: 1})) == [(2, 3)]
 
 
 def test_a_job_runs_only_as_many_at_once_as_it_allows() -> None:
@@ -137,6 +142,18 @@ def test_a_node_has_the_tags_that_a_build_requires() -> None:
     assert placed(after(*history, *node(4, tags=["gpu", "linux", "fast"]), polls={3: 1, 4: 1})) == [(1, 4)]
 
 
+def test_a_build_that_wants_labels_runs_in_pools_that_have_them() -> None:
+    history = (job(), queued(1, pool_labels={"arch": "arm64", "os": "linux"}), *node(2))
+    unlike = (pool(7, labels={"arch": "arm64", "os": "mac"}), *node(3, pool=7))
+    foreign = (pool(8, project_id=OTHER_PROJECT, labels={"arch": "arm64", "os": "linux"}), *node(4, pool=8))
+    alike = (pool(9, labels={"arch": "arm64", "os": "linux", "size": "big"}), *node(5, pool=9))
+    polls = {2: 1, 3: 1, 4: 1, 5: 1}
+    assert placed(after(*history, *unlike, *foreign, polls=polls)) == []
+    assert placed(after(*history, *unlike, *foreign, *alike, polls=polls)) == [(1, 5)]
+    renamed = PoolUpdated(pool_id=7, project_id=PROJECT, labels={"arch": "arm64", "os": "linux"})
+    assert placed(after(*history, *unlike, renamed, polls=polls)) == [(1, 3)]
+
+
 def test_a_quarantined_node_gets_nothing() -> None:
     history = (job(), queued(1), *node(), NodeQuarantined(node_id=3))
     assert placed(after(*history, polls={3: 1})) == []
@@ -148,6 +165,25 @@ def test_projects_take_turns() -> None:
     others = [queued(number, job_id=6, project_id=OTHER_PROJECT) for number in (8, 9)]
     history = (job(), theirs, *node(), *(queued(number) for number in range(1, 5)), *others)
     assert placed(after(*history, polls={3: 5})) == [(1, 3), (8, 3), (2, 3), (9, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_busy_projects_take_turns_as_slots_come_free(slots: int) -> None:
+    """However old what waits in one of them is."""
+    theirs = JobCreated(job_id=6, project_id=OTHER_PROJECT, title="Other", max_parallel=9)
+    mine = [queued(number) for number in range(1, 7)]
+    others = [queued(number, job_id=6, project_id=OTHER_PROJECT) for number in range(7, 13)]
+    scheduler = after(job(), theirs, *node(max_parallel=slots), *mine, *others, polls={3: slots})
+    projects = {event.build_id: event.project_id for event in (*mine, *others)}
+    order: list[int] = []
+    while found := placed(scheduler):
+        for number, _ in found:
+            order.append(number)
+            scheduler.apply(assigned(number, project_id=projects[number]))
+        oldest = next(iter(scheduler.active))
+        scheduler.apply(BuildFinished(**ids(oldest), status="passed", node_id=3))
+        scheduler.polled(3, 1)
+    assert order == [1, 7, 2, 8, 3, 9, 4, 10, 5, 11, 6, 12]
 
 
 def test_who_waits_long_rises() -> None:
@@ -194,6 +230,51 @@ def test_what_nobody_took_up() -> None:
     assert [number for number, _ in scheduler.unacknowledged()] == [2]
 
 
+def reasons(*events: Event) -> list[str]:
+    return list(waiting_for(after(*events), NOW).values())
+
+
+ON_GPU = {"required_tags": ["gpu", "linux"]}
+
+
+@pytest.mark.parametrize(
+    ("history", "says"),
+    [
+        ((queued(1),), "Its job was deleted."),
+        ((job(), JobUpdated(job_id=5, project_id=PROJECT, enabled=False), *node(), queued(1)), "Job 5 is disabled."),
+        ((job(), queued(1)), "There is no node in the pools that it may use."),
+        ((job(), pool(7), *node(), queued(1, pool=7)), "There is no node in node pool 7."),
+        ((job(), *node(), queued(1, pool_labels={"a": "b"})), "There is no node in the pools that it may use."),
+        ((job(), *node(tags=["gpu"]), queued(1, **ON_GPU)), "No node that it may use has the tags gpu, linux."),
+        ((job(), node()[0], queued(1)), "All nodes that it may use are offline or quarantined."),
+        (
+            (job(), *node(), NodeQuarantined(node_id=3), node(4)[0], queued(1)),
+            "All nodes that it may use are offline or quarantined.",
+        ),
+        (
+            (job(max_parallel=1), *node(), queued(1), queued(2), assigned(1)),
+            "Job 5 already runs 1 at once, which is its limit.",
+        ),
+        (
+            (job(), *node(max_parallel=1), queued(1), queued(2), assigned(1)),
+            "All nodes that it may use are busy, or their pool is at its limit.",
+        ),
+        (
+            (job(), pool(7, max_parallel=1), *node(pool=7), queued(1), queued(2), assigned(1)),
+            "All nodes that it may use are busy, or their pool is at its limit.",
+        ),
+    ],
+)
+def test_what_a_build_waits_for(history: tuple[Event, ...], says: str) -> None:
+    assert reasons(*history) == [says]
+
+
+def test_builds_that_are_alike_wait_for_the_same() -> None:
+    assert len(reasons(job(), queued(1), queued(2), queued(3))) == 1
+    assert len(reasons(job(), queued(1), queued(2), queued(3, required_tags=["gpu"]))) == 2
+    assert reasons(job(), *node()) == []
+
+
 def orphans(scheduler: Scheduler) -> list[tuple[int, int | None, str]]:
     return [(orphan.build.build_id, orphan.node_id, orphan.reason) for orphan in scheduler.orphans()]
 
@@ -229,124 +310,8 @@ def test_an_orphan_that_was_taken_back_is_none() -> None:
 @given(histories(*builds.EVENTS, *jobs.EVENTS, *nodes.EVENTS, *pools.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
     scheduler = after(*history, polls={1: 1, 2: 2, 3: 3})
-    scheduler.assignments(NOW)
+    assignments(scheduler, NOW)
+    assert waiting_for(scheduler, NOW).keys() == scheduler.lanes.keys()
+    assert sorted(number for lane in scheduler.lanes.values() for number in lane) == sorted(scheduler.queue)
     assert {orphan.build.build_id for orphan in scheduler.orphans()} <= scheduler.queue.keys() | scheduler.active.keys()
     assert not scheduler.queue.keys() & scheduler.active.keys()
-
-
-class World(RuleBasedStateMachine):
-    """A server as the scheduler sees it. What is checked is kept apart, as simply as possible."""
-
-    JOBS, NODES, POOLS = (1, 2, 3), (1, 2, 3), (None, 1, 2)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scheduler = Scheduler()
-        self.limits: dict[int, int] = {}
-        self.sizes: dict[int, int] = {}
-        self.pool_of: dict[int, int | None] = {}
-        self.asked: dict[int, int] = {}
-        self.online: set[int] = set()
-        self.waiting: dict[int, BuildQueued] = {}
-        self.running: dict[int, tuple[BuildQueued, int]] = {}
-        self.builds = 0
-
-    @initialize(
-        limits=st.tuples(*[st.integers(1, 3)] * 3),
-        sizes=st.tuples(*[st.integers(1, 3)] * 3),
-        pool_of=st.tuples(*[st.sampled_from((None, 1, 2))] * 3),
-    )
-    def begin(self, limits: tuple[int, ...], sizes: tuple[int, ...], pool_of: tuple[int | None, ...]) -> None:
-        self.limits = dict(zip(self.JOBS, limits, strict=True))
-        self.sizes = dict(zip(self.NODES, sizes, strict=True))
-        self.pool_of = dict(zip(self.NODES, pool_of, strict=True))
-        for event in (
-            pool(1),
-            pool(2, project_id=OTHER_PROJECT),
-            *(job(number, limit) for number, limit in self.limits.items()),
-        ):
-            self.scheduler.apply(event)
-        for number, size in self.sizes.items():
-            self.scheduler.apply(node(number, max_parallel=size, pool=self.pool_of[number])[0])
-
-    @rule(job_id=st.sampled_from(JOBS), priority=st.integers(1, 3), wanted=st.sampled_from(POOLS))
-    def queue(self, job_id: int, priority: int, wanted: int | None) -> None:
-        self.builds += 1
-        self.waiting[self.builds] = queued(self.builds, job_id=job_id, priority=priority, pool=wanted)
-        self.scheduler.apply(self.waiting[self.builds])
-
-    @rule(node_id=st.sampled_from(NODES), session=st.sampled_from(("a", "b")))
-    def connect(self, node_id: int, session: str) -> None:
-        self.scheduler.apply(connected(node_id, session))
-        self.online.add(node_id)
-        self.asked[node_id] = 0
-
-    @rule(node_id=st.sampled_from(NODES), free=st.integers(0, 4))
-    def poll(self, node_id: int, free: int) -> None:
-        if node_id in self.online:
-            self.scheduler.polled(node_id, free)
-            self.asked[node_id] = free
-
-    @rule(job_id=st.sampled_from(JOBS), limit=st.integers(1, 3))
-    def limit(self, job_id: int, limit: int) -> None:
-        self.scheduler.apply(JobUpdated(job_id=job_id, project_id=PROJECT, max_parallel=limit))
-        self.limits[job_id] = limit
-
-    @rule()
-    def assign(self) -> None:
-        before = [build for build in self.waiting.values() if self.fits_anywhere(build)]
-        given_out = self.scheduler.assignments(NOW)
-        for build, node_id in given_out:
-            event = self.waiting.pop(build.build_id)
-            wanted, has = event.node_pool_id, self.pool_of[node_id]
-            assert has == wanted if wanted is not None else has in (None, 1), "the pools fit"
-            assert node_id in self.online
-            self.asked[node_id] -= 1
-            self.running[build.build_id] = (event, node_id)
-            self.scheduler.apply(BuildAssigned(**ids(build.build_id, event.job_id), node_id=node_id, attempt=1))
-        assert all(asked >= 0 for asked in self.asked.values()), "nobody gets more than it asked for"
-        for job_id, limit in self.limits.items():
-            mine = [build.build_id for build, _ in given_out if self.running[build.build_id][0].job_id == job_id]
-            assert not mine or self.of_job(job_id) <= limit
-        for node_id, size in self.sizes.items():
-            assert self.on_node(node_id) <= size
-        left = [build for build in before if build.build_id in self.waiting]
-        assert not any(self.fits_anywhere(build) for build in left), "nothing waits that could run"
-        order = [(-event.priority, event.build_id) for event in (self.running[b.build_id][0] for b, _ in given_out)]
-        assert order == sorted(order), "priority, then age"
-
-    @precondition(lambda self: self.running)
-    @rule(data=st.data(), back=st.booleans())
-    def end(self, data: st.DataObject, back: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.running)))
-        event, node_id = self.running.pop(number)
-        fields = ids(number, event.job_id)
-        if back:
-            self.waiting[number] = event
-            self.scheduler.apply(BuildRequeued(**fields, node_id=node_id, attempt=1, reason="agent_lost"))
-        else:
-            self.scheduler.apply(BuildFinished(**fields, status="passed", node_id=node_id))
-
-    @invariant()
-    def it_knows_what_waits_and_what_runs(self) -> None:
-        assert self.scheduler.queue.keys() == self.waiting.keys()
-        assert self.scheduler.active.keys() == self.running.keys()
-
-    def of_job(self, job_id: int) -> int:
-        return sum(event.job_id == job_id for event, _ in self.running.values())
-
-    def on_node(self, node_id: int) -> int:
-        return sum(node == node_id for _, node in self.running.values())
-
-    def fits_anywhere(self, build: BuildQueued) -> bool:
-        wanted = build.node_pool_id
-        return self.of_job(build.job_id) < self.limits[build.job_id] and any(
-            self.asked.get(node_id, 0) > 0
-            and self.on_node(node_id) < self.sizes[node_id]
-            and (self.pool_of[node_id] == wanted if wanted is not None else self.pool_of[node_id] in (None, 1))
-            for node_id in self.online
-        )
-
-
-TestWorld = World.TestCase
-TestWorld.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

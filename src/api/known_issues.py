@@ -1,0 +1,201 @@
+"""Known issues: failures that are understood, and how they are known again."""
+
+from datetime import datetime
+from typing import Annotated, Any, get_args
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import Provide
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType
+
+from api.acting import Acting
+from api.permissions import Level, User
+from api.triage import DefectKey, DefectUrl
+from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
+from commands.patterns import MAX_PATTERN
+from domain.errors import FieldError, Invalid, NotFound
+from domain.known_issues import MAX_FAIL_ID, Clearable, Kind
+from domain.triage import Classification
+from projections import known_issues, projects
+from projections.known_issues import KnownIssueRow
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+PatternText = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, description="RE2, over message and trace")]
+Signature = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="As results carry it")]
+FailId = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="As the reporter wrote it")]
+
+
+class NewKnownIssue(msgspec.Struct):
+    """With exactly one of `pattern`, `signature`, `fail_id`."""
+
+    project_id: Id
+    title: Name
+    classification: Classification
+    pattern: PatternText | None = None
+    signature: Signature | None = None
+    fail_id: FailId | None = None
+    defect_key: DefectKey | None = None
+    defect_url: DefectUrl | None = None
+
+
+class KnownIssueChanges(msgspec.Struct):
+    """What is not given stays. One of `pattern`, `signature`, `fail_id` takes the place of the one before."""
+
+    title: Name | UnsetType = UNSET
+    classification: Classification | UnsetType = UNSET
+    pattern: PatternText | UnsetType | None = UNSET
+    signature: Signature | UnsetType | None = UNSET
+    fail_id: FailId | UnsetType | None = UNSET
+    defect_key: DefectKey | UnsetType | None = UNSET
+    defect_url: DefectUrl | UnsetType | None = UNSET
+
+
+class KnownIssueView(msgspec.Struct):
+    id: int
+    project_id: int
+    title: str
+    classification: str
+    pattern: str | None
+    signature: str | None
+    fail_id: str | None
+    defect_key: str | None
+    defect_url: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class KnownIssueController(Controller):
+    path = "/known-issues"
+    tags = ["Known issues"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_known_issues(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        paged: Paged,
+        project_id: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Project to list the known issues of")],
+    ) -> Response[list[KnownIssueView]]:
+        """The known issues of a project, by id."""
+        request.user.must("read", project_id, f"project {project_id}")
+        async with act.reading() as connection:
+            if await projects.find(connection, project_id) is None:
+                raise NotFound(f"There is no project {project_id}.")
+            found = await known_issues.listing(
+                connection, project_id, after=paged.after, offset=paged.offset, limit=paged.limit
+            )
+        headers = next_page(request, paged, [row.id for row in found])
+        return Response([view(row) for row in found], headers=headers)
+
+    @post()
+    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewKnownIssue) -> KnownIssueView:
+        request.user.must("write", data.project_id, f"project {data.project_id}")
+        match = one_of(data)
+        if match is None:
+            raise not_one("one of them is required")
+        known_issue_id = await act.services.ids.draw("known_issues")
+        receipt = await act(
+            CreateKnownIssue(
+                known_issue_id=known_issue_id,
+                project_id=data.project_id,
+                title=data.title,
+                classification=data.classification,
+                kind=match[0],
+                value=match[1],
+                defect_key=data.defect_key,
+                defect_url=data.defect_url,
+            )
+        )
+        at = receipt.events[-1].event.at
+        return KnownIssueView(
+            id=known_issue_id,
+            project_id=data.project_id,
+            title=data.title,
+            classification=data.classification,
+            pattern=data.pattern,
+            signature=data.signature,
+            fail_id=data.fail_id,
+            defect_key=data.defect_key,
+            defect_url=data.defect_url,
+            created_at=at,
+            updated_at=at,
+        )
+
+    @get("/{known_issue_id:int}")
+    async def get_known_issue(
+        self, request: Request[User, Any, Any], act: Acting, known_issue_id: int
+    ) -> KnownIssueView:
+        return view(await visible_known_issue(request.user, act, known_issue_id))
+
+    @put("/{known_issue_id:int}")
+    async def update(
+        self, request: Request[User, Any, Any], act: Acting, known_issue_id: int, data: KnownIssueChanges
+    ) -> KnownIssueView:
+        """Reaches the reports that are recorded from now on."""
+        await visible_known_issue(request.user, act, known_issue_id, "write")
+        clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
+        await act(
+            UpdateKnownIssue(
+                known_issue_id,
+                title=given(data.title),
+                classification=given(data.classification),
+                match=one_of(data),
+                defect_key=given(data.defect_key),
+                defect_url=given(data.defect_url),
+                cleared=tuple(name for name in clearable if getattr(data, name) is None),
+            )
+        )
+        return view(await visible_known_issue(request.user, act, known_issue_id))
+
+    @delete("/{known_issue_id:int}")
+    async def delete_known_issue(self, request: Request[User, Any, Any], act: Acting, known_issue_id: int) -> None:
+        """Nothing is classified by it any more; what it has classified stays."""
+        await visible_known_issue(request.user, act, known_issue_id, "write")
+        await act(DeleteKnownIssue(known_issue_id))
+
+
+async def visible_known_issue(user: User, act: Acting, known_issue_id: int, level: Level = "read") -> KnownIssueRow:
+    """Raises NotFound for a known issue that the caller cannot see, Forbidden for too little access."""
+    async with act.reading() as connection:
+        found = await known_issues.find(connection, known_issue_id)
+    if found is None:
+        raise NotFound(f"There is no known issue {known_issue_id}.")
+    user.must(level, found.project_id, f"known issue {known_issue_id}")
+    return found
+
+
+def one_of(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
+    """What it is known by, as kind and value; None where nothing is given. Raises Invalid for more than one."""
+    values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := given(getattr(data, kind)))]
+    if len(values) > 1:
+        raise not_one("only one of them can be given")
+    return values[0] if values else None
+
+
+def not_one(why: str) -> Invalid:
+    return Invalid(
+        f"A known issue has exactly one of pattern, signature, fail_id: {why}.",
+        *(FieldError(kind, f"exactly one of pattern, signature, fail_id: {why}") for kind in KINDS),
+    )
+
+
+def given(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+def view(row: KnownIssueRow) -> KnownIssueView:
+    known_by = {kind: row.value if row.kind == kind else None for kind in KINDS}
+    return KnownIssueView(
+        id=row.id,
+        project_id=row.project_id,
+        title=row.title,
+        classification=row.classification,
+        **known_by,
+        defect_key=row.defect_key,
+        defect_url=row.defect_url,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,215 @@
+"""Quarantine: tests of a job whose failures do not fail its builds."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.params import Parameter
+from msgspec import Meta
+
+from api.acting import Acting
+from api.jobs import visible_job
+from api.permissions import User
+from api.types import MAX_ID, Id, Name, Paged, next_page
+from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from domain.errors import NotFound
+from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
+from projections import quarantine
+from projections.quarantine import Ages, QuarantineRow
+from store.codec import utcnow
+
+MAX_BULK = 10_000
+AGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
+"""Of the age distribution: a name, and the days that are too old for it."""
+OLDEST = "90+"
+
+# A line each in the file that agents write.
+NodeId = Annotated[str, Meta(min_length=1, max_length=4_096, pattern=r"^(?=.*\S)[^\x00-\x1f\x7f]+\Z")]
+JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query quarantine for")]
+# Everything at once for clients that know no pages.
+Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]
+Limit = Annotated[int, Parameter(ge=1, le=10_000, description="Items on a page")]
+After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
+ExpiresAt = Annotated[datetime, Meta(tz=True)]
+
+
+class NewEntry(msgspec.Struct):
+    job_id: Id
+    node_id: NodeId
+    reason: Reason
+    expires_at: ExpiresAt | None = None
+    owner: Name | None = None
+
+
+class NewEntryAnswer(msgspec.Struct):
+    id: int
+    node_id: str
+    reason: str
+    quarantined_at: datetime
+    expires_at: datetime | None
+    owner: str | None
+
+
+class EntryItem(NewEntryAnswer):
+    job_id: int
+    quarantined_by: str
+
+
+class Bulk(msgspec.Struct):
+    """`reason`, `expires_at` and `owner` are for what is added."""
+
+    job_id: Id
+    action: Literal["add", "remove"]
+    node_ids: Annotated[list[NodeId], Meta(max_length=MAX_BULK)]
+    reason: Reason = "flaky"
+    expires_at: ExpiresAt | None = None
+    owner: Name | None = None
+
+
+class Added(msgspec.Struct):
+    added: int
+    skipped: int
+
+
+class Removed(msgspec.Struct):
+    removed: int
+    skipped: int
+
+
+class Stats(msgspec.Struct):
+    total: int
+    by_reason: dict[str, int]
+    oldest_days: int
+    age_days: dict[str, int]
+    """How many entries are that many days old."""
+
+
+class NodeIds(msgspec.Struct):
+    node_ids: list[str]
+
+
+class QuarantineController(Controller):
+    path = "/quarantine"
+    tags = ["Quarantine"]
+
+    @get()
+    async def list_entries(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        job_id: JobId,
+        page: Page = 1,
+        limit: Limit = 10_000,
+        after: After = 0,
+    ) -> Response[list[EntryItem]]:
+        """The entries that count now, by id."""
+        await visible_job(request.user, act, job_id)
+        paged = Paged(page, limit, after)
+        async with act.reading() as connection:
+            found = await quarantine.listing(
+                connection, job_id, utcnow(), after=paged.after, offset=paged.offset, limit=paged.limit
+            )
+        headers = next_page(request, paged, [row.id for row in found])
+        return Response([item(row) for row in found], headers=headers)
+
+    @post()
+    async def add(self, request: Request[User, Any, Any], act: Acting, data: NewEntry) -> NewEntryAnswer:
+        """Future builds still run the test. `node_id` may also be a prefix that `::` or `[` follows."""
+        await visible_job(request.user, act, data.job_id, "write")
+        quarantine_id = await act.services.ids.draw("quarantine")
+        receipt = await act(
+            AddToQuarantine(
+                job_id=data.job_id,
+                first_id=quarantine_id,
+                node_ids=(data.node_id,),
+                now=utcnow(),
+                reason=data.reason,
+                expires_at=data.expires_at,
+                owner=data.owner,
+            )
+        )
+        return NewEntryAnswer(
+            id=quarantine_id,
+            node_id=data.node_id,
+            reason=data.reason,
+            quarantined_at=receipt.events[-1].event.at,
+            expires_at=data.expires_at,
+            owner=data.owner,
+        )
+
+    @post("/bulk", status_code=200)
+    async def bulk(self, request: Request[User, Any, Any], act: Acting, data: Bulk) -> Added | Removed:
+        """Skips what is there already, or what is not there to be removed."""
+        await visible_job(request.user, act, data.job_id, "write")
+        node_ids = tuple(data.node_ids)
+        if data.action == "remove":
+            receipt = await act(RemoveFromQuarantine(data.job_id, node_ids))
+            lifted = [recorded.event for recorded in receipt.events]
+            removed = sum(len(event.ids) for event in lifted if isinstance(event, QuarantineLifted))
+            return Removed(removed, len(node_ids) - removed)
+        receipt = await act(
+            AddToQuarantine(
+                job_id=data.job_id,
+                first_id=await act.services.ids.draw_range("quarantine", max(1, len(node_ids))),
+                node_ids=node_ids,
+                now=utcnow(),
+                reason=data.reason,
+                expires_at=data.expires_at,
+                owner=data.owner,
+                skip_known=True,
+            )
+        )
+        events = [recorded.event for recorded in receipt.events]
+        added = sum(len(event.node_ids) for event in events if isinstance(event, TestsQuarantined))
+        return Added(added, len(node_ids) - added)
+
+    @get("/stats")
+    async def stats(self, request: Request[User, Any, Any], act: Acting, job_id: JobId) -> Stats:
+        await visible_job(request.user, act, job_id)
+        now = utcnow()
+        async with act.reading() as connection:
+            reasons = await quarantine.by_reason(connection, job_id, now)
+            ages = await quarantine.by_age(connection, job_id, now)
+        by_reason = dict.fromkeys(REASONS, 0) | {total.reason: total.entries for total in reasons}
+        return Stats(
+            total=sum(by_reason.values()),
+            by_reason={str(reason): entries for reason, entries in by_reason.items()},
+            oldest_days=ages[-1].days if ages else 0,
+            age_days=distribution(ages),
+        )
+
+    @get("/nodeids")
+    async def node_ids(self, request: Request[User, Any, Any], act: Acting, job_id: JobId) -> NodeIds:
+        await visible_job(request.user, act, job_id)
+        async with act.reading() as connection:
+            return NodeIds(await quarantine.node_ids(connection, job_id, utcnow()))
+
+    @delete("/{quarantine_id:int}")
+    async def remove(self, request: Request[User, Any, Any], act: Acting, quarantine_id: int) -> None:
+        async with act.reading() as connection:
+            entry = await quarantine.find(connection, quarantine_id)
+        if entry is None:
+            raise NotFound(f"There is no quarantine entry {quarantine_id}.")
+        request.user.must("write", entry.project_id, f"quarantine entry {quarantine_id}")
+        await act(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
+
+
+def distribution(ages: list[Ages]) -> dict[str, int]:
+    counts = dict.fromkeys([*(name for name, _ in AGES), OLDEST], 0)
+    for age in ages:
+        counts[next((name for name, too_old in AGES if age.days < too_old), OLDEST)] += age.entries
+    return counts
+
+
+def item(row: QuarantineRow) -> EntryItem:
+    return EntryItem(
+        id=row.id,
+        node_id=row.node_id,
+        reason=row.reason,
+        quarantined_at=row.quarantined_at,
+        expires_at=row.expires_at,
+        owner=row.owner,
+        job_id=row.job_id,
+        quarantined_by=row.quarantined_by,
+    )

@@ -1,0 +1,121 @@
+"""Triage: what people say of failed results."""
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, post
+from msgspec import Meta
+
+from api.acting import Acting
+from api.permissions import User
+from api.tests import visible_result
+from api.types import Id
+from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
+from domain.results import STATUSES
+from domain.triage import CLASSIFICATIONS, Classification
+from projections.result_queries import Origin
+
+DefectKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*\Z")]
+# Shown as a link: no other scheme may get there.
+DefectUrl = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://[^\s/?#][^\s\x00-\x1f\x7f]*\Z")]
+
+
+class NewClassification(msgspec.Struct):
+    classification: Classification
+
+
+class Classified(msgspec.Struct):
+    test_id: int
+    classification: str
+    set_by: str
+
+
+class NewDefect(msgspec.Struct):
+    defect_key: DefectKey
+    defect_url: DefectUrl
+
+
+class LinkedDefect(msgspec.Struct):
+    test_id: int
+    defect_key: str
+    defect_url: str
+
+
+class NewResolution(msgspec.Struct):
+    resolution: Annotated[str, Meta(min_length=1, max_length=10_000, pattern=r"\S")]
+
+
+class Resolved(msgspec.Struct):
+    test_id: int
+    resolution: str
+    set_by: str
+
+
+class NewKnownIssueLink(msgspec.Struct):
+    known_issue_id: Id
+
+
+class LinkedKnownIssue(msgspec.Struct):
+    test_id: int
+    known_issue_id: int
+    auto_classify_future: bool = True
+
+
+class TriageController(Controller):
+    path = "/tests/{test_id:int}"
+    tags = ["Reports & Tests"]
+
+    @post("/classification", status_code=200)
+    async def classify(
+        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewClassification
+    ) -> Classified:
+        """Overrides whatever a rule or a model said; neither overrides a person."""
+        user = request.user
+        result = await writable_result(user, act, test_id)
+        await act(ClassifyResult(result, data.classification, "user", user.email))
+        return Classified(test_id, data.classification, user.email)
+
+    @post("/defect", status_code=200)
+    async def link_defect(
+        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewDefect
+    ) -> LinkedDefect:
+        result = await writable_result(request.user, act, test_id)
+        await act(LinkDefect(result, data.defect_key, data.defect_url, request.user.email))
+        return LinkedDefect(test_id, data.defect_key, data.defect_url)
+
+    @post("/resolution", status_code=200)
+    async def resolve(
+        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewResolution
+    ) -> Resolved:
+        result = await writable_result(request.user, act, test_id)
+        await act(SetResolution(result, data.resolution, request.user.email))
+        return Resolved(test_id, data.resolution, request.user.email)
+
+    @post("/known-issue", status_code=200)
+    async def link_known_issue(
+        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewKnownIssueLink
+    ) -> LinkedKnownIssue:
+        """From now on failures with the same fail_id or the same signature are classified as this known issue."""
+        result = await writable_result(request.user, act, test_id)
+        await act(LinkKnownIssue(result, data.known_issue_id, request.user.email))
+        return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
+
+
+async def writable_result(user: User, act: Acting, result_id: int) -> Recorded:
+    """Raises NotFound for a result that the caller cannot see, Forbidden for one that he can only see."""
+    return recorded(await visible_result(user, act, result_id, "write"))
+
+
+def recorded(origin: Origin) -> Recorded:
+    place = origin.rule_classification
+    return Recorded(
+        result_id=origin.result_id,
+        build_id=origin.build_id,
+        job_id=origin.job_id,
+        project_id=origin.project_id,
+        status=STATUSES[origin.status],
+        fail_id=origin.fail_id,
+        signature=origin.signature,
+        by_rule=None if place is None else CLASSIFICATIONS[place],
+        rule=origin.rule,
+    )

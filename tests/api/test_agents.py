@@ -1,0 +1,134 @@
+"""What agents are answered: docs/agent-protocol.md. Who gets which build is tests/workers/test_dispatch.py's."""
+
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.conftest import Server
+from tests.fake_agent import FakeAgent, Shop
+
+REPORT = b"""<testsuite name="s" tests="2" failures="1"><testcase classname="c" name="a"/>
+<testcase classname="c" name="b"><failure message="no">trace</failure></testcase></testsuite>"""
+
+
+@pytest.fixture(scope="module")
+def shop(server: Server) -> Shop:
+    return Shop(server)
+
+
+@pytest.fixture(scope="module")
+def agent(shop: Shop) -> FakeAgent:
+    return shop.new_agent()
+
+
+@pytest.fixture(name="build")
+def _build(shop: Shop, agent: FakeAgent) -> dict[str, Any]:
+    shop.start()
+    return agent.take_up()
+
+
+def test_connect(shop: Shop) -> None:
+    answer = FakeAgent(shop.server.url, shop.new_token(max_parallel=3)).connect()
+    assert answer.status_code == 200
+    assert answer.json().items() >= {"max_parallel": 3, "heartbeat_s": 10, "poll_s": 20}.items()
+    shown = shop.admin.get(f"/api/v3/nodes/{answer.json()['node_id']}").json()
+    assert (shown["name"], shown["status"]) == (answer.json()["name"], "online")
+
+
+@pytest.mark.parametrize("token", ["agt_unknown", "agt_" + "é" * 8, "th_live_x", ""])
+def test_a_token_that_is_no_nodes(server: Server, token: str) -> None:
+    agent = FakeAgent(server.url, token.encode().decode("latin-1"))
+    assert agent.connect().status_code == 401
+
+
+def test_people_are_no_agents(server: Server) -> None:
+    answer = server.admin.get("/api/v3/agent/next", params={"session": "s" * 8, "free": "1"})
+    assert answer.status_code == 403
+
+
+def test_a_deleted_nodes_token_is_no_good_any_more(shop: Shop) -> None:
+    agent = FakeAgent(shop.server.url, shop.new_token())
+    node = agent.connect().json()["node_id"]
+    assert shop.admin.delete(f"/api/v3/nodes/{node}").status_code == 204
+    assert agent.ask().status_code == 401
+
+
+def test_another_session_must_connect_first(agent: FakeAgent) -> None:
+    session, agent.session = agent.session, uuid.uuid4().hex
+    try:
+        assert agent.ask().status_code == 409
+    finally:
+        agent.session = session
+
+
+@pytest.mark.parametrize("changes", [{"session": "short"}, {"cpu_cores": -1}, {"ram_gb": "much"}, {"hostname": None}])
+def test_fields_are_checked(shop: Shop, changes: dict[str, Any]) -> None:
+    agent = FakeAgent(shop.server.url, shop.new_token())
+    hello = {"version": "1", "platform": "linux", "hostname": "h", "cpu_cores": 2, "ram_gb": 4.0, "running": []}
+    answer = agent.http.post("/api/v3/agent/connect", json=hello | {"session": agent.session} | changes)
+    assert answer.status_code == 422
+    assert next(iter(changes)) in answer.json()["errors"][0]["field"]
+
+
+def test_heartbeats_tell_what_is_lost(agent: FakeAgent, build: dict[str, Any]) -> None:
+    assert agent.beat(build) == []
+    other = {"id": 2**40, "attempt": 1}
+    assert agent.beat(build, other, {"id": build["id"], "attempt": 2}) == [
+        [2**40, "reassigned"],
+        [build["id"], "reassigned"],
+    ]
+    agent.finished(build).raise_for_status()
+    assert agent.beat(build) == [[build["id"], "stopped"]]
+
+
+def test_log_lines_are_acknowledged(agent: FakeAgent, build: dict[str, Any]) -> None:
+    assert agent.log(build, 0, ["a", "b"]).json() == {"acknowledged": 2}
+    assert agent.log(build, 5, ["gap"]).json() == {"acknowledged": 2}
+    assert agent.log(build, 1, ["b", "c"]).json() == {"acknowledged": 3}
+    assert agent.log(build, -1, ["x"]).status_code == 422
+    agent.finished(build).raise_for_status()
+    assert agent.log(build, 3, ["late"]).status_code == 409
+
+
+def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    answer = agent.report(build, REPORT)
+    assert answer.status_code == 200
+    assert answer.json().items() >= {"recorded": 2, "warnings": []}.items()
+    assert agent.finished(build, exit_code=0).json() == {"status": "failed"}, "a failed test fails the build"
+    shown = shop.build(build["id"])
+    counts = {"total_tests": 2, "failed_tests": 1, "passed": 1, "failed": 1, "reason": "tests_failed", "exit_code": 0}
+    assert shown.items() >= counts.items()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "reason"),
+    [
+        ({"exit_code": 0}, "passed", None),
+        ({"exit_code": 2}, "failed", "command_failed"),
+        ({"exit_code": None, "reason": "timeout", "detail": "after 60 s"}, "failed", "timeout"),
+        ({"exit_code": None, "reason": "setup_failed"}, "failed", "setup_failed"),
+        ({"exit_code": None, "reason": "stopped"}, "aborted", "agent_stopped"),
+    ],
+)
+def test_verdicts(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any], said: dict[str, Any], status: str, reason: str | None
+) -> None:
+    assert agent.finished(build, **said).json() == {"status": status}
+    assert agent.finished(build, **said).json() == {"status": status}, "said twice"
+    shown = shop.build(build["id"])
+    assert (shown["status"], shown["reason"], shown["detail"]) == (status, reason, said.get("detail"))
+
+
+def test_an_agent_has_no_say_in_another_agents_build(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    other = shop.new_agent()
+    for answer in (
+        other.started(build),
+        other.log(build, 0, ["x"]),
+        other.finished(build),
+        other.report(build, REPORT),
+    ):
+        assert answer.status_code == 409
+    for answer in (agent.started({"id": 2**40, "attempt": 1}), agent.finished({"id": 2**40, "attempt": 1})):
+        assert answer.status_code == 404
+    agent.finished(build).raise_for_status()

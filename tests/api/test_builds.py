@@ -1,0 +1,261 @@
+"""Builds over HTTP, and reading one's own writes."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from testhide.engines import Engines
+from testhide.processes import create_first_admin
+from tests.conftest import ADMIN, Client, Server, running_server
+from tests.fake_agent import Shop
+
+FAR = 10**15
+
+
+@pytest.fixture(scope="module")
+def shop(server: Server) -> Shop:
+    return Shop(server)
+
+
+@pytest.fixture(name="build")
+def _build(shop: Shop) -> int:
+    """An external build: it runs at once."""
+    return shop.start(external=True, branch="dev", commit_sha="c0ffee")
+
+
+def test_start(shop: Shop) -> None:
+    answer = shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job, "branch": "dev", "priority": 9})
+    assert answer.status_code == 201
+    started = answer.json()
+    assert started.items() >= {"job_id": shop.job, "status": "queued", "branch": "dev", "commit_sha": None}.items()
+    assert datetime.fromisoformat(started["created_at"])
+    shown = shop.build(started["id"])
+    assert shown.items() >= {"status": "queued", "priority": 9, "project_id": shop.project, "duration_s": 0}.items()
+    assert re.fullmatch(r"user:\d+", shown["triggered_by"])
+    assert shown["configuration"]["command"] == "pytest"
+
+
+def test_secrets_do_not_show(shop: Shop) -> None:
+    number = shop.start(external=True, env={"A": "1"}, secrets={"KEY": "hidden"})
+    text = shop.admin.get(f"/api/v3/builds/{number}").text
+    assert '"secrets":["KEY"]' in text
+    assert "hidden" not in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"job_id": 0},
+        {"job_id": "x"},
+        {"priority": 11},
+        {"priority": 0},
+        {"branch": ""},
+        {"branch": "--upload-pack=x"},
+        {"branch": "a b"},
+        {"commit_sha": "HEAD"},
+        {"env": {"1A": "x"}},
+        {"env": {"A": 1}},
+        {"secrets": {"": "x"}},
+    ],
+)
+def test_fields_are_checked(shop: Shop, changes: dict[str, Any]) -> None:
+    answer = shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job} | changes)
+    assert answer.status_code == 422
+    assert next(iter(changes)) in answer.json()["errors"][0]["field"]
+
+
+def test_a_job_that_is_none_or_cannot_run(shop: Shop) -> None:
+    assert shop.admin.post("/api/v3/builds/start", json={"job_id": 2**50}).status_code == 404
+    job = shop.new_job()
+    shop.admin.put(f"/api/v3/jobs/{job}", json={"enabled": False}).raise_for_status()
+    answer = shop.admin.post("/api/v3/builds/start", json={"job_id": job})
+    assert answer.status_code == 409
+    assert "disabled" in answer.json()["detail"]
+
+
+def test_who_may(shop: Shop, build: int) -> None:
+    reader = shop.server.make_user("developer", {shop.project: "read"})
+    stranger = shop.server.make_user("developer", {})
+    assert reader.get(f"/api/v3/builds/{build}").status_code == 200
+    assert reader.post("/api/v3/builds/start", json={"job_id": shop.job}).status_code == 403
+    assert reader.post(f"/api/v3/builds/{build}/stop").status_code == 403
+    assert reader.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).status_code == 403
+    for path in ("", "/pipeline_logs", "/stream"):
+        assert stranger.get(f"/api/v3/builds/{build}{path}").status_code == 404
+    assert stranger.post("/api/v3/builds/start", json={"job_id": shop.job}).status_code == 404
+    assert stranger.get("/api/v3/builds").json() == {"total": 0, "results": []}
+    assert build in [item["id"] for item in reader.get("/api/v3/builds").json()["results"]]
+
+
+def listed(shop: Shop, **params: Any) -> tuple[int, list[int]]:
+    answer = shop.admin.get("/api/v3/builds", params=params)
+    assert answer.status_code == 200, answer.text
+    page = answer.json()
+    return page["total"], [item["id"] for item in page["results"]]
+
+
+def test_list_filters_and_pages(shop: Shop) -> None:
+    job = shop.new_job()
+    numbers = [shop.start(job, external=True, branch=branch) for branch in ("a", "b", "a", "b", "a")]
+    shop.admin.post(f"/api/v3/builds/{numbers[1]}/finish", json={"status": "passed"}).raise_for_status()
+    newest = numbers[::-1]
+    assert listed(shop, job_id=job) == (5, newest)
+    assert listed(shop, job_id=job, limit=2) == (5, newest[:2])
+    assert listed(shop, job_id=job, limit=2, page=3) == (5, newest[4:])
+    assert listed(shop, job_id=job, page=9) == (5, [])
+    assert listed(shop, job_id=job, branch="b") == (2, [numbers[3], numbers[1]])
+    assert listed(shop, job_id=job, status="passed") == (1, [numbers[1]])
+    assert listed(shop, job_id=job, status="running", branch="b") == (1, [numbers[3]])
+    third = datetime.fromisoformat(shop.build(numbers[2])["created_at"])
+    assert listed(shop, job_id=job, created_after=third.isoformat()) == (3, newest[:3])
+    assert listed(shop, job_id=job, created_before=third.isoformat()) == (2, newest[3:])
+    assert listed(shop, job_id=job, created_after=(third + timedelta(days=1)).isoformat()) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"limit": 0}, {"limit": 201}, {"page": 0}, {"status": "asleep"}, {"job_id": "x"}, {"created_after": "soon"}],
+)
+def test_parameters_are_checked(shop: Shop, params: dict[str, Any]) -> None:
+    assert shop.admin.get("/api/v3/builds", params=params).status_code == 422
+
+
+def test_there_is_no_such_build(shop: Shop) -> None:
+    assert shop.admin.get("/api/v3/builds/9007199254740000").status_code == 404
+    assert shop.admin.post("/api/v3/builds/9007199254740000/stop").status_code == 404
+
+
+def test_an_external_build_is_finished(shop: Shop, build: int) -> None:
+    assert shop.build(build).items() >= {"status": "running", "external": True, "commit_sha": "c0ffee"}.items()
+    path = f"/api/v3/builds/{build}/finish"
+    assert shop.admin.post(path, json={"status": "done"}).status_code == 422
+    assert shop.admin.post(path, json={"status": "failed"}).json() == {"id": build, "status": "failed"}
+    assert shop.admin.post(path, json={"status": "failed"}).status_code == 200
+    assert shop.admin.post(path, json={"status": "passed"}).status_code == 409
+    ended = shop.build(build)
+    assert (ended["status"], ended["reason"]) == ("failed", "reported")
+    assert ended["finished_at"] >= ended["started_at"]
+
+
+def test_only_external_builds_are_finished_from_outside(shop: Shop) -> None:
+    number = shop.start()
+    assert shop.admin.post(f"/api/v3/builds/{number}/finish", json={"status": "passed"}).status_code == 409
+
+
+def test_stop(shop: Shop, build: int) -> None:
+    path = f"/api/v3/builds/{build}/stop"
+    assert shop.admin.post(path).json() == {"id": build, "status": "aborted"}
+    assert shop.build(build)["reason"] == "stopped_by_user"
+    assert shop.admin.post(path).status_code == 409
+
+
+@pytest.fixture
+def quiet_shop(server: Server) -> Shop:
+    """Nothing is queued in it."""
+    return Shop(server)
+
+
+def test_logs_by_offset(quiet_shop: Shop) -> None:
+    shop, agent = quiet_shop, quiet_shop.new_agent()
+    number = shop.start()
+    build = agent.take_up()
+    path = f"/api/v3/builds/{number}/pipeline_logs"
+    assert shop.admin.get(path).json() == {"total_lines": 0, "lines": []}
+    agent.log(build, 0, [f"line {n}" for n in range(5)]).raise_for_status()
+    whole = shop.admin.get(path).json()
+    assert whole == {"total_lines": 5, "lines": [f"[10:00:05] line {n}" for n in range(5)]}
+    assert shop.admin.get(path, params={"offset": 3}).json()["lines"] == whole["lines"][3:]
+    assert shop.admin.get(path, params={"offset": 1, "limit": 2}).json()["lines"] == whole["lines"][1:3]
+    assert shop.admin.get(path, params={"offset": 99}).json() == {"total_lines": 5, "lines": []}
+    assert shop.admin.get(path, params={"offset": -1}).status_code == 422
+    agent.finished(build).raise_for_status()
+    assert shop.admin.get(path).json() == whole
+
+
+def test_whatever_an_agents_clock_says_its_log_can_be_read(quiet_shop: Shop) -> None:
+    shop, agent = quiet_shop, quiet_shop.new_agent()
+    number = shop.start()
+    build = agent.take_up()
+    for offset, at_ms in enumerate((10**18, -1, -(10**18))):
+        agent.log(build, offset, ["odd"], at_ms=at_ms).raise_for_status()
+    lines = shop.admin.get(f"/api/v3/builds/{number}/pipeline_logs").json()["lines"]
+    assert [line[10:] for line in lines] == [" odd"] * 3
+    agent.finished(build).raise_for_status()
+
+
+# ----- reading one's own writes -----
+
+
+def test_a_write_is_answered_when_it_can_be_read(shop: Shop) -> None:
+    for _ in range(10):
+        answer = shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job, "external": True})
+        assert int(answer.headers["Testhide-Position"]) > 0
+        assert "Testhide-Projected" not in answer.headers
+        assert shop.admin.get(f"/api/v3/builds/{answer.json()['id']}").status_code == 200
+
+
+def test_a_read_waits_for_a_position(shop: Shop) -> None:
+    headers = {"Prefer": "respond-async"}
+    answer = shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job, "external": True}, headers=headers)
+    position = answer.headers["Testhide-Position"]
+    path = f"/api/v3/builds/{answer.json()['id']}"
+    assert shop.admin.get(path, headers={"Testhide-Min-Position": position}).status_code == 200
+    assert "Testhide-Position" not in shop.admin.get(path).headers, "a read has no position of its own"
+
+
+def test_a_position_that_is_not_reached(shop: Shop, build: int) -> None:
+    began = time.monotonic()
+    answer = shop.admin.get(f"/api/v3/builds/{build}", headers={"Testhide-Min-Position": str(FAR)})
+    assert (answer.status_code, answer.headers["Testhide-Projected"]) == (200, "false")
+    assert time.monotonic() - began < 4
+    test_a_write_is_answered_when_it_can_be_read(shop)
+
+
+@pytest.mark.parametrize("position", ["x", "-1", "1.5", "", "9" * 30])
+def test_a_position_is_a_number(shop: Shop, build: int, position: str) -> None:
+    answer = shop.admin.get(f"/api/v3/builds/{build}", headers={"Testhide-Min-Position": position})
+    assert answer.status_code == 422
+
+
+@pytest.fixture
+def own_server(engines: Engines, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose processes may be killed."""
+    own = Engines(database, engines.redis_url, {})
+    with running_server(own, tmp_path_factory.mktemp("own"), "serve", "project") as started:
+        asyncio.run(create_first_admin(started.settings))
+        started.settle()
+        yield started
+
+
+def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server: Server) -> None:
+    shop = Shop(own_server)
+    own_server.kill("project")
+
+    def write() -> tuple[int, Any, float]:
+        began = time.monotonic()
+        answer = shop.admin.post("/api/v3/builds/start", json={"job_id": shop.job, "external": True})
+        assert answer.status_code == 201
+        return answer.json()["id"], answer.headers.get("Testhide-Projected"), time.monotonic() - began
+
+    first, projected, took = write()
+    assert projected == "false"
+    assert 1.9 < took < 4
+    second, projected, took = write()
+    assert projected == "false"
+    assert took < 1, "it lags already: nobody waits"
+    assert shop.admin.get(f"/api/v3/builds/{first}").status_code == 404
+    own_server.start("project")
+    own_server.settle()
+    assert [shop.build(number)["status"] for number in (first, second)] == ["running"] * 2
+    _, projected, _ = write()
+    assert projected is None
+
+
+def test_a_signed_in_client_is_a_client(server: Server) -> None:
+    assert Client(server.url, *ADMIN).get("/api/v3/builds").status_code == 200
+    assert Client(server.url).get("/api/v3/builds").status_code == 401

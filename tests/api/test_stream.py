@@ -1,0 +1,111 @@
+"""A build's log as server-sent events."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.conftest import Server
+from tests.fake_agent import FakeAgent, Shop
+
+
+@pytest.fixture(scope="module")
+def shop(server: Server) -> Shop:
+    return Shop(server)
+
+
+@pytest.fixture(scope="module")
+def agent(shop: Shop) -> FakeAgent:
+    return shop.new_agent()
+
+
+@pytest.fixture(name="build")
+def _build(shop: Shop, agent: FakeAgent) -> Iterator[dict[str, Any]]:
+    shop.start()
+    build = agent.take_up()
+    yield build
+    agent.finished(build)
+
+
+def stream(shop: Shop, build: dict[str, Any], last: str | None = None, **params: Any) -> str:
+    """Until its end."""
+    headers = {} if last is None else {"Last-Event-ID": last}
+    answer = shop.admin.get(f"/api/v3/builds/{build['id']}/stream", headers=headers, params=params)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    return answer.content.decode()
+
+
+def test_the_lines_are_exactly_these(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    agent.log(build, 0, ["one", 'a "quoted" line']).raise_for_status()
+    agent.finished(build).raise_for_status()
+    expected = (
+        'data: {"type":"log","data":"[10:00:05] one"}\n\n'
+        'data: {"type":"log","data":"[10:00:05] a \\"quoted\\" line"}\n\n'
+        'data: {"type":"status","data":"passed"}\n\n'
+        'data: {"type":"done"}\n\n'
+    )
+    assert stream(shop, build) == expected
+    assert stream(shop, build) == expected, "a finished build replays"
+
+
+def test_lines_come_while_the_build_runs(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    path = f"/api/v3/builds/{build['id']}/stream"
+    with shop.admin.get(path, stream=True) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        for number, text in enumerate(("one", "two")):
+            agent.log(build, number, [text]).raise_for_status()
+            assert json.loads(next(lines).removeprefix(b"data: ")) == {"type": "log", "data": f"[10:00:05] {text}"}
+        agent.finished(build, exit_code=1).raise_for_status()
+        rest = [json.loads(line.removeprefix(b"data: ")) for line in lines]
+    assert rest == [{"type": "status", "data": "failed"}, {"type": "done"}]
+
+
+def test_a_reader_goes_on_where_it_was(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    agent.log(build, 0, ["one", "two", "three"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    whole = stream(shop, build, ids="true")
+    assert whole.startswith('id: 1:1\ndata: {"type":"log","data":"[10:00:05] one"}\n\nid: 1:2\n')
+    assert whole.endswith('id: 1:3\ndata: {"type":"status","data":"passed"}\n\nid: 1:3\ndata: {"type":"done"}\n\n')
+    assert stream(shop, build, last="1:2") == whole[whole.index("id: 1:3\ndata") :]
+    assert '"log"' not in stream(shop, build, last="1:3")
+
+
+@pytest.mark.parametrize("last", ["", "x", "0:0", "7:1", "1", ":", "99999999999999999999:1", "-1:-1"])
+def test_an_id_that_is_none_of_ours_starts_at_the_beginning(shop: Shop, agent: FakeAgent, last: str) -> None:
+    shop.start()
+    build = agent.take_up()
+    agent.log(build, 0, ["one"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    assert stream(shop, build, last=last) == stream(shop, build, ids="true")
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\r", "\n"])
+def test_what_clients_take_for_a_line_end_is_escaped(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any], character: str
+) -> None:
+    agent.log(build, 0, [f"a{character}b"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    first = stream(shop, build).split("\n\n")[0]
+    assert len(first.splitlines()) == 1
+    assert json.loads(first.removeprefix("data: "))["data"] == f"[10:00:05] a{character}b"
+
+
+def test_a_build_that_waits_is_streamed_from_its_queue_on(shop: Shop, agent: FakeAgent) -> None:
+    number = shop.start()
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(stream, shop, {"id": number})
+        build = agent.take_up()
+        agent.log(build, 0, ["one"]).raise_for_status()
+        agent.finished(build).raise_for_status()
+        assert '"[10:00:05] one"' in reading.result(30)
+
+
+def test_a_stopped_build_ends_its_stream(shop: Shop) -> None:
+    number = shop.start(external=True)
+    with ThreadPoolExecutor() as threads:
+        reading = threads.submit(stream, shop, {"id": number})
+        shop.admin.post(f"/api/v3/builds/{number}/stop").raise_for_status()
+        assert reading.result(30) == 'data: {"type":"status","data":"aborted"}\n\ndata: {"type":"done"}\n\n'

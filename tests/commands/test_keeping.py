@@ -1,0 +1,125 @@
+"""What people keep of a build and what they let go."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.builds import FinishExternalBuild, MoveBuildToTop
+from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
+from domain import builds
+from domain.base import Event
+from domain.builds import (
+    BuildAssigned,
+    BuildCommented,
+    BuildDeleted,
+    BuildFinished,
+    BuildMovedToTop,
+    BuildPinned,
+    BuildQueued,
+    BuildStarted,
+    BuildUnpinned,
+    ReportRecorded,
+)
+from domain.errors import Conflict, NotFound
+from tests.commands.given import commands, decided, histories, is_decided_once
+
+IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
+QUEUED = BuildQueued(**IDS, branch="dev")
+ASSIGNED = BuildAssigned(**IDS, node_id=3, attempt=1)
+STARTED = BuildStarted(**IDS, node_id=3, attempt=1)
+FINISHED = BuildFinished(**IDS, status="passed", node_id=3)
+PINNED, UNPINNED = BuildPinned(**IDS), BuildUnpinned(**IDS)
+DELETED = BuildDeleted(**IDS)
+RAN = (QUEUED, ASSIGNED, STARTED, FINISHED)
+COMMENT = CommentOnBuild(1, 88, "Flaky — läuft", "ann@example.com")
+COMMENTED = BuildCommented(**IDS, comment_id=88, text="Flaky — läuft", author="ann@example.com")
+
+
+def reported(first: int, cases: int, path: str) -> ReportRecorded:
+    counts: dict[str, Any] = {
+        "cases": cases,
+        "passed": cases,
+        "failed": 0,
+        "skipped": 0,
+        "known_issues": 0,
+        "duration_ms": 1,
+    }
+    return ReportRecorded(**IDS, attempt=1, path=path, first_result_id=first, blocks=1, **counts)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_a_build_is_commented_on_at_any_time(length: int) -> None:
+    assert decided(COMMENT, *RAN[:length]) == [COMMENTED]
+    assert decided(COMMENT, *RAN[:length], COMMENTED) == []
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4])
+def test_a_build_is_pinned_at_any_time_and_let_go(length: int) -> None:
+    history = RAN[:length]
+    assert decided(PinBuild(1, True), *history) == [PINNED]
+    assert decided(PinBuild(1, True), *history, PINNED) == []
+    assert decided(PinBuild(1, False), *history) == []
+    assert decided(PinBuild(1, False), *history, PINNED) == [UNPINNED]
+    assert decided(PinBuild(1, True), *history, PINNED, UNPINNED) == [PINNED]
+
+
+def test_a_pin_outlives_what_happens_to_the_build() -> None:
+    assert decided(PinBuild(1, True), QUEUED, PINNED, ASSIGNED, STARTED, FINISHED) == []
+
+
+def test_deleting_names_the_results_that_go() -> None:
+    history = (QUEUED, STARTED, reported(100, 3, "a.xml"), reported(900, 0, "b.xml"), FINISHED)
+    (deleted,) = decided(DeleteBuild(1, "retention"), *history)
+    assert deleted == BuildDeleted(**IDS, results=[(100, 3), (900, 0)], reason="retention")
+    assert deleted.erases == QUEUED.data_key
+
+
+@pytest.mark.parametrize(("length", "state"), [(1, "queued"), (2, "queued"), (3, "running")])
+def test_what_has_not_ended_is_not_deleted(length: int, state: str) -> None:
+    with pytest.raises(Conflict, match=f"is {state}; stop it"):
+        decided(DeleteBuild(1), *RAN[:length])
+
+
+def test_what_is_kept_for_ever_is_not_deleted() -> None:
+    with pytest.raises(Conflict, match="kept for ever"):
+        decided(DeleteBuild(1), *RAN, PINNED)
+    assert decided(DeleteBuild(1), *RAN, PINNED, UNPINNED) == [DELETED]
+
+
+@pytest.mark.parametrize("history", [(), (*RAN, DELETED)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        COMMENT,
+        PinBuild(1, True),
+        PinBuild(1, False),
+        DeleteBuild(1),
+        MoveBuildToTop(1),
+        FinishExternalBuild(1, "passed"),
+    ],
+)
+def test_what_is_not_there(command: Any, history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="build 1"):
+        decided(command, *history)
+
+
+def test_a_queued_build_moves_to_the_top() -> None:
+    moved = BuildMovedToTop(**IDS)
+    assert decided(MoveBuildToTop(1), QUEUED) == [moved]
+    assert decided(MoveBuildToTop(1), QUEUED, moved) == [moved], "others may have been moved before it meanwhile"
+
+
+@pytest.mark.parametrize(("length", "state"), [(2, "assigned"), (3, "running"), (4, "passed")])
+def test_only_a_queued_build_moves(length: int, state: str) -> None:
+    with pytest.raises(Conflict, match=state):
+        decided(MoveBuildToTop(1), *RAN[:length])
+
+
+@pytest.mark.parametrize("kind", [CommentOnBuild, PinBuild, DeleteBuild])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*builds.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()

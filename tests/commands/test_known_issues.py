@@ -1,0 +1,211 @@
+"""Known issues, and what they match of a report."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
+from commands.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
+from commands.recording import ReportRead, read_chunks
+from commands.rules import Match, Rule, Rules
+from domain import known_issues, projects
+from domain.base import Event
+from domain.builds import ReportRecorded
+from domain.errors import Invalid, NotFound
+from domain.known_issues import (
+    KNOWN_ISSUE,
+    KnownIssueCreated,
+    KnownIssueDeleted,
+    KnownIssueTaught,
+    KnownIssueUpdated,
+)
+from domain.projects import ProjectCreated
+from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
+from tests.commands import test_results
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
+CREATED = KnownIssueCreated(
+    known_issue_id=17, project_id=1, title="Flaky DB", classification="infra", kind="pattern", value="ECONN(RESET)?"
+)
+DELETED = KnownIssueDeleted(known_issue_id=17, project_id=1)
+CREATE = CreateKnownIssue(17, 1, "Flaky DB", "infra", "pattern", "ECONN(RESET)?")
+
+
+def failing(*failures: tuple[str, str, str]) -> ReportRead:
+    """A report of failures: (fail_id, message, trace)."""
+    cases = "".join(
+        f'<testcase classname="t" name="t{number}" fail_id="{fail_id}"><failure message="{message}">{trace}</failure>'
+        "</testcase>"
+        for number, (fail_id, message, trace) in enumerate(failures)
+    )
+    return read_chunks([f"<testsuite name='s'>{cases}</testsuite>".encode()])
+
+
+def rule(number: int, kind: Any, value: str, classification: Any = "infra") -> Rule:
+    return Rule(number, classification, kind, value)
+
+
+def matched(rules: list[Rule], report: ReportRead) -> list[tuple[int, int]]:
+    return [(match.row, match.known_issue_id) for match in Rules(rules).matches(report)]
+
+
+def test_create() -> None:
+    assert decided(CREATE, PROJECT) == [CREATED]
+    assert decided(CREATE, PROJECT, CREATED) == []
+    with pytest.raises(NotFound, match="project 1"):
+        decided(CREATE)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("(a", "missing )"),
+        (r"(a)\1", "invalid escape sequence"),
+        ("(?=a)", "invalid perl operator"),
+        ("x" * 1_001, "at most 1,000"),
+        (".*", "every failure"),
+        ("x*", "every failure"),
+    ],
+)
+def test_patterns_are_checked(pattern: str, says: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        must_be_a_pattern("pattern", pattern)
+    (error,) = caught.value.errors
+    assert (error.field, says in error.message) == ("pattern", True), error.message
+    with pytest.raises(Invalid):
+        decided(UpdateKnownIssue(17, match=("pattern", pattern)), CREATED)
+
+
+def test_only_what_changes_is_told() -> None:
+    command = UpdateKnownIssue(
+        17, title="Flaky DB", classification="flaky", match=("signature", "s1"), defect_key="A-1"
+    )
+    updated = KnownIssueUpdated(
+        known_issue_id=17, project_id=1, classification="flaky", kind="signature", value="s1", defect_key="A-1"
+    )
+    assert decided(command, CREATED) == [updated]
+    assert decided(command, CREATED, updated) == []
+    cleared = KnownIssueUpdated(known_issue_id=17, project_id=1, cleared=("defect_key",))
+    assert decided(UpdateKnownIssue(17, cleared=("defect_key", "defect_url")), CREATED, updated) == [cleared]
+    state = KNOWN_ISSUE.at(17).fold([CREATED, updated, cleared])
+    assert state is not None
+    assert (state.defect_key, state.kind) == (None, "signature")
+
+
+def test_delete() -> None:
+    assert decided(DeleteKnownIssue(17), CREATED) == [DELETED]
+    assert decided(DeleteKnownIssue(17), CREATED, DELETED) == []
+    with pytest.raises(NotFound):
+        decided(DeleteKnownIssue(17))
+    with pytest.raises(NotFound):
+        decided(UpdateKnownIssue(17, title="x"), CREATED, DELETED)
+
+
+def test_it_knows_what_it_was_taught() -> None:
+    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
+    state = KNOWN_ISSUE.at(17).fold([CREATED, taught])
+    assert state is not None
+    assert state.knows("fail_id", "f")
+    assert state.knows("signature", "s")
+    assert state.knows("pattern", "ECONN(RESET)?")
+    assert not state.knows("signature", "f")
+
+
+@pytest.mark.parametrize("kind", [CreateKnownIssue, UpdateKnownIssue, DeleteKnownIssue])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    fixed = {"match": st.none() | st.just(("signature", "a"))} if kind is UpdateKnownIssue else {}
+
+    @given(commands(kind, **fixed), histories(*known_issues.EVENTS, *projects.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
+
+
+@given(histories(*known_issues.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(KNOWN_ISSUE, history)
+
+
+def test_a_fail_id_says_most_then_a_signature_then_a_pattern() -> None:
+    report = failing(("f1", "boom", "t"), ("f2", "boom", "t"), ("", "other ECONNRESET", "t"))
+    signature = report.texts[0].signature
+    assert signature == report.texts[1].signature
+    rules = [rule(1, "pattern", "."), rule(2, "signature", signature), rule(3, "fail_id", "f1")]
+    assert matched(rules, report) == [(0, 3), (1, 2), (2, 1)]
+    assert matched([], report) == []
+
+
+def test_of_equals_the_older_one_matches() -> None:
+    report = failing(("f1", "boom", "t"))
+    assert matched([rule(9, "fail_id", "f1"), rule(2, "fail_id", "f1")], report) == [(0, 2)]
+    assert matched([rule(9, "pattern", "boom"), rule(2, "pattern", "b.*m")], report) == [(0, 2)]
+
+
+def test_patterns_see_message_and_trace_and_nothing_else() -> None:
+    report = failing(("", "in the message", "in the trace"), ("", "x", "y"))
+    assert matched([rule(1, "pattern", "in the message(?s:.)*in the trace")], report) == [(0, 1)]
+    passed = read_chunks([b"<testsuite><testcase name='a'><system-out>boom</system-out></testcase></testsuite>"])
+    assert matched([rule(1, "pattern", "boom")], passed) == []
+
+
+def test_patterns_see_only_so_much() -> None:
+    assert len(searchable("x" * 10, "\u00e4" * MAX_TEXT)) == MAX_TEXT
+    report = failing(("", "m", "x" * MAX_TEXT + "late"))
+    assert matched([rule(1, "pattern", "late")], report) == []
+    assert Pattern("\u00e4{2}\n").matches(searchable("\ud800 \u00e4\u00e4", "t"))
+
+
+def test_a_pattern_that_no_re2_takes_is_left_out() -> None:
+    report = failing(("", "boom", "t"))
+    assert matched([rule(1, "pattern", "(bo"), rule(2, "pattern", "boom")], report) == [(0, 2)]
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [("x", "boom|(?i)BANG"), ("(?P<a>x)", "(?P<a>boom)"), (r"\Qx", "boom"), ("boom$", "^x"), ("x)|(?:x", "boom")],
+)
+def test_many_patterns_match_what_each_does(patterns: tuple[str, ...]) -> None:
+    report = failing(("", "boom", ""), ("", "Bang", ""), ("", "other", "t"), ("", "x boom", "t"))
+    rules = [rule(number, "pattern", pattern) for number, pattern in enumerate(patterns, start=1)]
+    one_by_one = {
+        row: number for number, alone in reversed(list(enumerate(rules, 1))) for row, _ in matched([alone], report)
+    }
+    assert matched(rules, report) == [(row, number) for row, number in sorted(one_by_one.items())]
+
+
+def test_patterns_that_cannot_stand_beside_each_other() -> None:
+    assert any_of([r"\Qx", "y"]) is None
+    both = any_of(["(?i)x", "y"])
+    assert both is not None
+    assert [both.matches(text) for text in (b"X", b"y", b"Y")] == [True, True, False]
+
+
+def test_evil_patterns_are_linear() -> None:
+    report = failing(("", "a" * 30_000, "t"))
+    began = time.monotonic()
+    assert matched([rule(1, "pattern", "(a+)+b"), rule(2, "pattern", "(a|a)*c")], report) == []
+    assert time.monotonic() - began < 2
+
+
+def test_all_automatic_classifications_of_a_report_are_one_event() -> None:
+    read = failing(*[(f"f{number % 2}", "boom", "t") for number in range(2_500)])
+    matches = Rules([rule(17, "fail_id", "f1", "flaky")]).matches(read)
+    assert matches[0] == Match(1, 17, "flaky")
+    events = test_results.decided(
+        test_results.command(read, matches=matches), test_results.QUEUED, test_results.STARTED
+    )
+    (classified,) = (event for event in events if isinstance(event, ResultsClassifiedByRules))
+    assert classified.result_ids == list(range(101, 2_600, 2))
+    assert set(classified.known_issue_ids) == {17}
+    assert {CLASSIFICATIONS[place] for place in classified.classifications} == {"flaky"}
+    summary = events[-1]
+    assert isinstance(summary, ReportRecorded)
+    build = test_results.state(test_results.QUEUED, test_results.STARTED, *events)
+    assert build is not None
+    assert summary.blocks == build.results_version == len(events) - 1
+    assert build.failed == 2_500, "what is understood is still broken"

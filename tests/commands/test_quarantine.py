@@ -1,0 +1,217 @@
+"""A job's quarantine, and what it means for a build's verdict."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.builds import FinishBuild, FinishExternalBuild
+from commands.handler import Command
+from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.results import Earlier, RecordReport
+from domain import jobs, quarantine
+from domain.base import Event
+from domain.builds import BUILD, BuildFinished, BuildStarted, ReportRecorded
+from domain.errors import Conflict, Invalid, NotFound
+from domain.jobs import JobCreated, JobDeleted
+from domain.quarantine import (
+    QUARANTINE,
+    Quarantine,
+    QuarantineLifted,
+    TestsQuarantined,
+    covered,
+    covering,
+)
+from domain.results import FAILED, ResultsRecorded
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+DAY = timedelta(days=1)
+JOB = JobCreated(job_id=5, project_id=1, title="Smoke")
+OF_JOB: dict[str, Any] = {"job_id": 5, "project_id": 1}
+A, B, C = (f"t/test_x.py::test_{name}" for name in "abc")
+
+
+def quarantined(*node_ids: str, first_id: int = 1, **more: Any) -> TestsQuarantined:
+    return TestsQuarantined(**OF_JOB, first_id=first_id, node_ids=list(node_ids), reason="flaky", **more)
+
+
+def add(*node_ids: str, first_id: int = 10, **more: Any) -> AddToQuarantine:
+    return AddToQuarantine(5, first_id, node_ids, NOW, **more)
+
+
+def test_add() -> None:
+    event = quarantined(A, first_id=10, expires_at=NOW + DAY, owner="ann")
+    assert decided(add(A, expires_at=NOW + DAY, owner="ann"), JOB) == [event]
+    assert decided(add(A, expires_at=NOW + DAY, owner="ann"), JOB, event) == []
+
+
+def test_what_is_there_already() -> None:
+    with pytest.raises(Conflict, match="test_a is in the quarantine"):
+        decided(add(A), JOB, quarantined(A))
+    assert decided(add(A, B, A, B, skip_known=True), JOB, quarantined(A)) == [quarantined(B, first_id=10)]
+    assert decided(add(A, skip_known=True), JOB, quarantined(A)) == []
+
+
+def test_an_expired_entry_gives_way() -> None:
+    expired = quarantined(A, expires_at=NOW)
+    lifted = QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A], why="expired")
+    assert decided(add(A), JOB, expired) == [lifted, quarantined(A, first_id=10)]
+    with pytest.raises(Invalid, match="expires_at"):
+        decided(add(A, expires_at=NOW), JOB)
+
+
+def test_remove() -> None:
+    history = (JOB, quarantined(A, B))
+    assert decided(RemoveFromQuarantine(5, (B, C, B)), *history) == [QuarantineLifted(**OF_JOB, ids=[2], node_ids=[B])]
+    by_id = QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])
+    assert decided(RemoveFromQuarantine(5, quarantine_id=1), *history) == [by_id]
+    assert decided(RemoveFromQuarantine(5, quarantine_id=1), *history, by_id) == []
+
+
+@pytest.mark.parametrize("asked", [add(A), RemoveFromQuarantine(5, (A,))])
+@pytest.mark.parametrize("history", [(), (JOB, JobDeleted(job_id=5, project_id=1))])
+def test_a_quarantine_needs_its_job(asked: Command, history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="job 5"):
+        decided(asked, *history)
+
+
+@pytest.mark.parametrize(
+    ("entry", "node_id", "is_covered"),
+    [
+        (A, A, True),
+        (A, A + "[1]", True),
+        (A, A + "_more", False),
+        ("t/test_x.py", A, True),
+        ("t/test_x", A, False),
+        ("t", A, False),
+        ("t/test_x.py::TestDeep", "t/test_x.py::TestDeep::test_a[x::y[z]]", True),
+        (A + "[x::y[z]]", A + "[x::y[z]]", True),
+        (A + "[1]", A, False),
+        ("module.Class.method", "module.Class.method", True),
+        ("module.Class", "module.Class.method", False),
+        ("", "::x", True),
+    ],
+)
+def test_prefixes_as_pytest_understands_them(entry: str, node_id: str, is_covered: bool) -> None:
+    assert bool(covered([node_id], [entry])) is is_covered
+
+
+@given(st.text("a:[]x", max_size=12), st.text("a:[]x", max_size=12))
+def test_prefixes_are_what_they_are_said_to_be(entry: str, node_id: str) -> None:
+    rest = node_id.removeprefix(entry)
+    is_covered = node_id.startswith(entry) and (not rest or rest.startswith(("::", "[")))
+    # `a:::b` is seen as `a` and `:b`: no reporter writes that.
+    if ":::" not in node_id:
+        assert bool(covered([node_id], [entry])) is is_covered
+
+
+def test_an_evil_id_is_looked_at_only_so_far() -> None:
+    assert len(list(covering("[" * 4_096))) <= 65
+
+
+@pytest.mark.parametrize("kind", [AddToQuarantine, RemoveFromQuarantine])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    fixed = {"now": st.sampled_from([NOW, NOW - DAY])} if kind is AddToQuarantine else {}
+
+    @given(commands(kind, **fixed), histories(*quarantine.EVENTS, *jobs.EVENTS))
+    def holds(asked: Any, history: list[Event]) -> None:
+        is_decided_once(asked, history)
+
+    holds()
+
+
+@given(histories(*quarantine.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(QUARANTINE, history)
+
+
+# Verdicts.
+
+
+def recorded(asked: RecordReport, *history: Event, held: tuple[Event, ...] = ()) -> list[Event]:
+    return list(asked.decide(BUILD.at(7).fold(history), QUARANTINE.at(5).fold(held)))
+
+
+def finished(exit_code: int, *history: Event, **more: Any) -> BuildFinished:
+    asked = FinishBuild(7, 3, 1, exit_code=exit_code, reason=more.get("reason"), detail=more.get("detail"), log_lines=0)
+    (event,) = asked.decide(BUILD.at(7).fold(history))
+    assert isinstance(event, BuildFinished)
+    return event
+
+
+def test_a_report_reads_its_jobs_quarantine() -> None:
+    asked = command(report(("s", "a", FAILURE)))
+    assert [stream.name for stream in asked.then_reads(BUILD.at(7).fold([QUEUED]))] == ["quarantine-5"]  # type: ignore[union-attr]
+
+
+def test_quarantined_failures_are_counted_apart() -> None:
+    read = report(("s", "a", FAILURE), ("s", "b", FAILURE), ("s", "c", ""), ("s", "a", FAILURE))
+    read.known_issues[1] = 1
+    block, summary = recorded(command(read), QUEUED, STARTED, held=(quarantined(A, B, C),))
+    assert isinstance(block, ResultsRecorded)
+    assert block.quarantined == b"\1\0\0\1", "what is known anyway needs no quarantine, what passed neither"
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.failed, summary.known_issues, summary.quarantined) == (2, 1, 1)
+    build = BUILD.at(7).fold([QUEUED, STARTED, block, summary])
+    assert build is not None
+    assert (build.failed, build.known_issues, build.quarantined) == (0, 1, 1)
+
+
+def test_without_a_quarantine_nothing_is_stored_of_it() -> None:
+    for held in ((), (quarantined(C),), (quarantined(A, expires_at=NOW),)):
+        block, summary = recorded(command(report(("s", "a", FAILURE)), now=NOW), QUEUED, STARTED, held=held)
+        assert isinstance(block, ResultsRecorded)
+        assert isinstance(summary, ReportRecorded)
+        assert (block.quarantined, summary.quarantined) == (b"", 0)
+
+
+def test_a_later_file_takes_quarantined_failures_back() -> None:
+    held = (quarantined(A),)
+    first = recorded(command(report(("s", "a", FAILURE))), QUEUED, STARTED, held=held)
+    again = command(
+        report(("s", "a", "")), path="rerun.xml", results_version=1, earlier={1: Earlier(100, FAILED, False, True)}
+    )
+    _, summary = recorded(again, QUEUED, STARTED, *first, held=held)
+    build = BUILD.at(7).fold([QUEUED, STARTED, *first, summary])
+    assert build is not None
+    assert (build.failed, build.quarantined) == (0, 0)
+
+
+def test_quarantined_failures_do_not_fail_a_build() -> None:
+    reported = recorded(command(report(("s", "a", FAILURE), ("s", "c", ""))), QUEUED, STARTED, held=(quarantined(A),))
+    for exit_code in (0, 1):
+        event = finished(exit_code, QUEUED, STARTED, *reported)
+        assert (event.status, event.reason, event.detail) == ("passed", None, "1 quarantined failure was ignored.")
+    two = finished(2, QUEUED, STARTED, *reported)
+    assert (two.status, two.reason) == ("failed", "command_failed"), "pytest's 2 is no failed test"
+    timeout = finished(1, QUEUED, STARTED, *reported, reason="timeout")
+    assert (timeout.status, timeout.reason, timeout.detail) == ("failed", "timeout", None)
+
+
+def test_other_failures_do() -> None:
+    reported = recorded(
+        command(report(("s", "a", FAILURE), ("s", "b", FAILURE))), QUEUED, STARTED, held=(quarantined(A),)
+    )
+    event = finished(1, QUEUED, STARTED, *reported)
+    assert (event.status, event.reason, event.detail) == ("failed", "tests_failed", None)
+
+
+def test_a_failed_command_without_a_failure_stays_one() -> None:
+    reported = recorded(command(report(("s", "a", ""))), QUEUED, STARTED, held=(quarantined(A),))
+    assert finished(1, QUEUED, STARTED, *reported).reason == "command_failed"
+
+
+def test_an_external_build_passes_with_quarantined_failures() -> None:
+    external = BuildStarted(**IDS, node_id=None, attempt=1)
+    reported = recorded(command(report(("s", "a", FAILURE))), QUEUED, external, held=(quarantined("t/test_x.py"),))
+    (event,) = FinishExternalBuild(7, "passed").decide(BUILD.at(7).fold([QUEUED, external, *reported]))
+    assert isinstance(event, BuildFinished)
+    assert (event.status, event.detail) == ("passed", "1 quarantined failure was ignored.")
+
+
+def test_no_entries() -> None:
+    assert Quarantine().active(NOW) == []

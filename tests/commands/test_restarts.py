@@ -1,0 +1,132 @@
+"""Running a finished build once more."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.restarts import RestartBuild
+from domain import builds, jobs, pools, templates
+from domain.base import Event
+from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
+from domain.errors import Conflict, NotFound
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from domain.pools import PoolCreated, PoolDeleted
+from domain.templates import TemplateCreated
+from tests.commands.given import commands, decided, histories, is_decided_once
+
+IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
+CONFIGURATION = Configuration(command="pytest", env={"A": "build"}, secrets={"TOKEN": b"sealed"})
+ROUTING: dict[str, Any] = {"required_tags": ["gpu"], "pool_labels": {"arch": "arm64"}, "quarantine_mode": "skip"}
+JOB = JobCreated(job_id=5, project_id=2, title="Smoke")
+NOW_CONFIGURED = JobConfigured(job_id=5, project_id=2, configuration=Configuration(command="make test"))
+QUEUED = BuildQueued(
+    **IDS,
+    **ROUTING,
+    configuration=CONFIGURATION,
+    branch="dev",
+    repository="/srv/r.git",
+    priority=8,
+    timeout_minutes=30,
+    job_title="Smoke",
+)
+ASSIGNED = BuildAssigned(**IDS, node_id=3, attempt=1)
+STARTED = BuildStarted(**IDS, node_id=3, attempt=1, commit_sha="c0ffee")
+FINISHED = BuildFinished(**IDS, status="failed", reason="tests_failed", node_id=3)
+RAN = (JOB, QUEUED, ASSIGNED, STARTED, FINISHED)
+RAN_ELSEWHERE = (
+    BuildQueued(**IDS, branch="dev", external=True),
+    BuildStarted(**IDS, node_id=None, attempt=1, commit_sha="c0ffee"),
+    BuildFinished(**IDS, status="failed"),
+)
+
+
+def again(test_ids: tuple[str, ...] | None = None) -> RestartBuild:
+    return RestartBuild(2, restarted_from=1, job_id=5, test_ids=test_ids)
+
+
+def test_the_same_commit_and_configuration_again() -> None:
+    """Whatever the job says by now."""
+    expected = BuildQueued(
+        **IDS | {"build_id": 2},
+        **ROUTING,
+        configuration=CONFIGURATION,
+        branch="dev",
+        commit_sha="c0ffee",
+        repository="/srv/r.git",
+        priority=8,
+        timeout_minutes=30,
+        job_title="Smoke",
+        restarted_from=1,
+    )
+    assert decided(again(), *RAN, NOW_CONFIGURED) == [expected]
+    assert decided(again(), *RAN, expected) == []
+
+
+def test_only_some_tests() -> None:
+    (queued,) = decided(again(("a.py::test_ä", "a.py::test_b[1]")), *RAN)
+    assert isinstance(queued, BuildQueued)
+    assert queued.test_ids == ["a.py::test_ä", "a.py::test_b[1]"]
+    with pytest.raises(Conflict, match="nothing to run again"):
+        decided(again(()), *RAN)
+
+
+def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:
+    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="beef")
+    (queued,) = decided(again(), JOB, asked, BuildFinished(**IDS, status="aborted", reason="stopped_by_user"))
+    assert isinstance(queued, BuildQueued)
+    assert queued.commit_sha == "beef"
+
+
+@pytest.mark.parametrize(
+    ("history", "state"),
+    [(RAN[:2], "queued"), (RAN[:3], "queued"), (RAN[:4], "running"), ((JOB, *RAN_ELSEWHERE[:2]), "running")],
+)
+def test_only_what_has_finished(history: tuple[Event, ...], state: str) -> None:
+    with pytest.raises(Conflict, match=f"is {state}"):
+        decided(again(), *history)
+
+
+@pytest.mark.parametrize(
+    "history", [(), RAN[1:], (*RAN, JobDeleted(job_id=5, project_id=2)), (*RAN, BuildDeleted(**IDS))]
+)
+def test_what_is_not_there(history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="build 1"):
+        decided(again(), *history)
+
+
+def test_a_disabled_job_runs_nothing() -> None:
+    with pytest.raises(Conflict, match="disabled"):
+        decided(again(), *RAN, JobUpdated(job_id=5, project_id=2, enabled=False))
+
+
+def test_in_a_pool_that_is_gone_it_would_wait_for_ever() -> None:
+    pool = PoolCreated(pool_id=7, project_id=2, title="linux")
+    pooled = (JOB, BuildQueued(**IDS, configuration=CONFIGURATION, node_pool_id=7), FINISHED)
+    (queued,) = decided(again(), pool, *pooled)
+    assert isinstance(queued, BuildQueued)
+    assert queued.node_pool_id == 7
+    with pytest.raises(Conflict, match="pool 7"):
+        decided(again(), pool, *pooled, PoolDeleted(pool_id=7, project_id=2))
+
+
+def test_an_external_build_becomes_an_ordinary_one() -> None:
+    (queued,) = decided(again(), JOB, NOW_CONFIGURED, *RAN_ELSEWHERE)
+    assert isinstance(queued, BuildQueued)
+    assert not queued.external
+    assert (queued.configuration.command, queued.commit_sha, queued.branch) == ("make test", "c0ffee", "dev")
+    with pytest.raises(Conflict, match="no command"):
+        decided(again(), JOB, *RAN_ELSEWHERE)
+
+
+def test_an_external_builds_job_may_take_its_command_from_a_template() -> None:
+    job = JobCreated(job_id=5, project_id=2, title="Smoke", pipeline_template_id=3)
+    template = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=Configuration(command="jest"))
+    (queued,) = decided(again(), job, template, *RAN_ELSEWHERE)
+    assert isinstance(queued, BuildQueued)
+    assert queued.configuration.command == "jest"
+
+
+@given(commands(RestartBuild), histories(*builds.EVENTS, *jobs.EVENTS, *pools.EVENTS, *templates.EVENTS))
+def test_deciding_again_does_nothing(command: RestartBuild, history: list[Event]) -> None:
+    is_decided_once(command, history)

@@ -1,0 +1,188 @@
+"""What is said of failed results."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.triage import MAX_TAUGHT, ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
+from domain import builds, jobs, known_issues, triage
+from domain.base import Event
+from domain.builds import BuildDeleted, BuildQueued
+from domain.errors import Conflict, NotFound
+from domain.jobs import JobCreated, JobDeleted
+from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught
+from domain.triage import (
+    TRIAGE,
+    WEIGHT,
+    DefectLinked,
+    KnownIssueLinked,
+    ResolutionSet,
+    ResultClassified,
+    Triage,
+)
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
+RESULT = Recorded(result_id=100, **IDS, status="failed", fail_id="f1", signature="s1")
+OF_RESULT: dict[str, Any] = {"result_id": 100, **IDS}
+GIVEN = (BuildQueued(**IDS), JobCreated(job_id=5, project_id=1, title="Smoke"))
+ISSUE = KnownIssueCreated(
+    known_issue_id=17, project_id=1, title="Flaky DB", classification="infra", kind="pattern", value="ECONNRESET"
+)
+ANN, BOB = "ann@example.com", "bob@example.com"
+EVERY = (
+    ClassifyResult(RESULT, "flaky", "user", ANN),
+    LinkDefect(RESULT, "A-1", "https://jira/A-1", ANN),
+    SetResolution(RESULT, "fixed", ANN),
+    LinkKnownIssue(RESULT, 17, ANN),
+)
+
+
+def by_user(what: Any, who: str = ANN, **more: Any) -> ResultClassified:
+    return ResultClassified(**OF_RESULT, classification=what, set_by_kind="user", set_by=who, **more)
+
+
+def test_a_person_classifies() -> None:
+    assert decided(ClassifyResult(RESULT, "flaky", "user", ANN), *GIVEN) == [by_user("flaky")]
+
+
+def test_what_was_there_before_is_told() -> None:
+    again = decided(ClassifyResult(RESULT, "infra", "user", BOB), *GIVEN, by_user("flaky"))
+    assert again == [by_user("infra", BOB, replaced="flaky", replaced_kind="user")]
+    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
+    over_rule = decided(ClassifyResult(of_rule, "flaky", "user", ANN), *GIVEN)
+    assert over_rule == [by_user("flaky", replaced="infra", replaced_kind="rule")]
+
+
+@pytest.mark.parametrize("kind", ["rule", "ai"])
+def test_nothing_overrides_a_person(kind: Any) -> None:
+    assert decided(ClassifyResult(RESULT, "infra", kind), *GIVEN, by_user("flaky")) == []
+
+
+def test_a_model_does_not_override_a_rule() -> None:
+    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
+    assert decided(ClassifyResult(of_rule, "flaky", "ai"), *GIVEN) == []
+    (event,) = decided(ClassifyResult(RESULT, "flaky", "ai"), *GIVEN)
+    assert isinstance(event, ResultClassified)
+    assert (event.classification, event.set_by_kind) == ("flaky", "ai")
+
+
+def test_a_defect() -> None:
+    linked = DefectLinked(**OF_RESULT, defect_key="A-1", defect_url="https://jira/A-1", set_by=ANN)
+    assert decided(LinkDefect(RESULT, "A-1", "https://jira/A-1", ANN), *GIVEN) == [linked]
+    (moved,) = decided(LinkDefect(RESULT, "A-2", "https://jira/A-2", BOB), *GIVEN, linked)
+    assert isinstance(moved, DefectLinked)
+    assert (moved.replaced_key, moved.replaced_url) == ("A-1", "https://jira/A-1")
+
+
+def test_a_resolution() -> None:
+    noted = ResolutionSet(**OF_RESULT, resolution="fixed", set_by=ANN)
+    assert decided(SetResolution(RESULT, "fixed", ANN), *GIVEN) == [noted]
+    again = ResolutionSet(**OF_RESULT, resolution="really", set_by=ANN, replaced="fixed")
+    assert decided(SetResolution(RESULT, "really", ANN), *GIVEN, noted) == [again]
+
+
+def test_linking_a_known_issue_teaches_it() -> None:
+    linked = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra", set_by=ANN)
+    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1", signature="s1")
+    assert decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE) == [linked, taught]
+    assert decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, linked, taught) == []
+    state = TRIAGE.at(100).fold([linked])
+    assert (state.classification, state.set_by_kind, state.known_issue_id) == ("infra", "rule", 17)
+
+
+def test_only_what_is_new_is_taught() -> None:
+    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=99, fail_id="f0", signature="s1")
+    _, more = decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, taught)
+    assert more == KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1")
+
+
+def test_linking_leaves_a_persons_classification() -> None:
+    linked = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra", set_by=BOB)
+    state = TRIAGE.at(100).fold([by_user("flaky"), linked])
+    assert state == Triage(classification="flaky", set_by_kind="user", set_by=ANN, known_issue_id=17)
+
+
+def test_the_known_issue_before_is_told() -> None:
+    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="flaky", rule=3)
+    (linked,) = decided(LinkKnownIssue(of_rule, 17, ANN), *GIVEN, ISSUE)
+    assert isinstance(linked, KnownIssueLinked)
+    assert linked.replaced == 3
+
+
+def test_an_issue_learns_only_so_much() -> None:
+    taught = [
+        KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, signature=f"x{number}")
+        for number in range(MAX_TAUGHT)
+    ]
+    with pytest.raises(Conflict, match="pattern"):
+        decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, *taught)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        (),
+        (
+            KnownIssueCreated(
+                known_issue_id=17, project_id=2, title="x", classification="infra", kind="signature", value="s"
+            ),
+        ),
+        (ISSUE, KnownIssueDeleted(known_issue_id=17, project_id=1)),
+    ],
+)
+def test_there_is_no_such_known_issue(history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="known issue 17"):
+        decided(LinkKnownIssue(RESULT, 17), *GIVEN, *history)
+
+
+@pytest.mark.parametrize("status", ["passed", "skipped"])
+@pytest.mark.parametrize("kind", [ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue])
+def test_only_failures(status: str, kind: Any) -> None:
+    result = Recorded(result_id=100, **IDS, status=status)
+    arguments: dict[Any, tuple[Any, ...]] = {LinkDefect: ("A-1", "https://x"), LinkKnownIssue: (17,)}
+    with pytest.raises(Conflict, match=f"100 is {status}; only a failed one"):
+        decided(kind(result, *arguments.get(kind, ("flaky",))), *GIVEN, ISSUE)
+
+
+@pytest.mark.parametrize("command", EVERY)
+@pytest.mark.parametrize(
+    "gone", [BuildDeleted(**IDS, results=[(100, 1)]), JobDeleted(job_id=5, project_id=1)], ids=["build", "job"]
+)
+def test_what_is_gone_is_not_written_about(command: Any, gone: Event) -> None:
+    with pytest.raises(NotFound, match="result 100"):
+        decided(command, *GIVEN, ISSUE, gone)
+
+
+@pytest.mark.parametrize("kind", [ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*triage.EVENTS, *builds.EVENTS, *jobs.EVENTS, *known_issues.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
+
+
+@given(histories(*triage.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(TRIAGE, history)
+    state = TRIAGE.at(1).fold(event for event in history if event.stream == "result-1")
+    assert (state.classification is None) == (state.set_by_kind is None)
+
+
+@given(commands(ClassifyResult), histories(ResultClassified))
+def test_weight_never_falls(command: ClassifyResult, history: list[Event]) -> None:
+    of_result = [event for event in history if event.stream == f"result-{command.result.result_id}"]
+    before = TRIAGE.at(1).fold(of_result)
+    for event in command.decide(before, _build(command), _job(command)) if command.result.status == "failed" else ():
+        assert isinstance(event, ResultClassified)
+        assert WEIGHT[event.set_by_kind] >= WEIGHT[before.set_by_kind]
+
+
+def _build(command: ClassifyResult) -> Any:
+    return builds.BUILD.at(1).fold([BuildQueued(build_id=1, job_id=1, project_id=1)])
+
+
+def _job(command: ClassifyResult) -> Any:
+    return jobs.JOB.at(1).fold([JobCreated(job_id=1, project_id=1, title="x")])

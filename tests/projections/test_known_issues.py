@@ -1,0 +1,46 @@
+"""Known issues as rows."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+
+from domain import known_issues
+from domain.base import Event
+from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught, KnownIssueUpdated
+from projections.known_issues import PROJECTION, KnownIssueRow, TaughtRow
+from tests.commands.given import histories
+from tests.projections.memory import MemoryRows
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+CREATED = KnownIssueCreated(
+    at=NOW,
+    known_issue_id=17,
+    project_id=1,
+    title="Flaky DB",
+    classification="infra",
+    kind="pattern",
+    value="ECONN",
+    defect_key="A-1",
+)
+TAUGHT = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
+
+
+def test_a_known_issue_changes() -> None:
+    update = KnownIssueUpdated(
+        at=LATER, known_issue_id=17, project_id=1, kind="signature", value="s", cleared=("defect_key",)
+    )
+    row = MemoryRows(PROJECTION).apply(CREATED, update).one(KnownIssueRow)
+    assert row == KnownIssueRow(17, 1, "Flaky DB", "infra", "signature", "s", None, None, NOW, LATER)
+
+
+def test_what_it_learnt_are_rows_of_their_own() -> None:
+    rows = MemoryRows(PROJECTION).apply(CREATED, TAUGHT, TAUGHT)
+    assert rows.all(TaughtRow) == [TaughtRow(17, 1, "fail_id", "f"), TaughtRow(17, 1, "signature", "s")]
+    rows.apply(KnownIssueDeleted(known_issue_id=17, project_id=1))
+    assert (rows.all(TaughtRow), rows.all(KnownIssueRow)) == ([], [])
+
+
+@given(histories(*known_issues.EVENTS))
+def test_no_history_fails(history: list[Event]) -> None:
+    MemoryRows(PROJECTION).apply(*history)

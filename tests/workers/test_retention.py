@@ -1,0 +1,181 @@
+"""Retention: what a project no longer keeps is deleted, and nothing else."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from commands.builds import FinishExternalBuild, StartBuild
+from commands.handler import Caller, Command, Handler
+from commands.jobs import CreateJob
+from commands.keeping import PinBuild
+from commands.projects import CreateProject, UpdateProject
+from domain.builds import BUILD, BuildDeleted, Deleted
+from projections.catalogue import PROJECTIONS
+from projections.engine import Engine, ensure_tables, positions
+from testhide.processes import Core
+from workers import retention
+from workers.retention import Retention
+
+TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+ANN = Caller("user:1")
+
+
+class House:
+    """A project with two jobs and the builds that the test makes, and read models that follow."""
+
+    def __init__(self, parts: Core) -> None:
+        self.parts = parts
+        self.now = TODAY
+        self.handler = Handler(parts.log, lambda: self.now)
+        self.retention = Retention(parts.pool, self.handler, lambda: self.now)
+        self.builds = 0
+
+    async def does(self, *commands: Command) -> None:
+        for command in commands:
+            await self.handler.execute(command, ANN)
+
+    async def keeps(self, *, days: int = 0, builds: int = 0, project_id: int = 1) -> None:
+        await self.does(UpdateProject(project_id, retention_days=days, retention_builds=builds))
+
+    async def started(self, job_id: int = 5) -> int:
+        self.builds += 1
+        await self.does(StartBuild(self.builds, job_id, external=True))
+        return self.builds
+
+    async def ran(self, *ages: int, job_id: int = 5) -> list[int]:
+        """Builds that ended so many days ago."""
+        made = []
+        for age in ages:
+            self.now = TODAY - age * DAY
+            made.append(await self.started(job_id))
+            await self.does(FinishExternalBuild(made[-1], "passed"))
+        self.now = TODAY
+        return made
+
+    async def shown(self) -> None:
+        """The read models are at the log's end."""
+        async with self.parts.pool.connection() as connection:
+            position = min((await positions(connection, PROJECTIONS)).values())
+            events = await self.parts.log.read(position, 10_000)
+            await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
+
+    async def sweep(self) -> list[int]:
+        """The builds that a sweep deletes, by the log."""
+        await self.shown()
+        head = await self.parts.log.head()
+        count = await self.retention.sweep()
+        events = [recorded.event for recorded in await self.parts.log.read(head, 10_000)]
+        assert all(event.actor == "system:retention" for event in events)
+        gone = [event.build_id for event in events if isinstance(event, BuildDeleted) and event.reason == "retention"]
+        assert len(events) == count == len(gone)
+        await self.shown()
+        return gone
+
+
+@pytest.fixture
+async def house(parts: Core) -> House:
+    async with parts.pool.connection() as connection:
+        await ensure_tables(connection, PROJECTIONS)
+    house = House(parts)
+    for number in (1, 2):
+        await house.does(CreateProject(number, f"P{number}", 1, ((f"p{number}", f"slug-{number}"),), b""))
+    await house.does(CreateJob(5, 1, "Smoke"), CreateJob(6, 1, "Long"), CreateJob(7, 2, "Other"))
+    return house
+
+
+async def test_everything_is_kept_unless_a_project_says_otherwise(house: House) -> None:
+    await house.ran(4_000, 3, 0)
+    assert await house.sweep() == []
+
+
+async def test_old_builds_go(house: House) -> None:
+    old, edge, young = await house.ran(31, 30, 29)
+    others = await house.ran(31, job_id=7)
+    await house.keeps(days=30)
+    assert await house.sweep() == [old], "what is exactly 30 days old is not older than that"
+    assert await house.sweep() == [], "once"
+    house.now += timedelta(seconds=1)
+    assert await house.sweep() == [edge]
+    await house.keeps(days=30, project_id=2)
+    assert await house.sweep() == others
+    await house.keeps(days=0)
+    house.now += 900 * DAY
+    assert await house.sweep() == []
+    assert not isinstance(await house.parts.log.state(BUILD.at(young)), Deleted)
+
+
+async def test_of_each_job_the_newest_stay(house: House) -> None:
+    smoke = await house.ran(9, 8, 7, 6, 5)
+    long = await house.ran(4, 3)
+    many = await house.ran(9, 8, 7, job_id=6)
+    running = await house.started()
+    await house.keeps(builds=2)
+    assert await house.sweep() == [*smoke, many[0]]
+    await house.does(FinishExternalBuild(running, "failed"))
+    assert await house.sweep() == long[:1]
+
+
+async def test_either_rule_lets_a_build_go(house: House) -> None:
+    smoke = await house.ran(40, 31, 2, 1)
+    many = await house.ran(40, job_id=6)
+    await house.keeps(days=30, builds=3)
+    assert await house.sweep() == [*smoke[:2], *many]
+
+
+async def test_pinned_builds_and_those_that_have_not_ended_stay(house: House) -> None:
+    pinned, old, let_go = await house.ran(50, 40, 40)
+    house.now = TODAY - 60 * DAY
+    await house.started()
+    house.now = TODAY
+    await house.does(PinBuild(pinned, True), PinBuild(let_go, True), PinBuild(let_go, False))
+    await house.keeps(days=30, builds=1)
+    assert await house.sweep() == [old, let_go]
+
+
+async def test_a_build_that_is_pinned_at_the_last_moment_stays(house: House) -> None:
+    first, second = await house.ran(40, 40)
+    await house.keeps(days=30)
+    await house.shown()
+    await house.does(PinBuild(first, True))  # the read model does not know yet
+    assert await house.retention.sweep() == 1
+    assert not isinstance(await house.parts.log.state(BUILD.at(first)), Deleted)
+    assert isinstance(await house.parts.log.state(BUILD.at(second)), Deleted)
+
+
+async def test_several_share_the_work(house: House) -> None:
+    made = await house.ran(*[40] * 20)
+    await house.keeps(days=30)
+    await house.shown()
+    counts = await asyncio.gather(*(house.retention.sweep() for _ in range(3)))
+    assert sum(counts) == len(made), "each is deleted once"
+
+
+async def test_a_few_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "AT_ONCE", 3)
+    made = await house.ran(45, 44, 43, 42, 41)
+    await house.keeps(days=30)
+    assert [await house.sweep(), await house.sweep(), await house.sweep()] == [made[:3], made[3:], []]
+
+
+async def test_it_goes_on_by_itself(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the next round while there is more to do."""
+    monkeypatch.setattr(retention, "AT_ONCE", 2)
+    monkeypatch.setattr(retention, "SOON_S", 0.02)
+    made = await house.ran(*[40] * 5)
+    await house.keeps(days=30)
+    await house.shown()
+    task = asyncio.create_task(house.retention.run())
+    async with asyncio.timeout(20):
+        while await _left(house, made):
+            await house.shown()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _left(house: House, builds: Sequence[int]) -> list[int]:
+    return [build for build in builds if not isinstance(await house.parts.log.state(BUILD.at(build)), Deleted)]
