@@ -309,6 +309,9 @@ def test_an_orphan_that_was_taken_back_is_none() -> None:
 
 @given(histories(*builds.EVENTS, *jobs.EVENTS, *nodes.EVENTS, *pools.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
+    # A log has one `build.queued` a build: it is the first event of its stream.
+    first = {event.stream: event for event in reversed(history) if isinstance(event, BuildQueued)}
+    history = [event for event in history if not isinstance(event, BuildQueued) or first[event.stream] is event]
     scheduler = after(*history, polls={1: 1, 2: 2, 3: 3})
     assignments(scheduler, NOW)
     assert waiting_for(scheduler, NOW).keys() == scheduler.lanes.keys()
