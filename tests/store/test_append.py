@@ -94,14 +94,15 @@ async def test_a_connection_lost_in_between_is_made_again(database: str) -> None
     await commit.append(Request([event("a")]))
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     assert await commit.append(Request([event("b")])) == [2]
     await commit.close()
 
 
 async def test_what_was_written_before_the_connection_broke_is_found_again(database: str) -> None:
-    """The outcome of a commit is unknown when its connection breaks: the same request again is answered, not refused."""
+    """Nobody knows the outcome of a commit whose connection broke: the same request is answered, not refused."""
     first = GroupCommit(database)
     positions = await first.append(Request([event("a", state=b"mine"), event("b", state=b"mine too")]))
     await first.close()

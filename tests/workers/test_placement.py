@@ -134,8 +134,8 @@ class Placing(RuleBasedStateMachine):
         draw, world = data.draw, self.world
         for job_id in JOBS:
             world.job_limits[job_id] = draw(st.integers(1, 3))
-            limit = world.job_limits[job_id]
-            self.happens(JobCreated(job_id=job_id, project_id=project_of(job_id), title="j", max_parallel=limit))
+            most = world.job_limits[job_id]
+            self.happens(JobCreated(job_id=job_id, project_id=project_of(job_id), title="j", max_parallel=most))
         for pool_id in POOLS:
             limit = world.pool_limits[pool_id] = draw(st.none() | st.integers(1, 3))
             labels = draw(st.sampled_from(LABELS))

@@ -12,7 +12,7 @@ from commands.handler import Caller, Command, Handler
 from commands.jobs import CreateJob
 from commands.keeping import PinBuild
 from commands.projects import CreateProject, UpdateProject
-from domain.builds import BUILD, BuildDeleted, Deleted
+from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
 from projections.catalogue import PROJECTIONS
 from projections.engine import Engine, ensure_tables, positions
 from testhide.processes import Core
@@ -63,6 +63,10 @@ class House:
             events = await self.parts.log.read(position, 10_000)
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 
+    async def is_gone(self, build_id: int) -> bool:
+        state: AnyBuild | None = await self.parts.log.state(BUILD.at(build_id))
+        return isinstance(state, Deleted)
+
     async def sweep(self) -> list[int]:
         """The builds that a sweep deletes, by the log."""
         await self.shown()
@@ -105,7 +109,7 @@ async def test_old_builds_go(house: House) -> None:
     await house.keeps(days=0)
     house.now += 900 * DAY
     assert await house.sweep() == []
-    assert not isinstance(await house.parts.log.state(BUILD.at(young)), Deleted)
+    assert not await house.is_gone(young)
 
 
 async def test_of_each_job_the_newest_stay(house: House) -> None:
@@ -142,8 +146,8 @@ async def test_a_build_that_is_pinned_at_the_last_moment_stays(house: House) -> 
     await house.shown()
     await house.does(PinBuild(first, True))  # the read model does not know yet
     assert await house.retention.sweep() == 1
-    assert not isinstance(await house.parts.log.state(BUILD.at(first)), Deleted)
-    assert isinstance(await house.parts.log.state(BUILD.at(second)), Deleted)
+    assert not await house.is_gone(first)
+    assert await house.is_gone(second)
 
 
 async def test_several_share_the_work(house: House) -> None:
@@ -178,4 +182,4 @@ async def test_it_goes_on_by_itself(house: House, monkeypatch: pytest.MonkeyPatc
 
 
 async def _left(house: House, builds: Sequence[int]) -> list[int]:
-    return [build for build in builds if not isinstance(await house.parts.log.state(BUILD.at(build)), Deleted)]
+    return [build for build in builds if not await house.is_gone(build)]

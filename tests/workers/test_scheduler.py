@@ -234,7 +234,7 @@ def reasons(*events: Event) -> list[str]:
     return list(waiting_for(after(*events), NOW).values())
 
 
-ON_GPU = {"required_tags": ["gpu", "linux"]}
+ON_GPU: dict[str, Any] = {"required_tags": ["gpu", "linux"]}
 
 
 @pytest.mark.parametrize(
