@@ -61,7 +61,7 @@ class Client(requests.Session):
             assert answer.status_code == 200, answer.text
             self.headers["Authorization"] = f"Bearer {answer.json()['token']}"
 
-    def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> requests.Response:  # type: ignore[override]
+    def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> requests.Response:
         kwargs.setdefault("timeout", 30)
         return super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
 

@@ -100,7 +100,11 @@ class EventLog:
             name for _, event in stored if (name := self._mapper.envelope(event.state).key_name) is not None
         )
         recorded = [self._mapper.decode(event, position, keys.get) for position, event in stored]
-        self._forget([item.event for item in recorded])
+        erased = self._forget([item.event for item in recorded])
+        if any(keys.get(name) is not None for name in erased):
+            # This process remembered the key still; what came before its erasure reads as blank too.
+            keys |= dict.fromkeys(erased)
+            recorded = [self._mapper.decode(event, position, keys.get) for position, event in stored]
         return recorded
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
@@ -128,11 +132,11 @@ class EventLog:
             keys[name] = key
         return keys, new
 
-    def _forget(self, events: Iterable[Event]) -> None:
-        """An erasure reaches what this process remembers as soon as it sees it."""
-        for event in events:
-            if (name := event.erases) is not None:
-                self._keys[name] = None
+    def _forget(self, events: Iterable[Event]) -> list[str]:
+        """An erasure reaches what this process remembers as soon as it sees it. Answers the keys that are gone."""
+        erased = [name for event in events if (name := event.erases) is not None]
+        self._keys.update(dict.fromkeys(erased))
+        return erased
 
     async def _data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Those of `names` that were ever made; None for a destroyed one."""

@@ -30,7 +30,7 @@ class Retention:
 
     async def run(self) -> None:
         """For ever."""
-        while True:  # noqa: ASYNC110 - a schedule, not a condition
+        while True:
             deleted = await self.sweep()
             # While there is more to do: as soon as the read model shows what went.
             await asyncio.sleep(SOON_S if deleted else EVERY_S)

@@ -6,6 +6,7 @@ import pytest
 
 from tests.api.external import new_build, new_job, new_project, upload
 from tests.conftest import ADMIN
+from tests.fake_agent import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>
@@ -170,3 +171,40 @@ def test_what_is_said_of_a_build_goes_with_it(server: Any, build: int) -> None:
     assert answer.status_code == 204, answer.text
     assert server.admin.get(f"/api/v3/tests/{failed['id']}").status_code == 404
     assert say(server.admin, failed, "resolution").status_code == 404
+
+
+def test_what_runs_again(server: Any) -> None:
+    """The failed tests, or those that are known for it: retried in one report, called flaky, or flaky before."""
+    shop = Shop(server)
+    agent = shop.new_agent()
+
+    def ran(*cases: tuple[str, str]) -> int:
+        build = agent.take_up()
+        inside = {"failed": "<failure message='boom'/>", "passed": ""}
+        elements = "".join(f'<testcase classname="t.test_x" name="{n}">{inside[s]}</testcase>' for n, s in cases)
+        agent.report(build, f'<testsuite name="s">{elements}</testsuite>'.encode()).raise_for_status()
+        agent.finished(build, exit_code=1).raise_for_status()
+        return int(build["id"])
+
+    def again(build: int, what: str, **body: Any) -> list[str]:
+        answer = server.admin.post(f"/api/v3/builds/{build}/{what}", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        taken = agent.take_up()
+        agent.finished(taken, exit_code=0).raise_for_status()
+        return [node_id.rpartition("::")[2] for node_id in taken["test_ids"]]
+
+    shop.start()
+    ran(("test_waved", "failed"), ("test_waved", "passed"))
+    shop.start()
+    build = ran(
+        ("test_steady", "passed"),
+        ("test_waved", "failed"),
+        ("test_broken", "failed"),
+        ("test_called", "failed"),
+        ("test_retried", "failed"),
+        ("test_retried", "passed"),
+    )
+    called = next(item for item in results_of(server, build) if item["node_id"].endswith("test_called"))
+    say(server.admin, called, "classification", classification="flaky")
+    assert again(build, "restart", failed_only=True) == ["test_waved", "test_broken", "test_called"]
+    assert again(build, "retry-flaky") == ["test_waved", "test_called", "test_retried"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import multiprocessing
-import sys
 
 import psycopg
 import pytest
@@ -148,7 +147,7 @@ def _write(conninfo: str, process: int) -> None:
 
 async def test_a_tailing_reader_sees_every_event_exactly_once(database: str) -> None:
     """16 writers in 4 processes append 10,000 events while one reader follows by position."""
-    context = multiprocessing.get_context("spawn" if sys.version_info < (3, 14) else "forkserver")
+    context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(database, number)) for number in range(PROCESSES)]
     for writer in writers:
         writer.start()

@@ -20,7 +20,7 @@ def _recorder(request: pytest.FixtureRequest, engines: Engines) -> Iterator[None
         datastore(engines.database_url), events_table_name=f"stored_events_{uuid4().hex[:12]}"
     )
     recorder.create_table()
-    request.instance.recorder = recorder
+    setattr(request.instance, "recorder", recorder)  # noqa: B010 - the instance is the test case
     yield
     recorder.close()
     recorder.datastore.close()
