@@ -56,9 +56,9 @@ def refused(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json()["detail"]
 
 
-def ran(shop: Shop, *, report: bytes | None = REPORT, **fields: Any) -> int:
+def ran(shop: Shop, job: int | None = None, *, report: bytes | None = REPORT, **fields: Any) -> int:
     """An external build that has ended."""
-    build = shop.start(external=True, **fields)
+    build = shop.start(job, external=True, **fields)
     if report is not None:
         assert upload(shop.admin, build, report).status_code == 201
     shop.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
@@ -158,7 +158,7 @@ def test_an_external_build_runs_here_the_second_time(shop: Shop) -> None:
 
 def test_an_external_build_of_a_job_without_a_command_does_not(shop: Shop) -> None:
     job = shop.admin.post("/api/v3/jobs", json={"name": "Bare", "project_id": shop.project}).json()["id"]
-    status, detail = refused(act(shop.admin, ran(shop, job_id=job), "POST", "/restart"))
+    status, detail = refused(act(shop.admin, ran(shop, job), "POST", "/restart"))
     assert (status, f"Job {job} has no command" in detail) == (409, True)
 
 
@@ -192,7 +192,7 @@ def test_only_what_is_flaky(shop: Shop) -> None:
 def test_a_failure_that_is_called_flaky_is_retried(shop: Shop) -> None:
     build = ran(shop)
     found = shop.admin.get("/api/v3/tests", params={"build_id": build, "status": "failed"}).json()["results"]
-    classify = f"/api/v3/tests/{found[0]['id']}/classify"
+    classify = f"/api/v3/tests/{found[0]['id']}/classification"
     shop.admin.post(classify, json={"classification": "flaky"}).raise_for_status()
     assert does(shop, build, "retry-flaky")["test_count"] == 2
 

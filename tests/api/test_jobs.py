@@ -71,7 +71,7 @@ def test_defaults(server: Any, job: int) -> None:
         ("timeout_minutes", "soon"),
         ("max_parallel", 0),
         ("max_parallel", 1_001),
-        ("pipeline_template_id", 1),
+        ("pipeline_template_id", 999_999),
         ("required_tags", ["a b"]),
         ("required_tags", "gpu"),
         ("pool_labels", {"a": 1}),
