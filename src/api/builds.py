@@ -19,7 +19,6 @@ from domain.builds import BUILD, Verdict, status_of
 from domain.errors import NotFound
 from projections import builds
 from projections.builds import Filters
-from projections.jobs import find as find_job
 from store.queue_reasons import reason_for
 
 Variables = dict[
@@ -70,11 +69,10 @@ class BuildController(Controller):
     @post("/start")
     async def start(self, request: Request[User, Any, Any], act: Acting, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
-        async with act.reading() as connection:
-            job = await find_job(connection, data.job_id)
-        if job is None:
+        project_id = await act.services.project_of_job(data.job_id)
+        if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
-        request.user.must("write", job.project_id, f"job {data.job_id}")
+        request.user.must("write", project_id, f"job {data.job_id}")
         build_id = await act.services.ids.draw("builds")
         receipt = await act(
             StartBuild(
@@ -129,7 +127,8 @@ class BuildController(Controller):
     async def get_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildDetail:
         row = await visible_build(request.user, act, build_id)
         async with act.reading() as connection:
-            waiting_for = await reason_for(connection, build_id) if row.status == "queued" else None
+            waits = row.status == "queued" and row.assigned_at is None
+            waiting_for = await reason_for(connection, build_id) if waits else None
             comments = await builds.comments(connection, build_id)
         views = [CommentView(item.id, item.build_id, item.text, item.author, item.created_at) for item in comments]
         return detail(row, waiting_for, views)

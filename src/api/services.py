@@ -8,6 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Handler
 from integrations.ports import Blobs
 from projections.auth import Credentials
+from projections.jobs import ProjectOfJob
 from projections.waiting import Waiter
 from store.agents import AgentGauges
 from store.build_logs import BuildLogs
@@ -28,6 +29,7 @@ class Services:
     listener: Listener
     waiter: Waiter
     sessions: Grouped[str, Credentials | None]
+    project_of_job: ProjectOfJob
     build_logs: BuildLogs
     gauges: AgentGauges
     blobs: Blobs

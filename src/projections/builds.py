@@ -229,9 +229,9 @@ class Total(NamedTuple):
 
 
 async def total(connection: AsyncConnection, filters: Filters) -> Total:
-    """Exact for one filter at most; for combinations exact up to COUNTED."""
-    filtering = [name for name, value in msgspec.structs.asdict(filters).items() if value is not None]
-    limit = COUNTED + 1 if len(filtering) > 1 else None
+    """Exact for one filter at most, whoever asks; for combinations exact up to COUNTED."""
+    given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
+    limit = COUNTED + 1 if len(given - {"projects"}) > 1 else None
     query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
     count = int(await scalar(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
     return Total(COUNTED, True) if limit is not None and count == limit else Total(count, False)
@@ -240,12 +240,14 @@ async def total(connection: AsyncConnection, filters: Filters) -> Total:
 async def outlived(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
     """Builds that their project's retention lets go, oldest first: finished, not pinned, too old or too many."""
     cursor = await connection.execute(
-        f"SELECT b.id FROM (SELECT *, row_number() OVER (PARTITION BY job_id ORDER BY id DESC) AS place"
-        f"  FROM {BuildRow.table} WHERE finished_at IS NOT NULL) b JOIN {ProjectRow.table} p ON p.id = b.project_id"
-        " WHERE NOT b.pinned AND ("
-        "  (p.retention_days > 0 AND b.finished_at < %(now)s - make_interval(days => p.retention_days))"
-        "  OR (p.retention_builds > 0 AND b.place > p.retention_builds))"
-        " ORDER BY b.id LIMIT %(limit)s".encode(),
+        "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
+        "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS place"
+        f"  FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
+        "  WHERE b.finished_at IS NOT NULL AND (p.retention_days > 0 OR p.retention_builds > 0)) ended"
+        " WHERE NOT pinned AND ("
+        "  (retention_days > 0 AND finished_at < %(now)s - make_interval(days => retention_days))"
+        "  OR (retention_builds > 0 AND place > retention_builds))"
+        " ORDER BY id LIMIT %(limit)s".encode(),
         {"now": now, "limit": limit},
     )
     return [build_id for (build_id,) in await cursor.fetchall()]

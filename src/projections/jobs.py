@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
+from cachetools import LRUCache
 from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
 
 from domain.base import Recorded
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
@@ -13,6 +15,7 @@ from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
 VERSION = 1
+JOBS_REMEMBERED = 10_000
 
 
 class JobRow(Row, frozen=True):
@@ -122,6 +125,24 @@ class JobDetail(msgspec.Struct, frozen=True):
 async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
     query = f"SELECT * FROM {JobRow.table} WHERE id = %(id)s"
     return await one_row(connection, JobRow, query, {"id": job_id})
+
+
+class ProjectOfJob:
+    """Which project a job belongs to: that never changes, so each process asks once for each job."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+        self._known: LRUCache[int, int] = LRUCache(JOBS_REMEMBERED)
+
+    async def __call__(self, job_id: int) -> int | None:
+        """None for a job that was never there. A job that was deleted since may still be known."""
+        if (project_id := self._known.get(job_id)) is not None:
+            return project_id
+        async with self._pool.connection() as connection:
+            job = await find(connection, job_id)
+        if job is not None:
+            self._known[job_id] = job.project_id
+        return None if job is None else job.project_id
 
 
 async def detail_of(connection: AsyncConnection, job_id: int) -> JobDetail | None:

@@ -102,6 +102,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from integrations.blobs import open_blobs
     from projections.auth import by_sessions
     from projections.catalogue import PROJECTIONS
+    from projections.jobs import ProjectOfJob
     from projections.waiting import Waiter
     from store.agents import AgentGauges
     from store.build_logs import BuildLogs
@@ -125,6 +126,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 listener=listener,
                 waiter=waiter,
                 sessions=Grouped(parts.pool, by_sessions),
+                project_of_job=ProjectOfJob(parts.pool),
                 build_logs=BuildLogs(parts.pool),
                 gauges=AgentGauges(parts.pool),
                 blobs=open_blobs(settings.blobs_dir.as_uri()),

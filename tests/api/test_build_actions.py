@@ -191,7 +191,8 @@ def test_only_what_is_flaky(shop: Shop) -> None:
 
 def test_a_failure_that_is_called_flaky_is_retried(shop: Shop) -> None:
     build = ran(shop)
-    found = shop.admin.get("/api/v3/tests", params={"build_id": build, "status": "failed"}).json()["results"]
+    params: dict[str, Any] = {"build_id": build, "status": "failed"}
+    found = shop.admin.get("/api/v3/tests", params=params).json()["results"]
     classify = f"/api/v3/tests/{found[0]['id']}/classification"
     shop.admin.post(classify, json={"classification": "flaky"}).raise_for_status()
     assert does(shop, build, "retry-flaky")["test_count"] == 2
@@ -208,9 +209,9 @@ def test_push_to_top(shop: Shop) -> None:
     agent = shop_here.new_agent()
     order = []
     for _ in waiting:
-        build = agent.take_up()
-        order.append(build["id"])
-        agent.finished(build).raise_for_status()
+        taken = agent.take_up()
+        order.append(taken["id"])
+        agent.finished(taken).raise_for_status()
     assert order == [waiting[1], waiting[2], waiting[0]]
 
 
@@ -219,9 +220,10 @@ def test_what_a_queued_build_waits_for(shop: Shop) -> None:
     build = shop_here.start()
     assert said(shop_here, build, "no node") == f"There is no node in node pool {shop_here.pool}."
     agent = shop_here.new_agent()
-    held = agent.take_up()
-    assert held["id"] == build
-    assert shop_here.build(build)["waiting_for"] is None
+    held = agent.run()
+    assert (held["id"], shop_here.build(build)["status"]) == (build, "queued")
+    assert shop_here.build(build)["waiting_for"] is None, "a node has it already"
+    agent.started(held).raise_for_status()
     second = shop_here.start()
     assert said(shop_here, second, "busy") == "All nodes that it may use are busy, or their pool is at its limit."
     agent.finished(held).raise_for_status()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
+from commands.artifacts import DeleteArtifact
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from commands.builds import (
     AbortBuild,
@@ -20,18 +21,20 @@ from commands.builds import (
     FinishBuild,
     FinishExternalBuild,
     LoseBuild,
+    MoveBuildToTop,
     StartBuild,
 )
 from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Decision, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from commands.keeping import DeleteBuild
+from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.members import AdmitMember
 from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool
 from commands.projects import CreateProject, UpdateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.restarts import RestartBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import RegisterUser
@@ -171,7 +174,12 @@ happening = st.one_of(
     commands(FinishExternalBuild, build_id=st.integers(3, 8)),
     commands(AbortBuild),
     commands(LoseBuild, attempt=st.integers(1, 2)),
+    commands(RestartBuild, build_id=st.integers(3, 8)),
+    commands(MoveBuildToTop),
+    commands(CommentOnBuild),
+    commands(PinBuild),
     commands(DeleteBuild),
+    commands(DeleteArtifact, artifact_id=st.integers(10, 15)),
     st.builds(
         Recording,
         st.integers(1, 4),

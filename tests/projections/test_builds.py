@@ -1,0 +1,93 @@
+"""Builds in real tables: pages, totals, the order of the queue."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+
+from domain.base import Event
+from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
+from projections import builds
+from projections.builds import PROJECTION, Filters, Total
+from projections.engine import Engine, ensure_tables
+from testhide.processes import Core
+from tests.projections.toys import recorded
+
+FIRST, SECOND = 1, 2
+
+
+def ids(build_id: int) -> dict[str, Any]:
+    """Builds with even numbers are of another project and job."""
+    return {"build_id": build_id, "job_id": 5 + (build_id + 1) % 2, "project_id": FIRST if build_id % 2 else SECOND}
+
+
+def queued(build_id: int, branch: str = "main", **more: Any) -> BuildQueued:
+    return BuildQueued(**ids(build_id), branch=branch, **more)
+
+
+class Tables:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+        self._engine = Engine(connection, [PROJECTION], announce=False)
+        self._position = 0
+
+    async def after(self, *events: Event) -> None:
+        happened = recorded(*events, after=self._position)
+        self._position = await self._engine.apply(happened, self._position)
+
+
+@pytest.fixture
+async def tables(parts: Core) -> AsyncIterator[Tables]:
+    async with parts.pool.connection() as connection:
+        await ensure_tables(connection, [PROJECTION])
+        yield Tables(connection)
+
+
+async def test_pages_by_key_are_those_by_number(tables: Tables) -> None:
+    await tables.after(*(queued(number) for number in range(1, 12)))
+    everything = Filters()
+    by_number = [
+        [row.id for row in await builds.page(tables.connection, everything, 3, start)] for start in (0, 3, 6, 9)
+    ]
+    by_key: list[list[int]] = [[row.id for row in await builds.page(tables.connection, everything, 3, 0)]]
+    while by_key[-1]:
+        older = Filters(before_id=by_key[-1][-1])
+        by_key.append([row.id for row in await builds.page(tables.connection, older, 3, 0)])
+    assert [*by_number, []] == by_key
+    assert by_number == [[11, 10, 9], [8, 7, 6], [5, 4, 3], [2, 1]]
+
+
+async def test_totals(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact for each filter alone, for whoever asks; for combinations up to a bound."""
+    monkeypatch.setattr(builds, "COUNTED", 3)
+    await tables.after(*(queued(number, "dev" if number > 4 else "main") for number in range(1, 13)))
+
+    async def total(**filters: Any) -> Total:
+        return await builds.total(tables.connection, Filters(**filters))
+
+    assert await total() == Total(12, False)
+    assert await total(status="queued") == Total(12, False)
+    assert await total(projects=[FIRST]) == Total(6, False)
+    assert await total(projects=[FIRST], status="queued") == Total(6, False)
+    assert await total(projects=[FIRST], branch="dev") == Total(4, False)
+    assert await total(projects=[FIRST], branch="dev", status="queued") == Total(3, True)
+    assert await total(projects=[FIRST], branch="main", status="queued") == Total(2, False)
+    assert await total(branch="main", status="running") == Total(0, False)
+    assert await total(projects=[]) == Total(0, False)
+
+
+async def test_the_place_in_the_queue(tables: Tables) -> None:
+    await tables.after(
+        *(queued(number, priority=priority) for number, priority in enumerate((5, 1, 9, 5, 9), 1)),
+        BuildMovedToTop(**ids(2)),
+        BuildAssigned(**ids(3), node_id=1, attempt=1),
+    )
+
+    async def places() -> list[int]:
+        """0 for a build that does not wait."""
+        return [await builds.queue_position(tables.connection, number) for number in range(1, 6)]
+
+    assert await places() == [3, 1, 0, 4, 2]
+    await tables.after(BuildMovedToTop(**ids(4)), BuildFinished(**ids(5), status="aborted"))
+    assert await places() == [3, 2, 0, 1, 0]
