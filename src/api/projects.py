@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.acting import Acting
 from api.permissions import User
 from api.types import Id
-from commands.projects import CreateProject, UpdateProject
+from commands.projects import CreateProject, RotateWebhookSecret, UpdateProject
 from domain.errors import NotFound
 from projections import projects
 from projections.projects import ProjectRow
@@ -63,6 +63,10 @@ class ProjectDetail(msgspec.Struct):
     webhook_url: str
     retention_days: int
     retention_builds: int
+
+
+class NewSecret(msgspec.Struct):
+    webhook_secret: str
 
 
 class ProjectController(Controller):
@@ -118,6 +122,15 @@ class ProjectController(Controller):
         }
         await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
         return detail(await visible_project(request.user, act, project_id), act.services.base_url)
+
+    @post("/{project_id:int}/rotate-webhook-secret", status_code=200)
+    async def rotate_webhook_secret(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> NewSecret:
+        """The old secret is invalid at once; the new one is shown only here."""
+        request.user.must("admin", project_id, f"project {project_id}")
+        await visible_project(request.user, act, project_id)
+        secret = new_token("wh_sec_")
+        await act(RotateWebhookSecret(project_id, act.services.secrets.seal(secret)))
+        return NewSecret(secret)
 
 
 async def visible_project(user: User, act: Acting, project_id: int) -> ProjectRow:

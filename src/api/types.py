@@ -32,6 +32,9 @@ PLACE = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
 
 NUL = "contains the character U+0000, which cannot be stored"
 
+MAX_DEPTH = 100
+"""Levels of lists and objects in a body."""
+
 
 class JsonRequest(Request[Any, Any, Any]):
     """Bodies are JSON: 415 for another media type, 400 for what is no JSON, 422 for what cannot be stored."""
@@ -43,6 +46,9 @@ class JsonRequest(Request[Any, Any, Any]):
             value = await super().json()
         except (SerializationException, UnicodeDecodeError, RecursionError) as error:
             raise refusal(body) from error
+        # What Python itself refuses depends on its version; the same body must have the same answer.
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper_than(MAX_DEPTH, value):
+            raise Invalid("The body is nested too deeply.")
         if b"\\u0000" in body:
             if self.route_handler.opt.get("agents"):
                 value = without_nul(value)  # what programs print is not the agent's to choose
@@ -50,6 +56,13 @@ class JsonRequest(Request[Any, Any, Any]):
                 raise Invalid.field(field, NUL)
         expected = self.route_handler.parsed_data_field
         return value if expected is None else strictly(value, expected.annotation)
+
+
+def is_deeper_than(levels: int, value: Any) -> bool:
+    if levels < 0:
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(is_deeper_than(levels - 1, item) for item in items if isinstance(item, dict | list))
 
 
 def strictly(value: Any, expected: Any) -> Any:

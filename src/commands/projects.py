@@ -7,7 +7,15 @@ from commands.handler import Decision
 from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.errors import NotFound
-from domain.projects import PROJECT, UPDATABLE, MemberAdmitted, Project, ProjectCreated, ProjectUpdated
+from domain.projects import (
+    PROJECT,
+    UPDATABLE,
+    MemberAdmitted,
+    Project,
+    ProjectCreated,
+    ProjectUpdated,
+    WebhookSecretRotated,
+)
 
 
 @dataclass(frozen=True)
@@ -67,3 +75,17 @@ class UpdateProject(Decision):
         }
         if changed:
             yield ProjectUpdated(project_id=self.project_id, **changed)
+
+
+@dataclass(frozen=True)
+class RotateWebhookSecret(Decision):
+    project_id: int
+    sealed_webhook_secret: bytes
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id),)
+
+    def decide(self, project: Project | None) -> Iterable[Event]:
+        if project is None:
+            raise NotFound(f"There is no project {self.project_id}.")
+        yield WebhookSecretRotated(project_id=self.project_id, sealed_webhook_secret=self.sealed_webhook_secret)

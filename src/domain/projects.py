@@ -39,6 +39,13 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     """Of each job only this many of the newest finished builds are kept; 0 keeps all."""
 
 
+class WebhookSecretRotated(ProjectEvent, frozen=True):
+    """The old secret is worth nothing from here on."""
+
+    name: ClassVar[str] = "project.webhook_secret_rotated"
+    sealed_webhook_secret: bytes
+
+
 class MemberAdmitted(ProjectEvent, frozen=True):
     name: ClassVar[str] = "project.member_admitted"
     user_id: int
@@ -72,4 +79,4 @@ def evolve(state: Project | None, event: Event) -> Project | None:
 
 
 PROJECT = Category[Project | None]("project", None, evolve)
-EVENTS = (ProjectCreated, ProjectUpdated, MemberAdmitted)
+EVENTS = (ProjectCreated, ProjectUpdated, WebhookSecretRotated, MemberAdmitted)

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from domain.builds import BuildQueued
 from domain.jobs import JobCreated, JobDeleted
-from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
+from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated, WebhookSecretRotated
 from projections.model import Change, Int, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
@@ -40,7 +40,7 @@ class MemberRow(Row, frozen=True):
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
-        case ProjectUpdated() | JobCreated() | JobDeleted() | BuildQueued():
+        case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():
             yield ProjectRow, (recorded.event.project_id,)
         case _:
             return
@@ -61,7 +61,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             )
         case MemberAdmitted():
             yield MemberRow(event.project_id, event.user_id, event.access)
-        case ProjectUpdated() | JobCreated() | JobDeleted() | BuildQueued():
+        case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():
             project = rows.get(ProjectRow, event.project_id)
             if project is not None:
                 yield msgspec.structs.replace(project, **_changes(event, project))
@@ -70,8 +70,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _changes(
-    event: ProjectUpdated | JobCreated | JobDeleted | BuildQueued, project: ProjectRow
-) -> dict[str, str | int | datetime]:
+    event: ProjectUpdated | WebhookSecretRotated | JobCreated | JobDeleted | BuildQueued, project: ProjectRow
+) -> dict[str, str | int | bytes | datetime]:
     match event:
         case JobCreated():
             return {"jobs_count": project.jobs_count + 1}
@@ -79,6 +79,8 @@ def _changes(
             return {"jobs_count": project.jobs_count - 1}
         case BuildQueued():
             return {"last_build_at": max(event.at, project.last_build_at or event.at)}
+        case WebhookSecretRotated():
+            return {"sealed_webhook_secret": event.sealed_webhook_secret}
         case ProjectUpdated():
             columns = {
                 "name": event.title,

@@ -9,6 +9,7 @@ longest ago, then age. Every ten minutes of waiting raise a build by one priorit
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from heapq import heapify, heappop, heapreplace
 
 from workers.scheduler import Lane, NodePlace, Queued, Scheduler, Wish
 
@@ -42,35 +43,50 @@ class _Round:
         self._served = scheduler.served.copy()
         # Next build of each lane, as a place in it.
         self._next = dict.fromkeys(scheduler.lanes, 0)
+        self._asking = {
+            node_id: node
+            for node_id, node in scheduler.nodes.items()
+            if node.asks > 0 and node.session is not None and not node.quarantined
+        }
 
     def placed(self) -> Iterator[tuple[Queued, int]]:
-        while (best := min(self._candidates(), default=None)) is not None:
-            _, lane, node_id = best
-            build = self._head(lane)
-            self._next[lane] += 1
-            if self._next[lane] == len(self._scheduler.lanes[lane]):
-                del self._next[lane]
-            node = self._scheduler.nodes[node_id]
-            node.asks -= 1
-            self._on_node[node_id] += 1
-            self._of_job[lane.job_id] += 1
-            self._of_project[lane.wish.project_id] += 1
-            self._served[lane.wish.project_id] = max(self._served.values(), default=0) + 1
-            if node.pool_id is not None:
-                self._in_pool[node.pool_id] += 1
-            yield build, node_id
-
-    def _candidates(self) -> Iterator[tuple[tuple[int, ...], Lane, int]]:
-        if not any(node.asks > 0 for node in self._scheduler.nodes.values()):
-            return
-        for lane in self._next:
+        turns = [(self._turn(lane), lane) for lane in self._next] if self._asking else []
+        heapify(turns)
+        while turns and self._asking:
+            turn, lane = turns[0]
+            # What is placed only ever puts lanes back, never forward: a late one is seen when it comes up.
+            if (later := self._turn(lane)) != turn:
+                heapreplace(turns, (later, lane))
+                continue
             node_id = self._node_for(lane) if self._job_has_room(lane) else None
-            if node_id is not None:
-                head = self._head(lane)
-                priority = lane.priority + (self._now - head.queued_at) // AGING
-                project_id = lane.wish.project_id
-                running, served = self._of_project[project_id], self._served[project_id]
-                yield (-lane.top, -priority, running, served, head.build_id), lane, node_id
+            if node_id is None:
+                heappop(turns)  # for good: within a round room only shrinks
+                continue
+            yield self._head(lane), node_id
+            self._take(lane, node_id)
+            if self._next[lane] == len(self._scheduler.lanes[lane]):
+                heappop(turns)
+
+    def _turn(self, lane: Lane) -> tuple[int, ...]:
+        """Who has the least goes first."""
+        head = self._head(lane)
+        priority = lane.priority + (self._now - head.queued_at) // AGING
+        project_id = lane.wish.project_id
+        return -lane.top, -priority, self._of_project[project_id], self._served[project_id], head.build_id
+
+    def _take(self, lane: Lane, node_id: int) -> None:
+        """The lane's next build goes to the node."""
+        node, project_id = self._asking[node_id], lane.wish.project_id
+        node.asks -= 1
+        if node.asks == 0:
+            del self._asking[node_id]
+        self._next[lane] += 1
+        self._on_node[node_id] += 1
+        self._of_job[lane.job_id] += 1
+        self._of_project[project_id] += 1
+        self._served[project_id] = max(self._served.values(), default=0) + 1
+        if node.pool_id is not None:
+            self._in_pool[node.pool_id] += 1
 
     def _head(self, lane: Lane) -> Queued:
         return self._scheduler.queue[self._scheduler.lanes[lane][self._next[lane]]]
@@ -83,16 +99,15 @@ class _Round:
         """The fitting node with the most free slots, so that load spreads."""
         fitting = [
             node_id
-            for node_id, node in self._scheduler.nodes.items()
-            if node.asks > 0 and self._is_open(node_id, node) and self._fits(lane.wish, node)
+            for node_id, node in self._asking.items()
+            if self._has_room(node_id, node) and self._fits(lane.wish, node)
         ]
         return max(fitting, key=lambda node_id: (self._slots(node_id), -node_id), default=None)
 
-    def _is_open(self, node_id: int, node: NodePlace) -> bool:
-        pool = self._scheduler.pools.get(node.pool_id or 0)
-        in_pool = self._in_pool[node.pool_id or 0]
-        has_room = pool is None or pool.max_parallel is None or in_pool < pool.max_parallel
-        return node.session is not None and not node.quarantined and has_room and self._slots(node_id) > 0
+    def _has_room(self, node_id: int, node: NodePlace) -> bool:
+        pool = None if node.pool_id is None else self._scheduler.pools.get(node.pool_id)
+        limit = None if pool is None else pool.max_parallel
+        return self._slots(node_id) > 0 and (limit is None or self._in_pool[node.pool_id or 0] < limit)
 
     def _slots(self, node_id: int) -> int:
         return self._scheduler.nodes[node_id].max_parallel - self._on_node[node_id]

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from projections.engine import row_types
 from projections.projector import rebuild
 from testhide.processes import core
 from tests.api.external import upload
-from tests.conftest import Server
+from tests.conftest import ADMIN, Server
 from tests.fake_agent import FakeAgent, Shop
 
 MARK = "Zweizehnhundert"
@@ -93,6 +94,29 @@ def test_every_read_forgets_it(shop: Shop, agent: FakeAgent) -> None:
 
 def _first(shop: Shop, build: int) -> int:
     return int(shop.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"])
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_whoever_comes_too_late_hears_that_it_is_gone(shop: Shop, run: int) -> None:
+    build = shop.start(external=True)
+    shop.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
+    path = f"/api/v3/builds/{build}"
+    clients = [shop.server.client(*ADMIN) for _ in range(9)]
+    with ThreadPoolExecutor(9) as threads:
+        deletions = [threads.submit(client.delete, path) for client in clients[:2]]
+        uploads = [
+            threads.submit(upload, client, build, f"{number}".encode(), f"{number}.log")
+            for number, client in enumerate(clients[2:6])
+        ]
+        comments = [threads.submit(client.post, f"{path}/comment", json={"text": "x"}) for client in clients[6:8]]
+        restarted = threads.submit(clients[8].post, f"{path}/restart")
+    assert sorted(answer.result().status_code for answer in deletions) in ([204, 404], [204, 204])
+    for answer in (*uploads, *comments, restarted):
+        assert answer.result().status_code in (201, 404), answer.result().text
+    assert shop.admin.get(path).status_code == 404
+    blobs = Path(shop.server.settings.blobs_dir)
+    stored = [answer for answer in uploads if answer.result().ok]
+    assert len([file for file in blobs.rglob(f"builds/{build}/artifacts/*") if file.is_file()]) == len(stored)
 
 
 def test_nothing_of_it_is_left_in_the_database_or_on_the_disk(shop: Shop, agent: FakeAgent) -> None:

@@ -112,3 +112,14 @@ def test_query_strings_that_are_no_text(server: Any, query: str) -> None:
 def test_paths_that_are_no_text(server: Any) -> None:
     for path in ("/agent/%00/linux-amd64", "/agent/%ff/linux-amd64", "/agent/%ed%a0%80/linux-amd64"):
         assert requests.get(server.url + path, timeout=10).status_code in (400, 404)
+
+
+def test_a_rotated_webhook_secret_is_another_one(server: Any) -> None:
+    created = server.admin.post("/api/v3/projects", json={"name": "Rotates"}).json()
+    path = f"/api/v3/projects/{created['id']}/rotate-webhook-secret"
+    answers = [server.admin.post(path) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    secrets = {created["webhook_secret"], *(answer.json()["webhook_secret"] for answer in answers)}
+    assert len(secrets) == 3
+    assert all(secret.startswith("wh_sec_") for secret in secrets)
+    assert server.make_user("developer", {created["id"]: "write"}).post(path).status_code == 403

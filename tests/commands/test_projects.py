@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.projects import CreateProject, UpdateProject
+from commands.projects import CreateProject, RotateWebhookSecret, UpdateProject
 from domain import projects
 from domain.base import Event
 from domain.claims import ClaimTaken
 from domain.errors import NotFound
-from domain.projects import PROJECT, MemberAdmitted, ProjectCreated, ProjectUpdated
+from domain.projects import PROJECT, MemberAdmitted, ProjectCreated, ProjectUpdated, WebhookSecretRotated
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 CREATE = CreateProject(1, "Mobile App", 7, (("mobile-app", "slug-1"), ("mobile-app-1", "slug-2")), b"sealed")
@@ -33,6 +33,13 @@ def test_only_what_changes_is_told() -> None:
     command = UpdateProject(1, title="Mobile App", description="iOS")
     assert decided(command, CREATED) == [ProjectUpdated(project_id=1, description="iOS")]
     assert decided(UpdateProject(1), CREATED) == []
+
+
+def test_a_webhook_secret_is_replaced() -> None:
+    rotated = WebhookSecretRotated(project_id=1, sealed_webhook_secret=b"new")
+    assert decided(RotateWebhookSecret(1, b"new"), CREATED) == [rotated]
+    with pytest.raises(NotFound):
+        decided(RotateWebhookSecret(1, b"new"))
 
 
 def test_there_is_no_such_project() -> None:

@@ -109,6 +109,7 @@ SERVED = (
     ("POST", "/api/v3/projects"),
     ("GET", "/api/v3/projects/{project_id}"),
     ("PUT", "/api/v3/projects/{project_id}"),
+    ("POST", "/api/v3/projects/{project_id}/rotate-webhook-secret"),
     ("GET", "/api/v3/jobs"),
     ("POST", "/api/v3/jobs"),
     ("GET", "/api/v3/jobs/{job_id}"),

@@ -63,7 +63,9 @@ class Case(unittest.TestCase):
 
 
 def run(folder: Path, *command: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTHIDE"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTHIDE", "PYTHONSAFE"))
+    }
     done = subprocess.run(
         [sys.executable, *command],
         cwd=folder,
