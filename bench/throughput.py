@@ -1,0 +1,95 @@
+"""How many trivial builds a second go from the queue to their end, and in which order: `python -m bench.throughput`.
+
+200 builds of all priorities wait before the agents come: 4 agents with 2 slots each, on this machine like the server.
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import psycopg
+
+from bench.report import Report
+from bench.stack import Stack, running_stack
+from store.codec import Envelope
+
+AGENTS, SLOTS = 4, 2
+PATIENCE_S = 120
+
+
+@contextlib.contextmanager
+def agents(stack: Stack, pool: int) -> Iterator[None]:
+    running = []
+    try:
+        for number in range(AGENTS):
+            node = {"name": f"node-{number}", "pool_id": pool, "max_parallel": SLOTS}
+            token = stack.data / f"token-{number}"
+            token.touch(mode=0o600)
+            token.write_text(stack.call("POST", "/api/v3/nodes", node)["agent_token"])
+            command = [sys.executable, "-P", "-m", "agent", "--server", stack.url, "--token-file", str(token)]
+            command += ["--workdir", str(stack.data / f"agent-{number}"), "--trust-builds"]
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(10)
+
+
+def measure(stack: Stack, builds: int, report: Report) -> None:
+    project = stack.call("POST", "/api/v3/projects", {"name": "throughput"})["id"]
+    pool = stack.call("POST", "/api/v3/node-pools", {"name": "throughput", "project_id": project})["id"]
+    body = {"name": "trivial", "project_id": project, "node_pool_id": pool, "max_parallel": 1_000}
+    job = stack.call("POST", "/api/v3/jobs", body)["id"]
+    configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
+    stack.call("PUT", f"/api/v3/jobs/{job}/configuration", configuration)
+    priority = {}
+    for number in range(builds):
+        wish = number * 7 % 10 + 1
+        build = stack.call("POST", "/api/v3/builds/start", {"job_id": job, "priority": wish})["id"]
+        priority[build] = wish
+    with agents(stack, pool):
+        deadline = time.monotonic() + PATIENCE_S
+        while stack.call("GET", f"/api/v3/builds?job_id={job}&status=passed&limit=1")["total"] < builds:
+            assert time.monotonic() < deadline, "the builds do not end"
+            time.sleep(0.2)
+    assigned, began, ended = history(stack)
+    wanted = sorted(priority, key=lambda build: (-priority[build], build))
+    report.add("builds", builds, "builds")
+    report.add("from the first assignment to the last end", builds / (ended - began), "builds/s", at_least=30)
+    report.add("assigned out of order", sum(a != b for a, b in zip(assigned, wanted, strict=True)), "builds", at_most=0)
+
+
+def history(stack: Stack) -> tuple[list[int], float, float]:
+    """Builds in the order of their assignment, the time of the first assignment and of the last end."""
+    envelopes = msgspec.msgpack.Decoder(Envelope)
+    with psycopg.connect(stack.settings.database_url) as connection:
+        rows = connection.execute(
+            "SELECT topic, originator_id, state FROM stored_events"
+            " WHERE topic IN ('build.assigned', 'build.finished') ORDER BY notification_id"
+        ).fetchall()
+    times = {
+        name: [envelopes.decode(state).stamp.at.timestamp() for topic, _, state in rows if topic == name]
+        for name in ("build.assigned", "build.finished")
+    }
+    order = [int(stream.partition("-")[2]) for topic, stream, _ in rows if topic == "build.assigned"]
+    return order, times["build.assigned"][0], times["build.finished"][-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Trivial builds a second, and their order.")
+    parser.add_argument("--builds", type=int, default=200)
+    options = parser.parse_args()
+    report = Report("throughput")
+    with running_stack(agent=False) as stack:
+        measure(stack, options.builds, report)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
