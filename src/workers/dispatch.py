@@ -17,8 +17,9 @@ from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Handler
 from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools
-from domain.builds import BuildAssigned
+from domain.builds import BuildAssigned, BuildFinished
 from domain.errors import Conflict, NotFound
+from domain.nodes import NodeConnected
 from store.agents import AgentGauges
 from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
@@ -106,6 +107,7 @@ class _Leadership:
         self._scheduler = Scheduler()
         self._position = 0
         self._assigned_at: dict[int, float] = {}
+        self._connected_at: dict[int, float] = {}
         self._now = asyncio.get_running_loop().time
         self._since = self._now()
         self._reasons: dict[int, str] | None = None
@@ -143,6 +145,10 @@ class _Leadership:
                 self._scheduler.apply(recorded.event)
                 if isinstance(recorded.event, BuildAssigned):
                     self._assigned_at[recorded.event.build_id] = self._now()
+                elif isinstance(recorded.event, BuildFinished):
+                    self._assigned_at.pop(recorded.event.build_id, None)
+                elif isinstance(recorded.event, NodeConnected):
+                    self._connected_at[recorded.event.node_id] = self._now()
             self._position = events[-1].position
             if len(events) < BATCH:
                 break  # what came meanwhile is in the news
@@ -178,7 +184,9 @@ class _Leadership:
         silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.all()}
         led_for = now - self._since
         for node_id, node in list(self._scheduler.nodes.items()):
-            silence = min(silent.get(node_id, led_for), led_for)
+            # Whoever has just connected was heard of, though the gauge may not say so yet.
+            since_connect = now - self._connected_at.get(node_id, self._since)
+            silence = min(silent.get(node_id, led_for), led_for, since_connect)
             if silence > POLL_GRACE_S:
                 self._scheduler.polled(node_id, 0)
             if node.session is not None and silence > self._dispatcher.offline_s:

@@ -11,10 +11,10 @@ import contextlib
 from collections.abc import Sequence
 
 import structlog
-from arq import ArqRedis, create_pool
-from arq.connections import RedisSettings
+from arq import ArqRedis
 from arq.worker import Worker, func
 from psycopg_pool import AsyncConnectionPool
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from store.listen import EVENTS, Listener
@@ -46,7 +46,9 @@ class Relay:
         self._pool = pool
         self._log = event_log
         self._listener = listener
-        self._redis = RedisSettings.from_dsn(redis_url)
+        # Connects when it is used, and again after every loss.
+        self._connections = ConnectionPool.from_url(redis_url, socket_connect_timeout=1)
+        self._redis = ArqRedis(self._connections)
         self._reactions = {reaction.name: reaction for reaction in reactions}
         self._tools = tools
         self._news = asyncio.Event()
@@ -54,10 +56,13 @@ class Relay:
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
         with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._follow())
-                tasks.create_task(self._sweep())
-                tasks.create_task(self._work())
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._follow())
+                    tasks.create_task(self._sweep())
+                    tasks.create_task(self._work())
+            finally:
+                await self._connections.disconnect()
 
     async def run_due(self) -> int:
         """Runs what is due now; answers how many reactions were run."""
@@ -108,11 +113,7 @@ class Relay:
 
     async def _wake(self) -> None:
         with contextlib.suppress(RedisError, OSError):  # the sweeper does without
-            redis: ArqRedis = await create_pool(self._redis)
-            try:
-                await redis.enqueue_job(WAKE)
-            finally:
-                await redis.aclose()
+            await self._redis.enqueue_job(WAKE)
 
     async def _sweep(self) -> None:
         while True:
@@ -126,7 +127,7 @@ class Relay:
             return await self.run_due()
 
         while True:
-            worker = Worker([func(wake, name=WAKE)], redis_settings=self._redis, handle_signals=False, max_tries=1)
+            worker = Worker([func(wake, name=WAKE)], redis_pool=self._redis, handle_signals=False, max_tries=1)
             try:
                 await worker.async_run()
             except (RedisError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +252,21 @@ async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
         node = await yard.seen(lambda: yard.parts.log.state(NODE.at(3)), lambda node: node.session is None)
         assert node is not None
         await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
+
+
+async def test_a_node_that_has_just_connected_is_not_silent(yard: Yard) -> None:
+    """Its first sign of life may come after the event of its connection, and the dispatcher look in between."""
+    await yard.handler.execute(RegisterNode(4, "late", "node-4", b"hash 4", None), ANN)
+
+    def gone(node: Any) -> bool:
+        return node.session is None
+
+    async with yard.dispatching(offline_s=2.0):
+        await yard.seen(lambda: yard.parts.log.state(NODE.at(3)), gone)  # so it has led for longer than that
+        connected = time.monotonic()
+        await yard.handler.execute(ConnectNode(4, "late", "1", "linux", "h", 8, 16.0, replaces_dead=True), ANN)
+        await yard.seen(lambda: yard.parts.log.state(NODE.at(4)), gone)
+        assert time.monotonic() - connected >= 2.0
 
 
 async def _assigned_and_left_alone(yard: Yard) -> None:
