@@ -25,6 +25,7 @@ from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Finished, Report
 from domain.errors import Invalid, NotFound, Rejection
+from domain.jobs import JOB
 from projections import artifacts
 from projections.artifacts import ArtifactRow
 
@@ -204,8 +205,11 @@ async def writable_build(caller: User | Agent, act: Acting, given: str) -> AnyBu
     if isinstance(caller, Agent):
         must_be_leased(build, caller.node_id)
     else:
-        # The read model knows what the build's own stream does not: that its job was deleted.
-        await visible_build(caller, act, build_id, "write")
+        # By the log, not the read model: whoever has just started a build may send files, however far that one lags.
+        job = await act.services.log.state(JOB.at(build.queued.job_id))
+        if job is None or job.deleted:
+            raise NotFound(f"There is no build {build_id}.")
+        caller.must("write", build.queued.project_id, f"build {build_id}")
     return build
 
 

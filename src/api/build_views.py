@@ -72,6 +72,10 @@ async def visible_build(
     """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
     async with act.reading() as connection:
         row = await builds.find(connection, build_id)
+    if row is None and await act.services.waiter.wait(await act.services.log.head()):
+        # It may only not have been shown yet: the read models were behind when it was started.
+        async with act.reading() as connection:
+            row = await builds.find(connection, build_id)
     if row is None:
         raise NotFound(f"There is no build {build_id}.")
     user.must(level, row.project_id, f"build {build_id}")

@@ -1,0 +1,108 @@
+"""One report of 100,000 tests (about 50 MB): stored, classified, readable, and its cost: `python -m bench.results`.
+
+Bytes a result are those of the read tables and their indexes for passed results, over ten builds of the same tests.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+
+import psycopg
+import requests
+
+from bench.report import Report, percentile
+from bench.stack import Stack, running_stack
+from projections.results import ResultRow
+
+CASES = 100_000
+BUILDS = 10
+READS = 200
+
+
+def junit(cases: int, *, failing: bool) -> Iterator[bytes]:
+    yield b'<testsuites><testsuite name="pytest">'
+    for number in range(cases):
+        name = f'<testcase classname="tests.test_area{number // 500}" name="test_{number}" time="0.012"'
+        if failing and number % 20 == 0:
+            trace = f"tests/test_area.py:{number}: in test\n    assert value == {number}\n" * 12
+            yield f'{name}><failure message="assert {number} == 1">{trace}</failure></testcase>\n'.encode()
+        elif failing:
+            yield f"{name}><system-out>{'something that a test says ' * 15}{number}</system-out></testcase>\n".encode()
+        else:
+            yield f"{name}/>\n".encode()
+    yield b"</testsuite></testsuites>"
+
+
+def upload(stack: Stack, build: int, content: bytes) -> None:
+    answer = requests.post(
+        f"{stack.url}/api/v3/artifacts/upload",
+        headers={"Authorization": f"Bearer {stack.token}"},
+        data={"build_id": build},
+        files={"file": ("report.xml", content)},
+        timeout=120,
+    )
+    answer.raise_for_status()
+    assert answer.json()["report"] is not None, "the upload was not taken for a report"
+
+
+def external_build(stack: Stack, job: int) -> int:
+    build: int = stack.call("POST", "/api/v3/builds/start", {"job_id": job, "external": True})["id"]
+    return build
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Resident now, and at most so far."""
+    with open(f"/proc/{pid}/status") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
+
+
+def measure(stack: Stack, report: Report) -> None:
+    job = stack.job("large", "true")
+    processes = {name: stack.pids[name] for name in ("serve", "project")}
+    before = {name: memory_mb(pid)[0] for name, pid in processes.items()}
+    content = b"".join(junit(CASES, failing=True))
+    report.add("report", len(content) / 2**20, "MiB")
+    build = external_build(stack, job)
+    begun = time.monotonic()
+    upload(stack, build, content)
+    failed = CASES // 20
+    while stack.call("GET", f"/api/v3/tests?build_id={build}&status=failed&limit=1")["total"] < failed:
+        time.sleep(0.05)
+    report.add("stored, classified and readable", time.monotonic() - begun, "s", at_most=10)
+    for name, pid in processes.items():
+        report.add(f"memory of {name} at its peak, above before", memory_mb(pid)[1] - before[name], "MB", at_most=300)
+    for path in (f"tests?build_id={build}&status=failed", f"report/{build}"):
+        times = []
+        for _ in range(READS):
+            asked = time.monotonic()
+            stack.call("GET", f"/api/v3/{path}")
+            times.append(time.monotonic() - asked)
+        report.add(
+            f"GET {path.partition('?')[0].partition('/')[0]}, p99", percentile(times, 99) * 1000, "ms", at_most=50
+        )
+    before_size = size(stack)
+    passing = b"".join(junit(CASES, failing=False))
+    for _ in range(BUILDS):
+        upload(stack, external_build(stack, job), passing)
+    report.add("read tables and indexes", (size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=90)
+
+
+def size(stack: Stack) -> int:
+    with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
+        row = connection.execute(f"SELECT pg_total_relation_size('{ResultRow.table}')".encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def main() -> int:
+    argparse.ArgumentParser(description="One report of 100,000 tests.").parse_args()
+    report = Report("results")
+    with running_stack(agent=False) as stack:
+        measure(stack, report)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
