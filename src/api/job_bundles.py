@@ -16,7 +16,7 @@ from api.jobs import Minutes, Parallel, visible_job
 from api.nodes import Tags
 from api.permissions import User
 from api.pools import Label, check_labels
-from api.templates import Command, Description
+from api.templates import Command, Description, must_lend_secrets
 from api.types import Id, Name
 from commands.jobs import ImportJob
 from domain.errors import FieldError, Invalid
@@ -130,6 +130,7 @@ class JobBundleController(Controller):
             pool_id = (
                 None if job.node_pool is None else await pools.id_by_name(connection, data.project_id, job.node_pool)
             )
+        await must_lend_secrets(request.user, act, template_id)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."

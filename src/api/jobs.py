@@ -15,6 +15,7 @@ from api.configuration import Branch, NewConfiguration, Repository, check_reposi
 from api.nodes import Tags
 from api.permissions import Level, User
 from api.pools import Label, check_labels
+from api.templates import must_lend_secrets
 from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.errors import NotFound
@@ -117,6 +118,7 @@ class JobController(Controller):
         if data.repository is not None:
             check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
+        await must_lend_secrets(request.user, act, data.pipeline_template_id)
         required_tags = list(dict.fromkeys(data.required_tags))
         job_id = await act.services.ids.draw("jobs")
         receipt = await act(
@@ -164,6 +166,8 @@ class JobController(Controller):
             check_repository(data.repository)
         if not isinstance(data.pool_labels, UnsetType):
             check_labels("pool_labels", data.pool_labels)
+        if isinstance(data.pipeline_template_id, int):
+            await must_lend_secrets(request.user, act, data.pipeline_template_id)
         given: Mapping[str, Any] = {
             "title": data.name,
             "enabled": data.enabled,

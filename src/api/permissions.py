@@ -54,6 +54,7 @@ class User:
         if not self.may("read", project_id):
             raise NotFound(f"There is no {what}.")
         if not self.may(level, project_id):
+            self.must_be_developer()
             raise Forbidden(f"This needs {level} access to project {project_id}; ask one of its admins.")
 
     def must_be_developer(self) -> None:

@@ -122,6 +122,7 @@ class TemplateController(Controller):
     ) -> TemplateView:
         """Reaches the next builds of all jobs that use it."""
         must_own(request.user, await existing_template(act, template_id))
+        await must_write_where_used(request.user, act, template_id)
         data.check()
         seal = act.services.secrets.seal
         given: Mapping[str, Any] = {
@@ -144,6 +145,31 @@ class TemplateController(Controller):
         template = await existing_template(act, template_id)
         must_own(request.user, template)
         await act(DeleteTemplate(template_id, template.jobs_using))
+
+
+async def must_write_where_used(user: User, act: Acting, template_id: int) -> None:
+    """What a template says runs with the secrets of the jobs that use it, so who changes it must be trusted there."""
+    async with act.reading() as connection:
+        used_in = await templates.projects_using(connection, template_id)
+    if foreign := [project_id for project_id in used_in if not user.may("write", project_id)]:
+        raise Forbidden(
+            f"Jobs of {len(foreign)} projects that you may not write to use this template; ask an admin to change it."
+        )
+
+
+async def must_lend_secrets(user: User, act: Acting, template_id: int | None) -> None:
+    """A job reads the secrets of its template: only its creator and admins may give a template that has some to a job.
+
+    An unknown template is the command's to refuse.
+    """
+    if template_id is None:
+        return
+    async with act.reading() as connection:
+        template = await templates.find(connection, template_id)
+    if template is not None and template.secrets and not (user.is_admin or user.user_id == template.creator_id):
+        raise Forbidden(
+            f"Template {template_id} has secrets, which your job could read; ask its creator or an admin to attach it."
+        )
 
 
 async def existing_template(act: Acting, template_id: int) -> TemplateView:

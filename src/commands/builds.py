@@ -167,7 +167,7 @@ class FinishBuild(Decision):
         return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        if isinstance(build, Finished) and build.attempt == self.attempt:
+        if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
             return
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         status, reason = verdict(self.exit_code, self.reason, held.failed, held.quarantined + held.known_issues)

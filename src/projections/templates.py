@@ -117,6 +117,14 @@ async def find(connection: AsyncConnection, template_id: int) -> TemplateView | 
     return await one_row(connection, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
 
 
+async def projects_using(connection: AsyncConnection, template_id: int) -> list[int]:
+    cursor = await connection.execute(
+        f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %s ORDER BY 1".encode(),
+        (template_id,),
+    )
+    return [project_id for (project_id,) in await cursor.fetchall()]
+
+
 async def id_by_name(connection: AsyncConnection, name: str) -> int | None:
     """Of the oldest template with exactly this name."""
     query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"

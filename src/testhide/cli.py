@@ -6,8 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from testhide.faults import Fault
+
+if TYPE_CHECKING:
+    from testhide.settings import Settings
 
 # Verbs without options; run without the parser, which would stay in their memory.
 PROCESSES = ("serve", "project", "dispatch", "work", "migrate", "prepare")
@@ -39,14 +43,32 @@ def run_process(verb: str) -> int:
 
     settings = load_settings()
     if verb == "prepare":
+        from store.secrets import SecretMismatch
+
         processes.migrate(settings)
-        password = asyncio.run(processes.create_first_admin(settings))
+        try:
+            password = asyncio.run(processes.create_first_admin(settings))
+        except SecretMismatch as error:
+            raise Fault(str(error)) from None
+        forget_admin_password(settings)
         if password:
             who = f"{settings.admin_email}  password: {password}"
             print(f"first administrator: {who}  (shown once)", flush=True)
     else:
         getattr(processes, verb)(settings)
     return 0
+
+
+def forget_admin_password(settings: Settings) -> None:
+    """Only the first start needs it: the file of a running stack keeps it no longer."""
+    from pathlib import Path
+
+    import msgspec
+
+    from testhide.settings import save_settings
+
+    if settings.admin_password and (file := os.environ.get("TESTHIDE_SETTINGS")):
+        save_settings(msgspec.structs.replace(settings, admin_password=""), Path(file))
 
 
 def run_agent(arguments: list[str]) -> int:

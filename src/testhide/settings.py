@@ -148,12 +148,14 @@ def parse_key(text: str, where: str) -> bytes:
     raise Fault(f"{where} must be 32 bytes as base64 or hex (make one: openssl rand -base64 32).", 2)
 
 
-def own_secret_key(data: Path) -> bytes:
-    """The data folder's key, made when there is none. Without it what was sealed by it is lost."""
+def own_secret_key(data: Path, *, is_new: bool) -> bytes:
+    """The data folder's key, made with the folder. Raises Fault when it is gone later: what it sealed is lost."""
     path = data / "secret.key"
     try:
         return parse_key(path.read_text(), str(path))
     except FileNotFoundError:
+        if not is_new:
+            raise Fault(f"{path} is gone, but the database that it belongs to is there: put it back.") from None
         key = secrets.token_bytes(32)
         write_private(path, base64.b64encode(key) + b"\n")
         return key

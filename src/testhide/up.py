@@ -97,7 +97,7 @@ def _complete(
     if embedded:
         free_space_or_fault(folder)
     if not environ.get("TESTHIDE_SECRET_KEY") and not environ.get("TESTHIDE_SECRET_KEY_FILE"):
-        fill["secret_key"] = own_secret_key(folder.path)
+        fill["secret_key"] = own_secret_key(folder.path, is_new=not (folder.home / "postgres").exists())
     settings = from_environment(environ, **fill)
     if "postgres" not in embedded:
         _database_or_fault(settings.database_url)

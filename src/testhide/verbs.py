@@ -114,15 +114,27 @@ app.command(projections)
 
 
 @projections.command
-def rebuild(*names: str) -> int:
-    """Build read models anew from the event log; without names all of them."""
-    return _projections("rebuild", names)
+def rebuild(*names: str, data: Path | None = None) -> int:
+    """Build read models anew from the event log; without names all of them. Nothing else may run.
+
+    Parameters
+    ----------
+    data
+        Data folder of an embedded database, which is started for it.
+    """
+    return _projections("rebuild", names, data)
 
 
 @projections.command
-def status() -> int:
-    """Show how far each read model is."""
-    return _projections("status", ())
+def status(*, data: Path | None = None) -> int:
+    """Show how far each read model is.
+
+    Parameters
+    ----------
+    data
+        Data folder of an embedded database.
+    """
+    return _projections("status", (), data)
 
 
 @app.command(name="local-node", show=False)
@@ -137,8 +149,9 @@ def local_node(token_file: Path) -> None:
         write_private(token_file, token.encode() + b"\n")
 
 
-def _projections(action: Literal["rebuild", "status"], names: Sequence[str]) -> int:
+def _projections(action: Literal["rebuild", "status"], names: Sequence[str], data: Path | None) -> int:
     from testhide import processes
-    from testhide.settings import load_settings
+    from testhide.stopped import settings_of
 
-    return asyncio.run(processes.projections(load_settings(), action, tuple(names)))
+    with settings_of(data, os.environ) as settings:
+        return asyncio.run(processes.projections(settings, action, tuple(names)))

@@ -132,3 +132,34 @@ def test_required_fields(server: Any, field: str) -> None:
     body = {name: value for name, value in TEMPLATE.items() if name != field}
     answer = server.admin.post("/api/v3/pipeline-templates", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+def test_a_templates_secrets_are_not_for_everybodys_jobs(server: Any, project: int) -> None:
+    """A job can print whatever its template knows."""
+    template = server.admin.post("/api/v3/pipeline-templates", json=TEMPLATE | {"secrets": {"TOKEN": "s"}}).json()["id"]
+    other = server.make_user("developer", {project: "write"})
+    body = {"name": "Reads", "project_id": project, "pipeline_template_id": template}
+    assert other.post("/api/v3/jobs", json=body).status_code == 403
+    job = new_job(server, project)
+    change = {"pipeline_template_id": template}
+    assert other.put(f"/api/v3/jobs/{job}", json=change).status_code == 403
+    bundle = server.admin.post(f"/api/v3/jobs/{new_job(server, project, pipeline_template_id=template)}/export").json()
+    imported = {"project_id": project, "bundle": bundle}
+    with_secrets = TEMPLATE | {"name": "only here", "secrets": {"T": "s"}}
+    server.admin.post("/api/v3/pipeline-templates", json=with_secrets)
+    imported["bundle"]["pipeline_template"]["name"] = "only here"
+    assert other.post("/api/v3/jobs/import", json=imported).status_code == 403
+    assert server.admin.put(f"/api/v3/jobs/{job}", json=change).status_code == 200
+
+
+def test_a_template_is_changed_only_by_who_may_write_where_it_is_used(server: Any, project: int) -> None:
+    """What it says runs with the secrets of the jobs that use it."""
+    creator = server.make_user("developer", {project: "read"})
+    template = creator.post("/api/v3/pipeline-templates", json=TEMPLATE).json()["id"]
+    path, change = f"/api/v3/pipeline-templates/{template}", {"setup": ["echo $PROD"]}
+    assert creator.put(path, json=change).status_code == 200
+    new_job(server, project, pipeline_template_id=template)
+    answer = creator.put(path, json=change)
+    assert answer.status_code == 403
+    assert "ask an admin" in answer.json()["detail"]
+    assert server.admin.put(path, json=change).status_code == 200

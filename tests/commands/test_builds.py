@@ -348,3 +348,9 @@ def test_folding_never_fails(history: list[Event]) -> None:
     for build_id in (1, 2, 3):
         state = BUILD.at(build_id).fold(event for event in history if event.stream == f"build-{build_id}")
         assert (state is None) or status_of(state) in get_args(Status)
+
+
+def test_the_end_of_a_build_is_told_only_to_its_own_node() -> None:
+    assert decided(finish(), QUEUED, ASSIGNED, STARTED, ABORTED) == []
+    with pytest.raises(Conflict):
+        decided(finish(node_id=4), QUEUED, ASSIGNED, STARTED, ABORTED)

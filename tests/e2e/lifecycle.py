@@ -27,7 +27,7 @@ from tests.fake_agent import FakeAgent, Shop
 
 PATIENCE_S = 0.15
 """How long a step waits for a poll to be answered before it leaves it open."""
-END_S = 60.0
+END_S = 30.0
 NEEDS = {"read": 1, "write": 2, "admin": 3}
 HAS = {"stranger": 0, "reader": 1, "writer": 2, "admin": 3}
 
@@ -79,6 +79,7 @@ class World:
         self.builds: list[int] = []
         self.deleted: list[int] = []
         self.add_job(2)
+        self.add_job(3)
         self.add_machine(2)
 
     # ----- people -----

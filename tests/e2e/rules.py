@@ -4,7 +4,7 @@ They are written down once more here, apart from the server's own states and its
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -26,7 +26,7 @@ from domain.jobs import JobCreated
 from domain.nodes import NodeConnected, NodeEvent, NodeQuarantined, NodeRegistered, NodeReleased
 
 MAX_ATTEMPTS = 3
-AT_ONCE = timedelta(seconds=0.25)
+AT_ONCE = timedelta(seconds=0.1)
 """What a dispatcher decides in one round may come to the log in another order, but soon."""
 
 
@@ -185,9 +185,11 @@ class LogRules:
         assert not self._quarantined.get(event.node_id, known + 1) <= known, "assigned to a node in quarantine"
         mine = life.rank(position)
         for other in self.lives.values():
-            if other.phase != "queued" or other.job_id != life.job_id or other.build_id == life.build_id:
+            if other.phase != "queued" or other.external or other.build_id == life.build_id:
                 continue
             passed_over = other.entered <= known and other.rank(known) < mine
+            if other.job_id != life.job_id:
+                passed_over = passed_over and self._job_had_room(other.job_id, known)
             assert not passed_over or self._moves_soon(other, position, event.at), (
                 f"build {life.build_id} {mine} overtook {other.build_id} {other.rank(known)}"
             )
@@ -197,10 +199,11 @@ class LogRules:
         releases = self._releases[kind, number]
         return releases[-free] if 0 < free <= len(releases) else 0
 
+    def _job_had_room(self, job_id: int, known: int) -> bool:
+        """Also as it was at this position."""
+        unknown = sum(position > known for position in self._releases["job", job_id])
+        return self._active(job_id=job_id) + unknown < self._jobs[job_id]
+
     def _moves_soon(self, life: Life, position: int, at: datetime) -> bool:
         """Whether the next that happens to this build happens in the same moment."""
         return any(place > position and then - at <= AT_ONCE for place, then in self._times[life.build_id])
-
-
-def ended(lives: Iterable[Life]) -> bool:
-    return all(life.phase in ("finished", "deleted") for life in lives)

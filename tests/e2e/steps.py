@@ -52,7 +52,12 @@ def histories(length: int) -> st.SearchStrategy[list[Step]]:
         _step("delete", who=st.sampled_from((*ROLES, "admin", "admin")), build=number),
         _step("look", who=anyone, build=number),
         _step("quarantine", who=anyone, job=number, test=st.integers(0, 2)),
-        _step("quarantine_node", who=anyone, machine=machine, inside=flag),
+        _step(
+            "quarantine_node",
+            who=st.sampled_from(("admin", *ROLES, "admin")),
+            machine=machine,
+            inside=st.sampled_from((True, True, False)),
+        ),
         _step("all_at_once", build=number, machine=machine),
     ]
     machines = [

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from testhide.cli import forget_admin_password
 from testhide.faults import Fault
 from testhide.settings import Settings, from_environment, load_settings, own_secret_key, save_settings
 
@@ -79,6 +80,26 @@ def test_settings_file_round_trip(tmp_path: Path) -> None:
 
 
 def test_own_key_is_made_once(tmp_path: Path) -> None:
-    key = own_secret_key(tmp_path)
-    assert own_secret_key(tmp_path) == key
+    key = own_secret_key(tmp_path, is_new=True)
+    assert own_secret_key(tmp_path, is_new=False) == key
     assert (tmp_path / "secret.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_lost_key_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match=r"secret\.key is gone, but the database that it belongs to is there"):
+        own_secret_key(tmp_path, is_new=False)
+    assert not (tmp_path / "secret.key").exists()
+
+
+def test_the_first_admins_password_is_kept_no_longer_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        database_url="d", redis_url="r", secret_key=bytes(32), data_dir=str(tmp_path), admin_password="once"
+    )
+    file = tmp_path / "settings.json"
+    save_settings(settings, file)
+    monkeypatch.setenv("TESTHIDE_SETTINGS", str(file))
+    forget_admin_password(settings)
+    assert b"once" not in file.read_bytes()
+    assert load_settings({"TESTHIDE_SETTINGS": str(file)}).secret_key == bytes(32)

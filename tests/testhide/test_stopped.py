@@ -1,0 +1,57 @@
+"""Commands that work on a stack from outside: `projections status` and `rebuild` on a stopped data folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testhide.engines import embedded_engines
+from testhide.engines.folder import read_record
+from testhide.processes import migrate
+from testhide.settings import Settings, save_settings
+
+
+@pytest.fixture(name="folder")
+def _folder() -> Iterator[Path]:
+    # Not tmp_path: as root its mode keeps the engines' account out.
+    with tempfile.TemporaryDirectory(prefix="testhide-stopped-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        with embedded_engines(folder) as engines:
+            settings = Settings(
+                database_url=engines.database_url,
+                redis_url=engines.redis_url,
+                secret_key=bytes(32),
+                data_dir=name,
+            )
+            migrate(settings)
+        (folder / "run").mkdir(exist_ok=True)
+        save_settings(settings, folder / "run" / "settings.json")
+        yield folder
+        record = read_record(folder)
+        assert record is None or Path(record.home).is_relative_to(folder), "the engines' home lies in the folder"
+
+
+def projections(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    command = [sys.executable, "-P", "-m", "testhide", "projections", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_stopped_stack_is_looked_at_and_rebuilt(folder: Path) -> None:
+    status = projections("status", "--data", str(folder))
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "builds" in status.stdout
+    rebuilt = projections("rebuild", "builds", "--data", str(folder))
+    assert (rebuilt.returncode, rebuilt.stdout.strip()) == (0, "rebuilt builds up to position 0")
+
+
+def test_what_is_no_data_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    answer = projections("status", "--data", str(tmp_path))
+    assert answer.returncode == 2
+    assert "is no data folder of a stack" in answer.stderr
+    assert "Traceback" not in answer.stderr
