@@ -3,28 +3,14 @@
 Read tables are not here: they belong to their projections, which make and drop them.
 """
 
+from typing import get_args
+
 import psycopg
 
+from store.ids import Kind
 from store.recorder import GroupCommitRecorder, datastore
 
-SEQUENCES = (
-    "users",
-    "api_tokens",
-    "projects",
-    "jobs",
-    "node_pools",
-    "nodes",
-    "node_commands",
-    "templates",
-    "builds",
-    "comments",
-    "comments",
-    "artifacts",
-    "test_cases",
-    "known_issues",
-    "quarantine",
-    "results",
-)
+SEQUENCES = get_args(Kind)
 
 STATEMENTS = (
     *(f"CREATE SEQUENCE IF NOT EXISTS {name}_ids" for name in SEQUENCES),
