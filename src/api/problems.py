@@ -38,6 +38,9 @@ class Problem(msgspec.Struct, omit_defaults=True):
 
 def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
     headers: dict[str, str] = extra.pop("headers", {})
+    if status == 413:
+        # The body is not read to its end, so nothing can follow on this connection: the client should know.
+        headers = headers | {"Connection": "close"}
     problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 

@@ -129,7 +129,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 project_of_job=ProjectOfJob(parts.pool),
                 build_logs=BuildLogs(parts.pool),
                 gauges=AgentGauges(parts.pool),
-                blobs=open_blobs(settings.blobs_dir.as_uri()),
+                blobs=open_blobs(settings.blobs),
                 base_url=settings.public_url,
                 spool=spool,
                 version=VERSION,
@@ -203,7 +203,7 @@ def work(settings: Settings) -> None:
         async with core(settings, pool_size=4) as parts:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL)
             await listener.start()
-            tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs_dir.as_uri()))
+            tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs))
             relay = Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
             retention = Retention(parts.pool, Handler(parts.log, utcnow), utcnow)
             await _until_signalled(_together(relay.run(), retention.run()))

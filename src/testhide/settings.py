@@ -30,6 +30,7 @@ MEANINGS = {
     "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password; unset: made up and printed once",
+    "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "private hosts and networks that the server may call, separated by commas",
     "api_workers": "processes that answer HTTP (1)",
 }
@@ -62,12 +63,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str = ""
     admin_email: str = "admin@testhide.local"
     admin_password: str = ""
+    blobs_url: str = ""
     outgoing_allow: tuple[str, ...] = ()
     api_workers: int = 1
 
     @property
-    def blobs_dir(self) -> Path:
-        return Path(self.data_dir, "blobs")
+    def blobs(self) -> str:
+        """The URL of the blob store."""
+        return self.blobs_url or Path(self.data_dir, "blobs").as_uri()
 
     @property
     def public_url(self) -> str:

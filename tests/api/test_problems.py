@@ -22,7 +22,9 @@ def post(server: Any, body: bytes | str, path: str = PROJECTS) -> requests.Respo
 
 def test_too_large(server: Any) -> None:
     body = json.dumps({"name": "x", "description": "y" * 17 * MIB})
-    assert "larger" in problem_of(post(server, body), 413)["detail"]
+    answer = post(server, body)
+    assert "larger" in problem_of(answer, 413)["detail"]
+    assert answer.headers["Connection"] == "close"
 
 
 def test_too_large_without_a_length(server: Any) -> None:

@@ -9,7 +9,7 @@ from tests.conftest import Server
 from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
 
-EXAMPLES = int(os.environ.get("TESTHIDE_LIFECYCLE_EXAMPLES", "9"))
+EXAMPLES = int(os.environ.get("TESTHIDE_LIFECYCLE_EXAMPLES", "8"))
 STEPS = int(os.environ.get("TESTHIDE_LIFECYCLE_STEPS", "40"))
 
 

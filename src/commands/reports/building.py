@@ -56,6 +56,7 @@ class Builder:
             name = said.nodeid.rpartition("::")[2] or "(no name)"
         if "[[ATTACHMENT|" in system_out:
             said.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
+        trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
         if "\r" in message or "\r" in trace:  # written as a reference, &#13;
             message, trace = message.replace("\r\n", "\n"), trace.replace("\r\n", "\n")
         exception = digest = ""
@@ -97,6 +98,14 @@ class Builder:
             return text
         self.notes.add("cut", what)
         return text[:limit]
+
+    def cut_within(self, text: str, limit: int, what: str) -> str:
+        """Keeps beginning and end: of a trace both matter."""
+        if len(text) <= limit:
+            return text
+        self.notes.add("cut", what)
+        half = limit // 2
+        return f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
 
     def text(self, node: Node | None) -> str:
         """The text of an element, with a warning if it was cut on the way."""

@@ -103,12 +103,7 @@ def _verdict(node: Node, failures: list[Node], builder: Builder) -> tuple[Status
     """Status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
-        trace = "\n\n".join(traces)
-        if len(trace) > builder.limits.trace:
-            builder.notes.add("cut", "the traces of one case")
-            half = builder.limits.trace // 2
-            trace = f"{trace[:half]}\n[... cut ...]\n{trace[-half:]}"
-        return "failed", failures[0].get("message"), trace, _KINDS[failures[0].name]
+        return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
     skipped = node.find("skipped")
     if skipped is not None:
         text = builder.text(skipped).strip()
