@@ -114,7 +114,7 @@ def test_whoever_comes_too_late_hears_that_it_is_gone(shop: Shop, run: int) -> N
     for answer in (*uploads, *comments, restarted):
         assert answer.result().status_code in (201, 404), answer.result().text
     assert shop.admin.get(path).status_code == 404
-    blobs = Path(shop.server.settings.blobs_dir)
+    blobs = Path(shop.server.settings.data_dir, "blobs")
     stored = [answer for answer in uploads if answer.result().ok]
     assert len([file for file in blobs.rglob(f"builds/{build}/artifacts/*") if file.is_file()]) == len(stored)
 
@@ -153,7 +153,7 @@ def said_in(server: Server, mark: str) -> set[str]:
             query = f"SELECT count(*) FROM {name} t WHERE t::text LIKE %s OR t::text LIKE %s"
             count = connection.execute(query.encode(), (f"%{mark}%", f"%{mark.encode().hex()}%")).fetchone()
             found |= {name} if count != (0,) else set()
-    blobs = Path(server.settings.blobs_dir)
+    blobs = Path(server.settings.data_dir, "blobs")
     if any(mark.encode() in path.read_bytes() for path in blobs.rglob("*") if path.is_file()):
         found.add("the blobs")
     return found

@@ -29,7 +29,7 @@ def test_everything_from_the_environment() -> None:
     assert settings.secret_key == KEY
     assert (settings.host, settings.port, settings.api_workers) == ("::", 8080, 2)
     assert settings.outgoing_allow == ("10.0.0.0/8", "jira.internal")
-    assert settings.blobs_dir == Path("/srv/data/blobs")
+    assert settings.blobs == "file:///srv/data/blobs"
     assert settings.public_url == "http://[::1]:8080"
 
 
