@@ -31,8 +31,6 @@ MEANINGS = {
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password; unset: made up and printed once",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
-    "outgoing_allow": "private hosts and networks that the server may call, separated by commas",
-    "api_workers": "processes that answer HTTP (1)",
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "admin_password")
@@ -64,8 +62,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_email: str = "admin@testhide.local"
     admin_password: str = ""
     blobs_url: str = ""
-    outgoing_allow: tuple[str, ...] = ()
-    api_workers: int = 1
 
     @property
     def blobs(self) -> str:
@@ -107,11 +103,8 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found["data_dir"] = os.path.abspath(found.pop("data"))
     if "secret_key" in found:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
-    if "outgoing_allow" in found:
-        found["outgoing_allow"] = tuple(part.strip() for part in found["outgoing_allow"].split(",") if part.strip())
-    for name, least, most in (("port", 1, 65535), ("api_workers", 1, 64)):
-        if name in found:
-            found[name] = _number(found[name], variable(name), least, most)
+    if "port" in found:
+        found["port"] = _number(found["port"], variable("port"), 1, 65535)
     found |= given
     found.setdefault("data_dir", str(default_data_folder()))
     for name in ("database_url", "redis_url", "secret_key"):

@@ -1,6 +1,7 @@
 import base64
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from testhide.cli import forget_admin_password
@@ -22,14 +23,12 @@ def test_everything_from_the_environment() -> None:
             "TESTHIDE_HOST": "::",
             "TESTHIDE_PORT": "8080",
             "TESTHIDE_DATA": "/srv/data",
-            "TESTHIDE_OUTGOING_ALLOW": "10.0.0.0/8, jira.internal",
-            "TESTHIDE_API_WORKERS": "2",
+            "TESTHIDE_BLOBS_URL": "s3://bucket/ci",
         }
     )
     assert settings.secret_key == KEY
-    assert (settings.host, settings.port, settings.api_workers) == ("::", 8080, 2)
-    assert settings.outgoing_allow == ("10.0.0.0/8", "jira.internal")
-    assert settings.blobs == "file:///srv/data/blobs"
+    assert (settings.host, settings.port, settings.blobs) == ("::", 8080, "s3://bucket/ci")
+    assert msgspec.structs.replace(settings, blobs_url="").blobs == "file:///srv/data/blobs"
     assert settings.public_url == "http://[::1]:8080"
 
 
@@ -62,14 +61,14 @@ def test_what_is_missing_is_named(name: str) -> None:
         from_environment({**COMPLETE, name: ""})
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("PORT", "65536"), ("PORT", "²"), ("API_WORKERS", "-1")])
+@pytest.mark.parametrize(("name", "value"), [("PORT", "0"), ("PORT", "65536"), ("PORT", "²"), ("PORT", "-1")])
 def test_numbers_out_of_range(name: str, value: str) -> None:
     with pytest.raises(Fault, match=f"TESTHIDE_{name} must be a number"):
         from_environment({**COMPLETE, f"TESTHIDE_{name}": value})
 
 
 def test_settings_file_round_trip(tmp_path: Path) -> None:
-    settings = Settings(database_url="d", redis_url="r", secret_key=KEY, data_dir="/x", outgoing_allow=("a",))
+    settings = Settings(database_url="d", redis_url="r", secret_key=KEY, data_dir="/x", blobs_url="s3://a")
     file = tmp_path / "settings.json"
     save_settings(settings, file)
     assert file.stat().st_mode & 0o077 == 0

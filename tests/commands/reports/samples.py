@@ -27,9 +27,9 @@ step 2</system-out>
 		</testcase>
 		<testcase classname="test_shop" name="test_total" file="t/test_shop.py" line="9" time="0.5" fail_id="d41d8cd98f00b204e9800998ecf8427e" test_resolution="Unresolved">
 			<failure message="AssertionError: assert 3 == 4">Traceback (most recent call last):
-  File "/work/t/test_shop.py", line 11, in test_total
+  File "/srv/t/test_shop.py", line 11, in test_total
     check(3, 4)
-  File "/work/t/shop.py", line 3, in check
+  File "/srv/t/shop.py", line 3, in check
     assert a == b
 AssertionError: assert 3 == 4
 </failure>

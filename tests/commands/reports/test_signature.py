@@ -73,9 +73,9 @@ def test_other_messages_are_other_failures(one: str, two: str) -> None:
 
 
 PYTHON = """Traceback (most recent call last):
-  File "/work/t/test_shop.py", line {}, in test_total
+  File "/srv/t/test_shop.py", line {}, in test_total
     check(3, 4)
-  File "/work/shop.py", line {}, in check
+  File "/srv/shop.py", line {}, in check
     requests.get()
   File "/usr/lib/python3.11/site-packages/requests/api.py", line 73, in get
     raise X
