@@ -107,7 +107,7 @@ class StartBuild(Decision):
 
 @dataclass(frozen=True)
 class AssignBuild(Decision):
-    """By the dispatcher that leads since `leadership`, a version of the leader stream."""
+    """Only holds while `leader` leads: the leader stream that it reads is its fence."""
 
     build_id: int
     node_id: int
