@@ -179,11 +179,11 @@ def check(data: bytes, rng: random.Random) -> None:
         seen += isinstance(item, Case)
         if isinstance(item, Case):
             assert item.node_id, "a case without an id"
-            assert len(item.node_id) <= limits.name
-            assert len(item.message) <= limits.message
-            assert len(item.trace) <= limits.trace + 100
-            assert len(item.system_out) <= limits.output + 100
-            assert (item.status == "failed") == bool(item.signature)
+            assert len(item.node_id) <= limits.name, "a long node id"
+            assert len(item.message) <= limits.message, "a long message"
+            assert len(item.trace) <= limits.trace + 100, "a long trace"
+            assert len(item.system_out) <= limits.output + 100, "a long output"
+            assert (item.status == "failed") == bool(item.signature), "a signature without a failure, or none"
         items = [item]
     assert len(items) == 1, "nothing came"
     (summary,) = items

@@ -9,7 +9,7 @@ from commands.reports.limits import Limits
 from commands.reports.node_ids import Origin, node_id
 from commands.reports.notes import Notes
 from commands.reports.signature import signature
-from commands.reports.tree import Node
+from commands.reports.tree import CUT, Node
 from commands.reports.values import exception_type, first_line
 
 # The way of Jenkins' JUnit attachments plugin, which Playwright and others follow.
@@ -57,6 +57,9 @@ class Builder:
         if "[[ATTACHMENT|" in system_out:
             said.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
         trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
+        # Each element is within the limit, but with the elements inside of it it need not be.
+        system_out = self.cut_within(system_out, self.limits.output, "the output of a case")
+        system_err = self.cut_within(system_err, self.limits.output, "the output of a case")
         if "\r" in message or "\r" in trace:  # written as a reference, &#13;
             message, trace = message.replace("\r\n", "\n"), trace.replace("\r\n", "\n")
         exception = digest = ""
@@ -101,11 +104,11 @@ class Builder:
 
     def cut_within(self, text: str, limit: int, what: str) -> str:
         """Keeps beginning and end: of a trace both matter."""
-        if len(text) <= limit:
+        if len(text) <= limit + len(CUT):  # it may have been cut once already
             return text
         self.notes.add("cut", what)
         half = limit // 2
-        return f"{text[:half]}\n[... cut ...]\n{text[-half:]}"
+        return f"{text[:half]}{CUT}{text[-half:]}"
 
     def text(self, node: Node | None) -> str:
         """The text of an element, with a warning if it was cut on the way."""

@@ -25,6 +25,8 @@ _NEVER_WITHIN = frozenset(
     }
 )
 _CASES = frozenset({"testcase", "test-case"})
+CUT = "\n[... cut ...]\n"
+"""Stands where the middle of a text was left out."""
 VERDICTS = frozenset(
     {
         "failure",
@@ -181,7 +183,7 @@ class Node:
         head = "".join(self._head)
         if not self.cut:
             return head
-        return f"{head}\n[... cut ...]\n{_last(self._tail, self.limit // 2)}"
+        return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
         """With the text of elements within: unescaped markup in a message looks like elements."""
