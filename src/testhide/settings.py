@@ -30,6 +30,7 @@ MEANINGS = {
     "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password; unset: made up and printed once",
+    "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
@@ -62,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_email: str = "admin@testhide.local"
     admin_password: str = ""
     blobs_url: str = ""
+    unsafe: bool = False
 
     @property
     def blobs(self) -> str:
@@ -105,6 +107,8 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "port" in found:
         found["port"] = _number(found["port"], variable("port"), 1, 65535)
+    if "unsafe" in found:
+        found["unsafe"] = bool(_number(found["unsafe"], variable("unsafe"), 0, 1))
     found |= given
     found.setdefault("data_dir", str(default_data_folder()))
     for name in ("database_url", "redis_url", "secret_key"):

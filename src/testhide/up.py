@@ -43,6 +43,7 @@ def up(
     *,
     agent: bool,
     trust: bool,
+    unsafe: bool,
     verbose: bool,
 ) -> NoReturn:
     """Raises Fault; does not return."""
@@ -53,6 +54,8 @@ def up(
         given["port"] = port
     if data is not None:
         given["data_dir"] = str(data.absolute())
+    if unsafe:
+        given["unsafe"] = True
     # What a data folder provides is filled in as soon as there is one.
     asked = from_environment(environ, **{"database_url": "-", "redis_url": "-", "secret_key": b"", **given})
     if agent and not trust and not is_loopback(asked.host):

@@ -33,6 +33,7 @@ def up(
     data: Path | None = None,
     agent: bool = True,
     trust_local_builds: Annotated[bool, Parameter(negative=())] = False,
+    unsafe: Annotated[bool, Parameter(negative=())] = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative=())] = False,
 ) -> None:
     """Start everything: PostgreSQL and Valkey unless they are configured, the server, one local agent.
@@ -49,12 +50,14 @@ def up(
         Start a local agent. Its builds run as you.
     trust_local_builds
         Start it also when others can reach the server.
+    unsafe
+        Start also on a database that may lose what it acknowledged (fsync or synchronous_commit off).
     verbose
         Show the processes' logs, which are in DATA/logs.
     """
     from testhide.up import up
 
-    up(os.environ, host, port, data, agent=agent, trust=trust_local_builds, verbose=verbose)
+    up(os.environ, host, port, data, agent=agent, trust=trust_local_builds, unsafe=unsafe, verbose=verbose)
 
 
 @app.command
