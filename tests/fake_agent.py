@@ -28,8 +28,13 @@ class FakeAgent:
         self.connect().raise_for_status()
         return self
 
-    def ask(self, free: int = 1) -> requests.Response:
-        return self.http.get("/api/v3/agent/next", params={"session": self.session, "free": str(free)})
+    def disconnect(self) -> requests.Response:
+        return self.http.post("/api/v3/agent/disconnect", json={"session": self.session})
+
+    def ask(self, free: int = 1, receipt: str | None = None) -> requests.Response:
+        """`receipt`: that of the last message; without one the server takes all for received."""
+        params = {"session": self.session, "free": str(free)} | ({} if receipt is None else {"receipt": receipt})
+        return self.http.get("/api/v3/agent/next", params=params)
 
     def next(self, free: int = 1, within_s: float = 30) -> dict[str, Any]:
         """The next message; asks again after each 204."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fcntl
 import os
 import queue
@@ -13,15 +12,18 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from agent import VERSION, credentials, kernel, privileges, workspace
+from agent import VERSION, credentials, kernel, orphans, privileges, workspace
 from agent.privileges import Account, NoAccount
+from agent.release import release
 from agent.say import say
 from agent.server import Server
-from agent.session import BAD_TOKEN, OK, REFUSED, RESTART, Session
+from agent.session import Session
 from agent.settings import Settings
 from agent.supervisor import Slots
+from agent.work import BAD_TOKEN, OK, REFUSED, RESTART, Work
 
 _LOOK_AGAIN = 0.5
+_SIGNAL = -2  # no exit code either
 
 
 def run(argv: list[str]) -> int:
@@ -47,37 +49,50 @@ def run(argv: list[str]) -> int:
         return REFUSED
     with lock:
         _introduce(account)
-        workspace.remove(workdir / "builds")  # of an agent that was killed
         settings = Settings(server, Slots(), workdir, account, options.allow_local_repositories)
-        session = Session(settings, options.once, session_id or secrets.token_hex(16))
-        code = _serve(session, settings)
+        # Of an agent that was killed:
+        orphans.end_all(settings.builds)
+        workspace.remove(settings.builds)
+        work = Work(settings, options.once)
+        session = Session(settings, work, options.once, session_id or secrets.token_hex(16))
+        code = _serve(session, work, settings)
     if code == RESTART:
         credentials.begin_anew(argv, [token, session.id])
     return code
 
 
-def _serve(session: Session, settings: Settings) -> int:
-    asked_to_end = False
+def _serve(session: Session, work: Work, settings: Settings) -> int:
+    signals: list[int] = []
 
-    def end(*_: object) -> None:
-        nonlocal asked_to_end
-        asked_to_end = True
-        session.outcome.put(OK)  # a SimpleQueue may be filled from a signal handler
+    def asked(number: int, _: object) -> None:
+        signals.append(number)
+        work.outcome.put(_SIGNAL)  # a SimpleQueue may be filled from a signal handler
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, asked)
     session.start()
-    code = _outcome(session)
-    session.close(report=asked_to_end or code == RESTART)
+    code = _outcome(work, signals)
+    work.close(report=bool(signals) or code == RESTART)
     settings.slots.close()
-    return OK if asked_to_end else code
+    if session.is_connected and work.is_over and (signals or code == OK):
+        release(settings.server, session.id)
+    return OK if signals else code
 
 
-def _outcome(session: Session) -> int:
+def _outcome(work: Work, signals: list[int]) -> int:
+    """The first signal lets builds end by themselves, the second one and SIGQUIT do not."""
+    draining = False
     while True:
-        # A signal that comes just before the wait does not end it, and its handler has to wait too.
-        with contextlib.suppress(queue.Empty):
-            return session.outcome.get(timeout=_LOOK_AGAIN)
+        try:
+            code = work.outcome.get(timeout=_LOOK_AGAIN)
+        except queue.Empty:
+            continue  # a signal that comes just before the wait does not end it, and its handler has to wait too
+        if code != _SIGNAL:
+            return code
+        if draining or signal.SIGQUIT in signals:
+            return OK
+        draining = True
+        work.drain()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -74,7 +74,7 @@ class Command(Task):
                     selector.register(source, selectors.EVENT_READ)
                 argv = ["/bin/sh", "-c", self._line]
                 env = workspace.base_environment()
-                slot.run(argv, str(workspace.root), env, self._settings.account, str(errors.path))
+                slot.run(argv, str(workspace.root), env, self._settings.account, workspace.record, str(errors.path))
                 left = self._watch(selector, slot, errors)
             for _ in range(_LAST_CHUNKS):
                 if not self._read(slot, errors):

@@ -63,7 +63,7 @@ class Execution:
         self._masker = masker
         self._log = log
         self._slot = settings.slots.take()
-        self._steps = Steps(self._slot, interrupt, deadline, settings.account)
+        self._steps = Steps(self._slot, interrupt, deadline, settings.account, workspace.record)
         self._environment: dict[str, str] = {}
         self._since = 0
 

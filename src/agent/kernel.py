@@ -1,9 +1,10 @@
-"""What Linux knows about processes: who descends from whom, and two switches of prctl(2)."""
+"""What Linux knows about processes, and two switches of prctl(2)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from typing import NamedTuple
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
@@ -19,19 +20,42 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+class Process(NamedTuple):
+    pid: int
+    state: str
+    """One letter; Z is a zombie."""
+    parent: int
+    session: int
+    started: int
+    """In ticks since the machine started: with the pid it names one process of this boot."""
+
+
+def processes() -> list[Process]:
+    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [one for one in found if one is not None]
+
+
+def process(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
+    except OSError:
+        return None  # it ended meanwhile
+    # The command in parentheses may itself hold spaces and parentheses.
+    fields = stat.rpartition(b")")[2].split()
+    return Process(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def boot() -> str:
+    """Names the time since the machine started."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 def descendants(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                stat = file.read()
-        except OSError:
-            continue  # it ended meanwhile
-        # The command in parentheses may itself hold spaces and parentheses.
-        parent = int(stat.rpartition(b")")[2].split(None, 2)[1])
-        children.setdefault(parent, []).append(int(name))
+    for one in processes():
+        children.setdefault(one.parent, []).append(one.pid)
     found: list[int] = []
     waiting = [root]
     while waiting:

@@ -1,4 +1,8 @@
-"""A build's log: every line is numbered and written to a file first, then sent until the server has it."""
+"""A build's log: every line is numbered and written to a file first, then sent until the server has it.
+
+What is missing says so where it is missing: of a log that is too long the middle is left out, its last lines are kept;
+lines for which the disk has no room are counted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from agent.masking import Masker
@@ -16,6 +21,9 @@ LINES_PER_REQUEST = 1000
 BYTES_PER_REQUEST = 512 * 1024
 _BETWEEN_REQUESTS = 0.05
 _INDEXED = 256  # the file position of every 256th line is kept
+LONGEST = 128 * 1024 * 1024  # bytes of the file; after that only the last lines are kept
+LAST_LINES = 2_000
+_LAST_BYTES = 2 * 1024 * 1024
 
 Send = Callable[[bytes], int]
 """Takes the body of one request, returns how many lines the server has."""
@@ -35,6 +43,8 @@ class Log:
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 (closed by `close`)
         self._state = threading.Condition()
         self._positions: list[int] = []
+        self._last: deque[bytes] = deque()
+        self._last_size = self._left_out = self._unwritten = 0
         self._count = self._size = 0
         self._closed = self._abandoned = False
         self._error: Exception | None = None
@@ -54,17 +64,20 @@ class Log:
         now = time.time_ns() // 1_000_000
         written = [_encode(now, line) for line in lines]
         with self._state:
-            self._write(b"".join(written))
-            for line in written:
-                if self._count % _INDEXED == 0:
-                    self._positions.append(self._size)
-                self._count += 1
-                self._size += len(line)
+            if self._left_out or self._size + sum(map(len, written)) > LONGEST:
+                self._hold(written)
+            else:
+                self._keep(written)
             self._state.notify_all()
 
     def finish(self) -> int:
         """Wait until the server has every line; how many there are."""
         with self._state:
+            if self._left_out > len(self._last):
+                self._keep([_notice(f"{self._left_out - len(self._last)} lines were left out: the log was too long")])
+            self._keep(list(self._last))
+            if self._unwritten:
+                self._keep([])
             self._closed = True
             self._state.notify_all()
         self._sender.join()
@@ -83,6 +96,31 @@ class Log:
             self._state.notify_all()
         self._sender.join()
         self._file.close()
+
+    def _hold(self, lines: list[bytes]) -> None:
+        """Only the last of them, for the end."""
+        self._left_out += len(lines)
+        for line in lines[-LAST_LINES:]:
+            self._last.append(line)
+            self._last_size += len(line)
+            while len(self._last) > LAST_LINES or self._last_size > _LAST_BYTES:
+                self._last_size -= len(self._last.popleft())
+
+    def _keep(self, lines: list[bytes]) -> None:
+        if self._unwritten:
+            lines = [_notice(f"{self._unwritten} lines are missing: the agent's disk was full"), *lines]
+        try:
+            self._write(b"".join(lines))
+        except OSError:
+            os.ftruncate(self._file.fileno(), self._size)
+            self._unwritten += len(lines) - bool(self._unwritten)
+            return
+        self._unwritten = 0
+        for line in lines:
+            if self._count % _INDEXED == 0:
+                self._positions.append(self._size)
+            self._count += 1
+            self._size += len(line)
 
     def _write(self, data: bytes) -> None:
         position = self._size
@@ -144,6 +182,10 @@ class Log:
             data = os.pread(self._file.fileno(), BYTES_PER_REQUEST, position)
             position += data.index(b"\n") + 1
         self._line, self._position = line, position
+
+
+def _notice(text: str) -> bytes:
+    return _encode(time.time_ns() // 1_000_000, f"==> {text}")
 
 
 def _encode(at: int, text: str) -> bytes:

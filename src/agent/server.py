@@ -18,6 +18,7 @@ from agent import VERSION
 from agent.say import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+_LONGEST_ASKED = 300.0  # pause that the server may ask for
 _CONNECT_TIMEOUT, _TIMEOUT, _UPLOAD_TIMEOUT = 10.0, 30.0, 300.0
 Pause = Callable[[float], bool]
 """Waits that long, or less; true when the call should be given up."""
@@ -115,8 +116,9 @@ class Server:
             )
         wait = FIRST_PAUSE
         while True:
+            asked = 0.0
             try:
-                status, answer = self._once(method, target, body, headers, timeout, call)
+                status, answer, asked = self._once(method, target, body, headers, timeout, call)
                 if status < 500 and status != 429:
                     self._is_back()
                     return _accepted(status, answer)
@@ -126,7 +128,7 @@ class Server:
                     raise GivenUp from None
                 trouble = str(error) or type(error).__name__
             self._is_away(trouble)
-            if pause(wait * random.uniform(0.5, 1)):  # noqa: S311 (jitter)
+            if pause(max(wait * random.uniform(0.5, 1), asked * random.uniform(1, 1.1))):  # noqa: S311 (jitter)
                 raise GivenUp
             wait = min(wait * 2, LONGEST_PAUSE)
 
@@ -138,7 +140,8 @@ class Server:
         headers: Mapping[str, str],
         timeout: float,
         call: Call | None,
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, bytes, float]:
+        """Status, body, and how long the server asks to wait."""
         while True:
             connection, used = self._connection()
             try:
@@ -167,7 +170,7 @@ class Server:
                     self._idle.append(connection)
             else:
                 connection.close()
-            return response.status, answer
+            return response.status, answer, _seconds(response.getheader("Retry-After"))
 
     def _connection(self) -> tuple[http.client.HTTPConnection, bool]:
         with self._lock:
@@ -199,6 +202,12 @@ def sleep(seconds: float) -> bool:
     """The pause of calls that are never given up."""
     time.sleep(seconds)
     return False
+
+
+def _seconds(retry_after: str | None) -> float:
+    """A date, which our server never sends, counts as nothing."""
+    words = (retry_after or "").strip()
+    return min(float(words), _LONGEST_ASKED) if words.isascii() and words.isdigit() else 0.0
 
 
 def _accepted(status: int, answer: bytes) -> Any:

@@ -6,7 +6,7 @@ agent dies, however hard, it ends its processes and itself.
 
 Control is JSON, one line a message, on the socket at standard input; what a build prints is standard output.
 
-    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "errors": null | pipe}}
+    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "record": file, "errors": null | pipe}}
                                       <- {"exit": code} or {"refused": why}
     -> {"end": grace, "number": n}    <- {"left": processes that could not be ended, "number": n}
 A tree that is being ended may be asked again, with less grace; the last number is the one that is answered.
@@ -24,7 +24,7 @@ import subprocess
 import time
 from typing import Any
 
-from agent import kernel
+from agent import kernel, orphans
 
 _LOOK_AGAIN = 0.02
 _KILL_PATIENCE = 5.0
@@ -89,7 +89,13 @@ class _Slot:
                 self._begin_end(message["end"])
 
     def _run(
-        self, argv: list[str], cwd: str, env: dict[str, str], account: list[Any] | None, errors: str | None
+        self,
+        argv: list[str],
+        cwd: str,
+        env: dict[str, str],
+        account: list[Any] | None,
+        record: str,
+        errors: str | None,
     ) -> None:
         identity: dict[str, Any] = {}
         if account:
@@ -109,6 +115,8 @@ class _Slot:
             self._answer({"refused": str(error)})
             return
         self._leader = process.pid
+        with contextlib.suppress(OSError):  # a full disk: its environment tells, too
+            orphans.record(record, process.pid)
         process.returncode = 0  # reaped here, together with the orphans
 
     def _begin_end(self, grace: float) -> None:

@@ -33,15 +33,17 @@ class Steps:
         interrupt: Interrupt,
         deadline: float,
         account: Account | None,
+        record: str,
     ) -> None:
         self._slot = slot
         self._interrupt = interrupt
         self._deadline = deadline
         self._account = account
+        self._record = record
 
     def run(self, argv: Sequence[str], cwd: str, env: dict[str, str], reader: LineReader, sink: Sink) -> Ended:
         """Returns when the step's own process has ended; what that left behind runs on until `sweep`."""
-        self._slot.run(argv, cwd, env, self._account)
+        self._slot.run(argv, cwd, env, self._account, self._record)
         with selectors.DefaultSelector() as selector:
             for source in (self._slot.output, self._slot.control, self._interrupt):
                 selector.register(source, selectors.EVENT_READ)

@@ -42,10 +42,19 @@ class Slot:
         self._ends = 0
 
     def run(
-        self, argv: Sequence[str], cwd: str, env: dict[str, str], account: Account | None, errors: str | None = None
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        env: dict[str, str],
+        account: Account | None,
+        record: str,
+        errors: str | None = None,
     ) -> None:
-        """`errors`: a named pipe for standard error, which otherwise goes where standard output does."""
-        self._send({"run": {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "errors": errors}})
+        """`record`: where the process is written down, see `orphans`. `errors`: a named pipe for standard error, which
+        otherwise goes where standard output does.
+        """
+        about = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
+        self._send({"run": about})
 
     def end(self, grace: float) -> None:
         self._ends += 1

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from agent.orphans import RECORD
 from agent.privileges import Account
 from agent.say import say
 
@@ -27,6 +28,7 @@ class Workspace:
     def __init__(self, folder: Path, account: Account | None) -> None:
         self.folder = folder
         self.root = folder / "workspace"
+        self.record = str(folder / RECORD)
         self._home = folder / "home"
         self._tmp = folder / "tmp"
         remove(folder)

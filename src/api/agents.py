@@ -15,7 +15,7 @@ from api.polling import POLL_S, AgentPolls
 from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.node_commands import CompleteNodeCommand
-from commands.nodes import ConnectNode
+from commands.nodes import ConnectNode, MarkNodeOffline
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.errors import Conflict, Forbidden, TooLarge
 from domain.nodes import NODE, Node
@@ -50,6 +50,10 @@ class Connected(msgspec.Struct):
     max_parallel: int
     heartbeat_s: int = HEARTBEAT_S
     poll_s: int = POLL_S
+
+
+class Disconnection(msgspec.Struct):
+    session: Session
 
 
 class Heartbeat(msgspec.Struct):
@@ -129,6 +133,12 @@ class AgentController(Controller):
         node = await _node(act, node_id)
         return Connected(node_id, node.title, node.max_parallel)
 
+    @post("/disconnect", status_code=200)
+    async def disconnect(self, request: Request[Agent, Any, Any], act: Acting, data: Disconnection) -> dict[str, str]:
+        """The agent ends, and with it its session; one that is not the node's (any more) is no matter."""
+        await act(MarkNodeOffline(the_agent(request.user).node_id, data.session, "its agent was stopped"))
+        return {}
+
     @get("/next")
     async def next_message(
         self,
@@ -136,12 +146,15 @@ class AgentController(Controller):
         act: Acting,
         session: Session,
         free: Annotated[int, Parameter(ge=0, le=10_000)],
+        receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[Any]:
-        """A message for the agent, or 204 after a while without one."""
+        """A message for the agent, or 204 after a while without one. `receipt` is that of the last message that
+        arrived, empty before the first: what did not arrive is said again.
+        """
         node_id = the_agent(request.user).node_id
         await _must_be_connected(act, node_id, session)
         polls: AgentPolls = request.app.state.polls
-        message = await polls.next(request, node_id, session, free)
+        message = await polls.next(request, node_id, session, free, receipt)
         return Response(message, status_code=204 if message is None else 200)
 
     @post("/heartbeat", status_code=200)
@@ -207,6 +220,7 @@ class AgentController(Controller):
         data: FinishedReport,
     ) -> FinishAnswer:
         node_id = the_agent(request.user).node_id
+        log = await act.services.build_logs.end(build_id, attempt)
         await act(
             FinishBuild(
                 build_id=build_id,
@@ -215,7 +229,8 @@ class AgentController(Controller):
                 exit_code=data.exit_code,
                 reason="agent_stopped" if data.reason == "stopped" else data.reason,
                 detail=data.detail,
-                log_lines=await act.services.build_logs.count(build_id, attempt),
+                log_lines=log.lines,
+                log_digest=log.digest,
             )
         )
         build = await act.services.log.state(BUILD.at(build_id))

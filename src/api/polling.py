@@ -2,14 +2,13 @@
 
 An agent has one poll open. A new one takes the place of the old at once, since an agent that has room again cuts its
 poll and asks anew; and a poll whose connection is gone takes no message, so that none is lost with it. What is lost
-all the same comes back: an assignment that nobody takes up is requeued, a stop is repeated by the answers to
-heartbeats.
+on its way all the same is said again: each message has a receipt that the next poll gives back.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 from litestar import Request
@@ -28,21 +27,39 @@ POLL_S = 20
 REMEMBERED = 50_000
 
 
+class Said(NamedTuple):
+    """A message that an agent should hear once."""
+
+    session: str
+    about: str
+    attempt: int
+    type: str
+
+    @property
+    def receipt(self) -> str:
+        return f"{self.type}:{self.about}:{self.attempt}"
+
+
 class AgentPolls:
     """Of one API process."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._delivered: LRUCache[tuple[str, str, int, str], bool] = LRUCache(REMEMBERED)
+        self._delivered: LRUCache[Said, bool] = LRUCache(REMEMBERED)
+        self._last: LRUCache[str, Said] = LRUCache(REMEMBERED)
+        """By session: what its last poll was answered with."""
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """By node: set the first to end the poll, the second to wake it."""
 
     async def next(
-        self, request: Request[Any, Any, Any], node_id: int, session: str, free: int
+        self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
-        """The next message for the agent; None after a while, or when the poll was cut or replaced."""
+        """The next message for the agent; None after a while, or when the poll was cut or replaced.
+
+        `receipt`: of the last message that arrived, empty before the first; None from an agent that gives none.
+        """
         services = self._services
-        woken: set[str] = set()
+        woken = self._lost(session, receipt)
         """What there is news about: `1025` is a build, `cmd-7` a command."""
         news = asyncio.Event()
 
@@ -66,9 +83,15 @@ class AgentPolls:
                         await services.gauges.polls(node_id, session, 0, polling=False)
                         return None
                     news.clear()
-                    while woken:
-                        if (message := await self._message(woken.pop(), node_id, session)) is not None:
-                            return message
+                    while woken and not replaced.is_set() and not cut.is_set():
+                        message, said = await self._message(woken.pop(), node_id, session)
+                        if message is None or said in self._delivered or replaced.is_set() or cut.is_set():
+                            continue
+                        self._delivered[said] = True
+                        self._last[session] = said
+                        return message | {"receipt": said.receipt}
+                    if replaced.is_set() or cut.is_set():
+                        continue
                     left = ends - asyncio.get_running_loop().time()
                     if left <= 0:
                         return None
@@ -90,21 +113,23 @@ class AgentPolls:
             if self._open.get(node_id) == (replaced, news):
                 del self._open[node_id]
 
-    async def _message(self, about: str, node_id: int, session: str) -> dict[str, Any] | None:
-        """What the agent should hear about a build or a command, once."""
+    def _lost(self, session: str, receipt: str | None) -> set[str]:
+        """What the agent's last poll was answered about, if that did not arrive."""
+        last = self._last.pop(session, None)
+        if last is None or receipt in (None, last.receipt):
+            return set()
+        self._delivered.pop(last, None)
+        return {last.about}
+
+    async def _message(self, about: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, Said]:
+        """What the agent should hear about a build or a command, and how that is noted."""
         kind, _, number = about.rpartition("-")
         if kind:
             message, attempt = await self._command(int(number), node_id), 0
         else:
             build = await self._services.log.state(BUILD.at(int(number)))
             message, attempt = await self._about(build, node_id), build.attempt if build is not None else 0
-        if message is None:
-            return None
-        note = (session, about, attempt, str(message["type"]))
-        if note in self._delivered:
-            return None
-        self._delivered[note] = True
-        return message
+        return message, Said(session, about, attempt, str((message or {}).get("type")))
 
     async def _command(self, command_id: int, node_id: int) -> dict[str, Any] | None:
         command = await self._services.log.state(NODE_COMMAND.at(command_id))

@@ -24,6 +24,7 @@ from store.agents import AgentGauges
 from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
 from store.codec import utcnow
+from store.leading import leading
 from store.listen import EVENTS, POLLS, Listener
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
@@ -74,8 +75,7 @@ class Dispatcher:
         ):
             while True:
                 try:
-                    async with await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as lock:
-                        await lock.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
+                    async with leading(self.conninfo, LOCK) as lock:
                         await _Leadership(self, lock).lead()
                 except (psycopg.OperationalError, AppendFailed, SteppedDown) as error:
                     log.warning("leadership lost", error=str(error).strip())
@@ -155,11 +155,14 @@ class _Leadership:
 
     async def _take_back(self, orphan: Orphan) -> None:
         build, node_id = orphan.build, orphan.node_id
-        log_lines = await self._dispatcher.build_logs.count(build.build_id, build.attempt)
+        lines, digest, _ = await self._dispatcher.build_logs.end(build.build_id, build.attempt)
         if orphan.reason == "agent_lost" and node_id is not None:
-            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, log_lines))
+            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, lines, digest))
         else:
-            await self._execute(AbortBuild(build.build_id, orphan.reason, node_to_wake=node_id, log_lines=log_lines))
+            await self._execute(AbortBuild(build.build_id, orphan.reason, None, node_id, lines, digest))
+            if orphan.reason == "job_deleted":
+                # What its agent said after the logs of the job were deleted.
+                await self._dispatcher.build_logs.delete_of_build(build.build_id)
 
     async def _assign(self) -> None:
         placed = assignments(self._scheduler, utcnow())
@@ -173,6 +176,7 @@ class _Leadership:
 
     async def _look_after(self) -> None:
         """What no event tells: assignments that nobody took up, agents that fell silent."""
+        await self._lock.execute("SELECT")  # who has lost it leads no more
         now = self._now()
         for build_id, active in self._scheduler.unacknowledged():
             if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_s:

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,8 +47,10 @@ class FakeServer:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.connects: list[dict[str, Any]] = []
+        self.released: list[str] = []
         self.heartbeats: list[dict[str, Any]] = []
         self.polls: list[int] = []
+        self.receipts: list[str] = []
         self.builds: dict[tuple[int, int], Heard] = {}
         self.results: dict[str, dict[str, Any]] = {}
         self.messages: list[dict[str, Any]] = []
@@ -58,6 +60,8 @@ class FakeServer:
         self.token = TOKEN
         # Asked with the last part of the path, query and body: another answer than the usual one, or "drop".
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
+        self.retry_after: str | None = None
+        """Header of answers that are no success."""
         self._ids = iter(range(1, 1000))
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
@@ -127,10 +131,10 @@ class FakeServer:
         with self.changed:
             assert self.changed.wait_for(condition, WAIT), "the agent did not come that far"
 
-    def wait_idle(self) -> None:
-        """Until a heartbeat says that no build is left."""
+    def wait_idle(self, running: Sequence[Sequence[int]] = ()) -> None:
+        """Until a heartbeat says that no build is left, or only those."""
         before = len(self.heartbeats)
-        self.wait(lambda: any(state["running"] == [] for state in self.heartbeats[before:]))
+        self.wait(lambda: any(state["running"] == list(running) for state in self.heartbeats[before:]))
 
     def wait_line(self, heard: Heard, text: str) -> str:
         self.wait(lambda: any(text in line for line in heard.own))
@@ -162,7 +166,11 @@ class FakeServer:
             node = {"node_id": 1, "name": "node-1", "max_parallel": self.max_parallel}
             return 200, {**node, "heartbeat_s": 0.2, "poll_s": POLL_S}
         if call == "next":
+            self.receipts.append(query.get("receipt", ""))
             return self._next(int(query["free"]))
+        if call == "disconnect":
+            self.released.append(json.loads(body)["session"])
+            return 200, {}
         if call == "heartbeat":
             self.heartbeats.append(json.loads(body))
             return 200, {"lost": self.lost}
@@ -246,6 +254,8 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             if status != 204:
                 self.send_header("Content-Length", str(len(data)))
+            if status >= 300 and server.retry_after is not None:
+                self.send_header("Retry-After", server.retry_after)
             self.end_headers()
             self.wfile.write(data)
 

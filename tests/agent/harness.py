@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,11 +57,18 @@ class Agent:
         self._errors.seek(0)
         return self._errors.read()
 
+    def wait_said(self, text: str, really: bool = True) -> None:
+        deadline = time.monotonic() + WAIT
+        while really and text not in self.said:
+            assert time.monotonic() < deadline, self.said
+            time.sleep(0.02)  # between two looks
+
     def wait(self) -> int:
         return self.process.wait(WAIT)
 
     def end(self) -> int:
-        self.process.terminate()
+        """At once, with its builds."""
+        self.process.send_signal(signal.SIGQUIT)
         return self.wait()
 
     def close(self) -> None:
@@ -75,6 +84,14 @@ class Agent:
 
 
 StartAgent = Callable[..., Agent]
+
+
+def processes_until(text: str, count: int) -> None:
+    """There are that many, or more."""
+    deadline = time.monotonic() + WAIT
+    while len(processes_with(text)) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # between two looks
 
 
 def processes_with(text: str) -> list[int]:

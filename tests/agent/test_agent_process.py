@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import io
 import os
-import signal
 import subprocess
 import sys
-import zipfile
+import time
 from pathlib import Path
 
 import pytest
-from tests.agent.fake_server import TOKEN, FakeServer
-from tests.agent.harness import AGENT_ENVIRONMENT, SYSTEM_PYTHON, Agent, StartAgent, processes_with
+from tests.agent.fake_server import TOKEN, Answer, FakeServer
+from tests.agent.harness import (
+    AGENT_ENVIRONMENT,
+    SYSTEM_PYTHON,
+    Agent,
+    StartAgent,
+    processes_with,
+)
 
-import agent as package
-from agent.bundle import build_zipapp
-
-SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
 FOREVER = "while :; do sleep 0.1; done"
 # Reads all that may hold the token: of every process above up to the last one given, and the file.
 SPY = """
@@ -217,47 +215,27 @@ def test_a_lost_session_is_connected_again_with_its_builds(server: FakeServer, a
     assert server.connects[1]["session"] == server.connects[0]["session"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_its_builds(server: FakeServer, agent: Agent, number: signal.Signals) -> None:
-    mark = f"END_{agent.process.pid}"
-    builds = [server.queue(f"export {mark}=1; echo begin; setsid sleep 600 & {FOREVER}") for _ in range(2)]
-    for build in builds:
-        server.wait_line(build, "begin")
+def test_an_agent_waits_as_long_as_the_server_asks(server: FakeServer, start: StartAgent) -> None:
+    server.retry_after = "1"
+    asked: list[float] = []
 
-    agent.process.send_signal(number)
+    def busy(call: str, *_: object) -> Answer | None:
+        if call == "connect":
+            asked.append(time.monotonic())
+        return (503, None) if len(asked) == 1 else None
 
-    assert agent.process.wait(5) == 0
-    for build in builds:
-        verdict = server.wait_finished(build)
-        assert (verdict["reason"], verdict["detail"]) == ("stopped", "the agent was shut down")
-    assert not processes_with(mark)
-    assert not processes_with(str(agent.workdir))
-
-
-def test_it_ends_in_time_when_the_server_is_away(server: FakeServer, agent: Agent) -> None:
-    mark = f"AWAY_{agent.process.pid}"
-    server.wait_line(server.queue(f"{mark}=1; export {mark}; trap '' TERM; echo begin; {FOREVER}"), "begin")
-    server.fault = lambda *_: "drop"
-
-    agent.process.terminate()
-
-    assert agent.process.wait(5) == 0
-    assert not processes_with(mark)
-
-
-def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(server: FakeServer, start: StartAgent) -> None:
-    agent = start()
-    mark = f"KILLED_{agent.process.pid}"
-    server.wait_line(server.queue(f"export {mark}=1; setsid sleep 600 & echo begin; {FOREVER}"), "begin")
-    agent.process.kill()
-    agent.wait()
-    server.wait(lambda: not processes_with(mark) or (server.changed.wait(0.02) and False))
-    assert list((agent.workdir / "builds").iterdir())
-
-    server.connects.clear()
+    server.fault = busy
     start()
     server.wait(lambda: server.connects)
-    assert not (agent.workdir / "builds").exists()
+    assert 1 <= asked[1] - asked[0] < 3
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_message_that_arrived_is_confirmed_by_the_next_poll(server: FakeServer) -> None:
+    server.wait(lambda: server.receipts)
+    server.tell({"type": "later", "receipt": "later:1"})
+    server.wait(lambda: server.receipts[-1] == "later:1")
+    assert server.receipts[0] == ""
 
 
 @pytest.mark.usefixtures("agent")
@@ -284,58 +262,3 @@ def test_room_for_a_build_is_told_at_once(server: FakeServer) -> None:
         server.wait_finished(build)
 
     assert [build.own for build in builds] == [["0"], ["1"], ["2"], ["3"]]
-
-
-def _pythons() -> list[str]:
-    """Other versions than ours that this machine has."""
-    names = (f"/usr/bin/python3.{minor}" for minor in range(9, 20))
-    return [name for name in names if os.path.exists(name) and not name.endswith(f"3.{sys.version_info[1]}")]
-
-
-@pytest.mark.parametrize("python", _pythons())
-def test_it_runs_on_other_versions(server: FakeServer, start: StartAgent, python: str) -> None:
-    build = server.queue("echo here; touch out", artifacts=["out"])
-    agent = start("--once", python=python)
-
-    assert agent.wait() == 0
-    assert build.own == ["here"]
-    assert "Warning" not in agent.said
-
-
-def test_it_runs_as_a_module_and_as_a_folder() -> None:
-    source = Path(package.__file__).parent
-    for words in (["-m", "agent"], [str(source)]):
-        done = subprocess.run(
-            [sys.executable, *words, "--version"],
-            cwd=source.parent,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert done.stdout == package.VERSION + "\n"
-
-
-def test_the_bundle_is_the_same_each_time() -> None:
-    first, second = build_zipapp(), build_zipapp()
-
-    assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
-    assert first.startswith(b"#!/usr/bin/env python3\n")
-    names = zipfile.ZipFile(io.BytesIO(first)).namelist()
-    assert names == sorted(names)
-    assert {"__main__.py", "agent/__init__.py", "agent/build.py"} <= set(names)
-    assert "agent/bundle.py" not in names
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_the_source_is_python_3_9_and_needs_nothing_else(source: Path) -> None:
-    is_for_builds = source.name.startswith("testhide_")
-    tree = ast.parse(source.read_text(), feature_version=(3, 8) if is_for_builds else (3, 9))
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.partition(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            imported.add(str(node.module).partition(".")[0])
-    assert imported <= sys.stdlib_module_names | {"pytest" if is_for_builds else "agent"}
-    assert len(source.read_text().splitlines()) < 250

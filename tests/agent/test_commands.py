@@ -171,7 +171,7 @@ def test_an_agent_that_is_told_to_end_does_not_start_anew(server: FakeServer, ag
     server.wait_line(server.queue("trap '' TERM; echo begin; while :; do sleep 0.1; done"), "begin")
     server.tell({"type": "restart", "command_id": "r"})
     server.wait_result("r")
-    agent.process.send_signal(signal.SIGTERM)
+    agent.process.send_signal(signal.SIGQUIT)
 
     assert agent.wait() == 0
     assert len(server.connects) == 1

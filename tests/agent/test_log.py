@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
 from agent.lines import LONGEST_LINE, LineReader
-from agent.log import LINES_PER_REQUEST, Log
+from agent.log import LAST_LINES, LINES_PER_REQUEST, Log
 from agent.masking import Masker
 
 MANY = 5000
@@ -164,3 +165,57 @@ def test_it_sends_exactly_what_the_server_asks_for(tmp_path: Path) -> None:
     assert [offset for offset, _ in sent] == [0, 777, 300, 299, 2500, 1001, 2001]
     for offset, numbers in sent:
         assert numbers == list(range(offset, min(offset + LINES_PER_REQUEST, 3000)))
+
+
+class Received:
+    """The other end of a `Log`: takes everything."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def send(self, body: bytes) -> int:
+        request = json.loads(body)
+        assert request["offset"] == len(self.lines)
+        self.lines += [text for _, text in request["lines"]]
+        return len(self.lines)
+
+
+def a_log(folder: Path, received: Received) -> Log:
+    return Log(str(folder), Masker([]), received.send, lambda seconds: False, lambda: None)
+
+
+def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.log.LONGEST", 10_000)
+    received = Received()
+    log = a_log(tmp_path, received)
+    for number in range(10_000):
+        log.add([f"line {number}"])
+    count = log.finish()
+    log.close()
+
+    assert count == len(received.lines)
+    (place,) = [at for at, line in enumerate(received.lines) if line.startswith("==>")]
+    head, tail = received.lines[:place], received.lines[place + 1 :]
+    assert head == [f"line {number}" for number in range(len(head))]
+    assert tail == [f"line {number}" for number in range(10_000 - LAST_LINES, 10_000)]
+    assert received.lines[place] == f"==> {10_000 - len(head) - len(tail)} lines were left out: the log was too long"
+
+
+def test_lines_for_which_there_is_no_room_leave_a_visible_gap(tmp_path: Path) -> None:
+    received = Received()
+    log = a_log(tmp_path, received)
+    log.add(["before"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # a full disk, as far as a write can tell
+    try:
+        log.add(["lost", "lost too"])
+        log.add(["and this"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log.add(["after"])
+    log.finish()
+    log.close()
+
+    assert received.lines == ["before", "==> 3 lines are missing: the agent's disk was full", "after"]

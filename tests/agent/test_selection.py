@@ -74,10 +74,14 @@ def write(folder: Path, files: dict[str, str]) -> None:
         path.write_text(textwrap.dedent(content), encoding="utf-8")
 
 
+def cases(report: bytes) -> list[ElementTree.Element]:
+    return list(ElementTree.fromstring(report).iter("testcase"))
+
+
 def node_ids(report: bytes) -> list[str]:
     """One of each case, or the case's name where it has none or several."""
     found = []
-    for case in ElementTree.fromstring(report).iter("testcase"):
+    for case in cases(report):
         own = [str(one.get("value")) for one in case.iter("property") if one.get("name") == "nodeid"]
         found.append(own[0] if len(own) == 1 else f"{len(own)} in {case.get('name')}")
     return found
@@ -164,6 +168,25 @@ def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, place
     left_out = {id_ for id_ in ALL if "test_many" in id_ or "test_set_up" in id_}
     assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(ALL - left_out)
     assert out.read_text() == "kept"
+
+
+@pytest.mark.parametrize("options", ["", "-p xdist -n 2"])
+@pytest.mark.usefixtures("trusted")
+def test_what_is_quarantined_is_skipped(server: FakeServer, place: Path, options: str) -> None:
+    held = ["# since May", f"{A}::TestOuter", NON_ASCII, f"{A}::test_größe", f"{B}::test_set_up", f"{B}::test_pla"]
+    build = queue(server, place, f"pytest {options} --junit-xml=junittests.xml", quarantine=held)
+
+    assert server.wait_finished(build)["exit_code"] == 0, build.lines
+    report = build.reports["junittests.xml"]
+    assert sorted(node_ids(report)) == sorted(ALL)
+    skipped = {
+        case_id
+        for case_id, case in zip(node_ids(report), cases(report), strict=True)
+        if case.find("skipped") is not None
+    }
+    inside = {node_id for node_id in ALL if "TestOuter" in node_id}
+    assert skipped == {f"{A}::test_größe", NON_ASCII, f"{B}::test_set_up", *inside}
+    assert "Testhide: 6 skipped, since they are in quarantine." in build.own
 
 
 @pytest.mark.usefixtures("agent")

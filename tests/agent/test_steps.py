@@ -96,7 +96,7 @@ def test_the_time_limit_ends_the_whole_tree(server: FakeServer, agent: Agent) ->
 
 def test_stop_ends_the_whole_tree(server: FakeServer, agent: Agent) -> None:
     mark = f"STOP_{agent.process.pid}"
-    build = server.queue(FAMILY.format(mark=mark) + "trap 'echo bye; exit' TERM; " + FOREVER, artifacts=["*"])
+    build = server.queue("trap 'echo bye; exit' TERM; " + FAMILY.format(mark=mark) + FOREVER, artifacts=["*"])
     server.wait_line(build, "family")
     server.stop(build, "cancelled by ada")
 

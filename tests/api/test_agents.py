@@ -62,6 +62,31 @@ def test_another_session_must_connect_first(agent: FakeAgent) -> None:
         agent.session = session
 
 
+def test_a_released_session_makes_room_at_once(shop: Shop) -> None:
+    token = shop.new_token()
+    first, second = (FakeAgent(shop.server.url, token) for _ in range(2))
+    node = first.connect().json()["node_id"]
+    assert second.disconnect().status_code == 200, "it has no session to release"
+    assert second.connect().status_code == 409
+    assert (first.disconnect().status_code, first.disconnect().status_code) == (200, 200)
+    assert shop.admin.get(f"/api/v3/nodes/{node}").json()["status"] == "offline"
+    assert second.connect().status_code == 200
+    assert first.disconnect().status_code == 200
+    assert shop.admin.get(f"/api/v3/nodes/{node}").json()["status"] == "online"
+    assert (first.ask().status_code, second.beat()) == (409, [])
+
+
+def test_what_a_released_session_had_goes_to_the_next_one(shop: Shop) -> None:
+    token = shop.new_token()
+    first, second = (FakeAgent(shop.server.url, token) for _ in range(2))
+    shop.start()
+    build = first.connected().take_up()
+    first.disconnect().raise_for_status()
+    again = second.connected().take_up()
+    assert (again["id"], again["attempt"]) == (build["id"], 2)
+    second.finished(again).raise_for_status()
+
+
 @pytest.mark.parametrize("changes", [{"session": "short"}, {"cpu_cores": -1}, {"ram_gb": "much"}, {"hostname": None}])
 def test_fields_are_checked(shop: Shop, changes: dict[str, Any]) -> None:
     agent = FakeAgent(shop.server.url, shop.new_token())

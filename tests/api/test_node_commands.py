@@ -56,6 +56,7 @@ def test_execute(server: Any, machine: Machine, polls_first: bool) -> None:
             "command_id": message["command_id"],
             "command": "df -h /",
             "timeout_s": 10,
+            "receipt": message["receipt"],
         }
         assert machine.answer(message["command_id"]) == 200
         answer = asked.result(30)
@@ -86,7 +87,11 @@ def test_restart(server: Any, machine: Machine) -> None:
         answer = server.admin.post(f"/api/v3/nodes/{machine.node}/restart")
         message = heard.result(30)
     assert (answer.status_code, answer.json()) == (202, {"detail": f"Restart command sent to node {machine.node}."})
-    assert message == {"type": "restart", "command_id": message["command_id"]}
+    assert message == {
+        "type": "restart",
+        "command_id": message["command_id"],
+        "receipt": message["receipt"],
+    }
     assert machine.answer(message["command_id"]) == 200
 
 

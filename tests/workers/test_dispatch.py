@@ -105,6 +105,7 @@ def test_a_running_build_is_stopped(shop: Shop) -> None:
         waiting = threads.submit(agent.next, 0)
         assert shop.admin.post(f"/api/v3/builds/{number}/stop").json() == {"id": number, "status": "aborted"}
         stop = waiting.result(30)
+    assert stop.pop("receipt")
     assert stop == {"type": "stop", "build_id": number, "attempt": 1, "reason": "stopped"}
     assert agent.beat(build) == [[number, "stopped"]]
     assert shop.admin.post(f"/api/v3/builds/{number}/stop").status_code == 409

@@ -1,0 +1,31 @@
+"""An agent that is stopped and started again, with the real server."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Server
+from tests.e2e.test_selection import Works
+
+
+@pytest.fixture
+def works(server: Server, tmp_path: Path) -> Iterator[Works]:
+    works = Works(server, tmp_path)
+    yield works
+    works.close()
+
+
+def test_the_next_agent_of_a_node_connects_at_once(works: Works) -> None:
+    (works.errors.parent / "seen").touch()
+    works.ended(works.shop.start(works.job))
+    works.agent.terminate()
+    assert works.agent.wait(20) == 0
+    stopped = time.monotonic()
+    with works.errors.open("a") as errors:
+        works.agent = subprocess.Popen(works.agent.args, stderr=errors, cwd=works.errors.parent)
+    works.ended(works.shop.start(works.job))
+    assert time.monotonic() - stopped < 10, "a session that nobody released is waited for for 15 s"
+    assert "Another agent" not in works.errors.read_text()
