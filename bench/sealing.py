@@ -1,0 +1,79 @@
+"""Sealing, exporting and verifying a log: events a second, and what they take of memory: `./dev bench sealing`.
+
+The log is a made-up history of all types (bench/histories.py). Only the memory has a bound: that none of the three
+grows with the log.
+"""
+
+import argparse
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.histories import write_history
+from bench.report import Report
+from commands.handler import Handler
+from store.codec import utcnow
+from store.export import Export
+from store.sealing import AuditTree
+from testhide.engines import temporary_engines
+from testhide.processes import core, migrate
+from testhide.settings import Settings
+from testhide.verifier import Verifier
+from workers.sealing import Sealer
+
+MOST_GROWTH_MB = 32.0
+
+
+async def measure(settings: Settings, export: Path, report: Report) -> None:
+    async with core(settings) as parts:
+        sealer = Sealer(parts.conninfo, parts.pool, parts.log, Handler(parts.log, utcnow), parts.secrets, utcnow)
+        async with sealer.leading() as connection:
+            begun = time.perf_counter()
+            await sealer.seal(connection)
+            seconds = time.perf_counter() - begun
+        checkpoint = await AuditTree(parts.pool).checkpoint()
+        assert checkpoint is not None
+        report.add("sealed", checkpoint.size / seconds, "events/s")
+        begun = time.perf_counter()
+        with export.open("wb") as file:
+            async for piece in Export(parts.pool, parts.log, checkpoint).lines():
+                file.write(piece)
+        report.add("exported", checkpoint.size / (time.perf_counter() - begun), "events/s")
+    report.add("an event's line", export.stat().st_size / checkpoint.size, "bytes")
+    verifier = Verifier()
+    begun = time.perf_counter()
+    with export.open("rb") as lines:
+        verifier.verify(lines)
+    report.add("verified", checkpoint.size / (time.perf_counter() - begun), "events/s")
+    assert verifier.findings == []
+
+
+def most_memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Seal, export and verify a log.")
+    parser.add_argument("--events", type=int, default=100_000)
+    options = parser.parse_args()
+    report = Report("sealing")
+    with temporary_engines() as engines, tempfile.TemporaryDirectory() as folder:
+        settings = Settings(database_url=engines.database_url, redis_url="", secret_key=b"s" * 32, data_dir="")
+        migrate(settings)
+        asyncio.run(fill(settings, options.events))
+        before = most_memory_mb()
+        asyncio.run(measure(settings, Path(folder, "export.ndjson"), report))
+        report.add("memory that it took", most_memory_mb() - before, "MB", at_most=MOST_GROWTH_MB)
+    return report.finish()
+
+
+async def fill(settings: Settings, events: int) -> None:
+    async with core(settings) as parts:
+        write_history(settings.database_url, parts.secrets, events=events, results=3 * events)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""A Merkle tree over a list of hashes, as RFC 6962 (section 2.1) has it. Pure; hashes are 32 bytes.
+
+The hash of any leaves from `first` up to `end` is folded from the complete subtrees that they are made of, so a tree is
+known by its complete subtrees alone. They are kept in tiles: tile n of level l holds the 256 hashes of the subtrees of
+256^l leaves each that follow one another from 256 n on. A proof is a list of ranges whose hashes it holds.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+HASH = 32
+TILE = 256
+TILE_LEVELS = 8
+"""Levels of the tree that one level of tiles spans."""
+
+Subtree = tuple[int, int]
+"""(level, index): the complete subtree over the leaves from index * 2^level up to (index + 1) * 2^level."""
+Range = tuple[int, int]
+"""Leaves from the first up to, not including, the second."""
+
+
+class BadProof(Exception):
+    """A proof that does not prove what it should."""
+
+
+def leaf_hash(data: bytes) -> bytes:
+    return hashlib.sha256(b"\0" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\1" + left + right).digest()
+
+
+EMPTY = hashlib.sha256(b"").digest()
+"""The root of a tree without leaves."""
+
+
+def cover(first: int, end: int) -> list[Subtree]:
+    """The fewest complete subtrees that make up these leaves, from left to right."""
+    found: list[Subtree] = []
+    while first < end:
+        level = (end - first).bit_length() - 1
+        if first:
+            level = min(level, (first & -first).bit_length() - 1)
+        found.append((level, first >> level))
+        first += 1 << level
+    return found
+
+
+def fold(hashes: Sequence[bytes]) -> bytes:
+    """The hash over subtrees that get smaller from left to right."""
+    if not hashes:
+        return EMPTY
+    folded = hashes[-1]
+    for left in reversed(hashes[:-1]):
+        folded = node_hash(left, folded)
+    return folded
+
+
+def complete(hashes: Sequence[bytes]) -> bytes:
+    """The hash over a power of two of hashes."""
+    row = list(hashes)
+    while len(row) > 1:
+        row = [node_hash(row[n], row[n + 1]) for n in range(0, len(row), 2)]
+    return row[0]
+
+
+class Frontier:
+    """A tree that only grows to the right, known by the complete subtrees that it is made of: O(log n) of memory."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hashes: list[bytes] = []
+
+    def append(self, added: bytes, level: int = 0) -> None:
+        """Adds a leaf, or a complete subtree where the tree's size is a multiple of its leaves (else BadProof)."""
+        leaves = 1 << level
+        if self.size % leaves:
+            raise BadProof(f"a subtree of {leaves} leaves cannot stand behind {self.size}")
+        grown = self.size + leaves
+        while self.size >> level & 1:
+            added = node_hash(self._hashes.pop(), added)
+            level += 1
+        self._hashes.append(added)
+        self.size = grown
+
+    def extend(self, end: int, hashes: Sequence[bytes]) -> None:
+        """Adds everything up to `end` by the hashes of its cover. Raises BadProof when they are not as many."""
+        subtrees = cover(self.size, end)
+        if len(subtrees) != len(hashes):
+            raise BadProof(f"positions {self.size + 1} to {end} take {len(subtrees)} hashes, not {len(hashes)}")
+        for (level, _), added in zip(subtrees, hashes, strict=True):
+            self.append(added, level)
+
+    @property
+    def root(self) -> bytes:
+        return fold(self._hashes)
+
+
+class Edge:
+    """The unfinished tile of each level of a growing tree. Full tiles are handed out and forgotten."""
+
+    def __init__(self, last_tiles: Iterable[tuple[int, int, bytes]] = ()) -> None:
+        """`last_tiles` are (level, n, hashes) of the last tile that each level has."""
+        self._tiles: list[tuple[int, bytearray]] = []
+        for level, n, hashes in sorted(last_tiles):
+            assert level == len(self._tiles), "the levels of a tree have no holes"
+            full = len(hashes) == TILE * HASH
+            self._tiles.append((n + 1, bytearray()) if full else (n, bytearray(hashes)))
+
+    @property
+    def size(self) -> int:
+        if not self._tiles:
+            return 0
+        n, hashes = self._tiles[0]
+        return n * TILE + len(hashes) // HASH
+
+    def append(self, hashes: Iterable[bytes]) -> dict[Subtree, bytes]:
+        """Adds leaves; the tiles that this changed, by level and number."""
+        changed: dict[Subtree, bytes] = {}
+        for added in hashes:
+            self._add(0, added, changed)
+        for level, (n, unfinished) in enumerate(self._tiles):
+            if unfinished:
+                changed[level, n] = bytes(unfinished)
+        return changed
+
+    @property
+    def root(self) -> bytes:
+        subtrees: list[bytes] = []
+        for _, unfinished in reversed(self._tiles):
+            count = len(unfinished) // HASH
+            for level, index in cover(0, count):
+                subtrees.append(tile_subtree(unfinished, level, index << level))
+        return fold(subtrees)
+
+    def _add(self, level: int, added: bytes, changed: dict[Subtree, bytes]) -> None:
+        if level == len(self._tiles):
+            self._tiles.append((0, bytearray()))
+        n, unfinished = self._tiles[level]
+        unfinished += added
+        if len(unfinished) == TILE * HASH:
+            changed[level, n] = bytes(unfinished)
+            self._tiles[level] = (n + 1, bytearray())
+            self._add(level + 1, tile_subtree(unfinished, TILE_LEVELS, 0), changed)
+
+
+def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
+    """The hash of the subtree `level` levels above a tile's hashes, whose first is at `offset`."""
+    hashes = [bytes(tile[place * HASH : (place + 1) * HASH]) for place in range(offset, offset + (1 << level))]
+    return complete(hashes)
+
+
+def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
+    """Where a subtree's hash comes from: the tile, and `tile_subtree`'s level and offset in it."""
+    level, index = subtree
+    tile_level, above = divmod(level, TILE_LEVELS)
+    n, offset = divmod(index << above, TILE)
+    return (tile_level, n), above, offset
+
+
+def inclusion(index: int, size: int) -> list[Range]:
+    """What a proof holds that the leaf at `index` is in the tree of `size` leaves, from the leaf upwards."""
+    assert 0 <= index < size
+    first, end = 0, size
+    ranges: list[Range] = []
+    while end - first > 1:
+        middle = _middle(first, end)
+        if index < middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((first, middle))
+            first = middle
+    return ranges[::-1]
+
+
+def consistency(size: int, later: int) -> list[Range]:
+    """What a proof holds that the tree of `later` leaves begins with the one of `size` leaves."""
+    return _consistency(size, later)[1]
+
+
+def verify_inclusion(index: int, size: int, leaf: bytes, hashes: Sequence[bytes], root: bytes) -> None:
+    """Raises BadProof."""
+    if not 0 <= index < size:
+        raise BadProof(f"a tree of {size} leaves has none at {index}")
+    ranges = inclusion(index, size)
+    if len(ranges) != len(hashes):
+        raise BadProof(f"the proof takes {len(ranges)} hashes, not {len(hashes)}")
+    for (first, _), other in zip(ranges, hashes, strict=True):
+        leaf = node_hash(leaf, other) if first > index else node_hash(other, leaf)
+    if leaf != root:
+        raise BadProof("the leaf is not in this tree")
+
+
+def verify_consistency(size: int, later: int, root: bytes, later_root: bytes, hashes: Sequence[bytes]) -> None:
+    """Raises BadProof."""
+    if not 0 < size <= later:
+        raise BadProof(f"a tree of {later} leaves does not begin with one of {size}")
+    is_whole, ranges = _consistency(size, later)
+    if len(ranges) != len(hashes):
+        raise BadProof(f"the proof takes {len(ranges)} hashes, not {len(hashes)}")
+    known = [*zip(ranges, hashes, strict=True)]
+    # The first tree's right edge; where that is the whole first tree, its root is known already.
+    before = after = root if is_whole else known.pop(0)[1]
+    for (first, _), other in known:
+        if first >= size:
+            after = node_hash(after, other)
+        else:
+            before, after = node_hash(other, before), node_hash(other, after)
+    if before != root or after != later_root:
+        raise BadProof("the later tree does not begin with the earlier one")
+
+
+def _consistency(size: int, later: int) -> tuple[bool, list[Range]]:
+    """The ranges, and whether the walk ended at the whole first tree."""
+    assert 0 < size <= later
+    first, end = 0, later
+    ranges: list[Range] = []
+    while size != end:
+        middle = _middle(first, end)
+        if size <= middle:
+            ranges.append((middle, end))
+            end = middle
+        else:
+            ranges.append((first, middle))
+            first = middle
+    if first:
+        ranges.append((first, end))
+    return first == 0, ranges[::-1]
+
+
+def _middle(first: int, end: int) -> int:
+    """Where RFC 6962 splits: behind the largest power of two that is smaller than the whole."""
+    return first + (1 << (end - first - 1).bit_length() - 1)

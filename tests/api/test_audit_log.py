@@ -1,0 +1,220 @@
+"""Checkpoints, proofs and exports over HTTP: what they prove, and who may have them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import requests
+
+from commands.handler import Handler
+from store.codec import utcnow
+from store.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
+from store.notes import Checkpoint, VerifierKey, open_note
+from testhide.processes import core
+from testhide.verifier import Held, Verifier, checkpoint_of
+from tests.api.external import new_build, new_job, new_project, upload
+from workers.sealing import Sealer
+
+REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
+
+
+def seal(server: Any) -> dict[str, Any]:
+    """What `testhide work` does every ten seconds; the newest checkpoint."""
+
+    async def sealed() -> None:
+        async with core(server.settings, pool_size=2) as parts:
+            handler = Handler(parts.log, utcnow)
+            sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow)
+            async with sealer.leading() as connection:
+                await sealer.seal(connection)
+
+    asyncio.run(sealed())
+    server.settle()
+    newest: dict[str, Any] = checkpoints(server)["checkpoints"][0]
+    return newest
+
+
+def checkpoints(server: Any, **params: Any) -> Any:
+    answer = server.admin.get("/api/v3/audit/checkpoints", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+@pytest.fixture(name="project")
+def _project(server: Any) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="build")
+def _build(server: Any, project: int) -> int:
+    build = new_build(server, new_job(server, project))
+    assert upload(server.admin, build, REPORT).ok
+    return build
+
+
+def export(client: Any, **params: Any) -> bytes:
+    answer = client.get("/api/v3/audit/export", params=params)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Type"].startswith("application/x-ndjson")
+    content: bytes = answer.content
+    return content
+
+
+def verified(content: bytes, key: str, *notes: str) -> Verifier:
+    held = [Held(f"checkpoint {number}", note, checkpoint_of(note)) for number, note in enumerate(notes)]
+    verifier = Verifier(VerifierKey.parse(key), held)
+    verifier.verify(content.splitlines(keepends=True))
+    return verifier
+
+
+def position_of(server: Any, stream: str) -> int:
+    position: int = server.admin.get(f"/api/v3/audit/streams/{stream}").json()[0]["position"]
+    return position
+
+
+def test_checkpoints_are_signed_and_listed_newest_first(server: Any, build: int) -> None:
+    earlier = seal(server)
+    server.admin.post("/api/v3/projects", json={"name": "Later"})
+    later = seal(server)
+    shown = checkpoints(server, limit=2)
+    assert shown["checkpoints"] == [later, earlier]
+    assert earlier["size"] < later["size"]
+    key = VerifierKey.parse(shown["keys"][0])
+    text = Checkpoint.parse(open_note(later["note"], [key]))
+    assert (text.size, text.origin) == (later["size"], key.name)
+    answer = server.admin.get("/api/v3/audit/checkpoints", params={"limit": 1})
+    following = server.admin.get(answer.links["next"]["url"]).json()
+    assert following["checkpoints"] == [earlier]
+
+
+def test_an_event_is_proved_to_be_in_a_checkpoint(server: Any, build: int) -> None:
+    earlier = seal(server)
+    server.admin.post("/api/v3/projects", json={"name": "Later"})
+    later = seal(server)
+    position = position_of(server, f"build-{build}")
+    for checkpoint, params in ((later, {}), (earlier, {"size": earlier["size"]})):
+        proof = server.admin.get(f"/api/v3/audit/proof/{position}", params=params).json()
+        assert (proof["position"], proof["size"], proof["checkpoint"]) == (
+            position,
+            checkpoint["size"],
+            checkpoint["note"],
+        )
+        leaf, root = bytes.fromhex(proof["leaf"]), bytes.fromhex(proof["root"])
+        hashes = [bytes.fromhex(item) for item in proof["hashes"]]
+        assert root == checkpoint_of(proof["checkpoint"]).root
+        assert leaf_hash(proof["leaf_data"].encode()) == leaf
+        assert f'"build-{build}"' in proof["leaf_data"]
+        verify_inclusion(proof["index"], proof["size"], leaf, hashes, root)
+        with pytest.raises(BadProof):
+            verify_inclusion(proof["index"] - 1, proof["size"], leaf, hashes, root)
+
+
+def test_a_later_log_begins_with_the_earlier_one(server: Any, build: int) -> None:
+    earlier = seal(server)
+    server.admin.post("/api/v3/projects", json={"name": "Later"})
+    later = seal(server)
+    params = {"first": earlier["size"], "second": later["size"]}
+    proof = server.admin.get("/api/v3/audit/consistency", params=params).json()
+    verify_consistency(
+        earlier["size"],
+        later["size"],
+        checkpoint_of(earlier["note"]).root,
+        checkpoint_of(later["note"]).root,
+        [bytes.fromhex(item) for item in proof["hashes"]],
+    )
+    assert bytes.fromhex(proof["first_root"]) == checkpoint_of(earlier["note"]).root
+    assert bytes.fromhex(proof["second_root"]) == checkpoint_of(later["note"]).root
+
+
+def test_the_whole_log_verifies_offline(server: Any, build: int) -> None:
+    note, key = seal(server)["note"], checkpoints(server)["keys"][0]
+    found = verified(export(server.admin), key, note)
+    assert found.findings == []
+    assert found.left_out == 0
+
+
+def test_a_project_admin_exports_the_project(server: Any, project: int, build: int) -> None:
+    note, key = seal(server)["note"], checkpoints(server)["keys"][0]
+    admin = server.make_user("developer", {project: "admin"})
+    content = export(admin, project_id=project)
+    found = verified(content, key, note)
+    assert found.findings == []
+    assert found.left_out > 0
+    assert f'"build-{build}"'.encode() in content
+    assert b'"user.registered"' not in content
+    content = export(admin, stream=f"build-{build}")
+    found = verified(content, key, note)
+    assert found.findings == []
+    story = server.admin.get(f"/api/v3/audit/streams/build-{build}").json()
+    assert found.events == len(story) + len(checkpoints(server)["keys"])
+
+
+def test_an_export_goes_on_where_it_was_cut_off(server: Any, build: int) -> None:
+    checkpoint = seal(server)
+    whole = export(server.admin).splitlines(keepends=True)
+    rest = export(server.admin, after=20, size=checkpoint["size"]).splitlines(keepends=True)
+    assert whole[:21] + rest[1:] == whole
+    found = verified(b"".join(whole[:21] + rest), checkpoints(server)["keys"][0], checkpoint["note"])
+    assert found.findings == []
+
+
+def test_an_export_is_noted(server: Any, project: int, build: int) -> None:
+    seal(server)
+    admin = server.make_user("developer", {project: "admin"})
+    export(admin, project_id=project)
+    server.settle()
+    (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
+    assert noted["actor"].startswith("user:")
+
+
+def test_who_may(server: Any, project: int, build: int) -> None:
+    seal(server)
+    position, elsewhere = position_of(server, f"build-{build}"), position_of(server, "user-1")
+    other = new_project(server)
+
+    def status(client: Any, path: str, **params: Any) -> int:
+        answer: requests.Response = client.get(f"/api/v3/audit/{path}", params=params)
+        return answer.status_code
+
+    admin, reader = (server.make_user("developer", {project: level}) for level in ("admin", "read"))
+    stranger = server.make_user("developer", {})
+    for path, params in (
+        (f"proof/{position}", {}),
+        ("export", {"project_id": project}),
+        ("export", {"stream": f"build-{build}"}),
+    ):
+        assert [status(who, path, **params) for who in (admin, reader, stranger)] == [200, 403, 404]
+    for path, params in (
+        (f"proof/{elsewhere}", {}),
+        ("export", {"project_id": other}),
+        ("export", {"stream": "user-1"}),
+        ("export", {"stream": "build-999999999"}),
+    ):
+        assert [status(who, path, **params) for who in (admin, reader, stranger)] == [404, 404, 404]
+    assert status(server.admin, "export", stream="build-999999999") == 404
+    assert status(server.admin, "export", stream=f"build-{build}", project_id=other) == 404
+    assert [status(who, "export") for who in (admin, reader, stranger)] == [422, 422, 422]
+    assert [status(who, "checkpoints") for who in (admin, reader, stranger)] == [200, 403, 403]
+    assert [status(who, "consistency", first=1, second=1) for who in (reader, stranger)] == [403, 403]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("proof/999999999", 404, "not covered"),
+        ("proof/1?size=999999999", 404, "no checkpoint of size 999999999"),
+        ("proof/0", 404, ""),
+        ("consistency?first=3", 422, "second"),
+        ("consistency?first=3&second=2", 422, "must not be smaller"),
+        ("consistency?first=999999998&second=999999999", 404, "no checkpoint of size"),
+        ("export?after=999999999", 422, "after"),
+        ("export?size=999999999", 404, "no checkpoint of size"),
+        ("export?project_id=999999999", 404, "no project"),
+        ("export?held=x", 422, "held"),
+        ("checkpoints?limit=0", 422, "limit"),
+    ],
+)
+def test_what_there_is_not(server: Any, build: int, path: str, status: int, says: str) -> None:
+    seal(server)
+    answer = server.admin.get(f"/api/v3/audit/{path}")
+    assert (answer.status_code, says in answer.text) == (status, True), answer.text

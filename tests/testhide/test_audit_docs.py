@@ -1,0 +1,72 @@
+"""The commands of docs/audit.md about proofs, run as they stand there; and what the verbs say when they cannot."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project
+from tests.api.test_audit_log import checkpoints, seal
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
+HEADING = "## Proof that nothing was altered"
+COMMANDS = ("testhide ", "curl ", "HELD=")
+
+
+def commands() -> str:
+    """Of the section: its indented lines, but for the leaf's format."""
+    section = DOCS.read_text().partition(f"\n{HEADING}\n")[2].partition("\n## ")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    assert len(lines) > 10
+    return "\n".join(line for line in lines if line.startswith(COMMANDS))
+
+
+@pytest.fixture(name="environ")
+def _environ(server: Any) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    programs = str(Path(sys.executable).parent)
+    settings = str(Path(server.settings.data_dir, "settings.json"))
+    return kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "TESTHIDE_SETTINGS": settings}
+
+
+def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path: Path) -> None:
+    project = new_project(server)
+    new_build(server, new_job(server, project))
+    seal(server)
+    environ |= {
+        "URL": f"{server.url}/api/v3",
+        "TOKEN": server.admin.headers["Authorization"].removeprefix("Bearer "),
+        "PROJECT": str(project),
+    }
+    script = f"set -eu\n{commands()}\n"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("verified: nothing was altered") == 4
+    assert done.stdout.endswith(f"{checkpoints(server)['keys'][-1]}\n"), "the last command makes a new key"
+
+
+def audit(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "testhide", "audit", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_files_that_verify_cannot_read(environ: dict[str, str], tmp_path: Path) -> None:
+    del environ["TESTHIDE_SETTINGS"]
+    wrong, missing = tmp_path / "wrong", tmp_path / "missing"
+    wrong.write_text("no note\n")
+    for words, says in (
+        ([missing], "cannot be read"),
+        ([wrong, "--checkpoint", wrong], "no signed note"),
+        ([wrong, "--checkpoint", missing], "cannot be read"),
+        ([wrong, "--key", wrong], "no verifier key"),
+    ):
+        done = audit(environ, "verify", *map(str, words))
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+    done = audit(environ, "verify", str(wrong))
+    assert (done.returncode, "it has no header" in done.stdout) == (1, True)

@@ -1,0 +1,287 @@
+"""The sealer: the tree follows the log, gaps and damaged rows included, and what is signed can be followed."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from commands.handler import Caller, Handler
+from commands.sealing import ChangeSigningKey, new_signing_key
+from domain.base import Stamp
+from domain.claims import ClaimTaken
+from domain.sealing import SIGNING_KEY
+from integrations.checkpoints import CheckpointFolder
+from store.leaves import GapLeaf, hash_of, leaf_of, row_of
+from store.listen import EVENTS, Listener
+from store.log import Write
+from store.merkle import Frontier
+from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
+from store.sealing import AuditTree
+from testhide.processes import Core
+from workers import sealing
+from workers.sealing import Sealer, TreeDamaged, key_at
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+ANN = Caller("user:1")
+
+
+class Yard:
+    """A log, its sealer, and a clock that each checkpoint moves on."""
+
+    def __init__(self, parts: Core, publish: sealing.Publish | None = None) -> None:
+        self.parts = parts
+        self.handler = Handler(parts.log, lambda: NOW)
+        self.tree = AuditTree(parts.pool)
+        self._ticks = 0
+        self.sealer = Sealer(parts.conninfo, parts.pool, parts.log, self.handler, parts.secrets, self._tick, publish)
+        self._claims = 0
+
+    def _tick(self) -> datetime:
+        self._ticks += 1
+        return NOW + timedelta(seconds=10 * self._ticks)
+
+    async def happen(self, count: int) -> None:
+        events = [ClaimTaken(claim=f"{self._claims + number}", owner="user-1") for number in range(count)]
+        self._claims += count
+        await self.parts.log.append([Write(1, event) for event in events], Stamp(NOW, "user:1"))
+
+    async def seal(self) -> None:
+        async with self.sealer.leading() as connection:
+            await self.sealer.seal(connection)
+
+    async def rotate(self) -> VerifierKey:
+        parts = self.parts
+        return await new_signing_key(self.handler, parts.log, parts.pool, parts.secrets, ANN)
+
+    async def execute(self, query: str) -> None:
+        async with self.parts.pool.connection() as connection:
+            await connection.execute(query.encode())
+
+    async def root_of_the_log(self) -> bytes:
+        """Folded from the rows as they are now."""
+        async with self.parts.pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+                " ORDER BY notification_id"
+            )
+            rows = await cursor.fetchall()
+        tree = Frontier()
+        for position, *columns in rows:
+            while tree.size < position - 1:
+                tree.append(hash_of(GapLeaf(tree.size + 1)))
+            tree.append(hash_of(leaf_of(position, row_of(*columns))))
+        return tree.root
+
+
+@pytest.fixture
+async def yard(parts: Core) -> Yard:
+    return Yard(parts)
+
+
+@pytest.mark.parametrize("count", [1, 254, 255, 256, 600])
+async def test_the_tree_is_that_of_the_log(yard: Yard, count: int) -> None:
+    await yard.happen(count)
+    await yard.seal()
+    checkpoint = await yard.tree.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.size == count + 1  # and the first signing key
+    assert checkpoint.root == await yard.root_of_the_log() == await yard.tree.root(count + 1)
+
+
+async def test_each_checkpoint_names_the_one_before(yard: Yard) -> None:
+    for _ in range(3):
+        await yard.happen(100)
+        await yard.seal()
+    third, second, first = await yard.tree.checkpoints_before(None, 10)
+    (recorded,) = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+    key = VerifierKey.parse(key_at([recorded], 0))
+    texts = [Checkpoint.parse(open_note(item.note, [key])) for item in (first, second, third)]
+    assert [text.size for text in texts] == [101, 201, 301]
+    assert [text.previous for text in texts] == [None, note_hash(first.note), note_hash(second.note)]
+    assert [text.time for text in texts] == [NOW + timedelta(seconds=10 * n) for n in (1, 2, 3)]
+    assert {text.origin for text in texts} == {key.name}
+    assert await yard.tree.checkpoints_before(201, 10) == [first]
+
+
+async def test_nothing_new_is_not_signed_again(yard: Yard) -> None:
+    await yard.happen(1)
+    await yard.seal()
+    await yard.seal()
+    assert len(await yard.tree.checkpoints_before(None, 10)) == 1
+
+
+async def test_a_checkpoint_also_comes_after_many_events(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "EVERY", 500)
+    await yard.happen(1_400)
+    await yard.seal()
+    sizes = [item.size for item in await yard.tree.checkpoints_before(None, 10)]
+    assert sizes[0] == 1_401
+    assert len(sizes) == 3
+    for item in await yard.tree.checkpoints_before(None, 10):
+        assert item.root == await yard.tree.root(item.size)
+
+
+async def test_positions_without_a_row_have_leaves_too(yard: Yard) -> None:
+    await yard.happen(3)
+    await yard.execute("SELECT setval(pg_get_serial_sequence('stored_events', 'notification_id'), 700)")
+    await yard.happen(3)
+    await yard.seal()
+    checkpoint = await yard.tree.checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint.size, checkpoint.root) == (704, await yard.root_of_the_log())
+    assert await yard.tree.leaves([4]) == [hash_of(GapLeaf(4))]
+
+
+async def test_a_row_far_beyond_is_not_sealed(yard: Yard) -> None:
+    await yard.happen(3)
+    await yard.execute(
+        "INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)"
+        " VALUES ('claim-far', 1, 'claim.taken', '', 1000000000000)"
+    )
+    await yard.seal()
+    await yard.happen(3)
+    await yard.seal()
+    checkpoint = await yard.tree.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.size == 7
+
+
+@pytest.mark.parametrize("state", ["''", "'\\x90'", "NULL", "'\\x9a0000'"])
+async def test_rows_that_are_no_events_are_sealed_as_they_are(yard: Yard, state: str) -> None:
+    await yard.happen(3)
+    await yard.seal()
+    await yard.execute(
+        "INSERT INTO stored_events (originator_id, originator_version, topic, state)"
+        f" VALUES ('claim-x', 1, 'claim.taken', {state})"
+    )
+    await yard.happen(1)
+    await yard.seal()
+    checkpoint = await yard.tree.checkpoint()
+    assert checkpoint is not None
+    assert (checkpoint.size, checkpoint.root) == (6, await yard.root_of_the_log())
+
+
+async def test_a_new_key_is_handed_to_by_the_old_one(yard: Yard) -> None:
+    await yard.happen(3)
+    await yard.seal()
+    second = await yard.rotate()
+    await yard.seal()
+    await yard.happen(3)
+    await yard.seal()
+    keys = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+    first = VerifierKey.parse(key_at(keys, 0))
+    assert second.name == first.name
+    after, handover, before = [item.note for item in await yard.tree.checkpoints_before(None, 10)]
+    for note, key, other in ((before, first, second), (handover, first, second), (after, second, first)):
+        open_note(note, [key])
+        with pytest.raises(BadNote):
+            open_note(note, [other])
+
+
+async def test_nothing_is_handed_over_to_a_key_that_somebody_else_made(yard: Yard) -> None:
+    await yard.happen(3)
+    await yard.seal()
+    current = await yard.parts.log.state(SIGNING_KEY)
+    forged = SigningKey.new("testhide/forged").verifier
+    await yard.handler.execute(ChangeSigningKey(str(forged), current), ANN)
+    with pytest.raises(LookupError, match="this server did not make it"):
+        await yard.seal()
+    assert len(await yard.tree.checkpoints_before(None, 10)) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE audit_tiles SET hashes = set_byte(hashes, 40, get_byte(hashes, 40) # 1) WHERE level = 0",
+        "DELETE FROM audit_tiles",
+        "UPDATE audit_checkpoints SET root = set_byte(root, 0, get_byte(root, 0) # 1)",
+    ],
+)
+async def test_nothing_is_signed_on_top_of_a_damaged_tree(yard: Yard, damage: str) -> None:
+    await yard.happen(300)
+    await yard.seal()
+    await yard.execute(damage)
+    await yard.happen(1)
+    with pytest.raises(TreeDamaged, match="restore"):
+        await yard.seal()
+    assert len(await yard.tree.checkpoints_before(None, 10)) == 1
+
+
+async def test_private_keys_are_sealed(yard: Yard) -> None:
+    await yard.happen(1)
+    await yard.seal()
+    async with yard.parts.pool.connection() as connection:
+        cursor = await connection.execute("SELECT vkey, sealed FROM audit_keys")
+        ((vkey, sealed),) = await cursor.fetchall()
+    private = base64.b64decode(yard.parts.secrets.unseal(sealed))
+    assert len(private) == 32
+    assert private not in sealed
+    assert VerifierKey.parse(vkey)
+
+
+async def test_checkpoints_go_to_a_folder(parts: Core, tmp_path: Path) -> None:
+    folder = tmp_path / "kept" / "here"
+    yard = Yard(parts, CheckpointFolder(folder).publish)
+    for _ in range(2):
+        await yard.happen(5)
+        await yard.seal()
+    second, first = await yard.tree.checkpoints_before(None, 10)
+    found = {path.name: path.read_text() for path in folder.iterdir()}
+    assert found == {"checkpoint-000000000006.txt": first.note, "checkpoint-000000000011.txt": second.note}
+
+
+async def test_a_folder_that_cannot_be_written_stops_nothing(parts: Core, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    yard = Yard(parts, CheckpointFolder(tmp_path / "file").publish)
+    await yard.happen(5)
+    await yard.seal()
+    assert await yard.tree.checkpoint() is not None
+
+
+async def test_it_follows_the_log_and_one_leads(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "EVERY", 50)
+    async with sealing_processes(parts, 2) as wait_for:
+        yard = Yard(parts)
+        await yard.happen(60)
+        await wait_for(lambda: 61)
+        await yard.happen(60)
+        await wait_for(lambda: 121)
+        assert await yard.tree.root(121) == await yard.root_of_the_log()
+
+
+@contextlib.asynccontextmanager
+async def sealing_processes(parts: Core, count: int) -> AsyncIterator[Callable[[Callable[[], int]], Any]]:
+    """That many sealers at once; what is yielded waits for a checkpoint that covers a position."""
+    listener = Listener(parts.conninfo, EVENTS)
+    await listener.start()
+    yards = [Yard(parts) for _ in range(count)]
+    tasks = [asyncio.create_task(yard.sealer.run(listener)) for yard in yards]
+
+    async def wait_for(size: Callable[[], int]) -> None:
+        async with asyncio.timeout(15):
+            while await yards[0].tree.covering(size()) is None:
+                assert not any(task.done() for task in tasks)
+                await asyncio.sleep(0.02)
+
+    try:
+        yield wait_for
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await listener.close()
+
+
+async def test_standbys_wait(parts: Core) -> None:
+    yard = Yard(parts)
+    async with yard.sealer.leading() as leader:
+        assert not leader.closed
+        async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as other:
+            cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (sealing.LOCK,))
+            assert await cursor.fetchone() == (False,)
