@@ -5,9 +5,6 @@ flight with one call of one function. The function takes an advisory lock before
 their order and a follower that reads by position misses nothing. NOTIFY would serialise commits anyway, so the lock
 costs little.
 
-A single event, the usual batch while little happens, takes plain statements: a quarter of the time that arrays take.
-Lookups are scalar subqueries, which are never planned as anything but one index probe each.
-
 A request is all or nothing. It conflicts when one of its versions is taken or one of its guarded streams has moved
 on, and then it fails alone: the others of its batch are written. Any other error reruns the batch one by one, so that
 one caller's bad data is that caller's error.
@@ -21,7 +18,9 @@ from dataclasses import dataclass, field
 import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
 from psycopg import AsyncConnection
-from psycopg.sql import SQL, Composed, Identifier, Literal
+from psycopg.sql import SQL, Identifier
+
+from store.append_function import function_name
 
 MAX_EVENTS = 5_000
 MAX_BYTES = 16 * 1024 * 1024
@@ -32,8 +31,20 @@ class VersionConflict(IntegrityError):
     """Another writer was first on a stream that this request writes or was decided on."""
 
 
+class AlreadyDone(Exception):
+    """The client's idempotency key was used before; nothing was written now."""
+
+
 class AppendFailed(Exception):
     """The log could not be reached; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Once:
+    """Of what the client may send again: who asked for what under which key, and with which body (both hashed)."""
+
+    scope: bytes
+    body: bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,8 @@ class Request:
     """Events to append together.
 
     `guards` are (stream, version) pairs that must still be the newest. `keys` are new data keys, (name, wrapped key).
-    `wakes` are payloads for the channel that waiting agents listen on. `erased` are data keys to destroy.
+    `wakes` are payloads for the channel that waiting agents listen on. `erased` are data keys to destroy. `once` is
+    noted with the events; where it was noted before, nothing is written.
     """
 
     events: Sequence[StoredEvent]
@@ -49,6 +61,7 @@ class Request:
     keys: Sequence[tuple[str, bytes]] = ()
     wakes: Sequence[str] = ()
     erased: Sequence[str] = ()
+    once: Once | None = None
 
     @property
     def size(self) -> int:
@@ -64,6 +77,7 @@ class Request:
             self.slots
             | {(stream, version + 1) for stream, version in self.guards}
             | {(name, 0) for name, _ in self.keys}
+            | ({(self.once.scope.hex(), 0)} if self.once is not None else set())
         )
 
 
@@ -83,114 +97,6 @@ class _Waiting:
             self.done.set_exception(error)
 
 
-def function_name(table: str) -> str:
-    return f"{table}_append"
-
-
-def create_statements(schema: str, table: str) -> list[Composed]:
-    """The data keys' table and the append function of one events table (one function a table: the name holds the
-    table's).
-    """
-    names = {
-        "schema": Identifier(schema),
-        "table": Identifier(table),
-        "keys": Identifier(f"{table}_keys"),
-        "function": Identifier(function_name(table)),
-        "lock": Literal(f"{schema}.{table}"),
-        "channel": Literal(table),
-        "wake_channel": Literal(wake_channel(table)),
-    }
-    keys = SQL(
-        "CREATE TABLE IF NOT EXISTS {schema}.{keys} (name text PRIMARY KEY, wrapped bytea, destroyed_at timestamptz)"
-    ).format(**names)
-    function = SQL(
-        """
-        CREATE OR REPLACE FUNCTION {schema}.{function}(
-            reqs int[], streams text[], versions bigint[], topics text[], states bytea[],
-            guard_reqs int[], guard_streams text[], guard_versions bigint[],
-            key_reqs int[], key_names text[], key_values bytea[],
-            erased_reqs int[], erased_names text[],
-            wakes text[],
-            OUT first_position bigint, OUT conflicts int[]
-        ) LANGUAGE plpgsql VOLATILE AS $body$
-        DECLARE
-            last_position bigint;
-        BEGIN
-            PERFORM pg_advisory_xact_lock(hashtextextended({lock}, 0));
-            IF cardinality(reqs) = 1 THEN
-                IF EXISTS (
-                        SELECT FROM {schema}.{table}
-                        WHERE originator_id = streams[1] AND originator_version = versions[1]
-                    )
-                    OR EXISTS (
-                        SELECT FROM unnest(guard_streams, guard_versions) AS g(stream, version) WHERE (
-                            SELECT true FROM {schema}.{table}
-                            WHERE originator_id = g.stream AND originator_version = g.version + 1
-                        )
-                    )
-                    OR EXISTS (SELECT FROM {schema}.{keys} WHERE name = ANY (key_names))
-                THEN
-                    conflicts := reqs;
-                    RETURN;
-                END IF;
-                conflicts := '{{}}';
-                IF cardinality(key_reqs) > 0 THEN
-                    INSERT INTO {schema}.{keys} (name, wrapped) SELECT * FROM unnest(key_names, key_values);
-                END IF;
-                INSERT INTO {schema}.{table} (originator_id, originator_version, topic, state)
-                    VALUES (streams[1], versions[1], topics[1], states[1])
-                    RETURNING notification_id INTO first_position;
-                last_position := first_position;
-            ELSE
-                conflicts := ARRAY(
-                    SELECT w.req FROM unnest(reqs, streams, versions) AS w(req, stream, version) WHERE (
-                        SELECT true FROM {schema}.{table}
-                        WHERE originator_id = w.stream AND originator_version = w.version
-                    )
-                    UNION
-                    SELECT g.req FROM unnest(guard_reqs, guard_streams, guard_versions) AS g(req, stream, version)
-                    WHERE (
-                        SELECT true FROM {schema}.{table}
-                        WHERE originator_id = g.stream AND originator_version = g.version + 1
-                    )
-                    UNION
-                    SELECT k.req FROM unnest(key_reqs, key_names) AS k(req, name)
-                    WHERE (SELECT true FROM {schema}.{keys} WHERE name = k.name)
-                );
-                INSERT INTO {schema}.{keys} (name, wrapped)
-                    SELECT k.name, k.value FROM unnest(key_reqs, key_names, key_values) AS k(req, name, value)
-                    WHERE k.req <> ALL (conflicts);
-                WITH written AS (
-                    INSERT INTO {schema}.{table} (originator_id, originator_version, topic, state)
-                        SELECT w.stream, w.version, w.topic, w.state
-                        FROM unnest(reqs, streams, versions, topics, states)
-                            WITH ORDINALITY AS w(req, stream, version, topic, state, place)
-                        WHERE w.req <> ALL (conflicts)
-                        ORDER BY w.place
-                    RETURNING notification_id
-                )
-                SELECT min(notification_id), max(notification_id) INTO first_position, last_position FROM written;
-            END IF;
-            IF cardinality(erased_reqs) > 0 THEN
-                UPDATE {schema}.{keys} d SET wrapped = NULL, destroyed_at = now()
-                    FROM unnest(erased_reqs, erased_names) AS k(req, name)
-                    WHERE d.name = k.name AND k.req <> ALL (conflicts);
-            END IF;
-            IF first_position IS NOT NULL THEN
-                PERFORM pg_notify({channel}, last_position::text);
-                PERFORM pg_notify({wake_channel}, wake) FROM unnest(wakes) AS wake;
-            END IF;
-        END
-        $body$
-        """
-    ).format(**names)
-    return [keys, function]
-
-
-def wake_channel(table: str) -> str:
-    return f"{table}_wakes"
-
-
 # Arrays are written as text of one fixed type. psycopg would pick int2[], int4[] or int8[] by value and prepare a
 # statement for each mixture, and takes ten times as long.
 
@@ -206,17 +112,16 @@ def _texts(values: Iterable[str]) -> str:
 class GroupCommit:
     """The flusher of one process. Belongs to one event loop.
 
-    `append` may block for as long as the database is away (about 9 s), may raise VersionConflict (nothing written),
-    AppendFailed (nothing written) or another database error (nothing written). A cancelled caller's events may still
-    be written.
+    `append` may block for as long as the database is away (about 9 s), may raise VersionConflict, AlreadyDone,
+    AppendFailed or another database error; nothing was written then. A cancelled caller's events may still be written.
     """
 
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
         self._conninfo = conninfo
         self._call = SQL(
-            "SELECT first_position, conflicts FROM {}.{}(%s::int[], %s::text[], %s::bigint[], %s::text[], %b::bytea[],"
-            " %s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %b::bytea[], %s::int[], %s::text[],"
-            " %s::text[])"
+            "SELECT first_position, conflicts, done FROM {}.{}(%s::int[], %s::text[], %s::bigint[], %s::text[],"
+            " %b::bytea[], %s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %b::bytea[], %s::int[],"
+            " %s::text[], %s::text[], %s::int[], %b::bytea[], %b::bytea[])"
         ).format(Identifier(schema), Identifier(function_name(table)))
         self._find = SQL(
             "SELECT notification_id, state FROM {}.{} WHERE originator_id = %s AND originator_version = %s"
@@ -324,6 +229,7 @@ class GroupCommit:
         events = [(n, event) for n, request in enumerate(requests) for event in request.events]
         guards = [(n, *guard) for n, request in enumerate(requests) for guard in request.guards]
         keys = [(n, *key) for n, request in enumerate(requests) for key in request.keys]
+        once = [(n, request.once) for n, request in enumerate(requests) if request.once is not None]
         connection = await self._connected()
         cursor = await connection.execute(
             self._call,
@@ -342,15 +248,20 @@ class GroupCommit:
                 _ints([n for n, request in enumerate(requests) for _ in request.erased]),
                 _texts([name for request in requests for name in request.erased]),
                 _texts([wake for request in requests for wake in request.wakes]),
+                _ints([n for n, _ in once]),
+                [item.scope for _, item in once],
+                [item.body for _, item in once],
             ),
             prepare=True,
             binary=True,
         )
         row = await cursor.fetchone()
         assert row is not None, "the append function returns one row"
-        position, conflicts = row
+        position, conflicts, done = row
         for n, waiting in enumerate(batch):
-            if n in conflicts:
+            if n in (done or ()):
+                waiting.fail(AlreadyDone("this idempotency key was used before"))
+            elif n in conflicts:
                 waiting.fail(VersionConflict("another writer was first on " + _streams(waiting.request)))
             else:
                 count = len(waiting.request.events)

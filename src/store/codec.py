@@ -1,15 +1,18 @@
 """How an event is stored, and how it is read back.
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
-of the data key, the clear fields, the sealed fields. Sealed fields are encrypted under the data key, bound to their
-place; when that key is gone they read as their defaults, and all the rest of the event as ever. Both parts are
-compressed when that pays. An event of an older class version goes through the upcasters of its name first: plain
-functions from one version's dict to the next.
+of the data key, the clear fields, the sealed fields, the commitment. Sealed fields are encrypted under the data key,
+bound to their place, behind a random salt; when that key is gone they read as their defaults, and all the rest of the
+event as ever. The commitment stays: SHA-256 of the salt and the canonical sealed fields, which says nothing without the
+salt, and proves with it what had been there. Both parts are compressed when that pays. An event of an older class
+version goes through the upcasters of its name first: plain functions from one version's dict to the next.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
@@ -21,6 +24,7 @@ from store.secrets import decrypt, encrypt
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
 WORTH_COMPRESSING = 512  # bytes; below that zstd saves little and costs a call
+SALT = 16
 
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
 KeyOf = Callable[[str], bytes | None]
@@ -28,6 +32,10 @@ KeyOf = Callable[[str], bytes | None]
 
 class UnknownEvent(Exception):
     """The log holds an event that this version of the server does not know."""
+
+
+class Unreadable(Exception):
+    """The stored bytes are no event: they were damaged or changed."""
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -40,6 +48,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     key_name: str | None
     clear: bytes
     sealed: bytes
+    commitment: bytes
+    """Empty when nothing is sealed."""
 
     @property
     def stamp(self) -> Stamp:
@@ -47,11 +57,43 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         return Stamp(at, self.actor, self.correlation_id, self.causation)
 
 
+class Opened(NamedTuple):
+    """What a stored event holds, in the shape of the class version that wrote it."""
+
+    envelope: Envelope
+    clear: bytes
+    """The clear fields, packed."""
+    sealed: bytes | None
+    """The sealed fields, packed; None when there are none, or when their data key is gone."""
+    salt: bytes
+    """What the commitment was made with; empty without sealed fields."""
+
+    @property
+    def erased(self) -> bool:
+        return self.sealed is None and bool(self.envelope.sealed)
+
+
 _envelopes = msgspec.msgpack.Decoder(Envelope)
 _encoder = msgspec.msgpack.Encoder()
 _compressor = zstandard.ZstdCompressor(level=3)
 _decompressor = zstandard.ZstdDecompressor()
 _NO_STAMP = Stamp(UNSTAMPED, "")
+
+
+def canonical(packed: bytes) -> bytes:
+    """The one way to write packed fields as text: JSON, compact, keys sorted, bytes as base64.
+
+    Raises Unreadable for what cannot have been packed here.
+    """
+    try:
+        return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise Unreadable(f"the fields are not msgpack: {error}") from None
+
+
+def commitment(salt: bytes, sealed: bytes) -> bytes:
+    """To packed sealed fields: whoever knows neither learns nothing, whoever is given both can check."""
+    return hashlib.sha256(salt + canonical(sealed)).digest()
 
 
 class Shape:
@@ -76,14 +118,19 @@ class Shape:
         )
         self.decode_sealed = msgspec.msgpack.Decoder(sealed).decode
 
+    def seals(self, event: Event) -> bool:
+        return any(getattr(event, name) != blank for name, blank in self.blank.items())
+
     def split(self, event: Event) -> tuple[bytes, bytes]:
-        """The clear and the sealed fields, encoded; nothing sealed is in the first."""
+        """The clear and the sealed fields, encoded; nothing sealed is in the first. Defaults need no sealing."""
         if not self.blank:
             return _encoder.encode(event), b""
-        sealed = {name: getattr(event, name) for name in self.blank}
+        sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
+        if not sealed:
+            return _encoder.encode(event), b""
         return _encoder.encode(msgspec.structs.replace(event, **self.blank)), _encoder.encode(sealed)
 
-    def join(self, clear: bytes, sealed: bytes) -> Event:
+    def join(self, clear: bytes, sealed: bytes | None) -> Event:
         event = self.decode(clear)
         if not sealed:
             return event
@@ -101,16 +148,18 @@ class EventMapper(Mapper[str]):
     def encode(self, stream: str, version: int, event: Event, stamp: Stamp, key: bytes | None) -> StoredEvent:
         """`event` is unstamped; `key` is the data key where the event names one."""
         clear, sealed = self._shapes[event.name].split(event)
-        flags = 0
+        flags, committed = 0, b""
         if len(clear) > WORTH_COMPRESSING:
             flags |= COMPRESSED
             clear = _compressor.compress(clear)
-        if len(sealed) > WORTH_COMPRESSING:
-            flags |= SEALED_COMPRESSED
-            sealed = _compressor.compress(sealed)
         if sealed:
             assert key is not None, f"{event.name} has sealed fields and needs its data key"
-            sealed = encrypt(key, sealed, _context(stream, version, event.name))
+            salt = os.urandom(SALT)
+            committed = commitment(salt, sealed)
+            if len(sealed) > WORTH_COMPRESSING:
+                flags |= SEALED_COMPRESSED
+                sealed = _compressor.compress(sealed)
+            sealed = encrypt(key, salt + sealed, _context(stream, version, event.name))
         envelope = Envelope(
             flags,
             event.class_version,
@@ -121,31 +170,48 @@ class EventMapper(Mapper[str]):
             event.data_key if sealed else None,
             clear,
             sealed,
+            committed,
         )
         return StoredEvent(
             originator_id=stream, originator_version=version, topic=event.name, state=_encoder.encode(envelope)
         )
 
+    def seals(self, event: Event) -> bool:
+        """Whether the event says anything that has to be sealed."""
+        return self._shapes[event.name].seals(event)
+
     def envelope(self, state: bytes) -> Envelope:
-        return _envelopes.decode(state)
+        try:
+            return _envelopes.decode(state)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise Unreadable(f"the stored state is not an event's: {error}") from None
+
+    def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
+        """`key_of` answers None for a data key that was destroyed.
+
+        Raises Unreadable, or SecretMismatch where the sealed fields do not decrypt.
+        """
+        envelope = self.envelope(stored.state)
+        clear = envelope.clear
+        if envelope.flags & COMPRESSED:
+            clear = _decompressed(clear)
+        if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
+            return Opened(envelope, clear, None, b"")
+        place = _context(str(stored.originator_id), stored.originator_version, stored.topic)
+        plain = decrypt(key, envelope.sealed, place)
+        salt, sealed = plain[:SALT], plain[SALT:]
+        if envelope.flags & SEALED_COMPRESSED:
+            sealed = _decompressed(sealed)
+        return Opened(envelope, clear, sealed, salt)
 
     def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """`key_of` answers None for a data key that was destroyed."""
-        stream, version, name = str(stored.originator_id), stored.originator_version, stored.topic
-        envelope = _envelopes.decode(stored.state)
-        clear, sealed = envelope.clear, envelope.sealed
-        if envelope.flags & COMPRESSED:
-            clear = _decompressor.decompress(clear)
-        key = key_of(envelope.key_name or "") if sealed else None
-        erased = bool(sealed) and key is None
-        if key is not None:
-            sealed = decrypt(key, sealed, _context(stream, version, name))
-            if envelope.flags & SEALED_COMPRESSED:
-                sealed = _decompressor.decompress(sealed)
-        event = self._event(name, envelope.class_version, clear, b"" if erased else sealed)
-        return Recorded(stream, version, position, envelope.stamp.on(event), erased)
+        """Raises as `opened`, and UnknownEvent."""
+        opened = self.opened(stored, key_of)
+        event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
+        stamped = opened.envelope.stamp.on(event)
+        return Recorded(str(stored.originator_id), stored.originator_version, position, stamped, opened.erased)
 
-    def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes) -> Event:
+    def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
         shape = self._shapes.get(name)
         if shape is None or class_version > shape.event.class_version:
             raise UnknownEvent(f"event {name!r} version {class_version} is not known to this version of the server")
@@ -164,6 +230,13 @@ class EventMapper(Mapper[str]):
 
     def to_domain_event(self, stored_event: StoredEvent) -> Any:
         return self.decode(stored_event, 0, lambda name: None)
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        return _decompressor.decompress(data)
+    except (zstandard.ZstdError, MemoryError) as error:  # the latter for a changed length
+        raise Unreadable(f"the fields do not decompress: {error}") from None
 
 
 def _context(stream: str, version: int, name: str) -> bytes:

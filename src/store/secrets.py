@@ -1,9 +1,11 @@
 """What the server keeps secret, all derived from one 32-byte master secret.
 
 - `seal`/`unseal`: values that are stored and used again (webhook secrets, a job's secrets).
-- data keys: one random key a build, user or node, wrapped by the master; its destruction erases what it encrypts.
+- data keys: a random key for each project, job, build, user and so on, wrapped by its parent's, the topmost by the
+  master; its destruction erases what it encrypts and what its children do.
 - `claim`: the name of a value's claim stream.
-- `session_key`: signs session tokens. `token_hash`: how tokens are stored.
+- `session_key`: signs session tokens. `answers_key`: seals answers that may be given again.
+- `token_hash`: how tokens are stored.
 """
 
 import hashlib
@@ -55,6 +57,7 @@ class Secrets:
         self._wrap = self._derive(master, "data keys")
         self._claims = self._derive(master, "claims")
         self.session_key = self._derive(master, "sessions")
+        self.answers_key = self._derive(master, "first answers")
 
     @staticmethod
     def _derive(master: bytes, purpose: str) -> bytes:
@@ -71,10 +74,10 @@ class Secrets:
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
 
-    def new_data_key(self, name: str) -> tuple[bytes, bytes]:
-        """A fresh data key and its wrapped form for the table."""
+    def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
+        """A fresh data key and its wrapped form for the table. `parent` is the key above it, None for the topmost."""
         key = os.urandom(32)
-        return key, encrypt(self._wrap, key, name.encode())
+        return key, encrypt(parent or self._wrap, key, name.encode())
 
-    def unwrap(self, name: str, wrapped: bytes) -> bytes:
-        return decrypt(self._wrap, wrapped, name.encode())
+    def unwrap(self, name: str, wrapped: bytes, parent: bytes | None = None) -> bytes:
+        return decrypt(parent or self._wrap, wrapped, name.encode())

@@ -29,6 +29,18 @@ def test_nothing_opens_with_another_master_secret() -> None:
             opens()
 
 
+def test_a_key_opens_with_its_parents_only() -> None:
+    parent, wrapped_parent = SECRETS.new_data_key("project-1")
+    key, wrapped = SECRETS.new_data_key("project-1/job-5", parent)
+    assert SECRETS.unwrap("project-1/job-5", wrapped, parent) == key
+    sibling, _ = SECRETS.new_data_key("project-2")
+    for above in (None, key, sibling):
+        with pytest.raises(SecretMismatch):
+            SECRETS.unwrap("project-1/job-5", wrapped, above)
+    with pytest.raises(SecretMismatch):
+        SECRETS.unwrap("project-1", wrapped_parent, key)
+
+
 @given(st.binary(), st.binary(), st.integers(0), st.integers(0, 7))
 def test_a_changed_ciphertext_does_not_decrypt(data: bytes, context: bytes, place: int, bit: int) -> None:
     key = b"k" * 32

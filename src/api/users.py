@@ -1,0 +1,22 @@
+"""Users, as admins manage them."""
+
+from typing import Any
+
+from litestar import Controller, Request, delete
+
+from api.acting import Acting
+from api.permissions import User
+from commands.users import DeleteUser
+from domain.errors import Forbidden
+
+
+class UserController(Controller):
+    path = "/users"
+    tags = ["Users"]
+
+    @delete("/{user_id:int}")
+    async def delete_user(self, request: Request[User, Any, Any], act: Acting, user_id: int) -> None:
+        """Deletes the account for good: name, address, credentials. Sessions and API tokens end at once."""
+        if not request.user.is_admin:
+            raise Forbidden("Only admins delete users.")
+        await act(DeleteUser(user_id, request.user.user_id))

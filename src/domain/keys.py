@@ -1,0 +1,39 @@
+"""Names of data keys. A key is wrapped by the one that its path names before it, so who destroys a project's key makes
+all below it unreadable: its jobs and their builds.
+"""
+
+
+def project_key(project_id: int) -> str:
+    return f"project-{project_id}"
+
+
+def job_key(project_id: int, job_id: int) -> str:
+    return f"{project_key(project_id)}/job-{job_id}"
+
+
+def build_key(project_id: int, job_id: int, build_id: int) -> str:
+    return f"{job_key(project_id, job_id)}/build-{build_id}"
+
+
+def webhook_key(project_id: int | None, webhook_id: int) -> str:
+    """Of a webhook of a project, or of one of all projects."""
+    name = f"webhook-{webhook_id}"
+    return name if project_id is None else f"{project_key(project_id)}/{name}"
+
+
+def template_key(template_id: int) -> str:
+    return f"template-{template_id}"
+
+
+def node_key(node_id: int) -> str:
+    return f"node-{node_id}"
+
+
+def user_key(user_id: int) -> str:
+    return f"user-{user_id}"
+
+
+def lineage(name: str) -> list[str]:
+    """The keys that a key depends on, the topmost first, and itself."""
+    parts = name.split("/")
+    return ["/".join(parts[: end + 1]) for end in range(len(parts))]

@@ -1,0 +1,245 @@
+"""What a delete promises: nothing that the server stores, nor a new backup of it, says what was erased."""
+
+import asyncio
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import zstandard
+from psycopg import sql
+
+from domain.catalogue import EVENTS, UPCASTERS
+from store.codec import COMPRESSED, EventMapper
+from testhide.engines.binaries import find_postgres
+from testhide.processes import core
+from tests.api.external import upload
+from tests.conftest import Client, Server
+from tests.fake_agent import FakeAgent, Shop
+from workers.reactions import REACTIONS
+
+ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+LONG = 60
+"""Texts are repeated so often that they are compressed where that pays."""
+
+
+@pytest.fixture
+def working(server: Server) -> Iterator[Server]:
+    """With somebody who reacts."""
+    server.start("work")
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        count = "SELECT count(*) >= %s FROM reaction_positions"
+        deadline = time.monotonic() + 30
+        while connection.execute(count, (len(REACTIONS),)).fetchone() != (True,):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # between two looks at what no notification tells
+    yield server
+    server.kill("work")
+
+
+@dataclass
+class Marks:
+    """A text for each thing that can be deleted, in all that it brings."""
+
+    build: str
+    job: str
+    project: str
+
+
+@pytest.fixture
+def marks() -> Marks:
+    return Marks(*(f"{what}{uuid.uuid4().hex[:12]}" for what in ("bu", "jo", "pr")))
+
+
+@pytest.fixture
+def shop(working: Server) -> Shop:
+    return Shop(working)
+
+
+def filled(shop: Shop, marks: Marks, author: Client) -> tuple[int, int]:
+    """A job of the shop's project, and a build of it: with all that can be said of the three."""
+    admin, project = shop.admin, marks.project
+    made(admin.put(f"/api/v3/projects/{shop.project}", json={"name": project, "description": project}))
+    made(admin.put(f"/api/v3/node-pools/{shop.pool}", json={"name": project, "labels": {"os": project}}))
+    issue = {"project_id": shop.project, "title": project, "classification": "infra", "pattern": project}
+    defect = {"defect_key": project, "defect_url": f"https://example.com/{project}"}
+    made(admin.post("/api/v3/known-issues", json=issue | defect))
+    hook = {"project_id": shop.project, "url": f"https://example.com/{project}", "events": ["node.offline"]}
+    made(admin.post("/api/v3/webhooks", json=hook | {"secret": project}))
+    mark = marks.job
+    job = shop.new_job(name=mark, repository=f"https://example.com/{mark}.git", default_branch=mark)
+    configuration = {"command": mark * LONG, "setup": [mark], "env": {"A": mark}, "artifacts": [mark]}
+    made(admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration | {"secrets": {"KEY": mark}}))
+    entry = {"job_id": job, "node_id": f"t.py::{mark}", "reason": "flaky", "owner": mark}
+    made(admin.post("/api/v3/quarantine", json=entry))
+    return job, _built(shop, shop.new_agent(), job, marks, author)
+
+
+def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client) -> int:
+    mark = marks.build
+    number = shop.start(
+        job, branch=f"{mark}/branch", commit_sha=mark.encode().hex(), env={"A": mark}, secrets={"S": mark}
+    )
+    build = agent.take_up()
+    assert build["id"] == number
+    agent.log(build, 0, [f"{mark} line {line}" for line in range(LONG)]).raise_for_status()
+    # What a test is called is the project's: its list of tests.
+    report = f"""<testsuite name="{marks.project}"><testcase classname="t.{marks.project}" name="test_bad">
+        <properties><property name="p" value="{mark}"/></properties>
+        <failure message="{mark} expected">{mark * LONG}</failure><system-out>{mark * LONG}</system-out>
+        <system-err>{mark}</system-err></testcase></testsuite>"""
+    agent.report(build, report.encode(), f"{mark}.xml").raise_for_status()
+    for client in (author, agent.http):
+        made(upload(client, number, f"{mark} content".encode(), f"{mark}.log"))
+    agent.finished(build, exit_code=1, detail=f"{mark} detail", log_lines=LONG).raise_for_status()
+    made(author.post(f"/api/v3/builds/{number}/comment", json={"text": f"{mark} remark" * LONG}))
+    (result,) = author.get("/api/v3/tests", params={"build_id": number}).json()["results"]
+    said = {
+        "classification": {"classification": "product_bug"},
+        "defect": {"defect_key": mark, "defect_url": f"https://example.com/{mark}"},
+        "resolution": {"resolution": mark},
+    }
+    for what, body in said.items():
+        made(author.post(f"/api/v3/tests/{result['id']}/{what}", json=body))
+    return number
+
+
+def made(answer: Any) -> Any:
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json()
+
+
+def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
+    _, build = filled(shop, marks, shop.admin)
+    places = said_in(shop.server, marks.build)
+    assert places >= {
+        *("builds_v1", "build_comments_v1", "result_texts_v1", "result_outputs_v1", "reports_v1", "artifacts_v1"),
+        *("triage_v1", "build_log_chunks", "the events", "the files"),
+    }
+    assert shop.admin.delete(f"/api/v3/builds/{build}").status_code == 204
+    is_forgotten(shop.server, marks.build)
+    assert said_in(shop.server, marks.job), "what is the job's stays"
+
+
+def test_of_a_deleted_job_nothing_is_left(shop: Shop, marks: Marks) -> None:
+    job, _ = filled(shop, marks, shop.admin)
+    assert said_in(shop.server, marks.job) >= {"jobs_v1", "job_configurations_v1", "quarantine_v1", "the events"}
+    assert shop.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
+    for mark in (marks.job, marks.build):
+        is_forgotten(shop.server, mark)
+    assert said_in(shop.server, marks.project), "what is the project's stays"
+
+
+def test_of_a_deleted_project_nothing_is_left(shop: Shop, marks: Marks) -> None:
+    """Not even of what waits or runs at that moment."""
+    admin = shop.admin
+    job, build = filled(shop, marks, admin)
+    node = admin.get("/api/v3/nodes", params={"pool_id": shop.pool}).json()
+    waiting = shop.start(job, branch=marks.build)
+    assert said_in(shop.server, marks.project) >= {
+        *("projects_v1", "node_pools_v1", "known_issues_v1", "test_cases_v1", "webhooks_v1", "the events"),
+    }
+    assert admin.delete(f"/api/v3/projects/{shop.project}").status_code == 204
+    gone = (
+        f"projects/{shop.project}",
+        f"jobs/{job}",
+        f"builds/{build}",
+        f"builds/{waiting}",
+        f"node-pools/{shop.pool}",
+    )
+    assert {admin.get(f"/api/v3/{path}").status_code for path in gone} == {404}
+    assert admin.delete(f"/api/v3/projects/{shop.project}").status_code == 404
+    for mark in (marks.project, marks.job, marks.build):
+        is_forgotten(shop.server, mark)
+    assert node, "its nodes stay, without a pool"
+
+
+def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
+    server = shop.server
+    ann = server.make_user("developer", {shop.project: "write"})
+    me = ann.get("/api/v3/me").json()
+    mark = str(me["email"])
+    token = made(ann.post("/api/v3/api-tokens", json={"name": f"of {mark}"}))
+    _, build = filled(shop, marks, ann)
+    assert shop.build(build)["comments"][0]["author"] == mark
+    assert said_in(server, mark) >= {"users_v1", "api_tokens_v1", "the events"}
+
+    assert shop.admin.delete(f"/api/v3/users/{me['id']}").status_code == 204
+
+    with_token = server.client()
+    with_token.headers["Authorization"] = f"Bearer {token['secret']}"
+    assert {client.get("/api/v3/me").status_code for client in (ann, with_token)} == {401}
+    assert shop.build(build)["comments"][0]["author"] == "deleted user"
+    (result,) = shop.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"]
+    assert (result["set_by"], result["resolution_by"]) == ("deleted user", "deleted user")
+    is_forgotten(server, mark)
+
+
+def is_forgotten(server: Server, mark: str) -> None:
+    """As soon as all reactions have run; and a backup that is taken then does not say it either."""
+    deadline = time.monotonic() + 30
+    while places := said_in(server, mark):
+        assert time.monotonic() < deadline, places
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute("VACUUM")
+    pg_dump = find_postgres(Path(server.settings.data_dir), None).bin / "pg_dump"
+    dump = subprocess.run([pg_dump, "--dbname", server.settings.database_url], capture_output=True, check=True).stdout
+    assert b"stored_events" in dump
+    assert all(text not in dump for text in _forms(mark))
+    assert said_in(server, mark) == set()
+
+
+def said_in(server: Server, mark: str) -> set[str]:
+    """Tables, and other places, that say the mark: in a text, in bytes, or in what these decompress or decrypt to."""
+    found = set()
+    mapper = EventMapper(EVENTS, UPCASTERS)
+    with psycopg.connect(server.settings.database_url) as connection:
+        tables = connection.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')"
+        ).fetchall()
+        for schema, table in tables:
+            rows = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema, table))).fetchall()
+            if any(_says(value, mark) for row in rows for value in row):
+                found.add(table)
+        for (state,) in connection.execute("SELECT state FROM stored_events").fetchall():
+            envelope = mapper.envelope(state)
+            clear = envelope.clear
+            if envelope.flags & COMPRESSED:
+                clear = zstandard.ZstdDecompressor().decompress(clear)
+            if _says(clear, mark):
+                found.add("the clear parts of events")
+    if asyncio.run(_events_say(server, mark)):
+        found.add("the events")
+    folder = Path(server.settings.data_dir)
+    if any(_says(path.read_bytes(), mark) or mark in path.name for path in folder.rglob("*") if path.is_file()):
+        found.add("the files")
+    return found
+
+
+async def _events_say(server: Server, mark: str) -> bool:
+    """As another process, with the keys that there still are."""
+    async with core(server.settings, pool_size=1) as parts:
+        position = 0
+        while events := await parts.log.read(position, 1_000):
+            position = events[-1].position
+            if any(text.decode() in repr(item.event) for item in events for text in _forms(mark)):
+                return True
+    return False
+
+
+def _says(value: Any, mark: str) -> bool:
+    if isinstance(value, bytes):
+        if value.startswith(ZSTD_FRAME):
+            value = zstandard.ZstdDecompressor().decompress(value)
+        return any(text in value for text in _forms(mark))
+    return any(text.decode() in str(value) for text in _forms(mark))
+
+
+def _forms(mark: str) -> tuple[bytes, bytes]:
+    """As it is, and in hex."""
+    return mark.encode(), mark.encode().hex().encode()
