@@ -65,7 +65,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-PROJECTION = Projection("artifacts", VERSION, (ArtifactRow,), keys, apply)
+PROJECTION = Projection(
+    "artifacts", VERSION, (ArtifactRow,), keys, apply, takes=(ArtifactDeleted, ArtifactStored, BuildDeleted, JobDeleted)
+)
 
 
 async def of_build(

@@ -8,12 +8,14 @@ from psycopg import AsyncConnection
 
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.base import Recorded
-from domain.users import UserRegistered
-from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from domain.users import UserDeleted, UserRegistered
+from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
 from projections.projects import MemberRow
 from projections.reading import all_rows, one_row
 
 VERSION = 1
+DELETED_USER = "deleted user"
+"""Stands where the email address of somebody would, of whom the server knows no more."""
 
 
 class UserRow(Row, frozen=True):
@@ -30,7 +32,7 @@ class UserRow(Row, frozen=True):
 
 
 class SessionRow(Row, frozen=True):
-    table = Table("sessions", VERSION)
+    table = Table("sessions", VERSION, indexes=("(user_id)",))
     id: str
     user_id: int
     expires_at: datetime
@@ -76,11 +78,30 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
         case ApiTokenRevoked():
             yield Gone(ApiTokenRow, event.token_id)
+        case UserDeleted():
+            yield Gone(UserRow, event.user_id)
+            yield GoneWhere(SessionRow, "user_id", event.user_id)
+            yield GoneWhere(ApiTokenRow, "user_id", event.user_id)
         case _:
             return
 
 
-PROJECTION = Projection("auth", VERSION, (UserRow, SessionRow, ApiTokenRow), keys, apply)
+def email_of(user_id: str) -> str:
+    """A column in SQL: the email address of the user whose id the given column holds, null where that is null."""
+    return (
+        f"CASE WHEN {user_id} IS NOT NULL THEN"
+        f" coalesce((SELECT email FROM {UserRow.table} u WHERE u.id = {user_id}), '{DELETED_USER}') END"
+    )
+
+
+PROJECTION = Projection(
+    "auth",
+    VERSION,
+    (UserRow, SessionRow, ApiTokenRow),
+    keys,
+    apply,
+    takes=(ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked, UserDeleted, UserRegistered),
+)
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -121,6 +142,10 @@ async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credential
         f" JOIN {UserRow.table} u ON u.id = t.user_id WHERE t.token_hash = %(hash)s AND u.active",
         {"hash": token_hash},
     )
+
+
+async def find(connection: AsyncConnection, user_id: int) -> UserRow | None:
+    return await one_row(connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE id = %(id)s", {"id": user_id})
 
 
 async def user_by_email(connection: AsyncConnection, email: str) -> UserRow | None:

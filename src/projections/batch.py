@@ -1,13 +1,13 @@
 """The changes of a batch of events on their way to the tables: what rows look like now, and what has to be written."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cachetools import LRUCache
 
 from projections import statements
-from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, R, Row, Sweep
+from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
 
 ROWS_CACHED = 20_000
 """Hot rows kept a table."""
@@ -42,6 +42,9 @@ class Batch:
         assert found is None or isinstance(found, row)
         return found
 
+    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+        return [self.get(row, key) for key in keys]
+
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
         """Takes what the cache has; answers the keys that must be fetched from the tables."""
         fetch: dict[type[Row], set[Key]] = defaultdict(set)
@@ -66,6 +69,8 @@ class Batch:
             match change:
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
+                case Many():
+                    self._dirty[change.row].update((item.row_key, item) for item in change.rows)
                 case Gone():
                     self._dirty[change.row][change.key] = None
                 case GoneWhere() | GoneBetween():

@@ -23,6 +23,7 @@ from domain.builds import (
     ReportRecorded,
 )
 from domain.jobs import JobDeleted
+from projections.auth import email_of
 from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.projects import ProjectRow
 from projections.reading import all_rows, one_row, scalar
@@ -88,7 +89,7 @@ class CommentRow(Row, frozen=True):
     build_id: int
     job_id: int
     text: str
-    author: str
+    author: int
     created_at: datetime
 
 
@@ -180,7 +181,7 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
             return {}
 
 
-PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply)
+PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, takes=(BuildEvent, JobDeleted))
 
 
 class Filters(msgspec.Struct, frozen=True):
@@ -266,11 +267,21 @@ async def queue_position(connection: AsyncConnection, build_id: int) -> int:
     )
 
 
-async def comments(connection: AsyncConnection, build_id: int) -> list[CommentRow]:
+class Comment(msgspec.Struct, frozen=True):
+    id: int
+    build_id: int
+    text: str
+    author: str
+    """An email address."""
+    created_at: datetime
+
+
+async def comments(connection: AsyncConnection, build_id: int) -> list[Comment]:
     return await all_rows(
         connection,
-        CommentRow,
-        f"SELECT * FROM {CommentRow.table} WHERE build_id = %(id)s ORDER BY id",
+        Comment,
+        f"SELECT id, build_id, text, {email_of('c.author')}, created_at"
+        f" FROM {CommentRow.table} c WHERE build_id = %(id)s ORDER BY id",
         {"id": build_id},
     )
 

@@ -11,9 +11,12 @@ from projections import (
     pools,
     projects,
     quarantine,
+    related,
     results,
     templates,
+    trail,
     triage,
+    webhooks,
 )
 
 PROJECTIONS = (
@@ -30,4 +33,7 @@ PROJECTIONS = (
     results.PROJECTION,
     triage.PROJECTION,
     artifacts.PROJECTION,
+    webhooks.PROJECTION,
+    trail.PROJECTION,
+    related.PROJECTION,
 )

@@ -1,8 +1,10 @@
 """The engine: events in, rows and position out, in one statement.
 
 It prefetches the rows that a batch needs, applies the pure functions, and writes the difference, the position and the
-NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error; the rest
-goes on. A rebuild is the same code from position 0.
+NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error, and so are
+those that follow in its stream; the rest goes on. A rebuild is the same code from position 0.
+
+SQL names no schema: which tables are meant is the connection's search path (`projections.places`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +14,10 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from projections import statements
+from projections import fitting, statements
 from projections.batch import Batch, Cache
-from projections.model import Change, GoneBetween, GoneWhere, Key, Projection, Row
+from projections.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest
+from projections.parking import WAITS, Parked, blocked_streams, park
 from store.listen import PROJECTED
 
 log = structlog.get_logger()
@@ -22,10 +25,12 @@ log = structlog.get_logger()
 
 ROWS_AT_ONCE = 10_000
 """Rows that one write may need: bounds the memory of the projector, not its speed."""
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+"""What the database says of a row that it does not take."""
 
 
 class LostLeadership(Exception):
-    """Someone else moved these projections on."""
+    """Someone else moved these projections on, or changed their rows."""
 
 
 async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
@@ -36,8 +41,9 @@ async def ensure_tables(connection: AsyncConnection, projections: Sequence[Proje
                 for statement in statements.create(row):
                     await connection.execute(statement.encode())
             await connection.execute(
-                "INSERT INTO projection_positions (name, version, position) VALUES (%s, %s, 0) ON CONFLICT DO NOTHING",
-                (projection.name, projection.version),
+                "INSERT INTO projection_positions (name, version, position, tables) VALUES (%s, %s, 0, %s)"
+                " ON CONFLICT DO NOTHING",
+                (projection.name, projection.version, [str(row.table) for row in projection.rows]),
             )
 
 
@@ -67,17 +73,32 @@ class Engine:
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
         self._connection = connection
         self._projections = projections
-        self._announce = announce
+        self._announced = digest(projections) if announce else None
         self._cache = Cache()
         self._written = 0
+        self._generations: dict[str, int] = {}
+        self._blocked: set[tuple[str, str]] = set()
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
         """Applies events that follow `position`; returns the new position. Raises LostLeadership and
         psycopg.OperationalError.
         """
+        if events and not self._generations:
+            await self._begin()
         for part in self._parts(events):
             position = await self._apply_part(part, position)
         return position
+
+    async def _begin(self) -> None:
+        """Generations first: what someone else unparks after that look is noticed at the first write."""
+        cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
+        found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
+        for projection in self._projections:
+            generation = found.get((projection.name, projection.version))
+            if generation is None:
+                raise LostLeadership(f"{projection.name} version {projection.version} has no tables here")
+            self._generations[projection.name] = generation
+        self._blocked = await blocked_streams(self._connection, self._projections)
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
         """Cuts a batch where it would need too many rows at once: a block of results alone needs a thousand."""
@@ -97,11 +118,9 @@ class Engine:
         try:
             try:
                 return await self._apply(events, position, self._projections)
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error as error:
+            except REFUSALS as error:
                 self._cache.clear()
-                log.warning("a batch could not be written, going on one by one", error=str(error).strip())
+                log.warning("a batch could not be written, going on one by one", error=said(error))
             # A part of the batch may be written already.
             for event in [event for event in events if event.position > self._written]:
                 await self._apply_alone(event, self._written)
@@ -114,103 +133,118 @@ class Engine:
         try:
             await self._apply([event], position, self._projections)
             return
-        except psycopg.OperationalError:
-            raise
-        except psycopg.Error:
+        except REFUSALS:
             self._cache.clear()
         for projection in self._projections:
             try:
                 await self._apply([event], position, [projection])
-            except psycopg.OperationalError:
-                raise
-            except psycopg.Error as error:
+            except REFUSALS as error:
                 self._cache.clear()
-                await self._write(
-                    Batch(self._cache),
-                    position,
-                    event.position,
-                    [projection],
-                    [(projection, event, str(error))],
-                )
+                parked = [(projection, event, said(error))]
+                await self._write(Batch(self._cache), position, event.position, [projection], parked)
 
     async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
         if not events:
             return position
-        parked: list[tuple[Projection, Recorded, str]] = []
+        parked: list[Parked] = []
+        blocked: set[tuple[str, str]] = set()
         batch = Batch(self._cache)
-        await self._prefetch(batch, events, projections)
+        await prefetch(self._connection, batch, events, projections)
         for event in events:
             changes: list[Change] = []
             for projection in projections:
+                place = (projection.name, event.stream)
+                if place in self._blocked or place in blocked:
+                    parked.append((projection, event, WAITS))
+                    continue
                 try:
-                    changes.extend(list(projection.apply(event, batch)))
+                    changes.extend(changes_of(projection, event, batch))
                 except Exception as error:
-                    parked.append((projection, event, f"{type(error).__name__}: {error}"))
+                    parked.append((projection, event, said(error)))
+                    blocked.add(place)
             alone = any(isinstance(change, GoneWhere | GoneBetween) for change in changes)
             if alone and not batch.is_empty:
-                position = await self._write(batch, position, event.position - 1, projections, parked)
-                parked = []
+                before = [item for item in parked if item[1].position < event.position]
+                position = await self._write(batch, position, event.position - 1, projections, before)
+                parked = parked[len(before) :]
                 batch = Batch(self._cache)
-                await self._prefetch(
-                    batch, [later for later in events if later.position >= event.position], projections
-                )
+                remaining = [later for later in events if later.position >= event.position]
+                await prefetch(self._connection, batch, remaining, projections)
             batch.change(changes)
             if alone:
                 position = await self._write(batch, position, event.position, projections, parked)
                 parked = []
                 batch = Batch(self._cache)
-                await self._prefetch(batch, [later for later in events if later.position > event.position], projections)
+                remaining = [later for later in events if later.position > event.position]
+                await prefetch(self._connection, batch, remaining, projections)
         return await self._write(batch, position, events[-1].position, projections, parked)
 
-    async def _prefetch(self, batch: Batch, events: Sequence[Recorded], projections: Sequence[Projection]) -> None:
-        needed = {key for event in events for projection in projections for key in _keys(projection, event)}
-        for row, keys in batch.missing(needed).items():
-            cursor = await self._connection.execute(
-                statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
-            )
-            batch.fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
-
     async def _write(
-        self,
-        batch: Batch,
-        old: int,
-        new: int,
-        projections: Sequence[Projection],
-        parked: Sequence[tuple[Projection, Recorded, str]],
+        self, batch: Batch, old: int, new: int, projections: Sequence[Projection], parked: Sequence[Parked]
     ) -> int:
         if new == old:
             return old
-        parts = batch.statements()
         for projection, event, error in parked:
-            log.error("event parked", projection=projection.name, position=event.position, error=error)
-            parts.append(
-                (
-                    "INSERT INTO parked_events (projection, version, position, error) VALUES (%s, %s, %s, %s)"
-                    " ON CONFLICT (projection, version, position) DO UPDATE SET error = EXCLUDED.error",
-                    [projection.name, projection.version, event.position, error],
-                )
-            )
-        names = [f"{projection.name} {projection.version}" for projection in projections]
-        moved = (
+            if error != WAITS:
+                log.error("event parked", projection=projection.name, position=event.position, error=error)
+        # First, so that while a switch holds the positions nothing else is held here.
+        moved: statements.Statement = (
             "UPDATE projection_positions SET position = %s, updated_at = now()"
-            " WHERE name || ' ' || version = ANY (%s) AND position = %s RETURNING 1"
+            " WHERE name || ' ' || version || ' ' || generation = ANY (%s) AND position = %s RETURNING 1",
+            [
+                str(new),
+                [f"{item.name} {item.version} {self._generations[item.name]}" for item in projections],
+                str(old),
+            ],
         )
-        query = "WITH " + ", ".join(
-            [*(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts)), f"moved AS ({moved})"]
-        )
+        parts = [moved, *batch.statements(), *([park(parked)] if parked else [])]
+        query, parameters = together(parts)
         # A projection that someone else has moved makes this a division by zero, which rolls everything back.
-        query += f" SELECT 1 / (SELECT (count(*) = {len(names)})::int FROM moved), pg_notify('{PROJECTED}', %s)"
-        parameters = [value for _, values in parts for value in values]
-        announced = str(new) if self._announce and len(projections) == len(self._projections) else ""
+        query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
+        if self._announced is not None:
+            whole = len(projections) == len(self._projections) and not parked
+            query += f", pg_notify('{PROJECTED}', %s)"
+            parameters.append(f"{new} {self._announced}" if whole else "")
         try:
-            await self._connection.execute(
-                query.encode(), [*parameters, str(new), names, str(old), announced], prepare=True
-            )
+            await self._connection.execute(query.encode(), parameters, prepare=True)
         except psycopg.errors.DivisionByZero:
             raise LostLeadership from None
         batch.written()
+        self._blocked.update((projection.name, event.stream) for projection, event, _ in parked)
         self._written = new
         return new
+
+
+def together(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
+    """The WITH of one statement, its parts named part0, part1 and so on, and all parameters."""
+    query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
+    return query, [value for _, values in parts for value in values]
+
+
+async def prefetch(
+    connection: AsyncConnection, batch: Batch, events: Sequence[Recorded], projections: Sequence[Projection]
+) -> None:
+    needed = {key for event in events for projection in projections for key in _keys(projection, event)}
+    for row, keys in batch.missing(needed).items():
+        cursor = await connection.execute(
+            statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
+        )
+        batch.fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
+
+
+def changes_of(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
+    """What follows from an event. Raises whatever the projection raises, and fitting.Unfit."""
+    changes = list(projection.apply(event, batch))
+    for change in changes:
+        fitting.check(change)
+    return changes
+
+
+def said(error: Exception) -> str:
+    """An error in words that are shown to people. The database's own may quote whole rows after the first line."""
+    if isinstance(error, psycopg.Error):
+        return error.diag.message_primary or type(error).__name__
+    return f"{type(error).__name__}: {error}"
 
 
 def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]]:

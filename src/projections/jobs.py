@@ -98,7 +98,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-PROJECTION = Projection("jobs", VERSION, (JobRow, ConfigurationRow), keys, apply)
+PROJECTION = Projection(
+    "jobs", VERSION, (JobRow, ConfigurationRow), keys, apply, takes=(JobConfigured, JobCreated, JobDeleted, JobUpdated)
+)
 
 
 class JobDetail(msgspec.Struct, frozen=True):

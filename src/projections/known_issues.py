@@ -11,19 +11,25 @@ from domain.known_issues import (
     Kind,
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueSearched,
     KnownIssueTaught,
     KnownIssueUpdated,
     changes,
+    edition_after,
 )
+from domain.projects import ProjectDeleted
 from domain.triage import Classification
-from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
 VERSION = 1
 
 
+_UNSEARCHED = "searched < edition"
+
+
 class KnownIssueRow(Row, frozen=True):
-    table = Table("known_issues", VERSION, indexes=("(project_id, id)",))
+    table = Table("known_issues", VERSION, indexes=("(project_id, id)", f"(id) WHERE {_UNSEARCHED}"))
     id: int
     project_id: int
     title: str
@@ -35,6 +41,9 @@ class KnownIssueRow(Row, frozen=True):
     defect_url: str | None
     created_at: datetime
     updated_at: datetime
+    edition: Int = 1
+    searched: Int = 0
+    """The last edition for which older failures were searched through."""
 
 
 class TaughtRow(Row, frozen=True):
@@ -52,7 +61,7 @@ class TaughtRow(Row, frozen=True):
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
-        case KnownIssueUpdated():
+        case KnownIssueUpdated() | KnownIssueSearched():
             yield KnownIssueRow, (recorded.event.known_issue_id,)
         case _:
             return
@@ -77,7 +86,12 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case KnownIssueUpdated():
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
-                yield msgspec.structs.replace(issue, **changes(event), updated_at=event.at)
+                edition = edition_after(issue.edition, event)
+                yield msgspec.structs.replace(issue, **changes(event), updated_at=event.at, edition=edition)
+        case KnownIssueSearched(down_to=0):
+            issue = rows.get(KnownIssueRow, event.known_issue_id)
+            if issue is not None:
+                yield msgspec.structs.replace(issue, searched=event.edition)
         case KnownIssueTaught():
             for kind, value in (("fail_id", event.fail_id), ("signature", event.signature)):
                 if value:
@@ -85,11 +99,28 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case KnownIssueDeleted():
             yield Gone(KnownIssueRow, event.known_issue_id)
             yield GoneWhere(TaughtRow, "known_issue_id", event.known_issue_id)
+        case ProjectDeleted():
+            yield GoneWhere(KnownIssueRow, "project_id", event.project_id)
+            yield GoneWhere(TaughtRow, "project_id", event.project_id)
         case _:
             return
 
 
-PROJECTION = Projection("known_issues", VERSION, (KnownIssueRow, TaughtRow), keys, apply)
+PROJECTION = Projection(
+    "known_issues",
+    VERSION,
+    (KnownIssueRow, TaughtRow),
+    keys,
+    apply,
+    takes=(
+        KnownIssueCreated,
+        KnownIssueDeleted,
+        KnownIssueSearched,
+        KnownIssueTaught,
+        KnownIssueUpdated,
+        ProjectDeleted,
+    ),
+)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -128,3 +159,10 @@ async def ways_of(connection: AsyncConnection, project_id: int) -> list[Known]:
         f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",
         {"project": project_id},
     )
+
+
+async def unsearched(connection: AsyncConnection, limit: int) -> list[int]:
+    """Known issues for which older failures are still to be searched through, oldest first."""
+    query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
+    cursor = await connection.execute(query.encode(), {"limit": limit}, prepare=True, binary=True)
+    return [known_issue_id for (known_issue_id,) in await cursor.fetchall()]

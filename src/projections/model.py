@@ -6,6 +6,7 @@ such an event alone) or `Block` (many new rows of numbers, in columns). A row th
 `keys`.
 """
 
+import hashlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, 
 
 import msgspec
 
-from domain.base import Recorded
+from domain.base import Event, Recorded
 
 R = TypeVar("R", bound="Row")
 Key = tuple[Any, ...]
@@ -90,14 +91,25 @@ class Block:
         self.row, self.columns = row, columns
 
 
+class Many:
+    """Rows of one table that differ by their keys and by counters, so that what is fit to be stored is told by one."""
+
+    def __init__(self, row: type[Row], rows: Sequence[Row]) -> None:
+        self.row, self.rows = row, rows
+
+
 Sweep = GoneWhere | GoneBetween
 """Deletes rows that the event need not name one by one."""
-Change = Row | Gone | Sweep | Block
+Change = Row | Gone | Sweep | Block | Many
 
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
         """The row as the events before left it. Only for keys that `keys` named."""
+        ...
+
+    def many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
+        """`get` for each of these keys, of a table whose key is one column."""
         ...
 
 
@@ -108,9 +120,17 @@ class Projection:
     rows: tuple[type[Row], ...]
     keys: Callable[[Recorded], Iterable[tuple[type[Row], Key]]]
     apply: Callable[[Recorded, Rows], Iterable[Change]]
+    takes: tuple[type[Event], ...] | None = None
+    """The events that mean anything to it, by their classes or a base of them; None for all."""
 
     def __post_init__(self) -> None:
         assert all(row.table.version == self.version for row in self.rows), f"{self.name}: its tables carry its version"
+
+
+def digest(projections: Iterable[Projection]) -> str:
+    """Which projections, in which versions: short enough for a notification."""
+    names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
+    return hashlib.sha256(names.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,14 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-PROJECTION = Projection("node_commands", VERSION, (NodeCommandRow,), keys, apply)
+PROJECTION = Projection(
+    "node_commands",
+    VERSION,
+    (NodeCommandRow,),
+    keys,
+    apply,
+    takes=(NodeCommandCompleted, NodeCommandRequested, NodeDeleted),
+)
 
 
 async def unanswered(connection: AsyncConnection, node_id: int) -> list[int]:

@@ -129,22 +129,26 @@ def _counted(event: BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow
             return released | {"failed_builds": node.failed_builds + (event.status == "failed")}
 
 
-PROJECTION = Projection("nodes", VERSION, (NodeRow,), keys, apply)
+PROJECTION = Projection(
+    "nodes", VERSION, (NodeRow,), keys, apply, takes=(BuildAssigned, BuildFinished, BuildRequeued, NodeEvent)
+)
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node with what its connected agent last measured, in whole numbers; zeros while it is offline."""
+    """A node with what its connected agent last measured, in whole numbers; zeros while it is offline, null in what it
+    was in the past.
+    """
 
     id: int
     name: str
     status: str
     pool_id: int | None
     running_builds: int
-    cpu_pct: int
+    cpu_pct: int | None
     tags: list[str]
     max_parallel: int
     connected_at: datetime | None
-    uptime_s: int
+    uptime_s: int | None
     cpu_cores: int
     ram_gb: int
     version: str

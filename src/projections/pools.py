@@ -60,7 +60,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-PROJECTION = Projection("pools", VERSION, (PoolRow,), keys, apply)
+PROJECTION = Projection("pools", VERSION, (PoolRow,), keys, apply, takes=(PoolCreated, PoolDeleted, PoolUpdated))
 
 
 class PoolView(msgspec.Struct, frozen=True):

@@ -1,29 +1,33 @@
-"""The projector: one leader moves all projections along the log; standbys wait for its lock.
+"""The projector: moves the serving read models along the log; a standby takes over what is free.
 
-Its connection holds the lock and writes the rows, so a leader that lost its connection can neither write nor lead.
+Each projection is led, in its version, by whoever holds its advisory lock. So the projector of a new release leads the
+versions that are new in it while that of the release before keeps up those that it knows. The connection holds the
+locks and writes the rows: a leader that lost it can neither write nor lead.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from projections.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
+from projections.engine import Engine, LostLeadership, positions
 from projections.model import Projection
+from projections.places import connect, lock_name
 from store.listen import EVENTS, Listener
 from store.log import EventLog
 
 log = structlog.get_logger()
 
-LOCK = "testhide projector"
+GATE = "testhide projector takes over"
+"""Held while locks are taken, so that of two projectors that start at once one gets all."""
 BATCH = 500
 """Events read at once; also the size of a write while catching up."""
-
-
-class AlreadyRunning(Exception):
-    """Another process leads the projections."""
+TAKE_OVER_S = 0.2
+"""How often a projector looks whether a projection that it does not lead has become free, or serves now."""
+LOOK_S = 1.0
 
 
 class Projector:
@@ -37,65 +41,77 @@ class Projector:
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Leads whenever it can, for ever."""
+        """Leads whatever it can, for ever."""
         with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
             while True:
                 try:
-                    async with await _connect(self._conninfo) as connection:
-                        await connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
-                        log.info("leading the projections")
+                    async with await connect(self._conninfo) as connection:
                         await self._lead(connection)
-                except (psycopg.OperationalError, LostLeadership) as error:
+                except LostLeadership as error:
+                    # A switch or a retry changed the rows; what this process remembers of them is old.
+                    log.info("starting over", reason=str(error))
+                except psycopg.OperationalError as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
 
     async def _lead(self, connection: AsyncConnection) -> None:
-        await ensure_tables(connection, self._projections)
-        position = await catch_up(connection, self._log, self._projections)
-        engine = Engine(connection, self._projections, announce=True)
+        clock = asyncio.get_running_loop().time
+        led: list[Projection] = []
+        engine: Engine | None = None
+        position = 0
         while True:
-            self._news.clear()
-            while events := await self._log.read(position, BATCH):
-                position = await engine.apply(events, position)
-                if len(events) < BATCH:
-                    break  # what came meanwhile is in the news
-            try:
-                await asyncio.wait_for(self._news.wait(), 1.0)
-            except TimeoutError:
-                # Also notices a server that is gone while nothing happens.
-                await connection.execute("SELECT 1")
+            if taken := await self._take(connection, [item for item in self._projections if item not in led]):
+                log.info("leading", projections=[projection.name for projection in taken])
+                led = [item for item in self._projections if item in led or item in taken]
+                position = await catch_up(connection, self._log, led)
+                engine = Engine(connection, led, announce=True)
+            look_again = clock() + (TAKE_OVER_S if len(led) < len(self._projections) else math.inf)
+            while (left := look_again - clock()) > 0:
+                self._news.clear()
+                if engine is not None:
+                    position = await self._follow(engine, position)
+                await self._wait(connection, min(left, LOOK_S))
+
+    async def _take(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
+        """Those that serve and that nobody led."""
+        by_lock = {lock_name("public", item.name, item.version): item for item in projections}
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (GATE,))
+            cursor = await connection.execute(
+                # Materialized, so that no lock is taken of what does not serve.
+                "WITH serving AS MATERIALIZED ("
+                "  SELECT lock FROM unnest(%s::text[], %s::text[], %s::int[]) AS wanted (lock, name, version)"
+                "  JOIN projection_positions USING (name, version))"
+                " SELECT lock FROM serving WHERE pg_try_advisory_lock(hashtextextended(lock, 0))",
+                (list(by_lock), [item.name for item in projections], [item.version for item in projections]),
+            )
+            return [by_lock[lock] for (lock,) in await cursor.fetchall()]
+
+    async def _follow(self, engine: Engine, position: int) -> int:
+        while events := await self._log.read(position, BATCH):
+            position = await engine.apply(events, position)
+            if len(events) < BATCH:
+                break  # what came meanwhile is in the news
+        return position
+
+    async def _wait(self, connection: AsyncConnection, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._news.wait(), timeout_s)
+        except TimeoutError:
+            # Also notices a server that is gone while nothing happens.
+            await connection.execute("SELECT 1")
 
 
-async def catch_up(connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]) -> int:
-    """Brings all projections to one position, those that lag (new ones, say) by themselves; returns it."""
-    at = await positions(connection, projections)
-    goal = max(at.values(), default=0)
+async def catch_up(
+    connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
+) -> int:
+    """Brings all projections to one position, at least `goal`, those that lag by themselves; returns it."""
+    reached = await positions(connection, projections)
+    goal = max(goal, *reached.values())
     for projection in projections:
-        position = at[projection.name]
+        position = reached[projection.name]
         engine = Engine(connection, [projection], announce=False)
         while position < goal:
             events = [event for event in await event_log.read(position, BATCH) if event.position <= goal]
             position = await engine.apply(events, position) if events else goal
     return goal
-
-
-async def rebuild(conninfo: str, event_log: EventLog, projections: Sequence[Projection]) -> int:
-    """Drops the tables and makes them again from the whole log. Raises AlreadyRunning while a projector leads."""
-    async with await _connect(conninfo) as connection:
-        cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
-        if (await cursor.fetchone()) != (True,):
-            raise AlreadyRunning("a projector is running; stop it first: a rebuild replaces the tables it writes")
-        await drop_tables(connection, projections)
-        await ensure_tables(connection, projections)
-        engine = Engine(connection, projections, announce=False)
-        position = 0
-        while events := await event_log.read(position, BATCH):
-            position = await engine.apply(events, position)
-        return position
-
-
-async def _connect(conninfo: str) -> AsyncConnection:
-    connection = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=5)
-    # Rows and position are lost together in a crash and made again from the log: no need to wait for the disk.
-    await connection.execute("SET synchronous_commit = off")
-    return connection

@@ -9,8 +9,9 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from domain.builds import BuildQueued
 from domain.jobs import JobCreated, JobDeleted
-from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated, WebhookSecretRotated
-from projections.model import Change, Int, Key, Projection, Row, Rows, Table
+from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
+from domain.users import UserDeleted
+from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
 from projections.reading import all_rows, one_row
 
 VERSION = 1
@@ -59,6 +60,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 sealed_webhook_secret=event.sealed_webhook_secret,
                 created_at=event.at,
             )
+        case ProjectDeleted():
+            yield Gone(ProjectRow, event.project_id)
+            yield GoneWhere(MemberRow, "project_id", event.project_id)
+        case UserDeleted():
+            yield GoneWhere(MemberRow, "user_id", event.user_id)
         case MemberAdmitted():
             yield MemberRow(event.project_id, event.user_id, event.access)
         case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():
@@ -92,17 +98,37 @@ def _changes(
             return {column: value for column, value in columns.items() if value is not None}
 
 
-PROJECTION = Projection("projects", VERSION, (ProjectRow, MemberRow), keys, apply)
+PROJECTION = Projection(
+    "projects",
+    VERSION,
+    (ProjectRow, MemberRow),
+    keys,
+    apply,
+    takes=(
+        BuildQueued,
+        JobCreated,
+        JobDeleted,
+        MemberAdmitted,
+        ProjectCreated,
+        ProjectDeleted,
+        ProjectUpdated,
+        UserDeleted,
+        WebhookSecretRotated,
+    ),
+)
 
 
-async def visible(connection: AsyncConnection, user_id: int | None) -> list[ProjectRow]:
-    """The projects that a user is a member of; all of them for None."""
+async def visible(
+    connection: AsyncConnection, user_id: int | None, *, after: int = 0, offset: int = 0, limit: int | None = None
+) -> list[ProjectRow]:
+    """The projects that a user is a member of; those of everybody for None."""
     return await all_rows(
         connection,
         ProjectRow,
-        f"SELECT * FROM {ProjectRow.table} WHERE %(user)s::bigint IS NULL"
-        f" OR id IN (SELECT project_id FROM {MemberRow.table} WHERE user_id = %(user)s::bigint) ORDER BY id",
-        {"user": user_id},
+        f"SELECT * FROM {ProjectRow.table} WHERE id > %(after)s AND (%(user)s::bigint IS NULL"
+        f" OR id IN (SELECT project_id FROM {MemberRow.table} WHERE user_id = %(user)s::bigint))"
+        " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
+        {"user": user_id, "after": after, "offset": offset, "limit": limit},
     )
 
 

@@ -30,7 +30,7 @@ from projections.results import (
     SupersededRow,
 )
 from projections.test_cases import CaseStatsRow, TestCaseRow
-from projections.triage import CLASSIFIED, SAID, SAID_FROM, RuleMatchRow, Said, classified
+from projections.triage import BY_RULE, CLASSIFIED, SAID, SAID_FROM, Said, classified
 
 MESSAGE = 4_000
 """Characters of a message in lists; the single result has all of it."""
@@ -198,7 +198,7 @@ class Origin(msgspec.Struct, frozen=True):
     fail_id: str
     signature: str
     rule: int | None
-    """The known issue that classified it when it was recorded."""
+    """The known issue that classified it by itself."""
     rule_classification: int | None
     """Place in CLASSIFICATIONS."""
 
@@ -266,13 +266,13 @@ async def _with_said(connection: AsyncConnection, into: type[T], query: str, par
 async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
     query = (
         f"SELECT t.id, t.case_id, c.node_id, r.build_id, r.job_id, r.project_id, {_FACTS} & {STATUS},"
-        " coalesce(x.fail_id, ''), coalesce(x.signature, ''), m.known_issue_id, m.classification"
+        f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), {BY_RULE}"
         # LIMIT tells the planner that an id is found once: the index does not.
         f" FROM (SELECT * FROM {ResultRow.table} WHERE id = %(id)s LIMIT 1) t"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
-        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
+        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
     )
     return await one_row(connection, Origin, query, {"id": result_id})
 

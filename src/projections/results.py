@@ -10,21 +10,37 @@ A history reads all results of its case and sorts them, which even for thousands
 None of them is ever updated: a result whose place another took is named in `superseded_results`.
 """
 
+import struct
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import compress, count
 
 from domain.base import Recorded
 from domain.builds import BuildDeleted, ReportRecorded
 from domain.jobs import JobDeleted
+from domain.projects import ProjectDeleted
 from domain.results import CasesSeen, ResultsRecorded
-from projections.model import Block, Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.model import (
+    Block,
+    Change,
+    Gone,
+    GoneBetween,
+    GoneWhere,
+    Int,
+    Key,
+    Many,
+    Projection,
+    Row,
+    Rows,
+    SmallInt,
+    Table,
+)
 from projections.test_cases import (
     VERSION,
     CaseStatsRow,
     CatalogueRow,
     TestCaseRow,
     after_run,
-    commit_number,
     corrected,
 )
 
@@ -128,7 +144,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield _block(event)
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
-            yield from _stats(event, rows)
+            yield _stats(event, rows)
         case ReportRecorded():
             yield ReportRow(
                 first_result_id=event.first_result_id,
@@ -145,6 +161,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobDeleted():
             for row in (ReportRow, ResultRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield GoneWhere(row, "job_id", event.job_id)
+        case ProjectDeleted():
+            # How its tests fared stays, as numbers of nobody.
+            yield Gone(CatalogueRow, event.project_id)
+            yield GoneWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
             yield GoneWhere(ReportRow, "build_id", event.build_id)
             for first, cases in event.results:
@@ -162,18 +182,12 @@ PROJECTION = Projection(
     (ResultRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
     keys,
     apply,
+    takes=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded),
 )
 
 
 def _block(event: ResultsRecorded) -> Block:
     count = len(event.case_ids)
-    quarantined = event.quarantined or bytes(count)
-    facts = [
-        (status | known * KNOWN_ISSUE | flaky * FLAKY | held * QUARANTINED | attempt * ATTEMPT) ^ (final - 1)
-        for status, final, known, flaky, held, attempt in zip(
-            event.statuses, event.finals, event.known_issues, event.flaky, quarantined, event.attempts, strict=True
-        )
-    ]
     return Block(
         ResultRow,
         {
@@ -182,9 +196,32 @@ def _block(event: ResultsRecorded) -> Block:
             "job_id": [event.job_id] * count,
             "duration_ms": event.durations_ms,
             "suite": event.suites,
-            "facts": facts,
+            "facts": facts(event),
         },
     )
+
+
+def facts(event: ResultsRecorded) -> tuple[int, ...]:
+    """Of each row. Bytes of all rows are put together as one long number each, a low and a high one."""
+    count = len(event.case_ids)
+    columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))
+    if any(len(column) != count for column in (*columns, event.attempts, event.finals)):
+        raise ValueError("columns of different lengths")
+    statuses, known, flaky, quarantined = map(int.from_bytes, columns)
+    attempts_low, attempts_high = (int.from_bytes(event.attempts.translate(table)) for table in _ATTEMPTS)
+    inverted = int.from_bytes(event.finals.translate(_INVERTED))
+    flags = statuses | known * KNOWN_ISSUE | flaky * FLAKY | quarantined * QUARANTINED
+    both = bytearray(2 * count)
+    both[0::2] = ((flags | attempts_low) ^ inverted).to_bytes(count)
+    both[1::2] = (attempts_high ^ inverted).to_bytes(count)
+    return struct.unpack(f"<{count}h", both)
+
+
+_ATTEMPTS = (
+    bytes(attempt * ATTEMPT & 0xFF for attempt in range(256)),
+    bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
+)
+_INVERTED = bytes([0xFF]) + bytes(255)
 
 
 def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
@@ -207,15 +244,18 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[CaseStatsRow]:
-    commit = commit_number(event.commit_sha)
+def _stats(event: ResultsRecorded, rows: Rows) -> Many:
+    build_id, commit = event.build_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
-    for row, (case_id, status, final, flaky) in enumerate(
-        zip(event.case_ids, event.statuses, event.finals, event.flaky, strict=True)
+    of_finals = [list(compress(values, event.finals)) for values in (event.case_ids, event.statuses, event.flaky)]
+    numbers = compress(count(), event.finals)
+    after: list[CaseStatsRow] = []
+    for row, case_id, status, flaky, before in zip(
+        numbers, *of_finals, rows.many(CaseStatsRow, of_finals[0]), strict=True
     ):
-        if final:
-            stats = rows.get(CaseStatsRow, case_id) or CaseStatsRow(case_id, 0)
-            if stats.last_build_id != event.build_id and row in replaced:
-                yield corrected(stats, replaced[row], status)
-            else:
-                yield after_run(stats, event.build_id, commit, status, bool(flaky))
+        stats = before or CaseStatsRow(case_id, 0)
+        if row in replaced and stats.last_build_id != build_id:
+            after.append(corrected(stats, replaced[row], status))
+        else:
+            after.append(after_run(stats, build_id, commit, status, flaky == 1))
+    return Many(CaseStatsRow, after)

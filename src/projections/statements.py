@@ -4,13 +4,14 @@ Rows travel as one JSON text a table (`json_to_recordset`): one parameter with o
 prepared once. Blocks travel as arrays.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 
-from projections.model import Block, Column, GoneWhere, Key, Row, Sweep, columns
+from projections.model import Block, Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
 
 Statement = tuple[str, list[Any]]
 
@@ -25,10 +26,14 @@ def create(row: type[Row]) -> list[str]:
     return [
         f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})",
         *(
-            f"CREATE INDEX IF NOT EXISTS {table}_{number} ON {table} {index}"
-            for number, index in enumerate(table.indexes, start=1)
+            f"CREATE INDEX IF NOT EXISTS {name} ON {table} {index}"
+            for name, index in zip(index_names(row), table.indexes, strict=True)
         ),
     ]
+
+
+def index_names(row: type[Row]) -> list[str]:
+    return [f"{row.table}_{number}" for number, _ in enumerate(row.table.indexes, start=1)]
 
 
 def drop(row: type[Row]) -> str:
@@ -72,6 +77,27 @@ def sweep(swept: Sweep) -> Statement:
     if isinstance(swept, GoneWhere):
         return f"DELETE FROM {swept.row.table} WHERE {swept.column} = %s", [swept.value]
     return f"DELETE FROM {swept.row.table} WHERE {swept.column} BETWEEN %s AND %s", [swept.first, swept.last]
+
+
+def sweeps(swept: Sequence[Sweep]) -> list[Statement]:
+    """Many of one table in few statements."""
+    found: dict[tuple[str, bool], list[Sweep]] = defaultdict(list)
+    for one in swept:
+        found[one.column, isinstance(one, GoneWhere)].append(one)
+    return [_sweeps(column, together) for (column, _), together in found.items()]
+
+
+def _sweeps(column: str, swept: Sequence[Sweep]) -> Statement:
+    table, types = swept[0].row.table, {item.name: item.sql_type for item in columns(swept[0].row)}
+    values = [one.value for one in swept if isinstance(one, GoneWhere)]
+    if values:
+        return f"DELETE FROM {table} WHERE {column} = ANY (%s::{types[column]}[])", [values]
+    spans = [one for one in swept if isinstance(one, GoneBetween)]
+    return (
+        f"DELETE FROM {table} USING unnest(%s::bigint[], %s::bigint[]) AS span (first, last)"
+        f" WHERE {column} BETWEEN span.first AND span.last",
+        [[one.first for one in spans], [one.last for one in spans]],
+    )
 
 
 @cache

@@ -85,7 +85,9 @@ def _configured(template: TemplateRow, configuration: Configuration) -> Template
     )
 
 
-PROJECTION = Projection("templates", VERSION, (TemplateRow,), keys, apply)
+PROJECTION = Projection(
+    "templates", VERSION, (TemplateRow,), keys, apply, takes=(TemplateCreated, TemplateDeleted, TemplateUpdated)
+)
 
 
 class TemplateView(msgspec.Struct, frozen=True):

@@ -4,13 +4,14 @@ What rules said lies apart: numbers only, so that a report with a hundred thousa
 What people (and models) said goes over it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from domain.base import Recorded
 from domain.builds import BuildDeleted
 from domain.jobs import JobDeleted
+from domain.known_issues import KnownIssueSearched
 from domain.triage import (
     CLASSIFICATIONS,
     DefectLinked,
@@ -20,6 +21,7 @@ from domain.triage import (
     ResultEvent,
     ResultsClassifiedByRules,
 )
+from projections.auth import email_of
 from projections.known_issues import KnownIssueRow
 from projections.model import Block, Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 
@@ -43,17 +45,23 @@ class TriageRow(Row, frozen=True):
     job_id: Int
     classification: str | None = None
     set_by_kind: str | None = None
-    set_by: str = ""
+    set_by: int | None = None
+    """A user."""
     defect_key: str = ""
     defect_url: str = ""
     resolution: str = ""
-    resolution_by: str = ""
+    resolution_by: int | None = None
     known_issue_id: int | None = None
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    if isinstance(recorded.event, ResultEvent):
-        yield TriageRow, (recorded.event.result_id,)
+    match recorded.event:
+        case ResultEvent(result_id=result_id):
+            yield TriageRow, (result_id,)
+        case KnownIssueSearched(result_ids=result_ids):
+            yield from ((TriageRow, (result_id,)) for result_id in result_ids)
+        case _:
+            return
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -69,6 +77,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                     "classification": list(event.classifications),
                 },
             )
+        case KnownIssueSearched():
+            yield from _found(event, rows)
         case ResultEvent():
             yield _changed(event, rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id))
         case JobDeleted():
@@ -80,6 +90,15 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                     yield GoneBetween(row, "id", first, first + cases - 1)
         case _:
             return
+
+
+def _found(event: KnownIssueSearched, rows: Rows) -> Iterator[TriageRow]:
+    for result_id, job_id in zip(event.result_ids, event.job_ids, strict=False):
+        row = rows.get(TriageRow, result_id) or TriageRow(result_id, job_id)
+        if row.classification is None:
+            yield msgspec.structs.replace(
+                row, classification=event.classification, set_by_kind="rule", known_issue_id=event.known_issue_id
+            )
 
 
 def _changed(event: ResultEvent, row: TriageRow) -> TriageRow:
@@ -100,13 +119,20 @@ def _changed(event: ResultEvent, row: TriageRow) -> TriageRow:
                 known_issue_id=event.known_issue_id,
                 classification=event.classification,
                 set_by_kind="rule",
-                set_by="",
+                set_by=None,
             )
         case _:
             return row
 
 
-PROJECTION = Projection("triage", VERSION, (RuleMatchRow, TriageRow), keys, apply)
+PROJECTION = Projection(
+    "triage",
+    VERSION,
+    (RuleMatchRow, TriageRow),
+    keys,
+    apply,
+    takes=(BuildDeleted, JobDeleted, KnownIssueSearched, ResultEvent, ResultsClassifiedByRules),
+)
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -126,11 +152,12 @@ _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
 SAID = (
     f"coalesce(v.classification, ({_NAMES})[m.classification + 1]),"
-    " coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END), nullif(v.set_by, ''),"
+    " coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END),"
+    f" {email_of('v.set_by')},"
     # A defect that a person named, else the one of the known issue, as it is called today.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
-    " nullif(v.resolution, ''), nullif(v.resolution_by, ''), coalesce(v.known_issue_id, m.known_issue_id)"
+    f" nullif(v.resolution, ''), {email_of('v.resolution_by')}, coalesce(v.known_issue_id, m.known_issue_id)"
 )
 """The columns of `Said` of a result `t`, with SAID_FROM."""
 
@@ -138,6 +165,13 @@ SAID_FROM = (
     f" LEFT JOIN {TriageRow.table} v ON v.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
     f" LEFT JOIN {KnownIssueRow.table} i ON i.id = coalesce(v.known_issue_id, m.known_issue_id)"
 )
+
+BY_RULE = (
+    "coalesce(m.known_issue_id, CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END),"
+    f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
+    f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
+)
+"""Known issue and place in CLASSIFICATIONS of what a rule said of a result `t`, with SAID_FROM."""
 
 _RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
 

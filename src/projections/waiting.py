@@ -1,8 +1,9 @@
 """Read your writes: wait until the read models have reached a position.
 
 One LISTEN a process and a heap of waiters. Notifications can be lost with their connection, so the position is read
-again after every LISTEN and once a second. Once somebody has waited in vain, nobody waits for that position or a later
-one until it is reached: the answer says so at once.
+again after every LISTEN and once a second; also when a notification is of other read models than this process reads
+(another release runs beside it, or not all of them moved), or when an event was parked. Once somebody has waited in
+vain, nobody waits for that position or a later one until it is reached: the answer says so at once.
 """
 
 import asyncio
@@ -12,15 +13,18 @@ from itertools import count
 
 import psycopg
 import structlog
+from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from projections.model import Projection
+from projections.model import Projection, digest
+from projections.parking import is_parked
 from store.listen import PROJECTED, Listener
 
 log = structlog.get_logger()
 
 LIMIT_S = 2.0
 LOOK_AGAIN_S = 1.0
+TRY_AGAIN_S = 0.1
 
 
 class Waiter:
@@ -28,7 +32,11 @@ class Waiter:
         self._pool = pool
         self._listener = listener
         self._versions = {projection.name: projection.version for projection in projections}
+        self._digest = digest(projections)
         self._position = 0
+        self._looking = True
+        """Until the positions have been read again, a notification alone does not say enough."""
+        self._degraded = False
         self._late: int | None = None
         """The lowest position that somebody waited for in vain and that is still not reached."""
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -39,17 +47,31 @@ class Waiter:
         with self._listener.subscribed(PROJECTED, self._notified):
             while True:
                 self._stale.clear()
+                pause = LOOK_AGAIN_S
                 try:
-                    self._reached(await self.read_position())
+                    self._reached(await self._look())
+                    self._looking = self._stale.is_set()
                 except psycopg.OperationalError as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
+                    pause = TRY_AGAIN_S
                 try:
-                    await asyncio.wait_for(self._stale.wait(), LOOK_AGAIN_S)
+                    await asyncio.wait_for(self._stale.wait(), pause)
                 except TimeoutError:
                     continue
 
-    async def wait(self, position: int) -> bool:
-        """True once the read models are at `position`; False after LIMIT_S, at once when they already lag by more."""
+    async def wait(self, position: int, first: int | None = None) -> bool:
+        """True once the read models show the events from `first` (that one alone where none is given) to `position`;
+        False after LIMIT_S, at once when they already lag by more, and when one of the events was parked.
+        """
+        if not await self.reached(position):
+            return False
+        if not self._degraded:
+            return True
+        async with self._pool.connection() as connection:
+            return not await is_parked(connection, self._versions, position if first is None else first, position)
+
+    async def reached(self, position: int) -> bool:
+        """As `wait`, but parked events count."""
         if position <= self._position:
             return True
         if self._late is not None and self._late <= position:
@@ -72,19 +94,35 @@ class Waiter:
     def waiting(self) -> int:
         return len(self._heap)
 
+    @property
+    def degraded(self) -> bool:
+        """Whether there are parked events, as of the last look."""
+        return self._degraded
+
     async def read_position(self) -> int:
-        """Where the read models are: the position that all of them have reached."""
+        """Where the read models are: the position that all of them have reached; 0 while one does not serve."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute("SELECT name, version, position FROM projection_positions", prepare=True)
-            at = [
-                position for name, version, position in await cursor.fetchall() if self._versions.get(name) == version
-            ]
+            return await self._read_position(connection)
+
+    async def _look(self) -> int:
+        """Positions first: an event that is parked later is behind them, and announced."""
+        async with self._pool.connection() as connection:
+            position = await self._read_position(connection)
+            cursor = await connection.execute("SELECT DISTINCT projection, version FROM parked_events", prepare=True)
+            self._degraded = any(self._versions.get(name) == version for name, version in await cursor.fetchall())
+        return position
+
+    async def _read_position(self, connection: AsyncConnection) -> int:
+        cursor = await connection.execute("SELECT name, version, position FROM projection_positions", prepare=True)
+        at = [position for name, version, position in await cursor.fetchall() if self._versions.get(name) == version]
         return min(at) if len(at) == len(self._versions) else 0
 
     def _notified(self, payload: str | None) -> None:
-        if payload:
-            self._reached(int(payload))
+        position, _, of = (payload or "").partition(" ")
+        if position and of == self._digest and not self._looking:
+            self._reached(int(position))
         else:
+            self._looking = True
             self._stale.set()
 
     def _reached(self, position: int) -> None:

@@ -1,10 +1,10 @@
 """Tables in memory: what a projection's two pure functions make of a history, without a database."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.base import Event, Recorded
-from projections.model import Block, Gone, GoneBetween, GoneWhere, Key, Projection, R, Row
+from projections.model import Block, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
 
 
 class MemoryRows:
@@ -22,6 +22,9 @@ class MemoryRows:
         found = self._rows.get((row, key))
         assert found is None or isinstance(found, row)
         return found
+
+    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+        return [self.get(row, key) for key in keys]
 
     def apply(self, *events: Event) -> "MemoryRows":
         for event in events:
@@ -47,6 +50,8 @@ class MemoryRows:
             match change:
                 case Row():
                     self._rows[type(change), change.row_key] = change
+                case Many():
+                    self._rows.update(((change.row, one.row_key), one) for one in change.rows)
                 case Gone():
                     self._rows.pop((change.row, change.key), None)
                 case GoneWhere() | GoneBetween():

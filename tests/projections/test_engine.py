@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from projections.builds import BuildRow
 from projections.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
 from projections.jobs import JobRow
 from projections.model import Block, Projection, Row
+from projections.parking import WAITS
 from projections.projects import ProjectRow
 from tests.projections.memory import MemoryRows
 from tests.projections.toys import (
@@ -81,7 +83,8 @@ async def test_events_become_rows(connection: Spy) -> None:
 
 async def test_a_batch_is_one_fetch_a_table_and_one_write(connection: Spy) -> None:
     moving = await applied(connection, Put(id=1, box=7), Put(id=2, box=7), Put(id=1, box=8))
-    assert [text.split(" ")[0] for text in connection.sent] == ["SELECT", "WITH"]
+    *first, fetch, write = [text.split(" ")[0] for text in connection.sent]
+    assert (len(first), fetch, write) == (2, "SELECT", "WITH"), "at its start it looks at generations and parked events"
     connection.sent.clear()
     await moving.apply(recorded(Put(id=1, box=7), Put(id=2, box=9), after=3), 3)
     assert [text.split(" ")[0] for text in connection.sent] == ["WITH"], "hot rows are not fetched again"
@@ -100,7 +103,7 @@ async def test_each_write_is_announced(connection: Spy, database: str) -> None:
         moving = await applied(connection, Put(id=1, box=7), Put(id=2, box=7))
         await moving.apply(recorded(Broken(), Put(id=1, box=7, text=NUL), after=2), 2)
         heard = [note.payload async for note in listening.notifies(timeout=5, stop_after=4)]
-    assert heard[0] == "2"
+    assert heard[0] == f"2 {model.digest(BOTH)}"
     # From then on projections move one by one: an empty payload says "look at the positions".
     assert heard[-1] == ""
 
@@ -155,11 +158,45 @@ async def test_a_row_that_the_database_refuses_is_parked_too(connection: Spy) ->
     moving = await applied(
         connection, Put(id=1, box=7), Put(id=2, box=7, text=NUL), Put(id=3, box=2**40), Put(id=4, box=7)
     )
-    assert [(name, position) for name, position, _ in await parked(connection)] == [("toys", 2), ("toys", 3)]
+    assert await parked(connection) == [
+        ("toys", 2, "Unfit: toys_v1.text cannot hold a text with NUL"),
+        ("toys", 3, "Unfit: toys_v1.box cannot hold a number outside of integer"),
+    ]
     assert [key for key, *_ in await table(connection, ToyRow)] == [1, 4]
     assert await table(connection, SeenRow) == [(1,), (2,), (3,), (4,)]
-    await moving.apply(recorded(Put(id=2, box=7), after=4), 4)
-    assert (2, 7, 1, "") in await table(connection, ToyRow), "the refused row is not in the cache"
+    await moving.apply(recorded(BoxGone(box=7), after=4), 4)
+    assert await table(connection, ToyRow) == []
+
+
+async def test_a_parked_event_holds_back_its_stream_and_no_other(connection: Spy) -> None:
+    moving = await applied(connection, Put(id=1, box=7), Broken(id=1), Put(id=1, box=8), Put(id=2, box=8))
+    assert await table(connection, ToyRow) == [(1, 7, 1, ""), (2, 8, 1, "")]
+    await moving.apply(recorded(Taken(id=1), Put(id=2, box=9), after=4), 4)
+    # So does it for whoever leads after this one.
+    await Engine(connection, BOTH, announce=True).apply(recorded(Put(id=1, box=9), after=6), 6)
+    assert await table(connection, ToyRow) == [(1, 7, 1, ""), (2, 9, 2, "")]
+    assert await parked(connection) == [
+        ("toys", 2, "ValueError: broken"),
+        *(("toys", position, WAITS) for position in (3, 5, 7)),
+    ]
+    assert len(await table(connection, SeenRow)) == 7
+
+
+async def test_what_only_the_database_refuses_is_parked(connection: Spy) -> None:
+    await connection.execute("ALTER TABLE toys_v1 ADD CHECK (box <> 13)")
+    moving = await applied(connection, Put(id=1, box=7), Put(id=2, box=13), Put(id=3, box=7))
+    await moving.apply(recorded(Put(id=2, box=7), after=3), 3)
+    assert [(name, position) for name, position, _ in await parked(connection)] == [("toys", 2), ("toys", 4)]
+    assert "13" not in (await parked(connection))[0][2], "the row's content stays out of the error"
+    assert [key for key, *_ in await table(connection, ToyRow)] == [1, 3]
+
+
+async def test_a_table_that_is_gone_parks_nothing(connection: Spy) -> None:
+    await connection.execute("DROP TABLE toys_v1")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await applied(connection, Put(id=1, box=7))
+    assert await parked(connection) == []
+    assert await positions(connection, BOTH) == {"toys": 0, "seen": 0}
 
 
 async def test_a_refused_row_after_a_parents_end_is_parked(connection: Spy) -> None:
@@ -271,11 +308,12 @@ async def test_a_new_version_of_a_projection_starts_beside_the_old_one(connectio
 
 
 toys = st.one_of(
+    st.builds(Put, id=st.integers(1, 4), box=st.sampled_from([1, 2, 3, 2**40]), text=st.sampled_from(["", NUL])),
     st.builds(Put, id=st.integers(1, 4), box=st.integers(1, 3)),
     st.builds(Taken, id=st.integers(1, 4)),
     st.builds(BoxGone, box=st.integers(1, 3)),
     st.builds(ShelfGone, first=st.integers(1, 4), last=st.integers(1, 4)),
-    st.just(Broken()),
+    st.builds(Broken, id=st.integers(1, 4)),
 )
 
 
@@ -291,10 +329,18 @@ async def test_batches_make_no_difference(connection: Spy, history: list[Event],
     starts = sorted({0, *(cut for cut in cuts if cut < len(events))})
     for start, end in zip(starts, [*starts[1:], len(events)], strict=True):
         await moving.apply(events[start:end], start)
-    bad = {event.position for event in events if isinstance(event.event, Broken)}
+    streams: set[str] = set()
+    bad: list[int] = []
+    for event in events:
+        if isinstance(event.event, Broken) or (
+            isinstance(event.event, Put) and (event.event.text or event.event.box > 9)
+        ):
+            streams.add(event.stream)
+        if event.stream in streams:
+            bad.append(event.position)
     expected = MemoryRows(TOYS).apply(*(event.event for event in events if event.position not in bad))
     assert await table(connection, ToyRow) == [msgspec.structs.astuple(row) for row in expected.all(ToyRow)]
-    assert [position for _, position, _ in await parked(connection)] == sorted(bad)
+    assert [position for _, position, _ in await parked(connection)] == bad
     assert len(await table(connection, SeenRow)) == len(events)
 
 

@@ -6,7 +6,13 @@ from hypothesis import given
 
 from domain import known_issues
 from domain.base import Event
-from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught, KnownIssueUpdated
+from domain.known_issues import (
+    KnownIssueCreated,
+    KnownIssueDeleted,
+    KnownIssueSearched,
+    KnownIssueTaught,
+    KnownIssueUpdated,
+)
 from projections.known_issues import PROJECTION, KnownIssueRow, TaughtRow
 from tests.commands.given import histories
 from tests.projections.memory import MemoryRows
@@ -31,7 +37,18 @@ def test_a_known_issue_changes() -> None:
         at=LATER, known_issue_id=17, project_id=1, kind="signature", value="s", cleared=("defect_key",)
     )
     row = MemoryRows(PROJECTION).apply(CREATED, update).one(KnownIssueRow)
-    assert row == KnownIssueRow(17, 1, "Flaky DB", "infra", "signature", "s", None, None, NOW, LATER)
+    assert row == KnownIssueRow(17, 1, "Flaky DB", "infra", "signature", "s", None, None, NOW, LATER, 2)
+
+
+def test_a_search_is_over_when_it_came_to_the_end() -> None:
+    def searched(down_to: int) -> KnownIssueSearched:
+        return KnownIssueSearched(
+            known_issue_id=17, project_id=1, edition=1, down_to=down_to, classification="infra", result_ids=[9]
+        )
+
+    rows = MemoryRows(PROJECTION).apply(CREATED, searched(9))
+    assert rows.one(KnownIssueRow).searched == 0
+    assert rows.apply(searched(0)).one(KnownIssueRow).searched == 1
 
 
 def test_what_it_learnt_are_rows_of_their_own() -> None:

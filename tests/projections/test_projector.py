@@ -1,114 +1,102 @@
-"""Who moves the projections: one leader, standbys, and rebuilds only while nobody leads."""
+"""Who moves the projections: a leader for each in its version, and standbys."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
 import psycopg
-import pytest
 
-from domain.base import Event, Stamp
-from domain.claims import ClaimTaken
 from domain.projects import ProjectCreated
 from projections import catalogue
-from projections.engine import ensure_tables
-from projections.projector import LOCK, AlreadyRunning, Projector, rebuild
+from projections.model import Projection
+from projections.places import connect, lock_name
 from projections.projects import ProjectRow
-from projections.waiting import Waiter
-from store.listen import EVENTS, PROJECTED, Listener
 from store.log import Write
 from testhide.processes import Core
+from tests.projections.claims import NEW_OWNERS, NEXT_RELEASE, RELEASE, STAMP, projecting, rows, serve, take
 from tests.projections.toys import SEEN, SeenRow, table
 
-STAMP = Stamp(datetime(2026, 5, 20, tzinfo=UTC), "tests")
 PROJECTIONS = (*catalogue.PROJECTIONS, SEEN)
 
 
-@contextlib.asynccontextmanager
-async def running(parts: Core, count: int = 1) -> AsyncIterator[Waiter]:
-    """Projectors, and someone who waits for them."""
-    listener = Listener(parts.conninfo, EVENTS, PROJECTED)
-    await listener.start()
-    waiter = Waiter(parts.pool, listener, PROJECTIONS)
-    made = [Projector(parts.conninfo, parts.log, listener, PROJECTIONS) for _ in range(count)]
-    tasks = [asyncio.create_task(work) for work in (waiter.run(), *(projector.run() for projector in made))]
-    yield waiter
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await listener.close()
-
-
-async def append(parts: Core, *events: Event) -> int:
-    recorded = await parts.log.append([Write(1, event) for event in events], STAMP)
-    return recorded[-1].position
-
-
-async def leaders(parts: Core) -> list[int]:
-    """The processes of the database that hold the leader's lock."""
+async def leaders(parts: Core, projections: Sequence[Projection]) -> list[int]:
+    """The connections that hold the lock of one of these."""
     async with parts.pool.connection() as connection:
         cursor = await connection.execute(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND (classid::bigint << 32 | objid::bigint) = hashtextextended(%s, 0)"
+            "SELECT DISTINCT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND (classid::bigint << 32 | objid::bigint) = ANY ("
+            "  SELECT hashtextextended(name, 0) FROM unnest(%s::text[]) AS name)"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            (LOCK,),
+            ([lock_name("public", item.name, item.version) for item in projections],),
         )
         return [pid for (pid,) in await cursor.fetchall()]
 
 
-def claims(first: int, count: int = 3) -> list[Event]:
-    return [ClaimTaken(claim=f"thing-{number}", owner="tests") for number in range(first, first + count)]
-
-
 async def test_the_leader_follows_the_log(parts: Core) -> None:
-    await append(parts, *claims(0))
-    async with running(parts) as waiter:
-        assert await waiter.wait(await append(parts, *claims(10)))
-        assert await waiter.wait(await append(parts, *claims(20)))
+    await serve(parts, PROJECTIONS)
+    await take(parts, "thing", times=3)
+    async with projecting(parts, PROJECTIONS) as waiter:
+        assert await waiter.wait(await take(parts, "thing", times=3))
+        assert await waiter.wait(await take(parts, "other", times=3))
         async with parts.pool.connection() as connection:
             assert await table(connection, SeenRow) == [(position,) for position in range(1, 10)]
 
 
 async def test_a_standby_takes_over_when_the_leader_loses_its_connection(parts: Core) -> None:
-    async with running(parts, count=2) as waiter:
-        for first in (0, 10, 20):
-            assert await waiter.wait(await append(parts, *claims(first)))
-            (leader,) = await leaders(parts)
+    await serve(parts, PROJECTIONS)
+    async with projecting(parts, PROJECTIONS, count=2) as waiter:
+        leader = 0
+        for _ in range(3):
+            assert await waiter.wait(await take(parts, "thing", times=3))
+            (leader,) = await leaders(parts, PROJECTIONS)
             async with parts.pool.connection() as connection:
                 await connection.execute("SELECT pg_terminate_backend(%s)", (leader,))
-        assert await waiter.wait(await append(parts, *claims(30)))
-        assert (await leaders(parts)) != [leader]
+        assert await waiter.wait(await take(parts, "thing", times=3))
+        assert (await leaders(parts, PROJECTIONS)) != [leader]
         async with parts.pool.connection() as connection:
             assert await table(connection, SeenRow) == [(position,) for position in range(1, 13)]
 
 
-async def test_a_new_projection_catches_up_with_the_others(parts: Core) -> None:
-    await append(parts, ProjectCreated(project_id=1, title="Web", slug="web", sealed_webhook_secret=b""), *claims(0))
-    async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as connection:
-        await ensure_tables(connection, PROJECTIONS)
+async def test_a_projection_that_lags_catches_up_with_the_others(parts: Core) -> None:
+    await serve(parts, PROJECTIONS)
+    created = ProjectCreated(project_id=1, title="Web", slug="web", sealed_webhook_secret=b"")
+    await parts.log.append([Write(1, created)], STAMP)
+    await take(parts, "thing", times=3)
+    async with await connect(parts.conninfo) as connection:
         await connection.execute("UPDATE projection_positions SET position = 4 WHERE name <> 'projects'")
-    async with running(parts) as waiter:
-        assert await waiter.wait(await append(parts, *claims(10)))
+    async with projecting(parts, PROJECTIONS) as waiter:
+        assert await waiter.wait(await take(parts, "thing", times=3))
         async with parts.pool.connection() as connection:
             assert [row[0] for row in await table(connection, ProjectRow)] == [1]
             assert await table(connection, SeenRow) == [(5,), (6,), (7,)]
 
 
-async def test_a_rebuild_makes_the_tables_from_the_whole_log(parts: Core) -> None:
-    head = await append(parts, *claims(0))
-    async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as connection:
-        await ensure_tables(connection, PROJECTIONS)
-        await connection.execute(f"INSERT INTO {SeenRow.table} VALUES (99)".encode())
-        assert await rebuild(parts.conninfo, parts.log, PROJECTIONS) == head
-        assert await table(connection, SeenRow) == [(1,), (2,), (3,)]
-
-
-async def test_no_rebuild_while_a_projector_leads(parts: Core) -> None:
-    async with running(parts) as waiter:
-        assert await waiter.wait(await append(parts, *claims(0)))
-        with pytest.raises(AlreadyRunning, match="stop it first"):
-            await rebuild(parts.conninfo, parts.log, PROJECTIONS)
+async def test_what_does_not_serve_is_not_led(parts: Core) -> None:
+    await serve(parts, [SEEN])
+    async with projecting(parts, [SEEN]) as waiter, projecting(parts, RELEASE) as other:
+        assert await waiter.wait(await take(parts, "thing"))
+        assert await other.read_position() == 0
+        await serve(parts, RELEASE)
+        assert await other.wait(await take(parts, "thing"))
         async with parts.pool.connection() as connection:
-            assert await table(connection, SeenRow) == [(1,), (2,), (3,)]
-    assert await rebuild(parts.conninfo, parts.log, PROJECTIONS) == 3
+            assert await rows(connection, "owners_v1") == [("thing", "ann", 2)]
+
+
+async def test_two_releases_each_keep_up_what_they_serve(parts: Core) -> None:
+    await serve(parts, (*RELEASE, NEW_OWNERS))
+    async with projecting(parts, NEXT_RELEASE) as newer:
+        async with projecting(parts, RELEASE) as older:
+            # What both know is led by one of them; who waits sees no position before all of his are there.
+            for number in range(30):
+                position = await take(parts, f"thing-{number % 7}")
+                for waiter, name in ((older, "owners_v1"), (newer, "owners_v2")):
+                    assert await waiter.wait(position)
+                    async with parts.pool.connection() as connection:
+                        ((times,),) = await _fetch(connection, f"SELECT sum(times) FROM {name}")
+                        assert times == number + 1
+            assert len(await leaders(parts, (*RELEASE, NEW_OWNERS))) == 2
+        # The older release is stopped: the newer takes over what both know.
+        assert await newer.wait(await take(parts, "thing"))
+        assert len(await leaders(parts, NEXT_RELEASE)) == 1
+
+
+async def _fetch(connection: psycopg.AsyncConnection, query: str) -> list[tuple[int, ...]]:
+    return await (await connection.execute(query.encode())).fetchall()

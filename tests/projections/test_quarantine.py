@@ -1,14 +1,22 @@
 """Quarantine as rows."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import msgspec
 from hypothesis import given
 
 from domain import quarantine
 from domain.base import Event
 from domain.jobs import JobDeleted
-from domain.quarantine import QuarantineLifted, TestsQuarantined
-from projections.quarantine import PROJECTION, QuarantineRow
+from domain.quarantine import (
+    HEALTHY_AFTER,
+    QuarantineBecameHealthy,
+    QuarantinedTestsRan,
+    QuarantineExpired,
+    QuarantineLifted,
+    TestsQuarantined,
+)
+from projections.quarantine import PROJECTION, QuarantineRow, status
 from tests.commands.given import histories
 from tests.projections.memory import MemoryRows
 
@@ -29,6 +37,50 @@ def test_lifted_entries_and_those_of_deleted_jobs_are_gone() -> None:
     rows = MemoryRows(PROJECTION).apply(ADDED, QuarantineLifted(job_id=5, project_id=1, ids=[10], node_ids=["a"]))
     assert [row.node_id for row in rows.all(QuarantineRow)] == ["b"]
     assert rows.apply(JobDeleted(job_id=5, project_id=1)).all(QuarantineRow) == []
+
+
+def ran(build_id: int, *, failed: bool = False) -> QuarantinedTestsRan:
+    at = NOW + timedelta(hours=build_id)
+    ids: list[int] = [10]
+    return QuarantinedTestsRan(
+        at=at, build_id=build_id, job_id=5, project_id=1, passed=[] if failed else ids, failed=ids if failed else []
+    )
+
+
+def healthy(failures: int) -> QuarantineBecameHealthy:
+    return QuarantineBecameHealthy(at=NOW, job_id=5, project_id=1, ids=[10], failures=[failures])
+
+
+def first(*events: Event) -> QuarantineRow:
+    return MemoryRows(PROJECTION).apply(ADDED, *events).all(QuarantineRow)[0]
+
+
+def test_builds_that_pass_in_a_row_are_counted_once() -> None:
+    passed = [ran(build_id) for build_id in range(1, HEALTHY_AFTER + 3)]
+    assert first(*passed).passed_in == list(range(3, HEALTHY_AFTER + 3)), "no more than are needed"
+    assert first(ran(1), ran(2), ran(1), ran(2)).passed_in == [1, 2], "reports of builds at once"
+    assert first(ran(1), ran(2), ran(2, failed=True)).passed_in == []
+    again = first(ran(2, failed=True), ran(2), ran(2, failed=True), ran(3))
+    assert (again.passed_in, again.failures, again.failed_in) == ([3], 1, 2), "what failed in one report failed"
+
+
+def test_an_entry_is_healthy_until_it_fails() -> None:
+    row = first(ran(1, failed=True), ran(2), healthy(1))
+    assert status(row, NOW) == ("healthy", NOW)
+    row = first(ran(1), healthy(0), ran(2), ran(3, failed=True))
+    assert status(row, NOW) == ("active", NOW + timedelta(hours=3))
+    row = first(ran(1), ran(3, failed=True), healthy(0))
+    assert status(row, NOW)[0] == "active", "it was said too late"
+    assert status(first(), NOW) == ("active", NOW)
+
+
+def test_an_entry_expires_whether_that_was_said_or_not() -> None:
+    soon = NOW + timedelta(minutes=1)
+    added = msgspec.structs.replace(ADDED, expires_at=soon)
+    said = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])
+    for row in MemoryRows(PROJECTION).apply(added, healthy(0), said).all(QuarantineRow):
+        assert [status(row, now)[0] for now in (NOW, soon)] == ["healthy" if row.id == 10 else "active", "expired"]
+        assert row.expired_at == (soon if row.id == 10 else None)
 
 
 @given(histories(*quarantine.EVENTS))

@@ -1,5 +1,6 @@
 """The property that everything rests on: read tables made again from the log are the ones that were kept up live."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,28 +29,30 @@ from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Decision, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
-from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
+from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.members import AdmitMember
 from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
-from commands.pools import CreatePool
-from commands.projects import CreateProject, UpdateProject
-from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.pools import CreatePool, DeletePool
+from commands.projects import CloseProject, CreateProject, DeleteProject, UpdateProject
+from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
 from commands.restarts import RestartBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
-from commands.users import RegisterUser
+from commands.users import DeleteUser, RegisterUser
 from domain.artifacts import ArtifactStored
 from domain.base import UNSTAMPED, AnyStream, Category, Event, Recorded, Stream
 from domain.builds import BUILD, BuildQueued, Deleted, ReportRecorded, status_of
 from domain.catalogue import EVENTS, UPCASTERS
 from domain.errors import Rejection
 from domain.jobs import JOB
-from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText
+from domain.quarantine import QuarantinedTestsRan
+from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.catalogue import PROJECTIONS
 from projections.engine import Engine, drop_tables, ensure_tables, row_types
-from projections.projector import rebuild
+from projections.places import Place
+from projections.rebuilding import build
 from store.append import GroupCommit
 from store.codec import EventMapper
 from store.log import EventLog
@@ -112,14 +115,15 @@ class Recording(Decision):
             flaky=b"\0" * rows,
             texts=[ResultText(0, "said")] if self.texts else [],
             replaced=[Replaced(0, first - 10, 1)] if self.replaces else [],
-            commit_sha=self.commit_sha,
+            commit=commit_number(self.commit_sha),
         )
         yield ResultsClassifiedByRules(**ids, result_ids=[first], known_issue_ids=[1], classifications=b"\2")
+        yield QuarantinedTestsRan(**ids, passed=[1], failed=[2, 3][: self.statuses.count(1)])
         failed = self.statuses.count(1)
         counts: dict[str, Any] = {"cases": rows, "passed": rows - failed, "failed": failed}
         counts |= {"skipped": 0, "known_issues": 0}
         yield ReportRecorded(
-            **ids, **counts, attempt=1, path="r.xml", first_result_id=first, duration_ms=5, blocks=2, suites=["s"]
+            **ids, **counts, attempt=1, path="r.xml", first_result_id=first, duration_ms=5, blocks=3, suites=["s"]
         )
         yield ArtifactStored(
             **ids,
@@ -135,11 +139,13 @@ class Recording(Decision):
 
 anything = st.one_of(
     commands(RegisterUser),
+    commands(DeleteUser, admin_id=st.just(1)),
     commands(OpenSession),
     commands(RevokeSession),
     commands(CreateApiToken),
     commands(RevokeApiToken),
     commands(UpdateProject),
+    commands(DeleteProject, job_ids=st.just((1, 2, 3))),
     commands(AdmitMember),
     commands(CreatePool),
     commands(RegisterNode),
@@ -153,8 +159,11 @@ anything = st.one_of(
     commands(CreateKnownIssue, kind=st.just("signature")),
     commands(UpdateKnownIssue, match=st.none()),
     commands(DeleteKnownIssue),
+    commands(NoteSearch, found=st.just([(100, 1), (110, 2)])),
     commands(AddToQuarantine, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
     commands(RemoveFromQuarantine, job_id=st.integers(1, 2)),
+    commands(SayExpired, job_id=st.integers(1, 2)),
+    commands(SayHealthy, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
 )
 # Of builds 1 and 2 and their first recordings.
 results = st.builds(
@@ -193,12 +202,12 @@ happening = st.one_of(
 histories = st.lists(st.one_of(happening, happening, anything, said), max_size=40)
 
 
-async def dump(connection: AsyncConnection) -> dict[str, list[Any]]:
-    """All read tables, ordered, and how far they are."""
+async def dump(connection: AsyncConnection, place: Place = "public") -> dict[str, list[Any]]:
+    """All read tables that stand there, ordered, and how far they are."""
     tables = [str(row.table) for row in row_types(PROJECTIONS)]
-    content = {name: await query(connection, f"SELECT t FROM {name} t ORDER BY t::text") for name in tables}
+    content = {name: await query(connection, f"SELECT t FROM {place}.{name} t ORDER BY t::text") for name in tables}
     for name in ("projection_positions", "parked_events"):
-        content[name] = await query(connection, f"SELECT * FROM {name} ORDER BY 1, 2, 3")
+        content[name] = await query(connection, f"SELECT * FROM {place}.{name} ORDER BY 1, 2, 3")
         content[name] = [row[:3] for row in content[name]]
     return content
 
@@ -218,10 +227,12 @@ class Story:
     async def tell(self, command: Command) -> None:
         if isinstance(command, Recording):
             command = dataclasses.replace(command, number=next(self._recordings))
-        try:
-            await self._handler.execute(command, CALLER)
-        except Rejection:
-            return
+        steps: list[Command] = [command]
+        if isinstance(command, DeleteProject):  # as the API does it
+            steps = [CloseProject(command.project_id), *(DeletePool(number, (1, 2)) for number in (1, 2, 3)), command]
+        for step in steps:
+            with contextlib.suppress(Rejection):
+                await self._handler.execute(step, CALLER)
 
     async def project(self, at_most: int) -> None:
         events = await self._log.read(self._position, at_most)
@@ -255,8 +266,9 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
             await story.project(batches[number % len(batches)])
         await story.project(10_000)
         live = await dump(connection)
-        assert await rebuild(parts.conninfo, event_log, PROJECTIONS) == await event_log.head()
-        again = await dump(connection)
+        built = await build(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
+        assert built == await event_log.head()
+        again = await dump(connection, "beside")
         for table, rows in live.items():
             assert again[table] == rows, table
         assert live["parked_events"] == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from domain.base import Event
 from domain.builds import ReportRecorded
 from domain.jobs import JobDeleted
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from projections.results import (
     ATTEMPT,
     FLAKY,
@@ -128,14 +128,14 @@ def test_runs_flips_and_failures() -> None:
 
 
 def test_passing_again_and_again_is_not_flaky() -> None:
-    row = stats(*(block(build, PASSED, commit_sha="abc") for build in range(1, 6)))
+    row = stats(*(block(build, PASSED, commit=commit_number("abc")) for build in range(1, 6)))
     assert (row.runs, row.flips, row.flaky_runs) == (5, 0, 0)
 
 
 def test_a_flip_on_the_same_commit_is_flaky() -> None:
-    same = [block(1, PASSED, commit_sha="abc123"), block(2, FAILED, commit_sha="abc123")]
+    same = [block(1, PASSED, commit=commit_number("abc123")), block(2, FAILED, commit=commit_number("abc123"))]
     assert (stats(*same).flips, stats(*same).flaky_runs) == (1, 1)
-    other = [block(1, PASSED, commit_sha="abc123"), block(2, FAILED, commit_sha="def456")]
+    other = [block(1, PASSED, commit=commit_number("abc123")), block(2, FAILED, commit=commit_number("def456"))]
     assert (stats(*other).flips, stats(*other).flaky_runs) == (1, 0)
     unknown = [block(1, PASSED), block(2, FAILED)]
     assert (stats(*unknown).flips, stats(*unknown).flaky_runs) == (1, 0)
@@ -178,7 +178,7 @@ def test_a_deleted_job_leaves_no_results() -> None:
 def test_numbers_hold_together(runs: list[tuple[int, int]]) -> None:
     """Whatever builds report in whatever order: never more failures or flips than runs, nothing below zero."""
     events = [
-        block(build_id, status, first_result_id=1_000 + number, commit_sha="abc")
+        block(build_id, status, first_result_id=1_000 + number, commit=commit_number("abc"))
         for number, (build_id, status) in enumerate(runs)
     ]
     for row in MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow):

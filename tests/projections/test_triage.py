@@ -9,6 +9,7 @@ from domain import triage
 from domain.base import Event, Recorded
 from domain.builds import BuildDeleted
 from domain.jobs import JobDeleted
+from domain.known_issues import KnownIssueSearched
 from domain.results import FAILED, PASSED, ResultText
 from domain.triage import (
     TRIAGE,
@@ -29,7 +30,7 @@ from tests.projections.test_results import block
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 OF_RESULT: dict[str, Any] = {"result_id": 700, **IDS}
 BY_RULES = ResultsClassifiedByRules(**IDS, result_ids=[700, 703], known_issue_ids=[17, 9], classifications=b"\2\0")
-CLASSIFIED = ResultClassified(**OF_RESULT, classification="flaky", set_by_kind="user", set_by="ann@example.com")
+CLASSIFIED = ResultClassified(**OF_RESULT, classification="flaky", set_by_kind="user", set_by=7)
 LINKED = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra")
 
 
@@ -46,18 +47,18 @@ def test_what_rules_say_is_a_block() -> None:
 
 def test_what_people_say_is_a_row() -> None:
     defect = DefectLinked(**OF_RESULT, defect_key="A-1", defect_url="https://jira/A-1")
-    resolution = ResolutionSet(**OF_RESULT, resolution="fixed", set_by="bob@example.com")
+    resolution = ResolutionSet(**OF_RESULT, resolution="fixed", set_by=8)
     row = MemoryRows(PROJECTION).apply(CLASSIFIED, defect, resolution, LINKED).one(TriageRow)
     assert row == TriageRow(
         id=700,
         job_id=5,
         classification="flaky",
         set_by_kind="user",
-        set_by="ann@example.com",
+        set_by=7,
         defect_key="A-1",
         defect_url="https://jira/A-1",
         resolution="fixed",
-        resolution_by="bob@example.com",
+        resolution_by=8,
         known_issue_id=17,
     )
 
@@ -65,6 +66,21 @@ def test_what_people_say_is_a_row() -> None:
 def test_a_linked_issue_classifies_what_nobody_has() -> None:
     row = MemoryRows(PROJECTION).apply(LINKED).one(TriageRow)
     assert (row.classification, row.set_by_kind, row.known_issue_id) == ("infra", "rule", 17)
+
+
+def test_a_search_classifies_only_what_nobody_has() -> None:
+    found = KnownIssueSearched(
+        known_issue_id=17,
+        project_id=1,
+        edition=1,
+        down_to=0,
+        classification="infra",
+        result_ids=[700, 703],
+        job_ids=[5, 6],
+    )
+    theirs, ours = MemoryRows(PROJECTION).apply(CLASSIFIED, found, found).all(TriageRow)
+    assert (theirs.classification, theirs.set_by_kind, theirs.known_issue_id) == ("flaky", "user", None)
+    assert ours == TriageRow(703, 6, classification="infra", set_by_kind="rule", known_issue_id=17)
 
 
 def test_a_deleted_job_leaves_no_rows() -> None:

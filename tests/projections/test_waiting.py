@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
+from projections.model import digest
 from projections.waiting import LIMIT_S, Waiter
 from store.listen import PROJECTED, Listener
 from testhide.processes import Core
@@ -29,12 +30,13 @@ class Models:
         with psycopg.connect(self.database) as connection:
             for name in names:
                 connection.execute(
-                    "INSERT INTO projection_positions VALUES (%s, 1, %s) ON CONFLICT (name, version)"
+                    "INSERT INTO projection_positions (name, version, position) VALUES (%s, 1, %s)"
+                    " ON CONFLICT (name, version)"
                     " DO UPDATE SET position = EXCLUDED.position",
                     (name, position),
                 )
             if told:
-                connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, str(position)))
+                connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"{position} {digest(BOTH)}"))
 
     async def move_and_be_heard(self, position: int) -> None:
         heard = asyncio.Event()
@@ -148,6 +150,37 @@ async def test_a_lost_notification_is_found_again(models: Models) -> None:
     await asyncio.sleep(0)
     models.move(1, told=False)
     assert await wait
+
+
+async def test_what_read_models_of_another_release_have_reached_says_nothing(models: Models) -> None:
+    models.move(1)
+    assert await models.waiter.wait(1)
+    wait = asyncio.create_task(models.waiter.wait(2))
+    await asyncio.sleep(0)
+    heard = asyncio.Event()
+    with models.listener.subscribed(PROJECTED, lambda payload: heard.set()):
+        with psycopg.connect(models.database) as connection:
+            connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"2 {digest([TOYS])}"))
+        await asyncio.wait_for(heard.wait(), 10)
+    assert not wait.done()
+    models.move(2)
+    assert await wait
+
+
+async def test_a_parked_event_is_not_shown(models: Models) -> None:
+    with psycopg.connect(models.database) as connection:
+        connection.execute(
+            "INSERT INTO parked_events (projection, version, position, stream, error)"
+            " VALUES ('toys', 1, 3, 'toy-1', '')"
+        )
+        connection.execute("SELECT pg_notify(%s, '')", (PROJECTED,))
+    models.move(5)
+    assert await models.waiter.reached(5)
+    assert models.waiter.degraded
+    assert not await models.waiter.wait(3)
+    assert not await models.waiter.wait(5, first=2)
+    assert await models.waiter.wait(5, first=4)
+    assert await models.waiter.wait(5)
 
 
 async def test_it_goes_on_after_the_database_was_away(models: Models) -> None:

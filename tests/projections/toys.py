@@ -31,7 +31,7 @@ class Toy(Event, frozen=True):
 
     @property
     def stream(self) -> str:
-        return "toy-1"
+        return "toys"
 
 
 class Put(Toy, frozen=True):
@@ -41,9 +41,17 @@ class Put(Toy, frozen=True):
     box: int
     text: str = ""
 
+    @property
+    def stream(self) -> str:
+        return f"toy-{self.id}"
+
 
 class Taken(Toy, frozen=True):
     id: int
+
+    @property
+    def stream(self) -> str:
+        return f"toy-{self.id}"
 
 
 class BoxGone(Toy, frozen=True):
@@ -63,6 +71,12 @@ class Delivered(Toy, frozen=True):
 
 class Broken(Toy, frozen=True):
     """The projection does not know what to do with it."""
+
+    id: int = 0
+
+    @property
+    def stream(self) -> str:
+        return f"toy-{self.id}"
 
 
 class ToyRow(Row, frozen=True):

@@ -1,0 +1,187 @@
+"""A long history of a made-up company, written straight into an empty log as the server would have written it.
+
+Everything follows from the seed. Twelve projects with ten jobs each, forty nodes, sixty people; some forty builds are
+under way at any moment, so that their events lie mixed. Of a hundred builds
+
+- 96 are queued by us and 4 are external; 3 lose their agent and are queued again, 2 are moved to the top;
+- 90 bring reports, large and small (a tenth of the jobs bring half of all results), in blocks of up to 1,000 rows;
+  0.4 % of the results fail, with message and trace, 2.5 % are skipped; every tenth report has tests that were retried,
+  every fiftieth replaces results of an earlier file; about a third of the failures match a known issue;
+- 150 artifacts are stored; 5 builds get comments, 4 a pin, 10 triage by people;
+- 5 are deleted later, and their data keys with them. One job in forty is deleted as a whole.
+
+In between people log in and out, make tokens, change jobs, projects, pools and templates, put tests into quarantine,
+and nodes come and go and run commands; a few projects, users and webhooks (never active) come and are deleted. So a
+thousand events are about a hundred builds. What is missing of all types is what would make the server's own workers act
+again: requests to deliver webhooks, tests that turned flaky, searches for known issues, a new signing key.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.everyday import Everyday
+from bench.made_reports import Reports
+from bench.world import Build, Commits, World
+from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
+from domain.base import Event
+from domain.builds import (
+    BuildAssigned,
+    BuildCommented,
+    BuildDeleted,
+    BuildFinished,
+    BuildMovedToTop,
+    BuildPinned,
+    BuildQueued,
+    BuildRequeued,
+    BuildStarted,
+    BuildUnpinned,
+)
+from domain.known_issues import KnownIssueTaught
+from domain.triage import DefectLinked, KnownIssueLinked, ResolutionSet, ResultClassified
+
+BUILDS_AT_ONCE = 40
+
+
+class Company:
+    """Makes up commits: events that the server would have appended together, without their stamps."""
+
+    def __init__(self, events: int, results: int, seed: int, first_id: int) -> None:
+        self.world = World(seed, first_id)
+        self._events = events
+        self._everyday = Everyday(self.world)
+        self._reports = Reports(self.world, events, results)
+        self._old: list[Build] = []
+        self.written = self.erased = 0
+
+    @property
+    def results(self) -> int:
+        return self._reports.results
+
+    def commits(self) -> Commits:
+        yield from self._counted(self._everyday.founding())
+        running: list[Commits] = []
+        while self.written < self._events:
+            while len(running) < BUILDS_AT_ONCE:
+                running.append(self._build())
+            if self.world.rng.random() < 0.12:
+                yield from self._counted(self._everyday.meanwhile(self.written / self._events))
+            place = self.world.rng.randrange(len(running))
+            commit = next(running[place], None)
+            if commit is None:
+                running[place] = running[-1]
+                running.pop()
+            else:
+                yield from self._counted([commit])
+
+    def _counted(self, commits: Iterable[Sequence[Event]]) -> Commits:
+        for commit in commits:
+            self.written += len(commit)
+            yield commit
+
+    def _build(self) -> Commits:
+        rng = self.world.rng
+        job = rng.choice(self.world.jobs)
+        if rng.random() < 0.4:
+            job.commits += 1
+        build = Build(next(self.world.ids["builds"]), job, f"{job.job_id * 1_000_003 + job.commits:040x}"[::-1])
+        external = rng.random() < 0.04
+        yield [
+            BuildQueued(
+                **build.ids,
+                configuration=job.configuration,
+                branch=rng.choice(["main", "main", "main", f"feature/{job.commits}"]),
+                commit_sha=build.commit,
+                job_title=f"Job {job.job_id}",
+                external=external,
+            )
+        ]
+        if rng.random() < 0.02:
+            yield [BuildMovedToTop(**build.ids)]
+        node = None
+        if not external:
+            node = rng.choice(self.world.nodes)
+            yield [BuildAssigned(**build.ids, node_id=node, attempt=1)]
+        yield [BuildStarted(**build.ids, node_id=node, attempt=1, commit_sha=build.commit)]
+        if node is not None and rng.random() < 0.03:
+            yield [BuildRequeued(**build.ids, node_id=node, attempt=1, reason="agent_lost")]
+            node, build.attempt = rng.choice(self.world.nodes), 2
+            yield [BuildAssigned(**build.ids, node_id=node, attempt=2)]
+            yield [BuildStarted(**build.ids, node_id=node, attempt=2, commit_sha=build.commit)]
+        artifacts = [self._artifact(build) for _ in range(rng.choice((0, 1, 2, 3)))]
+        for artifact in artifacts:
+            yield [artifact]
+        if rng.random() < 0.9:
+            yield self._reports.report(build, replacing=False, written=self.written)
+            if rng.random() < 0.02:
+                yield self._reports.report(build, replacing=True, written=self.written)
+        failed = bool(build.failures) or rng.random() < 0.02
+        yield [
+            BuildFinished(
+                **build.ids,
+                status="failed" if failed else "passed",
+                reason="tests_failed" if failed else None,
+                exit_code=int(failed),
+                log_lines=rng.randrange(50, 5_000),
+                node_id=node,
+            )
+        ]
+        yield from self._afterwards(build, artifacts)
+
+    def _afterwards(self, build: Build, artifacts: list[ArtifactStored]) -> Commits:
+        rng = self.world.rng
+        if rng.random() < 0.05:
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                said = "Looked at it: the lab's proxy was down between nine and ten, nothing of ours."
+                comment = next(self.world.ids["comments"])
+                author = rng.choice(self.world.people)
+                yield [BuildCommented(**build.ids, comment_id=comment, text=said, author=author)]
+        if rng.random() < 0.04:
+            yield [BuildPinned(**build.ids)]
+            if rng.random() < 0.5:
+                yield [BuildUnpinned(**build.ids)]
+        if rng.random() < 0.1:
+            for result in build.failures[:3]:
+                yield from self._triage(build, result)
+        if artifacts and rng.random() < 0.02:
+            artifact = artifacts[0]
+            yield [ArtifactDeleted(**build.ids, artifact_id=artifact.artifact_id, blob=artifact.blob)]
+        if rng.random() < 0.055:
+            self._old.append(build)
+        if len(self._old) > 30:
+            # Some hundreds of builds later.
+            old = self._old.pop(rng.randrange(20))
+            if not old.job.deleted:
+                self.erased += 1
+                yield [BuildDeleted(**old.ids, results=old.reports, reason="retention")]
+
+    def _triage(self, build: Build, result: int) -> Commits:
+        by = self.world.rng.choice(self.world.people)
+        ids: dict[str, Any] = {"result_id": result, **build.ids}
+        yield [ResultClassified(**ids, classification="product_bug", set_by_kind="user", set_by=by)]
+        if self.world.rng.random() < 0.6:
+            yield [
+                DefectLinked(**ids, defect_key=f"BUG-{result % 5_000}", defect_url="https://bugs.example", set_by=by)
+            ]
+        if self.world.rng.random() < 0.3:
+            yield [ResolutionSet(**ids, resolution="fixed on main", set_by=by)]
+        if self.world.rng.random() < 0.2:
+            issue = self.world.issues[build.job.project_id]
+            yield [
+                KnownIssueLinked(**ids, known_issue_id=issue, classification="infra", set_by=by),
+                KnownIssueTaught(
+                    known_issue_id=issue, project_id=build.job.project_id, result_id=result, signature=f"{result:032x}"
+                ),
+            ]
+
+    def _artifact(self, build: Build) -> ArtifactStored:
+        number = next(self.world.ids["artifacts"])
+        return ArtifactStored(
+            **build.ids,
+            artifact_id=number,
+            type="log",
+            size_bytes=self.world.rng.randrange(1_000, 5_000_000),
+            blob=blob_key(build.job.job_id, build.build_id, number),
+            path=f"logs/part-{number}.log",
+            content_type="text/plain",
+            sha256=f"{number:064x}",
+        )

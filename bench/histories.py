@@ -1,0 +1,132 @@
+"""Writes a made-up history (bench/company.py) into the log: encoded as ever, by COPY instead of one commit at a time.
+
+python -m bench.histories postgresql://... --events 50000 --results 1000000 --secret-key HEX
+"""
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import psycopg
+from eventsourcing.persistence import StoredEvent
+
+from bench.company import Company
+from bench.world import BEGIN
+from domain.base import Stamp
+from domain.catalogue import EVENTS, UPCASTERS
+from domain.keys import lineage
+from store.codec import EventMapper
+from store.schema import SEQUENCES
+from store.secrets import Secrets
+
+FIRST_ID = 1_000
+"""Leaves room for what a server's first start makes."""
+LAST_ID = 1_000_000_000
+"""Where the sequences of a filled log go on."""
+
+
+@dataclass
+class Written:
+    first: int
+    """The position before the history."""
+    last: int
+    results: int
+    erased_builds: int
+    builds: int
+    types: Counter[str] = field(default_factory=Counter)
+
+
+class Encoder:
+    """Commits to stored events, and the data keys that they need."""
+
+    def __init__(self, secrets: Secrets, versions: dict[str, int]) -> None:
+        self._secrets = secrets
+        self._mapper = EventMapper(EVENTS, UPCASTERS)
+        self._versions = Counter(versions)
+        self._keys: dict[str, bytes] = {}
+        self.wrapped: dict[str, bytes | None] = {}
+        """The rows of the data keys' table; None for a destroyed one."""
+        self.types: Counter[str] = Counter()
+
+    def stored(self, company: Company) -> Iterator[StoredEvent]:
+        at = BEGIN
+        for number, commit in enumerate(company.commits()):
+            at += timedelta(milliseconds=400)
+            stamp = Stamp(at, "user:1000", f"request-{number}")
+            for event in commit:
+                version = self._versions[event.stream] = self._versions[event.stream] + 1
+                key = self._key(event.data_key) if event.sealed and event.data_key else None
+                self.types[event.name] += 1
+                yield self._mapper.encode(event.stream, version, event, stamp, key)
+                if event.erases is not None:
+                    self._erase(event.erases)
+
+    def _key(self, name: str) -> bytes:
+        if name not in self._keys:
+            above = lineage(name)[:-1]
+            parent = self._key(above[-1]) if above else None
+            self._keys[name], self.wrapped[name] = self._secrets.new_data_key(name, parent)
+        return self._keys[name]
+
+    def _erase(self, name: str) -> None:
+        if name in self.wrapped:
+            self.wrapped[name] = None
+
+
+def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int, seed: int = 1) -> Written:
+    """Blocks; nobody else may append meanwhile."""
+    company = Company(events, results, seed, FIRST_ID)
+    with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
+        ((first,),) = cursor.fetchall()
+        position = int(first)
+        # What a server's first start has written.
+        cursor.execute("SELECT originator_id, max(originator_version) FROM stored_events GROUP BY 1")
+        encoder = Encoder(secrets, dict(cursor.fetchall()))
+        with cursor.copy(
+            "COPY stored_events (notification_id, originator_id, originator_version, topic, state)"
+            " FROM STDIN (FORMAT binary)"
+        ) as copy:
+            copy.set_types(["int8", "text", "int8", "text", "bytea"])
+            for stored in encoder.stored(company):
+                position += 1
+                copy.write_row((position, stored.originator_id, stored.originator_version, stored.topic, stored.state))
+        with cursor.copy("COPY stored_events_keys (name, wrapped, destroyed_at) FROM STDIN (FORMAT binary)") as copy:
+            copy.set_types(["text", "bytea", "timestamptz"])
+            for name, wrapped in encoder.wrapped.items():
+                copy.write_row((name, wrapped, BEGIN if wrapped is None else None))
+        cursor.execute("SELECT setval(pg_get_serial_sequence('stored_events', 'notification_id'), %s)", (position,))
+        for name in SEQUENCES:
+            cursor.execute(f"SELECT setval('{name}_ids', {LAST_ID})".encode())
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("ANALYZE stored_events")
+    return Written(first, position, company.results, company.erased, encoder.types["build.queued"], encoder.types)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fill an empty log with a made-up history.")
+    parser.add_argument("database")
+    parser.add_argument("--secret-key", required=True, help="64 hex digits, as in TESTHIDE_SECRET_KEY")
+    parser.add_argument("--events", type=int, default=50_000)
+    parser.add_argument("--results", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    begun = time.perf_counter()
+    written = write_history(
+        options.database,
+        Secrets(bytes.fromhex(options.secret_key)),
+        events=options.events,
+        results=options.results,
+        seed=options.seed,
+    )
+    seconds = time.perf_counter() - begun
+    print(f"{written.last - written.first:,} events with {written.results:,} results in {seconds:.1f} s")
+    for name, number in written.types.most_common():
+        print(f"{number:>9,}  {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""A rebuild of all read models while others write, beside the library's own projections: `python -m bench.rebuild`.
+
+A stack gets a made-up history (bench/company.py). Its projector keeps up with it live; then everything is built anew
+beside what serves, by `testhide projections rebuild`, while 50 comments a second are written and read back; and
+`testhide projections diff` compares all rows. In the end the `eventsourcing` library's ProjectionRunner
+(bench/stock.py) goes through the same events for a while.
+"""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.error import HTTPError
+
+import psycopg
+
+from bench import stock
+from bench.histories import Written, write_history
+from bench.report import Report, percentile
+from bench.stack import Stack, running_stack
+from projections.catalogue import PROJECTIONS
+from store.secrets import Secrets
+
+WRITES_A_SECOND = 50
+NAMES = [projection.name for projection in PROJECTIONS]
+PATIENCE_S = 3_600.0
+
+
+@dataclass
+class Writer:
+    """Comments on a build, and reads each back; at a fixed rate, whatever the answers take."""
+
+    stack: Stack
+    build: int
+    seconds: list[float] = field(default_factory=list)
+    failures: int = 0
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._write, args=(stop, number)) for number in range(WRITES_A_SECOND // 5)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def _write(self, stop: threading.Event, number: int) -> None:
+        due = time.monotonic() + number / WRITES_A_SECOND
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            due += 0.2
+            begun = time.monotonic()
+            try:
+                self.stack.call("POST", f"/api/v3/builds/{self.build}/comment", {"text": "a word"})
+            except HTTPError:
+                self.failures += 1
+            self.seconds.append(time.monotonic() - begun)
+
+
+def projections(stack: Stack, verb: str, *arguments: str) -> None:
+    """Raises subprocess.CalledProcessError."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    environment["TESTHIDE_SETTINGS"] = str(stack.data / "run" / "settings.json")
+    command = [sys.executable, "-P", "-m", "testhide", "projections", verb, *arguments]
+    subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+
+
+def head(stack: Stack) -> int:
+    return _number(stack, "SELECT max(notification_id) FROM stored_events")
+
+
+def projected(stack: Stack) -> int:
+    return _number(stack, "SELECT min(position) FROM projection_positions")
+
+
+def _number(stack: Stack, query: str) -> int:
+    with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def wait_until_quiet(stack: Stack, reached: int) -> None:
+    """Until the live tables are there, and what had to follow from the log outside is done."""
+    deadline = time.monotonic() + PATIENCE_S
+    while projected(stack) < reached or _number(stack, "SELECT count(*) FROM due_reactions") > 0:
+        assert time.monotonic() < deadline, "the stack does not catch up"
+        time.sleep(0.2)
+
+
+def fill(stack: Stack, events: int, results: int, report: Report) -> Written:
+    begun = time.monotonic()
+    settings = stack.settings
+    written = write_history(settings.database_url, Secrets(settings.secret_key), events=events, results=results)
+    report.add("history: events", written.last - written.first, "events")
+    report.add("history: results", written.results, "results")
+    report.add("history: types of events", len(written.types), "types")
+    report.add("history: builds with destroyed keys", written.erased_builds / written.builds * 100, "%")
+    report.add("history: written in", time.monotonic() - begun, "s")
+    return written
+
+
+def serve_by_live_projector(stack: Stack, written: Written, report: Report) -> None:
+    begun = time.monotonic()
+    while projected(stack) < written.last:
+        time.sleep(0.1)
+    report.add("live projector, catching up", (written.last - written.first) / (time.monotonic() - begun), "events/s")
+
+
+@contextlib.contextmanager
+def standing_still(stack: Stack) -> Iterator[None]:
+    """The projector; it holds no transaction while nothing happens."""
+    pid = stack.pids["project"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def measure(stack: Stack, build: int, written: Written, report: Report, *, bounds: bool) -> None:
+    wait_until_quiet(stack, written.last)
+    writer = Writer(stack, build)
+    with writer.writing():
+        begun = time.monotonic()
+        projections(stack, "rebuild", *NAMES, "--from-scratch")
+        seconds = time.monotonic() - begun
+    events = (written.last - written.first) / seconds
+    report.add("rebuild", seconds, "s")
+    report.add("rebuild: events", events, "events/s", at_least=20_000 if bounds else None)
+    report.add("rebuild: results", written.results / seconds, "results/s", at_least=200_000 if bounds else None)
+    report.add("writes meanwhile", len(writer.seconds) / seconds, "writes/s", at_least=0.9 * WRITES_A_SECOND)
+    report.add("writes meanwhile: failed", writer.failures, "writes", at_most=0)
+    report.add("writes meanwhile: p50", percentile(writer.seconds, 50) * 1000, "ms")
+    report.add("writes meanwhile: p99", percentile(writer.seconds, 99) * 1000, "ms")
+    begun = time.monotonic()
+    try:
+        projections(stack, "diff", *NAMES)
+        differing = 0
+    except subprocess.CalledProcessError:
+        differing = 1
+    report.add("diff", time.monotonic() - begun, "s")
+    report.add("diff: read models differ", differing, "", at_most=0)
+    beside_stock(stack, written, events, report)
+
+
+def beside_stock(stack: Stack, written: Written, ours: float, report: Report) -> None:
+    theirs = stock.events_a_second(stack.settings.database_url, written.last, 30)
+    report.add("library's ProjectionRunner, builds only", theirs, "events/s")
+    report.add("ratio", ours / theirs, "times", at_least=10)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Rebuild all read models while others write.")
+    parser.add_argument("--events", type=int, default=50_000)
+    parser.add_argument("--results", type=int, default=1_000_000)
+    options = parser.parse_args()
+    report = Report("rebuild")
+    with running_stack(agent=False) as stack:
+        build = stack.call("POST", "/api/v3/builds/start", {"job_id": stack.job("commented", "true")})["id"]
+        written = fill(stack, options.events, options.results, report)
+        serve_by_live_projector(stack, written, report)
+        measure(stack, build, written, report, bounds=False)
+    return report.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""The read models: how far they are, what is being built, what they could not take."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Controller, Request, get
+
+from api.acting import Acting
+from api.permissions import User
+from projections.catalogue import PROJECTIONS
+from projections.overview import Standing, overview
+
+
+class ProjectionController(Controller):
+    path = "/projections"
+    tags = ["Projections"]
+
+    @get("")
+    async def list_projections(self, request: Request[User, Any, Any], act: Acting) -> Sequence[Standing]:
+        """Every read model, in each version that stands. What an error says is for admins."""
+        head = await act.services.log.head()
+        async with act.reading() as connection:
+            found = await overview(connection, PROJECTIONS, head)
+        if not request.user.is_admin:
+            for standing in found:
+                standing.errors = []
+        return found

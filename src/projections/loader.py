@@ -1,0 +1,354 @@
+"""The loader: takes read models far along the log, where the engine would write batch by batch.
+
+One transaction spans many batches. Blocks are written by COPY as they come; rows that projections ask for stay in
+memory and are written once, at the end of the transaction, however often they changed; other rows are written with
+their batch. Tables that begin empty are known without looking: only what has left the memory is fetched. Indexes are
+made when a deletion first needs them, the rest at the end.
+
+The pure functions are called as ever, so the rows are the same, and events are parked for the same reasons. What only
+the database refuses is the engine's to judge: `Refused` undoes the transaction, and its events go through the engine.
+"""
+
+import contextlib
+import re
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from domain.base import Event, Recorded
+from domain.catalogue import EVENTS
+from projections import copying, statements
+from projections.engine import REFUSALS, LostLeadership, said
+from projections.fitting import check
+from projections.holding import Held, HeldBlocks, Span
+from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.parking import WAITS, Parked, blocked_streams, park
+
+log = structlog.get_logger()
+
+ROWS_CHANGED = 60_000
+"""Rows in memory that end a transaction."""
+EVENTS_AT_MOST = 200_000
+SECONDS_AT_MOST = 5.0
+"""Of one transaction: what a crash costs, and how old the progress is that others see."""
+MEMORY = "256MB"
+"""For making an index; PostgreSQL's default takes half as long again."""
+_UNKNOWN: Any = object()
+
+
+class Refused(Exception):
+    """The transaction is undone; its events have to go through the engine."""
+
+
+class _Unknown(Exception):
+    """A projection asks for a row that is not in memory."""
+
+
+class Packed(NamedTuple):
+    """A block, and its rows as COPY takes them."""
+
+    block: Block
+    rows: bytes
+
+
+class _Takers(dict[type[Event], list[Projection]]):
+    """The projections that take a type of event."""
+
+    def __init__(self, projections: Sequence[Projection]) -> None:
+        super().__init__()
+        self._projections = projections
+
+    def __missing__(self, event: type[Event]) -> list[Projection]:
+        self[event] = [item for item in self._projections if item.takes is None or issubclass(event, item.takes)]
+        return self[event]
+
+
+class Loader:
+    """Implements `Rows`. `connection` is autocommit and stands where the tables are; both are the loader's alone.
+
+    Moves `projections` from `position`, where all of them stand. At 0 their tables are empty.
+    """
+
+    def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], position: int) -> None:
+        self.position = self.committed = position
+        self._connection = connection
+        self._projections = projections
+        rows = [row for projection in projections for row in projection.rows]
+        self._held = {row: Held(row, is_whole=position == 0) for row in rows if row.table.has_key_index}
+        self._blocks = {row: HeldBlocks(row) for row in rows if not row.table.has_key_index}
+        self._takers = _Takers(projections)
+        self._blocked: set[tuple[str, str]] = set()
+        self._parked: list[Parked] = []
+        self._indexed: set[tuple[type[Row], str]] = set()
+        self._is_open, self._opened = False, 0.0
+
+    @property
+    def names(self) -> list[str] | None:
+        """The events to read; None for all."""
+        takes = [item.takes for item in self._projections if item.takes is not None]
+        if len(takes) < len(self._projections):
+            return None
+        return [name for name, event in EVENTS.items() if any(issubclass(event, taken) for taken in takes)]
+
+    def get(self, row: type[R], *key: Any) -> R | None:
+        held = self._held[row]
+        held.is_asked = True
+        found: Any = held.rows.get(held.place(key), None if held.is_whole else _UNKNOWN)
+        if found is _UNKNOWN:
+            raise _Unknown
+        return found  # type: ignore[no-any-return]
+
+    def many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
+        held = self._held[row]
+        held.is_asked = True
+        if not held.is_whole and not all(map(held.rows.__contains__, keys)):
+            raise _Unknown
+        return list(map(held.rows.get, keys))  # type: ignore[arg-type]
+
+    async def begin(self) -> None:
+        """Drops the indexes of empty tables, and finds what an earlier load left waiting."""
+        # Compressing the pages of new indexes in the log of the database takes longer than making them.
+        await self._connection.execute(
+            "SELECT set_config('wal_compression', 'off', false) FROM pg_roles WHERE rolname = current_user AND rolsuper"
+        )
+        if self.position == 0:
+            for row in (*self._held, *self._blocks):
+                for name in statements.index_names(row):
+                    await self._connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
+                await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", str(row.table))
+        self._blocked = await blocked_streams(self._connection, self._projections)
+        for row, held in self._blocks.items():
+            cursor = await self._connection.execute(
+                "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(row.table),)
+            )
+            for values in await cursor.fetchall():
+                held.wait(Span(*values))
+
+    async def take(self, events: Sequence[Recorded]) -> None:
+        """Applies events that follow `position`. Raises Refused, LostLeadership and psycopg.OperationalError."""
+        async with self._undone():
+            await self._open()
+            for number, event in enumerate(events):
+                for projection in self._takers[type(event.event)]:
+                    for change in await self._changes(projection, events, number):
+                        await self._change(change)
+                self.position = event.position
+            for row_held in self._held.values():
+                if not row_held.is_asked:
+                    await self._write(row_held)
+                    row_held.forget_all()
+            for held in self._blocks.values():
+                await self._write_blocks(held)
+            changed = sum(len(held.changed) for held in self._held.values())
+            if (
+                changed >= ROWS_CHANGED
+                or self.position - self.committed >= EVENTS_AT_MOST
+                or time.monotonic() - self._opened >= SECONDS_AT_MOST
+            ):
+                await self._commit()
+
+    async def finish(self, position: int) -> None:
+        """Writes what is left, and makes the indexes. These projections take no event more up to `position`.
+
+        Raises as `take`.
+        """
+        async with self._undone():
+            await self._open()
+            self.position = position
+            await self._commit()
+            await self._connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (MEMORY,))
+            for held in self._blocks.values():
+                await self._open()
+                await self._settle(held)
+                await self._close()
+            for row in (*self._blocks, *self._held):
+                for statement in statements.create(row):
+                    await self._connection.execute(statement.encode())
+            await self._connection.execute("RESET maintenance_work_mem")
+
+    async def _changes(self, projection: Projection, events: Sequence[Recorded], number: int) -> list[Change | Packed]:
+        """What follows from an event; nothing where it is parked."""
+        event = events[number]
+        place = (projection.name, event.stream)
+        if place in self._blocked:
+            self._parked.append((projection, event, WAITS))
+            return []
+        try:
+            try:
+                return self._applied(projection, event)
+            except _Unknown:
+                await self._fetch(events[number:])
+                return self._applied(projection, event)
+        except psycopg.Error:
+            raise
+        except Exception as error:
+            log.error("event parked", projection=projection.name, position=event.position, error=said(error))
+            self._parked.append((projection, event, said(error)))
+            self._blocked.add(place)
+            return []
+
+    def _applied(self, projection: Projection, event: Recorded) -> list[Change | Packed]:
+        """Raises whatever the projection raises, and Unfit."""
+        changes: list[Change | Packed] = []
+        for change in projection.apply(event, self):
+            if isinstance(change, Block):
+                try:
+                    changes.append(Packed(change, copying.packed(change)))
+                except copying.ERRORS:
+                    check(change)
+                    raise
+            else:
+                check(change)
+                changes.append(change)
+        return changes
+
+    async def _change(self, change: Change | Packed) -> None:
+        match change:
+            case Packed(block, rows):
+                held = self._blocks[block.row]
+                if held.may_lose(block):
+                    await self._settle(held)
+                held.packed.append(rows)
+            case Many():
+                self._held[change.row].put_all(change.rows)
+            case Row():
+                row_held = self._held[type(change)]
+                row_held.put(row_held.place_of(change), change)
+            case Gone():
+                row_held = self._held[change.row]
+                row_held.put(row_held.place(change.key), None)
+            case GoneWhere() | GoneBetween():
+                (self._held.get(change.row) or self._blocks[change.row]).sweep(change)
+            case Block():
+                raise AssertionError("blocks are packed")
+
+    async def _fetch(self, events: Sequence[Recorded]) -> None:
+        """The rows that these events name and that are not in memory."""
+        missing: dict[type[Row], set[Key]] = defaultdict(set)
+        for event in events:
+            for projection in self._takers[type(event.event)]:
+                for row, key in projection.keys(event):
+                    held = self._held[row]
+                    if not held.is_whole and held.place(key) not in held.rows:
+                        missing[row].add(key)
+        for row, keys in missing.items():
+            held = self._held[row]
+            held.is_asked = True
+            await self._write_sweeps(held)
+            cursor = await self._connection.execute(
+                statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
+            )
+            held.rows.update(dict.fromkeys(map(held.place, keys)))
+            held.rows.update(
+                (held.place_of(item), item) for item in (row(*values) for values in await cursor.fetchall())
+            )
+
+    async def _write(self, held: Held) -> None:
+        await self._write_sweeps(held)
+        for kept, gone in held.written():
+            if gone:
+                await self._execute(statements.delete(held.row), statements.keys_json(held.row, gone))
+            if kept:
+                await self._execute(statements.upsert(held.row), statements.rows_json(kept))
+
+    async def _write_sweeps(self, held: Held) -> None:
+        for column in {sweep.column for sweep in held.swept}:
+            await self._index(held.row, column)
+        for query, parameters in statements.sweeps(held.swept):
+            await self._execute(query, *parameters)
+        held.swept = []
+
+    async def _write_blocks(self, held: HeldBlocks) -> None:
+        if held.packed:
+            await copying.copy(self._connection, held.row, held.packed)
+            held.packed = []
+
+    async def _settle(self, held: HeldBlocks) -> None:
+        """Carries out what waits."""
+        table = str(held.row.table)
+        await self._write_blocks(held)
+        await self._save(held)
+        for column in held.columns:
+            await self._index(held.row, column)
+            await self._execute(
+                f"DELETE FROM {table} USING waiting_deletions"
+                f" WHERE table_name = %s AND column_name = %s AND {column} BETWEEN first AND last",
+                table,
+                column,
+            )
+        await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", table)
+        held.settled()
+
+    async def _save(self, held: HeldBlocks) -> None:
+        if held.unsaved:
+            columns = [list(values) for values in zip(*held.unsaved, strict=True)]
+            await self._execute(
+                "INSERT INTO waiting_deletions (table_name, column_name, first, last)"
+                " SELECT %s, * FROM unnest(%s::text[], %s::bigint[], %s::bigint[])",
+                str(held.row.table),
+                *columns,
+            )
+            held.unsaved = []
+
+    async def _index(self, row: type[Row], column: str) -> None:
+        """Makes the index by which rows are found by this column, if it has one."""
+        if (row, column) not in self._indexed:
+            self._indexed.add((row, column))
+            for body, statement in zip(row.table.indexes, statements.create(row)[1:], strict=True):
+                if re.match(rf"[^(]*\({column}\b", body):
+                    await self._connection.execute(statement.encode())
+                    return
+
+    async def _commit(self) -> None:
+        for row_held in self._held.values():
+            await self._write(row_held)
+            row_held.forget()
+        for held in self._blocks.values():
+            await self._write_blocks(held)
+            await self._save(held)
+        if self._parked:
+            query, parameters = park(self._parked)
+            await self._execute(query, *parameters)
+            self._parked = []
+        names = [f"{projection.name} {projection.version}" for projection in self._projections]
+        cursor = await self._connection.execute(
+            "UPDATE projection_positions SET position = %s, updated_at = now()"
+            " WHERE name || ' ' || version = ANY (%s) AND position = %s",
+            (self.position, names, self.committed),
+        )
+        if cursor.rowcount != len(names):
+            raise LostLeadership("someone else moved these projections")
+        await self._close()
+        self.committed = self.position
+
+    async def _open(self) -> None:
+        if not self._is_open:
+            await self._connection.execute("BEGIN")
+            # Deletions look rows up one by one; without statistics the planner may read the table instead.
+            await self._connection.execute("SET LOCAL enable_seqscan = off")
+            self._is_open, self._opened = True, time.monotonic()
+
+    async def _close(self) -> None:
+        await self._connection.execute("COMMIT")
+        self._is_open = False
+
+    @contextlib.asynccontextmanager
+    async def _undone(self) -> AsyncIterator[None]:
+        """Whatever goes wrong, nothing of the transaction stays."""
+        try:
+            yield
+        except BaseException as error:
+            self._is_open = False
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.execute("ROLLBACK")
+            if isinstance(error, REFUSALS):
+                raise Refused(said(error)) from error
+            raise
+
+    async def _execute(self, query: str, *parameters: object) -> None:
+        await self._connection.execute(query.encode(), parameters, prepare=True)

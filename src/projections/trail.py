@@ -1,0 +1,198 @@
+"""The audit trail's index: which events a project, a user or a kind of event has, and when.
+
+What an event says is in the log alone. A row is five numbers, written as blocks are, since every event has one: texts
+stand here as hashes, which find what is asked for exactly.
+"""
+
+import zlib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from domain.base import Recorded
+from projections.auth import UserRow
+from projections.model import Block, Change, Int, Key, Projection, Row, Rows, Table
+from projections.nodes import NodeRow
+from projections.reading import scalar
+
+VERSION = 1
+NO_PROJECT = 0
+SKEW = timedelta(hours=1)
+"""How far the clocks of those who append may be apart for a period to have all of its events."""
+
+
+class TrailRow(Row, frozen=True):
+    table = Table(
+        "trail",
+        VERSION,
+        key=("position",),
+        indexes=(
+            "(position) WITH (fillfactor = 100)",
+            "(at_us) WITH (fillfactor = 100)",
+            "(project_id, position)",
+            "(actor, position)",
+            "(type, position)",
+        ),
+        has_key_index=False,
+    )
+    position: int
+    at_us: int
+    """Microseconds since 1970."""
+    actor: int
+    type: Int
+    project_id: int
+    """NO_PROJECT where it has none."""
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    return ()
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    project_id: int | None = getattr(event, "project_id", None)
+    yield Block(
+        TrailRow,
+        {
+            "position": (recorded.position,),
+            "at_us": (microseconds(event.at),),
+            "actor": (actor_number(event.actor),),
+            "type": (type_number(event.name),),
+            "project_id": (project_id or NO_PROJECT,),
+        },
+    )
+
+
+PROJECTION = Projection("trail", VERSION, (TrailRow,), keys, apply)
+
+
+def microseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1e6)  # exact up to 2**53, in the year 2255; whole numbers take twice the time
+
+
+@lru_cache(10_000)
+def actor_number(actor: str) -> int:
+    return int.from_bytes(blake2b(actor.encode(), digest_size=8).digest(), signed=True)
+
+
+@lru_cache(1_000)
+def type_number(name: str) -> int:
+    return zlib.crc32(name.encode()) - 2**31
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is wanted of the trail; None is everything."""
+
+    projects: Collection[int] | None = None
+    stream: str | None = None
+    types: Collection[str] | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after: int | None = None
+    before: int | None = None
+
+
+async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool, limit: int) -> list[int]:
+    """The positions of what is wanted, in order."""
+    conditions, parameters = ["true"], dict[str, Any](limit=limit)
+
+    def must(condition: str, **values: Any) -> None:
+        conditions.append(condition)
+        parameters.update(values)
+
+    if wanted.projects is not None:
+        must(_one_of("project_id", "projects", "bigint", wanted.projects), projects=_one_or_all(wanted.projects))
+    if wanted.stream is not None:
+        of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
+        must(f"position = ANY (ARRAY({of_stream}))", stream=wanted.stream)
+    if wanted.types is not None:
+        numbers = [type_number(name) for name in wanted.types]
+        must(_one_of("type", "types", "int", numbers), types=_one_or_all(numbers))
+    if wanted.actor is not None:
+        must("actor = %(actor)s::bigint", actor=actor_number(wanted.actor))
+    # Positions bound a period from outside, so that no row far from it is looked at.
+    if wanted.since is not None:
+        bound = f"SELECT position FROM {TrailRow.table} WHERE at_us < %(long_before)s ORDER BY at_us DESC LIMIT 1"
+        must(
+            f"at_us >= %(since)s AND position > coalesce(({bound}), 0)",
+            since=microseconds(wanted.since),
+            long_before=microseconds(wanted.since) - SKEW // timedelta(microseconds=1),
+        )
+    if wanted.until is not None:
+        bound = f"SELECT position FROM {TrailRow.table} WHERE at_us > %(long_after)s ORDER BY at_us LIMIT 1"
+        must(
+            f"at_us < %(until)s AND position < coalesce(({bound}), {2**62})",
+            until=microseconds(wanted.until),
+            long_after=microseconds(wanted.until) + SKEW // timedelta(microseconds=1),
+        )
+    if wanted.after is not None:
+        must("position > %(after)s", after=wanted.after)
+    if wanted.before is not None:
+        must("position < %(before)s", before=wanted.before)
+    query = (
+        f"SELECT position FROM {TrailRow.table} WHERE {' AND '.join(conditions)}"
+        f" ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
+    )
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return [position for (position,) in await cursor.fetchall()]
+
+
+def _one_of(column: str, parameter: str, sql_type: str, values: Collection[int]) -> str:
+    # Only with one value does an index hold the rows in the order that is wanted.
+    value = f"%({parameter})s::{sql_type}"
+    return f"{column} = {value}" if len(values) == 1 else f"{column} = ANY ({value}[])"
+
+
+def _one_or_all(values: Collection[int]) -> int | list[int]:
+    return next(iter(values)) if len(values) == 1 else list(values)
+
+
+async def of_stream(
+    connection: AsyncConnection, stream: str, *, after: int, before: int, newest: bool, limit: int
+) -> dict[int, int]:
+    """Version -> position of a stream's events between two versions, in order; straight from the log."""
+    query = (
+        "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
+        " AND originator_version > %(after)s AND originator_version < %(before)s"
+        f" ORDER BY originator_version {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
+    )
+    parameters = {"stream": stream, "after": after, "before": before, "limit": limit}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return dict(await cursor.fetchall())
+
+
+async def has_project(connection: AsyncConnection, project_id: int) -> bool:
+    """Whether there ever was such a project: its trail outlives it."""
+    query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
+    return await scalar(connection, query, {"project": project_id}) is not None
+
+
+async def project_at(connection: AsyncConnection, position: int) -> int | None:
+    """The project that the event at a position belongs to."""
+    query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
+    found: int | None = await scalar(connection, query, {"position": position})
+    return found
+
+
+async def names_of(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
+    """What actors are called today; nothing for those who are gone and for the server itself."""
+    query = (
+        f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
+        f" WHERE id = ANY (%(users)s::bigint[]) UNION ALL"
+        f" SELECT 'node:' || id, name FROM {NodeRow.table} WHERE id = ANY (%(nodes)s::bigint[])"
+    )
+    parameters = {"users": _numbers("user", actors), "nodes": _numbers("node", actors)}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return dict(await cursor.fetchall())
+
+
+def _numbers(kind: str, actors: Collection[str]) -> list[int]:
+    numbers = (actor.removeprefix(f"{kind}:") for actor in actors if actor.startswith(f"{kind}:"))
+    return [int(number) for number in numbers if number.isdecimal()]

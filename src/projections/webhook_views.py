@@ -1,0 +1,146 @@
+"""What webhooks are told: the `data` of each type, and the JSON Schemas of whole messages."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from domain.flakiness import TestTurnedFlaky
+from domain.quarantine import TestsQuarantined
+from domain.webhooks import PING, TYPES
+from projections.build_views import BuildDetail
+from projections.nodes import NodeRow, NodeView
+
+
+class WebhookView(msgspec.Struct):
+    """A webhook without its secret."""
+
+    id: int
+    url: str
+    events: list[str]
+    active: bool
+    project_id: int | None
+    has_secret: bool
+    created_at: datetime
+    updated_at: datetime
+    failing_since: datetime | None
+    """Many attempts in a row have failed since then: deliveries wait, and one at a time is tried."""
+    failing_error: str | None
+
+
+class FlakyTest(msgspec.Struct):
+    """A test at the beginning of an episode."""
+
+    test_case_id: int
+    node_id: str
+    suite: str
+    job_id: int
+    build_id: int
+    result_id: int
+    runs: int
+    flaky_runs: int
+
+
+class QuarantinedTest(msgspec.Struct):
+    """An entry as `GET /quarantine` shows it when it is new."""
+
+    id: int
+    node_id: str
+    reason: str
+    quarantined_at: datetime
+    expires_at: datetime | None
+    owner: str | None
+    job_id: int
+    quarantined_by: str
+    status: str
+    status_since: datetime
+    passed_builds: int
+
+
+DATA: Mapping[str, type[msgspec.Struct]] = {
+    "build.started": BuildDetail,
+    "build.finished": BuildDetail,
+    "build.failed": BuildDetail,
+    "build.cancelled": BuildDetail,
+    "test.flaky": FlakyTest,
+    "test.quarantined": QuarantinedTest,
+    "node.offline": NodeView,
+    PING: WebhookView,
+}
+
+
+def flaky_test(event: TestTurnedFlaky) -> FlakyTest:
+    return FlakyTest(
+        event.test_case_id,
+        event.node_id,
+        event.suite,
+        event.job_id,
+        event.build_id,
+        event.result_id,
+        event.runs,
+        event.flaky_runs,
+    )
+
+
+def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
+    return QuarantinedTest(
+        id=event.first_id + item,
+        # Of an erased event nothing is left.
+        node_id=event.node_ids[item] if item < len(event.node_ids) else "",
+        reason=event.reason,
+        quarantined_at=event.at,
+        expires_at=event.expires_at,
+        owner=event.owner,
+        job_id=event.job_id,
+        quarantined_by=event.actor,
+        status="active",
+        status_since=event.at,
+        passed_builds=0,
+    )
+
+
+def offline_node(row: NodeRow) -> NodeView:
+    """Without gauges, as of a node whose agent is gone."""
+    return NodeView(
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        pool_id=row.pool_id,
+        running_builds=row.running_builds,
+        cpu_pct=0,
+        tags=row.tags,
+        max_parallel=row.max_parallel,
+        connected_at=row.connected_at,
+        uptime_s=0,
+        cpu_cores=row.cpu_cores,
+        ram_gb=round(row.ram_gb),
+        version=row.version,
+        platform=row.platform,
+        hostname=row.hostname,
+        failed_builds=row.failed_builds,
+        lost_builds=row.lost_builds,
+    )
+
+
+def schema(event_type: str) -> dict[str, Any]:
+    """JSON Schema (2020-12) of the messages of a type."""
+    message = msgspec.defstruct(
+        "Message",
+        [
+            ("id", str),
+            ("type", Literal[event_type]),
+            ("created_at", Annotated[datetime, Meta(tz=True)]),
+            ("project_id", int | None),
+            ("data", DATA[event_type]),
+            ("replay", bool | UnsetType, UNSET),
+        ],
+    )
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": event_type, **msgspec.json.schema(message)}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Of the messages of all types, and of the ping."""
+    return {event_type: schema(event_type) for event_type in (*TYPES, PING)}

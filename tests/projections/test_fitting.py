@@ -1,0 +1,87 @@
+"""What a table cannot hold is told before it is sent: the same as PostgreSQL would say."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from projections import fitting, statements
+from projections.fitting import Unfit
+from projections.model import Block, Row, Table
+from tests.projections.toys import KindRow, PieceRow
+
+GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], {"a": 1}, None, 3)
+
+
+class NamedRow(Row, frozen=True):
+    table = Table("named", 1, key=("name",), indexes=("(lower(title))",))
+    name: str
+    title: str
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"id": 2**63}, "kinds_v1.id cannot hold a number outside of bigint"),
+        ({"small": -(2**15) - 1}, "kinds_v1.small cannot hold a number outside of smallint"),
+        ({"word": "a\0b"}, "kinds_v1.word cannot hold a text with NUL"),
+        ({"word": "\ud800"}, "kinds_v1.word cannot hold a text with half of a surrogate pair"),
+        ({"names": ["\0"]}, "kinds_v1.names cannot hold a text with NUL"),
+        ({"more": {"\\\0": 1}}, "kinds_v1.more cannot hold a text with NUL"),
+        ({"share": math.nan}, "kinds_v1.share cannot hold a number that is none"),
+        ({"word": None}, "kinds_v1.word cannot hold nothing"),
+    ],
+)
+def test_what_does_not_fit(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(Unfit, match=f"^{said}$"):
+        fitting.check(msgspec.structs.replace(GOOD, **changes))
+
+
+def test_texts_in_indexes_are_bounded() -> None:
+    fitting.check(NamedRow("n" * 2_000, "é" * 1_000))
+    for row in (NamedRow("n" * 2_001, ""), NamedRow("", "é" * 1_001)):
+        with pytest.raises(Unfit, match="more than 2,000 bytes, since it is indexed"):
+            fitting.check(row)
+
+
+def test_blocks_of_numbers() -> None:
+    fitting.check(Block(PieceRow, {"id": range(3), "number": [1, -(2**31), 2**31 - 1]}))
+    fitting.check(Block(PieceRow, {"id": [], "number": b""}))
+    with pytest.raises(Unfit, match=r"pieces_v1\.number cannot hold a number outside of integer"):
+        fitting.check(Block(PieceRow, {"id": range(3), "number": [1, 2**31, 2]}))
+
+
+words = st.text(st.characters(exclude_categories=()), max_size=4)
+kinds = st.builds(
+    KindRow,
+    id=st.just(1),
+    word=words,
+    data=st.binary(max_size=3),
+    maybe=st.none() | st.integers(-(2**64), 2**64),
+    flag=st.booleans(),
+    share=st.floats(),
+    at=st.none() | st.just(datetime(2026, 5, 20, tzinfo=UTC)),
+    names=st.lists(words, max_size=2),
+    more=st.dictionaries(words, st.one_of(words, st.integers(-5, 5), st.just("\\u0000")), max_size=2),
+    level=st.sampled_from([None, "low"]),
+    small=st.none() | st.integers(-(2**16), 2**16),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=kinds)
+def test_what_fits_is_taken_by_the_database(database: str, row: KindRow) -> None:
+    try:
+        fitting.check(row)
+    except Unfit:
+        return
+    with psycopg.connect(database) as connection:
+        for statement in statements.create(KindRow):
+            connection.execute(statement.encode())
+        connection.execute(statements.upsert(KindRow).encode(), (statements.rows_json([row]),))
+        connection.rollback()

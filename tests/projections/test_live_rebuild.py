@@ -1,0 +1,200 @@
+"""Rebuild and switch under a whole server that is in use, and processes that are killed at any moment."""
+
+import asyncio
+import dataclasses
+import os
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from domain.base import Event, Stamp
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
+from domain.jobs import Configuration, JobCreated
+from domain.projects import ProjectCreated
+from projections.catalogue import PROJECTIONS
+from store.codec import utcnow
+from store.log import Write
+from testhide.engines import Engines
+from testhide.processes import core, create_first_admin
+from tests.conftest import ADMIN, Client, Server, running_server
+
+HISTORY = 2_500
+"""Builds."""
+
+
+def history() -> list[list[Event]]:
+    """A log that takes a build of the read models about a second."""
+    ids: dict[str, Any] = {"job_id": 900_000, "project_id": 900_000}
+    streams: list[list[Event]] = [
+        [ProjectCreated(project_id=900_000, title="Old", slug="old", sealed_webhook_secret=b"")],
+        [JobCreated(**ids, title="Old")],
+    ]
+    for build_id in range(900_000, 900_000 + HISTORY):
+        attempt: dict[str, Any] = {**ids, "build_id": build_id, "node_id": 1, "attempt": 1}
+        queued = BuildQueued(**ids, build_id=build_id, configuration=Configuration(command="pytest"), branch="main")
+        finished = BuildFinished(**ids, build_id=build_id, status="passed")
+        streams.append([queued, BuildAssigned(**attempt), BuildStarted(**attempt, commit_sha=""), finished])
+    return streams
+
+
+async def remember(server: Server) -> None:
+    async with core(server.settings, pool_size=2) as parts:
+        await create_first_admin(server.settings)
+        stamp = Stamp(utcnow(), "system:tests")
+
+        async def append(events: list[Event]) -> None:
+            await parts.log.append([Write(number, event) for number, event in enumerate(events, 1)], stamp)
+
+        project, job, *builds = history()
+        await append(project)
+        await append(job)
+        await asyncio.gather(*map(append, builds))
+
+
+@pytest.fixture(scope="module")
+def live(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a database of its own, with a history."""
+    with psycopg.connect(engines.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE live")
+    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname="live"))
+    with running_server(own, tmp_path_factory.mktemp("live"), "serve", "project") as started:
+        asyncio.run(remember(started))
+        started.settle()
+        yield started
+
+
+def operate(server: Server, *arguments: str) -> subprocess.Popen[str]:
+    environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(server.settings.data_dir, "settings.json"))}
+    command = [sys.executable, "-P", "-m", "testhide", "projections", *arguments]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def done(process: subprocess.Popen[str]) -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+class Writer(threading.Thread):
+    """A client that reads what it has just written, all the time."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        super().__init__(daemon=True)
+        self._client = client
+        self._name = name
+        self.ended = threading.Event()
+        self.wrong: list[str] = []
+        self.writes = 0
+
+    def run(self) -> None:
+        project = self._client.post("/api/v3/projects", json={"name": self._name}).json()["id"]
+        while not self.ended.is_set():
+            self.writes += 1
+            name = f"job {self.writes}"
+            made = self._client.post("/api/v3/jobs", json={"name": name, "project_id": project})
+            if made.status_code != 201 or "Testhide-Projected" in made.headers:
+                self.wrong.append(f"{made.status_code} {dict(made.headers)} {made.text}")
+                continue
+            seen = self._client.get(f"/api/v3/jobs/{made.json()['id']}")
+            jobs = self._client.get("/api/v3/projects").json()
+            counts = [item["jobs_count"] for item in jobs if item["id"] == project]
+            if seen.status_code != 200 or seen.json()["name"] != name or counts != [self.writes]:
+                self.wrong.append(f"{seen.status_code} {seen.text} {counts}")
+
+
+def test_who_reads_and_writes_during_rebuild_and_switch_notices_nothing(live: Server) -> None:
+    writers = [Writer(live.client(*ADMIN), f"writer {number}") for number in range(2)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(2):
+            said = done(operate(live, "rebuild", "--from-scratch", "--switch"))
+            switched = re.search(r"switched auth, projects, .*; writes waited ([\d.]+) s at most", said)
+            assert switched is not None, said
+            assert float(switched[1]) < 1.0
+    finally:
+        for writer in writers:
+            writer.ended.set()
+        for writer in writers:
+            writer.join()
+    assert [writer.wrong for writer in writers] == [[], []]
+    assert min(writer.writes for writer in writers) > 10
+
+
+def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) -> None:
+    """The projector, the process that rebuilds and switches, or both: 20 moments."""
+    chance = random.Random(4)
+    project = live.admin.post("/api/v3/projects", json={"name": "Killing"}).json()["id"]
+    for number in range(20):
+        rebuilding = operate(live, "rebuild", *chance.choice([[], ["--from-scratch"]]), "--switch")
+        time.sleep(chance.uniform(0.5, 2.5))  # the moment
+        made = live.admin.post("/api/v3/jobs", json={"name": f"job {number}", "project_id": project})
+        assert made.status_code == 201
+        victims = chance.choice(["rebuilder", "projector", "both"])
+        if victims != "projector":
+            rebuilding.kill()
+        if victims != "rebuilder":
+            live.kill("project")
+            live.start("project")
+        rebuilding.communicate(timeout=120)
+    live.settle()
+    names = [projection.name for projection in PROJECTIONS]
+    done(operate(live, "rebuild", "--from-scratch", *names))
+    said = done(operate(live, "diff", *names))
+    assert "builds_v" in said
+    assert f"{HISTORY:,} rows, {HISTORY:,} beside: equal" in said
+    assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == 20
+
+
+def test_without_a_read_model_it_is_not_ready(live: Server) -> None:
+    with psycopg.connect(live.settings.database_url) as connection:
+        for (table,) in connection.execute(
+            "SELECT unnest(tables) FROM projection_positions WHERE name = 'known_issues'"
+        ).fetchall():
+            connection.execute(f"DROP TABLE {table}".encode())
+        connection.execute("DELETE FROM projection_positions WHERE name = 'known_issues'")
+    refused = live.admin.get("/api/v3/known-issues", params={"project_id": 900_000})
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+    answer = live.client().get("/api/v3/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["status"] == (
+        "read models are not built yet: run `testhide projections rebuild known_issues --switch`"
+    )
+    done(operate(live, "rebuild", "known_issues", "--switch"))
+    live.settle()
+    assert live.admin.get("/api/v3/known-issues", params={"project_id": 900_000}).status_code == 200
+
+
+def test_what_is_parked_is_seen_and_applied_again(live: Server) -> None:
+    project = live.admin.post("/api/v3/projects", json={"name": "Parking"}).json()["id"]
+    with psycopg.connect(live.settings.database_url) as connection:
+        connection.execute("ALTER TABLE jobs_v1 ADD CONSTRAINT no_poison CHECK (name <> 'poison')")
+    made = live.admin.post("/api/v3/jobs", json={"name": "poison", "project_id": project})
+    assert made.headers["Testhide-Projected"] == "false"
+    others = live.admin.post("/api/v3/jobs", json={"name": "others", "project_id": project})
+    assert "Testhide-Projected" not in others.headers
+    assert live.client().get("/api/v3/healthz").json()["status"] == "degraded"
+    ready = live.client().get("/api/v3/readyz")
+    assert (ready.status_code, ready.json()["status"].partition(":")[0]) == (200, "degraded")
+    for client, shown in ((live.admin, 1), (live.make_user("viewer"), 0)):
+        found = client.get("/api/v3/projections").json()
+        (jobs,) = [item for item in found if (item["name"], item["state"]) == ("jobs", "serving")]
+        assert jobs["parked"] >= 1
+        assert len([error for error in jobs["errors"] if "no_poison" in error]) == shown
+    with psycopg.connect(live.settings.database_url) as connection:
+        connection.execute("ALTER TABLE jobs_v1 DROP CONSTRAINT no_poison")
+    done(operate(live, "retry", "jobs"))
+    jobs = live.admin.get("/api/v3/jobs", params={"project_id": project}).json()
+    assert {job["name"] for job in jobs} == {"poison", "others"}
+    live.settle()
+    assert live.client().get("/api/v3/healthz").json()["status"] == "ok"

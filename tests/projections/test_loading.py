@@ -1,0 +1,132 @@
+"""Loading gives the rows that the engine gives, whatever happens on the way."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import AsyncConnection
+
+from domain.base import Event, Recorded
+from projections import loader as loading_module
+from projections.catalogue import PROJECTIONS
+from projections.copying import ERRORS, FEW, packed
+from projections.engine import Engine, drop_tables, ensure_tables
+from projections.loader import Loader
+from projections.model import Block, Projection
+from projections.places import connect
+from testhide.processes import Core
+from tests.projections.toys import (
+    TOYS,
+    BoxGone,
+    Broken,
+    Delivered,
+    PieceRow,
+    Put,
+    ShelfGone,
+    Taken,
+    ToyRow,
+    parked,
+    query,
+    recorded,
+    table,
+)
+
+IDS = st.integers(1, 6)
+happenings = st.lists(
+    st.one_of(
+        st.builds(Put, id=IDS, box=st.integers(1, 3), text=st.sampled_from(["", "said", "a\0b"])),
+        st.builds(Taken, id=IDS),
+        st.builds(BoxGone, box=st.integers(1, 3)),
+        st.builds(ShelfGone, first=IDS, last=IDS),
+        st.builds(Delivered, ids=st.lists(st.integers(-5, 2**33), max_size=2 * FEW)),
+        st.builds(Broken),
+    ),
+    max_size=25,
+)
+
+
+@pytest.fixture
+async def beside(parts: Core) -> AsyncIterator[AsyncConnection]:
+    async with await connect(parts.conninfo, "beside") as connection:
+        yield connection
+
+
+async def rows(connection: AsyncConnection) -> list[Any]:
+    parts = [await table(connection, ToyRow), await table(connection, PieceRow), await parked(connection)]
+    return [*parts, await query(connection, "SELECT name, position FROM projection_positions ORDER BY 1")]
+
+
+async def anew(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
+    await drop_tables(connection, projections)
+    await ensure_tables(connection, projections)
+
+
+async def load(connection: AsyncConnection, events: Sequence[Recorded], cuts: Sequence[int], kept: int) -> None:
+    """In batches that end at `cuts`, by a new loader after `kept` of them, as after a crash."""
+    loader = Loader(connection, [TOYS], 0)
+    await loader.begin()
+    for number, cut in enumerate(sorted({*cuts, len(events)})):
+        if number == kept:
+            await connection.execute("ROLLBACK")
+            loader = Loader(connection, [TOYS], loader.committed)
+            await loader.begin()
+        batch = [event for event in events if loader.position < event.position <= cut]
+        if batch:
+            await loader.take(batch)
+    await loader.finish(len(events))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(happenings, st.lists(st.integers(0, 25), max_size=4), st.integers(0, 4), st.sampled_from([1, 3, 1_000]))
+async def test_loaded_rows_are_those_of_the_engine(
+    parts: Core,
+    beside: AsyncConnection,
+    happened: list[Event],
+    cuts: list[int],
+    kept: int,
+    rows_changed: int,
+) -> None:
+    events = recorded(*happened)
+    await anew(beside, [TOYS])
+    await Engine(beside, [TOYS], announce=False).apply(events, 0)
+    expected = await rows(beside)
+    await anew(beside, [TOYS])
+    with pytest.MonkeyPatch.context() as patched:
+        # Short transactions, and little that is remembered after them.
+        patched.setattr(loading_module, "ROWS_CHANGED", rows_changed)
+        patched.setattr("projections.holding.ROWS_KEPT", 2)
+        await load(beside, events, cuts, kept)
+    loaded = await rows(beside)
+    if happened:
+        assert loaded == expected
+
+
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)), max_size=3 * FEW))
+def test_packed_rows_are_the_same_however_many_there_are(values: list[tuple[int, int]]) -> None:
+    together = packed(Block(PieceRow, {"id": [one for one, _ in values], "number": [other for _, other in values]}))
+    one_by_one = [packed(Block(PieceRow, {"id": [one], "number": [other]})) for one, other in values]
+    assert together == b"".join(one_by_one)
+
+
+@pytest.mark.parametrize("count", [1, FEW + 1])
+def test_what_a_column_does_not_hold_is_not_packed(count: int) -> None:
+    with pytest.raises(ERRORS):
+        packed(Block(PieceRow, {"id": [1] * count, "number": [2**31] * count}))
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
+def test_a_projection_takes_the_events_that_its_functions_name(projection: Projection) -> None:
+    """What it did not say it takes, a load would not show it."""
+    named = {
+        found
+        for function in (projection.keys, projection.apply)
+        for name in function.__code__.co_names
+        if isinstance(found := function.__globals__.get(name), type) and issubclass(found, Event)
+    }
+    if projection.takes is None:
+        assert not named
+    else:
+        assert all(issubclass(event, projection.takes) for event in named)
+        assert set(projection.takes) <= named

@@ -1,0 +1,54 @@
+"""What is related to a thing without standing in its stream."""
+
+from typing import Any
+
+from domain.base import Event
+from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildRequeued, BuildStarted
+from domain.known_issues import KnownIssueSearched
+from domain.projects import MemberAdmitted, ProjectDeleted
+from domain.quarantine import QuarantinedTestsRan
+from projections.related import PROJECTION, RelatedRow
+from tests.projections.memory import MemoryRows
+
+IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
+
+
+def related(*events: Event) -> list[tuple[str, int, int]]:
+    rows = MemoryRows(PROJECTION).apply(*events).all(RelatedRow)
+    return sorted((row.kind, row.id, row.position) for row in rows)
+
+
+def test_builds_are_related_to_their_job_and_to_the_nodes_they_ran_on() -> None:
+    lived: list[Event] = [
+        BuildQueued(**IDS),
+        BuildAssigned(**IDS, node_id=1, attempt=1),
+        BuildRequeued(**IDS, node_id=1, attempt=1, reason="agent_lost"),
+        BuildAssigned(**IDS, node_id=2, attempt=2),
+        BuildStarted(**IDS, node_id=2, attempt=2),
+        BuildFinished(**IDS, status="passed", node_id=2),
+    ]
+    expected = [("job", 5, 1), ("node", 1, 2), ("node", 1, 3), ("node", 2, 4), ("node", 2, 6)]
+    assert related(*lived) == expected
+    assert related(*lived, BuildDeleted(**IDS)) == expected  # and stay when it is deleted
+
+
+def test_a_build_that_ends_in_the_queue_is_related_to_no_node() -> None:
+    assert related(BuildFinished(**IDS, status="aborted")) == []
+
+
+def test_what_else_happens_elsewhere() -> None:
+    searched = KnownIssueSearched(
+        known_issue_id=1,
+        project_id=3,
+        edition=1,
+        down_to=0,
+        classification="infra",
+        result_ids=[10, 11, 12],
+        job_ids=[5, 6, 5],
+    )
+    assert related(
+        QuarantinedTestsRan(**IDS, passed=[1], failed=[]),
+        searched,
+        MemberAdmitted(project_id=3, user_id=9, access="read"),
+        ProjectDeleted(project_id=3),
+    ) == [("projects", 0, 4), ("quarantine", 5, 1), ("triage", 5, 2), ("triage", 6, 2), ("user", 9, 3)]

@@ -1,0 +1,239 @@
+"""The audit trail: its index, its sentences, and what it says that events changed."""
+
+import base64
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domain.base import Event, Recorded, Stamp
+from domain.builds import BuildFinished, BuildQueued, BuildStarted
+from domain.catalogue import AREAS, EVENTS
+from domain.jobs import Configuration, JobConfigured, JobCreated, JobUpdated
+from domain.nodes import NodeRegistered
+from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
+from domain.quarantine import TestsQuarantined
+from domain.users import UserRegistered
+from projections import trail
+from projections.sentences import predicate
+from projections.trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
+from projections.trail_words import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
+from tests.commands.given import structs
+from tests.projections.memory import MemoryRows
+
+AT = datetime(2026, 5, 20, 10, tzinfo=UTC)
+HIDDEN = "kept in the dark"
+JOB = JobCreated(job_id=1, project_id=2, title="Smoke")
+
+
+def recorded(events: Iterable[Event], erased: bool = False) -> list[Recorded]:
+    return [Recorded(event.stream, number, number, event, erased) for number, event in enumerate(events, start=1)]
+
+
+def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
+    """What the last of these events of one stream changed: field -> from and to."""
+    folding = Folding(events[-1].stream, {len(events)})
+    folding.take(recorded(events, erased))
+    return {change.field: (change.before, change.after) for change in folding.changes[len(events)]}
+
+
+def test_every_event_has_a_row_of_numbers() -> None:
+    stamped = Stamp(AT, "user:7").on(JOB)
+    rows = MemoryRows(trail.PROJECTION).apply(stamped, LEADER)
+    first, second = ({name: value for name, (value,) in block.columns.items()} for block in rows.blocks)
+    assert first == {
+        "position": 1,
+        "at_us": microseconds(AT),
+        "actor": actor_number("user:7"),
+        "type": type_number("job.created"),
+        "project_id": 2,
+    }
+    assert (second["position"], second["project_id"]) == (2, NO_PROJECT)
+    assert list(first) == list(TrailRow.__struct_fields__)
+
+
+LEADER = EVENTS["dispatch.leadership_taken"](leader="a")  # type: ignore[call-arg]
+
+
+def test_no_two_types_have_one_number() -> None:
+    assert len({type_number(name) for name in EVENTS}) == len(EVENTS)
+    assert all(-(2**31) <= type_number(name) < 2**31 for name in EVENTS)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
+    event = data.draw(structs(EVENTS[name]))
+    for one in (event, blank(event)):
+        said = predicate(one)
+        assert said == said.strip()
+        assert not {"None", "“”", "  ", "[", "{"} & set(said.split()), said
+
+
+def blank(event: Event) -> Event:
+    """As it reads when it was erased."""
+    defaults = {field.name: field for field in msgspec.structs.fields(event)}
+    made = {
+        name: found.default if found.default is not msgspec.NODEFAULT else found.default_factory()
+        for name in event.sealed
+        if (found := defaults[name])
+    }
+    return msgspec.structs.replace(event, **made)
+
+
+@pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
+    history = [in_the_dark(event) for event in data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))]
+    for stream in {event.stream for event in history}:
+        events = recorded(event for event in history if event.stream == stream)
+        text = msgspec.json.encode([told(one, None) for one in events]).decode()
+        if category_of(stream) is not None:
+            folding = Folding(stream, range(1, len(events) + 1))
+            folding.take(events)
+            text += msgspec.json.encode(folding.changes).decode()
+        assert HIDDEN not in text
+        assert base64.b64encode(HIDDEN.encode()).decode() not in text
+
+
+@pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_each_change_goes_on_from_the_one_before(area: Any, data: st.DataObject) -> None:
+    history = data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))
+    for stream in {event.stream for event in history if category_of(event.stream) is not None}:
+        events = recorded(event for event in history if event.stream == stream)
+        folding = Folding(stream, range(1, len(events) + 1))
+        folding.take(events)
+        now: dict[str, Any] = {}
+        for one in events:
+            for change in folding.changes[one.position]:
+                assert change.before == now.get(change.field) or change.before in (*BLANK, SECRET)
+                now[change.field] = change.after
+
+
+def in_the_dark(value: Any) -> Any:
+    """The same with all that is secret in it set to HIDDEN."""
+    match value:
+        case bytes():
+            return HIDDEN.encode()
+        case dict():
+            return {key: in_the_dark(item) for key, item in value.items()}
+        case msgspec.Struct():
+            made = {name: in_the_dark(getattr(value, name)) for name in value.__struct_fields__}
+            hashes = {name: HIDDEN for name in made if name in ("password_hash", "token")}
+            return msgspec.structs.replace(value, **made | hashes)
+        case _:
+            return value
+
+
+def test_a_made_thing_shows_what_somebody_said_of_it() -> None:
+    assert changes(JOB).items() >= {"title": (None, "Smoke"), "project_id": (None, 2), "enabled": (None, True)}.items()
+    assert not {"job_id", "repository", "required_tags", "deleted"} & changes(JOB).keys()
+
+
+def test_changes_are_from_what_was_before() -> None:
+    updated = JobUpdated(job_id=1, project_id=2, title="Full", max_parallel=3)
+    assert changes(JOB, updated) == {"title": ("Smoke", "Full"), "max_parallel": (1, 3)}
+    cleared = JobUpdated(job_id=1, project_id=2, cleared=("repository",))
+    repository = JobUpdated(job_id=1, project_id=2, repository="https://x/y")
+    assert changes(JOB, repository, cleared) == {"repository": ("https://x/y", None)}
+
+
+def test_secrets_show_that_they_changed_and_nothing_else() -> None:
+    def configured(secret: bytes, **env: str) -> JobConfigured:
+        return JobConfigured(job_id=1, project_id=2, configuration=Configuration("x", env=env, secrets={"KEY": secret}))
+
+    first = configured(b"one", HOST="a", api_token="in clear")
+    assert changes(JOB, first).items() >= {"configuration.secrets.KEY": (None, SECRET)}.items()
+    assert changes(JOB, first)["configuration.env.api_token"] == (None, SECRET)
+    assert changes(JOB, first, configured(b"two", HOST="b", api_token="in clear")) == {
+        "configuration.env.HOST": ("a", "b"),
+        "configuration.secrets.KEY": (SECRET, SECRET),
+    }
+
+
+def test_what_no_state_holds_is_shown_beside_it() -> None:
+    made = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"s")
+    assert changes(made)["webhook_secret"] == (None, SECRET)
+    rotated = WebhookSecretRotated(project_id=1, sealed_webhook_secret=b"t")
+    assert changes(made, rotated) == {"webhook_secret": (SECRET, SECRET)}
+    assert changes(made, MemberAdmitted(project_id=1, user_id=7, access="write")) == {"members.7": (None, "write")}
+    assert changes(NodeRegistered(node_id=1, title="n", token_hash=b"h"))["agent_token"] == (None, SECRET)
+    assert changes(UserRegistered(user_id=1, role="viewer", password_hash="h"))["password"] == (None, SECRET)
+
+
+def test_a_build_shows_its_status_and_what_it_was_queued_with() -> None:
+    ids: dict[str, Any] = {"build_id": 1, "job_id": 2, "project_id": 3}
+    queued = BuildQueued(**ids, branch="main", configuration=Configuration("pytest", secrets={"KEY": b"s"}))
+    shown = changes(queued)
+    assert (shown["status"], shown["branch"]) == ((None, "queued"), (None, "main"))
+    assert shown["configuration.secrets.KEY"] == (None, SECRET)
+    started = BuildStarted(**ids, node_id=4, attempt=1, commit_sha="c0ffee")
+    assert changes(queued, started) == {
+        "attempt": (0, 1),
+        "commit_sha": (None, "c0ffee"),
+        "node_id": (None, 4),
+        "status": ("queued", "running"),
+    }
+    assert changes(queued, started, BuildFinished(**ids, status="failed", node_id=4))["status"] == ("running", "failed")
+
+
+def test_an_erased_event_changes_what_is_left_of_it() -> None:
+    shown = changes(blank(JobCreated(job_id=1, project_id=2, title="")), erased=True)
+    assert "title" not in shown
+    assert shown["project_id"] == (None, 2)
+    queued = BuildQueued(build_id=1, job_id=2, project_id=3)
+    (erased,) = recorded([Stamp(AT, "user:7").on(queued)], erased=True)
+    assert told(erased, "Anna").summary == "Anna queued build 1 of job 2. Its texts were erased."
+
+
+FIELDS = 2
+"""Of an entry: its id and its reason."""
+
+
+def test_many_changes_are_cut_with_their_number() -> None:
+    many = [f"test_{number}" for number in range(500)]
+    shown = changes(TestsQuarantined(job_id=1, project_id=2, first_id=1, node_ids=many, reason="flaky"))
+    assert len(shown) == MAX_CHANGES + 1
+    assert shown["…"][1] == f"and {len(many) * FIELDS - MAX_CHANGES:,} more"
+
+
+@pytest.mark.parametrize(
+    ("actor", "name", "begins"),
+    [
+        ("user:7", "Anna Smith", "Anna Smith changed"),
+        ("user:7", None, "User 7 changed"),
+        ("node:3", "linux-1", "Node linux-1 changed"),
+        ("node:3", None, "Node 3 changed"),
+        ("system:retention", None, "Retention changed"),
+        ("system:else", None, "The server (else) changed"),
+        ("anonymous", None, "Somebody changed"),
+    ],
+)
+def test_the_actor_is_called_as_today(actor: str, name: str | None, begins: str) -> None:
+    (one,) = recorded([Stamp(AT, actor).on(JobUpdated(job_id=1, project_id=2, title="x"))])
+    assert told(one, name).summary == f"{begins} job 1."
+
+
+@pytest.mark.parametrize(
+    ("stream", "prefix"),
+    [
+        ("build-1", "build"),
+        ("node-command-1", "node-command"),
+        ("node-pool-1", "node-pool"),
+        ("node-1", "node"),
+        ("api-token-1", "api-token"),
+        ("project-1", "project"),
+        ("results-1", None),
+    ],
+)
+def test_streams_are_of_their_longest_kind(stream: str, prefix: str | None) -> None:
+    category = category_of(stream)
+    assert (category.prefix if category else None) == prefix

@@ -1,0 +1,88 @@
+"""A release with read models that the database does not have yet; and how a build tells how far it is."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from projections.rebuilding import Progress
+from testhide import cli
+from testhide.processes import create_first_admin, migrate
+from testhide.projecting import Teller
+from testhide.settings import Settings, save_settings
+
+
+@pytest.fixture(name="lacking")
+def _lacking(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a database with events, whose read model of the users is of another release."""
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    save_settings(settings, tmp_path / "settings.json")
+    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
+    migrate(settings)
+    asyncio.run(create_first_admin(settings))
+    with psycopg.connect(database) as connection:
+        for (table,) in connection.execute("SELECT unnest(tables) FROM projection_positions WHERE name = 'auth'"):
+            connection.execute(f"DROP TABLE {table}".encode())
+        connection.execute("DELETE FROM projection_positions WHERE name = 'auth'")
+    return settings
+
+
+def users(settings: Settings) -> list[tuple[str]]:
+    with psycopg.connect(settings.database_url) as connection:
+        return connection.execute("SELECT email FROM users_v1").fetchall()
+
+
+def test_migrate_says_what_has_to_be_built(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["migrate"]) == 0
+    said = capsys.readouterr().out
+    assert said == "auth has to be built from the log: run `testhide projections rebuild auth --switch`\n"
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        users(lacking)
+    assert cli.main(["projections", "rebuild", "--switch"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("switched auth at position ")
+    assert users(lacking) == [(lacking.admin_email,)]
+    assert cli.main(["migrate"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["prepare"]) == 0
+    assert "building read models from the log: auth\n" in capsys.readouterr().out
+    assert users(lacking) == [(lacking.admin_email,)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rebuild", "bulids"], "There is no projection 'bulids'; there are: auth, "),
+        (["switch", "jobs"], "jobs is not built yet: run `testhide projections rebuild jobs` first."),
+        (["diff", "jobs"], "jobs is not built beside: run `testhide projections rebuild jobs` first."),
+    ],
+)
+def test_what_is_not_possible_is_said(
+    lacking: Settings, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["projections", *arguments]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["projections", "rebuild", "auth", "--switch"]) == 0
+    assert cli.main(["projections", "rebuild", "auth"]) == 0
+    capsys.readouterr()
+    assert cli.main(["projections", "diff", "auth"]) == 0
+    assert "  users_v1: 1 rows, 1 beside: equal\n" in capsys.readouterr().out
+    with psycopg.connect(lacking.database_url) as connection:
+        connection.execute("UPDATE users_v1 SET first_name = 'Ann'")
+    assert cli.main(["projections", "diff", "auth"]) == 1
+    said = capsys.readouterr().out
+    assert '  users_v1: 1 rows, 1 beside: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in said
+
+
+def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    times = iter([10.0, 10.5, 12.0, 12.1])
+    tell = Teller("builds", lambda: next(times))
+    for position in (0, 500, 4_000, 4_100):
+        tell(Progress(position, 10_000))
+    assert capsys.readouterr().out == "builds: 4,000 of 10,000 events (40%), 2,000/s, 3 s to go\n"

@@ -1,0 +1,47 @@
+"""The commands of docs/projections.md, run in their order as they stand there."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.api.external import new_build, new_job, new_project
+from tests.testhide.test_audit_docs import _environ
+
+__all__ = ["_environ"]
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "projections.md"
+
+
+def commands() -> list[str]:
+    lines = [line.strip() for line in DOCS.read_text().splitlines() if line.startswith("    ")]
+    return [line for line in lines if line.startswith(("testhide ", "curl "))]
+
+
+def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path: Path) -> None:
+    build = new_build(server, new_job(server, new_project(server)))
+    environ |= {
+        "URL": f"{server.url}/api/v3",
+        "TOKEN": server.admin.headers["Authorization"].removeprefix("Bearer "),
+        "BUILD": str(build),
+    }
+    said: dict[str, str] = {}
+    for command in commands():
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        said[command] = done.stdout
+    assert len(said) == 10
+    assert ": equal" in said["testhide projections diff builds"]
+    assert said["testhide projections switch builds"].splitlines()[-1].startswith("switched builds at position ")
+    assert said["testhide projections drop builds"] == "dropped builds version 1 (previous)\n"
+    assert "applied 0 parked events of builds, 0 left\n" in said["testhide projections retry builds"]
+    assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
+
+
+def test_everybody_signed_in_sees_how_they_stand(server: Any) -> None:
+    answer = server.make_user("viewer").get("/api/v3/projections")
+    assert answer.status_code == 200
+    (jobs,) = [item for item in answer.json() if (item["name"], item["state"]) == ("jobs", "serving")]
+    assert (jobs["version"], jobs["place"], jobs["lag"], jobs["parked"]) == (1, "public", 0, 0)
+    assert server.client().get("/api/v3/projections").status_code == 401
