@@ -1,0 +1,217 @@
+"""Reading the audit trail: who did what, when, and what it changed.
+
+A project's admins read what happened in it, admins everything, with the rights they have today. What others did is not
+read in secret: each such reading is an event itself.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from litestar import Controller, Request, Response, get
+from litestar.params import Parameter
+
+from api.acting import Acting
+from api.permissions import User
+from api.types import MAX_ID
+from commands.audit import NoteReading
+from domain.audit import What
+from domain.catalogue import EVENTS
+from domain.errors import Forbidden, Invalid, NotFound
+from projections import trail
+from projections.trail import Filter
+from projections.trail_words import AREA_OF, AT_ONCE, Told, told, with_changes
+
+Order = Literal["newest", "oldest"]
+
+MAX_STREAM = 200
+"""Characters of a stream's name."""
+ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)
+
+ASKED = ("stream", "area", "type", "actor", "project_id", "since", "until", "after", "before", "order", "limit")
+"""The parameters that a noted reading shows; whatever else a request carried is nobody's business."""
+
+StreamFilter = Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream: build-1025")]
+AreaFilter = Annotated[str | None, Parameter(max_length=50, description="Only this area: builds, jobs, users ...")]
+TypeFilter = Annotated[str | None, Parameter(max_length=100, description="Only this type of event: build.queued")]
+ActorFilter = Annotated[str | None, Parameter(max_length=100, description="Only by: user:7, node:12, system:dispatch")]
+ProjectFilter = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only what belongs to this project")]
+Since = Annotated[datetime | None, Parameter(description="Only events at this time (RFC 3339) or later")]
+Until = Annotated[datetime | None, Parameter(description="Only events before this time")]
+After = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events after this position")]
+Before = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events before this position")]
+AfterVersion = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events after this version")]
+BeforeVersion = Annotated[int | None, Parameter(ge=0, le=MAX_ID, description="Only events before this version")]
+Limit = Annotated[int, Parameter(ge=1, le=200, description="Events on a page")]
+
+
+class AuditController(Controller):
+    path = "/audit"
+    tags = ["Audit"]
+
+    @get("/events")
+    async def list_events(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        stream: StreamFilter = None,
+        area: AreaFilter = None,
+        type: TypeFilter = None,
+        actor: ActorFilter = None,
+        project_id: ProjectFilter = None,
+        since: Since = None,
+        until: Until = None,
+        after: After = None,
+        before: Before = None,
+        order: Order = "newest",
+        limit: Limit = 50,
+    ) -> Response[list[Told]]:
+        """Events of the whole log; newest first, or with `order=oldest` as they happened."""
+        wanted = Filter(
+            projects=await readable_projects(request.user, act, project_id),
+            stream=stream,
+            types=types_of(area, type),
+            actor=known_actor(actor),
+            since=aware("since", since),
+            until=aware("until", until),
+            after=after,
+            before=before,
+        )
+        if since is not None and until is not None and until <= since:
+            raise Invalid.field("until", "must be later than `since`")
+        if stream is not None:
+            await must_have_stream(request.user, act, stream)
+        async with act.reading() as connection:
+            positions = await trail.positions(connection, wanted, newest=order == "newest", limit=limit)
+        shown = await told_at(act, positions)
+        await note(request, act, "events", shown, project_id)
+        key = "before" if order == "newest" else "after"
+        return Response(shown, headers=next_link(request, key, positions, limit))
+
+    @get("/streams/{stream:str}")
+    async def story(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        stream: str,
+        after: AfterVersion = None,
+        before: BeforeVersion = None,
+        order: Order = "oldest",
+        limit: Limit = 50,
+    ) -> Response[list[Told]]:
+        """All that happened to one thing: `build-1025`, `job-55`, `user-7`; from its beginning, by version."""
+        project_id = await project_of(request.user, act, stream)
+        newest = order == "newest"
+        async with act.reading() as connection:
+            places = await trail.of_stream(
+                connection,
+                stream,
+                after=after or 0,
+                before=MAX_ID if before is None else before,
+                newest=newest,
+                limit=limit,
+            )
+        shown = await told_at(act, list(places.values()))
+        await note(request, act, "stream", shown, project_id, stream=stream)
+        return Response(shown, headers=next_link(request, "before" if newest else "after", list(places), limit))
+
+
+async def told_at(act: Acting, positions: Sequence[int]) -> list[Told]:
+    """The events at these positions, in this order."""
+    found: dict[int, Told] = {}
+    names: dict[str, str] = {}
+    for start in range(0, len(positions), AT_ONCE):
+        events = await act.services.log.at(positions[start : start + AT_ONCE])
+        async with act.reading() as connection:
+            names |= await trail.names_of(connection, {recorded.event.actor for recorded in events})
+        found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
+    return await with_changes(act.services.log, [found[position] for position in positions if position in found])
+
+
+async def readable_projects(user: User, act: Acting, project_id: int | None) -> list[int] | None:
+    """The projects whose trail is wanted and may be read; None for everything.
+
+    Raises NotFound for a project that the caller cannot see, Forbidden for too little access.
+    """
+    if project_id is not None:
+        user.must("admin", project_id, f"project {project_id}")
+        async with act.reading() as connection:
+            if not await trail.has_project(connection, project_id):
+                raise NotFound(f"There is no project {project_id}.")
+        return [project_id]
+    if user.is_admin:
+        return None
+    projects = [project for project in user.access if user.may("admin", project)]
+    if not projects:
+        raise Forbidden("The audit trail is for admins, and a project's part of it for the project's admins.")
+    return projects
+
+
+async def project_of(user: User, act: Acting, stream: str) -> int | None:
+    """The project that a stream belongs to. Raises NotFound for one that the caller cannot see."""
+    first = await act.services.log.of_stream(stream, 0, 1)
+    project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
+    if not first or (project_id is None and not user.is_admin):
+        raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")
+    if project_id is not None:
+        user.must("admin", project_id, f"stream {stream!r}")
+    return project_id
+
+
+async def must_have_stream(user: User, act: Acting, stream: str) -> None:
+    try:
+        await project_of(user, act, stream)
+    except NotFound as error:
+        raise Invalid.field("stream", error.detail) from None
+
+
+def types_of(area: str | None, name: str | None) -> list[str] | None:
+    """The names of the types that are wanted; None for all."""
+    if area is not None and area not in AREA_OF.values():
+        raise Invalid.field("area", f"there is no area {area!r}; there are: {', '.join(sorted(set(AREA_OF.values())))}")
+    if name is None:
+        return None if area is None else [known for known in EVENTS if AREA_OF[known] == area]
+    if name not in EVENTS:
+        alike = sorted(known for known in EVENTS if known.partition(".")[0] == name.partition(".")[0]) or sorted(EVENTS)
+        raise Invalid.field("type", f"there is no type of event {name!r}; there are: {', '.join(alike)}")
+    if area is not None and AREA_OF[name] != area:
+        raise Invalid.field("type", f"{name} is of the area {AREA_OF[name]}, not of {area}")
+    return [name]
+
+
+def known_actor(actor: str | None) -> str | None:
+    if actor is not None and not ACTOR.fullmatch(actor):
+        raise Invalid.field("actor", "must be like user:7, node:12, system:dispatch, or anonymous")
+    return actor
+
+
+def aware(field: str, at: datetime | None) -> datetime | None:
+    if at is not None and at.tzinfo is None:
+        raise Invalid.field(field, "must have a time zone, like 2026-05-20T10:00:00Z")
+    return at
+
+
+async def note(
+    request: Request[User, Any, Any],
+    act: Acting,
+    what: What,
+    shown: Sequence[Told],
+    project_id: int | None,
+    **more: str,
+) -> None:
+    """Notes the reading, unless all that was shown is what the reader himself did."""
+    if any(one.actor != request.user.actor for one in shown):
+        read_id = await act.services.ids.draw("audit_reads")
+        given = request.query_params
+        asked = {name: str(given[name]) for name in ASKED if name in given}
+        await act.quietly(NoteReading(read_id, what, asked | more, len(shown), project_id))
+
+
+def next_link(request: Request[Any, Any, Any], key: str, places: Sequence[int], limit: int) -> dict[str, str]:
+    """The `Link` header to the events that follow; nothing on the last page."""
+    if len(places) < limit:
+        return {}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != key]
+    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, places[-1])])}>; rel="next"'}

@@ -1,0 +1,39 @@
+"""What a user may, across all projects."""
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, get
+
+from api.acting import Acting
+from api.as_of import as_of
+from api.auth import Permissions, permissions
+from api.permissions import User
+from domain.errors import Forbidden, NotFound
+from projections import auth, projects
+from projections.recalling import PERMISSIONS_PAST
+
+
+class UserPermissions(Permissions):
+    user_id: int
+
+
+class UserPermissionController(Controller):
+    path = "/users/{user_id:int}/permissions"
+    tags = ["Users"]
+
+    @get(**as_of(PERMISSIONS_PAST, "user_id"))
+    async def user_permissions(self, request: Request[User, Any, Any], act: Acting, user_id: int) -> UserPermissions:
+        """For admins, and of oneself."""
+        if not request.user.is_admin and request.user.user_id != user_id:
+            raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
+        async with act.reading() as connection:
+            row = await auth.find(connection, user_id)
+            if row is None:
+                raise NotFound(f"There is no user {user_id}.")
+            access = await projects.access_of(connection, user_id)
+            user = User(user_id, row.email, row.role, access)
+            visible = user.projects
+            if visible is None:
+                visible = [project.id for project in await projects.visible(connection, None)]
+        return UserPermissions(**msgspec.structs.asdict(permissions(user, visible)), user_id=user_id)

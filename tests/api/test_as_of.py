@@ -1,0 +1,245 @@
+"""Time travel over HTTP: what a resource was, who may look, and what can no longer be shown."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+
+from api.as_of import moment_of
+from commands.dispatch import TakeLeadership
+from commands.handler import Caller, Handler
+from testhide.processes import Core
+from tests.api.external import new_build, new_job, new_project, upload
+from tests.conftest import Client, Server
+from tests.fake_agent import Shop
+
+REPORT = b"""<testsuite name="s">
+<testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>
+<testcase classname="t.test_x" name="test_b"/>
+</testsuite>"""
+NODE_ID = "t/test_x.py::test_a"
+
+
+@pytest.fixture(name="project", scope="module")
+def _project(server: Server) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="job")
+def _job(server: Server, project: int) -> int:
+    return new_job(server, project)
+
+
+def shown(client: Client, path: str, as_of: object = None) -> Any:
+    answer = asked(client, path, as_of)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def asked(client: Client, path: str, as_of: object = None) -> requests.Response:
+    return client.get(f"/api/v3{path}", params={} if as_of is None else {"as_of": str(as_of)})
+
+
+def position(answer: requests.Response) -> int:
+    """That a write says it has in the log."""
+    assert answer.ok, answer.text
+    return int(answer.headers["Testhide-Position"])
+
+
+def new_node(server: Server) -> int:
+    body = {"name": uuid.uuid4().hex, "pool_id": Shop(server).pool}
+    answer = server.admin.post("/api/v3/nodes", json=body)
+    assert answer.status_code == 201, answer.text
+    return int(answer.json()["id"])
+
+
+def test_a_build_is_shown_as_it_was(server: Server, job: int) -> None:
+    admin = server.admin
+    build = new_build(server, job, branch="main")
+    before = shown(admin, f"/builds/{build}")
+    then = position(admin.post(f"/api/v3/builds/{build}/comment", json={"text": "Look"}))
+    commented = shown(admin, f"/builds/{build}")
+    after = position(admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}))
+
+    answer = asked(admin, f"/builds/{build}", then)
+    assert answer.json() == commented
+    assert answer.headers["Testhide-As-Of"] == str(then)
+    assert shown(admin, f"/builds/{build}", then - 1) == before
+    assert shown(admin, f"/builds/{build}", after) == shown(admin, f"/builds/{build}")
+    assert shown(admin, f"/builds/{build}")["status"] == "failed"
+
+
+def test_before_it_was_there_it_is_not_found(server: Server, job: int) -> None:
+    build = new_build(server, job)
+    history = shown(server.admin, f"/builds/{build}")
+    assert asked(server.admin, f"/builds/{build}", 0).status_code == 404
+    earlier = datetime.fromisoformat(history["created_at"]) - timedelta(microseconds=1)
+    assert asked(server.admin, f"/builds/{build}", earlier.isoformat()).status_code == 404
+
+
+def test_a_time_stands_for_the_last_position_until_then(server: Server, job: int) -> None:
+    admin = server.admin
+    build = new_build(server, job)
+    created = datetime.fromisoformat(shown(admin, f"/builds/{build}")["created_at"])
+    finished = position(admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}))
+
+    def at(moment: datetime) -> requests.Response:
+        return asked(admin, f"/builds/{build}", moment.isoformat())
+
+    now = datetime.now(UTC)
+    ended = datetime.fromisoformat(shown(admin, f"/builds/{build}")["finished_at"])
+    assert at(created).json()["status"] == "running"
+    assert at(ended - timedelta(microseconds=1)).json()["status"] == "running"
+    assert at(ended).json()["status"] == "passed"
+    assert int(at(ended).headers["Testhide-As-Of"]) >= finished
+    assert at(now.astimezone(UTC)).json() == shown(admin, f"/builds/{build}")
+
+
+async def test_a_time_means_the_same_position_while_the_log_grows(parts: Core) -> None:
+    begin = datetime(2026, 5, 20, tzinfo=UTC)
+    clock = (begin + timedelta(seconds=second) for second in (0, 10, 4, 6, 20, 15, 30, 40, 50))
+    handler = Handler(parts.log, lambda: next(clock))
+    seen: dict[int, set[int]] = {second: set() for second in (0, 5, 7, 12, 17)}
+    for number in range(1, 10):
+        await handler.execute(TakeLeadership(f"{number}"), Caller("system:tests"))
+        if number >= 7:  # all of these times are over
+            for second, positions in seen.items():
+                moment = await moment_of(parts.log, (begin + timedelta(seconds=second)).isoformat())
+                positions.add(moment.position)
+    assert seen == {0: {1}, 5: {1}, 7: {4}, 12: {4}, 17: {6}}
+    assert (await moment_of(parts.log, "2026-05-19T00:00:00Z")).position == 0
+
+
+def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Server, project: int, job: int) -> None:
+    admin = server.admin
+    build = new_build(server, job)
+    upload(admin, build, REPORT)
+    tests = f"/tests?build_id={build}"
+    reported = shown(admin, tests)
+    report = shown(admin, f"/report/{build}")
+    failed = next(item["id"] for item in reported["results"] if item["status"] == "failed")
+    issue = {"project_id": project, "title": "Known", "classification": "infra", "fail_id": "f", "defect_key": "A-1"}
+    known = admin.post("/api/v3/known-issues", json=issue).json()["id"]
+    body = {"known_issue_id": known}
+    linked = position(admin.post(f"/api/v3/tests/{failed}/known-issue", json=body))
+    as_linked = shown(admin, tests)
+    entry = {"job_id": job, "node_id": NODE_ID, "reason": "flaky"}
+    held = position(admin.post("/api/v3/quarantine", json=entry))
+    as_held = shown(admin, tests)
+    renamed = position(admin.put(f"/api/v3/known-issues/{known}", json={"defect_key": "A-2"}))
+    body = {"classification": "product_bug"}
+    classified = position(admin.post(f"/api/v3/tests/{failed}/classification", json=body))
+
+    assert as_linked != reported != shown(admin, tests)
+    assert as_held["results"][0]["quarantined_now"]
+    assert shown(admin, f"{tests}&as_of={linked}") == as_linked
+    assert shown(admin, f"{tests}&as_of={held}") == as_held
+    assert shown(admin, f"{tests}&as_of={renamed}")["results"][0]["defect_key"] == "A-2"
+    assert shown(admin, f"{tests}&as_of={classified}") == shown(admin, tests)
+    assert shown(admin, f"{tests}&status=passed&as_of={held}")["total"] == 1
+    assert shown(admin, f"/report/{build}", linked) == report
+
+
+def test_a_job_is_shown_with_the_build_that_was_its_newest(server: Server, project: int) -> None:
+    admin = server.admin
+    job = new_job(server, project)
+    first, second = new_build(server, job), new_build(server, job)
+    both = shown(admin, f"/jobs/{job}")
+    for build in (first, second):
+        admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    ended = position(admin.delete(f"/api/v3/builds/{second}"))
+    configuration = {"command": "make", "setup": [], "env": {"A": "1"}, "artifacts": [], "secrets": {"KEY": "v"}}
+    configured = position(admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration))
+    now = shown(admin, f"/jobs/{job}/configuration")
+    position(admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration | {"command": "ninja"}))
+
+    assert both["last_build_id"] == second
+    assert shown(admin, f"/jobs/{job}", ended - 3) == both
+    assert shown(admin, f"/jobs/{job}", ended)["last_build_id"] == first
+    assert shown(admin, f"/jobs/{job}/configuration", configured) == now
+    assert shown(admin, f"/jobs/{job}/configuration", configured - 1)["updated_at"] is None
+
+
+def test_a_node_is_shown_without_gauges(server: Server) -> None:
+    node = new_node(server)
+    then = position(server.admin.post(f"/api/v3/nodes/{node}/quarantine"))
+    live = shown(server.admin, f"/nodes/{node}")
+    server.admin.delete(f"/api/v3/nodes/{node}/quarantine")
+    past = shown(server.admin, f"/nodes/{node}", then)
+    assert past == live | {"cpu_pct": None, "uptime_s": None}
+    assert past["status"] == "quarantined"
+
+
+def test_permissions_of_a_user(server: Server, project: int) -> None:
+    user = server.make_user("developer", {project: "write"})
+    me = user.get("/api/v3/me").json()
+    path = f"/users/{me['id']}/permissions"
+    live = shown(server.admin, path)
+    assert live == me["permissions"] | {"user_id": me["id"]}
+    assert shown(user, path) == live
+    assert shown(server.admin, path, position(server.admin.post("/api/v3/projects", json={"name": "Later"}))) == live
+    mine = server.admin.get("/api/v3/me").json()
+    assert shown(server.admin, f"/users/{mine['id']}/permissions") == mine["permissions"] | {"user_id": mine["id"]}
+    assert asked(user, f"/users/{mine['id']}/permissions").status_code == 403
+    assert asked(server.admin, "/users/999999/permissions").status_code == 404
+
+
+def test_looking_back_needs_an_admin_of_the_project(server: Server, project: int, job: int) -> None:
+    build = new_build(server, job)
+    then = position(server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "x"}))
+    node = new_node(server)
+    for access, status in (("admin", 200), ("write", 403), (None, 404)):
+        user = server.make_user("developer", {project: access} if access else {})  # type: ignore[dict-item]
+        for path in (f"/builds/{build}", f"/report/{build}", f"/tests?build_id={build}", f"/jobs/{job}"):
+            assert asked(user, path, then).status_code == status, path
+        assert asked(user, f"/nodes/{node}", then).status_code == 403
+    position_ahead = asked(server.make_user("developer"), "/builds/999999999", then)
+    assert position_ahead.status_code == 404
+
+
+def test_what_was_erased_since_is_gone(server: Server, project: int) -> None:
+    admin = server.admin
+    job = new_job(server, project)
+    build = new_build(server, job)
+    upload(admin, build, REPORT)
+    then = position(admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}))
+    assert asked(admin, f"/builds/{build}", then).status_code == 200
+    gone = position(admin.delete(f"/api/v3/builds/{build}"))
+    for path in (f"/builds/{build}", f"/report/{build}", f"/tests?build_id={build}"):
+        answer = asked(admin, path, then)
+        assert (answer.status_code, answer.json()["title"]) == (410, "Erased"), path
+        assert f"build {build} was at position {then}" in answer.json()["detail"]
+        assert asked(admin, path, gone).status_code == 404
+        assert asked(admin, path, 0).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("as_of", "says"),
+    [
+        ("yesterday", "must be a position"),
+        ("-1", "must be a position"),
+        ("2026-05-20T14:00:00", "with its offset"),
+        ("999999999999", "beyond the newest position"),
+        ("2999-01-01T00:00:00Z", "in the future"),
+        ("", "must be a position"),
+    ],
+)
+def test_a_moment_that_is_none_is_refused(server: Server, job: int, as_of: str, says: str) -> None:
+    answer = server.admin.get(f"/api/v3/jobs/{job}", params={"as_of": as_of})
+    assert answer.status_code == 422, answer.text
+    assert says in answer.json()["detail"]
+
+
+def test_where_the_past_is_not_shown_it_is_not_mistaken_for_today(server: Server, job: int) -> None:
+    admin = server.admin
+    for answer in (
+        admin.get("/api/v3/builds?as_of=1"),
+        admin.get("/api/v3/jobs?as_of=1"),
+        admin.put(f"/api/v3/jobs/{job}?as_of=1", json={"name": "x"}),
+        admin.delete(f"/api/v3/jobs/{job}?as_of=1"),
+    ):
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["field"] == "as_of"
+    assert shown(admin, f"/jobs/{job}")["name"] == "Elsewhere"

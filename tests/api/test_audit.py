@@ -1,0 +1,231 @@
+"""The audit trail over HTTP: what is shown, to whom, and that reading it is seen."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project, upload
+
+REPORT = b"""<testsuite name="s"><testcase classname="t.test_x" name="test_a"><failure message="boom">trace</failure>
+</testcase></testsuite>"""
+
+
+@pytest.fixture(name="project")
+def _project(server: Any) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="job")
+def _job(server: Any, project: int) -> int:
+    return new_job(server, project)
+
+
+def events(client: Any, **params: Any) -> Any:
+    answer = client.get("/api/v3/audit/events", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def story(client: Any, stream: str, **params: Any) -> Any:
+    answer = client.get(f"/api/v3/audit/streams/{stream}", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def types(shown: Any) -> list[str]:
+    return [event["type"] for event in shown]
+
+
+def changed(event: Any) -> dict[str, tuple[Any, Any]]:
+    return {change["field"]: (change["from"], change["to"]) for change in event["changes"]}
+
+
+def test_everything_of_a_project_newest_first(server: Any, project: int, job: int) -> None:
+    name = uuid.uuid4().hex
+    answer = server.admin.put(f"/api/v3/jobs/{job}", json={"name": name})
+    shown = events(server.admin, project_id=project)
+    assert types(shown) == ["job.updated", "job.created", "project.member_admitted", "project.created"]
+    newest = shown[0]
+    assert newest["position"] == int(answer.headers["Testhide-Position"])
+    assert newest["summary"] == f"{newest['actor_name']} changed job {job}."
+    assert changed(newest) == {"title": ("Elsewhere", name)}
+    expected = {"stream": f"job-{job}", "version": 2, "area": "jobs", "project_id": project, "erased": False}
+    assert newest.items() >= expected.items()
+    assert [event["position"] for event in events(server.admin, project_id=project, order="oldest")] == sorted(
+        event["position"] for event in shown
+    )
+
+
+def test_filters(server: Any, project: int, job: int) -> None:
+    build = new_build(server, job)
+    assert types(events(server.admin, project_id=project, area="builds")) == ["build.started", "build.queued"]
+    assert types(events(server.admin, project_id=project, type="job.created")) == ["job.created"]
+    assert types(events(server.admin, project_id=project, type="job.created", area="jobs")) == ["job.created"]
+    assert types(events(server.admin, stream=f"build-{build}", order="oldest")) == ["build.queued", "build.started"]
+    who = server.make_user("developer", {project: "write"})
+    me = who.get("/api/v3/me").json()["id"]
+    commented = who.post(f"/api/v3/builds/{build}/comment", json={"text": "hm"})
+    assert commented.status_code in (200, 201), commented.text
+    (said,) = events(server.admin, project_id=project, actor=f"user:{me}")
+    assert (said["type"], said["actor"]) == ("build.commented", f"user:{me}")
+    assert said["summary"].endswith(f"commented on build {build}: “hm”.")
+    assert events(server.admin, project_id=project, actor="node:1") == []
+    assert types(events(server.admin, actor=f"user:{me}", limit=1)) == ["build.commented"]
+
+
+def test_periods(server: Any, project: int, job: int) -> None:
+    shown = events(server.admin, project_id=project)
+    at = [datetime.fromisoformat(event["at"]) for event in shown]
+    middle = max(at)
+    later, earlier = (
+        events(server.admin, project_id=project, since=middle.isoformat()),
+        events(server.admin, project_id=project, until=middle.isoformat()),
+    )
+    assert later
+    assert later + earlier == shown
+    since = (middle - timedelta(days=1)).isoformat()
+    assert (
+        events(server.admin, project_id=project, since=since, until=(middle + timedelta(days=1)).isoformat()) == shown
+    )
+    assert events(server.admin, project_id=project, until=since) == []
+
+
+def test_pages_follow_each_other(server: Any, project: int, job: int) -> None:
+    every = events(server.admin, project_id=project)
+    for order in ("newest", "oldest"):
+        found, url = [], f"/api/v3/audit/events?project_id={project}&order={order}&limit=1"
+        while url:
+            answer = server.admin.get(url)
+            assert answer.status_code == 200, answer.text
+            found += answer.json()
+            url = answer.links.get("next", {}).get("url", "")
+        assert [one for one in found if one["type"] != "audit.read"] == (every if order == "newest" else every[::-1])
+
+
+def test_the_story_of_a_stream(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    upload(server.admin, build, REPORT)
+    server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
+    shown = story(server.admin, f"build-{build}")
+    assert types(shown) == ["build.queued", "build.started", "build.report_recorded", "build.finished"]
+    assert [event["version"] for event in shown] == [1, 2, 3, 4]
+    assert changed(shown[-1])["status"] == ("running", "failed")
+    assert [event["version"] for event in story(server.admin, f"build-{build}", order="newest", limit=2)] == [4, 3]
+    answer = server.admin.get(f"/api/v3/audit/streams/build-{build}", params={"limit": 3})
+    assert types(server.admin.get(answer.links["next"]["url"]).json()) == ["build.finished"]
+    (results,) = story(server.admin, f"results-{build}")
+    assert (results["type"], results["changes"]) == ("results.recorded", [])
+
+
+def test_a_deleted_build_stays_listed_without_its_texts(server: Any, project: int, job: int) -> None:
+    build = new_build(server, job, branch="very-secret-branch")
+    server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
+    assert "very-secret-branch" in story(server.admin, f"build-{build}")[0]["summary"]
+    assert server.admin.delete(f"/api/v3/builds/{build}").status_code == 204
+    answer = server.admin.get(f"/api/v3/audit/streams/build-{build}")
+    assert "very-secret-branch" not in answer.text
+    shown = answer.json()
+    assert types(shown)[-1] == "build.deleted"
+    assert shown[0]["erased"] is True
+    assert "Its texts were erased." in shown[0]["summary"]
+    assert changed(shown[-1])["status"] == ("failed", "deleted")
+
+
+def test_secrets_are_not_shown(server: Any, project: int, job: int) -> None:
+    configuration = {
+        "command": "x",
+        "setup": [],
+        "env": {"HOST": "a"},
+        "artifacts": [],
+        "secrets": {"KEY": "hush-hush"},
+    }
+    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
+    server.admin.post("/api/v3/api-tokens", json={"name": "mine"}).raise_for_status()
+    answer = server.admin.get("/api/v3/audit/events", params={"stream": f"job-{job}", "limit": 1})
+    (shown,) = answer.json()
+    assert changed(shown)["configuration.secrets.KEY"] == (None, "(secret)")
+    assert changed(shown)["configuration.env.HOST"] == (None, "a")
+    assert "hush" not in answer.text
+    (token,) = events(server.admin, type="api_token.created", limit=1)
+    assert changed(token)["token_hash"] == (None, "(secret)")
+
+
+def test_a_projects_admin_reads_the_projects_trail_only(server: Any, project: int, job: int) -> None:
+    other = new_project(server)
+    client = server.make_user("developer", {project: "admin"})
+    assert {event["project_id"] for event in events(client)} == {project}
+    assert types(story(client, f"job-{job}")) == ["job.created"]
+    for stream in (f"project-{other}", "user-1", "dispatch-leader", "build-999999999"):
+        assert client.get(f"/api/v3/audit/streams/{stream}").status_code == 404, stream
+        assert client.get("/api/v3/audit/events", params={"stream": stream}).status_code == 422, stream
+    assert client.get("/api/v3/audit/events", params={"project_id": other}).status_code == 404
+
+
+@pytest.mark.parametrize("role", ["developer", "viewer"])
+def test_others_read_none_of_it(server: Any, project: int, job: int, role: Any) -> None:
+    member, stranger = server.make_user(role, {project: "write"}), server.make_user(role)
+    assert member.get("/api/v3/audit/events").status_code == 403
+    assert member.get("/api/v3/audit/events", params={"project_id": project}).status_code == 403
+    assert member.get(f"/api/v3/audit/streams/job-{job}").status_code == 403
+    assert stranger.get("/api/v3/audit/events").status_code == 403
+    assert stranger.get("/api/v3/audit/events", params={"project_id": project}).status_code == 404
+    assert stranger.get(f"/api/v3/audit/streams/job-{job}").status_code == 404
+    assert server.client().get("/api/v3/audit/events").status_code == 401
+
+
+def test_reading_what_others_did_is_seen(server: Any, project: int, job: int) -> None:
+    client = server.make_user("developer", {project: "admin"})
+    me = client.get("/api/v3/me").json()["id"]
+    events(client, project_id=project, area="jobs", token="not to be kept")
+    story(client, f"job-{job}")
+    server.settle()
+    second, first = events(server.admin, project_id=project, type="audit.read")
+    assert (first["actor"], first["project_id"]) == (f"user:{me}", project)
+    assert f"read the audit trail (area jobs, project_id {project}), 1 event." in first["summary"]
+    assert "not to be kept" not in str(first)
+    assert f"read the story of a stream (stream job-{job}), 1 event." in second["summary"]
+
+
+def test_reading_ones_own_acts_is_not(server: Any, project: int) -> None:
+    client = server.make_user("developer", {project: "admin"})
+    me = client.get("/api/v3/me").json()["id"]
+    client.post("/api/v3/jobs", json={"name": "Mine", "project_id": project}).raise_for_status()
+    assert types(events(client, project_id=project, actor=f"user:{me}")) == ["job.created"]
+    server.settle()
+    assert events(server.admin, project_id=project, type="audit.read") == []
+
+
+@pytest.mark.parametrize(
+    ("params", "field", "says"),
+    [
+        ({"type": "build.exploded"}, "type", "build.queued"),
+        ({"type": "nothing"}, "type", "job.created"),
+        ({"area": "weather"}, "area", "builds"),
+        ({"area": "jobs", "type": "build.queued"}, "type", "builds"),
+        ({"actor": "anna"}, "actor", "user:7"),
+        ({"actor": "user:0"}, "actor", "user:7"),
+        ({"stream": "build-99999999"}, "stream", "build-1025"),
+        ({"since": "2026-05-20T10:00:00"}, "since", "time zone"),
+        ({"since": "yesterday"}, "since", ""),
+        ({"since": "2026-05-20T10:00:00Z", "until": "2026-05-20T10:00:00Z"}, "until", "later"),
+        ({"after": "-1"}, "after", ""),
+        ({"order": "up"}, "order", ""),
+        ({"limit": "201"}, "limit", ""),
+        ({"project_id": "x"}, "project_id", ""),
+    ],
+)
+def test_unknown_filters_are_named(server: Any, params: dict[str, str], field: str, says: str) -> None:
+    answer = server.admin.get("/api/v3/audit/events", params=params)
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert error["field"] == field
+    assert says in error["message"]
+
+
+def test_what_is_not_there(server: Any) -> None:
+    assert server.admin.get("/api/v3/audit/events", params={"project_id": 2**52}).status_code == 404
+    for stream in ("build-99999999", "nonsense", quote("a b/ü")):
+        assert server.admin.get(f"/api/v3/audit/streams/{stream}").status_code == 404

@@ -1,0 +1,228 @@
+"""A small history in memory, made by the real commands, for replays to go through; and the rules that held in it."""
+
+from array import array
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from commands.builds import AcknowledgeBuild, AssignBuild
+from commands.handler import Command
+from commands.recording import ReportRead
+from commands.replaying import OF_BUILDS, OF_RULES
+from commands.results import Earlier, NewCases, RecordReport
+from commands.rules import Rule, Rules
+from commands.supposed_rules import SupposedIssue, SupposedQuarantine, SupposedRules
+from domain.base import Event, Known, Recorded, Stamp
+from domain.builds import BUILD, Assigned, BuildFinished, Running
+from domain.dispatch import LeadershipTaken
+from domain.errors import Rejection
+from domain.jobs import Configuration, JobConfigured, JobCreated
+from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
+from domain.projects import ProjectCreated
+from domain.quarantine import QUARANTINE, Quarantine, QuarantineEvent
+from domain.results import FAILED, PASSED, ResultsRecorded, ResultText
+from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultClassified, ResultsClassifiedByRules
+from domain.users import UserRegistered
+
+BEGIN = datetime(2026, 5, 20, tzinfo=UTC)
+PROJECT, JOB = 1, 1
+START: tuple[Event, ...] = (
+    UserRegistered(user_id=1, role="admin"),
+    ProjectCreated(project_id=PROJECT, title="P", slug="p", sealed_webhook_secret=b"s"),
+    JobCreated(job_id=JOB, project_id=PROJECT, title="J"),
+    JobConfigured(job_id=JOB, project_id=PROJECT, configuration=Configuration("pytest")),
+    LeadershipTaken(leader="a"),
+)
+
+
+class Ran(NamedTuple):
+    """A row of a report."""
+
+    node_id: str
+    failed: bool = True
+    known: bool = False
+    text: str = ""
+
+
+def at(step: int) -> datetime:
+    return BEGIN + timedelta(minutes=step)
+
+
+@dataclass
+class World:
+    """Implements `commands.replaying.History`. Time passes with the steps of a script, not with events."""
+
+    step: int = 0
+    log: list[Recorded] = field(default_factory=list)
+    cases: dict[str, int] = field(default_factory=dict)
+    results: int = 0
+    deciding: dict[tuple[int, int], dict[int, Earlier]] = field(default_factory=dict)
+    """By build and attempt: the result that counts of each case."""
+    erased: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.append(START)
+
+    def append(self, events: Iterable[Event]) -> None:
+        for event in events:
+            version = 1 + sum(recorded.stream == event.stream for recorded in self.log)
+            stamped = Stamp(at(self.step), "user:1").on(event)
+            self.log.append(Recorded(event.stream, version, len(self.log) + 1, stamped))
+
+    def do(self, command: Command) -> None:
+        """What is refused does not happen."""
+
+        def states(reads: Sequence[Any]) -> list[Any]:
+            return [read.state if isinstance(read, Known) else self.state(read) for read in reads]
+
+        first = states(command.reads())
+        try:
+            self.append(list(command.decide(*first, *states(command.then_reads(*first)))))
+        except Rejection:
+            return
+
+    def state(self, stream: Any) -> Any:
+        return stream.fold(recorded.event for recorded in self.log if recorded.stream == stream.name)
+
+    def run(self, build_id: int) -> None:
+        """Gives the build to node 1, which takes it up."""
+        self.do(AssignBuild(build_id, 1, "a"))
+        build = self.state(BUILD.at(build_id))
+        if isinstance(build, Assigned):
+            self.do(AcknowledgeBuild(build_id, 1, build.attempt, None))
+
+    def report(self, build_id: int, path: str, tests: Sequence[Ran]) -> None:
+        """Records a report as `api.recording` does."""
+        build = self.state(BUILD.at(build_id))
+        if not isinstance(build, Assigned | Running):
+            return
+        report = _read(tests)
+        new = [node_id for node_id in report.node_ids if node_id not in self.cases]
+        first_case = len(self.cases) + 1
+        self.cases |= {node_id: first_case + number for number, node_id in enumerate(new)}
+        case_ids = [self.cases[node_id] for node_id in report.node_ids]
+        counting = self.deciding.setdefault((build_id, build.attempt), {})
+        rules = [rule for issue in self.issues() for rule in ways(issue)]
+        before = len(self.log)
+        self.do(
+            RecordReport(
+                build_id=build_id,
+                attempt=build.attempt,
+                path=path,
+                report=report,
+                first_result_id=self.results + 1,
+                case_ids=array("q", case_ids),
+                results_version=build.results_version,
+                new_cases=NewCases(PROJECT, 0, first_case, new, [""] * len(new)) if new else None,
+                earlier={case_id: counting[case_id] for case_id in case_ids if case_id in counting},
+                matches=Rules(rules).matches(report),
+                now=at(self.step),
+            )
+        )
+        self.results += len(tests)
+        for recorded in self.log[before:]:
+            if isinstance(recorded.event, ResultsRecorded):
+                counting |= dict(_counting(recorded.event))
+
+    def issues(self) -> list[KnownIssue]:
+        ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})
+        found = [self.state(KNOWN_ISSUE.at(known_issue_id)) for known_issue_id in ids]
+        return [issue for issue in found if not issue.deleted]
+
+    async def parts(self) -> AsyncIterator[list[Recorded]]:
+        for recorded in self.log:
+            if isinstance(recorded.event, (*OF_RULES, *OF_BUILDS)):
+                is_erased = getattr(recorded.event, "build_id", None) in self.erased
+                yield [Recorded(recorded.stream, recorded.version, recorded.position, recorded.event, is_erased)]
+
+    async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
+        names = {case_id: node_id for node_id, case_id in self.cases.items()}
+        return {case_id: names[case_id] for case_id in case_ids}
+
+    async def said_of(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
+        said: dict[int, tuple[Classification, bool]]
+        said = {result: (classification, False) for result, classification in self.by_rules().items()}
+        for result in {one.event.result_id for one in self.log if isinstance(one.event, ResultClassified)}:
+            said[result] = self.state(TRIAGE.at(result)).classification, True
+        return {result_id: said[result_id] for result_id in result_ids if result_id in said}
+
+    def by_rules(self) -> dict[int, Classification]:
+        """What rules said of each result."""
+        return {
+            result_id: CLASSIFICATIONS[place]
+            for recorded in self.log
+            if isinstance(event := recorded.event, ResultsClassifiedByRules)
+            for result_id, place in zip(event.result_ids, event.classifications, strict=True)
+        }
+
+    def verdicts(self) -> dict[int, str]:
+        events = (recorded.event for recorded in self.log)
+        return {event.build_id: event.status for event in events if isinstance(event, BuildFinished)}
+
+    def as_they_were(self) -> SupposedRules:
+        """The rules that held in this history, as a rules file would state them."""
+        return SupposedRules(known_issues=list(self._issues()), quarantine=list(self._quarantines()))
+
+    def _issues(self) -> Iterable[SupposedIssue]:
+        ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})
+        for known_issue_id in ids:
+            history = [one.event for one in self.log if one.stream == KNOWN_ISSUE.at(known_issue_id).name]
+            ends = [event.at for event in history[1:]]
+            for number, event in enumerate(history):
+                issue = KNOWN_ISSUE.at(known_issue_id).fold(history[: number + 1])
+                if issue is None or issue.deleted:
+                    continue
+                period: dict[str, Any] = {"since": event.at, "until": ends[number] if number < len(ends) else None}
+                for rule in ways(issue):
+                    found: dict[str, Any] = {rule.kind: rule.value}
+                    yield SupposedIssue("was", rule.classification, **found, **period)
+
+    def _quarantines(self) -> Iterable[SupposedQuarantine]:
+        state = Quarantine()
+        since = BEGIN
+        for event in [one.event for one in self.log if isinstance(one.event, QuarantineEvent)]:
+            yield from _entries(state, since, event.at)
+            state, since = QUARANTINE.evolve(state, event), event.at
+        yield from _entries(state, since, at(10_000))
+
+
+def ways(issue: KnownIssue) -> Iterable[Rule]:
+    yield Rule(issue.known_issue_id, issue.classification, issue.kind, issue.value)
+    yield from (Rule(issue.known_issue_id, issue.classification, "fail_id", value) for value in issue.fail_ids)
+    yield from (Rule(issue.known_issue_id, issue.classification, "signature", value) for value in issue.signatures)
+
+
+def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[SupposedQuarantine]:
+    for node_id, entry in state.entries.items():
+        end = min(until, entry.expires_at or until)
+        if since < end:
+            yield SupposedQuarantine(JOB, [node_id], since, end)
+
+
+def _counting(event: ResultsRecorded) -> Iterable[tuple[int, Earlier]]:
+    quarantined = event.quarantined or bytes(len(event.case_ids))
+    for row, case_id in enumerate(event.case_ids):
+        if event.finals[row]:
+            known, held = bool(event.known_issues[row]), bool(quarantined[row])
+            yield case_id, Earlier(event.first_result_id + row, event.statuses[row], known, held)
+
+
+def _read(tests: Sequence[Ran]) -> ReportRead:
+    report = ReportRead(suites=["s"], is_report=True)
+    last = {test.node_id: row for row, test in enumerate(tests)}
+    for row, test in enumerate(tests):
+        if test.node_id not in report.node_ids:
+            report.node_ids.append(test.node_id)
+            report.case_suites.append(0)
+        report.tests.append(report.node_ids.index(test.node_id))
+        report.row_suites.append(0)
+        report.durations_ms.append(1)
+        report.statuses.append(FAILED if test.failed else PASSED)
+        report.attempts.append(1)
+        report.finals.append(last[test.node_id] == row)
+        report.known_issues.append(test.failed and test.known)
+        report.flaky.append(0)
+        if test.failed and test.text:
+            report.texts.append(ResultText(row, test.text, "", f"f-{test.text}", f"s-{test.text}"))
+    return report

@@ -1,0 +1,90 @@
+"""`testhide replay`: stories and counterfactuals on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project, upload
+
+REPORT = b"""<testsuite name="s">
+<testcase classname="t.test_x" name="test_a"><failure message="no such host">trace</failure></testcase>
+</testsuite>"""
+
+
+@pytest.fixture(name="build", scope="module")
+def _build(server: Any) -> tuple[int, int, int]:
+    """Project, job and build."""
+    project = new_project(server)
+    job = new_job(server, project)
+    build = new_build(server, job, branch="main")
+    server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "seeing \x1b[31mred"}).raise_for_status()
+    upload(server.admin, build, REPORT)
+    server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
+    server.settle()
+    return project, job, build
+
+
+def replay(server: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    environ["TESTHIDE_SETTINGS"] = str(Path(server.settings.data_dir, "settings.json"))
+    command = [sys.executable, "-P", "-m", "testhide", "replay", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_story_of_a_build(server: Any, build: tuple[int, int, int]) -> None:
+    _, job, number = build
+    told = replay(server, f"build-{number}")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert f"queued build {number} of job {job} on “main”." in told.stdout
+    assert f"commented on build {number}: “seeing  [31mred”." in told.stdout
+    assert "status: queued -> running" in told.stdout
+    assert "status: running -> failed" in told.stdout
+    assert "\x1b" not in told.stdout
+
+
+def test_the_story_of_a_stream_without_a_state(server: Any, build: tuple[int, int, int]) -> None:
+    told = replay(server, f"results-{build[2]}")
+    assert told.returncode == 0
+    assert f"of build {build[2]}." in told.stdout
+
+
+def test_what_other_rules_would_have_made_of_it(server: Any, build: tuple[int, int, int], tmp_path: Path) -> None:
+    project, job, _ = build
+    rules = tmp_path / "rules.json"
+    issue = {"title": "DNS", "classification": "infra", "pattern": "no such host"}
+    rules.write_text(
+        json.dumps({"known_issues": [issue], "quarantine": [{"job_id": job, "node_ids": ["t/test_x.py"]}]})
+    )
+    told = replay(server, "--rules", str(rules), "--project", str(project), "--since", "2020-01-01")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "unclassified -> infra (DNS)" in told.stdout
+    assert "1 failures in 1 reports of 1 builds that ended: 1 would be classified otherwise" in told.stdout
+    assert replay(server, "--rules", str(rules), "--since", "2999-01-01").stdout.startswith("0 failures")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "Say either"),
+        (("build-99999999",), "There is no stream 'build-99999999'"),
+        (("build-1", "--rules", "x.json"), "Say either"),
+        (("--rules", "nowhere.json"), "nowhere.json cannot be read"),
+        (("--rules", "RULES", "--since", "yesterday"), "is no time"),
+        (("--rules", "RULES", "--project", "99999999"), "There is no project 99999999"),
+        (("--rules", "WRONG"), "known_issues[0].classification"),
+    ],
+)
+def test_what_is_wrong_is_said(server: Any, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    rules, wrong = tmp_path / "RULES", tmp_path / "WRONG"
+    rules.write_text('{"quarantine": []}')
+    wrong.write_text('{"known_issues": [{"title": "x", "classification": "weather", "pattern": "x"}]}')
+    files = {"RULES": str(rules), "WRONG": str(wrong)}
+    told = replay(server, *(files.get(argument, argument) for argument in arguments))
+    assert told.returncode == 2, told.stderr
+    assert says in told.stderr
+    assert "Traceback" not in told.stderr
