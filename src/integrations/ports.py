@@ -1,7 +1,10 @@
 """What the server asks of outside systems: one small Protocol each; its docstrings are the contract."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
+
+from domain.webhooks import Outcome, outcome
 
 
 class BlobMissing(Exception):
@@ -45,3 +48,50 @@ class Blobs(Protocol):
         May have deleted some when it raises; call it again.
         """
         ...
+
+
+class Refused(Exception):
+    """An address that this server does not call; says why, and what would be taken."""
+
+
+class Unanswered(Exception):
+    """A call that got no answer; says what happened, in a few words and without secrets."""
+
+    def __init__(self, what: str, ms: int) -> None:
+        super().__init__(what)
+        self.ms = ms
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    excerpt: str
+    """The beginning of the body, as text."""
+    ms: int
+    """From the call to the last byte that was read."""
+
+
+class Outgoing(Protocol):
+    """The only way out to addresses that people choose.
+
+    Every address is looked up, checked and then connected to as it was checked. Redirects are answers like others.
+    """
+
+    async def check(self, url: str) -> None:
+        """Raises Refused for what `post` would refuse now. A name that cannot be looked up at this moment passes."""
+        ...
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Any status is an answer. Takes 10 s at most. Raises Refused or Unanswered."""
+        ...
+
+
+async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+    """A call whose failure is an outcome too."""
+    try:
+        answer = await outgoing.post(url, body, headers)
+    except Refused as error:
+        return Outcome(False, 0, f"the URL {error}", 0)
+    except Unanswered as error:
+        return Outcome(False, 0, str(error), error.ms)
+    return outcome(answer.status, answer.ms, answer.excerpt)

@@ -1,0 +1,392 @@
+"""Webhooks: who is told what happens, and how that went."""
+
+import secrets as random
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import Provide
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType
+
+from api.acting import Acting
+from api.as_of import moment_of
+from api.permissions import Level, User
+from api.security import PUBLIC
+from api.types import MAX_ID, Id, Paged, next_page, provide_paged
+from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from domain.errors import Conflict, Forbidden, Invalid, NotFound
+from domain.signatures import headers, key_of
+from domain.webhooks import PING, Message, Type
+from integrations.ports import Refused, attempt
+from projections import projects, webhooks
+from projections.webhook_views import WebhookView, schema, schemas
+from projections.webhooks import WebhookRow
+from store import delivery_history
+from store.codec import utcnow
+from store.delivery_history import Stats
+
+Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https")]
+Events = Annotated[list[Type], Meta(min_length=1, max_length=100)]
+Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]
+
+
+class NewWebhook(msgspec.Struct):
+    """Without a project it is told of all of them."""
+
+    url: Url
+    events: Events
+    secret: Secret | None = None
+    project_id: Id | None = None
+    active: bool = True
+
+
+class WebhookChanges(msgspec.Struct):
+    """What is not given stays."""
+
+    url: Url | UnsetType = UNSET
+    events: Events | UnsetType = UNSET
+    secret: Secret | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+
+
+class WebhookItem(WebhookView):
+    deliveries_ok: int
+    """Attempts that were answered with 2xx."""
+    deliveries_failed: int
+    """Attempts that were not; `history` lists both."""
+
+
+class BulkDelete(msgspec.Struct):
+    ids: Annotated[list[Id], Meta(max_length=1_000)]
+
+
+class Deleted(msgspec.Struct):
+    deleted: int
+    ids: list[int]
+
+
+class Tested(msgspec.Struct):
+    delivered: bool
+    status_code: int
+    """0: there was no answer."""
+    latency_ms: int
+    error: str
+    delivery_id: str
+
+
+class HistoryItem(msgspec.Struct):
+    """One attempt."""
+
+    id: int
+    delivery_id: str
+    event: str
+    ok: bool
+    status_code: int
+    """0: there was no answer."""
+    error: str
+    attempted_at: datetime
+    attempt: int
+    latency_ms: int
+    replay: bool
+    state: str | None
+    """Of the delivery by now: waiting, pending, delivered or given_up; null for a ping."""
+    next_attempt_at: datetime | None
+    excerpt: str | None
+    """The beginning of the answer; only for those who may change the webhook."""
+
+
+class Replay(msgspec.Struct):
+    """One of them."""
+
+    position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
+    since: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class Replaying(msgspec.Struct):
+    webhook_id: int
+    after_position: int
+    up_to_position: int
+
+
+class Redelivering(msgspec.Struct):
+    delivery_id: str
+    state: str
+
+
+class WebhookController(Controller):
+    path = "/webhooks"
+    tags = ["Webhooks"]
+
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_webhooks(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        paged: Paged,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
+        active: Annotated[bool | None, Parameter(description="Return only active/inactive hooks")] = None,
+    ) -> Response[list[WebhookItem]]:
+        """Of the caller's projects, by id; those of all projects are shown to admins."""
+        async with act.reading() as connection:
+            found = await webhooks.listing(
+                connection,
+                request.user.projects,
+                project_id=project_id,
+                active=active,
+                after=paged.after,
+                offset=paged.offset,
+                limit=paged.limit,
+            )
+            stats = await delivery_history.stats(connection, [row.id for row in found])
+        items = [item(row, stats.get(row.id, Stats())) for row in found]
+        return Response(items, headers=next_page(request, paged, [row.id for row in found]))
+
+    @post()
+    async def register(self, request: Request[User, Any, Any], act: Acting, data: NewWebhook) -> WebhookItem:
+        """Deliveries are signed with the secret, where one is given."""
+        if data.project_id is None:
+            must_be_admin(request.user)
+        else:
+            request.user.must("admin", data.project_id, f"project {data.project_id}")
+            async with act.reading() as connection:
+                if await projects.find(connection, data.project_id) is None:
+                    raise NotFound(f"There is no project {data.project_id}.")
+        await must_be_callable(act, data.url)
+        webhook_id = await act.services.ids.draw("webhooks")
+        receipt = await act(
+            RegisterWebhook(
+                webhook_id=webhook_id,
+                project_id=data.project_id,
+                url=data.url,
+                events=tuple(dict.fromkeys(data.events)),
+                sealed_secret=None if data.secret is None else sealed(act, data.secret),
+                active=data.active,
+            )
+        )
+        at = receipt.events[-1].event.at
+        return WebhookItem(
+            id=webhook_id,
+            url=data.url,
+            events=list(dict.fromkeys(data.events)),
+            active=data.active,
+            project_id=data.project_id,
+            has_secret=data.secret is not None,
+            created_at=at,
+            updated_at=at,
+            failing_since=None,
+            failing_error=None,
+            deliveries_ok=0,
+            deliveries_failed=0,
+        )
+
+    @get("/schemas", opt=PUBLIC)
+    async def list_schemas(self) -> dict[str, dict[str, Any]]:
+        """JSON Schemas of what is delivered, by type."""
+        return schemas()
+
+    @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")
+    async def get_schema(self, event_type: str) -> dict[str, Any]:
+        if event_type not in schemas():
+            raise NotFound(f"There is no event type {event_type!r}; GET /api/v3/webhooks/schemas lists them.")
+        return schema(event_type)
+
+    @get("/{id:int}")
+    async def get_webhook(self, request: Request[User, Any, Any], act: Acting, id: int) -> WebhookItem:
+        return await shown(act, await visible_webhook(request.user, act, id))
+
+    @put("/{id:int}")
+    async def update(self, request: Request[User, Any, Any], act: Acting, id: int, data: WebhookChanges) -> WebhookItem:
+        """Another URL, or activating it, tries at once what waits to be delivered."""
+        await visible_webhook(request.user, act, id, "admin")
+        if data.url is not UNSET:
+            await must_be_callable(act, data.url)
+        await act(
+            UpdateWebhook(
+                id,
+                url=None if data.url is UNSET else data.url,
+                events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
+                sealed_secret=None if data.secret is UNSET else sealed(act, data.secret),
+                active=None if data.active is UNSET else data.active,
+            )
+        )
+        return await shown(act, await visible_webhook(request.user, act, id))
+
+    @delete("/{id:int}")
+    async def delete_webhook(self, request: Request[User, Any, Any], act: Acting, id: int) -> None:
+        """With its history, and with what was still to be delivered."""
+        await visible_webhook(request.user, act, id, "admin")
+        await act(DeleteWebhooks((id,)))
+
+    @post("/bulk-delete", status_code=200)
+    async def bulk_delete(self, request: Request[User, Any, Any], act: Acting, data: BulkDelete) -> Deleted:
+        """All or, where one of them may not be deleted, none. What the caller cannot see is passed over."""
+        async with act.reading() as connection:
+            found = await webhooks.some(connection, data.ids)
+        seen = [row for row in found if may(request.user, "read", row)]
+        for row in seen:
+            must(request.user, "admin", row)
+        await act(DeleteWebhooks(tuple(row.id for row in seen)))
+        return Deleted(len(seen), [row.id for row in seen])
+
+    @post("/{id:int}/test", status_code=200)
+    async def test(self, request: Request[User, Any, Any], act: Acting, id: int) -> Tested:
+        """Sends a `ping`, signed like a delivery, and says how it was answered. It is not tried again."""
+        row = await visible_webhook(request.user, act, id, "admin")
+        now, delivery_id = utcnow(), "d-" + random.token_hex(12)
+        data = msgspec.Raw(msgspec.json.encode(view(row)))
+        body = msgspec.json.encode(Message(f"evt-{delivery_id}", PING, now, row.project_id, data))
+        secret = None if row.sealed_secret is None else act.services.secrets.unseal(row.sealed_secret)
+        signed = headers(secret, delivery_id, PING, now, body)
+        outcome = await attempt(act.services.outgoing, row.url, body, signed)
+        async with act.services.pool.connection() as connection:
+            await delivery_history.note_ping(connection, id, delivery_id, outcome, now)
+        return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
+
+    @get("/{id:int}/history")
+    async def history(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        id: int,
+        limit: Annotated[int, Parameter(ge=1, le=500, description="Max attempts to return")] = 50,
+        status: Annotated[Literal["ok", "failed"] | None, Parameter(description="Filter by outcome")] = None,
+        before: Annotated[
+            int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
+        ] = 0,
+    ) -> Response[list[HistoryItem]]:
+        """Every attempt of the last 30 days, newest first."""
+        row = await visible_webhook(request.user, act, id)
+        with_excerpts = may(request.user, "admin", row)
+        async with act.reading() as connection:
+            found = await delivery_history.history(
+                connection,
+                id,
+                ok=None if status is None else status == "ok",
+                before=before or None,
+                limit=limit,
+            )
+        items = [attempted(one, with_excerpt=with_excerpts) for one in found]
+        links = next_page(request, Paged(1, limit, before), [one.id for one in found], key="before")
+        return Response(items, headers=links)
+
+    @post("/{id:int}/replay", status_code=202)
+    async def replay(self, request: Request[User, Any, Any], act: Acting, id: int, data: Replay) -> Replaying:
+        """Delivers once more what happened from a position or time until now, marked as replay."""
+        await visible_webhook(request.user, act, id, "admin")
+        head = await act.services.log.head()
+        if (data.position is None) == (data.since is None):
+            raise Invalid.field("position", "give either position or since")
+        if data.since is not None:
+            if data.since > utcnow():
+                raise Invalid.field("since", "lies in the future")
+            moment = (data.since - timedelta(microseconds=1)).isoformat()
+            after = (await moment_of(act.services.log, moment)).position
+        else:
+            assert data.position is not None
+            after = data.position - 1
+            if after >= head:
+                raise Invalid.field("position", f"is beyond the newest position, which is {head}")
+        await act(ReplayWebhook(id, random.token_hex(8), after, head))
+        return Replaying(id, after, head)
+
+    @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
+    async def redeliver(self, request: Request[User, Any, Any], act: Acting, id: int, delivery_id: str) -> Redelivering:
+        """A delivery that has ended is made once more, with the same id, and tried as often as a new one."""
+        await visible_webhook(request.user, act, id, "admin")
+        async with act.reading() as connection:
+            found = await delivery_history.state_of(connection, id, delivery_id)
+        if found is None:
+            raise NotFound(f"Webhook {id} has no delivery {delivery_id!r}; pings cannot be redelivered.")
+        state, attempts = found
+        if state in ("waiting", "pending"):
+            raise Conflict(f"Delivery {delivery_id} has not ended: it is still being tried.")
+        await act(Redeliver(id, delivery_id, attempts))
+        return Redelivering(delivery_id, "pending")
+
+
+def must_be_admin(user: User) -> None:
+    if not user.is_admin:
+        raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
+
+
+def may(user: User, level: Level, row: WebhookRow) -> bool:
+    return user.is_admin if row.project_id is None else user.may(level, row.project_id)
+
+
+def must(user: User, level: Level, row: WebhookRow) -> None:
+    """Raises NotFound for a webhook that the caller cannot see, Forbidden for too little access."""
+    what = f"webhook {row.id}"
+    if row.project_id is not None:
+        user.must(level, row.project_id, what)
+    elif not user.is_admin:
+        raise NotFound(f"There is no {what}.")
+
+
+async def visible_webhook(user: User, act: Acting, webhook_id: int, level: Level = "read") -> WebhookRow:
+    async with act.reading() as connection:
+        row = await webhooks.find(connection, webhook_id)
+    if row is None:
+        raise NotFound(f"There is no webhook {webhook_id}.")
+    must(user, level, row)
+    return row
+
+
+async def must_be_callable(act: Acting, url: str) -> None:
+    try:
+        await act.services.outgoing.check(url)
+    except Refused as error:
+        raise Invalid.field("url", str(error)) from None
+
+
+def sealed(act: Acting, secret: str) -> bytes:
+    try:
+        key_of(secret)
+    except ValueError as error:
+        raise Invalid.field("secret", str(error)) from None
+    return act.services.secrets.seal(secret)
+
+
+async def shown(act: Acting, row: WebhookRow) -> WebhookItem:
+    async with act.reading() as connection:
+        stats = await delivery_history.stats(connection, [row.id])
+    return item(row, stats.get(row.id, Stats()))
+
+
+def view(row: WebhookRow) -> WebhookView:
+    return WebhookView(
+        id=row.id,
+        url=row.url,
+        events=row.events,
+        active=row.active,
+        project_id=row.project_id,
+        has_secret=row.sealed_secret is not None,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        failing_since=row.failing_since,
+        failing_error=row.failing_error,
+    )
+
+
+def item(row: WebhookRow, stats: Stats) -> WebhookItem:
+    return WebhookItem(**msgspec.structs.asdict(view(row)), deliveries_ok=stats.ok, deliveries_failed=stats.failed)
+
+
+def attempted(one: delivery_history.Attempt, *, with_excerpt: bool) -> HistoryItem:
+    state = "given_up" if one.state == "giving_up" else one.state
+    return HistoryItem(
+        id=one.id,
+        delivery_id=one.delivery_id,
+        event=one.type,
+        ok=one.ok,
+        status_code=one.status_code,
+        error=one.error,
+        attempted_at=one.attempted_at,
+        attempt=one.number,
+        latency_ms=one.ms,
+        replay=one.replay,
+        state=state,
+        next_attempt_at=one.due_at if state == "pending" else None,
+        excerpt=one.excerpt if with_excerpt else None,
+    )

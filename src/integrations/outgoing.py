@@ -1,0 +1,185 @@
+"""The client for addresses that people choose; `addresses` says which ones it calls."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from types import TracebackType
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from integrations.addresses import Network, Target, must_be_callable, target
+from integrations.ports import Answer, Refused, Unanswered
+
+LIMIT_S = 10.0
+CHECK_S = 2.0
+MAX_BODY = 64 * 1024
+"""Of an answer; no more is read."""
+LOOKUPS_AT_ONCE = 32
+IDLE_S = 4.0
+"""Connections are kept this long: less than servers do, so that few are closed under a call."""
+
+Resolve = Callable[[str], Awaitable[Sequence[str]]]
+"""The addresses of a name. Raises OSError."""
+
+
+class SystemResolver:
+    """The system's, on threads of its own. One look-up a name at a time: a dead name server takes one thread."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="look-up")
+        self._looking: dict[str, asyncio.Future[list[str]]] = {}
+
+    async def __call__(self, name: str) -> list[str]:
+        looking = self._looking.get(name)
+        if looking is None:
+            looking = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, name)
+            self._looking[name] = looking
+            looking.add_done_callback(lambda future: self._looked_up(name, future))
+        return await asyncio.shield(looking)
+
+    def _looked_up(self, name: str, future: "asyncio.Future[list[str]]") -> None:
+        del self._looking[name]
+        if not future.cancelled():
+            future.exception()  # whoever waited may have left
+
+
+def _look_up(name: str) -> list[str]:
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class _CheckedResolver(AbstractResolver):
+    """What it answers is what is connected to, so a name cannot change in between."""
+
+    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_https: bool) -> None:
+        self._resolve, self._allowed, self._is_https = resolve, allowed, is_https
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = await self._resolve(host)
+        must_be_callable(addresses, self._allowed, is_https=self._is_https)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class HttpOutgoing:
+    """Implements `Outgoing`. An async context manager: its connections end with it."""
+
+    def __init__(
+        self, allowed: Sequence[Network] = (), *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._allowed = tuple(allowed)
+        self._resolve = resolve or SystemResolver()
+        self._tls = tls
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def __aenter__(self) -> "HttpOutgoing":
+        self._sessions = {is_https: self._session(is_https) for is_https in (True, False)}
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def check(self, url: str) -> None:
+        wanted = self._target(url)
+        if wanted.address is not None:
+            addresses: Sequence[str] = (str(wanted.address),)
+        else:
+            try:
+                addresses = await asyncio.wait_for(self._resolve(wanted.host), CHECK_S)
+            except (OSError, TimeoutError):
+                addresses = ()
+        must_be_callable(addresses, self._allowed, is_https=wanted.is_https)
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        wanted = self._target(url)
+        if wanted.address is not None:  # it is connected to without a look-up
+            must_be_callable((str(wanted.address),), self._allowed, is_https=wanted.is_https)
+        began = perf_counter()
+        try:
+            async with self._sessions[wanted.is_https].post(
+                wanted.url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                excerpt = await _beginning(answer)
+                return Answer(answer.status, excerpt, _ms_since(began))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unanswered(_what_happened(error), _ms_since(began)) from None
+
+    def _target(self, url: str) -> Target:
+        wanted = target(url)
+        if not wanted.is_https and not self._allowed:
+            raise Refused("must begin with https://")
+        return wanted
+
+    def _session(self, is_https: bool) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            resolver=_CheckedResolver(self._resolve, self._allowed, is_https=is_https),
+            use_dns_cache=False,
+            limit=0,
+            keepalive_timeout=IDLE_S,
+            ssl=True if self._tls is None else self._tls,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=LIMIT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # A body that grows when it is unpacked is not ours to unpack.
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "Testhide"},
+            trust_env=False,
+        )
+
+
+def _ms_since(began: float) -> int:
+    return round((perf_counter() - began) * 1000)
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> str:
+    """The first bytes of the body. What it is answered with counts even if the body never ends."""
+    read = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        while len(read) < MAX_BODY and (chunk := await answer.content.read(MAX_BODY - len(read))):
+            read += chunk
+    if not answer.content.at_eof():
+        answer.close()
+    return read.decode("utf-8", "replace")
+
+
+def _what_happened(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError() | socket.gaierror():
+            return "the name cannot be looked up"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
+            return "no trusted TLS connection"
+        case TimeoutError():
+            return f"no answer within {LIMIT_S:g} s"
+        case aiohttp.ServerDisconnectedError():
+            return "the connection was closed without an answer"
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return "the answer is no HTTP"
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()
+        case _:
+            return "no connection"

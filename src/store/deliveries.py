@@ -1,0 +1,298 @@
+"""Deliveries of webhooks: which are due, how each attempt went, how each address does. Worker state, not events.
+
+`webhook_endpoints` are the webhooks as of the follower's place in the log, so a new delivery goes to whoever was
+subscribed when it happened. A delivery is
+
+    waiting      an earlier one of its lane has not ended
+    pending      due at `due_at`; while somebody is at it, `due_at` is the end of the lease
+    delivered
+    giving_up    the last attempt failed, which is still to be said
+    given_up     said; it can be asked for again
+
+All times come from the caller, so that a test can let days pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+
+from domain.webhooks import Outcome
+
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS webhook_endpoints (
+        id bigint PRIMARY KEY, project_id bigint, url text NOT NULL, events text[] NOT NULL, active bool NOT NULL,
+        sealed_secret bytea, ok bigint NOT NULL DEFAULT 0, failed bigint NOT NULL DEFAULT 0,
+        failures_in_a_row int NOT NULL DEFAULT 0, pause_s int NOT NULL DEFAULT 0, open_until timestamptz,
+        probing bool NOT NULL DEFAULT false, last_error text, said_failing bool NOT NULL DEFAULT false
+    )
+    """,
+    """
+    CREATE TABLE IF NOT EXISTS webhook_deliveries (
+        id bigserial PRIMARY KEY, delivery_id text NOT NULL UNIQUE, webhook_id bigint NOT NULL,
+        position bigint NOT NULL, type text NOT NULL, item int NOT NULL, lane text, replay bool NOT NULL,
+        state text NOT NULL, leased bool NOT NULL DEFAULT false, due_at timestamptz NOT NULL,
+        tries int NOT NULL DEFAULT 0, attempts int NOT NULL DEFAULT 0, since timestamptz NOT NULL, last_error text
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS webhook_deliveries_due ON webhook_deliveries (webhook_id, due_at)"
+    " WHERE state = 'pending'",
+    "CREATE INDEX IF NOT EXISTS webhook_deliveries_lane ON webhook_deliveries (webhook_id, lane, id)"
+    " WHERE state IN ('waiting', 'pending')",
+    "CREATE INDEX IF NOT EXISTS webhook_deliveries_to_say ON webhook_deliveries (id) WHERE state = 'giving_up'",
+    "CREATE INDEX IF NOT EXISTS webhook_deliveries_ended ON webhook_deliveries (since)"
+    " WHERE state IN ('delivered', 'given_up')",
+    """
+    CREATE TABLE IF NOT EXISTS webhook_attempts (
+        id bigserial PRIMARY KEY, webhook_id bigint NOT NULL, delivery_id text NOT NULL, type text NOT NULL,
+        replay bool NOT NULL, number int NOT NULL, ok bool NOT NULL, status_code int NOT NULL, error text NOT NULL,
+        ms int NOT NULL, excerpt text NOT NULL, attempted_at timestamptz NOT NULL
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS webhook_attempts_webhook ON webhook_attempts (webhook_id, id DESC)",
+    "CREATE INDEX IF NOT EXISTS webhook_attempts_at ON webhook_attempts (attempted_at)",
+    """
+    CREATE TABLE IF NOT EXISTS webhook_replays (
+        replay text PRIMARY KEY, webhook_id bigint NOT NULL, position bigint NOT NULL, up_to bigint NOT NULL
+    )
+    """,
+    # One attempt has ended. The endpoint's row comes first: whoever adds deliveries holds it too, so a delivery that
+    # comes to wait for this one is seen here. Answers whether something else became due by it; null: nobody waits for
+    # the answer any more.
+    """
+    CREATE OR REPLACE FUNCTION end_webhook_attempt(
+        delivery bigint, endpoint bigint, now timestamptz, is_ok bool, status int, what text, took_ms int,
+        beginning text, next_state text, next_due timestamptz, opens_after int, first_pause int, longest_pause int
+    ) RETURNS bool LANGUAGE plpgsql VOLATILE AS $body$
+    DECLARE
+        was webhook_endpoints;
+        it webhook_deliveries;
+        more bool := false;
+    BEGIN
+        SELECT * INTO was FROM webhook_endpoints WHERE id = endpoint FOR UPDATE;
+        SELECT * INTO it FROM webhook_deliveries WHERE id = delivery AND state = 'pending' FOR UPDATE;
+        IF was.id IS NULL OR it.id IS NULL THEN
+            RETURN NULL;
+        END IF;
+        INSERT INTO webhook_attempts
+            (webhook_id, delivery_id, type, replay, number, ok, status_code, error, ms, excerpt, attempted_at)
+        VALUES
+            (endpoint, it.delivery_id, it.type, it.replay, it.attempts + 1, is_ok, status, what, took_ms, beginning,
+            now);
+        UPDATE webhook_deliveries SET state = next_state, leased = false, due_at = next_due, tries = it.tries + 1,
+            attempts = it.attempts + 1, last_error = what WHERE id = delivery;
+        IF is_ok THEN
+            UPDATE webhook_endpoints SET ok = ok + 1, failures_in_a_row = 0, pause_s = 0, open_until = NULL,
+                probing = false WHERE id = endpoint;
+            IF was.open_until IS NOT NULL THEN
+                UPDATE webhook_deliveries SET due_at = now
+                    WHERE webhook_id = endpoint AND state = 'pending' AND NOT leased AND due_at > now;
+                more := true;
+            END IF;
+        ELSE
+            UPDATE webhook_endpoints SET failed = failed + 1, failures_in_a_row = was.failures_in_a_row + 1,
+                last_error = what WHERE id = endpoint;
+            IF was.failures_in_a_row + 1 >= opens_after AND (was.open_until IS NULL OR was.probing) THEN
+                UPDATE webhook_endpoints SET probing = false,
+                    pause_s = CASE WHEN was.pause_s = 0 THEN first_pause ELSE least(was.pause_s * 2, longest_pause) END,
+                    open_until = now + make_interval(secs =>
+                        CASE WHEN was.pause_s = 0 THEN first_pause ELSE least(was.pause_s * 2, longest_pause) END)
+                    WHERE id = endpoint;
+            END IF;
+        END IF;
+        IF next_state <> 'pending' AND it.lane IS NOT NULL THEN
+            UPDATE webhook_deliveries SET state = 'pending', due_at = now, since = now WHERE id = (
+                SELECT id FROM webhook_deliveries WHERE webhook_id = endpoint AND lane = it.lane
+                    AND state IN ('waiting', 'pending') ORDER BY id LIMIT 1) AND state = 'waiting';
+            more := more OR FOUND;
+        END IF;
+        RETURN more;
+    END
+    $body$
+    """,
+)
+
+WEBHOOKS = "webhooks"
+"""Channel: something may be due."""
+
+
+class Endpoint(NamedTuple):
+    id: int
+    project_id: int | None
+    events: list[str]
+    active: bool
+
+
+class New(NamedTuple):
+    """A delivery to be made."""
+
+    delivery_id: str
+    webhook_id: int
+    position: int
+    type: str
+    item: int
+    lane: str | None
+    replay: bool
+
+
+@dataclass(frozen=True)
+class Leased:
+    id: int
+    delivery_id: str
+    webhook_id: int
+    position: int
+    type: str
+    item: int
+    replay: bool
+    tries: int
+    """Before this one, since it was last asked for."""
+    url: str
+    sealed_secret: bytes | None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt, the state of its delivery from then on, and when that is due."""
+
+    leased: Leased
+    outcome: Outcome
+    at: datetime
+    state: str
+    due_at: datetime
+
+
+class Breaker(NamedTuple):
+    """After so many failures in a row nothing is tried for a pause, then one delivery; each failure doubles it."""
+
+    opens_after: int
+    first_pause_s: int
+    longest_pause_s: int
+
+
+BREAKER = Breaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
+
+
+async def endpoints(connection: AsyncConnection) -> list[Endpoint]:
+    cursor = await connection.execute("SELECT id, project_id, events, active FROM webhook_endpoints", prepare=True)
+    return [Endpoint(*row) for row in await cursor.fetchall()]
+
+
+async def add(connection: AsyncConnection, deliveries: Sequence[New], now: datetime) -> None:
+    """In this order. Within a transaction, which holds the endpoints from here on."""
+    await connection.execute(
+        "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
+        (sorted({delivery.webhook_id for delivery in deliveries}),),
+        prepare=True,
+    )
+    lanes: set[tuple[int, str]] = set()
+    behind = []
+    for delivery in deliveries:
+        place = (delivery.webhook_id, delivery.lane or "")
+        behind.append(delivery.lane is not None and place in lanes)
+        lanes.add(place)
+    await connection.execute(
+        "INSERT INTO webhook_deliveries"
+        " (delivery_id, webhook_id, position, type, item, lane, replay, state, due_at, since)"
+        " SELECT delivery_id, webhook_id, position, type, item, lane, replay,"
+        "  CASE WHEN behind OR EXISTS (SELECT FROM webhook_deliveries d WHERE d.webhook_id = n.webhook_id"
+        "   AND d.lane = n.lane AND d.state IN ('waiting', 'pending')) THEN 'waiting' ELSE 'pending' END,"
+        "  %(now)s, %(now)s"
+        " FROM unnest(%(ids)s::text[], %(webhooks)s::bigint[], %(positions)s::bigint[], %(types)s::text[],"
+        "  %(items)s::int[], %(lanes)s::text[], %(replays)s::bool[], %(behind)s::bool[]) WITH ORDINALITY"
+        "  n(delivery_id, webhook_id, position, type, item, lane, replay, behind, place) ORDER BY place",
+        {
+            "now": now,
+            "behind": behind,
+            **dict(
+                zip(
+                    ("ids", "webhooks", "positions", "types", "items", "lanes", "replays"),
+                    map(list, zip(*deliveries, strict=True)),
+                    strict=True,
+                )
+            ),
+        },
+        prepare=True,
+    )
+
+
+_LEASE = b"""
+    WITH probing AS (
+        UPDATE webhook_endpoints e SET open_until = %(until)s, probing = true
+        WHERE e.active AND e.open_until <= %(now)s AND EXISTS (
+            SELECT FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s)
+        RETURNING e.id
+    ), picked AS (
+        SELECT due.id, e.url, e.sealed_secret FROM webhook_endpoints e
+        LEFT JOIN unnest(%(busy)s::bigint[], %(running)s::int[]) b(id, running) ON b.id = e.id
+        CROSS JOIN LATERAL (
+            SELECT d.id FROM webhook_deliveries d
+            WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s ORDER BY d.due_at, d.id
+            LIMIT CASE WHEN e.open_until IS NULL THEN greatest(0, %(each)s::int - coalesce(b.running, 0))
+                WHEN e.id IN (SELECT id FROM probing) THEN 1 ELSE 0 END
+            FOR UPDATE SKIP LOCKED
+        ) due
+        WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) LIMIT %(limit)s
+    )
+    UPDATE webhook_deliveries d SET leased = true, due_at = %(until)s FROM picked WHERE d.id = picked.id
+    RETURNING d.id, d.delivery_id, d.webhook_id, d.position, d.type, d.item, d.replay, d.tries,
+        picked.url, picked.sealed_secret
+"""
+
+
+async def lease(
+    connection: AsyncConnection,
+    now: datetime,
+    until: datetime,
+    running: dict[int, int],
+    *,
+    each: int,
+    limit: int,
+) -> list[Leased]:
+    """What is due, at most `each` of an endpoint less what is `running` there; due again `until` it is ended."""
+    async with connection.cursor(row_factory=class_row(Leased)) as cursor:
+        await cursor.execute(
+            _LEASE,
+            {
+                "now": now,
+                "until": until,
+                "busy": list(running),
+                "running": list(running.values()),
+                "each": each,
+                "limit": limit,
+            },
+            prepare=True,
+        )
+        return sorted(await cursor.fetchall(), key=lambda leased: leased.id)
+
+
+async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]:
+    """Notes attempts and what comes of them; of each, whether others became due by it."""
+    # All who hold endpoints take them in this order.
+    order = sorted(range(len(ended)), key=lambda place: (ended[place].leased.webhook_id, ended[place].leased.id))
+    rows = [ended[place] for place in order]
+    cursor = await connection.execute(
+        "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, %s, %s, %s)"
+        " FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::int[], %s::text[], %s::int[],"
+        "  %s::text[], %s::text[], %s::timestamptz[])"
+        "  e(id, webhook, at, ok, status, error, ms, excerpt, state, due_at)",
+        (
+            *BREAKER,
+            [row.leased.id for row in rows],
+            [row.leased.webhook_id for row in rows],
+            [row.at for row in rows],
+            [row.outcome.ok for row in rows],
+            [row.outcome.status for row in rows],
+            [row.outcome.error for row in rows],
+            [row.outcome.ms for row in rows],
+            [row.outcome.excerpt for row in rows],
+            [row.state for row in rows],
+            [row.due_at for row in rows],
+        ),
+        prepare=True,
+    )
+    told = dict(zip(order, [bool(more) for (more,) in await cursor.fetchall()], strict=True))
+    return [told[place] for place in range(len(ended))]

@@ -1,0 +1,214 @@
+"""Delivers: leases what is due, sends it, notes how it went.
+
+At least once: who dies after a receiver has answered leaves the delivery leased, and it is due again. In order within
+a lane; an endpoint has so many under way at once and no more, so a slow one holds up nobody else. One that fails many
+times in a row is left alone for a while, then tried with one delivery; when that arrives all that waited follows.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+
+import msgspec
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Caller, Handler
+from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
+from domain.errors import Rejection
+from domain.signatures import headers
+from domain.webhooks import Outcome
+from integrations.ports import Outgoing, attempt
+from store import deliveries, delivery_upkeep
+from store.deliveries import WEBHOOKS, Ended, Leased
+from store.grouped import Grouped
+from store.listen import Listener
+from store.secrets import Secrets
+from workers.messages import Messages
+
+log = structlog.get_logger()
+
+RETRY_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
+"""From a failed attempt to the next; after the last one it is given up."""
+JITTER = 0.1
+"""A pause is longer by up to this part of it."""
+TOO_LATE = timedelta(hours=30)
+"""What could not be tried for so long is given up."""
+KEPT = timedelta(days=30)
+"""History and ended deliveries."""
+LEASE_S = 60
+"""Longer than any attempt takes."""
+EACH = 16
+"""Under way at once to one endpoint, by one process."""
+AT_ONCE = 1_000
+LOOK_AGAIN_S = 1.0
+REST_S = 0.005
+"""From news to the look at them: many deliveries cost one look."""
+UPKEEP_S = 60.0
+UPKEEP_ROWS = 1_000
+CALLER = Caller("system:webhooks")
+
+
+class Deliveries:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        handler: Handler,
+        secrets: Secrets,
+        outgoing: Outgoing,
+        messages: Messages,
+        listener: Listener,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._pool = pool
+        self._handler = handler
+        self._secrets = secrets
+        self._outgoing = outgoing
+        self._messages = messages
+        self._listener = listener
+        self._clock = clock
+        self._ending = Grouped(pool, deliveries.end)
+        self._news = asyncio.Event()
+        self._to_say = asyncio.Event()
+        self._running: Counter[int] = Counter()
+        """How many are under way, by webhook."""
+        self._full: set[int] = set()
+        """Webhooks that may have more due than could be leased."""
+
+    async def run(self) -> None:
+        """For ever. Any number of these may run at once."""
+        with self._listener.subscribed(WEBHOOKS, lambda payload: self._news.set()):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(tasks))
+                tasks.create_task(self._say())
+                tasks.create_task(self._keep_up())
+
+    async def run_due(self) -> int:
+        """Delivers what is due now, and what becomes due by that; how many attempts that took."""
+        attempts = 0
+        while leased := await self._lease():
+            await asyncio.gather(*(self._deliver(one) for one in leased))
+            attempts += len(leased)
+        await self.say()
+        return attempts
+
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            self._news.clear()
+            async with _patient("deliveries"):
+                for leased in await self._lease():
+                    tasks.create_task(self._deliver_patiently(leased))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), LOOK_AGAIN_S)
+                await asyncio.sleep(REST_S)
+
+    async def _lease(self) -> list[Leased]:
+        now, running = self._clock(), +self._running
+        async with self._pool.connection() as connection:
+            leased = await deliveries.lease(
+                connection,
+                now,
+                now + timedelta(seconds=LEASE_S),
+                dict(running),
+                each=EACH,
+                limit=AT_ONCE - running.total(),
+            )
+        more = Counter(one.webhook_id for one in leased)
+        self._running += more
+        self._full = {webhook_id for webhook_id, count in (running + more).items() if count >= EACH}
+        return leased
+
+    async def _deliver_patiently(self, leased: Leased) -> None:
+        async with _patient("a delivery"):
+            await self._deliver(leased)
+
+    async def _deliver(self, leased: Leased) -> None:
+        try:
+            outcome = await self._attempt(leased)
+            more = await self._ending(_ended(leased, outcome, self._clock()))
+        finally:
+            self._running[leased.webhook_id] -= 1
+        if more or leased.webhook_id in self._full:
+            self._news.set()
+        if more or not outcome.ok:
+            self._to_say.set()
+
+    async def _attempt(self, leased: Leased) -> Outcome:
+        try:
+            message = await self._messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
+            secret = None if leased.sealed_secret is None else self._secrets.unseal(leased.sealed_secret)
+        except psycopg.OperationalError:
+            raise
+        except Exception as error:
+            # One message that cannot be made must not keep the others from being sent.
+            log.error("message not made", delivery=leased.delivery_id, position=leased.position, error=repr(error))
+            return Outcome(False, 0, f"the message cannot be made: {type(error).__name__}", 0)
+        body = msgspec.json.encode(message)
+        signed = headers(secret, leased.delivery_id, leased.type, self._clock(), body, replay=leased.replay)
+        return await attempt(self._outgoing, leased.url, body, signed)
+
+    async def _say(self) -> None:
+        while True:
+            self._to_say.clear()
+            async with _patient("webhooks' notices"):
+                await self.say()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._to_say.wait(), UPKEEP_S)
+
+    async def say(self) -> None:
+        """Events of what was given up, and of endpoints that fail or answer again."""
+        async with self._pool.connection() as connection:
+            changed = await delivery_upkeep.changed_health(connection)
+            given_up = await delivery_upkeep.unsaid(connection, UPKEEP_ROWS)
+        for webhook_id, error in changed:
+            await self._execute(NoteWebhookHealth(webhook_id, error))
+            async with self._pool.connection() as connection:
+                await delivery_upkeep.health_said(connection, webhook_id, failing=error is not None)
+        for item in given_up:
+            await self._execute(
+                GiveDeliveryUp(item.webhook_id, item.delivery_id, item.type, item.attempts, item.error or "")
+            )
+            async with self._pool.connection() as connection:
+                await delivery_upkeep.said(connection, item)
+
+    async def _execute(self, command: NoteWebhookHealth | GiveDeliveryUp) -> None:
+        with contextlib.suppress(Rejection):  # the webhook was deleted meanwhile
+            await self._handler.execute(command, CALLER)
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_S)
+            async with _patient("webhooks' upkeep"):
+                await self.keep_up()
+
+    async def keep_up(self) -> None:
+        """Gives up what is too late, forgets what is too old."""
+        now = self._clock()
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                expired = await delivery_upkeep.expire(connection, now, now - TOO_LATE, UPKEEP_ROWS)
+            await delivery_upkeep.prune(connection, now - KEPT, UPKEEP_ROWS)
+        if expired:
+            self._to_say.set()
+
+
+def _ended(leased: Leased, outcome: Outcome, now: datetime) -> Ended:
+    if outcome.ok:
+        return Ended(leased, outcome, now, "delivered", now)
+    if leased.tries >= len(RETRY_S):
+        return Ended(leased, outcome, now, "giving_up", now)
+    pause = RETRY_S[leased.tries] * (1 + JITTER * random.random())  # noqa: S311 - spreads load
+    return Ended(leased, outcome, now, "pending", now + timedelta(seconds=pause))
+
+
+@contextlib.asynccontextmanager
+async def _patient(what: str) -> AsyncIterator[None]:
+    """What fails for want of the database is tried again later; by its lease, or at the next look."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        log.warning(f"{what} wait for the database", error=str(error).strip())

@@ -1,0 +1,316 @@
+"""Webhooks over HTTP."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from tests.api.external import new_build, new_job, new_project, upload
+from tests.api.listening import Listening, listening, opened_server
+
+URL = "https://hooks.example.com/testhide"
+EVENTS = ["build.finished", "build.failed"]
+AT = "/api/v3/webhooks"
+
+
+@pytest.fixture(name="project")
+def _project(server: Any) -> int:
+    return new_project(server)
+
+
+@pytest.fixture(name="webhook")
+def _webhook(server: Any, project: int) -> dict[str, Any]:
+    body = {"url": URL, "events": EVENTS, "project_id": project, "secret": "s3cr3t"}
+    registered: dict[str, Any] = made(server.admin.post(AT, json=body))
+    return registered
+
+
+def made(answer: requests.Response, status: int = 201) -> Any:
+    assert answer.status_code == status, answer.text
+    return answer.json() if answer.content else None
+
+
+def wait_until(holds: Any) -> Any:
+    deadline = time.monotonic() + 20
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # between two looks at what no notification tells
+    return found
+
+
+def test_register_and_show(server: Any, project: int, webhook: dict[str, Any]) -> None:
+    shown = {"url": URL, "events": EVENTS, "active": True, "project_id": project, "has_secret": True}
+    assert webhook.items() >= (shown | {"deliveries_ok": 0, "deliveries_failed": 0, "failing_since": None}).items()
+    assert server.admin.get(f"{AT}/{webhook['id']}").json() == webhook
+    assert "s3cr3t" not in str(webhook)
+
+
+def test_list(server: Any, project: int, webhook: dict[str, Any]) -> None:
+    off = {"url": URL, "events": EVENTS, "project_id": project, "active": False}
+    second = made(server.admin.post(AT, json=off))
+    assert second["has_secret"] is False
+
+    def listed(**query: Any) -> list[int]:
+        return [item["id"] for item in made(server.admin.get(AT, params={"project_id": project, **query}), 200)]
+
+    assert listed() == [webhook["id"], second["id"]]
+    assert listed(active="true") == [webhook["id"]]
+    assert listed(active="false") == [second["id"]]
+    assert listed(after=webhook["id"]) == [second["id"]]
+    assert listed(limit=1) == [webhook["id"]]
+
+
+def test_update(server: Any, webhook: dict[str, Any]) -> None:
+    path = f"{AT}/{webhook['id']}"
+    changes = {"url": "https://other.example.com/x", "events": ["node.offline", "node.offline"], "active": False}
+    changed = made(server.admin.put(path, json=changes), 200)
+    assert changed.items() >= {"url": changes["url"], "events": ["node.offline"], "active": False}.items()
+    assert made(server.admin.put(path, json={"secret": "another"}), 200)["events"] == ["node.offline"]
+    assert made(server.admin.put(path, json=changed), 200).items() >= {"url": changes["url"]}.items(), "GET fits PUT"
+
+
+def test_delete(server: Any, webhook: dict[str, Any]) -> None:
+    path = f"{AT}/{webhook['id']}"
+    assert server.admin.delete(path).status_code == 204
+    for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
+        assert answer.status_code == 404
+    assert server.admin.post(f"{path}/test").status_code == 404
+
+
+def test_bulk_delete(server: Any, project: int) -> None:
+    body = {"url": URL, "events": EVENTS, "project_id": project}
+    ids = [made(server.admin.post(AT, json=body))["id"] for _ in range(3)]
+    other = made(server.admin.post(AT, json=body | {"project_id": new_project(server)}))["id"]
+    owner, reader = server.make_user("developer", {project: "admin"}), server.make_user("developer", {project: "read"})
+    assert reader.post(f"{AT}/bulk-delete", json={"ids": ids}).status_code == 403
+    answer = made(owner.post(f"{AT}/bulk-delete", json={"ids": [*ids, other, 2**50, ids[0]]}), 200)
+    assert answer == {"deleted": 3, "ids": ids}
+    assert made(owner.get(AT), 200) == []
+    assert server.admin.get(f"{AT}/{other}").status_code == 200
+    assert made(owner.post(f"{AT}/bulk-delete", json={"ids": ids}), 200) == {"deleted": 0, "ids": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"url": "http://hooks.example.com/"}, "url", "https://"),
+        ({"url": "https://127.0.0.1:8000/"}, "url", "this machine"),
+        ({"url": "https://localhost/"}, "url", "this machine"),
+        ({"url": "https://169.254.169.254/latest"}, "url", "link-local"),
+        ({"url": "https://2130706433/"}, "url", "four decimal"),
+        ({"url": "https://user:pass@example.com/"}, "url", "credentials"),
+        ({"url": ""}, "url", ""),
+        ({"url": "https://example.com/" + "x" * 2_000}, "url", "2000"),
+        ({"events": []}, "events", ""),
+        ({"events": ["build.exploded"]}, "events[0]", "build.exploded"),
+        ({"secret": "whsec_not base64"}, "secret", "base64"),
+        ({"secret": ""}, "secret", ""),
+        ({"active": "yes"}, "active", ""),
+    ],
+)
+def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], field: str, says: str) -> None:
+    body = {"url": URL, "events": EVENTS, "project_id": project, **changes}
+    answer = server.admin.post(AT, json=body)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["errors"][0]
+    assert (error["field"], says in error["message"]) == (field, True), error
+
+
+def test_who_may(server: Any, project: int, webhook: dict[str, Any]) -> None:
+    path, body = f"{AT}/{webhook['id']}", {"url": URL, "events": EVENTS, "project_id": project}
+    stranger = server.make_user("developer", {})
+    writer = server.make_user("developer", {project: "write"})
+    owner = server.make_user("developer", {project: "admin"})
+    assert made(stranger.get(AT), 200) == []
+    for answer in (stranger.get(path), stranger.get(f"{path}/history"), stranger.post(AT, json=body)):
+        assert answer.status_code == 404
+    assert [item["id"] for item in made(writer.get(AT), 200)] == [webhook["id"]]
+    assert made(writer.get(f"{path}/history"), 200) == []
+    for answer in (
+        writer.post(AT, json=body),
+        writer.put(path, json={}),
+        writer.delete(path),
+        writer.post(f"{path}/test"),
+        writer.post(f"{path}/replay", json={"position": 1}),
+        writer.post(f"{path}/history/d-1/redeliver"),
+    ):
+        assert answer.status_code == 403
+    assert owner.put(path, json={"active": False}).status_code == 200
+
+
+def test_those_of_all_projects_are_the_admins(server: Any, project: int) -> None:
+    body = {"url": URL, "events": ["node.offline"]}
+    owner = server.make_user("developer", {project: "admin"})
+    assert owner.post(AT, json=body).status_code == 403
+    everywhere = made(server.admin.post(AT, json=body))
+    assert everywhere["project_id"] is None
+    assert owner.get(f"{AT}/{everywhere['id']}").status_code == 404
+    assert owner.delete(f"{AT}/{everywhere['id']}").status_code == 404
+    assert everywhere["id"] in [item["id"] for item in made(server.admin.get(AT, params={"limit": 500}), 200)]
+    assert server.admin.delete(f"{AT}/{everywhere['id']}").status_code == 204
+
+
+def test_a_projects_webhooks_go_with_it(server: Any, project: int, webhook: dict[str, Any]) -> None:
+    assert server.admin.delete(f"/api/v3/projects/{project}").status_code == 204
+    assert server.admin.get(f"{AT}/{webhook['id']}").status_code == 404
+
+
+def test_what_is_to_be_replayed(server: Any, webhook: dict[str, Any]) -> None:
+    path = f"{AT}/{webhook['id']}/replay"
+    answer = made(server.admin.post(path, json={"position": 5}), 202)
+    assert (answer["webhook_id"], answer["after_position"]) == (webhook["id"], 4)
+    assert answer["up_to_position"] > 5
+    since = made(server.admin.post(path, json={"since": webhook["created_at"]}), 202)
+    assert 4 < since["after_position"] < since["up_to_position"]
+    for body, field in (
+        ({}, "position"),
+        ({"position": 5, "since": webhook["created_at"]}, "position"),
+        ({"position": 2**50}, "position"),
+        ({"since": "2999-01-01T00:00:00Z"}, "since"),
+        ({"since": "2020-01-01T00:00:00"}, "since"),
+    ):
+        refused = made(server.admin.post(path, json=body), 422)
+        assert refused["errors"][0]["field"] == field
+    server.admin.put(f"{AT}/{webhook['id']}", json={"active": False})
+    assert server.admin.post(path, json={"position": 5}).status_code == 409
+
+
+def test_what_cannot_be_redelivered(server: Any, webhook: dict[str, Any]) -> None:
+    assert server.admin.post(f"{AT}/{webhook['id']}/history/d-unknown/redeliver").status_code == 404
+
+
+def test_schemas_are_published(server: Any) -> None:
+    anybody = server.client()
+    schemas = made(anybody.get(f"{AT}/schemas"), 200)
+    assert len(schemas) == 8
+    answer = anybody.get(f"{AT}/schemas/build.failed")
+    assert (answer.status_code, answer.json()) == (200, schemas["build.failed"])
+    assert anybody.get(f"{AT}/schemas/build.exploded").status_code == 404
+
+
+@pytest.fixture(name="receiver")
+def _receiver() -> Iterator[Listening]:
+    with listening() as receiver:
+        yield receiver
+
+
+@pytest.fixture(name="opened", scope="module")
+def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server whose operator opened this machine, with workers."""
+    with opened_server(engines, tmp_path_factory.mktemp("opened")) as server:
+        yield server
+
+
+def test_from_the_build_to_the_receiver(opened: Any, receiver: Listening) -> None:
+    project = new_project(opened)
+    body = {"url": receiver.url, "events": [*EVENTS, "build.started"], "project_id": project, "secret": "s3cr3t"}
+    webhook = made(opened.admin.post(AT, json=body))
+    build = new_build(opened, new_job(opened, project))
+    opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
+    wait_until(lambda: len(receiver.requests) == 3)
+    bodies = [request.json for request in receiver.requests]
+    assert [body["type"] for body in bodies] == ["build.started", "build.finished", "build.failed"]
+    shown = opened.admin.get(f"/api/v3/builds/{build}").json()
+    assert [bodies[1]["data"], bodies[2]["data"]] == [shown, shown]
+    path = f"{AT}/{webhook['id']}"
+    wait_until(lambda: opened.admin.get(path).json()["deliveries_ok"] == 3)
+    history = made(opened.admin.get(f"{path}/history"), 200)
+    assert [item["event"] for item in history] == ["build.failed", "build.finished", "build.started"]
+    assert [item["event"] for item in made(opened.admin.get(f"{path}/history?limit=1"), 200)] == ["build.failed"]
+    older = made(opened.admin.get(f"{path}/history?before={history[0]['id']}"), 200)
+    assert older == history[1:]
+    assert made(opened.admin.get(f"{path}/history?status=failed"), 200) == []
+
+
+def test_a_failed_delivery_is_shown_and_redelivered(opened: Any, receiver: Listening) -> None:
+    project = new_project(opened)
+    receiver.statuses.append((503, b"we are\0 closed"))
+    body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}
+    path = f"{AT}/{made(opened.admin.post(AT, json=body))['id']}"
+    build = new_build(opened, new_job(opened, project))
+    opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
+    (failed,) = wait_until(lambda: made(opened.admin.get(f"{path}/history?status=failed"), 200))
+    shown = {"status_code": 503, "error": "answered 503", "attempt": 1, "state": "pending", "ok": False}
+    assert failed.items() >= shown.items()
+    assert failed["excerpt"] == "we are\N{REPLACEMENT CHARACTER} closed"
+    reader = opened.make_user("developer", {project: "read"})
+    assert made(reader.get(f"{path}/history"), 200)[0]["excerpt"] is None
+    again = f"{path}/history/{failed['delivery_id']}/redeliver"
+    assert opened.admin.post(again).status_code == 409, "it is still being tried"
+    wait_until(lambda: len(receiver.requests) == 2)  # five seconds later
+    wait_until(lambda: made(opened.admin.get(f"{path}/history?status=ok"), 200))
+    assert made(opened.admin.post(again), 202) == {"delivery_id": failed["delivery_id"], "state": "pending"}
+    wait_until(lambda: len(receiver.requests) == 3)
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+
+
+def test_a_ping(opened: Any, receiver: Listening) -> None:
+    body = {"url": receiver.url, "events": EVENTS, "project_id": new_project(opened), "secret": "s3cr3t"}
+    webhook = made(opened.admin.post(AT, json=body))
+    path = f"{AT}/{webhook['id']}"
+    answer = made(opened.admin.post(f"{path}/test"), 200)
+    assert answer.items() >= {"delivered": True, "status_code": 200, "error": ""}.items()
+    (request,) = receiver.requests
+    assert (request.json["type"], request.json["data"]["id"]) == ("ping", webhook["id"])
+    assert request.headers["X-Testhide-Signature-256"].startswith("sha256=")
+    receiver.statuses.append((302, b""))
+    answer = made(opened.admin.post(f"{path}/test"), 200)
+    assert answer.items() >= {"delivered": False, "status_code": 302, "error": "answered 302"}.items()
+    opened.admin.put(path, json={"url": "http://127.0.0.1:1/"}).raise_for_status()
+    answer = made(opened.admin.post(f"{path}/test"), 200)
+    assert answer.items() >= {"delivered": False, "status_code": 0, "error": "connection refused"}.items()
+    history = made(opened.admin.get(f"{path}/history"), 200)
+    assert [(item["event"], item["status_code"]) for item in history] == [("ping", 0), ("ping", 302), ("ping", 200)]
+
+
+def flaky_report(*names: str) -> bytes:
+    cases = "".join(
+        f'<testcase classname="tests.shop" name="{name}"><flakyFailure message="x">late</flakyFailure></testcase>'
+        for name in names
+    )
+    return f'<testsuite name="shop">{cases}</testsuite>'.encode()
+
+
+def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: Listening) -> None:
+    project = new_project(opened)
+    body = {"url": receiver.url, "events": ["test.flaky", "test.quarantined"], "project_id": project}
+    made(opened.admin.post(AT, json=body))
+    job = new_job(opened, project)
+    for names in (("test_pays",), ("test_pays", "test_ships")):
+        build = new_build(opened, job)
+        assert upload(opened.admin, build, flaky_report(*names)).status_code == 201
+        wait_until(lambda names=names: len(receiver.requests) == len(names))
+    messages = [request.json for request in receiver.requests]
+    assert [message["type"] for message in messages] == ["test.flaky", "test.flaky"]
+    assert [message["data"]["node_id"].rpartition(".")[2] for message in messages] == ["test_pays", "test_ships"]
+    shown = opened.admin.get("/api/v3/tests", params={"build_id": build, "search": "test_ships"}).json()["results"][0]
+    told = messages[1]["data"]
+    assert (told["result_id"], told["test_case_id"]) == (shown["id"], shown["test_case_id"])
+    entry = {"job_id": job, "node_id": told["node_id"], "reason": "flaky"}
+    made(opened.admin.post("/api/v3/quarantine", json=entry))
+    wait_until(lambda: len(receiver.requests) == 3)
+    assert receiver.requests[2].json["data"] == opened.admin.get(f"/api/v3/quarantine?job_id={job}").json()[0]
+
+
+def test_a_killed_worker_is_made_up_for(opened: Any, receiver: Listening) -> None:
+    """Killed while a receiver thinks: the delivery is leased until its lease is over, then it is made again."""
+    project = new_project(opened)
+    body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}
+    path = f"{AT}/{made(opened.admin.post(AT, json=body))['id']}"
+    receiver.hold = threading.Event()
+    build = new_build(opened, new_job(opened, project))
+    opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
+    wait_until(lambda: len(receiver.requests) == 1)
+    opened.kill("work")
+    receiver.hold.set()
+    with psycopg.connect(opened.settings.database_url, autocommit=True) as connection:
+        assert connection.execute("UPDATE webhook_deliveries SET due_at = now() WHERE leased").rowcount == 1
+    opened.start("work")
+    wait_until(lambda: len(receiver.requests) == 2)
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    (attempt,) = wait_until(lambda: made(opened.admin.get(f"{path}/history"), 200))
+    assert attempt.items() >= {"ok": True, "attempt": 1, "state": "delivered"}.items()

@@ -1,0 +1,147 @@
+"""Decisions about webhooks."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.webhooks import (
+    DeleteWebhooks,
+    GiveDeliveryUp,
+    NoteWebhookHealth,
+    Redeliver,
+    RegisterWebhook,
+    ReplayWebhook,
+    UpdateWebhook,
+)
+from domain import webhooks
+from domain.base import Event
+from domain.builds import BuildFinished, BuildStarted
+from domain.errors import Conflict, NotFound
+from domain.nodes import NodeWentOffline
+from domain.projects import ProjectCreated
+from domain.quarantine import TestsQuarantined
+from domain.webhooks import (
+    DELIVERY,
+    SOURCES,
+    TYPES,
+    WEBHOOK,
+    DeliveryGivenUp,
+    RedeliveryRequested,
+    ReplayRequested,
+    WebhookDeleted,
+    WebhookFailing,
+    WebhookRecovered,
+    WebhookRegistered,
+    WebhookUpdated,
+    occasions,
+    outcome,
+)
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
+URL = "https://hooks.example.com/"
+REGISTERED = WebhookRegistered(webhook_id=14, project_id=3, url=URL, events=["build.failed"], sealed_secret=b"s")
+DELETED = WebhookDeleted(webhook_id=14, project_id=3)
+
+
+def test_register() -> None:
+    command = RegisterWebhook(14, 3, URL, ("build.failed",), b"s")
+    assert decided(command, PROJECT) == [REGISTERED]
+    assert decided(command, PROJECT, REGISTERED) == []
+    with pytest.raises(NotFound, match="no project 3"):
+        decided(command)
+    everywhere = RegisterWebhook(14, None, URL, ("build.failed",))
+    assert decided(everywhere) == [WebhookRegistered(webhook_id=14, project_id=None, url=URL, events=["build.failed"])]
+
+
+def test_update_says_what_changed() -> None:
+    changed = WebhookUpdated(webhook_id=14, project_id=3, active=False)
+    assert decided(UpdateWebhook(14, url=URL, active=False), REGISTERED) == [changed]
+    assert decided(UpdateWebhook(14, url=URL, events=("build.failed",), sealed_secret=b"s"), REGISTERED) == []
+    with pytest.raises(NotFound):
+        decided(UpdateWebhook(14, active=False), REGISTERED, DELETED)
+
+
+def test_delete_what_there_is() -> None:
+    assert decided(DeleteWebhooks((14, 14, 15)), REGISTERED) == [DELETED]
+    assert decided(DeleteWebhooks((14,)), REGISTERED, DELETED) == []
+    assert DELETED.erases == REGISTERED.data_key == "project-3/webhook-14"
+
+
+def test_a_replay_is_made_once() -> None:
+    command = ReplayWebhook(14, "r1", 5, 9)
+    requested = ReplayRequested(webhook_id=14, project_id=3, replay="r1", after=5, up_to=9)
+    assert decided(command, REGISTERED) == [requested]
+    assert decided(command, REGISTERED, requested) == []
+    assert decided(ReplayWebhook(14, "r2", 5, 9), REGISTERED, requested) != []
+    with pytest.raises(Conflict, match="not active"):
+        decided(command, REGISTERED, WebhookUpdated(webhook_id=14, project_id=3, active=False))
+
+
+def test_a_delivery_is_given_up_and_asked_for_again() -> None:
+    about: dict[str, Any] = {"webhook_id": 14, "project_id": 3, "delivery_id": "d-1"}
+    given_up = DeliveryGivenUp(**about, attempts=8, type="build.failed", error="answered 503")
+    asked = RedeliveryRequested(**about, attempts=8)
+    again = DeliveryGivenUp(**about, attempts=16, type="build.failed", error="answered 503")
+    give_up = GiveDeliveryUp(14, "d-1", "build.failed", 8, "answered 503")
+    assert decided(give_up, REGISTERED) == [given_up]
+    assert decided(give_up, REGISTERED, given_up) == []
+    assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up) == [asked]
+    assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up, asked) == [], "asked twice for the same"
+    command = GiveDeliveryUp(14, "d-1", "build.failed", 16, "answered 503")
+    assert decided(command, REGISTERED, given_up, asked) == [again]
+    assert decided(command, REGISTERED, DELETED) == []
+
+
+def test_health_is_said_when_it_changes() -> None:
+    failing = WebhookFailing(webhook_id=14, project_id=3, error="answered 503")
+    recovered = WebhookRecovered(webhook_id=14, project_id=3)
+    assert decided(NoteWebhookHealth(14, "answered 503"), REGISTERED) == [failing]
+    assert decided(NoteWebhookHealth(14, "other"), REGISTERED, failing) == []
+    assert decided(NoteWebhookHealth(14, None), REGISTERED) == []
+    assert decided(NoteWebhookHealth(14, None), REGISTERED, failing) == [recovered]
+
+
+@given(histories(*webhooks.EVENTS))
+def test_no_history_fails(history: list[Event]) -> None:
+    folds(WEBHOOK, history)
+    folds(DELIVERY, history)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [RegisterWebhook, UpdateWebhook, DeleteWebhooks, ReplayWebhook, Redeliver, GiveDeliveryUp, NoteWebhookHealth],
+)
+def test_decided_once(command: type[Any]) -> None:
+    @given(commands(command), histories(ProjectCreated, *webhooks.EVENTS))
+    def holds(made: Any, history: list[Event]) -> None:
+        is_decided_once(made, history)
+
+    holds()
+
+
+def told(event: Event) -> list[tuple[str, str | None, int]]:
+    return [(occasion.type, occasion.lane, occasion.item) for occasion in occasions(event)]
+
+
+def test_what_is_told_of_events() -> None:
+    build: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
+    assert told(BuildStarted(**build, node_id=1, attempt=1)) == [("build.started", "build-7", 0)]
+    finished = ("build.finished", "build-7", 0)
+    assert told(BuildFinished(**build, status="passed")) == [finished]
+    assert told(BuildFinished(**build, status="failed")) == [finished, ("build.failed", "build-7", 0)]
+    assert told(BuildFinished(**build, status="aborted")) == [finished, ("build.cancelled", "build-7", 0)]
+    quarantined = TestsQuarantined(job_id=5, project_id=3, first_id=1, node_ids=["a", "b"], reason="flaky")
+    assert told(quarantined) == [("test.quarantined", None, 0), ("test.quarantined", None, 1)]
+    assert told(NodeWentOffline(node_id=9, session="s", reason="silent")) == [("node.offline", "node-9", 0)]
+    assert told(REGISTERED) == []
+    assert SOURCES.keys() == set(TYPES)
+
+
+@pytest.mark.parametrize(("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
+def test_which_answers_are_good(status: int, ok: bool) -> None:
+    found = outcome(status, 5, "a\0" + "b" * 5_000)
+    assert (found.ok, found.error == "") == (ok, ok)
+    assert found.excerpt.startswith("a\N{REPLACEMENT CHARACTER}b")
+    assert len(found.excerpt) == 1_000

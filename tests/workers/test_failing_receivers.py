@@ -1,0 +1,144 @@
+"""Receivers that fail: the schedule, the breaker, and what was given up."""
+
+from store.deliveries import BREAKER
+from tests.integrations.receiving import receiving, told
+from tests.workers.hooks import Hooks
+from workers.deliveries import EACH, RETRY_S, TOO_LATE
+
+ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
+
+
+async def test_the_schedule(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        receiver.status = 503
+        webhook = await hooks.register(receiver.url, ("build.failed",))
+        await hooks.build(1, "failed")
+        await hooks.deliver()
+        for number, pause in enumerate(RETRY_S, 1):
+            assert len(receiver.requests) == number
+            hooks.later(pause - 1)
+            assert await hooks.deliver() == 0, "not before its pause is over"
+            hooks.later(1 + pause * 0.1)
+            assert await hooks.deliver() == 1
+        assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+        assert len({request.body for request in receiver.requests}) == 1
+        hooks.later(10 * 86_400)
+        assert await hooks.deliver() == 0
+        history = await hooks.history(webhook)
+        assert [(one.number, one.status_code, one.error) for one in history] == [
+            (number, 503, "answered 503") for number in range(8, 0, -1)
+        ]
+        (given_up,) = await hooks.events("webhook.delivery_given_up")
+        assert (given_up.attempts, given_up.type, given_up.error) == (8, "build.failed", "answered 503")
+
+
+async def test_the_next_goes_when_one_is_given_up(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        await hooks.register(receiver.url, ("build.started", "build.finished"))
+        receiver.answers.extend([(500, {}, b"")] * 8)
+        await hooks.build(1, "passed")
+        await hooks.deliver()
+        for pause in RETRY_S:
+            hooks.later(pause * 1.2)
+            await hooks.deliver()
+        assert [name for name, _ in told(receiver)] == ["build.started"] * 8 + ["build.finished"]
+
+
+async def test_a_day_of_downtime_loses_nothing_and_delays_nobody(hooks: Hooks) -> None:
+    async with receiving() as down, receiving() as up:
+        webhook = await hooks.register(down.url, ALL)
+        await hooks.register(up.url, ALL)
+        down.status = 502
+        for hour in range(24):
+            for build in range(hour * 5, hour * 5 + 5):
+                await hooks.build(build + 1, "failed" if build % 2 else "passed")
+            await hooks.deliver()
+            assert len(up.requests) == sum(3 if build % 2 else 2 for build in range(hour * 5 + 5)), "at once"
+            for _ in range(6):
+                hooks.later(600)
+                await hooks.deliver()
+        assert len(down.requests) < 400, "it was left alone"
+        assert (await hooks.shown(webhook)).failing_error == "answered 502"
+        down.status = 200
+        before = len(down.requests)
+        hooks.later(BREAKER.longest_pause_s)
+        await hooks.deliver()
+        arrived = [(name, build) for name, build in told(down)[before:]]
+        assert sorted(arrived) == sorted(told(up)), "each once, as soon as it is back"
+        for build in range(1, 121):
+            order = ["build.started", "build.finished", *(["build.failed"] if build % 2 == 0 else [])]
+            assert [name for name, of in arrived if of == build] == order
+        assert (await hooks.shown(webhook)).failing_since is None
+        names = [event.name for event in await hooks.events("webhook.failing", "webhook.recovered")]
+        assert names == ["webhook.failing", "webhook.recovered"]
+        assert await hooks.events("webhook.delivery_given_up") == []
+
+
+async def test_the_breaker_tries_one_at_a_time(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        receiver.status = 500
+        await hooks.register(receiver.url, ("build.finished",))
+        for build in range(1, 31):
+            await hooks.build(build, "passed")
+        await hooks.deliver()
+        opened = len(receiver.requests)
+        assert BREAKER.opens_after <= opened <= BREAKER.opens_after + EACH
+        hooks.later(BREAKER.first_pause_s - 1)
+        assert await hooks.deliver() == 0
+        for pause in (1, BREAKER.first_pause_s * 2, BREAKER.first_pause_s * 4):
+            hooks.later(pause)
+            assert await hooks.deliver() == 1
+        hooks.later(BREAKER.first_pause_s * 8 - 1)
+        assert await hooks.deliver() == 0
+
+
+async def test_another_url_is_tried_at_once(hooks: Hooks) -> None:
+    async with receiving() as wrong, receiving() as right:
+        wrong.status = 404
+        webhook = await hooks.register(wrong.url, ("build.finished",))
+        for build in range(1, 21):
+            await hooks.build(build, "passed")
+        await hooks.deliver()
+        await hooks.update(webhook, url=right.url)
+        await hooks.deliver()
+        assert sorted(told(right)) == [("build.finished", build) for build in range(1, 21)]
+
+
+async def test_what_is_too_late_is_given_up_and_can_be_asked_for(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        webhook = await hooks.register(receiver.url, ("build.started", "build.finished"))
+        receiver.status = 500
+        for build in range(1, 16):
+            await hooks.build(build, "passed")
+        await hooks.deliver()
+        hooks.later(TOO_LATE.total_seconds() + 60)
+        await hooks.deliveries.keep_up()
+        await hooks.deliveries.say()
+        given_up = await hooks.events("webhook.delivery_given_up")
+        assert {event.type for event in given_up} == {"build.started"}
+        receiver.status = 200
+        hooks.later(BREAKER.longest_pause_s)
+        receiver.requests.clear()
+        await hooks.deliver()
+        assert sorted(told(receiver)) == sorted(("build.finished", build) for build in range(1, 16))
+        await hooks.redeliver(webhook, given_up[0].delivery_id)
+        await hooks.deliver()
+        assert told(receiver)[-1][0] == "build.started"
+        assert receiver.requests[-1].headers["webhook-id"] == given_up[0].delivery_id
+
+
+async def test_redelivered_it_is_tried_as_often_as_a_new_one(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        webhook = await hooks.register(receiver.url, ("build.finished",))
+        await hooks.build(1, "passed")
+        await hooks.deliver()
+        (done,) = await hooks.history(webhook)
+        receiver.status = 500
+        await hooks.redeliver(webhook, done.delivery_id)
+        await hooks.deliver()
+        for pause in RETRY_S:
+            hooks.later(pause * 1.2)
+            await hooks.deliver()
+        assert len(receiver.requests) == 9
+        (given_up,) = await hooks.events("webhook.delivery_given_up")
+        assert given_up.attempts == 9
