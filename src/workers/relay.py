@@ -17,8 +17,11 @@ from psycopg_pool import AsyncConnectionPool
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
+from store import reactions as due_reactions
 from store.listen import EVENTS, Listener
 from store.log import EventLog
+from store.reactions import MAX_TRIES, Due
+from workers.patience import patient
 from workers.reactions import Reaction, Tools
 
 log = structlog.get_logger()
@@ -28,9 +31,10 @@ LEASED_AT_ONCE = 20
 SWEEP_S = 5.0
 REST_S = 0.1
 """From news to the look at them: many events cost one look."""
-FIRST_PAUSE_S = 5
-MAX_TRIES = 20
 WAKE = "run_due_reactions"
+WAKE_S = 1.0
+"""Redis has so long to take a wake-up; one that hangs must not hold up the log."""
+LONGEST_ERROR = 1_000
 
 
 class Relay:
@@ -67,25 +71,24 @@ class Relay:
     async def run_due(self) -> int:
         """Runs what is due now; answers how many reactions were run."""
         ran = 0
-        while due := await self._lease():
-            for name, position, tries in due:
-                await self._run_one(name, position, tries)
+        while leased := await self._lease():
+            for due in leased:
+                await self._run_one(due)
                 ran += 1
         return ran
 
     async def _follow(self) -> None:
-        for name in self._reactions:
-            async with self._pool.connection() as connection:
-                await connection.execute(
-                    "INSERT INTO reaction_positions SELECT %s, coalesce(max(notification_id), 0) FROM stored_events"
-                    " ON CONFLICT DO NOTHING",
-                    (name,),
-                )
+        begun = False
         while True:
             self._news.clear()
-            if any([await self._note(reaction) for reaction in self._reactions.values()]):
-                await self._wake()
-                continue
+            async with patient("reactions"):
+                if not begun:
+                    async with self._pool.connection() as connection:
+                        await due_reactions.begin(connection, list(self._reactions))
+                    begun = True
+                if any([await self._note(reaction) for reaction in self._reactions.values()]):
+                    await self._wake()
+                    continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), SWEEP_S)
                 await asyncio.sleep(REST_S)
@@ -93,38 +96,29 @@ class Relay:
     async def _note(self, reaction: Reaction) -> bool:
         """Moves a reaction along the log; whether something became due."""
         async with self._pool.connection() as connection, connection.transaction():
-            cursor = await connection.execute(
-                "SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (reaction.name,)
-            )
-            row = await cursor.fetchone()
-            assert row is not None, "its row was made at the start"
-            events = await self._log.read(row[0], BATCH, [reaction.event.name])
-            if not events:
-                return False
-            await connection.cursor().executemany(
-                "INSERT INTO due_reactions (reaction, position) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                [(reaction.name, event.position) for event in events],
-            )
-            await connection.execute(
-                "UPDATE reaction_positions SET position = %s WHERE reaction = %s",
-                (events[-1].position, reaction.name),
-            )
-        return True
+            reached = await due_reactions.reached(connection, reaction.name)
+            events = await self._log.read(reached, BATCH, [reaction.event.name])
+            if events:
+                await due_reactions.note(connection, reaction.name, [event.position for event in events])
+        return bool(events)
 
     async def _wake(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the sweeper does without
-            await self._redis.enqueue_job(WAKE)
+        with contextlib.suppress(RedisError, OSError):  # the sweeper does without; a TimeoutError is an OSError
+            async with asyncio.timeout(WAKE_S):
+                await self._redis.enqueue_job(WAKE)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            await self.run_due()
+            async with patient("due reactions"):
+                await self.run_due()
 
     async def _work(self) -> None:
         """arq's worker, which exits when Redis goes away: it is started again."""
 
-        async def wake(ctx: dict[str, object]) -> int:
-            return await self.run_due()
+        async def wake(ctx: dict[str, object]) -> None:
+            async with patient("due reactions"):
+                await self.run_due()
 
         while True:
             worker = Worker([func(wake, name=WAKE)], redis_pool=self._redis, handle_signals=False, max_tries=1)
@@ -134,34 +128,24 @@ class Relay:
                 log.warning("redis is away, sweeping meanwhile", error=str(error))
             finally:
                 with contextlib.suppress(RedisError, OSError):
-                    await worker.close()
+                    async with asyncio.timeout(WAKE_S):
+                        await worker.close()
             await asyncio.sleep(1.0)
 
-    async def _lease(self) -> list[tuple[str, int, int]]:
-        """Due reactions, put off so that no one else runs them meanwhile; a crash makes them due again."""
+    async def _lease(self) -> list[Due]:
+        """Only of reactions that this release knows: another one may run beside it."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "UPDATE due_reactions d SET tries = d.tries + 1,"
-                " due_at = now() + make_interval(secs => %s * power(2, least(d.tries, 10)))"
-                " FROM (SELECT reaction, position FROM due_reactions WHERE due_at <= now() AND tries < %s"
-                "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
-                " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
-                (FIRST_PAUSE_S, MAX_TRIES, LEASED_AT_ONCE),
-            )
-            return await cursor.fetchall()
+            return await due_reactions.lease(connection, list(self._reactions), LEASED_AT_ONCE)
 
-    async def _run_one(self, name: str, position: int, tries: int) -> None:
-        events = await self._log.read(position - 1, 1)
+    async def _run_one(self, due: Due) -> None:
         try:
-            await self._reactions[name].run(events[0].event, self._tools)
+            (recorded,) = await self._log.at([due.position])
+            await self._reactions[due.reaction].run(recorded.event, self._tools)
         except Exception as error:
-            # Stays due with a growing pause; after MAX_TRIES it is parked where it is, with its error.
-            log.error("reaction failed", reaction=name, position=position, tries=tries, error=repr(error))
-            query = "UPDATE due_reactions SET error = %s WHERE reaction = %s AND position = %s"
-            await self._execute(query, (repr(error), name, position))
+            parked = due.tries >= MAX_TRIES
+            log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=repr(error))
+            async with self._pool.connection() as connection:
+                await due_reactions.failed(connection, due, repr(error)[:LONGEST_ERROR])
             return
-        await self._execute("DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (name, position))
-
-    async def _execute(self, query: str, parameters: tuple[object, ...]) -> None:
         async with self._pool.connection() as connection:
-            await connection.execute(query.encode(), parameters)
+            await due_reactions.done(connection, due)

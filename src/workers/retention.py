@@ -1,6 +1,5 @@
 """Retention: deletes the builds that their projects no longer keep, a few at a time."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,23 +16,17 @@ log = structlog.get_logger()
 
 EVERY_S = 600.0
 SOON_S = 2.0
+"""While there is more to do: the read model shows by then what went."""
 AT_ONCE = 200
 
 
 @dataclass
 class Retention:
-    """Any number of these may run: deleting what is deleted already is refused and harms nothing."""
+    """Deleting what is deleted already is refused and harms nothing, so two may sweep at once."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
-
-    async def run(self) -> None:
-        """For ever."""
-        while True:
-            deleted = await self.sweep()
-            # While there is more to do: as soon as the read model shows what went.
-            await asyncio.sleep(SOON_S if deleted else EVERY_S)
 
     async def sweep(self) -> int:
         """Deletes what is due now, up to AT_ONCE builds; how many went."""

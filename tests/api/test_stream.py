@@ -1,13 +1,15 @@
 """A build's log as server-sent events."""
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
 
-from tests.conftest import Server
+from tests.conftest import Client, Server
 from tests.fake_agent import FakeAgent, Shop
 
 
@@ -109,3 +111,50 @@ def test_a_stopped_build_ends_its_stream(shop: Shop) -> None:
         reading = threads.submit(stream, shop, {"id": number})
         shop.admin.post(f"/api/v3/builds/{number}/stop").raise_for_status()
         assert reading.result(30) == 'data: {"type":"status","data":"aborted"}\n\ndata: {"type":"done"}\n\n'
+
+
+def with_token(reader: Client) -> Client:
+    """The same user by an API token."""
+    made = reader.post("/api/v3/api-tokens", json={"name": "reading"}).json()
+    reader.headers["Authorization"] = f"Bearer {made['secret']}"
+    return reader
+
+
+def log_out(reader: Client) -> None:
+    assert reader.post("/api/v3/logout").status_code == 204
+
+
+def revoke_token(reader: Client) -> None:
+    (token,) = reader.get("/api/v3/api-tokens").json()
+    assert reader.delete(f"/api/v3/api-tokens/{token['id']}").status_code == 204
+
+
+@pytest.mark.parametrize("talks", [False, True])
+@pytest.mark.parametrize(("becomes", "leave"), [(lambda reader: reader, log_out), (with_token, revoke_token)])
+def test_a_stream_ends_when_its_reader_has_lost_access(
+    shop: Shop,
+    agent: FakeAgent,
+    build: dict[str, Any],
+    becomes: Callable[[Client], Client],
+    leave: Callable[[Client], None],
+    talks: bool,
+) -> None:
+    reader = becomes(shop.server.make_user("viewer", {shop.project: "read"}))
+    texts = count()
+
+    def talk() -> None:
+        number = next(texts)
+        agent.log(build, number, [f"line {number}"]).raise_for_status()
+
+    talk()
+    with reader.get(f"/api/v3/builds/{build['id']}/stream", stream=True) as answer:
+        lines = answer.iter_lines()
+        assert b"line 0" in next(lines)
+        leave(reader)
+        left = time.monotonic()
+        with ThreadPoolExecutor() as threads:
+            rest = threads.submit(list, lines)
+            while talks and not rest.done() and time.monotonic() < left + 10:
+                talk()
+        assert time.monotonic() - left < 5
+        assert b'"done"' not in b"".join(rest.result())

@@ -10,6 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from commands.handler import Caller, Handler
 from commands.jobs import CreateJob, DeleteJob
@@ -18,16 +22,19 @@ from domain.artifacts import blob_key
 from domain.base import Event
 from domain.jobs import JobDeleted
 from integrations.blobs import open_blobs
+from store import reactions as due_reactions
 from store.build_logs import BuildLogs, Line
 from store.listen import EVENTS, Listener
+from store.reactions import MAX_TRIES, Standing
 from testhide.engines import Engines
 from testhide.processes import Core
 from tests.conftest import Server
 from tests.fake_agent import Shop
 from workers.reactions import REACTIONS, Reaction, Tools
-from workers.relay import FIRST_PAUSE_S, MAX_TRIES, Relay
+from workers.relay import Relay
 
 ANN = Caller("user:1")
+LOOPS = ("reactions", "due reactions")
 NO_REDIS = "redis://127.0.0.1:1"
 FAR = 10**9
 
@@ -61,6 +68,9 @@ class Yard:
 
     async def due(self) -> Sequence[tuple[object, ...]]:
         return await self._query("SELECT reaction, tries, error FROM due_reactions ORDER BY position")
+
+    async def deletions(self) -> list[int]:
+        return [recorded.position for recorded in await self.parts.log.read(0, 1_000, [JobDeleted.name])]
 
     async def make_due(self) -> None:
         async with self.parts.pool.connection() as connection:
@@ -202,7 +212,99 @@ async def test_it_is_parked_after_many_tries(yard: Yard) -> None:
         await yard.make_due()
         await relay.run_due()
     assert await yard.due() == [("tested", MAX_TRIES, "ValueError()")]
-    assert FIRST_PAUSE_S > 0
+
+
+async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
+    working = False
+
+    async def fails(event: Event, tools: Tools) -> None:
+        if not working:
+            raise OSError("no route to the blobs")
+
+    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails),))
+    await _note(yard, relay, 5, 6)
+    async with yard.parts.pool.connection() as connection:
+        assert not await due_reactions.any_parked(connection)
+        for _ in range(MAX_TRIES):
+            await yard.make_due()
+            await relay.run_due()
+        assert await due_reactions.any_parked(connection)
+        errors = [f"position {position}: OSError('no route to the blobs')" for position in await yard.deletions()]
+        other = Standing("other", None, 0, 0, [])
+        standing = Standing("tested", await yard.parts.log.head(), 0, 2, errors)
+        assert await due_reactions.overview(connection, ["other"]) == [other, standing]
+        working = True
+        assert await due_reactions.retry(connection, "other") == 0
+        assert await due_reactions.retry(connection, "tested") == 2
+        assert await relay.run_due() == 2
+        assert not await due_reactions.any_parked(connection)
+
+
+async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
+    async def runs(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobDeleted)
+
+    await _note(yard, yard.relay(reactions=(Reaction("newer", JobDeleted, runs),)), 5)
+    assert await yard.relay().run_due() == 0
+    assert await yard.due() == [("newer", 0, None)]
+
+
+async def test_it_outlives_the_databases_connections(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.05)
+    relay = yard.relay()
+    async with yard.running(relay):
+        with capture_logs() as said:
+            async with away(yard.parts.conninfo):
+                relay._news.set()
+                async with asyncio.timeout(20):
+                    while not {line["event"] for line in said} >= {f"{what} wait for the database" for what in LOOPS}:
+                        await asyncio.sleep(0.02)  # between two looks
+        await yard.delete_job(5)
+        await yard.until(lambda: _is(yard.left, {6}))
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.relay.WAKE_S", 0.2)
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
+        url = f"redis://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
+        async with yard.running(yard.relay(url)):
+            for job_id, left in ((5, {6}), (6, set[int]())):
+                await yard.delete_job(job_id)
+                await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    async with Redis.from_url(engines.redis_url) as redis, yard.running(yard.relay(engines.redis_url)):
+        for job_id, left in ((5, {6}), (6, set[int]())):
+            await yard.delete_job(job_id)
+            await redis.flushall()
+            await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]
+
+
+@contextlib.asynccontextmanager
+async def away(conninfo: str) -> AsyncIterator[None]:
+    """The database, for as long as the block runs: all connections to it break, and none is made."""
+    name = str(conninfo_to_dict(conninfo)["dbname"])
+    allow = SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    elsewhere = make_conninfo(conninfo, dbname="postgres")
+    async with await psycopg.AsyncConnection.connect(elsewhere, autocommit=True) as connection:
+        await connection.execute(allow.format(Identifier(name), SQL("false")))
+        try:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name,)
+            )
+            yield
+        finally:
+            await connection.execute(allow.format(Identifier(name), SQL("true")))
 
 
 async def _note(yard: Yard, relay: Relay, *job_ids: int) -> None:
@@ -236,7 +338,7 @@ def test_a_killed_worker_is_made_up_for(server: Server) -> None:
                 time.sleep(0.05)  # between two looks
 
         for job in jobs:
-            connection.execute("INSERT INTO build_log_chunks VALUES (%s, 1, 0, 1, '', %s)", (FAR + job, job))
+            connection.execute("INSERT INTO build_log_chunks VALUES (%s, 1, 0, 1, '', %s, '', 0)", (FAR + job, job))
         server.start("work")
         wait(lambda: connection.execute("SELECT FROM reaction_positions").fetchone() is not None)
         try:

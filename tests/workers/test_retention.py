@@ -18,6 +18,7 @@ from projections.engine import Engine, ensure_tables, positions
 from testhide.processes import Core
 from workers import retention
 from workers.retention import Retention
+from workers.schedules import Schedule, Schedules
 
 TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -168,11 +169,11 @@ async def test_a_few_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) ->
 async def test_it_goes_on_by_itself(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without waiting for the next round while there is more to do."""
     monkeypatch.setattr(retention, "AT_ONCE", 2)
-    monkeypatch.setattr(retention, "SOON_S", 0.02)
     made = await house.ran(*[40] * 5)
     await house.keeps(days=30)
     await house.shown()
-    task = asyncio.create_task(house.retention.run())
+    schedule = Schedule("retention", house.retention.sweep, retention.EVERY_S, soon_s=0.02)
+    task = asyncio.create_task(Schedules(house.parts.conninfo, [schedule]).run())
     async with asyncio.timeout(20):
         while await _left(house, made):
             await house.shown()

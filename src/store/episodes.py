@@ -1,0 +1,45 @@
+"""How often each flaky test had been flaky when that was last looked at. Worker state, not events."""
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import AsyncConnection
+
+TABLES = (
+    """
+    CREATE TABLE IF NOT EXISTS flaky_tests (test_case_id bigint PRIMARY KEY, runs int NOT NULL, flaky_runs int NOT NULL)
+    """,
+)
+
+
+async def place(connection: AsyncConnection, name: str) -> int | None:
+    """How far the watch has looked, held until the transaction ends; None before its first look."""
+    cursor = await connection.execute("SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,))
+    row = await cursor.fetchone()
+    return None if row is None else int(row[0])
+
+
+async def move(connection: AsyncConnection, name: str, to: int) -> None:
+    await connection.execute(
+        "INSERT INTO reaction_positions VALUES (%s, %s)"
+        " ON CONFLICT (reaction) DO UPDATE SET position = EXCLUDED.position",
+        (name, to),
+    )
+
+
+async def seen(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """(runs, flaky runs) by test case, of those that were noted."""
+    cursor = await connection.execute(
+        "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)", (list(case_ids),)
+    )
+    return {case_id: (runs, flaky_runs) for case_id, runs, flaky_runs in await cursor.fetchall()}
+
+
+async def note(connection: AsyncConnection, counts: Iterable[tuple[int, int, int]]) -> None:
+    """Test case, runs, flaky runs."""
+    cases = list(zip(*counts, strict=True))
+    if cases:
+        await connection.execute(
+            "INSERT INTO flaky_tests SELECT * FROM unnest(%s::bigint[], %s::int[], %s::int[])"
+            " ON CONFLICT (test_case_id) DO UPDATE SET runs = EXCLUDED.runs, flaky_runs = EXCLUDED.flaky_runs",
+            tuple(map(list, cases)),
+        )

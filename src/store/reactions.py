@@ -1,0 +1,116 @@
+"""Reactions: the position that each has reached in the log, and what is due to be run.
+
+A due reaction is leased for a while, which is longer after each try. After the last one it is parked: it stays, with
+its error, until somebody asks for it again.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+
+FIRST_PAUSE_S = 5
+MAX_TRIES = 20
+"""Over some 17 hours."""
+ERRORS_SHOWN = 5
+
+
+class Due(NamedTuple):
+    reaction: str
+    position: int
+    tries: int
+    """This one included."""
+
+
+class Standing(NamedTuple):
+    reaction: str
+    position: int | None
+    """Up to here the log was looked through; None for a reaction that has not begun."""
+    due: int
+    parked: int
+    errors: list[str]
+    """Of the oldest that are parked."""
+
+
+async def begin(connection: AsyncConnection, names: Sequence[str]) -> None:
+    """Reactions that are new start at the log's end."""
+    await connection.execute(
+        "INSERT INTO reaction_positions SELECT unnest(%s::text[]), coalesce(max(notification_id), 0)"
+        " FROM stored_events ON CONFLICT DO NOTHING",
+        (list(names),),
+    )
+
+
+async def reached(connection: AsyncConnection, name: str) -> int:
+    """Within a transaction, at whose end others may move it again."""
+    cursor = await connection.execute("SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,))
+    row = await cursor.fetchone()
+    assert row is not None, "its row was made at the start"
+    return int(row[0])
+
+
+async def note(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:
+    """They are due; the last one is where the reaction is."""
+    await connection.execute(
+        "INSERT INTO due_reactions (reaction, position) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
+        (name, list(positions)),
+    )
+    await connection.execute("UPDATE reaction_positions SET position = %s WHERE reaction = %s", (positions[-1], name))
+
+
+async def lease(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
+    """What is due of these reactions, put off so that no one else runs it meanwhile; a crash makes it due again."""
+    cursor = await connection.execute(
+        "UPDATE due_reactions d SET tries = d.tries + 1,"
+        " due_at = now() + make_interval(secs => %s * power(2, least(d.tries, 10)))"
+        " FROM (SELECT reaction, position FROM due_reactions"
+        "  WHERE due_at <= now() AND tries < %s AND reaction = ANY (%s)"
+        "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
+        " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
+        (FIRST_PAUSE_S, MAX_TRIES, list(names), limit),
+    )
+    return [Due(*row) for row in await cursor.fetchall()]
+
+
+async def done(connection: AsyncConnection, due: Due) -> None:
+    await connection.execute(
+        "DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (due.reaction, due.position)
+    )
+
+
+async def failed(connection: AsyncConnection, due: Due, error: str) -> None:
+    await connection.execute(
+        "UPDATE due_reactions SET error = %s WHERE reaction = %s AND position = %s",
+        (error, due.reaction, due.position),
+    )
+
+
+async def any_parked(connection: AsyncConnection) -> bool:
+    cursor = await connection.execute(
+        "SELECT EXISTS (SELECT FROM due_reactions WHERE tries >= %s)", (MAX_TRIES,), prepare=True
+    )
+    return await cursor.fetchone() == (True,)
+
+
+async def overview(connection: AsyncConnection, names: Sequence[str]) -> list[Standing]:
+    """These reactions, and whatever else something is due of (perhaps of another release)."""
+    cursor = await connection.execute(
+        "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
+        " count(d.position) FILTER (WHERE d.tries >= %(most)s),"
+        " coalesce((array_agg(format('position %%s: %%s', d.position, coalesce(d.error, 'its worker died each time'))"
+        "  ORDER BY d.position) FILTER (WHERE d.tries >= %(most)s))[:%(shown)s], '{}')"
+        " FROM (SELECT unnest(%(names)s::text[]) AS name UNION SELECT reaction FROM due_reactions) n"
+        " LEFT JOIN reaction_positions p ON p.reaction = n.name LEFT JOIN due_reactions d ON d.reaction = n.name"
+        " GROUP BY n.name, p.position ORDER BY n.name",
+        {"most": MAX_TRIES, "shown": ERRORS_SHOWN, "names": list(names)},
+    )
+    return [Standing(*row) for row in await cursor.fetchall()]
+
+
+async def retry(connection: AsyncConnection, name: str | None) -> int:
+    """What is parked, of one reaction or of all, is due now and has all its tries again; how many that are."""
+    cursor = await connection.execute(
+        "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",
+        (MAX_TRIES, name, name),
+    )
+    return cursor.rowcount

@@ -1,0 +1,92 @@
+"""Known issues that are new or have changed also classify the failures of the past that nobody has classified."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Caller, Handler
+from commands.known_issues import NoteSearch
+from commands.recording import ReportRead
+from commands.rules import Rule, Rules
+from domain.errors import Rejection
+from domain.known_issues import KNOWN_ISSUE, Kind, KnownIssue
+from domain.results import FAILED, ResultText
+from projections import known_issues, older_failures
+from projections.older_failures import OlderText
+from store.log import EventLog
+
+log = structlog.get_logger()
+
+EVERY_S = 5.0
+AT_ONCE = 100
+CHUNK = 500
+MAX_CHUNKS = 200
+"""A search ends after this many chunks of results that say anything: what is older is no news to anyone."""
+NEWEST = 2**53
+CALLER = Caller("system:known-issues")
+
+
+@dataclass
+class KnownIssueSearch:
+    """What one has searched through another leaves out, so two may sweep at once."""
+
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    handler: Handler
+
+    async def sweep(self) -> None:
+        """Searches for every known issue that has something new to search for."""
+        async with self.pool.connection() as connection:
+            due = await known_issues.unsearched(connection, AT_ONCE)
+        for known_issue_id in due:
+            try:
+                await self._search(known_issue_id)
+            except Rejection as error:
+                log.info("not searched", known_issue=known_issue_id, detail=error.detail)
+
+    async def _search(self, known_issue_id: int) -> None:
+        issue = await self.event_log.state(KNOWN_ISSUE.at(known_issue_id))
+        if issue is None or issue.deleted:
+            return
+        rules = Rules(_rules(issue))
+        edition, down_to = issue.searched
+        before = down_to if edition == issue.edition else NEWEST
+        for number in range(MAX_CHUNKS):
+            if before == 0:
+                return
+            async with self.pool.connection() as connection:
+                chunk = await older_failures.below(connection, issue.project_id, before, CHUNK)
+            found = await asyncio.to_thread(_matching, rules, chunk)
+            before = chunk[-1].id if len(chunk) == CHUNK and number + 1 < MAX_CHUNKS else 0
+            if found or before == 0:
+                note = NoteSearch(known_issue_id, issue.edition, before, found)
+                if not (await self.handler.execute(note, CALLER)).events:
+                    return
+
+
+def _rules(issue: KnownIssue) -> list[Rule]:
+    """All ways in which it is known again."""
+
+    def rules(kind: Kind, values: Iterable[str]) -> Iterator[Rule]:
+        return (Rule(issue.known_issue_id, issue.classification, kind, value) for value in values if value)
+
+    return [
+        *rules(issue.kind, [issue.value]),
+        *rules("fail_id", sorted(issue.fail_ids)),
+        *rules("signature", sorted(issue.signatures)),
+    ]
+
+
+def _matching(rules: Rules, chunk: Sequence[OlderText]) -> list[tuple[int, int]]:
+    """Result and job of those that the rules match, as they would match a report of them."""
+    found = [text for text in chunk if text.is_open]
+    report = ReportRead(
+        statuses=bytearray([FAILED]) * len(found),
+        texts=[
+            ResultText(row, text.message, text.trace, text.fail_id, text.signature) for row, text in enumerate(found)
+        ],
+    )
+    return [(found[match.row].id, found[match.row].job_id) for match in rules.matches(report)]

@@ -1,0 +1,204 @@
+"""Failures of the past that a known issue would have classified, had it been there."""
+
+from array import array
+
+import pytest
+
+from api.triage import recorded
+from commands.builds import StartBuild
+from commands.handler import Caller, Command, Handler
+from commands.jobs import CreateJob
+from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
+from commands.projects import CreateProject
+from commands.recording import read_chunks
+from commands.results import NewCases, RecordReport
+from commands.triage import ClassifyResult
+from domain.known_issues import KnownIssueSearched
+from domain.triage import Source
+from projections import result_queries as results
+from projections.catalogue import PROJECTIONS
+from projections.engine import Engine, ensure_tables, positions
+from store.codec import utcnow
+from testhide.processes import Core
+from tests.commands.test_results import FAILURE
+from workers import known_issues
+from workers.known_issues import KnownIssueSearch
+
+ANN = Caller("user:1")
+RESET = '<failure message="ECONNRESET">at connect</failure>'
+
+
+class House:
+    """Two projects with a job each, builds of one report each, and read models that follow."""
+
+    def __init__(self, parts: Core) -> None:
+        self.parts = parts
+        self.handler = Handler(parts.log, utcnow)
+        self.search = KnownIssueSearch(parts.pool, parts.log, self.handler)
+        self.builds = 0
+
+    async def does(self, *commands: Command) -> None:
+        for command in commands:
+            await self.handler.execute(command, ANN)
+
+    async def ran(self, *contents: str, project: int = 1) -> list[int]:
+        """The results of a build that ran these tests."""
+        self.builds += 1
+        first = self.builds * 100
+        cases = "".join(f'<testcase classname="c" name="n{n}">{inside}</testcase>' for n, inside in enumerate(contents))
+        report = read_chunks([f"<testsuite name='s'>{cases}</testsuite>".encode()])
+        new = None
+        if self.builds == 1 or project == 2:
+            new = NewCases(project, 0, first, report.node_ids, ["s"] * len(contents))
+        await self.does(
+            StartBuild(self.builds, project, external=True),
+            RecordReport(
+                build_id=self.builds,
+                attempt=1,
+                path="r.xml",
+                report=report,
+                first_result_id=first,
+                case_ids=array("q", range(100, 100 + len(contents))),
+                results_version=0,
+                new_cases=new,
+            ),
+        )
+        return list(range(first, first + len(contents)))
+
+    async def shown(self) -> None:
+        """The read models are at the log's end."""
+        async with self.parts.pool.connection() as connection:
+            position = min((await positions(connection, PROJECTIONS)).values())
+            events = await self.parts.log.read(position, 10_000)
+            await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
+
+    async def found(self, *, show: bool = True) -> list[list[int]]:
+        """The results that a sweep finds, by event."""
+        if show:
+            await self.shown()
+        head = await self.parts.log.head()
+        await self.search.sweep()
+        events = [item.event for item in await self.parts.log.read(head, 10_000)]
+        await self.shown()
+        found = []
+        for event in events:
+            assert isinstance(event, KnownIssueSearched)
+            found.append(event.result_ids)
+        return found
+
+    async def said(self, result_id: int) -> tuple[str | None, str | None, int | None]:
+        """Classification, by what, and the known issue."""
+        async with self.parts.pool.connection() as connection:
+            spans = await results.report_with(connection, result_id)
+            page = await results.page(connection, spans, results.Filters(all_attempts=True), 100, 0)
+        (said,) = [item.said for item in page if item.id == result_id]
+        return said.classification, said.classified_by, said.known_issue_id
+
+    async def origin(self, result_id: int) -> results.Origin:
+        async with self.parts.pool.connection() as connection:
+            origin = await results.origin(connection, result_id)
+        assert origin is not None
+        return origin
+
+    async def classified(self, result_id: int, by: Source) -> None:
+        await self.shown()
+        await self.does(ClassifyResult(recorded(await self.origin(result_id)), "product_bug", by))
+
+
+@pytest.fixture
+async def house(parts: Core) -> House:
+    async with parts.pool.connection() as connection:
+        await ensure_tables(connection, PROJECTIONS)
+    house = House(parts)
+    for number in (1, 2):
+        await house.does(CreateProject(number, "P", 1, ((f"p{number}", f"slug-{number}"),), b""))
+        await house.does(CreateJob(number, number, "Smoke"))
+    return house
+
+
+CREATE = CreateKnownIssue(17, 1, "Network", "infra", "pattern", "ECONN")
+
+
+async def test_a_new_issue_classifies_what_was_there_before(house: House) -> None:
+    first, _, _ = await house.ran(RESET, FAILURE, "")
+    second, _ = await house.ran(RESET, "<skipped>ECONNRESET</skipped>")
+    await house.ran(RESET, project=2)
+    await house.does(CREATE)
+    assert await house.found() == [[second, first]]
+    assert await house.said(first) == await house.said(second) == ("infra", "rule", 17)
+    assert await house.said(first + 1) == (None, None, None)
+    assert await house.found() == [], "once"
+
+
+async def test_what_is_classified_stays(house: House) -> None:
+    by_user, by_ai, neither = await house.ran(RESET, RESET, RESET)
+    await house.classified(by_user, "user")
+    await house.classified(by_ai, "ai")
+    await house.does(CREATE)
+    assert await house.found() == [[neither]]
+    assert await house.said(by_user) == ("product_bug", "user", None)
+    assert await house.said(by_ai) == ("product_bug", "ai", None)
+    await house.does(CreateKnownIssue(18, 1, "Again", "flaky", "pattern", "RESET"))
+    assert await house.found() == [[]]
+    assert await house.said(neither) == ("infra", "rule", 17)
+
+
+async def test_who_classifies_while_a_search_is_under_way_is_heard(house: House) -> None:
+    (result,) = await house.ran(RESET)
+    await house.does(CREATE)
+    await house.shown()
+    await house.does(ClassifyResult(recorded(await house.origin(result)), "product_bug"))
+    assert await house.found(show=False) == [[result]]
+    assert await house.said(result) == ("product_bug", "user", None)
+
+
+async def test_it_counts_as_said_by_a_rule(house: House) -> None:
+    (result,) = await house.ran(RESET)
+    await house.does(CREATE)
+    await house.found()
+    origin = recorded(await house.origin(result))
+    assert (origin.by_rule, origin.rule) == ("infra", 17)
+    await house.classified(result, "ai")
+    await house.shown()
+    assert await house.said(result) == ("infra", "rule", 17), "a model does not overrule it"
+    await house.classified(result, "user")
+    await house.shown()
+    assert await house.said(result) == ("product_bug", "user", 17)
+
+
+async def test_a_changed_issue_is_searched_for_again(house: House) -> None:
+    reset, other = await house.ran(RESET, FAILURE)
+    await house.does(CREATE)
+    assert await house.found() == [[reset]]
+    await house.does(UpdateKnownIssue(17, title="Other"))
+    assert await house.found() == []
+    signature = (await house.origin(other)).signature
+    await house.does(UpdateKnownIssue(17, match=("signature", signature)))
+    assert await house.found() == [[other]]
+    assert await house.said(reset) == ("infra", "rule", 17), "what was found stays"
+
+
+async def test_a_deleted_issue_is_not_searched_for(house: House) -> None:
+    await house.ran(RESET)
+    await house.does(CREATE)
+    await house.shown()
+    await house.does(DeleteKnownIssue(17))
+    assert await house.found(show=False) == []
+
+
+async def test_a_long_past_is_searched_through_in_pieces(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_issues, "CHUNK", 2)
+    a, b, *_ = await house.ran(RESET, RESET, FAILURE, FAILURE, FAILURE)
+    c, *_ = await house.ran(RESET, FAILURE, FAILURE)
+    await house.does(CREATE)
+    assert await house.found() == [[c], [b, a], []]
+    monkeypatch.setattr(known_issues, "MAX_CHUNKS", 1)
+    await house.does(UpdateKnownIssue(17, match=("pattern", "boom")))
+    assert await house.found() == [[c + 2, c + 1]], "and no further than it is worth"
+
+
+async def test_a_search_that_was_cut_goes_on_where_it_was(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_issues, "CHUNK", 1)
+    a, b = await house.ran(RESET, RESET)
+    await house.does(CREATE, NoteSearch(17, 1, b, [(b, 1)]))
+    assert await house.found() == [[a], []]
