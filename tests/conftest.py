@@ -38,10 +38,16 @@ DISCONNECT_OTHERS = """
 WIPE = """
     CREATE FUNCTION pg_temp.wipe(kept text[]) RETURNS void LANGUAGE plpgsql AS $body$
     DECLARE
+        place text;
         thing text;
     BEGIN
-        FOR thing IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
-            EXECUTE format(CASE WHEN thing = ANY (kept) THEN 'DELETE FROM %I' ELSE 'DROP TABLE %I' END, thing);
+        FOR place, thing IN
+            SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')
+        LOOP
+            EXECUTE format(
+                CASE WHEN place || '.' || thing = ANY (kept) THEN 'DELETE FROM %I.%I' ELSE 'DROP TABLE %I.%I' END,
+                place, thing
+            );
         END LOOP;
         PERFORM setval(format('%I', sequencename)::regclass, 1, false) FROM pg_sequences WHERE schemaname = 'public';
     END
@@ -124,7 +130,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_server(engines: Engines, data: Path, *names: str) -> Iterator[Server]:
+def running_server(engines: Engines, data: Path, *names: str, outgoing_allow: str = "") -> Iterator[Server]:
     """The named processes of a server on these engines."""
     port = free_port()
     settings = Settings(
@@ -135,6 +141,7 @@ def running_server(engines: Engines, data: Path, *names: str) -> Iterator[Server
         port=port,
         admin_email=ADMIN[0],
         admin_password=ADMIN[1],
+        outgoing_allow=outgoing_allow,
     )
     save_settings(settings, data / "settings.json")
     migrate(settings)
@@ -185,7 +192,9 @@ def _reused_database(engines: Engines) -> tuple[str, list[str]]:
     conninfo = make_conninfo(engines.database_url, dbname="tests")
     migrate(_settings(conninfo))
     with psycopg.connect(conninfo) as connection:
-        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        names = connection.execute(
+            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')"
+        ).fetchall()
     return conninfo, [name for (name,) in names]
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import ADMIN, running_server
-from tests.contract.fuzzing import a_small_world, fuzz
+from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
 
 from testhide.engines import temporary_engines
 from testhide.processes import create_first_admin
@@ -32,7 +32,7 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="testhide-schemathesis-") as data,
         temporary_engines() as engines,
-        running_server(engines, Path(data), "serve", "project", "dispatch") as server,
+        running_server(engines, Path(data), *PROCESSES, outgoing_allow=OUTGOING) as server,
     ):
         asyncio.run(create_first_admin(server.settings))
         server.settle()

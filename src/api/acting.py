@@ -5,8 +5,10 @@ respond-async` skips the wait. A read with `Testhide-Min-Position` waits for it.
 carries `Testhide-Projected: false`.
 """
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -15,14 +17,18 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
+from api.idempotency import Repeatable
 from api.permissions import Agent, User
 from api.services import Services
 from commands.handler import Caller, Command, Receipt
 from domain.errors import Invalid
+from store.append import AlreadyDone
+from store.codec import utcnow
 
 POSITION = "Testhide-Position"
 MIN_POSITION = "Testhide-Min-Position"
 PROJECTED = "Testhide-Projected"
+AS_OF = "Testhide-As-Of"
 
 
 class Acting:
@@ -34,22 +40,52 @@ class Acting:
 
     async def __call__(self, command: Command, actor: str | None = None) -> Receipt:
         """Executes on behalf of the caller and waits until the read models show it."""
-        receipt = await self.services.handler.execute(command, self._caller(actor))
+        receipt = await self._once(command, self._caller(actor))
         if receipt.position is not None:
-            await self.show(receipt.position)
+            await self.show(receipt.position, receipt.events[0].position)
         return receipt
 
-    async def show(self, position: int) -> None:
-        """Notes a position for the answer's headers and waits for it, unless the caller asked not to."""
+    async def _once(self, command: Command, caller: Caller) -> Receipt:
+        """The first command of a request that may come again notes that it was carried out."""
+        repeatable: Repeatable | None = getattr(self._request.state, "repeatable", None)
+        if repeatable is None or repeatable.carried_out:
+            return await self.services.handler.execute(command, caller)
+        once = await repeatable.once(self._request)
+        try:
+            receipt = await self.services.handler.execute(command, dataclasses.replace(caller, once=once))
+        except AlreadyDone:
+            await repeatable.must_be_first(self.services, once)
+            raise
+        repeatable.carried_out = receipt.position is not None
+        return receipt
+
+    async def quietly(self, command: Command) -> Receipt:
+        """As a call, but neither waits for the read models nor tells the position: for what a read leaves behind."""
+        return await self.services.handler.execute(command, self._caller(None))
+
+    async def show(self, position: int, first: int | None = None) -> None:
+        """Notes a position for the answer's headers and waits for the events from `first` to it, unless the caller
+        asked not to.
+        """
         state = self._request.state
         state.position = max(position, getattr(state, "position", 0))
         if "respond-async" not in self._request.headers.get("prefer", ""):
-            state.projected = await self.services.waiter.wait(position)
+            shown = await self.services.waiter.wait(position, first)
+            state.projected = shown and getattr(state, "projected", True)
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         async with self.services.pool.connection() as connection:
             yield connection
+
+    @property
+    def is_past(self) -> bool:
+        """Whether what is read is how it was (`?as_of=`)."""
+        return False
+
+    def now(self) -> datetime:
+        """The time for which it is read."""
+        return utcnow()
 
     def _caller(self, actor: str | None) -> Caller:
         user: User | Agent | None = self._request.scope.get("user")
@@ -83,3 +119,5 @@ async def add_position(message: Message, scope: Scope) -> None:
         headers[POSITION] = str(position)
     if noted.get("projected") is False:
         headers[PROJECTED] = "false"
+    if (as_of := noted.get("as_of")) is not None:
+        headers[AS_OF] = str(as_of)

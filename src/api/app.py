@@ -13,10 +13,15 @@ from api import description, problems
 from api.acting import add_position, provide_acting, wait_for_min_position
 from api.agents import AgentController
 from api.artifacts import ArtifactController
+from api.as_of import refuse_elsewhere
+from api.audit import AuditController
+from api.audit_log import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
 from api.builds import BuildController
+from api.events_stream import EventController
 from api.health import HealthController
+from api.idempotency import FirstAnswer
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -24,18 +29,26 @@ from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.polling import AgentPolls
 from api.pools import PoolController
+from api.projections import ProjectionController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
+from api.replays import ReplayController
 from api.security import Authentication
 from api.services import Services
+from api.streams import Streams
 from api.templates import TemplateController
 from api.tests import TestController
 from api.triage import TriageController
 from api.types import JsonRequest, storable
+from api.user_permissions import UserPermissionController
+from api.users import UserController
+from api.webhooks import WebhookController
 
 CONTROLLERS = (
     HealthController,
     AuthController,
+    UserPermissionController,
+    UserController,
     ProjectController,
     JobController,
     JobBundleController,
@@ -45,11 +58,17 @@ CONTROLLERS = (
     NodeCommandController,
     BuildController,
     BuildActionController,
+    EventController,
     ArtifactController,
     TestController,
     TriageController,
     KnownIssueController,
     QuarantineController,
+    ProjectionController,
+    AuditController,
+    ReplayController,
+    AuditLogController,
+    WebhookController,
     AgentController,
 )
 
@@ -57,6 +76,7 @@ CONTROLLERS = (
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
         return description.allowed(request)
+    refuse_elsewhere(request)
     await wait_for_min_position(request)
     return None
 
@@ -69,7 +89,9 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         async with services as made:
             app.state.services = made
             app.state.polls = AgentPolls(made)
-            yield
+            app.state.streams = Streams(made)
+            async with app.state.streams.open():
+                yield
 
     return Litestar(
         route_handlers=[Router("/api/v3", route_handlers=list(CONTROLLERS)), AgentDownloadController],
@@ -80,7 +102,10 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         dependencies={
             "act": Provide(provide_acting, sync_to_thread=False),
         },
-        middleware=[DefineMiddleware(Authentication, exclude=f"^{description.PATH}", exclude_from_auth_key="public")],
+        middleware=[
+            DefineMiddleware(Authentication, exclude=f"^{description.PATH}", exclude_from_auth_key="public"),
+            FirstAnswer(),
+        ],
         before_request=before_request,
         before_send=[add_position],
         exception_handlers=problems.handlers(),

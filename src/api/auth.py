@@ -9,6 +9,7 @@ from litestar.di import Provide
 from msgspec import Meta
 
 from api.acting import Acting
+from api.idempotency import SHOWN_ONCE
 from api.permissions import User
 from api.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.throttling import throttled
@@ -134,7 +135,7 @@ class AuthController(Controller):
         items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]
         return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
 
-    @post("/api-tokens")
+    @post("/api-tokens", opt=SHOWN_ONCE)
     async def create_token(self, request: Request[User, Any, Any], act: Acting, data: NewApiToken) -> CreatedApiToken:
         """The secret is shown only here."""
         token_id = await act.services.ids.draw("api_tokens")

@@ -8,12 +8,13 @@ from litestar import Controller, Request, delete, post
 from msgspec import Meta
 
 from api.acting import Acting
-from api.build_views import CommentView, visible_build
+from api.build_views import visible_build
 from api.permissions import User
 from commands.builds import MoveBuildToTop
 from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.restarts import RestartBuild
 from projections import builds
+from projections.build_views import CommentView
 from projections.builds import BuildRow
 from projections.result_queries import failed_node_ids, flaky_node_ids
 
@@ -101,7 +102,7 @@ class BuildActionController(Controller):
     ) -> CommentView:
         await visible_build(request.user, act, build_id, "write")
         comment_id = await act.services.ids.draw("comments")
-        receipt = await act(CommentOnBuild(build_id, comment_id, data.text, request.user.email))
+        receipt = await act(CommentOnBuild(build_id, comment_id, data.text, request.user.user_id))
         return CommentView(comment_id, build_id, data.text, request.user.email, receipt.events[0].event.at)
 
     @delete(status_code=204)

@@ -1,8 +1,6 @@
-"""How builds are shown, and who sees them."""
+"""Who sees a build, and pages of them."""
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -10,55 +8,8 @@ from api.acting import Acting
 from api.permissions import User
 from domain.errors import NotFound
 from projections import builds
+from projections.build_views import BuildItem
 from projections.builds import BuildRow
-
-
-class BuildItem(msgspec.Struct):
-    id: int
-    job_id: int
-    project_id: int
-    status: str
-    reason: str | None
-    branch: str
-    commit_sha: str | None
-    priority: int
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    duration_s: int
-    total_tests: int
-    failed_tests: int
-
-
-class CommentView(msgspec.Struct):
-    id: int
-    build_id: int
-    text: str
-    author: str
-    created_at: datetime
-
-
-class BuildDetail(BuildItem):
-    passed: int
-    failed: int
-    skipped: int
-    known_issues: int
-    quarantined: int
-    node_id: int | None
-    attempt: int
-    detail: str | None
-    exit_code: int | None
-    log_lines: int
-    external: bool
-    triggered_by: str
-    restarted_from: int | None
-    selected_tests: int | None
-    """How many tests were asked for; null for all."""
-    keep_forever: bool
-    waiting_for: str | None
-    """Why a queued build waits, once the dispatcher has looked at it."""
-    comments: list[CommentView]
-    configuration: dict[str, Any]
 
 
 class BuildPage(msgspec.Struct):
@@ -72,7 +23,7 @@ async def visible_build(
     """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
     async with act.reading() as connection:
         row = await builds.find(connection, build_id)
-    if row is None and await act.services.waiter.wait(await act.services.log.head()):
+    if row is None and not act.is_past and await act.services.waiter.wait(await act.services.log.head()):
         # It may only not have been shown yet: the read models were behind when it was started.
         async with act.reading() as connection:
             row = await builds.find(connection, build_id)
@@ -80,48 +31,3 @@ async def visible_build(
         raise NotFound(f"There is no build {build_id}.")
     user.must(level, row.project_id, f"build {build_id}")
     return row
-
-
-def item_fields(row: BuildRow) -> Mapping[str, Any]:
-    begun = row.started_at
-    ended = row.finished_at
-    return {
-        "id": row.id,
-        "job_id": row.job_id,
-        "project_id": row.project_id,
-        "status": row.status,
-        "reason": row.reason,
-        "branch": row.branch,
-        "commit_sha": row.commit_sha,
-        "priority": row.priority,
-        "created_at": row.created_at,
-        "started_at": begun,
-        "finished_at": ended,
-        "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,
-        "total_tests": row.passed + row.failed + row.skipped,
-        "failed_tests": row.failed,
-    }
-
-
-def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) -> BuildDetail:
-    return BuildDetail(
-        **item_fields(row),
-        passed=row.passed,
-        failed=row.failed,
-        skipped=row.skipped,
-        known_issues=row.known_issues,
-        quarantined=row.quarantined,
-        node_id=row.node_id,
-        attempt=row.attempt,
-        detail=row.detail,
-        exit_code=row.exit_code,
-        log_lines=row.log_lines,
-        external=row.external,
-        triggered_by=row.created_by,
-        restarted_from=row.restarted_from,
-        selected_tests=row.selected_tests,
-        keep_forever=row.pinned,
-        waiting_for=waiting_for,
-        comments=comments,
-        configuration=row.configuration,
-    )

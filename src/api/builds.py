@@ -6,19 +6,23 @@ from typing import Annotated, Any, Literal
 import msgspec
 from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
-from litestar.response import Stream
 from msgspec import Meta, structs
 
 from api.acting import Acting
-from api.build_stream import MEDIA_TYPE, messages, shown
-from api.build_views import BuildDetail, BuildItem, BuildPage, CommentView, detail, item_fields, visible_build
+from api.as_of import as_of
+from api.build_stream import STILL_HERE, BuildStream, shown
+from api.build_views import BuildPage, visible_build
+from api.live import MEDIA_TYPE, LiveStream, Reader
 from api.permissions import User
+from api.streams import Streams
 from api.types import MAX_ID, Paged, next_page
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, status_of
 from domain.errors import NotFound
 from projections import builds
+from projections.build_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.builds import Filters
+from projections.recalling import BUILD_PAST
 from store.queue_reasons import reason_for
 
 Variables = dict[
@@ -123,7 +127,7 @@ class BuildController(Controller):
             headers["Testhide-Total"] = "lower-bound"
         return Response(BuildPage(total.builds, [BuildItem(**item_fields(row)) for row in found]), headers=headers)
 
-    @get("/{build_id:int}")
+    @get("/{build_id:int}", **as_of(BUILD_PAST, "build_id"))
     async def get_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildDetail:
         row = await visible_build(request.user, act, build_id)
         async with act.reading() as connection:
@@ -137,8 +141,12 @@ class BuildController(Controller):
     async def stop(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills what runs."""
         row = await visible_build(request.user, act, build_id, "write")
-        log_lines = await act.services.build_logs.count(build_id, row.attempt)
-        await act(AbortBuild(build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log_lines))
+        log = await act.services.build_logs.end(build_id, row.attempt)
+        await act(
+            AbortBuild(
+                build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log.lines, log_digest=log.digest
+            )
+        )
         return BuildStatus(build_id, "aborted")
 
     @post("/{build_id:int}/finish", status_code=200)
@@ -146,9 +154,8 @@ class BuildController(Controller):
         self, request: Request[User, Any, Any], act: Acting, build_id: int, data: ExternalResult
     ) -> BuildStatus:
         """Ends an external build."""
-        row = await visible_build(request.user, act, build_id, "write")
-        log_lines = await act.services.build_logs.count(build_id, row.attempt)
-        await act(FinishExternalBuild(build_id, data.status, log_lines))
+        await visible_build(request.user, act, build_id, "write")
+        await act(FinishExternalBuild(build_id, data.status))
         build = await act.services.log.state(BUILD.at(build_id))
         assert build is not None
         return BuildStatus(build_id, status_of(build))
@@ -169,12 +176,16 @@ class BuildController(Controller):
         return LogPage(total, [shown(line) for line in lines])
 
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
-    async def stream(self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False) -> Stream:
+    async def stream(
+        self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False
+    ) -> LiveStream:
         """Server-sent events: the log line by line, then the status, then `done`."""
-        await visible_build(request.user, act, build_id)
+        project_id = (await visible_build(request.user, act, build_id)).project_id
         last = request.headers.get("last-event-id")
-        return Stream(
-            messages(act.services, build_id, with_ids=ids or last is not None, after=last),
-            media_type=MEDIA_TYPE,
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        with_ids = ids or last is not None
+        streams: Streams = request.app.state.streams
+        reader = Reader(
+            request, lambda user: user.may("read", project_id), keep_alive=(lambda: STILL_HERE) if with_ids else None
         )
+        source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=last)
+        return LiveStream(streams.readers, reader, source)

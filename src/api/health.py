@@ -7,6 +7,8 @@ from litestar import Controller, Request, Response, get
 
 from api.acting import Acting
 from api.security import PUBLIC
+from projections.catalogue import PROJECTIONS
+from projections.places import missing
 from projections.waiting import LIMIT_S
 
 
@@ -18,6 +20,7 @@ class Health(msgspec.Struct):
 
 class Readiness(msgspec.Struct):
     status: str
+    """`ok`, `degraded: ...` when events could not be projected, or what is missing."""
     position: int
     """The newest position in the log."""
     projected: int
@@ -30,17 +33,23 @@ class HealthController(Controller):
 
     @get("/healthz")
     async def healthz(self, request: Request[Any, Any, Any], act: Acting) -> Health:
-        """Alive. Asks nothing of the database."""
-        return Health("ok", act.services.version, act.services.build)
+        """Alive. Asks nothing of the database. `degraded` when there are events that could not be projected."""
+        status = "degraded" if act.services.waiter.degraded else "ok"
+        return Health(status, act.services.version, act.services.build)
 
     @get("/readyz")
     async def readyz(self, act: Acting) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then."""
-        head = await act.services.log.head()
-        ready = await act.services.waiter.wait(head) and await act.services.waiter.read_position() >= head
-        answer = Readiness(
-            "ok" if ready else f"read models more than {LIMIT_S:.0f} s behind", head, head if ready else 0
-        )
-        if not ready:
-            answer.projected = await act.services.waiter.read_position()
-        return Response(answer, status_code=200 if ready else 503)
+        services = act.services
+        head = await services.log.head()
+        async with act.reading() as connection:
+            lacking = await missing(connection, PROJECTIONS)
+        if lacking:
+            names = " ".join(projection.name for projection in lacking)
+            status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"
+            return Response(Readiness(status, head, 0), status_code=503)
+        if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
+            status = f"read models more than {LIMIT_S:.0f} s behind"
+            return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
+        status = "degraded: events are parked, see `testhide projections status`" if services.waiter.degraded else "ok"
+        return Response(Readiness(status, head, head))

@@ -11,6 +11,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
+from api.as_of import as_of
 from api.configuration import Branch, NewConfiguration, Repository, check_repository
 from api.nodes import Tags
 from api.permissions import Level, User
@@ -22,6 +23,7 @@ from domain.errors import NotFound
 from domain.jobs import Clearable, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
+from projections.recalling import CONFIGURATION_PAST, JOB_PAST
 
 Minutes = Annotated[int, Meta(ge=1, le=10_080)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]
@@ -154,7 +156,7 @@ class JobController(Controller):
             quarantine_mode=data.quarantine_mode,
         )
 
-    @get("/{job_id:int}")
+    @get("/{job_id:int}", **as_of(JOB_PAST, "job_id"))
     async def get_job(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> JobDetail:
         return await detail(request.user, act, job_id)
 
@@ -199,7 +201,7 @@ class JobController(Controller):
         await visible_job(request.user, act, job_id, "admin")
         await act(DeleteJob(job_id))
 
-    @get("/{job_id:int}/configuration")
+    @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_PAST, "job_id"))
     async def get_configuration(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> ConfigurationView:
         await visible_job(request.user, act, job_id)
         async with act.reading() as connection:

@@ -11,6 +11,8 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
+from api.as_of import as_of
+from api.idempotency import SHOWN_ONCE
 from api.permissions import User
 from api.security import AGENT_TOKEN, PUBLIC
 from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
@@ -18,6 +20,7 @@ from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode
 from domain.errors import NotFound
 from projections import nodes
 from projections.nodes import Health, NodeRow, NodeView
+from projections.recalling import NODE_PAST
 from store.secrets import new_token, token_hash
 
 Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]
@@ -97,7 +100,7 @@ class NodeController(Controller):
             )
         return Response(found, headers=next_page(request, paged, [node.id for node in found]))
 
-    @post()
+    @post(opt=SHOWN_ONCE)
     async def register(self, request: Request[User, Any, Any], act: Acting, data: NewNode) -> RegisteredNode:
         """`agent_token` is what the node's agent signs in with; it is shown only here."""
         request.user.must_manage_nodes()
@@ -142,9 +145,10 @@ class NodeController(Controller):
         }
         return LatestAgent(services.agent_version, **downloads)
 
-    @get("/{node_id:int}")
+    @get("/{node_id:int}", **as_of(NODE_PAST, "node_id"))
     async def get_node(self, act: Acting, node_id: int) -> NodeView:
-        return await shown_node(act, node_id)
+        node = await shown_node(act, node_id)
+        return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if act.is_past else node
 
     @get("/{node_id:int}/health")
     async def health(self, act: Acting, node_id: int) -> Health:

@@ -15,6 +15,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
+from api.idempotency import InFlight, Replay, replayed
 from domain.errors import Invalid, Rejection, StillRunning, TooLarge, TooManyRequests, Unauthenticated, Unavailable
 from store.append import AppendFailed
 
@@ -53,7 +54,7 @@ def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Prob
             headers["WWW-Authenticate"] = "Bearer"
         case TooManyRequests():
             headers["Retry-After"] = str(error.retry_after_s)
-        case Unavailable():
+        case Unavailable() | InFlight():
             headers["Retry-After"] = str(RETRY_AFTER_S)
         case StillRunning():
             headers["Location"] = error.location
@@ -112,6 +113,12 @@ def unreachable(request: Request[Any, Any, Any], error: Exception) -> Response[P
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
+def not_built(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("read model missing", path=request.url.path, error=str(error).strip())
+    detail = "A read model that this release needs is not built yet; GET /api/v3/readyz says which."
+    return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
 def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """A defect of ours: the log gets the trace, the caller a number to ask for."""
     number = uuid4().hex[:12]
@@ -125,10 +132,12 @@ def handlers() -> dict[Any, Any]:
 
     return {
         Rejection: rejected,
+        Replay: replayed,
         ValidationException: invalid,
         SerializationException: not_json,
         HTTPException: http_error,
         psycopg.OperationalError: unreachable,
+        psycopg.errors.UndefinedTable: not_built,
         psycopg_pool.PoolTimeout: unreachable,
         AppendFailed: unreachable,
         Exception: unexpected,

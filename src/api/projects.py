@@ -6,15 +6,18 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, get, post, put
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
 from api.acting import Acting
+from api.idempotency import SHOWN_ONCE
 from api.permissions import User
-from api.types import Id
-from commands.projects import CreateProject, RotateWebhookSecret, UpdateProject
-from domain.errors import NotFound
-from projections import projects
+from api.types import Id, Paged, next_page, provide_paged
+from commands.pools import DeletePool
+from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
+from domain.errors import Conflict, NotFound, Unavailable
+from projections import pools, project_contents, projects
 from projections.projects import ProjectRow
 from store.secrets import new_token
 
@@ -73,14 +76,20 @@ class ProjectController(Controller):
     path = "/projects"
     tags = ["Projects"]
 
-    @get()
-    async def list_projects(self, request: Request[User, Any, Any], act: Acting) -> list[ProjectItem]:
-        """The projects that the caller is a member of."""
+    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    async def list_projects(
+        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+    ) -> Response[list[ProjectItem]]:
+        """The projects that the caller is a member of, by id."""
+        member = None if request.user.is_admin else request.user.user_id
         async with act.reading() as connection:
-            found = await projects.visible(connection, None if request.user.is_admin else request.user.user_id)
-        return [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
+            found = await projects.visible(
+                connection, member, after=paged.after, offset=paged.offset, limit=paged.limit
+            )
+        items = [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
+        return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
-    @post()
+    @post(opt=SHOWN_ONCE)
     async def create(self, request: Request[User, Any, Any], act: Acting, data: NewProject) -> CreatedProject:
         """The caller becomes the project's admin. `webhook_secret` is shown only here."""
         request.user.must_be_developer()
@@ -123,7 +132,7 @@ class ProjectController(Controller):
         await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
         return detail(await visible_project(request.user, act, project_id), act.services.base_url)
 
-    @post("/{project_id:int}/rotate-webhook-secret", status_code=200)
+    @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE)
     async def rotate_webhook_secret(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> NewSecret:
         """The old secret is invalid at once; the new one is shown only here."""
         request.user.must("admin", project_id, f"project {project_id}")
@@ -131,6 +140,31 @@ class ProjectController(Controller):
         secret = new_token("wh_sec_")
         await act(RotateWebhookSecret(project_id, act.services.secrets.seal(secret)))
         return NewSecret(secret)
+
+    @delete("/{project_id:int}")
+    async def delete_project(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> None:
+        """Deletes the project for good, with its jobs, their builds and all that these left; what is queued or running
+        ends as aborted. Refused while builds of other projects are queued or running in its node pools.
+        """
+        request.user.must("admin", project_id, f"project {project_id}")
+        await visible_project(request.user, act, project_id)
+        async with act.reading() as connection:
+            guests = await project_contents.guests(connection, project_id)
+        if guests:
+            what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
+            raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
+        await act(CloseProject(project_id))
+        # The read models may have taken longer than a request waits; a list from then would not be whole.
+        services = act.services
+        if not await services.waiter.wait(await services.log.head()):
+            raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
+        async with act.reading() as connection:
+            job_ids = await project_contents.job_ids(connection, project_id)
+            pool_ids = await project_contents.pool_ids(connection, project_id)
+            nodes = {pool_id: await pools.node_ids(connection, pool_id) for pool_id in pool_ids}
+        for pool_id, node_ids in nodes.items():
+            await act(DeletePool(pool_id, node_ids))
+        await act(DeleteProject(project_id, job_ids))
 
 
 async def visible_project(user: User, act: Acting, project_id: int) -> ProjectRow:

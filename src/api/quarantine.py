@@ -1,7 +1,7 @@
-"""Quarantine: tests of a job whose failures do not fail its builds."""
+"""Quarantine: tests of a job whose failures do not fail its builds, and which of them need it no longer."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
@@ -9,6 +9,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.acting import Acting
+from api.as_of import as_of
 from api.jobs import visible_job
 from api.permissions import User
 from api.types import MAX_ID, Id, Name, Paged, next_page
@@ -16,7 +17,8 @@ from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
-from projections.quarantine import Ages, QuarantineRow
+from projections.quarantine import Ages, QuarantineRow, Status
+from projections.recalling import QUARANTINE_PAST
 from store.codec import utcnow
 
 MAX_BULK = 10_000
@@ -52,8 +54,16 @@ class NewEntryAnswer(msgspec.Struct):
 
 
 class EntryItem(NewEntryAnswer):
+    """`expired`: it does not count any more. `healthy`: its tests passed in the last 10 builds that ran them; it counts
+    until it is lifted, and is `active` again when one of them fails.
+    """
+
     job_id: int
     quarantined_by: str
+    status: Status
+    status_since: datetime
+    passed_builds: int
+    """In a row, up to now; counted up to 10."""
 
 
 class Bulk(msgspec.Struct):
@@ -78,11 +88,14 @@ class Removed(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
+    """Of the entries that count; `by_status` has the expired ones too."""
+
     total: int
     by_reason: dict[str, int]
     oldest_days: int
     age_days: dict[str, int]
     """How many entries are that many days old."""
+    by_status: dict[str, int]
 
 
 class NodeIds(msgspec.Struct):
@@ -93,7 +106,7 @@ class QuarantineController(Controller):
     path = "/quarantine"
     tags = ["Quarantine"]
 
-    @get()
+    @get(**as_of(QUARANTINE_PAST, "job_id"))
     async def list_entries(
         self,
         request: Request[User, Any, Any],
@@ -103,15 +116,16 @@ class QuarantineController(Controller):
         limit: Limit = 10_000,
         after: After = 0,
     ) -> Response[list[EntryItem]]:
-        """The entries that count now, by id."""
+        """All entries by id, those that have expired too."""
         await visible_job(request.user, act, job_id)
         paged = Paged(page, limit, after)
         async with act.reading() as connection:
             found = await quarantine.listing(
-                connection, job_id, utcnow(), after=paged.after, offset=paged.offset, limit=paged.limit
+                connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
-        return Response([item(row) for row in found], headers=headers)
+        now = act.now()
+        return Response([item(row, now) for row in found], headers=headers)
 
     @post()
     async def add(self, request: Request[User, Any, Any], act: Acting, data: NewEntry) -> NewEntryAnswer:
@@ -171,12 +185,14 @@ class QuarantineController(Controller):
         async with act.reading() as connection:
             reasons = await quarantine.by_reason(connection, job_id, now)
             ages = await quarantine.by_age(connection, job_id, now)
+            statuses = await quarantine.by_status(connection, job_id, now)
         by_reason = dict.fromkeys(REASONS, 0) | {total.reason: total.entries for total in reasons}
         return Stats(
             total=sum(by_reason.values()),
             by_reason={str(reason): entries for reason, entries in by_reason.items()},
             oldest_days=ages[-1].days if ages else 0,
             age_days=distribution(ages),
+            by_status=dict.fromkeys(get_args(Status), 0) | {found.status: found.entries for found in statuses},
         )
 
     @get("/nodeids")
@@ -202,7 +218,8 @@ def distribution(ages: list[Ages]) -> dict[str, int]:
     return counts
 
 
-def item(row: QuarantineRow) -> EntryItem:
+def item(row: QuarantineRow, now: datetime) -> EntryItem:
+    status, since = quarantine.status(row, now)
     return EntryItem(
         id=row.id,
         node_id=row.node_id,
@@ -212,4 +229,7 @@ def item(row: QuarantineRow) -> EntryItem:
         owner=row.owner,
         job_id=row.job_id,
         quarantined_by=row.quarantined_by,
+        status=status,
+        status_since=since,
+        passed_builds=len(row.passed_in),
     )

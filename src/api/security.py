@@ -35,15 +35,20 @@ class Authentication(AbstractAuthenticationMiddleware):
     """Sets `request.user` to a User or an Agent."""
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthenticated(ANONYMOUS)
-        services: Services = connection.app.state.services
-        user = await identify(services, token.strip())
+        user = await caller_of(connection)
         is_for_agents = bool(connection.route_handler.opt.get("agents"))
         if isinstance(user, Agent) and not is_for_agents:
             raise Unauthenticated("An agent's token only reaches the agent operations.")
         return AuthenticationResult(user=user, auth=None)
+
+
+async def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
+    """Who is calling and what he may by now: streams ask it again. Raises Unauthenticated."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated(ANONYMOUS)
+    services: Services = connection.app.state.services
+    return await identify(services, token.strip())
 
 
 async def identify(services: Services, token: str) -> User | Agent:

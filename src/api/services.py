@@ -6,12 +6,14 @@ from pathlib import Path
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
-from integrations.ports import Blobs
+from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
 from projections.jobs import ProjectOfJob
+from projections.past import Past
 from projections.waiting import Waiter
 from store.agents import AgentGauges
 from store.build_logs import BuildLogs
+from store.first_answers import FirstAnswers
 from store.grouped import Grouped
 from store.ids import Ids
 from store.listen import Listener
@@ -30,9 +32,12 @@ class Services:
     waiter: Waiter
     sessions: Grouped[str, Credentials | None]
     project_of_job: ProjectOfJob
+    past: Past
     build_logs: BuildLogs
+    first_answers: FirstAnswers
     gauges: AgentGauges
     blobs: Blobs
+    outgoing: Outgoing
     base_url: str
     spool: Path
     """Folder for uploads in flight."""

@@ -11,6 +11,7 @@ from litestar.params import Parameter
 from psycopg import AsyncConnection
 
 from api.acting import Acting
+from api.as_of import as_of
 from api.build_views import visible_build
 from api.permissions import Level, User
 from api.types import MAX_ID, Paged, next_page
@@ -20,8 +21,8 @@ from domain.results import FAILED, PASSED, SKIPPED, STATUSES
 from domain.triage import Classification
 from projections import quarantine
 from projections import result_queries as results
+from projections.recalling import REPORT_PAST, TESTS_PAST
 from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
-from store.codec import utcnow
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]
@@ -145,7 +146,7 @@ class TestController(Controller):
     path = ""
     tags = ["Reports & Tests"]
 
-    @get("/report/{build_id:int}")
+    @get("/report/{build_id:int}", **as_of(REPORT_PAST, "build_id"))
     async def report(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> ReportView:
         await visible_build(request.user, act, build_id)
         async with act.reading() as connection:
@@ -153,7 +154,7 @@ class TestController(Controller):
             totals = await results.totals(connection, spans)
         return report_view(build_id, spans, totals)
 
-    @get("/tests")
+    @get("/tests", **as_of(TESTS_PAST, "build_id"))
     async def list_tests(
         self,
         request: Request[User, Any, Any],
@@ -183,7 +184,7 @@ class TestController(Controller):
             total = await results.count(connection, spans, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results.page(connection, spans, keyset, limit, paged.offset)
-            held = await quarantined_now(connection, build.job_id, found)
+            held = await quarantined_now(connection, build.job_id, act.now(), found)
         headers = next_page(request, paged, [result.id for result in found])
         return Response(TestPage(total, [item(spans, result, held) for result in found]), headers=headers)
 
@@ -196,7 +197,7 @@ class TestController(Controller):
             alone = Filters(all_attempts=True, after_id=test_id - 1)
             result = (await results.page(connection, spans, alone, 1, 0))[0]
             text = await results.text(connection, test_id)
-            held = await quarantined_now(connection, origin.job_id, [result])
+            held = await quarantined_now(connection, origin.job_id, act.now(), [result])
             system_out, system_err = await results.outputs(connection, spans, test_id)
         shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result, held))
         shown["message"] = text.message if text is not None else ""
@@ -239,9 +240,9 @@ class TestController(Controller):
         )
 
 
-async def quarantined_now(connection: AsyncConnection, job_id: int, found: Sequence[Result]) -> set[str]:
+async def quarantined_now(connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]) -> set[str]:
     """Those of the results' node ids that are in the job's quarantine."""
-    entries = await quarantine.node_ids(connection, job_id, utcnow()) if found else []
+    entries = await quarantine.node_ids(connection, job_id, now) if found else []
     return covered((result.node_id for result in found), entries)
 
 

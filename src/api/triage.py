@@ -72,7 +72,7 @@ class TriageController(Controller):
         """Overrides whatever a rule or a model said; neither overrides a person."""
         user = request.user
         result = await writable_result(user, act, test_id)
-        await act(ClassifyResult(result, data.classification, "user", user.email))
+        await act(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
     @post("/defect", status_code=200)
@@ -80,7 +80,7 @@ class TriageController(Controller):
         self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewDefect
     ) -> LinkedDefect:
         result = await writable_result(request.user, act, test_id)
-        await act(LinkDefect(result, data.defect_key, data.defect_url, request.user.email))
+        await act(LinkDefect(result, data.defect_key, data.defect_url, request.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
@@ -88,7 +88,7 @@ class TriageController(Controller):
         self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewResolution
     ) -> Resolved:
         result = await writable_result(request.user, act, test_id)
-        await act(SetResolution(result, data.resolution, request.user.email))
+        await act(SetResolution(result, data.resolution, request.user.user_id))
         return Resolved(test_id, data.resolution, request.user.email)
 
     @post("/known-issue", status_code=200)
@@ -97,7 +97,7 @@ class TriageController(Controller):
     ) -> LinkedKnownIssue:
         """From now on failures with the same fail_id or the same signature are classified as this known issue."""
         result = await writable_result(request.user, act, test_id)
-        await act(LinkKnownIssue(result, data.known_issue_id, request.user.email))
+        await act(LinkKnownIssue(result, data.known_issue_id, request.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 
 

@@ -8,6 +8,7 @@ from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact
 from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, Assigned, Deleted, Finished, Running, status_of
 from domain.errors import Conflict, NotFound
+from domain.jobs import JOB, Job
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,16 @@ class StoreArtifact(Decision):
     def reads(self) -> Sequence[AnyStream]:
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
-    def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
+    def then_reads(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Sequence[AnyStream]:
+        """The job: when that is deleted, so are the contents of all its artifacts, and none may come later."""
+        return () if build is None else (JOB.at(build.queued.job_id),)
+
+    def decide(
+        self, artifact: ArtifactStored | None, build: AnyBuild | None, job: Job | None = None
+    ) -> Iterable[Event]:
         if artifact is not None:
             return
-        if build is None or isinstance(build, Deleted):
+        if build is None or isinstance(build, Deleted) or (job is not None and job.deleted):
             raise NotFound(f"There is no build {self.build_id}.")
         if self.by_node is not None:
             must_be_leased(build, self.by_node)

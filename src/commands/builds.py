@@ -72,9 +72,14 @@ class StartBuild(Decision):
                 f"Node pool {job.node_pool_id} of job {self.job_id} was deleted;"
                 f" choose another by PUT /api/v3/jobs/{self.job_id}."
             )
+        if any(isinstance(state, Template) and state.deleted for state in named):
+            # The job took it in the very moment in which it was deleted; what it said is erased.
+            raise Conflict(
+                f"Pipeline template {job.pipeline_template_id} of job {self.job_id} was deleted;"
+                f" choose another, or null, by PUT /api/v3/jobs/{self.job_id}."
+            )
         configuration = job.configuration
         for template in named:
-            # Also of a deleted one: a job that took it in that very moment goes on with what it last said.
             if isinstance(template, Template):
                 configuration = overlaid(template.configuration, configuration)
         if not configuration.command and not self.external:
@@ -161,7 +166,8 @@ class FinishBuild(Decision):
     exit_code: int | None
     reason: Reason | None
     detail: str | None
-    log_lines: int
+    log_lines: int = 0
+    log_digest: bytes = b""
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -178,6 +184,7 @@ class FinishBuild(Decision):
             detail=self.detail or (ignored_failures(held) if status == "passed" else None),
             exit_code=self.exit_code,
             log_lines=self.log_lines,
+            log_digest=self.log_digest,
             node_id=self.node_id,
         )
 
@@ -186,7 +193,6 @@ class FinishBuild(Decision):
 class FinishExternalBuild(Decision):
     build_id: int
     status: Verdict
-    log_lines: int = 0
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -208,7 +214,6 @@ class FinishExternalBuild(Decision):
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
                     detail=ignored_failures(build) if status == "passed" else None,
-                    log_lines=self.log_lines,
                 )
             case _:
                 raise Conflict(
@@ -225,6 +230,7 @@ class AbortBuild(Decision):
     detail: str | None = None
     node_to_wake: int | None = None
     log_lines: int = 0
+    log_digest: bytes = b""
 
     @property
     def wakes(self) -> Sequence[str]:
@@ -246,6 +252,7 @@ class AbortBuild(Decision):
                     reason=self.reason,
                     detail=self.detail,
                     log_lines=self.log_lines,
+                    log_digest=self.log_digest,
                     node_id=node_of(build),
                 )
 
@@ -278,6 +285,7 @@ class LoseBuild(Decision):
     attempt: int
     reason: str
     log_lines: int = 0
+    log_digest: bytes = b""
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -294,6 +302,7 @@ class LoseBuild(Decision):
                 reason="agent_lost",
                 detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
                 log_lines=self.log_lines,
+                log_digest=self.log_digest,
                 node_id=self.node_id,
             )
             return

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from domain.base import AnyStream, Event, Known, Recorded, Stamp
 from domain.errors import Conflict
-from store.append import VersionConflict
+from store.append import Once, VersionConflict
 from store.log import EventLog, Write
 
 MAX_TRIES = 12
@@ -61,6 +61,8 @@ class Caller:
     """`user:7`, `node:12`, `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
+    once: Once | None = None
+    """What the client may ask again without having it done again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class Handler:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def execute(self, command: Command, caller: Caller) -> Receipt:
-        """Raises a Rejection when the command is refused, Conflict among them when other writers won every time."""
+        """Raises a Rejection when the command is refused, Conflict among them when other writers won every time, and
+        AlreadyDone when the caller's `once` was carried out before.
+        """
         try:
             return await self._once(command, caller)
         except VersionConflict:
@@ -112,7 +116,7 @@ class Handler:
         if not writes:
             return Receipt(())
         stamp = Stamp(self._clock(), caller.actor, caller.correlation_id, caller.causation)
-        return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes)))
+        return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes, caller.once)))
 
     async def _states(self, reads: Sequence[AnyStream], versions: dict[str, int]) -> list[Any]:
         """What the streams fold to; notes in `versions` how far they were."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from commands.handler import Decision
+from commands.projects import must_be_open
 from commands.secrets import kept
 from domain.base import AnyStream, Event
 from domain.errors import Invalid, NotFound
@@ -50,8 +51,7 @@ class CreateJob(Decision):
     ) -> Iterable[Event]:
         if job is not None:
             return
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        must_be_open(project, self.project_id)
         _must_serve(self.node_pool_id, pool, self.project_id)
         _must_exist(self.pipeline_template_id, template)
         _must_route_one_way(self.node_pool_id, self.pool_labels)

@@ -26,7 +26,7 @@ class CommentOnBuild(Decision):
     build_id: int
     comment_id: int
     text: str
-    author: str
+    author: int
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)

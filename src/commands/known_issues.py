@@ -8,6 +8,7 @@ import msgspec
 
 from commands.handler import Decision
 from commands.patterns import must_be_a_pattern
+from commands.projects import existing
 from domain.base import AnyStream, Event
 from domain.errors import NotFound
 from domain.known_issues import (
@@ -18,6 +19,7 @@ from domain.known_issues import (
     KnownIssue,
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueSearched,
     KnownIssueUpdated,
 )
 from domain.projects import PROJECT, Project
@@ -41,8 +43,7 @@ class CreateKnownIssue(Decision):
     def decide(self, issue: KnownIssue | None, project: Project | None) -> Iterable[Event]:
         if issue is not None:
             return
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        existing(project, self.project_id)
         if self.kind == "pattern":
             must_be_a_pattern("pattern", self.value)
         yield KnownIssueCreated(
@@ -104,3 +105,35 @@ class DeleteKnownIssue(Decision):
             raise NotFound(f"There is no known issue {self.known_issue_id}.")
         if not issue.deleted:
             yield KnownIssueDeleted(known_issue_id=self.known_issue_id, project_id=issue.project_id)
+
+
+@dataclass(frozen=True)
+class NoteSearch(Decision):
+    """What a search through older failures has found on its way down. Nothing when the issue has changed meanwhile or
+    another search came as far.
+    """
+
+    known_issue_id: int
+    edition: int
+    down_to: int
+    found: Sequence[tuple[int, int]]
+    """Result and job, of each."""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (KNOWN_ISSUE.at(self.known_issue_id),)
+
+    def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
+        if issue is None or issue.deleted or issue.edition != self.edition:
+            return
+        edition, down_to = issue.searched
+        if edition == self.edition and down_to <= self.down_to:
+            return
+        yield KnownIssueSearched(
+            known_issue_id=self.known_issue_id,
+            project_id=issue.project_id,
+            edition=self.edition,
+            down_to=self.down_to,
+            classification=issue.classification,
+            result_ids=[result_id for result_id, _ in self.found],
+            job_ids=[job_id for _, job_id in self.found],
+        )

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Decision
+from commands.projects import existing
 from domain.base import AnyStream, Event
-from domain.errors import NotFound
 from domain.projects import PROJECT, Access, MemberAdmitted, Project
 
 
@@ -19,7 +19,6 @@ class AdmitMember(Decision):
         return (PROJECT.at(self.project_id),)
 
     def decide(self, project: Project | None) -> Iterable[Event]:
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        project = existing(project, self.project_id)
         if project.members.get(self.user_id) != self.access:
             yield MemberAdmitted(project_id=self.project_id, user_id=self.user_id, access=self.access)

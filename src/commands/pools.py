@@ -6,6 +6,7 @@ from typing import Any
 
 from commands.claims import release, take
 from commands.handler import Decision
+from commands.projects import must_be_open
 from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim
 from domain.errors import Conflict, NotFound
@@ -32,8 +33,7 @@ class CreatePool(Decision):
     def decide(self, pool: Pool | None, project: Project | None, claim: Claim) -> Iterable[Event]:
         if pool is not None:
             return
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        must_be_open(project, self.project_id)
         yield from take(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
         yield PoolCreated(
             pool_id=self.pool_id,

@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from commands.claims import release
 from commands.handler import Decision
 from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
-from domain.errors import NotFound
+from domain.errors import Conflict, NotFound
+from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
     UPDATABLE,
     MemberAdmitted,
     Project,
+    ProjectClosed,
     ProjectCreated,
+    ProjectDeleted,
     ProjectUpdated,
     WebhookSecretRotated,
 )
@@ -36,7 +40,7 @@ class CreateProject(Decision):
     def decide(self, project: Project | None, *claims: Claim) -> Iterable[Event]:
         if project is not None:
             return
-        owner = f"project-{self.project_id}"
+        owner = _owner(self.project_id)
         free = [slug for slug, claim in zip(self.slugs, claims, strict=True) if claim.owner in ("", owner)]
         slug, claim = free[0]
         yield ClaimTaken(claim=claim, owner=owner)
@@ -44,6 +48,7 @@ class CreateProject(Decision):
             project_id=self.project_id,
             title=self.title,
             slug=slug,
+            claim=claim,
             sealed_webhook_secret=self.sealed_webhook_secret,
             description=self.description,
             scm_endpoint_id=self.scm_endpoint_id,
@@ -66,8 +71,7 @@ class UpdateProject(Decision):
         return (PROJECT.at(self.project_id),)
 
     def decide(self, project: Project | None) -> Iterable[Event]:
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        project = existing(project, self.project_id)
         changed = {
             field: value
             for field in UPDATABLE
@@ -86,6 +90,69 @@ class RotateWebhookSecret(Decision):
         return (PROJECT.at(self.project_id),)
 
     def decide(self, project: Project | None) -> Iterable[Event]:
-        if project is None:
-            raise NotFound(f"There is no project {self.project_id}.")
+        existing(project, self.project_id)
         yield WebhookSecretRotated(project_id=self.project_id, sealed_webhook_secret=self.sealed_webhook_secret)
+
+
+@dataclass(frozen=True)
+class CloseProject(Decision):
+    """The first step of its deletion."""
+
+    project_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id),)
+
+    def decide(self, project: Project | None) -> Iterable[Event]:
+        if not existing(project, self.project_id).closed:
+            yield ProjectClosed(project_id=self.project_id)
+
+
+@dataclass(frozen=True)
+class DeleteProject(Decision):
+    """For good, with its jobs: their builds that have not ended are aborted. `job_ids` are all of them, as the read
+    model has them since it is closed.
+    """
+
+    project_id: int
+    job_ids: Sequence[int] = ()
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id), *(JOB.at(job_id) for job_id in dict.fromkeys(self.job_ids)))
+
+    def then_reads(self, project: Project | None, *jobs: Job | None) -> Sequence[AnyStream]:
+        return () if project is None or project.deleted else (CLAIM.at(project.claim),)
+
+    def decide(self, project: Project | None, *others: Job | Claim | None) -> Iterable[Event]:
+        project = existing(project, self.project_id)
+        if not project.closed:
+            raise Conflict(f"Project {self.project_id} is still open.")
+        for other in others:
+            match other:
+                case Job(deleted=False) if other.project_id == self.project_id:
+                    yield JobDeleted(job_id=other.job_id, project_id=self.project_id)
+                case Claim():
+                    yield from release(project.claim, other, _owner(self.project_id))
+                case _:
+                    continue
+        yield ProjectDeleted(project_id=self.project_id)
+
+
+def existing(project: Project | None, project_id: int) -> Project:
+    """Raises NotFound when there is none, or none any more."""
+    if project is None or project.deleted:
+        raise NotFound(f"There is no project {project_id}.")
+    return project
+
+
+def must_be_open(project: Project | None, project_id: int) -> None:
+    """Raises NotFound as `existing`, and Conflict when it is about to be deleted."""
+    if existing(project, project_id).closed:
+        raise Conflict(
+            f"Project {project_id} is being deleted and takes nothing new; DELETE /api/v3/projects/{project_id}"
+            " brings that to its end."
+        )
+
+
+def _owner(project_id: int) -> str:
+    return f"project-{project_id}"

@@ -1,6 +1,6 @@
 """What is asked of a job's quarantine, and what follows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,15 @@ from commands.handler import Decision
 from domain.base import AnyStream, Event
 from domain.errors import Conflict, Invalid, NotFound
 from domain.jobs import JOB, Job
-from domain.quarantine import QUARANTINE, Quarantine, QuarantineLifted, Reason, TestsQuarantined
+from domain.quarantine import (
+    QUARANTINE,
+    Quarantine,
+    QuarantineBecameHealthy,
+    QuarantineExpired,
+    QuarantineLifted,
+    Reason,
+    TestsQuarantined,
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,53 @@ class RemoveFromQuarantine(Decision):
                 project_id=job.project_id,
                 ids=[entries[node_id].quarantine_id for node_id in named],
                 node_ids=named,
+            )
+
+
+@dataclass(frozen=True)
+class SayExpired(Decision):
+    """Says of every entry once that its time is over."""
+
+    job_id: int
+    now: datetime
+
+    def reads(self) -> Sequence[AnyStream]:
+        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
+
+    def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
+        if job is None or job.deleted:
+            return
+        entries = quarantine.entries.values()
+        if ids := [entry.quarantine_id for entry in entries if not (entry.counts(self.now) or entry.expiry_said)]:
+            yield QuarantineExpired(job_id=self.job_id, project_id=job.project_id, ids=sorted(ids))
+
+
+@dataclass(frozen=True)
+class SayHealthy(Decision):
+    """Says of entries that they have recovered, once for each time. What is older than what was said does not count."""
+
+    job_id: int
+    recovered: Mapping[int, int]
+    """The entry's id, and in how many builds it has failed."""
+    now: datetime
+
+    def reads(self) -> Sequence[AnyStream]:
+        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
+
+    def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
+        if job is None or job.deleted:
+            return
+        news = {
+            entry.quarantine_id: failures
+            for entry in quarantine.entries.values()
+            if entry.counts(self.now)
+            and (failures := self.recovered.get(entry.quarantine_id)) is not None
+            and (entry.healthy_after is None or entry.healthy_after < failures)
+        }
+        if news:
+            ids = sorted(news)
+            yield QuarantineBecameHealthy(
+                job_id=self.job_id, project_id=job.project_id, ids=ids, failures=[news[number] for number in ids]
             )
 
 

@@ -57,7 +57,7 @@ class RestartBuild(Decision):
             # It ran elsewhere; here its job's own command runs.
             configuration = job.configuration
             for state in named:
-                if isinstance(state, Template):
+                if isinstance(state, Template) and not state.deleted:
                     configuration = overlaid(state.configuration, configuration)
         if not configuration.command:
             raise Conflict(

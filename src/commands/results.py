@@ -13,7 +13,7 @@ from commands.rules import Match
 from domain.base import UNSTAMPED, AnyStream, Event, Known
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.errors import Conflict, NotFound
-from domain.quarantine import QUARANTINE, Quarantine, covered
+from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
 from domain.results import (
     FAILED,
     PASSED,
@@ -22,6 +22,7 @@ from domain.results import (
     Replaced,
     ResultsRecorded,
     cases_stream,
+    commit_number,
     results_stream,
 )
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
@@ -98,9 +99,11 @@ class RecordReport(Decision):
                 node_ids=new.node_ids,
                 suites=new.suites,
             )
-        quarantined = self._quarantined(others[-1] if others else None)
+        quarantine = others[-1] if others else None
+        quarantined = self._quarantined(quarantine)
         blocks: list[Event] = list(self._blocks(build, quarantined))
         blocks += self._classified(build)
+        blocks += self._ran(build, quarantine)
         yield from blocks
         yield self._summary(build, len(blocks), quarantined)
 
@@ -120,6 +123,25 @@ class RecordReport(Decision):
         for row in failures:
             flags[row] = report.node_ids[report.tests[row]] in node_ids
         return flags
+
+    def _ran(self, build: AnyBuild, quarantine: Quarantine | None) -> Iterator[QuarantinedTestsRan]:
+        active = {} if quarantine is None else quarantine.counting(self.now)
+        if not active:
+            return
+        report, queued = self.report, build.queued
+        ran: dict[int, bool] = {}
+        for test, status in zip(report.tests, report.statuses, strict=True):
+            if status != SKIPPED:
+                ran[test] = status == FAILED or ran.get(test, False)
+        passed, failed = fared(((report.node_ids[test], is_failure) for test, is_failure in ran.items()), active)
+        if passed or failed:
+            yield QuarantinedTestsRan(
+                build_id=queued.build_id,
+                job_id=queued.job_id,
+                project_id=queued.project_id,
+                passed=passed,
+                failed=failed,
+            )
 
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:
@@ -159,7 +181,7 @@ class RecordReport(Decision):
                 flaky=bytes(report.flaky[start:end]),
                 texts=own,
                 replaced=list(self._replaced(case_ids, report.finals[start:end])),
-                commit_sha=commit_sha,
+                commit=commit_number(commit_sha),
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
 

@@ -73,13 +73,13 @@ class ClassifyResult(_OfResult):
 
     classification: Classification
     set_by_kind: Source = "user"
-    set_by: str = ""
+    set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
         ids = self.must_be_a_failure(build, job, "can be classified")
         before, kind, by = triage.classification, triage.set_by_kind, triage.set_by
         if before is None and self.result.by_rule is not None:
-            before, kind, by = self.result.by_rule, "rule", ""
+            before, kind, by = self.result.by_rule, "rule", None
         if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
             return
         if (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
@@ -97,7 +97,7 @@ class ClassifyResult(_OfResult):
 class LinkDefect(_OfResult):
     defect_key: str
     defect_url: str
-    set_by: str = ""
+    set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
         ids = self.must_be_a_failure(build, job, "can be linked to a defect")
@@ -115,7 +115,7 @@ class LinkDefect(_OfResult):
 @dataclass(frozen=True)
 class SetResolution(_OfResult):
     resolution: str
-    set_by: str = ""
+    set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
         ids = self.must_be_a_failure(build, job, "can be resolved")
@@ -128,7 +128,7 @@ class LinkKnownIssue(_OfResult):
     """Also teaches the known issue: what fails alike from now on is this issue too."""
 
     known_issue_id: int
-    set_by: str = ""
+    set_by: int | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return *super().reads(), KNOWN_ISSUE.at(self.known_issue_id)

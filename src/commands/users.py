@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from commands.claims import release
 from commands.handler import Caller, Decision, Handler
 from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
-from domain.errors import Conflict
-from domain.users import USER, Role, User, UserRegistered
+from domain.errors import Conflict, Forbidden, NotFound
+from domain.users import USER, Role, User, UserDeleted, UserRegistered
 from store import passwords
 from store.ids import Ids
 from store.secrets import Secrets
@@ -31,7 +32,7 @@ class RegisterUser(Decision):
     def decide(self, user: User | None, claim: Claim) -> Iterable[Event]:
         if user is not None:
             return
-        owner = f"user-{self.user_id}"
+        owner = _owner(self.user_id)
         if claim.owner not in ("", owner):
             raise Conflict(f"There already is a user with the address {self.email}.")
         if not claim.owner:
@@ -39,11 +40,42 @@ class RegisterUser(Decision):
         yield UserRegistered(
             user_id=self.user_id,
             email=self.email,
+            claim=self.claim,
             role=self.role,
             password_hash=self.password_hash,
             first_name=self.first_name,
             last_name=self.last_name,
         )
+
+
+@dataclass(frozen=True)
+class DeleteUser(Decision):
+    """For good. The admin who asks stays, so there always is one."""
+
+    user_id: int
+    admin_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (USER.at(self.user_id), USER.at(self.admin_id))
+
+    def then_reads(self, user: User | None, admin: User | None) -> Sequence[AnyStream]:
+        return () if user is None or user.deleted else (CLAIM.at(user.claim),)
+
+    def decide(self, user: User | None, admin: User | None, *claims: Claim) -> Iterable[Event]:
+        # Two admins who delete each other at the same time: the second is none any more.
+        if admin is None or admin.deleted or admin.role != "admin":
+            raise Forbidden("Only admins delete users.")
+        if user is None or user.deleted:
+            raise NotFound(f"There is no user {self.user_id}.")
+        if self.user_id == self.admin_id:
+            raise Conflict("You cannot delete yourself; another admin can.")
+        for claim in claims:
+            yield from release(user.claim, claim, _owner(self.user_id))
+        yield UserDeleted(user_id=self.user_id)
+
+
+def _owner(user_id: int) -> str:
+    return f"user-{user_id}"
 
 
 async def register_user(

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from domain.base import Category, Event
 from domain.errors import Invalid
+from domain.keys import build_key
 
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
 
@@ -49,7 +50,7 @@ class ArtifactStored(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"build-{self.build_id}"
+        return build_key(self.project_id, self.job_id, self.build_id)
 
 
 class ArtifactDeleted(Event, frozen=True):

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import ClassVar, Literal
 
 from domain.base import Category, Event
+from domain.keys import user_key
 
 
 class SessionEvent(Event, frozen=True):
@@ -41,7 +42,7 @@ class ApiTokenCreated(ApiTokenEvent, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"user-{self.user_id}"
+        return user_key(self.user_id)
 
 
 class ApiTokenRevoked(ApiTokenEvent, frozen=True):

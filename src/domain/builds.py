@@ -15,6 +15,7 @@ import msgspec
 
 from domain.base import UNSTAMPED, Category, Event
 from domain.jobs import Configuration, QuarantineMode
+from domain.keys import build_key
 
 Verdict = Literal["passed", "failed", "aborted"]
 Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
@@ -44,14 +45,23 @@ class BuildEvent(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"build-{self.build_id}"
+        return build_key(self.project_id, self.job_id, self.build_id)
 
 
 class BuildQueued(BuildEvent, frozen=True):
     """Carries the configuration it will run with: a later change of the job does not reach it."""
 
     name: ClassVar[str] = "build.queued"
-    sealed: ClassVar[tuple[str, ...]] = ("configuration", "branch", "commit_sha", "repository", "job_title", "test_ids")
+    sealed: ClassVar[tuple[str, ...]] = (
+        "configuration",
+        "branch",
+        "commit_sha",
+        "repository",
+        "job_title",
+        "test_ids",
+        "required_tags",
+        "pool_labels",
+    )
     configuration: Configuration = Configuration()
     branch: str = ""
     commit_sha: str | None = None
@@ -127,6 +137,8 @@ class BuildFinished(BuildEvent, frozen=True):
     detail: str | None = None
     exit_code: int | None = None
     log_lines: int = 0
+    log_digest: bytes = b""
+    """Over its log as it was then: `store.build_logs`."""
     node_id: int | None = None
 
 
@@ -148,11 +160,11 @@ class BuildUnpinned(BuildEvent, frozen=True):
 
 class BuildCommented(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.commented"
-    sealed: ClassVar[tuple[str, ...]] = ("text", "author")
+    sealed: ClassVar[tuple[str, ...]] = ("text",)
     comment_id: int
+    author: int
+    """A user."""
     text: str = ""
-    author: str = ""
-    """The email address of who wrote it."""
 
 
 class BuildDeleted(BuildEvent, frozen=True):
@@ -163,7 +175,7 @@ class BuildDeleted(BuildEvent, frozen=True):
 
     @property
     def erases(self) -> str | None:
-        return f"build-{self.build_id}"
+        return self.data_key
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -5,10 +5,12 @@ from typing import Any
 
 from domain import (
     artifacts,
+    audit,
     auth,
     builds,
     claims,
     dispatch,
+    flakiness,
     jobs,
     known_issues,
     node_commands,
@@ -17,18 +19,22 @@ from domain import (
     projects,
     quarantine,
     results,
+    sealing,
     templates,
     triage,
     users,
+    webhooks,
 )
 from domain.base import Event
 
 AREAS = (
     artifacts,
+    audit,
     auth,
     builds,
     claims,
     dispatch,
+    flakiness,
     jobs,
     known_issues,
     node_commands,
@@ -37,12 +43,16 @@ AREAS = (
     projects,
     quarantine,
     results,
+    sealing,
     templates,
     triage,
     users,
+    webhooks,
 )
 
 EVENTS: Mapping[str, type[Event]] = {event.name: event for area in AREAS for event in area.EVENTS}
 
-UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+    (results.ResultsRecorded.name, 1): results.without_commit_name,
+}
 """(event name, version) -> fields of that version to fields of the next."""

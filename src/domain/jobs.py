@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import job_key
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
@@ -29,10 +30,18 @@ class JobEvent(Event, frozen=True):
     def stream(self) -> str:
         return f"job-{self.job_id}"
 
+    @property
+    def data_key(self) -> str | None:
+        return job_key(self.project_id, self.job_id)
+
+
+TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
+
 
 class JobCreated(JobEvent, frozen=True):
     name: ClassVar[str] = "job.created"
-    title: str
+    sealed: ClassVar[tuple[str, ...]] = TEXTS
+    title: str = ""
     node_pool_id: int | None = None
     timeout_minutes: int = 60
     max_parallel: int = 1
@@ -50,6 +59,7 @@ class JobUpdated(JobEvent, frozen=True):
     """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
 
     name: ClassVar[str] = "job.updated"
+    sealed: ClassVar[tuple[str, ...]] = TEXTS
     title: str | None = None
     enabled: bool | None = None
     node_pool_id: int | None = None
@@ -84,13 +94,15 @@ class JobConfigured(JobEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("configuration",)
     configuration: Configuration = Configuration()
 
-    @property
-    def data_key(self) -> str | None:
-        return f"job-{self.job_id}"
-
 
 class JobDeleted(JobEvent, frozen=True):
+    """Its builds go with it; those that had not ended are aborted. What it says about them lies below its data key."""
+
     name: ClassVar[str] = "job.deleted"
+
+    @property
+    def erases(self) -> str | None:
+        return self.data_key
 
 
 class Job(msgspec.Struct, frozen=True):

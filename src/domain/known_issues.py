@@ -2,6 +2,9 @@
 
 Each has one way that it was given: a pattern (RE2) over message and trace, a signature, or a reporter's fail_id. By
 linking results it learns more: the fail_ids and signatures of those.
+
+Failures that were recorded before are searched through once for each edition: what the issue is known by, and as what
+it classifies.
 """
 
 from typing import ClassVar, Literal
@@ -9,6 +12,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import project_key
 from domain.triage import Classification
 
 Kind = Literal["pattern", "signature", "fail_id"]
@@ -26,13 +30,21 @@ class KnownIssueEvent(Event, frozen=True):
     def stream(self) -> str:
         return f"known_issue-{self.known_issue_id}"
 
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
+
+TEXTS = ("title", "value", "defect_key", "defect_url")
+
 
 class KnownIssueCreated(KnownIssueEvent, frozen=True):
     name: ClassVar[str] = "known_issue.created"
-    title: str
+    sealed: ClassVar[tuple[str, ...]] = TEXTS
     classification: Classification
     kind: Kind
-    value: str
+    title: str = ""
+    value: str = ""
     """The pattern, signature or fail_id."""
     defect_key: str | None = None
     defect_url: str | None = None
@@ -42,6 +54,7 @@ class KnownIssueUpdated(KnownIssueEvent, frozen=True):
     """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
 
     name: ClassVar[str] = "known_issue.updated"
+    sealed: ClassVar[tuple[str, ...]] = TEXTS
     title: str | None = None
     classification: Classification | None = None
     kind: Kind | None = None
@@ -58,9 +71,25 @@ class KnownIssueTaught(KnownIssueEvent, frozen=True):
     """A failure that a person linked: those that are identical are this issue too, from now on."""
 
     name: ClassVar[str] = "known_issue.taught"
+    sealed: ClassVar[tuple[str, ...]] = ("fail_id", "signature")
     result_id: int
     fail_id: str = ""
     signature: str = ""
+
+
+class KnownIssueSearched(KnownIssueEvent, frozen=True):
+    """Of failures of the past, from the newest down to result `down_to`, these are the issue too. A classification that
+    a result has got meanwhile stays.
+    """
+
+    name: ClassVar[str] = "known_issue.searched"
+    edition: int
+    down_to: int
+    """0 when the search is over."""
+    classification: Classification
+    result_ids: list[int] = []
+    job_ids: list[int] = []
+    """Of the results, in the same order."""
 
 
 class KnownIssueDeleted(KnownIssueEvent, frozen=True):
@@ -81,6 +110,9 @@ class KnownIssue(msgspec.Struct, frozen=True):
     fail_ids: frozenset[str] = frozenset()
     """Those that it was taught."""
     signatures: frozenset[str] = frozenset()
+    edition: int = 1
+    searched: tuple[int, int] = (0, 0)
+    """The edition that was last searched for, and down to which result."""
     deleted: bool = False
 
     def knows(self, kind: Kind, value: str) -> bool:
@@ -91,6 +123,10 @@ class KnownIssue(msgspec.Struct, frozen=True):
 def changes(event: KnownIssueUpdated) -> dict[str, str | None]:
     given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
     return given | dict.fromkeys(event.cleared)
+
+
+def edition_after(edition: int, event: KnownIssueUpdated) -> int:
+    return edition + any(value is not None for value in (event.classification, event.kind, event.value))
 
 
 def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
@@ -107,7 +143,10 @@ def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
                 event.defect_url,
             )
         case KnownIssueUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
+            edition = edition_after(state.edition, event)
+            return msgspec.structs.replace(state, **changes(event), edition=edition)
+        case KnownIssueSearched() if state is not None:
+            return msgspec.structs.replace(state, searched=(event.edition, event.down_to))
         case KnownIssueTaught() if state is not None:
             return msgspec.structs.replace(
                 state,
@@ -121,4 +160,4 @@ def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
 
 
 KNOWN_ISSUE = Category[KnownIssue | None]("known_issue", None, evolve)
-EVENTS = (KnownIssueCreated, KnownIssueUpdated, KnownIssueTaught, KnownIssueDeleted)
+EVENTS = (KnownIssueCreated, KnownIssueUpdated, KnownIssueTaught, KnownIssueSearched, KnownIssueDeleted)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import node_key
 
 Kind = Literal["execute", "restart"]
 
@@ -23,7 +24,7 @@ class NodeCommandEvent(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"node-{self.node_id}"
+        return node_key(self.node_id)
 
 
 class NodeCommandRequested(NodeCommandEvent, frozen=True):

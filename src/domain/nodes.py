@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import node_key
 
 Clearable = Literal["pool_id"]
 
@@ -30,7 +31,7 @@ class NodeRegistered(NodeEvent, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"node-{self.node_id}"
+        return node_key(self.node_id)
 
 
 class NodeConnected(NodeEvent, frozen=True):

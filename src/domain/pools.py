@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import project_key
 
 Clearable = Literal["max_parallel"]
 
@@ -17,10 +18,15 @@ class PoolEvent(Event, frozen=True):
     def stream(self) -> str:
         return f"node-pool-{self.pool_id}"
 
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
 
 class PoolCreated(PoolEvent, frozen=True):
     name: ClassVar[str] = "node_pool.created"
-    title: str
+    sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
+    title: str = ""
     claim: str = ""
     """Of the name within the project."""
     labels: dict[str, str] = {}
@@ -32,6 +38,7 @@ class PoolUpdated(PoolEvent, frozen=True):
     """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
 
     name: ClassVar[str] = "node_pool.updated"
+    sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
     title: str | None = None
     claim: str | None = None
     labels: dict[str, str] | None = None

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import project_key
 
 Access = Literal["read", "write", "admin"]
 
@@ -16,12 +17,19 @@ class ProjectEvent(Event, frozen=True):
     def stream(self) -> str:
         return f"project-{self.project_id}"
 
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
+
 
 class ProjectCreated(ProjectEvent, frozen=True):
     name: ClassVar[str] = "project.created"
-    title: str
-    slug: str
-    sealed_webhook_secret: bytes
+    sealed: ClassVar[tuple[str, ...]] = ("title", "slug", "sealed_webhook_secret", "description")
+    title: str = ""
+    slug: str = ""
+    claim: str = ""
+    """Of the slug."""
+    sealed_webhook_secret: bytes = b""
     description: str = ""
     scm_endpoint_id: int | None = None
 
@@ -30,6 +38,7 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     """Only what changed; None is unchanged."""
 
     name: ClassVar[str] = "project.updated"
+    sealed: ClassVar[tuple[str, ...]] = ("title", "description")
     title: str | None = None
     description: str | None = None
     scm_endpoint_id: int | None = None
@@ -43,13 +52,30 @@ class WebhookSecretRotated(ProjectEvent, frozen=True):
     """The old secret is worth nothing from here on."""
 
     name: ClassVar[str] = "project.webhook_secret_rotated"
-    sealed_webhook_secret: bytes
+    sealed: ClassVar[tuple[str, ...]] = ("sealed_webhook_secret",)
+    sealed_webhook_secret: bytes = b""
 
 
 class MemberAdmitted(ProjectEvent, frozen=True):
     name: ClassVar[str] = "project.member_admitted"
     user_id: int
     access: Access
+
+
+class ProjectClosed(ProjectEvent, frozen=True):
+    """It is about to be deleted: no jobs and node pools come into it any more, so who lists them misses none."""
+
+    name: ClassVar[str] = "project.closed"
+
+
+class ProjectDeleted(ProjectEvent, frozen=True):
+    """After all its jobs and node pools."""
+
+    name: ClassVar[str] = "project.deleted"
+
+    @property
+    def erases(self) -> str | None:
+        return self.data_key
 
 
 UPDATABLE = ("title", "description", "scm_endpoint_id", "retention_days", "retention_builds")
@@ -63,20 +89,27 @@ class Project(msgspec.Struct, frozen=True):
     retention_days: int = 0
     retention_builds: int = 0
     members: dict[int, Access] = {}
+    claim: str = ""
+    closed: bool = False
+    deleted: bool = False
 
 
 def evolve(state: Project | None, event: Event) -> Project | None:
     match event:
         case ProjectCreated():
-            return Project(event.project_id, event.title, event.description, event.scm_endpoint_id)
+            return Project(event.project_id, event.title, event.description, event.scm_endpoint_id, claim=event.claim)
         case ProjectUpdated() if state is not None:
             changes = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
             return msgspec.structs.replace(state, **changes)
         case MemberAdmitted() if state is not None:
             return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})
+        case ProjectClosed() if state is not None:
+            return msgspec.structs.replace(state, closed=True)
+        case ProjectDeleted() if state is not None:
+            return msgspec.structs.replace(state, deleted=True)
         case _:
             return state
 
 
 PROJECT = Category[Project | None]("project", None, evolve)
-EVENTS = (ProjectCreated, ProjectUpdated, WebhookSecretRotated, MemberAdmitted)
+EVENTS = (ProjectCreated, ProjectUpdated, WebhookSecretRotated, MemberAdmitted, ProjectClosed, ProjectDeleted)

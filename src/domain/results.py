@@ -5,11 +5,13 @@ allotted in one event. Results come in columns, about a thousand an event: one e
 compressed block, not a thousand maps.
 """
 
-from typing import ClassVar
+from hashlib import blake2b
+from typing import Any, ClassVar
 
 import msgspec
 
 from domain.base import Event
+from domain.keys import build_key, project_key
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
 STATUSES = ("passed", "failed", "skipped")
@@ -23,15 +25,20 @@ class CasesSeen(Event, frozen=True):
     """New test cases; the n-th node id is case `first_case_id + n`."""
 
     name: ClassVar[str] = "test_cases.seen"
+    sealed: ClassVar[tuple[str, ...]] = ("node_ids", "suites")
     project_id: int
     first_case_id: int
-    node_ids: list[str]
-    suites: list[str]
+    node_ids: list[str] = []
+    suites: list[str] = []
     """The suite of each case, as the report that brought it first said."""
 
     @property
     def stream(self) -> str:
         return cases_stream(self.project_id)
+
+    @property
+    def data_key(self) -> str | None:
+        return project_key(self.project_id)
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -64,6 +71,7 @@ class ResultsRecorded(Event, frozen=True):
     """A block of results in report order; the n-th row is result `first_result_id + n`."""
 
     name: ClassVar[str] = "results.recorded"
+    class_version: ClassVar[int] = 2
     sealed: ClassVar[tuple[str, ...]] = ("texts",)
     build_id: int
     job_id: int
@@ -85,7 +93,8 @@ class ResultsRecorded(Event, frozen=True):
     """One byte a row: 1 for a last attempt that passed where an earlier one of this report failed."""
     texts: list[ResultText] = []
     replaced: list[Replaced] = []
-    commit_sha: str = ""
+    commit: int = 0
+    """Its `commit_number`: what a flip on the same commit is found by when the build is long erased."""
     quarantined: bytes = b""
     """One byte a row: 1 for a failure that only the job's quarantine keeps from failing the build; empty for none."""
 
@@ -95,7 +104,21 @@ class ResultsRecorded(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"build-{self.build_id}"
+        return build_key(self.project_id, self.job_id, self.build_id)
+
+
+def commit_number(commit_sha: str) -> int:
+    """Tells commits apart and does not give them back; 0 for none."""
+    if not commit_sha:
+        return 0
+    return int.from_bytes(blake2b(commit_sha.lower().encode(), digest_size=7).digest()) + 1
+
+
+def without_commit_name(first: dict[str, Any]) -> dict[str, Any]:
+    """The first version held the commit's name in clear."""
+    return {name: value for name, value in first.items() if name != "commit_sha"} | {
+        "commit": commit_number(first.get("commit_sha", ""))
+    }
 
 
 def cases_stream(project_id: int) -> str:

@@ -6,6 +6,7 @@ import msgspec
 
 from domain.base import Category, Event
 from domain.jobs import Configuration
+from domain.keys import template_key
 
 
 class TemplateEvent(Event, frozen=True):
@@ -15,12 +16,17 @@ class TemplateEvent(Event, frozen=True):
     def stream(self) -> str:
         return f"template-{self.template_id}"
 
+    @property
+    def data_key(self) -> str | None:
+        return template_key(self.template_id)
+
 
 class TemplateCreated(TemplateEvent, frozen=True):
     name: ClassVar[str] = "template.created"
+    sealed: ClassVar[tuple[str, ...]] = ("title", "description", "configuration")
     creator_id: int
-    title: str
-    configuration: Configuration
+    title: str = ""
+    configuration: Configuration = Configuration()
     description: str = ""
 
 
@@ -28,6 +34,7 @@ class TemplateUpdated(TemplateEvent, frozen=True):
     """Only what changed; None is unchanged."""
 
     name: ClassVar[str] = "template.updated"
+    sealed: ClassVar[tuple[str, ...]] = ("title", "description", "configuration")
     title: str | None = None
     description: str | None = None
     configuration: Configuration | None = None
@@ -38,6 +45,10 @@ UPDATABLE = ("title", "description", "configuration")
 
 class TemplateDeleted(TemplateEvent, frozen=True):
     name: ClassVar[str] = "template.deleted"
+
+    @property
+    def erases(self) -> str | None:
+        return self.data_key
 
 
 class Template(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, get_args
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import build_key
 from domain.results import results_stream
 
 Classification = Literal["product_bug", "infra", "flaky", "test_bug", "no_defect"]
@@ -54,35 +55,34 @@ class ResultEvent(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"build-{self.build_id}"
+        return build_key(self.project_id, self.job_id, self.build_id)
 
 
 class ResultClassified(ResultEvent, frozen=True):
     name: ClassVar[str] = "result.classified"
-    sealed: ClassVar[tuple[str, ...]] = ("set_by",)
     classification: Classification
     set_by_kind: Source
-    set_by: str = ""
-    """The email address of a person."""
+    set_by: int | None = None
+    """The user, where it was a person."""
     replaced: Classification | None = None
     replaced_kind: Source | None = None
 
 
 class DefectLinked(ResultEvent, frozen=True):
     name: ClassVar[str] = "result.defect_linked"
-    sealed: ClassVar[tuple[str, ...]] = ("defect_key", "defect_url", "set_by", "replaced_key", "replaced_url")
+    sealed: ClassVar[tuple[str, ...]] = ("defect_key", "defect_url", "replaced_key", "replaced_url")
     defect_key: str = ""
     defect_url: str = ""
-    set_by: str = ""
+    set_by: int | None = None
     replaced_key: str = ""
     replaced_url: str = ""
 
 
 class ResolutionSet(ResultEvent, frozen=True):
     name: ClassVar[str] = "result.resolution_set"
-    sealed: ClassVar[tuple[str, ...]] = ("resolution", "set_by", "replaced")
+    sealed: ClassVar[tuple[str, ...]] = ("resolution", "replaced")
     resolution: str = ""
-    set_by: str = ""
+    set_by: int | None = None
     replaced: str = ""
 
 
@@ -90,10 +90,9 @@ class KnownIssueLinked(ResultEvent, frozen=True):
     """A person says which known issue this is. The result is classified as the issue, unless a person had done so."""
 
     name: ClassVar[str] = "result.known_issue_linked"
-    sealed: ClassVar[tuple[str, ...]] = ("set_by",)
     known_issue_id: int
     classification: Classification
-    set_by: str = ""
+    set_by: int | None = None
     replaced: int | None = None
 
 
@@ -102,11 +101,11 @@ class Triage(msgspec.Struct, frozen=True):
 
     classification: Classification | None = None
     set_by_kind: Source | None = None
-    set_by: str = ""
+    set_by: int | None = None
     defect_key: str = ""
     defect_url: str = ""
     resolution: str = ""
-    resolution_by: str = ""
+    resolution_by: int | None = None
     known_issue_id: int | None = None
 
 
@@ -124,7 +123,7 @@ def evolve(state: Triage, event: Event) -> Triage:
             linked = msgspec.structs.replace(state, known_issue_id=event.known_issue_id)
             if state.set_by_kind == "user":
                 return linked
-            return msgspec.structs.replace(linked, classification=event.classification, set_by_kind="rule", set_by="")
+            return msgspec.structs.replace(linked, classification=event.classification, set_by_kind="rule", set_by=None)
         case _:
             return state
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.base import Category, Event
+from domain.keys import user_key
 
 Role = Literal["admin", "developer", "viewer"]
 
@@ -18,7 +19,7 @@ class UserEvent(Event, frozen=True):
 
     @property
     def data_key(self) -> str | None:
-        return f"user-{self.user_id}"
+        return user_key(self.user_id)
 
 
 class UserRegistered(UserEvent, frozen=True):
@@ -26,25 +27,41 @@ class UserRegistered(UserEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("email", "password_hash", "first_name", "last_name")
     role: Role
     email: str = ""
+    claim: str = ""
+    """Of the email address."""
     password_hash: str = ""
     """Argon2id in its usual encoding; empty while an invitation is open."""
     first_name: str = ""
     last_name: str = ""
 
 
+class UserDeleted(UserEvent, frozen=True):
+    """What they did stays in the log under their number."""
+
+    name: ClassVar[str] = "user.deleted"
+
+    @property
+    def erases(self) -> str | None:
+        return self.data_key
+
+
 class User(msgspec.Struct, frozen=True):
     user_id: int
     email: str
     role: Role
+    claim: str = ""
+    deleted: bool = False
 
 
 def evolve(state: User | None, event: Event) -> User | None:
     match event:
         case UserRegistered():
-            return User(event.user_id, event.email, event.role)
+            return User(event.user_id, event.email, event.role, event.claim)
+        case UserDeleted() if state is not None:
+            return msgspec.structs.replace(state, deleted=True)
         case _:
             return state
 
 
 USER = Category[User | None]("user", None, evolve)
-EVENTS = (UserRegistered,)
+EVENTS = (UserRegistered, UserDeleted)

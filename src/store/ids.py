@@ -24,6 +24,8 @@ Kind = Literal[
     "known_issues",
     "quarantine",
     "results",
+    "webhooks",
+    "audit_reads",
 ]
 
 

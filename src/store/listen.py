@@ -21,7 +21,7 @@ Callback = Callable[[str | None], None]
 EVENTS = "stored_events"
 """Payload: the newest position in the log."""
 PROJECTED = "projected"
-"""Payload: the position that all read models have reached."""
+"""Payload: a position and which read models have reached it (their `digest`); empty: look at the positions."""
 WAKES = "stored_events_wakes"
 """Payload: the node whose agent has something to fetch, and what: `7:1025` a build, `7:cmd-3` a command. `done:3`: the
 command has been answered.

@@ -1,18 +1,19 @@
 """The event log as the rest of the server sees it: append, load, read on."""
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cachetools import LRUCache
 from eventsourcing.persistence import StoredEvent
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.base import Event, Recorded, Stamp, Stream
 from domain.errors import Erased
-from store.append import GroupCommit, Request
+from domain.keys import lineage
+from store.append import GroupCommit, Once, Request
 from store.codec import EventMapper
 from store.grouped import Grouped
 from store.secrets import Secrets
@@ -20,6 +21,8 @@ from store.secrets import Secrets
 S = TypeVar("S")
 
 KEYS_CACHED = 20_000
+KEYS_CACHED_S = 60.0
+"""A process that is not told of an erasure forgets the key by then."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class EventLog:
         self._mapper = mapper
         self._secrets = secrets
         self._loading = Grouped(pool, _load)
-        self._keys: LRUCache[str, bytes | None] = LRUCache(KEYS_CACHED)
+        # Emptied now and then: no key outlives its destruction by more than that.
+        self._keys: dict[str, bytes | None] = {}
+        self._keys_since = time.monotonic()
 
     async def append(
         self,
@@ -45,8 +50,11 @@ class EventLog:
         stamp: Stamp,
         guards: Iterable[tuple[str, int]] = (),
         wakes: Iterable[str] = (),
+        once: Once | None = None,
     ) -> list[Recorded]:
-        """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on."""
+        """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on, and
+        AlreadyDone when `once` was noted before.
+        """
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
         stored = [
@@ -54,7 +62,7 @@ class EventLog:
             for write in writes
         ]
         erased = [name for event in events if (name := event.erases) is not None]
-        positions = await self._commit.append(Request(stored, tuple(guards), new, tuple(wakes), erased))
+        positions = await self._commit.append(Request(stored, tuple(guards), new, tuple(wakes), erased, once))
         self._keys.update({name: keys[name] for name, _ in new})
         self._forget(events)
         return [
@@ -84,6 +92,55 @@ class EventLog:
         )
         return await self._decode(rows)
 
+    async def positions(self, streams: Sequence[str], until: int) -> list[int]:
+        """Where the events of these streams stand, up to a position."""
+        rows = await self._rows(
+            "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
+            (list(streams), until),
+        )
+        return [position for (position,) in rows]
+
+    async def at(self, positions: Sequence[int]) -> list[Recorded]:
+        """The events at these positions, by position; what is not there is left out."""
+        rows = await self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " WHERE notification_id = ANY (%s) ORDER BY notification_id",
+            (list(positions),),
+        )
+        return await self._decode(rows)
+
+    async def of_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
+        """The next events of one stream, by version."""
+        rows = await self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
+            (name, after, limit),
+        )
+        return await self._decode(rows)
+
+    async def up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
+        """The events of each stream, in order, up to its version here."""
+        rows = await self._rows(
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
+            " ON originator_id = wanted.name AND originator_version <= wanted.version"
+            " ORDER BY originator_id, originator_version",
+            (list(versions), list(versions.values())),
+        )
+        loaded: dict[str, list[Recorded]] = {stream: [] for stream in versions}
+        for recorded in await self._decode(rows):
+            loaded[recorded.stream].append(recorded)
+        return loaded
+
+    async def destroyed(self, names: Iterable[str]) -> set[str]:
+        """Those of these data keys that are gone or lie below one that is, whatever this process remembers."""
+        lines = {name: lineage(name) for name in names}
+        wanted = list({above for line in lines.values() for above in line})
+        query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
+        rows = await self._rows(query, (wanted,))
+        gone = {name for (name,) in rows}
+        return {name for name, line in lines.items() if not gone.isdisjoint(line)}
+
     async def head(self) -> int:
         """The newest position; 0 for an empty log."""
         rows = await self._rows("SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
@@ -96,59 +153,77 @@ class EventLog:
 
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
-        keys = await self._data_keys(
+        keys = await self.data_keys(
             name for _, event in stored if (name := self._mapper.envelope(event.state).key_name) is not None
         )
         recorded = [self._mapper.decode(event, position, keys.get) for position, event in stored]
         erased = self._forget([item.event for item in recorded])
-        if any(keys.get(name) is not None for name in erased):
+        if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
             # This process remembered the key still; what came before its erasure reads as blank too.
-            keys |= dict.fromkeys(erased)
+            keys = await self.data_keys(keys)
             recorded = [self._mapper.decode(event, position, keys.get) for position, event in stored]
         return recorded
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
         """The data keys that the sealed fields need, and which of them are new (with their wrapped form)."""
-        sealed = [write for write in writes if write.event.sealed]
-        known = await self._data_keys(
-            name
-            for write in sealed
-            # The first event of the stream of the same name makes the key: no need to look.
-            if (name := write.event.data_key) is not None and not (write.version == 1 and write.event.stream == name)
+        needed = {
+            name: write.version == 1 and write.event.stream == name.rpartition("/")[2]
+            for write in reversed(writes)
+            if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
+        }
+        # The first event of the stream of the same name makes the key: no need to look.
+        known = await self.data_keys(
+            above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )
         keys: dict[str | None, bytes] = {}
         new: list[tuple[str, bytes]] = []
-        for write in sealed:
-            name = write.event.data_key
-            if name is None or name in keys:
-                continue
-            if name in known:
-                key = known[name]
-                if key is None:
-                    raise Erased(f"{name} was erased; nothing can be added to it.")
-            else:
-                key, wrapped = self._secrets.new_data_key(name)
-                new.append((name, wrapped))
-            keys[name] = key
+        for name in needed:
+            parent = None
+            for above in lineage(name):
+                if above not in keys and above not in known:
+                    keys[above], wrapped = self._secrets.new_data_key(above, parent)
+                    new.append((above, wrapped))
+                elif (key := keys.get(above) or known[above]) is None:
+                    raise Erased(f"{above.rpartition('/')[2]} was erased; nothing can be added to it.")
+                else:
+                    keys[above] = key
+                parent = keys[above]
         return keys, new
 
-    def _forget(self, events: Iterable[Event]) -> list[str]:
+    def _forget(self, events: Iterable[Event]) -> set[str]:
         """An erasure reaches what this process remembers as soon as it sees it. Answers the keys that are gone."""
-        erased = [name for event in events if (name := event.erases) is not None]
+        erased = {name for event in events if (name := event.erases) is not None}
         self._keys.update(dict.fromkeys(erased))
         return erased
 
-    async def _data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Those of `names` that were ever made; None for a destroyed one."""
-        wanted = set(names)
-        # Taken out before more come in: a key that has to leave the full cache for them is still one of the wanted.
+    async def data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Those of `names` that were ever made; None for one that was destroyed, or that lies below a destroyed one."""
+        lines = {name: lineage(name) for name in names}
+        wanted = set[str]().union(*lines.values())
+        if len(self._keys) > KEYS_CACHED or time.monotonic() - self._keys_since > KEYS_CACHED_S:
+            self._keys.clear()
+            self._keys_since = time.monotonic()
         keys = {name: self._keys[name] for name in wanted if name in self._keys}
         if missing := list(wanted - keys.keys()):
             rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,))
-            fresh = {name: None if wrapped is None else self._secrets.unwrap(name, wrapped) for name, wrapped in rows}
-            self._keys.update(fresh)
+            fresh: dict[str, bytes | None] = {}
+            for name, wrapped in sorted(rows, key=_depth):
+                above, _, _ = name.rpartition("/")
+                parent = fresh.get(above, keys.get(above))
+                if wrapped is None or (above and parent is None):
+                    fresh[name] = None
+                else:
+                    fresh[name] = self._secrets.unwrap(name, wrapped, parent)
+            for name, key in fresh.items():
+                self._keys.setdefault(name, key)  # what was seen to be erased in the meantime stays so
             keys |= fresh
-        return keys
+        return {
+            name: None if None in map(keys.get, line) else keys[name] for name, line in lines.items() if name in keys
+        }
+
+
+def _depth(row: tuple[Any, ...]) -> int:
+    return str(row[0]).count("/")
 
 
 async def _load(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[list[tuple[Any, ...]]]:

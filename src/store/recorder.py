@@ -13,7 +13,8 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.append import GroupCommit, Request, create_statements
+from store.append import GroupCommit, Request
+from store.append_function import create_statements
 
 
 def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:

@@ -7,8 +7,11 @@ from typing import get_args
 
 import psycopg
 
+from store.deliveries import TABLES as DELIVERY_TABLES
+from store.episodes import TABLES as EPISODE_TABLES
 from store.ids import Kind
 from store.recorder import GroupCommitRecorder, datastore
+from store.sealing import TABLES as AUDIT_TABLES
 
 SEQUENCES = get_args(Kind)
 
@@ -34,7 +37,7 @@ STATEMENTS = (
     """
     CREATE TABLE IF NOT EXISTS build_log_chunks (
         build_id bigint NOT NULL, attempt int NOT NULL, first_line bigint NOT NULL, line_count int NOT NULL,
-        lines bytea NOT NULL, job_id bigint NOT NULL,
+        lines bytea NOT NULL, job_id bigint NOT NULL, digest bytea NOT NULL, size bigint NOT NULL,
         PRIMARY KEY (build_id, attempt, first_line)
     )
     """,
@@ -56,19 +59,40 @@ STATEMENTS = (
     )
     """,
     "CREATE INDEX IF NOT EXISTS login_failures_since ON login_failures (since)",
+    # How far each projection is. `generation` counts how often its rows were changed by someone other than its leader;
+    # `started_at` and `started_from` are of the build that runs or ran last.
     """
     CREATE TABLE IF NOT EXISTS projection_positions (
         name text NOT NULL, version int NOT NULL, position bigint NOT NULL,
         updated_at timestamptz NOT NULL DEFAULT now(),
+        generation bigint NOT NULL DEFAULT 0, tables text[] NOT NULL DEFAULT '{}',
+        started_at timestamptz NOT NULL DEFAULT now(), started_from bigint NOT NULL DEFAULT 0, built_at timestamptz,
         PRIMARY KEY (name, version)
     )
     """,
-    # Events that a projection could not take, with why; the projection went on without them.
+    # Events that a projection could not take, with why, and those that follow them in their streams.
     """
     CREATE TABLE IF NOT EXISTS parked_events (
-        projection text NOT NULL, version int NOT NULL, position bigint NOT NULL, error text NOT NULL,
-        parked_at timestamptz NOT NULL DEFAULT now(),
+        projection text NOT NULL, version int NOT NULL, position bigint NOT NULL, stream text NOT NULL,
+        error text NOT NULL, parked_at timestamptz NOT NULL DEFAULT now(),
         PRIMARY KEY (projection, version, position)
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS parked_events_position ON parked_events (position)",
+    # Read tables that are being built beside the serving ones, and those that a switch replaced.
+    *(
+        statement
+        for place in ("beside", "previous")
+        for statement in (
+            f"CREATE SCHEMA IF NOT EXISTS {place}",
+            f"CREATE TABLE IF NOT EXISTS {place}.projection_positions (LIKE projection_positions INCLUDING ALL)",
+            f"CREATE TABLE IF NOT EXISTS {place}.parked_events (LIKE parked_events INCLUDING ALL)",
+        )
+    ),
+    # Deletions of a build beside that wait for an index.
+    """
+    CREATE TABLE IF NOT EXISTS beside.waiting_deletions (
+        table_name text NOT NULL, column_name text NOT NULL, first bigint NOT NULL, last bigint NOT NULL
     )
     """,
     # What workers react to: the relay's place in the log, and the reactions that are due.
@@ -80,6 +104,9 @@ STATEMENTS = (
         PRIMARY KEY (reaction, position)
     )
     """,
+    *AUDIT_TABLES,
+    *DELIVERY_TABLES,
+    *EPISODE_TABLES,
 )
 
 

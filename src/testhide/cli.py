@@ -45,7 +45,10 @@ def run_process(verb: str) -> int:
     if verb == "prepare":
         from store.secrets import SecretMismatch
 
-        processes.migrate(settings)
+        if names := processes.migrate(settings):
+            from testhide.projecting import build_missing, run
+
+            run(build_missing(settings, names))
         try:
             password = asyncio.run(processes.create_first_admin(settings))
         except SecretMismatch as error:
@@ -54,6 +57,9 @@ def run_process(verb: str) -> int:
         if password:
             who = f"{settings.admin_email}  password: {password}"
             print(f"first administrator: {who}  (shown once)", flush=True)
+    elif verb == "migrate":
+        for name in processes.migrate(settings):
+            print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
     else:
         getattr(processes, verb)(settings)
     return 0

@@ -10,16 +10,16 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.catalogue import EVENTS, UPCASTERS
 from store.append import GroupCommit
 from store.codec import EventMapper, utcnow
+from store.durability import risks
 from store.ids import Ids
 from store.log import EventLog
 from store.secrets import Secrets, new_token, token_hash
@@ -30,6 +30,7 @@ from testhide.settings import Settings
 log = structlog.get_logger()
 
 POOL_SIZE = 10
+OLD_ANSWERS_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Core:
 
 @contextlib.asynccontextmanager
 async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[Core]:
+    """Raises Fault for a database that may lose what it acknowledged, unless that was asked for."""
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
     commit = GroupCommit(settings.database_url)
@@ -57,10 +59,25 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
         open=False,
         name="queries",
     ) as pool:
+        if not settings.unsafe:
+            await _refuse_risks(pool)
         try:
             yield Core(settings.database_url, pool, EventLog(pool, commit, mapper, secrets), Ids(pool), secrets)
         finally:
             await commit.close()
+
+
+async def _refuse_risks(pool: AsyncConnectionPool) -> None:
+    try:
+        async with pool.connection() as connection:
+            found = await risks(connection)
+    except PoolTimeout:
+        raise Fault("The database cannot be reached.") from None
+    if found:
+        raise Fault(
+            f"This PostgreSQL does not keep what it acknowledges: {'; '.join(found)}. Switch it on, or accept that"
+            " by --unsafe or TESTHIDE_UNSAFE=1."
+        )
 
 
 def serve(settings: Settings) -> None:
@@ -99,19 +116,23 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from agent.bundle import build_zipapp
     from api.services import Services
     from commands.handler import Handler
+    from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
+    from integrations.outgoing import HttpOutgoing
     from projections.auth import by_sessions
     from projections.catalogue import PROJECTIONS
     from projections.jobs import ProjectOfJob
+    from projections.past import Past
     from projections.waiting import Waiter
     from store.agents import AgentGauges
     from store.build_logs import BuildLogs
+    from store.first_answers import FirstAnswers
     from store.grouped import Grouped
     from store.listen import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
 
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    async with core(settings) as parts:
+    async with core(settings) as parts, HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing:
         listener = Listener(parts.conninfo, EVENTS, PROJECTED, WAKES, BUILD_LOGS)
         waiter = Waiter(parts.pool, listener, PROJECTIONS)
         await listener.start()
@@ -127,9 +148,12 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 waiter=waiter,
                 sessions=Grouped(parts.pool, by_sessions),
                 project_of_job=ProjectOfJob(parts.pool),
+                past=Past(parts.conninfo),
                 build_logs=BuildLogs(parts.pool),
+                first_answers=FirstAnswers(parts.pool, parts.secrets),
                 gauges=AgentGauges(parts.pool),
                 blobs=open_blobs(settings.blobs),
+                outgoing=outgoing,
                 base_url=settings.public_url,
                 spool=spool,
                 version=VERSION,
@@ -191,40 +215,72 @@ def dispatch(settings: Settings) -> None:
 def work(settings: Settings) -> None:
     """Reactions to events and schedules, until SIGTERM."""
     from commands.handler import Handler
+    from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
+    from integrations.checkpoints import CheckpointFolder
+    from integrations.outgoing import HttpOutgoing
     from store.build_logs import BuildLogs
+    from store.deliveries import WEBHOOKS
+    from store.first_answers import FirstAnswers
     from store.listen import EVENTS as EVENTS_CHANNEL
     from store.listen import Listener
+    from workers import known_issues, quarantine, retention
+    from workers.deliveries import Deliveries
+    from workers.flakiness import FlakinessWatch
+    from workers.messages import Messages
     from workers.reactions import REACTIONS, Tools
     from workers.relay import Relay
-    from workers.retention import Retention
+    from workers.schedules import Schedule, Schedules
+    from workers.sealing import Sealer
+    from workers.webhooks import WebhookFollower
 
     async def run() -> None:
-        async with core(settings, pool_size=4) as parts:
-            listener = Listener(parts.conninfo, EVENTS_CHANNEL)
+        networks = parse_networks(settings.outgoing_allow)
+        async with core(settings, pool_size=POOL_SIZE) as parts, HttpOutgoing(networks) as outgoing:
+            listener = Listener(parts.conninfo, EVENTS_CHANNEL, WEBHOOKS)
             await listener.start()
             tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs))
             relay = Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
-            retention = Retention(parts.pool, Handler(parts.log, utcnow), utcnow)
-            await _until_signalled(_together(relay.run(), retention.run()))
+            handler = Handler(parts.log, utcnow)
+            deleting = retention.Retention(parts.pool, handler, utcnow)
+            watch = quarantine.QuarantineWatch(parts.pool, handler, utcnow)
+            search = known_issues.KnownIssueSearch(parts.pool, parts.log, handler)
+            answers = FirstAnswers(parts.pool, parts.secrets)
+            schedules = Schedules(
+                parts.conninfo,
+                (
+                    Schedule("retention", deleting.sweep, retention.EVERY_S, retention.SOON_S),
+                    Schedule("quarantine", watch.sweep, quarantine.EVERY_S),
+                    Schedule("known issues", search.sweep, known_issues.EVERY_S),
+                    Schedule("old answers", answers.sweep, OLD_ANSWERS_EVERY_S),
+                ),
+            )
+            publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
+            sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, publish)
+            messages = Messages(parts.log)
+            follower = WebhookFollower(parts.pool, parts.log, messages, listener, utcnow)
+            delivering = Deliveries(parts.pool, handler, parts.secrets, outgoing, messages, listener, utcnow)
+            works = (relay.run(), schedules.run(), sealer.run(listener))
+            flaky = FlakinessWatch(parts.pool, parts.log, handler)
+            await _until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
             await listener.close()
 
     _run(run())
 
 
-def migrate(settings: Settings) -> None:
-    """Makes the tables that are missing."""
+def migrate(settings: Settings) -> list[str]:
+    """Makes the tables that are missing; the names of read models that have to be built from the log."""
     from projections.catalogue import PROJECTIONS
-    from projections.engine import ensure_tables
+    from projections.places import begin
     from store.schema import migrate as migrate_store
 
     migrate_store(settings.database_url)
 
-    async def read_tables() -> None:
+    async def read_tables() -> list[str]:
         async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
-            await ensure_tables(connection, PROJECTIONS)
+            return [projection.name for projection in await begin(connection, PROJECTIONS)]
 
-    asyncio.run(read_tables())
+    return asyncio.run(read_tables())
 
 
 async def create_first_admin(settings: Settings) -> str | None:
@@ -275,33 +331,6 @@ async def register_local_node(settings: Settings) -> str | None:
             Caller("system:first-start"),
         )
         return token
-
-
-async def projections(settings: Settings, action: Literal["rebuild", "status"], names: tuple[str, ...]) -> int:
-    """`testhide projections ...`; the exit code."""
-    from projections.catalogue import PROJECTIONS
-    from projections.engine import positions
-    from projections.projector import AlreadyRunning, rebuild
-
-    known = {projection.name: projection for projection in PROJECTIONS}
-    if unknown := [name for name in names if name not in known]:
-        raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
-    chosen = [known[name] for name in names] or list(PROJECTIONS)
-    async with core(settings, pool_size=2) as parts:
-        if action == "rebuild":
-            try:
-                position = await rebuild(parts.conninfo, parts.log, chosen)
-            except AlreadyRunning as error:
-                raise Fault(str(error)) from None
-            print(f"rebuilt {', '.join(projection.name for projection in chosen)} up to position {position}")
-            return 0
-        head = await parts.log.head()
-        async with parts.pool.connection() as connection:
-            at = await positions(connection, PROJECTIONS)
-        for projection in PROJECTIONS:
-            position = at.get(projection.name, 0)
-            print(f"{projection.name:<14} version {projection.version}  position {position}  lag {head - position}")
-    return 0
 
 
 async def _together(*works: Coroutine[None, None, None]) -> None:

@@ -7,6 +7,7 @@ its children so that no secret is in an environment that a build of the same use
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ MEANINGS = {
     "admin_password": "the first administrator's password; unset: made up and printed once",
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
+    "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
+    "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "admin_password")
@@ -63,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_email: str = "admin@testhide.local"
     admin_password: str = ""
     blobs_url: str = ""
+    outgoing_allow: str = ""
+    checkpoints_to: str = ""
     unsafe: bool = False
 
     @property
@@ -103,6 +108,10 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
             found[name] = value
     if "data" in found:
         found["data_dir"] = os.path.abspath(found.pop("data"))
+    if "checkpoints_to" in found:
+        found["checkpoints_to"] = os.path.abspath(found["checkpoints_to"])
+    if "outgoing_allow" in found:
+        _must_be_networks(found["outgoing_allow"], variable("outgoing_allow"))
     if "secret_key" in found:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "port" in found:
@@ -134,6 +143,14 @@ def _number(text: str, name: str, least: int, most: int) -> int:
     if text.isascii() and text.isdigit() and least <= int(text[:9]) <= most:
         return int(text)
     raise Fault(f"{name} must be a number from {least} to {most}, not {text!r}.", 2)
+
+
+def _must_be_networks(text: str, name: str) -> None:
+    for item in filter(None, map(str.strip, text.split(","))):
+        try:
+            ipaddress.ip_network(item)
+        except ValueError as error:
+            raise Fault(f"{name} must be networks like 10.1.0.0/16, separated by commas: {error}.", 2) from None
 
 
 def parse_key(text: str, where: str) -> bytes:

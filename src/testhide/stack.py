@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from testhide.program import Program, local_url
 from testhide.supervisor import Await, Run, Say, Start, Step, Supervisor
 
 AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
+BUILD_S = 24 * 3600.0
+"""For a release whose read models are new: all of the log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 
@@ -31,6 +34,8 @@ class Plan:
     embedded: tuple[str, ...]
     agent: bool
     verbose: bool
+    opened: str = ""
+    """Networks that webhooks may call because nobody else reaches the server."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -50,7 +55,7 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         engines = [engine for engine in (Postgres(folder), Valkey(folder)) if engine.name in plan.embedded]
         found.append(Start(tuple(Service(engine.program(), ENGINE_WAVE, engine.ready) for engine in engines)))
     found += [
-        Run(_own("prepare")),
+        Run(_own("prepare"), timeout=BUILD_S),
         Start(tuple(Service(_own(name), SERVER_WAVE) for name in SERVER_PROCESSES)),
         Await(answers(plan.host, plan.port, "/api/v3/readyz"), "The server"),
     ]
@@ -59,6 +64,8 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         found += [Run(_own("local-node", str(token))), Start((Service(_agent(plan, token), AGENT_WAVE),))]
     if plan.agent:
         found.append(Say("The local agent's builds are trusted: they run as you. --no-agent starts none."))
+    if plan.opened:
+        found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
     found.append(Say(f"ready {_shown_url(plan)}"))
     return found
 
@@ -78,7 +85,8 @@ def _agent(plan: Plan, token: Path) -> Program:
     server = local_url(plan.host, plan.port)
     argv = [sys.executable, "-P", "-m", "agent", "--server", server, "--token-file", str(token)]
     argv += ["--workdir", str(token.parent / "work"), "--trust-builds", "--allow-local-repositories"]
-    return Program("agent", tuple(argv), env=environ)
+    # SIGTERM would let it finish its builds first.
+    return Program("agent", tuple(argv), env=environ, stop_signal=signal.SIGQUIT)
 
 
 def answers(host: str, port: int, path: str) -> Callable[[], bool]:

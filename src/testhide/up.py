@@ -33,6 +33,8 @@ from testhide.settings import (
 from testhide.stack import Plan
 
 _UNREACHABLE_AFTER = 5
+LOOPBACK = "127.0.0.0/8"
+"""What webhooks may call where nobody else reaches the server."""
 
 
 def up(
@@ -68,12 +70,17 @@ def up(
         with open_folder(Path(asked.data_dir)) as folder:
             end_recorded(folder.path / "run" / "processes.json")
             port_or_fault(asked.host, asked.port)
+            opened = is_loopback(asked.host) and not asked.outgoing_allow
+            if opened:
+                given["outgoing_allow"] = LOOPBACK
             settings, embedded = _complete(environ, given, folder)
             for place in ("run", "logs", "blobs", "agent"):
                 (folder.path / place).mkdir(mode=0o700, exist_ok=True)
             file = folder.path / "run" / "settings.json"
             save_settings(settings, file)
-            plan = Plan(str(folder.path), settings.host, settings.port, embedded, agent, verbose)
+            plan = Plan(
+                str(folder.path), settings.host, settings.port, embedded, agent, verbose, LOOPBACK if opened else ""
+            )
             os.set_inheritable(folder.lock_fd, True)
             sys.stdout.flush()
             # The secrets are in the file now, and not in an environment that builds can read.

@@ -2,14 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
+from testhide.audit_verbs import audit
 from testhide.cli import run_agent, run_process
+from testhide.faults import Fault
+from testhide.projection_verbs import app as projections
 
 
 def _version() -> str:
@@ -112,32 +115,44 @@ app.command(
     show=False,
 )
 
-projections = App(name="projections", help="Read models.")
+app.command(audit)
 app.command(projections)
 
 
-@projections.command
-def rebuild(*names: str, data: Path | None = None) -> int:
-    """Build read models anew from the event log; without names all of them. Nothing else may run.
+@app.command
+def replay(
+    stream: str | None = None,
+    *,
+    rules: Path | None = None,
+    project: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    since: str | None = None,
+    data: Path | None = None,
+) -> None:
+    """Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the history.
 
     Parameters
     ----------
-    data
-        Data folder of an embedded database, which is started for it.
-    """
-    return _projections("rebuild", names, data)
-
-
-@projections.command
-def status(*, data: Path | None = None) -> int:
-    """Show how far each read model is.
-
-    Parameters
-    ----------
+    rules
+        JSON file with known_issues, quarantine or both; docs/audit.md describes it.
+    project
+        Only builds of this project.
+    since
+        Only builds that were queued at this time or later: 2026-05-20, 2026-05-20T10:00:00Z.
     data
         Data folder of an embedded database.
     """
-    return _projections("status", (), data)
+    from testhide.replay import counterfactual, point_in_time, rules_of, story
+    from testhide.stopped import settings_of
+
+    if (stream is None) == (rules is None):
+        raise Fault("Say either whose story you want (testhide replay build-1025) or --rules FILE.", 2)
+    from_time = None if since is None else point_in_time(since)
+    supposed = None if rules is None else rules_of(rules)
+    with settings_of(data, os.environ) as settings:
+        if stream is not None:
+            asyncio.run(story(settings, stream))
+        elif supposed is not None:
+            asyncio.run(counterfactual(settings, supposed, project, from_time))
 
 
 @app.command(name="local-node", show=False)
@@ -150,11 +165,3 @@ def local_node(token_file: Path) -> None:
     token = asyncio.run(processes.register_local_node(load_settings()))
     if token:
         write_private(token_file, token.encode() + b"\n")
-
-
-def _projections(action: Literal["rebuild", "status"], names: Sequence[str], data: Path | None) -> int:
-    from testhide import processes
-    from testhide.stopped import settings_of
-
-    with settings_of(data, os.environ) as settings:
-        return asyncio.run(processes.projections(settings, action, tuple(names)))

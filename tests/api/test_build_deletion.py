@@ -13,7 +13,7 @@ from domain.builds import BuildCommented, BuildDeleted, BuildQueued
 from domain.results import ResultsRecorded
 from projections.catalogue import PROJECTIONS
 from projections.engine import row_types
-from projections.projector import rebuild
+from projections.rebuilding import build
 from testhide.processes import core
 from tests.api.external import upload
 from tests.conftest import ADMIN, Server
@@ -189,23 +189,25 @@ async def _look(server: Server, gone: int, kept: int) -> None:
             assert (texts == []) == is_gone
             assert any(isinstance(event, BuildDeleted) for event in said[number]) == is_gone
         assert all(item.erased for item in loaded[f"build-{gone}"] if isinstance(item.event, BuildCommented))
+        keys = {number: said[number][0].data_key for number in said}
         async with parts.pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT name, wrapped IS NULL, destroyed_at IS NULL FROM stored_events_keys WHERE name = ANY (%s)",
-                ([f"build-{gone}", f"build-{kept}"],),
+                (list(keys.values()),),
             )
-            assert set(await cursor.fetchall()) == {(f"build-{gone}", True, False), (f"build-{kept}", False, True)}
+            assert set(await cursor.fetchall()) == {(keys[gone], True, False), (keys[kept], False, True)}
             live = await _tables(connection)
-            await rebuild(parts.conninfo, parts.log, PROJECTIONS)
-            again = await _tables(connection)
+            await build(parts.conninfo, parts.log, PROJECTIONS, from_scratch=True)
+            again = await _tables(connection, "beside")
     for table, rows in live.items():
         assert again[table] == rows, table
     assert live["parked_events"] == []
 
 
-async def _tables(connection: psycopg.AsyncConnection[Any]) -> dict[str, list[Any]]:
+async def _tables(connection: psycopg.AsyncConnection[Any], place: str = "public") -> dict[str, list[Any]]:
     names = [*(str(row.table) for row in row_types(PROJECTIONS)), "parked_events"]
     content = {}
     for name in names:
-        content[name] = await (await connection.execute(f"SELECT t::text FROM {name} t ORDER BY 1".encode())).fetchall()
+        query = f"SELECT t::text FROM {place}.{name} t ORDER BY 1"
+        content[name] = await (await connection.execute(query.encode())).fetchall()
     return content

@@ -161,7 +161,7 @@ def test_options(server: Any) -> None:
     """Says which methods there are, to everyone."""
     paths = {
         PROJECTS: {"GET", "OPTIONS", "POST"},
-        f"{PROJECTS}/1": {"GET", "OPTIONS", "PUT"},
+        f"{PROJECTS}/1": {"DELETE", "GET", "OPTIONS", "PUT"},
         "/api/v3/healthz": {"GET", "OPTIONS"},
         "/api/v3/openapi.json": {"GET", "OPTIONS"},
     }

@@ -1,9 +1,12 @@
 """Projects, and the checks of text and ids that every area shares."""
 
+import time
 from typing import Any
 
 import pytest
 import requests
+
+from tests.fake_agent import Shop
 
 HUGE = "9" * 5_000
 
@@ -44,6 +47,18 @@ def test_what_one_is_no_member_of_does_not_exist(server: Any, project: dict[str,
     assert stranger.get(f"/api/v3/projects/{project['id']}").status_code == 404
     assert stranger.put(f"/api/v3/projects/{project['id']}", json={"name": "x"}).status_code == 404
     assert stranger.get("/api/v3/projects").json() == []
+
+
+def test_projects_come_in_pages(server: Any) -> None:
+    me = server.make_user("developer", {})
+    ids = [me.post("/api/v3/projects", json={"name": "Paged"}).json()["id"] for _ in range(3)]
+    assert [item["id"] for item in me.get("/api/v3/projects").json()] == ids
+    assert [item["id"] for item in me.get("/api/v3/projects", params={"page": 2, "limit": 2}).json()] == ids[2:]
+    first = me.get("/api/v3/projects", params={"limit": 2})
+    assert [item["id"] for item in first.json()] == ids[:2]
+    assert [item["id"] for item in me.get(first.links["next"]["url"]).json()] == ids[2:]
+    for bad in ({"page": 0}, {"limit": 501}, {"after": -1}):
+        assert me.get("/api/v3/projects", params=bad).status_code == 422
 
 
 def test_update_takes_a_project_admin(server: Any, project: dict[str, Any]) -> None:
@@ -123,3 +138,56 @@ def test_a_rotated_webhook_secret_is_another_one(server: Any) -> None:
     assert len(secrets) == 3
     assert all(secret.startswith("wh_sec_") for secret in secrets)
     assert server.make_user("developer", {created["id"]: "write"}).post(path).status_code == 403
+
+
+def test_deleting_takes_a_project_admin(server: Any, project: dict[str, Any]) -> None:
+    path = f"/api/v3/projects/{project['id']}"
+    assert server.make_user("developer", {project["id"]: "write"}).delete(path).status_code == 403
+    assert server.make_user("developer").delete(path).status_code == 404
+    admin = server.make_user("developer", {project["id"]: "admin"})
+    answer = admin.delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert int(answer.headers["Testhide-Position"]) > 0
+    assert admin.get(path).status_code == server.admin.get(path).status_code == 404
+    assert server.admin.delete(path).status_code == 404
+    assert admin.get("/api/v3/projects").json() == []
+
+
+def test_a_deleted_projects_name_is_free_again(server: Any) -> None:
+    name = {"name": f"Once {id(server)}"}
+    first = server.admin.post("/api/v3/projects", json=name).json()
+    assert server.admin.delete(f"/api/v3/projects/{first['id']}").status_code == 204
+    assert server.admin.post("/api/v3/projects", json=name).json()["slug"] == first["slug"]
+
+
+def test_all_that_was_in_it_goes_with_it(server: Any, project: dict[str, Any]) -> None:
+    """What runs on a node is ended there, and no other project notices."""
+    shop, other = Shop(server), Shop(server)
+    agent, elsewhere = shop.new_agent(max_parallel=2), other.new_agent()
+    runs, waits, kept = shop.start(), shop.start(external=True), other.start()
+    build, also_runs = agent.take_up(), elsewhere.take_up()
+    assert (build["id"], also_runs["id"]) == (runs, kept)
+    assert server.admin.delete(f"/api/v3/projects/{shop.project}").status_code == 204
+    gone = (f"jobs/{shop.job}", f"builds/{runs}", f"builds/{waits}", f"node-pools/{shop.pool}")
+    assert {server.admin.get(f"/api/v3/{path}").status_code for path in gone} == {404}
+    deadline = time.monotonic() + 30
+    while agent.beat(build) != [[runs, "stopped"]]:
+        assert time.monotonic() < deadline, "its agent is not told that it was aborted"
+    body = {"name": "late", "project_id": shop.project}
+    assert server.admin.post("/api/v3/jobs", json=body).status_code == 404
+    assert elsewhere.finished(also_runs).status_code == 200
+    assert other.ended(kept)["status"] == "passed"
+
+
+def test_a_project_whose_pools_others_use_at_this_moment_stays(server: Any) -> None:
+    host, guest = Shop(server), Shop(server)
+    server.admin.put(f"/api/v3/node-pools/{host.pool}", json={"shared": True}).raise_for_status()
+    job = guest.new_job(node_pool_id=host.pool)
+    build = guest.start(job)
+    answer = server.admin.delete(f"/api/v3/projects/{host.project}")
+    assert answer.status_code == 409
+    assert answer.json()["detail"].startswith("1 build of another project is queued or running in node pools")
+    assert host.new_job() > 0, "it is as open as before"
+    server.admin.post(f"/api/v3/builds/{build}/stop").raise_for_status()
+    assert server.admin.delete(f"/api/v3/projects/{host.project}").status_code == 204
+    assert server.admin.get(f"/api/v3/jobs/{job}").status_code == 200

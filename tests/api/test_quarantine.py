@@ -168,7 +168,11 @@ def test_an_expired_entry_does_not_count(server: Any, job: int) -> None:
     add(server.admin, job, expires_at=soon.isoformat())
     while datetime.now(UTC) < soon:
         server.admin.get("/api/v3/me")
-    assert (asked(server, job), asked(server, job, "/nodeids")) == ([], {"node_ids": []})
+    (listed,) = asked(server, job)
+    assert (listed["status"], datetime.fromisoformat(listed["status_since"])) == ("expired", soon)
+    assert asked(server, job, "/nodeids") == {"node_ids": []}
+    stats = asked(server, job, "/stats")
+    assert (stats["total"], stats["by_status"]) == (0, {"active": 0, "healthy": 0, "expired": 1})
     build = new_build(server, job)
     upload(server.admin, build, REPORT)
     assert finished(server, build)["status"] == "failed"

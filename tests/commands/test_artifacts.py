@@ -21,7 +21,7 @@ from domain.builds import (
     BuildUnpinned,
 )
 from domain.errors import Conflict, Invalid, NotFound
-from domain.jobs import Configuration
+from domain.jobs import Configuration, JobCreated, JobDeleted
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
@@ -50,6 +50,14 @@ def store(by_node: int | None = None) -> StoreArtifact:
 def test_people_add_to_any_build(history: tuple[Event, ...]) -> None:
     assert decided(store(), *history) == [STORED]
     assert decided(store(), *history, STORED) == []
+
+
+def test_nothing_is_added_after_the_job_was_deleted() -> None:
+    """Its builds are aborted a moment later; their contents are gone already."""
+    job = JobCreated(job_id=5, project_id=1, title="Smoke")
+    assert decided(store(by_node=3), job, QUEUED, ASSIGNED, STARTED) == [STORED]
+    with pytest.raises(NotFound):
+        decided(store(by_node=3), job, QUEUED, ASSIGNED, STARTED, JobDeleted(job_id=5, project_id=1))
 
 
 @pytest.mark.parametrize("history", [(QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])

@@ -264,8 +264,8 @@ def test_the_agents_last_word_may_come_twice() -> None:
 def test_an_external_build_ends_as_it_is_told(
     status: Verdict, failed: int, expected: tuple[Verdict, Reason | None]
 ) -> None:
-    (finished,) = decided(FinishExternalBuild(1, status, log_lines=4), *EXTERNAL, reported(failed))
-    assert finished == BuildFinished(**IDS, status=expected[0], reason=expected[1], log_lines=4)
+    (finished,) = decided(FinishExternalBuild(1, status), *EXTERNAL, reported(failed))
+    assert finished == BuildFinished(**IDS, status=expected[0], reason=expected[1])
 
 
 def test_an_external_build_ends_once() -> None:

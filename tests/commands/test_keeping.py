@@ -32,8 +32,8 @@ FINISHED = BuildFinished(**IDS, status="passed", node_id=3)
 PINNED, UNPINNED = BuildPinned(**IDS), BuildUnpinned(**IDS)
 DELETED = BuildDeleted(**IDS)
 RAN = (QUEUED, ASSIGNED, STARTED, FINISHED)
-COMMENT = CommentOnBuild(1, 88, "Flaky — läuft", "ann@example.com")
-COMMENTED = BuildCommented(**IDS, comment_id=88, text="Flaky — läuft", author="ann@example.com")
+COMMENT = CommentOnBuild(1, 88, "Flaky — läuft", 7)
+COMMENTED = BuildCommented(**IDS, comment_id=88, text="Flaky — läuft", author=7)
 
 
 def reported(first: int, cases: int, path: str) -> ReportRecorded:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
+from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
 from commands.recording import ReportRead, read_chunks
 from commands.rules import Match, Rule, Rules
@@ -19,6 +19,7 @@ from domain.known_issues import (
     KNOWN_ISSUE,
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueSearched,
     KnownIssueTaught,
     KnownIssueUpdated,
 )
@@ -105,6 +106,40 @@ def test_delete() -> None:
         decided(UpdateKnownIssue(17, title="x"), CREATED, DELETED)
 
 
+def searched(down_to: int, *found: tuple[int, int], edition: int = 1) -> KnownIssueSearched:
+    return KnownIssueSearched(
+        known_issue_id=17,
+        project_id=1,
+        edition=edition,
+        down_to=down_to,
+        classification="infra",
+        result_ids=[result_id for result_id, _ in found],
+        job_ids=[job_id for _, job_id in found],
+    )
+
+
+def test_what_a_search_finds_is_noted_once() -> None:
+    first, last = NoteSearch(17, 1, 500, [(600, 5), (510, 6)]), NoteSearch(17, 1, 0, [])
+    assert decided(first, CREATED) == [searched(500, (600, 5), (510, 6))]
+    assert decided(first, CREATED, searched(500)) == []
+    assert decided(last, CREATED, searched(500)) == [searched(0)]
+    assert decided(first, CREATED, searched(0)) == [], "another search was faster"
+    assert decided(first, CREATED, DELETED) == []
+
+
+def test_an_issue_that_changed_is_searched_for_anew() -> None:
+    def updated(**changes: Any) -> KnownIssueUpdated:
+        return KnownIssueUpdated(known_issue_id=17, project_id=1, **changes)
+
+    late, again = NoteSearch(17, 1, 0, [(600, 5)]), NoteSearch(17, 2, 300, [(600, 5)])
+    for change in (updated(classification="flaky"), updated(kind="fail_id", value="f")):
+        assert decided(late, CREATED, searched(500), change) == [], "it is of the edition before"
+        (event,) = decided(again, CREATED, searched(0), change)
+        assert isinstance(event, KnownIssueSearched)
+        assert (event.edition, event.classification) == (2, change.classification or "infra")
+    assert decided(again, CREATED, updated(title="Other")) == [], "its title says nothing of failures"
+
+
 def test_it_knows_what_it_was_taught() -> None:
     taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
     state = KNOWN_ISSUE.at(17).fold([CREATED, taught])
@@ -115,9 +150,16 @@ def test_it_knows_what_it_was_taught() -> None:
     assert not state.knows("signature", "f")
 
 
-@pytest.mark.parametrize("kind", [CreateKnownIssue, UpdateKnownIssue, DeleteKnownIssue])
-def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    fixed = {"match": st.none() | st.just(("signature", "a"))} if kind is UpdateKnownIssue else {}
+@pytest.mark.parametrize(
+    ("kind", "fixed"),
+    [
+        (CreateKnownIssue, {}),
+        (UpdateKnownIssue, {"match": st.none() | st.just(("signature", "a"))}),
+        (NoteSearch, {"found": st.just([(1, 5)])}),
+        (DeleteKnownIssue, {}),
+    ],
+)
+def test_deciding_again_does_nothing(kind: type[Any], fixed: dict[str, Any]) -> None:
 
     @given(commands(kind, **fixed), histories(*known_issues.EVENTS, *projects.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:

@@ -1,19 +1,36 @@
 """Projects."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.projects import CreateProject, RotateWebhookSecret, UpdateProject
+from commands.jobs import CreateJob
+from commands.members import AdmitMember
+from commands.pools import CreatePool
+from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain import projects
 from domain.base import Event
-from domain.claims import ClaimTaken
-from domain.errors import NotFound
-from domain.projects import PROJECT, MemberAdmitted, ProjectCreated, ProjectUpdated, WebhookSecretRotated
+from domain.claims import ClaimReleased, ClaimTaken
+from domain.errors import Conflict, NotFound
+from domain.jobs import JobCreated, JobDeleted
+from domain.keys import job_key, lineage, project_key
+from domain.projects import (
+    PROJECT,
+    MemberAdmitted,
+    ProjectClosed,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectUpdated,
+    WebhookSecretRotated,
+)
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 CREATE = CreateProject(1, "Mobile App", 7, (("mobile-app", "slug-1"), ("mobile-app-1", "slug-2")), b"sealed")
-CREATED = ProjectCreated(project_id=1, title="Mobile App", slug="mobile-app", sealed_webhook_secret=b"sealed")
+CREATED = ProjectCreated(
+    project_id=1, title="Mobile App", slug="mobile-app", claim="slug-1", sealed_webhook_secret=b"sealed"
+)
 
 
 def test_the_creator_becomes_its_admin() -> None:
@@ -26,7 +43,7 @@ def test_the_next_slug_is_taken() -> None:
     claimed, created, _ = decided(CREATE, ClaimTaken(claim="slug-1", owner="project-9"))
     assert claimed == ClaimTaken(claim="slug-2", owner="project-1")
     assert isinstance(created, ProjectCreated)
-    assert created.slug == "mobile-app-1"
+    assert (created.slug, created.claim) == ("mobile-app-1", "slug-2")
 
 
 def test_only_what_changes_is_told() -> None:
@@ -47,6 +64,50 @@ def test_there_is_no_such_project() -> None:
         decided(UpdateProject(1, title="x"))
 
 
+TAKEN = ClaimTaken(claim="slug-1", owner="project-1")
+CLOSED, DELETED = ProjectClosed(project_id=1), ProjectDeleted(project_id=1)
+
+
+def test_deleting_it_takes_its_jobs_and_gives_its_slug_back() -> None:
+    jobs = [JobCreated(job_id=number, project_id=project) for number, project in ((5, 1), (6, 1), (7, 2), (8, 1))]
+    gone = JobDeleted(job_id=6, project_id=1)
+    released = ClaimReleased(claim="slug-1", owner="project-1")
+    decision = decided(DeleteProject(1, [5, 6, 7, 9]), TAKEN, CREATED, CLOSED, *jobs, gone)
+    assert decision == [JobDeleted(job_id=5, project_id=1), released, DELETED]
+    assert DELETED.erases == project_key(1)
+    assert project_key(1) in lineage(job_key(1, 5))
+
+
+def test_nothing_comes_into_a_project_that_is_being_deleted() -> None:
+    """So whoever deletes it can list what is in it."""
+    assert decided(CloseProject(1), CREATED) == [CLOSED]
+    assert decided(CloseProject(1), CREATED, CLOSED) == []
+    with pytest.raises(Conflict, match="still open"):
+        decided(DeleteProject(1), CREATED)
+    for command in (CreateJob(5, 1, "Smoke"), CreatePool(2, 1, "linux", "pool-2")):
+        assert decided(command, CREATED)
+        with pytest.raises(Conflict, match="DELETE /api/v3/projects/1 brings"):
+            decided(command, CREATED, CLOSED)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        CloseProject(1),
+        DeleteProject(1),
+        UpdateProject(1, title="x"),
+        RotateWebhookSecret(1, b"x"),
+        AdmitMember(1, 7, "read"),
+        CreateJob(5, 1, "Smoke"),
+    ],
+    ids=lambda command: type(command).__name__,
+)
+@pytest.mark.parametrize("history", [(), (TAKEN, CREATED, CLOSED, DELETED)])
+def test_nothing_happens_to_a_project_that_is_not_there(command: Any, history: tuple[Event, ...]) -> None:
+    with pytest.raises(NotFound, match="no project 1"):
+        decided(command, *history)
+
+
 SLUGS = st.just((("a", "slug-1"), ("b", "slug-2")))
 
 
@@ -55,9 +116,13 @@ def test_creating_again_does_nothing(command: CreateProject, history: list[Event
     is_decided_once(command, history)
 
 
-@given(commands(UpdateProject), histories(*projects.EVENTS))
-def test_updating_again_does_nothing(command: UpdateProject, history: list[Event]) -> None:
-    is_decided_once(command, history)
+@pytest.mark.parametrize("kind", [UpdateProject, CloseProject, DeleteProject])
+def test_deciding_again_does_nothing(kind: type[Any]) -> None:
+    @given(commands(kind), histories(*projects.EVENTS))
+    def holds(command: Any, history: list[Event]) -> None:
+        is_decided_once(command, history)
+
+    holds()
 
 
 @given(histories(*projects.EVENTS))

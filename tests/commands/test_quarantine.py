@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.handler import Command
-from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
 from commands.results import Earlier, RecordReport
 from domain import jobs, quarantine
 from domain.base import Event
@@ -19,10 +19,14 @@ from domain.jobs import JobCreated, JobDeleted
 from domain.quarantine import (
     QUARANTINE,
     Quarantine,
+    QuarantineBecameHealthy,
+    QuarantinedTestsRan,
+    QuarantineExpired,
     QuarantineLifted,
     TestsQuarantined,
     covered,
     covering,
+    fared,
 )
 from domain.results import FAILED, ResultsRecorded
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
@@ -62,6 +66,41 @@ def test_an_expired_entry_gives_way() -> None:
     assert decided(add(A), JOB, expired) == [lifted, quarantined(A, first_id=10)]
     with pytest.raises(Invalid, match="expires_at"):
         decided(add(A, expires_at=NOW), JOB)
+
+
+def test_expiry_is_said_once() -> None:
+    history = (
+        JOB,
+        quarantined(A, expires_at=NOW),
+        quarantined(B, first_id=2, expires_at=NOW + DAY),
+        quarantined(C, first_id=3),
+    )
+    (said,) = decided(SayExpired(5, NOW), *history)
+    assert said == QuarantineExpired(**OF_JOB, ids=[1])
+    assert decided(SayExpired(5, NOW), *history, said) == []
+    assert decided(SayExpired(5, NOW + DAY), *history, said) == [QuarantineExpired(**OF_JOB, ids=[2])]
+
+
+def test_each_recovery_is_said_once() -> None:
+    history: tuple[Event, ...] = (JOB, quarantined(A, B))
+    for failures in (0, 3):
+        recovered = SayHealthy(5, {1: failures, 7: 0}, NOW)
+        (said,) = decided(recovered, *history)
+        assert said == QuarantineBecameHealthy(**OF_JOB, ids=[1], failures=[failures])
+        history = (*history, said)
+        assert decided(recovered, *history) == []
+    assert decided(SayHealthy(5, {1: 2}, NOW), *history) == [], "a late look at what was before the last failure"
+    assert decided(SayHealthy(5, {1: 9}, NOW), *history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])) == []
+
+
+def test_what_has_expired_does_not_recover() -> None:
+    assert decided(SayHealthy(5, {1: 0}, NOW), JOB, quarantined(A, expires_at=NOW)) == []
+
+
+@pytest.mark.parametrize("asked", [SayExpired(5, NOW), SayHealthy(5, {1: 0}, NOW)])
+def test_nothing_is_said_of_deleted_jobs(asked: Command) -> None:
+    gone = JobDeleted(job_id=5, project_id=1)
+    assert decided(asked, JOB, quarantined(A, expires_at=NOW), quarantined(B, first_id=1), gone) == []
 
 
 def test_remove() -> None:
@@ -113,9 +152,9 @@ def test_an_evil_id_is_looked_at_only_so_far() -> None:
     assert len(list(covering("[" * 4_096))) <= 65
 
 
-@pytest.mark.parametrize("kind", [AddToQuarantine, RemoveFromQuarantine])
+@pytest.mark.parametrize("kind", [AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    fixed = {"now": st.sampled_from([NOW, NOW - DAY])} if kind is AddToQuarantine else {}
+    fixed = {} if kind is RemoveFromQuarantine else {"now": st.sampled_from([NOW, NOW - DAY])}
 
     @given(commands(kind, **fixed), histories(*quarantine.EVENTS, *jobs.EVENTS))
     def holds(asked: Any, history: list[Event]) -> None:
@@ -151,7 +190,7 @@ def test_a_report_reads_its_jobs_quarantine() -> None:
 def test_quarantined_failures_are_counted_apart() -> None:
     read = report(("s", "a", FAILURE), ("s", "b", FAILURE), ("s", "c", ""), ("s", "a", FAILURE))
     read.known_issues[1] = 1
-    block, summary = recorded(command(read), QUEUED, STARTED, held=(quarantined(A, B, C),))
+    block, _, summary = recorded(command(read), QUEUED, STARTED, held=(quarantined(A, B, C),))
     assert isinstance(block, ResultsRecorded)
     assert block.quarantined == b"\1\0\0\1", "what is known anyway needs no quarantine, what passed neither"
     assert isinstance(summary, ReportRecorded)
@@ -175,7 +214,7 @@ def test_a_later_file_takes_quarantined_failures_back() -> None:
     again = command(
         report(("s", "a", "")), path="rerun.xml", results_version=1, earlier={1: Earlier(100, FAILED, False, True)}
     )
-    _, summary = recorded(again, QUEUED, STARTED, *first, held=held)
+    *_, summary = recorded(again, QUEUED, STARTED, *first, held=held)
     build = BUILD.at(7).fold([QUEUED, STARTED, *first, summary])
     assert build is not None
     assert (build.failed, build.quarantined) == (0, 0)
@@ -211,6 +250,39 @@ def test_an_external_build_passes_with_quarantined_failures() -> None:
     (event,) = FinishExternalBuild(7, "passed").decide(BUILD.at(7).fold([QUEUED, external, *reported]))
     assert isinstance(event, BuildFinished)
     assert (event.status, event.detail) == ("passed", "1 quarantined failure was ignored.")
+
+
+# How entries fare.
+
+
+def ran(*cases: tuple[str, str, str], held: Event, **more: Any) -> list[QuarantinedTestsRan]:
+    events = recorded(command(report(*cases), **more), QUEUED, STARTED, held=(held,))
+    return [event for event in events if isinstance(event, QuarantinedTestsRan)]
+
+
+def test_a_report_says_how_the_entries_that_count_fared() -> None:
+    skipped, held = "<skipped/>", quarantined(A, B, C, "t/test_x.py", "t/test_other.py")
+    cases = (("s", "a", ""), ("s", "b", FAILURE), ("s", "c", skipped))
+    assert ran(*cases, held=held) == [QuarantinedTestsRan(**IDS, passed=[1], failed=[2, 4])]
+    assert ran(("s", "a", FAILURE), ("s", "a", ""), held=held)[0].failed == [1, 4], "an earlier attempt counts"
+    assert ran(("s", "c", skipped), held=held) == []
+    assert ran(*cases, held=quarantined(A, B, expires_at=NOW), now=NOW) == []
+
+
+def test_the_summary_counts_what_lies_beside_the_results() -> None:
+    *blocks, summary = recorded(command(report(("s", "a", ""))), QUEUED, STARTED, held=(quarantined(A),))
+    assert isinstance(summary, ReportRecorded)
+    assert [event.stream for event in blocks].count("results-7") == summary.blocks == 2
+
+
+@given(st.dictionaries(st.sampled_from([A, A + "[1]", A + "[2]", B]), st.booleans()))
+def test_an_entry_passes_when_all_its_tests_do(outcomes: dict[str, bool]) -> None:
+    entries = QUARANTINE.at(5).fold([quarantined(A, B, "t/test_x.py")]).entries
+    passed, failed = fared(outcomes.items(), entries)
+    for node_id, entry in entries.items():
+        own = [is_failure for test, is_failure in outcomes.items() if covered([test], [node_id])]
+        assert (entry.quarantine_id in passed) == (bool(own) and not any(own))
+        assert (entry.quarantine_id in failed) == any(own)
 
 
 def test_no_entries() -> None:

@@ -14,7 +14,7 @@ from domain.base import Event
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
 from domain.errors import Conflict, NotFound
 from domain.jobs import Configuration
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, commit_number
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main", commit_sha="abc1")
@@ -102,7 +102,7 @@ def test_record() -> None:
     assert isinstance(block, ResultsRecorded)
     assert (block.first_result_id, block.case_ids, block.suites) == (100, [1, 2, 1, 3], [0, 0, 1, 1])
     assert (block.statuses, block.finals, block.attempts) == (b"\1\0\0\2", b"\0\1\1\1", b"\1\1\2\1")
-    assert (block.commit_sha, [text.row for text in block.texts]) == ("abc123", [0, 3])
+    assert (block.commit, [text.row for text in block.texts]) == (commit_number("abc123"), [0, 3])
     assert isinstance(summary, ReportRecorded)
     counts = (summary.cases, summary.passed, summary.failed, summary.skipped, summary.known_issues)
     assert counts == (4, 2, 0, 1, 0)

@@ -12,6 +12,7 @@ from domain.base import Event
 from domain.builds import BuildQueued
 from domain.errors import Conflict, Invalid, NotFound
 from domain.jobs import Configuration, JobConfigured, JobCreated
+from domain.keys import template_key
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
 from tests.commands.given import commands, decided, folds, histories, is_decided_once, structs
@@ -88,6 +89,16 @@ def test_changes_of_the_template_reach_the_next_build() -> None:
 def test_a_job_without_a_command_needs_its_templates() -> None:
     with pytest.raises(Conflict, match="no command"):
         built(JOB, TemplateCreated(template_id=3, creator_id=1, title="x", configuration=Configuration()))
+
+
+def test_nothing_is_queued_by_a_template_that_was_deleted() -> None:
+    """A job may have taken it in the very moment in which nobody seemed to use it."""
+    with pytest.raises(Conflict, match="template 3 of job 5 was deleted"):
+        built(CREATED, JOB, DELETED)
+
+
+def test_what_it_says_goes_with_it() -> None:
+    assert DELETED.erases == CREATED.data_key == template_key(3)
 
 
 def test_nothing_is_queued_for_a_pool_that_was_deleted() -> None:

@@ -30,7 +30,7 @@ GIVEN = (BuildQueued(**IDS), JobCreated(job_id=5, project_id=1, title="Smoke"))
 ISSUE = KnownIssueCreated(
     known_issue_id=17, project_id=1, title="Flaky DB", classification="infra", kind="pattern", value="ECONNRESET"
 )
-ANN, BOB = "ann@example.com", "bob@example.com"
+ANN, BOB = 7, 8
 EVERY = (
     ClassifyResult(RESULT, "flaky", "user", ANN),
     LinkDefect(RESULT, "A-1", "https://jira/A-1", ANN),
@@ -39,7 +39,7 @@ EVERY = (
 )
 
 
-def by_user(what: Any, who: str = ANN, **more: Any) -> ResultClassified:
+def by_user(what: Any, who: int = ANN, **more: Any) -> ResultClassified:
     return ResultClassified(**OF_RESULT, classification=what, set_by_kind="user", set_by=who, **more)
 
 

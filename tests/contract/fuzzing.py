@@ -31,12 +31,15 @@ CHECKS = [
 ENDLESS = {
     "GET /api/v3/agent/next": "a long poll: 20 s without an answer are its normal case",
     "GET /api/v3/builds/{build_id}/stream": "server-sent events: a stream lasts as long as its build",
+    "GET /api/v3/events/stream": "server-sent events: this stream has no end of its own",
     "POST /api/v3/nodes/{node_id}/execute": "waits for what an agent answers, as long as the caller says",
 }
 """What is left out, with the reason. The contract tests ask them."""
 WITHOUT_AN_AGENT = {"POST /api/v3/nodes/{node_id}/restart"}
 """Answered by 503 while no agent is connected, which is the documented answer."""
 TIMEOUT_S = 10
+PROCESSES = ("serve", "project", "dispatch", "work")
+OUTGOING = "127.0.0.0/8"
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Fuzzed:
     """For signing out: with it that is refused, and the session stays."""
     agent_token: str
     ids: Mapping[str, int]
+    own_ids: Mapping[str, int]
+    """What `id` is, by the beginning of the path."""
     schema: schemathesis.BaseSchema = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +73,10 @@ class Fuzzed:
         if operation.label == "POST /api/v3/logout":
             return f"Bearer {self.api_token}"
         return str(self.session.headers["Authorization"])
+
+    def ids_in(self, path: str) -> dict[str, int]:
+        own = next((own for begin, own in self.own_ids.items() if path.startswith(begin)), 0)
+        return {**self.ids, "id": own}
 
     def operations(self) -> Iterator[Described]:
         """Deletions last: made-up ids are small numbers, and what they hit is gone."""
@@ -100,10 +109,14 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     upload = session.post("/api/v3/artifacts/upload", data={"build_id": build}, files=files)
     artifact = upload.json()["id"]
     test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
+    # Nobody listens there, and nothing leaves the machine.
+    webhook = make("/webhooks", {"url": "http://127.0.0.1:9/", "events": ["build.failed"]})["id"]
+    issue = {"project_id": project, "title": name, "classification": "infra", "pattern": "never"}
+    known_issue = make("/known-issues", issue)["id"]
+    user = session.get("/api/v3/me").json()["id"]
     ids = {
         "project_id": project,
         "pool_id": pool,
-        "id": pool,
         "node_pool_id": pool,
         "node_id": node["id"],
         "job_id": job,
@@ -111,9 +124,12 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "artifact_id": artifact,
         "test_id": test,
         "template_id": template,
+        "known_issue_id": known_issue,
+        "user_id": user,
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
-    return Fuzzed(session.url, session, api_token, node["agent_token"], ids)
+    own_ids = {"/api/v3/node-pools": pool, "/api/v3/webhooks": webhook}
+    return Fuzzed(session.url, session, api_token, node["agent_token"], ids, own_ids)
 
 
 def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Counter[int]:
@@ -139,7 +155,7 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
     def run(data: st.DataObject) -> None:
         case = data.draw(operation.as_strategy(data.draw(modes)))
         if data.draw(real):
-            _about(case, fuzzed.ids)
+            _about(case, fuzzed.ids_in(operation.path))
         headers = {"Authorization": fuzzed.credentials(operation)}
         answer = case.call(fuzzed.url, headers=headers, timeout=TIMEOUT_S)
         answers[answer.status_code] += 1

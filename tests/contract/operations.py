@@ -67,7 +67,7 @@ class Operation:
         return frozenset(parameter.name for parameter in given if parameter.required)
 
 
-READING = {("POST", "/api/v3/jobs/{job_id}/export")}
+READING = {("POST", "/api/v3/jobs/{job_id}/export"), ("POST", "/api/v3/webhooks/{id}/test")}
 """Posts that change nothing."""
 
 
@@ -105,6 +105,7 @@ SERVED = (
     ("GET", "/api/v3/api-tokens"),
     ("POST", "/api/v3/api-tokens"),
     ("DELETE", "/api/v3/api-tokens/{token_id}"),
+    ("GET", "/api/v3/users/{user_id}/permissions"),
     ("GET", "/api/v3/projects"),
     ("POST", "/api/v3/projects"),
     ("GET", "/api/v3/projects/{project_id}"),
@@ -167,6 +168,13 @@ SERVED = (
     ("POST", "/api/v3/node-pools"),
     ("PUT", "/api/v3/node-pools/{id}"),
     ("DELETE", "/api/v3/node-pools/{id}"),
+    ("GET", "/api/v3/webhooks"),
+    ("POST", "/api/v3/webhooks"),
+    ("PUT", "/api/v3/webhooks/{id}"),
+    ("DELETE", "/api/v3/webhooks/{id}"),
+    ("POST", "/api/v3/webhooks/{id}/test"),
+    ("GET", "/api/v3/webhooks/{id}/history"),
+    ("POST", "/api/v3/webhooks/bulk-delete"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

@@ -65,13 +65,14 @@ def _thing(operation: Operation, name: str, world: World) -> int:
         "test_id": world.test,
         "node_id": world.node,
         "token_id": world.token,
+        "user_id": world.member_id,
         "template_id": world.template,
         "known_issue_id": world.known_issue,
         "pool_id": world.pool,
         "node_pool_id": world.empty_pool,
     }
-    if name == "id":  # as the reference calls it for pools
-        return world.pool
+    if name == "id":  # as the reference calls it for pools and webhooks
+        return world.webhook if operation.path.startswith("/api/v3/webhooks") else world.pool
     return names[name]
 
 
@@ -106,6 +107,14 @@ def _fresh_node(call: Call, world: World) -> Call:
 
 def _fresh_pool(call: Call, world: World) -> Call:
     return replace(call, ids={"id": world.new_pool()})
+
+
+def _fresh_webhook(call: Call, world: World) -> Call:
+    return replace(call, ids={"id": world.new_webhook()})
+
+
+def _fresh_webhooks(call: Call, world: World) -> Call:
+    return replace(call, body={"ids": [world.new_webhook() for _ in range(3)]})
 
 
 def _fresh_template(call: Call, world: World) -> Call:
@@ -171,6 +180,9 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/nodes/{node_id}/restart"): _while_connected,
     ("PUT", "/api/v3/node-pools/{id}"): _fresh_pool,
     ("DELETE", "/api/v3/node-pools/{id}"): _fresh_pool,
+    ("PUT", "/api/v3/webhooks/{id}"): _fresh_webhook,
+    ("DELETE", "/api/v3/webhooks/{id}"): _fresh_webhook,
+    ("POST", "/api/v3/webhooks/bulk-delete"): _fresh_webhooks,
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("POST", "/api/v3/jobs/import"): _import,

@@ -13,7 +13,7 @@ from .world import CASES, LINES, World, junit
 OPTIONAL: dict[tuple[str, str], set[str]] = {("GET", "/api/v3/jobs"): {"[].node_pool_id"}}
 """Where null is right, by operation: the documentation says that a job without a pool takes any available."""
 
-PEOPLES_OWN = {"labels", "env", "by_reason"}
+PEOPLES_OWN = {"labels", "env", "by_reason", "projects"}
 """Objects whose keys are not ours: only their values have documented types."""
 
 JSON_OPERATIONS = [operation for operation in OPERATIONS if operation.response is not None and not operation.sse]

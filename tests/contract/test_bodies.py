@@ -20,8 +20,9 @@ WRONG: dict[str, list[Any]] = {
     "boolean": ["x", 5, []],
     "object": ["x", 5, []],
     "array[string]": ["x", 5, {}, [5]],
+    "array[integer]": ["x", 5, {}, ["x"], [1.5], [-1]],
 }
-TYPES = {"int": "integer", "bool": "boolean", "string[]": "array[string]"}
+TYPES = {"int": "integer", "bool": "boolean", "string[]": "array[string]", "int[]": "array[integer]"}
 
 
 def named(value: Any) -> str:

@@ -60,6 +60,11 @@ FILTERS = (
     Filter("/nodes", "pool_id", lambda w: w.pool, lambda w, node: node["pool_id"] == w.pool),
     Filter("/nodes", "status", *_is("status", "online")),
     Filter("/nodes", "status", *_is("status", "offline")),
+    Filter("/webhooks", "project_id", lambda w: w.project, lambda w, hook: hook["project_id"] == w.project),
+    Filter("/webhooks", "active", lambda w: "true", lambda w, hook: hook["active"]),
+    Filter("/webhooks", "active", lambda w: "false", lambda w, hook: not hook["active"]),
+    Filter("/webhooks/{id}/history", "status", lambda w: "ok", lambda w, one: one["ok"]),
+    Filter("/webhooks/{id}/history", "status", lambda w: "failed", lambda w, one: not one["ok"]),
     Filter("/node-pools", "project_id", lambda w: w.project, lambda w, pool: pool["project_id"] == w.project),
 )
 EMPTY = {("/nodes", "status", "quarantined")}
@@ -73,7 +78,8 @@ def test_a_filter_selects(world: World, filtered: Filter) -> None:
     world.beat()
     operation = DOCUMENTED["GET", f"/api/v3{filtered.path}"]
     required = {parameter.name for parameter in operation.query if parameter.required}
-    base = {name: value for name, value in call_of(operation, world).query.items() if name in required}
+    call = call_of(operation, world)
+    base = {name: value for name, value in call.query.items() if name in required}
 
     def items(**query: Any) -> list[dict[str, Any]]:
         """All of them, page by page."""
@@ -81,7 +87,7 @@ def test_a_filter_selects(world: World, filtered: Filter) -> None:
         page: list[dict[str, Any]] = []
         while len(page) == 200 or not found:
             where = {"page": len(found) // 200 + 1, "limit": 200}
-            answer = world.member.get(operation.path, params=base | query | where)
+            answer = world.member.get(call.path.format(**call.ids), params=base | query | where)
             assert answer.status_code == 200, answer.text
             page = answer.json() if isinstance(answer.json(), list) else answer.json()["results"]
             found += page

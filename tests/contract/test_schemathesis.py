@@ -12,7 +12,7 @@ from testhide.engines import temporary_engines
 from testhide.processes import create_first_admin
 from tests.conftest import ADMIN, running_server
 
-from .fuzzing import ENDLESS, Fuzzed, a_small_world, fuzz
+from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations
 
 EXAMPLES = 10
@@ -23,7 +23,10 @@ SEED = 20_260_520
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     """On a server of its own, since made-up ids are small numbers: they may well be someone's."""
     data = tmp_path_factory.mktemp("fuzzed")
-    with temporary_engines() as engines, running_server(engines, data, "serve", "project", "dispatch") as server:
+    with (
+        temporary_engines() as engines,
+        running_server(engines, data, *PROCESSES, outgoing_allow=OUTGOING) as server,
+    ):
         asyncio.run(create_first_admin(server.settings))
         server.settle()
         yield a_small_world(server.client(*ADMIN))

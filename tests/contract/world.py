@@ -1,5 +1,6 @@
 """A small world for the documented requests: a person of each kind, a project, and builds in each state."""
 
+import asyncio
 import io
 import time
 from collections.abc import Iterator
@@ -9,6 +10,10 @@ from typing import Any
 
 import requests
 
+from domain.webhooks import Outcome
+from store.codec import utcnow
+from store.delivery_history import note_ping
+from testhide.processes import core
 from tests.conftest import ADMIN, Client, Server
 
 PATIENCE_S = 30
@@ -86,6 +91,8 @@ class World:
     token: int = 0
     known_issue: int = 0
     template: int = 0
+    webhook: int = 0
+    """One attempt arrived, one did not."""
     agent: Client = field(init=False)
     member: Client = field(init=False)
     """Admin of the project, reader of the other one."""
@@ -134,6 +141,10 @@ class World:
     def new_template(self) -> int:
         body = {"name": "Fresh", "description": "Standard", "setup": [], "env": {"NODE_ENV": "test"}}
         return int(answered(self.admin.post("/api/v3/pipeline-templates", json=body))["id"])
+
+    def new_webhook(self, **more: Any) -> int:
+        body = {"url": "https://hooks.example.com/", "events": ["build.failed"], "project_id": self.project, **more}
+        return int(answered(self.admin.post("/api/v3/webhooks", json=body))["id"])
 
     def new_token(self) -> int:
         return int(answered(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}))["id"])
@@ -204,8 +215,22 @@ def build_world(server: Server) -> World:
     world.known_issue = answered(world.admin.post("/api/v3/known-issues", json=issue))["id"]
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
     answered(world.admin.post("/api/v3/quarantine", json=entry))
+    _webhooks(world)
     server.settle()
     return world
+
+
+def _webhooks(world: World) -> None:
+    world.webhook = world.new_webhook()
+    world.new_webhook(active=False)
+    world.new_webhook(project_id=world.other_project)
+
+    async def note() -> None:
+        async with core(world.server.settings, pool_size=1) as parts, parts.pool.connection() as connection:
+            for name, outcome in (("d-1", Outcome(True, 200, "", 7)), ("d-2", Outcome(False, 503, "answered 503", 9))):
+                await note_ping(connection, world.webhook, name, outcome, utcnow())
+
+    asyncio.run(note())
 
 
 def _people_and_places(world: World) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from domain.errors import TooLarge
 from store.build_logs import BuildLogs, Line
 from testhide.processes import Core
 
@@ -106,3 +107,35 @@ async def test_whatever_is_sent_the_log_has_no_gap_and_no_double(logs: BuildLogs
             expected = max(expected, first + count)
         assert await logs.append(JOB, number, 1, first, lines(first, count)) == expected
     assert await logs.read(number, 1, 0, 100) == lines(0, expected)
+
+
+async def test_a_log_that_was_changed_is_not_intact(logs: BuildLogs, parts: Core) -> None:
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
+    await logs.append(JOB, BUILD, 1, 3, lines(3, 2))
+    end = await logs.end(BUILD, 1)
+    assert end.lines == 5
+    assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
+    await logs.append(JOB, BUILD, 1, 5, lines(5, 1))
+    assert await logs.is_intact(BUILD, 1, end.lines, end.digest), "what came later changes nothing before it"
+    async with parts.pool.connection() as connection:
+        await connection.execute(
+            "UPDATE build_log_chunks SET lines = (SELECT lines FROM build_log_chunks WHERE first_line = 5)"
+            " WHERE first_line = 3"
+        )
+    assert not await logs.is_intact(BUILD, 1, end.lines, end.digest)
+    async with parts.pool.connection() as connection:
+        await connection.execute("DELETE FROM build_log_chunks WHERE first_line = 3")
+    assert not await logs.is_intact(BUILD, 1, end.lines, end.digest)
+
+
+async def test_an_empty_log_is_intact(logs: BuildLogs) -> None:
+    end = await logs.end(BUILD, 1)
+    assert (end.lines, end.digest) == (0, b"")
+    assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
+
+
+async def test_a_log_has_an_end(logs: BuildLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.build_logs.MAX_SIZE", 200)
+    with pytest.raises(TooLarge):
+        await logs.append(JOB, BUILD, 1, 0, lines(0, 50))
+    assert await logs.count(BUILD, 1) == 0

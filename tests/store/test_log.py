@@ -14,7 +14,10 @@ from domain.base import Category, Event, Recorded, Stamp
 from domain.builds import BUILD, Assigned, BuildAssigned, BuildQueued, Queued
 from domain.catalogue import EVENTS, UPCASTERS
 from domain.claims import ClaimTaken
-from domain.jobs import Configuration, JobCreated
+from domain.errors import Erased
+from domain.jobs import Configuration, JobCreated, JobDeleted
+from domain.keys import build_key, job_key, lineage, project_key
+from domain.projects import ProjectDeleted
 from domain.users import UserRegistered
 from store.append import GroupCommit, VersionConflict
 from store.codec import EventMapper
@@ -145,7 +148,9 @@ async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:
 async def test_a_destroyed_key_takes_the_sealed_fields_and_leaves_the_rest(parts: Core) -> None:
     await parts.log.append([Write(1, queued(1)), Write(1, queued(2)), Write(2, assigned(1))], STAMP)
     with psycopg.connect(parts.conninfo, autocommit=True) as connection:
-        connection.execute("UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = 'build-1'")
+        connection.execute(
+            "UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now() WHERE name = %s", (build_key(1, 5, 1),)
+        )
     async with another_log(parts) as log:
         read = await log.read(0, 10)
         assert [(recorded.event, recorded.erased) for recorded in read] == [
@@ -156,6 +161,62 @@ async def test_a_destroyed_key_takes_the_sealed_fields_and_leaves_the_rest(parts
         state = await log.state(BUILD.at(1))
         assert isinstance(state, Assigned)
         assert state.queued.branch == ""
+
+
+async def test_keys_are_made_with_all_above_them(parts: Core) -> None:
+    """Once each, however many writers need the same ones at the same time; and another process opens them."""
+    names = [build_key(1, 5, number) for number in range(1, 5)]
+
+    async def write(build_id: int) -> None:
+        async with another_log(parts) as log:
+            while True:
+                with contextlib.suppress(VersionConflict):
+                    await log.append([Write(1, queued(build_id))], STAMP)
+                    return
+
+    await asyncio.gather(*(write(number) for number in range(1, 5)))
+    with psycopg.connect(parts.conninfo) as connection:
+        made = [name for (name,) in connection.execute("SELECT name FROM stored_events_keys").fetchall()]
+    assert sorted(made) == sorted({above for name in names for above in lineage(name)})
+    async with another_log(parts) as log:
+        read = {recorded.stream: recorded.event for recorded in await log.read(0, 9)}
+    assert read == {f"build-{number}": STAMP.on(queued(number)) for number in range(1, 5)}
+
+
+@pytest.mark.parametrize(
+    "deleted", [JobDeleted(job_id=5, project_id=1), ProjectDeleted(project_id=1)], ids=["job", "project"]
+)
+async def test_a_destroyed_key_takes_all_below_it(parts: Core, deleted: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, also for a process that has the keys below in memory and is not told; and nothing new comes below it."""
+    elsewhere = BuildQueued(build_id=9, job_id=7, project_id=2, branch="main")
+    await parts.log.append([Write(1, queued(1)), Write(1, queued(2)), Write(1, elsewhere)], STAMP)
+    async with another_log(parts) as follows, another_log(parts) as knows_the_keys, another_log(parts) as new:
+        for log in (follows, knows_the_keys):
+            assert not any(recorded.erased for recorded in await log.read(0, 10))
+        await parts.log.append([Write(1, deleted)], STAMP)
+        for log in (parts.log, follows, new):
+            read = await log.read(0, 10)
+            assert [recorded.erased for recorded in read] == [True, True, False, False]
+            assert [recorded.event for recorded in read[:3]] == [
+                STAMP.on(blank(queued(1))),
+                STAMP.on(blank(queued(2))),
+                STAMP.on(elsewhere),
+            ]
+            assert (await log.data_keys([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
+            with pytest.raises(Erased, match="was erased"):
+                await log.append([Write(1, queued(3))], STAMP)
+        monkeypatch.setattr("store.log.KEYS_CACHED_S", 0)
+        assert [item.erased for item in (await knows_the_keys.load(["build-1"]))["build-1"]] == [True]
+
+
+async def test_what_was_erased_before_it_said_anything_stays_so(parts: Core) -> None:
+    await parts.log.append([Write(1, JobDeleted(job_id=5, project_id=1))], STAMP)
+    async with another_log(parts) as other:
+        for log in (parts.log, other):
+            with pytest.raises(Erased, match="job-5 was erased"):
+                await log.append([Write(1, queued(1))], STAMP)
+    await parts.log.append([Write(2, assigned(1))], STAMP)
+    assert (await parts.log.data_keys([job_key(1, 5), project_key(1)])) == {job_key(1, 5): None}
 
 
 async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,3 +102,20 @@ def test_the_first_admins_password_is_kept_no_longer_than_needed(
     forget_admin_password(settings)
     assert b"once" not in file.read_bytes()
     assert load_settings({"TESTHIDE_SETTINGS": str(file)}).secret_key == bytes(32)
+
+
+def test_checkpoints_go_to_a_folder_whatever_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = from_environment({**COMPLETE, "TESTHIDE_CHECKPOINTS_TO": "kept"})
+    assert settings.checkpoints_to == str(tmp_path / "kept")
+    assert from_environment(COMPLETE).checkpoints_to == ""
+
+
+def test_networks_that_webhooks_may_call() -> None:
+    opened = {**COMPLETE, "TESTHIDE_OUTGOING_ALLOW": "127.0.0.0/8, fd00::/8"}
+    assert from_environment(opened).outgoing_allow == "127.0.0.0/8, fd00::/8"
+    for wrong in ("localhost", "10.0.0.1/8", "10.0.0.0/40"):
+        with pytest.raises(Fault, match="TESTHIDE_OUTGOING_ALLOW must be networks"):
+            from_environment({**COMPLETE, "TESTHIDE_OUTGOING_ALLOW": wrong})

@@ -47,7 +47,7 @@ def test_a_stopped_stack_is_looked_at_and_rebuilt(folder: Path) -> None:
     assert (status.returncode, status.stderr) == (0, "")
     assert "builds" in status.stdout
     rebuilt = projections("rebuild", "builds", "--data", str(folder))
-    assert (rebuilt.returncode, rebuilt.stdout.strip()) == (0, "rebuilt builds up to position 0")
+    assert (rebuilt.returncode, rebuilt.stdout.strip()) == (0, "built builds up to position 0")
 
 
 def test_what_is_no_data_folder_is_said_to_be_none(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""What is said of flaky tests."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Decision
+from domain.base import AnyStream, Event
+from domain.flakiness import FLAKINESS, Flakiness, TestTurnedFlaky
+
+
+@dataclass(frozen=True)
+class SayFlaky(Decision):
+    """Of a build it is only said once."""
+
+    tests: tuple[TestTurnedFlaky, ...]
+
+    def reads(self) -> Sequence[AnyStream]:
+        return tuple(FLAKINESS.at(test.test_case_id) for test in self.tests)
+
+    def decide(self, *states: Flakiness) -> Iterable[Event]:
+        for test, state in zip(self.tests, states, strict=True):
+            if test.build_id != state.build_id:
+                yield test

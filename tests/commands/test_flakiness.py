@@ -1,0 +1,33 @@
+"""What is said of flaky tests."""
+
+import msgspec
+
+from commands.flakiness import SayFlaky
+from domain.flakiness import TestTurnedFlaky
+from projections.flakiness import FlakyCase
+from tests.commands.given import decided
+from workers.flakiness import Verdict, verdict
+
+TURNED = TestTurnedFlaky(
+    test_case_id=4, project_id=1, job_id=5, build_id=7, result_id=9, runs=3, flaky_runs=1, node_id="a", suite="s"
+)
+
+
+def test_once_a_build() -> None:
+    later = msgspec.structs.replace(TURNED, build_id=8)
+    other = msgspec.structs.replace(TURNED, test_case_id=5)
+    assert decided(SayFlaky((TURNED, other))) == [TURNED, other]
+    assert decided(SayFlaky((TURNED, other)), TURNED) == [other]
+    assert decided(SayFlaky((later,)), TURNED) == [later]
+
+
+def test_when_an_episode_begins() -> None:
+    def of(runs: int, flaky_runs: int, seen: tuple[int, int] | None) -> Verdict:
+        return verdict(FlakyCase(4, runs, flaky_runs, "a", "s"), seen)
+
+    assert of(3, 1, None) == (True, True)
+    assert of(4, 1, (3, 1)) == (False, False), "this run was steady"
+    assert of(4, 2, (3, 1)) == (False, True), "still the same episode"
+    assert of(13, 2, (3, 1)) == (False, True), "nine steady runs are too few"
+    assert of(14, 2, (3, 1)) == (True, True), "ten are enough"
+    assert of(3, 1, (3, 2)) == (False, True), "a run was corrected"

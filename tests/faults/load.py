@@ -1,0 +1,244 @@
+"""What goes on while things break: builds that say what they should come to, and people who write and read."""
+
+import asyncio
+import itertools
+import json
+import random
+import re
+import uuid
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from tests.conftest import ADMIN
+
+PLAN = "FAULTS_PLAN"
+SCRIPT = """
+import json, os, subprocess, sys, time
+plan = json.loads(os.environ["FAULTS_PLAN"])
+token, lines = plan["token"], plan["lines"]
+if plan["leaves"]:
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+for number in range(1, lines + 1):
+    print(f"line {number} of {lines} of {token}", flush=True)
+    time.sleep(plan["pause_s"])
+with open("proof.bin", "wb") as proof:
+    proof.write((token.encode() * (plan["size"] // len(token) + 1))[: plan["size"]])
+cases = [f'<testcase classname="t" name="p{n}" time="0.01"/>' for n in range(plan["passed"])]
+cases += [f'<testcase classname="t" name="f{n}"><failure message="no"/></testcase>' for n in range(plan["failed"])]
+with open("junittests.xml", "w") as report:
+    report.write(f'<testsuite name="s">{"".join(cases)}</testsuite>')
+print(f"end of {token}", flush=True)
+sys.exit(plan["exit_code"])
+"""
+ANSWER_S = 40.0
+PAUSE_S = 0.2
+CARRIED_OUT = re.compile(r"still being answered|was carried out")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build, and what it comes to when nothing is in its way."""
+
+    token: str
+    lines: int
+    pause_s: float
+    passed: int
+    failed: int
+    exit_code: int
+    size: int
+    leaves: bool
+    """It leaves a process behind that goes on."""
+
+    @property
+    def status(self) -> str:
+        return "failed" if self.failed or self.exit_code else "passed"
+
+    @property
+    def proof(self) -> bytes:
+        return (self.token.encode() * (self.size // len(self.token) + 1))[: self.size]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {PLAN: json.dumps(asdict(self))}
+
+
+def drawn_plan(rng: random.Random, token: str) -> Plan:
+    failed = rng.choice((0, 0, 1, 3))
+    return Plan(
+        token=token,
+        lines=rng.choice((5, 40, 200, 1_500)),
+        pause_s=rng.choice((0.001, 0.01, 0.02)),
+        passed=rng.randrange(1, 30),
+        failed=failed,
+        exit_code=1 if failed else rng.choice((0, 0, 0, 3)),
+        size=rng.choice((10, 5_000, 700_000)),
+        leaves=rng.random() < 0.2,
+    )
+
+
+@dataclass
+class Answer:
+    status: int
+    body: Any
+    position: int | None
+    carried_out: bool
+    """Whether it certainly was: also where only that is known."""
+
+
+class Caller:
+    """The administrator, who repeats what was not answered, each POST under one key."""
+
+    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+        self._http = http
+        self.url = url
+        self._headers: dict[str, str] = {}
+        self.acknowledged: list[tuple[int, str]] = []
+        """Positions that answers told, and of what."""
+
+    async def sign_in(self) -> None:
+        body = {"username": ADMIN[0], "password": ADMIN[1]}
+        answer = await self.call("POST", "/api/v3/authenticate", body)
+        assert answer.status == 200, answer
+        self._headers = {"Authorization": f"Bearer {answer.body['token']}"}
+
+    async def call(self, method: str, path: str, body: object = None, within_s: float = ANSWER_S) -> Answer:
+        """Tries until there is an answer that is none of trouble. Raises TimeoutError."""
+        headers = self._headers | ({"Idempotency-Key": uuid.uuid4().hex} if method == "POST" else {})
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    answer = await self._once(method, path, body, headers)
+                except (aiohttp.ClientError, OSError, TimeoutError):
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                if answer.status < 500 and answer.status != 429:
+                    if answer.position is not None and answer.status < 300:
+                        self.acknowledged.append((answer.position, f"{method} {path}"))
+                    return answer
+                await asyncio.sleep(PAUSE_S)
+
+    async def content(self, path: str) -> bytes:
+        async with self._http.get(self.url + path, headers=self._headers) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+    def stream(self, path: str, last_event_id: str | None) -> Any:
+        headers = self._headers | ({} if last_event_id is None else {"Last-Event-ID": last_event_id})
+        # Longer than the comments that keep a stream alive are apart.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=40)
+        return self._http.get(self.url + path, headers=headers, timeout=timeout)
+
+    async def _once(self, method: str, path: str, body: object, headers: dict[str, str]) -> Answer:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with self._http.request(method, self.url + path, json=body, headers=headers, timeout=timeout) as answer:
+            text = await answer.text()
+            found = json.loads(text) if text else None
+            position = answer.headers.get("Testhide-Position")
+            done = answer.status < 300 or (answer.status == 409 and bool(CARRIED_OUT.search(text)))
+            return Answer(answer.status, found, None if position is None else int(position), done)
+
+
+@dataclass
+class Heard:
+    """What a reader of a build's stream got, over all of its connections."""
+
+    build_id: int
+    messages: list[tuple[int, int, str]] = field(default_factory=list)
+    """Attempt, number of the line, what it said."""
+    status: str | None = None
+    done: bool = False
+    connections: int = 0
+
+
+async def listen(caller: Caller, heard: Heard, rng: random.Random) -> None:
+    """Until `done`; leaves by itself now and then, and always goes on after the last id."""
+    last: str | None = None
+    while not heard.done:
+        heard.connections += 1
+        leaves_after = rng.randrange(5, 400) if rng.random() < 0.5 else None
+        try:
+            async with caller.stream(f"/api/v3/builds/{heard.build_id}/stream?ids=true", last) as answer:
+                if answer.status != 200:
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                event_id = data = ""
+                count = itertools.count(1)
+                async for raw in answer.content:
+                    line = raw.decode().rstrip("\n")
+                    if line.startswith("id: "):
+                        event_id = line[4:]
+                    elif line.startswith("data: "):
+                        data = line[6:]
+                    elif not line and data:
+                        last = event_id
+                        _take(heard, event_id, json.loads(data))
+                        data = ""
+                        if heard.done or next(count) == leaves_after:
+                            break
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            pass  # cut: it goes on after what it has
+        await asyncio.sleep(PAUSE_S)
+
+
+def _take(heard: Heard, event_id: str, message: dict[str, Any]) -> None:
+    match message["type"]:
+        case "log":
+            attempt, _, number = event_id.partition(":")
+            heard.messages.append((int(attempt), int(number), message["data"]))
+        case "status":
+            heard.status = message["data"]
+        case "done":
+            heard.done = True
+
+
+@dataclass
+class Receiver:
+    """Takes webhooks; refuses or drops some the first time that they come."""
+
+    rng: random.Random
+    trouble: float = 0.05
+    port: int = 0
+    arrived: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By build, the types in the order in which they came, also again."""
+    taken: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By build, the ids of messages in the order in which they were first taken."""
+    deliveries: int = 0
+    _seen: set[str] = field(default_factory=set)
+    _runner: web.ServerRunner | None = None
+
+    async def start(self) -> None:
+        self._runner = web.ServerRunner(web.Server(self._handle))
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        body = await request.json()
+        build, delivery = int(body["data"]["id"]), request.headers["webhook-id"]
+        self.deliveries += 1
+        self.arrived[build].append(body["id"])
+        if delivery not in self._seen:
+            self._seen.add(delivery)
+            drawn = self.rng.random()
+            if drawn < self.trouble / 2:
+                return web.Response(status=503)
+            if drawn < self.trouble:
+                # Taken, but its sender is not told so.
+                self._take(build, body["id"])
+                assert request.transport is not None, "it has just asked"
+                request.transport.abort()
+                return web.Response()
+        self._take(build, body["id"])
+        return web.Response()
+
+    def _take(self, build: int, message: str) -> None:
+        if message not in self.taken[build]:
+            self.taken[build].append(message)

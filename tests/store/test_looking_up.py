@@ -1,0 +1,44 @@
+"""Parts of the log: events by position, and streams as far as they are wanted."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from domain.base import Recorded, Stamp
+from domain.jobs import JobCreated, JobUpdated
+from store.log import Write
+from testhide.processes import Core
+
+STAMP = Stamp(datetime(2026, 5, 20, 10, tzinfo=UTC), "user:7")
+
+
+@pytest.fixture(name="log")
+async def _log(parts: Core) -> list[Recorded]:
+    """Two jobs with three events each."""
+    recorded: list[Recorded] = []
+    for job_id in (1, 2):
+        events = [JobCreated(job_id=job_id, project_id=3, title="a")]
+        updates = [JobUpdated(job_id=job_id, project_id=3, title=title) for title in "bc"]
+        writes = [Write(version, event) for version, event in enumerate([*events, *updates], start=1)]
+        recorded += await parts.log.append(writes, STAMP)
+    return recorded
+
+
+async def test_events_by_position(parts: Core, log: list[Recorded]) -> None:
+    assert await parts.log.at([5, 2, 99]) == [log[1], log[4]]
+    assert await parts.log.at([]) == []
+
+
+async def test_a_stream_in_parts(parts: Core, log: list[Recorded]) -> None:
+    assert await parts.log.of_stream("job-2", 0, 2) == log[3:5]
+    assert await parts.log.of_stream("job-2", 2, 2) == log[5:]
+    assert await parts.log.of_stream("job-3", 0, 2) == []
+
+
+async def test_streams_up_to_a_version(parts: Core, log: list[Recorded]) -> None:
+    assert await parts.log.up_to({"job-1": 2, "job-2": 9, "job-3": 1}) == {
+        "job-1": log[:2],
+        "job-2": log[3:],
+        "job-3": [],
+    }
+    assert await parts.log.up_to({}) == {}
