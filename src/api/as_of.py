@@ -23,7 +23,7 @@ from api.services import Services
 from api.types import MAX_ID
 from domain.base import UNSTAMPED, Event
 from domain.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
-from projections.recalling import Recall, Subject
+from projections.history.recalling import Recall, Subject
 from store.codec import utcnow
 from store.log import EventLog
 

@@ -21,8 +21,8 @@ from domain.audit import What
 from domain.catalogue import EVENTS
 from domain.errors import Forbidden, Invalid, NotFound
 from projections import trail
+from projections.history.trail_words import AREA_OF, AT_ONCE, Told, told, with_changes
 from projections.trail import Filter
-from projections.trail_words import AREA_OF, AT_ONCE, Told, told, with_changes
 
 Order = Literal["newest", "oldest"]
 

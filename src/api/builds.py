@@ -22,7 +22,7 @@ from domain.errors import NotFound
 from projections import builds
 from projections.build_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.builds import Filters
-from projections.recalling import BUILD_PAST
+from projections.history.recalling import BUILD_PAST
 from store.queue_reasons import reason_for
 
 Variables = dict[

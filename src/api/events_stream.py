@@ -29,8 +29,8 @@ from domain.catalogue import EVENTS
 from domain.errors import Invalid, NotFound
 from domain.projects import MemberAdmitted, ProjectCreated
 from projections import trail
+from projections.history.trail_words import AREA_OF, AT_ONCE, SHORT_STREAM, Change, told, with_changes
 from projections.trail import NO_PROJECT, Filter
-from projections.trail_words import AREA_OF, AT_ONCE, SHORT_STREAM, Change, told, with_changes
 from store.tail import Tail
 
 KEPT = 8 * 1024 * 1024

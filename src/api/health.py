@@ -8,8 +8,8 @@ from litestar import Controller, Request, Response, get
 from api.acting import Acting
 from api.security import PUBLIC
 from projections.catalogue import PROJECTIONS
-from projections.places import missing
-from projections.waiting import LIMIT_S
+from projections.machinery.places import missing
+from projections.machinery.waiting import LIMIT_S
 
 
 class Health(msgspec.Struct):

@@ -22,8 +22,8 @@ from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.errors import NotFound
 from domain.jobs import Clearable, QuarantineMode
 from projections import jobs
+from projections.history.recalling import CONFIGURATION_PAST, JOB_PAST
 from projections.jobs import JobDetail, JobRow
-from projections.recalling import CONFIGURATION_PAST, JOB_PAST
 
 Minutes = Annotated[int, Meta(ge=1, le=10_080)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]

@@ -19,8 +19,8 @@ from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
 from domain.errors import NotFound
 from projections import nodes
+from projections.history.recalling import NODE_PAST
 from projections.nodes import Health, NodeRow, NodeView
-from projections.recalling import NODE_PAST
 from store.secrets import new_token, token_hash
 
 Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]

@@ -8,7 +8,7 @@ from litestar import Controller, Request, get
 from api.acting import Acting
 from api.permissions import User
 from projections.catalogue import PROJECTIONS
-from projections.overview import Standing, overview
+from projections.upkeep.overview import Standing, overview
 
 
 class ProjectionController(Controller):

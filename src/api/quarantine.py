@@ -17,8 +17,8 @@ from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
+from projections.history.recalling import QUARANTINE_PAST
 from projections.quarantine import Ages, QuarantineRow, Status
-from projections.recalling import QUARANTINE_PAST
 from store.codec import utcnow
 
 MAX_BULK = 10_000

@@ -23,7 +23,7 @@ from commands.replaying import (
 from commands.supposed_rules import MAX_BYTES, SupposedRules
 from domain.errors import Invalid, NotFound, TooLarge, TooManyRequests
 from projections import trail
-from projections.replays import PastReports
+from projections.history.replays import PastReports
 
 PATIENCE_S = 20.0
 """How long one request goes through the history."""

@@ -8,9 +8,9 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Handler
 from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
+from projections.history.past import Past
 from projections.jobs import ProjectOfJob
-from projections.past import Past
-from projections.waiting import Waiter
+from projections.machinery.waiting import Waiter
 from store.agents import AgentGauges
 from store.build_logs import BuildLogs
 from store.first_answers import FirstAnswers

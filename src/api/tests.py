@@ -21,7 +21,7 @@ from domain.results import FAILED, PASSED, SKIPPED, STATUSES
 from domain.triage import Classification
 from projections import quarantine
 from projections import result_queries as results
-from projections.recalling import REPORT_PAST, TESTS_PAST
+from projections.history.recalling import REPORT_PAST, TESTS_PAST
 from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]

@@ -11,7 +11,7 @@ from api.auth import Permissions, permissions
 from api.permissions import User
 from domain.errors import Forbidden, NotFound
 from projections import auth, projects
-from projections.recalling import PERMISSIONS_PAST
+from projections.history.recalling import PERMISSIONS_PAST
 
 
 class UserPermissions(Permissions):

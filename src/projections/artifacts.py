@@ -9,8 +9,8 @@ from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.base import Recorded
 from domain.builds import BuildDeleted
 from domain.jobs import JobDeleted
-from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

@@ -9,9 +9,9 @@ from psycopg import AsyncConnection
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.base import Recorded
 from domain.users import UserDeleted, UserRegistered
-from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 from projections.projects import MemberRow
-from projections.reading import all_rows, one_row
 
 VERSION = 1
 DELETED_USER = "deleted user"

@@ -24,9 +24,9 @@ from domain.builds import (
 )
 from domain.jobs import JobDeleted
 from projections.auth import email_of
-from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.machinery.reading import all_rows, one_row, scalar
 from projections.projects import ProjectRow
-from projections.reading import all_rows, one_row, scalar
 
 VERSION = 1
 

@@ -11,8 +11,8 @@ from psycopg_pool import AsyncConnectionPool
 from domain.base import Recorded
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
 from projections.builds import BuildRow
-from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 JOBS_REMEMBERED = 10_000

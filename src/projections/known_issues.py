@@ -19,8 +19,8 @@ from domain.known_issues import (
 )
 from domain.projects import ProjectDeleted
 from domain.triage import Classification
-from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

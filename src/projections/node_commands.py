@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
-from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
 
 VERSION = 1
 

@@ -20,8 +20,8 @@ from domain.nodes import (
     NodeWentOffline,
     changes,
 )
-from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

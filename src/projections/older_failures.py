@@ -5,7 +5,7 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.jobs import JobRow
-from projections.reading import all_rows
+from projections.machinery.reading import all_rows
 from projections.results import STATUS, ResultRow, ResultTextRow
 from projections.triage import RuleMatchRow, TriageRow
 

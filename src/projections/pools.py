@@ -9,9 +9,9 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
 from projections.builds import BuildRow
-from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row, scalar
 from projections.nodes import NodeRow
-from projections.reading import all_rows, one_row, scalar
 
 VERSION = 1
 

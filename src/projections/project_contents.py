@@ -4,9 +4,9 @@ from psycopg import AsyncConnection
 
 from projections.builds import BuildRow
 from projections.jobs import JobRow
+from projections.machinery.reading import scalar
 from projections.nodes import NodeRow
 from projections.pools import PoolRow
-from projections.reading import scalar
 
 
 async def job_ids(connection: AsyncConnection, project_id: int) -> list[int]:

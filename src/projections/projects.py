@@ -11,8 +11,8 @@ from domain.builds import BuildQueued
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

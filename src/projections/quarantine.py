@@ -20,8 +20,8 @@ from domain.quarantine import (
     QuarantineLifted,
     TestsQuarantined,
 )
-from projections.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

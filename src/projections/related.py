@@ -14,7 +14,7 @@ from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeu
 from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
-from projections.model import Change, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Key, Projection, Row, Rows, Table
 
 VERSION = 1
 

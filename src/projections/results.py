@@ -20,7 +20,7 @@ from domain.builds import BuildDeleted, ReportRecorded
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import CasesSeen, ResultsRecorded
-from projections.model import (
+from projections.machinery.model import (
     Block,
     Change,
     Gone,

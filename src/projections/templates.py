@@ -10,8 +10,8 @@ from domain.base import Recorded
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
 from projections.jobs import JobRow
-from projections.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row, scalar
+from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row, scalar
 
 VERSION = 1
 

@@ -7,8 +7,8 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.results import FAILED, PASSED, SKIPPED
-from projections.model import Int, Row, SmallInt, Table
-from projections.reading import scalar
+from projections.machinery.model import Int, Row, SmallInt, Table
+from projections.machinery.reading import scalar
 
 VERSION = 1
 """Of the projection `results`, which keeps these tables too."""

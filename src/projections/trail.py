@@ -16,9 +16,9 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded
 from projections.auth import UserRow
-from projections.model import Block, Change, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Block, Change, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import scalar
 from projections.nodes import NodeRow
-from projections.reading import scalar
 
 VERSION = 1
 NO_PROJECT = 0

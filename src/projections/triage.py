@@ -23,7 +23,19 @@ from domain.triage import (
 )
 from projections.auth import email_of
 from projections.known_issues import KnownIssueRow
-from projections.model import Block, Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.machinery.model import (
+    Block,
+    Change,
+    GoneBetween,
+    GoneWhere,
+    Int,
+    Key,
+    Projection,
+    Row,
+    Rows,
+    SmallInt,
+    Table,
+)
 
 VERSION = 1
 

@@ -16,8 +16,8 @@ from domain.webhooks import (
     WebhookUpdated,
     changes,
 )
-from projections.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
-from projections.reading import all_rows, one_row
+from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.machinery.reading import all_rows, one_row
 
 VERSION = 1
 

@@ -13,8 +13,8 @@ from contextlib import suppress
 import msgspec
 
 from projections.catalogue import PROJECTIONS
-from projections.model import Projection
-from projections.rebuilding import Told, build
+from projections.machinery.model import Projection
+from projections.upkeep.rebuilding import Told, build
 from testhide.faults import Fault
 from testhide.processes import Core, core
 from testhide.settings import Settings
@@ -31,7 +31,7 @@ class Order(msgspec.Struct):
 async def build_together(
     settings: Settings, parts: Core, projections: Sequence[Projection], *, from_scratch: bool, told: Told
 ) -> int:
-    """As `projections.rebuilding.build`. Raises Fault too."""
+    """As `projections.upkeep.rebuilding.build`. Raises Fault too."""
     apart = [projection for projection in projections if projection.name in APART]
     others = [projection for projection in projections if projection not in apart]
     if not apart or not others:

@@ -121,9 +121,9 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from integrations.outgoing import HttpOutgoing
     from projections.auth import by_sessions
     from projections.catalogue import PROJECTIONS
+    from projections.history.past import Past
     from projections.jobs import ProjectOfJob
-    from projections.past import Past
-    from projections.waiting import Waiter
+    from projections.machinery.waiting import Waiter
     from store.agents import AgentGauges
     from store.build_logs import BuildLogs
     from store.first_answers import FirstAnswers
@@ -169,7 +169,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
 def project(settings: Settings) -> None:
     """The projector, until SIGTERM."""
     from projections.catalogue import PROJECTIONS
-    from projections.projector import Projector
+    from projections.machinery.projector import Projector
     from store.listen import EVENTS as EVENTS_CHANNEL
     from store.listen import Listener
 
@@ -271,7 +271,7 @@ def work(settings: Settings) -> None:
 def migrate(settings: Settings) -> list[str]:
     """Makes the tables that are missing; the names of read models that have to be built from the log."""
     from projections.catalogue import PROJECTIONS
-    from projections.places import begin
+    from projections.machinery.places import begin
     from store.schema import migrate as migrate_store
 
     migrate_store(settings.database_url)

@@ -7,15 +7,15 @@ import psycopg
 import uvloop
 
 from projections.catalogue import PROJECTIONS
-from projections.differing import Diff, diff
-from projections.dropping import drop
-from projections.engine import LostLeadership
-from projections.model import Projection
-from projections.overview import Standing, overview
-from projections.places import Unready, missing
-from projections.rebuilding import Progress
-from projections.retrying import retry
-from projections.switching import switch
+from projections.machinery.engine import LostLeadership
+from projections.machinery.model import Projection
+from projections.machinery.places import Unready, missing
+from projections.upkeep.differing import Diff, diff
+from projections.upkeep.dropping import drop
+from projections.upkeep.overview import Standing, overview
+from projections.upkeep.rebuilding import Progress
+from projections.upkeep.retrying import retry
+from projections.upkeep.switching import switch
 from testhide.building import build_together
 from testhide.faults import Fault
 from testhide.processes import Core, core

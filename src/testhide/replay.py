@@ -16,8 +16,8 @@ from commands.replaying import OF_BUILDS, OF_RULES, Difference, Replay, TestDiff
 from commands.supposed_rules import MAX_BYTES, SupposedRules, read_rules
 from domain.errors import Invalid
 from projections import trail
-from projections.replays import PastReports
-from projections.trail_words import AT_ONCE, Folding, Told, category_of, told
+from projections.history.replays import PastReports
+from projections.history.trail_words import AT_ONCE, Folding, Told, category_of, told
 from testhide.faults import Fault
 from testhide.processes import Core, core
 from testhide.settings import Settings

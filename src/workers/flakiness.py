@@ -13,8 +13,8 @@ from commands.handler import Caller, Handler
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
 from projections import flakiness, results
-from projections.engine import positions
 from projections.flakiness import FlakyCase
+from projections.machinery.engine import positions
 from store import episodes
 from store.log import EventLog
 from workers.patience import patient

@@ -19,8 +19,8 @@ from domain.users import USER
 from domain.webhooks import Message, message_id
 from projections.build_views import BuildDetail, CommentView, detail
 from projections.builds import BuildRow, CommentRow
+from projections.history.past import PastTables
 from projections.nodes import NodeRow, NodeView
-from projections.past import PastTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log import EventLog
 

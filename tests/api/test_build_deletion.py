@@ -12,8 +12,8 @@ import pytest
 from domain.builds import BuildCommented, BuildDeleted, BuildQueued
 from domain.results import ResultsRecorded
 from projections.catalogue import PROJECTIONS
-from projections.engine import row_types
-from projections.rebuilding import build
+from projections.machinery.engine import row_types
+from projections.upkeep.rebuilding import build
 from testhide.processes import core
 from tests.api.external import upload
 from tests.conftest import ADMIN, Server

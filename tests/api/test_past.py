@@ -50,7 +50,7 @@ from domain.results import CasesSeen, ResultsRecorded, ResultText, results_strea
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.catalogue import PROJECTIONS
-from projections.engine import Engine, drop_tables, ensure_tables
+from projections.machinery.engine import Engine, drop_tables, ensure_tables
 from store.codec import utcnow
 from testhide import VERSION
 from testhide.processes import Core, api_services

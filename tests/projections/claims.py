@@ -10,11 +10,11 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded, Stamp
 from domain.claims import ClaimTaken
-from projections.engine import ensure_tables
-from projections.model import Change, Key, Projection, Row, Rows, Table
-from projections.places import connect
-from projections.projector import Projector
-from projections.waiting import Waiter
+from projections.machinery.engine import ensure_tables
+from projections.machinery.model import Change, Key, Projection, Row, Rows, Table
+from projections.machinery.places import connect
+from projections.machinery.projector import Projector
+from projections.machinery.waiting import Waiter
 from store.listen import EVENTS, PROJECTED, Listener
 from store.log import Write
 from testhide.processes import Core

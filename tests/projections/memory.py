@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.base import Event, Recorded
-from projections.model import Block, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.machinery.model import Block, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
 
 
 class MemoryRows:

@@ -10,7 +10,7 @@ from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
 from projections import builds
 from projections.builds import PROJECTION, Filters, Total
-from projections.engine import Engine, ensure_tables
+from projections.machinery.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
 

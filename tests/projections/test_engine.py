@@ -16,12 +16,13 @@ from domain.base import Event, Recorded
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import ProjectCreated
-from projections import catalogue, engine, model, projects, statements
+from projections import catalogue, projects
 from projections.builds import BuildRow
-from projections.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
 from projections.jobs import JobRow
-from projections.model import Block, Projection, Row
-from projections.parking import WAITS
+from projections.machinery import engine, model, statements
+from projections.machinery.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
+from projections.machinery.model import Block, Projection, Row
+from projections.machinery.parking import WAITS
 from projections.projects import ProjectRow
 from tests.projections.memory import MemoryRows
 from tests.projections.toys import (

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections import fitting, statements
-from projections.fitting import Unfit
-from projections.model import Block, Row, Table
+from projections.machinery import fitting, statements
+from projections.machinery.fitting import Unfit
+from projections.machinery.model import Block, Row, Table
 from tests.projections.toys import KindRow, PieceRow
 
 GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], {"a": 1}, None, 3)

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from domain.base import Event, Recorded
-from projections import loader as loading_module
 from projections.catalogue import PROJECTIONS
-from projections.copying import ERRORS, FEW, packed
-from projections.engine import Engine, drop_tables, ensure_tables
-from projections.loader import Loader
-from projections.model import Block, Projection
-from projections.places import connect
+from projections.machinery import loader as loading_module
+from projections.machinery.copying import ERRORS, FEW, packed
+from projections.machinery.engine import Engine, drop_tables, ensure_tables
+from projections.machinery.loader import Loader
+from projections.machinery.model import Block, Projection
+from projections.machinery.places import connect
 from testhide.processes import Core
 from tests.projections.toys import (
     TOYS,
@@ -96,7 +96,7 @@ async def test_loaded_rows_are_those_of_the_engine(
     with pytest.MonkeyPatch.context() as patched:
         # Short transactions, and little that is remembered after them.
         patched.setattr(loading_module, "ROWS_CHANGED", rows_changed)
-        patched.setattr("projections.holding.ROWS_KEPT", 2)
+        patched.setattr("projections.machinery.holding.ROWS_KEPT", 2)
         await load(beside, events, cuts, kept)
     loaded = await rows(beside)
     if happened:

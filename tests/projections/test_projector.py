@@ -6,8 +6,8 @@ import psycopg
 
 from domain.projects import ProjectCreated
 from projections import catalogue
-from projections.model import Projection
-from projections.places import connect, lock_name
+from projections.machinery.model import Projection
+from projections.machinery.places import connect, lock_name
 from projections.projects import ProjectRow
 from store.log import Write
 from testhide.processes import Core

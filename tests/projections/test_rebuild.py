@@ -50,9 +50,9 @@ from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, com
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.catalogue import PROJECTIONS
-from projections.engine import Engine, drop_tables, ensure_tables, row_types
-from projections.places import Place
-from projections.rebuilding import build
+from projections.machinery.engine import Engine, drop_tables, ensure_tables, row_types
+from projections.machinery.places import Place
+from projections.upkeep.rebuilding import build
 from store.append import GroupCommit
 from store.codec import EventMapper
 from store.log import EventLog

@@ -19,9 +19,9 @@ from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import TestsQuarantined
 from domain.users import UserRegistered
 from projections import trail
-from projections.sentences import predicate
+from projections.history.sentences import predicate
+from projections.history.trail_words import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
 from projections.trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
-from projections.trail_words import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
 from tests.commands.given import structs
 from tests.projections.memory import MemoryRows
 

@@ -20,7 +20,7 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from projections import results
-from projections.model import GoneBetween, GoneWhere
+from projections.machinery.model import GoneBetween, GoneWhere
 from projections.results import OutputsRow, ReportRow, ResultRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.commands.given import histories

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from projections.model import digest
-from projections.waiting import LIMIT_S, Waiter
+from projections.machinery.model import digest
+from projections.machinery.waiting import LIMIT_S, Waiter
 from store.listen import PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN, TOYS

@@ -8,7 +8,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.base import Event, Recorded
-from projections.model import (
+from projections.machinery.model import (
     Block,
     Change,
     Gone,

@@ -18,10 +18,10 @@ from commands.keeping import CommentOnBuild
 from domain.builds import BUILD, Finished
 from domain.results import ResultsRecorded, commit_number
 from projections.catalogue import PROJECTIONS
-from projections.engine import ensure_tables
-from projections.rebuilding import build
-from projections.switching import switch
+from projections.machinery.engine import ensure_tables
 from projections.test_cases import CaseStatsRow
+from projections.upkeep.rebuilding import build
+from projections.upkeep.switching import switch
 from store.codec import utcnow
 from testhide.processes import Core
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from projections.rebuilding import Progress
+from projections.upkeep.rebuilding import Progress
 from testhide import cli
 from testhide.processes import create_first_admin, migrate
 from testhide.projecting import Teller

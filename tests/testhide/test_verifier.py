@@ -12,7 +12,7 @@ from bench.histories import write_history
 
 from domain.sealing import SIGNING_KEY
 from projections import trail
-from projections.engine import Engine, ensure_tables
+from projections.machinery.engine import Engine, ensure_tables
 from store.export import Export, Following, of_stream
 from store.notes import SigningKey, VerifierKey
 from store.sealing import SealedCheckpoint

@@ -18,7 +18,7 @@ from domain.base import Event
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
-from projections.past import PastTables
+from projections.history.past import PastTables
 from projections.webhooks import WebhookRow
 from store import delivery_history
 from store.deliveries import WEBHOOKS

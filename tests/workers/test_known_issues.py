@@ -17,7 +17,7 @@ from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
 from projections import result_queries as results
 from projections.catalogue import PROJECTIONS
-from projections.engine import Engine, ensure_tables, positions
+from projections.machinery.engine import Engine, ensure_tables, positions
 from store.codec import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE

@@ -15,7 +15,7 @@ from domain.base import Event
 from domain.quarantine import HEALTHY_AFTER, QuarantineBecameHealthy, QuarantineExpired
 from projections import quarantine
 from projections.catalogue import PROJECTIONS
-from projections.engine import Engine, ensure_tables, positions
+from projections.machinery.engine import Engine, ensure_tables, positions
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE, report
 from workers.quarantine import QuarantineWatch

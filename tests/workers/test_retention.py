@@ -14,7 +14,7 @@ from commands.keeping import PinBuild
 from commands.projects import CreateProject, UpdateProject
 from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
 from projections.catalogue import PROJECTIONS
-from projections.engine import Engine, ensure_tables, positions
+from projections.machinery.engine import Engine, ensure_tables, positions
 from testhide.processes import Core
 from workers import retention
 from workers.retention import Retention

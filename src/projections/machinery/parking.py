@@ -1,7 +1,7 @@
 """Parked events: what a projection could not take, and what follows it in the same stream.
 
 An event that is parked holds back the later ones of its stream for that projection, so that within a stream the order
-holds; all other streams go on. `projections.retrying` applies what waits, in order.
+holds; all other streams go on. `projections.upkeep.retrying` applies what waits, in order.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,9 +10,9 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from projections.model import Projection
-from projections.reading import all_rows, scalar
-from projections.statements import Statement
+from projections.machinery.model import Projection
+from projections.machinery.reading import all_rows, scalar
+from projections.machinery.statements import Statement
 
 WAITS = "an earlier event of its stream is parked"
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import structlog
 from psycopg import AsyncConnection
 
-from projections.engine import Engine, positions
-from projections.loader import Loader, Refused
-from projections.model import Projection
+from projections.machinery.engine import Engine, positions
+from projections.machinery.loader import Loader, Refused
+from projections.machinery.model import Projection
 from store.log import EventLog
 
 log = structlog.get_logger()

@@ -13,9 +13,9 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from projections.engine import Engine, LostLeadership, positions
-from projections.model import Projection
-from projections.places import connect, lock_name
+from projections.machinery.engine import Engine, LostLeadership, positions
+from projections.machinery.model import Projection
+from projections.machinery.places import connect, lock_name
 from store.listen import EVENTS, Listener
 from store.log import EventLog
 

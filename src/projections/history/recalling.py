@@ -23,11 +23,11 @@ from domain.users import USER, UserRegistered
 from projections import related
 from projections.auth import UserRow
 from projections.builds import BuildRow, CommentRow
+from projections.history.past import Only, PastTables
 from projections.jobs import ConfigurationRow, JobRow
 from projections.known_issues import KnownIssueRow
-from projections.model import Row
+from projections.machinery.model import Row
 from projections.nodes import NodeRow
-from projections.past import Only, PastTables
 from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.related import Kind

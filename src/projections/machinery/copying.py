@@ -13,7 +13,7 @@ from functools import cache
 
 from psycopg import AsyncConnection
 
-from projections.model import Block, Row, columns
+from projections.machinery.model import Block, Row, columns
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"

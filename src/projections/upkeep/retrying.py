@@ -12,12 +12,12 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from projections.batch import Batch, Cache
-from projections.engine import REFUSALS, changes_of, prefetch, said, together
-from projections.model import Projection
-from projections.parking import count_parked, parked_events, waiting_streams
-from projections.places import connect
-from projections.switching import patiently, stand_still
+from projections.machinery.batch import Batch, Cache
+from projections.machinery.engine import REFUSALS, changes_of, prefetch, said, together
+from projections.machinery.model import Projection
+from projections.machinery.parking import count_parked, parked_events, waiting_streams
+from projections.machinery.places import connect
+from projections.upkeep.switching import patiently, stand_still
 from store.listen import PROJECTED
 from store.log import EventLog
 

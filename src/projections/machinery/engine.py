@@ -4,7 +4,7 @@ It prefetches the rows that a batch needs, applies the pure functions, and write
 NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error, and so are
 those that follow in its stream; the rest goes on. A rebuild is the same code from position 0.
 
-SQL names no schema: which tables are meant is the connection's search path (`projections.places`).
+SQL names no schema: which tables are meant is the connection's search path (`projections.machinery.places`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from projections import fitting, statements
-from projections.batch import Batch, Cache
-from projections.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest
-from projections.parking import WAITS, Parked, blocked_streams, park
+from projections.machinery import fitting, statements
+from projections.machinery.batch import Batch, Cache
+from projections.machinery.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest
+from projections.machinery.parking import WAITS, Parked, blocked_streams, park
 from store.listen import PROJECTED
 
 log = structlog.get_logger()

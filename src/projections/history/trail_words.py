@@ -33,7 +33,7 @@ from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
 from domain.users import USER, UserRegistered
 from domain.webhooks import DELIVERY, WEBHOOK
-from projections.sentences import predicate
+from projections.history.sentences import predicate
 from store.log import EventLog
 
 SECRET = "(secret)"  # noqa: S105 - stands for one

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from domain.base import Event, Recorded
 from domain.triage import CLASSIFICATIONS, Classification
 from projections import trail
-from projections.reading import all_rows
+from projections.machinery.reading import all_rows
 from projections.test_cases import TestCaseRow
 from projections.trail import Filter
 from projections.triage import RuleMatchRow, TriageRow

@@ -12,10 +12,10 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from projections.model import Projection, Row
-from projections.places import Unready, alone_beside, at, connect
-from projections.projector import catch_up
-from projections.switching import patiently, stand_still
+from projections.machinery.model import Projection, Row
+from projections.machinery.places import Unready, alone_beside, at, connect
+from projections.machinery.projector import catch_up
+from projections.upkeep.switching import patiently, stand_still
 from store.log import EventLog
 
 SHOWN = 5

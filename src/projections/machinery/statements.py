@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from projections.model import Block, Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.machinery.model import Block, Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
 
 Statement = tuple[str, list[Any]]
 

@@ -93,7 +93,7 @@ def predicate(event: Event) -> str:
     for area in AREAS:
         if (said := area(event)) is not None:
             return said
-    raise LookupError(f"{event.name} has no sentence in projections.sentences")
+    raise LookupError(f"{event.name} has no sentence in projections.history.sentences")
 
 
 def _builds(event: Event) -> str | None:

@@ -17,11 +17,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Composed, Identifier
 
-from projections.engine import Engine
-from projections.model import Projection
-from projections.places import Unready, alone_beside, at, connect
-from projections.projector import BATCH, catch_up
-from projections.rebuilding import Told, follow, tell_nobody
+from projections.machinery.engine import Engine
+from projections.machinery.model import Projection
+from projections.machinery.places import Unready, alone_beside, at, connect
+from projections.machinery.projector import BATCH, catch_up
+from projections.upkeep.rebuilding import Told, follow, tell_nobody
 from store.listen import PROJECTED
 from store.log import EventLog
 

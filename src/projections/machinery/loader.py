@@ -22,12 +22,12 @@ from psycopg import AsyncConnection
 
 from domain.base import Event, Recorded
 from domain.catalogue import EVENTS
-from projections import copying, statements
-from projections.engine import REFUSALS, LostLeadership, said
-from projections.fitting import check
-from projections.holding import Held, HeldBlocks, Span
-from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
-from projections.parking import WAITS, Parked, blocked_streams, park
+from projections.machinery import copying, statements
+from projections.machinery.engine import REFUSALS, LostLeadership, said
+from projections.machinery.fitting import check
+from projections.machinery.holding import Held, HeldBlocks, Span
+from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.machinery.parking import WAITS, Parked, blocked_streams, park
 
 log = structlog.get_logger()
 

@@ -16,9 +16,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.base import Recorded
-from projections import copying, statements
 from projections.catalogue import PROJECTIONS
-from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, columns
+from projections.machinery import copying, statements
+from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, columns
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from projections.model import Block, Change, Column, Many, Row, columns
+from projections.machinery.model import Block, Change, Column, Many, Row, columns
 
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""

@@ -6,9 +6,9 @@ from typing import Literal
 import msgspec
 from psycopg import AsyncConnection
 
-from projections.model import Projection
-from projections.places import held, lock_name
-from projections.reading import all_rows
+from projections.machinery.model import Projection
+from projections.machinery.places import held, lock_name
+from projections.machinery.reading import all_rows
 
 State = Literal["serving", "missing", "building", "interrupted", "built", "previous"]
 ERRORS_SHOWN = 3

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import AsyncConnection
 
-from projections.model import Projection
-from projections.places import LOCK_MS, PLACES, Place, Unready, at, lock_name
-from projections.switching import drop_from
+from projections.machinery.model import Projection
+from projections.machinery.places import LOCK_MS, PLACES, Place, Unready, at, lock_name
+from projections.upkeep.switching import drop_from
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:

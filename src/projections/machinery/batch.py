@@ -6,8 +6,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from projections import statements
-from projections.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
+from projections.machinery import statements
+from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
 
 ROWS_CACHED = 20_000
 """Hot rows kept a table."""

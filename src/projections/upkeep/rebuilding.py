@@ -1,7 +1,7 @@
 """Builds read models beside the serving ones, while the live system writes on.
 
 A build moves the tables in `beside` along the whole log. It goes on from where an earlier one stopped, however that
-ended, and ends near the head of the log. Nothing of what serves is touched: `projections.switching` does that.
+ended, and ends near the head of the log. Nothing of what serves is touched: `projections.upkeep.switching` does that.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from projections.engine import Engine, drop_tables, ensure_tables
-from projections.loading import load
-from projections.model import Projection
-from projections.places import alone_beside
-from projections.projector import BATCH, catch_up
+from projections.machinery.engine import Engine, drop_tables, ensure_tables
+from projections.machinery.loading import load
+from projections.machinery.model import Projection
+from projections.machinery.places import alone_beside
+from projections.machinery.projector import BATCH, catch_up
 from store.log import EventLog
 
 

@@ -5,8 +5,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from projections import copying
-from projections.model import Block, GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.machinery import copying
+from projections.machinery.model import Block, GoneBetween, GoneWhere, Key, Row, Sweep, columns
 
 ROWS_KEPT = 20_000
 """Rows of a table that stay known from one transaction to the next."""

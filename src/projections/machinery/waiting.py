@@ -16,8 +16,8 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from projections.model import Projection, digest
-from projections.parking import is_parked
+from projections.machinery.model import Projection, digest
+from projections.machinery.parking import is_parked
 from store.listen import PROJECTED, Listener
 
 log = structlog.get_logger()

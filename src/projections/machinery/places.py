@@ -12,8 +12,8 @@ from typing import Literal
 import psycopg
 from psycopg import AsyncConnection
 
-from projections.engine import ensure_tables
-from projections.model import Projection
+from projections.machinery.engine import ensure_tables
+from projections.machinery.model import Projection
 
 Place = Literal["public", "beside", "previous"]
 PLACES: tuple[Place, ...] = ("public", "beside", "previous")

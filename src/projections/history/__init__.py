@@ -1,0 +1,1 @@
+"""Looking back: answers as they were, the audit trail in words, and replays."""

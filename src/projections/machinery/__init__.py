@@ -1,0 +1,1 @@
+"""What moves read models along the log, and knows none of them."""

@@ -1,0 +1,1 @@
+"""What an operator does with read models: build them again beside, compare, switch, drop, retry, look."""
