@@ -26,6 +26,8 @@ from bench.stack import Stack, running_stack
 AT_ONCE = 10
 """Lines that the agent sends together."""
 OPENED_AT_ONCE = 50
+BEAT_S = 10.0
+"""Between two heartbeats: an agent that is silent for long loses its build."""
 WARM_S = 3.0
 PATIENCE_S = 30.0
 SAMPLE_S = 0.25
@@ -96,6 +98,7 @@ class Agent:
         self._connection = connection
         self._build: dict[str, Any] = {}
         self._sent = 0
+        self._beat_at = time.monotonic()
 
     async def take_up(self) -> None:
         hello = {"version": "1", "platform": "linux", "hostname": "bench", "cpu_cores": 2, "ram_gb": 4.0, "running": []}
@@ -109,9 +112,17 @@ class Agent:
         texts = [[int(time.time() * 1000), f"{self._sent + n} {time.time_ns()} {'.' * 30}"] for n in range(lines)]
         await self._about("log", {"offset": self._sent, "lines": texts})
         self._sent += lines
+        if time.monotonic() - self._beat_at > BEAT_S:
+            await self._beat()
 
     async def finish(self) -> None:
         await self._about("finished", {"exit_code": 0, "log_lines": self._sent})
+
+    async def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+        gauges = {"cpu_pct": 0, "ram_pct": 0, "disk_free_gb": 1, "uptime_s": 1}
+        running = [[self._build["id"], self._build["attempt"]]]
+        await self._call("POST", "/api/v3/agent/heartbeat", {"session": SESSION, "running": running, **gauges})
 
     async def _about(self, what: str, body: object) -> None:
         path = f"/api/v3/agent/builds/{self._build['id']}/{what}?attempt={self._build['attempt']}"
