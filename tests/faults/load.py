@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+import sys
 import uuid
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,11 @@ class Plan:
         return "failed" if self.failed or self.exit_code else "passed"
 
     @property
+    def output(self) -> list[str]:
+        said = [f"line {number} of {self.lines} of {self.token}" for number in range(1, self.lines + 1)]
+        return [*said, f"end of {self.token}"]
+
+    @property
     def proof(self) -> bytes:
         return (self.token.encode() * (self.size // len(self.token) + 1))[: self.size]
 
@@ -67,17 +73,24 @@ class Plan:
 
 
 def drawn_plan(rng: random.Random, token: str) -> Plan:
+    """Some are over at once, none takes longer than some three seconds."""
     failed = rng.choice((0, 0, 1, 3))
+    lines = rng.choice((5, 40, 200, 1_500))
     return Plan(
         token=token,
-        lines=rng.choice((5, 40, 200, 1_500)),
-        pause_s=rng.choice((0.001, 0.01, 0.02)),
+        lines=lines,
+        pause_s=rng.choice((0.3, 1.5, 3.0)) / lines,
         passed=rng.randrange(1, 30),
         failed=failed,
         exit_code=1 if failed else rng.choice((0, 0, 0, 3)),
         size=rng.choice((10, 5_000, 700_000)),
         leaves=rng.random() < 0.2,
     )
+
+
+def command() -> str:
+    """Of the job: does what the build's plan says."""
+    return f"exec {sys.executable} -I - <<'END'{SCRIPT}END"
 
 
 @dataclass
@@ -182,6 +195,56 @@ async def listen(caller: Caller, heard: Heard, rng: random.Random) -> None:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             pass  # cut: it goes on after what it has
         await asyncio.sleep(PAUSE_S)
+
+
+@dataclass
+class Order:
+    """A build that somebody asks for, talks about, reads and perhaps stops; and what was answered."""
+
+    plan: Plan
+    comments: int
+    readers: int
+    stop_after_s: float | None
+    started: Answer | None = None
+    stopped: Answer | None = None
+    commented: list[str] = field(default_factory=list)
+    """Texts that were taken."""
+    heard: list[Heard] = field(default_factory=list)
+
+    async def follow(self, caller: Caller, job: int, rng: random.Random) -> None:
+        """Until its readers were told that it has ended. Raises TimeoutError."""
+        body = {"job_id": job, "env": self.plan.env}
+        self.started = await caller.call("POST", "/api/v3/builds/start", body)
+        if self.started.status != 200 and self.started.status != 201:
+            return  # it is known by its token
+        build = int(self.started.body["id"])
+        self.heard = [Heard(build) for _ in range(self.readers)]
+        async with asyncio.TaskGroup() as people:
+            for heard in self.heard:
+                people.create_task(listen(caller, heard, random.Random(rng.random())))
+            people.create_task(self._comment(caller, build))
+            people.create_task(self._stop(caller, build))
+
+    async def _comment(self, caller: Caller, build: int) -> None:
+        for number in range(self.comments):
+            text = f"comment {number} on {self.plan.token}"
+            answer = await caller.call("POST", f"/api/v3/builds/{build}/comment", {"text": text})
+            if answer.carried_out:
+                self.commented.append(text)
+
+    async def _stop(self, caller: Caller, build: int) -> None:
+        if self.stop_after_s is not None:
+            await asyncio.sleep(self.stop_after_s)
+            self.stopped = await caller.call("POST", f"/api/v3/builds/{build}/stop")
+
+
+def drawn_order(rng: random.Random, token: str) -> Order:
+    return Order(
+        drawn_plan(rng, token),
+        comments=rng.choice((0, 1, 3)),
+        readers=rng.choice((1, 1, 2)),
+        stop_after_s=rng.uniform(0, 2) if rng.random() < 0.15 else None,
+    )
 
 
 def _take(heard: Heard, event_id: str, message: dict[str, Any]) -> None:

@@ -168,14 +168,10 @@ class Stack:
             for unit in running:
                 await asyncio.to_thread(_end, unit)
 
-    def leftovers(self) -> list[str]:
-        """Processes that have to do with this stack and are none of its units."""
-        known = {pid for unit in self.units.values() for pid in unit.pids}
-        return [
-            f"{pid}: {words[:SHOWN]}"
-            for pid, words in command_lines()
-            if str(self.folder) in words and pid not in known and pid != os.getpid()
-        ]
+    def builds_at_work(self) -> list[str]:
+        """Processes that builds have started and that are still there."""
+        mark = b"TESTHIDE_WORKSPACE=" + os.fsencode(self.folder)
+        return [f"{pid}: {words[:SHOWN]}" for pid, words, environ in processes() if mark in environ]
 
     async def _keep(self) -> None:
         """For ever."""
@@ -210,12 +206,13 @@ def send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def command_lines() -> Iterator[tuple[int, str]]:
+def processes() -> Iterator[tuple[int, str, bytes]]:
+    """Id, command line and environment of what may be looked at."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{entry}/cmdline").read_bytes()
-                yield int(entry), words.replace(b"\0", b" ").decode(errors="replace")
+                words = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield int(entry), words, Path(f"/proc/{entry}/environ").read_bytes()
 
 
 def last_words(log: Path) -> str:

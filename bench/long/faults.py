@@ -1,0 +1,255 @@
+"""A whole server at work while everything around it breaks: `python -m bench.long.faults --rounds 500 --seed 1`.
+
+One stack of real processes, two of each, with real agents, works on for all rounds. In each round builds are started,
+stopped, talked about and read while faults happen that are drawn from the seed and the round's number: processes are
+killed with SIGKILL, stopped and held down, connections are cut, delayed and refused through a proxy, answers are lost,
+Redis is wiped, disks run full. Then everything may run again, and what tests/faults/rules.py says has to hold. Every
+few rounds, and at the end, all read models are built again and compared with what serves, row by row.
+
+`--round N` plays one round again, `--seconds S` stops after that time. Writes results/faults.json, keeps the logs of
+all processes in results/faults/ when something broke, and exits with 1 then.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from tests.conftest import free_port
+from tests.faults import rules
+from tests.faults.load import Caller, Order, Receiver, command, drawn_order
+from tests.faults.proxy import Proxy
+from tests.faults.rules import Books
+from tests.faults.stack import OF_EACH, Stack, running_stack
+from tests.faults.trouble import Fault, Trouble, drawn_faults
+
+from projections.catalogue import PROJECTIONS
+from store.build_logs import BuildLogs
+from testhide.processes import core
+
+AGENTS = 2
+FAULTS_S = 2.5
+"""The time of a round in which faults begin."""
+PATIENCE_S = 120.0
+"""From the last fault until everything has ended: a build may be lost with its agent, and more than once."""
+LOOK_S = 0.1
+REBUILD_EVERY = 50
+DELIVERED_S = 90.0
+"""A delivery that was under way when its worker was killed is due again after a minute."""
+MAX_BROKEN = 10
+
+
+class Suite:
+    def __init__(self, stack: Stack, proxy: Proxy, caller: Caller, receiver: Receiver, seed: int) -> None:
+        self._stack = stack
+        self._caller = caller
+        self._receiver = receiver
+        self.trouble = Trouble(stack, proxy)
+        self._seed = seed
+        self._job = 0
+        self._books: Books
+        self._unasked = 0
+        self.seen: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.recovered_s: list[float] = []
+        """From the last fault to the last verdict and the end of the last stream."""
+
+    async def begin(self) -> None:
+        await self._caller.sign_in()
+        made = self._made
+        project = await made("/api/v3/projects", name="Faults")
+        pool = await made("/api/v3/node-pools", name="machines", project_id=project)
+        limits = {"max_parallel": 10, "node_pool_id": pool}
+        self._job = await made("/api/v3/jobs", name="Proof", project_id=project, **limits)
+        configuration = {"command": command(), "setup": [], "env": {}, "artifacts": ["proof.bin"]}
+        await self._caller.call("PUT", f"/api/v3/jobs/{self._job}/configuration", configuration)
+        hook = {"url": f"http://127.0.0.1:{self._receiver.port}/", "project_id": project}
+        events = ["build.started", "build.finished", "build.failed", "build.cancelled"]
+        await made("/api/v3/webhooks", **hook, events=events)
+        for number in range(AGENTS):
+            body = {"name": f"machine {number}", "pool_id": pool, "max_parallel": 2}
+            node = (await self._caller.call("POST", "/api/v3/nodes", body)).body
+            self._stack.begin_agent(f"agent-{number}", self._caller.url, node["agent_token"])
+        await self._stack.all_run()
+        self._books = Books(project)
+        async with core(self._stack.settings, pool_size=2) as parts:
+            await self._books.read_on(parts)
+
+    async def round(self, number: int) -> tuple[list[Fault], list[str]]:
+        """Its faults, and what broke."""
+        rng = random.Random(f"{self._seed} {number}")
+        faults = drawn_faults(rng, self._stack, FAULTS_S)
+        orders = [drawn_order(rng, f"r{number}b{place}.") for place in range(rng.randrange(2, 5))]
+        self.faults.update(fault.kind for fault in faults)
+        people = [
+            asyncio.create_task(order.follow(self._caller, self._job, random.Random(rng.random()))) for order in orders
+        ]
+        await asyncio.gather(*(self.trouble.make(fault) for fault in faults))
+        await self.trouble.undo()
+        quiet = time.monotonic()
+        broken: list[str] = []
+        _, waiting = await asyncio.wait(people, timeout=PATIENCE_S)
+        for task in people:
+            if task in waiting:
+                task.cancel()
+            elif error := task.exception():
+                broken.append("".join(traceback.format_exception(error)))
+        if waiting:
+            await asyncio.wait(waiting)
+            broken.append(f"{len(waiting)} builds or their readers have not ended after {PATIENCE_S:.0f} s")
+        self.recovered_s.append(time.monotonic() - quiet)
+        disk_was_full = any(fault.kind == "full disk" and fault.target for fault in faults)
+        broken += await self._check(orders, disk_was_full=disk_was_full)
+        return faults, broken
+
+    async def _check(self, orders: list[Order], *, disk_was_full: bool) -> list[str]:
+        async with core(self._stack.settings, pool_size=2) as parts:
+            await self._at_rest()
+            events, broken = await self._books.read_on(parts)
+            broken += self._books.acknowledged(self._caller)
+            logs = BuildLogs(parts.pool)
+            for order in orders:
+                broken += rules.once(order, events)
+                end = rules.ended(order.plan.token, events)
+                if end is None:
+                    broken.append(f"{order.plan.token} has not ended")
+                    continue
+                broken += rules.verdict(order, end, disk_was_full=disk_was_full)
+                broken += await rules.log_lines(logs, order, end, disk_was_full=disk_was_full)
+                broken += await rules.readers(logs, order, end)
+                broken += await rules.shown_build(self._caller, order, end, disk_was_full=disk_was_full)
+                self._count(order, end)
+        broken += self._books.deliveries(self._receiver, all_of_them=False)
+        broken += [f"left by a build: {process}" for process in await self._left_by_builds()]
+        unasked, self._unasked = self._stack.unasked[self._unasked :], len(self._stack.unasked)
+        broken += [f"by itself: {told}" for told in unasked]
+        return broken
+
+    async def all_delivered(self) -> list[str]:
+        deadline = time.monotonic() + DELIVERED_S
+        while self._books.undelivered(self._receiver) and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+        return list(self._books.deliveries(self._receiver, all_of_them=True))
+
+    async def rebuilt(self) -> list[str]:
+        """All read models, built again and compared by the operator's own commands."""
+        names = [projection.name for projection in PROJECTIONS]
+        broken = []
+        for verb in (["rebuild", "--from-scratch"], ["diff"], ["drop"]):
+            done = await self._projections(*verb, *names)
+            if done is not None:
+                broken.append(f"projections {' '.join(verb)}: {done}")
+        self.seen["rebuilds compared"] += 1
+        return broken
+
+    async def _projections(self, *words: str) -> str | None:
+        """What it said, when it did not end with 0."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "testhide", "projections", *words),
+            env={**os.environ, "TESTHIDE_SETTINGS": str(self._stack.folder / "settings-project-0.json")},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        return None if process.returncode == 0 else said.decode(errors="replace")
+
+    async def _at_rest(self) -> None:
+        """The read models are at the end of the log."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self._caller.call("GET", "/api/v3/readyz")).status != 200:
+                await asyncio.sleep(LOOK_S)
+
+    async def _left_by_builds(self) -> list[str]:
+        deadline = time.monotonic() + 10
+        while (left := self._stack.builds_at_work()) and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S)
+        return left
+
+    def _count(self, order: Order, end: rules.Ended) -> None:
+        self.seen["builds"] += 1
+        self.seen[f"builds {end.finished.reason or end.finished.status}"] += 1
+        self.seen["attempts"] += end.attempts
+        self.seen["log lines"] += end.finished.log_lines
+        self.seen["readers"] += len(order.heard)
+        self.seen["connections of readers"] += sum(heard.connections for heard in order.heard)
+
+    async def _made(self, path: str, **body: Any) -> int:
+        answer = await self._caller.call("POST", path, body)
+        assert answer.status in (200, 201), answer
+        return int(answer.body["id"])
+
+
+async def run(rounds: range, seconds: float | None, seed: int, keep: Path) -> dict[str, Any]:
+    broken: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    played = 0
+    ports = [free_port() for _ in range(OF_EACH)]
+    proxy, receiver = Proxy(ports, random.Random(seed)), Receiver(random.Random(seed))
+    await proxy.start()
+    await receiver.start()
+    url = f"http://127.0.0.1:{proxy.port}"
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http, running_stack(ports, url) as stack:
+        suite = Suite(stack, proxy, Caller(http, url), receiver, seed)
+
+        def tell(what: str, found: list[str], faults: list[Fault] | None = None) -> None:
+            drawn = ", ".join(map(str, faults or ()))
+            print(f"{what}: {drawn}{'' if found else ': all holds'}", file=sys.stderr, flush=True)
+            if found:
+                print("\n".join(f"    BROKEN {one}" for one in found), file=sys.stderr, flush=True)
+                broken.append({"at": what, "faults": list(map(str, faults or ())), "broken": found})
+                shutil.copytree(stack.folder / "logs", keep / what.replace(" ", "-"), dirs_exist_ok=True)
+
+        await suite.begin()
+        for number in rounds:
+            since = time.monotonic()
+            faults, found = await suite.round(number)
+            played += 1
+            tell(f"round {number}", found, faults)
+            print(f"    {time.monotonic() - since:.1f} s", file=sys.stderr)
+            if played % REBUILD_EVERY == 0:
+                tell(f"rebuild after round {number}", await suite.rebuilt())
+            if len(broken) >= MAX_BROKEN or (seconds is not None and time.monotonic() - begun > seconds):
+                break
+        tell("deliveries at the end", await suite.all_delivered())
+        tell("rebuild at the end", await suite.rebuilt())
+        result = {
+            "seed": seed,
+            "rounds": played,
+            "seconds": round(time.monotonic() - begun, 1),
+            "faults": dict(suite.faults.most_common()),
+            "not allowed here": sorted(suite.trouble.skipped),
+            "seen": dict(suite.seen),
+        }
+    await proxy.close()
+    await receiver.close()
+    return result | {"broken": broken}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Break everything around a server, again and again.")
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--seconds", type=float, help="stop after this time")
+    parser.add_argument("--round", type=int, help="play only this one")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    rounds = range(1, options.rounds + 1) if options.round is None else range(options.round, options.round + 1)
+    result = asyncio.run(run(rounds, options.seconds, options.seed, options.results / "faults"))
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "faults.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    return 1 if result["broken"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
