@@ -16,9 +16,9 @@ from api.permissions import Level, User
 from api.security import PUBLIC
 from api.types import MAX_ID, Id, Paged, next_page, provide_paged
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from domain.deliveries import PING, Message, Type
 from domain.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.signatures import headers, key_of
-from domain.webhooks import PING, Message, Type
 from integrations.ports import Refused, attempt
 from projections import projects, webhooks
 from projections.webhook_views import WebhookView, schema, schemas

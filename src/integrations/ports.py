@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.webhooks import Outcome, outcome
+from domain.deliveries import Outcome, outcome
 
 
 class BlobMissing(Exception):

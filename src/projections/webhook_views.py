@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from domain.deliveries import PING, TYPES
 from domain.flakiness import TestTurnedFlaky
 from domain.quarantine import TestsQuarantined
-from domain.webhooks import PING, TYPES
 from projections.build_views import BuildDetail
 from projections.nodes import NodeRow, NodeView
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from domain.webhooks import Outcome
+from domain.deliveries import Outcome
 
 TABLES = (
     """

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.webhooks import Outcome
+from domain.deliveries import Outcome
 
 
 class Attempt(msgspec.Struct, frozen=True):

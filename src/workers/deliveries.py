@@ -19,9 +19,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Caller, Handler
 from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
+from domain.deliveries import Outcome
 from domain.errors import Rejection
 from domain.signatures import headers
-from domain.webhooks import Outcome
 from integrations.ports import Outgoing, attempt
 from store import deliveries, delivery_upkeep
 from store.deliveries import WEBHOOKS, Ended, Leased

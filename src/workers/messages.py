@@ -12,11 +12,11 @@ from cachetools import TTLCache
 
 from domain.base import Event, Recorded
 from domain.builds import BUILD, BuildFinished, BuildStarted
+from domain.deliveries import Message, message_id
 from domain.flakiness import TestTurnedFlaky
 from domain.nodes import NODE, NodeWentOffline
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
-from domain.webhooks import Message, message_id
 from projections.build_views import BuildDetail, CommentView, detail
 from projections.builds import BuildRow, CommentRow
 from projections.history.past import PastTables

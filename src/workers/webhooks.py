@@ -17,19 +17,11 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.base import Event, Recorded
+from domain.deliveries import SOURCES, occasions, wants
 from domain.nodes import NODE, NodeWentOffline
 from domain.pools import POOL
 from domain.projects import ProjectDeleted
-from domain.webhooks import (
-    SOURCES,
-    RedeliveryRequested,
-    ReplayRequested,
-    WebhookDeleted,
-    WebhookRegistered,
-    WebhookUpdated,
-    occasions,
-    wants,
-)
+from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
 from store import deliveries, subscriptions
 from store.deliveries import Endpoint, New
 from store.listen import EVENTS, Listener

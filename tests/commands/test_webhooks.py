@@ -17,14 +17,13 @@ from commands.webhooks import (
 from domain import webhooks
 from domain.base import Event
 from domain.builds import BuildFinished, BuildStarted
+from domain.deliveries import SOURCES, TYPES, occasions, outcome
 from domain.errors import Conflict, NotFound
 from domain.nodes import NodeWentOffline
 from domain.projects import ProjectCreated
 from domain.quarantine import TestsQuarantined
 from domain.webhooks import (
     DELIVERY,
-    SOURCES,
-    TYPES,
     WEBHOOK,
     DeliveryGivenUp,
     RedeliveryRequested,
@@ -34,8 +33,6 @@ from domain.webhooks import (
     WebhookRecovered,
     WebhookRegistered,
     WebhookUpdated,
-    occasions,
-    outcome,
 )
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from domain.webhooks import Outcome
+from domain.deliveries import Outcome
 from store.codec import utcnow
 from store.delivery_history import note_ping
 from testhide.processes import core

@@ -14,9 +14,9 @@ from commands.flakiness import SayFlaky
 from commands.nodes import ConnectNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool
 from commands.quarantine import AddToQuarantine
+from domain.deliveries import TYPES
 from domain.flakiness import TestTurnedFlaky
 from domain.signatures import headers, key_of
-from domain.webhooks import TYPES
 from projections.webhook_views import schemas
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks

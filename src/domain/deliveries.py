@@ -1,0 +1,116 @@
+"""What is told to endpoints outside, and to whom: webhooks, and channels of Teams.
+
+What is told of which event (`occasions`) and to whom (`wants`) is decided here. Attempts are no events.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal, NamedTuple, get_args
+
+import msgspec
+
+from domain.base import Event
+from domain.builds import BuildFinished, BuildStarted
+from domain.flakiness import TestTurnedFlaky
+from domain.nodes import NodeWentOffline
+from domain.quarantine import TestsQuarantined
+
+Kind = Literal["webhook", "teams"]
+"""Of endpoints: what a message looks like, and which events say how it went."""
+
+Type = Literal[
+    "build.started",
+    "build.finished",
+    "build.failed",
+    "build.cancelled",
+    "test.flaky",
+    "test.quarantined",
+    "node.offline",
+]
+TYPES: tuple[Type, ...] = get_args(Type)
+PING = "ping"
+MAX_EXCERPT = 1_000
+
+SOURCES: dict[str, tuple[type[Event], ...]] = {
+    "build.started": (BuildStarted,),
+    "build.finished": (BuildFinished,),
+    "build.failed": (BuildFinished,),
+    "build.cancelled": (BuildFinished,),
+    "test.flaky": (TestTurnedFlaky,),
+    "test.quarantined": (TestsQuarantined,),
+    "node.offline": (NodeWentOffline,),
+}
+"""Of which of our events each type tells."""
+
+
+class Occasion(NamedTuple):
+    """One thing to tell of an event."""
+
+    type: Type
+    lane: str | None
+    """What is told of one lane arrives in the order in which it happened; None: in any order."""
+    item: int = 0
+    """Which of the event's things it is about."""
+
+
+def occasions(event: Event) -> Iterator[Occasion]:
+    match event:
+        case BuildStarted():
+            yield Occasion("build.started", f"build-{event.build_id}")
+        case BuildFinished():
+            lane = f"build-{event.build_id}"
+            yield Occasion("build.finished", lane)
+            if event.status == "failed":
+                yield Occasion("build.failed", lane)
+            elif event.status == "aborted":
+                yield Occasion("build.cancelled", lane)
+        case TestTurnedFlaky():
+            yield Occasion("test.flaky", f"build-{event.build_id}")
+        case TestsQuarantined():
+            for item in range(len(event.node_ids)):
+                yield Occasion("test.quarantined", None, item)
+        case NodeWentOffline():
+            yield Occasion("node.offline", f"node-{event.node_id}")
+        case _:
+            return
+
+
+def wants(project_id: int | None, of_project: int | None) -> bool:
+    """Whether an endpoint of this project, or of all for None, is told what happens in that one."""
+    return project_id is None or project_id == of_project
+
+
+class Message(msgspec.Struct, frozen=True):
+    """The body of a delivery. `id` names what happened: it is the same for all who are told, and when it is told
+    again.
+    """
+
+    id: str
+    type: str
+    created_at: datetime
+    project_id: int | None
+    data: msgspec.Raw
+    replay: bool | msgspec.UnsetType = msgspec.UNSET
+    """Only there, and true, where the past is told once more."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """Of an attempt. Status 0: there was no answer."""
+
+    ok: bool
+    status: int
+    error: str
+    """Empty when it is ok."""
+    ms: int
+    excerpt: str = ""
+    """The beginning of the answer's body."""
+
+
+def outcome(status: int, ms: int, excerpt: str) -> Outcome:
+    ok = 200 <= status < 300
+    error = "" if ok else f"answered {status}"
+    return Outcome(ok, status, error, ms, excerpt[:MAX_EXCERPT].replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
+def message_id(position: int, occasion_type: str, item: int) -> str:
+    return f"evt-{position}-{occasion_type}" + (f"-{item}" if item else "")
