@@ -32,6 +32,7 @@ from api.pools import PoolController
 from api.projections import ProjectionController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
+from api.reactions import ReactionController
 from api.replays import ReplayController
 from api.security import Authentication
 from api.services import Services
@@ -65,6 +66,7 @@ CONTROLLERS = (
     KnownIssueController,
     QuarantineController,
     ProjectionController,
+    ReactionController,
     AuditController,
     ReplayController,
     AuditLogController,

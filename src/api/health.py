@@ -10,6 +10,7 @@ from api.security import PUBLIC
 from projections.catalogue import PROJECTIONS
 from projections.machinery.places import missing
 from projections.machinery.waiting import LIMIT_S
+from store.reactions import any_parked
 
 
 class Health(msgspec.Struct):
@@ -20,7 +21,7 @@ class Health(msgspec.Struct):
 
 class Readiness(msgspec.Struct):
     status: str
-    """`ok`, `degraded: ...` when events could not be projected, or what is missing."""
+    """`ok`, `degraded: ...` when events could not be projected or reacted to, or what is missing."""
     position: int
     """The newest position in the log."""
     projected: int
@@ -44,6 +45,7 @@ class HealthController(Controller):
         head = await services.log.head()
         async with act.reading() as connection:
             lacking = await missing(connection, PROJECTIONS)
+            parked = await any_parked(connection)
         if lacking:
             names = " ".join(projection.name for projection in lacking)
             status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"
@@ -51,5 +53,9 @@ class HealthController(Controller):
         if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
-        status = "degraded: events are parked, see `testhide projections status`" if services.waiter.degraded else "ok"
+        status = "ok"
+        if services.waiter.degraded:
+            status = "degraded: events are parked, see `testhide projections status`"
+        elif parked:
+            status = "degraded: reactions are parked, see `testhide reactions status`"
         return Response(Readiness(status, head, head))

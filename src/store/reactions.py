@@ -7,6 +7,7 @@ its error, until somebody asks for it again.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 from psycopg import AsyncConnection
 
 FIRST_PAUSE_S = 5
@@ -22,14 +23,16 @@ class Due(NamedTuple):
     """This one included."""
 
 
-class Standing(NamedTuple):
-    reaction: str
+class ReactionStanding(msgspec.Struct):
+    name: str
     position: int | None
-    """Up to here the log was looked through; None for a reaction that has not begun."""
+    """Up to here the log was looked through; None when nobody looks any more and something is still due."""
     due: int
+    """Events that it has yet to react to, or has failed to for now."""
     parked: int
+    """Events that it has failed to react to for so long that it waits to be asked."""
     errors: list[str]
-    """Of the oldest that are parked."""
+    """Of the first ones that are parked: `position 12: ...`."""
 
 
 async def begin(connection: AsyncConnection, names: Sequence[str]) -> None:
@@ -92,19 +95,19 @@ async def any_parked(connection: AsyncConnection) -> bool:
     return await cursor.fetchone() == (True,)
 
 
-async def overview(connection: AsyncConnection, names: Sequence[str]) -> list[Standing]:
-    """These reactions, and whatever else something is due of (perhaps of another release)."""
+async def overview(connection: AsyncConnection) -> list[ReactionStanding]:
+    """All that follow the log, and whatever else something is due of (of another release, perhaps)."""
     cursor = await connection.execute(
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
         " count(d.position) FILTER (WHERE d.tries >= %(most)s),"
         " coalesce((array_agg(format('position %%s: %%s', d.position, coalesce(d.error, 'its worker died each time'))"
         "  ORDER BY d.position) FILTER (WHERE d.tries >= %(most)s))[:%(shown)s], '{}')"
-        " FROM (SELECT unnest(%(names)s::text[]) AS name UNION SELECT reaction FROM due_reactions) n"
+        " FROM (SELECT reaction AS name FROM reaction_positions UNION SELECT reaction FROM due_reactions) n"
         " LEFT JOIN reaction_positions p ON p.reaction = n.name LEFT JOIN due_reactions d ON d.reaction = n.name"
         " GROUP BY n.name, p.position ORDER BY n.name",
-        {"most": MAX_TRIES, "shown": ERRORS_SHOWN, "names": list(names)},
+        {"most": MAX_TRIES, "shown": ERRORS_SHOWN},
     )
-    return [Standing(*row) for row in await cursor.fetchall()]
+    return [ReactionStanding(*row) for row in await cursor.fetchall()]
 
 
 async def retry(connection: AsyncConnection, name: str | None) -> int:

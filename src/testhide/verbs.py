@@ -13,6 +13,7 @@ from testhide.audit_verbs import audit
 from testhide.cli import run_agent, run_process
 from testhide.faults import Fault
 from testhide.projection_verbs import app as projections
+from testhide.reaction_verbs import app as reactions
 
 
 def _version() -> str:
@@ -117,6 +118,7 @@ app.command(
 
 app.command(audit)
 app.command(projections)
+app.command(reactions)
 
 
 @app.command

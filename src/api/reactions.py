@@ -1,0 +1,25 @@
+"""What follows the log: how far each reaction is, and what it failed to do."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Controller, Request, get
+
+from api.acting import Acting
+from api.permissions import User
+from store.reactions import ReactionStanding, overview
+
+
+class ReactionController(Controller):
+    path = "/reactions"
+    tags = ["Reactions"]
+
+    @get("")
+    async def list_reactions(self, request: Request[User, Any, Any], act: Acting) -> Sequence[ReactionStanding]:
+        """Every reaction. What an error says is for admins."""
+        async with act.reading() as connection:
+            found = await overview(connection)
+        if not request.user.is_admin:
+            for standing in found:
+                standing.errors = []
+        return found
