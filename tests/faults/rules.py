@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from api.build_stream import shown
 from domain.base import Recorded
 from domain.builds import BuildAssigned, BuildCommented, BuildEvent, BuildFinished, BuildQueued, BuildStarted
-from domain.webhooks import message_id, occasions
+from domain.deliveries import message_id, occasions
 from store.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
