@@ -151,6 +151,10 @@ class EventsFeed:
         if any(isinstance(recorded.event, GRANTING) for recorded in fresh):
             await self._services.waiter.reached(fresh[-1].position)
             await ask(list(self._readers))
+        if any(recorded.event.erases is not None for recorded in fresh):
+            # What was told of it before is not told again: who asks for it is told from the log.
+            self._forget()
+            fresh = await self._services.log.at([recorded.position for recorded in fresh])
         for start in range(0, len(fresh), AT_ONCE):
             items = await self._told(fresh[start : start + AT_ONCE])
             self._items += items
@@ -160,6 +164,10 @@ class EventsFeed:
         self._trim()
         for reader in self._readers:
             reader.news.set()
+
+    def _forget(self) -> None:
+        self._items, self._positions, self._size = [], [], 0
+        self.floor = self.position
 
     def _trim(self) -> None:
         gone = 0
