@@ -30,6 +30,7 @@ from testhide.settings import Settings
 log = structlog.get_logger()
 
 POOL_SIZE = 10
+CUT_AGAIN_S = 0.2
 OLD_ANSWERS_EVERY_S = 60.0
 
 
@@ -106,6 +107,11 @@ def serve(settings: Settings) -> None:
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             server.stop()  # type: ignore[no-untyped-call]
+            # It waits for all answers, and a stream has no end; one may also have begun just now.
+            while not serving.done():
+                if (streams := app.state.get("streams")) is not None:
+                    streams.readers.cut_all()
+                await asyncio.wait({serving}, timeout=CUT_AGAIN_S)
         await serving
 
     _run(run())
