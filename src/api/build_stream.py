@@ -32,7 +32,7 @@ from domain.builds import (
     Verdict,
 )
 from store.build_logs import BuildLogs, Line
-from store.listen import BUILD_LOGS
+from store.listen import BUILD_LOGS, comes
 from store.tail import Tail
 
 log = structlog.get_logger()
@@ -155,8 +155,7 @@ class BuildFeed:
                     await patiently(self.look)
                     if self.end != had:
                         await asyncio.sleep(REST_S - (time.monotonic() - began))
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.news.wait(), LOOK_AGAIN_S)
+                    await comes(self.news, LOOK_AGAIN_S)
         finally:
             # Whatever happened, nobody waits for it in vain.
             self.is_gone = self.status is None

@@ -1,7 +1,6 @@
 """Commands for the agent of a node. Asked for and answered by events, so that an answer outlives either process."""
 
 import asyncio
-import contextlib
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +13,7 @@ from api.permissions import User
 from commands.node_commands import RequestNodeCommand, done
 from domain.errors import Forbidden, NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
-from store.listen import WAKES
+from store.listen import WAKES, comes
 
 GRACE_S = 5.0
 """For the way to the agent and back."""
@@ -78,8 +77,7 @@ class NodeCommandController(Controller):
                         f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
                         f"/api/v3/nodes/{node_id}/commands/{command_id}",
                     )
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(answered.wait(), min(1.0, left))
+                await comes(answered, min(1.0, left))
 
     @get(
         "/commands/{command_id:int}",

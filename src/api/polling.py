@@ -21,7 +21,7 @@ from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import unanswered
 from store.codec import utcnow
-from store.listen import WAKES
+from store.listen import WAKES, comes
 
 POLL_S = 20
 REMEMBERED = 50_000
@@ -95,8 +95,7 @@ class AgentPolls:
                     left = ends - asyncio.get_running_loop().time()
                     if left <= 0:
                         return None
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(news.wait(), left)
+                    await comes(news, left)
                 return None
 
     @contextlib.asynccontextmanager

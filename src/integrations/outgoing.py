@@ -108,7 +108,8 @@ class HttpOutgoing:
             addresses: Sequence[str] = (str(wanted.address),)
         else:
             try:
-                addresses = await asyncio.wait_for(self._resolve(wanted.host), CHECK_S)
+                async with asyncio.timeout(CHECK_S):
+                    addresses = await self._resolve(wanted.host)
             except (OSError, TimeoutError):
                 addresses = ()
         must_be_callable(addresses, self._allowed, is_https=wanted.is_https)

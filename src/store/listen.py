@@ -32,6 +32,19 @@ BUILD_LOGS = "build_logs"
 """Payload: the build id that has new log lines."""
 
 
+async def comes(news: asyncio.Event, within_s: float) -> bool:
+    """Whether it is set in time.
+
+    Not by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that comes together with the event, and who
+    cancelled waits for ever.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            return await news.wait()
+    except TimeoutError:
+        return False
+
+
 class Listener:
     def __init__(self, conninfo: str, *channels: str) -> None:
         self._conninfo = conninfo

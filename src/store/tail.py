@@ -8,7 +8,7 @@ import psycopg
 import structlog
 
 from domain.base import Recorded
-from store.listen import EVENTS, Listener
+from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 
 log = structlog.get_logger()
@@ -74,8 +74,7 @@ class Tail:
                     pause = LOOK_AGAIN_S
                 if found:
                     await asyncio.sleep(REST_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(news.wait(), pause)
+                await comes(news, pause)
 
     async def _look(self) -> bool:
         """Tells what is new; whether there was anything."""

@@ -26,7 +26,7 @@ from integrations.ports import Outgoing, attempt
 from store import deliveries, delivery_upkeep
 from store.deliveries import WEBHOOKS, Ended, Leased
 from store.grouped import Grouped
-from store.listen import Listener
+from store.listen import Listener, comes
 from store.secrets import Secrets
 from workers.messages import Messages
 
@@ -102,8 +102,7 @@ class Deliveries:
             async with _patient("deliveries"):
                 for leased in await self._lease():
                     tasks.create_task(self._deliver_patiently(leased))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), LOOK_AGAIN_S)
+            if await comes(self._news, LOOK_AGAIN_S):
                 await asyncio.sleep(REST_S)
 
     async def _lease(self) -> list[Leased]:
@@ -156,8 +155,7 @@ class Deliveries:
             self._to_say.clear()
             async with _patient("webhooks' notices"):
                 await self.say()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._to_say.wait(), UPKEEP_S)
+            await comes(self._to_say, UPKEEP_S)
 
     async def say(self) -> None:
         """Events of what was given up, and of endpoints that fail or answer again."""

@@ -25,7 +25,7 @@ from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
 from store.codec import utcnow
 from store.leading import leading
-from store.listen import EVENTS, POLLS, Listener
+from store.listen import EVENTS, POLLS, Listener, comes
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
 from workers.placement import assignments, waiting_for
@@ -134,10 +134,7 @@ class _Leadership:
                 await self._say_why()
                 next_look = self._now() + 1.0
             await asyncio.sleep(REST_S)
-            try:
-                await asyncio.wait_for(dispatcher._news.wait(), max(0.0, next_look - self._now()))
-            except TimeoutError:
-                continue
+            await comes(dispatcher._news, max(0.0, next_look - self._now()))
 
     async def _follow(self) -> None:
         while events := await self._dispatcher.log.read(self._position, BATCH, FOLLOWED):

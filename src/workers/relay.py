@@ -18,7 +18,7 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from store import reactions as due_reactions
-from store.listen import EVENTS, Listener
+from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 from store.reactions import MAX_TRIES, Due
 from workers.patience import patient
@@ -89,8 +89,7 @@ class Relay:
                 if any([await self._note(reaction) for reaction in self._reactions.values()]):
                     await self._wake()
                     continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), SWEEP_S)
+            if await comes(self._news, SWEEP_S):
                 await asyncio.sleep(REST_S)
 
     async def _note(self, reaction: Reaction) -> bool:

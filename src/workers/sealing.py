@@ -20,7 +20,7 @@ from domain.base import Recorded
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.append import AppendFailed
 from store.leading import leading
-from store.listen import EVENTS, Listener
+from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 from store.merkle import Edge
 from store.notes import Checkpoint, note_hash
@@ -82,8 +82,7 @@ class Sealer:
                         while True:
                             self._is_much_new.clear()
                             await self.seal(connection)
-                            with contextlib.suppress(TimeoutError):
-                                await asyncio.wait_for(self._is_much_new.wait(), EVERY_S)
+                            await comes(self._is_much_new, EVERY_S)
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(0.2)

@@ -6,7 +6,6 @@ was registered, whatever the read models show by then. Redis has no part in it.
 """
 
 import asyncio
-import contextlib
 import secrets as random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -24,7 +23,7 @@ from domain.projects import ProjectDeleted
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
 from store import deliveries, subscriptions
 from store.deliveries import Endpoint, New
-from store.listen import EVENTS, Listener
+from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 from workers.messages import Messages
 
@@ -70,8 +69,7 @@ class WebhookFollower:
                     await self.catch_up()
                 except psycopg.OperationalError as error:
                     log.warning("webhooks wait for the database", error=str(error).strip())
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK_AGAIN_S)
+                if await comes(self._news, LOOK_AGAIN_S):
                     await asyncio.sleep(REST_S)
 
     async def catch_up(self) -> None:

@@ -20,6 +20,7 @@ from store.log import Write
 from testhide.processes import Core
 from tests.projections.toys import SEEN
 
+ENDS_S = 10.0
 STAMP = Stamp(datetime(2026, 5, 20, tzinfo=UTC), "tests")
 
 
@@ -103,7 +104,8 @@ async def projecting(parts: Core, projections: Sequence[Projection] = RELEASE, c
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        _, running = await asyncio.wait(tasks, timeout=ENDS_S)
+        assert not running, "cancelled, and still they run"
         await listener.close()
 
 

@@ -126,7 +126,8 @@ def test_who_reads_and_writes_during_rebuild_and_switch_notices_nothing(live: Se
         for writer in writers:
             writer.ended.set()
         for writer in writers:
-            writer.join()
+            writer.join(60)
+            assert not writer.is_alive(), f"{writer.name} waits for an answer"
     assert [writer.wrong for writer in writers] == [[], []]
     assert min(writer.writes for writer in writers) > 10
 

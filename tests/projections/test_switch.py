@@ -123,8 +123,9 @@ async def test_a_switch_while_others_write(parts: Core) -> None:
         assert await waiter.wait(await take(parts, "thing"))
         await build(parts.conninfo, parts.log, [OWNERS])
         switching = asyncio.create_task(switch(parts.conninfo, parts.log, [OWNERS]))
-        while not switching.done():
-            assert await waiter.wait(await take(parts, "thing"))
+        async with asyncio.timeout(60):
+            while not switching.done():
+                assert await waiter.wait(await take(parts, "thing"))
         position = (await switching).position
         head = await take(parts, "thing")
         assert await waiter.wait(head)
@@ -143,10 +144,10 @@ async def test_a_switch_leaves_those_who_read_in_peace(parts: Core) -> None:
         async with reading.transaction():
             await reading.execute("SELECT FROM owners_v1")
             switching = asyncio.create_task(switch(parts.conninfo, parts.log, RELEASE))
-            async with await connect(parts.conninfo) as looking:
+            async with await connect(parts.conninfo) as looking, asyncio.timeout(10):
                 waits = "SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
                 while not (await looking.execute(waits)).rowcount:
-                    await asyncio.sleep(0)
+                    assert not switching.done(), "the switch did not wait for who reads"
             await reading.execute("SELECT FROM seen_v1")
             assert not switching.done()
         assert (await switching).position == 5

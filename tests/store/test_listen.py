@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from store.listen import EVENTS, POLLS, Listener
+from store.listen import EVENTS, POLLS, Listener, comes
 
 
 @pytest.fixture
@@ -85,3 +85,29 @@ async def test_after_a_lost_connection_everybody_is_told_to_look_again(database:
 async def test_a_channel_must_be_listened_on(listener: Listener) -> None:
     with pytest.raises(AssertionError, match="projected"), listener.subscribed("projected", Heard()):
         pass
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_who_waits_for_news_can_be_cancelled_when_they_come(turns: int) -> None:
+    """This many turns of the event loop later."""
+    news = asyncio.Event()
+
+    async def follow() -> None:
+        while True:
+            news.clear()
+            await comes(news, 60)
+
+    following = asyncio.create_task(follow())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    news.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    following.cancel()
+    ended, _ = await asyncio.wait({following}, timeout=1)
+    assert following in ended
+    assert following.cancelled()
+
+
+async def test_news_that_do_not_come_are_waited_for_in_vain() -> None:
+    assert not await comes(asyncio.Event(), 0.01)

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from projections.machinery.engine import Engine, LostLeadership, positions
 from projections.machinery.model import Projection
 from projections.machinery.places import connect, lock_name
-from store.listen import EVENTS, Listener
+from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 
 log = structlog.get_logger()
@@ -95,9 +95,7 @@ class Projector:
         return position
 
     async def _wait(self, connection: AsyncConnection, timeout_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._news.wait(), timeout_s)
-        except TimeoutError:
+        if not await comes(self._news, timeout_s):
             # Also notices a server that is gone while nothing happens.
             await connection.execute("SELECT 1")
 

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from projections.machinery.model import Projection, digest
 from projections.machinery.parking import is_parked
-from store.listen import PROJECTED, Listener
+from store.listen import PROJECTED, Listener, comes
 
 log = structlog.get_logger()
 
@@ -54,10 +54,7 @@ class Waiter:
                 except psycopg.OperationalError as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
                     pause = TRY_AGAIN_S
-                try:
-                    await asyncio.wait_for(self._stale.wait(), pause)
-                except TimeoutError:
-                    continue
+                await comes(self._stale, pause)
 
     async def wait(self, position: int, first: int | None = None) -> bool:
         """True once the read models show the events from `first` (that one alone where none is given) to `position`;
@@ -80,7 +77,8 @@ class Waiter:
         place = (position, next(self._order), reached)
         heapq.heappush(self._heap, place)
         try:
-            await asyncio.wait_for(reached, LIMIT_S)
+            async with asyncio.timeout(LIMIT_S):
+                await reached
         except TimeoutError:
             self._late = position if self._late is None else min(self._late, position)
             return False
