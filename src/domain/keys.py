@@ -21,6 +21,10 @@ def webhook_key(project_id: int | None, webhook_id: int) -> str:
     return name if project_id is None else f"{project_key(project_id)}/{name}"
 
 
+def channel_key(project_id: int, channel_id: int) -> str:
+    return f"{project_key(project_id)}/teams-channel-{channel_id}"
+
+
 def template_key(template_id: int) -> str:
     return f"template-{template_id}"
 

@@ -13,6 +13,7 @@ from projections import (
     quarantine,
     related,
     results,
+    teams,
     templates,
     trail,
     triage,
@@ -34,6 +35,7 @@ PROJECTIONS = (
     triage.PROJECTION,
     artifacts.PROJECTION,
     webhooks.PROJECTION,
+    teams.PROJECTION,
     trail.PROJECTION,
     related.PROJECTION,
 )

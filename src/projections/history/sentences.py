@@ -4,7 +4,7 @@ A sentence is a predicate in the past tense; `trail_words` puts the actor before
 left out: their fields show defaults then.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.audit import AuditRead
@@ -71,21 +71,8 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from domain.users import UserDeleted, UserRegistered
-from domain.webhooks import (
-    DeliveryGivenUp,
-    RedeliveryRequested,
-    ReplayRequested,
-    WebhookDeleted,
-    WebhookFailing,
-    WebhookRecovered,
-    WebhookRegistered,
-    WebhookUpdated,
-)
-
-SHORT = 120
-"""Characters of a text that a sentence quotes."""
-LISTED = 3
-"""Items of a list that a sentence names."""
+from projections.history.delivery_sentences import teams, webhooks
+from projections.history.wording import count, listed, plain, quoted, thing
 
 
 def predicate(event: Event) -> str:
@@ -99,11 +86,11 @@ def predicate(event: Event) -> str:
 def _builds(event: Event) -> str | None:
     match event:
         case BuildQueued():
-            told = [f"queued build {event.build_id} of job {event.job_id}", _quoted(" on ", event.branch)]
+            told = [f"queued build {event.build_id} of job {event.job_id}", quoted(" on ", event.branch)]
             if event.restarted_from is not None:
                 told.append(f", as build {event.restarted_from} again")
             if event.test_ids is not None:
-                told.append(f", {_count(len(event.test_ids), 'test')} only")
+                told.append(f", {count(len(event.test_ids), 'test')} only")
             return "".join(told)
         case BuildAssigned():
             return f"gave build {event.build_id} to node {event.node_id}, attempt {event.attempt}"
@@ -117,12 +104,12 @@ def _builds(event: Event) -> str | None:
             return f"started build {event.build_id} on node {event.node_id}{commit}"
         case ReportRecorded():
             counts = f"{event.passed:,} passed, {event.failed:,} failed, {event.skipped:,} skipped"
-            return f"recorded the report{_quoted(' ', event.path)} of build {event.build_id}: {counts}"
+            return f"recorded the report{quoted(' ', event.path)} of build {event.build_id}: {counts}"
         case BuildFinished(reason="stopped_by_user"):
-            return f"stopped build {event.build_id}{_quoted(': ', event.detail)}"
+            return f"stopped build {event.build_id}{quoted(': ', event.detail)}"
         case BuildFinished():
-            why = f" ({_plain(event.reason)})" if event.reason else ""
-            return f"ended build {event.build_id} as {event.status}{why}{_quoted(': ', event.detail)}"
+            why = f" ({plain(event.reason)})" if event.reason else ""
+            return f"ended build {event.build_id} as {event.status}{why}{quoted(': ', event.detail)}"
         case BuildMovedToTop():
             return f"moved build {event.build_id} to the top of the queue"
         case BuildPinned():
@@ -130,7 +117,7 @@ def _builds(event: Event) -> str | None:
         case BuildUnpinned():
             return f"chose to keep build {event.build_id} no longer for ever"
         case BuildCommented():
-            return f"commented on build {event.build_id}{_quoted(': ', event.text)}"
+            return f"commented on build {event.build_id}{quoted(': ', event.text)}"
         case BuildDeleted():
             why = ", which its project no longer keeps" if event.reason == "retention" else ""
             return f"deleted build {event.build_id}{why}; its texts were erased"
@@ -141,16 +128,16 @@ def _builds(event: Event) -> str | None:
 def _results(event: Event) -> str | None:
     match event:
         case CasesSeen():
-            return f"saw {_count(len(event.node_ids), 'new test')} in project {event.project_id}"
+            return f"saw {count(len(event.node_ids), 'new test')} in project {event.project_id}"
         case ResultsRecorded():
             last = event.first_result_id + len(event.case_ids) - 1
             return f"recorded results {event.first_result_id} to {last} of build {event.build_id}"
         case ResultsClassifiedByRules():
             results, issues = len(event.result_ids), len(set(event.known_issue_ids))
-            by = _count(issues, "known issue")
-            return f"classified {_count(results, 'failure')} of build {event.build_id} by {by}"
+            by = count(issues, "known issue")
+            return f"classified {count(results, 'failure')} of build {event.build_id} by {by}"
         case ArtifactStored():
-            return f"stored the artifact{_quoted(' ', event.path)} of build {event.build_id}"
+            return f"stored the artifact{quoted(' ', event.path)} of build {event.build_id}"
         case ArtifactDeleted():
             return f"deleted artifact {event.artifact_id} of build {event.build_id}"
         case _:
@@ -160,17 +147,17 @@ def _results(event: Event) -> str | None:
 def _triage(event: Event) -> str | None:
     match event:
         case ResultClassified():
-            before = f", before {_plain(event.replaced)}" if event.replaced else ""
-            return f"classified test result {event.result_id} as {_plain(event.classification)}{before}"
+            before = f", before {plain(event.replaced)}" if event.replaced else ""
+            return f"classified test result {event.result_id} as {plain(event.classification)}{before}"
         case DefectLinked():
-            return f"linked test result {event.result_id} to defect{_quoted(' ', event.defect_key)}"
+            return f"linked test result {event.result_id} to defect{quoted(' ', event.defect_key)}"
         case ResolutionSet():
-            return f"resolved test result {event.result_id}{_quoted(': ', event.resolution)}"
+            return f"resolved test result {event.result_id}{quoted(': ', event.resolution)}"
         case KnownIssueLinked():
             return f"linked test result {event.result_id} to known issue {event.known_issue_id}"
         case KnownIssueCreated():
-            kind, classification = _plain(event.kind), _plain(event.classification)
-            title = _quoted(" ", event.title)
+            kind, classification = plain(event.kind), plain(event.classification)
+            title = quoted(" ", event.title)
             return f"added known issue {event.known_issue_id}{title}, {classification} by {kind}"
         case KnownIssueUpdated():
             return f"changed known issue {event.known_issue_id}"
@@ -199,7 +186,7 @@ def _quarantine(event: Event) -> str | None:
         case QuarantineBecameHealthy():
             return f"noticed that {_entries(event.ids)} of job {event.job_id} became healthy"
         case TestTurnedFlaky():
-            named = _quoted(" ", event.node_id)
+            named = quoted(" ", event.node_id)
             return f"noticed that test {event.test_case_id}{named} turned flaky in build {event.build_id}"
         case QuarantinedTestsRan():
             ran = f"{len(event.passed):,} passed, {len(event.failed):,} failed"
@@ -211,7 +198,7 @@ def _quarantine(event: Event) -> str | None:
 def _projects(event: Event) -> str | None:
     match event:
         case ProjectCreated():
-            return f"created project {event.project_id}{_quoted(' ', event.title)}"
+            return f"created project {event.project_id}{quoted(' ', event.title)}"
         case ProjectUpdated():
             return f"changed project {event.project_id}"
         case WebhookSecretRotated():
@@ -229,7 +216,7 @@ def _projects(event: Event) -> str | None:
 def _jobs(event: Event) -> str | None:
     match event:
         case JobCreated():
-            return f"created job {event.job_id}{_quoted(' ', event.title)} in project {event.project_id}"
+            return f"created job {event.job_id}{quoted(' ', event.title)} in project {event.project_id}"
         case JobUpdated():
             return f"changed job {event.job_id}"
         case JobConfigured():
@@ -237,7 +224,7 @@ def _jobs(event: Event) -> str | None:
         case JobDeleted():
             return f"deleted job {event.job_id} with its builds"
         case TemplateCreated():
-            return f"created pipeline template {event.template_id}{_quoted(' ', event.title)}"
+            return f"created pipeline template {event.template_id}{quoted(' ', event.title)}"
         case TemplateUpdated():
             return f"changed pipeline template {event.template_id}"
         case TemplateDeleted():
@@ -249,11 +236,11 @@ def _jobs(event: Event) -> str | None:
 def _nodes(event: Event) -> str | None:
     match event:
         case NodeRegistered():
-            return f"registered node {event.node_id}{_quoted(' ', event.title)}"
+            return f"registered node {event.node_id}{quoted(' ', event.title)}"
         case NodeConnected():
-            return f"connected node {event.node_id} from{_quoted(' ', event.hostname)}, agent {event.version}"
+            return f"connected node {event.node_id} from{quoted(' ', event.hostname)}, agent {event.version}"
         case NodeWentOffline():
-            return f"saw node {event.node_id} go offline{_quoted(': ', event.reason)}"
+            return f"saw node {event.node_id} go offline{quoted(': ', event.reason)}"
         case NodeUpdated():
             return f"changed node {event.node_id}"
         case NodeQuarantined():
@@ -265,7 +252,7 @@ def _nodes(event: Event) -> str | None:
         case NodeCommandRequested(kind="restart"):
             return f"asked the agent of node {event.node_id} to restart"
         case NodeCommandRequested():
-            return f"asked node {event.node_id} to execute{_quoted(' ', event.command) or ' a command'}"
+            return f"asked node {event.node_id} to execute{quoted(' ', event.command) or ' a command'}"
         case NodeCommandCompleted():
             how = "was killed for its time" if event.exit_code is None else f"ended with {event.exit_code}"
             return f"said that command {event.command_id} on node {event.node_id} {how}"
@@ -276,7 +263,7 @@ def _nodes(event: Event) -> str | None:
 def _pools(event: Event) -> str | None:
     match event:
         case PoolCreated():
-            return f"created node pool {event.pool_id}{_quoted(' ', event.title)} in project {event.project_id}"
+            return f"created node pool {event.pool_id}{quoted(' ', event.title)} in project {event.project_id}"
         case PoolUpdated():
             return f"changed node pool {event.pool_id}"
         case PoolDeleted():
@@ -287,32 +274,10 @@ def _pools(event: Event) -> str | None:
             return None
 
 
-def _webhooks(event: Event) -> str | None:
-    match event:
-        case WebhookRegistered():
-            return f"registered webhook {event.webhook_id} for {_listed(map(str, event.events)) or 'nothing'}"
-        case WebhookUpdated():
-            return f"changed webhook {event.webhook_id}"
-        case WebhookDeleted():
-            return f"deleted webhook {event.webhook_id}"
-        case WebhookFailing():
-            return f"noticed that webhook {event.webhook_id} does not answer{_quoted(': ', event.error)}"
-        case WebhookRecovered():
-            return f"noticed that webhook {event.webhook_id} answers again"
-        case ReplayRequested():
-            return f"asked to tell webhook {event.webhook_id} once more what came after position {event.after}"
-        case DeliveryGivenUp():
-            return f"gave delivery {event.delivery_id} up after {_count(event.attempts, 'attempt')}"
-        case RedeliveryRequested():
-            return f"asked for delivery {event.delivery_id} once more"
-        case _:
-            return None
-
-
 def _people(event: Event) -> str | None:
     match event:
         case UserRegistered():
-            return f"registered user {event.user_id}{_quoted(' ', event.email)} as {event.role}"
+            return f"registered user {event.user_id}{quoted(' ', event.email)} as {event.role}"
         case UserDeleted():
             return f"deleted user {event.user_id}; what was known of this person was erased"
         case SessionOpened():
@@ -320,7 +285,7 @@ def _people(event: Event) -> str | None:
         case SessionRevoked():
             return f"ended a session of user {event.user_id}"
         case ApiTokenCreated():
-            return f"made API token {event.token_id}{_quoted(' ', event.label)} for user {event.user_id}"
+            return f"made API token {event.token_id}{quoted(' ', event.label)} for user {event.user_id}"
         case ApiTokenRevoked():
             return f"revoked API token {event.token_id} of user {event.user_id}"
         case _:
@@ -332,52 +297,25 @@ def _records(event: Event) -> str | None:
         case AuditRead():
             what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
             asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
-            shown = "" if event.shown is None else f", {_count(event.shown, 'event')}"
+            shown = "" if event.shown is None else f", {count(event.shown, 'event')}"
             return f"read {what[event.what]}{f' ({asked})' if asked else ''}{shown}"
         case SigningKeyChanged():
             return "gave the audit log a new signing key"
         case ClaimTaken():
-            return f"reserved a name for {_thing(event.owner)}"
+            return f"reserved a name for {thing(event.owner)}"
         case ClaimReleased():
-            return f"gave a name of {_thing(event.owner)} free"
+            return f"gave a name of {thing(event.owner)} free"
         case _:
             return None
 
 
-def _quoted(before: str, text: str | None) -> str:
-    """Nothing for no text."""
-    short = " ".join((text or "").split())
-    if len(short) > SHORT:
-        short = short[: SHORT - 1].rstrip() + "…"
-    return f"{before}“{short}”" if short else ""
-
-
-def _plain(name: str | None) -> str:
-    return (name or "").replace("_", " ")
-
-
-def _thing(stream: str) -> str:
-    """`user-7` as `user 7`."""
-    return stream.replace("-", " ")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _listed(items: Iterable[str]) -> str:
-    every = list(items)
-    more = f" and {len(every) - LISTED:,} more" if len(every) > LISTED else ""
-    return ", ".join(every[:LISTED]) + more
-
-
 def _tests(node_ids: Sequence[str]) -> str:
-    named = [quoted for node_id in node_ids if (quoted := _quoted("", node_id))]
-    return _listed(named) if named else _count(len(node_ids), "test")
+    named = [text for node_id in node_ids if (text := quoted("", node_id))]
+    return listed(named) if named else count(len(node_ids), "test")
 
 
 def _entries(ids: Sequence[int]) -> str:
-    return f"quarantine entry {_listed(map(str, ids))}"
+    return f"quarantine entry {listed(map(str, ids))}"
 
 
-AREAS = (_builds, _results, _triage, _quarantine, _projects, _jobs, _nodes, _pools, _webhooks, _people, _records)
+AREAS = (_builds, _results, _triage, _quarantine, _projects, _jobs, _nodes, _pools, webhooks, teams, _people, _records)

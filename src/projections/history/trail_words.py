@@ -29,6 +29,7 @@ from domain.pools import POOL
 from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import QUARANTINE
 from domain.sealing import SIGNING_KEY
+from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
 from domain.users import USER, UserRegistered
@@ -54,12 +55,14 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
         *(QUARANTINE, SESSION, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER, WEBHOOK, DELIVERY, FLAKINESS),
+        *(CHANNEL, CARD),
     )
 }
 
 BLANK: tuple[Any, ...] = (None, "", [], False)
 
 SYSTEM = {
+    "deliveries": "The delivery of messages",
     "dispatch": "The dispatcher",
     "first-start": "The first start",
     "known-issues": "The search for known issues",

@@ -1,0 +1,106 @@
+"""Decisions about channels of Teams."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from commands.teams import DeleteChannel, GiveCardUp, NoteChannelHealth, RegisterChannel, UpdateChannel
+from domain import teams
+from domain.base import Event
+from domain.deliveries import outcome
+from domain.errors import Conflict, NotFound
+from domain.projects import ProjectClosed, ProjectCreated
+from domain.teams import (
+    CARD,
+    CHANNEL,
+    CardGivenUp,
+    ChannelDeleted,
+    ChannelFailing,
+    ChannelRecovered,
+    ChannelRegistered,
+    ChannelUpdated,
+    heard,
+    shown_url,
+)
+from tests.commands.given import commands, decided, folds, histories, is_decided_once
+
+PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
+ABOUT: dict[str, Any] = {"channel_id": 5, "project_id": 3}
+SHOWN = "https://example.webhook.office.com/…"
+REGISTERED = ChannelRegistered(
+    **ABOUT, title="CI Alerts", shown_url=SHOWN, sealed_url=b"u", events=["build.failed"], mention="ann@example.com"
+)
+DELETED = ChannelDeleted(**ABOUT)
+
+
+def test_register() -> None:
+    command = RegisterChannel(5, 3, "CI Alerts", SHOWN, b"u", ("build.failed",), "ann@example.com")
+    assert decided(command, PROJECT) == [REGISTERED]
+    assert decided(command, PROJECT, REGISTERED) == []
+    with pytest.raises(NotFound, match="no project 3"):
+        decided(command)
+    with pytest.raises(Conflict, match="being deleted"):
+        decided(command, PROJECT, ProjectClosed(project_id=3))
+
+
+def test_update_says_what_changed() -> None:
+    assert decided(UpdateChannel(5, title="CI Alerts", active=False), REGISTERED) == [
+        ChannelUpdated(**ABOUT, active=False)
+    ]
+    assert decided(UpdateChannel(5, events=("build.failed",), mention="ann@example.com"), REGISTERED) == []
+    assert decided(UpdateChannel(5, mention=""), REGISTERED) == [ChannelUpdated(**ABOUT, mention="")]
+    with pytest.raises(NotFound):
+        decided(UpdateChannel(5, active=False), REGISTERED, DELETED)
+
+
+def test_delete_what_there_is() -> None:
+    assert decided(DeleteChannel(5), REGISTERED) == [DELETED]
+    assert decided(DeleteChannel(5), REGISTERED, DELETED) == []
+    assert decided(DeleteChannel(5)) == []
+    assert DELETED.erases == REGISTERED.data_key == "project-3/teams-channel-5"
+
+
+def test_a_card_is_given_up_once() -> None:
+    given_up = CardGivenUp(**ABOUT, delivery_id="d-1", type="build.failed", attempts=8, error="answered 503")
+    command = GiveCardUp(5, "d-1", "build.failed", 8, "answered 503")
+    assert decided(command, REGISTERED) == [given_up]
+    assert decided(command, REGISTERED, given_up) == []
+    assert decided(command, REGISTERED, DELETED) == []
+
+
+def test_health_is_said_when_it_changes() -> None:
+    failing, recovered = ChannelFailing(**ABOUT, error="answered 503"), ChannelRecovered(**ABOUT)
+    assert decided(NoteChannelHealth(5, "answered 503"), REGISTERED) == [failing]
+    assert decided(NoteChannelHealth(5, "other"), REGISTERED, failing) == []
+    assert decided(NoteChannelHealth(5, None), REGISTERED) == []
+    assert decided(NoteChannelHealth(5, None), REGISTERED, failing) == [recovered]
+
+
+@given(histories(*teams.EVENTS))
+def test_no_history_fails(history: list[Event]) -> None:
+    folds(CHANNEL, history)
+    folds(CARD, history)
+
+
+@pytest.mark.parametrize("command", [RegisterChannel, UpdateChannel, DeleteChannel, GiveCardUp, NoteChannelHealth])
+def test_decided_once(command: type[Any]) -> None:
+    @given(commands(command), histories(ProjectCreated, *teams.EVENTS))
+    def holds(made: Any, history: list[Event]) -> None:
+        is_decided_once(made, history)
+
+    holds()
+
+
+def test_the_address_is_a_secret() -> None:
+    assert {"shown_url", "sealed_url", "title", "mention"} <= set(ChannelRegistered.sealed) & set(ChannelUpdated.sealed)
+    assert shown_url("https://a.webhook.office.com/webhookb2/KEY?sig=KEY#KEY") == "https://a.webhook.office.com/…"
+    assert shown_url("http://127.0.0.1:8000?sig=KEY") == "http://127.0.0.1:8000/…"
+
+
+def test_an_office_connector_says_in_its_answer_what_went_wrong() -> None:
+    throttled = "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429"
+    found = heard(outcome(200, 5, throttled))
+    assert (found.ok, found.status, found.error) == (False, 200, throttled)
+    for status, text in ((200, "1"), (202, ""), (429, throttled)):
+        assert heard(outcome(status, 5, text)) == outcome(status, 5, text)
