@@ -205,7 +205,8 @@ async def note(
     if any(one.actor != request.user.actor for one in shown):
         read_id = await act.services.ids.draw("audit_reads")
         given = request.query_params
-        asked = {name: str(given[name]) for name in ASKED if name in given}
+        # As they were understood: of a repeated one the last counts, and digits without end are not kept.
+        asked = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in ASKED if name in given}
         await act.quietly(NoteReading(read_id, what, asked | more, len(shown), project_id))
 
 

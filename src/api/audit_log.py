@@ -155,7 +155,8 @@ class AuditLogController(Controller):
         following, asked, noted = await chosen(request.user, act, project_id, stream)
         if not await act.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
-        parameters = {name: str(value) for name, value in request.query_params.items()}
+        given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
+        parameters = {name: str(value) for name, value in given.items() if value is not None}
         read_id = await act.services.ids.draw("audit_reads")
         await act.quietly(NoteReading(read_id, "export", parameters, None, noted))
         export = Export(act.services.pool, act.services.log, checkpoint, after, following, asked, sorted(held or ()))

@@ -189,6 +189,16 @@ def test_reading_what_others_did_is_seen(server: Any, project: int, job: int) ->
     assert f"read the story of a stream (stream job-{job}), 1 event." in second["summary"]
 
 
+def test_a_reading_is_noted_as_it_was_understood(server: Any, project: int, job: int) -> None:
+    other = server.make_user("developer").post("/api/v3/projects", json={"name": uuid.uuid4().hex}).json()["id"]
+    since = f"2026-01-01T00:00:00.{'0' * 5_000}Z"
+    server.admin.get(f"/api/v3/audit/events?project_id={project}&project_id={other}&since={since}").raise_for_status()
+    server.settle()
+    (noted,) = events(server.admin, project_id=other, type="audit.read")
+    assert f"project_id {other}" in noted["summary"]
+    assert len(noted["summary"]) < 500
+
+
 def test_reading_ones_own_acts_is_not(server: Any, project: int) -> None:
     client = server.make_user("developer", {project: "admin"})
     me = client.get("/api/v3/me").json()["id"]

@@ -161,10 +161,12 @@ def test_an_export_goes_on_where_it_was_cut_off(server: Any, build: int) -> None
 def test_an_export_is_noted(server: Any, project: int, build: int) -> None:
     seal(server)
     admin = server.make_user("developer", {project: "admin"})
-    export(admin, project_id=project)
+    export(admin, project_id=project, held=[1, 2], token="not to be kept")
     server.settle()
     (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
     assert noted["actor"].startswith("user:")
+    assert f"(project_id {project}, held [1, 2])" in noted["summary"]
+    assert "not to be kept" not in str(noted)
 
 
 def test_who_may(server: Any, project: int, build: int) -> None:
