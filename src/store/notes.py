@@ -159,6 +159,8 @@ def note_hash(note: str) -> bytes:
 
 def _unbase64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
+    # The spare bits of the last character have to be zero: the same bytes are written in one way.
+    return found if base64.b64encode(found).decode() == text else b""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note, split_note
+from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 
 # The example of Go's golang.org/x/mod/sumdb/note, from which the format comes.
 GO_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -52,13 +52,8 @@ def test_a_note_in_which_a_bit_turned_does_not_open(place: int, bit: int) -> Non
     raw = bytearray(note.encode())
     raw[place % len(raw)] ^= 1 << bit
     turned = raw.decode(errors="replace")
-    try:
-        opened = open_note(turned, [KEY.verifier])
-    except BadNote:
-        return
-    # Base64 ignores some bits of its last character.
-    assert opened == CHECKPOINT.text
-    assert split_note(turned) == split_note(note)
+    with pytest.raises(BadNote):
+        open_note(turned, [KEY.verifier])
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,9 @@ async def test_a_continuation_of_another_past_is_found(archive: Archive) -> None
         (lambda lines: [*lines[:100], b"{}\n", *lines[100:]], "line 101 says nothing"),
         (lambda lines: [*lines[:100], b'{"new": 1}\n', *lines[100:]], "line 101 is no whole line"),
         (lambda lines: [*lines[:100], b"\xff\n", *lines[100:]], "line 101 is no whole line"),
+        (lambda lines: [lines[0], b'{"actor":"user:99",' + lines[1][1:], *lines[2:]], "line 2 is not written as"),
+        (lambda lines: [lines[0], lines[1].replace(b'"actor"', b'"act\\u006fr"'), *lines[2:]], "line 2 is not written"),
+        (lambda lines: [b'{"export":{"size":1,' + lines[0][11:], *lines[1:]], "line 1 is not written as"),
         (lambda lines: [lines[0], lines[1].replace(b'"leaf":"', b'"leaf":"x'), *lines[2:]], "position 1: the hash"),
         (
             lambda lines: [lines[0], b'{"skipped":[1,1],"hashes":["%064x"]}\n' % 0, *lines[2:]],
