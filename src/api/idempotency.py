@@ -1,6 +1,6 @@
 """`Idempotency-Key`: a POST that comes again gets the first answer again, and is carried out once.
 
-The key belongs to (caller, path). It is noted in the transaction that appends the request's first events, so
+The key belongs to (caller, path); query and body have to be the same. It is noted in the transaction that appends the request's first events, so
 what was carried out is known even if the answer was lost. The handler of a repeated request runs as far as its first
 command: everything that it checks before, rights first of all, is checked again. What changed nothing (refusals, reads)
 and 5xx are not kept.
@@ -30,6 +30,8 @@ IN_FLIGHT_S = 60
 """Whoever has not answered after this time never will."""
 SHOWN_ONCE = {"shown_once": True}
 """`opt=SHOWN_ONCE` on a handler: its answer has the id of something and a secret of it."""
+RECEIVED = "received_hash"
+"""In the request's state: what tells a streamed body from others, but for the form it was sent in."""
 OWN_HEADERS = ("content-type", "location", "testhide-position")
 
 
@@ -130,13 +132,18 @@ def _answer(start: dict[str, Any], body: bytes) -> Answer:
 
 
 def _scope_hash(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
-    asked = (caller.actor, scope["path"], scope["query_string"], key)
+    asked = (caller.actor, scope["path"], key)
     return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
 
 
 async def _body_hash(request: Request[Any, Any, Any]) -> bytes:
-    """Of a streamed body, which is gone by now, only its kind and length count."""
+    """Of the query and the body. Of one that was streamed and is gone by now, what its reader left of it counts; of an
+    agent's report only kind and length.
+    """
+    query = hashlib.sha256(request.scope["query_string"]).digest()
+    if (left := getattr(request.state, RECEIVED, None)) is not None:
+        return hashlib.sha256(query + left).digest()
     media_type = request.headers.get("content-type", "").partition(";")[0]
     if media_type in ("", "application/json"):
-        return hashlib.sha256(await request.body()).digest()
-    return hashlib.sha256(f"{media_type} {request.headers.get('content-length')}".encode()).digest()
+        return hashlib.sha256(query + await request.body()).digest()
+    return hashlib.sha256(query + f"{media_type} {request.headers.get('content-length')}".encode()).digest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
 from multipart import (  # type: ignore[import-untyped]
@@ -20,6 +21,7 @@ from multipart import (  # type: ignore[import-untyped]
     parse_options_header,
 )
 
+from api.idempotency import RECEIVED
 from domain.errors import Invalid, TooLarge
 
 MAX_FIELD = 8 * 1024  # bytes
@@ -64,6 +66,7 @@ async def received(request: Request[Any, Any, Any], spool: Path, limit: int, che
         if form.file_name is None:
             raise Invalid.field("file", "is missing: send the file as a part named `file`")
         spooled.flush()
+        request.state[RECEIVED] = form.hash()
         yield Upload(
             form.fields,
             form.file_name,
@@ -99,6 +102,11 @@ class _Form:
         self._limit = limit
         self._segment: MultipartSegment | None = None
         self._field = bytearray()
+
+    def hash(self) -> bytes:
+        """Of everything but the boundary."""
+        parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
+        return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
 
     def take(self, part: MultipartSegment | bytes | bytearray | None) -> None:
         self.file_begins = False

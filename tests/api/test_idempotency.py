@@ -172,3 +172,32 @@ def age(server: Server, by: timedelta) -> None:
     """Lets everything that was kept become older."""
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         connection.execute("UPDATE stored_events_once SET at = at - %s", (by,))
+
+
+def upload(client: Client, build: int, key: str, content: bytes, path: str = "out/") -> requests.Response:
+    return client.post(
+        "/api/v3/artifacts/upload",
+        data={"build_id": str(build), "path": path},
+        files={"file": ("log.txt", content)},
+        headers={"Idempotency-Key": key},
+    )
+
+
+def test_another_file_as_long_under_the_same_key_is_refused(server: Server, build: int) -> None:
+    """The boundary between the parts, which is another one each time, does not count."""
+    key = uuid4().hex
+    first = upload(server.admin, build, key, b"one")
+    assert first.status_code == 201
+    assert upload(server.admin, build, key, b"one").json()["id"] == first.json()["id"]
+    for other in (upload(server.admin, build, key, b"two"), upload(server.admin, build, key, b"one", "alt/")):
+        assert other.status_code == 409
+        assert "take a new key" in other.json()["detail"]
+
+
+def test_another_query_under_the_same_key_is_refused(server: Server, build: int) -> None:
+    key = uuid4().hex
+    comment(server.admin, build, key)
+    path = f"/api/v3/builds/{build}/comment"
+    answer = server.admin.post(path, params={"again": "1"}, json={"text": "seen"}, headers={"Idempotency-Key": key})
+    assert answer.status_code == 409
+    assert len(comments(server.admin, build)) == 1
