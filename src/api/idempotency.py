@@ -1,9 +1,9 @@
 """`Idempotency-Key`: a POST that comes again gets the first answer again, and is carried out once.
 
-The key belongs to (caller, path); query and body have to be the same. It is noted in the transaction that appends the request's first events, so
-what was carried out is known even if the answer was lost. The handler of a repeated request runs as far as its first
-command: everything that it checks before, rights first of all, is checked again. What changed nothing (refusals, reads)
-and 5xx are not kept.
+The key belongs to (caller, path); query and body have to be the same. It is noted in the transaction that appends the
+request's first events, so what was carried out is known even if the answer was lost. The handler of a repeated request
+runs as far as its first command: everything that it checks before, rights first of all, is checked again. What changed
+nothing (refusals, reads) and 5xx are not kept.
 """
 
 import hashlib
