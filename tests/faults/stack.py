@@ -121,8 +121,9 @@ class Stack:
 
     async def all_run(self) -> None:
         deadline = time.monotonic() + START_S
-        while not all(self._runs(unit) for unit in self.units.values()):
-            assert time.monotonic() < deadline, "not everything starts again"
+        while down := [unit for unit in self.units.values() if not self._runs(unit)]:
+            said = {unit.name: last_words(unit.log) for unit in down}
+            assert time.monotonic() < deadline, f"not everything starts again: {said}"
             await asyncio.sleep(LOOK_S)
 
     def begin(self, name: str, argv: Sequence[str], **env: str) -> None:
