@@ -22,7 +22,7 @@ from api.permissions import Agent, User
 from api.services import Services
 from commands.handler import Caller, Command, Receipt
 from domain.errors import Invalid
-from store.append import AlreadyDone
+from store.append import AlreadyDone, Once
 from store.codec import utcnow
 
 POSITION = "Testhide-Position"
@@ -38,9 +38,11 @@ class Acting:
         self.services = services
         self._request = request
 
-    async def __call__(self, command: Command, actor: str | None = None) -> Receipt:
-        """Executes on behalf of the caller and waits until the read models show it."""
-        receipt = await self._once(command, self._caller(actor))
+    async def __call__(self, command: Command, actor: str | None = None, once: Once | None = None) -> Receipt:
+        """Executes on behalf of the caller and waits until the read models show it. `once` is for a request that may
+        come again without a key of its own; raises AlreadyDone where it was carried out before.
+        """
+        receipt = await self._once(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
             await self.show(receipt.position, receipt.events[0].position)
         return receipt

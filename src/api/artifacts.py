@@ -1,6 +1,7 @@
 """Artifacts: upload, list, download."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from litestar.response import Stream
 from api.acting import Acting
 from api.build_views import visible_build
 from api.downloads import content_type, file_answer
+from api.idempotency import Replay
 from api.permissions import Agent, User
 from api.recording import record
 from api.types import MAX_ID, Paged, next_page, provide_paged
@@ -28,6 +30,7 @@ from domain.errors import Invalid, NotFound, Rejection
 from domain.jobs import JOB
 from projections import artifacts
 from projections.artifacts import ArtifactRow
+from store.append import AlreadyDone, Once
 
 MAX_UPLOAD = 2 * 1024**3
 CHUNK = 1024 * 1024
@@ -149,38 +152,65 @@ class ArtifactController(Controller):
 
 
 async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload) -> UploadedArtifact:
-    """The content first, then the event: an event never names a blob that is not there."""
-    build_id = build.build_id
-    async with act.reading() as connection:
-        same = await artifacts.same(connection, build_id, path, upload.sha256)
-    artifact_id = await act.services.ids.draw("artifacts") if same is None else same.id
-    if same is None:
-        key = blob_key(build.queued.job_id, build_id, artifact_id)
-        await act.services.blobs.put(key, chunks(upload.path))
+    """The same content at the same path is the same artifact, also while it is still being stored: an agent whose
+    connection was cut sends it again.
+    """
+    once = _once(build.build_id, path, upload.sha256)
+    artifact_id = await _same(act, build, path, upload)
+    if artifact_id is None:
         try:
-            await act(
-                StoreArtifact(
-                    artifact_id=artifact_id,
-                    build_id=build_id,
-                    path=path,
-                    content_type=content_type(path, upload.content_type),
-                    size_bytes=upload.size_bytes,
-                    sha256=upload.sha256,
-                    by_node=caller.node_id if isinstance(caller, Agent) else None,
-                )
-            )
-        except Rejection:
-            await act.services.blobs.delete(key)
-            raise
+            artifact_id = await _store(act, caller, build, path, upload, once)
+        except AlreadyDone:
+            first = await act.services.first_answers.find(once.scope)
+            if first is not None:
+                await act.show(first.position)
+            artifact_id = await _same(act, build, path, upload)
+    if artifact_id is None:  # it was deleted since
+        artifact_id = await _store(act, caller, build, path, upload, None)
     return UploadedArtifact(
         id=artifact_id,
-        build_id=build_id,
+        build_id=build.build_id,
         name=path.rpartition("/")[2],
         size_bytes=upload.size_bytes,
         path=path,
         type=artifact_type(path),
         sha256=upload.sha256,
     )
+
+
+async def _store(
+    act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: Once | None
+) -> int:
+    """The content first, then the event: an event never names a blob that is not there."""
+    artifact_id = await act.services.ids.draw("artifacts")
+    key = blob_key(build.queued.job_id, build.build_id, artifact_id)
+    await act.services.blobs.put(key, chunks(upload.path))
+    command = StoreArtifact(
+        artifact_id=artifact_id,
+        build_id=build.build_id,
+        path=path,
+        content_type=content_type(path, upload.content_type),
+        size_bytes=upload.size_bytes,
+        sha256=upload.sha256,
+        by_node=caller.node_id if isinstance(caller, Agent) else None,
+    )
+    try:
+        await act(command, once=once)
+    except (Rejection, AlreadyDone, Replay):
+        await act.services.blobs.delete(key)
+        raise
+    return artifact_id
+
+
+async def _same(act: Acting, build: AnyBuild, path: str, upload: Upload) -> int | None:
+    async with act.reading() as connection:
+        found = await artifacts.same(connection, build.build_id, path, upload.sha256)
+    return None if found is None else found.id
+
+
+def _once(build_id: int, path: str, sha256: str) -> Once:
+    scope = hashlib.sha256(msgspec.msgpack.encode(("artifact", build_id, path, sha256))).digest()
+    return Once(scope, scope)
 
 
 async def record_external(act: Acting, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +47,28 @@ def test_upload(server: Any, build: int) -> None:
 def test_the_same_file_again_is_the_same_artifact(server: Any, build: int) -> None:
     first, again, other = (upload(server.admin, build, content, "a.log") for content in (b"x", b"x", b"y"))
     assert first.json()["id"] == again.json()["id"] != other.json()["id"]
+
+
+def test_so_it_is_when_it_comes_while_the_first_is_still_being_stored(server: Any, build: int) -> None:
+    """As from an agent whose connection was cut."""
+    clients = [server.client() for _ in range(8)]
+    for client in clients:
+        client.headers["Authorization"] = server.admin.headers["Authorization"]
+    with ThreadPoolExecutor(len(clients)) as threads:
+        answers = list(threads.map(lambda client: upload(client, build, CONTENT, "a.bin"), clients))
+    assert {answer.status_code for answer in answers} == {201}
+    listed = server.admin.get("/api/v3/artifacts", params={"build_id": build}).json()
+    assert {answer.json()["id"] for answer in answers} == {listed[0]["id"]}
+    assert len(listed) == 1
+
+
+def test_a_deleted_file_can_be_stored_again(server: Any, build: int) -> None:
+    first = upload(server.admin, build, b"x", "a.log").json()["id"]
+    server.admin.delete(f"/api/v3/artifacts/{first}").raise_for_status()
+    again = upload(server.admin, build, b"x", "a.log")
+    assert again.status_code == 201
+    listed = server.admin.get("/api/v3/artifacts", params={"build_id": build}).json()
+    assert [item["id"] for item in listed] == [again.json()["id"]] != [first]
 
 
 def test_the_file_may_come_first(server: Any, build: int) -> None:
