@@ -3,7 +3,7 @@
 What is told of which event (`occasions`) and to whom (`wants`) is decided here. Attempts are no events.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple, get_args
 
@@ -73,6 +73,22 @@ def occasions(event: Event) -> Iterator[Occasion]:
             yield Occasion("node.offline", f"node-{event.node_id}")
         case _:
             return
+
+
+def chosen(kind: Kind, events: Collection[str], event: Event) -> Iterator[Occasion]:
+    """What an endpoint that asked for these types is told of an event.
+
+    A channel is read by people: it is told once of a build that failed, also when it asked for both types, and once of
+    tests that were quarantined together.
+    """
+    for occasion in occasions(event):
+        is_said = kind == "teams" and (occasion.item or (occasion.type == "build.finished" and _failed(event, events)))
+        if occasion.type in events and not is_said:
+            yield occasion
+
+
+def _failed(event: Event, events: Collection[str]) -> bool:
+    return isinstance(event, BuildFinished) and event.status == "failed" and "build.failed" in events
 
 
 def wants(project_id: int | None, of_project: int | None) -> bool:

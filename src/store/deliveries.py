@@ -1,7 +1,7 @@
-"""Deliveries of webhooks: which are due, how each attempt went, how each address does. Worker state, not events.
+"""Deliveries: which are due, how each attempt went, how each address does. Worker state, not events.
 
-`webhook_endpoints` are the webhooks as of the follower's place in the log, so a new delivery goes to whoever was
-subscribed when it happened. A delivery is
+`webhook_endpoints` are the webhooks and the channels of Teams as of the follower's place in the log, so a new delivery
+goes to whoever was subscribed when it happened. Their ids are of one sequence. A delivery is
 
     waiting      an earlier one of its lane has not ended
     pending      due at `due_at`; while somebody is at it, `due_at` is the end of the lease
@@ -20,17 +20,19 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from domain.deliveries import Outcome
+from domain.deliveries import Kind, Outcome
 
 TABLES = (
     """
     CREATE TABLE IF NOT EXISTS webhook_endpoints (
-        id bigint PRIMARY KEY, project_id bigint, url text NOT NULL, events text[] NOT NULL, active bool NOT NULL,
+        id bigint PRIMARY KEY, project_id bigint, url text, events text[] NOT NULL, active bool NOT NULL,
         sealed_secret bytea, ok bigint NOT NULL DEFAULT 0, failed bigint NOT NULL DEFAULT 0,
         failures_in_a_row int NOT NULL DEFAULT 0, pause_s int NOT NULL DEFAULT 0, open_until timestamptz,
         probing bool NOT NULL DEFAULT false, last_error text, said_failing bool NOT NULL DEFAULT false
     )
     """,
+    "ALTER TABLE webhook_endpoints ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'webhook'",
+    "ALTER TABLE webhook_endpoints ALTER COLUMN url DROP NOT NULL",  # a channel's is in its stream alone
     """
     CREATE TABLE IF NOT EXISTS webhook_deliveries (
         id bigserial PRIMARY KEY, delivery_id text NOT NULL UNIQUE, webhook_id bigint NOT NULL,
@@ -122,6 +124,7 @@ WEBHOOKS = "webhooks"
 
 class Endpoint(NamedTuple):
     id: int
+    kind: Kind
     project_id: int | None
     events: list[str]
     active: bool
@@ -131,7 +134,7 @@ class New(NamedTuple):
     """A delivery to be made."""
 
     delivery_id: str
-    webhook_id: int
+    endpoint_id: int
     position: int
     type: str
     item: int
@@ -143,14 +146,16 @@ class New(NamedTuple):
 class Leased:
     id: int
     delivery_id: str
-    webhook_id: int
+    endpoint_id: int
+    kind: Kind
     position: int
     type: str
     item: int
     replay: bool
     tries: int
     """Before this one, since it was last asked for."""
-    url: str
+    url: str | None
+    """Of a webhook; with `sealed_secret`."""
     sealed_secret: bytes | None
 
 
@@ -177,7 +182,8 @@ BREAKER = Breaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 
 
 async def endpoints(connection: AsyncConnection) -> list[Endpoint]:
-    cursor = await connection.execute("SELECT id, project_id, events, active FROM webhook_endpoints", prepare=True)
+    query = b"SELECT id, kind, project_id, events, active FROM webhook_endpoints"
+    cursor = await connection.execute(query, prepare=True)
     return [Endpoint(*row) for row in await cursor.fetchall()]
 
 
@@ -185,13 +191,13 @@ async def add(connection: AsyncConnection, deliveries: Sequence[New], now: datet
     """In this order. Within a transaction, which holds the endpoints from here on."""
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
-        (sorted({delivery.webhook_id for delivery in deliveries}),),
+        (sorted({delivery.endpoint_id for delivery in deliveries}),),
         prepare=True,
     )
     lanes: set[tuple[int, str]] = set()
     behind = []
     for delivery in deliveries:
-        place = (delivery.webhook_id, delivery.lane or "")
+        place = (delivery.endpoint_id, delivery.lane or "")
         behind.append(delivery.lane is not None and place in lanes)
         lanes.add(place)
     await connection.execute(
@@ -226,7 +232,7 @@ _LEASE = b"""
             SELECT FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending' AND d.due_at <= %(now)s)
         RETURNING e.id
     ), picked AS (
-        SELECT due.id, e.url, e.sealed_secret FROM webhook_endpoints e
+        SELECT due.id, e.kind, e.url, e.sealed_secret FROM webhook_endpoints e
         LEFT JOIN unnest(%(busy)s::bigint[], %(running)s::int[]) b(id, running) ON b.id = e.id
         CROSS JOIN LATERAL (
             SELECT d.id FROM webhook_deliveries d
@@ -238,8 +244,8 @@ _LEASE = b"""
         WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) LIMIT %(limit)s
     )
     UPDATE webhook_deliveries d SET leased = true, due_at = %(until)s FROM picked WHERE d.id = picked.id
-    RETURNING d.id, d.delivery_id, d.webhook_id, d.position, d.type, d.item, d.replay, d.tries,
-        picked.url, picked.sealed_secret
+    RETURNING d.id, d.delivery_id, d.webhook_id AS endpoint_id, picked.kind, d.position, d.type, d.item, d.replay,
+        d.tries, picked.url, picked.sealed_secret
 """
 
 
@@ -272,7 +278,7 @@ async def lease(
 async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]:
     """Notes attempts and what comes of them; of each, whether others became due by it."""
     # All who hold endpoints take them in this order.
-    order = sorted(range(len(ended)), key=lambda place: (ended[place].leased.webhook_id, ended[place].leased.id))
+    order = sorted(range(len(ended)), key=lambda place: (ended[place].leased.endpoint_id, ended[place].leased.id))
     rows = [ended[place] for place in order]
     cursor = await connection.execute(
         "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, %s, %s, %s)"
@@ -282,7 +288,7 @@ async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]
         (
             *BREAKER,
             [row.leased.id for row in rows],
-            [row.leased.webhook_id for row in rows],
+            [row.leased.endpoint_id for row in rows],
             [row.at for row in rows],
             [row.outcome.ok for row in rows],
             [row.outcome.status for row in rows],

@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
+from domain.deliveries import Kind
+
 
 class Unsaid(NamedTuple):
     """A delivery that was given up, which no event says yet."""
 
     id: int
-    webhook_id: int
+    kind: Kind
+    endpoint_id: int
     delivery_id: str
     type: str
     attempts: int
@@ -19,8 +22,8 @@ class Unsaid(NamedTuple):
 
 async def unsaid(connection: AsyncConnection, limit: int) -> list[Unsaid]:
     cursor = await connection.execute(
-        "SELECT id, webhook_id, delivery_id, type, attempts, last_error FROM webhook_deliveries"
-        " WHERE state = 'giving_up' ORDER BY id LIMIT %s",
+        "SELECT d.id, e.kind, d.webhook_id, d.delivery_id, d.type, d.attempts, d.last_error FROM webhook_deliveries d"
+        " JOIN webhook_endpoints e ON e.id = d.webhook_id WHERE d.state = 'giving_up' ORDER BY d.id LIMIT %s",
         (limit,),
         prepare=True,
     )
@@ -33,22 +36,22 @@ async def said(connection: AsyncConnection, item: Unsaid) -> None:
     )
 
 
-async def changed_health(connection: AsyncConnection) -> list[tuple[int, str | None]]:
+async def changed_health(connection: AsyncConnection) -> list[tuple[Kind, int, str | None]]:
     """Endpoints that fail or recovered, which no event says yet; with the error of those that fail."""
     cursor = await connection.execute(
-        "SELECT id, CASE WHEN open_until IS NULL THEN NULL ELSE coalesce(last_error, '') END FROM webhook_endpoints"
-        " WHERE said_failing <> (open_until IS NOT NULL)",
+        "SELECT kind, id, CASE WHEN open_until IS NULL THEN NULL ELSE coalesce(last_error, '') END"
+        " FROM webhook_endpoints WHERE said_failing <> (open_until IS NOT NULL)",
         prepare=True,
     )
-    return [(row[0], row[1]) for row in await cursor.fetchall()]
+    return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
-async def health_said(connection: AsyncConnection, webhook_id: int, *, failing: bool) -> None:
-    await connection.execute("UPDATE webhook_endpoints SET said_failing = %s WHERE id = %s", (failing, webhook_id))
+async def health_said(connection: AsyncConnection, endpoint_id: int, *, failing: bool) -> None:
+    await connection.execute("UPDATE webhook_endpoints SET said_failing = %s WHERE id = %s", (failing, endpoint_id))
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:
-    """Gives up what could not be tried since `oldest`, its webhook being off or failing; answers how many that were.
+    """Gives up what could not be tried since `oldest`, its endpoint being off or failing; answers how many that were.
 
     Those that waited for it take its place.
     """

@@ -1,4 +1,4 @@
-"""Where the follower of webhooks is, and what the log says of webhooks up to there."""
+"""Where the follower is, and what the log says of webhooks and channels of Teams up to there."""
 
 from datetime import datetime
 
@@ -6,6 +6,7 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded
 from domain.projects import ProjectDeleted
+from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import (
     RedeliveryRequested,
     ReplayRequested,
@@ -56,7 +57,7 @@ async def move(connection: AsyncConnection, name: str, to: int, *, notify: bool)
 
 
 async def apply(connection: AsyncConnection, recorded: Recorded, now: datetime) -> None:
-    """What an event about webhooks changes here."""
+    """What an event about endpoints changes here."""
     event = recorded.event
     match event:
         case WebhookRegistered():
@@ -73,13 +74,29 @@ async def apply(connection: AsyncConnection, recorded: Recorded, now: datetime) 
             )
             if event.url is not None or event.active:
                 await _start_over(connection, event.webhook_id, now)
+        case ChannelRegistered():
+            await connection.execute(
+                "INSERT INTO webhook_endpoints (id, kind, project_id, events, active)"
+                " VALUES (%s, 'teams', %s, %s, true) ON CONFLICT DO NOTHING",
+                (event.channel_id, event.project_id, event.events),
+            )
+        case ChannelUpdated():
+            await connection.execute(
+                "UPDATE webhook_endpoints SET events = coalesce(%s, events), active = coalesce(%s, active)"
+                " WHERE id = %s",
+                (event.events, event.active, event.channel_id),
+            )
+            if event.sealed_url is not None or event.active:
+                await _start_over(connection, event.channel_id, now)
         case WebhookDeleted():
             await _forget(connection, [event.webhook_id])
+        case ChannelDeleted():
+            await _forget(connection, [event.channel_id])
         case ProjectDeleted():
             cursor = await connection.execute(
                 "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id", (event.project_id,)
             )
-            await _forget(connection, [webhook_id for (webhook_id,) in await cursor.fetchall()])
+            await _forget(connection, [endpoint_id for (endpoint_id,) in await cursor.fetchall()])
         case RedeliveryRequested():
             # It waits for nothing, and nothing for it.
             await connection.execute(
@@ -100,7 +117,7 @@ async def apply(connection: AsyncConnection, recorded: Recorded, now: datetime) 
 async def replay(connection: AsyncConnection, ahead: int) -> tuple[str, Endpoint, int, int] | None:
     """A replay that may go on, held until the transaction ends: its name, for whom, how far it is and goes."""
     cursor = await connection.execute(
-        "SELECT r.replay, r.position, r.up_to, e.id, e.project_id, e.events, e.active FROM webhook_replays r"
+        "SELECT r.replay, r.position, r.up_to, e.id, e.kind, e.project_id, e.events, e.active FROM webhook_replays r"
         " JOIN webhook_endpoints e ON e.id = r.webhook_id"
         " WHERE (SELECT count(*) FROM (SELECT FROM webhook_deliveries d WHERE d.webhook_id = r.webhook_id AND d.replay"
         "  AND d.state IN ('waiting', 'pending') LIMIT %s) open) < %s"
@@ -120,21 +137,21 @@ async def move_replay(connection: AsyncConnection, name: str, to: int, up_to: in
     await connection.execute("SELECT pg_notify(%s, '')", (WEBHOOKS,), prepare=True)
 
 
-async def _start_over(connection: AsyncConnection, webhook_id: int, now: datetime) -> None:
+async def _start_over(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
     """Another address or another try: what is due is tried at once."""
     await connection.execute(
         "UPDATE webhook_endpoints SET failures_in_a_row = 0, pause_s = 0, open_until = NULL, probing = false"
         " WHERE id = %s",
-        (webhook_id,),
+        (endpoint_id,),
     )
     await connection.execute(
         "UPDATE webhook_deliveries SET due_at = %s, since = %s"
         " WHERE webhook_id = %s AND state = 'pending' AND NOT leased",
-        (now, now, webhook_id),
+        (now, now, endpoint_id),
     )
 
 
-async def _forget(connection: AsyncConnection, webhook_ids: list[int]) -> None:
-    await connection.execute("DELETE FROM webhook_endpoints WHERE id = ANY (%s)", (webhook_ids,))
+async def _forget(connection: AsyncConnection, endpoint_ids: list[int]) -> None:
+    await connection.execute("DELETE FROM webhook_endpoints WHERE id = ANY (%s)", (endpoint_ids,))
     for table in TABLES:
-        await connection.execute(f"DELETE FROM {table} WHERE webhook_id = ANY (%s)".encode(), (webhook_ids,))
+        await connection.execute(f"DELETE FROM {table} WHERE webhook_id = ANY (%s)".encode(), (endpoint_ids,))

@@ -225,11 +225,13 @@ def work(settings: Settings) -> None:
     from integrations.blobs import open_blobs
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
+    from projections.catalogue import PROJECTIONS
+    from projections.machinery.waiting import Waiter
     from store.build_logs import BuildLogs
     from store.deliveries import WEBHOOKS
     from store.first_answers import FirstAnswers
     from store.listen import EVENTS as EVENTS_CHANNEL
-    from store.listen import Listener
+    from store.listen import PROJECTED, Listener
     from workers import known_issues, quarantine, retention
     from workers.deliveries import Deliveries
     from workers.flakiness import FlakinessWatch
@@ -238,12 +240,14 @@ def work(settings: Settings) -> None:
     from workers.relay import Relay
     from workers.schedules import Schedule, Schedules
     from workers.sealing import Sealer
-    from workers.webhooks import WebhookFollower
+    from workers.subscriptions import Follower
+    from workers.teams import TeamsSender
+    from workers.webhooks import WebhookSender
 
     async def run() -> None:
         networks = parse_networks(settings.outgoing_allow)
         async with core(settings, pool_size=POOL_SIZE) as parts, HttpOutgoing(networks) as outgoing:
-            listener = Listener(parts.conninfo, EVENTS_CHANNEL, WEBHOOKS)
+            listener = Listener(parts.conninfo, EVENTS_CHANNEL, WEBHOOKS, PROJECTED)
             await listener.start()
             tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs))
             relay = Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
@@ -264,9 +268,14 @@ def work(settings: Settings) -> None:
             publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, publish)
             messages = Messages(parts.log)
-            follower = WebhookFollower(parts.pool, parts.log, messages, listener, utcnow)
-            delivering = Deliveries(parts.pool, handler, parts.secrets, outgoing, messages, listener, utcnow)
-            works = (relay.run(), schedules.run(), sealer.run(listener))
+            follower = Follower(parts.pool, parts.log, messages, listener, utcnow)
+            waiter = Waiter(parts.pool, listener, PROJECTIONS)
+            webhooks = WebhookSender(messages, parts.secrets, outgoing, utcnow)
+            teams = TeamsSender(
+                parts.pool, parts.log, messages, parts.secrets, outgoing, waiter.wait, settings.base_url.rstrip("/")
+            )
+            delivering = Deliveries(parts.pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow)
+            works = (relay.run(), schedules.run(), sealer.run(listener), waiter.run())
             flaky = FlakinessWatch(parts.pool, parts.log, handler)
             await _until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
             await listener.close()

@@ -9,26 +9,23 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
 
-import msgspec
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Handler
+from commands.handler import Caller, Command, Handler
+from commands.teams import GiveCardUp, NoteChannelHealth
 from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
-from domain.deliveries import Outcome
+from domain.deliveries import Kind, Outcome
 from domain.errors import Rejection
-from domain.signatures import headers
-from integrations.ports import Outgoing, attempt
 from store import deliveries, delivery_upkeep
 from store.deliveries import WEBHOOKS, Ended, Leased
 from store.grouped import Grouped
 from store.listen import Listener, comes
-from store.secrets import Secrets
-from workers.messages import Messages
 
 log = structlog.get_logger()
 
@@ -50,7 +47,28 @@ REST_S = 0.005
 """From news to the look at them: many deliveries cost one look."""
 UPKEEP_S = 60.0
 UPKEEP_ROWS = 1_000
-CALLER = Caller("system:webhooks")
+CALLER = Caller("system:deliveries")
+
+
+class Sender(Protocol):
+    """Sends to the endpoints of one kind."""
+
+    async def send(self, leased: Leased) -> Outcome:
+        """One attempt, whose failure is an outcome. Raises what keeps the message from being made."""
+        ...
+
+
+class Notices(NamedTuple):
+    """What is said of endpoints of one kind."""
+
+    health: type[NoteWebhookHealth | NoteChannelHealth]
+    given_up: type[GiveDeliveryUp | GiveCardUp]
+
+
+NOTICES: Mapping[Kind, Notices] = {
+    "webhook": Notices(NoteWebhookHealth, GiveDeliveryUp),
+    "teams": Notices(NoteChannelHealth, GiveCardUp),
+}
 
 
 class Deliveries:
@@ -58,26 +76,22 @@ class Deliveries:
         self,
         pool: AsyncConnectionPool,
         handler: Handler,
-        secrets: Secrets,
-        outgoing: Outgoing,
-        messages: Messages,
+        senders: Mapping[Kind, Sender],
         listener: Listener,
         clock: Callable[[], datetime],
     ) -> None:
         self._pool = pool
         self._handler = handler
-        self._secrets = secrets
-        self._outgoing = outgoing
-        self._messages = messages
+        self._senders = senders
         self._listener = listener
         self._clock = clock
         self._ending = Grouped(pool, deliveries.end)
         self._news = asyncio.Event()
         self._to_say = asyncio.Event()
         self._running: Counter[int] = Counter()
-        """How many are under way, by webhook."""
+        """How many are under way, by endpoint."""
         self._full: set[int] = set()
-        """Webhooks that may have more due than could be leased."""
+        """Endpoints that may have more due than could be leased."""
 
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
@@ -116,9 +130,9 @@ class Deliveries:
                 each=EACH,
                 limit=AT_ONCE - running.total(),
             )
-        more = Counter(one.webhook_id for one in leased)
+        more = Counter(one.endpoint_id for one in leased)
         self._running += more
-        self._full = {webhook_id for webhook_id, count in (running + more).items() if count >= EACH}
+        self._full = {endpoint_id for endpoint_id, count in (running + more).items() if count >= EACH}
         return leased
 
     async def _deliver_patiently(self, leased: Leased) -> None:
@@ -130,30 +144,26 @@ class Deliveries:
             outcome = await self._attempt(leased)
             more = await self._ending(_ended(leased, outcome, self._clock()))
         finally:
-            self._running[leased.webhook_id] -= 1
-        if more or leased.webhook_id in self._full:
+            self._running[leased.endpoint_id] -= 1
+        if more or leased.endpoint_id in self._full:
             self._news.set()
         if more or not outcome.ok:
             self._to_say.set()
 
     async def _attempt(self, leased: Leased) -> Outcome:
         try:
-            message = await self._messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
-            secret = None if leased.sealed_secret is None else self._secrets.unseal(leased.sealed_secret)
+            return await self._senders[leased.kind].send(leased)
         except psycopg.OperationalError:
             raise
         except Exception as error:
             # One message that cannot be made must not keep the others from being sent.
             log.error("message not made", delivery=leased.delivery_id, position=leased.position, error=repr(error))
             return Outcome(False, 0, f"the message cannot be made: {type(error).__name__}", 0)
-        body = msgspec.json.encode(message)
-        signed = headers(secret, leased.delivery_id, leased.type, self._clock(), body, replay=leased.replay)
-        return await attempt(self._outgoing, leased.url, body, signed)
 
     async def _say(self) -> None:
         while True:
             self._to_say.clear()
-            async with _patient("webhooks' notices"):
+            async with _patient("notices of deliveries"):
                 await self.say()
             await comes(self._to_say, UPKEEP_S)
 
@@ -162,25 +172,24 @@ class Deliveries:
         async with self._pool.connection() as connection:
             changed = await delivery_upkeep.changed_health(connection)
             given_up = await delivery_upkeep.unsaid(connection, UPKEEP_ROWS)
-        for webhook_id, error in changed:
-            await self._execute(NoteWebhookHealth(webhook_id, error))
+        for kind, endpoint_id, error in changed:
+            await self._execute(NOTICES[kind].health(endpoint_id, error))
             async with self._pool.connection() as connection:
-                await delivery_upkeep.health_said(connection, webhook_id, failing=error is not None)
+                await delivery_upkeep.health_said(connection, endpoint_id, failing=error is not None)
         for item in given_up:
-            await self._execute(
-                GiveDeliveryUp(item.webhook_id, item.delivery_id, item.type, item.attempts, item.error or "")
-            )
+            say = NOTICES[item.kind].given_up
+            await self._execute(say(item.endpoint_id, item.delivery_id, item.type, item.attempts, item.error or ""))
             async with self._pool.connection() as connection:
                 await delivery_upkeep.said(connection, item)
 
-    async def _execute(self, command: NoteWebhookHealth | GiveDeliveryUp) -> None:
-        with contextlib.suppress(Rejection):  # the webhook was deleted meanwhile
+    async def _execute(self, command: Command) -> None:
+        with contextlib.suppress(Rejection):  # the endpoint was deleted meanwhile
             await self._handler.execute(command, CALLER)
 
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
-            async with _patient("webhooks' upkeep"):
+            async with _patient("the upkeep of deliveries"):
                 await self.keep_up()
 
     async def keep_up(self) -> None:

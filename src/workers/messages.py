@@ -63,13 +63,21 @@ class Messages:
         if making.cancelled() or making.exception() is not None:
             self._made.pop(place, None)  # the next one tries anew
 
-    async def _make(self, position: int, item: int) -> Made:
+    async def event(self, position: int) -> Event:
+        """Raises LookupError when there is nothing at the position."""
+        return (await self._recorded(position)).event
+
+    async def _recorded(self, position: int) -> Recorded:
         recorded = self._events.get(position)
         if recorded is None:
             found = await self._log.read(position - 1, 1)
             if not found or found[0].position != position:
                 raise LookupError(f"there is no event at position {position}")
             recorded = found[0]
+        return recorded
+
+    async def _make(self, position: int, item: int) -> Made:
+        recorded = await self._recorded(position)
         return recorded.event, msgspec.Raw(msgspec.json.encode(await self._shown(recorded, item)))
 
     async def _shown(self, recorded: Recorded, item: int) -> msgspec.Struct:

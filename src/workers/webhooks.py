@@ -1,179 +1,32 @@
-"""From the log to deliveries: follows what happens and notes who has to be told.
+"""What webhooks are sent: the message as JSON, signed."""
 
-New deliveries are written in the transaction that moves the follower's own position, so none is lost and none is noted
-twice. Whoever is subscribed is read out of the same log, in the same order: a webhook is told what happened after it
-was registered, whatever the read models show by then. Redis has no part in it.
-"""
-
-import asyncio
-import secrets as random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
-import psycopg
-import structlog
-from psycopg import AsyncConnection
-from psycopg_pool import AsyncConnectionPool
+import msgspec
 
-from domain.base import Event, Recorded
-from domain.deliveries import SOURCES, occasions, wants
-from domain.nodes import NODE, NodeWentOffline
-from domain.pools import POOL
-from domain.projects import ProjectDeleted
-from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
-from store import deliveries, subscriptions
-from store.deliveries import Endpoint, New
-from store.listen import EVENTS, Listener, comes
-from store.log import EventLog
+from domain.deliveries import Outcome
+from domain.signatures import headers
+from integrations.ports import Outgoing, attempt
+from store.deliveries import Leased
+from store.secrets import Secrets
 from workers.messages import Messages
 
-log = structlog.get_logger()
 
-NAME = "webhooks"
-BATCH = 200
-LOOK_AGAIN_S = 5.0
-REST_S = 0.01
-"""From news to the look at them: many events cost one look."""
-FAR = 2_000
-"""Positions of no interest that are passed at once."""
-REPLAYS_AHEAD = 1_000
-"""A replay goes on while fewer of its deliveries than this are open."""
+@dataclass(frozen=True)
+class WebhookSender:
+    """Implements `workers.deliveries.Sender`."""
 
-CHANGING = (WebhookRegistered, WebhookUpdated)
-"""After these other events may be wanted."""
-OWN = (*CHANGING, WebhookDeleted, ProjectDeleted, ReplayRequested, RedeliveryRequested)
+    messages: Messages
+    secrets: Secrets
+    outgoing: Outgoing
+    clock: Callable[[], datetime]
 
-
-class WebhookFollower:
-    def __init__(
-        self,
-        pool: AsyncConnectionPool,
-        event_log: EventLog,
-        messages: Messages,
-        listener: Listener,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._pool = pool
-        self._log = event_log
-        self._messages = messages
-        self._listener = listener
-        self._clock = clock
-        self._news = asyncio.Event()
-
-    async def run(self) -> None:
-        """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
-            while True:
-                self._news.clear()
-                try:
-                    await self.catch_up()
-                except psycopg.OperationalError as error:
-                    log.warning("webhooks wait for the database", error=str(error).strip())
-                if await comes(self._news, LOOK_AGAIN_S):
-                    await asyncio.sleep(REST_S)
-
-    async def catch_up(self) -> None:
-        """Until there is nothing new; replays as far as they may go now."""
-        while await self._is_behind() and await self._follow():
-            pass
-        while await self._replay():
-            pass
-
-    async def _is_behind(self) -> bool:
-        """Most of what happens is of no interest here, and costs no transaction."""
-        async with self._pool.connection() as connection:
-            names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
-            return await subscriptions.is_behind(connection, NAME, names, FAR)
-
-    async def _follow(self) -> bool:
-        """One batch; whether there may be more."""
-        async with self._pool.connection() as connection, connection.transaction():
-            position = await subscriptions.position(connection, NAME)
-            endpoints = await deliveries.endpoints(connection)
-            head = await self._log.head()
-            events = await self._log.read(position, BATCH, _names(OWN, _wanted(endpoints)))
-            # Other events may be wanted after these: what follows them is read anew.
-            cut = next((place for place, item in enumerate(events, 1) if isinstance(item.event, CHANGING)), None)
-            is_whole = cut is None and len(events) < BATCH
-            events = events[:cut]
-            await self._take(connection, events, endpoints)
-            # More may have been appended between the look at the head and the reading.
-            last = events[-1].position if events else position
-            await subscriptions.move(connection, NAME, max(head, last) if is_whole else last, notify=bool(events))
-        return not is_whole
-
-    async def _take(
-        self, connection: AsyncConnection, events: Sequence[Recorded], endpoints: Sequence[Endpoint]
-    ) -> None:
-        alive = {endpoint.id: endpoint for endpoint in endpoints}
-        new: list[New] = []
-        for recorded in events:
-            event = recorded.event
-            if isinstance(event, OWN):
-                # What was noted before it must be there before it is changed.
-                await self._add(connection, new)
-                await subscriptions.apply(connection, recorded, self._clock())
-                new = []
-                if isinstance(event, WebhookDeleted):
-                    alive.pop(event.webhook_id, None)
-                elif isinstance(event, ProjectDeleted):
-                    alive = {key: one for key, one in alive.items() if one.project_id != event.project_id}
-            else:
-                self._messages.expect(recorded)
-                new += fan_out(recorded, alive.values(), await self._project_of(event), replay=False)
-        await self._add(connection, new)
-
-    async def _replay(self) -> bool:
-        """One batch of one replay; whether there may be more."""
-        async with self._pool.connection() as connection, connection.transaction():
-            found = await subscriptions.replay(connection, REPLAYS_AHEAD)
-            if found is None:
-                return False
-            replay, endpoint, position, up_to = found
-            events = await self._log.read(position, BATCH, _names((), endpoint.events))
-            new: list[New] = []
-            for recorded in events:
-                if recorded.position <= up_to:
-                    new += fan_out(recorded, (endpoint,), await self._project_of(recorded.event), replay=True)
-            await self._add(connection, new)
-            at = events[-1].position if len(events) == BATCH else up_to
-            await subscriptions.move_replay(connection, replay, at, up_to)
-        return True
-
-    async def _add(self, connection: AsyncConnection, new: Sequence[New]) -> None:
-        if new:
-            await deliveries.add(connection, new, self._clock())
-
-    async def _project_of(self, event: Event) -> int | None:
-        """The project that an event belongs to; of a node that of its pool."""
-        if not isinstance(event, NodeWentOffline):
-            return getattr(event, "project_id", None)
-        node = await self._log.state(NODE.at(event.node_id))
-        if node is None or node.pool_id is None:
-            return None
-        pool = await self._log.state(POOL.at(node.pool_id))
-        return None if pool is None else pool.project_id
-
-
-def fan_out(
-    recorded: Recorded, endpoints: Iterable[Endpoint], project_id: int | None, *, replay: bool
-) -> Iterable[New]:
-    """Who has to be told what of an event. A replay has lanes of its own: what happens now does not wait for it."""
-    for occasion in occasions(recorded.event):
-        for endpoint in endpoints:
-            if endpoint.active and occasion.type in endpoint.events and wants(endpoint.project_id, project_id):
-                lane = f"replay:{occasion.lane}" if replay and occasion.lane is not None else occasion.lane
-                yield New(new_delivery_id(), endpoint.id, recorded.position, occasion.type, occasion.item, lane, replay)
-
-
-def new_delivery_id() -> str:
-    return "d-" + random.token_hex(12)
-
-
-def _wanted(endpoints: Iterable[Endpoint]) -> set[str]:
-    return {event for endpoint in endpoints if endpoint.active for event in endpoint.events}
-
-
-def _names(always: Iterable[type[Event]], wanted: Iterable[str]) -> list[str]:
-    sources = {source.name for event in wanted for source in SOURCES[event]}
-    return sorted({event.name for event in always} | sources)
+    async def send(self, leased: Leased) -> Outcome:
+        assert leased.url is not None, "a webhook has one"
+        message = await self.messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
+        secret = None if leased.sealed_secret is None else self.secrets.unseal(leased.sealed_secret)
+        body = msgspec.json.encode(message)
+        signed = headers(secret, leased.delivery_id, leased.type, self.clock(), body, replay=leased.replay)
+        return await attempt(self.outgoing, leased.url, body, signed)

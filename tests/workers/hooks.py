@@ -1,4 +1,4 @@
-"""Webhooks and builds for tests of their deliveries: a real log and database, a clock that is moved by hand."""
+"""Endpoints and builds for tests of deliveries: a real log and database, a clock that is moved by hand."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,10 @@ from commands.handler import Caller, Command, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.keeping import DeleteBuild
 from commands.projects import CloseProject, CreateProject, DeleteProject
+from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.base import Event
+from domain.teams import shown_url
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
@@ -26,7 +28,9 @@ from store.listen import EVENTS, Listener
 from testhide.processes import Core
 from workers.deliveries import Deliveries
 from workers.messages import Messages
-from workers.webhooks import WebhookFollower
+from workers.subscriptions import Follower
+from workers.teams import TeamsSender
+from workers.webhooks import WebhookSender
 
 ANN = Caller("user:1")
 
@@ -50,15 +54,21 @@ class Hooks:
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def new_follower(self) -> WebhookFollower:
+    def new_follower(self) -> Follower:
         messages = Messages(self.parts.log)
-        return WebhookFollower(self.parts.pool, self.parts.log, messages, self.listener, self.clock)
+        return Follower(self.parts.pool, self.parts.log, messages, self.listener, self.clock)
 
     def new_deliveries(self) -> Deliveries:
-        messages = Messages(self.parts.log)
-        return Deliveries(
-            self.parts.pool, self.handler, self.parts.secrets, self.outgoing, messages, self.listener, self.clock
+        parts, messages = self.parts, Messages(self.parts.log)
+        webhooks = WebhookSender(messages, parts.secrets, self.outgoing, self.clock)
+        teams = TeamsSender(
+            parts.pool, parts.log, messages, parts.secrets, self.outgoing, self.shows, "https://ci.example.com"
         )
+        return Deliveries(parts.pool, self.handler, {"webhook": webhooks, "teams": teams}, self.listener, self.clock)
+
+    async def shows(self, position: int) -> bool:
+        """There is no projector here."""
+        return False
 
     async def start(self) -> None:
         for project in (1, 2):
@@ -82,6 +92,19 @@ class Hooks:
         sealed = None if secret is None else self.parts.secrets.seal(secret)
         await self.do(RegisterWebhook(webhook_id, project_id, url, tuple(events), sealed, active))
         return int(webhook_id)
+
+    async def register_channel(self, url: str, events: Sequence[str], *, project_id: int = 1, mention: str = "") -> int:
+        channel_id = int(next(self._ids))
+        sealed = self.parts.secrets.seal(url)
+        await self.do(RegisterChannel(channel_id, project_id, "CI", shown_url(url), sealed, tuple(events), mention))
+        return channel_id
+
+    async def update_channel(self, channel_id: int, url: str | None = None, **changes: Any) -> None:
+        sealed = None if url is None else self.parts.secrets.seal(url)
+        await self.do(UpdateChannel(channel_id, sealed_url=sealed, **changes))
+
+    async def delete_channel(self, channel_id: int) -> None:
+        await self.do(DeleteChannel(channel_id))
 
     async def update(self, webhook_id: int, **changes: Any) -> None:
         await self.do(UpdateWebhook(webhook_id, **changes))

@@ -1,0 +1,91 @@
+"""Cards as Teams takes them: an Adaptive Card in a message, which Workflows and Office connectors both read.
+
+Teams reads markdown in text blocks and facts, and a mention where `<at>` stands. What people and programs have written
+is shown as it is: in facts by backslashes, in lists as text runs, where nothing is read. A message may have 28 KB, by
+some counts in UTF-16; texts are cut so that the longest card has less.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+MAX_BYTES = 28 * 1024
+MAX_FACT = 120
+MAX_LINE = 250
+MAX_LINES = 8
+HEADERS = {"Content-Type": "application/json; charset=utf-8"}
+
+Tone = Literal["default", "good", "attention", "warning"]
+
+_MARKS = re.compile(r"[\\`*_~\[\]<>{&]|^[-+#=]|^\d+[.)]")
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    title: str
+    """Words of ours."""
+    tone: Tone = "default"
+    mention: str = ""
+    """The email of somebody; empty for nobody."""
+    facts: dict[str, str] = {}
+    """Empty ones are left out."""
+    heading: str = ""
+    lines: list[str] = []
+    more: int = 0
+    """Lines that there are besides these."""
+    link: str = ""
+    """What the button opens; empty: there is none."""
+
+
+def message(card: Card) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "fallbackText": card.title,
+        "body": list(_body(card)),
+        "msteams": {"width": "Full"},
+    }
+    if card.mention:
+        mentioned = {"id": card.mention, "name": card.mention}
+        content["msteams"]["entities"] = [{"type": "mention", "text": _at(card.mention), "mentioned": mentioned}]
+    if card.link:
+        content["actions"] = [{"type": "Action.OpenUrl", "title": "Open build", "url": card.link}]
+    attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "content": content}
+    return {"type": "message", "attachments": [attachment]}
+
+
+def _body(card: Card) -> Iterator[dict[str, Any]]:
+    title = _text(card.title, size="Large", weight="Bolder")
+    yield {"type": "Container", "style": card.tone, "bleed": True, "items": [title]}
+    if card.mention:
+        yield _text(_at(card.mention))
+    facts = [{"title": name, "value": escaped(shortened(value, MAX_FACT))} for name, value in card.facts.items()]
+    if facts := [fact for fact in facts if fact["value"]]:
+        yield {"type": "FactSet", "facts": facts}
+    if card.lines:
+        yield _text(card.heading, weight="Bolder", separator=True)
+        for line in card.lines[:MAX_LINES]:
+            run = {"type": "TextRun", "text": shortened(line, MAX_LINE), "fontType": "Monospace"}
+            yield {"type": "RichTextBlock", "spacing": "Small", "inlines": [run]}
+    if more := card.more + len(card.lines[MAX_LINES:]):
+        yield _text(f"and {more:,} more", isSubtle=True)
+
+
+def _text(text: str, **looks: Any) -> dict[str, Any]:
+    return {"type": "TextBlock", "text": text, "wrap": True, **looks}
+
+
+def _at(email: str) -> str:
+    return f"<at>{email}</at>"
+
+
+def shortened(text: str, most: int) -> str:
+    """On one line, without characters that nobody sees."""
+    plain = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
+
+
+def escaped(text: str) -> str:
+    """A line as markdown that shows exactly this."""
+    return _MARKS.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)
