@@ -45,6 +45,8 @@ LOOK_AGAIN_S = 1.0
 TRY_AGAIN_S = 0.5
 KEPT = 8 * 1024 * 1024
 """Bytes of messages that a process keeps for readers that are a little behind."""
+MAX_ID_LENGTH = 100
+"""Characters of a message's id; Python reads no number of thousands of digits."""
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
@@ -318,5 +320,5 @@ async def patiently(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def _place(last_event_id: str | None) -> Place | None:
-    attempt, _, line = (last_event_id or "").partition(":")
+    attempt, _, line = (last_event_id or "")[:MAX_ID_LENGTH].partition(":")
     return (int(attempt), int(line)) if attempt.isdecimal() and line.isdecimal() and int(attempt) > 0 else None

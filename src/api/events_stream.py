@@ -323,6 +323,7 @@ class EventController(Controller):
 def position_of(last_event_id: str | None) -> int | None:
     if last_event_id is None or last_event_id == "":
         return None
-    if not (last_event_id.isascii() and last_event_id.isdecimal() and int(last_event_id) <= MAX_ID):
+    is_number = last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 17
+    if not (is_number and int(last_event_id) <= MAX_ID):
         raise Invalid.field("Last-Event-ID", "must be the id of a message, which is a position in the log")
     return int(last_event_id)

@@ -1,8 +1,10 @@
 """Everything that happens, as server-sent events."""
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -62,25 +64,48 @@ def test_a_reader_sees_its_projects_in_order_and_goes_on_where_it_was(server: Se
 def test_what_was_erased_is_not_told_again(server: Server) -> None:
     project = new_project(server)
     branch = uuid.uuid4().hex
-    before = head(server)
-    live = messages(server.admin, before, project_id=project)
-    build = new_build(server, new_job(server, project), branch=branch)
-    path = f"/api/v3/builds/{build}"
-    server.admin.post(f"{path}/finish", json={"status": "passed"}).raise_for_status()
-    position = int(server.admin.get(path).headers.get("Testhide-Position", 0)) or head(server)
-    seen = [next(live) for _ in range(3)]
-    assert branch in json.dumps(seen)
-    deleted = server.admin.delete(path)
-    assert deleted.status_code == 204
-    last = int(deleted.headers["Testhide-Position"])
-    until(live, last)  # this process has heard of it
-    assert position < last
-    again = until(messages(server.admin, before, project_id=project), last)
+    with server.admin.get(AT, params={"project_id": project}, stream=True) as live:
+        lines = live.iter_lines()
+        # Where it begins; what comes after that the process remembers.
+        begun = int(next(lines).removeprefix(b"id: "))
+        build = new_build(server, new_job(server, project), branch=branch)
+        server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
+        next(line for line in lines if branch.encode() in line)
+        deleted = server.admin.delete(f"/api/v3/builds/{build}")
+        assert deleted.status_code == 204
+        last = int(deleted.headers["Testhide-Position"])
+        next(line for line in lines if line == b"id: %d" % last)  # The process has heard of it.
+        again = until(messages(server.admin, begun, project_id=project), last)
     assert branch not in json.dumps(again)
     assert any(message["data"]["erased"] for message in again)
 
 
-@pytest.mark.parametrize("last", ["x", "-1", "1.5", "99999999999999999999", "\u0661"])
+def log_out(reader: Client, server: Server) -> None:
+    assert reader.post("/api/v3/logout").status_code == 204
+
+
+def be_deleted(reader: Client, server: Server) -> None:
+    user = reader.get("/api/v3/me").json()["id"]
+    assert server.admin.delete(f"/api/v3/users/{user}").status_code == 204
+
+
+@pytest.mark.parametrize("of_project", [False, True])
+@pytest.mark.parametrize("leave", [log_out, be_deleted])
+def test_a_stream_ends_when_its_reader_has_lost_access(
+    server: Server, leave: Callable[[Client, Server], None], of_project: bool
+) -> None:
+    project = new_project(server)
+    reader = server.make_user("viewer", {project: "read"})
+    with reader.get(AT, params={"project_id": project} if of_project else {}, stream=True) as answer:
+        lines = answer.iter_lines()
+        assert next(lines).startswith(b"id: ")
+        leave(reader, server)
+        left = time.monotonic()
+        deque(lines, maxlen=0)  # until its end
+        assert time.monotonic() - left < 5
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "99999999999999999999", "9" * 5_000, "\u0661"])
 def test_an_id_that_is_no_position_is_refused(server: Server, last: str) -> None:
     answer = server.admin.get(AT, headers={"Last-Event-ID": last.encode()})
     assert answer.status_code == 422

@@ -75,7 +75,9 @@ def test_a_reader_goes_on_where_it_was(shop: Shop, agent: FakeAgent, build: dict
     assert '"log"' not in stream(shop, build, last="1:3")
 
 
-@pytest.mark.parametrize("last", ["", "x", "0:0", "7:1", "1", ":", "99999999999999999999:1", "-1:-1"])
+@pytest.mark.parametrize(
+    "last", ["", "x", "0:0", "7:1", "1", ":", "99999999999999999999:1", "-1:-1", "1:" + "9" * 5_000]
+)
 def test_an_id_that_is_none_of_ours_starts_at_the_beginning(shop: Shop, agent: FakeAgent, last: str) -> None:
     shop.start()
     build = agent.take_up()
