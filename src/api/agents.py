@@ -1,5 +1,6 @@
 """What agents ask: docs/agent-protocol.md is their side of this."""
 
+import hashlib
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.acting import Acting
+from api.idempotency import RECEIVED
 from api.permissions import Agent
 from api.polling import POLL_S, AgentPolls
 from api.recording import record_report
@@ -200,13 +202,15 @@ class AgentController(Controller):
         node_id = the_agent(request.user).node_id
         must_hold(await act.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
         with NamedTemporaryFile(dir=act.services.spool, prefix="report-") as spooled:
-            size = 0
+            size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
                 size += len(chunk)
+                hashed.update(chunk)
                 if size > MAX_REPORT:
                     raise TooLarge(f"A report may have {MAX_REPORT // 2**20} MiB.")
                 spooled.write(chunk)
             spooled.flush()
+            request.state[RECEIVED] = hashed.digest()
             recorded = await record_report(act, build_id, attempt, path, Path(spooled.name))
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 

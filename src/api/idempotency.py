@@ -137,13 +137,7 @@ def _scope_hash(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
 
 
 async def _body_hash(request: Request[Any, Any, Any]) -> bytes:
-    """Of the query and the body. Of one that was streamed and is gone by now, what its reader left of it counts; of an
-    agent's report only kind and length.
-    """
+    """Of the query and the body. Of one that was streamed and is gone by now, what its reader left of it counts."""
+    received: bytes | None = getattr(request.state, RECEIVED, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()
-    if (left := getattr(request.state, RECEIVED, None)) is not None:
-        return hashlib.sha256(query + left).digest()
-    media_type = request.headers.get("content-type", "").partition(";")[0]
-    if media_type in ("", "application/json"):
-        return hashlib.sha256(query + await request.body()).digest()
-    return hashlib.sha256(query + f"{media_type} {request.headers.get('content-length')}".encode()).digest()
+    return hashlib.sha256(query + (await request.body() if received is None else received)).digest()

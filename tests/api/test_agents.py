@@ -116,6 +116,18 @@ def test_log_lines_are_acknowledged(agent: FakeAgent, build: dict[str, Any]) -> 
     assert agent.log(build, 3, ["late"]).status_code == 409
 
 
+@pytest.mark.parametrize("media_type", [None, "application/json", "text/xml"])
+def test_a_report_may_have_an_idempotency_key(agent: FakeAgent, build: dict[str, Any], media_type: str | None) -> None:
+    headers = {"Idempotency-Key": uuid.uuid4().hex, "Content-Type": media_type}
+    params = {"attempt": build["attempt"], "path": "junit.xml"}
+
+    path = f"/api/v3/agent/builds/{build['id']}/report"
+    for _ in range(2):
+        answer = agent.http.post(path, params=params, data=REPORT, headers=headers)
+        assert (answer.status_code, answer.json()["recorded"]) == (200, 2)
+    agent.finished(build).raise_for_status()
+
+
 def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
     answer = agent.report(build, REPORT)
     assert answer.status_code == 200
