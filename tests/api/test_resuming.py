@@ -73,7 +73,7 @@ def test_a_reader_of_a_build_goes_on_at_the_other_process(server: Server, admins
 def test_a_reader_of_all_events_goes_on_at_the_other_process(server: Server, admins: list[Client]) -> None:
     project = new_project(server)
     path = "/api/v3/events/stream"
-    made, seen = list[str](), list[tuple[str, int]]()
+    last, made, seen = "", list[str](), list[tuple[str, int]]()
     with ExitStack() as open_streams:
         for admin in admins:
             lasting = open_streams.enter_context(admin.get(path, stream=True))
