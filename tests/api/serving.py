@@ -1,0 +1,94 @@
+"""What a `serve` process runs, inside the test's own process: a test may look into it and shorten its intervals."""
+
+import asyncio
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server.embed import Server as Granian
+from litestar import Litestar
+from litestar.exceptions import LitestarDeprecationWarning
+from msgspec import structs
+
+from api.app import create_app
+from api.services import Services
+from api.streams import Streams
+from testhide import VERSION
+from testhide.processes import api_services
+from tests.conftest import Client, Server, free_port
+
+T = TypeVar("T")
+
+
+@dataclass
+class Inside:
+    """What runs on the event loop of the server's thread."""
+
+    url: str
+    app: Litestar
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def services(self) -> Services:
+        return cast(Services, self.app.state.services)
+
+    @property
+    def streams(self) -> Streams:
+        return cast(Streams, self.app.state.streams)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """On the loop, after what is ready there."""
+
+        async def called() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(called(), self.loop).result(30)
+
+    def client(self, email: str, password: str) -> Client:
+        return Client(self.url, email, password)
+
+
+@contextlib.contextmanager
+def serving(server: Server) -> Iterator[Inside]:
+    """One more process, as it were, on the server's database."""
+    settings = structs.replace(server.settings, port=free_port())
+    with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
+        app = create_app(api_services(settings), VERSION)
+    stop = asyncio.Event()
+    begun: Future[asyncio.AbstractEventLoop] = Future()
+
+    async def run() -> None:
+        granian = Granian(
+            app,
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            log_level=LogLevels.warning,
+            websockets=False,
+        )
+        running = asyncio.create_task(granian.serve())
+        while app.state.get("streams") is None:
+            assert not running.done()
+            await asyncio.sleep(0.02)  # between two looks
+        begun.set_result(asyncio.get_running_loop())
+        await stop.wait()
+        granian.stop()  # type: ignore[no-untyped-call]
+        while not running.done():
+            app.state.streams.readers.cut_all()
+            await asyncio.wait({running}, timeout=0.1)
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
+    thread.start()
+    inside = Inside(settings.public_url, app, begun.result(30))
+    try:
+        yield inside
+    finally:
+        inside.call(stop.set)
+        thread.join(30)
+        assert not thread.is_alive(), "the server does not end: something of a stream is left"

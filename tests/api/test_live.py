@@ -1,0 +1,168 @@
+"""How open streams live and end; with a look into the process that has them."""
+
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from api import build_stream, live
+from tests.api.serving import Inside, serving
+from tests.conftest import ADMIN, Client, Server
+from tests.fake_agent import FakeAgent, Shop
+
+EVENTS = "/api/v3/events/stream"
+WITHIN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def inside(server: Server) -> Iterator[Inside]:
+    with serving(server) as began:
+        yield began
+
+
+@pytest.fixture(scope="module")
+def admin(inside: Inside) -> Client:
+    return inside.client(*ADMIN)
+
+
+@pytest.fixture(scope="module")
+def agent(shop: Shop) -> FakeAgent:
+    return shop.new_agent()
+
+
+@pytest.fixture(scope="module")
+def shop(server: Server) -> Shop:
+    return Shop(server)
+
+
+@pytest.fixture
+def build(shop: Shop, agent: FakeAgent) -> Iterator[dict[str, Any]]:
+    shop.start()
+    build = agent.take_up()
+    yield build
+    agent.finished(build)
+
+
+def of(build: dict[str, Any]) -> str:
+    return f"/api/v3/builds/{build['id']}/stream"
+
+
+def connect(inside: Inside, client: Client, path: str, *headers: str, buffer: int | None = None) -> socket.socket:
+    """A connection that has asked and has read nothing."""
+    connection = socket.socket()
+    if buffer is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    host, port = inside.url.removeprefix("http://").split(":")
+    connection.settimeout(WITHIN_S)
+    connection.connect((host, int(port)))
+    lines = [f"GET {path} HTTP/1.1", "Host: here", f"Authorization: {client.headers['Authorization']!s}", *headers]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
+
+
+def chunks(connection: socket.socket) -> Iterator[bytes]:
+    """Of the answer, as the server wrote them; ends with the answer or its connection."""
+    with connection.makefile("rb") as file:
+        while file.readline().strip():
+            continue
+        while size := int(file.readline() or b"0", 16):
+            yield file.read(size)
+            file.readline()
+
+
+def until(inside: Inside, holds: Callable[[], bool], why: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not inside.call(holds):
+        assert time.monotonic() < deadline, why
+
+
+def has_none(inside: Inside) -> bool:
+    streams = inside.streams
+    return len(streams.readers) == len(streams.builds) == len(streams.events) == 0
+
+
+def at_work(inside: Inside) -> tuple[int, int]:
+    """How many tasks the process has, and whom it notifies."""
+    return len(asyncio.all_tasks(inside.loop)), sum(map(len, inside.services.listener._callbacks.values()))
+
+
+def test_a_stalled_reader_is_cut_and_goes_on_later(
+    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "STALLED_S", 0.5)
+    texts = [f"{number} {'x' * 10_000}" for number in range(2_000)]
+    for offset in range(0, len(texts), 200):
+        agent.log(build, offset, texts[offset : offset + 200]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    idle = inside.call(lambda: at_work(inside))
+    with connect(inside, admin, of(build) + "?ids=true", buffer=4096) as connection:
+        until(inside, lambda: len(inside.streams.readers) == 1, "it is not read")
+        until(inside, lambda: has_none(inside), "it is not cut")
+        # Nothing waits for it to take the end.
+        until(inside, lambda: at_work(inside) <= idle, "something of it stays")
+        body = b"".join(chunks(connection))
+    got = body[: body.rindex(b"\n\n") + 2]
+    last = re.findall(rb"^id: (.+)$", got, re.MULTILINE)[-1].decode()
+    assert last != f"1:{len(texts)}"
+    rest = admin.get(of(build), headers={"Last-Event-ID": last}).content
+    assert got + rest == admin.get(of(build), params={"ids": True}).content
+
+
+@pytest.mark.parametrize("has_read", [False, True])
+def test_readers_that_are_gone_leave_nothing(
+    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], has_read: bool
+) -> None:
+    agent.log(build, 0, ["one"]).raise_for_status()
+    idle = inside.call(lambda: at_work(inside))
+    connections = [connect(inside, admin, path) for path in (of(build), EVENTS) * 10]
+    until(inside, lambda: len(inside.streams.readers) == len(connections), "they are not read")
+    assert inside.call(lambda: at_work(inside)) > idle
+    if has_read:
+        for connection in connections:
+            next(chunks(connection))
+    for connection in connections:
+        connection.close()
+    until(inside, lambda: has_none(inside) and at_work(inside) <= idle, "something of them stays")
+
+
+def test_many_lines_come_together(inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any]) -> None:
+    count = 100
+    agent.log(build, 0, ["first"]).raise_for_status()
+    with connect(inside, admin, of(build)) as connection:
+        coming = chunks(connection)
+        assert b"first" in next(coming)
+        began = time.monotonic()
+        for number in range(1, count + 1):
+            agent.log(build, number, [f"line {number}"]).raise_for_status()
+        written = 0
+        for chunk in coming:
+            written += 1
+            if f'line {count}"'.encode() in chunk:
+                break
+        # What comes while a look reads is read by it too, as a piece of its own.
+        looks = (time.monotonic() - began) / build_stream.REST_S + 1
+        assert written <= 3 * looks
+
+
+def test_only_streams_with_ids_are_kept_alive(
+    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(live, "LOOK_S", 0.05)
+    with (
+        connect(inside, admin, of(build)) as plain,
+        connect(inside, admin, of(build) + "?ids=true") as numbered,
+        connect(inside, admin, EVENTS) as events,
+    ):
+        until(inside, lambda: len(inside.streams.readers) == 3, "they are not read")
+        alive = chunks(numbered)
+        assert [next(alive) for _ in range(3)] == [b": still here\n\n"] * 3
+        told = chunks(events)
+        position = next(told)
+        assert next(told) == b": still here\n" + position
+        agent.log(build, 0, ["one"]).raise_for_status()
+        assert next(chunks(plain)) == b'data: {"type":"log","data":"[10:00:05] one"}\n\n'
