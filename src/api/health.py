@@ -1,5 +1,6 @@
 """Liveness, readiness and what this server is."""
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -7,10 +8,15 @@ from litestar import Controller, Request, Response, get
 
 from api.acting import Acting
 from api.security import PUBLIC
+from projections import trail
 from projections.catalogue import PROJECTIONS
 from projections.machinery.places import missing
 from projections.machinery.waiting import LIMIT_S
+from store.codec import utcnow
 from store.reactions import any_parked
+
+SEALED_WITHIN = timedelta(minutes=5)
+"""Checkpoints come every few seconds; after this time something is wrong."""
 
 
 class Health(msgspec.Struct):
@@ -21,7 +27,9 @@ class Health(msgspec.Struct):
 
 class Readiness(msgspec.Struct):
     status: str
-    """`ok`, `degraded: ...` when events could not be projected or reacted to, or what is missing."""
+    """`ok`, `degraded: ...` when events could not be projected or reacted to or the log is not sealed, or
+    what is missing.
+    """
     position: int
     """The newest position in the log."""
     projected: int
@@ -53,9 +61,13 @@ class HealthController(Controller):
         if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
+        async with act.reading() as connection:
+            unsealed = await trail.waits_for_seal(connection, utcnow() - SEALED_WITHIN)
         status = "ok"
         if services.waiter.degraded:
             status = "degraded: events are parked, see `testhide projections status`"
         elif parked:
             status = "degraded: reactions are parked, see `testhide reactions status`"
+        elif unsealed:
+            status = "degraded: the log is not sealed any more, see what `testhide work` logs"
         return Response(Readiness(status, head, head))

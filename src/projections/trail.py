@@ -181,6 +181,15 @@ async def project_at(connection: AsyncConnection, position: int) -> int | None:
     return found
 
 
+async def waits_for_seal(connection: AsyncConnection, before: datetime) -> bool:
+    """Whether an event of before this time is not covered by a checkpoint, where there are checkpoints."""
+    query = (
+        f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
+        " ORDER BY position LIMIT 1"
+    )
+    return bool(await scalar(connection, query, {"before": microseconds(before)}))
+
+
 async def names_of(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
     """What actors are called today; nothing for those who are gone and for the server itself."""
     query = (

@@ -3,10 +3,12 @@
 import asyncio
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
 from commands.handler import Handler
+from projections.trail import TrailRow
 from store.codec import utcnow
 from store.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
 from store.notes import Checkpoint, VerifierKey, open_note
@@ -167,6 +169,19 @@ def test_an_export_is_noted(server: Any, project: int, build: int) -> None:
     assert noted["actor"].startswith("user:")
     assert f"(project_id {project}, held [1, 2])" in noted["summary"]
     assert "not to be kept" not in str(noted)
+
+
+def test_a_log_that_is_not_sealed_any_more_is_said(server: Any, build: int) -> None:
+    sealed = seal(server)["size"]
+    server.admin.post("/api/v3/projects", json={"name": "Later"}).raise_for_status()
+    assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
+    with psycopg.connect(server.settings.database_url) as connection:
+        query = f"UPDATE {TrailRow.table} SET at_us = at_us - 301000000 WHERE position > %s"
+        connection.execute(query.encode(), (sealed,))
+    answer = server.client().get("/api/v3/readyz")
+    assert (answer.status_code, answer.json()["status"][:40]) == (200, "degraded: the log is not sealed any more")
+    seal(server)
+    assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
 
 
 def test_who_may(server: Any, project: int, build: int) -> None:
