@@ -37,6 +37,7 @@ from api.replays import ReplayController
 from api.security import Authentication
 from api.services import Services
 from api.streams import Streams
+from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
 from api.triage import TriageController
@@ -71,6 +72,7 @@ CONTROLLERS = (
     ReplayController,
     AuditLogController,
     WebhookController,
+    TeamsController,
     AgentController,
 )
 

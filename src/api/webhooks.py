@@ -333,11 +333,11 @@ async def visible_webhook(user: User, act: Acting, webhook_id: int, level: Level
     return row
 
 
-async def must_be_callable(act: Acting, url: str) -> None:
+async def must_be_callable(act: Acting, url: str, field: str = "url") -> None:
     try:
         await act.services.outgoing.check(url)
     except Refused as error:
-        raise Invalid.field("url", str(error)) from None
+        raise Invalid.field(field, str(error)) from None
 
 
 def sealed(act: Acting, secret: str) -> bytes:

@@ -111,6 +111,8 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
     # Nobody listens there, and nothing leaves the machine.
     webhook = make("/webhooks", {"url": "http://127.0.0.1:9/", "events": ["build.failed"]})["id"]
+    told = {"name": name, "project_id": project, "events": ["build.failed"], "webhook_url": "http://127.0.0.1:9/"}
+    channel = make("/ms-teams", told)["id"]
     issue = {"project_id": project, "title": name, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     user = session.get("/api/v3/me").json()["id"]
@@ -128,7 +130,7 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
         "user_id": user,
     }
     api_token = make("/api-tokens", {"name": "fuzz"})["secret"]
-    own_ids = {"/api/v3/node-pools": pool, "/api/v3/webhooks": webhook}
+    own_ids = {"/api/v3/node-pools": pool, "/api/v3/webhooks": webhook, "/api/v3/ms-teams": channel}
     return Fuzzed(session.url, session, api_token, node["agent_token"], ids, own_ids)
 
 

@@ -67,7 +67,11 @@ class Operation:
         return frozenset(parameter.name for parameter in given if parameter.required)
 
 
-READING = {("POST", "/api/v3/jobs/{job_id}/export"), ("POST", "/api/v3/webhooks/{id}/test")}
+READING = {
+    ("POST", "/api/v3/jobs/{job_id}/export"),
+    ("POST", "/api/v3/webhooks/{id}/test"),
+    ("POST", "/api/v3/ms-teams/{id}/test"),
+}
 """Posts that change nothing."""
 
 
@@ -175,6 +179,11 @@ SERVED = (
     ("POST", "/api/v3/webhooks/{id}/test"),
     ("GET", "/api/v3/webhooks/{id}/history"),
     ("POST", "/api/v3/webhooks/bulk-delete"),
+    ("GET", "/api/v3/ms-teams"),
+    ("POST", "/api/v3/ms-teams"),
+    ("PUT", "/api/v3/ms-teams/{id}"),
+    ("DELETE", "/api/v3/ms-teams/{id}"),
+    ("POST", "/api/v3/ms-teams/{id}/test"),
 )
 """The documented operations that the server serves so far; `test_served` keeps this list honest."""
 

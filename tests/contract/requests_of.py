@@ -71,8 +71,9 @@ def _thing(operation: Operation, name: str, world: World) -> int:
         "pool_id": world.pool,
         "node_pool_id": world.empty_pool,
     }
-    if name == "id":  # as the reference calls it for pools and webhooks
-        return world.webhook if operation.path.startswith("/api/v3/webhooks") else world.pool
+    if name == "id":  # as the reference calls it for several things
+        own = {"webhooks": world.webhook, "ms-teams": world.channel, "node-pools": world.pool}
+        return own[operation.path.split("/")[3]]
     return names[name]
 
 
@@ -115,6 +116,10 @@ def _fresh_webhook(call: Call, world: World) -> Call:
 
 def _fresh_webhooks(call: Call, world: World) -> Call:
     return replace(call, body={"ids": [world.new_webhook() for _ in range(3)]})
+
+
+def _fresh_channel(call: Call, world: World) -> Call:
+    return replace(call, ids={"id": world.new_channel()})
 
 
 def _fresh_template(call: Call, world: World) -> Call:
@@ -183,6 +188,8 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("PUT", "/api/v3/webhooks/{id}"): _fresh_webhook,
     ("DELETE", "/api/v3/webhooks/{id}"): _fresh_webhook,
     ("POST", "/api/v3/webhooks/bulk-delete"): _fresh_webhooks,
+    ("PUT", "/api/v3/ms-teams/{id}"): _fresh_channel,
+    ("DELETE", "/api/v3/ms-teams/{id}"): _fresh_channel,
     ("PUT", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("DELETE", "/api/v3/pipeline-templates/{template_id}"): _fresh_template,
     ("POST", "/api/v3/jobs/import"): _import,

@@ -93,6 +93,7 @@ class World:
     template: int = 0
     webhook: int = 0
     """One attempt arrived, one did not."""
+    channel: int = 0
     agent: Client = field(init=False)
     member: Client = field(init=False)
     """Admin of the project, reader of the other one."""
@@ -145,6 +146,11 @@ class World:
     def new_webhook(self, **more: Any) -> int:
         body = {"url": "https://hooks.example.com/", "events": ["build.failed"], "project_id": self.project, **more}
         return int(answered(self.admin.post("/api/v3/webhooks", json=body))["id"])
+
+    def new_channel(self) -> int:
+        body = {"name": "CI Alerts", "webhook_url": "https://teams.example.com/hook", "events": ["build.failed"]}
+        answer = self.admin.post("/api/v3/ms-teams", json=body | {"project_id": self.project})
+        return int(answered(answer)["id"])
 
     def new_token(self) -> int:
         return int(answered(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}))["id"])
@@ -221,7 +227,7 @@ def build_world(server: Server) -> World:
 
 
 def _webhooks(world: World) -> None:
-    world.webhook = world.new_webhook()
+    world.webhook, world.channel = world.new_webhook(), world.new_channel()
     world.new_webhook(active=False)
     world.new_webhook(project_id=world.other_project)
 

@@ -71,6 +71,9 @@ def filled(shop: Shop, marks: Marks, author: Client) -> tuple[int, int]:
     made(admin.post("/api/v3/known-issues", json=issue | defect))
     hook = {"project_id": shop.project, "url": f"https://example.com/{project}", "events": ["node.offline"]}
     made(admin.post("/api/v3/webhooks", json=hook | {"secret": project}))
+    channel = {"project_id": shop.project, "name": project, "webhook_url": f"https://example.com/{project}"}
+    mention = f"{project}@example.com"
+    made(admin.post("/api/v3/ms-teams", json=channel | {"events": ["node.offline"], "mention_on_fail": mention}))
     mark = marks.job
     job = shop.new_job(name=mark, repository=f"https://example.com/{mark}.git", default_branch=mark)
     configuration = {"command": mark * LONG, "setup": [mark], "env": {"A": mark}, "artifacts": [mark]}
@@ -142,7 +145,8 @@ def test_of_a_deleted_project_nothing_is_left(shop: Shop, marks: Marks) -> None:
     node = admin.get("/api/v3/nodes", params={"pool_id": shop.pool}).json()
     waiting = shop.start(job, branch=marks.build)
     assert said_in(shop.server, marks.project) >= {
-        *("projects_v1", "node_pools_v1", "known_issues_v1", "test_cases_v1", "webhooks_v1", "the events"),
+        *("projects_v1", "node_pools_v1", "known_issues_v1", "test_cases_v1", "webhooks_v1"),
+        *("teams_channels_v1", "the events"),
     }
     assert admin.delete(f"/api/v3/projects/{shop.project}").status_code == 204
     gone = (
