@@ -33,6 +33,7 @@ AGAIN_S = 0.3
 START_S = 60.0
 STOP_S = 10.0
 SHOWN = 300
+NO_DATABASE = "testhide: The database cannot be reached."
 """Of what a process said last."""
 DISK = "48m"
 """Of each agent's working folder, where it can be a disk of its own."""
@@ -183,8 +184,10 @@ class Stack:
 
     async def _look_after(self, unit: Unit) -> None:
         if unit.process is not None and (code := unit.process.poll()) is not None:
-            if not unit.expected:
-                self.unasked.append(f"{unit.name} ended with {code}: {last_words(unit.log)}")
+            words = last_words(unit.log)
+            # Who finds no database when it starts says so and leaves the rest to its keeper.
+            if not unit.expected and not words.endswith(NO_DATABASE):
+                self.unasked.append(f"{unit.name} ended with {code}: {words}")
             unit.process, unit.expected, unit.due = None, False, time.monotonic() + AGAIN_S
         if unit.process is None and not unit.held and time.monotonic() >= unit.due:
             unit.process = await asyncio.to_thread(unit.begin)
