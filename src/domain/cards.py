@@ -40,6 +40,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
 
 def message(card: Card) -> dict[str, Any]:
     content: dict[str, Any] = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
         "fallbackText": card.title,

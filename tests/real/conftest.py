@@ -2,16 +2,28 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+PACKAGES = {"node": "nodejs npm"}
+"""Of programs that have another name than their Debian package."""
 
 
 @pytest.fixture(autouse=True)
 def real_counterpart(request: pytest.FixtureRequest) -> None:
-    """`@pytest.mark.real("strace")`: skips where this Debian package is not installed, and says so."""
+    """`@pytest.mark.real("strace")`: skips where this program is not installed, and says so. For `node`, also where the
+    packages of the test's own folder are not.
+    """
     for marker in request.node.iter_markers("real"):
         for program in marker.args:
             if shutil.which(program) is None:
-                missing = f"needs {program}: apt-get install {program}"
-                assert not os.environ.get("TESTHIDE_REAL"), missing
-                pytest.skip(missing)
+                _missing(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
+            folder = Path(request.path).parent
+            if program == "node" and not (folder / "node_modules").is_dir():
+                _missing(f"needs npm packages: npm ci --prefix {folder}")
+
+
+def _missing(what: str) -> None:
+    assert not os.environ.get("TESTHIDE_REAL"), what
+    pytest.skip(what)
