@@ -27,7 +27,7 @@ MEANINGS = {
     "host": "address to listen on (127.0.0.1)",
     "port": "port to listen on (8000)",
     "data": "data folder: blobs, logs, embedded engines",
-    "base_url": "what links in mails and statuses begin with (http://HOST:PORT)",
+    "base_url": "what links in mails, cards and statuses begin with (http://HOST:PORT; cards: no link)",
     "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password; unset: made up and printed once",
