@@ -1,6 +1,8 @@
 """What a delete promises: nothing that the server stores, nor a new backup of it, says what was erased."""
 
 import asyncio
+import contextlib
+import os
 import subprocess
 import time
 import uuid
@@ -219,10 +221,17 @@ def said_in(server: Server, mark: str) -> set[str]:
                 found.add("the clear parts of events")
     if asyncio.run(_events_say(server, mark)):
         found.add("the events")
-    folder = Path(server.settings.data_dir)
-    if any(_says(path.read_bytes(), mark) or mark in path.name for path in folder.rglob("*") if path.is_file()):
+    if any(_says(content, mark) or mark in name for name, content in _files(server.settings.data_dir)):
         found.add("the files")
     return found
+
+
+def _files(folder: str) -> Iterator[tuple[str, bytes]]:
+    """All that are still there when they are opened: meanwhile a worker deletes."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield name, Path(place, name).read_bytes()
 
 
 async def _events_say(server: Server, mark: str) -> bool:
