@@ -29,10 +29,14 @@ class Unready(Exception):
 
 async def connect(conninfo: str, place: Place = "public") -> AsyncConnection:
     connection = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=5)
-    # Rows and position are lost together in a crash and made again from the log: no need to wait for the disk.
-    await connection.execute("SET synchronous_commit = off")
-    if place != "public":
-        await connection.execute("SELECT set_config('search_path', %s, false)", (place,))
+    try:
+        # Rows and position are lost together in a crash and made again from the log: no need to wait for the disk.
+        await connection.execute("SET synchronous_commit = off")
+        if place != "public":
+            await connection.execute("SELECT set_config('search_path', %s, false)", (place,))
+    except BaseException:  # cancelled, too
+        await connection.close()
+        raise
     return connection
 
 
