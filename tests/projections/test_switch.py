@@ -8,7 +8,7 @@ import pytest
 from projections.machinery import loader
 from projections.machinery.engine import Engine, LostLeadership
 from projections.machinery.model import Projection
-from projections.machinery.places import Unready, alone_beside, begin, connect
+from projections.machinery.places import Unready, alone_beside, begin, connect, held, lock_name
 from projections.upkeep.differing import diff
 from projections.upkeep.dropping import drop
 from projections.upkeep.overview import overview
@@ -189,6 +189,10 @@ async def test_the_next_release_is_built_while_this_one_serves(parts: Core) -> N
             with pytest.raises(Unready, match="version 1 is kept up by the projector of another release"):
                 await drop(connection, NEXT_RELEASE, ["owners"])
     async with parts.pool.connection() as connection:
+        async with asyncio.timeout(10):
+            # The locks of a connection are held until the database has noticed its end.
+            while await held(connection, [lock_name("public", "owners", 1)]):
+                continue
         assert await drop(connection, NEXT_RELEASE, ["owners"]) == ["owners version 1 (public)"]
         assert await drop(connection, NEXT_RELEASE, ["owners"]) == []
         assert await rows(connection, "owners_v2") == [("thing", "ann", 5, 5)]
