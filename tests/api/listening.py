@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -77,9 +78,10 @@ def listening() -> Iterator[Listening]:
 @contextlib.contextmanager
 def opened_server(engines: Engines, data: Path) -> Iterator[Server]:
     """With workers, which may call this machine; on a database of its own."""
+    name = f"opened_{uuid4().hex}"
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE opened")
-    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname="opened"))
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
     with running_server(own, data, "serve", "project", "work", outgoing_allow="127.0.0.0/8") as server:
         asyncio.run(create_first_admin(server.settings))
         server.settle()
