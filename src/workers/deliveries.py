@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from store import deliveries, delivery_upkeep
 from store.deliveries import WEBHOOKS, Ended, Leased
 from store.grouped import Grouped
 from store.listen import Listener, comes
+from workers.patience import patient
 
 log = structlog.get_logger()
 
@@ -113,7 +114,7 @@ class Deliveries:
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._news.clear()
-            async with _patient("deliveries"):
+            async with patient("deliveries"):
                 for leased in await self._lease():
                     tasks.create_task(self._deliver_patiently(leased))
             if await comes(self._news, LOOK_AGAIN_S):
@@ -136,7 +137,7 @@ class Deliveries:
         return leased
 
     async def _deliver_patiently(self, leased: Leased) -> None:
-        async with _patient("a delivery"):
+        async with patient("a delivery"):
             await self._deliver(leased)
 
     async def _deliver(self, leased: Leased) -> None:
@@ -163,7 +164,7 @@ class Deliveries:
     async def _say(self) -> None:
         while True:
             self._to_say.clear()
-            async with _patient("notices of deliveries"):
+            async with patient("notices of deliveries"):
                 await self.say()
             await comes(self._to_say, UPKEEP_S)
 
@@ -189,7 +190,7 @@ class Deliveries:
     async def _keep_up(self) -> None:
         while True:
             await asyncio.sleep(UPKEEP_S)
-            async with _patient("the upkeep of deliveries"):
+            async with patient("the upkeep of deliveries"):
                 await self.keep_up()
 
     async def keep_up(self) -> None:
@@ -210,12 +211,3 @@ def _ended(leased: Leased, outcome: Outcome, now: datetime) -> Ended:
         return Ended(leased, outcome, now, "giving_up", now)
     pause = RETRY_S[leased.tries] * (1 + JITTER * random.random())  # noqa: S311 - spreads load
     return Ended(leased, outcome, now, "pending", now + timedelta(seconds=pause))
-
-
-@contextlib.asynccontextmanager
-async def _patient(what: str) -> AsyncIterator[None]:
-    """What fails for want of the database is tried again later; by its lease, or at the next look."""
-    try:
-        yield
-    except psycopg.OperationalError as error:
-        log.warning(f"{what} wait for the database", error=str(error).strip())
