@@ -20,9 +20,16 @@ class FakeAgent:
         self.http = Client(url)
         self.http.headers["Authorization"] = f"Bearer {token}"
 
-    def connect(self) -> requests.Response:
-        hello = {"version": "1", "platform": "linux", "hostname": "fake", "cpu_cores": 2, "ram_gb": 4.0, "running": []}
-        return self.http.post("/api/v3/agent/connect", json=hello | {"session": self.session})
+    def connect(self, replaces: str | None = None) -> requests.Response:
+        hello: dict[str, Any] = {
+            "version": "1",
+            "platform": "linux",
+            "hostname": "fake",
+            "cpu_cores": 2,
+            "ram_gb": 4.0,
+            "running": [],
+        }
+        return self.http.post("/api/v3/agent/connect", json=hello | {"session": self.session, "replaces": replaces})
 
     def connected(self) -> FakeAgent:
         self.connect().raise_for_status()

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
         account = privileges.choose(options.build_user, options.trust_builds)
-        token, session_id = credentials.read(options.token_file)
+        token, session_secret = credentials.read(options.token_file)
         server = Server(options.server, token)
     except (NoAccount, credentials.NoToken, ValueError) as error:
         say(f"{str(error)[0].upper()}{str(error)[1:]}.")
@@ -54,10 +54,10 @@ def run(argv: list[str]) -> int:
         orphans.end_all(settings.builds)
         workspace.remove(settings.builds)
         work = Work(settings, options.once)
-        session = Session(settings, work, options.once, session_id or secrets.token_hex(16))
+        session = Session(settings, work, options.once, session_secret or secrets.token_hex(32))
         code = _serve(session, work, settings)
     if code == RESTART:
-        credentials.begin_anew(argv, [token, session.id])
+        credentials.begin_anew(argv, [token, session.secret])
     return code
 
 

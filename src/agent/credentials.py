@@ -28,7 +28,7 @@ def leave_environment(argv: Sequence[str], hand_over: bool) -> None:
 
 
 def begin_anew(argv: Sequence[str], words: Sequence[str]) -> None:
-    """This process as at its start; the words go through a pipe: the token and, if it goes on, the session."""
+    """This process as at its start; the words go through a pipe: the token and, if it goes on, the session's secret."""
     command = [*command_line(), *_without_handed_over(argv)]
     if words:
         read, write = os.pipe()
@@ -40,7 +40,7 @@ def begin_anew(argv: Sequence[str], words: Sequence[str]) -> None:
 
 
 def read(source: str | None) -> tuple[str, str | None]:
-    """Token and session, from a file, `-` (standard input) or the pipe of `begin_anew`."""
+    """Token and secret of the session, from a file, `-` (standard input) or the pipe of `begin_anew`."""
     if source is None:
         raise NoToken(f"the agent needs a token: --token-file FILE, --token-file - or {VARIABLE}")
     try:

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-from agent import VERSION, machine
+from agent import VERSION, machine, succession
 from agent.say import say
 from agent.server import BadToken, GivenUp, Refused, sleep
 from agent.settings import Settings
@@ -20,12 +20,14 @@ _SHOWN = 50
 
 
 class Session:
-    def __init__(self, settings: Settings, work: Work, once: bool, session_id: str) -> None:
-        self.id = session_id
+    def __init__(self, settings: Settings, work: Work, once: bool, secret: str) -> None:
+        self.secret = secret
+        self.id = succession.session_id(secret)
         self._settings = settings
         self._server = settings.server
         self._work = work
         self._once = once
+        self._predecessor = succession.inherited(settings.workdir)
         self._poll_s = 30.0
         self._heartbeat_s = 0.0
         self._connected = threading.Event()
@@ -74,6 +76,7 @@ class Session:
                 "cpu_cores": machine.cores(),
                 "ram_gb": machine.ram_gb(),
                 "running": [build_id for build_id, _ in self._work.running()],
+                "replaces": self._predecessor,
             }
             try:
                 node = self._server.post("/api/v3/agent/connect", about, pause=sleep)
@@ -87,6 +90,7 @@ class Session:
                 if self._once:
                     self._work.outcome.put(REFUSED)
                 time.sleep(_CONNECT_AGAIN)
+        succession.bequeath(self._settings.workdir, self.secret)
         self._work.max_parallel = int(node["max_parallel"])
         self._poll_s, self._heartbeat_s = float(node["poll_s"]), float(node["heartbeat_s"])
         self._settings.slots.warm()

@@ -25,7 +25,9 @@ from store.build_logs import Line
 
 HEARTBEAT_S = 10
 ALIVE_S = 15
-"""An agent that was heard of within this time keeps its node: another one with the same token is refused."""
+"""An agent that was heard of within this time keeps its node: another one with the same token is refused,
+unless it uses the same work folder, so that the other is known to be dead.
+"""
 MAX_REPORT = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
 """Agents send the last 256 KiB."""
@@ -44,6 +46,8 @@ class Connection(msgspec.Struct):
     cpu_cores: Annotated[int, Meta(ge=0, le=100_000)]
     ram_gb: Annotated[float, Meta(ge=0, le=1e7)]
     running: list[int] = []
+    replaces: Annotated[str, Meta(max_length=200)] | None = None
+    """The secret whose SHA-256 is the session of the last agent in the same work folder, which is gone."""
 
 
 class Connected(msgspec.Struct):
@@ -129,6 +133,7 @@ class AgentController(Controller):
                 cpu_cores=data.cpu_cores,
                 ram_gb=data.ram_gb,
                 replaces_dead=dead,
+                heir_of=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
             )
         )
         await act.services.gauges.seen(node_id, data.session)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any
 
 from commands.claims import release, take
@@ -59,7 +60,9 @@ class RegisterNode(Decision):
 
 @dataclass(frozen=True)
 class ConnectNode(Decision):
-    """`replaces_dead`: the agent of the connected session has not been heard of for too long."""
+    """`replaces_dead`: the agent of the connected session has not been heard of for too long. `heir_of`: the session
+    of the last agent in the caller's work folder, which is dead, since only one at a time can use it.
+    """
 
     node_id: int
     session: str
@@ -69,6 +72,7 @@ class ConnectNode(Decision):
     cpu_cores: int
     ram_gb: float
     replaces_dead: bool = False
+    heir_of: str | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return (NODE.at(self.node_id),)
@@ -77,7 +81,8 @@ class ConnectNode(Decision):
         node = _existing(node, self.node_id)
         if node.session == self.session:
             return
-        if node.session is not None and not self.replaces_dead:
+        replaces = self.replaces_dead or compare_digest(node.session or "", self.heir_of or "")
+        if node.session is not None and not replaces:
             raise Conflict(f"Another agent is connected as node {node.title!r}; stop it, or register this machine too.")
         yield NodeConnected(
             node_id=self.node_id,

@@ -34,12 +34,13 @@ class AgentGauges:
         self._pool = pool
 
     async def polls(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """A poll opens or ends; the dispatcher is told."""
+        """A poll opens or ends; the dispatcher is told. The end of a session's poll says nothing of a later session."""
         await self._execute(
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
             " VALUES (%(node)s, %(session)s, now(), %(free)s, %(polling)s) ON CONFLICT (node_id) DO UPDATE"
-            " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = EXCLUDED.polling)"
-            " SELECT pg_notify(%(channel)s, %(payload)s)",
+            " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = EXCLUDED.polling"
+            " WHERE EXCLUDED.polling OR agent_gauges.session = EXCLUDED.session RETURNING node_id)"
+            " SELECT pg_notify(%(channel)s, %(payload)s) FROM seen",
             node=node_id,
             session=session,
             free=free,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import Agent, StartAgent, processes_until, processes_with
 
-from agent import kernel, orphans
+from agent import kernel, orphans, succession
 
 FOREVER = "while :; do sleep 0.1; done"
 
@@ -122,6 +123,30 @@ def test_a_killed_agent_leaves_no_process_and_the_next_one_no_file(server: FakeS
     start()
     server.wait(lambda: server.connects)
     assert not (agent.workdir / "builds").exists()
+
+
+def test_a_killed_agents_place_is_taken_by_the_next_one_in_its_folder(server: FakeServer, start: StartAgent) -> None:
+    agent = start()
+    server.wait(lambda: server.polls)
+    agent.process.kill()
+    agent.wait()
+    kept = agent.workdir / "session"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    start().wait_said("Connected")
+    first, second = server.connects
+    assert first["replaces"] is None
+    assert hashlib.sha256(second["replaces"].encode()).hexdigest() == first["session"] != second["session"]
+    assert second["replaces"] not in agent.said
+
+
+def test_where_the_machine_has_started_since_nobody_is_replaced(place: Path) -> None:
+    succession.bequeath(place, "secret")
+    assert succession.inherited(place) == "secret"
+    kept = place / "session"
+    kept.write_text(kept.read_text().replace(kernel.boot(), "another-boot"))
+    assert succession.inherited(place) is None
+    kept.write_text("")
+    assert succession.inherited(place) is None
 
 
 def test_what_outlived_agent_and_supervisor_is_ended_by_the_next_agent(server: FakeServer, start: StartAgent) -> None:

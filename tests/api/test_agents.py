@@ -1,5 +1,6 @@
 """What agents are answered: docs/agent-protocol.md. Who gets which build is tests/workers/test_dispatch.py's."""
 
+import hashlib
 import uuid
 from typing import Any
 
@@ -84,6 +85,23 @@ def test_what_a_released_session_had_goes_to_the_next_one(shop: Shop) -> None:
     first.disconnect().raise_for_status()
     again = second.connected().take_up()
     assert (again["id"], again["attempt"]) == (build["id"], 2)
+    second.finished(again).raise_for_status()
+
+
+def test_who_shows_the_secret_of_a_session_takes_its_place_and_what_it_had(shop: Shop) -> None:
+    token, secret = shop.new_token(), uuid.uuid4().hex
+    first, second = (FakeAgent(shop.server.url, token) for _ in range(2))
+    first.session = hashlib.sha256(secret.encode()).hexdigest()
+    shop.start()
+    build = first.connected().take_up()
+    for no_proof in (None, "", uuid.uuid4().hex, first.session):
+        assert second.connect(replaces=no_proof).status_code == 409
+
+    assert second.connect(replaces=secret).status_code == 200
+    again = second.take_up()
+    assert (again["id"], again["attempt"]) == (build["id"], 2)
+    assert first.finished(build).status_code == 409
+    assert FakeAgent(shop.server.url, token).connect(replaces=secret).status_code == 409, "it is of a past session"
     second.finished(again).raise_for_status()
 
 

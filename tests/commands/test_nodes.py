@@ -80,6 +80,12 @@ def test_a_dead_agent_is_replaced() -> None:
     assert decided(connect("s2", replaces_dead=True), REGISTERED, connected("s1")) == [connected("s2")]
 
 
+def test_an_heir_takes_the_place_of_its_predecessor_alone() -> None:
+    assert decided(connect("s2", heir_of="s1"), REGISTERED, connected("s1")) == [connected("s2")]
+    with pytest.raises(Conflict, match="agent-01"):
+        decided(connect("s3", heir_of="s1"), REGISTERED, connected("s1"), connected("s2"))
+
+
 @pytest.mark.parametrize("history", [(), (REGISTERED, DELETED)])
 def test_no_agent_connects_as_a_node_that_is_none(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""An agent that is stopped and started again, with the real server."""
+"""An agent that is stopped or killed and started again, with the real server."""
 
 import subprocess
 import time
@@ -28,4 +28,24 @@ def test_the_next_agent_of_a_node_connects_at_once(works: Works) -> None:
         works.agent = subprocess.Popen(works.agent.args, stderr=errors, cwd=works.errors.parent)
     works.ended(works.shop.start(works.job))
     assert time.monotonic() - stopped < 10, "a session that nobody released is waited for for 15 s"
+    assert "Another agent" not in works.errors.read_text()
+
+
+def test_a_killed_agents_builds_go_to_the_next_one_in_its_folder_at_once(works: Works) -> None:
+    place = works.errors.parent
+    job = works.shop.new_job()
+    command = f"touch {place}/begun; while [ ! -e {place}/gate ]; do sleep 0.05; done"
+    configuration = {"command": command, "setup": [], "env": {}, "artifacts": []}
+    works.shop.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
+    build = works.shop.start(job)
+    while not (place / "begun").exists():
+        time.sleep(0.02)  # between two looks
+    works.agent.kill()
+    works.agent.wait()
+    killed = time.monotonic()
+    (place / "gate").touch()
+    with works.errors.open("a") as errors:
+        works.agent = subprocess.Popen(works.agent.args, stderr=errors, cwd=place)
+    assert works.ended(build)["status"] == "passed"
+    assert time.monotonic() - killed < 10, "a session whose agent may still live is waited for for 15 s"
     assert "Another agent" not in works.errors.read_text()

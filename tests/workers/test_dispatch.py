@@ -244,6 +244,16 @@ async def test_an_assignment_is_taken_back_after_a_while(yard: Yard) -> None:
     assert state.attempt == 1
 
 
+async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard) -> None:
+    await yard.gauges.polls(3, "first", 1, polling=True)
+    await yard.connect("second")
+    await yard.gauges.polls(3, "second", 2, polling=True)
+    await yard.gauges.polls(3, "first", 0, polling=False)
+    gauge = await yard.gauges.of(3)
+    assert gauge is not None
+    assert (gauge.session, gauge.polling, gauge.free) == ("second", True, 2)
+
+
 async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(offline_s=1.0):
