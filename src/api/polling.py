@@ -61,10 +61,13 @@ class AgentPolls:
         services = self._services
         woken = self._lost(session, receipt)
         """What there is news about: `1025` is a build, `cmd-7` a command."""
-        news = asyncio.Event()
+        news, unsure = asyncio.Event(), asyncio.Event()
+        unsure.set()
 
         def on_wake(payload: str | None) -> None:
             node, _, about = (payload or "").partition(":")
+            if payload is None:
+                unsure.set()
             if payload is None or node == str(node_id):
                 woken.update([about] if about else [])
                 news.set()
@@ -72,17 +75,17 @@ class AgentPolls:
         # Register, then look, then wait: what is assigned in between is in one of the two.
         with services.listener.subscribed(WAKES, on_wake):
             async with self._only_poll(node_id, news) as replaced, _cut(request, news) as cut:
-                await services.waiter.wait(await services.log.head())
-                async with services.pool.connection() as connection:
-                    woken.update(map(str, await builds.assigned_to(connection, node_id)))
-                    woken.update(map(subject, await unanswered(connection, node_id)))
-                await services.gauges.polls(node_id, session, free, polling=True)
                 ends = asyncio.get_running_loop().time() + POLL_S
                 while not replaced.is_set():
                     if cut.is_set():
                         await services.gauges.polls(node_id, session, 0, polling=False)
                         return None
                     news.clear()
+                    if unsure.is_set():
+                        unsure.clear()
+                        woken.update(await self._waiting_for(node_id))
+                        # Also again: a database that crashed has forgotten who asks.
+                        await services.gauges.polls(node_id, session, free, polling=True)
                     while woken and not replaced.is_set() and not cut.is_set():
                         message, said = await self._message(woken.pop(), node_id, session)
                         if message is None or said in self._delivered or replaced.is_set() or cut.is_set():
@@ -97,6 +100,20 @@ class AgentPolls:
                         return None
                     await comes(news, left)
                 return None
+
+    def end_all(self) -> None:
+        """Their agents ask again, another process if this one ends."""
+        for end, news in self._open.values():
+            end.set()
+            news.set()
+
+    async def _waiting_for(self, node_id: int) -> set[str]:
+        """What the log has for the agent."""
+        services = self._services
+        await services.waiter.wait(await services.log.head())
+        async with services.pool.connection() as connection:
+            assigned = await builds.assigned_to(connection, node_id)
+            return {*map(str, assigned), *map(subject, await unanswered(connection, node_id))}
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, news: asyncio.Event) -> AsyncIterator[asyncio.Event]:

@@ -107,10 +107,11 @@ def serve(settings: Settings) -> None:
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             server.stop()  # type: ignore[no-untyped-call]
-            # It waits for all answers, and a stream has no end; one may also have begun just now.
+            # It waits for all answers, a stream has no end and a poll a late one; one may also have begun just now.
             while not serving.done():
                 if (streams := app.state.get("streams")) is not None:
                     streams.readers.cut_all()
+                    app.state.polls.end_all()
                 await asyncio.wait({serving}, timeout=CUT_AGAIN_S)
         await serving
 

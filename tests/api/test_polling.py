@@ -1,0 +1,31 @@
+"""An open poll while the database, or this process's connection to it, is lost."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+
+from tests.conftest import Server
+from tests.fake_agent import Shop
+from tests.polls import until_it_asks
+
+DISCONNECT_LISTENERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'LISTEN%' AND pid <> pg_backend_pid()
+"""
+
+
+def test_a_poll_that_heard_nothing_for_a_while_asks_again(server: Server) -> None:
+    shop = Shop(server)
+    agent = shop.new_agent()
+    with (
+        ThreadPoolExecutor() as threads,
+        psycopg.connect(server.engines.database_url, autocommit=True) as database,
+    ):
+        asking = threads.submit(agent.ask)
+        until_it_asks(database, agent)
+        # A crash of the database empties what is kept of agents, and cuts who listens.
+        database.execute("DELETE FROM agent_gauges WHERE session = %s", (agent.session,))
+        database.execute(DISCONNECT_LISTENERS)
+        until_it_asks(database, agent)
+        build = shop.start()
+        assert asking.result().json()["build"]["id"] == build
