@@ -163,6 +163,9 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time(event_log: EventLog, position: int) -> datetime:
-    """Of the event there, or of the next one where an append was rolled back."""
-    events = await event_log.read(position - 1, 1) if position else []
-    return events[0].event.at if events else UNSTAMPED
+    """Of the event there, or of the next one where an append was rolled back or the event cannot be read."""
+    while position and (events := await event_log.read(position - 1, 1)):
+        if events[0].event.at != UNSTAMPED:
+            return events[0].event.at
+        position = events[0].position + 1
+    return UNSTAMPED

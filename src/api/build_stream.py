@@ -18,7 +18,7 @@ import structlog
 
 from api.live import Reader
 from api.services import Services
-from domain.base import Recorded
+from domain.base import Recorded, readable
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -31,6 +31,7 @@ from domain.builds import (
     Finished,
     Verdict,
 )
+from domain.errors import StreamDamaged
 from store.build_logs import BuildLogs, Line
 from store.listen import BUILD_LOGS, comes
 from store.tail import Tail
@@ -158,6 +159,8 @@ class BuildFeed:
                     if self.end != had:
                         await asyncio.sleep(REST_S - (time.monotonic() - began))
                     await comes(self.news, LOOK_AGAIN_S)
+        except StreamDamaged as error:
+            log.error("a build's stream ends early", build=self.build_id, detail=error.detail)
         finally:
             # Whatever happened, nobody waits for it in vain.
             self.is_gone = self.status is None
@@ -205,7 +208,7 @@ class BuildFeed:
             self._begun.set()
         else:
             taken, self._taken = self._taken, []
-            self._fold(taken)
+            self._fold(readable(taken))
         await self._read()
         match self._build:
             case None | Deleted():

@@ -309,7 +309,7 @@ def _judged(opened: _Open, event: BuildFinished) -> Iterator[VerdictDiffers]:
 class History(Protocol):
     """Where the past is read."""
 
-    def parts(self) -> AsyncIterator[list[Recorded]]:
+    def parts(self) -> AsyncIterator[Sequence[Recorded]]:
         """The events of OF_RULES and OF_BUILDS that are wanted, in the order of the log, a few at once."""
         ...
 

@@ -5,12 +5,14 @@ An event says what happened, in the past tense, and belongs to one stream. A cat
 it as it is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+
+from domain.errors import StreamDamaged
 
 S = TypeVar("S")
 
@@ -49,6 +51,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return None
 
 
+class Damaged(Event, frozen=True):
+    """Stands where the log holds an event that cannot be read. Never stored, and of no meaning to any `evolve`."""
+
+    name: ClassVar[str] = "damaged"
+
+    type: str
+    """The name of the event that was stored."""
+    reason: str
+
+
 class Stamp(msgspec.Struct, frozen=True):
     """When, by whom and in the course of what: the part of an event that a decision does not make up."""
 
@@ -76,6 +88,17 @@ class Recorded(msgspec.Struct, frozen=True):
     event: Event
     erased: bool = False
     """Its data key was destroyed: the sealed fields show their defaults."""
+
+
+def readable(events: Sequence[Recorded]) -> Sequence[Recorded]:
+    """The same events. Raises StreamDamaged when one of them cannot be read."""
+    for recorded in events:
+        if isinstance(recorded.event, Damaged):
+            raise StreamDamaged(
+                f"{recorded.stream} cannot be used: its event at position {recorded.position} cannot be read"
+                f" ({recorded.event.reason})."
+            )
+    return events
 
 
 @dataclass(frozen=True)

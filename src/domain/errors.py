@@ -10,6 +10,7 @@ Rejection
     ├── Invalid              422
     ├── TooManyRequests      429
     ├── Unavailable          503
+    │       └── StreamDamaged 503
     └── StillRunning         504
 
 `detail` is a sentence that the caller can act on. One place (`api.problems`) turns these into
@@ -84,6 +85,12 @@ class TooManyRequests(Rejection):
 
 class Unavailable(Rejection):
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+
+class StreamDamaged(Unavailable):
+    """A stored event cannot be read, and without it nothing can be said or decided of its stream."""
+
+    slug, title = "damaged", "A stored event cannot be read"
 
 
 class StillRunning(Rejection):

@@ -8,6 +8,7 @@ salt, and proves with it what had been there. Both parts are compressed when tha
 version goes through the upcasters of its name first: plain functions from one version's dict to the next.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ import msgspec
 import zstandard
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 
-from domain.base import UNSTAMPED, Event, Recorded, Stamp
-from store.secrets import decrypt, encrypt
+from domain.base import UNSTAMPED, Damaged, Event, Recorded, Stamp
+from store.secrets import SecretMismatch, decrypt, encrypt
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
@@ -207,9 +208,34 @@ class EventMapper(Mapper[str]):
     def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
         """Raises as `opened`, and UnknownEvent."""
         opened = self.opened(stored, key_of)
-        event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
-        stamped = opened.envelope.stamp.on(event)
+        try:
+            event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
+            stamped = opened.envelope.stamp.on(event)
+        except UnknownEvent:
+            raise
+        except Exception as error:  # an upcaster may say anything of fields that nobody stored, and quote them
+            said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+            raise Unreadable(f"the fields are not those of {stored.topic}: {said}") from None
         return Recorded(str(stored.originator_id), stored.originator_version, position, stamped, opened.erased)
+
+    def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
+        """As `decode`, with Damaged in the place of what cannot be read. Raises UnknownEvent."""
+        try:
+            return self.decode(stored, position, key_of)
+        except (Unreadable, SecretMismatch) as error:
+            if stored.topic not in self._shapes:
+                raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
+            event: Event = Damaged(type=stored.topic, reason=str(error))
+            with contextlib.suppress(Unreadable, OverflowError):
+                event = self.envelope(stored.state).stamp.on(event)
+            return Recorded(str(stored.originator_id), stored.originator_version, position, event)
+
+    def key_name(self, state: bytes) -> str | None:
+        """Of the data key that the sealed fields need; None too for what cannot be read."""
+        try:
+            return self.envelope(state).key_name
+        except Unreadable:
+            return None
 
     def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
         shape = self._shapes.get(name)

@@ -61,6 +61,14 @@ async def note(connection: AsyncConnection, name: str, positions: Sequence[int])
     await connection.execute("UPDATE reaction_positions SET position = %s WHERE reaction = %s", (positions[-1], name))
 
 
+async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
+    """An event that cannot be taken now waits until it is asked for, and is due then."""
+    await connection.execute(
+        "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        (name, position, MAX_TRIES, error),
+    )
+
+
 async def lease(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
     """What is due of these reactions, put off so that no one else runs it meanwhile; a crash makes it due again."""
     cursor = await connection.execute(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from domain.errors import StreamDamaged
 from testhide.faults import Fault
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Fault as fault:
         print(f"testhide: {fault}", file=sys.stderr)
         return fault.exit_code
+    except StreamDamaged as error:
+        print(f"testhide: {error.detail}", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

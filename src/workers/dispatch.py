@@ -5,6 +5,7 @@ its leadership. Standbys wait for its lock.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -17,8 +18,9 @@ from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Handler
 from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools
+from domain.base import Damaged
 from domain.builds import BuildAssigned, BuildFinished
-from domain.errors import Conflict, NotFound
+from domain.errors import Conflict, NotFound, StreamDamaged
 from domain.nodes import NodeConnected
 from store.agents import AgentGauges
 from store.append import AppendFailed, VersionConflict
@@ -77,7 +79,7 @@ class Dispatcher:
                 try:
                     async with leading(self.conninfo, LOCK) as lock:
                         await _Leadership(self, lock).lead()
-                except (psycopg.OperationalError, AppendFailed, SteppedDown) as error:
+                except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
 
@@ -131,6 +133,7 @@ class _Leadership:
             await self._assign()
             if self._now() >= next_look:
                 await self._look_after()
+                await self._look_for_mended()
                 await self._say_why()
                 next_look = self._now() + 1.0
             await asyncio.sleep(REST_S)
@@ -139,6 +142,10 @@ class _Leadership:
     async def _follow(self) -> None:
         while events := await self._dispatcher.log.read(self._position, BATCH, FOLLOWED):
             for recorded in events:
+                if isinstance(recorded.event, Damaged):
+                    log.error("left alone", stream=recorded.stream, position=recorded.position)
+                    self._scheduler.leave_alone(recorded.stream)
+                    continue
                 self._scheduler.apply(recorded.event)
                 if isinstance(recorded.event, BuildAssigned):
                     self._assigned_at[recorded.event.build_id] = self._now()
@@ -194,6 +201,13 @@ class _Leadership:
                 # Its builds are orphans then.
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
 
+    async def _look_for_mended(self) -> None:
+        """Whoever leads next goes through the log again."""
+        for stream in self._scheduler.damaged:
+            with contextlib.suppress(StreamDamaged):
+                await self._dispatcher.log.load([stream])
+                raise SteppedDown(f"{stream} can be read again")
+
     async def _say_why(self) -> None:
         """What queued builds wait for, for whoever looks at them."""
         reasons = {
@@ -217,4 +231,6 @@ class _Leadership:
             log.info("already so", detail=error.detail)
         except NotFound as error:
             log.info("gone", detail=error.detail)
+        except StreamDamaged as error:
+            log.error("cannot be done", command=type(command).__name__, detail=error.detail)
         return False

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commands.flakiness import SayFlaky
 from commands.handler import Caller, Handler
+from domain.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
 from projections import flakiness, results
@@ -18,6 +20,8 @@ from projections.machinery.engine import positions
 from store import episodes
 from store.log import EventLog
 from workers.patience import patient
+
+log = structlog.get_logger()
 
 NAME = "flakiness"
 EVERY_S = 2.0
@@ -61,8 +65,8 @@ class FlakinessWatch:
                 return False
             found = await self.event_log.read(place, BATCH, [ResultsRecorded.name])
             for recorded in found:
-                if recorded.position <= shown:
-                    assert isinstance(recorded.event, ResultsRecorded)
+                # What is damaged is parked for the read models, too.
+                if recorded.position <= shown and isinstance(recorded.event, ResultsRecorded):
                     await self._look_at(connection, recorded.event)
             is_more = len(found) == BATCH and found[-1].position <= shown
             to = found[-1].position if is_more else shown
@@ -96,7 +100,10 @@ class FlakinessWatch:
             for case in cases
         ]
         for first in range(0, len(tests), SAID_AT_ONCE):
-            await self.handler.execute(SayFlaky(tuple(tests[first : first + SAID_AT_ONCE])), CALLER)
+            try:
+                await self.handler.execute(SayFlaky(tuple(tests[first : first + SAID_AT_ONCE])), CALLER)
+            except StreamDamaged as error:
+                log.error("not said to be flaky", build=event.build_id, detail=error.detail)
 
 
 def verdict(case: FlakyCase, seen: tuple[int, int] | None) -> Verdict:

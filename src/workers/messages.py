@@ -10,7 +10,7 @@ from time import monotonic
 import msgspec
 from cachetools import TTLCache
 
-from domain.base import Event, Recorded
+from domain.base import Event, Recorded, readable
 from domain.builds import BUILD, BuildFinished, BuildStarted
 from domain.deliveries import Message, message_id
 from domain.flakiness import TestTurnedFlaky
@@ -44,7 +44,7 @@ class Messages:
         self._events[recorded.position] = recorded
 
     async def of(self, position: int, event_type: str, item: int, *, replay: bool) -> Message:
-        """Raises LookupError when there is nothing at the position."""
+        """Raises LookupError when there is nothing at the position, StreamDamaged when what it needs cannot be read."""
         making = self._made.get((position, item))
         if making is None:
             making = self._made[position, item] = asyncio.create_task(self._make(position, item))
@@ -73,7 +73,7 @@ class Messages:
             found = await self._log.read(position - 1, 1)
             if not found or found[0].position != position:
                 raise LookupError(f"there is no event at position {position}")
-            recorded = found[0]
+            (recorded,) = readable(found)
         return recorded
 
     async def _make(self, position: int, item: int) -> Made:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 
+from domain.pools import POOL
 from workers.scheduler import Lane, NodePlace, Queued, Scheduler, Wish
 
 AGING = timedelta(minutes=10)
@@ -46,7 +47,10 @@ class _Round:
         self._asking = {
             node_id: node
             for node_id, node in scheduler.nodes.items()
-            if node.asks > 0 and node.session is not None and not node.quarantined
+            if node.asks > 0
+            and node.session is not None
+            and not node.quarantined
+            and POOL.at(node.pool_id or 0).name not in scheduler.damaged
         }
 
     def placed(self) -> Iterator[tuple[Queued, int]]:

@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
+from domain.base import readable
 from store import reactions as due_reactions
 from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
@@ -138,7 +139,7 @@ class Relay:
 
     async def _run_one(self, due: Due) -> None:
         try:
-            (recorded,) = await self._log.at([due.position])
+            (recorded,) = readable(await self._log.at([due.position]))
             await self._reactions[due.reaction].run(recorded.event, self._tools)
         except Exception as error:
             parked = due.tries >= MAX_TRIES

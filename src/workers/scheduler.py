@@ -5,12 +5,14 @@ Fed by events and by the polls of agents. Builds that are alike but for their ag
 
 from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from domain.base import Event
+from domain.base import Category, Event
 from domain.builds import (
+    BUILD,
     BuildAssigned,
     BuildEvent,
     BuildFinished,
@@ -19,8 +21,9 @@ from domain.builds import (
     BuildRequeued,
     BuildStarted,
 )
-from domain.jobs import JobCreated, JobDeleted, JobEvent, JobUpdated
+from domain.jobs import JOB, JobCreated, JobDeleted, JobEvent, JobUpdated
 from domain.nodes import (
+    NODE,
     NodeConnected,
     NodeDeleted,
     NodeEvent,
@@ -114,6 +117,8 @@ class Scheduler:
     """Ids of the builds in the queue, oldest first; no lane is empty."""
     served: Counter[int] = field(default_factory=Counter)
     """When each project was last given a slot: 1 is the first slot of all."""
+    damaged: set[str] = field(default_factory=set)
+    """Streams with an event that cannot be read: nothing is given to them, and nothing taken from them."""
     _tops: int = 0
     _slots: int = 0
 
@@ -127,6 +132,18 @@ class Scheduler:
                 self._node(event)
             case PoolEvent():
                 self._pool(event)
+
+    def leave_alone(self, stream: str) -> None:
+        """An event of it cannot be read, so nothing is known of its build, job, node or pool any more."""
+        self.damaged.add(stream)
+        prefix, _, number = stream.rpartition("-")
+        if prefix == BUILD.prefix:
+            self._dequeue(int(number))
+            self.active.pop(int(number), None)
+        elif prefix == JOB.prefix:
+            self.jobs.pop(int(number), None)
+        elif prefix == NODE.prefix:
+            self.nodes.pop(int(number), None)
 
     def _build(self, event: BuildEvent) -> None:
         match event:
@@ -235,18 +252,21 @@ class Scheduler:
         found = [
             Orphan(self.queue[build_id], None, "job_deleted")
             for lane, build_ids in self.lanes.items()
-            if lane.job_id not in self.jobs
+            if self._is_gone(JOB, lane.job_id, self.jobs)
             for build_id in build_ids
         ]
         for active in self.active.values():
             node = self.nodes.get(active.node_id)
-            if active.build.lane.job_id not in self.jobs:
+            if self._is_gone(JOB, active.build.lane.job_id, self.jobs):
                 found.append(Orphan(active.build, active.node_id, "job_deleted"))
-            elif node is None:
+            elif self._is_gone(NODE, active.node_id, self.nodes):
                 found.append(Orphan(active.build, active.node_id, "node_removed"))
-            elif node.session != active.session:
+            elif node is not None and node.session != active.session:
                 found.append(Orphan(active.build, active.node_id, "agent_lost"))
         return found
+
+    def _is_gone(self, category: Category[Any], number: int, known: Mapping[int, object]) -> bool:
+        return number not in known and category.at(number).name not in self.damaged
 
     def unacknowledged(self) -> list[tuple[int, Active]]:
         return [(number, active) for number, active in self.active.items() if not active.acknowledged]

@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Caller, Handler
 from commands.sealing import new_signing_key
 from domain.base import Recorded
+from domain.errors import StreamDamaged
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.append import AppendFailed
 from store.leading import leading
@@ -86,7 +87,7 @@ class Sealer:
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(0.2)
-                except (TreeDamaged, SecretMismatch, LookupError) as error:
+                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
                     log.error("the log is not sealed any more", error=str(error))
                     await asyncio.sleep(EVERY_S)
 

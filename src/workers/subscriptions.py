@@ -15,14 +15,15 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.base import Event, Recorded
+from domain.base import Event, Recorded, readable
 from domain.deliveries import SOURCES, chosen, wants
+from domain.errors import StreamDamaged
 from domain.nodes import NODE, NodeWentOffline
 from domain.pools import POOL
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
-from store import deliveries, subscriptions
+from store import deliveries, reactions, subscriptions
 from store.deliveries import Endpoint, New
 from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
@@ -74,8 +75,10 @@ class Follower:
                     await asyncio.sleep(REST_S)
 
     async def catch_up(self) -> None:
-        """Until there is nothing new; replays as far as they may go now."""
+        """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
         while await self._is_behind() and await self._follow():
+            pass
+        while await self._retry():
             pass
         while await self._replay():
             pass
@@ -121,10 +124,26 @@ class Follower:
                     alive.pop(event.channel_id, None)
                 elif isinstance(event, ProjectDeleted):
                     alive = {key: one for key, one in alive.items() if one.project_id != event.project_id}
-            else:
-                self._messages.expect(recorded)
-                new += fan_out(recorded, alive.values(), await self._project_of(event), replay=False)
+                continue
+            try:
+                project_id = await self._project_of(recorded)
+            except StreamDamaged as error:
+                log.error("event parked", follower=NAME, position=recorded.position, error=error.detail)
+                await reactions.park(connection, NAME, recorded.position, error.detail)
+                continue
+            self._messages.expect(recorded)
+            new += fan_out(recorded, alive.values(), project_id, replay=False)
         await self._add(connection, new)
+
+    async def _retry(self) -> bool:
+        """What was parked and is asked for again, as of now; whether there may be more."""
+        async with self._pool.connection() as connection, connection.transaction():
+            due = await reactions.lease(connection, [NAME], BATCH)
+            events = await self._log.at(sorted(one.position for one in due))
+            for one in due:
+                await reactions.done(connection, one)
+            await self._take(connection, events, await deliveries.endpoints(connection))
+        return bool(due)
 
     async def _replay(self) -> bool:
         """One batch of one replay; whether there may be more."""
@@ -137,7 +156,12 @@ class Follower:
             new: list[New] = []
             for recorded in events:
                 if recorded.position <= up_to:
-                    new += fan_out(recorded, (endpoint,), await self._project_of(recorded.event), replay=True)
+                    try:
+                        project_id = await self._project_of(recorded)
+                    except StreamDamaged as error:
+                        log.error("event left out of a replay", position=recorded.position, error=error.detail)
+                        continue
+                    new += fan_out(recorded, (endpoint,), project_id, replay=True)
             await self._add(connection, new)
             at = events[-1].position if len(events) == BATCH else up_to
             await subscriptions.move_replay(connection, replay, at, up_to)
@@ -147,8 +171,10 @@ class Follower:
         if new:
             await deliveries.add(connection, new, self._clock())
 
-    async def _project_of(self, event: Event) -> int | None:
-        """The project that an event belongs to; of a node that of its pool."""
+    async def _project_of(self, recorded: Recorded) -> int | None:
+        """The project that an event belongs to; of a node that of its pool. Raises StreamDamaged."""
+        readable([recorded])
+        event = recorded.event
         if not isinstance(event, NodeWentOffline):
             return getattr(event, "project_id", None)
         node = await self._log.state(NODE.at(event.node_id))

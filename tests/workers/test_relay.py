@@ -29,6 +29,7 @@ from store.reactions import MAX_TRIES, ReactionStanding
 from testhide.engines import Engines
 from testhide.processes import Core
 from tests.conftest import Server
+from tests.damage import damaged
 from tests.fake_agent import Shop
 from workers.reactions import REACTIONS, Reaction, Tools
 from workers.relay import Relay
@@ -167,6 +168,25 @@ async def test_what_fails_is_tried_again_and_says_why(yard: Yard) -> None:
     assert await relay.run_due() == 1
     assert await yard.due() == []
     assert calls == [5, 6, 5]
+
+
+async def test_an_event_that_cannot_be_read_waits_as_what_fails_does(yard: Yard) -> None:
+    calls: list[int] = []
+
+    async def runs(event: Event, tools: Tools) -> None:
+        assert isinstance(event, JobDeleted)
+        calls.append(event.job_id)
+
+    relay = yard.relay(reactions=(Reaction("tested", JobDeleted, runs),))
+    await _note(yard, relay, 5, 6)
+    position = (await yard.deletions())[0]
+    with damaged(yard.parts.conninfo, position):
+        assert await relay.run_due() == 2
+        ((_, _, error),) = await yard.due()
+        assert f"job-5 cannot be used: its event at position {position} cannot be read" in str(error)
+    await yard.make_due()
+    assert await relay.run_due() == 1
+    assert calls == [6, 5]
 
 
 async def test_who_dies_while_it_runs_leaves_it_due(yard: Yard) -> None:

@@ -298,6 +298,17 @@ def test_builds_of_a_lost_agent_are_orphans() -> None:
     assert orphans(after(*history, NodeDeleted(node_id=3))) == [(1, 3, "node_removed")]
 
 
+@pytest.mark.parametrize("stream", ["build-1", "job-5", "node-3", "node-pool-8"])
+def test_what_has_an_event_that_cannot_be_read_is_left_alone(stream: str) -> None:
+    """Nothing is given to it and nothing is taken from it: whatever was said there may be the opposite."""
+    scheduler = after(job(), pool(8), *node(pool=8), queued(1, pool=8), polls={3: 1})
+    scheduler.leave_alone(stream)
+    assert (assignments(scheduler, NOW), orphans(scheduler)) == ([], [])
+    scheduler = after(job(), job(6), pool(8), *node(pool=8), *node(4), queued(1, pool=8), queued(2), assigned(1))
+    scheduler.leave_alone(stream)
+    assert orphans(scheduler) == []
+
+
 def test_an_orphan_that_was_taken_back_is_none() -> None:
     history = (job(), *node(), queued(1), assigned(1), connected(session="s2"))
     (orphan,) = after(*history).orphans()

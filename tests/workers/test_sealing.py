@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from commands.handler import Caller, Handler
 from commands.sealing import ChangeSigningKey, new_signing_key
@@ -24,6 +25,7 @@ from store.merkle import Frontier
 from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 from store.sealing import AuditTree
 from testhide.processes import Core
+from tests.damage import damaged
 from workers import sealing
 from workers.sealing import Sealer, TreeDamaged, key_at
 
@@ -211,6 +213,28 @@ async def test_nothing_is_signed_on_top_of_a_damaged_tree(yard: Yard, damage: st
     with pytest.raises(TreeDamaged, match="restore"):
         await yard.seal()
     assert len(await yard.tree.checkpoints_before(None, 10)) == 1
+
+
+async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.sealing.EVERY_S", 0.05)
+    await yard.happen(1)
+    await yard.seal()
+    (key,) = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+    await yard.happen(1)
+    listener = Listener(yard.parts.conninfo, EVENTS)
+    await listener.start()
+    with capture_logs() as logs, damaged(yard.parts.conninfo, key.position):
+        running = asyncio.create_task(yard.sealer.run(listener))
+        async with asyncio.timeout(20):
+            while not any(entry["log_level"] == "error" for entry in logs):
+                await asyncio.sleep(0.02)
+        assert not running.done()
+    async with asyncio.timeout(20):
+        while len(await yard.tree.checkpoints_before(None, 10)) < 2:
+            await asyncio.sleep(0.02)  # between two looks at what no notification tells
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await listener.close()
 
 
 async def test_private_keys_are_sealed(yard: Yard) -> None:

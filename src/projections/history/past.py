@@ -15,10 +15,22 @@ import msgspec
 import structlog
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.base import Damaged, Recorded
 from projections.catalogue import PROJECTIONS
 from projections.machinery import copying, statements
-from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, columns
+from projections.machinery.model import (
+    Block,
+    Change,
+    Gone,
+    GoneBetween,
+    GoneWhere,
+    Key,
+    Many,
+    R,
+    Row,
+    columns,
+    must_be_readable,
+)
 
 log = structlog.get_logger()
 
@@ -71,10 +83,11 @@ class PastTables:
         """`is_blank` when its contents were erased."""
         for projection in self._projections:
             place = (projection.name, recorded.stream)
-            takes = projection.takes is None or isinstance(recorded.event, projection.takes)
+            takes = projection.takes is None or isinstance(recorded.event, (Damaged, *projection.takes))
             if not takes or place in self._stuck:
                 continue
             try:
+                must_be_readable(projection, recorded)
                 changes = list(projection.apply(recorded, self))
             except Exception as error:
                 # Parked, live: so it is not shown here either, nor what follows it.

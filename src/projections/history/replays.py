@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
-from domain.base import Event, Recorded
+from domain.base import Event, Recorded, readable
 from domain.triage import CLASSIFICATIONS, Classification
 from projections import trail
 from projections.machinery.reading import all_rows
@@ -64,14 +64,14 @@ class PastReports:
         if since is not None:
             self._wanted.insert(0, Filter(projects=projects, types=rules, until=since))
 
-    async def parts(self) -> AsyncIterator[list[Recorded]]:
+    async def parts(self) -> AsyncIterator[Sequence[Recorded]]:
         for wanted in self._wanted:
             position = 0
             while positions := await self._after(wanted, position):
                 for start in range(0, len(positions), READ):
                     if not self._go_on():
                         return
-                    yield await self._log.at(positions[start : start + READ])
+                    yield readable(await self._log.at(positions[start : start + READ]))
                 position = positions[-1]
         self.complete = True
 

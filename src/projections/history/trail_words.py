@@ -15,7 +15,7 @@ import msgspec
 from domain.artifacts import ARTIFACT
 from domain.audit import AUDIT_READ
 from domain.auth import API_TOKEN, SESSION
-from domain.base import Category, Event, Recorded
+from domain.base import Category, Damaged, Event, Recorded
 from domain.builds import BUILD, Build, status_of
 from domain.catalogue import AREAS
 from domain.claims import CLAIM
@@ -111,12 +111,16 @@ def told(recorded: Recorded, name: str | None) -> Told:
     """The event by itself; `with_changes` says what it changed. `name` is the actor's of today."""
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
+    if isinstance(event, Damaged):
+        type, did = event.type, f"did what cannot be read any more: {event.reason}"
+    else:
+        type, did = event.name, predicate(event)
     return Told(
         position=recorded.position,
         stream=recorded.stream,
         version=recorded.version,
-        type=event.name,
-        area=AREA_OF[event.name],
+        type=type,
+        area=AREA_OF[type],
         at=event.at,
         actor=event.actor,
         actor_name=name,
@@ -124,7 +128,7 @@ def told(recorded: Recorded, name: str | None) -> Told:
         causation=event.causation,
         project_id=getattr(event, "project_id", None),
         erased=recorded.erased,
-        summary=f"{subject(event.actor, name)} {predicate(event)}.{gone}",
+        summary=f"{subject(event.actor, name)} {did}.{gone}",
     )
 
 

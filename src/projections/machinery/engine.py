@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from domain.base import Recorded
 from projections.machinery import fitting, statements
 from projections.machinery.batch import Batch, Cache
-from projections.machinery.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest
+from projections.machinery.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest, must_be_readable
 from projections.machinery.parking import WAITS, Parked, blocked_streams, park
 from store.listen import PROJECTED
 
@@ -233,7 +233,8 @@ async def prefetch(
 
 
 def changes_of(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
-    """What follows from an event. Raises whatever the projection raises, and fitting.Unfit."""
+    """What follows from an event. Raises Unreadable, whatever the projection raises, and fitting.Unfit."""
+    must_be_readable(projection, event)
     changes = list(projection.apply(event, batch))
     for change in changes:
         fitting.check(change)

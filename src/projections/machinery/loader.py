@@ -20,13 +20,25 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from domain.base import Event, Recorded
+from domain.base import Damaged, Event, Recorded
 from domain.catalogue import EVENTS
 from projections.machinery import copying, statements
 from projections.machinery.engine import REFUSALS, LostLeadership, said
 from projections.machinery.fitting import check
 from projections.machinery.holding import Held, HeldBlocks, Span
-from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.machinery.model import (
+    Block,
+    Change,
+    Gone,
+    GoneBetween,
+    GoneWhere,
+    Key,
+    Many,
+    Projection,
+    R,
+    Row,
+    must_be_readable,
+)
 from projections.machinery.parking import WAITS, Parked, blocked_streams, park
 
 log = structlog.get_logger()
@@ -64,7 +76,12 @@ class _Takers(dict[type[Event], list[Projection]]):
         self._projections = projections
 
     def __missing__(self, event: type[Event]) -> list[Projection]:
-        self[event] = [item for item in self._projections if item.takes is None or issubclass(event, item.takes)]
+        # What is damaged may be of any type.
+        self[event] = [
+            item
+            for item in self._projections
+            if item.takes is None or event is Damaged or issubclass(event, item.takes)
+        ]
         return self[event]
 
 
@@ -193,7 +210,9 @@ class Loader:
             return []
 
     def _applied(self, projection: Projection, event: Recorded) -> list[Change | Packed]:
-        """Raises whatever the projection raises, and Unfit."""
+        """Raises Unreadable, whatever the projection raises, and Unfit."""
+        if type(event.event) is Damaged:
+            must_be_readable(projection, event)
         changes: list[Change | Packed] = []
         for change in projection.apply(event, self):
             if isinstance(change, Block):

@@ -15,7 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, 
 
 import msgspec
 
-from domain.base import Event, Recorded
+from domain.base import Damaged, Event, Recorded
+from domain.catalogue import EVENTS
 
 R = TypeVar("R", bound="Row")
 Key = tuple[Any, ...]
@@ -113,6 +114,10 @@ class Rows(Protocol):
         ...
 
 
+class Unreadable(Exception):
+    """An event that would have meant something to a projection is damaged."""
+
+
 @dataclass(frozen=True)
 class Projection:
     name: str
@@ -125,6 +130,13 @@ class Projection:
 
     def __post_init__(self) -> None:
         assert all(row.table.version == self.version for row in self.rows), f"{self.name}: its tables carry its version"
+
+
+def must_be_readable(projection: Projection, recorded: Recorded) -> None:
+    """Raises Unreadable where the event is damaged and of a type that the projection takes."""
+    event = recorded.event
+    if isinstance(event, Damaged) and (projection.takes is None or issubclass(EVENTS[event.type], projection.takes)):
+        raise Unreadable(event.reason)
 
 
 def digest(projections: Iterable[Projection]) -> str:

@@ -1,0 +1,58 @@
+"""An event that cannot be read, over HTTP: said where it lies, and in nobody else's way."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.external import new_build, new_job, new_project
+from tests.damage import damaged
+
+
+@pytest.fixture(name="job")
+def _job(server: Any) -> int:
+    return new_job(server, new_project(server))
+
+
+def _queued(server: Any, build: int) -> int:
+    (first,) = server.admin.get(f"/api/v3/audit/streams/build-{build}", params={"limit": 1}).json()
+    assert first["type"] == "build.queued"
+    return int(first["position"])
+
+
+def test_what_needs_it_is_refused_and_says_why(server: Any, job: int) -> None:
+    build, other = new_build(server, job), new_build(server, job)
+    position = _queued(server, build)
+    with damaged(server.settings.database_url, position):
+        for answer in (
+            server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "why?"}),
+            server.admin.get(f"/api/v3/builds/{build}", params={"as_of": position}),
+        ):
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:testhide:problem:damaged")
+            assert answer.json()["detail"].startswith(
+                f"build-{build} cannot be used: its event at position {position} cannot be read"
+            )
+        assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
+        answer = server.admin.post(f"/api/v3/builds/{other}/comment", json={"text": "fine"})
+        assert answer.status_code == 201
+    assert server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "ah"}).status_code == 201
+
+
+def test_the_audit_trail_shows_that_it_is_there(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    position = _queued(server, build)
+    with damaged(server.settings.database_url, position):
+        for path in (f"streams/build-{build}", "events"):
+            shown = server.admin.get(f"/api/v3/audit/{path}", params={"after": 0}).json()
+            (one,) = [event for event in shown if event["position"] == position]
+            assert (one["type"], one["stream"], one["area"]) == ("build.queued", f"build-{build}", "builds")
+            assert "cannot be read any more: the stored state is not an event's" in one["summary"]
+
+
+def test_a_time_is_found_past_it(server: Any, job: int) -> None:
+    build = new_build(server, job)
+    position = _queued(server, build)
+    at = server.admin.get(f"/api/v3/audit/streams/build-{build}").json()[-1]["at"]
+    job_position = int(server.admin.put(f"/api/v3/jobs/{job}", json={"name": "Later"}).headers["Testhide-Position"])
+    with damaged(server.settings.database_url, position):
+        answer = server.admin.get(f"/api/v3/jobs/{job}", params={"as_of": at})
+        assert position <= int(answer.headers["Testhide-As-Of"]) < job_position

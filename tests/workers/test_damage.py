@@ -1,0 +1,80 @@
+"""Events that cannot be read do not stop the workers: each says what it could not do, and does it once it can."""
+
+from collections import Counter
+
+import pytest
+
+from domain.builds import BUILD
+from domain.errors import StreamDamaged
+from store import reactions
+from store.reactions import ReactionStanding
+from testhide.processes import Core
+from tests.damage import damaged
+from tests.integrations.receiving import receiving, told
+from tests.workers.hooks import Hooks
+from tests.workers.test_dispatch import Yard, is_assigned
+from workers.subscriptions import NAME
+
+
+async def standing(parts: Core) -> ReactionStanding:
+    async with parts.pool.connection() as connection:
+        assert await reactions.any_parked(connection), "readyz says degraded"
+        (found,) = [one for one in await reactions.overview(connection) if one.name == NAME]
+    return found
+
+
+async def retry(parts: Core) -> None:
+    async with parts.pool.connection() as connection:
+        assert await reactions.retry(connection, None) == 1
+
+
+async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None:
+    parts = hooks.parts
+    async with receiving() as receiver:
+        await hooks.register(receiver.url, ("build.finished",))
+        for build_id in (1, 2):
+            await hooks.build(build_id, "passed")
+        first = (await parts.log.read(0, 100, ["build.finished"]))[0].position
+        with damaged(parts.conninfo, first):
+            await hooks.deliver()
+            assert told(receiver) == [("build.finished", 2)]
+            shown = await standing(parts)
+            assert (shown.due, shown.parked) == (0, 1)
+            assert shown.errors[0].startswith(f"position {first}: build-1 cannot be used")
+            await retry(parts)
+            await hooks.deliver()
+            assert (await standing(parts)).parked == 1, "it still cannot be read"
+        await retry(parts)
+        await hooks.deliver()
+        assert told(receiver) == [("build.finished", 2), ("build.finished", 1)]
+        async with parts.pool.connection() as connection:
+            assert not await reactions.any_parked(connection)
+
+
+async def test_a_replay_leaves_it_out(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        webhook = await hooks.register(receiver.url, ("build.finished",))
+        for build_id in (1, 2):
+            await hooks.build(build_id, "passed")
+        await hooks.deliver()
+        first = (await hooks.parts.log.read(0, 100, ["build.finished"]))[0].position
+        with damaged(hooks.parts.conninfo, first):
+            await hooks.replay(webhook)
+            await hooks.deliver()
+        assert Counter(told(receiver)) == {("build.finished", 1): 1, ("build.finished", 2): 2}
+
+
+async def test_the_rest_is_dispatched_and_what_was_damaged_once_it_is_mended(parts: Core) -> None:
+    yard = Yard(parts)
+    await yard.set_up()
+    for build_id in (1, 2):
+        await yard.start(build_id)
+    (queued,) = (await parts.log.load(["build-1"]))["build-1"]
+    async with yard.dispatching():
+        with damaged(parts.conninfo, queued.position):
+            await yard.gauges.polls(3, "first", 1, polling=True)
+            await yard.until(2, is_assigned)
+            with pytest.raises(StreamDamaged):
+                await parts.log.state(BUILD.at(1))
+        await yard.gauges.polls(3, "first", 1, polling=True)
+        await yard.until(1, is_assigned)
