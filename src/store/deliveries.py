@@ -4,7 +4,8 @@
 goes to whoever was subscribed when it happened. Their ids are of one sequence. A delivery is
 
     waiting      an earlier one of its lane has not ended
-    pending      due at `due_at`; while somebody is at it, `due_at` is the end of the lease
+    pending      due at `due_at`; while somebody is at it, `due_at` is the end of the lease, which ends earlier when
+                 nobody holds the lock called `leased_by` (see `leading`) any more
     delivered
     giving_up    the last attempt failed, which is still to be said
     given_up     said; it can be asked for again
@@ -48,6 +49,8 @@ TABLES = (
     "CREATE INDEX IF NOT EXISTS webhook_deliveries_to_say ON webhook_deliveries (id) WHERE state = 'giving_up'",
     "CREATE INDEX IF NOT EXISTS webhook_deliveries_ended ON webhook_deliveries (since)"
     " WHERE state IN ('delivered', 'given_up')",
+    "ALTER TABLE webhook_deliveries ADD COLUMN IF NOT EXISTS leased_by text",
+    "CREATE INDEX IF NOT EXISTS webhook_deliveries_leased ON webhook_deliveries (leased_by) WHERE leased",
     """
     CREATE TABLE IF NOT EXISTS webhook_attempts (
         id bigserial PRIMARY KEY, webhook_id bigint NOT NULL, delivery_id text NOT NULL, type text NOT NULL,
@@ -243,7 +246,8 @@ _LEASE = b"""
         ) due
         WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) LIMIT %(limit)s
     )
-    UPDATE webhook_deliveries d SET leased = true, due_at = %(until)s FROM picked WHERE d.id = picked.id
+    UPDATE webhook_deliveries d SET leased = true, leased_by = %(by)s, due_at = %(until)s
+    FROM picked WHERE d.id = picked.id
     RETURNING d.id, d.delivery_id, d.webhook_id AS endpoint_id, picked.kind, d.position, d.type, d.item, d.replay,
         d.tries, picked.url, picked.sealed_secret
 """
@@ -255,16 +259,20 @@ async def lease(
     until: datetime,
     running: dict[int, int],
     *,
+    by: str | None,
     each: int,
     limit: int,
 ) -> list[Leased]:
-    """What is due, at most `each` of an endpoint less what is `running` there; due again `until` it is ended."""
+    """What is due, at most `each` of an endpoint less what is `running` there. Due again `until` it is ended, or
+    when nobody holds the lock called `by` any more.
+    """
     async with connection.cursor(row_factory=class_row(Leased)) as cursor:
         await cursor.execute(
             _LEASE,
             {
                 "now": now,
                 "until": until,
+                "by": by,
                 "busy": list(running),
                 "running": list(running.values()),
                 "each": each,

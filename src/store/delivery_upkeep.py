@@ -1,4 +1,6 @@
-"""What has to follow from how deliveries went: events to be said, deliveries that come too late, and forgetting."""
+"""What has to follow from how deliveries went: events to be said, deliveries of workers that are gone or that come too
+late, and forgetting.
+"""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -48,6 +50,25 @@ async def changed_health(connection: AsyncConnection) -> list[tuple[Kind, int, s
 
 async def health_said(connection: AsyncConnection, endpoint_id: int, *, failing: bool) -> None:
     await connection.execute("UPDATE webhook_endpoints SET said_failing = %s WHERE id = %s", (failing, endpoint_id))
+
+
+async def take_back(connection: AsyncConnection, worker: str, now: datetime) -> int:
+    """Makes due what other workers than this had begun which are gone: their locks are free. How many that were."""
+    # Whoever ends such an attempt all the same is not waited for: it holds the endpoint first, then the delivery.
+    cursor = await connection.execute(
+        "WITH gone AS MATERIALIZED (SELECT name FROM"
+        "  (SELECT DISTINCT leased_by AS name FROM webhook_deliveries WHERE leased AND leased_by <> %(worker)s) others"
+        "  WHERE pg_try_advisory_xact_lock(hashtextextended(name, 0))),"
+        " begun AS (SELECT d.id, d.webhook_id FROM webhook_endpoints e JOIN webhook_deliveries d ON d.webhook_id = e.id"
+        "  WHERE d.state = 'pending' AND d.leased AND d.leased_by IN (SELECT name FROM gone)"
+        "  FOR UPDATE OF e, d SKIP LOCKED),"
+        " probes AS (UPDATE webhook_endpoints SET open_until = %(now)s"
+        "  WHERE probing AND id IN (SELECT webhook_id FROM begun))"
+        " UPDATE webhook_deliveries d SET leased = false, due_at = %(now)s FROM begun WHERE d.id = begun.id",
+        {"worker": worker, "now": now},
+        prepare=True,
+    )
+    return cursor.rowcount
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:

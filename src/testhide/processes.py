@@ -275,7 +275,9 @@ def work(settings: Settings) -> None:
             teams = TeamsSender(
                 parts.pool, parts.log, messages, parts.secrets, outgoing, waiter.wait, settings.base_url.rstrip("/")
             )
-            delivering = Deliveries(parts.pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow)
+            delivering = Deliveries(
+                parts.conninfo, parts.pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
+            )
             works = (relay.run(), schedules.run(), sealer.run(listener), waiter.run())
             flaky = FlakinessWatch(parts.pool, parts.log, handler)
             await _until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))

@@ -1,8 +1,9 @@
 """Delivers: leases what is due, sends it, notes how it went.
 
-At least once: who dies after a receiver has answered leaves the delivery leased, and it is due again. In order within
-a lane; an endpoint has so many under way at once and no more, so a slow one holds up nobody else. One that fails many
-times in a row is left alone for a while, then tried with one delivery; when that arrives all that waited follows.
+At least once: what a process had begun that dies is due again, as soon as the lock is free that it held while it lived;
+the end of the lease is for those that hang. In order within a lane; an endpoint has so many under way at once and no
+more, so a slow one holds up nobody else. One that fails many times in a row is left alone for a while, then tried with
+one delivery; when that arrives all that waited follows.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
+from uuid import uuid4
 
 import psycopg
 import structlog
@@ -25,6 +27,7 @@ from domain.errors import Rejection
 from store import deliveries, delivery_upkeep
 from store.deliveries import WEBHOOKS, Ended, Leased
 from store.grouped import Grouped
+from store.leading import leading
 from store.listen import Listener, comes
 from workers.patience import patient
 
@@ -75,18 +78,22 @@ NOTICES: Mapping[Kind, Notices] = {
 class Deliveries:
     def __init__(
         self,
+        conninfo: str,
         pool: AsyncConnectionPool,
         handler: Handler,
         senders: Mapping[Kind, Sender],
         listener: Listener,
         clock: Callable[[], datetime],
     ) -> None:
+        self._conninfo = conninfo
         self._pool = pool
         self._handler = handler
         self._senders = senders
         self._listener = listener
         self._clock = clock
         self._ending = Grouped(pool, deliveries.end)
+        self._worker: str | None = None
+        """The name of the lock that shows others that this process lives, a new one for each connection."""
         self._news = asyncio.Event()
         self._to_say = asyncio.Event()
         self._running: Counter[int] = Counter()
@@ -98,6 +105,7 @@ class Deliveries:
         """For ever. Any number of these may run at once."""
         with self._listener.subscribed(WEBHOOKS, lambda payload: self._news.set()):
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._live())
                 tasks.create_task(self._send(tasks))
                 tasks.create_task(self._say())
                 tasks.create_task(self._keep_up())
@@ -111,12 +119,32 @@ class Deliveries:
         await self.say()
         return attempts
 
+    async def _live(self) -> None:
+        """Shows others that this process lives, and looks whether they do."""
+        while True:
+            async with patient("the lock of deliveries"):
+                await self._hold(f"deliveries-{uuid4().hex}")
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def _hold(self, worker: str) -> None:
+        async with leading(self._conninfo, worker) as lock:
+            self._worker = worker
+            self._news.set()
+            try:
+                while True:
+                    if await delivery_upkeep.take_back(lock, worker, self._clock()):
+                        self._news.set()
+                    await asyncio.sleep(LOOK_AGAIN_S)
+            finally:
+                self._worker = None
+
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         while True:
             self._news.clear()
-            async with patient("deliveries"):
-                for leased in await self._lease():
-                    tasks.create_task(self._deliver_patiently(leased))
+            if self._worker is not None:
+                async with patient("deliveries"):
+                    for leased in await self._lease():
+                        tasks.create_task(self._deliver_patiently(leased))
             if await comes(self._news, LOOK_AGAIN_S):
                 await asyncio.sleep(REST_S)
 
@@ -128,6 +156,7 @@ class Deliveries:
                 now,
                 now + timedelta(seconds=LEASE_S),
                 dict(running),
+                by=self._worker,
                 each=EACH,
                 limit=AT_ONCE - running.total(),
             )

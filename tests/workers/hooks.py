@@ -16,17 +16,18 @@ from commands.projects import CloseProject, CreateProject, DeleteProject
 from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.base import Event
+from domain.deliveries import Kind
 from domain.teams import shown_url
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
 from projections.history.past import PastTables
 from projections.webhooks import WebhookRow
-from store import delivery_history
+from store import delivery_history, delivery_upkeep
 from store.deliveries import WEBHOOKS
 from store.listen import EVENTS, Listener
 from testhide.processes import Core
-from workers.deliveries import Deliveries
+from workers.deliveries import Deliveries, Sender
 from workers.messages import Messages
 from workers.subscriptions import Follower
 from workers.teams import TeamsSender
@@ -64,7 +65,8 @@ class Hooks:
         teams = TeamsSender(
             parts.pool, parts.log, messages, parts.secrets, self.outgoing, self.shows, "https://ci.example.com"
         )
-        return Deliveries(parts.pool, self.handler, {"webhook": webhooks, "teams": teams}, self.listener, self.clock)
+        senders: dict[Kind, Sender] = {"webhook": webhooks, "teams": teams}
+        return Deliveries(parts.conninfo, parts.pool, self.handler, senders, self.listener, self.clock)
 
     async def shows(self, position: int) -> bool:
         """There is no projector here."""
@@ -142,6 +144,10 @@ class Hooks:
     async def deliver(self) -> int:
         await self.follow()
         return await self.send()
+
+    async def take_back(self) -> int:
+        async with self.parts.pool.connection() as connection:
+            return await delivery_upkeep.take_back(connection, "nobody", self.clock())
 
     async def history(self, webhook_id: int) -> list[delivery_history.Attempt]:
         async with self.parts.pool.connection() as connection:

@@ -126,6 +126,26 @@ async def test_a_long_replay_goes_on_as_it_is_delivered(hooks: Hooks, monkeypatc
         assert len(receiver.requests) == 80
 
 
+async def test_what_somebody_has_begun_is_due_as_soon_as_he_is_gone(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        await hooks.register(receiver.url, ("build.started", "build.finished"))
+        await hooks.build(1, "passed")
+        await hooks.build(2, "passed")
+        await hooks.follow()
+        receiver.hold = asyncio.Event()
+        async with hooks.running():
+            await hooks.until(lambda: len(receiver.requests) == 2)
+            assert await hooks.take_back() == 0, "he lives"
+            assert await hooks.send() == 0
+        assert await hooks.send() == 0, "the leases have not ended"
+        receiver.hold.set()
+        async with hooks.running():
+            await hooks.until(lambda: len(receiver.requests) == 6)
+        assert len({request.headers["webhook-id"] for request in receiver.requests}) == 4
+        for build in (1, 2):
+            assert [name for name, of in told(receiver)[2:] if of == build] == ["build.started", "build.finished"]
+
+
 async def test_who_dies_in_the_middle_leaves_it_due(hooks: Hooks) -> None:
     async with receiving() as receiver:
         webhook = await hooks.register(receiver.url, ("build.finished",))

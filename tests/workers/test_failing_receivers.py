@@ -1,5 +1,7 @@
 """Receivers that fail: the schedule, the breaker, and what was given up."""
 
+import asyncio
+
 from store.deliveries import BREAKER
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
@@ -90,6 +92,24 @@ async def test_the_breaker_tries_one_at_a_time(hooks: Hooks) -> None:
             assert await hooks.deliver() == 1
         hooks.later(BREAKER.first_pause_s * 8 - 1)
         assert await hooks.deliver() == 0
+
+
+async def test_the_one_try_of_somebody_who_is_gone_is_made_by_another(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        receiver.status = 500
+        await hooks.register(receiver.url, ("build.finished",))
+        for build in range(1, 31):
+            await hooks.build(build, "passed")
+        await hooks.deliver()
+        hooks.later(BREAKER.first_pause_s)
+        receiver.hold, tried = asyncio.Event(), len(receiver.requests)
+        async with hooks.running():
+            await hooks.until(lambda: len(receiver.requests) > tried)
+        receiver.hold.set()
+        assert await hooks.send() == 0, "it is still leased"
+        assert await hooks.take_back() == 1
+        assert await hooks.send() == 1
+        assert len(receiver.requests) == tried + 2
 
 
 async def test_another_url_is_tried_at_once(hooks: Hooks) -> None:
