@@ -88,8 +88,8 @@ TABLES = (
         VALUES
             (endpoint, it.delivery_id, it.type, it.replay, it.attempts + 1, is_ok, status, what, took_ms, beginning,
             now);
-        UPDATE webhook_deliveries SET state = next_state, leased = false, due_at = next_due, tries = it.tries + 1,
-            attempts = it.attempts + 1, last_error = what WHERE id = delivery;
+        UPDATE webhook_deliveries SET state = next_state, leased = false, leased_by = NULL, due_at = next_due,
+            tries = it.tries + 1, attempts = it.attempts + 1, last_error = what WHERE id = delivery;
         IF is_ok THEN
             UPDATE webhook_endpoints SET ok = ok + 1, failures_in_a_row = 0, pause_s = 0, open_until = NULL,
                 probing = false WHERE id = endpoint;

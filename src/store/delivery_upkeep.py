@@ -64,7 +64,8 @@ async def take_back(connection: AsyncConnection, worker: str, now: datetime) -> 
         "  FOR UPDATE OF e, d SKIP LOCKED),"
         " probes AS (UPDATE webhook_endpoints SET open_until = %(now)s"
         "  WHERE probing AND id IN (SELECT webhook_id FROM begun))"
-        " UPDATE webhook_deliveries d SET leased = false, due_at = %(now)s FROM begun WHERE d.id = begun.id",
+        " UPDATE webhook_deliveries d SET leased = false, leased_by = NULL, due_at = %(now)s FROM begun"
+        " WHERE d.id = begun.id",
         {"worker": worker, "now": now},
         prepare=True,
     )
