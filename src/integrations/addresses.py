@@ -60,6 +60,8 @@ _RANGES = (
     ("ff00::/8", "is multicast"),
 )
 REFUSED = tuple((ip_network(network), why) for network, why in _RANGES)
+ISATAP = 0x5EFE
+"""In any network, before an IPv4 address; behind the bit that says who gave the address out."""
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
@@ -154,6 +156,8 @@ def must_be_callable(addresses: Sequence[str], allowed: Sequence[Network], *, is
 def _why_not(address: Address) -> str | None:
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         return "is link-local"
+    if isinstance(address, IPv6Address) and int(address) >> 32 & 0xFDFFFFFF == ISATAP:
+        return "is an ISATAP tunnel"
     for network, why in REFUSED:
         if address in network:
             return why

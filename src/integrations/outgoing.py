@@ -50,6 +50,8 @@ class SystemResolver:
 
 
 def _look_up(name: str) -> list[str]:
+    if name == "localhost" or name.endswith(".localhost"):
+        return ["127.0.0.1"]  # whatever a name server says (RFC 6761, 6.3)
     found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 

@@ -125,7 +125,12 @@ LITERAL = {
     "[fe80::1]": "link-local",
     "[fec0::1]": "private",
     "[ff02::1]": "multicast",
+    "[2001:470::5efe:7f00:1]": "ISATAP",
+    "[2001:470::200:5efe:10.0.0.1]": "ISATAP",
+    "[2606:4700:0:0:0:5efe:a9fe:a9fe]": "ISATAP",
     "[100::1]": "not public",
+    "[64:ff9b:2::1]": "not public",
+    "[5f00::1]": "not public",
     "[4000::1]": "not public",
 }
 
@@ -170,9 +175,10 @@ async def test_a_name_that_leads_there_is_refused(host: str) -> None:
         await is_refused(client, "https://hooks.example.com/", LITERAL[host])
 
 
-async def test_names_that_only_the_system_knows() -> None:
+@pytest.mark.parametrize("name", ["localhost", "hooks.localhost", "a.b.LOCALHOST", "127.0.0.1.localhost"])
+async def test_names_of_this_machine_are_refused_without_a_name_server(name: str) -> None:
     async with HttpOutgoing() as client:
-        await is_refused(client, "https://localhost/", "this machine")
+        await is_refused(client, f"https://{name}/", "this machine")
 
 
 @pytest.mark.parametrize(
