@@ -2,12 +2,14 @@
 
 One stack of real processes, two of each, with real agents, works on for all rounds. In each round builds are started,
 stopped, talked about and read while faults happen that are drawn from the seed and the round's number: processes are
-killed with SIGKILL, stopped and held down, connections are cut, delayed and refused through a proxy, answers are lost,
-Redis is wiped, disks run full. Then everything may run again, and what tests/faults/rules.py says has to hold. Every
-few rounds, and at the end, all read models are built again and compared with what serves, row by row.
+killed with SIGKILL, stopped and held down, connections of clients, to PostgreSQL and to Redis are cut, delayed, left
+and refused by proxies, answers are lost, Redis is wiped, disks of agents and of the database run full. Then everything
+may run again, and what tests/faults/rules.py says has to hold. Every few rounds, and at the end, all read models are
+built again and compared with what serves, row by row.
 
-`--round N` plays one round again, `--seconds S` stops after that time. Writes results/faults.json, keeps the logs of
-all processes in results/faults/ when something broke, and exits with 1 then.
+`--first N` begins at that round, `--round N` plays one again, `--seconds S` stops after that time. Writes
+results/faults.json, also when it is told to end, keeps the logs of all processes in results/faults/ when something
+broke, and exits with 1 then.
 """
 
 import argparse
@@ -16,20 +18,22 @@ import json
 import os
 import random
 import shutil
+import signal
+import statistics
 import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from tests.conftest import free_port
 from tests.faults import rules
 from tests.faults.load import Caller, Order, Receiver, command, drawn_order
-from tests.faults.proxy import Proxy
 from tests.faults.rules import Books
-from tests.faults.stack import OF_EACH, Stack, running_stack
+from tests.faults.stack import DATABASE, Stack, running_stack
 from tests.faults.trouble import Fault, Trouble, drawn_faults
 
 from projections.catalogue import PROJECTIONS
@@ -49,14 +53,14 @@ MAX_BROKEN = 10
 
 
 class Suite:
-    def __init__(self, stack: Stack, proxy: Proxy, caller: Caller, receiver: Receiver, seed: int) -> None:
+    def __init__(self, stack: Stack, caller: Caller, receiver: Receiver, seed: int) -> None:
         self._stack = stack
         self._caller = caller
         self._receiver = receiver
-        self.trouble = Trouble(stack, proxy)
+        self.trouble = Trouble(stack)
         self._seed = seed
         self._job = 0
-        self._books: Books
+        self._books = Books(0)
         self._unasked = 0
         self.seen: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -78,7 +82,7 @@ class Suite:
         for number in range(AGENTS):
             body = {"name": f"machine {number}", "pool_id": pool, "max_parallel": 2}
             node = (await self._caller.call("POST", "/api/v3/nodes", body)).body
-            self._stack.begin_agent(f"agent-{number}", self._caller.url, node["agent_token"])
+            self._stack.begin_agent(f"agent-{number}", node["agent_token"])
         await self._stack.all_run()
         self._books = Books(project)
         async with core(self._stack.settings, pool_size=2) as parts:
@@ -107,8 +111,11 @@ class Suite:
             await asyncio.wait(waiting)
             broken.append(f"{len(waiting)} builds or their readers have not ended after {PATIENCE_S:.0f} s")
         self.recovered_s.append(time.monotonic() - quiet)
-        disk_was_full = any(fault.kind == "full disk" and fault.target for fault in faults)
-        broken += await self._check(orders, disk_was_full=disk_was_full)
+        disk_was_full = any(fault.kind == "full disk" and fault.target != DATABASE for fault in faults)
+        try:
+            broken += await self._check(orders, disk_was_full=disk_was_full)
+        except (TimeoutError, aiohttp.ClientError) as error:
+            broken.append("".join(traceback.format_exception(error)))
         return faults, broken
 
     async def _check(self, orders: list[Order], *, disk_was_full: bool) -> list[str]:
@@ -155,7 +162,7 @@ class Suite:
         """What it said, when it did not end with 0."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "testhide", "projections", *words),
-            env={**os.environ, "TESTHIDE_SETTINGS": str(self._stack.folder / "settings-project-0.json")},
+            env={**os.environ, "TESTHIDE_SETTINGS": str(self._stack.folder / "settings.json")},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -174,9 +181,23 @@ class Suite:
             await asyncio.sleep(LOOK_S)
         return left
 
+    def figures(self) -> dict[str, Any]:
+        recovered = self.recovered_s
+        return {
+            "faults": dict(self.faults.most_common()),
+            "not allowed here": sorted(self.trouble.skipped),
+            "seen": dict(sorted(self.seen.items())),
+            "messages": sum(map(len, self._books.told.values())),
+            "deliveries that arrived": self._receiver.deliveries,
+            "recovered after s": {"p50": round(statistics.median(recovered), 1), "max": round(max(recovered), 1)}
+            if recovered
+            else {},
+        }
+
     def _count(self, order: Order, end: rules.Ended) -> None:
         self.seen["builds"] += 1
         self.seen[f"builds {end.finished.reason or end.finished.status}"] += 1
+        self.seen["builds elsewhere"] += order.plan.external
         self.seen["attempts"] += end.attempts
         self.seen["log lines"] += end.finished.log_lines
         self.seen["readers"] += len(order.heard)
@@ -188,67 +209,89 @@ class Suite:
         return int(answer.body["id"])
 
 
-async def run(rounds: range, seconds: float | None, seed: int, keep: Path) -> dict[str, Any]:
-    broken: list[dict[str, Any]] = []
-    begun = time.monotonic()
-    played = 0
-    ports = [free_port() for _ in range(OF_EACH)]
-    proxy, receiver = Proxy(ports, random.Random(seed)), Receiver(random.Random(seed))
-    await proxy.start()
-    await receiver.start()
-    url = f"http://127.0.0.1:{proxy.port}"
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as http, running_stack(ports, url) as stack:
-        suite = Suite(stack, proxy, Caller(http, url), receiver, seed)
+@dataclass
+class Record:
+    """What is known of a run, at any moment of it."""
 
-        def tell(what: str, found: list[str], faults: list[Fault] | None = None) -> None:
-            drawn = ", ".join(map(str, faults or ()))
-            print(f"{what}: {drawn}{'' if found else ': all holds'}", file=sys.stderr, flush=True)
-            if found:
-                print("\n".join(f"    BROKEN {one}" for one in found), file=sys.stderr, flush=True)
-                broken.append({"at": what, "faults": list(map(str, faults or ())), "broken": found})
-                shutil.copytree(stack.folder / "logs", keep / what.replace(" ", "-"), dirs_exist_ok=True)
+    seed: int
+    keep: Path
+    """Where logs go when something broke."""
+    suite: Suite | None = None
+    rounds: int = 0
+    broken: list[dict[str, Any]] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def tell(self, stack: Stack, what: str, found: list[str], faults: Sequence[Fault] = ()) -> None:
+        drawn = ", ".join(map(str, faults))
+        print(f"{what}: {drawn}{'' if found else ': all holds'}", file=sys.stderr, flush=True)
+        if found:
+            print("\n".join(f"    BROKEN {one}" for one in found), file=sys.stderr, flush=True)
+            self.broken.append({"at": what, "faults": list(map(str, faults)), "broken": found})
+            shutil.copytree(stack.folder / "logs", self.keep / what.replace(" ", "-"), dirs_exist_ok=True)
+
+    def as_json(self, *, ended_early: bool) -> dict[str, Any]:
+        known = {
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "seconds": round(self.seconds, 1),
+            "ended early": ended_early,
+        }
+        return known | ({} if self.suite is None else self.suite.figures()) | {"broken": self.broken}
+
+
+async def run(rounds: range, seconds: float | None, record: Record) -> None:
+    task = asyncio.current_task()
+    assert task is not None, "it runs in one"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    rng = random.Random(record.seed)
+    async with (
+        Receiver(rng) as receiver,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        running_stack(rng) as stack,
+    ):
+        suite = record.suite = Suite(stack, Caller(http, stack.url), receiver, record.seed)
         await suite.begin()
         for number in rounds:
-            since = time.monotonic()
+            since = record.seconds
             faults, found = await suite.round(number)
-            played += 1
-            tell(f"round {number}", found, faults)
-            print(f"    {time.monotonic() - since:.1f} s", file=sys.stderr)
-            if played % REBUILD_EVERY == 0:
-                tell(f"rebuild after round {number}", await suite.rebuilt())
-            if len(broken) >= MAX_BROKEN or (seconds is not None and time.monotonic() - begun > seconds):
+            record.rounds += 1
+            record.tell(stack, f"round {number}", found, faults)
+            print(f"    {record.seconds - since:.1f} s", file=sys.stderr)
+            if record.rounds % REBUILD_EVERY == 0:
+                record.tell(stack, f"rebuild after round {number}", await suite.rebuilt())
+            if len(record.broken) >= MAX_BROKEN or (seconds is not None and record.seconds > seconds):
                 break
-        tell("deliveries at the end", await suite.all_delivered())
-        tell("rebuild at the end", await suite.rebuilt())
-        result = {
-            "seed": seed,
-            "rounds": played,
-            "seconds": round(time.monotonic() - begun, 1),
-            "faults": dict(suite.faults.most_common()),
-            "not allowed here": sorted(suite.trouble.skipped),
-            "seen": dict(suite.seen),
-        }
-    await proxy.close()
-    await receiver.close()
-    return result | {"broken": broken}
+        record.tell(stack, "deliveries at the end", await suite.all_delivered())
+        record.tell(stack, "rebuild at the end", await suite.rebuilt())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Break everything around a server, again and again.")
     parser.add_argument("--rounds", type=int, default=500)
-    parser.add_argument("--seconds", type=float, help="stop after this time")
+    parser.add_argument("--first", type=int, default=1, help="begin with this one")
     parser.add_argument("--round", type=int, help="play only this one")
+    parser.add_argument("--seconds", type=float, help="stop after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
-    rounds = range(1, options.rounds + 1) if options.round is None else range(options.round, options.round + 1)
-    result = asyncio.run(run(rounds, options.seconds, options.seed, options.results / "faults"))
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "faults.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result))
-    return 1 if result["broken"] else 0
+    first, last = (options.first, options.rounds) if options.round is None else (options.round, options.round)
+    record = Record(options.seed, options.results / "faults")
+    ended_early = True
+    try:
+        asyncio.run(run(range(first, last + 1), options.seconds, record))
+        ended_early = False
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("told to end", file=sys.stderr)
+    finally:
+        result = record.as_json(ended_early=ended_early)
+        options.results.mkdir(parents=True, exist_ok=True)
+        (options.results / "faults.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(result))
+    return 1 if record.broken or ended_early else 0
 
 
 if __name__ == "__main__":

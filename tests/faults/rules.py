@@ -137,8 +137,8 @@ def verdict(order: Order, end: Ended, *, disk_was_full: bool) -> Iterator[str]:
         case _ if disk_was_full and finished.status == "failed":
             return  # the build itself may have found no room
         case _:
-            if (finished.status, finished.exit_code) != (plan.status, plan.exit_code):
-                yield f"{plan.token}: ended as {told}, and came to {plan.status}, {plan.exit_code}"
+            if (finished.status, finished.exit_code) != plan.verdict:
+                yield f"{plan.token}: ended as {told}, and came to {plan.verdict}"
 
 
 def by_plan(end: Ended) -> bool:

@@ -1,11 +1,13 @@
 """A stack of real processes: engines, two of each of the server's processes, agents. Whatever ends is started again.
 
-What ended without having been told to is remembered with its last words.
+What ended without having been told to is remembered with its last words. Every way between two processes leads through
+a proxy of its own; the suite itself asks the engines directly.
 """
 
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,16 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import psycopg
+from psycopg.conninfo import make_conninfo
 
 from agent.bundle import build_zipapp
 from testhide.engines import Postgres, Valkey
+from testhide.engines.accounts import engine_account
 from testhide.engines.folder import open_folder, read_record
+from testhide.faults import Fault
 from testhide.processes import create_first_admin, migrate
 from testhide.program import Program
 from testhide.settings import Settings, save_settings
-from tests.conftest import ADMIN
+from tests.conftest import ADMIN, free_port
+from tests.faults.proxy import End, Proxy
 
 SERVERS = ("serve", "project", "dispatch", "work")
+ENGINES = ("postgres", "valkey")
 OF_EACH = 2
 LOOK_S = 0.05
 AGAIN_S = 0.3
@@ -35,8 +43,13 @@ STOP_S = 10.0
 SHOWN = 300
 NO_DATABASE = "testhide: The database cannot be reached."
 """Of what a process said last."""
-DISK = "48m"
+DISK_OF_AGENT = "48m"
 """Of each agent's working folder, where it can be a disk of its own."""
+DISK_OF_DATABASE = "768m"
+CUSTOM_CONF = "max_wal_size = 96MB\n"
+"""Of the database on a small disk."""
+DATABASE = "database"
+PIECE = 1 << 20
 
 
 @dataclass
@@ -70,14 +83,17 @@ class Stack:
     folder: Path
     settings: Settings
     """The database is asked directly, too."""
-    ports: Sequence[int]
     postgres: Postgres
+    ways: dict[str, Proxy] = field(default_factory=dict)
+    """`api`, `database of serve-0`, `redis of work-1`."""
     units: dict[str, Unit] = field(default_factory=dict)
     unasked: list[str] = field(default_factory=list)
     """Processes that ended by themselves: name, how, last words."""
-    disks: list[Path] = field(default_factory=list)
-    """Working folders that are disks of their own."""
+    disks: dict[str, Path] = field(default_factory=dict)
+    """Folders that are disks of their own: of agents by their names, and `database`."""
     _full: set[Path] = field(default_factory=set)
+    _may_end: set[str] = field(default_factory=set)
+    """Engines that have, or had in this round, no room on their disk."""
     _keeper: asyncio.Task[None] | None = None
 
     def names(self, kind: str) -> list[str]:
@@ -108,12 +124,23 @@ class Stack:
         for unit in self.units.values():
             unit.held = False
 
-    def fill_disk(self, folder: Path) -> None:
-        filler = folder / "filler"
+    def fill_disk(self, name: str) -> None:
+        filler = self.disks[name] / "filler"
         self._full.add(filler)
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            while file.write(bytes(1 << 16)):
+        if name == DATABASE:
+            self._may_end |= set(ENGINES)
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while file.write(bytes(PIECE)) == PIECE:
                 continue
+
+    def use_up_log(self) -> None:
+        """Other work writes until PostgreSQL has no room for its log, which ends it."""
+        with (
+            contextlib.suppress(psycopg.OperationalError),
+            psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=2) as connection,
+        ):
+            while self._full:
+                connection.execute("SELECT pg_logical_emit_message(false, 'filler', repeat('x', %s))", (PIECE,))
 
     def empty_disks(self) -> None:
         for filler in self._full:
@@ -123,9 +150,21 @@ class Stack:
     async def all_run(self) -> None:
         deadline = time.monotonic() + START_S
         while down := [unit for unit in self.units.values() if not self._runs(unit)]:
-            said = {unit.name: last_words(unit.log) for unit in down}
+            said = self.unasked, {unit.name: last_words(unit.log) for unit in down}
             assert time.monotonic() < deadline, f"not everything starts again: {said}"
             await asyncio.sleep(LOOK_S)
+        self._may_end.clear()
+
+    async def lead_way(self, name: str, ends: Sequence[End], rng: random.Random) -> int:
+        """The port at which it begins."""
+        proxy = self.ways[name] = Proxy(ends, rng)
+        await proxy.start()
+        return proxy.port
+
+    @property
+    def url(self) -> str:
+        """Where clients find the API."""
+        return self.settings.base_url
 
     def begin(self, name: str, argv: Sequence[str], **env: str) -> None:
         log = self.folder / "logs" / f"{name}.log"
@@ -138,17 +177,15 @@ class Stack:
 
         self.units[name] = Unit(name, begin, log)
 
-    def begin_agent(self, name: str, url: str, token: str) -> None:
+    def begin_agent(self, name: str, token: str) -> None:
         place = self.folder / "agents" / name
         place.mkdir(parents=True)
-        if os.geteuid() == 0:
-            mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=711", "tmpfs", str(place)]
-            if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
-                self.disks.append(place)
+        if mounted(place, f"size={DISK_OF_AGENT},mode=711"):
+            self.disks[name] = place
         token_file = self.folder / f"{name}.token"
         token_file.write_text(token)
         token_file.chmod(0o600)
-        program = [sys.executable, "-I", str(self.folder / "agent.pyz"), "--server", url, "--trust-builds"]
+        program = [sys.executable, "-I", str(self.folder / "agent.pyz"), "--server", self.url, "--trust-builds"]
         self.begin(name, [*program, "--token-file", str(token_file), "--workdir", str(place)])
 
     def keep(self) -> None:
@@ -159,8 +196,7 @@ class Stack:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        engines = ("postgres", "valkey")
-        waves = [self.names("agent"), [name for kind in SERVERS for name in self.names(kind)], engines]
+        waves = [self.names("agent"), [name for kind in SERVERS for name in self.names(kind)], ENGINES]
         for wave in waves:
             running = [self.units[name] for name in wave if name in self.units]
             for unit in running:
@@ -169,6 +205,10 @@ class Stack:
                     send(unit.process.pid, signal.SIGINT if unit.name == "postgres" else signal.SIGTERM)
             for unit in running:
                 await asyncio.to_thread(_end, unit)
+        for proxy in self.ways.values():
+            await proxy.close()
+        for disk in self.disks.values():
+            subprocess.run(["umount", "-l", str(disk)], check=False)
 
     def builds_at_work(self) -> list[str]:
         """Processes that builds have started and that are still there."""
@@ -178,7 +218,7 @@ class Stack:
     async def _keep(self) -> None:
         """For ever."""
         while True:
-            for unit in self.units.values():
+            for unit in list(self.units.values()):
                 await self._look_after(unit)
             await asyncio.sleep(LOOK_S)
 
@@ -186,11 +226,16 @@ class Stack:
         if unit.process is not None and (code := unit.process.poll()) is not None:
             words = last_words(unit.log)
             # Who finds no database when it starts says so and leaves the rest to its keeper.
-            if not unit.expected and not words.endswith(NO_DATABASE):
+            if not unit.expected and unit.name not in self._may_end and not words.endswith(NO_DATABASE):
                 self.unasked.append(f"{unit.name} ended with {code}: {words}")
             unit.process, unit.expected, unit.due = None, False, time.monotonic() + AGAIN_S
         if unit.process is None and not unit.held and time.monotonic() >= unit.due:
-            unit.process = await asyncio.to_thread(unit.begin)
+            try:
+                unit.process = await asyncio.to_thread(unit.begin)
+            except (OSError, Fault) as error:
+                if unit.name not in self._may_end:
+                    self.unasked.append(f"{unit.name} cannot be started: {error}")
+                unit.due = time.monotonic() + AGAIN_S
 
     def _runs(self, unit: Unit) -> bool:
         if unit.process is None or unit.process.poll() is not None:
@@ -227,12 +272,19 @@ def last_words(log: Path) -> str:
     return lines[-1][-SHOWN:] if lines else ""
 
 
+def mounted(place: Path, options: str) -> bool:
+    """Whether the folder is a disk of its own now: only root may have that, and not everywhere."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    return os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
 @contextlib.asynccontextmanager
-async def running_stack(ports: Sequence[int], url: str) -> AsyncIterator[Stack]:
-    """Engines and server processes, one `serve` on each port; `url` is where clients find them. No agents yet."""
+async def running_stack(rng: random.Random) -> AsyncIterator[Stack]:
+    """Engines and server processes. No agents yet."""
     folder = Path(tempfile.mkdtemp(prefix="testhide-faults-"))
     folder.chmod(0o711)  # the engines' account has to get through
     data = folder / "data"
+    disks = _disk_of_database(data / "engines")
     try:
         with open_folder(data) as opened:
             postgres, valkey = Postgres(opened), Valkey(opened)
@@ -241,26 +293,38 @@ async def running_stack(ports: Sequence[int], url: str) -> AsyncIterator[Stack]:
                 redis_url=valkey.url,
                 secret_key=b"s" * 32,
                 data_dir=str(data),
-                base_url=url,
                 admin_email=ADMIN[0],
                 admin_password=ADMIN[1],
                 outgoing_allow="127.0.0.0/8",
             )
-            stack = Stack(folder, settings, ports, postgres)
+            stack = Stack(folder, settings, postgres, disks=disks)
             try:
-                await _begin(stack, postgres, valkey)
+                await _begin(stack, postgres, valkey, rng)
                 yield stack
             finally:
                 await stack.stop()
-                for disk in stack.disks:
-                    subprocess.run(["umount", "-l", str(disk)], check=False)
     finally:
         record = read_record(data)
         for place in {folder, *([Path(record.home), Path(record.sockets)] if record else [])}:
             shutil.rmtree(place, ignore_errors=True)
 
 
-async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey) -> None:
+def _disk_of_database(home: Path) -> dict[str, Path]:
+    """Where that is possible."""
+    account = engine_account(home)
+    home.mkdir(parents=True)
+    size = f"size={DISK_OF_DATABASE},mode=700"
+    if account is not None and mounted(home, f"{size},uid={account.uid},gid={account.gid}"):
+        return {DATABASE: home}
+    home.rmdir()
+    return {}
+
+
+async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey, rng: random.Random) -> None:
+    ports = [free_port() for _ in range(OF_EACH)]
+    url = f"http://127.0.0.1:{await stack.lead_way('api', ports, rng)}"
+    stack.settings = msgspec.structs.replace(stack.settings, base_url=url)
+    save_settings(stack.settings, stack.folder / "settings.json")
     (stack.folder / "logs").mkdir()
     for engine in (postgres, valkey):
         program = engine.program()
@@ -272,6 +336,7 @@ async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey) -> None:
                 return program.start(stdout=output, stderr=output)
 
         stack.units[engine.name] = Unit(engine.name, begin, log)
+    (postgres.cluster / "custom.conf").write_text(CUSTOM_CONF)
     stack.keep()
     await stack.all_run()
     await asyncio.to_thread(migrate, stack.settings)
@@ -279,9 +344,18 @@ async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey) -> None:
     (stack.folder / "agent.pyz").write_bytes(build_zipapp())
     for kind in SERVERS:
         for number in range(OF_EACH):
-            file = stack.folder / f"settings-{kind}-{number}.json"
-            save_settings(msgspec.structs.replace(stack.settings, port=stack.ports[number]), file)
-            stack.begin(f"{kind}-{number}", [sys.executable, "-P", "-m", "testhide", kind], TESTHIDE_SETTINGS=str(file))
+            name = f"{kind}-{number}"
+            to_database = await stack.lead_way(f"database of {name}", [postgres.socket], rng)
+            to_redis = await stack.lead_way(f"redis of {name}", [valkey.socket], rng)
+            own = msgspec.structs.replace(
+                stack.settings,
+                port=ports[number],
+                database_url=make_conninfo(postgres.url, host="127.0.0.1", port=to_database),
+                redis_url=f"redis://:{valkey.folder.record.valkey_password}@127.0.0.1:{to_redis}/0",
+            )
+            file = stack.folder / f"settings-{name}.json"
+            save_settings(own, file)
+            stack.begin(name, [sys.executable, "-P", "-m", "testhide", kind], TESTHIDE_SETTINGS=str(file))
     await stack.all_run()
 
 

@@ -8,10 +8,26 @@ from dataclasses import dataclass
 import redis.asyncio
 
 from tests.faults.proxy import Proxy
-from tests.faults.stack import SERVERS, Stack
+from tests.faults.stack import DATABASE, SERVERS, Stack
 
 KILLED = ("agent", "agent", "serve", "work", "project", "dispatch", "postgres", "valkey")
 PROCESSES = (*SERVERS, "agent", "postgres", "valkey")
+KINDS = {
+    "kill": 8,
+    "stop": 3,
+    "hold": 2,
+    "wipe": 1,
+    "cut": 2,
+    "delay": 1,
+    "deafen": 2,
+    "leave": 1,
+    "refuse": 2,
+    "lose": 3,
+    "replace": 1,
+    "full disk": 2,
+    "full log": 1,
+}
+"""How often each is drawn."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +36,12 @@ class Fault:
     kind: str
     target: str = ""
     lasts_s: float = 0.0
+    count: int = 0
 
     def __str__(self) -> str:
         lasts = f" for {self.lasts_s:.2f} s" if self.lasts_s else ""
-        return f"+{self.after_s:.2f} s {self.kind} {self.target}{lasts}"
+        often = f" {self.count} times" if self.count else ""
+        return f"+{self.after_s:.2f} s {self.kind} {self.target}{often}{lasts}"
 
 
 def drawn_faults(rng: random.Random, stack: Stack, within_s: float) -> list[Fault]:
@@ -37,10 +55,12 @@ def _drawn(rng: random.Random, stack: Stack, after_s: float) -> Fault:
     def one(kind: str) -> str:
         return rng.choice(stack.names(kind))
 
-    kind = rng.choices(
-        ("kill", "stop", "hold", "wipe", "cut", "delay", "deafen", "refuse", "lose", "replace", "full disk"),
-        (8, 3, 2, 1, 2, 1, 2, 2, 3, 1, 1),
-    )[0]
+    def way() -> str:
+        """Of clients; of all processes to an engine; of one process to the database."""
+        of_one = f"{DATABASE} of {one(rng.choice(SERVERS))}"
+        return rng.choice(("api", "api", "api", of_one, of_one, DATABASE, "redis"))
+
+    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
     match kind:
         case "kill":
             return Fault(after_s, kind, one(rng.choice(KILLED)))
@@ -49,21 +69,23 @@ def _drawn(rng: random.Random, stack: Stack, after_s: float) -> Fault:
         case "hold":
             target = one(rng.choice(("valkey", "postgres", "serve", "dispatch")))
             return Fault(after_s, kind, target, rng.uniform(0.5, 4))
-        case "delay" | "deafen" | "refuse":
-            return Fault(after_s, kind, "connections", rng.uniform(0.5, 4))
+        case "cut":
+            return Fault(after_s, kind, way())
+        case "delay" | "deafen" | "leave" | "refuse":
+            return Fault(after_s, kind, way(), rng.uniform(0.5, 4))
         case "lose":
-            return Fault(after_s, kind, str(rng.randrange(1, 8)))
+            return Fault(after_s, kind, way(), count=rng.randrange(1, 8))
         case "full disk":
-            target = str(rng.randrange(len(stack.disks))) if stack.disks else ""
-            return Fault(after_s, kind, target, rng.uniform(0.3, 2))
+            return Fault(after_s, kind, rng.choice((DATABASE, one("agent"))), rng.uniform(0.3, 2))
+        case "full log":
+            return Fault(after_s, kind, DATABASE, rng.uniform(0.5, 2))
         case _:
             return Fault(after_s, kind)
 
 
 class Trouble:
-    def __init__(self, stack: Stack, proxy: Proxy) -> None:
+    def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._proxy = proxy
         self.skipped: set[str] = set()
         """Faults that this machine does not allow."""
 
@@ -72,7 +94,8 @@ class Trouble:
         await self._kinds[fault.kind](self, fault)
 
     async def undo(self) -> None:
-        self._proxy.behave()
+        for proxy in self._stack.ways.values():
+            proxy.behave()
         self._stack.empty_disks()
         self._stack.release()
         await self._stack.all_run()
@@ -101,30 +124,50 @@ class Trouble:
         finally:
             await client.aclose()
 
+    def _ways(self, fault: Fault) -> list[Proxy]:
+        return [proxy for name, proxy in self._stack.ways.items() if name.startswith(fault.target)]
+
     async def _cut(self, fault: Fault) -> None:
-        self._proxy.cut()
+        for proxy in self._ways(fault):
+            proxy.cut()
 
     async def _delay(self, fault: Fault) -> None:
-        self._proxy.delay_s = 0.15
+        for proxy in self._ways(fault):
+            proxy.delay_s = 0.15
         await asyncio.sleep(fault.lasts_s)
-        self._proxy.delay_s = 0.0
+        for proxy in self._ways(fault):
+            proxy.delay_s = 0.0
 
     async def _deafen(self, fault: Fault) -> None:
         """Connections stand still, then break."""
-        self._proxy.hold()
+        for proxy in self._ways(fault):
+            proxy.hold()
+        await self._break_after(fault)
+
+    async def _leave(self, fault: Fault) -> None:
+        """The same, but the far end takes them for broken from the beginning."""
+        for proxy in self._ways(fault):
+            proxy.leave()
+        await self._break_after(fault)
+
+    async def _break_after(self, fault: Fault) -> None:
         await asyncio.sleep(fault.lasts_s)
-        self._proxy.cut()
-        self._proxy.behave()
+        for proxy in self._ways(fault):
+            proxy.cut()
+            proxy.behave()
 
     async def _refuse(self, fault: Fault) -> None:
-        self._proxy.refuses = True
-        self._proxy.cut()
+        for proxy in self._ways(fault):
+            proxy.refuses = True
+            proxy.cut()
         await asyncio.sleep(fault.lasts_s)
-        self._proxy.refuses = False
+        for proxy in self._ways(fault):
+            proxy.refuses = False
 
     async def _lose(self, fault: Fault) -> None:
         """What was asked is done, and who asked is not told."""
-        self._proxy.lost += int(fault.target)
+        for proxy in self._ways(fault):
+            proxy.lost += fault.count
 
     async def _replace(self, fault: Fault) -> None:
         """As a new version is brought out: one process after the other, each told to end."""
@@ -134,11 +177,15 @@ class Trouble:
                 await asyncio.sleep(0.3)
 
     async def _full_disk(self, fault: Fault) -> None:
-        if not fault.target:
-            self.skipped.add(fault.kind)
+        if fault.target not in self._stack.disks:
+            self.skipped.add(f"{fault.kind} of {fault.target.rstrip('-0123456789')}")
             return
-        await asyncio.to_thread(self._stack.fill_disk, self._stack.disks[int(fault.target)])
-        await asyncio.sleep(fault.lasts_s)
+        await asyncio.to_thread(self._stack.fill_disk, fault.target)
+        lasts = asyncio.sleep(fault.lasts_s)
+        if fault.kind == "full log":
+            await asyncio.gather(lasts, asyncio.to_thread(self._stack.use_up_log))
+        else:
+            await lasts
         self._stack.empty_disks()
 
     _kinds: "dict[str, Callable[[Trouble, Fault], Awaitable[None]]]" = {
@@ -149,8 +196,10 @@ class Trouble:
         "cut": _cut,
         "delay": _delay,
         "deafen": _deafen,
+        "leave": _leave,
         "refuse": _refuse,
         "lose": _lose,
         "replace": _replace,
         "full disk": _full_disk,
+        "full log": _full_disk,
     }
