@@ -30,6 +30,9 @@ Type = Literal[
 TYPES: tuple[Type, ...] = get_args(Type)
 PING = "ping"
 MAX_EXCERPT = 1_000
+ASKS_TO_WAIT = (429, 503)
+"""Answers whose `Retry-After` counts."""
+MAX_RETRY_AFTER_S = 3_600
 
 SOURCES: dict[str, tuple[type[Event], ...]] = {
     "build.started": (BuildStarted,),
@@ -120,12 +123,17 @@ class Outcome(msgspec.Struct, frozen=True):
     ms: int
     excerpt: str = ""
     """The beginning of the answer's body."""
+    retry_after_s: int = 0
+    """The receiver asks not to be tried earlier."""
 
 
-def outcome(status: int, ms: int, excerpt: str) -> Outcome:
+def outcome(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"
-    return Outcome(ok, status, error, ms, excerpt[:MAX_EXCERPT].replace("\0", "\N{REPLACEMENT CHARACTER}"))
+    wait_s = min(retry_after_s, MAX_RETRY_AFTER_S) if status in ASKS_TO_WAIT else 0
+    if wait_s:
+        error += f", asked to wait {wait_s} s"
+    return Outcome(ok, status, error, ms, excerpt[:MAX_EXCERPT].replace("\0", "\N{REPLACEMENT CHARACTER}"), wait_s)
 
 
 def message_id(position: int, occasion_type: str, item: int) -> str:

@@ -7,6 +7,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from time import perf_counter
 from types import TracebackType
 
@@ -21,6 +23,8 @@ CHECK_S = 2.0
 MAX_BODY = 64 * 1024
 """Of an answer; no more is read."""
 LOOKUPS_AT_ONCE = 32
+_DIGITS = 9
+"""Of a number of seconds that is read: more are a lifetime anyway."""
 IDLE_S = 4.0
 """Connections are kept this long: less than servers do, so that few are closed under a call."""
 
@@ -126,7 +130,7 @@ class HttpOutgoing:
                 wanted.url, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 excerpt = await _beginning(answer)
-                return Answer(answer.status, excerpt, _ms_since(began))
+                return Answer(answer.status, excerpt, _ms_since(began), _retry_after_s(answer.headers))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unanswered(_what_happened(error), _ms_since(began)) from None
 
@@ -157,6 +161,18 @@ class HttpOutgoing:
 
 def _ms_since(began: float) -> int:
     return round((perf_counter() - began) * 1000)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> int:
+    """A date counts from that of the answer: whatever our clock says, it was meant by theirs."""
+    asked = headers.get("Retry-After", "")
+    if asked.isascii() and asked.isdigit():
+        return int(asked[:_DIGITS])
+    try:
+        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        return max(0, round((parsedate_to_datetime(asked) - now).total_seconds()))
+    except (ValueError, TypeError, OverflowError):  # no date; one with a time zone, one without; a year of 20 digits
+        return 0
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:

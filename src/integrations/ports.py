@@ -69,6 +69,8 @@ class Answer:
     """The beginning of the body, as text."""
     ms: int
     """From the call to the last byte that was read."""
+    retry_after_s: int = 0
+    """How long it asks to be left alone, by `Retry-After`."""
 
 
 class Outgoing(Protocol):
@@ -94,4 +96,4 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
         return Outcome(False, 0, f"the URL {error}", 0)
     except Unanswered as error:
         return Outcome(False, 0, str(error), error.ms)
-    return outcome(answer.status, answer.ms, answer.excerpt)
+    return outcome(answer.status, answer.ms, answer.excerpt, answer.retry_after_s)

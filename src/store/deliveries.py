@@ -71,12 +71,14 @@ TABLES = (
     """
     CREATE OR REPLACE FUNCTION end_webhook_attempt(
         delivery bigint, endpoint bigint, now timestamptz, is_ok bool, status int, what text, took_ms int,
-        beginning text, next_state text, next_due timestamptz, opens_after int, first_pause int, longest_pause int
+        beginning text, next_state text, next_due timestamptz, asked_pause int, opens_after int, first_pause int,
+        longest_pause int
     ) RETURNS bool LANGUAGE plpgsql VOLATILE AS $body$
     DECLARE
         was webhook_endpoints;
         it webhook_deliveries;
         more bool := false;
+        pause int;
     BEGIN
         SELECT * INTO was FROM webhook_endpoints WHERE id = endpoint FOR UPDATE;
         SELECT * INTO it FROM webhook_deliveries WHERE id = delivery AND state = 'pending' FOR UPDATE;
@@ -102,11 +104,9 @@ TABLES = (
             UPDATE webhook_endpoints SET failed = failed + 1, failures_in_a_row = was.failures_in_a_row + 1,
                 last_error = what WHERE id = endpoint;
             IF was.failures_in_a_row + 1 >= opens_after AND (was.open_until IS NULL OR was.probing) THEN
-                UPDATE webhook_endpoints SET probing = false,
-                    pause_s = CASE WHEN was.pause_s = 0 THEN first_pause ELSE least(was.pause_s * 2, longest_pause) END,
-                    open_until = now + make_interval(secs =>
-                        CASE WHEN was.pause_s = 0 THEN first_pause ELSE least(was.pause_s * 2, longest_pause) END)
-                    WHERE id = endpoint;
+                pause := CASE WHEN was.pause_s = 0 THEN first_pause ELSE least(was.pause_s * 2, longest_pause) END;
+                UPDATE webhook_endpoints SET probing = false, pause_s = pause,
+                    open_until = now + make_interval(secs => greatest(pause, asked_pause)) WHERE id = endpoint;
             END IF;
         END IF;
         IF next_state <> 'pending' AND it.lane IS NOT NULL THEN
@@ -174,7 +174,9 @@ class Ended:
 
 
 class Breaker(NamedTuple):
-    """After so many failures in a row nothing is tried for a pause, then one delivery; each failure doubles it."""
+    """After so many failures in a row nothing is tried for a pause, then one delivery; each failure doubles it. A pause
+    is as long as the receiver asks, if that is longer.
+    """
 
     opens_after: int
     first_pause_s: int
@@ -289,10 +291,10 @@ async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]
     order = sorted(range(len(ended)), key=lambda place: (ended[place].leased.endpoint_id, ended[place].leased.id))
     rows = [ended[place] for place in order]
     cursor = await connection.execute(
-        "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, %s, %s, %s)"
+        "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, asked, %s, %s, %s)"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::int[], %s::text[], %s::int[],"
-        "  %s::text[], %s::text[], %s::timestamptz[])"
-        "  e(id, webhook, at, ok, status, error, ms, excerpt, state, due_at)",
+        "  %s::text[], %s::text[], %s::timestamptz[], %s::int[])"
+        "  e(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, asked)",
         (
             *BREAKER,
             [row.leased.id for row in rows],
@@ -305,6 +307,7 @@ async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]
             [row.outcome.excerpt for row in rows],
             [row.state for row in rows],
             [row.due_at for row in rows],
+            [row.outcome.retry_after_s for row in rows],
         ),
         prepare=True,
     )

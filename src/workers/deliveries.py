@@ -238,5 +238,5 @@ def _ended(leased: Leased, outcome: Outcome, now: datetime) -> Ended:
         return Ended(leased, outcome, now, "delivered", now)
     if leased.tries >= len(RETRY_S):
         return Ended(leased, outcome, now, "giving_up", now)
-    pause = RETRY_S[leased.tries] * (1 + JITTER * random.random())  # noqa: S311 - spreads load
+    pause = max(RETRY_S[leased.tries], outcome.retry_after_s) * (1 + JITTER * random.random())  # noqa: S311 - spreads load
     return Ended(leased, outcome, now, "pending", now + timedelta(seconds=pause))

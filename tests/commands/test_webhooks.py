@@ -142,3 +142,19 @@ def test_which_answers_are_good(status: int, ok: bool) -> None:
     assert (found.ok, found.error == "") == (ok, ok)
     assert found.excerpt.startswith("a\N{REPLACEMENT CHARACTER}b")
     assert len(found.excerpt) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "waits", "error"),
+    [
+        (429, 120, 120, "answered 429, asked to wait 120 s"),
+        (503, 10**8, 3_600, "answered 503, asked to wait 3600 s"),
+        (503, 0, 0, "answered 503"),
+        (500, 120, 0, "answered 500"),
+        (301, 120, 0, "answered 301"),
+        (200, 120, 0, ""),
+    ],
+)
+def test_who_may_ask_to_wait(status: int, asked: int, waits: int, error: str) -> None:
+    found = outcome(status, 5, "", asked)
+    assert (found.retry_after_s, found.error) == (waits, error)

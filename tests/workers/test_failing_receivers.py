@@ -34,6 +34,43 @@ async def test_the_schedule(hooks: Hooks) -> None:
         assert (given_up.attempts, given_up.type, given_up.error) == (8, "build.failed", "answered 503")
 
 
+async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:
+    async with receiving() as receiver, receiving() as channel:
+        webhook = await hooks.register(receiver.url, ("build.started", "build.finished"))
+        await hooks.register_channel(channel.url, ("build.finished",))
+        for one in (receiver, channel):
+            one.answers.append((429, {"Retry-After": "60"}, b""))
+        await hooks.build(1, "passed")
+        assert await hooks.deliver() == 2
+        await hooks.build(2, "passed")
+        assert await hooks.deliver() == 3, "nobody else waits"
+        for one in (receiver, channel):
+            one.answers.append((503, {"Retry-After": "60"}, b""))  # its turn is in 300 s
+        for pause in (60, RETRY_S[1]):
+            hooks.later(pause - 1)
+            assert await hooks.deliver() == 0
+            hooks.later(1 + pause * 0.1)
+            await hooks.deliver()
+        assert [name for name, of in told(receiver) if of == 1] == [*["build.started"] * 3, "build.finished"]
+        assert len(channel.requests) == 4
+        errors = [one.error for one in await hooks.history(webhook) if not one.ok]
+        assert errors == ["answered 503, asked to wait 60 s", "answered 429, asked to wait 60 s"]
+
+
+async def test_an_address_that_is_left_alone_is_so_for_as_long_as_it_asks(hooks: Hooks) -> None:
+    async with receiving() as receiver:
+        receiver.answers.extend([(429, {"Retry-After": "900"}, b"")] * BREAKER.opens_after)
+        await hooks.register(receiver.url, ("build.finished",))
+        for build in range(1, BREAKER.opens_after + 2):
+            await hooks.build(build, "passed")
+            await hooks.deliver()
+        assert len(receiver.requests) == BREAKER.opens_after
+        hooks.later(899)
+        assert await hooks.deliver() == 0
+        hooks.later(1)
+        assert await hooks.deliver() == BREAKER.opens_after + 1
+
+
 async def test_the_next_goes_when_one_is_given_up(hooks: Hooks) -> None:
     async with receiving() as receiver:
         await hooks.register(receiver.url, ("build.started", "build.finished"))
