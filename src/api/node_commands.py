@@ -9,6 +9,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
 from api.acting import Acting
+from api.hanging_up import hanging_up
 from api.permissions import User
 from commands.node_commands import RequestNodeCommand, done
 from domain.errors import Forbidden, NotFound, StillRunning
@@ -66,18 +67,19 @@ class NodeCommandController(Controller):
         with act.services.listener.subscribed(WAKES, on_wake):
             await act(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
             ends = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
-            while True:
-                answered.clear()
-                command = await act.services.log.state(NODE_COMMAND.at(command_id))
-                if command is not None and command.result is not None:
-                    return shown(command.result)
-                left = ends - asyncio.get_running_loop().time()
-                if left <= 0:
-                    raise StillRunning(
-                        f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
-                        f"/api/v3/nodes/{node_id}/commands/{command_id}",
-                    )
-                await comes(answered, min(1.0, left))
+            async with hanging_up(request, answered) as gone:
+                while True:
+                    answered.clear()
+                    command = await act.services.log.state(NODE_COMMAND.at(command_id))
+                    if command is not None and command.result is not None:
+                        return shown(command.result)
+                    left = ends - asyncio.get_running_loop().time()
+                    if left <= 0 or gone.is_set():
+                        raise StillRunning(
+                            f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
+                            f"/api/v3/nodes/{node_id}/commands/{command_id}",
+                        )
+                    await comes(answered, min(1.0, left))
 
     @get(
         "/commands/{command_id:int}",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from cachetools import LRUCache
 from litestar import Request
 
+from api.hanging_up import hanging_up
 from api.services import Services
 from commands.node_commands import subject
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
@@ -74,7 +75,7 @@ class AgentPolls:
 
         # Register, then look, then wait: what is assigned in between is in one of the two.
         with services.listener.subscribed(WAKES, on_wake):
-            async with self._only_poll(node_id, news) as replaced, _cut(request, news) as cut:
+            async with self._only_poll(node_id, news) as replaced, hanging_up(request, news) as cut:
                 ends = asyncio.get_running_loop().time() + POLL_S
                 while not replaced.is_set():
                     if cut.is_set():
@@ -190,21 +191,3 @@ class AgentPolls:
             "test_ids": queued.test_ids,
             "quarantine": quarantine,
         }
-
-
-@contextlib.asynccontextmanager
-async def _cut(request: Request[Any, Any, Any], news: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-    """Set when the caller's connection is gone."""
-    cut = asyncio.Event()
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            continue
-        cut.set()
-        news.set()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield cut
-    finally:
-        watching.cancel()

@@ -1,5 +1,6 @@
 """Commands on nodes: what an admin asks, what the agent hears and answers."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 import requests
 
+from store.listen import WAKES
+from tests.api.serving import serving
+from tests.conftest import ADMIN
 from tests.fake_agent import FakeAgent, Shop
 
 RESULT = {"exit_code": 0, "stdout": "Filesystem Size", "stderr": "", "truncated": False, "timed_out": False}
@@ -79,6 +83,20 @@ def test_an_answer_that_comes_too_late_can_be_asked_for(server: Any, machine: Ma
     shown = server.admin.get(path)
     assert (shown.status_code, shown.json()["exit_code"], shown.json()["timed_out"]) == (200, None, True)
     assert server.make_user("developer", {}).get(path).status_code == 403
+
+
+def test_who_hangs_up_is_not_waited_for(server: Any, machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(server) as inside:
+        waiting = inside.services.listener._callbacks[WAKES]
+        admin = inside.client(*ADMIN)
+        body = {"command": "df -h /", "timeout_s": 60}
+        with pytest.raises(requests.ReadTimeout):
+            admin.post(f"/api/v3/nodes/{machine.node}/execute", json=body, timeout=1)
+        deadline = time.monotonic() + 10
+        while inside.call(lambda: len(waiting)):
+            assert time.monotonic() < deadline, "it waits for the agent's answer although nobody wants it"
+            time.sleep(0.02)  # between two looks
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_restart(server: Any, machine: Machine) -> None:
