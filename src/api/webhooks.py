@@ -18,7 +18,7 @@ from api.types import MAX_ID, Id, Paged, next_page, provide_paged
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.deliveries import PING, Message, Type
 from domain.errors import Conflict, Forbidden, Invalid, NotFound
-from domain.signatures import headers, key_of
+from domain.signatures import headers, must_be_good
 from integrations.ports import Refused, attempt
 from projections import projects, webhooks
 from projections.webhook_views import WebhookView, schema, schemas
@@ -342,7 +342,7 @@ async def must_be_callable(act: Acting, url: str, field: str = "url") -> None:
 
 def sealed(act: Acting, secret: str) -> bytes:
     try:
-        key_of(secret)
+        must_be_good(secret)
     except ValueError as error:
         raise Invalid.field("secret", str(error)) from None
     return act.services.secrets.seal(secret)

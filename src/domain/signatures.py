@@ -6,6 +6,8 @@ import hmac
 from datetime import datetime
 
 PREFIX = "whsec_"
+KEY_BYTES = range(24, 64 + 1)
+"""How long the key of a `whsec_` secret may be, by Standard Webhooks."""
 
 
 def key_of(secret: str) -> bytes:
@@ -19,6 +21,13 @@ def key_of(secret: str) -> bytes:
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except ValueError:
         raise ValueError("begins with whsec_ but what follows is no base64") from None
+
+
+def must_be_good(secret: str) -> None:
+    """Raises ValueError for a `whsec_` secret that is none. One that was taken before this was asked still signs."""
+    length = len(key_of(secret))
+    if secret.startswith(PREFIX) and length not in KEY_BYTES:
+        raise ValueError(f"begins with whsec_ but what follows is base64 of {length} bytes, not of 24 to 64")
 
 
 def headers(

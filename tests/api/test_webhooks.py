@@ -107,6 +107,8 @@ def test_bulk_delete(server: Any, project: int) -> None:
         ({"events": []}, "events", ""),
         ({"events": ["build.exploded"]}, "events[0]", "build.exploded"),
         ({"secret": "whsec_not base64"}, "secret", "base64"),
+        ({"secret": "whsec_"}, "secret", "0 bytes"),
+        ({"secret": "whsec_c2hvcnQ="}, "secret", "24 to 64"),
         ({"secret": ""}, "secret", ""),
         ({"active": "yes"}, "active", ""),
     ],
@@ -117,6 +119,14 @@ def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], 
     assert answer.status_code == 422, answer.text
     error = answer.json()["errors"][0]
     assert (error["field"], says in error["message"]) == (field, True), error
+
+
+def test_a_new_secret_is_checked_too(server: Any, webhook: dict[str, Any]) -> None:
+    path = f"{AT}/{webhook['id']}"
+    refused = server.admin.put(path, json={"secret": "whsec_"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "secret")
+    for good in (f"whsec_{'A' * 32}", "s"):
+        made(server.admin.put(path, json={"secret": good}), 200)
 
 
 def test_who_may(server: Any, project: int, webhook: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Messages: real ones fit the published schemas, and a receiver that never read our code verifies them."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from commands.pools import CreatePool
 from commands.quarantine import AddToQuarantine
 from domain.deliveries import TYPES
 from domain.flakiness import TestTurnedFlaky
-from domain.signatures import headers, key_of
+from domain.signatures import headers, key_of, must_be_good
 from projections.webhook_views import schemas
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
@@ -116,3 +117,10 @@ def test_a_known_signature() -> None:
 def test_what_is_no_base64(secret: str) -> None:
     with pytest.raises(ValueError, match="base64"):
         key_of(secret)
+
+
+@pytest.mark.parametrize(("length", "good"), [(0, False), (23, False), (24, True), (64, True), (65, False)])
+def test_how_long_a_key_is(length: int, good: bool) -> None:
+    secret = "whsec_" + base64.b64encode(b"k" * length).decode()
+    with contextlib.nullcontext() if good else pytest.raises(ValueError, match=f"{length} bytes"):
+        must_be_good(secret)
