@@ -103,6 +103,24 @@ def change_the_actor(intruder: Intruder) -> set[int]:
     return {position}
 
 
+def change_the_time(intruder: Intruder) -> set[int]:
+    position, _, _, _, state = intruder.any_row()
+    envelope = MAPPER.envelope(state)
+    later = msgspec.structs.replace(envelope, at_us=envelope.at_us + 3_600_000_000)
+    intruder.change(position, "state", msgspec.msgpack.encode(later))
+    return {position}
+
+
+def swap_what_is_sealed(intruder: Intruder) -> set[int]:
+    """With commitment and key, so that each part fits the others."""
+    (one, first, _), (other, second, _) = intruder.sealed_row(), intruder.sealed_row()
+    for row, envelope, others in ((one, first, second), (other, second, first)):
+        taken = {name: getattr(others, name) for name in ("flags", "key_name", "sealed", "commitment")}
+        forged = msgspec.structs.replace(envelope, **taken)
+        intruder.change(row[0], "state", msgspec.msgpack.encode(forged))
+    return {one[0], other[0]} if one[0] != other[0] else set()
+
+
 def delete_a_row(intruder: Intruder) -> set[int]:
     position = intruder.any_row()[0]
     intruder.delete(position)
@@ -181,6 +199,8 @@ TAMPERINGS: Sequence[Callable[[Intruder], set[int]]] = (
     change_the_type,
     change_the_version,
     change_the_actor,
+    change_the_time,
+    swap_what_is_sealed,
     delete_a_row,
     swap_two_rows,
     swap_two_states,

@@ -39,12 +39,20 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
     at: datetime
 
 
-async def load_edge(connection: AsyncConnection) -> Edge:
-    """Where the stored tree ends."""
+async def load_edge(connection: AsyncConnection, size: int) -> Edge:
+    """Of the stored tree's first leaves. What is stored behind them is not looked at."""
+    wanted: list[tuple[int, int, int]] = []
+    while size:
+        n, count = divmod(size, TILE)
+        wanted.append((len(wanted), n, count * HASH))
+        size = n
     cursor = await connection.execute(
-        "SELECT DISTINCT ON (level) level, n, hashes FROM audit_tiles ORDER BY level, n DESC"
+        "SELECT level, n, substr(hashes, 1, length) FROM audit_tiles"
+        " JOIN unnest(%s::int[], %s::bigint[], %s::int[]) AS wanted(level, n, length) USING (level, n)",
+        [list(column) for column in zip(*wanted, strict=True)] or [[], [], []],
     )
-    return Edge(await cursor.fetchall())
+    tiles = {(level, n): hashes for level, n, hashes in await cursor.fetchall()}
+    return Edge((level, n, tiles.get((level, n), b"")) for level, n, _ in wanted)
 
 
 async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:

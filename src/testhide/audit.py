@@ -8,6 +8,7 @@ from store.export import Header
 from store.notes import BadNote, VerifierKey
 from store.sealing import AuditTree
 from testhide.faults import Fault
+from testhide.printing import printable
 from testhide.settings import Settings
 from testhide.verifier import Held, Verifier, checkpoint_of
 
@@ -49,11 +50,11 @@ def verify(export: Path, checkpoints: Iterable[Path], key: Path | None) -> int:
     except OSError as error:
         raise Fault(f"{export} cannot be read: {error}", 2) from None
     for finding in verifier.findings[:SHOWN]:
-        print(finding)
+        print(printable(str(finding)))
     if verifier.found > SHOWN:
         print(f"and {verifier.found - SHOWN} more")
     if verifier.header is not None:
-        print("\n".join(summary(verifier, verifier.header)))
+        print("\n".join(map(printable, summary(verifier, verifier.header))))
     if given is None and not held:
         print("compared with nothing from elsewhere: only a checkpoint or key kept outside rules out a forged export")
     print("ALTERED or incomplete" if verifier.found else "verified: nothing was altered")
@@ -62,7 +63,9 @@ def verify(export: Path, checkpoints: Iterable[Path], key: Path | None) -> int:
 
 def summary(verifier: Verifier, header: Header) -> Iterator[str]:
     chosen = ", ".join(f"{name} {value}" for name, value in header.filter.items()) or "the whole log"
-    yield f"log {header.origin}: {chosen}, up to position {header.size}"
+    begins = verifier.begins_at
+    covers = f"from position {begins} to {header.size}; what comes before is not in it"
+    yield f"log {header.origin}: {chosen}, {covers if begins > 1 else f'up to position {header.size}'}"
     yield (
         f"{verifier.events} events ({verifier.erased} of them erased), {verifier.gaps} empty positions,"
         f" {verifier.left_out} left out"

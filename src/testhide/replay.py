@@ -19,6 +19,7 @@ from projections import trail
 from projections.history.replays import PastReports
 from projections.history.trail_words import AT_ONCE, Folding, Told, category_of, told
 from testhide.faults import Fault
+from testhide.printing import printable
 from testhide.processes import Core, core
 from testhide.settings import Settings
 
@@ -114,11 +115,6 @@ def line(difference: Difference) -> str:
 
 def value(shown: Any) -> str:
     return "-" if shown is None else printable(shown if isinstance(shown, str) else json.dumps(shown))
-
-
-def printable(text: str) -> str:
-    """What comes from reports and people may hold anything, escapes for terminals too."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 class _Progress:

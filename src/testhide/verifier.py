@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from store.codec import SALT
 from store.export import Header, Line
 from store.leaves import EventLeaf, GapLeaf, Leaf, UnreadableLeaf, hash_of, sha256
 from store.merkle import HASH, BadProof, Frontier
@@ -56,10 +57,11 @@ class Verifier:
         """The checkpoints whose root the export has."""
         self._held = list(held)
         self._compared: list[Held] = []
-        self._at = 0
+        self._at = self._covered = 0
         self._tree: Frontier | None = Frontier()
         """None once something is missing, so that nothing can be compared."""
-        self._begins_at_first = True
+        self.begins_at = 1
+        """The first position that the export holds, shown or not."""
         self._has_ended = False
         self._versions: dict[str, int] = {}
         self._handed_to: list[tuple[int, VerifierKey]] = []
@@ -71,6 +73,8 @@ class Verifier:
                 if msgspec.json.encode(line) != text.removesuffix(b"\n"):
                     # A name that is there twice, say: other readers may take the value that is not verified here.
                     self._find(None, f"line {number} is not written as an export writes it")
+                if not _says_one_thing(line):
+                    self._find(None, f"line {number} says more than one thing")
                 self._take(line, number)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 self._find(None, f"line {number} is no whole line of an export")
@@ -82,7 +86,7 @@ class Verifier:
         elif self.header is None:
             self._find(None, f"line {number} comes before the export's header")
         elif line.end is not None:
-            self._has_ended = line.end == self._at
+            self._has_ended = line.end == self._at == self.header.size
         elif line.skipped is not None:
             self._leave_out(*line.skipped, line.hashes or [])
         elif line.gap is not None:
@@ -101,7 +105,7 @@ class Verifier:
             self._find(None, "the header's hashes are not those of what comes before the export")
             before = None
         if self.header is None:
-            self._at, self._tree, self._begins_at_first = header.after, before, header.after == 0
+            self._at, self._tree, self.begins_at = header.after, before, header.after + 1
             if self.key is None and header.keys:
                 self.key = _own_key(header.keys[0])
         else:
@@ -121,12 +125,17 @@ class Verifier:
         # Else it begins again with positions that are there already: each of them is a finding.
 
     def _hold(self, header: Header) -> None:
+        self._covered = header.size
         known = {held.note for held in self._held}
         own = [("the export's handover", note, True) for note in header.handovers]
         for label, note, is_handover in [*own, ("the export's own", header.checkpoint, False)]:
             try:
+                checkpoint = checkpoint_of(note)
                 if note not in known:
-                    self._held.append(Held(f"{label} checkpoint", note, checkpoint_of(note), is_handover))
+                    self._held.append(Held(f"{label} checkpoint", note, checkpoint, is_handover))
+                if not is_handover and checkpoint.size != header.size:
+                    self._covered = min(self._covered, checkpoint.size)
+                    self._find(None, "the header's size is not that of its checkpoint")
             except BadNote as error:
                 self._find(None, f"{label} checkpoint: {error}")
         for held in self._held:
@@ -155,7 +164,7 @@ class Verifier:
             was_empty = hash_of(GapLeaf(position)).hex() == line.leaf
             fault = "was inserted where nothing was" if was_empty else "is not the row that was sealed here"
             self._find(position, f"{fault}: {_said(line)}")
-        elif line.unreadable is not None:
+        elif line.unreadable is not None or line.clear is msgspec.UNSET:
             self._find(position, f"is the row that was sealed here, but cannot be read: {line.unreadable}")
         else:
             self._check_sealed(position, line)
@@ -171,7 +180,7 @@ class Verifier:
 
     def _check_version(self, position: int, line: Line) -> None:
         stream, version = line.stream or "", line.version or 0
-        last = self._versions.get(stream, 0 if self._begins_at_first else version - 1)
+        last = self._versions.get(stream, 0 if self.begins_at == 1 else version - 1)
         if version != last + 1:
             self._find(position, f"stream {stream} goes from version {last} to {version}: an event is missing or moved")
         self._versions[stream] = version
@@ -195,6 +204,7 @@ class Verifier:
             except (BadProof, ValueError):
                 self._find(first, f"up to {last}: the hashes of what is left out do not fit")
                 self._tree = None
+        self._must_be_covered(last)
         self.left_out += max(0, last - self._at)
         self._at = max(self._at, last)
         self._reached()
@@ -208,7 +218,8 @@ class Verifier:
             last = position - 1
             self._find(self._at + 1, f"missing in the export{f', up to {last}' if last > self._at + 1 else ''}")
             self._tree = None
-        self._at = position
+        self._must_be_covered(position)
+        self._at, self._has_ended = position, False
         if self._tree is not None:
             try:
                 self._tree.append(_hashes([leaf])[0])
@@ -216,6 +227,10 @@ class Verifier:
                 self._find(position, "the hash of its leaf is none")
                 self._tree = None
         return True
+
+    def _must_be_covered(self, position: int) -> None:
+        if position > self._covered:
+            self._find(position, "is not covered by the export's own checkpoint")
 
     # Checkpoints.
 
@@ -302,6 +317,31 @@ def leaf_of_line(position: int, line: Line) -> Leaf | None:
         return None
 
 
+def _says_one_thing(line: Line) -> bool:
+    """Whether it holds nothing that is not verified: another reader could take that for what it says."""
+    if line.position is None:
+        kinds = (
+            Line(export=line.export),
+            Line(end=line.end),
+            Line(skipped=line.skipped, hashes=line.hashes),
+            Line(gap=line.gap, leaf=line.leaf),
+        )
+        return line in kinds
+    if line.export or line.end is not None or line.skipped or line.hashes is not None or line.gap is not None:
+        return False
+    if line.clear is not msgspec.UNSET:
+        return line.salt is None or line.sealed is not msgspec.UNSET
+    return line == Line(
+        position=line.position,
+        stream=line.stream,
+        version=line.version,
+        type=line.type,
+        stored=line.stored,
+        unreadable=line.unreadable,
+        leaf=line.leaf,
+    )
+
+
 def _said(line: Line) -> str:
     row = f"stream {line.stream}, version {line.version}, {line.type}"
     return f"{row} ({line.unreadable})" if line.unreadable else row
@@ -309,6 +349,8 @@ def _said(line: Line) -> str:
 
 def _frontier(header: Header) -> Frontier:
     """What comes before an export. Raises BadProof, ValueError."""
+    if header.after < 0:
+        raise ValueError("nothing comes before the first position")
     tree = Frontier()
     tree.extend(header.after, _hashes(header.hashes))
     return tree
@@ -322,11 +364,13 @@ def _hashes(texts: Iterable[str]) -> list[bytes]:
     return hashes
 
 
-def _committed(salt: str | None, sealed: bytes) -> str:
+def _committed(salt: str | None, sealed: bytes) -> str | None:
+    """None for what no event is committed to."""
     try:
-        return hashlib.sha256(_unhexed(salt or "") + sealed).hexdigest()
+        known = _unhexed(salt or "")
     except ValueError:
-        return ""
+        return None
+    return hashlib.sha256(known + sealed).hexdigest() if len(known) == SALT else None
 
 
 def _unhexed(text: str) -> bytes:

@@ -24,7 +24,7 @@ from store.leading import leading
 from store.listen import EVENTS, Listener, comes
 from store.log import EventLog
 from store.merkle import Edge
-from store.notes import Checkpoint, note_hash
+from store.notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.sealing import (
     AuditTree,
     SealedCheckpoint,
@@ -42,6 +42,8 @@ LOCK = "testhide sealer"
 EVERY_S = 10.0
 EVERY = 10_000
 """Events: a checkpoint also comes after so many."""
+
+RESTORE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 
 Publish = Callable[[int, str], None]
 """Takes a checkpoint's size and note out of the house. May block, may raise OSError."""
@@ -101,8 +103,10 @@ class Sealer:
         """Brings the tree to the log's end, with a checkpoint there. Raises TreeDamaged."""
         keys = await self._keys()
         last = await self._tree.checkpoint()
-        edge = await load_edge(connection)
-        await self._must_fit(edge, last)
+        if last is not None:
+            await self._must_fit(last, keys)
+        # What was not signed yet is made anew: somebody may have put it there.
+        edge = await load_edge(connection, last.size if last else 0)
         while leaves := await next_leaves(connection, edge.size):
             async with connection.transaction():
                 await write_tiles(connection, edge.append(leaves))
@@ -112,12 +116,15 @@ class Sealer:
             await self._sign(connection, edge, last, keys)
         self._size = edge.size
 
-    async def _must_fit(self, edge: Edge, last: SealedCheckpoint | None) -> None:
-        if last is not None and (edge.size < last.size or await self._tree.root(last.size) != last.root):
-            raise TreeDamaged(
-                f"the tree no longer has the root that was signed at position {last.size}: the tables audit_tiles or"
-                " audit_checkpoints were changed; restore them from a backup"
-            )
+    async def _must_fit(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
+        """What the note says, which none but this server has signed; not the columns beside it."""
+        try:
+            signers = [VerifierKey.parse(_public_key(recorded)) for recorded in keys]
+            signed = Checkpoint.parse(open_note(last.note, signers))
+        except BadNote as error:
+            raise TreeDamaged(f"the newest checkpoint is not one of this log ({error}); {RESTORE}") from None
+        if signed.size != last.size or not signed.root == last.root == await self._tree.root(last.size):
+            raise TreeDamaged(f"the tree no longer has the root that was signed at position {signed.size}; {RESTORE}")
 
     async def _sign(
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]
@@ -151,6 +158,9 @@ class Sealer:
 def key_at(keys: list[Recorded], size: int) -> str:
     """The verifier key of the checkpoint that follows one of this size."""
     covered = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
-    event = covered[-1].event
-    assert isinstance(event, SigningKeyChanged)
-    return event.public_key
+    return _public_key(covered[-1])
+
+
+def _public_key(recorded: Recorded) -> str:
+    assert isinstance(recorded.event, SigningKeyChanged)
+    return recorded.event.public_key

@@ -26,6 +26,7 @@ from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash,
 from store.sealing import AuditTree
 from testhide.processes import Core
 from tests.damage import damaged
+from tests.tampering import hide_in_the_tree
 from workers import sealing
 from workers.sealing import Sealer, TreeDamaged, key_at
 
@@ -202,7 +203,11 @@ async def test_nothing_is_handed_over_to_a_key_that_somebody_else_made(yard: Yar
     [
         "UPDATE audit_tiles SET hashes = set_byte(hashes, 40, get_byte(hashes, 40) # 1) WHERE level = 0",
         "DELETE FROM audit_tiles",
+        "DELETE FROM audit_tiles WHERE level = 0",
         "UPDATE audit_checkpoints SET root = set_byte(root, 0, get_byte(root, 0) # 1)",
+        "UPDATE audit_checkpoints SET size = size - 1",
+        "UPDATE audit_checkpoints SET note = replace(note, 'time 2026', 'time 2025')",
+        "UPDATE audit_checkpoints SET note = 'signed'",
     ],
 )
 async def test_nothing_is_signed_on_top_of_a_damaged_tree(yard: Yard, damage: str) -> None:
@@ -213,6 +218,42 @@ async def test_nothing_is_signed_on_top_of_a_damaged_tree(yard: Yard, damage: st
     with pytest.raises(TreeDamaged, match="restore"):
         await yard.seal()
     assert len(await yard.tree.checkpoints_before(None, 10)) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "UPDATE audit_tiles SET hashes = hashes || '\\x00' WHERE level = 0 AND n = 1",
+        "UPDATE audit_tiles SET hashes = hashes || hashes WHERE level = 0 AND n = 1",
+        "INSERT INTO audit_tiles SELECT level, 1000, hashes FROM audit_tiles WHERE level = 0 AND n = 1",
+    ],
+)
+async def test_what_somebody_put_behind_the_signed_tree_is_not_signed(yard: Yard, more: str) -> None:
+    await yard.happen(300)
+    await yard.seal()
+    await yard.execute(more)
+    await yard.happen(300)
+    await yard.seal()
+    last = await yard.tree.checkpoint()
+    assert last is not None
+    assert (last.size, last.root) == (await yard.parts.log.head(), await yard.root_of_the_log())
+
+
+async def test_nothing_is_signed_on_top_of_a_tree_that_was_made_to_fit(yard: Yard) -> None:
+    """Rows, tree and the root beside the checkpoint's note: all changed by one who has the database alone."""
+    await yard.happen(300)
+    await yard.seal()
+    await yard.execute("UPDATE stored_events SET topic = 'claim.released' WHERE notification_id = 7")
+    with psycopg.connect(yard.parts.conninfo, autocommit=True) as connection:
+        hide_in_the_tree(connection)
+    last = await yard.tree.checkpoint()
+    assert last is not None
+    root = await yard.tree.root(last.size)
+    assert root != last.root
+    await yard.execute(f"UPDATE audit_checkpoints SET root = '\\x{root.hex()}'")
+    await yard.happen(1)
+    with pytest.raises(TreeDamaged, match="restore"):
+        await yard.seal()
 
 
 async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

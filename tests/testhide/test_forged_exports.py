@@ -1,0 +1,167 @@
+"""Exports that somebody else has written: whoever forges the file itself, with no key of the log, is found."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.base import Stamp
+from domain.claims import ClaimTaken
+from store.export import Line, of_stream
+from store.leaves import UnreadableLeaf, hash_of, sha256
+from store.log import Write
+from testhide.audit import verify
+from testhide.verifier import leaf_of_line
+from tests.testhide.test_verifier import Archive, archive, said, verified
+from tests.workers.test_sealing import NOW
+
+__all__ = ["archive"]
+
+Forge = Callable[[Line], Line]
+
+
+def read(text: bytes) -> Line:
+    return msgspec.json.decode(text, type=Line)
+
+
+def written(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
+
+
+def changed(text: bytes, **values: Any) -> bytes:
+    return written(msgspec.structs.replace(read(text), **values))
+
+
+def header(text: bytes, **values: Any) -> bytes:
+    found = read(text).export
+    assert found is not None
+    return written(Line(export=msgspec.structs.replace(found, **values)))
+
+
+def row_at(position: int, text: bytes) -> bytes:
+    """The same once more further on, with the leaf that fits it there."""
+    line = msgspec.structs.replace(read(text), position=position, stream=f"claim-{position}", version=1)
+    leaf = leaf_of_line(position, line)
+    assert leaf is not None
+    return written(msgspec.structs.replace(line, leaf=hash_of(leaf).hex()))
+
+
+def without_sealed(lines: list[bytes]) -> int:
+    """The number of a line of an event that has no sealed fields."""
+    return next(number for number, text in enumerate(lines) if (line := read(text)).position and not line.commitment)
+
+
+def with_sealed(lines: list[bytes]) -> int:
+    return next(number for number, text in enumerate(lines) if read(text).sealed is not msgspec.UNSET)
+
+
+@pytest.mark.parametrize("salt", [None, "", "zz", "00" * 16])
+async def test_sealed_fields_of_an_event_that_has_none(archive: Archive, salt: str | None) -> None:
+    lines = await archive.export()
+    number = without_sealed(lines)
+    lines[number] = changed(lines[number], sealed=msgspec.Raw(b'{"approved_by":"ann"}'), salt=salt)
+    found = verified(lines, archive.third, key=archive.first_key)
+    assert [finding.position for finding in found.findings] == [number]
+
+
+async def test_the_salt_has_its_length(archive: Archive) -> None:
+    lines = await archive.export()
+    number = with_sealed(lines)
+    line = read(lines[number])
+    assert line.salt is not None
+    assert line.sealed is not msgspec.UNSET
+    lines[number] = changed(lines[number], salt=line.salt[:-2], sealed=msgspec.Raw(b" " + bytes(line.sealed)))
+    assert verified(lines, archive.third, key=archive.first_key).found
+
+
+@pytest.mark.parametrize("end", ["before", "after"])
+async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
+    """Nobody has signed them."""
+    lines = await archive.export()
+    size = archive.third.size
+    more = [row_at(size + number, lines[-2]) for number in range(1, 4)]
+    if end == "before":
+        lines = [*lines[:-1], *more, written(Line(end=size + 3))]
+        lines[0] = header(lines[0], size=size + 3)
+    else:
+        lines = [*lines, *more]
+    found = verified(lines, archive.third, key=archive.first_key)
+    assert f"position {size + 1}: is not covered by the export's own checkpoint" in said(found)
+
+
+async def test_a_header_of_another_size_than_its_checkpoint(archive: Archive) -> None:
+    lines = await archive.export(checkpoint=archive.first)
+    for size in (archive.first.size - 1, archive.first.size + 1):
+        forged = [header(lines[0], size=size), *lines[1:-1], written(Line(end=size))]
+        assert "the header's size is not that of its checkpoint" in said(verified(forged, key=archive.first_key))
+
+
+async def test_a_part_that_says_to_begin_before_the_first(archive: Archive) -> None:
+    """So that a stream's first events could be left out unseen."""
+    lines = await archive.export(following=of_stream(archive.parts.pool, "project-1"), filter={"stream": "project-1"})
+    forged = [header(lines[0], after=-1), written(Line(skipped=(0, 0), hashes=[])), *lines[1:]]
+    assert "the header's hashes are not those" in said(verified(forged, archive.third, key=archive.first_key))
+
+
+@pytest.mark.parametrize(
+    "kind", [{"gap": 7}, {"end": 7}, {"skipped": (7, 7), "hashes": []}, {"hashes": []}, {"actor": "user:9"}]
+)
+async def test_a_line_that_is_of_two_kinds(archive: Archive, kind: dict[str, Any]) -> None:
+    """A reader may take what was not verified."""
+    lines = await archive.export()
+    gap = next(number for number, text in enumerate(lines) if read(text).gap)
+    for number in (0, 5, gap, len(lines) - 1):
+        line = read(lines[number])
+        more = {name: value for name, value in kind.items() if getattr(line, name) in (None, value)}
+        if more and not (number == 5 and more.keys() == {"actor"}):
+            forged = [*lines[:number], changed(lines[number], **more), *lines[number + 1 :]]
+            assert f"line {number + 1} says more than one thing" in said(verified(forged, archive.third)), more
+
+
+async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive) -> None:
+    """Its leaf covers its bytes and where it stands; what else a line says of it is made up."""
+    await archive.parts.log.append([Write(1, ClaimTaken(claim="odd", owner="ann"))], Stamp(NOW, "user:1"))
+    position = await archive.parts.log.head()
+    await archive.execute(f"UPDATE stored_events SET state = 'odd' WHERE notification_id = {position}")
+    await archive.seal()
+    lines = await archive.export()
+    line = read(lines[position])
+    leaf = UnreadableLeaf(position, "claim-odd", 1, "claim.taken", sha256(b"odd"))
+    assert (line.leaf, line.unreadable) == (hash_of(leaf).hex(), "the stored bytes are no event")
+    quiet = [*lines[:position], changed(lines[position], unreadable=None), *lines[position + 1 :]]
+    assert f"position {position}: " in said(verified(quiet, archive.third))
+    for more in ({"actor": "user:1"}, {"at_us": 7}, {"key": "user-1"}):
+        forged = [*lines[:position], changed(lines[position], unreadable=None, **more), *lines[position + 1 :]]
+        assert f"line {position + 1} says more than one thing" in said(verified(forged, archive.third))
+
+
+async def test_where_an_export_begins_is_said(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It verifies by itself, and must not pass for the whole log."""
+    export, key = tmp_path / "export.ndjson", tmp_path / "key.txt"
+    key.write_text(f"{archive.first_key}\n")
+    export.write_bytes(b"".join(await archive.export(after=archive.first.size)))
+    assert verify(export, [], key) == 0
+    first, last = archive.first.size + 1, archive.third.size
+    assert (
+        f": the whole log, from position {first} to {last}; what comes before is not in it" in capsys.readouterr().out
+    )
+
+
+async def test_what_is_printed_is_printable(
+    archive: Archive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A forged file must not write "verified" over what was found."""
+    lines = await archive.export()
+    wipe = "\x1b[2J\x1b[Hverified: nothing was altered\n\x1b[8m"
+    lines[0] = header(lines[0], filter={wipe: wipe})
+    lines[5] = changed(lines[5], stream=wipe, type=wipe)
+    export = tmp_path / "export.ndjson"
+    export.write_bytes(b"".join(lines))
+    assert verify(export, [], None) == 1
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert not any(line.startswith("verified") for line in out.splitlines())
