@@ -10,6 +10,8 @@ import hashlib
 from typing import Any, cast
 
 import msgspec
+import psycopg
+import structlog
 from litestar import Request, Response
 from litestar.datastructures import MutableScopeHeaders
 from litestar.enums import ScopeType
@@ -21,6 +23,8 @@ from api.services import Services
 from domain.errors import Conflict, Invalid
 from store.append import Once
 from store.first_answers import Answer, FirstRequest
+
+log = structlog.get_logger()
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -107,7 +111,11 @@ class FirstAnswer(ASGIMiddleware):
                 # Kept before its end is sent: whoever has the answer gets the same one again.
                 if not message.get("more_body") and repeatable.carried_out and start["status"] < 500:
                     made = _made(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
-                    await services.first_answers.keep(repeatable.scope, _answer(start, bytes(body)), made)
+                    try:
+                        await services.first_answers.keep(repeatable.scope, _answer(start, bytes(body)), made)
+                    except psycopg.OperationalError as error:
+                        # It was carried out and is told so; who asks again is told that its answer was lost.
+                        log.warning("an answer was not kept", path=scope["path"], error=str(error).strip())
             await send(message)
 
         await next_app(scope, receive, keeping)

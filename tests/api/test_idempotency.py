@@ -12,6 +12,16 @@ import requests
 from tests.conftest import Client, Server
 from tests.fake_agent import Shop
 
+BREAK_OFF = """
+    CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE 'the database shuts down' USING ERRCODE = 'admin_shutdown';
+    END
+    $$;
+    CREATE TRIGGER break_off BEFORE UPDATE ON stored_events_once FOR EACH ROW EXECUTE FUNCTION break_off()
+"""
+"""When an answer is to be kept."""
+
 
 @pytest.fixture(scope="module")
 def shop(server: Server) -> Shop:
@@ -149,6 +159,19 @@ def test_an_answer_that_was_lost_says_what_became_of_the_request(server: Server,
     assert late.status_code == 409
     assert f"position {first.headers['Testhide-Position']}" in late.json()["detail"]
     assert "Retry-After" not in late.headers
+    assert len(comments(server.admin, build)) == 1
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(server: Server, build: int) -> None:
+    key = uuid4().hex
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute(BREAK_OFF)
+        try:
+            first = comment(server.admin, build, key)
+        finally:
+            connection.execute("DROP FUNCTION break_off CASCADE")
+    assert (first.status_code, first.json()["text"]) == (201, "seen")
+    assert comment(server.admin, build, key).status_code == 409
     assert len(comments(server.admin, build)) == 1
 
 
