@@ -104,9 +104,14 @@ class Pieces:
             return piece
         if (reading := self._under_way.get(key)) is None:
             reading = self._under_way[key] = asyncio.create_task(self._read(key, until))
-            reading.add_done_callback(lambda _: self._under_way.pop(key))
+            reading.add_done_callback(partial(self._is_read, key))
         # Whoever gives up does not take it from the others.
         return await asyncio.shield(reading)
+
+    def _is_read(self, key: tuple[int, Place], reading: asyncio.Task[Piece | None]) -> None:
+        del self._under_way[key]
+        if not reading.cancelled():
+            reading.exception()  # who asked may be gone, and then it is nobody's
 
     async def _read(self, key: tuple[int, Place], until: int | None) -> Piece | None:
         build_id, (attempt, first) = key
