@@ -31,24 +31,33 @@ from typing import Any
 
 import aiohttp
 from tests.faults import rules
-from tests.faults.load import Caller, Order, Receiver, command, drawn_order
+from tests.faults.calling import Caller
+from tests.faults.load import Order, Receiver, command, drawn_order
+from tests.faults.reading import HeardOfAll, listen
 from tests.faults.rules import Books
 from tests.faults.stack import DATABASE, Stack, running_stack
 from tests.faults.trouble import Fault, Trouble, drawn_faults
 
+from domain.base import Recorded
 from projections.catalogue import PROJECTIONS
 from store.build_logs import BuildLogs
 from testhide.processes import core
 
 AGENTS = 2
+READERS = 2
+"""Of everything that happens, for all rounds."""
 FAULTS_S = 2.5
 """The time of a round in which faults begin."""
 PATIENCE_S = 120.0
 """From the last fault until everything has ended: a build may be lost with its agent, and more than once."""
 LOOK_S = 0.1
+READ_AHEAD = 1 << 20
+"""A message of a stream is one line."""
 REBUILD_EVERY = 50
 DELIVERED_S = 90.0
 """A delivery that was under way when its worker was killed is due again after a minute."""
+READ_S = 30.0
+"""Until who reads everything has read it, when it is quiet."""
 MAX_BROKEN = 10
 
 
@@ -58,6 +67,7 @@ class Suite:
         self._caller = caller
         self._receiver = receiver
         self.trouble = Trouble(stack)
+        self._reading: dict[asyncio.Task[None], HeardOfAll] = {}
         self._seed = seed
         self._job = 0
         self._books = Books(0)
@@ -85,8 +95,14 @@ class Suite:
             self._stack.begin_agent(f"agent-{number}", node["agent_token"])
         await self._stack.all_run()
         self._books = Books(project)
-        async with core(self._stack.settings, pool_size=2) as parts:
-            await self._books.read_on(parts)
+        for number in range(READERS):
+            heard = HeardOfAll()
+            reading = asyncio.create_task(listen(self._caller, heard, random.Random(f"{self._seed} {number}")))
+            self._reading[reading] = heard
+
+    def end(self) -> None:
+        for reading in self._reading:
+            reading.cancel()
 
     async def round(self, number: int) -> tuple[list[Fault], list[str]]:
         """Its faults, and what broke."""
@@ -122,6 +138,7 @@ class Suite:
         async with core(self._stack.settings, pool_size=2) as parts:
             await self._at_rest()
             events, broken = await self._books.read_on(parts)
+            broken += await self._read_along(events)
             broken += self._books.acknowledged(self._caller)
             logs = BuildLogs(parts.pool)
             for order in orders:
@@ -139,6 +156,17 @@ class Suite:
         broken += [f"left by a build: {process}" for process in await self._left_by_builds()]
         unasked, self._unasked = self._stack.unasked[self._unasked :], len(self._stack.unasked)
         broken += [f"by itself: {told}" for told in unasked]
+        return broken
+
+    async def _read_along(self, events: Sequence[Recorded]) -> list[str]:
+        broken: list[str] = []
+        for reading, heard in self._reading.items():
+            deadline = time.monotonic() + READ_S
+            while int(heard.last or 0) < self._books.position and not reading.done() and time.monotonic() < deadline:
+                await asyncio.sleep(LOOK_S)
+            if reading.done() and (error := reading.exception()):
+                broken.append("".join(traceback.format_exception(error)))
+            broken += self._books.read_along(heard, events)
         return broken
 
     async def all_delivered(self) -> list[str]:
@@ -187,6 +215,7 @@ class Suite:
             "faults": dict(self.faults.most_common()),
             "not allowed here": sorted(self.trouble.skipped),
             "seen": dict(sorted(self.seen.items())),
+            "connections of readers of all events": sum(heard.connections for heard in self._reading.values()),
             "messages": sum(map(len, self._books.told.values())),
             "deliveries that arrived": self._receiver.deliveries,
             "recovered after s": {"p50": round(statistics.median(recovered), 1), "max": round(max(recovered), 1)}
@@ -250,23 +279,30 @@ async def run(rounds: range, seconds: float | None, record: Record) -> None:
     rng = random.Random(record.seed)
     async with (
         Receiver(rng) as receiver,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=READ_AHEAD) as http,
         running_stack(rng) as stack,
     ):
         suite = record.suite = Suite(stack, Caller(http, stack.url), receiver, record.seed)
         await suite.begin()
-        for number in rounds:
-            since = record.seconds
-            faults, found = await suite.round(number)
-            record.rounds += 1
-            record.tell(stack, f"round {number}", found, faults)
-            print(f"    {record.seconds - since:.1f} s", file=sys.stderr)
-            if record.rounds % REBUILD_EVERY == 0:
-                record.tell(stack, f"rebuild after round {number}", await suite.rebuilt())
-            if len(record.broken) >= MAX_BROKEN or (seconds is not None and record.seconds > seconds):
-                break
-        record.tell(stack, "deliveries at the end", await suite.all_delivered())
-        record.tell(stack, "rebuild at the end", await suite.rebuilt())
+        try:
+            await _play(rounds, seconds, record, suite, stack)
+        finally:
+            suite.end()
+
+
+async def _play(rounds: range, seconds: float | None, record: Record, suite: Suite, stack: Stack) -> None:
+    for number in rounds:
+        since = record.seconds
+        faults, found = await suite.round(number)
+        record.rounds += 1
+        record.tell(stack, f"round {number}", found, faults)
+        print(f"    {record.seconds - since:.1f} s", file=sys.stderr)
+        if record.rounds % REBUILD_EVERY == 0:
+            record.tell(stack, f"rebuild after round {number}", await suite.rebuilt())
+        if len(record.broken) >= MAX_BROKEN or (seconds is not None and record.seconds > seconds):
+            break
+    record.tell(stack, "deliveries at the end", await suite.all_delivered())
+    record.tell(stack, "rebuild at the end", await suite.rebuilt())
 
 
 def main() -> int:

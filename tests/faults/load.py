@@ -1,20 +1,16 @@
 """What goes on while things break: builds that say what they should come to, and people who write and read."""
 
 import asyncio
-import itertools
 import json
 import random
-import re
 import sys
-import uuid
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import aiohttp
 from aiohttp import web
 
-from tests.conftest import ADMIN
+from tests.faults.calling import ANSWER_S, PAUSE_S, Answer, Caller, File
+from tests.faults.reading import HeardOfBuild, listen
 
 PLAN = "FAULTS_PLAN"
 SCRIPT = """
@@ -33,9 +29,6 @@ with open("junittests.xml", "w") as report:
 print(f"end of {token}", flush=True)
 sys.exit(plan["exit_code"])
 """
-ANSWER_S = 40.0
-PAUSE_S = 0.2
-CARRIED_OUT = re.compile(r"still being answered|was carried out")
 
 
 @dataclass(frozen=True)
@@ -108,129 +101,6 @@ def command() -> str:
 
 
 @dataclass
-class Answer:
-    status: int
-    body: Any
-    position: int | None
-    carried_out: bool
-    """Whether it certainly was: also where only that is known."""
-
-
-@dataclass(frozen=True)
-class File:
-    build_id: int
-    name: str
-    content: bytes
-
-    def form(self) -> aiohttp.FormData:
-        form = aiohttp.FormData({"build_id": str(self.build_id)})
-        form.add_field("file", self.content, filename=self.name)
-        return form
-
-
-class Caller:
-    """The administrator, who repeats what was not answered, each POST under one key."""
-
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
-        self._http = http
-        self.url = url
-        self._headers: dict[str, str] = {}
-        self.acknowledged: list[tuple[int, str]] = []
-        """Positions that answers told, and of what."""
-
-    async def sign_in(self) -> None:
-        body = {"username": ADMIN[0], "password": ADMIN[1]}
-        answer = await self.call("POST", "/api/v3/authenticate", body)
-        assert answer.status == 200, answer
-        self._headers = {"Authorization": f"Bearer {answer.body['token']}"}
-
-    async def call(
-        self, method: str, path: str, body: object = None, within_s: float = ANSWER_S, file: File | None = None
-    ) -> Answer:
-        """Tries until there is an answer that is none of trouble. Raises TimeoutError.
-
-        A file is an artifact, which needs no key to be kept once.
-        """
-        is_keyed = method == "POST" and file is None
-        headers = self._headers | ({"Idempotency-Key": uuid.uuid4().hex} if is_keyed else {})
-        async with asyncio.timeout(within_s):
-            while True:
-                try:
-                    answer = await self._once(method, path, headers, body, file)
-                except (aiohttp.ClientError, OSError, TimeoutError):
-                    await asyncio.sleep(PAUSE_S)
-                    continue
-                if answer.status < 500 and answer.status != 429:
-                    if answer.position is not None and answer.status < 300:
-                        self.acknowledged.append((answer.position, f"{method} {path}"))
-                    return answer
-                await asyncio.sleep(PAUSE_S)
-
-    async def content(self, path: str) -> bytes:
-        async with self._http.get(self.url + path, headers=self._headers) as answer:
-            answer.raise_for_status()
-            return await answer.read()
-
-    def stream(self, path: str, last_event_id: str | None) -> Any:
-        headers = self._headers | ({} if last_event_id is None else {"Last-Event-ID": last_event_id})
-        # Longer than the comments that keep a stream alive are apart.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=40)
-        return self._http.get(self.url + path, headers=headers, timeout=timeout)
-
-    async def _once(self, method: str, path: str, headers: dict[str, str], body: object, file: File | None) -> Answer:
-        content: dict[str, Any] = {"json": body} if file is None else {"data": file.form()}
-        timeout = aiohttp.ClientTimeout(total=10)
-        async with self._http.request(method, self.url + path, headers=headers, timeout=timeout, **content) as answer:
-            text = await answer.text()
-            found = json.loads(text) if text else None
-            position = answer.headers.get("Testhide-Position")
-            done = answer.status < 300 or (answer.status == 409 and bool(CARRIED_OUT.search(text)))
-            return Answer(answer.status, found, None if position is None else int(position), done)
-
-
-@dataclass
-class Heard:
-    """What a reader of a build's stream got, over all of its connections."""
-
-    build_id: int
-    messages: list[tuple[int, int, str]] = field(default_factory=list)
-    """Attempt, number of the line, what it said."""
-    status: str | None = None
-    done: bool = False
-    connections: int = 0
-
-
-async def listen(caller: Caller, heard: Heard, rng: random.Random) -> None:
-    """Until `done`; leaves by itself now and then, and always goes on after the last id."""
-    last: str | None = None
-    while not heard.done:
-        heard.connections += 1
-        leaves_after = rng.randrange(5, 400) if rng.random() < 0.5 else None
-        try:
-            async with caller.stream(f"/api/v3/builds/{heard.build_id}/stream?ids=true", last) as answer:
-                if answer.status != 200:
-                    await asyncio.sleep(PAUSE_S)
-                    continue
-                event_id = data = ""
-                count = itertools.count(1)
-                async for raw in answer.content:
-                    line = raw.decode().rstrip("\n")
-                    if line.startswith("id: "):
-                        event_id = line[4:]
-                    elif line.startswith("data: "):
-                        data = line[6:]
-                    elif not line and data:
-                        last = event_id
-                        _take(heard, event_id, json.loads(data))
-                        data = ""
-                        if heard.done or next(count) == leaves_after:
-                            break
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            pass  # cut: it goes on after what it has
-        await asyncio.sleep(PAUSE_S)
-
-
-@dataclass
 class Order:
     """A build that somebody asks for, talks about, reads and perhaps stops; and what was answered."""
 
@@ -242,7 +112,7 @@ class Order:
     stopped: Answer | None = None
     commented: list[str] = field(default_factory=list)
     """Texts that were taken."""
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[HeardOfBuild] = field(default_factory=list)
 
     async def follow(self, caller: Caller, job: int, rng: random.Random) -> None:
         """Until its readers were told that it has ended. Raises TimeoutError."""
@@ -253,7 +123,7 @@ class Order:
         else:
             assert self.started.carried_out, self.started
             build = await self._found(caller)
-        self.heard = [Heard(build) for _ in range(self.readers)]
+        self.heard = [HeardOfBuild(build) for _ in range(self.readers)]
         async with asyncio.TaskGroup() as people:
             for heard in self.heard:
                 people.create_task(listen(caller, heard, random.Random(rng.random())))
@@ -302,17 +172,6 @@ def drawn_order(rng: random.Random, token: str) -> Order:
         readers=rng.choice((1, 1, 2)),
         stop_after_s=rng.uniform(0, 2) if rng.random() < 0.15 else None,
     )
-
-
-def _take(heard: Heard, event_id: str, message: dict[str, Any]) -> None:
-    match message["type"]:
-        case "log":
-            attempt, _, number = event_id.partition(":")
-            heard.messages.append((int(attempt), int(number), message["data"]))
-        case "status":
-            heard.status = message["data"]
-        case "done":
-            heard.done = True
 
 
 @dataclass

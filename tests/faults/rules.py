@@ -11,7 +11,9 @@ from domain.deliveries import message_id, occasions
 from store.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
-from tests.faults.load import PLAN, Caller, Heard, Order, Receiver
+from tests.faults.calling import Caller
+from tests.faults.load import PLAN, Order, Receiver
+from tests.faults.reading import HeardOfAll, HeardOfBuild
 
 AGENTS_OWN = "==> "
 MISSING = " lines are missing: the agent's disk was full"
@@ -66,6 +68,14 @@ class Books:
         self.positions.update(recorded.position for recorded in events)
         self.position = max(self.positions, default=0)
         return events, broken
+
+    def read_along(self, heard: HeardOfAll, events: Sequence[Recorded]) -> Iterator[str]:
+        """Who reads everything had each of these events once and in order."""
+        there = [(recorded.position, recorded.event.name) for recorded in events]
+        got, heard.events = heard.split(self.position)
+        if got != there:
+            place = next((n for n, pair in enumerate(zip(got, there, strict=False)) if pair[0] != pair[1]), len(got))
+            yield f"a reader of all events got {got[place : place + 3]} where {there[place : place + 3]} happened"
 
     def acknowledged(self, caller: Caller) -> Iterator[str]:
         for position, what in caller.acknowledged:
@@ -174,7 +184,7 @@ async def readers(logs: BuildLogs, order: Order, end: Ended) -> list[str]:
     return [fault for heard in order.heard for fault in await _reader(logs, heard, end)]
 
 
-async def _reader(logs: BuildLogs, heard: Heard, end: Ended) -> list[str]:
+async def _reader(logs: BuildLogs, heard: HeardOfBuild, end: Ended) -> list[str]:
     if not heard.done:
         return [f"build {end.build_id}: a reader was never told that it has ended"]
     broken = []
