@@ -5,7 +5,7 @@ stand here as hashes, which find what is asked for exactly.
 """
 
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -22,6 +22,8 @@ from projections.nodes import NodeRow
 
 VERSION = 1
 NO_PROJECT = 0
+LOOKED_UP_EACH = 50
+"""Projects or types."""
 SKEW = timedelta(hours=1)
 """How far the clocks of those who append may be apart for a period to have all of its events."""
 
@@ -107,28 +109,33 @@ async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool
         conditions.append(condition)
         parameters.update(values)
 
-    if wanted.projects is not None:
-        must(_one_of("project_id", "projects", "bigint", wanted.projects), projects=_one_or_all(wanted.projects))
+    # Of what has the fewest values each is looked up by itself: only so an index holds the rows in the order that is
+    # wanted. Asked for several at once, the database goes back through all of the log to what was long ago. Very many
+    # are so much of the log that it soon finds some.
+    source = ""
+    for column, sql_type, values in sorted(_chosen(wanted), key=lambda one: len(one[2])):
+        parameters[column] = values
+        if source or len(values) > LOOKED_UP_EACH:
+            must(f"{column} = ANY (%({column})s::{sql_type}[])")
+        else:
+            source = f"unnest(%({column})s::{sql_type}[]) AS one(value) CROSS JOIN LATERAL"
+            must(f"{column} = one.value")
     if wanted.stream is not None:
         of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
         must(f"position = ANY (ARRAY({of_stream}))", stream=wanted.stream)
-    if wanted.types is not None:
-        numbers = [type_number(name) for name in wanted.types]
-        must(_one_of("type", "types", "int", numbers), types=_one_or_all(numbers))
-    if wanted.actor is not None:
-        must("actor = %(actor)s::bigint", actor=actor_number(wanted.actor))
-    # Positions bound a period from outside, so that no row far from it is looked at.
+    # Positions bound a period from outside, so that no row far from it is looked at. Nor are all within it, by their
+    # times: of a sum no index knows.
     if wanted.since is not None:
         bound = f"SELECT position FROM {TrailRow.table} WHERE at_us < %(long_before)s ORDER BY at_us DESC LIMIT 1"
         must(
-            f"at_us >= %(since)s AND position > coalesce(({bound}), 0)",
+            f"at_us + 0 >= %(since)s AND position > coalesce(({bound}), 0)",
             since=microseconds(wanted.since),
             long_before=microseconds(wanted.since) - SKEW // timedelta(microseconds=1),
         )
     if wanted.until is not None:
         bound = f"SELECT position FROM {TrailRow.table} WHERE at_us > %(long_after)s ORDER BY at_us LIMIT 1"
         must(
-            f"at_us < %(until)s AND position < coalesce(({bound}), {2**62})",
+            f"at_us + 0 < %(until)s AND position < coalesce(({bound}), {2**62})",
             until=microseconds(wanted.until),
             long_after=microseconds(wanted.until) + SKEW // timedelta(microseconds=1),
         )
@@ -136,22 +143,21 @@ async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool
         must("position > %(after)s", after=wanted.after)
     if wanted.before is not None:
         must("position < %(before)s", before=wanted.before)
-    query = (
-        f"SELECT position FROM {TrailRow.table} WHERE {' AND '.join(conditions)}"
-        f" ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
-    )
+    first = f"ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
+    each = f"SELECT position FROM {TrailRow.table} WHERE {' AND '.join(conditions)} {first}"
+    query = f"SELECT position FROM {source} ({each}) found {first}"
     cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
     return [position for (position,) in await cursor.fetchall()]
 
 
-def _one_of(column: str, parameter: str, sql_type: str, values: Collection[int]) -> str:
-    # Only with one value does an index hold the rows in the order that is wanted.
-    value = f"%({parameter})s::{sql_type}"
-    return f"{column} = {value}" if len(values) == 1 else f"{column} = ANY ({value}[])"
-
-
-def _one_or_all(values: Collection[int]) -> int | list[int]:
-    return next(iter(values)) if len(values) == 1 else list(values)
+def _chosen(wanted: Filter) -> Iterator[tuple[str, str, list[int]]]:
+    """Column, type and values of what is compared with values."""
+    if wanted.actor is not None:
+        yield "actor", "bigint", [actor_number(wanted.actor)]
+    if wanted.types is not None:
+        yield "type", "int", [type_number(name) for name in dict.fromkeys(wanted.types)]
+    if wanted.projects is not None:
+        yield "project_id", "bigint", list(dict.fromkeys(wanted.projects))
 
 
 async def of_stream(

@@ -50,8 +50,8 @@ def questions(seed: int) -> list[Filter]:
 
     return [
         Filter(
-            projects=chance.choice((None, [1], [1, 2], [3])),
-            types=chance.choice((None, TYPES[:1], TYPES[:2], ("user.registered",))),
+            projects=chance.choice((None, [], [1], [1, 2], [2, 1, 2], [3])),
+            types=chance.choice((None, TYPES[:1], TYPES[:2], (*TYPES, *TYPES), ("user.registered",))),
             actor=chance.choice((None, *ACTORS)),
             since=time(),
             until=time(),
@@ -76,3 +76,56 @@ async def test_the_trail_finds_what_is_there(parts: Core, seed: int) -> None:
             for newest, limit in ((False, 1_000), (True, 1_000), (True, 3)):
                 found = await positions(connection, asked, newest=newest, limit=limit)
                 assert found == (everything[::-1] if newest else everything)[:limit], asked
+
+
+LONG = 100_000
+SAID = BEGIN + timedelta(seconds=LONG / 2)
+"""Half of them."""
+LONG_AGO: dict[str, Filter] = {
+    "a project": Filter(projects=[1]),
+    "projects": Filter(projects=[1, 2, 99]),
+    "an actor": Filter(actor="user:1"),
+    "types": Filter(types=["job.created", "job.updated"]),
+    "projects and a type": Filter(projects=[1, 2], types=["job.created"]),
+    "projects and types": Filter(projects=[1, 2, 99], types=["job.created", "job.updated"]),
+    "all projects and an actor": Filter(projects=range(1, 300), actor="user:1"),
+    "all projects": Filter(projects=range(1, 300)),
+    "projects since then": Filter(projects=[1, 2], since=SAID),
+    "an actor since then": Filter(actor="user:1", since=SAID),
+    "types since then": Filter(types=["job.created", "job.updated"], since=SAID),
+    "all projects until then": Filter(projects=range(1, 300), until=SAID),
+    "a page of a stream of events": Filter(projects=[1, 2, NO_PROJECT], types=["job.created"], after=LONG // 2),
+}
+
+
+async def test_what_was_long_ago_is_not_searched_for_in_all_of_the_log(parts: Core) -> None:
+    """What the statistics show as frequent may have ended long ago: projects were closed, people have left."""
+    query = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = %s"
+    much: list[str] = []
+    async with parts.pool.connection() as connection:
+        await connection.execute(
+            f"INSERT INTO {TrailRow.table} SELECT n, %(begin)s + n * 1000000, CASE WHEN n < %(then)s THEN %(actor)s"
+            " ELSE n %% 200 END, CASE WHEN n < %(then)s THEN %(type)s ELSE n %% 70 END,"
+            " CASE WHEN n < %(then)s THEN 1 + n %% 2 ELSE 3 + n %% 300 END"
+            " FROM generate_series(1::bigint, %(long)s) n".encode(),
+            {
+                "begin": microseconds(BEGIN),
+                "then": LONG // 5,
+                "actor": actor_number("user:1"),
+                "type": type_number("job.created"),
+                "long": LONG,
+            },
+        )
+        await connection.execute(f"VACUUM ANALYZE {TrailRow.table}".encode())
+        for what, asked in LONG_AGO.items():
+            for newest in (True, False):
+                async with connection.transaction():
+                    read = [0, 0]
+                    for place in range(2):
+                        if place:
+                            await positions(connection, asked, newest=newest, limit=50)
+                        cursor = await connection.execute(query, (str(TrailRow.table),))
+                        ((read[place],),) = await cursor.fetchall()
+                if read[1] - read[0] > LONG / 20:
+                    much.append(f"{what}, {'newest' if newest else 'oldest'} first: {read[1] - read[0]} rows")
+    assert much == []
