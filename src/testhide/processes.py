@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from domain.catalogue import EVENTS, UPCASTERS
 from store.append import GroupCommit
 from store.codec import EventMapper, utcnow
+from store.conninfo import attentive
 from store.durability import risks
 from store.ids import Ids
 from store.log import EventLog
@@ -50,20 +51,15 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
     """Raises Fault for a database that may lose what it acknowledged, unless that was asked for."""
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
-    commit = GroupCommit(settings.database_url)
+    conninfo = attentive(settings.database_url)
+    commit = GroupCommit(conninfo)
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
-        settings.database_url,
-        min_size=1,
-        max_size=pool_size,
-        kwargs={"autocommit": True},
-        timeout=5,
-        open=False,
-        name="queries",
+        conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
     ) as pool:
         if not settings.unsafe:
             await _refuse_risks(pool)
         try:
-            yield Core(settings.database_url, pool, EventLog(pool, commit, mapper, secrets), Ids(pool), secrets)
+            yield Core(conninfo, pool, EventLog(pool, commit, mapper, secrets), Ids(pool), secrets)
         finally:
             await commit.close()
 
