@@ -32,7 +32,7 @@ from typing import Any
 import aiohttp
 from tests.faults import rules
 from tests.faults.calling import Caller
-from tests.faults.load import Order, Receiver, command, drawn_order
+from tests.faults.load import HOOKS, Order, Receiver, command, drawn_order
 from tests.faults.reading import HeardOfAll, listen
 from tests.faults.rules import Books
 from tests.faults.stack import DATABASE, Stack, running_stack
@@ -86,9 +86,10 @@ class Suite:
         self._job = await made("/api/v3/jobs", name="Proof", project_id=project, **limits)
         configuration = {"command": command(), "setup": [], "env": {}, "artifacts": ["proof.bin"]}
         await self._caller.call("PUT", f"/api/v3/jobs/{self._job}/configuration", configuration)
-        hook = {"url": f"http://127.0.0.1:{self._receiver.port}/", "project_id": project}
-        events = ["build.started", "build.finished", "build.failed", "build.cancelled"]
-        await made("/api/v3/webhooks", **hook, events=events)
+        url = f"http://127.0.0.1:{self._receiver.port}"
+        for hook, events in HOOKS.items():
+            of = {"project_id": project} if hook == "of-project" else {}
+            await made("/api/v3/webhooks", url=f"{url}/{hook}", events=events, **of)
         for number in range(AGENTS):
             body = {"name": f"machine {number}", "pool_id": pool, "max_parallel": 2}
             node = (await self._caller.call("POST", "/api/v3/nodes", body)).body

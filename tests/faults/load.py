@@ -174,6 +174,15 @@ def drawn_order(rng: random.Random, token: str) -> Order:
     )
 
 
+HOOKS = {
+    "of-project": ("build.started", "build.finished", "build.failed", "build.cancelled"),
+    "of-all": ("build.finished",),
+}
+"""What each webhook is to be told."""
+Lane = tuple[str, int]
+"""A webhook and a build: what it is told of that comes in order."""
+
+
 @dataclass
 class Receiver:
     """Takes webhooks; refuses or drops some the first time that they come."""
@@ -181,10 +190,8 @@ class Receiver:
     rng: random.Random
     trouble: float = 0.05
     port: int = 0
-    arrived: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By build, the types in the order in which they came, also again."""
-    taken: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By build, the ids of messages in the order in which they were first taken."""
+    taken: defaultdict[Lane, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The ids of messages in the order in which they were first taken."""
     deliveries: int = 0
     _seen: set[str] = field(default_factory=set)
     _runner: web.ServerRunner | None = None
@@ -202,9 +209,9 @@ class Receiver:
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         body = await request.json()
-        build, delivery = int(body["data"]["id"]), request.headers["webhook-id"]
+        lane = request.path.strip("/"), int(body["data"]["id"])
+        delivery = request.headers["webhook-id"]
         self.deliveries += 1
-        self.arrived[build].append(body["id"])
         if delivery not in self._seen:
             self._seen.add(delivery)
             drawn = self.rng.random()
@@ -212,13 +219,13 @@ class Receiver:
                 return web.Response(status=503)
             if drawn < self.trouble:
                 # Taken, but its sender is not told so.
-                self._take(build, body["id"])
+                self._take(lane, body["id"])
                 assert request.transport is not None, "it has just asked"
                 request.transport.abort()
                 return web.Response()
-        self._take(build, body["id"])
+        self._take(lane, body["id"])
         return web.Response()
 
-    def _take(self, build: int, message: str) -> None:
-        if message not in self.taken[build]:
-            self.taken[build].append(message)
+    def _take(self, lane: Lane, message: str) -> None:
+        if message not in self.taken[lane]:
+            self.taken[lane].append(message)

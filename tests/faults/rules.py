@@ -12,7 +12,7 @@ from store.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
 from tests.faults.calling import Caller
-from tests.faults.load import PLAN, Order, Receiver
+from tests.faults.load import HOOKS, PLAN, Lane, Order, Receiver
 from tests.faults.reading import HeardOfAll, HeardOfBuild
 
 AGENTS_OWN = "==> "
@@ -38,8 +38,8 @@ class Books:
     position: int = 0
     """Up to which the log was read."""
     life: LogRules = field(init=False)
-    told: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """By build, the messages that are to be delivered, in order."""
+    told: defaultdict[Lane, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """The messages that are to be delivered, in order."""
     positions: set[int] = field(default_factory=set)
     versions: Counter[str] = field(default_factory=Counter)
     """By stream, its last."""
@@ -64,7 +64,9 @@ class Books:
             if isinstance(recorded.event, BuildEvent):
                 for occasion in occasions(recorded.event):
                     message = message_id(recorded.position, occasion.type, occasion.item)
-                    self.told[recorded.event.build_id].append(message)
+                    for hook, types in HOOKS.items():
+                        if occasion.type in types:
+                            self.told[hook, recorded.event.build_id].append(message)
         self.positions.update(recorded.position for recorded in events)
         self.position = max(self.positions, default=0)
         return events, broken
@@ -83,16 +85,16 @@ class Books:
                 yield f"{what} was acknowledged at position {position}, where the log has nothing"
 
     def undelivered(self, receiver: Receiver) -> int:
-        return sum(len(told) - len(receiver.taken[build]) for build, told in self.told.items())
+        return sum(len(told) - len(receiver.taken[lane]) for lane, told in self.told.items())
 
     def deliveries(self, receiver: Receiver, *, all_of_them: bool) -> Iterator[str]:
-        """At least once, and in the order of the log for each build."""
-        for build, told in self.told.items():
-            taken = receiver.taken[build]
+        """At least once, and in the order of the log for each webhook and build."""
+        for lane, told in self.told.items():
+            taken = receiver.taken[lane]
             if taken != told[: len(taken)]:
-                yield f"build {build}: messages arrived as {taken}, they happened as {told}"
+                yield f"{lane}: messages arrived as {taken}, they happened as {told}"
             elif all_of_them and len(taken) < len(told):
-                yield f"build {build}: never delivered: {told[len(taken) :]}"
+                yield f"{lane}: never delivered: {told[len(taken) :]}"
         if strange := receiver.taken.keys() - self.told.keys():
             yield f"messages about builds that there are not: {sorted(strange)}"
 
