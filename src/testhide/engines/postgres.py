@@ -37,6 +37,7 @@ min_wal_size = 32MB
 max_wal_size = 512MB
 wal_compression = on
 max_wal_senders = 0
+wal_level = minimal
 max_logical_replication_workers = 0
 max_parallel_workers_per_gather = 1
 autovacuum_max_workers = 2
