@@ -80,7 +80,7 @@ def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
             ([f"build-{build}" for build in builds], list(STEPS)),
         ).fetchall()
     return [
-        (STEPS[topic], envelopes.decode(state).stamp.at.timestamp(), int(stream.partition("-")[2]))
+        (STEPS[topic], envelopes.decode(state).at.timestamp(), int(stream.partition("-")[2]))
         for topic, state, stream in rows
     ]
 

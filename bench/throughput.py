@@ -74,7 +74,7 @@ def history(stack: Stack) -> tuple[list[int], float, float]:
             " WHERE topic IN ('build.assigned', 'build.finished') ORDER BY notification_id"
         ).fetchall()
     times = {
-        name: [envelopes.decode(state).stamp.at.timestamp() for topic, _, state in rows if topic == name]
+        name: [envelopes.decode(state).at.timestamp() for topic, _, state in rows if topic == name]
         for name in ("build.assigned", "build.finished")
     }
     order = [int(stream.partition("-")[2]) for topic, stream, _ in rows if topic == "build.assigned"]

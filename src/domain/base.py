@@ -19,7 +19,7 @@ S = TypeVar("S")
 UNSTAMPED = datetime.fromtimestamp(0, UTC)
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Base of all events. A decision returns events without a stamp; the handler stamps them before they are appended.
 
     `name` and `class_version` are stored data: a class may move or be renamed, these may not.
@@ -79,7 +79,7 @@ class Stamp(msgspec.Struct, frozen=True):
         )
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True, gc=False):
     """An event at its place: `version` in its stream (from 1), `position` in the whole log (from 1)."""
 
     stream: str

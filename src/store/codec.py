@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 import zstandard
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+from msgspec.structs import force_setattr
 
 from domain.base import UNSTAMPED, Damaged, Event, Recorded, Stamp
 from store.secrets import SecretMismatch, decrypt, encrypt
@@ -53,9 +54,15 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
     """Empty when nothing is sealed."""
 
     @property
-    def stamp(self) -> Stamp:
-        at = UNSTAMPED + timedelta(microseconds=self.at_us)
-        return Stamp(at, self.actor, self.correlation_id, self.causation)
+    def at(self) -> datetime:
+        return UNSTAMPED + timedelta(microseconds=self.at_us)
+
+    def stamp(self, event: Event) -> None:
+        """In place, since nobody else has seen this event yet."""
+        force_setattr(event, "at", self.at)
+        force_setattr(event, "actor", self.actor)
+        force_setattr(event, "correlation_id", self.correlation_id)
+        force_setattr(event, "causation", self.causation)
 
 
 class Opened(NamedTuple):
@@ -133,9 +140,11 @@ class Shape:
 
     def join(self, clear: bytes, sealed: bytes | None) -> Event:
         event = self.decode(clear)
-        if not sealed:
-            return event
-        return msgspec.structs.replace(event, **msgspec.structs.asdict(self.decode_sealed(sealed)))
+        if sealed:
+            found = self.decode_sealed(sealed)
+            for name in self.blank:
+                force_setattr(event, name, getattr(found, name))
+        return event
 
 
 class EventMapper(Mapper[str]):
@@ -210,13 +219,13 @@ class EventMapper(Mapper[str]):
         opened = self.opened(stored, key_of)
         try:
             event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
-            stamped = opened.envelope.stamp.on(event)
+            opened.envelope.stamp(event)
         except UnknownEvent:
             raise
         except Exception as error:  # an upcaster may say anything of fields that nobody stored, and quote them
             said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
             raise Unreadable(f"the fields are not those of {stored.topic}: {said}") from None
-        return Recorded(str(stored.originator_id), stored.originator_version, position, stamped, opened.erased)
+        return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
     def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
         """As `decode`, with Damaged in the place of what cannot be read. Raises UnknownEvent."""
@@ -227,7 +236,7 @@ class EventMapper(Mapper[str]):
                 raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
             event: Event = Damaged(type=stored.topic, reason=str(error))
             with contextlib.suppress(Unreadable, OverflowError):
-                event = self.envelope(stored.state).stamp.on(event)
+                self.envelope(stored.state).stamp(event)
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
     def key_name(self, state: bytes) -> str | None:
