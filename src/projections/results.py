@@ -19,7 +19,7 @@ from domain.base import Recorded
 from domain.builds import BuildDeleted, ReportRecorded
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
-from domain.results import CasesSeen, ResultsRecorded
+from domain.results import PASSED, CasesSeen, ResultsRecorded
 from projections.machinery.model import (
     Block,
     Change,
@@ -247,15 +247,32 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
 def _stats(event: ResultsRecorded, rows: Rows) -> Many:
     build_id, commit = event.build_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
-    of_finals = [list(compress(values, event.finals)) for values in (event.case_ids, event.statuses, event.flaky)]
-    numbers = compress(count(), event.finals)
-    after: list[CaseStatsRow] = []
-    for row, case_id, status, flaky, before in zip(
-        numbers, *of_finals, rows.many(CaseStatsRow, of_finals[0]), strict=True
-    ):
-        stats = before or CaseStatsRow(case_id, 0)
-        if row in replaced and stats.last_build_id != build_id:
-            after.append(corrected(stats, replaced[row], status))
+    case_ids = list(compress(event.case_ids, event.finals))
+    columns = (count(), event.statuses, event.flaky)
+    of_finals = (compress(values, event.finals) for values in columns)
+    after: dict[int, CaseStatsRow] = {}
+    for case_id, stats, row, status, flaky in zip(case_ids, rows.many(CaseStatsRow, case_ids), *of_finals, strict=True):
+        if stats is None:
+            stats = CaseStatsRow(case_id, 0)
+        is_other = stats.last_build_id != build_id
+        if status == PASSED == stats.verdict and is_other and not flaky and row not in replaced:
+            # What `after_run` says of nearly all results; a call for each is a fifth of a load.
+            after[case_id] = CaseStatsRow(
+                case_id,
+                build_id,
+                stats.runs + 1,
+                stats.failures,
+                stats.flips,
+                stats.flaky_runs,
+                PASSED,  # last_status
+                PASSED,  # verdict
+                commit,
+                PASSED,  # verdict_before
+                stats.commit,  # commit_before
+                0,  # last_is_flaky
+            )
+        elif row in replaced and is_other:
+            after[case_id] = corrected(stats, replaced[row], status)
         else:
-            after.append(after_run(stats, build_id, commit, status, flaky == 1))
+            after[case_id] = after_run(stats, build_id, commit, status, flaky == 1)
     return Many(CaseStatsRow, after)

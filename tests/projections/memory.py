@@ -51,7 +51,7 @@ class MemoryRows:
                 case Row():
                     self._rows[type(change), change.row_key] = change
                 case Many():
-                    self._rows.update(((change.row, one.row_key), one) for one in change.rows)
+                    self._rows.update(((change.row, one.row_key), one) for one in change.rows.values())
                 case Gone():
                     self._rows.pop((change.row, change.key), None)
                 case GoneWhere() | GoneBetween():

@@ -110,6 +110,13 @@ def test_packed_rows_are_the_same_however_many_there_are(values: list[tuple[int,
     assert together == b"".join(one_by_one)
 
 
+@given(st.integers(-(2**40), 2**40) | st.integers(-3, 3).map(lambda n: n * 65_536 - 5), st.integers(1, 3 * FEW))
+def test_numbers_that_follow_each_other_are_packed_as_any(first: int, count: int) -> None:
+    ids = range(first, first + count)
+    as_any = packed(Block(PieceRow, {"id": list(ids), "number": [7] * count}))
+    assert packed(Block(PieceRow, {"id": ids, "number": [7] * count})) == as_any
+
+
 @pytest.mark.parametrize("count", [1, FEW + 1])
 def test_what_a_column_does_not_hold_is_not_packed(count: int) -> None:
     with pytest.raises(ERRORS):

@@ -20,7 +20,7 @@ from projections.results import (
     ResultTextRow,
     SupersededRow,
 )
-from projections.test_cases import CaseStatsRow, CatalogueRow, TestCaseRow
+from projections.test_cases import CaseStatsRow, CatalogueRow, TestCaseRow, after_run
 from tests.projections.memory import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -196,3 +196,17 @@ def test_a_replaced_last_run_leaves_no_trace_but_flakiness(statuses: list[int], 
     direct, corrected = stats(*events, block(build, last)), stats(*events, block(build, wrong), replacing)
     numbers = [(row.runs, row.failures, row.flips, row.last_status, row.verdict) for row in (direct, corrected)]
     assert numbers[0] == numbers[1]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from([PASSED, PASSED, FAILED, SKIPPED]), st.booleans()), max_size=12
+    )
+)
+def test_a_case_fares_as_its_runs_one_after_the_other(runs: list[tuple[int, int, bool]]) -> None:
+    commit = commit_number("abc")
+    expected = CaseStatsRow(1, 0)
+    for build_id, status, is_flaky in runs:
+        expected = after_run(expected, build_id, commit, status, is_flaky)
+    events = [block(build_id, status, flaky=bytes([is_flaky]), commit=commit) for build_id, status, is_flaky in runs]
+    assert MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow) == ([expected] if runs else [])

@@ -108,7 +108,7 @@ class PastTables:
                     rows[change.row_key] = change
                     self._erased.update([(row, change.row_key)] if is_blank else ())
             case Many():
-                for one in change.rows:
+                for one in change.rows.values():
                     self._change(one, only, is_blank)
             case Gone():
                 self._remove(row, [change.key])

@@ -70,7 +70,7 @@ class Batch:
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
                 case Many():
-                    self._dirty[change.row].update((item.row_key, item) for item in change.rows)
+                    self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
                 case Gone():
                     self._dirty[change.row][change.key] = None
                 case GoneWhere() | GoneBetween():

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -34,7 +35,7 @@ def check(change: Change) -> None:
     if isinstance(change, Row):
         _row_check(type(change))(change)
     elif isinstance(change, Many):
-        for one in change.rows[:1]:
+        for one in islice(change.rows.values(), 1):
             check(one)
     elif isinstance(change, Block):
         for name, integer in _block_checks(change.row):

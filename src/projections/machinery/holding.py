@@ -1,6 +1,6 @@
 """What a load keeps of one table between its batches: the rows that it knows, and what is still to be written."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class Held:
         self.place_of: Callable[[Row], Any] = attrgetter(*row.table.key)
         self.rows: dict[Any, Row | None] = {}
         """By place: the key, where it is one column without a tuple around it. None for what is known not to exist."""
-        self.changed: dict[Any, None] = {}
+        self.changed: dict[Any, Row | None] = {}
         self.swept: list[Sweep] = []
         self.is_whole = is_whole
         """What is not in memory does not exist."""
@@ -70,13 +70,11 @@ class Held:
         return (place,) if self._is_single else place
 
     def put(self, place: Any, item: Row | None) -> None:
-        self.rows[place] = item
-        self.changed[place] = None
+        self.rows[place] = self.changed[place] = item
 
-    def put_all(self, items: Iterable[Row]) -> None:
-        rows = {self.place_of(item): item for item in items}
+    def put_all(self, rows: Mapping[Any, Row]) -> None:
         self.rows.update(rows)
-        self.changed.update(dict.fromkeys(rows))
+        self.changed.update(rows)
 
     def sweep(self, sweep: Sweep) -> None:
         self.swept.append(sweep)
@@ -95,19 +93,16 @@ class Held:
     def written(self) -> Iterator[tuple[list[Row], list[Key]]]:
         """Once, if anything changed: rows to write and keys to delete."""
         if self.changed:
-            kept = [item for place in self.changed if (item := self.rows[place]) is not None]
-            yield kept, [self.key(place) for place in self.changed if self.rows[place] is None]
+            kept = [item for item in self.changed.values() if item is not None]
+            yield kept, [self.key(place) for place, item in self.changed.items() if item is None]
         self.changed = {}
 
     def forget(self) -> None:
-        """Leaves the rows that came last."""
-        if len(self.rows) > self._kept:
-            self.rows = dict(islice(self.rows.items(), len(self.rows) - self._kept, None))
+        """Leaves the rows that came last; none where no projection asks for them."""
+        kept = self._kept if self.is_asked else 0
+        if len(self.rows) > kept:
+            self.rows = dict(islice(self.rows.items(), len(self.rows) - kept, None))
             self.is_whole = False
-
-    def forget_all(self) -> None:
-        if self.rows:
-            self.rows, self.is_whole = {}, False
 
 
 class HeldBlocks:
@@ -117,7 +112,9 @@ class HeldBlocks:
 
     def __init__(self, row: type[Row]) -> None:
         self.row = row
-        self.packed: list[bytes] = []
+        self.packed: list[bytes | bytearray] = []
+        self.size = 0
+        """Of what is packed, in bytes."""
         self.unsaved: list[Span] = []
         """Deletions of this transaction."""
         self._waiting: dict[str, Spans] = {}
@@ -126,6 +123,13 @@ class HeldBlocks:
     def columns(self) -> list[str]:
         """Those that something waits for."""
         return list(self._waiting)
+
+    def put(self, rows: bytes | bytearray) -> None:
+        self.packed.append(rows)
+        self.size += len(rows)
+
+    def written(self) -> None:
+        self.packed, self.size = [], 0
 
     def sweep(self, sweep: Sweep) -> None:
         if isinstance(sweep, GoneWhere):

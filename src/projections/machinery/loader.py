@@ -1,9 +1,9 @@
 """The loader: takes read models far along the log, where the engine would write batch by batch.
 
 One transaction spans many batches. Blocks are written by COPY as they come; rows that projections ask for stay in
-memory and are written once, at the end of the transaction, however often they changed; other rows are written with
-their batch. Tables that begin empty are known without looking: only what has left the memory is fetched. Indexes are
-made when a deletion first needs them, the rest at the end.
+memory and are written once, at the end of the transaction, however often they changed; other rows are written some
+hundreds at a time. Tables that begin empty are known without looking: only what has left the memory is fetched. Indexes
+are made when a deletion first needs them, the rest at the end.
 
 The pure functions are called as ever, so the rows are the same, and events are parked for the same reasons. What only
 the database refuses is the engine's to judge: `Refused` undoes the transaction, and its events go through the engine.
@@ -43,10 +43,14 @@ from projections.machinery.parking import WAITS, Parked, blocked_streams, park
 
 log = structlog.get_logger()
 
-ROWS_CHANGED = 60_000
+ROWS_AT_ONCE = 500
+"""Rows of a table that no projection asks for, and that are written together."""
+BYTES_AT_ONCE = 1 << 18
+"""The same of packed blocks."""
+ROWS_CHANGED = 120_000
 """Rows in memory that end a transaction."""
 EVENTS_AT_MOST = 200_000
-SECONDS_AT_MOST = 5.0
+SECONDS_AT_MOST = 10.0
 """Of one transaction: what a crash costs, and how old the progress is that others see."""
 MEMORY = "256MB"
 """For making an index; PostgreSQL's default takes half as long again."""
@@ -65,7 +69,7 @@ class Packed(NamedTuple):
     """A block, and its rows as COPY takes them."""
 
     block: Block
-    rows: bytes
+    rows: bytes | bytearray
 
 
 class _Takers(dict[type[Event], list[Projection]]):
@@ -153,14 +157,17 @@ class Loader:
             for number, event in enumerate(events):
                 for projection in self._takers[type(event.event)]:
                     for change in await self._changes(projection, events, number):
-                        await self._change(change)
+                        if isinstance(change, Packed) and self._blocks[change.block.row].may_lose(change.block):
+                            await self._settle(self._blocks[change.block.row])
+                        self._put(change)
                 self.position = event.position
             for row_held in self._held.values():
-                if not row_held.is_asked:
+                if not row_held.is_asked and len(row_held.changed) >= ROWS_AT_ONCE:
                     await self._write(row_held)
-                    row_held.forget_all()
+                    row_held.forget()
             for held in self._blocks.values():
-                await self._write_blocks(held)
+                if held.size >= BYTES_AT_ONCE:
+                    await self._write_blocks(held)
             changed = sum(len(held.changed) for held in self._held.values())
             if (
                 changed >= ROWS_CHANGED
@@ -226,18 +233,15 @@ class Loader:
                 changes.append(change)
         return changes
 
-    async def _change(self, change: Change | Packed) -> None:
+    def _put(self, change: Change | Packed) -> None:
         match change:
-            case Packed(block, rows):
-                held = self._blocks[block.row]
-                if held.may_lose(block):
-                    await self._settle(held)
-                held.packed.append(rows)
-            case Many():
-                self._held[change.row].put_all(change.rows)
             case Row():
                 row_held = self._held[type(change)]
                 row_held.put(row_held.place_of(change), change)
+            case Packed():
+                self._blocks[change.block.row].put(change.rows)
+            case Many():
+                self._held[change.row].put_all(change.rows)
             case Gone():
                 row_held = self._held[change.row]
                 row_held.put(row_held.place(change.key), None)
@@ -285,7 +289,7 @@ class Loader:
     async def _write_blocks(self, held: HeldBlocks) -> None:
         if held.packed:
             await copying.copy(self._connection, held.row, held.packed)
-            held.packed = []
+            held.written()
 
     async def _settle(self, held: HeldBlocks) -> None:
         """Carries out what waits."""

@@ -27,7 +27,7 @@ async def load(
 ) -> None:
     """Moves these tables near the end of the log; those that stand at different positions one after the other.
 
-    What `told` hears at each commit is the position and the goal. Raises LostLeadership and psycopg.OperationalError;
+    `told` hears the position and the goal with every batch. Raises LostLeadership and psycopg.OperationalError;
     what was committed until then stays, and the next call goes on there.
     """
     goal = await event_log.head()
@@ -69,10 +69,8 @@ async def _run(loader: Loader, event_log: EventLog, goal: int, told: Callable[[i
     try:
         while events := [event for event in await reading if event.position <= goal]:
             reading = asyncio.ensure_future(event_log.read(events[-1].position, BATCH, names))
-            committed = loader.committed
             await loader.take(events)
-            if loader.committed != committed:
-                told(loader.committed, goal)
+            told(loader.position, goal)
     finally:
         reading.cancel()
     await loader.finish(goal)

@@ -49,7 +49,7 @@ class Table:
         return f"{self.name}_v{self.version}"
 
 
-class Row(msgspec.Struct, frozen=True):
+class Row(msgspec.Struct, frozen=True, gc=False):
     table: ClassVar[Table]
 
     @property
@@ -93,9 +93,11 @@ class Block:
 
 
 class Many:
-    """Rows of one table that differ by their keys and by counters, so that what is fit to be stored is told by one."""
+    """Rows of one table by their key, which is one column. They differ by it and by counters, so that what is fit to be
+    stored is told by one.
+    """
 
-    def __init__(self, row: type[Row], rows: Sequence[Row]) -> None:
+    def __init__(self, row: type[Row], rows: Mapping[Any, Row]) -> None:
         self.row, self.rows = row, rows
 
 
