@@ -81,13 +81,13 @@ def serve(settings: Settings) -> None:
     """The HTTP API, until SIGTERM."""
     from granian.constants import Interfaces
     from granian.log import LogLevels
-    from granian.server.embed import Server
 
     from api.app import create_app
+    from testhide.listening import Listening
 
     async def run() -> None:
         app = create_app(api_services(settings), VERSION)
-        server = Server(
+        server = Listening(
             app,
             address=settings.host,
             port=settings.port,

@@ -11,7 +11,6 @@ from typing import TypeVar, cast
 
 from granian.constants import Interfaces
 from granian.log import LogLevels
-from granian.server.embed import Server as Granian
 from litestar import Litestar
 from litestar.exceptions import LitestarDeprecationWarning
 from msgspec import structs
@@ -20,6 +19,7 @@ from api.app import create_app
 from api.services import Services
 from api.streams import Streams
 from testhide import VERSION
+from testhide.listening import Listening
 from testhide.processes import api_services
 from tests.conftest import Client, Server, free_port
 
@@ -64,7 +64,7 @@ def serving(server: Server) -> Iterator[Inside]:
     begun: Future[asyncio.AbstractEventLoop] = Future()
 
     async def run() -> None:
-        granian = Granian(
+        granian = Listening(
             app,
             address=settings.host,
             port=settings.port,
