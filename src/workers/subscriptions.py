@@ -36,7 +36,7 @@ BATCH = 200
 LOOK_AGAIN_S = 5.0
 REST_S = 0.01
 """From news to the look at them: many events cost one look."""
-FAR = 2_000
+FAR = 200
 """Positions of no interest that are passed at once."""
 REPLAYS_AHEAD = 1_000
 """A replay goes on while fewer of its deliveries than this are open."""

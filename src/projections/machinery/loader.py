@@ -354,6 +354,8 @@ class Loader:
             await self._connection.execute("BEGIN")
             # Deletions look rows up one by one; without statistics the planner may read the table instead.
             await self._connection.execute("SET LOCAL enable_seqscan = off")
+            # Should a crash take the last transactions, the position goes back with the rows.
+            await self._connection.execute("SET LOCAL synchronous_commit = off")
             self._is_open, self._opened = True, time.monotonic()
 
     async def _close(self) -> None:

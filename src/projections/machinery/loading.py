@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from psycopg import AsyncConnection
 
+from domain.base import Recorded
 from projections.machinery.engine import Engine, positions
 from projections.machinery.loader import Loader, Refused
 from projections.machinery.model import Projection
@@ -67,13 +68,19 @@ async def _run(loader: Loader, event_log: EventLog, goal: int, told: Callable[[i
     names = loader.names
     reading = asyncio.ensure_future(event_log.read(loader.position, BATCH, names))
     try:
-        while events := [event for event in await reading if event.position <= goal]:
+        while events := _up_to(goal, await reading):
             reading = asyncio.ensure_future(event_log.read(events[-1].position, BATCH, names))
             await loader.take(events)
             told(loader.position, goal)
     finally:
         reading.cancel()
     await loader.finish(goal)
+
+
+def _up_to(goal: int, events: list[Recorded]) -> list[Recorded]:
+    if events and events[-1].position > goal:
+        return [event for event in events if event.position <= goal]
+    return events
 
 
 async def _slowly(
