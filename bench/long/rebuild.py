@@ -8,7 +8,7 @@ fast it was: most of a short build is its start and its end. Writes results/rebu
 import argparse
 import sys
 
-from bench.rebuild import NAMES, Writer, fill, measure, projections, standing_still
+from bench.rebuild import NAMES, Writer, fill, measure, projections, standing_still, vacuum
 from bench.report import Report
 from bench.stack import running_stack
 
@@ -28,6 +28,7 @@ def main() -> int:
             written = fill(stack, options.events, options.results, report)
             projections(stack, "rebuild", *NAMES, "--switch")
         projections(stack, "drop", *NAMES)
+        vacuum(stack)
         measure(stack, writer, written, report, bounds=is_whole)
     return report.finish()
 

@@ -144,6 +144,8 @@ class Loader:
                 await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", str(row.table))
         self._blocked = await blocked_streams(self._connection, self._projections)
         for row, held in self._blocks.items():
+            # It only grows until `finish`: nothing to clear away, however often the database would look.
+            await self._connection.execute(f"ALTER TABLE {row.table} SET (autovacuum_enabled = off)".encode())
             cursor = await self._connection.execute(
                 "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(row.table),)
             )
@@ -193,6 +195,8 @@ class Loader:
             for row in (*self._blocks, *self._held):
                 for statement in statements.create(row):
                     await self._connection.execute(statement.encode())
+            for row in self._blocks:
+                await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
 
     async def _changes(self, projection: Projection, events: Sequence[Recorded], number: int) -> list[Change | Packed]:
