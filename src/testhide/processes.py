@@ -78,15 +78,19 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """The HTTP API, until SIGTERM."""
+    """The HTTP API, until SIGTERM. Raises Fault, which within the server would only be a trace."""
     from granian.constants import Interfaces
     from granian.log import LogLevels
+    from litestar import Litestar
 
     from api.app import create_app
     from testhide.listening import Listening
 
     async def run() -> None:
-        app = create_app(api_services(settings), VERSION)
+        async with api_services(settings) as services:
+            await serve_until_signalled(create_app(contextlib.nullcontext(services), VERSION))
+
+    async def serve_until_signalled(app: Litestar) -> None:
         server = Listening(
             app,
             address=settings.host,
