@@ -157,7 +157,8 @@ class BuildFeed:
         """Until the build has ended."""
         try:
             async with self._tail.followed(self._take):
-                while self.status is None and not self.is_gone:
+                # Without readers it was cancelled, which may be lost in what waits for the database (`store.ending`).
+                while self.status is None and not self.is_gone and self.readers:
                     self.news.clear()
                     had, began = self.end, time.monotonic()
                     await patiently(self.look)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from litestar.types import HTTPResponseBodyEvent, Receive, Send
 from api.permissions import Agent, User
 from api.security import caller_of
 from domain.errors import Unauthenticated
+from store.ending import end
 
 log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ ASK_AGAIN_S = 2.5
 """How often it is asked whether the readers still may read."""
 ASKED_AT_ONCE = 100
 
-Source = Callable[["Reader"], Awaitable[None]]
+Source = Callable[["Reader"], Coroutine[Any, Any, None]]
 """Sends a reader what it is to have."""
 
 
@@ -62,21 +63,20 @@ class Reader:
         self._is_due = False
         self._sending_since: float | None = None
         self._sent_at = self._told_at = time.monotonic()
-        self._scope = asyncio.timeout(None)
+        self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
         """Until the source ends or the reader is cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
+        sending = asyncio.create_task(source(self))
         try:
-            async with self._scope:
-                await source(self)
-        except TimeoutError:
-            if not self._scope.expired():
-                raise
+            await asyncio.wait((sending, self._cut), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
         finally:
-            watching.cancel()
+            await end(watching, sending)
 
     async def send(self, body: bytes) -> None:
         await self._in_frames(body)
@@ -91,8 +91,8 @@ class Reader:
             await self._in_frames(self._keep_alive())
 
     def cut(self) -> None:
-        if not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        if not self._cut.done():
+            self._cut.set_result(None)
 
     def look(self, now: float) -> None:
         """Whether it has to be cut or kept alive."""

@@ -56,7 +56,8 @@ class Tail:
     async def _follow(self, begun: asyncio.Event) -> None:
         news = asyncio.Event()
         with self._listener.subscribed(EVENTS, lambda payload: news.set()):
-            while True:
+            # By itself, too: a cancellation may be lost in what waits for the database (`store.ending`).
+            while asyncio.current_task() is self._following:
                 news.clear()
                 pause, found = LOOK_AGAIN_S, False
                 try:

@@ -1,6 +1,7 @@
 """How open streams live and end; with a look into the process that has them."""
 
 import asyncio
+import contextlib
 import re
 import socket
 import time
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from litestar.testing import RequestFactory
 
 from api import build_stream, live
 from tests.api.serving import Inside, serving
@@ -110,6 +112,28 @@ def test_a_stalled_reader_is_cut_and_goes_on_later(
     assert last != f"1:{len(texts)}"
     rest = admin.get(of(build), headers={"Last-Event-ID": last}).content
     assert got + rest == admin.get(of(build), params={"ids": True}).content
+
+
+async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> None:
+    """As it is in what waits for the database, before Python 3.12: such a reader went on for ever, to nobody."""
+    messages: list[Any] = [{"type": "http.request"}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def deaf(reader: live.Reader) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        while True:
+            await reader.wait()
+
+    readers = live.Readers()
+    async with asyncio.timeout(WITHIN_S):
+        await readers.run(live.Reader(RequestFactory().get("/", user=None), lambda user: True), deaf, receive, send)
+    assert len(readers) == 0
 
 
 @pytest.mark.parametrize("has_read", [False, True])
