@@ -1,0 +1,39 @@
+"""What a process says of a log in which a newer release has written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from domain.base import Stamp
+from domain.claims import ClaimTaken
+from store.codec import utcnow
+from store.log import Write
+from testhide.processes import Core
+from testhide.settings import Settings, save_settings
+
+
+@pytest.mark.parametrize("verb", ["project", "dispatch"])
+async def test_it_stops_with_the_name_of_the_event(parts: Core, tmp_path: Path, verb: str) -> None:
+    await parts.log.append([Write(1, ClaimTaken(claim="a", owner="ann"))], Stamp(utcnow(), "tests"))
+    name = "claim.taken" if verb == "project" else "build.queued"
+    async with parts.pool.connection() as connection:
+        # Class version 200, in the place of 1.
+        await connection.execute(
+            "UPDATE stored_events SET topic = %s, state = substr(state, 1, 2) || '\\xccc8' || substr(state, 4)", (name,)
+        )
+    settings = Settings(database_url=parts.conninfo, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    save_settings(settings, tmp_path / "settings.json")
+    stopped = subprocess.run(
+        [sys.executable, "-P", "-m", "testhide", verb],
+        env=os.environ | {"TESTHIDE_SETTINGS": str(tmp_path / "settings.json")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert stopped.returncode == 1
+    words = f"testhide: event '{name}' version 200 is not known to this version of the server: a newer release wrote it"
+    assert words in stopped.stderr
