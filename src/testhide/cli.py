@@ -65,7 +65,12 @@ def run_process(verb: str) -> int:
         for name in processes.migrate(settings):
             print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
     else:
-        getattr(processes, verb)(settings)
+        from store.codec import UnknownEvent
+
+        try:
+            getattr(processes, verb)(settings)
+        except UnknownEvent as error:
+            raise Fault(f"{error}: a newer release wrote it, and its processes take it.") from None
     return 0
 
 

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.catalogue import EVENTS, UPCASTERS
 from store.append import GroupCommit
-from store.codec import EventMapper, UnknownEvent, utcnow
+from store.codec import EventMapper, utcnow
 from store.conninfo import attentive
 from store.durability import risks
 from store.ids import Ids
@@ -378,10 +378,7 @@ def _run(main: Awaitable[None]) -> None:
     async def wrapped() -> None:
         await main
 
-    try:
-        uvloop.run(wrapped())
-    except UnknownEvent as error:
-        raise Fault(f"{error}: a newer release wrote it, and its processes take it.") from None
+    uvloop.run(wrapped())
 
 
 async def _signalled() -> None:
