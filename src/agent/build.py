@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import Any
 
 from agent import masking
 from agent.channel import Channel
-from agent.execution import Execution, Verdict
+from agent.execution import SETUP_FAILED, Execution, Verdict
 from agent.interrupt import STOPPED
 from agent.log import Log
 from agent.masking import Masker
@@ -52,7 +53,7 @@ class Build(Task):
             masker = Masker(secrets)
             log = Log(str(workspace.folder), masker, self._channel.log, self._pause, self.drop)
             try:
-                verdict = self._execute(workspace, masker, log)
+                verdict = self._verdict(workspace, masker, log)
                 if self._interrupt.dropped and not log.failed:
                     raise GivenUp("the server does not want it any more")
                 lines = log.finish()
@@ -61,6 +62,18 @@ class Build(Task):
                 log.close()
         finally:
             workspace.remove()
+
+    def _verdict(self, workspace: Workspace, masker: Masker, log: Log) -> Verdict:
+        try:
+            return self._execute(workspace, masker, log)
+        except (BadToken, Refused, GivenUp):
+            raise
+        except Exception as error:
+            # Whatever it is: the server believes that the build runs, and nobody else will ever end it.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{masker.mask_text(repr(error))} at {place.filename}:{place.lineno}"
+            say(f"Build {self.id}, attempt {self.attempt}: {what}")
+            return Verdict(None, SETUP_FAILED, f"the agent failed: {what}")
 
     def _execute(self, workspace: Workspace, masker: Masker, log: Log) -> Verdict:
         execution = Execution(

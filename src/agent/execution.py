@@ -127,8 +127,9 @@ class Execution:
             if self._interrupt.dropped:
                 raise
             raise _Over(self._early(self._interrupt.cause or TIMEOUT)) from None
-        self._since = self._workspace.now()
-        return self._environment_of_steps(commit)
+        env = self._environment_of_steps(commit)
+        self._since = self._workspace.now()  # nothing is collected of a build that found no room for what it needs
+        return env
 
     def _environment_of_steps(self, commit: str | None) -> dict[str, str]:
         message, workspace = self._message, self._workspace

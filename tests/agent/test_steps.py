@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -39,6 +40,25 @@ def test_a_failing_setup_ends_the_build(server: FakeServer) -> None:
     assert build.own == ["fine"]
     assert (verdict["exit_code"], verdict["reason"]) == (1, "setup_failed")
     assert "false; echo not after an error" in verdict["detail"]
+
+
+def test_a_build_that_finds_no_room_ends(server: FakeServer, agent: Agent) -> None:
+    agent.wait_said("Connected")
+    # A full disk, as far as what the agent lays beside a workspace can tell.
+    resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+
+    verdict = server.wait_finished(server.queue("echo never"))
+
+    assert (verdict["exit_code"], verdict["reason"]) == (None, "setup_failed")
+    assert verdict["detail"].startswith("the agent failed: ")
+
+
+@pytest.mark.usefixtures("agent")
+def test_a_build_that_the_agent_cannot_make_sense_of_ends(server: FakeServer) -> None:
+    verdict = server.wait_finished(server.queue("true", artifacts=None))
+
+    assert (verdict["exit_code"], verdict["reason"]) == (None, "setup_failed")
+    assert verdict["detail"].startswith("the agent failed: TypeError")
 
 
 @pytest.mark.parametrize(("command", "code"), [("exit 3", 3), ("kill -9 $$", 137), ("no-such-program", 127)])
