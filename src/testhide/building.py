@@ -21,6 +21,8 @@ from testhide.settings import Settings
 
 APART = ("results",)
 """What is built in the second process."""
+BEHIND = 10
+"""How much nicer the first process is: the second one has indexes to make when it has read all, and is waited for."""
 
 
 class Order(msgspec.Struct):
@@ -40,6 +42,7 @@ async def build_together(
         sys.executable, "-P", "-m", "testhide.building", stdin=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
+    os.nice(BEHIND)
     try:
         process.stdin.write(msgspec.json.encode(Order(settings, from_scratch)) + b"\n")
         await process.stdin.drain()

@@ -158,7 +158,12 @@ class Loader:
             await self._open()
             for number, event in enumerate(events):
                 for projection in self._takers[type(event.event)]:
-                    for change in await self._changes(projection, events, number):
+                    try:
+                        changes = self._changes(projection, event)
+                    except _Unknown:
+                        await self._fetch(events[number:])
+                        changes = self._changes(projection, event)
+                    for change in changes:
                         if isinstance(change, Packed) and self._blocks[change.block.row].may_lose(change.block):
                             await self._settle(self._blocks[change.block.row])
                         self._put(change)
@@ -199,25 +204,19 @@ class Loader:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
 
-    async def _changes(self, projection: Projection, events: Sequence[Recorded], number: int) -> list[Change | Packed]:
-        """What follows from an event; nothing where it is parked."""
-        event = events[number]
-        place = (projection.name, event.stream)
-        if place in self._blocked:
+    def _changes(self, projection: Projection, event: Recorded) -> list[Change | Packed]:
+        """What follows from an event; nothing where it is parked. Raises _Unknown."""
+        if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
             return []
         try:
-            try:
-                return self._applied(projection, event)
-            except _Unknown:
-                await self._fetch(events[number:])
-                return self._applied(projection, event)
-        except psycopg.Error:
+            return self._applied(projection, event)
+        except _Unknown:
             raise
         except Exception as error:
             log.error("event parked", projection=projection.name, position=event.position, error=said(error))
             self._parked.append((projection, event, said(error)))
-            self._blocked.add(place)
+            self._blocked.add((projection.name, event.stream))
             return []
 
     def _applied(self, projection: Projection, event: Recorded) -> list[Change | Packed]:

@@ -31,14 +31,14 @@ async def load(
     `told` hears the position and the goal with every batch. Raises LostLeadership and psycopg.OperationalError;
     what was committed until then stays, and the next call goes on there.
     """
-    goal = await event_log.head()
     while True:
+        goal = await event_log.head()
         found = await positions(connection, projections)
-        for position in sorted(set(found.values())):
+        far = {position for position in found.values() if goal - position > NEAR}
+        for position in sorted(far):
             group = [projection for projection in projections if found[projection.name] == position]
             await _load(connection, event_log, group, position, goal, told)
-        reached, goal = goal, await event_log.head()
-        if goal - reached <= NEAR:
+        if not far:
             return
 
 
