@@ -1,6 +1,7 @@
 """Where the follower is, and what the log says of webhooks and channels of Teams up to there."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
@@ -16,6 +17,7 @@ from domain.webhooks import (
     changes,
 )
 from store.deliveries import WEBHOOKS, Endpoint
+from store.reactions import MAX_TRIES
 
 TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
@@ -35,17 +37,28 @@ async def position(connection: AsyncConnection, name: str) -> int:
     return int(row[0])
 
 
-async def is_behind(connection: AsyncConnection, name: str, names: list[str], far: int) -> bool:
-    """Whether events of these names, or so many others, have come since."""
+class Waiting(NamedTuple):
+    news: bool
+    """Events that are wanted have come since, or so many others."""
+    parked: bool
+    """Something was parked, and is asked for again."""
+    replays: bool
+
+
+async def waiting(connection: AsyncConnection, name: str, names: list[str], far: int) -> Waiting:
+    """What there is to do. Most of what happens is of no interest, and costs no more than this one look."""
     cursor = await connection.execute(
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
-        " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s"
+        " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s,"
+        " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND tries < %s),"
+        " EXISTS (SELECT FROM webhook_replays)"
         " FROM (SELECT coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0) AS position) p",
-        (names, far, name),
+        (names, far, name, MAX_TRIES, name),
         prepare=True,
     )
     row = await cursor.fetchone()
-    return row is not None and bool(row[0])
+    assert row is not None, "it selects from one row"
+    return Waiting(*row)
 
 
 async def move(connection: AsyncConnection, name: str, to: int, *, notify: bool) -> None:

@@ -76,21 +76,23 @@ class Follower:
 
     async def catch_up(self) -> None:
         """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
-        while await self._is_behind() and await self._follow():
-            pass
-        while await self._retry():
-            pass
-        while await self._replay():
-            pass
+        is_more = True
+        while is_more:
+            waiting = await self._look()
+            if waiting.news:
+                await self._follow()
+            has_retried = waiting.parked and await self._retry()
+            has_replayed = waiting.replays and await self._replay()
+            # What is new may ask for a replay, or follow what was read.
+            is_more = waiting.news or has_retried or has_replayed
 
-    async def _is_behind(self) -> bool:
-        """Most of what happens is of no interest here, and costs no transaction."""
+    async def _look(self) -> subscriptions.Waiting:
         async with self._pool.connection() as connection:
             names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
-            return await subscriptions.is_behind(connection, NAME, names, FAR)
+            return await subscriptions.waiting(connection, NAME, names, FAR)
 
-    async def _follow(self) -> bool:
-        """One batch; whether there may be more."""
+    async def _follow(self) -> None:
+        """One batch."""
         async with self._pool.connection() as connection, connection.transaction():
             position = await subscriptions.position(connection, NAME)
             endpoints = await deliveries.endpoints(connection)
@@ -104,7 +106,6 @@ class Follower:
             # More may have been appended between the look at the head and the reading.
             last = events[-1].position if events else position
             await subscriptions.move(connection, NAME, max(head, last) if is_whole else last, notify=bool(events))
-        return not is_whole
 
     async def _take(
         self, connection: AsyncConnection, events: Sequence[Recorded], endpoints: Sequence[Endpoint]
