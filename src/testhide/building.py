@@ -21,7 +21,7 @@ from testhide.settings import Settings
 
 APART = ("results",)
 """What is built in the second process."""
-BEHIND = 3
+BEHIND = 5
 """How much nicer the first process is: the second one has indexes to make when it has read all, and is waited for."""
 
 
