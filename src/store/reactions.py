@@ -58,7 +58,12 @@ async def note(connection: AsyncConnection, name: str, positions: Sequence[int])
         "INSERT INTO due_reactions (reaction, position) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
         (name, list(positions)),
     )
-    await connection.execute("UPDATE reaction_positions SET position = %s WHERE reaction = %s", (positions[-1], name))
+    await move(connection, name, positions[-1])
+
+
+async def move(connection: AsyncConnection, name: str, to: int) -> None:
+    """The log was looked through up to here."""
+    await connection.execute("UPDATE reaction_positions SET position = %s WHERE reaction = %s", (to, name))
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:

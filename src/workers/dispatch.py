@@ -140,6 +140,7 @@ class _Leadership:
             await comes(dispatcher._news, max(0.0, next_look - self._now()))
 
     async def _follow(self) -> None:
+        head = await self._dispatcher.log.head()
         while events := await self._dispatcher.log.read(self._position, BATCH, FOLLOWED):
             for recorded in events:
                 if isinstance(recorded.event, Damaged):
@@ -156,6 +157,8 @@ class _Leadership:
             self._position = events[-1].position
             if len(events) < BATCH:
                 break  # what came meanwhile is in the news
+        # What is of no interest is not gone through again.
+        self._position = max(self._position, head)
 
     async def _take_back(self, orphan: Orphan) -> None:
         build, node_id = orphan.build, orphan.node_id

@@ -33,6 +33,8 @@ SWEEP_S = 5.0
 REST_S = 0.1
 """From news to the look at them: many events cost one look."""
 WAKE = "run_due_reactions"
+FAR = 200
+"""Positions of no interest that are passed at once: what happens seldom is not looked for from where it last was."""
 WAKE_S = 1.0
 """Redis has so long to take a wake-up; one that hangs must not hold up the log."""
 LONGEST_ERROR = 1_000
@@ -95,11 +97,14 @@ class Relay:
 
     async def _note(self, reaction: Reaction) -> bool:
         """Moves a reaction along the log; whether something became due."""
+        head = await self._log.head()
         async with self._pool.connection() as connection, connection.transaction():
             reached = await due_reactions.reached(connection, reaction.name)
             events = await self._log.read(reached, BATCH, [reaction.event.name])
             if events:
                 await due_reactions.note(connection, reaction.name, [event.position for event in events])
+            elif head - reached > FAR:
+                await due_reactions.move(connection, reaction.name, head)
         return bool(events)
 
     async def _wake(self) -> None:

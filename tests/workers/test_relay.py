@@ -73,6 +73,11 @@ class Yard:
     async def deletions(self) -> list[int]:
         return [recorded.position for recorded in await self.parts.log.read(0, 1_000, [JobDeleted.name])]
 
+    async def slowest(self) -> int:
+        """Up to where all reactions have looked through the log."""
+        ((position,),) = await self._query("SELECT min(position) FROM reaction_positions")
+        return int(position)
+
     async def make_due(self) -> None:
         async with self.parts.pool.connection() as connection:
             await connection.execute("UPDATE due_reactions SET due_at = now()")
@@ -144,6 +149,24 @@ async def test_a_new_reaction_starts_now(yard: Yard, monkeypatch: pytest.MonkeyP
     async with yard.running(relay):
         await yard.delete_job(6)
         await yard.until(lambda: _is(yard.left, {5}))
+
+
+async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.relay.FAR", 5)
+    async with yard.running(yard.relay()):
+        begun = await yard.slowest()
+        for job_id in range(10, 17):
+            await yard.make_job(job_id)
+
+        async def have_passed() -> bool:
+            return await yard.slowest() > begun
+
+        await yard.until(have_passed)
+        await yard.delete_job(10)
+        await yard.until(lambda: _is(yard.left, set(range(11, 17))))
 
 
 async def _is(look: Callable[[], Awaitable[object]], wanted: object) -> bool:
