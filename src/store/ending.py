@@ -1,11 +1,12 @@
 """The end of tasks that wait for the database."""
 
 import asyncio
+from typing import Any
 
 AGAIN_S = 0.2
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
+async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancels them, and waits until they have ended; how is no matter.
 
     Once may not be enough: psycopg waits by `asyncio.wait_for`, which swallows a cancellation that comes together with

@@ -14,6 +14,8 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
+from store.ending import end
+
 log = structlog.get_logger()
 
 Callback = Callable[[str | None], None]
@@ -60,9 +62,7 @@ class Listener:
 
     async def close(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:

@@ -6,8 +6,7 @@ Heavy imports stand inside the functions, so that a process only carries what it
 import asyncio
 import contextlib
 import secrets as random
-import signal
-from collections.abc import AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from store.durability import risks
 from store.ids import Ids
 from store.log import EventLog
 from store.secrets import Secrets, new_token, token_hash
-from testhide import BUILD, VERSION
+from testhide import BUILD, VERSION, running
 from testhide.faults import Fault
 from testhide.settings import Settings
 
@@ -102,7 +101,7 @@ def serve(settings: Settings) -> None:
             log_level=LogLevels.warning,
             websockets=False,
         )
-        stopping = asyncio.create_task(_signalled())
+        stopping = asyncio.create_task(running.signalled())
         serving = asyncio.create_task(server.serve())
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
@@ -115,7 +114,7 @@ def serve(settings: Settings) -> None:
                 await asyncio.wait({serving}, timeout=CUT_AGAIN_S)
         await serving
 
-    _run(run())
+    running.run(run())
 
 
 @contextlib.asynccontextmanager
@@ -184,10 +183,10 @@ def project(settings: Settings) -> None:
         async with core(settings, pool_size=2) as parts:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL)
             await listener.start()
-            await _until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
+            await running.until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
             await listener.close()
 
-    _run(run())
+    running.run(run())
 
 
 def dispatch(settings: Settings) -> None:
@@ -213,10 +212,10 @@ def dispatch(settings: Settings) -> None:
                 BuildLogs(parts.pool),
                 QueueReasons(parts.pool),
             )
-            await _until_signalled(dispatcher.run())
+            await running.until_signalled(dispatcher.run())
             await listener.close()
 
-    _run(run())
+    running.run(run())
 
 
 def work(settings: Settings) -> None:
@@ -280,10 +279,10 @@ def work(settings: Settings) -> None:
             )
             works = (relay.run(), schedules.run(), sealer.run(listener), waiter.run())
             flaky = FlakinessWatch(parts.pool, parts.log, handler)
-            await _until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
+            await running.until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
             await listener.close()
 
-    _run(run())
+    running.run(run())
 
 
 def migrate(settings: Settings) -> list[str]:
@@ -355,46 +354,3 @@ async def _together(*works: Coroutine[None, None, None]) -> None:
     async with asyncio.TaskGroup() as tasks:
         for work in works:
             tasks.create_task(work)
-
-
-def _log_as_json() -> None:
-    """One JSON object a line; of exceptions the trace, never the local variables, which may hold secrets."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        cache_logger_on_first_use=True,
-    )
-
-
-def _run(main: Awaitable[None]) -> None:
-    import uvloop
-
-    _log_as_json()
-
-    async def wrapped() -> None:
-        await main
-
-    uvloop.run(wrapped())
-
-
-async def _signalled() -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-
-
-async def _until_signalled(work: Awaitable[None]) -> None:
-    """Runs for ever; returns on a signal, raises what the work raises."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.create_task(_signalled())
-    done, _ = await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if working in done:
-        working.result()
-    working.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await working

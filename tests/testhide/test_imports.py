@@ -26,7 +26,7 @@ settings = Settings(database_url="postgresql://127.0.0.1:1/none", redis_url="red
 # As far as it gets without a database: everything is imported before the first connection.
 def no_loop(main):
     main.close()
-processes._run = no_loop
+processes.running.run = no_loop
 with contextlib.suppress(SystemExit):
     getattr(processes, sys.argv[1])(settings)
 print(" ".join({{name.partition(".")[0] for name in sys.modules}}))

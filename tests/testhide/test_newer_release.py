@@ -9,6 +9,8 @@ import pytest
 
 from domain.base import Stamp
 from domain.claims import ClaimTaken
+from projections.catalogue import PROJECTIONS
+from projections.machinery.engine import ensure_tables
 from store.codec import utcnow
 from store.log import Write
 from testhide.processes import Core
@@ -20,6 +22,7 @@ async def test_it_stops_with_the_name_of_the_event(parts: Core, tmp_path: Path, 
     await parts.log.append([Write(1, ClaimTaken(claim="a", owner="ann"))], Stamp(utcnow(), "tests"))
     name = "claim.taken" if verb == "project" else "build.queued"
     async with parts.pool.connection() as connection:
+        await ensure_tables(connection, PROJECTIONS)  # the projector reads the log for what serves
         # Class version 200, in the place of 1.
         await connection.execute(
             "UPDATE stored_events SET topic = %s, state = substr(state, 1, 2) || '\\xccc8' || substr(state, 4)", (name,)
