@@ -135,9 +135,7 @@ PROJECTION = Projection(
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node with what its connected agent last measured, in whole numbers; zeros while it is offline, null in what it
-    was in the past.
-    """
+    """A node and what its agent last measured, in whole numbers; zeros while it is offline, null in what it was."""
 
     id: int
     name: str
