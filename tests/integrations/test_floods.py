@@ -29,7 +29,7 @@ FLOODS: dict[str, tuple[bytes, bytes, str]] = {
     "early hints": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n" * 100, "no answer within"),
     "a chunk's extension": (OK + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 65_536, "200"),
     "trailers": (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n" * 1_000, "200|no HTTP"),
-    "answers": (OK + b"Content-Length: 1\r\n\r\na", OK + b"Content-Length: 1\r\n\r\na", "200|no answer within"),
+    "answers": (OK + b"Content-Length: 1\r\n\r\na", (OK + b"Content-Length: 1\r\n\r\na") * 1_000, "200"),
     "another protocol": (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", b"a" * 65_536, "101"),
 }
 """What a receiver begins with, what it goes on with for ever, and what becomes of it."""
