@@ -8,6 +8,7 @@ import contextlib
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 CALLS = "pwrite64,pwritev,fdatasync,fsync,sendto"
 ANSWER = "first_position"
 """The name of the append function's first column, as it travels in front of its row."""
+ENDS_S = 30.0
 _LINE = re.compile(r"^(?P<at>\d+\.\d+) (?P<call>\w+)\((?P<rest>.*)\) += (?P<result>-?\d+).*<(?P<took>[\d.]+)>$")
 
 
@@ -69,12 +71,21 @@ def traced(postmaster: int) -> Iterator[Trace]:
                 line = process.stderr.readline()
                 assert "attached" in line, line
             yield trace
+            # A client has its answer before strace has the line about it, which is there when the process has ended.
+            _await_ends([file for file in Path(folder).iterdir() if file.suffix[1:] not in pids])
         finally:
             process.terminate()
             process.communicate(timeout=30)
         for file in Path(folder).iterdir():
             trace.calls += _read(file)
     trace.calls.sort()
+
+
+def _await_ends(traces: list[Path]) -> None:
+    deadline = time.monotonic() + ENDS_S
+    while not all("+++ exited" in trace.read_text(encoding="utf-8", errors="replace") for trace in traces):
+        assert time.monotonic() < deadline, "a process of PostgreSQL did not end with its connection"
+        time.sleep(0.01)  # between two looks
 
 
 def _helpers(postmaster: int) -> Iterator[int]:
