@@ -125,7 +125,10 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                     WHERE o.req <> ALL (conflicts);
             END IF;
             IF first_position IS NOT NULL THEN
-                PERFORM pg_notify({channel}, last_position::text);
+                PERFORM pg_notify(
+                    {channel},
+                    last_position || ' ' || array_to_string(ARRAY(SELECT DISTINCT unnest(topics)), ' ')
+                );
                 PERFORM pg_notify({wake_channel}, wake) FROM unnest(wakes) AS wake;
             END IF;
         END

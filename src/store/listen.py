@@ -7,7 +7,7 @@ None, which means: look again. Subscribers look first, then wait; and those with
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import psycopg
 import structlog
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 Callback = Callable[[str | None], None]
 
 EVENTS = "stored_events"
-"""Payload: the newest position in the log."""
+"""Payload: the newest position in the log, and the names of what was appended: `1025 build.queued build.commented`."""
 PROJECTED = "projected"
 """Payload: a position and which read models have reached it (their `digest`); empty: look at the positions."""
 WAKES = "stored_events_wakes"
@@ -32,6 +32,11 @@ POLLS = "polls"
 """Payload: the node id whose agent asks for work or stopped asking."""
 BUILD_LOGS = "build_logs"
 """Payload: the build id that has new log lines."""
+
+
+def tells_of(names: Collection[str], payload: str | None) -> bool:
+    """Whether something with one of these names may have been appended, by a payload of EVENTS."""
+    return payload is None or any(name in names for name in payload.split(" ")[1:])
 
 
 async def comes(news: asyncio.Event, within_s: float) -> bool:

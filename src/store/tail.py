@@ -8,7 +8,7 @@ import psycopg
 import structlog
 
 from domain.base import Recorded
-from store.listen import EVENTS, Listener, comes
+from store.listen import EVENTS, Listener, comes, tells_of
 from store.log import EventLog
 
 log = structlog.get_logger()
@@ -23,9 +23,9 @@ TRY_AGAIN_S = 0.5
 
 
 class Tail:
-    """Only events with one of `names`, where given. Reads nothing while nobody follows."""
+    """Only events with one of `names`. Reads nothing while nobody follows."""
 
-    def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str] | None = None) -> None:
+    def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
         self._log = event_log
         self._listener = listener
         self._names = names
@@ -55,7 +55,12 @@ class Tail:
 
     async def _follow(self, begun: asyncio.Event) -> None:
         news = asyncio.Event()
-        with self._listener.subscribed(EVENTS, lambda payload: news.set()):
+
+        def appended(payload: str | None) -> None:
+            if tells_of(self._names, payload):
+                news.set()
+
+        with self._listener.subscribed(EVENTS, appended):
             # By itself, too: a cancellation may be lost in what waits for the database (`store.ending`).
             while asyncio.current_task() is self._following:
                 news.clear()

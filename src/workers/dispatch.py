@@ -27,16 +27,18 @@ from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
 from store.codec import utcnow
 from store.leading import leading
-from store.listen import EVENTS, POLLS, Listener, comes
+from store.listen import EVENTS, POLLS, Listener, comes, tells_of
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
 from workers.placement import assignments, waiting_for
-from workers.scheduler import Orphan, Scheduler
+from workers.scheduler import PLACING, Orphan, Scheduler
 
 log = structlog.get_logger()
 
 LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
+NEWS = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
+"""What may change who gets which build. The rest is only looked at for damage, once a second."""
 BATCH = 1_000
 REST_S = 0.003
 """Between two rounds: under load many events cost one round, and from idle nothing waits."""
@@ -72,7 +74,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
         with (
-            self.listener.subscribed(EVENTS, lambda payload: self._news.set()),
+            self.listener.subscribed(EVENTS, self._appended),
             self.listener.subscribed(POLLS, self._polled),
         ):
             while True:
@@ -82,6 +84,10 @@ class Dispatcher:
                 except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
+
+    def _appended(self, payload: str | None) -> None:
+        if tells_of(NEWS, payload):
+            self._news.set()
 
     def _polled(self, payload: str | None) -> None:
         if payload is None:

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from domain.base import readable
 from store import reactions as due_reactions
-from store.listen import EVENTS, Listener, comes
+from store.listen import EVENTS, Listener, comes, tells_of
 from store.log import EventLog
 from store.reactions import MAX_TRIES, Due
 from workers.patience import patient
@@ -58,11 +58,12 @@ class Relay:
         self._redis = ArqRedis(self._connections)
         self._reactions = {reaction.name: reaction for reaction in reactions}
         self._tools = tools
+        self._names = {reaction.event.name for reaction in reactions}
         self._news = asyncio.Event()
 
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
+        with self._listener.subscribed(EVENTS, self._appended):
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow())
@@ -79,6 +80,10 @@ class Relay:
                 await self._run_one(due)
                 ran += 1
         return ran
+
+    def _appended(self, payload: str | None) -> None:
+        if tells_of(self._names, payload):
+            self._news.set()
 
     async def _follow(self) -> None:
         begun = False

@@ -35,6 +35,9 @@ from domain.nodes import (
 )
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
 
+PLACING = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
+"""What happens to a build and changes who waits or where there is room."""
+
 
 @dataclass
 class JobLimits:

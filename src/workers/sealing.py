@@ -151,7 +151,7 @@ class Sealer:
         return await self._keys()
 
     def _appended(self, payload: str | None) -> None:
-        if payload is None or int(payload) - self._size >= EVERY:
+        if payload is None or int(payload.split()[0]) - self._size >= EVERY:
             self._is_much_new.set()
 
 

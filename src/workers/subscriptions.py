@@ -25,7 +25,7 @@ from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
 from store import deliveries, reactions, subscriptions
 from store.deliveries import Endpoint, New
-from store.listen import EVENTS, Listener, comes
+from store.listen import EVENTS, Listener, comes, tells_of
 from store.log import EventLog
 from workers.messages import Messages
 
@@ -60,11 +60,13 @@ class Follower:
         self._messages = messages
         self._listener = listener
         self._clock = clock
+        self._names: list[str] = []
+        """Of what is followed, by the last look."""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
+        with self._listener.subscribed(EVENTS, self._appended):
             while True:
                 self._news.clear()
                 try:
@@ -73,6 +75,10 @@ class Follower:
                     log.warning("subscriptions wait for the database", error=str(error).strip())
                 if await comes(self._news, LOOK_AGAIN_S):
                     await asyncio.sleep(REST_S)
+
+    def _appended(self, payload: str | None) -> None:
+        if tells_of(self._names, payload):
+            self._news.set()
 
     async def catch_up(self) -> None:
         """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
@@ -88,8 +94,9 @@ class Follower:
 
     async def _look(self) -> subscriptions.Waiting:
         async with self._pool.connection() as connection:
-            names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
-            return await subscriptions.waiting(connection, NAME, names, FAR)
+            # Known before it is looked, so that nothing comes unheard after the look.
+            self._names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
+            return await subscriptions.waiting(connection, NAME, self._names, FAR)
 
     async def _follow(self) -> None:
         """One batch."""

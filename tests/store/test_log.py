@@ -21,6 +21,7 @@ from domain.projects import ProjectDeleted
 from domain.users import UserRegistered
 from store.append import GroupCommit, VersionConflict
 from store.codec import EventMapper
+from store.listen import tells_of
 from store.log import EventLog, Write
 from testhide.processes import Core
 
@@ -122,7 +123,18 @@ async def test_wakes_are_sent_with_the_commit(parts: Core) -> None:
         await listening.execute("LISTEN stored_events")
         await parts.log.append([Write(1, claim("a"))], STAMP, wakes=["3:1"])
         heard = [(note.channel, note.payload) async for note in listening.notifies(timeout=5, stop_after=2)]
-    assert heard == [("stored_events", "1"), ("stored_events_wakes", "3:1")]
+    assert heard == [("stored_events", f"1 {ClaimTaken.name}"), ("stored_events_wakes", "3:1")]
+
+
+async def test_news_say_what_was_appended(parts: Core) -> None:
+    async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as listening:
+        await listening.execute("LISTEN stored_events")
+        await parts.log.append([Write(1, claim("a")), Write(1, claim("b")), Write(1, token(1))], STAMP)
+        (news,) = [note.payload async for note in listening.notifies(timeout=5, stop_after=1)]
+    assert tells_of(["other", ClaimTaken.name], news)
+    assert tells_of([ApiTokenCreated.name], news)
+    assert not tells_of(["other", "3"], news)
+    assert tells_of([], None)  # the connection was away
 
 
 async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:

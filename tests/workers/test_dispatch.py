@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -26,12 +26,19 @@ from store.queue_reasons import QueueReasons
 from testhide.processes import Core
 from tests.conftest import Server
 from tests.fake_agent import FakeAgent, Shop
+from tests.polls import until_it_asks
 from workers.dispatch import Dispatcher
 
 
 @pytest.fixture
 def shop(server: Server) -> Shop:
     return Shop(server)
+
+
+@pytest.fixture
+def gauges(server: Server) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server.engines.database_url, autocommit=True) as connection:
+        yield connection
 
 
 # ----- over HTTP -----
@@ -97,12 +104,13 @@ def test_one_agent_at_a_time(shop: Shop) -> None:
     assert first.connect().status_code == 200, "the same session may connect again"
 
 
-def test_a_running_build_is_stopped(shop: Shop) -> None:
+def test_a_running_build_is_stopped(shop: Shop, gauges: psycopg.Connection) -> None:
     agent = shop.new_agent()
     number = shop.start()
     build = agent.take_up()
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(agent.next, 0)
+        until_it_asks(gauges, agent, free=0)  # what is stopped between two polls its heartbeat hears of
         assert shop.admin.post(f"/api/v3/builds/{number}/stop").json() == {"id": number, "status": "aborted"}
         stop = waiting.result(30)
     assert stop.pop("receipt")
@@ -118,13 +126,14 @@ def test_a_queued_build_is_stopped(shop: Shop) -> None:
     assert shop.build(number)["reason"] == "stopped_by_user"
 
 
-def test_a_deleted_jobs_builds_are_stopped(shop: Shop) -> None:
+def test_a_deleted_jobs_builds_are_stopped(shop: Shop, gauges: psycopg.Connection) -> None:
     job = shop.new_job()
     agent = shop.new_agent()
     number = shop.start(job)
     build = agent.take_up()
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(agent.next, 0)
+        until_it_asks(gauges, agent, free=0)  # what is stopped between two polls its heartbeat hears of
         assert shop.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
         assert waiting.result(30)["build_id"] == number
     assert agent.beat(build) == [[number, "stopped"]]
