@@ -1,6 +1,6 @@
 """The audit trail's index: which events a project, a user or a kind of event has, and when.
 
-What an event says is in the log alone. A row is five numbers, written as blocks are, since every event has one: texts
+What an event says is in the log alone. A row is five numbers, written as blocks are, since every event has one; texts
 stand here as hashes, which find what is asked for exactly.
 """
 
@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded
 from projections.auth import UserRow
-from projections.machinery.model import Block, Change, Int, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Int, Key, Projection, Row, Rows, Table
 from projections.machinery.reading import scalar
 from projections.nodes import NodeRow
 
@@ -58,15 +58,12 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     project_id: int | None = getattr(event, "project_id", None)
-    yield Block(
-        TrailRow,
-        {
-            "position": (recorded.position,),
-            "at_us": (microseconds(event.at),),
-            "actor": (actor_number(event.actor),),
-            "type": (type_number(event.name),),
-            "project_id": (project_id or NO_PROJECT,),
-        },
+    yield TrailRow(
+        recorded.position,
+        microseconds(event.at),
+        actor_number(event.actor),
+        type_number(event.name),
+        project_id or NO_PROJECT,
     )
 
 

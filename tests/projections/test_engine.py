@@ -32,6 +32,7 @@ from tests.projections.toys import (
     BoxGone,
     Broken,
     Delivered,
+    Found,
     KindRow,
     PieceRow,
     Put,
@@ -143,8 +144,8 @@ async def test_the_last_event_of_a_batch_may_empty_a_parent(connection: Spy) -> 
 
 
 async def test_blocks_of_numbers(connection: Spy) -> None:
-    await applied(connection, Delivered(ids=[10, 11, 12]), Put(id=1, box=7), Delivered(ids=[]), Delivered(ids=[20]))
-    assert await table(connection, PieceRow) == [(10, 0), (11, 1), (12, 2), (20, 0)]
+    await applied(connection, Delivered(ids=[10, 11, 12]), Put(id=1, box=7), Delivered(ids=[]), Found(id=20, number=3))
+    assert await table(connection, PieceRow) == [(10, 0), (11, 1), (12, 2), (20, 3)]
 
 
 async def test_an_event_that_one_projection_cannot_take_is_parked_for_that_one(connection: Spy) -> None:

@@ -44,16 +44,11 @@ def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
 def test_every_event_has_a_row_of_numbers() -> None:
     stamped = Stamp(AT, "user:7").on(JOB)
     rows = MemoryRows(trail.PROJECTION).apply(stamped, LEADER)
-    first, second = ({name: value for name, (value,) in block.columns.items()} for block in rows.blocks)
-    assert first == {
-        "position": 1,
-        "at_us": microseconds(AT),
-        "actor": actor_number("user:7"),
-        "type": type_number("job.created"),
-        "project_id": 2,
-    }
-    assert (second["position"], second["project_id"]) == (2, NO_PROJECT)
-    assert list(first) == list(TrailRow.__struct_fields__)
+    first, second = rows.all(TrailRow)
+    assert first == TrailRow(
+        position=1, at_us=microseconds(AT), actor=actor_number("user:7"), type=type_number("job.created"), project_id=2
+    )
+    assert (second.position, second.project_id) == (2, NO_PROJECT)
 
 
 LEADER = EVENTS["dispatch.leadership_taken"](leader="a")  # type: ignore[call-arg]

@@ -69,6 +69,13 @@ class Delivered(Toy, frozen=True):
     ids: list[int]
 
 
+class Found(Toy, frozen=True):
+    """One piece."""
+
+    id: int
+    number: int
+
+
 class Broken(Toy, frozen=True):
     """The projection does not know what to do with it."""
 
@@ -129,6 +136,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield GoneBetween(ToyRow, "id", event.first, event.last)
         case Delivered():
             yield Block(PieceRow, {"id": event.ids, "number": range(len(event.ids))})
+        case Found():
+            yield PieceRow(event.id, event.number)
         case Broken():
             raise ValueError("broken")
         case _:

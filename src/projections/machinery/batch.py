@@ -67,6 +67,8 @@ class Batch:
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
             match change:
+                case Row() if not change.table.has_key_index:
+                    self._blocks[type(change)].append(Block.of([change]))
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
                 case Many():

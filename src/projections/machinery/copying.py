@@ -21,17 +21,6 @@ CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 
 ERRORS = (OverflowError, TypeError, struct.error)
 """What a value that its column does not hold raises."""
-FEW = 8
-"""Rows up to which one by one is faster."""
-
-
-@cache
-def _one_by_one(row: type[Row]) -> Callable[..., bytes]:
-    """Packs the values of one row."""
-    pack = struct.Struct(">2x" + "".join(f"4x{CODES[column.sql_type]}" for column in columns(row))).pack
-    template = _shape(row)[0]
-    width, around = len(template), int.from_bytes(template)
-    return lambda *values: (int.from_bytes(pack(*values)) | around).to_bytes(width)
 
 
 @cache
@@ -51,8 +40,8 @@ def _shape(row: type[Row]) -> tuple[bytes, list[tuple[str, str, int]]]:
 def packed(block: Block) -> bytes | bytearray:
     """The rows of a block. Raises one of ERRORS."""
     count = len(block.columns[block.row.__struct_fields__[0]])
-    if count <= FEW:
-        return b"".join(map(_one_by_one(block.row), *block.columns.values()))
+    if count == 0:
+        return b""
     template, places = _shape(block.row)
     first, width = bytearray(template), len(template)
     spread: list[tuple[int, bytes]] = []

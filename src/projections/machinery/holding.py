@@ -113,11 +113,17 @@ class HeldBlocks:
     def __init__(self, row: type[Row]) -> None:
         self.row = row
         self.packed: list[bytes | bytearray] = []
+        self.single: list[Row] = []
+        """Rows that came by themselves, and are packed together."""
         self.size = 0
         """Of what is packed, in bytes."""
         self.unsaved: list[Span] = []
         """Deletions of this transaction."""
         self._waiting: dict[str, Spans] = {}
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
 
     @property
     def columns(self) -> list[str]:
@@ -127,6 +133,12 @@ class HeldBlocks:
     def put(self, rows: bytes | bytearray) -> None:
         self.packed.append(rows)
         self.size += len(rows)
+
+    def pack(self) -> None:
+        """Raises one of `copying.ERRORS`."""
+        if self.single:
+            self.put(copying.packed(Block.of(self.single)))
+            self.single = []
 
     def written(self) -> None:
         self.packed, self.size = [], 0

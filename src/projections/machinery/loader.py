@@ -173,6 +173,7 @@ class Loader:
                     await self._write(row_held)
                     row_held.forget()
             for held in self._blocks.values():
+                self._pack(held)
                 if held.size >= BYTES_AT_ONCE:
                     await self._write_blocks(held)
             changed = sum(len(held.changed) for held in self._held.values())
@@ -225,6 +226,11 @@ class Loader:
             must_be_readable(projection, event)
         changes: list[Change | Packed] = []
         for change in projection.apply(event, self):
+            if isinstance(change, Row) and type(change) in self._blocks:
+                if not self._blocks[type(change)].has_waiting:
+                    changes.append(change)  # whether it fits is seen when it is packed
+                    continue
+                change = Block.of([change])
             if isinstance(change, Block):
                 try:
                     changes.append(Packed(change, copying.packed(change)))
@@ -238,6 +244,8 @@ class Loader:
 
     def _put(self, change: Change | Packed) -> None:
         match change:
+            case Row() if type(change) in self._blocks:
+                self._blocks[type(change)].single.append(change)
             case Row():
                 row_held = self._held[type(change)]
                 row_held.put(row_held.place_of(change), change)
@@ -289,7 +297,15 @@ class Loader:
             await self._execute(query, *parameters)
         held.swept = []
 
+    def _pack(self, held: HeldBlocks) -> None:
+        """Raises Refused: which of the rows does not fit the engine finds."""
+        try:
+            held.pack()
+        except copying.ERRORS as error:
+            raise Refused(said(error)) from error
+
     async def _write_blocks(self, held: HeldBlocks) -> None:
+        self._pack(held)
         if held.packed:
             await copying.copy(self._connection, held.row, held.packed)
             held.written()

@@ -2,8 +2,8 @@
 
 `keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
 (inserted or replaced by its key), `Gone`, `GoneWhere` or `GoneBetween` (delete by an indexed column; the engine writes
-such an event alone) or `Block` (many new rows of numbers, in columns). A row that an event creates is not named by
-`keys`.
+such an event alone) or `Block` (many new rows of numbers, in columns; a single one may come as a row). A row that an
+event creates is not named by `keys`.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -90,6 +91,12 @@ class Block:
     def __init__(self, row: type[Row], columns: Mapping[str, Sequence[int]]) -> None:
         assert tuple(columns) == row.__struct_fields__, f"{row.__name__} has columns {row.__struct_fields__}"
         self.row, self.columns = row, columns
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Block":
+        """One or more of one table."""
+        row = type(rows[0])
+        return cls(row, {name: list(map(attrgetter(name), rows)) for name in row.__struct_fields__})
 
 
 class Many:
