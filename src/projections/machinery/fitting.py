@@ -51,7 +51,7 @@ def _row_check(row: type[Row]) -> Callable[[Row], None]:
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack
     all_numbers = _values_of([column.name for column in numbers])
     all_texts = _values_of([column.name for column in columns(row) if column.sql_type == "text"])
-    all_needed = _values_of([column.name for column in columns(row) if not column.nullable])
+    all_needed = _values_of([column.name for column in columns(row) if not column.nullable and column not in numbers])
     checks = [(column.name, _check_of(row, column)) for column in columns(row)]
     others = [
         (column.name, _check_of(row, column))
@@ -68,7 +68,7 @@ def _row_check(row: type[Row]) -> Callable[[Row], None]:
             raise
         if None in all_needed(item) or not _is_plain(texts):
             _check_each(item, checks)
-        else:
+        elif others:
             _check_each(item, others)
 
     return fits
@@ -159,6 +159,8 @@ def _float(value: Any) -> None:
 
 
 def _json(value: Any) -> None:
+    if not value:
+        return
     try:
         text = msgspec.json.encode(value)
     except UnicodeEncodeError:

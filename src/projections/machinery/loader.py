@@ -52,8 +52,10 @@ ROWS_CHANGED = 120_000
 EVENTS_AT_MOST = 200_000
 SECONDS_AT_MOST = 10.0
 """Of one transaction: what a crash costs, and how old the progress is that others see."""
-MEMORY = "256MB"
-"""For making an index; PostgreSQL's default takes half as long again."""
+MEMORY = "16MB"
+"""For making an index: what is sorted at once shall stay in the processor's cache. 20 million rows take 8 s of CPU, and
+12 with 256 MB.
+"""
 _UNKNOWN: Any = object()
 
 
@@ -185,7 +187,7 @@ class Loader:
                 await self._commit()
 
     async def finish(self, position: int) -> None:
-        """Writes what is left, and makes the indexes. These projections take no event more up to `position`.
+        """Writes what is left, and makes indexes and statistics. These projections take no event more up to `position`.
 
         Raises as `take`.
         """
@@ -199,7 +201,7 @@ class Loader:
                 await self._settle(held)
                 await self._close()
             for row in (*self._blocks, *self._held):
-                for statement in statements.create(row):
+                for statement in (*statements.create(row), f"ANALYZE {row.table}"):
                     await self._connection.execute(statement.encode())
             for row in self._blocks:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from projections.machinery.engine import Engine, drop_tables, ensure_tables, positions
-from projections.machinery.loading import NEAR, load
+from projections.machinery.engine import Engine, drop_tables, ensure_tables
+from projections.machinery.loading import load
 from projections.machinery.model import Projection
 from projections.machinery.places import alone_beside
 from projections.machinery.projector import BATCH, catch_up
@@ -53,14 +53,9 @@ async def build(
             " WHERE name = ANY (%s)",
             (names,),
         )
-        begun = min((await positions(connection, projections)).values())
         with _seldom_collecting():
             await load(connection, event_log, projections, lambda position, goal: told(Progress(position, goal)))
         position = await follow(connection, event_log, projections, told)
-        if position - begun > NEAR:
-            for projection in projections:
-                for row in projection.rows:
-                    await connection.execute(f"ANALYZE {row.table}".encode())
         await connection.execute("UPDATE projection_positions SET built_at = now() WHERE name = ANY (%s)", (names,))
         return position
 
