@@ -47,10 +47,10 @@ ROWS_AT_ONCE = 500
 """Rows of a table that no projection asks for, and that are written together."""
 BYTES_AT_ONCE = 1 << 18
 """The same of packed blocks."""
-ROWS_CHANGED = 120_000
+ROWS_CHANGED = 300_000
 """Rows in memory that end a transaction."""
-EVENTS_AT_MOST = 200_000
-SECONDS_AT_MOST = 10.0
+EVENTS_AT_MOST = 500_000
+SECONDS_AT_MOST = 20.0
 """Of one transaction: what a crash costs, and how old the progress is that others see."""
 MEMORY = "16MB"
 """For making an index: what is sorted at once shall stay in the processor's cache. 20 million rows take 8 s of CPU, and
