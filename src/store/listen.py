@@ -39,6 +39,11 @@ def tells_of(names: Collection[str], payload: str | None) -> bool:
     return payload is None or any(name in names for name in payload.split(" ")[1:])
 
 
+def newest(payload: str) -> int:
+    """The position in a payload of EVENTS."""
+    return int(payload.partition(" ")[0])
+
+
 async def comes(news: asyncio.Event, within_s: float) -> bool:
     """Whether it is set in time.
 
@@ -78,6 +83,15 @@ class Listener:
             yield
         finally:
             self._callbacks[channel].remove(callback)
+
+    def woken(self, news: asyncio.Event, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
+        """Sets `news` when something with one of `names`, whatever they are by then, may have been appended."""
+
+        def appended(payload: str | None) -> None:
+            if tells_of(names, payload):
+                news.set()
+
+        return self.subscribed(EVENTS, appended)
 
     async def _run(self) -> None:
         pause = 0.05

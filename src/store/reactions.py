@@ -14,6 +14,8 @@ FIRST_PAUSE_S = 5
 MAX_TRIES = 20
 """Over some 17 hours."""
 ERRORS_SHOWN = 5
+FAR = 200
+"""Positions of no interest that are passed at once: what happens seldom is not looked for from where it last was."""
 
 
 class Due(NamedTuple):

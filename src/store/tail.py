@@ -8,7 +8,7 @@ import psycopg
 import structlog
 
 from domain.base import Recorded
-from store.listen import EVENTS, Listener, comes, tells_of
+from store.listen import Listener, comes
 from store.log import EventLog
 
 log = structlog.get_logger()
@@ -55,12 +55,7 @@ class Tail:
 
     async def _follow(self, begun: asyncio.Event) -> None:
         news = asyncio.Event()
-
-        def appended(payload: str | None) -> None:
-            if tells_of(self._names, payload):
-                news.set()
-
-        with self._listener.subscribed(EVENTS, appended):
+        with self._listener.woken(news, self._names):
             # By itself, too: a cancellation may be lost in what waits for the database (`store.ending`).
             while asyncio.current_task() is self._following:
                 news.clear()

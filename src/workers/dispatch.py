@@ -27,7 +27,7 @@ from store.append import AppendFailed, VersionConflict
 from store.build_logs import BuildLogs
 from store.codec import utcnow
 from store.leading import leading
-from store.listen import EVENTS, POLLS, Listener, comes, tells_of
+from store.listen import POLLS, Listener, comes
 from store.log import EventLog
 from store.queue_reasons import QueueReasons
 from workers.placement import assignments, waiting_for
@@ -74,7 +74,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Leads whenever it can, for ever."""
         with (
-            self.listener.subscribed(EVENTS, self._appended),
+            self.listener.woken(self._news, NEWS),
             self.listener.subscribed(POLLS, self._polled),
         ):
             while True:
@@ -84,10 +84,6 @@ class Dispatcher:
                 except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
-
-    def _appended(self, payload: str | None) -> None:
-        if tells_of(NEWS, payload):
-            self._news.set()
 
     def _polled(self, payload: str | None) -> None:
         if payload is None:

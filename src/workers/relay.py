@@ -19,9 +19,9 @@ from redis.exceptions import RedisError
 
 from domain.base import readable
 from store import reactions as due_reactions
-from store.listen import EVENTS, Listener, comes, tells_of
+from store.listen import Listener, comes
 from store.log import EventLog
-from store.reactions import MAX_TRIES, Due
+from store.reactions import FAR, MAX_TRIES, Due
 from workers.patience import patient
 from workers.reactions import Reaction, Tools
 
@@ -33,8 +33,6 @@ SWEEP_S = 5.0
 REST_S = 0.1
 """From news to the look at them: many events cost one look."""
 WAKE = "run_due_reactions"
-FAR = 200
-"""Positions of no interest that are passed at once: what happens seldom is not looked for from where it last was."""
 WAKE_S = 1.0
 """Redis has so long to take a wake-up; one that hangs must not hold up the log."""
 LONGEST_ERROR = 1_000
@@ -63,7 +61,7 @@ class Relay:
 
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(EVENTS, self._appended):
+        with self._listener.woken(self._news, self._names):
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._follow())
@@ -80,10 +78,6 @@ class Relay:
                 await self._run_one(due)
                 ran += 1
         return ran
-
-    def _appended(self, payload: str | None) -> None:
-        if tells_of(self._names, payload):
-            self._news.set()
 
     async def _follow(self) -> None:
         begun = False

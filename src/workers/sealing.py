@@ -21,7 +21,7 @@ from domain.errors import StreamDamaged
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.append import AppendFailed
 from store.leading import leading
-from store.listen import EVENTS, Listener, comes
+from store.listen import EVENTS, Listener, comes, newest
 from store.log import EventLog
 from store.merkle import Edge
 from store.notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
@@ -151,7 +151,7 @@ class Sealer:
         return await self._keys()
 
     def _appended(self, payload: str | None) -> None:
-        if payload is None or int(payload.split()[0]) - self._size >= EVERY:
+        if payload is None or newest(payload) - self._size >= EVERY:
             self._is_much_new.set()
 
 

@@ -25,7 +25,7 @@ from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
 from store import deliveries, reactions, subscriptions
 from store.deliveries import Endpoint, New
-from store.listen import EVENTS, Listener, comes, tells_of
+from store.listen import Listener, comes
 from store.log import EventLog
 from workers.messages import Messages
 
@@ -36,8 +36,6 @@ BATCH = 200
 LOOK_AGAIN_S = 5.0
 REST_S = 0.01
 """From news to the look at them: many events cost one look."""
-FAR = 200
-"""Positions of no interest that are passed at once."""
 REPLAYS_AHEAD = 1_000
 """A replay goes on while fewer of its deliveries than this are open."""
 
@@ -66,7 +64,7 @@ class Follower:
 
     async def run(self) -> None:
         """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(EVENTS, self._appended):
+        with self._listener.woken(self._news, self._names):
             while True:
                 self._news.clear()
                 try:
@@ -75,10 +73,6 @@ class Follower:
                     log.warning("subscriptions wait for the database", error=str(error).strip())
                 if await comes(self._news, LOOK_AGAIN_S):
                     await asyncio.sleep(REST_S)
-
-    def _appended(self, payload: str | None) -> None:
-        if tells_of(self._names, payload):
-            self._news.set()
 
     async def catch_up(self) -> None:
         """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
@@ -95,8 +89,8 @@ class Follower:
     async def _look(self) -> subscriptions.Waiting:
         async with self._pool.connection() as connection:
             # Known before it is looked, so that nothing comes unheard after the look.
-            self._names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
-            return await subscriptions.waiting(connection, NAME, self._names, FAR)
+            self._names[:] = _names(OWN, _wanted(await deliveries.endpoints(connection)))
+            return await subscriptions.waiting(connection, NAME, self._names, reactions.FAR)
 
     async def _follow(self) -> None:
         """One batch."""

@@ -122,10 +122,6 @@ class HeldBlocks:
         self._waiting: dict[str, Spans] = {}
 
     @property
-    def has_waiting(self) -> bool:
-        return bool(self._waiting)
-
-    @property
     def columns(self) -> list[str]:
         """Those that something waits for."""
         return list(self._waiting)

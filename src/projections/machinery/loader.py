@@ -229,7 +229,7 @@ class Loader:
         changes: list[Change | Packed] = []
         for change in projection.apply(event, self):
             if isinstance(change, Row) and type(change) in self._blocks:
-                if not self._blocks[type(change)].has_waiting:
+                if not self._blocks[type(change)].columns:
                     changes.append(change)  # whether it fits is seen when it is packed
                     continue
                 change = Block.of([change])
