@@ -13,7 +13,7 @@ import requests
 
 from bench.report import Report, percentile
 from bench.stack import Stack, running_stack
-from projections.results import ResultRow
+from projections.results import BlockRow
 
 CASES = 100_000
 BUILDS = 10
@@ -91,7 +91,7 @@ def measure(stack: Stack, report: Report) -> None:
 
 def size(stack: Stack) -> int:
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
-        row = connection.execute(f"SELECT pg_total_relation_size('{ResultRow.table}')".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_total_relation_size('{BlockRow.table}')".encode()).fetchone()
     assert row is not None
     return int(row[0])
 

@@ -6,7 +6,8 @@ from psycopg import AsyncConnection
 from domain.results import FAILED
 from projections.jobs import JobRow
 from projections.machinery.reading import all_rows
-from projections.results import STATUS, ResultRow, ResultTextRow
+from projections.result_queries import block_with
+from projections.results import STATUS, ResultTextRow
 from projections.triage import RuleMatchRow, TriageRow
 
 TEXT = 64 * 1024
@@ -42,7 +43,8 @@ async def below(connection: AsyncConnection, project_id: int, result_id: int, li
         f" SELECT x.id, x.job_id, {_OPEN}, x.fail_id, x.signature,"
         f" CASE WHEN {_OPEN} THEN left(x.message, {TEXT}) ELSE '' END,"
         f" CASE WHEN {_OPEN} THEN left(x.trace, {TEXT}) ELSE '' END FROM x"
-        f" LEFT JOIN LATERAL (SELECT facts FROM {ResultRow.table} WHERE id = x.id LIMIT 1) t ON true"
+        f" LEFT JOIN LATERAL (SELECT b.facts[x.id - b.first_result_id + 1] FROM ({block_with('x.id')}) b) t (facts)"
+        " ON true"
         f" LEFT JOIN LATERAL (SELECT id FROM {RuleMatchRow.table} WHERE id = x.id LIMIT 1) m ON true"
         f" LEFT JOIN LATERAL (SELECT classification FROM {TriageRow.table} WHERE id = x.id LIMIT 1) v ON true"
         " ORDER BY x.id DESC",

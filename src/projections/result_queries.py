@@ -1,7 +1,8 @@
 """What is asked of results: totals of a build, its results by page, the history of a test.
 
-Results are found by id: `Spans` are the ranges of a build's reports. Where results of other builds lie between them,
-`width_bucket` over their bounds finds by binary search in which range an id lies (an odd bucket) or that it is in none.
+Results are found by their blocks: `Spans` are the ranges of a build's reports. Where blocks of other builds lie between
+them, `width_bucket` over their bounds finds by binary search in which range one lies (an odd bucket) or that it is in
+none.
 """
 
 from bisect import bisect_right
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,9 +25,9 @@ from projections.results import (
     KNOWN_ISSUE,
     QUARANTINED,
     STATUS,
+    BlockRow,
     OutputsRow,
     ReportRow,
-    ResultRow,
     ResultTextRow,
     SupersededRow,
 )
@@ -38,6 +40,17 @@ SUITES = 32_768  # more than a report can have
 
 # An attempt that was lost with its node counts no more, and a build in the queue has no results.
 _CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
+
+
+_PLACE = "%(id)s::bigint - b.first_result_id + 1"
+
+
+def block_with(result_id: str) -> str:
+    """Of the block that holds a result, whose id this SQL is, all columns."""
+    newest = (
+        f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
+    )
+    return f"SELECT * FROM ({newest}) newest WHERE first_result_id + results > {result_id}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Spans:
     def within(self) -> str:
         """The condition that a result `t` is of these reports."""
         whole = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
-        return _WITHIN if whole else f"{_WITHIN} AND width_bucket(t.id, %(bounds)s::bigint[]) %% 2 = 1"
+        return _WITHIN if whole else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
 
     def report_of(self, result_id: int) -> ReportRow:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
@@ -70,8 +83,15 @@ class Spans:
         ]
 
 
-_REPORT = "(width_bucket(t.id, %(bounds)s::bigint[]) - 1) / 2"
-_WITHIN = "t.id >= %(low)s::bigint AND t.id < %(high)s::bigint"
+_EACH = (
+    "(SELECT b.first_result_id AS block, b.results, b.first_result_id + generate_series(0, b.results - 1) AS id,"
+    " unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms, unnest(b.suites) AS suite,"
+    f" unnest(b.facts) AS facts FROM {BlockRow.table} b ORDER BY b.first_result_id)"
+)
+"""The results, one by one; found by their blocks, and in the order of `block, id` without all being sorted."""
+
+_REPORT = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
+_WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
 # Hashed once, however many results the planner expects.
 _COUNTS = (
     f"t.facts >= 0 AND t.id NOT IN (SELECT s.id FROM {SupersededRow.table} s"
@@ -96,7 +116,7 @@ class Filters(msgspec.Struct, frozen=True):
     after_id: int = 0
 
     def where(self, spans: Spans) -> str:
-        conditions = [spans.within, "t.id > %(after_id)s::bigint"]
+        conditions = [spans.within, "t.block + t.results > %(after_id)s::bigint", "t.id > %(after_id)s::bigint"]
         if not self.all_attempts:
             conditions.append(_COUNTS)
         if self.status is not None:
@@ -112,7 +132,7 @@ class Filters(msgspec.Struct, frozen=True):
     @property
     def tables(self) -> str:
         cases = f" JOIN {TestCaseRow.table} c ON c.id = t.case_id" if self.search is not None else ""
-        return f"{ResultRow.table} t{cases}"
+        return f"{_EACH} t{cases}"
 
     def parameters(self, spans: Spans) -> dict[str, Any]:
         suites = [] if self.suite is None else spans.suites_named(self.suite)
@@ -232,9 +252,11 @@ async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
         f"SELECT {_REPORT}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
         f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0)"
-        f" FROM {ResultRow.table} t WHERE {spans.within} AND {_COUNTS} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+        f" FROM {_EACH} t WHERE {spans.within} AND {_COUNTS} GROUP BY 1, 2, 3"
     )
-    return await all_rows(connection, SuiteTotal, query, spans.parameters)
+    # Asked for an order, the database sorts all results.
+    found = await all_rows(connection, SuiteTotal, query, spans.parameters)
+    return sorted(found, key=attrgetter("report", "suite", "status"))
 
 
 async def count(connection: AsyncConnection, spans: Spans, filters: Filters) -> int:
@@ -246,7 +268,7 @@ async def page(connection: AsyncConnection, spans: Spans, filters: Filters, limi
     """In report order."""
     query = (
         f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(spans)}"
-        " ORDER BY t.id LIMIT %(limit)s OFFSET %(offset)s)"
+        " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
         f" SELECT t.id, t.case_id, c.node_id, {_FLAGS}, t.suite::int, left(coalesce(x.message, ''), {MESSAGE}),"
         f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, ''), {SAID}"
         f" FROM t JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
@@ -267,8 +289,8 @@ async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
     query = (
         f"SELECT t.id, t.case_id, c.node_id, r.build_id, r.job_id, r.project_id, {_FACTS} & {STATUS},"
         f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), {BY_RULE}"
-        # LIMIT tells the planner that an id is found once: the index does not.
-        f" FROM (SELECT * FROM {ResultRow.table} WHERE id = %(id)s LIMIT 1) t"
+        f" FROM (SELECT %(id)s::bigint AS id, b.case_ids[{_PLACE}] AS case_id, b.facts[{_PLACE}] AS facts"
+        f"  FROM ({block_with('%(id)s::bigint')}) b) t"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
@@ -295,14 +317,20 @@ async def outputs(connection: AsyncConnection, spans: Spans, result_id: int) -> 
 async def history(connection: AsyncConnection, case_id: int, limit: int) -> list[Run]:
     """The results of a test that count, newest first."""
     query = (
-        f"SELECT t.id, r.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), b.branch, b.commit_sha,"
-        f" r.recorded_at, {SAID} FROM {ResultRow.table} t"
+        f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
+        f" WHERE case_ids @> ARRAY[%(case)s::int] ORDER BY first_result_id DESC)"
+        f" SELECT t.id, r.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), b.branch, b.commit_sha,"
+        f" r.recorded_at, {SAID} FROM found"
+        f" JOIN {BlockRow.table} block USING (first_result_id)"
+        " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"
+        "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
+        " ) t (id, facts, duration_ms) ON t.facts >= 0"
         f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
         " ORDER BY first_result_id DESC LIMIT 1) r ON true"
         f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
-        f" WHERE t.case_id = %(case)s::int AND t.facts >= 0"
-        f" AND NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id) ORDER BY t.id DESC LIMIT %(limit)s"
+        f" WHERE NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id)"
+        " ORDER BY found.first_result_id DESC, t.id DESC LIMIT %(limit)s"
     )
     return await _with_said(connection, Run, query, {"case": case_id, "limit": limit})
 
@@ -311,7 +339,7 @@ async def counting(connection: AsyncConnection, spans: Spans, case_ids: list[int
     """Results of these cases in the spans that count."""
     query = (
         f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0,"
-        f" (t.facts & {QUARANTINED}) <> 0 FROM {ResultRow.table} t"
+        f" (t.facts & {QUARANTINED}) <> 0 FROM {_EACH} t"
         f" WHERE {spans.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
     )
     return await all_rows(connection, Known, query, spans.parameters | {"cases": case_ids})
@@ -334,7 +362,7 @@ async def flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str
 async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) -> list[str]:
     spans = await reports(connection, build_id)
     query = (
-        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {ResultRow.table} t"
+        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {_EACH} t"
         f" WHERE {spans.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
         f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
     )

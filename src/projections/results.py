@@ -1,11 +1,9 @@
 """Test results, reports and test cases: their tables. `projections.result_queries` reads them.
 
-A result is 24 bytes of numbers. Its build is not among them: a report's results are a contiguous range of ids, and
-the report row says which. Texts lie apart, since a passed test has none. Measured on PostgreSQL 15, 100,000 results a
-build: 52 bytes of heap, 20 of the index on `id` (always ascending, so its pages are full) and of the index on `case_id`
-28 after one build, 12 after ten and 9 after forty, because it holds nothing but the case and B-trees keep equal keys
-as lists: 101, 85 and 81 bytes a result. With `(case_id, id)` nothing is equal, and history costs 40 bytes for ever.
-A history reads all results of its case and sorts them, which even for thousands is a matter of milliseconds.
+Results lie as they were recorded, a block of up to a thousand in one row, in columns: a result is 12 bytes of numbers
+there, of which some compress, and 4 in the index that says which blocks have a case. A row a result would be 52 bytes
+and 30 in indexes, and take many times as long to write. A report's results are a contiguous range of ids, and its row
+says which. Texts lie apart, since a passed test has none.
 
 None of them is ever updated: a result whose place another took is named in `superseded_results`.
 """
@@ -21,18 +19,18 @@ from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import PASSED, CasesSeen, ResultsRecorded
 from projections.machinery.model import (
-    Block,
     Change,
     Gone,
     GoneBetween,
     GoneWhere,
     Int,
+    Ints,
     Key,
     Many,
     Projection,
     Row,
     Rows,
-    SmallInt,
+    SmallInts,
     Table,
 )
 from projections.test_cases import (
@@ -45,32 +43,35 @@ from projections.test_cases import (
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of `ResultRow.facts`: the status (0 passed, 1 failed, 2 skipped), three flags, and the attempt from bit 5 on.
+"""Bits of a result's facts: the status (0 passed, 1 failed, 2 skipped), three flags, and the attempt from bit 5 on.
 
-All bits of an attempt that a later one decides are inverted, so it is negative: `facts >= 0` is a condition of which
-the query planner has statistics, and no bit is.
+All bits of an attempt that a later one decides are inverted, so it is negative.
 """
 
 
-class ResultRow(Row, frozen=True):
+class BlockRow(Row, frozen=True):
+    """Results in report order; the n-th is result `first_result_id + n`."""
+
     table = Table(
         "results",
         VERSION,
-        # The last one finds the rows of a deleted job: a report's rows lie together, so few ranges hold a job's.
+        key=("first_result_id",),
+        # New cases wait in a list that every search reads: half a megabyte is soon read, and soon sorted in.
         indexes=(
-            "(id) WITH (fillfactor = 100)",
-            "(case_id)",
-            "USING brin (job_id int4_minmax_multi_ops) WITH (pages_per_range = 32)",
+            "(first_result_id) WITH (fillfactor = 100)",
+            "USING gin (case_ids) WITH (gin_pending_list_limit = 512)",
+            "(job_id)",
         ),
-        has_key_index=False,
+        only_grows=True,
     )
-    id: int
-    case_id: Int
+    first_result_id: int
     job_id: Int
-    duration_ms: Int
-    suite: SmallInt
-    """Place in the report's `suites`."""
-    facts: SmallInt
+    results: Int
+    case_ids: Ints
+    durations_ms: Ints
+    suites: SmallInts
+    """Places in the report's `suites`."""
+    facts: SmallInts
 
 
 class ResultTextRow(Row, frozen=True):
@@ -141,7 +142,15 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
                 yield TestCaseRow(event.first_case_id + number, event.project_id, node_id, suite)
         case ResultsRecorded():
-            yield _block(event)
+            yield BlockRow(
+                first_result_id=event.first_result_id,
+                job_id=event.job_id,
+                results=len(event.case_ids),
+                case_ids=event.case_ids,
+                durations_ms=event.durations_ms,
+                suites=event.suites,
+                facts=facts(event),
+            )
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
             yield _stats(event, rows)
@@ -159,7 +168,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 recorded_at=event.at,
             )
         case JobDeleted():
-            for row in (ReportRow, ResultRow, ResultTextRow, OutputsRow, SupersededRow):
+            for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield GoneWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
             # How its tests fared stays, as numbers of nobody.
@@ -169,8 +178,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield GoneWhere(ReportRow, "build_id", event.build_id)
             for first, cases in event.results:
                 last = first + cases - 1
-                yield GoneBetween(OutputsRow, "first_result_id", first, last)
-                for row in (ResultRow, ResultTextRow, SupersededRow):
+                for blocks in (BlockRow, OutputsRow):
+                    yield GoneBetween(blocks, "first_result_id", first, last)
+                for row in (ResultTextRow, SupersededRow):
                     yield GoneBetween(row, "id", first, last)
         case _:
             return
@@ -179,33 +189,20 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 PROJECTION = Projection(
     "results",
     VERSION,
-    (ResultRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
+    (BlockRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
     keys,
     apply,
     takes=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded),
 )
 
 
-def _block(event: ResultsRecorded) -> Block:
-    count = len(event.case_ids)
-    return Block(
-        ResultRow,
-        {
-            "id": range(event.first_result_id, event.first_result_id + count),
-            "case_id": event.case_ids,
-            "job_id": [event.job_id] * count,
-            "duration_ms": event.durations_ms,
-            "suite": event.suites,
-            "facts": facts(event),
-        },
-    )
-
-
 def facts(event: ResultsRecorded) -> tuple[int, ...]:
     """Of each row. Bytes of all rows are put together as one long number each, a low and a high one."""
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))
-    if any(len(column) != count for column in (*columns, event.attempts, event.finals)):
+    if any(
+        len(column) != count for column in (*columns, event.attempts, event.finals, event.durations_ms, event.suites)
+    ):
         raise ValueError("columns of different lengths")
     statuses, known, flaky, quarantined = map(int.from_bytes, columns)
     attempts_low, attempts_high = (int.from_bytes(event.attempts.translate(table)) for table in _ATTEMPTS)

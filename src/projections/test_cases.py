@@ -10,7 +10,7 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.machinery.model import Int, Row, SmallInt, Table
 from projections.machinery.reading import scalar
 
-VERSION = 1
+VERSION = 2
 """Of the projection `results`, which keeps these tables too."""
 
 NO_RUN = -1

@@ -1,7 +1,7 @@
 """The audit trail's index: which events a project, a user or a kind of event has, and when.
 
-What an event says is in the log alone. A row is five numbers, written as blocks are, since every event has one; texts
-stand here as hashes, which find what is asked for exactly.
+What an event says is in the log alone. A row is five numbers, since every event has one; texts stand here as hashes,
+which find what is asked for exactly.
 """
 
 import zlib
@@ -40,7 +40,7 @@ class TrailRow(Row, frozen=True):
             "(actor, position)",
             "(type, position)",
         ),
-        has_key_index=False,
+        only_grows=True,
     )
     position: int
     at_us: int

@@ -1,7 +1,7 @@
 """What was said of failed results, as it is read.
 
-What rules said lies apart: numbers only, so that a report with a hundred thousand known failures is written as a block.
-What people (and models) said goes over it.
+What rules said lies apart: numbers only, so that a hundred thousand known failures of a report are soon written. What
+people (and models) said goes over it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,6 @@ from domain.triage import (
 from projections.auth import email_of
 from projections.known_issues import KnownIssueRow
 from projections.machinery.model import (
-    Block,
     Change,
     GoneBetween,
     GoneWhere,
@@ -41,7 +40,7 @@ VERSION = 1
 
 
 class RuleMatchRow(Row, frozen=True):
-    table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), has_key_index=False)
+    table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), only_grows=True)
     id: int
     """Of the result."""
     job_id: Int
@@ -80,15 +79,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ResultsClassifiedByRules():
-            yield Block(
-                RuleMatchRow,
-                {
-                    "id": event.result_ids,
-                    "job_id": [event.job_id] * len(event.result_ids),
-                    "known_issue_id": event.known_issue_ids,
-                    "classification": list(event.classifications),
-                },
-            )
+            columns = (event.result_ids, event.known_issue_ids, event.classifications)
+            for result_id, known_issue_id, classification in zip(*columns, strict=True):
+                yield RuleMatchRow(result_id, event.job_id, known_issue_id, classification)
         case KnownIssueSearched():
             yield from _found(event, rows)
         case ResultEvent():

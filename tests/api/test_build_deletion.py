@@ -1,6 +1,7 @@
 """Deleting a build for good: every read, every table and the log itself no longer say what it was."""
 
 import asyncio
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_nothing_of_it_is_left_in_the_database_or_on_the_disk(shop: Shop, agent:
     server = shop.server
     mark = "Dreizehnhundert"
     builds = [ran(shop, agent, mark), ran(shop, agent, mark)]
-    assert said_in(server, mark) >= {"builds_v1", "result_texts_v1", "result_outputs_v1", "artifacts_v1", "the blobs"}
+    assert said_in(server, mark) >= {"builds", "result_texts", "result_outputs", "artifacts", "the blobs"}
     server.start("work")
     try:
         with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
@@ -152,7 +153,7 @@ def said_in(server: Server, mark: str) -> set[str]:
         for (name,) in tables:
             query = f"SELECT count(*) FROM {name} t WHERE t::text LIKE %s OR t::text LIKE %s"
             count = connection.execute(query.encode(), (f"%{mark}%", f"%{mark.encode().hex()}%")).fetchone()
-            found |= {name} if count != (0,) else set()
+            found |= {re.sub(r"_v\d+$", "", name)} if count != (0,) else set()
     blobs = Path(server.settings.data_dir, "blobs")
     if any(mark.encode() in path.read_bytes() for path in blobs.rglob("*") if path.is_file()):
         found.add("the blobs")

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from projections.results import ResultRow
+from projections.results import BlockRow
 from tests.api.external import new_build, new_job, new_project, upload
 
 CASES = 100_000
@@ -54,7 +54,7 @@ def test_a_large_report(server: Any) -> None:
     shown = server.admin.get(f"/api/v3/tests/{found['results'][0]['id']}").json()
     assert shown["system_out"].startswith("line of test 99007,")
     with psycopg.connect(server.engines.database_url) as connection:
-        query = f"SELECT pg_total_relation_size('{ResultRow.table}')::float8 / count(*) FROM {ResultRow.table}"
+        query = f"SELECT pg_total_relation_size('{BlockRow.table}')::float8 / sum(results) FROM {BlockRow.table}"
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
     assert row[0] < BYTES_A_RESULT

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import time
 import uuid
@@ -123,8 +124,8 @@ def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
     _, build = filled(shop, marks, shop.admin)
     places = said_in(shop.server, marks.build)
     assert places >= {
-        *("builds_v1", "build_comments_v1", "result_texts_v1", "result_outputs_v1", "reports_v1", "artifacts_v1"),
-        *("triage_v1", "build_log_chunks", "the events", "the files"),
+        *("builds", "build_comments", "result_texts", "result_outputs", "reports", "artifacts"),
+        *("triage", "build_log_chunks", "the events", "the files"),
     }
     assert shop.admin.delete(f"/api/v3/builds/{build}").status_code == 204
     is_forgotten(shop.server, marks.build)
@@ -133,7 +134,7 @@ def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
 
 def test_of_a_deleted_job_nothing_is_left(shop: Shop, marks: Marks) -> None:
     job, _ = filled(shop, marks, shop.admin)
-    assert said_in(shop.server, marks.job) >= {"jobs_v1", "job_configurations_v1", "quarantine_v1", "the events"}
+    assert said_in(shop.server, marks.job) >= {"jobs", "job_configurations", "quarantine", "the events"}
     assert shop.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
     for mark in (marks.job, marks.build):
         is_forgotten(shop.server, mark)
@@ -147,8 +148,8 @@ def test_of_a_deleted_project_nothing_is_left(shop: Shop, marks: Marks) -> None:
     node = admin.get("/api/v3/nodes", params={"pool_id": shop.pool}).json()
     waiting = shop.start(job, branch=marks.build)
     assert said_in(shop.server, marks.project) >= {
-        *("projects_v1", "node_pools_v1", "known_issues_v1", "test_cases_v1", "webhooks_v1"),
-        *("teams_channels_v1", "the events"),
+        *("projects", "node_pools", "known_issues", "test_cases", "webhooks"),
+        *("teams_channels", "the events"),
     }
     assert admin.delete(f"/api/v3/projects/{shop.project}").status_code == 204
     gone = (
@@ -173,7 +174,7 @@ def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
     token = made(ann.post("/api/v3/api-tokens", json={"name": f"of {mark}"}))
     _, build = filled(shop, marks, ann)
     assert shop.build(build)["comments"][0]["author"] == mark
-    assert said_in(server, mark) >= {"users_v1", "api_tokens_v1", "the events"}
+    assert said_in(server, mark) >= {"users", "api_tokens", "the events"}
 
     assert shop.admin.delete(f"/api/v3/users/{me['id']}").status_code == 204
 
@@ -211,7 +212,7 @@ def said_in(server: Server, mark: str) -> set[str]:
         for schema, table in tables:
             rows = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema, table))).fetchall()
             if any(_says(value, mark) for row in rows for value in row):
-                found.add(table)
+                found.add(re.sub(r"_v\d+$", "", table))
         for (state,) in connection.execute("SELECT state FROM stored_events").fetchall():
             envelope = mapper.envelope(state)
             clear = envelope.clear

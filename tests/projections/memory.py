@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.base import Event, Recorded
-from projections.machinery.model import Block, Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.machinery.model import Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
 
 
 class MemoryRows:
@@ -14,7 +14,6 @@ class MemoryRows:
         self._projections = projections
         self._rows: dict[tuple[type[Row], Key], Row] = {}
         self._named: set[tuple[type[Row], Key]] = set()
-        self.blocks: list[Block] = []
         self.position = 0
 
     def get(self, row: type[R], *key: Any) -> R | None:
@@ -58,5 +57,3 @@ class MemoryRows:
                     for place, found in self._of(change.row):
                         if change.takes(found):
                             del self._rows[place]
-                case Block():
-                    self.blocks.append(change)

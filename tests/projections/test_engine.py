@@ -21,7 +21,7 @@ from projections.builds import BuildRow
 from projections.jobs import JobRow
 from projections.machinery import engine, model, statements
 from projections.machinery.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
-from projections.machinery.model import Block, Projection, Row
+from projections.machinery.model import Projection, Row
 from projections.machinery.parking import WAITS
 from projections.projects import ProjectRow
 from tests.projections.memory import MemoryRows
@@ -32,6 +32,7 @@ from tests.projections.toys import (
     BoxGone,
     Broken,
     Delivered,
+    DeliveryRow,
     Found,
     KindRow,
     PieceRow,
@@ -143,9 +144,10 @@ async def test_the_last_event_of_a_batch_may_empty_a_parent(connection: Spy) -> 
     assert await table(connection, ToyRow) == [(1, 7, 1, "")]
 
 
-async def test_blocks_of_numbers(connection: Spy) -> None:
+async def test_numbers_and_arrays_of_them(connection: Spy) -> None:
     await applied(connection, Delivered(ids=[10, 11, 12]), Put(id=1, box=7), Delivered(ids=[]), Found(id=20, number=3))
     assert await table(connection, PieceRow) == [(10, 0), (11, 1), (12, 2), (20, 3)]
+    assert await table(connection, DeliveryRow) == [(1, [5, 6, 7], [0, 1, 2]), (3, [], [])]
 
 
 async def test_an_event_that_one_projection_cannot_take_is_parked_for_that_one(connection: Spy) -> None:
@@ -259,8 +261,10 @@ async def test_no_events_move_nothing(connection: Spy) -> None:
 
 async def test_every_type_of_column_comes_back_as_it_was(connection: Spy) -> None:
     kinds = Projection("kinds", 1, (KindRow,), lambda recorded: (), lambda recorded, rows: (full, empty))
-    full = KindRow(1, 'a "word"', b"\0\xff", -(2**63), True, 0.1, NOW, ["a", ""], {"a": [1, None]}, "low", 3)
-    empty = KindRow(2, "", b"", None, False, -1.5e300, None, [], {}, None, None)
+    full = KindRow(
+        1, 'a "word"', b"\0\xff", -(2**63), True, 0.1, NOW, ["a", ""], [7, -(2**31)], {"a": [1, None]}, "low", 3
+    )
+    empty = KindRow(2, "", b"", None, False, -1.5e300, None, [], [], {}, None, None)
     await ensure_tables(connection, [kinds])
     await Engine(connection, [kinds], announce=True).apply(recorded(Toy()), 0)
     cursor = await connection.execute(
@@ -279,15 +283,11 @@ def test_columns_have_the_types_of_their_fields() -> None:
         "share": ("double precision", False),
         "at": ("timestamptz", True),
         "names": ("jsonb", False),
+        "numbers": ("integer[]", False),
         "more": ("jsonb", False),
         "level": ("text", True),
         "small": ("smallint", True),
     }
-
-
-def test_a_block_has_the_rows_columns() -> None:
-    with pytest.raises(AssertionError, match="PieceRow has columns"):
-        Block(PieceRow, {"number": [1], "id": [1]})
 
 
 async def test_a_new_version_of_a_projection_starts_beside_the_old_one(connection: Spy) -> None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from projections.machinery import fitting, statements
 from projections.machinery.fitting import Unfit
-from projections.machinery.model import Block, Row, Table
-from tests.projections.toys import KindRow, PieceRow
+from projections.machinery.model import Row, Table
+from tests.projections.toys import KindRow
 
-GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], {"a": 1}, None, 3)
+GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], [1], {"a": 1}, None, 3)
 
 
 class NamedRow(Row, frozen=True):
@@ -32,6 +32,8 @@ class NamedRow(Row, frozen=True):
         ({"word": "a\0b"}, "kinds_v1.word cannot hold a text with NUL"),
         ({"word": "\ud800"}, "kinds_v1.word cannot hold a text with half of a surrogate pair"),
         ({"names": ["\0"]}, "kinds_v1.names cannot hold a text with NUL"),
+        ({"numbers": [1, 2**31, 2]}, "kinds_v1.numbers cannot hold a number outside of integer"),
+        ({"numbers": [1, -(2**31) - 1, 2]}, "kinds_v1.numbers cannot hold a number outside of integer"),
         ({"more": {"\\\0": 1}}, "kinds_v1.more cannot hold a text with NUL"),
         ({"share": math.nan}, "kinds_v1.share cannot hold a number that is none"),
         ({"word": None}, "kinds_v1.word cannot hold nothing"),
@@ -49,13 +51,6 @@ def test_texts_in_indexes_are_bounded() -> None:
             fitting.check(row)
 
 
-def test_blocks_of_numbers() -> None:
-    fitting.check(Block(PieceRow, {"id": range(3), "number": [1, -(2**31), 2**31 - 1]}))
-    fitting.check(Block(PieceRow, {"id": [], "number": b""}))
-    with pytest.raises(Unfit, match=r"pieces_v1\.number cannot hold a number outside of integer"):
-        fitting.check(Block(PieceRow, {"id": range(3), "number": [1, 2**31, 2]}))
-
-
 words = st.text(st.characters(exclude_categories=()), max_size=4)
 kinds = st.builds(
     KindRow,
@@ -67,6 +62,7 @@ kinds = st.builds(
     share=st.floats(),
     at=st.none() | st.just(datetime(2026, 5, 20, tzinfo=UTC)),
     names=st.lists(words, max_size=2),
+    numbers=st.lists(st.integers(-(2**32), 2**32), max_size=3),
     more=st.dictionaries(words, st.one_of(words, st.integers(-5, 5), st.just("\\u0000")), max_size=2),
     level=st.sampled_from([None, "low"]),
     small=st.none() | st.integers(-(2**16), 2**16),

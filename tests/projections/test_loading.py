@@ -12,10 +12,10 @@ from domain.base import Event, Recorded, Stamp
 from domain.claims import ClaimTaken
 from projections.catalogue import PROJECTIONS
 from projections.machinery import loader, loading
-from projections.machinery.copying import ERRORS, packed
+from projections.machinery.copying import ERRORS, copy, packed
 from projections.machinery.engine import Engine, drop_tables, ensure_tables
 from projections.machinery.loader import Loader
-from projections.machinery.model import Block, Change, Projection, Rows
+from projections.machinery.model import Change, Projection, Row, Rows
 from projections.machinery.places import connect
 from store.log import Write
 from testhide.processes import Core
@@ -25,6 +25,7 @@ from tests.projections.toys import (
     BoxGone,
     Broken,
     Delivered,
+    DeliveryRow,
     Found,
     PieceRow,
     Put,
@@ -59,8 +60,12 @@ async def beside(parts: Core) -> AsyncIterator[AsyncConnection]:
 
 
 async def rows(connection: AsyncConnection) -> list[Any]:
-    parts = [await table(connection, ToyRow), await table(connection, PieceRow), await parked(connection)]
-    return [*parts, await query(connection, "SELECT name, position FROM projection_positions ORDER BY 1")]
+    parts = [await table(connection, row) for row in (ToyRow, PieceRow, DeliveryRow)]
+    return [
+        *parts,
+        await parked(connection),
+        await query(connection, "SELECT name, position FROM projection_positions ORDER BY 1"),
+    ]
 
 
 async def anew(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
@@ -134,24 +139,36 @@ async def test_what_only_shows_later_is_found_and_parked(
     assert [key for key, *_ in await table(beside, ToyRow)] == [1, 2, 4, 5]
 
 
-@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)), max_size=24))
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)), min_size=1, max_size=24))
 def test_packed_rows_are_the_same_however_many_there_are(values: list[tuple[int, int]]) -> None:
-    together = packed(Block(PieceRow, {"id": [one for one, _ in values], "number": [other for _, other in values]}))
-    one_by_one = [packed(Block(PieceRow, {"id": [one], "number": [other]})) for one, other in values]
-    assert together == b"".join(one_by_one)
+    rows = [PieceRow(*numbers) for numbers in values]
+    assert packed(rows) == b"".join(packed([row]) for row in rows)
 
 
-@given(st.integers(-(2**40), 2**40) | st.integers(-3, 3).map(lambda n: n * 65_536 - 5), st.integers(1, 24))
-def test_numbers_that_follow_each_other_are_packed_as_any(first: int, count: int) -> None:
-    ids = range(first, first + count)
-    as_any = packed(Block(PieceRow, {"id": list(ids), "number": [7] * count}))
-    assert packed(Block(PieceRow, {"id": ids, "number": [7] * count})) == as_any
+deliveries = st.builds(
+    DeliveryRow,
+    id=st.integers(-(2**63), 2**63 - 1),
+    sizes=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20),
+    places=st.lists(st.integers(-(2**15), 2**15 - 1), max_size=20),
+)
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda row: row.id))
+async def test_packed_arrays_are_what_they_were(parts: Core, beside: AsyncConnection, made: list[DeliveryRow]) -> None:
+    await anew(beside, [TOYS])
+    await copy(beside, DeliveryRow, [packed(made[:1]), packed(made[1:])] if made[1:] else [packed(made)])
+    expected = [(row.id, row.sizes, row.places) for row in made]
+    assert await table(beside, DeliveryRow) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    "row", [PieceRow(1, 2**31), DeliveryRow(1, [1, 2**31], []), DeliveryRow(1, [], [-(2**15) - 1]), PieceRow(2**63, 1)]
+)
 @pytest.mark.parametrize("count", [1, 9])
-def test_what_a_column_does_not_hold_is_not_packed(count: int) -> None:
+def test_what_a_column_does_not_hold_is_not_packed(row: Row, count: int) -> None:
     with pytest.raises(ERRORS):
-        packed(Block(PieceRow, {"id": [1] * count, "number": [2**31] * count}))
+        packed([row] * count)
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)

@@ -15,6 +15,7 @@ from projections.results import (
     FLAKY,
     KNOWN_ISSUE,
     PROJECTION,
+    BlockRow,
     OutputsRow,
     ReportRow,
     ResultTextRow,
@@ -73,11 +74,10 @@ def test_results_are_columns() -> None:
         flaky=b"\0\0\1",
         suites=[3, 4, 3],
     )
-    (written,) = MemoryRows(PROJECTION).apply(event).blocks
-    columns = {name: list(values) for name, values in written.columns.items()}
-    assert columns["id"] == [700, 701, 702]
-    assert (columns["case_id"], columns["job_id"], columns["suite"]) == ([1, 2, 1], [5, 5, 5], [3, 4, 3])
-    earlier, known, flaky = columns["facts"]
+    row = MemoryRows(PROJECTION).apply(event).one(BlockRow)
+    assert (row.first_result_id, row.results, row.job_id) == (700, 3, 5)
+    assert (row.case_ids, row.suites, row.durations_ms) == ([1, 2, 1], [3, 4, 3], [10, 10, 10])
+    earlier, known, flaky = row.facts
     assert earlier == ~(FAILED | ATTEMPT)
     assert known == FAILED | KNOWN_ISSUE | ATTEMPT
     assert flaky == PASSED | FLAKY | 2 * ATTEMPT
@@ -85,8 +85,7 @@ def test_results_are_columns() -> None:
 
 def test_facts_fit_their_column() -> None:
     event = block(7, SKIPPED, SKIPPED, attempts=b"\xff\xff", finals=b"\1\0", known_issues=b"\1\1", flaky=b"\1\1")
-    (written,) = MemoryRows(PROJECTION).apply(event).blocks
-    assert all(-(2**15) <= facts < 2**15 for facts in written.columns["facts"])
+    assert all(-(2**15) <= facts < 2**15 for facts in MemoryRows(PROJECTION).apply(event).one(BlockRow).facts)
 
 
 def test_texts_lie_apart() -> None:

@@ -21,7 +21,7 @@ from domain.triage import (
 )
 from projections import results
 from projections.machinery.model import GoneBetween, GoneWhere
-from projections.results import OutputsRow, ReportRow, ResultRow, ResultTextRow, SupersededRow
+from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.commands.given import histories
 from tests.projections.memory import MemoryRows
@@ -34,15 +34,10 @@ CLASSIFIED = ResultClassified(**OF_RESULT, classification="flaky", set_by_kind="
 LINKED = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra")
 
 
-def test_what_rules_say_is_a_block() -> None:
-    (written,) = MemoryRows(PROJECTION).apply(BY_RULES).blocks
-    assert written.row is RuleMatchRow
-    assert {name: list(values) for name, values in written.columns.items()} == {
-        "id": [700, 703],
-        "job_id": [5, 5],
-        "known_issue_id": [17, 9],
-        "classification": [2, 0],
-    }
+def test_what_rules_say_lies_apart() -> None:
+    rows = MemoryRows(PROJECTION).apply(BY_RULES)
+    assert rows.all(RuleMatchRow) == [RuleMatchRow(700, 5, 17, 2), RuleMatchRow(703, 5, 9, 0)]
+    assert rows.all(TriageRow) == []
 
 
 def test_what_people_say_is_a_row() -> None:
@@ -112,11 +107,11 @@ def test_every_table_of_results_is_swept() -> None:
             span = change.value if isinstance(change, GoneWhere) else (change.first, change.last)
             swept.setdefault(change.row.__name__, []).append(span)
     both = [(700, 702), (900, 900)]
-    named = (ResultRow, ResultTextRow, OutputsRow, SupersededRow, RuleMatchRow, TriageRow)
+    named = (BlockRow, ResultTextRow, OutputsRow, SupersededRow, RuleMatchRow, TriageRow)
     assert swept == {row.__name__: both for row in named} | {ReportRow.__name__: [7]}
 
 
-@given(histories(*triage.EVENTS))
+@given(histories(*(event for event in triage.EVENTS if event is not ResultsClassifiedByRules)))
 def test_a_row_says_what_the_stream_folds_to(history: list[Event]) -> None:
     for row in MemoryRows(PROJECTION).apply(*history).all(TriageRow):
         state = TRIAGE.at(row.id).fold(event for event in history if event.stream == f"result-{row.id}")

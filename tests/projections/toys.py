@@ -9,17 +9,18 @@ from psycopg import AsyncConnection
 
 from domain.base import Event, Recorded
 from projections.machinery.model import (
-    Block,
     Change,
     Gone,
     GoneBetween,
     GoneWhere,
     Int,
+    Ints,
     Key,
     Projection,
     Row,
     Rows,
     SmallInt,
+    SmallInts,
     Table,
 )
 
@@ -95,9 +96,16 @@ class ToyRow(Row, frozen=True):
 
 
 class PieceRow(Row, frozen=True):
-    table = Table("pieces", 1, has_key_index=False)
+    table = Table("pieces", 1, only_grows=True)
     id: int
     number: Int
+
+
+class DeliveryRow(Row, frozen=True):
+    table = Table("deliveries", 1, indexes=("USING gin (sizes)",), only_grows=True)
+    id: int
+    sizes: Ints
+    places: SmallInts
 
 
 class KindRow(Row, frozen=True):
@@ -112,6 +120,7 @@ class KindRow(Row, frozen=True):
     share: float
     at: datetime | None
     names: list[str]
+    numbers: Ints
     more: dict[str, Any]
     level: Literal["low", "high"] | None
     small: SmallInt | None
@@ -135,7 +144,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case ShelfGone():
             yield GoneBetween(ToyRow, "id", event.first, event.last)
         case Delivered():
-            yield Block(PieceRow, {"id": event.ids, "number": range(len(event.ids))})
+            for number, id in enumerate(event.ids):
+                yield PieceRow(id, number)
+            yield DeliveryRow(recorded.position, [id % 1_000_000 - 5 for id in event.ids], list(range(len(event.ids))))
         case Found():
             yield PieceRow(event.id, event.number)
         case Broken():
@@ -144,7 +155,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-TOYS = Projection("toys", 1, (ToyRow, PieceRow), keys, apply)
+TOYS = Projection("toys", 1, (ToyRow, PieceRow, DeliveryRow), keys, apply)
 
 
 class SeenRow(Row, frozen=True):

@@ -19,7 +19,6 @@ from domain.base import Damaged, Recorded
 from projections.catalogue import PROJECTIONS
 from projections.machinery import copying, statements
 from projections.machinery.model import (
-    Block,
     Change,
     Gone,
     GoneBetween,
@@ -52,11 +51,10 @@ class PastTables:
 
     def __init__(self, rows: Iterable[type[Row]]) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
-        self._blocks: dict[type[Row], list[Block]] = {row: [] for row in self._rows}
         self._projections = [item for item in PROJECTIONS if not self._rows.keys().isdisjoint(item.rows)]
         self._stuck: set[tuple[str, str]] = set()
-        self._erased: set[tuple[type[Row], Key | None]] = set()
-        """Rows that erased events have made or changed; None stands for a table's blocks."""
+        self._erased: set[tuple[type[Row], Key]] = set()
+        """Rows that erased events have made or changed."""
 
     @property
     def is_erased(self) -> bool:
@@ -74,10 +72,6 @@ class PastTables:
 
     def all(self, row: type[R]) -> list[R]:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
-
-    def column(self, row: type[Row], name: str) -> Iterable[int]:
-        """Of the rows that came in blocks."""
-        return (value for block in self._blocks[row] for value in block.columns[name])
 
     def apply(self, recorded: Recorded, only: Only = MappingProxyType({}), *, is_blank: bool = False) -> None:
         """`is_blank` when its contents were erased."""
@@ -113,11 +107,7 @@ class PastTables:
             case Gone():
                 self._remove(row, [change.key])
             case GoneWhere() | GoneBetween():
-                # Blocks are of builds that still stand: nothing of theirs goes.
                 self._remove(row, [key for key, item in rows.items() if change.takes(item)])
-            case Block():
-                self._blocks[row].append(change)
-                self._erased.update([(row, None)] if is_blank else ())
             case _:
                 assert_never(change)
 
@@ -135,11 +125,11 @@ class PastTables:
         for row, found in self._rows.items():
             table, *indexes = statements.create(row)
             await connection.execute(table.encode())
-            if found:
+            if found and row.table.only_grows:
+                await copying.copy(connection, row, [copying.packed(list(found.values()))])
+            elif found:
                 await _copy(connection, row, found.values())
-            if blocks := self._blocks[row]:
-                await copying.copy(connection, row, [copying.packed(block) for block in blocks])
-            if blocks or len(found) > FEW:
+            if len(found) > FEW:
                 for statement in (*indexes, f"ANALYZE {row.table}"):
                     await connection.execute(statement.encode())
 

@@ -31,7 +31,7 @@ from projections.nodes import NodeRow
 from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.related import Kind
-from projections.results import STATUS, ReportRow, ResultRow, ResultTextRow, SupersededRow
+from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow, SupersededRow
 from projections.test_cases import TestCaseRow
 from projections.triage import RuleMatchRow, TriageRow
 from store.log import EventLog
@@ -129,7 +129,8 @@ async def _tests(recall: Recall, first: BuildQueued) -> None:
     tables = recall.tables
     if tables.get(BuildRow, first.build_id) is None:
         return
-    facts = zip(tables.column(ResultRow, "id"), tables.column(ResultRow, "facts"), strict=True)
+    blocks = tables.all(BlockRow)
+    facts = ((block.first_result_id + place, fact) for block in blocks for place, fact in enumerate(block.facts))
     failed = [result_id for result_id, fact in facts if (fact if fact >= 0 else ~fact) & STATUS == FAILED]
     # Only of failures anything is said.
     await recall.fold(
@@ -140,10 +141,10 @@ async def _tests(recall: Recall, first: BuildQueued) -> None:
     said = tables.all(TriageRow)
     await recall.people(user_id for row in said for user_id in (row.set_by, row.resolution_by))
     linked = {row.known_issue_id for row in said} - {None}
-    issues = linked.union(tables.column(RuleMatchRow, "known_issue_id"))
+    issues = linked.union(row.known_issue_id for row in tables.all(RuleMatchRow))
     quarantine = QUARANTINE.at(first.job_id).name
     await recall.fold(own=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
-    cases = {(case_id,) for case_id in tables.column(ResultRow, "case_id")}
+    cases = {(case_id,) for block in blocks for case_id in block.case_ids}
     await recall.fold(own=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
@@ -173,7 +174,7 @@ async def _permissions(recall: Recall, first: UserRegistered) -> None:
     await recall.fold(own=[first.stream], positions=[*memberships, *await recall.related("projects", 0)])
 
 
-_OF_REPORTS = (BuildRow, ReportRow, ResultRow, SupersededRow)
+_OF_REPORTS = (BuildRow, ReportRow, BlockRow, SupersededRow)
 _OF_TESTS = (ResultTextRow, TestCaseRow, TriageRow, UserRow, RuleMatchRow, KnownIssueRow, QuarantineRow)
 
 BUILD_PAST = Subject("build", _build_with_comments, (BuildRow, CommentRow, UserRow))

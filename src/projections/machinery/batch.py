@@ -7,7 +7,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from projections.machinery import statements
-from projections.machinery.model import Block, Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
+from projections.machinery.model import Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
 
 ROWS_CACHED = 20_000
 """Hot rows kept a table."""
@@ -33,7 +33,7 @@ class Batch:
         self._cache = cache
         self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
-        self._blocks: dict[type[Row], list[Block]] = defaultdict(list)
+        self._added: dict[type[Row], list[Row]] = defaultdict(list)
         self._swept: list[Sweep] = []
 
     def get(self, row: type[R], *key: Any) -> R | None:
@@ -67,8 +67,8 @@ class Batch:
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
             match change:
-                case Row() if not change.table.has_key_index:
-                    self._blocks[type(change)].append(Block.of([change]))
+                case Row() if change.table.only_grows:
+                    self._added[type(change)].append(change)
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
                 case Many():
@@ -77,12 +77,10 @@ class Batch:
                     self._dirty[change.row][change.key] = None
                 case GoneWhere() | GoneBetween():
                     self._swept.append(change)
-                case Block():
-                    self._blocks[change.row].append(change)
 
     @property
     def is_empty(self) -> bool:
-        return not (self._dirty or self._blocks or self._swept)
+        return not (self._dirty or self._added or self._swept)
 
     def statements(self) -> list[statements.Statement]:
         """Parts for one WITH statement. They touch different rows, so that their order does not matter."""
@@ -92,8 +90,8 @@ class Batch:
                 parts.append((statements.upsert(row), [statements.rows_json(kept)]))
             if gone := [key for key, item in dirty.items() if item is None]:
                 parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
-        for row, blocks in self._blocks.items():
-            parts.append((statements.insert_block(row), statements.block_parameters(row, blocks)))
+        for row, added in self._added.items():
+            parts.append((statements.insert(row), [statements.rows_json(added)]))
         parts.extend(statements.sweep(swept) for swept in self._swept)
         return parts
 

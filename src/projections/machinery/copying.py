@@ -1,66 +1,98 @@
-"""Blocks of numbers as PostgreSQL's binary COPY takes them.
+"""Rows of numbers and of arrays of numbers, as PostgreSQL's binary COPY takes them.
 
-Every row of a table of numbers has the same shape, so the rows of a block are one template repeated, into which each
-byte that differs goes by one slice assignment for all rows. That is a tenth of the time that packing row by row
-takes, and a COPY is a third of what the same rows cost as arrays.
+All rows of a table of numbers have the same shape, so many of them are one template repeated, into which each byte that
+differs goes by one slice assignment for all rows; the elements of an array are put between their lengths in the same
+way. That is a fraction of the time that packing number by number takes.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
+from operator import attrgetter
+from typing import Literal, NamedTuple
 
 from psycopg import AsyncConnection
 
-from projections.machinery.model import Block, Row, columns
+from projections.machinery.model import Row, columns
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
-
+ELEMENTS: dict[str, tuple[Literal["H", "I"], int]] = {"smallint[]": ("H", 21), "integer[]": ("I", 23)}
+"""SQL type -> code of the same size without a sign, and object id, both of the elements' type."""
 
 ERRORS = (OverflowError, TypeError, struct.error)
 """What a value that its column does not hold raises."""
 
 
+class _Number(NamedTuple):
+    name: str
+    code: str
+
+
+class _Array(NamedTuple):
+    name: str
+    unit: Literal["H", "I"]
+    element: int
+
+
 @cache
-def _shape(row: type[Row]) -> tuple[bytes, list[tuple[str, str, int]]]:
-    """One row without its values, and (column, code, where its value begins)."""
-    template = bytearray(struct.pack(">h", len(row.__struct_fields__)))
-    places = []
-    for column in columns(row):
-        code = CODES[column.sql_type]
-        size = struct.calcsize(f">{code}")
-        template += struct.pack(">i", size)
-        places.append((column.name, code, len(template)))
-        template += bytes(size)
-    return bytes(template), places
+def _fields(row: type[Row]) -> list[_Number | _Array]:
+    return [
+        _Array(column.name, *ELEMENTS[column.sql_type])
+        if column.sql_type in ELEMENTS
+        else _Number(column.name, CODES[column.sql_type])
+        for column in columns(row)
+    ]
 
 
-def packed(block: Block) -> bytes | bytearray:
-    """The rows of a block. Raises one of ERRORS."""
-    count = len(block.columns[block.row.__struct_fields__[0]])
-    if count == 0:
-        return b""
-    template, places = _shape(block.row)
-    first, width = bytearray(template), len(template)
+def packed(rows: Sequence[Row]) -> bytes | bytearray:
+    """One or more rows of one table. Raises one of ERRORS."""
+    fields = _fields(type(rows[0]))
+    numbers = [field for field in fields if isinstance(field, _Number)]
+    if len(numbers) == len(fields):
+        return _of_one_shape(rows, numbers)
+    return b"".join(part for row in rows for part in _parts(row, fields))
+
+
+def _of_one_shape(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
+    count = len(rows)
+    template = struct.pack(">h", len(numbers))
     spread: list[tuple[int, bytes]] = []
-    for name, code, begin in places:
-        values = block.columns[name]
-        if isinstance(values, range):
-            shared, differing = _counting(values, code)
-        elif values[0] == values[-1] and values.count(values[0]) == count:
-            shared, differing = struct.pack(f">{code}", values[0]), b""
-        else:
-            shared, differing = b"", _packing(code, count)(*values)
-        first[begin : begin + len(shared)] = shared
-        begin += len(shared)
-        size = len(differing) // count
-        spread += [(begin + byte, differing[byte::size]) for byte in range(size)]
-    rows = first * count
+    for name, code in numbers:
+        size = struct.calcsize(code)
+        template += struct.pack(">i", size)
+        values = _packing(code, count)(*map(attrgetter(name), rows))
+        spread += [(len(template) + byte, values[byte::size]) for byte in range(size)]
+        template += bytes(size)
+    all_rows = bytearray(template) * count
     for place, content in spread:
-        rows[place::width] = content
-    return rows
+        all_rows[place :: len(template)] = content
+    return all_rows
+
+
+def _parts(row: Row, fields: Sequence[_Number | _Array]) -> list[bytes]:
+    parts = [struct.pack(">h", len(fields))]
+    for field in fields:
+        value = getattr(row, field.name)
+        if isinstance(field, _Number):
+            parts.append(struct.pack(f">i{field.code}", struct.calcsize(field.code), value))
+        else:
+            parts.append(_array(value, field))
+    return parts
+
+
+def _array(values: Sequence[int], field: _Array) -> bytes:
+    count, size = len(values), struct.calcsize(field.unit)
+    if count == 0:
+        return struct.pack(">iiiI", 12, 0, 0, field.element)
+    # Each element is its length and then itself.
+    elements = bytearray((struct.pack(">i", size) + bytes(size)) * count)
+    numbers = memoryview(_packing(field.unit.lower(), count)(*values))
+    with memoryview(elements).cast(field.unit) as places:
+        places[4 // size :: 1 + 4 // size] = numbers.cast(field.unit)
+    return struct.pack(">iiiIii", 20 + len(elements), 1, 0, field.element, count, 1) + elements
 
 
 @lru_cache(5_000)
@@ -68,20 +100,8 @@ def _packing(code: str, count: int) -> Callable[..., bytes]:
     return struct.Struct(f">{count}{code}").pack
 
 
-def _counting(values: range, code: str) -> tuple[bytes, bytes]:
-    """The bytes that all of these numbers begin with, and the rest of each: what follows each other shares most."""
-    last = struct.pack(f">{code}", values[-1])
-    if values.step == 1 and values[0] >> 16 == values[-1] >> 16 and len(last) > 2:
-        low = 2 * (values[0] & 0xFFFF)
-        return last[:-2], _LOW[low : low + 2 * len(values)]
-    return b"", _packing(code, len(values))(*values)
-
-
-_LOW = struct.pack(">65536H", *range(65536))
-
-
-async def copy(connection: AsyncConnection, row: type[Row], blocks: list[bytes | bytearray]) -> None:
-    """Writes packed blocks."""
+async def copy(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
+    """Writes packed rows."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
-        await copying.write(b"".join([HEADER, *blocks, TRAILER]))
+        await copying.write(b"".join([HEADER, *chunks, TRAILER]))

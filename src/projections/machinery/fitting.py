@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from projections.machinery.model import Block, Change, Column, Many, Row, columns
+from projections.machinery.model import Change, Column, Many, Row, columns
 
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
@@ -37,11 +37,6 @@ def check(change: Change) -> None:
     elif isinstance(change, Many):
         for one in islice(change.rows.values(), 1):
             check(one)
-    elif isinstance(change, Block):
-        for name, integer in _block_checks(change.row):
-            values = change.columns[name]
-            if len(values) > 0:
-                _check_all(change.row, name, integer, values)
 
 
 @cache
@@ -56,7 +51,9 @@ def _row_check(row: type[Row]) -> Callable[[Row], None]:
     others = [
         (column.name, _check_of(row, column))
         for column in columns(row)
-        if column.sql_type in ("jsonb", "double precision") or (column.sql_type in INTEGERS and column.nullable)
+        if column.sql_type in ("jsonb", "double precision")
+        or column.sql_type.endswith("[]")
+        or (column.sql_type in INTEGERS and column.nullable)
     ]
 
     def fits(item: Row) -> None:
@@ -85,11 +82,6 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and len(text) <= INDEXED_BYTES and "\0" not in text
 
 
-@cache
-def _block_checks(row: type[Row]) -> list[tuple[str, Check]]:
-    return [(column.name, _integer(column.sql_type)) for column in columns(row)]
-
-
 def _check_each(item: Row, checks: list[tuple[str, Check]]) -> None:
     for name, check_value in checks:
         try:
@@ -102,6 +94,8 @@ def _check_of(row: type[Row], column: Column) -> Check:
     match column.sql_type:
         case "smallint" | "integer" | "bigint":
             one: Check = _integer(column.sql_type)
+        case "smallint[]" | "integer[]":
+            one = _integers(column.sql_type.removesuffix("[]"))
         case "text":
             one = _indexed_text if _is_indexed(row, column.name) else _text
         case "double precision":
@@ -135,6 +129,17 @@ def _integer(sql_type: str) -> Check:
             raise Unfit(f"a number outside of {sql_type}") from None
 
     return check_value
+
+
+def _integers(sql_type: str) -> Check:
+    check_one = _integer(sql_type)
+
+    def check_values(values: Any) -> None:
+        if values:
+            check_one(min(values))
+            check_one(max(values))
+
+    return check_values
 
 
 def _text(value: Any) -> None:
@@ -171,12 +176,3 @@ def _json(value: Any) -> None:
 
 def _anything(value: Any) -> None:
     pass
-
-
-def _check_all(row: type[Row], name: str, integer: Check, values: Sequence[int]) -> None:
-    least, greatest = (values[0], values[-1]) if isinstance(values, range) else (min(values), max(values))
-    try:
-        integer(least)
-        integer(greatest)
-    except Unfit as error:
-        raise Unfit(f"{row.table}.{name} cannot hold {error}") from None

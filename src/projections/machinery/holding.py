@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from projections.machinery import copying
-from projections.machinery.model import Block, GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.machinery.model import GoneBetween, GoneWhere, Key, Row, Sweep, columns
 
 ROWS_KEPT = 20_000
 """Rows of a table that stay known from one transaction to the next."""
@@ -15,7 +15,7 @@ NUMBERS_KEPT = 200_000
 
 
 class Span(NamedTuple):
-    """Rows of a table of numbers that are gone: those whose `column` has a value from `first` to `last`."""
+    """Rows that are gone: those whose `column` has a value from `first` to `last`."""
 
     column: str
     first: int
@@ -35,15 +35,10 @@ class Spans:
         self._last = max(self._last, span.last) if self._all else span.last
         self._all.append(span)
 
-    def may_hit(self, block: Block) -> bool:
-        values = block.columns[self._column]
-        if len(values) == 0:
-            return False
-        least, greatest = (values[0], values[-1]) if isinstance(values, range) else (min(values), max(values))
-        # Most blocks come after all that is deleted.
-        if greatest < self._first or self._last < least:
-            return False
-        return any(span.first <= greatest and least <= span.last for span in self._all)
+    def hit(self, row: Row) -> bool:
+        value: int = getattr(row, self._column)
+        # Most rows come after all that is deleted.
+        return self._first <= value <= self._last and any(span.first <= value <= span.last for span in self._all)
 
 
 class Held:
@@ -105,16 +100,16 @@ class Held:
             self.is_whole = False
 
 
-class HeldBlocks:
-    """One table of blocks. Its deletions wait for the end, when an index finds the rows: no block that came after one
-    may be among what it takes.
+class Grown:
+    """One table that only grows. Its deletions wait for the end, when an index finds the rows: none that came after a
+    deletion may be among what it takes.
     """
 
     def __init__(self, row: type[Row]) -> None:
         self.row = row
+        self.rows: list[Row] = []
+        """New ones, not packed yet."""
         self.packed: list[bytes | bytearray] = []
-        self.single: list[Row] = []
-        """Rows that came by themselves, and are packed together."""
         self.size = 0
         """Of what is packed, in bytes."""
         self.unsaved: list[Span] = []
@@ -126,15 +121,12 @@ class HeldBlocks:
         """Those that something waits for."""
         return list(self._waiting)
 
-    def put(self, rows: bytes | bytearray) -> None:
-        self.packed.append(rows)
-        self.size += len(rows)
-
     def pack(self) -> None:
         """Raises one of `copying.ERRORS`."""
-        if self.single:
-            self.put(copying.packed(Block.of(self.single)))
-            self.single = []
+        if self.rows:
+            self.packed.append(copying.packed(self.rows))
+            self.size += len(self.packed[-1])
+            self.rows = []
 
     def written(self) -> None:
         self.packed, self.size = [], 0
@@ -150,9 +142,9 @@ class HeldBlocks:
     def wait(self, span: Span) -> None:
         self._waiting.setdefault(span.column, Spans(span.column)).add(span)
 
-    def may_lose(self, block: Block) -> bool:
-        """Whether a deletion that waits would wrongly take rows of this new block."""
-        return any(spans.may_hit(block) for spans in self._waiting.values())
+    def would_lose(self, row: Row) -> bool:
+        """Whether a deletion that waits would wrongly take this new row."""
+        return any(spans.hit(row) for spans in self._waiting.values())
 
     def settled(self) -> None:
         self._waiting, self.unsaved = {}, []

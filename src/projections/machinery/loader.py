@@ -1,9 +1,9 @@
 """The loader: takes read models far along the log, where the engine would write batch by batch.
 
-One transaction spans many batches. Blocks are written by COPY as they come; rows that projections ask for stay in
-memory and are written once, at the end of the transaction, however often they changed; other rows are written some
-hundreds at a time. Tables that begin empty are known without looking: only what has left the memory is fetched. Indexes
-are made when a deletion first needs them, the rest at the end.
+One transaction spans many batches. Rows of tables that only grow are written by COPY as they come; rows that
+projections ask for stay in memory and are written once, at the end of the transaction, however often they changed;
+other rows are written some hundreds at a time. Tables that begin empty are known without looking: only what has left
+the memory is fetched. Indexes are made when a deletion first needs them, the rest at the end.
 
 The pure functions are called as ever, so the rows are the same, and events are parked for the same reasons. What only
 the database refuses is the engine's to judge: `Refused` undoes the transaction, and its events go through the engine.
@@ -14,7 +14,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 import structlog
@@ -25,9 +25,8 @@ from domain.catalogue import EVENTS
 from projections.machinery import copying, statements
 from projections.machinery.engine import REFUSALS, LostLeadership, said
 from projections.machinery.fitting import check
-from projections.machinery.holding import Held, HeldBlocks, Span
+from projections.machinery.holding import Grown, Held, Span
 from projections.machinery.model import (
-    Block,
     Change,
     Gone,
     GoneBetween,
@@ -46,7 +45,7 @@ log = structlog.get_logger()
 ROWS_AT_ONCE = 500
 """Rows of a table that no projection asks for, and that are written together."""
 BYTES_AT_ONCE = 1 << 18
-"""The same of packed blocks."""
+"""The same of tables that only grow."""
 ROWS_CHANGED = 300_000
 """Rows in memory that end a transaction."""
 EVENTS_AT_MOST = 500_000
@@ -65,13 +64,6 @@ class Refused(Exception):
 
 class _Unknown(Exception):
     """A projection asks for a row that is not in memory."""
-
-
-class Packed(NamedTuple):
-    """A block, and its rows as COPY takes them."""
-
-    block: Block
-    rows: bytes | bytearray
 
 
 class _Takers(dict[type[Event], list[Projection]]):
@@ -102,8 +94,8 @@ class Loader:
         self._connection = connection
         self._projections = projections
         rows = [row for projection in projections for row in projection.rows]
-        self._held = {row: Held(row, is_whole=position == 0) for row in rows if row.table.has_key_index}
-        self._blocks = {row: HeldBlocks(row) for row in rows if not row.table.has_key_index}
+        self._held = {row: Held(row, is_whole=position == 0) for row in rows if not row.table.only_grows}
+        self._grown = {row: Grown(row) for row in rows if row.table.only_grows}
         self._takers = _Takers(projections)
         self._blocked: set[tuple[str, str]] = set()
         self._parked: list[Parked] = []
@@ -140,19 +132,19 @@ class Loader:
             "SELECT set_config('wal_compression', 'off', false) FROM pg_roles WHERE rolname = current_user AND rolsuper"
         )
         if self.position == 0:
-            for row in (*self._held, *self._blocks):
+            for row in (*self._held, *self._grown):
                 for name in statements.index_names(row):
                     await self._connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
                 await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", str(row.table))
         self._blocked = await blocked_streams(self._connection, self._projections)
-        for row, held in self._blocks.items():
-            # It only grows until `finish`: nothing to clear away, however often the database would look.
+        for row, grown in self._grown.items():
+            # Nothing is deleted until `finish`: nothing to clear away, however often the database would look.
             await self._connection.execute(f"ALTER TABLE {row.table} SET (autovacuum_enabled = off)".encode())
             cursor = await self._connection.execute(
                 "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(row.table),)
             )
             for values in await cursor.fetchall():
-                held.wait(Span(*values))
+                grown.wait(Span(*values))
 
     async def take(self, events: Sequence[Recorded]) -> None:
         """Applies events that follow `position`. Raises Refused, LostLeadership and psycopg.OperationalError."""
@@ -166,18 +158,21 @@ class Loader:
                         await self._fetch(events[number:])
                         changes = self._changes(projection, event)
                     for change in changes:
-                        if isinstance(change, Packed) and self._blocks[change.block.row].may_lose(change.block):
-                            await self._settle(self._blocks[change.block.row])
-                        self._put(change)
+                        if isinstance(change, Row) and (grown := self._grown.get(type(change))) is not None:
+                            if grown.would_lose(change):
+                                await self._settle(grown)
+                            grown.rows.append(change)
+                        else:
+                            self._put(change)
                 self.position = event.position
-            for row_held in self._held.values():
-                if not row_held.is_asked and len(row_held.changed) >= ROWS_AT_ONCE:
-                    await self._write(row_held)
-                    row_held.forget()
-            for held in self._blocks.values():
-                self._pack(held)
-                if held.size >= BYTES_AT_ONCE:
-                    await self._write_blocks(held)
+            for held in self._held.values():
+                if not held.is_asked and len(held.changed) >= ROWS_AT_ONCE:
+                    await self._write(held)
+                    held.forget()
+            for grown in self._grown.values():
+                self._pack(grown)
+                if grown.size >= BYTES_AT_ONCE:
+                    await self._copy(grown)
             changed = sum(len(held.changed) for held in self._held.values())
             if (
                 changed >= ROWS_CHANGED
@@ -196,18 +191,18 @@ class Loader:
             self.position = position
             await self._commit()
             await self._connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", (MEMORY,))
-            for held in self._blocks.values():
+            for grown in self._grown.values():
                 await self._open()
-                await self._settle(held)
+                await self._settle(grown)
                 await self._close()
-            for row in (*self._blocks, *self._held):
+            for row in (*self._grown, *self._held):
                 for statement in (*statements.create(row), f"ANALYZE {row.table}"):
                     await self._connection.execute(statement.encode())
-            for row in self._blocks:
+            for row in self._grown:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
 
-    def _changes(self, projection: Projection, event: Recorded) -> list[Change | Packed]:
+    def _changes(self, projection: Projection, event: Recorded) -> list[Change]:
         """What follows from an event; nothing where it is parked. Raises _Unknown."""
         if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
@@ -222,46 +217,28 @@ class Loader:
             self._blocked.add((projection.name, event.stream))
             return []
 
-    def _applied(self, projection: Projection, event: Recorded) -> list[Change | Packed]:
+    def _applied(self, projection: Projection, event: Recorded) -> list[Change]:
         """Raises Unreadable, whatever the projection raises, and Unfit."""
         if type(event.event) is Damaged:
             must_be_readable(projection, event)
-        changes: list[Change | Packed] = []
-        for change in projection.apply(event, self):
-            if isinstance(change, Row) and type(change) in self._blocks:
-                if not self._blocks[type(change)].columns:
-                    changes.append(change)  # whether it fits is seen when it is packed
-                    continue
-                change = Block.of([change])
-            if isinstance(change, Block):
-                try:
-                    changes.append(Packed(change, copying.packed(change)))
-                except copying.ERRORS:
-                    check(change)
-                    raise
-            else:
+        changes = list(projection.apply(event, self))
+        for change in changes:
+            if type(change) not in self._grown:  # whether those fit is seen when they are packed
                 check(change)
-                changes.append(change)
         return changes
 
-    def _put(self, change: Change | Packed) -> None:
+    def _put(self, change: Change) -> None:
         match change:
-            case Row() if type(change) in self._blocks:
-                self._blocks[type(change)].single.append(change)
             case Row():
-                row_held = self._held[type(change)]
-                row_held.put(row_held.place_of(change), change)
-            case Packed():
-                self._blocks[change.block.row].put(change.rows)
+                held = self._held[type(change)]
+                held.put(held.place_of(change), change)
             case Many():
                 self._held[change.row].put_all(change.rows)
             case Gone():
-                row_held = self._held[change.row]
-                row_held.put(row_held.place(change.key), None)
+                held = self._held[change.row]
+                held.put(held.place(change.key), None)
             case GoneWhere() | GoneBetween():
-                (self._held.get(change.row) or self._blocks[change.row]).sweep(change)
-            case Block():
-                raise AssertionError("blocks are packed")
+                (self._held.get(change.row) or self._grown[change.row]).sweep(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:
         """The rows that these events name and that are not in memory."""
@@ -299,26 +276,26 @@ class Loader:
             await self._execute(query, *parameters)
         held.swept = []
 
-    def _pack(self, held: HeldBlocks) -> None:
+    def _pack(self, grown: Grown) -> None:
         """Raises Refused: which of the rows does not fit the engine finds."""
         try:
-            held.pack()
+            grown.pack()
         except copying.ERRORS as error:
             raise Refused(said(error)) from error
 
-    async def _write_blocks(self, held: HeldBlocks) -> None:
-        self._pack(held)
-        if held.packed:
-            await copying.copy(self._connection, held.row, held.packed)
-            held.written()
+    async def _copy(self, grown: Grown) -> None:
+        self._pack(grown)
+        if grown.packed:
+            await copying.copy(self._connection, grown.row, grown.packed)
+            grown.written()
 
-    async def _settle(self, held: HeldBlocks) -> None:
+    async def _settle(self, grown: Grown) -> None:
         """Carries out what waits."""
-        table = str(held.row.table)
-        await self._write_blocks(held)
-        await self._save(held)
-        for column in held.columns:
-            await self._index(held.row, column)
+        table = str(grown.row.table)
+        await self._copy(grown)
+        await self._save(grown)
+        for column in grown.columns:
+            await self._index(grown.row, column)
             await self._execute(
                 f"DELETE FROM {table} USING waiting_deletions"
                 f" WHERE table_name = %s AND column_name = %s AND {column} BETWEEN first AND last",
@@ -326,18 +303,18 @@ class Loader:
                 column,
             )
         await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", table)
-        held.settled()
+        grown.settled()
 
-    async def _save(self, held: HeldBlocks) -> None:
-        if held.unsaved:
-            columns = [list(values) for values in zip(*held.unsaved, strict=True)]
+    async def _save(self, grown: Grown) -> None:
+        if grown.unsaved:
+            columns = [list(values) for values in zip(*grown.unsaved, strict=True)]
             await self._execute(
                 "INSERT INTO waiting_deletions (table_name, column_name, first, last)"
                 " SELECT %s, * FROM unnest(%s::text[], %s::bigint[], %s::bigint[])",
-                str(held.row.table),
+                str(grown.row.table),
                 *columns,
             )
-            held.unsaved = []
+            grown.unsaved = []
 
     async def _index(self, row: type[Row], column: str) -> None:
         """Makes the index by which rows are found by this column, if it has one."""
@@ -349,12 +326,12 @@ class Loader:
                     return
 
     async def _commit(self) -> None:
-        for row_held in self._held.values():
-            await self._write(row_held)
-            row_held.forget()
-        for held in self._blocks.values():
-            await self._write_blocks(held)
-            await self._save(held)
+        for held in self._held.values():
+            await self._write(held)
+            held.forget()
+        for grown in self._grown.values():
+            await self._copy(grown)
+            await self._save(grown)
         if self._parked:
             query, parameters = park(self._parked)
             await self._execute(query, *parameters)

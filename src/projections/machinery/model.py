@@ -2,8 +2,7 @@
 
 `keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
 (inserted or replaced by its key), `Gone`, `GoneWhere` or `GoneBetween` (delete by an indexed column; the engine writes
-such an event alone) or `Block` (many new rows of numbers, in columns; a single one may come as a row). A row that an
-event creates is not named by `keys`.
+such an event alone). A row that an event creates is not named by `keys`.
 """
 
 import hashlib
@@ -11,7 +10,6 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -33,6 +31,8 @@ SQL_TYPES = {
 
 SmallInt = Annotated[int, "smallint"]
 Int = Annotated[int, "integer"]
+SmallInts = Annotated[Sequence[int], "smallint[]"]
+Ints = Annotated[Sequence[int], "integer[]"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ class Table:
     version: int
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
-    """Bodies of CREATE INDEX, e.g. `(job_id, id DESC)`, `USING brin (id)`."""
-    has_key_index: bool = True
+    """Bodies of CREATE INDEX, e.g. `(job_id, id DESC)`, `USING gin (case_ids)`."""
+    only_grows: bool = False
+    """Its rows are numbers and arrays of numbers, not read by a projection, not replaced, and deleted by sweeps alone:
+    nobody has to see to it that there is one with each key.
+    """
 
     def __str__(self) -> str:
         return f"{self.name}_v{self.version}"
@@ -85,20 +88,6 @@ class GoneBetween:
         return bool(self.first <= getattr(item, self.column) <= self.last)
 
 
-class Block:
-    """New rows whose columns are all numbers: column name -> values of equal length."""
-
-    def __init__(self, row: type[Row], columns: Mapping[str, Sequence[int]]) -> None:
-        assert tuple(columns) == row.__struct_fields__, f"{row.__name__} has columns {row.__struct_fields__}"
-        self.row, self.columns = row, columns
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> "Block":
-        """One or more of one table."""
-        row = type(rows[0])
-        return cls(row, {name: list(map(attrgetter(name), rows)) for name in row.__struct_fields__})
-
-
 class Many:
     """Rows of one table by their key, which is one column. They differ by it and by counters, so that what is fit to be
     stored is told by one.
@@ -110,7 +99,7 @@ class Many:
 
 Sweep = GoneWhere | GoneBetween
 """Deletes rows that the event need not name one by one."""
-Change = Row | Gone | Sweep | Block | Many
+Change = Row | Gone | Sweep | Many
 
 
 class Rows(Protocol):

@@ -1,7 +1,7 @@
 """SQL that follows from a row's struct: its table, fetching rows by key, and writing a batch in one statement.
 
 Rows travel as one JSON text a table (`json_to_recordset`): one parameter with one type, so each shape of batch is
-prepared once. Blocks travel as arrays.
+prepared once.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from projections.machinery.model import Block, Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.machinery.model import Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
 
 Statement = tuple[str, list[Any]]
 
@@ -19,12 +19,18 @@ Statement = tuple[str, list[Any]]
 def create(row: type[Row]) -> list[str]:
     table = row.table
     body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns(row)]
-    if table.has_key_index:
+    if not table.only_grows:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
-    # Room on the page for new versions of a row; rows without a key are never updated.
-    fillfactor = 90 if table.has_key_index else 100
+    fillfactor = 100 if table.only_grows else 90  # room on the page for new versions of a row
+    made = f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})"
+    # The commonest elements of arrays help no query, and counting them takes seconds.
+    made += "".join(
+        f"; ALTER TABLE {table} ALTER {column.name} SET STATISTICS 0"
+        for column in columns(row)
+        if column.sql_type.endswith("[]")
+    )
     return [
-        f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})",
+        made,
         *(
             f"CREATE INDEX IF NOT EXISTS {name} ON {table} {index}"
             for name, index in zip(index_names(row), table.indexes, strict=True)
@@ -53,18 +59,20 @@ def keys_json(row: type[Row], keys: Iterable[Key]) -> str:
 
 
 @cache
-def upsert(row: type[Row]) -> str:
+def insert(row: type[Row]) -> str:
     cols = columns(row)
     names = ", ".join(column.name for column in cols)
     values = ", ".join(_from_json(column) for column in cols)
     record = ", ".join(f"{column.name} {'text' if column.sql_type == 'bytea' else column.sql_type}" for column in cols)
-    others = [column.name for column in cols if column.name not in row.table.key]
+    return f"INSERT INTO {row.table} ({names}) SELECT {values} FROM json_to_recordset(%s::json) AS r({record})"
+
+
+@cache
+def upsert(row: type[Row]) -> str:
+    others = [column.name for column in columns(row) if column.name not in row.table.key]
     updates = ", ".join(f"{name} = EXCLUDED.{name}" for name in others)
     on_conflict = f"DO UPDATE SET {updates}" if updates else "DO NOTHING"
-    return (
-        f"INSERT INTO {row.table} ({names}) SELECT {values} FROM json_to_recordset(%s::json) AS r({record})"
-        f" ON CONFLICT ({', '.join(row.table.key)}) {on_conflict}"
-    )
+    return f"{insert(row)} ON CONFLICT ({', '.join(row.table.key)}) {on_conflict}"
 
 
 @cache
@@ -98,20 +106,6 @@ def _sweeps(column: str, swept: Sequence[Sweep]) -> Statement:
         f" WHERE {column} BETWEEN span.first AND span.last",
         [[one.first for one in spans], [one.last for one in spans]],
     )
-
-
-@cache
-def insert_block(row: type[Row]) -> str:
-    cols = columns(row)
-    arrays = ", ".join(f"%s::{column.sql_type}[]" for column in cols)
-    return f"INSERT INTO {row.table} ({', '.join(column.name for column in cols)}) SELECT * FROM unnest({arrays})"
-
-
-def block_parameters(row: type[Row], blocks: Sequence[Block]) -> list[str]:
-    return [
-        "{" + ",".join(str(value) for block in blocks for value in block.columns[name]) + "}"
-        for name in row.__struct_fields__
-    ]
 
 
 def rows_json(rows: Iterable[Row]) -> str:
