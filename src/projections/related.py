@@ -1,11 +1,11 @@
 """Which events tell of a thing without standing in a stream of its own, by position: what time travel has to look up.
 
 Rows are only ever added, so they still say what a build that was deleted since once meant to its job and its node.
-They hold numbers, no names and no texts.
+They hold nothing but numbers.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from psycopg import AsyncConnection
 
@@ -14,19 +14,28 @@ from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeu
 from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
-from projections.machinery.model import Change, Key, Projection, Row, Rows, Table
+from projections.machinery.model import Change, Key, Projection, Row, Rows, SmallInt, Table
 
-VERSION = 1
+VERSION = 2
 
 Kind = Literal["job", "quarantine", "triage", "node", "user", "projects"]
-"""`job`: builds were queued. `quarantine`: a job's quarantined tests ran. `triage`: a known issue was found among a
-job's older failures. `node`: builds came and went. `user`: memberships. `projects` (id 0): which projects there are.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""A row says its place here.
+
+`job`: builds were queued. `quarantine`: a job's quarantined tests ran. `triage`: a known issue was found among a job's
+older failures. `node`: builds came and went. `user`: memberships. `projects` (id 0): which projects there are.
 """
 
 
 class RelatedRow(Row, frozen=True):
-    table = Table("related_events", VERSION, key=("kind", "id", "position"))
-    kind: Kind
+    table = Table(
+        "related_events",
+        VERSION,
+        key=("kind", "id", "position"),
+        indexes=("(kind, id, position)",),
+        only_grows=True,
+    )
+    kind: SmallInt
     id: int
     position: int
 
@@ -39,21 +48,25 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event, position = recorded.event, recorded.position
     match event:
         case BuildQueued():
-            yield RelatedRow("job", event.job_id, position)
+            yield _row("job", event.job_id, position)
         case BuildAssigned() | BuildRequeued() | BuildFinished(node_id=int()):
             assert event.node_id is not None
-            yield RelatedRow("node", event.node_id, position)
+            yield _row("node", event.node_id, position)
         case QuarantinedTestsRan():
-            yield RelatedRow("quarantine", event.job_id, position)
+            yield _row("quarantine", event.job_id, position)
         case KnownIssueSearched():
             for job_id in sorted(set(event.job_ids)):
-                yield RelatedRow("triage", job_id, position)
+                yield _row("triage", job_id, position)
         case MemberAdmitted():
-            yield RelatedRow("user", event.user_id, position)
+            yield _row("user", event.user_id, position)
         case ProjectCreated() | ProjectDeleted():
-            yield RelatedRow("projects", 0, position)
+            yield _row("projects", 0, position)
         case _:
             return
+
+
+def _row(kind: Kind, id: int, position: int) -> RelatedRow:
+    return RelatedRow(KINDS.index(kind), id, position)
 
 
 PROJECTION = Projection(
@@ -83,7 +96,7 @@ async def positions(
     cursor = await connection.execute(
         f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"
         " ORDER BY position DESC LIMIT %(limit)s".encode(),
-        {"kind": kind, "id": id, "until": until, "limit": limit},
+        {"kind": KINDS.index(kind), "id": id, "until": until, "limit": limit},
         prepare=True,
         binary=True,
     )

@@ -21,8 +21,6 @@ from testhide.settings import Settings
 
 APART = ("results",)
 """What is built in the second process."""
-BEHIND = 5
-"""How much nicer the first process is: the second one has indexes to make when it has read all, and is waited for."""
 
 
 class Order(msgspec.Struct):
@@ -42,7 +40,6 @@ async def build_together(
         sys.executable, "-P", "-m", "testhide.building", stdin=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
-    os.nice(BEHIND)
     try:
         process.stdin.write(msgspec.json.encode(Order(settings, from_scratch)) + b"\n")
         await process.stdin.drain()

@@ -7,7 +7,7 @@ from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueue
 from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
-from projections.related import PROJECTION, RelatedRow
+from projections.related import KINDS, PROJECTION, RelatedRow
 from tests.projections.memory import MemoryRows
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
@@ -15,7 +15,7 @@ IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
 
 def related(*events: Event) -> list[tuple[str, int, int]]:
     rows = MemoryRows(PROJECTION).apply(*events).all(RelatedRow)
-    return sorted((row.kind, row.id, row.position) for row in rows)
+    return sorted((KINDS[row.kind], row.id, row.position) for row in rows)
 
 
 def test_builds_are_related_to_their_job_and_to_the_nodes_they_ran_on() -> None:
