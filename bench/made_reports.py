@@ -11,6 +11,7 @@ from domain.base import Event
 from domain.builds import (
     ReportRecorded,
 )
+from domain.columns import Int16s, Int32s
 from domain.quarantine import QuarantinedTestsRan
 from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from domain.triage import ResultsClassifiedByRules
@@ -134,9 +135,9 @@ class Reports:
         return ResultsRecorded(
             **build.ids,
             first_result_id=first,
-            case_ids=case_ids,
-            suites=[0] * size,
-            durations_ms=self._durations[offset : offset + size],
+            case_ids=Int32s(case_ids),
+            suites=Int16s([0] * size),
+            durations_ms=Int32s(self._durations[offset : offset + size]),
             statuses=bytes(statuses),
             attempts=bytes(attempts),
             finals=bytes(finals),

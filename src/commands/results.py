@@ -12,6 +12,7 @@ from commands.recording import ReportRead
 from commands.rules import Match
 from domain.base import UNSTAMPED, AnyStream, Event, Known
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
+from domain.columns import Int16s, Int32s
 from domain.errors import Conflict, NotFound
 from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
 from domain.results import (
@@ -165,15 +166,15 @@ class RecordReport(Decision):
             while text is not None and text.row < end:
                 own.append(msgspec.structs.replace(text, row=text.row - start))
                 text = next(texts, None)
-            case_ids = [self.case_ids[test] for test in report.tests[start:end]]
+            case_ids = Int32s(self.case_ids[test] for test in report.tests[start:end])
             yield ResultsRecorded(
                 build_id=queued.build_id,
                 job_id=queued.job_id,
                 project_id=queued.project_id,
                 first_result_id=self.first_result_id + start,
                 case_ids=case_ids,
-                suites=report.row_suites[start:end].tolist(),
-                durations_ms=report.durations_ms[start:end].tolist(),
+                suites=Int16s(report.row_suites[start:end]),
+                durations_ms=Int32s(report.durations_ms[start:end]),
                 statuses=bytes(report.statuses[start:end]),
                 attempts=bytes(report.attempts[start:end]),
                 finals=bytes(report.finals[start:end]),
@@ -185,7 +186,7 @@ class RecordReport(Decision):
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
 
-    def _replaced(self, case_ids: list[int], finals: bytearray) -> Iterator[Replaced]:
+    def _replaced(self, case_ids: Sequence[int], finals: bytearray) -> Iterator[Replaced]:
         if not self.earlier:
             return
         for row, (case_id, final) in enumerate(zip(case_ids, finals, strict=True)):

@@ -56,5 +56,6 @@ EVENTS: Mapping[str, type[Event]] = {event.name: event for area in AREAS for eve
 
 UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
     (results.ResultsRecorded.name, 1): results.without_commit_name,
+    (results.ResultsRecorded.name, 2): results.with_packed_columns,
 }
 """(event name, version) -> fields of that version to fields of the next."""

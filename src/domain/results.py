@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from domain.base import Event
+from domain.columns import Int16s, Int32s
 from domain.keys import build_key, project_key
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
@@ -71,16 +72,16 @@ class ResultsRecorded(Event, frozen=True):
     """A block of results in report order; the n-th row is result `first_result_id + n`."""
 
     name: ClassVar[str] = "results.recorded"
-    class_version: ClassVar[int] = 2
+    class_version: ClassVar[int] = 3
     sealed: ClassVar[tuple[str, ...]] = ("texts",)
     build_id: int
     job_id: int
     project_id: int
     first_result_id: int
-    case_ids: list[int]
-    suites: list[int]
+    case_ids: Int32s
+    suites: Int16s
     """Places in the report's list of suites."""
-    durations_ms: list[int]
+    durations_ms: Int32s
     statuses: bytes
     """One byte a row: 0 passed, 1 failed, 2 skipped."""
     attempts: bytes
@@ -118,6 +119,15 @@ def without_commit_name(first: dict[str, Any]) -> dict[str, Any]:
     """The first version held the commit's name in clear."""
     return {name: value for name, value in first.items() if name != "commit_sha"} | {
         "commit": commit_number(first.get("commit_sha", ""))
+    }
+
+
+def with_packed_columns(second: dict[str, Any]) -> dict[str, Any]:
+    """The second version held these columns as lists, of which a rebuild made numbers one by one."""
+    return second | {
+        "case_ids": Int32s(second["case_ids"]).stored,
+        "suites": Int16s(second["suites"]).stored,
+        "durations_ms": Int32s(second["durations_ms"]).stored,
     }
 
 

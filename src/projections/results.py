@@ -8,13 +8,13 @@ says which. Texts lie apart, since a passed test has none.
 None of them is ever updated: a result whose place another took is named in `superseded_results`.
 """
 
-import struct
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import compress, count
 
 from domain.base import Recorded
 from domain.builds import BuildDeleted, ReportRecorded
+from domain.columns import Int16s
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import PASSED, CasesSeen, ResultsRecorded
@@ -196,7 +196,7 @@ PROJECTION = Projection(
 )
 
 
-def facts(event: ResultsRecorded) -> tuple[int, ...]:
+def facts(event: ResultsRecorded) -> Int16s:
     """Of each row. Bytes of all rows are put together as one long number each, a low and a high one."""
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))
@@ -211,7 +211,7 @@ def facts(event: ResultsRecorded) -> tuple[int, ...]:
     both = bytearray(2 * count)
     both[0::2] = ((flags | attempts_low) ^ inverted).to_bytes(count)
     both[1::2] = (attempts_high ^ inverted).to_bytes(count)
-    return struct.unpack(f"<{count}h", both)
+    return Int16s.of(both)
 
 
 _ATTEMPTS = (

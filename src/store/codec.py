@@ -21,6 +21,7 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from msgspec.structs import force_setattr
 
 from domain.base import UNSTAMPED, Damaged, Event, Recorded, Stamp
+from domain.columns import Column
 from store.secrets import SecretMismatch, decrypt, encrypt
 
 COMPRESSED = 1
@@ -81,8 +82,19 @@ class Opened(NamedTuple):
         return self.sealed is None and bool(self.envelope.sealed)
 
 
+def _as_stored(value: Any) -> bytes:
+    """Of what msgpack does not know."""
+    assert isinstance(value, Column), f"{type(value).__name__} is not a type of fields"
+    return value.stored
+
+
+def _from_stored(hint: type[Any], value: Any) -> Any:
+    assert issubclass(hint, Column), f"{hint.__name__} is not a type of fields"
+    return hint.of(value)
+
+
 _envelopes = msgspec.msgpack.Decoder(Envelope)
-_encoder = msgspec.msgpack.Encoder()
+_encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
 _compressor = zstandard.ZstdCompressor(level=3)
 _decompressor = zstandard.ZstdDecompressor()
 _NO_STAMP = Stamp(UNSTAMPED, "")
@@ -109,7 +121,7 @@ class Shape:
 
     def __init__(self, event: type[Event]) -> None:
         self.event = event
-        self.decode = msgspec.msgpack.Decoder(event).decode
+        self.decode = msgspec.msgpack.Decoder(event, dec_hook=_from_stored).decode
         fields = {field.name: field for field in msgspec.structs.fields(event)}
         self.blank: dict[str, Any] = {}
         for name in event.sealed:
@@ -255,7 +267,7 @@ class EventMapper(Mapper[str]):
         fields = msgspec.msgpack.decode(clear) | (msgspec.msgpack.decode(sealed) if sealed else {})
         for old in range(class_version, shape.event.class_version):
             fields = self._upcasters[name, old](fields)
-        return msgspec.convert(fields, shape.event)
+        return msgspec.convert(fields, shape.event, dec_hook=_from_stored)
 
     def to_stored_event(self, domain_event: Any) -> StoredEvent:
         recorded: Recorded = domain_event

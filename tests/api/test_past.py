@@ -42,6 +42,7 @@ from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser
 from domain.base import UNSTAMPED, AnyStream, Category, Event, Stream
 from domain.builds import BUILD, ReportRecorded
+from domain.columns import Int16s, Int32s
 from domain.errors import Rejection
 from domain.keys import build_key, job_key, lineage
 from domain.known_issues import KnownIssueSearched
@@ -103,9 +104,9 @@ class Recording(Decision):
         yield ResultsRecorded(
             **ids,
             first_result_id=first,
-            case_ids=list(range(1, rows + 1)),
-            suites=[0] * rows,
-            durations_ms=[5] * rows,
+            case_ids=Int32s(range(1, rows + 1)),
+            suites=Int16s([0] * rows),
+            durations_ms=Int32s([5] * rows),
             statuses=statuses,
             attempts=b"\1" * rows,
             finals=b"\1" * rows,

@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 
 from commands.handler import Command
 from domain.base import UNSTAMPED, AnyStream, Category, Event, Known
+from domain.columns import Column
 from domain.errors import Rejection
 
 STAMP = {"at", "actor", "correlation_id", "causation"}
@@ -81,6 +82,8 @@ def values(hint: Any) -> SearchStrategy[Any]:
         return st.sampled_from(["a", "b"])
     if hint is bytes:
         return st.sampled_from([b"a", b"b"])
+    if isinstance(hint, type) and issubclass(hint, Column):
+        return st.lists(st.integers(1, 3), max_size=2).map(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return structs(hint)
     simple = {type(None): st.none(), bool: st.booleans(), float: st.floats(0, 9), type(UNSTAMPED): st.just(UNSTAMPED)}

@@ -100,7 +100,7 @@ def test_record() -> None:
     seen, block, summary = decided(command(read, new_cases=new), QUEUED, STARTED)
     assert seen == CasesSeen(project_id=1, first_case_id=2, node_ids=new.node_ids, suites=["s", "u"])
     assert isinstance(block, ResultsRecorded)
-    assert (block.first_result_id, block.case_ids, block.suites) == (100, [1, 2, 1, 3], [0, 0, 1, 1])
+    assert (block.first_result_id, [*block.case_ids], [*block.suites]) == (100, [1, 2, 1, 3], [0, 0, 1, 1])
     assert (block.statuses, block.finals, block.attempts) == (b"\1\0\0\2", b"\0\1\1\1", b"\1\1\2\1")
     assert (block.commit, [text.row for text in block.texts]) == (commit_number("abc123"), [0, 3])
     assert isinstance(summary, ReportRecorded)

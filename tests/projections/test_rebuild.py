@@ -43,6 +43,7 @@ from domain.artifacts import ArtifactStored
 from domain.base import UNSTAMPED, AnyStream, Category, Event, Recorded, Stream
 from domain.builds import BUILD, BuildQueued, Deleted, ReportRecorded, status_of
 from domain.catalogue import EVENTS, UPCASTERS
+from domain.columns import Int16s, Int32s
 from domain.errors import Rejection
 from domain.jobs import JOB
 from domain.quarantine import QuarantinedTestsRan
@@ -105,9 +106,9 @@ class Recording(Decision):
             **ids,
             first_result_id=first,
             # Few cases of all builds, so that each has a history.
-            case_ids=list(range(1, rows + 1)),
-            suites=[0] * rows,
-            durations_ms=[5] * rows,
+            case_ids=Int32s(range(1, rows + 1)),
+            suites=Int16s([0] * rows),
+            durations_ms=Int32s([5] * rows),
             statuses=self.statuses,
             attempts=b"\1" * rows,
             finals=b"\1" * rows,

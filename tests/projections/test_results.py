@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from domain.base import Event
 from domain.builds import ReportRecorded
+from domain.columns import Int16s, Int32s
 from domain.jobs import JobDeleted
 from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from projections.results import (
@@ -32,9 +33,9 @@ def block(build_id: int, *statuses: int, **columns: Any) -> ResultsRecorded:
     count = len(statuses)
     given_columns: dict[str, Any] = {
         "first_result_id": build_id * 100,
-        "case_ids": list(range(1, count + 1)),
-        "suites": [0] * count,
-        "durations_ms": [10] * count,
+        "case_ids": Int32s(range(1, count + 1)),
+        "suites": Int16s([0] * count),
+        "durations_ms": Int32s([10] * count),
         "attempts": b"\1" * count,
         "finals": b"\1" * count,
         "known_issues": bytes(count),
@@ -67,16 +68,16 @@ def test_results_are_columns() -> None:
         FAILED,
         FAILED,
         PASSED,
-        case_ids=[1, 2, 1],
+        case_ids=Int32s([1, 2, 1]),
         attempts=b"\1\1\2",
         finals=b"\0\1\1",
         known_issues=b"\0\1\0",
         flaky=b"\0\0\1",
-        suites=[3, 4, 3],
+        suites=Int16s([3, 4, 3]),
     )
     row = MemoryRows(PROJECTION).apply(event).one(BlockRow)
     assert (row.first_result_id, row.results, row.job_id) == (700, 3, 5)
-    assert (row.case_ids, row.suites, row.durations_ms) == ([1, 2, 1], [3, 4, 3], [10, 10, 10])
+    assert [*map(list, (row.case_ids, row.suites, row.durations_ms))] == [[1, 2, 1], [3, 4, 3], [10, 10, 10]]
     earlier, known, flaky = row.facts
     assert earlier == ~(FAILED | ATTEMPT)
     assert known == FAILED | KNOWN_ISSUE | ATTEMPT
@@ -141,7 +142,7 @@ def test_a_flip_on_the_same_commit_is_flaky() -> None:
 
 
 def test_a_pass_after_a_failure_in_one_report_is_flaky() -> None:
-    row = stats(block(1, FAILED, PASSED, case_ids=[1, 1], attempts=b"\1\2", finals=b"\0\1", flaky=b"\0\1"))
+    row = stats(block(1, FAILED, PASSED, case_ids=Int32s([1, 1]), attempts=b"\1\2", finals=b"\0\1", flaky=b"\0\1"))
     assert (row.runs, row.failures, row.flips, row.flaky_runs) == (1, 0, 0, 1)
 
 

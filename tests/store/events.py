@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from domain.base import Event
+from domain.columns import Column, Int32s
 
 STAMP = set(Event.__struct_fields__)
 
@@ -40,6 +41,9 @@ def values(hint: Any) -> SearchStrategy[Any]:
         return st.lists(values(inner[0]), max_size=3).map(tuple)
     if origin is tuple:
         return st.tuples(*(values(one) for one in inner))
+    if isinstance(hint, type) and issubclass(hint, Column):
+        bits = 31 if issubclass(hint, Int32s) else 15
+        return st.lists(st.integers(-(2**bits), 2**bits - 1), max_size=3).map(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return structs(hint)
     simple: dict[Any, SearchStrategy[Any]] = {

@@ -1,5 +1,6 @@
 """How events are stored and read back, without a database."""
 
+import dataclasses
 import hashlib
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from domain.base import Event, Recorded, Stamp
 from domain.catalogue import EVENTS, UPCASTERS
+from domain.columns import Column, Int16s, Int32s
 from store.codec import EventMapper, UnknownEvent, Unreadable, canonical
 from store.secrets import SecretMismatch
 from tests.store.events import events
@@ -188,6 +190,43 @@ def test_damaged_bytes_are_unreadable_and_nothing_worse(garbage: bytes, place: i
                 canonical(opened.clear)
             except (Unreadable, SecretMismatch):
                 continue
+
+
+class Counted(Event, frozen=True):
+    name: ClassVar[str] = "thing.happened"
+    numbers: Int32s
+    small: Int16s
+
+    @property
+    def stream(self) -> str:
+        return "thing-1"
+
+
+def test_columns_of_numbers_are_stored_as_their_bytes() -> None:
+    mapper = EventMapper({"thing.happened": Counted}, {})
+    stored = mapper.encode("thing-1", 1, Counted(numbers=Int32s([1, -2]), small=Int16s([3])), STAMP, None)
+    fields = msgspec.msgpack.decode(mapper.envelope(stored.state).clear)
+    assert (fields["numbers"], fields["small"]) == (b"\1\0\0\0\xfe\xff\xff\xff", b"\3\0")
+    event = mapper.decode(stored, 1, lambda name: None).event
+    assert isinstance(event, Counted)
+    assert ([*event.numbers], [*event.small]) == ([1, -2], [3])
+
+
+@pytest.mark.parametrize("numbers", [b"\1\0\0", [1], "1", None])
+def test_what_is_no_column_is_unreadable(numbers: object) -> None:
+    mapper = EventMapper({"thing.happened": Counted}, {})
+    stored = mapper.encode("thing-1", 1, Counted(numbers=Int32s([1]), small=Int16s([3])), STAMP, None)
+    envelope = mapper.envelope(stored.state)
+    fields = msgspec.msgpack.decode(envelope.clear) | {"numbers": numbers}
+    changed = msgspec.structs.replace(envelope, clear=msgspec.msgpack.encode(fields))
+    with pytest.raises(Unreadable):
+        mapper.decode(dataclasses.replace(stored, state=msgspec.msgpack.encode(changed)), 1, lambda name: None)
+
+
+@pytest.mark.parametrize(("column", "number"), [(Int32s, 2**31), (Int16s, -(2**15) - 1)])
+def test_a_column_holds_numbers_of_its_size(column: type[Column], number: int) -> None:
+    with pytest.raises(OverflowError):
+        column([number])
 
 
 def test_a_sealed_field_has_a_default() -> None:

@@ -16,6 +16,7 @@ import pytest
 from commands.handler import Caller, Handler
 from commands.keeping import CommentOnBuild
 from domain.builds import BUILD, Finished
+from domain.columns import Int16s, Int32s
 from domain.results import ResultsRecorded, commit_number
 from projections.catalogue import PROJECTIONS
 from projections.machinery.engine import ensure_tables
@@ -58,13 +59,20 @@ async def test_its_results_are_of_the_first_version(old: Core) -> None:
     assert all(COMMIT.encode() in state or OTHER.encode() in state for state in stored)
 
 
-async def test_they_read_as_the_second(old: Core) -> None:
+async def test_they_read_as_the_newest(old: Core) -> None:
     found = await old.log.read(0, 100, [ResultsRecorded.name])
-    assert [(item.event.commit, item.erased) for item in found if isinstance(item.event, ResultsRecorded)] == [
+    read = [(item.event, item.erased) for item in found if isinstance(item.event, ResultsRecorded)]
+    assert [(event.commit, erased) for event, erased in read] == [
         (commit_number(COMMIT), False),
         (commit_number(COMMIT), False),
         (commit_number(OTHER), True),
     ]
+    for event, _ in read:
+        assert (event.case_ids, event.suites, event.durations_ms) == (
+            Int32s([1, 2, 3]),
+            Int16s([0] * 3),
+            Int32s([0] * 3),
+        )
 
 
 async def test_its_read_models_are_built_and_it_goes_on(old: Core) -> None:

@@ -6,6 +6,8 @@ way. That is a fraction of the time that packing number by number takes.
 """
 
 import struct
+import sys
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from operator import attrgetter
@@ -19,8 +21,8 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
-ELEMENTS: dict[str, tuple[Literal["H", "I"], int]] = {"smallint[]": ("H", 21), "integer[]": ("I", 23)}
-"""SQL type -> code of the same size without a sign, and object id, both of the elements' type."""
+ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
+"""SQL type -> code of `array` and object id of the elements' type."""
 
 ERRORS = (OverflowError, TypeError, struct.error)
 """What a value that its column does not hold raises."""
@@ -33,7 +35,7 @@ class _Number(NamedTuple):
 
 class _Array(NamedTuple):
     name: str
-    unit: Literal["H", "I"]
+    code: Literal["h", "i"]
     element: int
 
 
@@ -84,14 +86,17 @@ def _parts(row: Row, fields: Sequence[_Number | _Array]) -> list[bytes]:
 
 
 def _array(values: Sequence[int], field: _Array) -> bytes:
-    count, size = len(values), struct.calcsize(field.unit)
+    count = len(values)
     if count == 0:
         return struct.pack(">iiiI", 12, 0, 0, field.element)
+    numbers = array(field.code, values)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    size = numbers.itemsize
     # Each element is its length and then itself.
     elements = bytearray((struct.pack(">i", size) + bytes(size)) * count)
-    numbers = memoryview(_packing(field.unit.lower(), count)(*values))
-    with memoryview(elements).cast(field.unit) as places:
-        places[4 // size :: 1 + 4 // size] = numbers.cast(field.unit)
+    with memoryview(elements).cast(field.code) as places:
+        places[4 // size :: 1 + 4 // size] = memoryview(numbers)
     return struct.pack(">iiiIii", 20 + len(elements), 1, 0, field.element, count, 1) + elements
 
 

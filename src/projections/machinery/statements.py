@@ -109,7 +109,7 @@ def _sweeps(column: str, swept: Sequence[Sweep]) -> Statement:
 
 
 def rows_json(rows: Iterable[Row]) -> str:
-    return msgspec.json.encode(list(rows)).decode()
+    return msgspec.json.encode(list(rows), enc_hook=list).decode()  # columns are arrays
 
 
 def _keys(row: type[Row]) -> tuple[str, str]:

@@ -1,0 +1,45 @@
+"""Columns of numbers as events hold them: arrays, stored as their bytes, little-endian."""
+
+import sys
+from array import array
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    Numbers = array[int]
+else:
+    Numbers = array  # of nothing in particular until Python 3.12
+
+
+class Column(Numbers):
+    """Numbers of one size. Raises OverflowError for one that does not fit."""
+
+    code: ClassVar[str]
+
+    def __new__(cls, numbers: Iterable[int] = ()) -> Self:
+        return super().__new__(cls, cls.code, numbers)
+
+    @classmethod
+    def of(cls, stored: bytes | bytearray) -> Self:
+        """Raises ValueError when these are no whole numbers."""
+        column = cls()
+        column.frombytes(stored)
+        if sys.byteorder == "big":
+            column.byteswap()
+        return column
+
+    @property
+    def stored(self) -> bytes:
+        if sys.byteorder == "big":
+            swapped = array(self.code, self)
+            swapped.byteswap()
+            return swapped.tobytes()
+        return self.tobytes()
+
+
+class Int16s(Column):
+    code = "h"
+
+
+class Int32s(Column):
+    code = "i"
