@@ -316,21 +316,24 @@ async def outputs(connection: AsyncConnection, spans: Spans, result_id: int) -> 
 
 async def history(connection: AsyncConnection, case_id: int, limit: int) -> list[Run]:
     """The results of a test that count, newest first."""
+    # All blocks that have it are soon found. They are looked into one by one until there are enough results: a test
+    # may have run a hundred thousand times.
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        f" WHERE case_ids @> ARRAY[%(case)s::int] ORDER BY first_result_id DESC)"
-        f" SELECT t.id, r.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), b.branch, b.commit_sha,"
-        f" r.recorded_at, {SAID} FROM found"
-        f" JOIN {BlockRow.table} block USING (first_result_id)"
-        " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"
-        "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
-        " ) t (id, facts, duration_ms) ON t.facts >= 0"
-        f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
-        " ORDER BY first_result_id DESC LIMIT 1) r ON true"
-        f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
-        f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
-        f" WHERE NOT EXISTS (SELECT 1 FROM {SupersededRow.table} s WHERE s.id = t.id)"
-        " ORDER BY found.first_result_id DESC, t.id DESC LIMIT %(limit)s"
+        f" WHERE case_ids @> ARRAY[%(case)s::int] ORDER BY first_result_id DESC),"
+        " t AS MATERIALIZED (SELECT t.*, r.build_id, r.recorded_at, b.branch, b.commit_sha FROM found"
+        f"  JOIN {BlockRow.table} block USING (first_result_id)"
+        "  JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"
+        "   FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
+        "  ) t (id, facts, duration_ms) ON t.facts >= 0"
+        f"  JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
+        "   ORDER BY first_result_id DESC LIMIT 1) r ON true"
+        f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
+        f"  WHERE (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
+        "  ORDER BY found.first_result_id DESC, t.id DESC LIMIT %(limit)s)"
+        f" SELECT t.id, t.build_id, {_FLAGS}, left(coalesce(x.message, ''), {MESSAGE}), t.branch, t.commit_sha,"
+        f" t.recorded_at, {SAID} FROM t LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
+        " ORDER BY t.id DESC"
     )
     return await _with_said(connection, Run, query, {"case": case_id, "limit": limit})
 
