@@ -86,7 +86,7 @@ def measure(stack: Stack, report: Report) -> None:
     passing = b"".join(junit(CASES, failing=False))
     for _ in range(BUILDS):
         upload(stack, external_build(stack, job), passing)
-    report.add("read tables and indexes", (size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=90)
+    report.add("read tables and indexes", (size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=20)
 
 
 def size(stack: Stack) -> int:
