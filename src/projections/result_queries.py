@@ -46,7 +46,7 @@ _PLACE = "%(id)s::bigint - b.first_result_id + 1"
 
 
 def block_with(result_id: str) -> str:
-    """Of the block that holds a result, whose id this SQL is, all columns."""
+    """Of the block that holds a result, whose id this SQL is, all columns; none when there is no such block."""
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
     )
