@@ -42,6 +42,9 @@ SUITES = 32_768  # more than a report can have
 _CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
 
 
+_REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
+"""The report of a result `t`, unless it is not there (yet): then it is the one before it."""
+
 _PLACE = "%(id)s::bigint - b.first_result_id + 1"
 
 
@@ -243,7 +246,8 @@ async def reports_of_attempt(connection: AsyncConnection, build_id: int, attempt
 async def report_with(connection: AsyncConnection, result_id: int) -> Spans:
     """The report that holds a result, whether it counts or not."""
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
-    return Spans(await all_rows(connection, ReportRow, query, {"id": result_id}))
+    found = await all_rows(connection, ReportRow, query, {"id": result_id})
+    return Spans([report for report in found if report.first_result_id + report.cases > result_id])
 
 
 async def totals(connection: AsyncConnection, spans: Spans) -> list[SuiteTotal]:
@@ -292,8 +296,7 @@ async def origin(connection: AsyncConnection, result_id: int) -> Origin | None:
         f" FROM (SELECT %(id)s::bigint AS id, b.case_ids[{_PLACE}] AS case_id, b.facts[{_PLACE}] AS facts"
         f"  FROM ({block_with('%(id)s::bigint')}) b) t"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
-        f" JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
-        " ORDER BY first_result_id DESC LIMIT 1) r ON true"
+        f" JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{SAID_FROM}"
     )
     return await one_row(connection, Origin, query, {"id": result_id})
@@ -326,8 +329,7 @@ async def history(connection: AsyncConnection, case_id: int, limit: int) -> list
         "  JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"
         "   FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
         "  ) t (id, facts, duration_ms) ON t.facts >= 0"
-        f"  JOIN LATERAL (SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id"
-        "   ORDER BY first_result_id DESC LIMIT 1) r ON true"
+        f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {_CURRENT}"
         f"  WHERE (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
         "  ORDER BY found.first_result_id DESC, t.id DESC LIMIT %(limit)s)"

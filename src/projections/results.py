@@ -52,7 +52,7 @@ class BlockRow(Row, frozen=True):
     """Results in report order; the n-th is result `first_result_id + n`."""
 
     table = Table(
-        "results",
+        "result_blocks",
         VERSION,
         key=("first_result_id",),
         # New cases wait in a list that every search reads: half a megabyte is soon read, and soon sorted in.

@@ -15,7 +15,7 @@ from projections.machinery import loader, loading
 from projections.machinery.copying import ERRORS, copy, packed
 from projections.machinery.engine import Engine, drop_tables, ensure_tables
 from projections.machinery.loader import Loader
-from projections.machinery.model import Change, Projection, Row, Rows
+from projections.machinery.model import Change, GoneBetween, Projection, Row, Rows
 from projections.machinery.places import connect
 from store.log import Write
 from testhide.processes import Core
@@ -73,14 +73,20 @@ async def anew(connection: AsyncConnection, projections: Sequence[Projection]) -
     await ensure_tables(connection, projections)
 
 
-async def load(connection: AsyncConnection, events: Sequence[Recorded], cuts: Sequence[int], kept: int) -> None:
+async def load(
+    connection: AsyncConnection,
+    events: Sequence[Recorded],
+    cuts: Sequence[int],
+    kept: int,
+    projection: Projection = TOYS,
+) -> None:
     """In batches that end at `cuts`, by a new loader after `kept` of them, as after a crash."""
-    loader = Loader(connection, [TOYS], 0)
+    loader = Loader(connection, [projection], 0)
     await loader.begin()
     for number, cut in enumerate(sorted({*cuts, len(events)})):
         if number == kept:
             await connection.execute("ROLLBACK")
-            loader = Loader(connection, [TOYS], loader.committed)
+            loader = Loader(connection, [projection], loader.committed)
             await loader.begin()
         batch = [event for event in events if loader.position < event.position <= cut]
         if batch:
@@ -114,13 +120,57 @@ async def test_loaded_rows_are_those_of_the_engine(
 
 
 def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:
+    """0 takes all pieces before it."""
     assert isinstance(event.event, ClaimTaken)
     number = int(event.event.claim)
     yield ToyRow(event.position, number % 1_000, 1, "")
+    if number == 0:
+        yield GoneBetween(PieceRow, "id", 0, event.position - 1)
     yield PieceRow(event.position, number)
 
 
 NUMBERED = Projection("numbered", 1, (ToyRow, PieceRow), lambda recorded: (), numbered, takes=(ClaimTaken,))
+
+
+async def happen(parts: Core, *numbers: int) -> None:
+    for number in numbers:
+        await parts.log.append([Write(1, ClaimTaken(claim=str(number), owner="ann"))], Stamp(NOW, "user:7"))
+
+
+async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:
+    """Deletions that wait, and what is set for the table of pieces."""
+    deletions = await query(connection, "SELECT table_name, column_name, first, last FROM waiting_deletions")
+    return deletions, await query(connection, "SELECT reloptions FROM pg_class WHERE oid = 'pieces_v1'::regclass")
+
+
+async def test_deletions_that_wait_outlast_what_does_not_fit(
+    parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "NEAR", 0)
+    monkeypatch.setattr(loading, "BATCH", 1)
+    monkeypatch.setattr(loader, "ROWS_CHANGED", 1)  # a transaction each
+    await happen(parts, 1, 2, 0, 5, 2**31, 6)
+    await anew(beside, [NUMBERED])
+    await loading.load(beside, parts.log, [NUMBERED])
+    assert await table(beside, PieceRow) == [(3, 0), (4, 5), (6, 6)]
+    assert await waiting(beside) == ([], [(["fillfactor=100"],)])
+
+
+async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
+    parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await happen(parts, 1, 2, 0, 5)
+    await anew(beside, [NUMBERED])
+    with monkeypatch.context() as ending:
+        ending.setattr(loading, "NEAR", 0)
+        ending.setattr(loader, "MEMORY", "no memory")  # what `finish` asks for when all events are taken
+        with pytest.raises(loader.Refused):
+            await load(beside, await parts.log.read(0, 10), [], 9, NUMBERED)
+    assert [values for _, *values in await query(beside, "SELECT name, position FROM projection_positions")] == [[4]]
+    assert await waiting(beside) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])
+    await loading.load(beside, parts.log, [NUMBERED])
+    assert await table(beside, PieceRow) == [(3, 0), (4, 5)]
+    assert await waiting(beside) == ([], [(["fillfactor=100"],)])
 
 
 @pytest.mark.parametrize("odd", [2**31, 13], ids=["too large for its column", "refused by the database"])
@@ -129,8 +179,7 @@ async def test_what_only_shows_later_is_found_and_parked(
 ) -> None:
     """The loader undoes its transaction, and leaves the events in it to the engine."""
     monkeypatch.setattr(loading, "NEAR", 0)
-    for number in (1, 2, odd, 3, 4):
-        await parts.log.append([Write(1, ClaimTaken(claim=str(number), owner="ann"))], Stamp(NOW, "user:7"))
+    await happen(parts, 1, 2, odd, 3, 4)
     await anew(beside, [NUMBERED])
     await beside.execute("ALTER TABLE toys_v1 ADD CHECK (box <> 13)")
     await loading.load(beside, parts.log, [NUMBERED])

@@ -96,7 +96,7 @@ class ToyRow(Row, frozen=True):
 
 
 class PieceRow(Row, frozen=True):
-    table = Table("pieces", 1, only_grows=True)
+    table = Table("pieces", 1, indexes=("(id)",), only_grows=True)
     id: int
     number: Int
 
@@ -141,8 +141,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield Gone(ToyRow, event.id)
         case BoxGone():
             yield GoneWhere(ToyRow, "box", event.box)
+            yield GoneWhere(PieceRow, "number", event.box)
         case ShelfGone():
-            yield GoneBetween(ToyRow, "id", event.first, event.last)
+            for row in (ToyRow, PieceRow, DeliveryRow):
+                yield GoneBetween(row, "id", event.first, event.last)
         case Delivered():
             for number, id in enumerate(event.ids):
                 yield PieceRow(id, number)

@@ -27,18 +27,25 @@ class Spans:
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._all: list[Span] = []
+        self._single: set[int] = set()
+        self._wide: list[Span] = []
         self._first = self._last = 0
+        """Of the wide ones."""
 
     def add(self, span: Span) -> None:
-        self._first = min(self._first, span.first) if self._all else span.first
-        self._last = max(self._last, span.last) if self._all else span.last
-        self._all.append(span)
+        if span.first == span.last:
+            self._single.add(span.first)
+            return
+        self._first = min(self._first, span.first) if self._wide else span.first
+        self._last = max(self._last, span.last) if self._wide else span.last
+        self._wide.append(span)
 
     def hit(self, row: Row) -> bool:
         value: int = getattr(row, self._column)
+        if value in self._single:
+            return True
         # Most rows come after all that is deleted.
-        return self._first <= value <= self._last and any(span.first <= value <= span.last for span in self._all)
+        return self._first <= value <= self._last and any(span.first <= value <= span.last for span in self._wide)
 
 
 class Held:
@@ -115,11 +122,6 @@ class Grown:
         self.unsaved: list[Span] = []
         """Deletions of this transaction."""
         self._waiting: dict[str, Spans] = {}
-
-    @property
-    def columns(self) -> list[str]:
-        """Those that something waits for."""
-        return list(self._waiting)
 
     def pack(self) -> None:
         """Raises one of `copying.ERRORS`."""

@@ -83,6 +83,17 @@ class _Takers(dict[type[Event], list[Projection]]):
         return self[event]
 
 
+async def is_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
+    """Whether a load of these was ended before `finish` was through: their deletions may still wait."""
+    growing = [str(row.table) for projection in projections for row in projection.rows if row.table.only_grows]
+    cursor = await connection.execute(
+        "SELECT FROM pg_class WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
+        " AND 'autovacuum_enabled=off' = ANY (reloptions)",
+        (growing,),
+    )
+    return await cursor.fetchone() is not None
+
+
 class Loader:
     """Implements `Rows`. `connection` is autocommit and stands where the tables are; both are the loader's alone.
 
@@ -138,7 +149,7 @@ class Loader:
                 await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", str(row.table))
         self._blocked = await blocked_streams(self._connection, self._projections)
         for row, grown in self._grown.items():
-            # Nothing is deleted until `finish`: nothing to clear away, however often the database would look.
+            # Next to nothing is deleted until `finish`, which undoes this: nothing to clear away meanwhile.
             await self._connection.execute(f"ALTER TABLE {row.table} SET (autovacuum_enabled = off)".encode())
             cursor = await self._connection.execute(
                 "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(row.table),)
@@ -294,7 +305,10 @@ class Loader:
         table = str(grown.row.table)
         await self._copy(grown)
         await self._save(grown)
-        for column in grown.columns:
+        # Also for what a load before this one has left.
+        waiting = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"
+        cursor = await self._connection.execute(waiting.encode(), (table,), prepare=True)
+        for (column,) in await cursor.fetchall():
             await self._index(grown.row, column)
             await self._execute(
                 f"DELETE FROM {table} USING waiting_deletions"

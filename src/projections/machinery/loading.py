@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from domain.base import Recorded
 from projections.machinery.engine import Engine, positions
-from projections.machinery.loader import Loader, Refused
+from projections.machinery.loader import Loader, Refused, is_unfinished
 from projections.machinery.model import Projection
 from store.log import EventLog
 
@@ -39,7 +39,11 @@ async def load(
             group = [projection for projection in projections if found[projection.name] == position]
             await _load(connection, event_log, group, position, goal, told)
         if not far:
-            return
+            break
+    for position in sorted(set(found.values())):
+        group = [projection for projection in projections if found[projection.name] == position]
+        if await is_unfinished(connection, group):
+            await Loader(connection, group, position).finish(position)
 
 
 async def _load(
