@@ -195,7 +195,10 @@ class TestController(Controller):
         async with act.reading() as connection:
             spans = await results.report_with(connection, test_id)
             alone = Filters(all_attempts=True, after_id=test_id - 1)
-            result = (await results.page(connection, spans, alone, 1, 0))[0]
+            found = await results.page(connection, spans, alone, 1, 0)
+            if not found:  # deleted in this moment
+                raise no_result(test_id)
+            (result,) = found
             text = await results.text(connection, test_id)
             held = await quarantined_now(connection, origin.job_id, act.now(), [result])
             system_out, system_err = await results.outputs(connection, spans, test_id)
@@ -246,12 +249,16 @@ async def quarantined_now(connection: AsyncConnection, job_id: int, now: datetim
     return covered((result.node_id for result in found), entries)
 
 
+def no_result(result_id: int) -> NotFound:
+    return NotFound(f"There is no test result {result_id}.")
+
+
 async def visible_result(user: User, act: Acting, result_id: int, level: Level = "read") -> Origin:
     """Raises NotFound for a result that the caller cannot see, Forbidden for too little access."""
     async with act.reading() as connection:
         found = await results.origin(connection, result_id)
     if found is None:
-        raise NotFound(f"There is no test result {result_id}.")
+        raise no_result(result_id)
     user.must(level, found.project_id, f"test result {result_id}")
     return found
 

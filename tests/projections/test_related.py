@@ -18,6 +18,11 @@ def related(*events: Event) -> list[tuple[str, int, int]]:
     return sorted((KINDS[row.kind], row.id, row.position) for row in rows)
 
 
+def test_what_the_kinds_are_stored_as() -> None:
+    """Changed only with a new version of the projection."""
+    assert KINDS == ("job", "quarantine", "triage", "node", "user", "projects")
+
+
 def test_builds_are_related_to_their_job_and_to_the_nodes_they_ran_on() -> None:
     lived: list[Event] = [
         BuildQueued(**IDS),

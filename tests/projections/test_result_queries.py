@@ -37,7 +37,9 @@ class Result:
     status: int
     attempt: int
     decides: bool
+    known_issue: bool
     flaky: bool
+    quarantined: bool
     duration_ms: int
     is_replaced: bool = False
 
@@ -47,9 +49,14 @@ class Result:
 
 
 rows = st.tuples(
-    st.integers(0, CASES - 1), st.integers(0, 2), st.booleans(), st.integers(0, 1), st.booleans(), st.integers(0, 99)
+    st.integers(0, CASES - 1),
+    st.integers(0, 2),
+    st.booleans(),
+    st.integers(0, 1),
+    st.integers(1, 255),
+    st.integers(0, 7),
 )
-"""Case, status, whether its test was run once more, suite, flaky, duration."""
+"""Case, status, whether its test was run once more, suite, attempt, and three flags as bits."""
 uploads = st.tuples(st.integers(0, 2), st.lists(st.lists(rows, min_size=1, max_size=4), min_size=1, max_size=3))
 """A build, and the blocks of a report of it."""
 
@@ -93,8 +100,14 @@ class World:
         ids = count(first)
         for block in blocks:
             made = [
-                Result(next(ids), build, number, first_case + case, suite, status, 1, not again, flaky, duration)
-                for case, status, again, suite, flaky, duration in block
+                Result(
+                    *(next(ids), build, number, first_case + case, suite, status, attempt, not again),
+                    known_issue=flags & 1 > 0,
+                    flaky=flags & 2 > 0,
+                    quarantined=flags & 4 > 0,
+                    duration_ms=attempt * 7,
+                )
+                for case, status, again, suite, attempt, flags in block
             ]
             replaced = []
             for row, result in enumerate(made):
@@ -114,8 +127,9 @@ class World:
                     statuses=bytes(one.status for one in made),
                     attempts=bytes(one.attempt for one in made),
                     finals=bytes(one.decides for one in made),
-                    known_issues=bytes(len(made)),
+                    known_issues=bytes(one.known_issue for one in made),
                     flaky=bytes(one.flaky for one in made),
+                    quarantined=bytes(one.quarantined for one in made),
                     replaced=replaced,
                 )
             )
@@ -134,6 +148,20 @@ async def world(parts: Core) -> AsyncIterator[World]:
     async with await connect(parts.conninfo, "beside") as connection:
         await ensure_tables(connection, PROJECTIONS)
         yield World(connection)
+
+
+async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
+    """A large report is projected in several steps."""
+    first_case, events = world.cases()
+    (one, begun), (other, also_begun) = world.build(), world.build()
+    row = (0, 1, False, 0, 1, 0)
+    whole, told = world.upload(one, 0, first_case, [[row]], [])
+    part, (block, _) = world.upload(other, 0, first_case, [[row]], [])
+    await world.happens([*events, *begun, *also_begun, *told, block])
+    history = await result_queries.history(world.connection, first_case, 5)
+    assert [run.id for run in history] == [whole[0].id]
+    assert await result_queries.origin(world.connection, part[0].id) is None
+    assert (await result_queries.report_with(world.connection, part[0].id)).reports == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -186,22 +214,26 @@ async def test_every_question(
         spans = await result_queries.reports(world.connection, build)
         await pages(world.connection, spans, found, filters, limit, offset, after, first_case)
         totals = {
-            (total.report, total.suite, total.status): (total.results, total.duration_ms, total.flaky)
+            (total.report, total.suite, total.status): (
+                *(total.results, total.duration_ms, total.known_issues, total.flaky, total.quarantined),
+            )
             for total in await result_queries.totals(world.connection, spans)
         }
         assert list(totals) == sorted(totals)
         assert totals == totals_of(found)
         known = await result_queries.counting(world.connection, spans, [first_case, first_case + 2])
-        assert {(one.id, one.case_id, one.status) for one in known} == {
-            (one.id, one.case, one.status) for one in found if one.counts and one.case - first_case in (0, 2)
+        assert {(one.id, one.case_id, one.status, one.known_issue, one.quarantined) for one in known} == {
+            (one.id, one.case, one.status, one.known_issue, one.quarantined)
+            for one in found
+            if one.counts and one.case - first_case in (0, 2)
         }
         failed = dict.fromkeys(f"test_{one.case - first_case}" for one in found if one.counts and one.status == 1)
         assert await result_queries.failed_node_ids(world.connection, build) == list(failed)
     for case in range(first_case, first_case + CASES):
         runs = sorted((one for one in kept if one.case == case and one.counts), key=lambda one: -one.id)
         history = await result_queries.history(world.connection, case, limit)
-        assert [(run.id, run.build_id, run.status, run.duration_ms, run.branch) for run in history] == [
-            (one.id, one.build, one.status, one.duration_ms, "main") for one in runs[:limit]
+        assert [(run.id, run.build_id, run.status, run.attempt, run.duration_ms, run.branch) for run in history] == [
+            (one.id, one.build, one.status, one.attempt, one.duration_ms, "main") for one in runs[:limit]
         ]
     for one in kept:
         origin = await result_queries.origin(world.connection, one.id)
@@ -233,9 +265,14 @@ async def pages(
     ]
     assert await result_queries.count(connection, spans, filters) == len(wanted)
     page = await result_queries.page(connection, spans, filters, limit, offset)
-    assert [(item.id, item.case_id, item.node_id, item.suite, item.status, item.flaky) for item in page] == [
-        (one.id, one.case, f"test_{one.case - first_case}", one.suite, one.status, one.flaky)
+    assert [
+        (item.id, item.case_id, item.node_id, item.suite, item.status, item.attempt, item.duration_ms) for item in page
+    ] == [
+        (one.id, one.case, f"test_{one.case - first_case}", one.suite, one.status, one.attempt, one.duration_ms)
         for one in wanted[offset : offset + limit]
+    ]
+    assert [(item.known_issue, item.flaky, item.quarantined) for item in page] == [
+        (one.known_issue, one.flaky, one.quarantined) for one in wanted[offset : offset + limit]
     ]
     last = found[after].id if after < len(found) else 0
     behind = Filters(filters.status, filters.suite, filters.search, None, filters.all_attempts, last)
@@ -251,11 +288,11 @@ def spans_of(found: Sequence[Result]) -> list[tuple[int, int]]:
     return [(ids[0], len(ids)) for ids in by_report.values()]
 
 
-def totals_of(found: Sequence[Result]) -> dict[tuple[int, int, int], tuple[int, int, int]]:
-    totals: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+def totals_of(found: Sequence[Result]) -> dict[tuple[int, int, int], tuple[int, ...]]:
+    totals: dict[tuple[int, int, int], tuple[int, ...]] = {}
     for one in found:
         if one.counts:
             place = (one.report, one.suite, one.status)
-            results, duration, flaky = totals.get(place, (0, 0, 0))
-            totals[place] = (results + 1, duration + one.duration_ms, flaky + one.flaky)
+            own = (1, one.duration_ms, one.known_issue, one.flaky, one.quarantined)
+            totals[place] = tuple(map(sum, zip(totals.get(place, (0,) * len(own)), own, strict=True)))
     return totals

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +89,14 @@ def test_results_are_columns() -> None:
 def test_facts_fit_their_column() -> None:
     event = block(7, SKIPPED, SKIPPED, attempts=b"\xff\xff", finals=b"\1\0", known_issues=b"\1\1", flaky=b"\1\1")
     assert all(-(2**15) <= facts < 2**15 for facts in MemoryRows(PROJECTION).apply(event).one(BlockRow).facts)
+
+
+@pytest.mark.parametrize("column", ["durations_ms", "suites", "attempts", "finals", "flaky"])
+def test_columns_have_one_length(column: str) -> None:
+    event = block(7, PASSED, PASSED)
+    short = msgspec.structs.replace(event, **{column: getattr(event, column)[:1]})
+    with pytest.raises(ValueError, match=r"length|shorter"):
+        MemoryRows(PROJECTION).apply(short)
 
 
 def test_texts_lie_apart() -> None:
