@@ -40,6 +40,7 @@ async def load(
             await _load(connection, event_log, group, position, goal, told)
         if not far:
             break
+    # What was killed in its last seconds stands where it should, and has deletions and indexes still to make.
     for position in sorted(set(found.values())):
         group = [projection for projection in projections if found[projection.name] == position]
         if await is_unfinished(connection, group):
