@@ -33,7 +33,7 @@ class RelatedRow(Row, frozen=True):
         VERSION,
         key=("kind", "id", "position"),
         indexes=("(kind, id, position)",),
-        only_grows=True,
+        append_only=True,
     )
     kind: SmallInt
     id: int

@@ -46,6 +46,7 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 """The report of a result `t`, unless it is not there (yet): then it is the one before it."""
 
 _PLACE = "%(id)s::bigint - b.first_result_id + 1"
+"""Of the result with this id in the arrays of its block `b`."""
 
 
 def block_with(result_id: str) -> str:

@@ -61,7 +61,7 @@ class BlockRow(Row, frozen=True):
             "USING gin (case_ids) WITH (gin_pending_list_limit = 512)",
             "(job_id)",
         ),
-        only_grows=True,
+        append_only=True,
     )
     first_result_id: int
     job_id: Int

@@ -40,7 +40,7 @@ class TrailRow(Row, frozen=True):
             "(actor, position)",
             "(type, position)",
         ),
-        only_grows=True,
+        append_only=True,
     )
     position: int
     at_us: int

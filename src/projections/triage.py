@@ -40,7 +40,7 @@ VERSION = 1
 
 
 class RuleMatchRow(Row, frozen=True):
-    table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), only_grows=True)
+    table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), append_only=True)
     id: int
     """Of the result."""
     job_id: Int

@@ -96,13 +96,13 @@ class ToyRow(Row, frozen=True):
 
 
 class PieceRow(Row, frozen=True):
-    table = Table("pieces", 1, indexes=("(id)",), only_grows=True)
+    table = Table("pieces", 1, indexes=("(id)",), append_only=True)
     id: int
     number: Int
 
 
 class DeliveryRow(Row, frozen=True):
-    table = Table("deliveries", 1, indexes=("USING gin (sizes)",), only_grows=True)
+    table = Table("deliveries", 1, indexes=("USING gin (sizes)",), append_only=True)
     id: int
     sizes: Ints
     places: SmallInts

@@ -125,7 +125,7 @@ class PastTables:
         for row, found in self._rows.items():
             table, *indexes = statements.create(row)
             await connection.execute(table.encode())
-            if found and row.table.only_grows:
+            if found and row.table.append_only:
                 await copying.copy(connection, row, [copying.packed(list(found.values()))])
             elif found:
                 await _copy(connection, row, found.values())

@@ -67,7 +67,7 @@ class Batch:
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
             match change:
-                case Row() if change.table.only_grows:
+                case Row() if change.table.append_only:
                     self._added[type(change)].append(change)
                 case Row():
                     self._dirty[type(change)][change.row_key] = change

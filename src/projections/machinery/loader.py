@@ -85,7 +85,7 @@ class _Takers(dict[type[Event], list[Projection]]):
 
 async def is_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
     """Whether a load of these was ended before `finish` was through: their deletions may still wait."""
-    growing = [str(row.table) for projection in projections for row in projection.rows if row.table.only_grows]
+    growing = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
     cursor = await connection.execute(
         "SELECT FROM pg_class WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
         " AND 'autovacuum_enabled=off' = ANY (reloptions)",
@@ -105,8 +105,8 @@ class Loader:
         self._connection = connection
         self._projections = projections
         rows = [row for projection in projections for row in projection.rows]
-        self._held = {row: Held(row, is_whole=position == 0) for row in rows if not row.table.only_grows}
-        self._grown = {row: Grown(row) for row in rows if row.table.only_grows}
+        self._held = {row: Held(row, is_whole=position == 0) for row in rows if not row.table.append_only}
+        self._grown = {row: Grown(row) for row in rows if row.table.append_only}
         self._takers = _Takers(projections)
         self._blocked: set[tuple[str, str]] = set()
         self._parked: list[Parked] = []

@@ -44,7 +44,7 @@ class Table:
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
     """Bodies of CREATE INDEX, e.g. `(job_id, id DESC)`, `USING gin (case_ids)`."""
-    only_grows: bool = False
+    append_only: bool = False
     """Its rows are numbers and arrays of numbers, not read by a projection, not replaced, and deleted by sweeps alone:
     nobody has to see to it that there is one with each key.
     """

@@ -19,9 +19,9 @@ Statement = tuple[str, list[Any]]
 def create(row: type[Row]) -> list[str]:
     table = row.table
     body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns(row)]
-    if not table.only_grows:
+    if not table.append_only:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
-    fillfactor = 100 if table.only_grows else 90  # room on the page for new versions of a row
+    fillfactor = 100 if table.append_only else 90  # room on the page for new versions of a row
     made = f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})"
     # The commonest elements of arrays help no query, and counting them takes seconds.
     made += "".join(

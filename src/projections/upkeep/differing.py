@@ -154,7 +154,7 @@ async def _compare(reading: AsyncConnection, serving: str, row: type[Row]) -> Ta
     counts = SQL("SELECT (SELECT count(*) FROM {serving}), (SELECT count(*) FROM {beside})").format(**sides)
     found = TableDiff(serving, beside, *await _one(reading, counts))
     found.left_out = [name for name in {**old, **new} if name not in shared]
-    is_keyed = not row.table.only_grows and set(row.table.key) <= set(shared)
+    is_keyed = not row.table.append_only and set(row.table.key) <= set(shared)
     different = (_by_key if is_keyed else _by_content)(row.table.key, sides)
     cursor = await reading.execute(
         SQL("WITH different AS MATERIALIZED ({}) ").format(different)
