@@ -19,8 +19,8 @@ from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastor
 from psycopg.conninfo import conninfo_to_dict
 
 from bench.report import Report, median
-from store.append import GroupCommit, Request
-from store.recorder import GroupCommitRecorder, datastore
+from store.log.append import GroupCommit, Request
+from store.log.recorder import GroupCommitRecorder, datastore
 from testhide.engines import temporary_engines
 
 STATE = bytes(300)

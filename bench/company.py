@@ -23,7 +23,6 @@ from bench.everyday import Everyday
 from bench.made_reports import Reports
 from bench.world import Build, Commits, World
 from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
-from domain.base import Event
 from domain.builds import (
     BuildAssigned,
     BuildCommented,
@@ -36,6 +35,7 @@ from domain.builds import (
     BuildStarted,
     BuildUnpinned,
 )
+from domain.core.events import Event
 from domain.known_issues import KnownIssueTaught
 from domain.triage import DefectLinked, KnownIssueLinked, ResolutionSet, ResultClassified
 

@@ -19,7 +19,7 @@ import uvloop
 from bench.http import Connection
 from bench.report import Report, percentile
 from bench.stack import Stack, running_stack
-from store.codec import Envelope
+from store.log.codec import Envelope
 
 FIRST = "date +%s%N"
 LINES = "for i in $(seq 40); do date +%s%N; sleep 0.05; done"

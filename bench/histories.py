@@ -15,12 +15,12 @@ from eventsourcing.persistence import StoredEvent
 
 from bench.company import Company
 from bench.world import BEGIN
-from domain.base import Stamp
-from domain.catalogue import EVENTS, UPCASTERS
-from domain.keys import lineage
-from store.codec import EventMapper
-from store.schema import SEQUENCES
-from store.secrets import Secrets
+from domain.core.data_keys import lineage
+from domain.core.events import Stamp
+from domain.registry import EVENTS, UPCASTERS
+from store.crypto.secrets import Secrets
+from store.log.codec import EventMapper
+from store.migrations import SEQUENCES
 
 FIRST_ID = 1_000
 """Leaves room for what a server's first start makes."""

@@ -7,11 +7,11 @@ from itertools import count
 import msgspec
 
 from bench.world import Build, Job, World
-from domain.base import Event
 from domain.builds import (
     ReportRecorded,
 )
-from domain.columns import Int16s, Int32s
+from domain.core.columns import Int16s, Int32s
+from domain.core.events import Event
 from domain.quarantine import QuarantinedTestsRan
 from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from domain.triage import ResultsClassifiedByRules

@@ -27,9 +27,9 @@ from bench.histories import Written, write_history
 from bench.http import Connection
 from bench.report import Report, percentile
 from bench.stack import Stack, running_stack
-from projections.catalogue import PROJECTIONS
-from store.reactions import FAR
-from store.secrets import Secrets
+from projections.registry import PROJECTIONS
+from store.crypto.secrets import Secrets
+from store.tables.reactions import FAR
 
 WRITES_A_SECOND = 50
 CLIENTS = 10

@@ -15,14 +15,14 @@ from pathlib import Path
 from bench.histories import write_history
 from bench.report import Report
 from commands.handler import Handler
-from store.codec import utcnow
-from store.export import Export
-from store.sealing import AuditTree
+from store.audit.checkpoints import AuditTree
+from store.audit.export import Export
+from store.log.codec import utcnow
+from testhide.cli.verifier import Verifier
 from testhide.engines import temporary_engines
 from testhide.processes import core, migrate
 from testhide.settings import Settings
-from testhide.verifier import Verifier
-from workers.sealing import Sealer
+from workers.audit import Sealer
 
 MOST_GROWTH_MB = 32.0
 

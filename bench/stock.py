@@ -19,14 +19,14 @@ from eventsourcing.projection import Projection, ProjectionRunner
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL
 
-from domain.base import Recorded
 from domain.builds import BuildAssigned, BuildDeleted, BuildEvent, BuildFinished, BuildQueued, BuildStarted
-from domain.catalogue import EVENTS, UPCASTERS
-from projections.catalogue import PROJECTIONS
-from projections.machinery import statements
-from projections.machinery.batch import Batch, Cache
-from store.codec import EventMapper
-from store.recorder import datastore
+from domain.core.events import Recorded
+from domain.registry import EVENTS, UPCASTERS
+from projections.engine import statements
+from projections.engine.batch import Batch, Cache
+from projections.registry import PROJECTIONS
+from store.log.codec import EventMapper
+from store.log.recorder import datastore
 
 SCHEMA = "stock"
 """Where its tables are; gone afterwards."""

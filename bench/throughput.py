@@ -15,7 +15,7 @@ import psycopg
 
 from bench.report import Report
 from bench.stack import Stack, running_stack
-from store.codec import Envelope
+from store.log.codec import Envelope
 
 AGENTS, SLOTS = 4, 2
 PATIENCE_S = 120

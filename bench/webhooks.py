@@ -24,7 +24,7 @@ from bench.report import Report, percentile
 from bench.stack import Stack, running_stack
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Caller, Handler
-from store.codec import utcnow
+from store.log.codec import utcnow
 from testhide.processes import Core, core
 
 PROJECTS, OF_EACH = 10, 5

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)

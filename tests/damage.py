@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 import psycopg
 
-from store.leaves import MAPPER
+from store.audit.leaves import MAPPER
 
 Damage = Callable[[bytes], bytes]
 

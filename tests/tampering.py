@@ -9,10 +9,10 @@ import msgspec
 from eventsourcing.persistence import StoredEvent
 from psycopg import Connection
 
-from store.codec import Envelope, commitment
-from store.leaves import MAPPER, hash_of, leaf_of
-from store.merkle import Edge
-from store.secrets import Secrets, decrypt, encrypt
+from store.audit.leaves import MAPPER, hash_of, leaf_of
+from store.audit.merkle import Edge
+from store.crypto.secrets import Secrets, decrypt, encrypt
+from store.log.codec import Envelope, commitment
 
 Row = tuple[int, str, int, str, bytes]
 

@@ -30,14 +30,14 @@ from tests.conftest import Server, running_server
 from tests.fake_agent import FakeAgent, Shop
 from tests.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 
-from store.export import Export
-from store.sealing import AuditTree
-from store.secrets import Secrets
-from testhide.audit import read_checkpoint, read_key
+from store.audit.checkpoints import AuditTree
+from store.audit.export import Export
+from store.crypto.secrets import Secrets
+from testhide.cli.audit import read_checkpoint, read_key
+from testhide.cli.verifier import Held, Verifier
 from testhide.engines import temporary_engines
 from testhide.processes import core, create_first_admin
 from testhide.settings import save_settings
-from testhide.verifier import Held, Verifier
 
 TEAMS = 8
 PATIENCE_S = 60.0

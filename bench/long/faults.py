@@ -38,9 +38,9 @@ from tests.faults.rules import Books
 from tests.faults.stack import DATABASE, Stack, running_stack
 from tests.faults.trouble import Fault, Trouble, drawn_faults
 
-from domain.base import Recorded
-from projections.catalogue import PROJECTIONS
-from store.build_logs import BuildLogs
+from domain.core.events import Recorded
+from projections.registry import PROJECTIONS
+from store.tables.build_logs import BuildLogs
 from testhide.processes import core
 
 AGENTS = 2

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.commands.reports import samples
 
-from commands.reports import Case, Limits, Suite, Summary, parse_report
+from commands.reports.parser import Case, Limits, Suite, Summary, parse_report
 
 SECONDS_PER_MB = 5.0
 MEMORY = 384 * 1024 * 1024

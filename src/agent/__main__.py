@@ -12,7 +12,7 @@ if not __package__:
 
 def main(argv: list[str]) -> int:
     if argv == ["slot"]:
-        from agent.slot import serve
+        from agent.process.slot import serve
 
         return serve()
     from agent.cli import run

@@ -19,7 +19,9 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 def build_zipapp() -> bytes:
     package = Path(__file__).parent
     files = {
-        f"agent/{path.name}": path.read_bytes() for path in package.glob("*.py") if path.name != Path(__file__).name
+        f"agent/{path.relative_to(package).as_posix()}": path.read_bytes()
+        for path in package.rglob("*.py")
+        if path != Path(__file__)
     }
     files["__main__.py"] = _ROOT_MAIN
     out = io.BytesIO()

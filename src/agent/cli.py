@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 from typing import IO
 
-from agent import VERSION, credentials, kernel, orphans, privileges, workspace
-from agent.privileges import Account, NoAccount
-from agent.release import release
-from agent.say import say
+from agent import VERSION, credentials
+from agent.build import workspace
+from agent.console import say
+from agent.process import linux, orphans, privileges
+from agent.process.privileges import Account, NoAccount
+from agent.process.supervisor import Slots
 from agent.server import Server
 from agent.session import Session
 from agent.settings import Settings
-from agent.supervisor import Slots
+from agent.sign_off import release
 from agent.work import BAD_TOKEN, OK, REFUSED, RESTART, Work
 
 _LOOK_AGAIN = 0.5
@@ -31,7 +33,7 @@ def run(argv: list[str]) -> int:
     if sys.platform != "linux":
         say("The agent runs on Linux.")
         return REFUSED
-    kernel.hide_from_others_of_this_user()
+    linux.hide_from_others_of_this_user()
     credentials.leave_environment(argv, hand_over=options.token_file is None)
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:

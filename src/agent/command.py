@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from agent.privileges import Account
-from agent.say import say
+from agent.build.workspace import Workspace
+from agent.console import say
+from agent.process.privileges import Account
+from agent.process.supervisor import Slot, SlotLost
 from agent.server import GivenUp, Pause, Refused
 from agent.settings import Settings
-from agent.supervisor import Slot, SlotLost
 from agent.task import Task
-from agent.workspace import Workspace
 
 KEPT = 256 * 1024
 CANNOT_RUN = 126  # as shells say it

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent.entry import command_line
+from agent.process.entry import command_line
 
 VARIABLE = "TESTHIDE_AGENT_TOKEN"
 HANDED_OVER = "fd:"

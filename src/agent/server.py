@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from agent import VERSION
-from agent.say import say
+from agent.console import say
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 _LONGEST_ASKED = 300.0  # pause that the server may ask for

@@ -8,8 +8,8 @@ import threading
 import time
 from typing import Any
 
-from agent import VERSION, machine, succession
-from agent.say import say
+from agent import VERSION, machine, takeover
+from agent.console import say
 from agent.server import BadToken, GivenUp, Refused, sleep
 from agent.settings import Settings
 from agent.work import BAD_TOKEN, REFUSED, Work
@@ -22,12 +22,12 @@ _SHOWN = 50
 class Session:
     def __init__(self, settings: Settings, work: Work, once: bool, secret: str) -> None:
         self.secret = secret
-        self.id = succession.session_id(secret)
+        self.id = takeover.session_id(secret)
         self._settings = settings
         self._server = settings.server
         self._work = work
         self._once = once
-        self._predecessor = succession.inherited(settings.workdir)
+        self._predecessor = takeover.inherited(settings.workdir)
         self._poll_s = 30.0
         self._heartbeat_s = 0.0
         self._connected = threading.Event()
@@ -90,7 +90,7 @@ class Session:
                 if self._once:
                     self._work.outcome.put(REFUSED)
                 time.sleep(_CONNECT_AGAIN)
-        succession.bequeath(self._settings.workdir, self.secret)
+        takeover.bequeath(self._settings.workdir, self.secret)
         self._work.max_parallel = int(node["max_parallel"])
         self._poll_s, self._heartbeat_s = float(node["poll_s"]), float(node["heartbeat_s"])
         self._settings.slots.warm()

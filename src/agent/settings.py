@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.privileges import Account
+from agent.process.privileges import Account
+from agent.process.supervisor import Slots
 from agent.server import Server
-from agent.supervisor import Slots
 
 
 class Settings(NamedTuple):

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from agent.build import Build
+from agent.build.build import Build
 from agent.command import Command, post_result
-from agent.say import say
+from agent.console import say
 from agent.server import Call, GivenUp, Refused, sleep
 from agent.settings import Settings
 from agent.task import Task

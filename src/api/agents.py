@@ -10,18 +10,18 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
-from api.acting import Acting
-from api.idempotency import RECEIVED
-from api.permissions import Agent
-from api.polling import POLL_S, AgentPolls
+from api.http.idempotency import RECEIVED
+from api.http.permissions import Agent
+from api.http.request_context import Acting
+from api.live.agent_polls import POLL_S, AgentPolls
 from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
 from domain.builds import BUILD, Assigned, Finished, Running
-from domain.errors import Conflict, Forbidden, TooLarge
+from domain.core.errors import Conflict, Forbidden, TooLarge
 from domain.nodes import NODE, Node
-from store.build_logs import Line
+from store.tables.build_logs import Line
 
 HEARTBEAT_S = 10
 ALIVE_S = 15

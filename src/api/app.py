@@ -9,39 +9,39 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 
-from api import description, problems
-from api.acting import add_position, provide_acting, wait_for_min_position
 from api.agents import AgentController
 from api.artifacts import ArtifactController
-from api.as_of import refuse_elsewhere
 from api.audit import AuditController
-from api.audit_log import AuditLogController
+from api.audit_proofs import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
 from api.builds import BuildController
-from api.events_stream import EventController
 from api.health import HealthController
-from api.idempotency import FirstAnswer
+from api.http import openapi, problems
+from api.http.as_of import refuse_elsewhere
+from api.http.idempotency import FirstAnswer
+from api.http.request_context import add_position, provide_acting, wait_for_min_position
+from api.http.security import Authentication
+from api.http.services import Services
+from api.http.types import JsonRequest, storable
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
+from api.live.agent_polls import AgentPolls
+from api.live.event_feed import EventController
+from api.live.feeds import Streams
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
-from api.polling import AgentPolls
 from api.pools import PoolController
 from api.projections import ProjectionController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
 from api.reactions import ReactionController
-from api.replays import ReplayController
-from api.security import Authentication
-from api.services import Services
-from api.streams import Streams
+from api.simulations import ReplayController
 from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
 from api.triage import TriageController
-from api.types import JsonRequest, storable
 from api.user_permissions import UserPermissionController
 from api.users import UserController
 from api.webhooks import WebhookController
@@ -79,7 +79,7 @@ CONTROLLERS = (
 
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
-        return description.allowed(request)
+        return openapi.allowed(request)
     refuse_elsewhere(request)
     await wait_for_min_position(request)
     return None
@@ -107,13 +107,13 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
             "act": Provide(provide_acting, sync_to_thread=False),
         },
         middleware=[
-            DefineMiddleware(Authentication, exclude=f"^{description.PATH}", exclude_from_auth_key="public"),
+            DefineMiddleware(Authentication, exclude=f"^{openapi.PATH}", exclude_from_auth_key="public"),
             FirstAnswer(),
         ],
         before_request=before_request,
         before_send=[add_position],
         exception_handlers=problems.handlers(),
-        openapi_config=description.config(version),
+        openapi_config=openapi.config(version),
         logging_config=None,
         request_max_body_size=16 * 1024 * 1024,
     )

@@ -13,24 +13,24 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from api.acting import Acting
 from api.build_views import visible_build
-from api.downloads import content_type, file_answer
-from api.idempotency import Replay
-from api.permissions import Agent, User
+from api.http.downloads import content_type, file_answer
+from api.http.idempotency import Replay
+from api.http.permissions import Agent, User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Paged, next_page, provide_paged
+from api.http.uploads import Upload, received
 from api.recording import record
-from api.types import MAX_ID, Paged, next_page, provide_paged
-from api.uploads import Upload, received
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
-from commands.recording import read_report
+from commands.reports.columns import read_report
 from commands.results import recorded
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Finished, Report
-from domain.errors import Invalid, NotFound, Rejection
+from domain.core.errors import Invalid, NotFound, Rejection
 from domain.jobs import JOB
 from projections import artifacts
 from projections.artifacts import ArtifactRow
-from store.append import AlreadyDone, Once
+from store.log.append import AlreadyDone, Once
 
 MAX_UPLOAD = 2 * 1024**3
 CHUNK = 1024 * 1024

@@ -13,16 +13,16 @@ from urllib.parse import urlencode
 from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 
-from api.acting import Acting
-from api.permissions import User
-from api.types import MAX_ID
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.audit import What
-from domain.catalogue import EVENTS
-from domain.errors import Forbidden, Invalid, NotFound
-from projections import trail
-from projections.history.trail_words import AREA_OF, AT_ONCE, Told, told, with_changes
-from projections.trail import Filter
+from domain.core.errors import Forbidden, Invalid, NotFound
+from domain.registry import EVENTS
+from projections import audit_trail
+from projections.audit_trail import Filter
+from projections.audit_view.entries import AREA_OF, AT_ONCE, Told, told, with_changes
 
 Order = Literal["newest", "oldest"]
 
@@ -84,7 +84,7 @@ class AuditController(Controller):
         if stream is not None:
             await must_have_stream(request.user, act, stream)
         async with act.reading() as connection:
-            positions = await trail.positions(connection, wanted, newest=order == "newest", limit=limit)
+            positions = await audit_trail.positions(connection, wanted, newest=order == "newest", limit=limit)
         shown = await told_at(act, positions)
         await note(request, act, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
@@ -105,7 +105,7 @@ class AuditController(Controller):
         project_id = await project_of(request.user, act, stream)
         newest = order == "newest"
         async with act.reading() as connection:
-            places = await trail.of_stream(
+            places = await audit_trail.of_stream(
                 connection,
                 stream,
                 after=after or 0,
@@ -125,7 +125,7 @@ async def told_at(act: Acting, positions: Sequence[int]) -> list[Told]:
     for start in range(0, len(positions), AT_ONCE):
         events = await act.services.log.at(positions[start : start + AT_ONCE])
         async with act.reading() as connection:
-            names |= await trail.names_of(connection, {recorded.event.actor for recorded in events})
+            names |= await audit_trail.names_of(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
     return await with_changes(act.services.log, [found[position] for position in positions if position in found])
 
@@ -138,7 +138,7 @@ async def readable_projects(user: User, act: Acting, project_id: int | None) -> 
     if project_id is not None:
         user.must("admin", project_id, f"project {project_id}")
         async with act.reading() as connection:
-            if not await trail.has_project(connection, project_id):
+            if not await audit_trail.has_project(connection, project_id):
                 raise NotFound(f"There is no project {project_id}.")
         return [project_id]
     if user.is_admin:

@@ -8,18 +8,18 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import Provide
 from msgspec import Meta
 
-from api.acting import Acting
-from api.idempotency import SHOWN_ONCE
-from api.permissions import User
-from api.security import API_TOKEN, PUBLIC, SESSION, session_token
-from api.throttling import throttled
-from api.types import Name, Paged, next_page, provide_paged
+from api.http.idempotency import SHOWN_ONCE
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
+from api.http.throttling import throttled
+from api.http.types import Name, Paged, next_page, provide_paged
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from domain.errors import Conflict, Unauthenticated
+from domain.core.errors import Conflict, Unauthenticated
 from projections import auth, projects
-from store import passwords
-from store.secrets import new_token, token_hash
-from store.token_uses import last_uses
+from store.crypto import passwords
+from store.crypto.secrets import new_token, token_hash
+from store.tables.token_uses import last_uses
 
 
 class Login(msgspec.Struct):

@@ -7,12 +7,12 @@ import msgspec
 from litestar import Controller, Request, delete, post
 from msgspec import Meta
 
-from api.acting import Acting
 from api.build_views import visible_build
-from api.permissions import User
+from api.http.permissions import User
+from api.http.request_context import Acting
 from commands.builds import MoveBuildToTop
-from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
-from commands.restarts import RestartBuild
+from commands.reruns import RestartBuild
+from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from projections import builds
 from projections.build_views import CommentView
 from projections.builds import BuildRow

@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
-from api.acting import Acting
-from api.permissions import User
-from domain.errors import NotFound
+from api.http.permissions import User
+from api.http.request_context import Acting
+from domain.core.errors import NotFound
 from projections import builds
 from projections.build_views import BuildItem
 from projections.builds import BuildRow

@@ -8,22 +8,22 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta, structs
 
-from api.acting import Acting
-from api.as_of import as_of
-from api.build_stream import STILL_HERE, BuildStream, shown
 from api.build_views import BuildPage, visible_build
-from api.live import MEDIA_TYPE, LiveStream, Reader
-from api.permissions import User
-from api.streams import Streams
-from api.types import MAX_ID, Paged, next_page
+from api.http.as_of import as_of
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Paged, next_page
+from api.live.build_feed import STILL_HERE, BuildStream, shown
+from api.live.feeds import Streams
+from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, status_of
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from projections import builds
 from projections.build_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.builds import Filters
-from projections.history.recalling import BUILD_PAST
-from store.queue_reasons import reason_for
+from projections.time_travel.historical_reads import BUILD_PAST
+from store.tables.waiting_reasons import reason_for
 
 Variables = dict[
     Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)],

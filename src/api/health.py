@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, get
 
-from api.acting import Acting
-from api.security import PUBLIC
-from projections import trail
-from projections.catalogue import PROJECTIONS
-from projections.machinery.places import missing
-from projections.machinery.waiting import LIMIT_S
-from store.codec import utcnow
-from store.reactions import any_parked
+from api.http.request_context import Acting
+from api.http.security import PUBLIC
+from projections import audit_trail
+from projections.engine.schemas import missing
+from projections.engine.waiting import LIMIT_S
+from projections.registry import PROJECTIONS
+from store.log.codec import utcnow
+from store.tables.reactions import any_parked
 
 SEALED_WITHIN = timedelta(minutes=5)
 """Checkpoints come every few seconds; after this time something is wrong."""
@@ -62,7 +62,7 @@ class HealthController(Controller):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
         async with act.reading() as connection:
-            unsealed = await trail.waits_for_seal(connection, utcnow() - SEALED_WITHIN)
+            unsealed = await audit_trail.waits_for_seal(connection, utcnow() - SEALED_WITHIN)
         status = "ok"
         if services.waiter.degraded:
             status = "degraded: events are parked, see `testhide projections status`"

@@ -10,16 +10,25 @@ import msgspec
 from litestar import Controller, Request, post
 from msgspec import Meta
 
-from api.acting import Acting
-from api.configuration import Branch, Glob, Repository, SetupLine, Value, check_glob, check_repository, check_variables
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import Id, Name
+from api.job_configuration import (
+    Branch,
+    Glob,
+    Repository,
+    SetupLine,
+    Value,
+    check_glob,
+    check_repository,
+    check_variables,
+)
 from api.jobs import Minutes, Parallel, visible_job
 from api.nodes import Tags
-from api.permissions import User
 from api.pools import Label, check_labels
 from api.templates import Command, Description, must_lend_secrets
-from api.types import Id, Name
 from commands.jobs import ImportJob
-from domain.errors import FieldError, Invalid
+from domain.core.errors import FieldError, Invalid
 from domain.jobs import Configuration, QuarantineMode
 from domain.templates import overlaid
 from projections import jobs, pools, templates

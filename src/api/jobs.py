@@ -10,20 +10,20 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.as_of import as_of
-from api.configuration import Branch, NewConfiguration, Repository, check_repository
+from api.http.as_of import as_of
+from api.http.permissions import Level, User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.job_configuration import Branch, NewConfiguration, Repository, check_repository
 from api.nodes import Tags
-from api.permissions import Level, User
 from api.pools import Label, check_labels
 from api.templates import must_lend_secrets
-from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from domain.jobs import Clearable, QuarantineMode
 from projections import jobs
-from projections.history.recalling import CONFIGURATION_PAST, JOB_PAST
 from projections.jobs import JobDetail, JobRow
+from projections.time_travel.historical_reads import CONFIGURATION_PAST, JOB_PAST
 
 Minutes = Annotated[int, Meta(ge=1, le=10_080)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]

@@ -9,13 +9,13 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.permissions import Level, User
+from api.http.permissions import Level, User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from api.triage import DefectKey, DefectUrl
-from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
-from commands.patterns import MAX_PATTERN
-from domain.errors import FieldError, Invalid, NotFound
+from commands.rules.patterns import MAX_PATTERN
+from domain.core.errors import FieldError, Invalid, NotFound
 from domain.known_issues import MAX_FAIL_ID, Clearable, Kind
 from domain.triage import Classification
 from projections import known_issues, projects

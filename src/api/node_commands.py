@@ -8,13 +8,13 @@ from litestar import Controller, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
-from api.acting import Acting
-from api.hanging_up import hanging_up
-from api.permissions import User
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.live.disconnect import hanging_up
 from commands.node_commands import RequestNodeCommand, done
-from domain.errors import Forbidden, NotFound, StillRunning
+from domain.core.errors import Forbidden, NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
-from store.listen import WAKES, comes
+from store.postgres.notifications import WAKES, comes
 
 GRACE_S = 5.0
 """For the way to the agent and back."""

@@ -10,18 +10,18 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.as_of import as_of
-from api.idempotency import SHOWN_ONCE
-from api.permissions import User
-from api.security import AGENT_TOKEN, PUBLIC
-from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.as_of import as_of
+from api.http.idempotency import SHOWN_ONCE
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.security import AGENT_TOKEN, PUBLIC
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from projections import nodes
-from projections.history.recalling import NODE_PAST
 from projections.nodes import Health, NodeRow, NodeView
-from store.secrets import new_token, token_hash
+from projections.time_travel.historical_reads import NODE_PAST
+from store.crypto.secrets import new_token, token_hash
 
 Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]
 Tags = Annotated[list[Tag], Meta(max_length=100)]

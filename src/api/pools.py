@@ -9,11 +9,11 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.permissions import User
-from api.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.pools import CreatePool, DeletePool, UpdatePool
-from domain.errors import Forbidden, Invalid, NotFound
+from domain.core.errors import Forbidden, Invalid, NotFound
 from projections import pools
 from projections.pools import PoolView
 

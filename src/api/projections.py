@@ -5,10 +5,10 @@ from typing import Any
 
 from litestar import Controller, Request, get
 
-from api.acting import Acting
-from api.permissions import User
-from projections.catalogue import PROJECTIONS
-from projections.upkeep.overview import Standing, overview
+from api.http.permissions import User
+from api.http.request_context import Acting
+from projections.rebuild.status import Standing, overview
+from projections.registry import PROJECTIONS
 
 
 class ProjectionController(Controller):

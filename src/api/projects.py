@@ -10,16 +10,16 @@ from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.idempotency import SHOWN_ONCE
-from api.permissions import User
-from api.types import Id, Paged, next_page, provide_paged
+from api.http.idempotency import SHOWN_ONCE
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import Id, Paged, next_page, provide_paged
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
-from domain.errors import Conflict, NotFound, Unavailable
+from domain.core.errors import Conflict, NotFound, Unavailable
 from projections import pools, project_contents, projects
 from projections.projects import ProjectRow
-from store.secrets import new_token
+from store.crypto.secrets import new_token
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
 

@@ -8,18 +8,18 @@ from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
-from api.acting import Acting
-from api.as_of import as_of
+from api.http.as_of import as_of
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Id, Name, Paged, next_page
 from api.jobs import visible_job
-from api.permissions import User
-from api.types import MAX_ID, Id, Name, Paged, next_page
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
-from projections.history.recalling import QUARANTINE_PAST
 from projections.quarantine import Ages, QuarantineRow, Status
-from store.codec import utcnow
+from projections.time_travel.historical_reads import QUARANTINE_PAST
+from store.log.codec import utcnow
 
 MAX_BULK = 10_000
 AGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))

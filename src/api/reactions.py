@@ -5,9 +5,9 @@ from typing import Any
 
 from litestar import Controller, Request, get
 
-from api.acting import Acting
-from api.permissions import User
-from store.reactions import ReactionStanding, overview
+from api.http.permissions import User
+from api.http.request_context import Acting
+from store.tables.reactions import ReactionStanding, overview
 
 
 class ReactionController(Controller):

@@ -5,18 +5,18 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from api.acting import Acting
-from commands.recording import ReportRead, read_report
+from api.http.request_context import Acting
+from commands.reports.columns import ReportRead, read_report
 from commands.results import Earlier, NewCases, RecordReport, must_take_reports, recorded
-from commands.rules import Match, Rule, Rules
+from commands.rules.matching import Match, Rule, Rules
 from domain.builds import BUILD, AnyBuild, Report, ReportRecorded
-from domain.errors import NotFound, Unavailable
+from domain.core.errors import NotFound, Unavailable
 from domain.results import FAILED
 from projections import known_issues
 from projections import result_queries as results
 from projections.test_cases import catalogue_version, known_cases
-from store.append import VersionConflict
-from store.codec import utcnow
+from store.log.append import VersionConflict
+from store.log.codec import utcnow
 
 LOOKED_UP = 5_000
 """Node ids looked up in one query."""

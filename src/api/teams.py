@@ -9,21 +9,21 @@ from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.permissions import Level, User
-from api.types import Id, Name, Paged, next_page, provide_paged
+from api.http.permissions import Level, User
+from api.http.request_context import Acting
+from api.http.types import Id, Name, Paged, next_page, provide_paged
 from api.webhooks import must_be_callable
 from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
-from domain.cards import HEADERS, message
-from domain.errors import NotFound
+from domain.core.errors import NotFound
 from domain.teams import Type, heard, shown_url
+from domain.teams_cards import HEADERS, message
 from integrations.ports import attempt
 from projections import projects, teams
 from projections.teams import ChannelRow
 from projections.teams_cards import trial
-from store import delivery_history
-from store.codec import utcnow
-from store.delivery_history import Stats
+from store.log.codec import utcnow
+from store.tables import delivery_history
+from store.tables.delivery_history import Stats
 
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone")]
 Events = Annotated[list[Type], Meta(min_length=1, max_length=100)]

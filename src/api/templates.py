@@ -8,12 +8,12 @@ from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.configuration import Glob, SetupLine, Value, check_glob, check_variables
-from api.permissions import User
-from api.types import Name, Paged, next_page, provide_paged
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import Name, Paged, next_page, provide_paged
+from api.job_configuration import Glob, SetupLine, Value, check_glob, check_variables
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
-from domain.errors import Forbidden, NotFound
+from domain.core.errors import Forbidden, NotFound
 from projections import templates
 from projections.templates import TemplateView
 

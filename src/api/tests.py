@@ -10,19 +10,19 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 from psycopg import AsyncConnection
 
-from api.acting import Acting
-from api.as_of import as_of
 from api.build_views import visible_build
-from api.permissions import Level, User
-from api.types import MAX_ID, Paged, next_page
-from domain.errors import NotFound
+from api.http.as_of import as_of
+from api.http.permissions import Level, User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID, Paged, next_page
+from domain.core.errors import NotFound
 from domain.quarantine import covered
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES
 from domain.triage import Classification
 from projections import quarantine
 from projections import result_queries as results
-from projections.history.recalling import REPORT_PAST, TESTS_PAST
 from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
+from projections.time_travel.historical_reads import REPORT_PAST, TESTS_PAST
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]

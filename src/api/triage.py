@@ -6,10 +6,10 @@ import msgspec
 from litestar import Controller, Request, post
 from msgspec import Meta
 
-from api.acting import Acting
-from api.permissions import User
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import Id
 from api.tests import visible_result
-from api.types import Id
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
 from domain.results import STATUSES
 from domain.triage import CLASSIFICATIONS, Classification

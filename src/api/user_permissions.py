@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, get
 
-from api.acting import Acting
-from api.as_of import as_of
 from api.auth import Permissions, permissions
-from api.permissions import User
-from domain.errors import Forbidden, NotFound
+from api.http.as_of import as_of
+from api.http.permissions import User
+from api.http.request_context import Acting
+from domain.core.errors import Forbidden, NotFound
 from projections import auth, projects
-from projections.history.recalling import PERMISSIONS_PAST
+from projections.time_travel.historical_reads import PERMISSIONS_PAST
 
 
 class UserPermissions(Permissions):

@@ -4,10 +4,10 @@ from typing import Any
 
 from litestar import Controller, Request, delete
 
-from api.acting import Acting
-from api.permissions import User
+from api.http.permissions import User
+from api.http.request_context import Acting
 from commands.users import DeleteUser
-from domain.errors import Forbidden
+from domain.core.errors import Forbidden
 
 
 class UserController(Controller):

@@ -10,22 +10,22 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.acting import Acting
-from api.as_of import moment_of
-from api.permissions import Level, User
-from api.security import PUBLIC
-from api.types import MAX_ID, Id, Paged, next_page, provide_paged
+from api.http.as_of import moment_of
+from api.http.permissions import Level, User
+from api.http.request_context import Acting
+from api.http.security import PUBLIC
+from api.http.types import MAX_ID, Id, Paged, next_page, provide_paged
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.deliveries import PING, Message, Type
-from domain.errors import Conflict, Forbidden, Invalid, NotFound
-from domain.signatures import headers, must_be_good
+from domain.webhook_signatures import headers, must_be_good
 from integrations.ports import Refused, attempt
 from projections import projects, webhooks
 from projections.webhook_views import WebhookView, schema, schemas
 from projections.webhooks import WebhookRow
-from store import delivery_history
-from store.codec import utcnow
-from store.delivery_history import Stats
+from store.log.codec import utcnow
+from store.tables import delivery_history
+from store.tables.delivery_history import Stats
 
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https")]
 Events = Annotated[list[Type], Meta(min_length=1, max_length=100)]

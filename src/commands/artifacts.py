@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from commands.handler import Decision
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
-from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, Assigned, Deleted, Finished, Running, status_of
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from commands.handler import Decision
 from domain.audit import AUDIT_READ, AuditRead, What
-from domain.base import AnyStream, Event
+from domain.core.events import AnyStream, Event
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from domain.auth import (
     SessionRevoked,
     Validity,
 )
-from domain.base import AnyStream, Event
-from domain.errors import NotFound
+from domain.core.errors import NotFound
+from domain.core.events import AnyStream, Event
 
 
 @dataclass(frozen=True)

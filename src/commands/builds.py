@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from commands.handler import Decision
-from domain.base import AnyStream, Event
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -26,8 +25,9 @@ from domain.builds import (
     Verdict,
     status_of,
 )
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER
-from domain.errors import Conflict, NotFound
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid

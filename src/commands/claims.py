@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from domain.base import Event
 from domain.claims import Claim, ClaimReleased, ClaimTaken
-from domain.errors import Conflict
+from domain.core.errors import Conflict
+from domain.core.events import Event
 
 
 def take(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:

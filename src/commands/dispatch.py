@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Decision
-from domain.base import AnyStream, Event
+from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER, LeadershipTaken
 
 

@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from domain.base import AnyStream, Event, Known, Recorded, Stamp
-from domain.errors import Conflict
-from store.append import Once, VersionConflict
-from store.log import EventLog, Write
+from domain.core.errors import Conflict
+from domain.core.events import AnyStream, Event, Known, Recorded, Stamp
+from store.log.append import Once, VersionConflict
+from store.log.event_log import EventLog, Write
 
 MAX_TRIES = 12
 

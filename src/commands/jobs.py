@@ -9,8 +9,8 @@ import msgspec
 from commands.handler import Decision
 from commands.projects import must_be_open
 from commands.secrets import kept
-from domain.base import AnyStream, Event
-from domain.errors import Invalid, NotFound
+from domain.core.errors import Invalid, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import (
     JOB,
     UPDATABLE,

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from commands.handler import Decision
-from commands.patterns import must_be_a_pattern
 from commands.projects import existing
-from domain.base import AnyStream, Event
-from domain.errors import NotFound
+from commands.rules.patterns import must_be_a_pattern
+from domain.core.errors import NotFound
+from domain.core.events import AnyStream, Event
 from domain.known_issues import (
     KNOWN_ISSUE,
     UPDATABLE,

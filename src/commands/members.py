@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from commands.handler import Decision
 from commands.projects import existing
-from domain.base import AnyStream, Event
+from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Access, MemberAdmitted, Project
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Decision
-from domain.base import AnyStream, Event
-from domain.errors import NotFound, Unavailable
+from domain.core.errors import NotFound, Unavailable
+from domain.core.events import AnyStream, Event
 from domain.node_commands import NODE_COMMAND, Kind, NodeCommand, NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NODE, Node
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from commands.claims import release, take
 from commands.handler import Decision
-from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import AnyStream, Event
 from domain.nodes import (
     NODE,
     UPDATABLE,

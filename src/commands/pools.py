@@ -7,9 +7,9 @@ from typing import Any
 from commands.claims import release, take
 from commands.handler import Decision
 from commands.projects import must_be_open
-from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.nodes import NODE, Node, NodeUpdated
 from domain.pools import POOL, UPDATABLE, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project

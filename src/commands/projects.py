@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from commands.claims import release
 from commands.handler import Decision
-from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from commands.handler import Decision
-from domain.base import AnyStream, Event
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.quarantine import (
     QUARANTINE,

@@ -8,12 +8,12 @@ from datetime import datetime
 import msgspec
 
 from commands.handler import Decision
-from commands.recording import ReportRead
-from commands.rules import Match
-from domain.base import UNSTAMPED, AnyStream, Event, Known
+from commands.reports.columns import ReportRead
+from commands.rules.matching import Match
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
-from domain.columns import Int16s, Int32s
-from domain.errors import Conflict, NotFound
+from domain.core.columns import Int16s, Int32s
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import UNSTAMPED, AnyStream, Event, Known
 from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
 from domain.results import (
     FAILED,

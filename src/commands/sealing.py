@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Caller, Decision, Handler
-from domain.base import AnyStream, Event
-from domain.errors import Conflict
+from domain.core.errors import Conflict
+from domain.core.events import AnyStream, Event
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
-from store.log import EventLog
-from store.notes import SigningKey, VerifierKey
-from store.sealing import keep_key
-from store.secrets import Secrets
+from store.audit.checkpoints import keep_key
+from store.audit.signed_notes import SigningKey, VerifierKey
+from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 
 
 def kept(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from commands.handler import Decision
 from commands.secrets import kept
-from domain.base import AnyStream, Event
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import Configuration
 from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
 

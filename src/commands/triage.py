@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from commands.handler import Decision
-from domain.base import AnyStream, Event
 from domain.builds import BUILD, AnyBuild, Deleted
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, KnownIssue, KnownIssueTaught
 from domain.triage import (

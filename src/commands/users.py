@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from commands.claims import release
 from commands.handler import Caller, Decision, Handler
-from domain.base import AnyStream, Event
 from domain.claims import CLAIM, Claim, ClaimTaken
-from domain.errors import Conflict, Forbidden, NotFound
+from domain.core.errors import Conflict, Forbidden, NotFound
+from domain.core.events import AnyStream, Event
 from domain.users import USER, Role, User, UserDeleted, UserRegistered
-from store import passwords
-from store.ids import Ids
-from store.secrets import Secrets
+from store.crypto import passwords
+from store.crypto.secrets import Secrets
+from store.log.ids import Ids
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from commands.handler import Decision
 from commands.projects import must_be_open
-from domain.base import AnyStream, Event
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project
 from domain.webhooks import (
     DELIVERY,

@@ -4,9 +4,9 @@ import re
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
-from domain.base import Category, Event
-from domain.errors import Invalid
-from domain.keys import build_key
+from domain.core.data_keys import build_key
+from domain.core.errors import Invalid
+from domain.core.events import Category, Event
 
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
 

@@ -5,7 +5,7 @@ Each reading is a stream of one event, so that noting it never waits for another
 
 from typing import ClassVar, Literal
 
-from domain.base import Category, Event
+from domain.core.events import Category, Event
 
 What = Literal["events", "stream", "export"]
 

@@ -3,8 +3,8 @@
 from datetime import datetime
 from typing import ClassVar, Literal
 
-from domain.base import Category, Event
-from domain.keys import user_key
+from domain.core.data_keys import user_key
+from domain.core.events import Category, Event
 
 
 class SessionEvent(Event, frozen=True):

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from domain.base import UNSTAMPED, Category, Event
+from domain.core.data_keys import build_key
+from domain.core.events import UNSTAMPED, Category, Event
 from domain.jobs import Configuration, QuarantineMode
-from domain.keys import build_key
 
 Verdict = Literal["passed", "failed", "aborted"]
 Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
@@ -138,7 +138,7 @@ class BuildFinished(BuildEvent, frozen=True):
     exit_code: int | None = None
     log_lines: int = 0
     log_digest: bytes = b""
-    """Over its log as it was then: `store.build_logs`."""
+    """Over its log as it was then: `store.tables.build_logs`."""
     node_id: int | None = None
 
 

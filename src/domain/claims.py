@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
-from domain.base import Category, Event
+from domain.core.events import Category, Event
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from domain.base import Event
 from domain.builds import BuildFinished, BuildStarted
+from domain.core.events import Event
 from domain.flakiness import TestTurnedFlaky
 from domain.nodes import NodeWentOffline
 from domain.quarantine import TestsQuarantined

@@ -7,7 +7,7 @@ nodes, pools and jobs can be kept in the leader's memory and are still never ove
 
 from typing import ClassVar
 
-from domain.base import Category, Event
+from domain.core.events import Category, Event
 
 
 class LeadershipTaken(Event, frozen=True):

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import project_key
+from domain.core.data_keys import project_key
+from domain.core.events import Category, Event
 
 STEADY_AFTER = 10
 

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import node_key
+from domain.core.data_keys import node_key
+from domain.core.events import Category, Event
 
 Kind = Literal["execute", "restart"]
 

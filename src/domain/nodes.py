@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import node_key
+from domain.core.data_keys import node_key
+from domain.core.events import Category, Event
 
 Clearable = Literal["pool_id"]
 

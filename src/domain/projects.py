@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import project_key
+from domain.core.data_keys import project_key
+from domain.core.events import Category, Event
 
 Access = Literal["read", "write", "admin"]
 

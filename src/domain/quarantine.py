@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import job_key
+from domain.core.data_keys import job_key
+from domain.core.events import Category, Event
 from domain.results import results_stream
 
 Reason = Literal["flaky", "infra", "wip"]

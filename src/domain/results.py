@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from domain.base import Event
-from domain.columns import Int16s, Int32s
-from domain.keys import build_key, project_key
+from domain.core.columns import Int16s, Int32s
+from domain.core.data_keys import build_key, project_key
+from domain.core.events import Event
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
 STATUSES = ("passed", "failed", "skipped")

@@ -4,7 +4,7 @@ next: who trusts one of them can follow.
 
 from typing import ClassVar
 
-from domain.base import Category, Event
+from domain.core.events import Category, Event
 
 
 class SigningKeyChanged(Event, frozen=True):

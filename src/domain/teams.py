@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from domain.base import Category, Event
+from domain.core.data_keys import channel_key
+from domain.core.events import Category, Event
 from domain.deliveries import Outcome
-from domain.keys import channel_key
 
 Type = Literal["build.failed", "build.finished", "test.flaky", "test.quarantined", "node.offline"]
 """What channels may be told."""

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from domain.base import Category, Event
+from domain.core.data_keys import template_key
+from domain.core.events import Category, Event
 from domain.jobs import Configuration
-from domain.keys import template_key
 
 
 class TemplateEvent(Event, frozen=True):

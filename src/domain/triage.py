@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, get_args
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import build_key
+from domain.core.data_keys import build_key
+from domain.core.events import Category, Event
 from domain.results import results_stream
 
 Classification = Literal["product_bug", "infra", "flaky", "test_bug", "no_defect"]

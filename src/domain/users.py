@@ -4,8 +4,8 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import user_key
+from domain.core.data_keys import user_key
+from domain.core.events import Category, Event
 
 Role = Literal["admin", "developer", "viewer"]
 

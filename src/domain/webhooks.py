@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from domain.base import Category, Event
-from domain.keys import webhook_key
+from domain.core.data_keys import webhook_key
+from domain.core.events import Category, Event
 
 
 class WebhookEvent(Event, frozen=True):

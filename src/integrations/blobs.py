@@ -15,7 +15,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from domain.errors import Unavailable
+from domain.core.errors import Unavailable
 from integrations.ports import BlobMissing
 
 if TYPE_CHECKING:

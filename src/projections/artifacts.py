@@ -6,11 +6,11 @@ from datetime import datetime
 from psycopg import AsyncConnection
 
 from domain.artifacts import ArtifactDeleted, ArtifactStored
-from domain.base import Recorded
 from domain.builds import BuildDeleted
+from domain.core.events import Recorded
 from domain.jobs import JobDeleted
-from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

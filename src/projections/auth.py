@@ -7,10 +7,10 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.users import UserDeleted, UserRegistered
-from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 from projections.projects import MemberRow
 
 VERSION = 1

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
 from domain.builds import (
     BuildAssigned,
     BuildCommented,
@@ -22,10 +21,11 @@ from domain.builds import (
     BuildUnpinned,
     ReportRecorded,
 )
+from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from projections.auth import email_of
-from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
-from projections.machinery.reading import all_rows, one_row, scalar
+from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.queries import all_rows, one_row, scalar
 from projections.projects import ProjectRow
 
 VERSION = 1

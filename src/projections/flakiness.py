@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from psycopg import AsyncConnection
 
-from projections.machinery.reading import all_rows
+from projections.engine.queries import all_rows
 from projections.test_cases import CaseStatsRow, TestCaseRow
 
 

@@ -8,11 +8,11 @@ from cachetools import LRUCache
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
 from projections.builds import BuildRow
-from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 JOBS_REMEMBERED = 10_000

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.known_issues import (
     Kind,
     KnownIssueCreated,
@@ -19,8 +19,8 @@ from domain.known_issues import (
 )
 from domain.projects import ProjectDeleted
 from domain.triage import Classification
-from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

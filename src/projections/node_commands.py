@@ -5,10 +5,10 @@ from datetime import datetime
 
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
-from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
 
 VERSION = 1
 

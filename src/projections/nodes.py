@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
+from domain.core.events import Recorded
 from domain.nodes import (
     NodeConnected,
     NodeDeleted,
@@ -20,8 +20,8 @@ from domain.nodes import (
     NodeWentOffline,
     changes,
 )
-from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

@@ -4,8 +4,8 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.results import FAILED
+from projections.engine.queries import all_rows
 from projections.jobs import JobRow
-from projections.machinery.reading import all_rows
 from projections.result_queries import block_with
 from projections.results import STATUS, ResultTextRow
 from projections.triage import RuleMatchRow, TriageRow

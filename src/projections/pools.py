@@ -6,11 +6,11 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
 from projections.builds import BuildRow
-from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row, scalar
+from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row, scalar
 from projections.nodes import NodeRow
 
 VERSION = 1

@@ -3,8 +3,8 @@
 from psycopg import AsyncConnection
 
 from projections.builds import BuildRow
+from projections.engine.queries import scalar
 from projections.jobs import JobRow
-from projections.machinery.reading import scalar
 from projections.nodes import NodeRow
 from projections.pools import PoolRow
 

@@ -6,13 +6,13 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
 from domain.builds import BuildQueued
+from domain.core.events import Recorded
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from domain.quarantine import (
     HEALTHY_AFTER,
@@ -20,8 +20,8 @@ from domain.quarantine import (
     QuarantineLifted,
     TestsQuarantined,
 )
-from projections.machinery.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

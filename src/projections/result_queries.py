@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.machinery.reading import T, all_rows, one_row, scalar
+from projections.engine.queries import T, all_rows, one_row, scalar
 from projections.results import (
     ATTEMPT,
     FLAKY,

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import compress, count
 
-from domain.base import Recorded
 from domain.builds import BuildDeleted, ReportRecorded
-from domain.columns import Int16s
+from domain.core.columns import Int16s
+from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import PASSED, CasesSeen, ResultsRecorded
-from projections.machinery.model import (
+from projections.engine.model import (
     Change,
     Gone,
     GoneBetween,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from domain.cards import Card, Tone
 from domain.deliveries import Message
+from domain.teams_cards import Card, Tone
 from projections.build_views import BuildDetail
 from projections.nodes import NodeView
 from projections.webhook_views import FlakyTest, QuarantinedTest

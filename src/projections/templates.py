@@ -6,12 +6,12 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
+from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row, scalar
 from projections.jobs import JobRow
-from projections.machinery.model import Change, Gone, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row, scalar
 
 VERSION = 1
 

@@ -7,8 +7,8 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.results import FAILED, PASSED, SKIPPED
-from projections.machinery.model import Int, Row, SmallInt, Table
-from projections.machinery.reading import scalar
+from projections.engine.model import Int, Row, SmallInt, Table
+from projections.engine.queries import scalar
 
 VERSION = 2
 """Of the projection `results`, which keeps these tables too."""

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from domain.base import Recorded
 from domain.builds import BuildDeleted
+from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from domain.known_issues import KnownIssueSearched
 from domain.triage import (
@@ -22,19 +22,8 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from projections.auth import email_of
+from projections.engine.model import Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.known_issues import KnownIssueRow
-from projections.machinery.model import (
-    Change,
-    GoneBetween,
-    GoneWhere,
-    Int,
-    Key,
-    Projection,
-    Row,
-    Rows,
-    SmallInt,
-    Table,
-)
 
 VERSION = 1
 

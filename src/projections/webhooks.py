@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Recorded
+from domain.core.events import Recorded
 from domain.projects import ProjectDeleted
 from domain.webhooks import (
     WebhookDeleted,
@@ -16,8 +16,8 @@ from domain.webhooks import (
     WebhookUpdated,
     changes,
 )
-from projections.machinery.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
-from projections.machinery.reading import all_rows, one_row
+from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
 

@@ -1,5 +1,5 @@
 import sys
 
-from testhide.cli import main
+from testhide.cli.main import main
 
 sys.exit(main())

@@ -15,16 +15,16 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from domain.catalogue import EVENTS, UPCASTERS
-from store.append import GroupCommit
-from store.codec import EventMapper, utcnow
-from store.conninfo import attentive
-from store.durability import risks
-from store.ids import Ids
-from store.log import EventLog
-from store.secrets import Secrets, new_token, token_hash
-from testhide import BUILD, VERSION, running
-from testhide.faults import Fault
+from domain.registry import EVENTS, UPCASTERS
+from store.crypto.secrets import Secrets, new_token, token_hash
+from store.log.append import GroupCommit
+from store.log.codec import EventMapper, utcnow
+from store.log.event_log import EventLog
+from store.log.ids import Ids
+from store.postgres.connection_settings import attentive
+from store.postgres.durability import risks
+from testhide import BUILD, VERSION, runtime
+from testhide.operator_errors import Fault
 from testhide.settings import Settings
 
 log = structlog.get_logger()
@@ -83,7 +83,7 @@ def serve(settings: Settings) -> None:
     from litestar import Litestar
 
     from api.app import create_app
-    from testhide.listening import Listening
+    from testhide.http_server import Listening
 
     async def run() -> None:
         async with api_services(settings) as services:
@@ -101,7 +101,7 @@ def serve(settings: Settings) -> None:
             log_level=LogLevels.warning,
             websockets=False,
         )
-        stopping = asyncio.create_task(running.signalled())
+        stopping = asyncio.create_task(runtime.signalled())
         serving = asyncio.create_task(server.serve())
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
@@ -114,27 +114,27 @@ def serve(settings: Settings) -> None:
                 await asyncio.wait({serving}, timeout=CUT_AGAIN_S)
         await serving
 
-    running.run(run())
+    runtime.run(run())
 
 
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from agent.bundle import build_zipapp
-    from api.services import Services
+    from api.http.services import Services
     from commands.handler import Handler
     from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
     from integrations.outgoing import HttpOutgoing
     from projections.auth import by_sessions
-    from projections.catalogue import PROJECTIONS
-    from projections.history.past import Past
+    from projections.engine.waiting import Waiter
     from projections.jobs import ProjectOfJob
-    from projections.machinery.waiting import Waiter
-    from store.agents import AgentGauges
-    from store.build_logs import BuildLogs
-    from store.first_answers import FirstAnswers
-    from store.grouped import Grouped
-    from store.listen import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
+    from projections.registry import PROJECTIONS
+    from projections.time_travel.historical_tables import Past
+    from store.postgres.batch_loader import Grouped
+    from store.postgres.notifications import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
+    from store.tables.agent_gauges import AgentGauges
+    from store.tables.build_logs import BuildLogs
+    from store.tables.idempotent_responses import FirstAnswers
 
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -174,30 +174,30 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
 
 def project(settings: Settings) -> None:
     """The projector, until SIGTERM."""
-    from projections.catalogue import PROJECTIONS
-    from projections.machinery.projector import Projector
-    from store.listen import EVENTS as EVENTS_CHANNEL
-    from store.listen import Listener
+    from projections.engine.projector import Projector
+    from projections.registry import PROJECTIONS
+    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+    from store.postgres.notifications import Listener
 
     async def run() -> None:
         async with core(settings, pool_size=2) as parts:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL)
             await listener.start()
-            await running.until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
+            await runtime.until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
             await listener.close()
 
-    running.run(run())
+    runtime.run(run())
 
 
 def dispatch(settings: Settings) -> None:
     """The dispatcher, until SIGTERM."""
     from commands.handler import Handler
-    from store.agents import AgentGauges
-    from store.build_logs import BuildLogs
-    from store.listen import EVENTS as EVENTS_CHANNEL
-    from store.listen import POLLS, Listener
-    from store.queue_reasons import QueueReasons
-    from workers.dispatch import Dispatcher
+    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+    from store.postgres.notifications import POLLS, Listener
+    from store.tables.agent_gauges import AgentGauges
+    from store.tables.build_logs import BuildLogs
+    from store.tables.waiting_reasons import QueueReasons
+    from workers.dispatch.dispatcher import Dispatcher
 
     async def run() -> None:
         async with core(settings, pool_size=4) as parts:
@@ -212,10 +212,10 @@ def dispatch(settings: Settings) -> None:
                 BuildLogs(parts.pool),
                 QueueReasons(parts.pool),
             )
-            await running.until_signalled(dispatcher.run())
+            await runtime.until_signalled(dispatcher.run())
             await listener.close()
 
-    running.run(run())
+    runtime.run(run())
 
 
 def work(settings: Settings) -> None:
@@ -225,24 +225,24 @@ def work(settings: Settings) -> None:
     from integrations.blobs import open_blobs
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
-    from projections.catalogue import PROJECTIONS
-    from projections.machinery.waiting import Waiter
-    from store.build_logs import BuildLogs
-    from store.deliveries import WEBHOOKS
-    from store.first_answers import FirstAnswers
-    from store.listen import EVENTS as EVENTS_CHANNEL
-    from store.listen import PROJECTED, Listener
+    from projections.engine.waiting import Waiter
+    from projections.registry import PROJECTIONS
+    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+    from store.postgres.notifications import PROJECTED, Listener
+    from store.tables.build_logs import BuildLogs
+    from store.tables.deliveries import WEBHOOKS
+    from store.tables.idempotent_responses import FirstAnswers
     from workers import known_issues, quarantine, retention
-    from workers.deliveries import Deliveries
+    from workers.audit import Sealer
+    from workers.deliveries.messages import Messages
+    from workers.deliveries.planner import Follower
+    from workers.deliveries.sender import Deliveries
+    from workers.deliveries.teams import TeamsSender
+    from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
-    from workers.messages import Messages
-    from workers.reactions import REACTIONS, Tools
-    from workers.relay import Relay
-    from workers.schedules import Schedule, Schedules
-    from workers.sealing import Sealer
-    from workers.subscriptions import Follower
-    from workers.teams import TeamsSender
-    from workers.webhooks import WebhookSender
+    from workers.loops.periodic import Schedule, Schedules
+    from workers.reactions.dispatcher import Relay
+    from workers.reactions.registry import REACTIONS, Tools
 
     async def run() -> None:
         networks = parse_networks(settings.outgoing_allow)
@@ -279,17 +279,17 @@ def work(settings: Settings) -> None:
             )
             works = (relay.run(), schedules.run(), sealer.run(listener), waiter.run())
             flaky = FlakinessWatch(parts.pool, parts.log, handler)
-            await running.until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
+            await runtime.until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
             await listener.close()
 
-    running.run(run())
+    runtime.run(run())
 
 
 def migrate(settings: Settings) -> list[str]:
     """Makes the tables that are missing; the names of read models that have to be built from the log."""
-    from projections.catalogue import PROJECTIONS
-    from projections.machinery.places import begin
-    from store.schema import migrate as migrate_store
+    from projections.engine.schemas import begin
+    from projections.registry import PROJECTIONS
+    from store.migrations import migrate as migrate_store
 
     migrate_store(settings.database_url)
 

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from testhide.engines.folder import default_data_folder, write_private
-from testhide.faults import Fault
-from testhide.program import local_url
+from testhide.operator_errors import Fault
+from testhide.supervise.program import local_url
 
 # Field of Settings -> what it means. The variable is TESTHIDE_ and the field in capitals.
 MEANINGS = {

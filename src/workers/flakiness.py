@@ -11,15 +11,15 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.flakiness import SayFlaky
 from commands.handler import Caller, Handler
-from domain.errors import StreamDamaged
+from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
 from projections import flakiness, results
+from projections.engine.engine import positions
 from projections.flakiness import FlakyCase
-from projections.machinery.engine import positions
-from store import episodes
-from store.log import EventLog
-from workers.patience import patient
+from store.log.event_log import EventLog
+from store.tables import flaky_baselines
+from workers.loops.outages import patient
 
 log = structlog.get_logger()
 
@@ -57,11 +57,11 @@ class FlakinessWatch:
         """At the next results that the read models show; whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
             shown = (await positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
-            place = await episodes.place(connection, NAME)
+            place = await flaky_baselines.place(connection, NAME)
             if place is None:
                 # What turned flaky before anyone watched is no news.
-                await episodes.note(connection, await flakiness.all_counts(connection))
-                await episodes.move(connection, NAME, shown)
+                await flaky_baselines.note(connection, await flakiness.all_counts(connection))
+                await flaky_baselines.move(connection, NAME, shown)
                 return False
             found = await self.event_log.read(place, BATCH, [ResultsRecorded.name])
             for recorded in found:
@@ -71,15 +71,15 @@ class FlakinessWatch:
             is_more = len(found) == BATCH and found[-1].position <= shown
             to = found[-1].position if is_more else shown
             if to > place:
-                await episodes.move(connection, NAME, to)
+                await flaky_baselines.move(connection, NAME, to)
         return is_more
 
     async def _look_at(self, connection: AsyncConnection, event: ResultsRecorded) -> None:
         cases = await flakiness.with_flaky_runs(connection, event.case_ids)
-        seen = await episodes.seen(connection, [case.test_case_id for case in cases])
+        seen = await flaky_baselines.seen(connection, [case.test_case_id for case in cases])
         verdicts = [(case, verdict(case, seen.get(case.test_case_id))) for case in cases]
         await self._say(event, [case for case, found in verdicts if found.is_news])
-        await episodes.note(
+        await flaky_baselines.note(
             connection, [(case.test_case_id, case.runs, case.flaky_runs) for case, found in verdicts if found.is_noted]
         )
 

@@ -9,14 +9,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Caller, Handler
 from commands.known_issues import NoteSearch
-from commands.recording import ReportRead
-from commands.rules import Rule, Rules
-from domain.errors import Rejection
+from commands.reports.columns import ReportRead
+from commands.rules.matching import Rule, Rules
+from domain.core.errors import Rejection
 from domain.known_issues import KNOWN_ISSUE, Kind, KnownIssue
 from domain.results import FAILED, ResultText
 from projections import known_issues, older_failures
 from projections.older_failures import OlderText
-from store.log import EventLog
+from store.log.event_log import EventLog
 
 log = structlog.get_logger()
 

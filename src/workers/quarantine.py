@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Caller, Command, Handler
 from commands.quarantine import SayExpired, SayHealthy
-from domain.errors import Rejection
+from domain.core.errors import Rejection
 from projections import quarantine
 
 log = structlog.get_logger()

@@ -8,8 +8,8 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Caller, Handler
-from commands.keeping import DeleteBuild
-from domain.errors import Rejection
+from commands.retention import DeleteBuild
+from domain.core.errors import Rejection
 from projections import builds
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from tests.agent.harness import StartAgent
 import agent as package
 from agent.bundle import build_zipapp
 
-SOURCES = sorted(Path(package.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 
 
 def _pythons() -> list[str]:
@@ -57,7 +57,7 @@ def test_the_bundle_is_the_same_each_time() -> None:
     assert first.startswith(b"#!/usr/bin/env python3\n")
     names = zipfile.ZipFile(io.BytesIO(first)).namelist()
     assert names == sorted(names)
-    assert {"__main__.py", "agent/__init__.py", "agent/build.py"} <= set(names)
+    assert {"__main__.py", "agent/__init__.py", "agent/build/build.py"} <= set(names)
     assert "agent/bundle.py" not in names
 
 

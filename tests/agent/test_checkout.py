@@ -9,8 +9,8 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
-from agent.checkout import Checkout, CheckoutFailed
-from agent.masking import without_credentials
+from agent.build.checkout import Checkout, CheckoutFailed
+from agent.build.masking import without_credentials
 
 IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
 

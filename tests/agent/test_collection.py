@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.agent.fake_server import Answer, FakeServer
 
-from agent import artifacts
-from agent.masking import Masker
+from agent.build import artifacts
+from agent.build.masking import Masker
 
 REPORT = '<testsuites><testsuite><testcase name="a"/><testcase name="b"/></testsuite></testsuites>'
 SECRET = 'to<ken&"42'
@@ -143,7 +143,7 @@ def test_a_stream_is_masked_across_its_chunks(monkeypatch: pytest.MonkeyPatch, e
     masker = Masker([SECRET, "to<k", "other-secret"])
     text = f"x{SECRET}y to<k other-secret{SECRET}" * 3
     for chunk in range(1, 60):
-        monkeypatch.setattr("agent.masking._CHUNK", chunk)
+        monkeypatch.setattr("agent.build.masking._CHUNK", chunk)
         masked = b"".join(masker.stream(io.BytesIO(text.encode(encoding))))
         assert masked.decode(encoding) == "x***y *** ******" * 3
 

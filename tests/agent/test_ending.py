@@ -12,7 +12,8 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import Agent, StartAgent, processes_until, processes_with
 
-from agent import kernel, orphans, succession
+from agent import takeover
+from agent.process import linux, orphans
 
 FOREVER = "while :; do sleep 0.1; done"
 
@@ -140,13 +141,13 @@ def test_a_killed_agents_place_is_taken_by_the_next_one_in_its_folder(server: Fa
 
 
 def test_where_the_machine_has_started_since_nobody_is_replaced(place: Path) -> None:
-    succession.bequeath(place, "secret")
-    assert succession.inherited(place) == "secret"
+    takeover.bequeath(place, "secret")
+    assert takeover.inherited(place) == "secret"
     kept = place / "session"
-    kept.write_text(kept.read_text().replace(kernel.boot(), "another-boot"))
-    assert succession.inherited(place) is None
+    kept.write_text(kept.read_text().replace(linux.boot(), "another-boot"))
+    assert takeover.inherited(place) is None
     kept.write_text("")
-    assert succession.inherited(place) is None
+    assert takeover.inherited(place) is None
 
 
 def test_what_outlived_agent_and_supervisor_is_ended_by_the_next_agent(server: FakeServer, start: StartAgent) -> None:
@@ -155,7 +156,7 @@ def test_what_outlived_agent_and_supervisor_is_ended_by_the_next_agent(server: F
     command = f"setsid sleep {mark} & (setsid sleep {mark} &) ; env -i sleep {mark} & echo begin; {FOREVER}"
     server.wait_line(server.queue(command), "begin")
     processes_until(mark, 3)
-    supervisors = [pid for pid in kernel.descendants(agent.process.pid) if _is_slot(pid)]
+    supervisors = [pid for pid in linux.descendants(agent.process.pid) if _is_slot(pid)]
     # Stopped, so that they do not notice that the agent dies.
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in supervisors:
@@ -182,10 +183,10 @@ def test_sessions_of_another_boot_or_leader_are_left_alone(place: Path) -> None:
     try:
         build = place / "1-1"
         build.mkdir()
-        process = kernel.process(bystander.pid)
+        process = linux.process(bystander.pid)
         assert process is not None
         other_boot = f"0-0-0 {process.pid} {process.started}"
-        other_leader = f"{kernel.boot()} {process.pid} {process.started - 1}"
+        other_leader = f"{linux.boot()} {process.pid} {process.started - 1}"
         (build / "processes").write_text(f"{other_boot}\n{other_leader}\n")
         orphans.end_all(place)
         assert bystander.poll() is None

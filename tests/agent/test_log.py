@@ -13,9 +13,9 @@ import pytest
 from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
-from agent.lines import LONGEST_LINE, LineReader
-from agent.log import LAST_LINES, LINES_PER_REQUEST, Log
-from agent.masking import Masker
+from agent.build.lines import LONGEST_LINE, LineReader
+from agent.build.log import LAST_LINES, LINES_PER_REQUEST, Log
+from agent.build.masking import Masker
 
 MANY = 5000
 
@@ -187,7 +187,7 @@ def a_log(folder: Path, received: Received) -> Log:
 def test_a_log_that_is_too_long_keeps_its_beginning_and_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.log.LONGEST", 10_000)
+    monkeypatch.setattr("agent.build.log.LONGEST", 10_000)
     received = Received()
     log = a_log(tmp_path, received)
     for number in range(10_000):

@@ -14,7 +14,7 @@ import pytest
 from tests.agent.fake_server import FakeServer, Heard
 from tests.agent.harness import Agent, StartAgent
 
-from agent import injection
+from agent.build import injection
 
 PYTHON = sys.executable
 BIN = str(Path(PYTHON).parent)

@@ -16,10 +16,10 @@ from litestar.exceptions import LitestarDeprecationWarning
 from msgspec import structs
 
 from api.app import create_app
-from api.services import Services
-from api.streams import Streams
+from api.http.services import Services
+from api.live.feeds import Streams
 from testhide import VERSION
-from testhide.listening import Listening
+from testhide.http_server import Listening
 from testhide.processes import api_services
 from tests.conftest import Client, Server, free_port
 

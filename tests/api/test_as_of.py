@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from api.as_of import moment_of
+from api.http.as_of import moment_of
 from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Handler
 from testhide.processes import Core

@@ -8,14 +8,14 @@ import pytest
 import requests
 
 from commands.handler import Handler
-from projections.trail import TrailRow
-from store.codec import utcnow
-from store.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
-from store.notes import Checkpoint, VerifierKey, open_note
+from projections.audit_trail import TrailRow
+from store.audit.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
+from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
+from store.log.codec import utcnow
+from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import core
-from testhide.verifier import Held, Verifier, checkpoint_of
 from tests.api.external import new_build, new_job, new_project, upload
-from workers.sealing import Sealer
+from workers.audit import Sealer
 
 REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
 

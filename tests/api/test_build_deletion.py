@@ -12,9 +12,9 @@ import pytest
 
 from domain.builds import BuildCommented, BuildDeleted, BuildQueued
 from domain.results import ResultsRecorded
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import row_types
-from projections.upkeep.rebuilding import build
+from projections.engine.engine import row_types
+from projections.rebuild.rebuild import build
+from projections.registry import PROJECTIONS
 from testhide.processes import core
 from tests.api.external import upload
 from tests.conftest import ADMIN, Server

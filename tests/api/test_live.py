@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from litestar.testing import RequestFactory
 
-from api import build_stream, live
+from api.live import build_feed, readers
 from tests.api.serving import Inside, serving
 from tests.conftest import ADMIN, Client, Server
 from tests.fake_agent import FakeAgent, Shop
@@ -95,7 +95,7 @@ def at_work(inside: Inside) -> tuple[int, int]:
 def test_a_stalled_reader_is_cut_and_goes_on_later(
     inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "STALLED_S", 0.5)
+    monkeypatch.setattr(readers, "STALLED_S", 0.5)
     texts = [f"{number} {'x' * 10_000}" for number in range(2_000)]
     for offset in range(0, len(texts), 200):
         agent.log(build, offset, texts[offset : offset + 200]).raise_for_status()
@@ -124,16 +124,19 @@ async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> No
     async def send(message: Any) -> None:
         pass
 
-    async def deaf(reader: live.Reader) -> None:
+    async def deaf(reader: readers.Reader) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         while True:
             await reader.wait()
 
-    readers = live.Readers()
+    reader = readers.Reader(RequestFactory().get("/", user=None), lambda user: True)
+    open_readers = readers.Readers()
     async with asyncio.timeout(WITHIN_S):
-        await readers.run(live.Reader(RequestFactory().get("/", user=None), lambda user: True), deaf, receive, send)
-    assert len(readers) == 0
+        await open_readers.run(
+            readers.Reader(RequestFactory().get("/", user=None), lambda user: True), deaf, receive, send
+        )
+    assert len(open_readers) == 0
 
 
 @pytest.mark.parametrize("has_read", [False, True])
@@ -168,15 +171,15 @@ def test_many_lines_come_together(inside: Inside, admin: Client, agent: FakeAgen
             if f'line {count}"'.encode() in chunk:
                 break
         # What comes while a look reads is read by it too, as a piece of its own.
-        looks = (time.monotonic() - began) / build_stream.REST_S + 1
+        looks = (time.monotonic() - began) / build_feed.REST_S + 1
         assert written <= 3 * looks
 
 
 def test_only_streams_with_ids_are_kept_alive(
     inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "KEEP_ALIVE_S", 0.1)
-    monkeypatch.setattr(live, "LOOK_S", 0.05)
+    monkeypatch.setattr(readers, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(readers, "LOOK_S", 0.05)
     with (
         connect(inside, admin, of(build)) as plain,
         connect(inside, admin, of(build) + "?ids=true") as numbered,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from store.listen import WAKES
+from store.postgres.notifications import WAKES
 from tests.api.serving import serving
 from tests.conftest import ADMIN
 from tests.fake_agent import FakeAgent, Shop

@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from api.app import create_app
-from api.security import session_token
-from api.services import Services
+from api.http.security import session_token
+from api.http.services import Services
 from commands.auth import OpenSession
 from commands.builds import AbortBuild, AcknowledgeBuild, AssignBuild, FinishBuild, LoseBuild, StartBuild
 from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Decision, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.members import AdmitMember
 from commands.nodes import (
@@ -37,22 +36,23 @@ from commands.nodes import (
 )
 from commands.projects import CloseProject, CreateProject, DeleteProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
+from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser
-from domain.base import UNSTAMPED, AnyStream, Category, Event, Stream
 from domain.builds import BUILD, ReportRecorded
-from domain.columns import Int16s, Int32s
-from domain.errors import Rejection
-from domain.keys import build_key, job_key, lineage
+from domain.core.columns import Int16s, Int32s
+from domain.core.data_keys import build_key, job_key, lineage
+from domain.core.errors import Rejection
+from domain.core.events import UNSTAMPED, AnyStream, Category, Event, Stream
 from domain.known_issues import KnownIssueSearched
 from domain.quarantine import QuarantinedTestsRan
 from domain.results import CasesSeen, ResultsRecorded, ResultText, results_stream
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import Engine, drop_tables, ensure_tables
-from store.codec import utcnow
+from projections.engine.engine import Engine, drop_tables, ensure_tables
+from projections.registry import PROJECTIONS
+from store.log.codec import utcnow
 from testhide import VERSION
 from testhide.processes import Core, api_services
 from testhide.settings import Settings

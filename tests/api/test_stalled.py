@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from testhide import listening
+from testhide import http_server
 from tests.api.serving import Inside, serving
 from tests.api.test_live import chunks, connect, has_none, of, until
 from tests.conftest import ADMIN, Server
@@ -25,7 +25,7 @@ MOST = 2
 @pytest.fixture(scope="module")
 def inside(server: Server) -> Iterator[Inside]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listening, "UNTAKEN_S", 1.0)
+        patch.setattr(http_server, "UNTAKEN_S", 1.0)
         with serving(server) as began:
             yield began
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from commands.handler import Caller, Handler
 from commands.users import register_user
-from store.codec import utcnow
+from store.log.codec import utcnow
 from testhide.processes import core
 from tests.conftest import ADMIN, Client, Server
 

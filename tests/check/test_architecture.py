@@ -44,7 +44,7 @@ def test_no_module_is_too_long_to_know_ones_way_in() -> None:
 
 
 def test_every_area_is_registered_in_its_room() -> None:
-    catalogue = (ROOT / "src" / "projections" / "catalogue.py").read_text()
+    catalogue = (ROOT / "src" / "projections" / "registry.py").read_text()
     projections = {
         path.stem
         for path in (ROOT / "src" / "projections").glob("*.py")
@@ -54,11 +54,11 @@ def test_every_area_is_registered_in_its_room() -> None:
     app = (ROOT / "src" / "api" / "app.py").read_text()
     controllers = {
         name
-        for path in (ROOT / "src" / "api").glob("*.py")
+        for path in (ROOT / "src" / "api").rglob("*.py")
         for name in re.findall(r"^class (\w+Controller)\(Controller\)", path.read_text(), re.MULTILINE)
     }
     assert controllers <= set(re.findall(r"\w+Controller", app))
-    domain = (ROOT / "src" / "domain" / "catalogue.py").read_text()
+    domain = (ROOT / "src" / "domain" / "registry.py").read_text()
     areas = {
         path.stem
         for path in (ROOT / "src" / "domain").glob("*.py")

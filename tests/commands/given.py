@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from commands.handler import Command
-from domain.base import UNSTAMPED, AnyStream, Category, Event, Known
-from domain.columns import Column
-from domain.errors import Rejection
+from domain.core.columns import Column
+from domain.core.errors import Rejection
+from domain.core.events import UNSTAMPED, AnyStream, Category, Event, Known
 
 STAMP = {"at", "actor", "correlation_id", "causation"}
 

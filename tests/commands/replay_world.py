@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 from commands.builds import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
-from commands.recording import ReportRead
-from commands.replaying import OF_BUILDS, OF_RULES
+from commands.reports.columns import ReportRead
 from commands.results import Earlier, NewCases, RecordReport
-from commands.rules import Rule, Rules
-from commands.supposed_rules import SupposedIssue, SupposedQuarantine, SupposedRules
-from domain.base import Event, Known, Recorded, Stamp
+from commands.rules.matching import Rule, Rules
+from commands.rules.simulation import OF_BUILDS, OF_RULES
+from commands.rules.what_if import SupposedIssue, SupposedQuarantine, SupposedRules
 from domain.builds import BUILD, Assigned, BuildFinished, Running
+from domain.core.errors import Rejection
+from domain.core.events import Event, Known, Recorded, Stamp
 from domain.dispatch import LeadershipTaken
-from domain.errors import Rejection
 from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
 from domain.projects import ProjectCreated
@@ -51,7 +51,7 @@ def at(step: int) -> datetime:
 
 @dataclass
 class World:
-    """Implements `commands.replaying.History`. Time passes with the steps of a script, not with events."""
+    """Implements `commands.rules.simulation.History`. Time passes with the steps of a script, not with events."""
 
     step: int = 0
     log: list[Recorded] = field(default_factory=list)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from commands.artifacts import DeleteArtifact, StoreArtifact
 from domain import artifacts, builds
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_path, artifact_type
-from domain.base import Event
 from domain.builds import (
     BuildAssigned,
     BuildDeleted,
@@ -20,7 +19,8 @@ from domain.builds import (
     BuildStarted,
     BuildUnpinned,
 )
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

@@ -7,8 +7,8 @@ from hypothesis import given
 
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from domain.auth import API_TOKEN, EVENTS, SESSION, ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
-from domain.base import UNSTAMPED, Event
-from domain.errors import NotFound
+from domain.core.errors import NotFound
+from domain.core.events import UNSTAMPED, Event
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 
 OPENED = SessionOpened(session_id="s", user_id=7, expires_at=UNSTAMPED)

@@ -17,7 +17,6 @@ from commands.builds import (
     verdict,
 )
 from domain import builds, dispatch, jobs
-from domain.base import Event
 from domain.builds import (
     BUILD,
     BuildAssigned,
@@ -31,8 +30,9 @@ from domain.builds import (
     Verdict,
     status_of,
 )
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
-from domain.errors import Conflict, NotFound
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

@@ -6,7 +6,7 @@ from hypothesis import given
 
 from commands.dispatch import TakeLeadership
 from domain import dispatch
-from domain.base import Event
+from domain.core.events import Event
 from domain.dispatch import LEADER, LeadershipTaken
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

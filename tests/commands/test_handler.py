@@ -12,15 +12,15 @@ import pytest
 from commands.builds import StartBuild
 from commands.handler import MAX_TRIES, Caller, Decision, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
-from domain.base import AnyStream, Category, Event, Known, Recorded, Stamp
 from domain.builds import BUILD
-from domain.catalogue import EVENTS, UPCASTERS
 from domain.claims import CLAIM, Claim, ClaimTaken
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Category, Event, Known, Recorded, Stamp
 from domain.projects import ProjectCreated
-from store.append import GroupCommit, VersionConflict
-from store.codec import EventMapper
-from store.log import EventLog, Write
+from domain.registry import EVENTS, UPCASTERS
+from store.log.append import GroupCommit, VersionConflict
+from store.log.codec import EventMapper
+from store.log.event_log import EventLog, Write
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)

@@ -7,8 +7,8 @@ from hypothesis import given
 
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, ImportJob, UpdateJob
 from domain import jobs, pools, projects, templates
-from domain.base import Event
-from domain.errors import Invalid, NotFound
+from domain.core.errors import Invalid, NotFound
+from domain.core.events import Event
 from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.projects import ProjectCreated

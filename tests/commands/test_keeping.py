@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 
 from commands.builds import FinishExternalBuild, MoveBuildToTop
-from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
+from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from domain import builds
-from domain.base import Event
 from domain.builds import (
     BuildAssigned,
     BuildCommented,
@@ -21,7 +20,8 @@ from domain.builds import (
     BuildUnpinned,
     ReportRecorded,
 )
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from tests.commands.given import commands, decided, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}

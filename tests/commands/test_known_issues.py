@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
-from commands.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
-from commands.recording import ReportRead, read_chunks
-from commands.rules import Match, Rule, Rules
+from commands.reports.columns import ReportRead, read_chunks
+from commands.rules.matching import Match, Rule, Rules
+from commands.rules.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
 from domain import known_issues, projects
-from domain.base import Event
 from domain.builds import ReportRecorded
-from domain.errors import Invalid, NotFound
+from domain.core.errors import Invalid, NotFound
+from domain.core.events import Event
 from domain.known_issues import (
     KNOWN_ISSUE,
     KnownIssueCreated,

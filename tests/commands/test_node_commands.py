@@ -7,8 +7,8 @@ from hypothesis import given
 
 from commands.node_commands import CompleteNodeCommand, RequestNodeCommand
 from domain import node_commands, nodes
-from domain.base import Event
-from domain.errors import NotFound, Unavailable
+from domain.core.errors import NotFound, Unavailable
+from domain.core.events import Event
 from domain.node_commands import NODE_COMMAND, NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
 from tests.commands.given import commands, decided, folds, histories, is_decided_once

@@ -15,9 +15,9 @@ from commands.nodes import (
     UpdateNode,
 )
 from domain import claims, nodes, pools
-from domain.base import Event
 from domain.claims import ClaimReleased, ClaimTaken
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import Event
 from domain.nodes import (
     NODE,
     NodeConnected,

@@ -7,9 +7,9 @@ from hypothesis import given
 
 from commands.pools import CreatePool, DeletePool, UpdatePool
 from domain import claims, nodes, pools, projects
-from domain.base import Event
 from domain.claims import ClaimReleased, ClaimTaken
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.nodes import NodeRegistered, NodeUpdated
 from domain.pools import POOL, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import ProjectCreated

@@ -11,11 +11,11 @@ from commands.members import AdmitMember
 from commands.pools import CreatePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain import projects
-from domain.base import Event
 from domain.claims import ClaimReleased, ClaimTaken
-from domain.errors import Conflict, NotFound
+from domain.core.data_keys import job_key, lineage, project_key
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted
-from domain.keys import job_key, lineage, project_key
 from domain.projects import (
     PROJECT,
     MemberAdmitted,

@@ -12,9 +12,9 @@ from commands.handler import Command
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
 from commands.results import Earlier, RecordReport
 from domain import jobs, quarantine
-from domain.base import Event
 from domain.builds import BUILD, BuildFinished, BuildStarted, ReportRecorded
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted
 from domain.quarantine import (
     QUARANTINE,

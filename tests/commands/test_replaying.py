@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, LoseBuild, StartBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
-from commands.replaying import Difference, Replay, TestDiffers, VerdictDiffers, differences
-from commands.supposed_rules import SupposedRules, read_rules
+from commands.rules.simulation import Difference, Replay, TestDiffers, VerdictDiffers, differences
+from commands.rules.what_if import SupposedRules, read_rules
 from commands.triage import ClassifyResult
 from commands.triage import Recorded as Result
 from domain.builds import BUILD, Assigned, Running
-from domain.errors import Invalid
+from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
 from tests.commands.replay_world import JOB, PROJECT, Ran, World, at
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from commands.restarts import RestartBuild
+from commands.reruns import RestartBuild
 from domain import builds, jobs, pools, templates
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TemplateCreated

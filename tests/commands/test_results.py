@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.recording import BLOCK_ROWS, ReportRead, read_chunks
+from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks
 from commands.results import Earlier, NewCases, RecordReport
-from domain.base import Event
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.jobs import Configuration
 from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, commit_number
 
@@ -70,7 +70,7 @@ def test_only_what_says_something_has_a_text() -> None:
 
 
 def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.recording.MAX_SUITES", 2)
+    monkeypatch.setattr("commands.reports.columns.MAX_SUITES", 2)
     read = report(("a", "1", ""), ("b", "2", ""), ("c", "3", ""), ("d", "4", ""), ("a", "5", ""))
     assert read.suites == ["a", "b", "(other suites)"]
     assert list(read.row_suites) == [0, 1, 2, 2, 0]
@@ -78,7 +78,7 @@ def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_text_of_a_report_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.recording.REPORT_TEXT", 100)
+    monkeypatch.setattr("commands.reports.columns.REPORT_TEXT", 100)
     loud = f"<system-out>{'x' * 200}</system-out>"
     read = report(("s", "a", loud), ("s", "b", loud), ("s", "c", loud + FAILURE))
     assert [(text.row, text.message, bool(text.system_out)) for text in read.texts] == [
@@ -121,7 +121,7 @@ def test_a_large_report_is_cut_into_blocks() -> None:
 
 
 def test_long_texts_end_a_block_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.recording.BLOCK_TEXT", 50)
+    monkeypatch.setattr("commands.reports.columns.BLOCK_TEXT", 50)
     loud = f"<system-out>{'x' * 30}</system-out>"
     read = report(*(("s", str(number), loud) for number in range(5)))
     assert list(read.blocks()) == [(0, 2), (2, 4), (4, 5)]

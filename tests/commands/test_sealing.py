@@ -7,8 +7,8 @@ from hypothesis import given
 
 from commands.sealing import ChangeSigningKey
 from domain import sealing
-from domain.base import Event
-from domain.errors import Conflict
+from domain.core.errors import Conflict
+from domain.core.events import Event
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

@@ -7,9 +7,9 @@ from hypothesis import given
 
 from commands.teams import DeleteChannel, GiveCardUp, NoteChannelHealth, RegisterChannel, UpdateChannel
 from domain import teams
-from domain.base import Event
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.deliveries import outcome
-from domain.errors import Conflict, NotFound
 from domain.projects import ProjectClosed, ProjectCreated
 from domain.teams import (
     CARD,

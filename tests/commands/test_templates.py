@@ -8,11 +8,11 @@ from hypothesis import given
 from commands.builds import StartBuild
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain import templates
-from domain.base import Event
 from domain.builds import BuildQueued
-from domain.errors import Conflict, Invalid, NotFound
+from domain.core.data_keys import template_key
+from domain.core.errors import Conflict, Invalid, NotFound
+from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated
-from domain.keys import template_key
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
 from tests.commands.given import commands, decided, folds, histories, is_decided_once, structs

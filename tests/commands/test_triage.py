@@ -7,9 +7,9 @@ from hypothesis import given
 
 from commands.triage import MAX_TAUGHT, ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
 from domain import builds, jobs, known_issues, triage
-from domain.base import Event
 from domain.builds import BuildDeleted, BuildQueued
-from domain.errors import Conflict, NotFound
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted
 from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught
 from domain.triage import (

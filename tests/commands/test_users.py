@@ -7,10 +7,10 @@ from hypothesis import given
 
 from commands.users import DeleteUser, RegisterUser
 from domain import claims, users
-from domain.base import Event
 from domain.claims import ClaimReleased, ClaimTaken
-from domain.errors import Conflict, Forbidden, NotFound
-from domain.keys import user_key
+from domain.core.data_keys import user_key
+from domain.core.errors import Conflict, Forbidden, NotFound
+from domain.core.events import Event
 from domain.users import USER, UserDeleted, UserRegistered
 from tests.commands.given import commands, decided, folds, histories, is_decided_once
 

@@ -15,10 +15,10 @@ from commands.webhooks import (
     UpdateWebhook,
 )
 from domain import webhooks
-from domain.base import Event
 from domain.builds import BuildFinished, BuildStarted
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import Event
 from domain.deliveries import SOURCES, TYPES, occasions, outcome
-from domain.errors import Conflict, NotFound
 from domain.nodes import NodeWentOffline
 from domain.projects import ProjectCreated
 from domain.quarantine import TestsQuarantined

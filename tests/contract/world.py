@@ -11,8 +11,8 @@ from typing import Any
 import requests
 
 from domain.deliveries import Outcome
-from store.codec import utcnow
-from store.delivery_history import note_ping
+from store.log.codec import utcnow
+from store.tables.delivery_history import note_ping
 from testhide.processes import core
 from tests.conftest import ADMIN, Client, Server
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from domain.base import Event, Recorded
 from domain.builds import (
     BuildAssigned,
     BuildDeleted,
@@ -22,6 +21,7 @@ from domain.builds import (
     BuildUnpinned,
     ReportRecorded,
 )
+from domain.core.events import Event, Recorded
 from domain.jobs import JobCreated
 from domain.nodes import NodeConnected, NodeEvent, NodeQuarantined, NodeRegistered, NodeReleased
 

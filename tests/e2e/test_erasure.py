@@ -17,14 +17,14 @@ import pytest
 import zstandard
 from psycopg import sql
 
-from domain.catalogue import EVENTS, UPCASTERS
-from store.codec import COMPRESSED, EventMapper
+from domain.registry import EVENTS, UPCASTERS
+from store.log.codec import COMPRESSED, EventMapper
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
 from tests.api.external import upload
 from tests.conftest import Client, Server
 from tests.fake_agent import FakeAgent, Shop
-from workers.reactions import REACTIONS
+from workers.reactions.registry import REACTIONS
 
 ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 LONG = 60

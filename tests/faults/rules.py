@@ -4,11 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from api.build_stream import shown
-from domain.base import Recorded
+from api.live.build_feed import shown
 from domain.builds import BuildAssigned, BuildCommented, BuildEvent, BuildFinished, BuildQueued, BuildStarted
+from domain.core.events import Recorded
 from domain.deliveries import message_id, occasions
-from store.build_logs import BuildLogs, Line
+from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
 from tests.faults.calling import Caller

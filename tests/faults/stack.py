@@ -26,10 +26,10 @@ from agent.bundle import build_zipapp
 from testhide.engines import Postgres, Valkey
 from testhide.engines.accounts import engine_account
 from testhide.engines.folder import open_folder, read_record
-from testhide.faults import Fault
+from testhide.operator_errors import Fault
 from testhide.processes import create_first_admin, migrate
-from testhide.program import Program
 from testhide.settings import Settings, save_settings
+from testhide.supervise.program import Program
 from tests.conftest import ADMIN, free_port
 from tests.faults.proxy import End, Proxy
 

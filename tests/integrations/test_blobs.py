@@ -16,7 +16,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.errors import Unavailable
+from domain.core.errors import Unavailable
 from integrations.blobs import PART, open_blobs
 from integrations.ports import BlobMissing, Blobs
 from tests.conftest import free_port

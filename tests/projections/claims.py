@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 
 from psycopg import AsyncConnection
 
-from domain.base import Recorded, Stamp
 from domain.claims import ClaimTaken
-from projections.machinery.engine import ensure_tables
-from projections.machinery.model import Change, Key, Projection, Row, Rows, Table
-from projections.machinery.places import connect
-from projections.machinery.projector import Projector
-from projections.machinery.waiting import Waiter
-from store.listen import EVENTS, PROJECTED, Listener
-from store.log import Write
+from domain.core.events import Recorded, Stamp
+from projections.engine.engine import ensure_tables
+from projections.engine.model import Change, Key, Projection, Row, Rows, Table
+from projections.engine.projector import Projector
+from projections.engine.schemas import connect
+from projections.engine.waiting import Waiter
+from store.log.event_log import Write
+from store.postgres.notifications import EVENTS, PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN
 

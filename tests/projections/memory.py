@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from domain.base import Event, Recorded
-from projections.machinery.model import Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from domain.core.events import Event, Recorded
+from projections.engine.model import Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
 
 
 class MemoryRows:

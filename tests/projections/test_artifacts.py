@@ -6,7 +6,7 @@ from hypothesis import given
 
 from domain import artifacts, jobs
 from domain.artifacts import ArtifactStored
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import JobDeleted
 from projections.artifacts import PROJECTION, ArtifactRow
 from tests.commands.given import histories

@@ -8,7 +8,7 @@ from hypothesis import given
 from domain import auth as events
 from domain import users
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
-from domain.base import Event
+from domain.core.events import Event
 from domain.users import UserRegistered
 from projections.auth import PROJECTION, ApiTokenRow, SessionRow, UserRow
 from tests.commands.given import histories

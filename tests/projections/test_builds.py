@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
+from domain.core.events import Event
 from projections import builds
 from projections.builds import PROJECTION, Filters, Total
-from projections.machinery.engine import Engine, ensure_tables
+from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
 

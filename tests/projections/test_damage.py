@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 from domain.claims import ClaimTaken
-from projections.machinery.model import Projection
-from projections.machinery.places import connect
-from projections.machinery.projector import Projector
-from projections.upkeep.rebuilding import build
-from projections.upkeep.retrying import retry
-from store.codec import UnknownEvent
-from store.listen import EVENTS, Listener
+from projections.engine.model import Projection
+from projections.engine.projector import Projector
+from projections.engine.schemas import connect
+from projections.rebuild.rebuild import build
+from projections.rebuild.retry import retry
+from store.log.codec import UnknownEvent
+from store.postgres.notifications import EVENTS, Listener
 from testhide.processes import Core
 from tests.damage import DAMAGES, Damage, damaged
 from tests.projections.claims import MENDED, projecting, rows, serve, take

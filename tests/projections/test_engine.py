@@ -12,17 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from domain.base import Event, Recorded
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued
+from domain.core.events import Event, Recorded
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import ProjectCreated
-from projections import catalogue, projects
+from projections import projects, registry
 from projections.builds import BuildRow
+from projections.engine import engine, model, statements
+from projections.engine.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
+from projections.engine.model import Projection, Row
+from projections.engine.parking import WAITS
 from projections.jobs import JobRow
-from projections.machinery import engine, model, statements
-from projections.machinery.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
-from projections.machinery.model import Projection, Row
-from projections.machinery.parking import WAITS
 from projections.projects import ProjectRow
 from tests.projections.memory import MemoryRows
 from tests.projections.toys import (
@@ -365,13 +365,13 @@ def queued(build_id: int, minute: int = 0, job_id: int = 5) -> BuildQueued:
 
 @pytest.fixture
 async def real(connection: Spy) -> Spy:
-    await ensure_tables(connection, catalogue.PROJECTIONS)
+    await ensure_tables(connection, registry.PROJECTIONS)
     return connection
 
 
 async def moved(connection: Spy, *events: Event) -> None:
     stamped = [Recorded(event.stream, position, position, event) for position, event in enumerate(events, 1)]
-    await Engine(connection, catalogue.PROJECTIONS, announce=True).apply(stamped, 0)
+    await Engine(connection, registry.PROJECTIONS, announce=True).apply(stamped, 0)
     assert await parked(connection) == []
 
 
@@ -393,5 +393,5 @@ async def test_a_projects_last_build_is_the_newest_whatever_the_order(real: Spy)
 
 
 def test_tables_of_one_projection_are_no_others() -> None:
-    names = [str(row.table) for row in engine.row_types(catalogue.PROJECTIONS)]
+    names = [str(row.table) for row in engine.row_types(registry.PROJECTIONS)]
     assert len(names) == len(set(names))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from projections.machinery import fitting, statements
-from projections.machinery.fitting import Unfit
-from projections.machinery.model import Row, Table
+from projections.engine import row_validation, statements
+from projections.engine.model import Row, Table
+from projections.engine.row_validation import Unfit
 from tests.projections.toys import KindRow
 
 GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], [1], {"a": 1}, None, 3)
@@ -41,14 +41,14 @@ class NamedRow(Row, frozen=True):
 )
 def test_what_does_not_fit(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(Unfit, match=f"^{said}$"):
-        fitting.check(msgspec.structs.replace(GOOD, **changes))
+        row_validation.check(msgspec.structs.replace(GOOD, **changes))
 
 
 def test_texts_in_indexes_are_bounded() -> None:
-    fitting.check(NamedRow("n" * 2_000, "é" * 1_000))
+    row_validation.check(NamedRow("n" * 2_000, "é" * 1_000))
     for row in (NamedRow("n" * 2_001, ""), NamedRow("", "é" * 1_001)):
         with pytest.raises(Unfit, match="more than 2,000 bytes, since it is indexed"):
-            fitting.check(row)
+            row_validation.check(row)
 
 
 words = st.text(st.characters(exclude_categories=()), max_size=4)
@@ -73,7 +73,7 @@ kinds = st.builds(
 @given(row=kinds)
 def test_what_fits_is_taken_by_the_database(database: str, row: KindRow) -> None:
     try:
-        fitting.check(row)
+        row_validation.check(row)
     except Unfit:
         return
     with psycopg.connect(database) as connection:

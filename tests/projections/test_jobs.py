@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 
 from domain import jobs
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from projections.jobs import PROJECTION, ConfigurationRow, JobRow
 from tests.commands.given import histories

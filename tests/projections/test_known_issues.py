@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 
 from domain import known_issues
-from domain.base import Event
+from domain.core.events import Event
 from domain.known_issues import (
     KnownIssueCreated,
     KnownIssueDeleted,

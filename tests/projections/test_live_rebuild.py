@@ -17,13 +17,13 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from domain.base import Event, Stamp
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
+from domain.core.events import Event, Stamp
 from domain.jobs import Configuration, JobCreated
 from domain.projects import ProjectCreated
-from projections.catalogue import PROJECTIONS
-from store.codec import utcnow
-from store.log import Write
+from projections.registry import PROJECTIONS
+from store.log.codec import utcnow
+from store.log.event_log import Write
 from testhide.engines import Engines
 from testhide.processes import core, create_first_admin
 from tests.conftest import ADMIN, Client, Server, running_server

@@ -8,16 +8,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from domain.base import Event, Recorded, Stamp
 from domain.claims import ClaimTaken
-from projections.catalogue import PROJECTIONS
-from projections.machinery import loader, loading
-from projections.machinery.copying import ERRORS, copy, packed
-from projections.machinery.engine import Engine, drop_tables, ensure_tables
-from projections.machinery.loader import Loader
-from projections.machinery.model import Change, GoneBetween, Projection, Row, Rows
-from projections.machinery.places import connect
-from store.log import Write
+from domain.core.events import Event, Recorded, Stamp
+from projections.engine import bulk_load, loader
+from projections.engine.binary_copy import ERRORS, copy, packed
+from projections.engine.engine import Engine, drop_tables, ensure_tables
+from projections.engine.loader import Loader
+from projections.engine.model import Change, GoneBetween, Projection, Row, Rows
+from projections.engine.schemas import connect
+from projections.registry import PROJECTIONS
+from store.log.event_log import Write
 from testhide.processes import Core
 from tests.projections.toys import (
     NOW,
@@ -119,7 +119,7 @@ async def test_loaded_rows_are_those_of_the_engine(
     with pytest.MonkeyPatch.context() as patched:
         # Short transactions, and little that is remembered after them.
         patched.setattr(loader, "ROWS_CHANGED", rows_changed)
-        patched.setattr("projections.machinery.holding.ROWS_KEPT", 2)
+        patched.setattr("projections.engine.buffers.ROWS_KEPT", 2)
         await load(beside, events, cuts, kept)
     loaded = await rows(beside)
     if happened:
@@ -153,12 +153,12 @@ async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:
 async def test_deletions_that_wait_outlast_what_does_not_fit(
     parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "NEAR", 0)
-    monkeypatch.setattr(loading, "BATCH", 1)
+    monkeypatch.setattr(bulk_load, "NEAR", 0)
+    monkeypatch.setattr(bulk_load, "BATCH", 1)
     monkeypatch.setattr(loader, "ROWS_CHANGED", 1)  # a transaction each
     await happen(parts, 1, 2, 0, 5, 2**31, 6)
     await anew(beside, [NUMBERED])
-    await loading.load(beside, parts.log, [NUMBERED])
+    await bulk_load.load(beside, parts.log, [NUMBERED])
     assert await table(beside, PieceRow) == [(3, 0), (4, 5), (6, 6)]
     assert await waiting(beside) == ([], [(["fillfactor=100"],)])
 
@@ -169,13 +169,13 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
     await happen(parts, 1, 2, 0, 5)
     await anew(beside, [NUMBERED])
     with monkeypatch.context() as ending:
-        ending.setattr(loading, "NEAR", 0)
+        ending.setattr(bulk_load, "NEAR", 0)
         ending.setattr(loader, "MEMORY", "no memory")  # what `finish` asks for when all events are taken
         with pytest.raises(loader.Refused):
             await load(beside, await parts.log.read(0, 10), [], 9, NUMBERED)
     assert [values for _, *values in await query(beside, "SELECT name, position FROM projection_positions")] == [[4]]
     assert await waiting(beside) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])
-    await loading.load(beside, parts.log, [NUMBERED])
+    await bulk_load.load(beside, parts.log, [NUMBERED])
     assert await table(beside, PieceRow) == [(3, 0), (4, 5)]
     assert await waiting(beside) == ([], [(["fillfactor=100"],)])
 
@@ -185,11 +185,11 @@ async def test_what_only_shows_later_is_found_and_parked(
     parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
     """The loader undoes its transaction, and leaves the events in it to the engine."""
-    monkeypatch.setattr(loading, "NEAR", 0)
+    monkeypatch.setattr(bulk_load, "NEAR", 0)
     await happen(parts, 1, 2, odd, 3, 4)
     await anew(beside, [NUMBERED])
     await beside.execute("ALTER TABLE toys_v1 ADD CHECK (box <> 13)")
-    await loading.load(beside, parts.log, [NUMBERED])
+    await bulk_load.load(beside, parts.log, [NUMBERED])
     assert [(name, position) for name, position, _ in await parked(beside)] == [("numbered", 3)]
     assert await table(beside, PieceRow) == [(1, 1), (2, 2), (4, 3), (5, 4)]
     assert [key for key, *_ in await table(beside, ToyRow)] == [1, 2, 4, 5]

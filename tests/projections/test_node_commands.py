@@ -3,7 +3,7 @@
 from hypothesis import given
 
 from domain import node_commands
-from domain.base import Event
+from domain.core.events import Event
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
 from projections.node_commands import PROJECTION, NodeCommandRow

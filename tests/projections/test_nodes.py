@@ -6,8 +6,8 @@ from typing import Literal
 from hypothesis import given
 
 from domain import nodes
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
+from domain.core.events import Event
 from domain.nodes import (
     NodeConnected,
     NodeDeleted,

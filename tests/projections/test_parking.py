@@ -1,10 +1,10 @@
 """What a projection cannot take: seen by who waits, by the operator, and applied again."""
 
-from projections.machinery.places import connect
-from projections.upkeep.overview import overview
-from projections.upkeep.rebuilding import build
-from projections.upkeep.retrying import retry
-from projections.upkeep.switching import switch
+from projections.engine.schemas import connect
+from projections.rebuild.rebuild import build
+from projections.rebuild.retry import retry
+from projections.rebuild.status import overview
+from projections.rebuild.switch import switch
 from testhide.processes import Core
 from tests.projections.claims import MENDED, NEW_OWNERS, OWNERS, RELEASE, projecting, rows, serve, take
 from tests.projections.toys import SEEN, parked

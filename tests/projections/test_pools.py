@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 
 from domain import pools
-from domain.base import Event
+from domain.core.events import Event
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from projections.pools import PROJECTION, PoolRow
 from tests.commands.given import histories

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import psycopg
 
 from domain.projects import ProjectCreated
-from projections import catalogue
-from projections.machinery.model import Projection
-from projections.machinery.places import connect, lock_name
+from projections import registry
+from projections.engine.model import Projection
+from projections.engine.schemas import connect, lock_name
 from projections.projects import ProjectRow
-from store.log import Write
+from store.log.event_log import Write
 from testhide.processes import Core
 from tests.projections.claims import NEW_OWNERS, NEXT_RELEASE, RELEASE, STAMP, projecting, rows, serve, take
 from tests.projections.toys import SEEN, SeenRow, table
 
-PROJECTIONS = (*catalogue.PROJECTIONS, SEEN)
+PROJECTIONS = (*registry.PROJECTIONS, SEEN)
 
 
 async def leaders(parts: Core, projections: Sequence[Projection]) -> list[int]:

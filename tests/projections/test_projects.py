@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 
 from domain import jobs, projects
-from domain.base import Event
 from domain.builds import BuildQueued
+from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
 from projections.projects import PROJECTION, MemberRow, ProjectRow

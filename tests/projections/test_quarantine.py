@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 
 from domain import quarantine
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import JobDeleted
 from domain.quarantine import (
     HEALTHY_AFTER,

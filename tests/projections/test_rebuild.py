@@ -28,36 +28,36 @@ from commands.builds import (
 from commands.dispatch import TakeLeadership
 from commands.handler import Caller, Command, Decision, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.members import AdmitMember
 from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool, DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, UpdateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
-from commands.restarts import RestartBuild
+from commands.reruns import RestartBuild
+from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser
 from domain.artifacts import ArtifactStored
-from domain.base import UNSTAMPED, AnyStream, Category, Event, Recorded, Stream
 from domain.builds import BUILD, BuildQueued, Deleted, ReportRecorded, status_of
-from domain.catalogue import EVENTS, UPCASTERS
-from domain.columns import Int16s, Int32s
-from domain.errors import Rejection
+from domain.core.columns import Int16s, Int32s
+from domain.core.errors import Rejection
+from domain.core.events import UNSTAMPED, AnyStream, Category, Event, Recorded, Stream
 from domain.jobs import JOB
 from domain.quarantine import QuarantinedTestsRan
+from domain.registry import EVENTS, UPCASTERS
 from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
-from projections.catalogue import PROJECTIONS
-from projections.machinery import loading
-from projections.machinery.engine import Engine, drop_tables, ensure_tables, row_types
-from projections.machinery.places import Place
-from projections.upkeep.rebuilding import build
-from store.append import GroupCommit
-from store.codec import EventMapper
-from store.log import EventLog
+from projections.engine import bulk_load
+from projections.engine.engine import Engine, drop_tables, ensure_tables, row_types
+from projections.engine.schemas import Place
+from projections.rebuild.rebuild import build
+from projections.registry import PROJECTIONS
+from store.log.append import GroupCommit
+from store.log.codec import EventMapper
+from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.commands.given import commands
 from tests.projections.toys import query
@@ -268,9 +268,9 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
             await story.project(batches[number % len(batches)])
         await story.project(10_000)
         live = await dump(connection)
-        for near in (loading.NEAR, 0):  # by the engine alone, and by the loader
+        for near in (bulk_load.NEAR, 0):  # by the engine alone, and by the loader
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(loading, "NEAR", near)
+                patched.setattr(bulk_load, "NEAR", near)
                 built = await build(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
             assert built == await event_log.head()
             again = await dump(connection, "beside")

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildRequeued, BuildStarted
+from domain.core.events import Event
 from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
-from projections.related import KINDS, PROJECTION, RelatedRow
+from projections.event_index import KINDS, PROJECTION, RelatedRow
 from tests.projections.memory import MemoryRows
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}

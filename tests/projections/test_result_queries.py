@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildDeleted, BuildQueued, BuildStarted, ReportRecorded
-from domain.columns import Int16s, Int32s
+from domain.core.columns import Int16s, Int32s
+from domain.core.events import Event
 from domain.results import CasesSeen, Replaced, ResultsRecorded
 from projections import builds, result_queries, results
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import Engine, ensure_tables
-from projections.machinery.places import connect
+from projections.engine.engine import Engine, ensure_tables
+from projections.engine.schemas import connect
+from projections.registry import PROJECTIONS
 from projections.result_queries import Filters, Spans
 from testhide.processes import Core
 from tests.projections.toys import recorded

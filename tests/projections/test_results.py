@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.base import Event
 from domain.builds import ReportRecorded
-from domain.columns import Int16s, Int32s
+from domain.core.columns import Int16s, Int32s
+from domain.core.events import Event
 from domain.jobs import JobDeleted
 from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from projections.results import (

@@ -5,15 +5,15 @@ import asyncio
 import psycopg
 import pytest
 
-from projections.machinery import loader
-from projections.machinery.engine import Engine, LostLeadership
-from projections.machinery.model import Projection
-from projections.machinery.places import Unready, alone_beside, begin, connect, held, lock_name
-from projections.upkeep.differing import diff
-from projections.upkeep.dropping import drop
-from projections.upkeep.overview import overview
-from projections.upkeep.rebuilding import Progress, build
-from projections.upkeep.switching import switch
+from projections.engine import loader
+from projections.engine.engine import Engine, LostLeadership
+from projections.engine.model import Projection
+from projections.engine.schemas import Unready, alone_beside, begin, connect, held, lock_name
+from projections.rebuild.diff import diff
+from projections.rebuild.drop import drop
+from projections.rebuild.rebuild import Progress, build
+from projections.rebuild.status import overview
+from projections.rebuild.switch import switch
 from testhide.processes import Core
 from tests.projections.claims import (
     NEW_OWNERS,
@@ -61,7 +61,7 @@ async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
 @pytest.fixture
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build commits, and tells how far it is, after each batch."""
-    monkeypatch.setattr("projections.machinery.loader.EVENTS_AT_MOST", 1)
+    monkeypatch.setattr("projections.engine.loader.EVENTS_AT_MOST", 1)
 
 
 async def test_an_interrupted_build_goes_on_where_it_stopped(parts: Core, short_stretches: None) -> None:
@@ -262,7 +262,7 @@ async def test_differences_are_shown_row_by_row(parts: Core) -> None:
 
 
 async def test_what_serves_must_be_kept_up_to_be_compared(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.upkeep.differing.WAIT_S", 0.0)
+    monkeypatch.setattr("projections.rebuild.diff.WAIT_S", 0.0)
     await serve(parts, RELEASE)
     await take(parts, "thing")
     with pytest.raises(Unready, match="not built beside: run `testhide projections rebuild owners` first"):

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 
 from domain import teams
-from domain.base import Event
+from domain.core.events import Event
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelFailing, ChannelRecovered, ChannelRegistered, ChannelUpdated
 from projections.teams import PROJECTION, ChannelRow

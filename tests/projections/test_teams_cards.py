@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escaped, message, shortened
 from domain.deliveries import Message
+from domain.teams_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escaped, message, shortened
 from projections.build_views import BuildDetail, detail
 from projections.builds import BuildRow
 from projections.teams_cards import About, card_of

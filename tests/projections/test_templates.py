@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 
 from domain import templates
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
 from projections.templates import PROJECTION, TemplateRow

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.base import Event, Recorded, Stamp
 from domain.builds import BuildFinished, BuildQueued, BuildStarted
-from domain.catalogue import AREAS, EVENTS
+from domain.core.events import Event, Recorded, Stamp
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobUpdated
 from domain.nodes import NodeRegistered
 from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import TestsQuarantined
+from domain.registry import AREAS, EVENTS
 from domain.users import UserRegistered
-from projections import trail
-from projections.history.sentences import predicate
-from projections.history.trail_words import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
-from projections.trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
+from projections import audit_trail
+from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
+from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
+from projections.audit_view.summaries import predicate
 from tests.commands.given import structs
 from tests.projections.memory import MemoryRows
 
@@ -43,7 +43,7 @@ def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
 
 def test_every_event_has_a_row_of_numbers() -> None:
     stamped = Stamp(AT, "user:7").on(JOB)
-    rows = MemoryRows(trail.PROJECTION).apply(stamped, LEADER)
+    rows = MemoryRows(audit_trail.PROJECTION).apply(stamped, LEADER)
     first, second = rows.all(TrailRow)
     assert first == TrailRow(
         position=1, at_us=microseconds(AT), actor=actor_number("user:7"), type=type_number("job.created"), project_id=2

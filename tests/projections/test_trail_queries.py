@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from projections.trail import NO_PROJECT, Filter, TrailRow, actor_number, microseconds, positions, type_number
+from projections.audit_trail import NO_PROJECT, Filter, TrailRow, actor_number, microseconds, positions, type_number
 from testhide.processes import Core
 
 BEGIN = datetime(2026, 5, 20, tzinfo=UTC)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain import triage
-from domain.base import Event, Recorded
 from domain.builds import BuildDeleted
+from domain.core.events import Event, Recorded
 from domain.jobs import JobDeleted
 from domain.known_issues import KnownIssueSearched
 from domain.results import FAILED, PASSED, ResultText
@@ -20,7 +20,7 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from projections import results
-from projections.machinery.model import GoneBetween, GoneWhere
+from projections.engine.model import GoneBetween, GoneWhere
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.commands.given import histories

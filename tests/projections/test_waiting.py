@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from projections.machinery.model import digest
-from projections.machinery.waiting import LIMIT_S, Waiter
-from store.listen import PROJECTED, Listener
+from projections.engine.model import digest
+from projections.engine.waiting import LIMIT_S, Waiter
+from store.postgres.notifications import PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN, TOYS
 

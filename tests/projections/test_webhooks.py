@@ -10,7 +10,7 @@ from hypothesis import given
 
 from api.quarantine import EntryItem
 from domain import webhooks
-from domain.base import Event
+from domain.core.events import Event
 from domain.projects import ProjectDeleted
 from domain.webhooks import WebhookDeleted, WebhookFailing, WebhookRecovered, WebhookRegistered, WebhookUpdated
 from projections.webhook_views import QuarantinedTest, schemas

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.base import Event, Recorded
-from projections.machinery.model import (
+from domain.core.events import Event, Recorded
+from projections.engine.model import (
     Change,
     Gone,
     GoneBetween,

@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from domain.base import Event
-from domain.columns import Column, Int32s
+from domain.core.columns import Column, Int32s
+from domain.core.events import Event
 
 STAMP = set(Event.__struct_fields__)
 

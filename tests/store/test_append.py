@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from store.append import AppendFailed, GroupCommit, Request, VersionConflict
+from store.log.append import AppendFailed, GroupCommit, Request, VersionConflict
 
 
 def event(stream: str, version: int = 1, state: bytes = b"state") -> StoredEvent:
@@ -121,7 +121,7 @@ async def test_what_was_written_before_the_connection_broke_is_found_again(datab
 
 
 async def test_a_database_that_stays_away_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.append.RECONNECT_PAUSES_S", (0.01, 0.01))
+    monkeypatch.setattr("store.log.append.RECONNECT_PAUSES_S", (0.01, 0.01))
     commit = GroupCommit("postgresql://nobody@127.0.0.1:1/nothing")
     with pytest.raises(AppendFailed):
         await commit.append(Request([event("a")]))

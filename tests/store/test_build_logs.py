@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from domain.errors import TooLarge
-from store.build_logs import BuildLogs, Line
+from domain.core.errors import TooLarge
+from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
 
 JOB, BUILD = 5, 2**31 + 7
@@ -135,7 +135,7 @@ async def test_an_empty_log_is_intact(logs: BuildLogs) -> None:
 
 
 async def test_a_log_has_an_end(logs: BuildLogs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.build_logs.MAX_SIZE", 200)
+    monkeypatch.setattr("store.tables.build_logs.MAX_SIZE", 200)
     with pytest.raises(TooLarge):
         await logs.append(JOB, BUILD, 1, 0, lines(0, 50))
     assert await logs.count(BUILD, 1) == 0

@@ -11,11 +11,11 @@ from eventsourcing.persistence import StoredEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.base import Event, Recorded, Stamp
-from domain.catalogue import EVENTS, UPCASTERS
-from domain.columns import Column, Int16s, Int32s
-from store.codec import EventMapper, UnknownEvent, Unreadable, canonical
-from store.secrets import SecretMismatch
+from domain.core.columns import Column, Int16s, Int32s
+from domain.core.events import Event, Recorded, Stamp
+from domain.registry import EVENTS, UPCASTERS
+from store.crypto.secrets import SecretMismatch
+from store.log.codec import EventMapper, UnknownEvent, Unreadable, canonical
 from tests.store.events import events
 
 KEY = b"k" * 32

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.conninfo import attentive
+from store.postgres.connection_settings import attentive
 from testhide.processes import core
 from testhide.settings import Settings
 from tests.faults.proxy import Proxy

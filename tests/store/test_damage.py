@@ -6,13 +6,13 @@ from commands.builds import StartBuild
 from commands.handler import Caller, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject
-from domain.base import Damaged, Stamp
 from domain.builds import BUILD
 from domain.claims import ClaimTaken
-from domain.errors import StreamDamaged
-from store.codec import UnknownEvent, utcnow
-from store.log import EventLog, Write
-from store.secrets import SecretMismatch, Secrets
+from domain.core.errors import StreamDamaged
+from domain.core.events import Damaged, Stamp
+from store.crypto.secrets import SecretMismatch, Secrets
+from store.log.codec import UnknownEvent, utcnow
+from store.log.event_log import EventLog, Write
 from testhide.processes import Core
 from tests.damage import DAMAGES, Damage, damaged, other_seal
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from store.ending import end
+from store.postgres.cancellation import end
 
 
 async def deaf(times: int) -> None:

@@ -8,14 +8,14 @@ import pytest
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Caller, Command, Handler
 from commands.jobs import CreateJob
-from commands.keeping import CommentOnBuild, DeleteBuild, PinBuild
 from commands.projects import CreateProject
-from domain.base import Event, Recorded
+from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from domain.builds import BUILD, AnyBuild, BuildCommented, BuildDeleted, BuildQueued, Deleted
-from domain.errors import Conflict, Erased, NotFound
-from domain.keys import build_key
-from store.codec import utcnow
-from store.log import EventLog
+from domain.core.data_keys import build_key
+from domain.core.errors import Conflict, Erased, NotFound
+from domain.core.events import Event, Recorded
+from store.log.codec import utcnow
+from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.store.test_log import another_log
 

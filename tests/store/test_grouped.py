@@ -7,7 +7,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from store.grouped import AT_ONCE, Grouped
+from store.postgres.batch_loader import AT_ONCE, Grouped
 
 pytestmark = pytest.mark.anyio
 

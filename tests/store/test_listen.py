@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from store.listen import EVENTS, POLLS, Listener, comes
+from store.postgres.notifications import EVENTS, POLLS, Listener, comes
 
 
 @pytest.fixture

@@ -10,19 +10,19 @@ import psycopg
 import pytest
 
 from domain.auth import ApiTokenCreated
-from domain.base import Category, Event, Recorded, Stamp
 from domain.builds import BUILD, Assigned, BuildAssigned, BuildQueued, Queued
-from domain.catalogue import EVENTS, UPCASTERS
 from domain.claims import ClaimTaken
-from domain.errors import Erased
+from domain.core.data_keys import build_key, job_key, lineage, project_key
+from domain.core.errors import Erased
+from domain.core.events import Category, Event, Recorded, Stamp
 from domain.jobs import Configuration, JobCreated, JobDeleted
-from domain.keys import build_key, job_key, lineage, project_key
 from domain.projects import ProjectDeleted
+from domain.registry import EVENTS, UPCASTERS
 from domain.users import UserRegistered
-from store.append import GroupCommit, VersionConflict
-from store.codec import EventMapper
-from store.listen import tells_of
-from store.log import EventLog, Write
+from store.log.append import GroupCommit, VersionConflict
+from store.log.codec import EventMapper
+from store.log.event_log import EventLog, Write
+from store.postgres.notifications import tells_of
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -217,7 +217,7 @@ async def test_a_destroyed_key_takes_all_below_it(parts: Core, deleted: Event, m
             assert (await log.data_keys([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
             with pytest.raises(Erased, match="was erased"):
                 await log.append([Write(1, queued(3))], STAMP)
-        monkeypatch.setattr("store.log.KEYS_CACHED_S", 0)
+        monkeypatch.setattr("store.log.event_log.KEYS_CACHED_S", 0)
         assert [item.erased for item in (await knows_the_keys.load(["build-1"]))["build-1"]] == [True]
 
 
@@ -233,7 +233,7 @@ async def test_what_was_erased_before_it_said_anything_stays_so(parts: Core) -> 
 
 async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are read in bulk: those that were known already may not make room for the others before they were used."""
-    monkeypatch.setattr("store.log.KEYS_CACHED", 3)
+    monkeypatch.setattr("store.log.event_log.KEYS_CACHED", 3)
     await parts.log.append([Write(1, queued(number)) for number in range(1, 9)], STAMP)
     await parts.log.append([Write(2, assigned(number)) for number in range(1, 9)], STAMP)
     async with another_log(parts) as log:

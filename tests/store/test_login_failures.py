@@ -1,6 +1,6 @@
 """Failed logins are counted for a while."""
 
-from store.login_failures import FAILURES, WINDOW_S, LoginFailures
+from store.tables.login_failures import FAILURES, WINDOW_S, LoginFailures
 from testhide.processes import Core
 
 

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from domain.base import Recorded, Stamp
+from domain.core.events import Recorded, Stamp
 from domain.jobs import JobCreated, JobUpdated
-from store.log import Write
+from store.log.event_log import Write
 from testhide.processes import Core
 
 STAMP = Stamp(datetime(2026, 5, 20, 10, tzinfo=UTC), "user:7")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from store.merkle import (
+from store.audit.merkle import (
     EMPTY,
     HASH,
     TILE,

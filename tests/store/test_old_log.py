@@ -14,16 +14,16 @@ import psycopg
 import pytest
 
 from commands.handler import Caller, Handler
-from commands.keeping import CommentOnBuild
+from commands.retention import CommentOnBuild
 from domain.builds import BUILD, Finished
-from domain.columns import Int16s, Int32s
+from domain.core.columns import Int16s, Int32s
 from domain.results import ResultsRecorded, commit_number
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import ensure_tables
+from projections.engine.engine import ensure_tables
+from projections.rebuild.rebuild import build
+from projections.rebuild.switch import switch
+from projections.registry import PROJECTIONS
 from projections.test_cases import CaseStatsRow
-from projections.upkeep.rebuilding import build
-from projections.upkeep.switching import switch
-from store.codec import utcnow
+from store.log.codec import utcnow
 from testhide.processes import Core
 
 FILE = Path(__file__).with_name("old_log.json")

@@ -10,7 +10,7 @@ from eventsourcing.tests.persistence import (
     NonInterleavingNotificationIDsBaseCase,
 )
 
-from store.recorder import GroupCommitRecorder, datastore
+from store.log.recorder import GroupCommitRecorder, datastore
 from testhide.engines import Engines
 
 

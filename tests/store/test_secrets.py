@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store.secrets import SecretMismatch, Secrets, decrypt, encrypt, new_token, token_hash
+from store.crypto.secrets import SecretMismatch, Secrets, decrypt, encrypt, new_token, token_hash
 
 SECRETS, OTHERS = Secrets(b"s" * 32), Secrets(b"t" * 32)
 

@@ -1,7 +1,7 @@
 """What the log holds may not change its meaning: a committed picture of every stored event.
 
 To change an event on purpose: raise its `class_version`, write the upcaster from the version before it in
-`domain.catalogue.UPCASTERS`, and run `python -m tests.store.test_stored_shapes`, which writes the picture anew.
+`domain.registry.UPCASTERS`, and run `python -m tests.store.test_stored_shapes`, which writes the picture anew.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 
-from domain.base import Event
-from domain.catalogue import EVENTS
+from domain.core.events import Event
+from domain.registry import EVENTS
 
 FILE = Path(__file__).with_name("stored_shapes.json")
 REGENERATE = "python -m tests.store.test_stored_shapes"
@@ -62,7 +62,7 @@ def complaint(name: str, stored: dict[str, Any] | None, now: dict[str, Any] | No
         return (
             f"The stored shape of {name!r} changed without a new version. Logs hold the old shape: set"
             f" `class_version = {now['class_version'] + 1}`, write the upcaster ({name!r}, {now['class_version']}) in"
-            f" domain.catalogue.UPCASTERS, then run `{REGENERATE}`.\nwas: {json.dumps(stored)}\nis:  {json.dumps(now)}"
+            f" domain.registry.UPCASTERS, then run `{REGENERATE}`.\nwas: {json.dumps(stored)}\nis:  {json.dumps(now)}"
         )
     return f"{name!r} has a new version; when its upcaster is written, `{REGENERATE}` takes it in."
 

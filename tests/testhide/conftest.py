@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from testhide.engines.folder import read_record
-from testhide.program import started_at
+from testhide.supervise.program import started_at
 
 DEADLINE = 20.0
 

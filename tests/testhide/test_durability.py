@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from testhide.engines import Engines
-from testhide.faults import Fault
+from testhide.operator_errors import Fault
 from testhide.processes import core
 from testhide.settings import Settings, save_settings
 

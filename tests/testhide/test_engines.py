@@ -13,10 +13,10 @@ import psycopg
 import pytest
 import redis
 
-from testhide import program
 from testhide.engines import embedded_engines, temporary_engines
 from testhide.engines.folder import open_folder, read_record
-from testhide.faults import Fault, InUse
+from testhide.operator_errors import Fault, InUse
+from testhide.supervise import program
 
 from .conftest import Python, clear, gone, until
 

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.base import Stamp
 from domain.claims import ClaimTaken
-from store.export import Line, of_stream
-from store.leaves import UnreadableLeaf, hash_of, sha256
-from store.log import Write
-from testhide.audit import verify
-from testhide.verifier import leaf_of_line
+from domain.core.events import Stamp
+from store.audit.export import Line, of_stream
+from store.audit.leaves import UnreadableLeaf, hash_of, sha256
+from store.log.event_log import Write
+from testhide.cli.audit import verify
+from testhide.cli.verifier import leaf_of_line
 from tests.testhide.test_verifier import Archive, archive, said, verified
 from tests.workers.test_sealing import NOW
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from domain.base import Stamp
 from domain.claims import ClaimTaken
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import ensure_tables
-from store.codec import utcnow
-from store.log import Write
+from domain.core.events import Stamp
+from projections.engine.engine import ensure_tables
+from projections.registry import PROJECTIONS
+from store.log.codec import utcnow
+from store.log.event_log import Write
 from testhide.processes import Core
 from testhide.settings import Settings, save_settings
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from projections.upkeep.rebuilding import Progress
-from testhide import cli
+from projections.rebuild.rebuild import Progress
+from testhide.cli import main
+from testhide.cli.projections import Teller
 from testhide.processes import create_first_admin, migrate
-from testhide.projecting import Teller
 from testhide.settings import Settings, save_settings
 
 
@@ -34,20 +34,20 @@ def users(settings: Settings) -> list[tuple[str]]:
 
 
 def test_migrate_says_what_has_to_be_built(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["migrate"]) == 0
+    assert main.main(["migrate"]) == 0
     said = capsys.readouterr().out
     assert said == "auth has to be built from the log: run `testhide projections rebuild auth --switch`\n"
     with pytest.raises(psycopg.errors.UndefinedTable):
         users(lacking)
-    assert cli.main(["projections", "rebuild", "--switch"]) == 0
+    assert main.main(["projections", "rebuild", "--switch"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("switched auth at position ")
     assert users(lacking) == [(lacking.admin_email,)]
-    assert cli.main(["migrate"]) == 0
+    assert main.main(["migrate"]) == 0
     assert capsys.readouterr().out == ""
 
 
 def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["prepare"]) == 0
+    assert main.main(["prepare"]) == 0
     assert "building read models from the log: auth\n" in capsys.readouterr().out
     assert users(lacking) == [(lacking.admin_email,)]
 
@@ -63,19 +63,19 @@ def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.
 def test_what_is_not_possible_is_said(
     lacking: Settings, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["projections", *arguments]) != 0
+    assert main.main(["projections", *arguments]) != 0
     assert said in capsys.readouterr().err
 
 
 def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["projections", "rebuild", "auth", "--switch"]) == 0
-    assert cli.main(["projections", "rebuild", "auth"]) == 0
+    assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
+    assert main.main(["projections", "rebuild", "auth"]) == 0
     capsys.readouterr()
-    assert cli.main(["projections", "diff", "auth"]) == 0
+    assert main.main(["projections", "diff", "auth"]) == 0
     assert "  users_v1: 1 rows, 1 beside: equal\n" in capsys.readouterr().out
     with psycopg.connect(lacking.database_url) as connection:
         connection.execute("UPDATE users_v1 SET first_name = 'Ann'")
-    assert cli.main(["projections", "diff", "auth"]) == 1
+    assert main.main(["projections", "diff", "auth"]) == 1
     said = capsys.readouterr().out
     assert '  users_v1: 1 rows, 1 beside: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in said
 

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from store.reactions import MAX_TRIES
-from testhide import cli
+from store.tables.reactions import MAX_TRIES
+from testhide.cli import main
 from testhide.processes import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 
@@ -29,22 +29,22 @@ def _parked(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 def test_what_is_parked_is_shown_and_asked_for_again(parked: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["reactions", "status"]) == 0
+    assert main.main(["reactions", "status"]) == 0
     _, line, error = capsys.readouterr().out.splitlines()
     name, position, _, due, waiting = line.split()
     assert (name, position, due, waiting) == ("delete_files", "1", "0", "1")
     assert error == "    parked: position 1: OSError('no route')"
 
-    assert cli.main(["reactions", "retry", "delete_files"]) == 0
+    assert main.main(["reactions", "retry", "delete_files"]) == 0
     assert capsys.readouterr().out.startswith("1 parked events are due again")
-    assert cli.main(["reactions", "status"]) == 0
+    assert main.main(["reactions", "status"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[-2:] == ["1", "0"]
-    assert cli.main(["reactions", "retry"]) == 0
+    assert main.main(["reactions", "retry"]) == 0
     assert capsys.readouterr().out.startswith("0 parked events")
 
 
 def test_an_unknown_reaction_is_said(parked: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["reactions", "retry", "delete_flies"]) == 2
+    assert main.main(["reactions", "retry", "delete_flies"]) == 2
     assert "There is no reaction 'delete_flies'; there are: delete_files." in capsys.readouterr().err
 
 

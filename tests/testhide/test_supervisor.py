@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from testhide.leftovers import end_recorded, record_running
-from testhide.program import started_at
+from testhide.supervise.orphan_processes import end_recorded, record_running
+from testhide.supervise.program import started_at
 
 from .conftest import Python, gone, until
 
@@ -17,9 +17,9 @@ from .conftest import Python, gone, until
 RUN = """
 import json, sys
 from pathlib import Path
-from testhide.child import Service
-from testhide.program import Program
-from testhide.supervisor import Run, Say, Start, Supervisor
+from testhide.supervise.child import Service
+from testhide.supervise.program import Program
+from testhide.supervise.supervisor import Run, Say, Start, Supervisor
 folder, tasks, services = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 def program(name, script):
     return Program(name, ("/bin/sh", "-c", f"echo $$ > {folder}/{name}.pid; {script}"))

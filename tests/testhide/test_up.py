@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testhide.engines.folder import open_folder
-from testhide.stack import answers
+from testhide.stack.stack import answers
 
 from .conftest import Python
 

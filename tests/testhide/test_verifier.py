@@ -11,14 +11,14 @@ import pytest
 from bench.histories import write_history
 
 from domain.sealing import SIGNING_KEY
-from projections import trail
-from projections.machinery.engine import Engine, ensure_tables
-from store.export import Export, Following, of_stream
-from store.notes import SigningKey, VerifierKey
-from store.sealing import SealedCheckpoint
-from testhide.audit import verify
+from projections import audit_trail
+from projections.engine.engine import Engine, ensure_tables
+from store.audit.checkpoints import SealedCheckpoint
+from store.audit.export import Export, Following, of_stream
+from store.audit.signed_notes import SigningKey, VerifierKey
+from testhide.cli.audit import verify
+from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import Core
-from testhide.verifier import Held, Verifier, checkpoint_of
 from tests.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
 
@@ -185,15 +185,15 @@ async def test_one_stream(archive: Archive) -> None:
 async def of_project(archive: Archive) -> Callable[[int], Following]:
     parts = archive.parts
     async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as connection:
-        await ensure_tables(connection, [trail.PROJECTION])
-        engine = Engine(connection, [trail.PROJECTION], announce=False)
+        await ensure_tables(connection, [audit_trail.PROJECTION])
+        engine = Engine(connection, [audit_trail.PROJECTION], announce=False)
         await engine.apply(await parts.log.read(0, 2 * EVENTS), 0)
 
     def chosen(project_id: int) -> Following:
         async def following(after: int, limit: int) -> list[int]:
             async with parts.pool.connection() as connection:
-                wanted = trail.Filter(projects=[project_id], after=after)
-                return await trail.positions(connection, wanted, newest=False, limit=limit)
+                wanted = audit_trail.Filter(projects=[project_id], after=after)
+                return await audit_trail.positions(connection, wanted, newest=False, limit=limit)
 
         return following
 

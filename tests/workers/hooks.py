@@ -11,27 +11,27 @@ from typing import Any
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Caller, Command, Handler
 from commands.jobs import ConfigureJob, CreateJob
-from commands.keeping import DeleteBuild
 from commands.projects import CloseProject, CreateProject, DeleteProject
+from commands.retention import DeleteBuild
 from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
-from domain.base import Event
+from domain.core.events import Event
 from domain.deliveries import Kind
 from domain.teams import shown_url
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
-from projections.history.past import PastTables
+from projections.time_travel.historical_tables import PastTables
 from projections.webhooks import WebhookRow
-from store import delivery_history, delivery_upkeep
-from store.deliveries import WEBHOOKS
-from store.listen import EVENTS, Listener
+from store.postgres.notifications import EVENTS, Listener
+from store.tables import delivery_history, delivery_upkeep
+from store.tables.deliveries import WEBHOOKS
 from testhide.processes import Core
-from workers.deliveries import Deliveries, Sender
-from workers.messages import Messages
-from workers.subscriptions import Follower
-from workers.teams import TeamsSender
-from workers.webhooks import WebhookSender
+from workers.deliveries.messages import Messages
+from workers.deliveries.planner import Follower
+from workers.deliveries.sender import Deliveries, Sender
+from workers.deliveries.teams import TeamsSender
+from workers.deliveries.webhooks import WebhookSender
 
 ANN = Caller("user:1")
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from commands.quarantine import AddToQuarantine
-from domain.cards import MAX_LINES
 from domain.teams import Type
+from domain.teams_cards import MAX_LINES
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
 from tests.workers.test_messages import everything_happens
-from workers.deliveries import RETRY_S
+from workers.deliveries.sender import RETRY_S
 
 EVERYTHING: tuple[Type, ...] = ("build.finished", "build.failed", "test.flaky", "test.quarantined", "node.offline")
 

@@ -5,15 +5,15 @@ from collections import Counter
 import pytest
 
 from domain.builds import BUILD
-from domain.errors import StreamDamaged
-from store import reactions
-from store.reactions import ReactionStanding
+from domain.core.errors import StreamDamaged
+from store.tables import reactions
+from store.tables.reactions import ReactionStanding
 from testhide.processes import Core
 from tests.damage import damaged
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
 from tests.workers.test_dispatch import Yard, is_assigned
-from workers.subscriptions import NAME
+from workers.deliveries.planner import NAME
 
 
 async def standing(parts: Core) -> ReactionStanding:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from store import delivery_history
+from store.tables import delivery_history
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
-from workers.deliveries import EACH, KEPT, LEASE_S
+from workers.deliveries.sender import EACH, KEPT, LEASE_S
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 
@@ -111,8 +111,8 @@ async def test_a_replay_says_that_it_is_one(hooks: Hooks) -> None:
 
 
 async def test_a_long_replay_goes_on_as_it_is_delivered(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.subscriptions.REPLAYS_AHEAD", 10)
-    monkeypatch.setattr("workers.subscriptions.BATCH", 5)
+    monkeypatch.setattr("workers.deliveries.planner.REPLAYS_AHEAD", 10)
+    monkeypatch.setattr("workers.deliveries.planner.BATCH", 5)
     async with receiving() as receiver:
         webhook = await hooks.register(receiver.url, ("build.finished",))
         for build in range(1, 41):

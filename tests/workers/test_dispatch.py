@@ -19,15 +19,15 @@ from commands.nodes import ConnectNode, DeleteNode, RegisterNode
 from commands.projects import CreateProject
 from domain.builds import BUILD, Assigned, Finished, Queued
 from domain.nodes import NODE
-from store.agents import AgentGauges
-from store.build_logs import BuildLogs, Line
-from store.listen import EVENTS, POLLS, Listener
-from store.queue_reasons import QueueReasons
+from store.postgres.notifications import EVENTS, POLLS, Listener
+from store.tables.agent_gauges import AgentGauges
+from store.tables.build_logs import BuildLogs, Line
+from store.tables.waiting_reasons import QueueReasons
 from testhide.processes import Core
 from tests.conftest import Server
 from tests.fake_agent import FakeAgent, Shop
 from tests.polls import until_it_asks
-from workers.dispatch import Dispatcher
+from workers.dispatch.dispatcher import Dispatcher
 
 
 @pytest.fixture

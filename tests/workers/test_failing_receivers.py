@@ -2,10 +2,10 @@
 
 import asyncio
 
-from store.deliveries import BREAKER
+from store.tables.deliveries import BREAKER
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
-from workers.deliveries import EACH, RETRY_S, TOO_LATE
+from workers.deliveries.sender import EACH, RETRY_S, TOO_LATE
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 

@@ -10,15 +10,15 @@ from commands.handler import Caller, Command, Handler
 from commands.jobs import CreateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.projects import CreateProject
-from commands.recording import read_chunks
+from commands.reports.columns import read_chunks
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
 from projections import result_queries as results
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import Engine, ensure_tables, positions
-from store.codec import utcnow
+from projections.engine.engine import Engine, ensure_tables, positions
+from projections.registry import PROJECTIONS
+from store.log.codec import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
 from workers import known_issues

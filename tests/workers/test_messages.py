@@ -17,7 +17,7 @@ from commands.pools import CreatePool
 from commands.quarantine import AddToQuarantine
 from domain.deliveries import TYPES
 from domain.flakiness import TestTurnedFlaky
-from domain.signatures import headers, key_of, must_be_good
+from domain.webhook_signatures import headers, key_of, must_be_good
 from projections.webhook_views import schemas
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks

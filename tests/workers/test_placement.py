@@ -8,14 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued
+from domain.core.events import Event
 from domain.jobs import JobCreated, JobUpdated
 from domain.nodes import NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
 from tests.workers.test_scheduler import NOW, connected
-from workers.placement import assignments
-from workers.scheduler import Scheduler
+from workers.dispatch.placement import assignments
+from workers.dispatch.scheduler import Scheduler
 
 JOBS, NODES, POOLS = (1, 2, 3), (1, 2, 3), (1, 2, 3)
 LABELS: tuple[dict[str, str], ...] = ({}, {"arch": "arm64"})

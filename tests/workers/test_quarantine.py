@@ -11,11 +11,11 @@ from commands.jobs import CreateJob
 from commands.projects import CreateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from commands.results import NewCases, RecordReport
-from domain.base import Event
+from domain.core.events import Event
 from domain.quarantine import HEALTHY_AFTER, QuarantineBecameHealthy, QuarantineExpired
 from projections import quarantine
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import Engine, ensure_tables, positions
+from projections.engine.engine import Engine, ensure_tables, positions
+from projections.registry import PROJECTIONS
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE, report
 from workers.quarantine import QuarantineWatch

@@ -9,16 +9,16 @@ from commands.artifacts import DeleteArtifact, StoreArtifact
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Caller, Command, Handler
 from commands.jobs import CreateJob, DeleteJob
-from commands.keeping import DeleteBuild
 from commands.projects import CreateProject
+from commands.retention import DeleteBuild
 from domain.artifacts import blob_key
 from integrations.blobs import open_blobs
-from store.build_logs import BuildLogs, Line
-from store.codec import utcnow
-from store.listen import EVENTS, Listener
+from store.log.codec import utcnow
+from store.postgres.notifications import EVENTS, Listener
+from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
-from workers.reactions import REACTIONS, Tools
-from workers.relay import Relay
+from workers.reactions.dispatcher import Relay
+from workers.reactions.registry import REACTIONS, Tools
 
 JOB, OTHER_JOB = 5, 55
 BUILD, OTHER_BUILD, THIRD_BUILD = 7, 70, 71

@@ -19,20 +19,20 @@ from commands.handler import Caller, Handler
 from commands.jobs import CreateJob, DeleteJob
 from commands.projects import CreateProject
 from domain.artifacts import blob_key
-from domain.base import Event
+from domain.core.events import Event
 from domain.jobs import JobDeleted
 from integrations.blobs import open_blobs
-from store import reactions as due_reactions
-from store.build_logs import BuildLogs, Line
-from store.listen import EVENTS, Listener
-from store.reactions import MAX_TRIES, ReactionStanding
+from store.postgres.notifications import EVENTS, Listener
+from store.tables import reactions as due_reactions
+from store.tables.build_logs import BuildLogs, Line
+from store.tables.reactions import MAX_TRIES, ReactionStanding
 from testhide.engines import Engines
 from testhide.processes import Core
 from tests.conftest import Server
 from tests.damage import damaged
 from tests.fake_agent import Shop
-from workers.reactions import REACTIONS, Reaction, Tools
-from workers.relay import Relay
+from workers.reactions.dispatcher import Relay
+from workers.reactions.registry import REACTIONS, Reaction, Tools
 
 ANN = Caller("user:1")
 LOOPS = ("reactions", "due reactions")
@@ -131,7 +131,7 @@ async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) ->
 
 
 async def test_without_redis_the_sweeper_does_it(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
 
     async def only_the_other_is_left() -> bool:
         return await yard.left() == {6} and not await yard.due()
@@ -143,7 +143,7 @@ async def test_without_redis_the_sweeper_does_it(yard: Yard, monkeypatch: pytest
 
 async def test_a_new_reaction_starts_now(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replay of the past deletes nothing."""
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
     await yard.delete_job(5)
     relay = yard.relay()
     async with yard.running(relay):
@@ -154,8 +154,8 @@ async def test_a_new_reaction_starts_now(yard: Yard, monkeypatch: pytest.MonkeyP
 async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
-    monkeypatch.setattr("workers.relay.FAR", 5)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.FAR", 5)
     async with yard.running(yard.relay()):
         begun = await yard.slowest()
         for job_id in range(10, 17):
@@ -292,7 +292,7 @@ async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
 
 
 async def test_it_outlives_the_databases_connections(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.05)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.05)
     relay = yard.relay()
     async with yard.running(relay):
         with capture_logs() as said:
@@ -307,8 +307,8 @@ async def test_it_outlives_the_databases_connections(yard: Yard, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
 async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
-    monkeypatch.setattr("workers.relay.WAKE_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.WAKE_S", 0.2)
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -324,7 +324,7 @@ async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
 async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.relay.SWEEP_S", 0.2)
+    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
     async with Redis.from_url(engines.redis_url) as redis, yard.running(yard.relay(engines.redis_url)):
         for job_id, left in ((5, {6}), (6, set[int]())):
             await yard.delete_job(job_id)

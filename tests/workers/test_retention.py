@@ -10,15 +10,15 @@ import pytest
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Caller, Command, Handler
 from commands.jobs import CreateJob
-from commands.keeping import PinBuild
 from commands.projects import CreateProject, UpdateProject
+from commands.retention import PinBuild
 from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
-from projections.catalogue import PROJECTIONS
-from projections.machinery.engine import Engine, ensure_tables, positions
+from projections.engine.engine import Engine, ensure_tables, positions
+from projections.registry import PROJECTIONS
 from testhide.processes import Core
 from workers import retention
+from workers.loops.periodic import Schedule, Schedules
 from workers.retention import Retention
-from workers.schedules import Schedule, Schedules
 
 TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 
 from domain import builds, jobs, nodes, pools
-from domain.base import Event
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued, BuildRequeued, BuildStarted
+from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
 from tests.commands.given import histories
-from workers.placement import assignments, waiting_for
-from workers.scheduler import Orphan, Scheduler
+from workers.dispatch.placement import assignments, waiting_for
+from workers.dispatch.scheduler import Orphan, Scheduler
 
 PROJECT, OTHER_PROJECT = 1, 2
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from testhide.processes import Core
-from workers.schedules import Schedule, Schedules
+from workers.loops.periodic import Schedule, Schedules
 
 NOW_AND_THEN_S = 0.02
 
@@ -87,7 +87,7 @@ async def test_who_has_more_to_do_does_not_wait(parts: Core) -> None:
 
 
 async def test_a_leader_that_loses_its_connection_leads_again(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.schedules.LOOK_S", 0.05)
+    monkeypatch.setattr("workers.loops.periodic.LOOK_S", 0.05)
     counted = Counted()
     async with running(parts, counted.of(1)):
         await counted.wait_for(1)

@@ -14,21 +14,21 @@ from structlog.testing import capture_logs
 
 from commands.handler import Caller, Handler
 from commands.sealing import ChangeSigningKey, new_signing_key
-from domain.base import Stamp
 from domain.claims import ClaimTaken
+from domain.core.events import Stamp
 from domain.sealing import SIGNING_KEY
 from integrations.checkpoints import CheckpointFolder
-from store.leaves import GapLeaf, hash_of, leaf_of, row_of
-from store.listen import EVENTS, Listener
-from store.log import Write
-from store.merkle import Frontier
-from store.notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
-from store.sealing import AuditTree
+from store.audit.checkpoints import AuditTree
+from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
+from store.audit.merkle import Frontier
+from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
+from store.log.event_log import Write
+from store.postgres.notifications import EVENTS, Listener
 from testhide.processes import Core
 from tests.damage import damaged
 from tests.tampering import hide_in_the_tree
-from workers import sealing
-from workers.sealing import Sealer, TreeDamaged, key_at
+from workers import audit
+from workers.audit import Sealer, TreeDamaged, key_at
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ANN = Caller("user:1")
@@ -37,7 +37,7 @@ ANN = Caller("user:1")
 class Yard:
     """A log, its sealer, and a clock that each checkpoint moves on."""
 
-    def __init__(self, parts: Core, publish: sealing.Publish | None = None) -> None:
+    def __init__(self, parts: Core, publish: audit.Publish | None = None) -> None:
         self.parts = parts
         self.handler = Handler(parts.log, lambda: NOW)
         self.tree = AuditTree(parts.pool)
@@ -120,7 +120,7 @@ async def test_nothing_new_is_not_signed_again(yard: Yard) -> None:
 
 
 async def test_a_checkpoint_also_comes_after_many_events(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "EVERY", 500)
+    monkeypatch.setattr(audit, "EVERY", 500)
     await yard.happen(1_400)
     await yard.seal()
     sizes = [item.size for item in await yard.tree.checkpoints_before(None, 10)]
@@ -257,7 +257,7 @@ async def test_nothing_is_signed_on_top_of_a_tree_that_was_made_to_fit(yard: Yar
 
 
 async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.sealing.EVERY_S", 0.05)
+    monkeypatch.setattr("workers.audit.EVERY_S", 0.05)
     await yard.happen(1)
     await yard.seal()
     (key,) = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
@@ -310,7 +310,7 @@ async def test_a_folder_that_cannot_be_written_stops_nothing(parts: Core, tmp_pa
 
 
 async def test_it_follows_the_log_and_one_leads(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sealing, "EVERY", 50)
+    monkeypatch.setattr(audit, "EVERY", 50)
     async with sealing_processes(parts, 2) as wait_for:
         yard = Yard(parts)
         await yard.happen(60)
@@ -348,5 +348,5 @@ async def test_standbys_wait(parts: Core) -> None:
     async with yard.sealer.leading() as leader:
         assert not leader.closed
         async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as other:
-            cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (sealing.LOCK,))
+            cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (audit.LOCK,))
             assert await cursor.fetchone() == (False,)

@@ -18,9 +18,9 @@ from pathlib import Path
 from testhide.engines.folder import DataFolder, open_folder, read_record
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
-from testhide.faults import Fault
-from testhide.program import Program, send
-from testhide.watchdog import Watchdog
+from testhide.operator_errors import Fault
+from testhide.supervise.program import Program, send
+from testhide.supervise.watchdog import Watchdog
 
 __all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault", "temporary_engines"]
 

@@ -10,8 +10,8 @@ import pwd
 import subprocess
 from pathlib import Path
 
-from testhide.faults import Fault
-from testhide.program import Account
+from testhide.operator_errors import Fault
+from testhide.supervise.program import Account
 
 
 def engine_account(home: Path) -> Account | None:

@@ -11,8 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from testhide.faults import Fault
-from testhide.program import Account
+from testhide.operator_errors import Fault
+from testhide.supervise.program import Account
 
 OLDEST_POSTGRES = 15
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

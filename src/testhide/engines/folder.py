@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from testhide.engines.accounts import can_enter, engine_account, own
-from testhide.faults import Fault, InUse
-from testhide.program import Account
+from testhide.operator_errors import Fault, InUse
+from testhide.supervise.program import Account
 
 _RECORD = "engines.json"
 _OURS = {"lock", _RECORD, "engines", "run", "logs", "blobs", "agent", "secret.key", "lost+found"}

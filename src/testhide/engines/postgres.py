@@ -15,8 +15,8 @@ from testhide.engines.accounts import own
 from testhide.engines.binaries import PostgresBinaries, find_postgres
 from testhide.engines.convert import how_to_convert
 from testhide.engines.folder import DataFolder, write_private
-from testhide.faults import Fault
-from testhide.program import Program, send
+from testhide.operator_errors import Fault
+from testhide.supervise.program import Program, send
 
 USER = "testhide"
 DATABASE = "postgres"  # there from the beginning: making another one costs a third of a first start

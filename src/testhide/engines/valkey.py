@@ -10,7 +10,7 @@ from urllib.parse import quote
 from testhide.engines.accounts import own
 from testhide.engines.binaries import find_valkey
 from testhide.engines.folder import DataFolder, write_private
-from testhide.program import Program
+from testhide.supervise.program import Program
 
 # The password is in here and not in argv, which every account of the machine may read.
 _SETTINGS = """\

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from commands.reports import Case, Limits, Suite, Summary, parse_report
+from commands.reports.parser import Case, Limits, Suite, Summary, parse_report
 
 
 class Parsed(NamedTuple):

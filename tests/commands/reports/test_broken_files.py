@@ -4,7 +4,7 @@ import pytest
 from tests.commands.reports import samples
 from tests.commands.reports.reading import parsed
 
-from commands.reports import Limits
+from commands.reports.parser import Limits
 
 SUITE = '<testsuite name="s"><testcase classname="C" name="a"/>{}<testcase classname="C" name="z"/></testsuite>'
 

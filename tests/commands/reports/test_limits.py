@@ -1,6 +1,6 @@
 """What a single case may keep of its texts."""
 
-from commands.reports import Case, Limits, parse_report
+from commands.reports.parser import Case, Limits, parse_report
 
 
 def test_a_trace_made_of_several_texts_is_cut_as_a_whole() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from commands.reports.node_ids import Origin, node_id
+from commands.reports.parser.node_ids import Origin, node_id
 
 
 @pytest.mark.parametrize(

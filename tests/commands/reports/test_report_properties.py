@@ -12,9 +12,9 @@ from lxml import etree
 from tests.commands.reports import samples
 from tests.commands.reports.reading import parsed
 
-from commands.reports import Limits
-from commands.reports.notes import Notes
-from commands.reports.scanner import Scanner
+from commands.reports.parser import Limits
+from commands.reports.parser.notes import Notes
+from commands.reports.parser.scanner import Scanner
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff\ufdd0"), max_size=20)
 STATUS = st.sampled_from(["passed", "failure", "error", "skipped"])

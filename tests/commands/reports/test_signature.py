@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.reports.signature import frames, signature
+from commands.reports.parser.signature import frames, signature
 
 WORDS = st.text(st.sampled_from("abcdefgh "), min_size=1, max_size=20)
 MOMENTS = st.datetimes(min_value=datetime(1000, 1, 1))

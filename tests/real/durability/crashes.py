@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
-from store.append import AppendFailed, GroupCommit, Request
+from store.log.append import AppendFailed, GroupCommit, Request
 from testhide.engines import Postgres
 from testhide.engines.folder import open_folder
 from testhide.processes import migrate

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from eventsourcing.persistence import StoredEvent
 
-from store.append import GroupCommit, Request
+from store.log.append import GroupCommit, Request
 from testhide.engines import Engines, temporary_engines
 from testhide.processes import migrate
 from testhide.settings import Settings

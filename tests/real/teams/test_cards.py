@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from domain.cards import MAX_FACT, Card, escaped, message, shortened
+from domain.teams_cards import MAX_FACT, Card, escaped, message, shortened
 from projections.teams_cards import trial
 from testhide.processes import Core
 from tests.integrations.receiving import receiving

@@ -1,0 +1,105 @@
+"""A git repository at a commit, as the build's user, with no hooks, no submodules and no questions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from agent.build.masking import without_credentials
+
+_COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
+_BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
+_EVERYTHING = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+_SETTINGS = ("core.hooksPath=/dev/null", "advice.detachedHead=false", "gc.auto=0", "submodule.recurse=false")
+_LONGEST_DETAIL = 500
+
+
+class CheckoutFailed(Exception):
+    """Says why in git's own words, or ours."""
+
+
+class Git(Protocol):
+    def __call__(self, argv: Sequence[str], env: dict[str, str], shown: bool) -> tuple[int, list[str]]:
+        """Runs it in the workspace; exit code and output, which is also logged when it is to be shown."""
+        ...
+
+
+class Checkout:
+    def __init__(self, git: Git, env: dict[str, str], say: Callable[[str], None], allow_local: bool) -> None:
+        self._run_git = git
+        self._say = say
+        self._allow_local = allow_local
+        self._env = {
+            **env,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+            "GIT_ALLOW_PROTOCOL": "https:ssh:file" if allow_local else "https:ssh",
+        }
+
+    def run(self, url: str, branch: str | None, commit: str | None) -> str:
+        """The full id of the commit that is now in the workspace."""
+        self._check(url, branch, commit)
+        place = branch or "the default branch"
+        self._say(f"Checking out {place} of {without_credentials(url)}" + (f" at {commit}" if commit else ""))
+        if _is_local(url):
+            # The repository may belong to anybody; only a settings file reaches the process that serves it.
+            self._git("config", "--global", "safe.directory", "*")
+        self._git("init", "--quiet", "--template=")
+        sha = self._fetch(url, branch or "HEAD", commit)
+        self._git("checkout", "--quiet", "--force", "--detach", sha, "--")
+        self._say(f"At {sha}")
+        return sha
+
+    def _fetch(self, url: str, branch: str, commit: str | None) -> str:
+        fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
+        code, output = self._try(*fetch, "--depth=1", "--", url, branch)
+        # A branch that is gone may have left its commit behind.
+        if code and not (commit and any("remote ref" in line for line in output)):
+            raise _failed(output)
+        wanted = f"{commit or 'FETCH_HEAD'}^{{commit}}"
+        if not code:
+            code, output = self._try("rev-parse", "--quiet", "--verify", wanted)
+        if code:
+            self._say("Not the newest commit of the branch: fetching the whole history")
+            self._git(*fetch, "--depth=2147483647", "--", url, *_EVERYTHING)
+            code, output = self._try("rev-parse", "--verify", wanted)
+        if code or not output:
+            raise CheckoutFailed(f"the repository has no commit {commit}")
+        return output[-1].strip()
+
+    def _git(self, *args: str) -> None:
+        code, output = self._try(*args)
+        if code:
+            raise _failed(output)
+
+    def _try(self, *args: str) -> tuple[int, list[str]]:
+        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
+        return self._run_git(["git", *settings, *args], self._env, args[0] != "rev-parse")
+
+    def _check(self, url: str, branch: str | None, commit: str | None) -> None:
+        if url.startswith("-") or any(ord(character) < 33 for character in url):
+            raise CheckoutFailed("the repository is not a URL")
+        scheme = _SCHEME.match(url)
+        if _is_local(url) and not self._allow_local:
+            raise CheckoutFailed("this agent takes local repositories only with --allow-local-repositories")
+        if scheme and scheme.group(1).lower() not in ("https", "ssh", "file"):
+            raise CheckoutFailed(f"{scheme.group(1)} is not a way to a repository: https and ssh are")
+        if branch is not None and _BAD_BRANCH.search(branch):
+            raise CheckoutFailed(f"{branch!r} is not a branch")
+        if commit is not None and not _COMMIT.fullmatch(commit):
+            raise CheckoutFailed(f"{commit!r} is not a commit id")
+
+
+def _is_local(url: str) -> bool:
+    scheme = _SCHEME.match(url)
+    if scheme:
+        return scheme.group(1).lower() == "file"
+    return not _SSH_SHORT.match(url)
+
+
+def _failed(output: list[str]) -> CheckoutFailed:
+    text = " ".join(line.strip() for line in output if line.strip())
+    return CheckoutFailed(without_credentials(text[-_LONGEST_DETAIL:]) or "git failed without a word")

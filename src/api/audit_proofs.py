@@ -1,0 +1,210 @@
+"""The audit log as proof: signed checkpoints of its tree, proofs of inclusion and consistency, and the export that can
+be verified offline.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import Controller, Request, Response, get
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from api.audit import MAX_STREAM, readable_projects
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import MAX_ID
+from commands.audit import NoteReading
+from domain.core.errors import Invalid, NotFound, Unavailable
+from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from projections import audit_trail
+from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.export import Export, Following, of_stream
+from store.audit.leaves import GapLeaf, Leaf, leaf_data, leaf_of
+from store.audit.merkle import consistency, inclusion
+
+NDJSON = "application/x-ndjson"
+MAX_HELD = 50
+
+Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the checkpoint of this size [the newest]")]
+
+
+class CheckpointItem(msgspec.Struct):
+    size: int
+    root: str
+    """Base64, as in the note."""
+    at: datetime
+    note: str
+    """The signed note (c2sp.org/tlog-checkpoint)."""
+
+
+class Checkpoints(msgspec.Struct):
+    keys: list[str]
+    """Verifier keys (c2sp.org/signed-note), the first one first."""
+    checkpoints: list[CheckpointItem]
+
+
+class InclusionProof(msgspec.Struct):
+    position: int
+    index: int
+    """Of the leaf in the tree."""
+    size: int
+    leaf_data: str
+    """Made from what stands at the position now; its hash must be `leaf`."""
+    leaf: str
+    hashes: list[str]
+    """From the leaf upwards (RFC 6962)."""
+    root: str
+    checkpoint: str
+
+
+class ConsistencyProof(msgspec.Struct):
+    first: int
+    second: int
+    first_root: str
+    second_root: str
+    hashes: list[str]
+
+
+class AuditLogController(Controller):
+    path = "/audit"
+    tags = ["Audit"]
+
+    @get("/checkpoints")
+    async def checkpoints(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
+        limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
+    ) -> Response[Checkpoints]:
+        """What the log has signed about itself, the newest first. Keep some of them elsewhere."""
+        await readable_projects(request.user, act, None)
+        found = await AuditTree(act.services.pool).checkpoints_before(before, limit)
+        keys = (await act.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+        headers = {}
+        if len(found) == limit:
+            query = urlencode({"limit": limit, "before": found[-1].size})
+            headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+        return Response(
+            Checkpoints(
+                [key.event.public_key for key in keys if isinstance(key.event, SigningKeyChanged)],
+                [CheckpointItem(item.size, item.note.split("\n")[2], item.at, item.note) for item in found],
+            ),
+            headers=headers,
+        )
+
+    @get("/proof/{position:int}")
+    async def proof(
+        self, request: Request[User, Any, Any], act: Acting, position: int, size: Size = None
+    ) -> InclusionProof:
+        """That the event at a position is in the tree that a checkpoint signed."""
+        await must_own(request.user, act, position, f"event at position {position}")
+        checkpoint = await wanted_checkpoint(act, size)
+        if position > checkpoint.size:
+            detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
+            raise NotFound(f"{detail}; a newer one covers it within seconds." if size is None else f"{detail}.")
+        tree = AuditTree(act.services.pool)
+        stored = await tree.row(position)
+        leaf: Leaf = GapLeaf(position) if stored is None else leaf_of(position, stored)
+        return InclusionProof(
+            position=position,
+            index=position - 1,
+            size=checkpoint.size,
+            leaf_data=leaf_data(leaf).decode(),
+            leaf=(await tree.leaves([position]))[0].hex(),
+            hashes=[item.hex() for item in await tree.folded(inclusion(position - 1, checkpoint.size))],
+            root=checkpoint.root.hex(),
+            checkpoint=checkpoint.note,
+        )
+
+    @get("/consistency")
+    async def consistency(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
+        second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
+    ) -> ConsistencyProof:
+        """That the log of the later checkpoint begins with the log of the earlier one."""
+        await readable_projects(request.user, act, None)
+        if second < first:
+            raise Invalid.field("second", "must not be smaller than `first`")
+        earlier, later = await wanted_checkpoint(act, first), await wanted_checkpoint(act, second)
+        hashes = await AuditTree(act.services.pool).folded(consistency(first, second))
+        return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
+
+    @get("/export", media_type=NDJSON)
+    async def export(
+        self,
+        request: Request[User, Any, Any],
+        act: Acting,
+        project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only this project's events")] = None,
+        stream: Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream's events")] = None,
+        after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Go on behind this position")] = 0,
+        size: Size = None,
+        held: Annotated[
+            list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
+        ] = None,
+    ) -> Stream:
+        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Everything: admins only."""
+        checkpoint = await wanted_checkpoint(act, size)
+        if after > checkpoint.size:
+            raise Invalid.field("after", f"is behind the checkpoint's last position, {checkpoint.size}")
+        following, asked, noted = await chosen(request.user, act, project_id, stream)
+        if not await act.services.waiter.wait(checkpoint.size):
+            raise Unavailable("The read models are behind; try again in some seconds.")
+        given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
+        parameters = {name: str(value) for name, value in given.items() if value is not None}
+        read_id = await act.services.ids.draw("audit_reads")
+        await act.quietly(NoteReading(read_id, "export", parameters, None, noted))
+        export = Export(act.services.pool, act.services.log, checkpoint, after, following, asked, sorted(held or ()))
+        return Stream(export.lines(), media_type=NDJSON)
+
+
+async def wanted_checkpoint(act: Acting, size: int | None) -> SealedCheckpoint:
+    """Raises NotFound, or Unavailable while there is none at all."""
+    found = await AuditTree(act.services.pool).checkpoint(size)
+    if found is None and size is None:
+        raise Unavailable("The log has no checkpoint yet; the first comes some seconds after `testhide work` started.")
+    if found is None:
+        raise NotFound(f"There is no checkpoint of size {size}; GET /api/v3/audit/checkpoints lists them.")
+    return found
+
+
+async def must_own(user: User, act: Acting, position: int, what: str) -> int | None:
+    """The project of the event at a position. Raises NotFound for what the caller cannot see, Forbidden."""
+    async with act.reading() as connection:
+        project_id = await audit_trail.project_at(connection, position)
+    if project_id is None and not user.is_admin:
+        raise NotFound(f"There is no {what}.")
+    if project_id is not None:
+        user.must("admin", project_id, what)
+    return project_id
+
+
+async def chosen(
+    user: User, act: Acting, project_id: int | None, stream: str | None
+) -> tuple[Following | None, dict[str, str], int | None]:
+    """Which positions an export shows, by what name, and whose they are. Raises NotFound, Forbidden, Invalid."""
+    pool = act.services.pool
+    if stream is not None:
+        following = of_stream(pool, stream)
+        first = await following(0, 1)
+        own = await must_own(user, act, first[0] if first else 0, f"stream {stream!r}")
+        if not first or project_id not in (None, own):
+            raise NotFound(f"There is no stream {stream!r}{'' if project_id is None else f' in project {project_id}'}.")
+        return following, {"stream": stream}, own
+    if project_id is None:
+        if not user.is_admin:
+            raise Invalid.field("project_id", "is required: the whole log is for admins")
+        return None, {}, None
+    await readable_projects(user, act, project_id)
+
+    async def of_project(after: int, limit: int) -> list[int]:
+        wanted = audit_trail.Filter(projects=[project_id], after=after)
+        async with pool.connection() as connection:
+            return await audit_trail.positions(connection, wanted, newest=False, limit=limit)
+
+    return of_project, {"project_id": str(project_id)}, project_id

@@ -1,0 +1,152 @@
+"""The one place where errors become `application/problem+json` (RFC 9457)."""
+
+import re
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import (
+    HTTPException,
+    MethodNotAllowedException,
+    NotFoundException,
+    SerializationException,
+    ValidationException,
+)
+
+from api.http.idempotency import InFlight, Replay, replayed
+from domain.core.errors import (
+    Invalid,
+    Rejection,
+    StillRunning,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
+from store.log.append import AppendFailed
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 2
+
+MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
+MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '([^']+)'")
+"""Litestar's own words: the names are nowhere else."""
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []
+
+
+def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
+    headers: dict[str, str] = extra.pop("headers", {})
+    if status == 413:
+        # The body is not read to its end, so nothing can follow on this connection: the client should know.
+        headers = headers | {"Connection": "close"}
+    problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)
+    return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Problem]:
+    headers: dict[str, str] = {}
+    errors: list[dict[str, str]] = []
+    match error:
+        case Unauthenticated():
+            headers["WWW-Authenticate"] = "Bearer"
+        case TooManyRequests():
+            headers["Retry-After"] = str(error.retry_after_s)
+        case Unavailable() | InFlight():
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        case StillRunning():
+            headers["Location"] = error.location
+        case Invalid():
+            errors = [field._asdict() for field in error.errors]
+    return response(error.status, error.slug, error.title, error.detail, headers=headers, errors=errors)
+
+
+def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
+    """Litestar's own checks of parameters and bodies against their types."""
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [_field_error(item) for item in found if isinstance(item, dict)]
+    if missing := MISSING_PARAMETER.match(error.detail):
+        errors.append({"field": missing[1], "message": "is required"})
+    detail = (
+        "; ".join(f"{item['field']}: {item['message']}" for item in errors)
+        or "The request does not fit the documented form."
+    )
+    return response(422, "invalid", "Invalid input", detail, errors=errors)
+
+
+def _field_error(item: dict[str, Any]) -> dict[str, str]:
+    message = str(item.get("message", ""))
+    field = str(item.get("key") or item.get("source") or "")
+    if message == "'data'":  # how Litestar says that there was no body at all
+        return {"field": "body", "message": "is required"}
+    if missing := MISSING_FIELD.search(message):
+        parent = "" if field in ("", "data") else f"{field}."
+        return {"field": parent + missing[1], "message": "is required"}
+    return {"field": "body" if field in ("", "data") else field, "message": message}
+
+
+def not_json(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
+    return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+
+
+def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    match error:
+        case NotFoundException():
+            return response(404, "not-found", "Not found", f"There is nothing at {request.url.path}.")
+        case MethodNotAllowedException():
+            detail = f"{request.method} is not possible on {request.url.path}."
+            return response(405, "method-not-allowed", "Method not allowed", detail, headers=dict(error.headers or {}))
+    if isinstance(error.__cause__, SerializationException | msgspec.DecodeError):
+        return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+    if error.status_code == 413:
+        return response(413, TooLarge.slug, TooLarge.title, "The body is larger than this operation takes.")
+    if error.status_code == 415:
+        return response(415, "unsupported-media-type", "Unsupported media type", error.detail)
+    return response(error.status_code, "http", "Request refused", error.detail)
+
+
+def unreachable(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.warning("database away", path=request.url.path, error=str(error).strip())
+    detail = "The database cannot be reached right now; nothing was changed. Try again."
+    return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def not_built(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("read model missing", path=request.url.path, error=str(error).strip())
+    detail = "A read model that this release needs is not built yet; GET /api/v3/readyz says which."
+    return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """A defect of ours: the log gets the trace, the caller a number to ask for."""
+    number = uuid4().hex[:12]
+    log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
+    return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")
+
+
+def handlers() -> dict[Any, Any]:
+    import psycopg
+    import psycopg_pool
+
+    return {
+        Rejection: rejected,
+        Replay: replayed,
+        ValidationException: invalid,
+        SerializationException: not_json,
+        HTTPException: http_error,
+        psycopg.OperationalError: unreachable,
+        psycopg.errors.UndefinedTable: not_built,
+        psycopg_pool.PoolTimeout: unreachable,
+        AppendFailed: unreachable,
+        Exception: unexpected,
+    }

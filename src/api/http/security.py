@@ -1,0 +1,89 @@
+"""Who is calling: bearer tokens of sessions (JWT), API tokens (`th_live_`) and agents (`agt_`)."""
+
+import hmac
+from datetime import datetime, timedelta
+from typing import Any
+
+import jwt
+from litestar.connection import ASGIConnection
+from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
+
+from api.http.permissions import Agent, User
+from api.http.services import Services
+from domain.core.errors import Unauthenticated
+from projections import auth, nodes
+from store.crypto.secrets import Secrets, token_hash
+from store.tables.token_uses import note_use
+
+API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
+AGENT_TOKEN = "agt_"  # noqa: S105
+SESSION = timedelta(hours=8)
+ALGORITHM = "HS256"
+PUBLIC = {"public": True}
+"""`opt=PUBLIC` on a handler: no credentials asked."""
+
+ANONYMOUS = "Send `Authorization: Bearer <token>`; get a token by POST /api/v3/authenticate."
+BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
+
+
+def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime) -> str:
+    claims = {"sub": str(user_id), "jti": session_id, "iat": now, "exp": now + SESSION}
+    return jwt.encode(claims, secrets.session_key, ALGORITHM)
+
+
+class Authentication(AbstractAuthenticationMiddleware):
+    """Sets `request.user` to a User or an Agent."""
+
+    async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
+        user = await caller_of(connection)
+        is_for_agents = bool(connection.route_handler.opt.get("agents"))
+        if isinstance(user, Agent) and not is_for_agents:
+            raise Unauthenticated("An agent's token only reaches the agent operations.")
+        return AuthenticationResult(user=user, auth=None)
+
+
+async def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
+    """Who is calling and what he may by now: streams ask it again. Raises Unauthenticated."""
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated(ANONYMOUS)
+    services: Services = connection.app.state.services
+    return await identify(services, token.strip())
+
+
+async def identify(services: Services, token: str) -> User | Agent:
+    if token.startswith(AGENT_TOKEN):
+        hashed = token_hash(token)
+        async with services.pool.connection() as connection:
+            node = await nodes.by_token(connection, hashed)
+        if node is None or not hmac.compare_digest(node.token_hash, hashed):
+            raise Unauthenticated(BAD_TOKEN)
+        return Agent(node.id)
+    if token.startswith(API_TOKEN):
+        hashed = token_hash(token)
+        async with services.pool.connection() as connection:
+            found = await auth.by_token(connection, hashed)
+            if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
+                raise Unauthenticated(BAD_TOKEN)
+            await note_use(connection, found.token_id)
+        return _user(found, None)
+    session_id = _session_of(services.secrets, token)
+    found = await services.sessions(session_id)
+    if found is None:
+        raise Unauthenticated("The session has ended; sign in again.")
+    return _user(found, session_id)
+
+
+def _session_of(secrets: Secrets, token: str) -> str:
+    try:
+        claims = jwt.decode(token, secrets.session_key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
+    except jwt.ExpiredSignatureError:
+        raise Unauthenticated("The session has expired; sign in again.") from None
+    except jwt.InvalidTokenError:
+        raise Unauthenticated(BAD_TOKEN) from None
+    return str(claims["jti"])
+
+
+def _user(found: auth.Credentials, session_id: str | None) -> User:
+    access = {int(project): level for project, level in found.access.items()}
+    return User(found.user_id, found.email, found.role, access, session_id, found.token_id)

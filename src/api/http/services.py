@@ -1,0 +1,49 @@
+"""What the controllers work with; made once by the composition root."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg_pool import AsyncConnectionPool
+
+from commands.handler import Handler
+from integrations.ports import Blobs, Outgoing
+from projections.auth import Credentials
+from projections.engine.waiting import Waiter
+from projections.jobs import ProjectOfJob
+from projections.time_travel.historical_tables import Past
+from store.crypto.secrets import Secrets
+from store.log.event_log import EventLog
+from store.log.ids import Ids
+from store.postgres.batch_loader import Grouped
+from store.postgres.notifications import Listener
+from store.tables.agent_gauges import AgentGauges
+from store.tables.build_logs import BuildLogs
+from store.tables.idempotent_responses import FirstAnswers
+
+
+@dataclass(frozen=True)
+class Services:
+    pool: AsyncConnectionPool
+    log: EventLog
+    handler: Handler
+    ids: Ids
+    secrets: Secrets
+    listener: Listener
+    waiter: Waiter
+    sessions: Grouped[str, Credentials | None]
+    project_of_job: ProjectOfJob
+    past: Past
+    build_logs: BuildLogs
+    first_answers: FirstAnswers
+    gauges: AgentGauges
+    blobs: Blobs
+    outgoing: Outgoing
+    base_url: str
+    spool: Path
+    """Folder for uploads in flight."""
+    version: str
+    build: str
+    """The commit that this server was built from; `dev` in a checkout."""
+    agent_bundle: bytes
+    agent_version: str
+    max_parallel_builds: int = 20

@@ -1,0 +1,153 @@
+"""multipart/form-data with one file, streamed to disk: never more than a chunk of it in memory.
+
+Litestar's own parser spools files too, but keeps fields without a file name in memory, whatever their size.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
+from multipart import (  # type: ignore[import-untyped]
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
+
+from api.http.idempotency import RECEIVED
+from domain.core.errors import Invalid, TooLarge
+
+MAX_FIELD = 8 * 1024  # bytes
+MAX_PARTS = 20
+
+
+@dataclass(frozen=True)
+class Upload:
+    fields: Mapping[str, str]
+    file_name: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+    path: Path
+
+
+Check = Callable[[Mapping[str, str]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def received(request: Request[Any, Any, Any], spool: Path, limit: int, check: Check) -> AsyncIterator[Upload]:
+    """The fields and the part named `file`, whose content lies in a file of the spool folder until the block ends.
+
+    `check` is asked with the fields that come before the file, which may be none, so that what nobody may send is not
+    written. Raises Invalid, TooLarge (`limit` is in bytes) and what `check` raises.
+    """
+    boundary = _boundary(request)
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD:
+        raise too_large(limit)
+    with NamedTemporaryFile(dir=spool, prefix="upload-") as spooled:
+        form = _Form(spooled.write, limit)
+        try:
+            with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD) as parser:
+                async for chunk in request.stream():
+                    for part in parser.parse(chunk):
+                        form.take(part)
+                        if form.file_begins:
+                            await check(form.fields)
+        except MultipartError as error:
+            raise Invalid(f"The body is not valid multipart/form-data: {error}") from error
+        if form.file_name is None:
+            raise Invalid.field("file", "is missing: send the file as a part named `file`")
+        spooled.flush()
+        request.state[RECEIVED] = form.hash()
+        yield Upload(
+            form.fields,
+            form.file_name,
+            form.content_type,
+            form.size,
+            form.digest.hexdigest(),
+            Path(spooled.name),
+        )
+
+
+def too_large(limit: int) -> TooLarge:
+    return TooLarge(f"A file may have at most {limit:,} bytes.")
+
+
+def _boundary(request: Request[Any, Any, Any]) -> str:
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != "multipart/form-data":
+        raise HTTPException("Send the file as `Content-Type: multipart/form-data`.", status_code=415)
+    if not options.get("boundary"):
+        raise Invalid("The Content-Type has no boundary.")
+    return str(options["boundary"])
+
+
+class _Form:
+    def __init__(self, write: Callable[[bytes], object], limit: int) -> None:
+        self.fields: dict[str, str] = {}
+        self.file_name: str | None = None
+        self.content_type = ""
+        self.size = 0
+        self.digest = hashlib.sha256()
+        self.file_begins = False
+        self._write = write
+        self._limit = limit
+        self._segment: MultipartSegment | None = None
+        self._field = bytearray()
+
+    def hash(self) -> bytes:
+        """Of everything but the boundary."""
+        parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
+        return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
+
+    def take(self, part: MultipartSegment | bytes | bytearray | None) -> None:
+        self.file_begins = False
+        match part:
+            case MultipartSegment():
+                self._segment = part
+                self._field.clear()
+                if self._is_file:
+                    if self.file_name is not None:
+                        raise Invalid.field("file", "may be given once")
+                    self.file_name = part.filename or "file"
+                    self.content_type = part.content_type or ""
+                    self.file_begins = True
+            case None:
+                if self._segment is not None and not self._is_file:
+                    self._end_field(self._segment.name or "")
+                self._segment = None
+            case chunk:
+                self._data(bytes(chunk))
+
+    @property
+    def _is_file(self) -> bool:
+        return self._segment is not None and self._segment.name == "file"
+
+    def _data(self, chunk: bytes) -> None:
+        if not self._is_file:
+            self._field += chunk
+            if len(self._field) > MAX_FIELD:
+                name = self._segment.name if self._segment is not None else ""
+                raise Invalid.field(name or "body", f"has more than {MAX_FIELD:,} bytes")
+            return
+        self.size += len(chunk)
+        if self.size > self._limit:
+            raise too_large(self._limit)
+        self.digest.update(chunk)
+        self._write(chunk)
+
+    def _end_field(self, name: str) -> None:
+        if name in self.fields:
+            raise Invalid.field(name, "may be given once")
+        try:
+            self.fields[name] = self._field.decode()
+        except UnicodeDecodeError:
+            raise Invalid.field(name, "must be UTF-8") from None

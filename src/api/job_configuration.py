@@ -1,0 +1,73 @@
+"""What a build does, as people write it: commands, environments, secrets, globs, repositories."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from domain.core.errors import Invalid
+
+Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
+SetupLine = Annotated[str, Meta(max_length=65_536)]
+Glob = Annotated[str, Meta(min_length=1, max_length=1_000)]
+Value = Annotated[str, Meta(max_length=65_536)]
+Repository = Annotated[str, Meta(min_length=1, max_length=2_000)]
+Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$")]
+
+MAX_VARIABLES = 500
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+HOST = r"[A-Za-z0-9\[][^\s/@]*"
+REPOSITORY = re.compile(
+    rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # a user name may be there, a password may not
+    rf"|ssh://(?:[A-Za-z0-9._][^\s/@:]*@)?{HOST}/\S+"
+    rf"|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:-][^\s]*"
+    r"|file:///[^\0-\x1f\x7f]+"
+    r"|/[^\0-\x1f\x7f]+"
+)
+
+
+class NewConfiguration(msgspec.Struct):
+    command: Command
+    setup: Annotated[list[SetupLine], Meta(max_length=100)]
+    env: dict[str, Value]
+    artifacts: Annotated[list[Glob], Meta(max_length=100)]
+    secrets: dict[str, Value | None] | list[str] = {}
+    """Values by name; null keeps the stored value, and so does a list of names, as GET answers it."""
+
+    @property
+    def secret_values(self) -> Mapping[str, str | None]:
+        return self.secrets if isinstance(self.secrets, dict) else dict.fromkeys(self.secrets)
+
+    def check(self) -> None:
+        """Raises Invalid for what the types cannot say."""
+        check_variables("env", self.env)
+        check_variables("secrets", self.secret_values)
+        for number, glob in enumerate(self.artifacts):
+            check_glob(f"artifacts[{number}]", glob)
+
+
+def check_variables(field: str, names: Iterable[str]) -> None:
+    for number, name in enumerate(names):
+        if not VARIABLE.fullmatch(name) or len(name) > 200:
+            raise Invalid.field(
+                f"{field}.{name[:50]}", "is no name of a variable: letters, digits and _, not first a digit"
+            )
+        if number >= MAX_VARIABLES:
+            raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
+
+
+def check_glob(field: str, glob: str) -> None:
+    parts = re.split(r"[/\\]", glob)
+    if not parts[0] or ".." in parts or re.match(r"[A-Za-z]:", glob) or not glob.isprintable():
+        raise Invalid.field(field, "must be a path inside the workspace: not absolute, without `..`")
+
+
+def check_repository(repository: str) -> None:
+    """Which of these an agent may use (local paths, say) is the agent's own decision."""
+    if not REPOSITORY.fullmatch(repository):
+        raise Invalid.field(
+            "repository",
+            "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
+        )

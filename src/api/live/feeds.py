@@ -1,0 +1,24 @@
+"""The open streams of a process, and what they are fed from."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from api.http.services import Services
+from api.live.build_feed import BuildFeeds
+from api.live.event_feed import EventsFeed
+from api.live.readers import Readers
+
+
+class Streams:
+    """Lies in the application's state as `streams`."""
+
+    def __init__(self, services: Services) -> None:
+        self.readers = Readers()
+        self.builds = BuildFeeds(services)
+        self.events = EventsFeed(services)
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        with self.builds.listening():
+            async with self.readers.watched():
+                yield

@@ -1,0 +1,95 @@
+"""What supposed rules would have made of the history: known issues and quarantines that never were."""
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, post
+from msgspec import Meta
+
+from api.http.permissions import User
+from api.http.request_context import Acting
+from api.http.types import Id
+from commands.rules.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, TestDiffers, VerdictDiffers, differences
+from commands.rules.what_if import MAX_BYTES, SupposedRules
+from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
+from projections import audit_trail
+from projections.time_travel.rule_history import PastReports
+
+PATIENCE_S = 20.0
+"""How long one request goes through the history."""
+SHOWN = 1_000
+
+one_at_a_time = asyncio.Lock()
+"""A replay searches patterns in all that ever failed: two would take both cores."""
+
+
+class ReplayRequest(SupposedRules, frozen=True, forbid_unknown_fields=True):
+    """The content of a rules file, and which part of the history is wanted."""
+
+    project_id: Id | None = None
+    """Needed by all but admins."""
+    since: Annotated[datetime, Meta(tz=True)] | None = None
+    """Only builds that were queued at this time or later."""
+
+
+class ReplayAnswer(msgspec.Struct):
+    tests: list[TestDiffers]
+    """At most 1,000, by position in the log; `tests_total` is how many there are."""
+    tests_total: int
+    verdicts: list[VerdictDiffers]
+    verdicts_total: int
+    replayed: Replayed
+    complete: bool
+    """False when the time ran out: ask for less by `since`, or use `testhide replay --rules` on the server."""
+
+
+class ReplayController(Controller):
+    path = "/audit/replay"
+    tags = ["Audit"]
+
+    @post(status_code=200)
+    async def replay(self, request: Request[User, Any, Any], act: Acting, data: ReplayRequest) -> ReplayAnswer:
+        """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
+        user, project_id = request.user, data.project_id
+        if project_id is not None:
+            user.must("write", project_id, f"project {project_id}")
+            async with act.reading() as connection:
+                if not await audit_trail.has_project(connection, project_id):
+                    raise NotFound(f"There is no project {project_id}.")
+        elif not user.is_admin:
+            raise Invalid.field("project_id", "is required: only admins replay all projects at once")
+        if len(await request.body()) > MAX_BYTES:
+            raise TooLarge(f"Rules have at most {MAX_BYTES:,} bytes.")
+        await asyncio.to_thread(data.check)
+        if one_at_a_time.locked():
+            raise TooManyRequests("Another replay is running; try again in a while.", retry_after_s=5)
+        async with one_at_a_time:
+            return await replayed(act, data)
+
+
+async def replayed(act: Acting, data: ReplayRequest) -> ReplayAnswer:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + PATIENCE_S
+    history = PastReports(
+        act.services.pool,
+        act.services.log,
+        of_rules=OF_RULES,
+        of_builds=OF_BUILDS,
+        project_id=data.project_id,
+        since=data.since,
+        go_on=lambda: clock() < deadline,
+    )
+    replay = Replay(data)
+    answer = ReplayAnswer([], 0, [], 0, replay.replayed, complete=True)
+    async for difference in differences(history, replay):
+        match difference:
+            case TestDiffers():
+                answer.tests_total += 1
+                answer.tests += [difference] if len(answer.tests) < SHOWN else []
+            case VerdictDiffers():
+                answer.verdicts_total += 1
+                answer.verdicts += [difference] if len(answer.verdicts) < SHOWN else []
+    answer.complete = history.complete
+    return answer

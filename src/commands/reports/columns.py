@@ -1,0 +1,187 @@
+"""Reads a report file into columns: what `RecordReport` stores. Blocks; meant for a worker thread.
+
+A report of 100,000 tests would be a few hundred megabytes as objects of Python; as arrays it is about twenty, and
+only results that say something keep an object for their texts.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from commands.reports.parser import Case, Summary, parse_report
+from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
+
+CHUNK = 256 * 1024
+BLOCK_ROWS = 1_000
+BLOCK_TEXT = 2 * 1024 * 1024
+"""Characters of text after which a block ends early, so that no single event grows large."""
+REPORT_TEXT = 64 * 1024 * 1024
+"""Characters of text kept of one report. Captured output beyond it is left out, failures keep their message."""
+MAX_DURATION = 2**31 - 1  # ms; the column is an integer
+
+_STATUS = {name: number for number, name in enumerate(STATUSES)}
+
+
+@dataclass
+class ReportRead:
+    """A report in columns. A row is one attempt; `tests` says of which test, as a place in `node_ids`."""
+
+    node_ids: list[str] = field(default_factory=list)
+    case_suites: array[int] = field(default_factory=lambda: array("H"))
+    """The suite in which each of `node_ids` was first seen."""
+    suites: list[str] = field(default_factory=list)
+    tests: array[int] = field(default_factory=lambda: array("I"))
+    row_suites: array[int] = field(default_factory=lambda: array("H"))
+    durations_ms: array[int] = field(default_factory=lambda: array("I"))
+    statuses: bytearray = field(default_factory=bytearray)
+    attempts: bytearray = field(default_factory=bytearray)
+    finals: bytearray = field(default_factory=bytearray)
+    known_issues: bytearray = field(default_factory=bytearray)
+    flaky: bytearray = field(default_factory=bytearray)
+    texts: list[ResultText] = field(default_factory=list)
+    """By row, ascending."""
+    cuts: list[int] = field(default_factory=lambda: [0])
+    """Rows at which a block begins."""
+    warnings: list[str] = field(default_factory=list)
+    is_report: bool = False
+    """Whether the file is a report of any known shape."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.statuses)
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """First and one past the last row of each block; none for a report without cases."""
+        ends = [*self.cuts[1:], self.rows]
+        return ((start, end) for start, end in zip(self.cuts, ends, strict=True) if start < end)
+
+
+def read_report(path: Path) -> ReportRead:
+    """Raises OSError; nothing in the file makes it raise."""
+    with path.open("rb") as file:
+        return read_chunks(iter(lambda: file.read(CHUNK), b""))
+
+
+def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
+    reading = _Reading()
+    for item in parse_report(chunks):
+        match item:
+            case Case():
+                reading.add(item)
+            case Summary():
+                reading.end(item)
+            case _:
+                continue
+    return reading.report
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self.report = ReportRead()
+        self._places: dict[str, int] = {}
+        self._suites: dict[str, int] = {}
+        self._last_rows = array("I")
+        self._runs = array("I")
+        self._failed_before = bytearray()
+        self._block_text = 0
+        self._text = 0
+        self._left_out = 0
+
+    def add(self, case: Case) -> None:
+        report, row = self.report, self.report.rows
+        suite = self._suite(case.suite)
+        status = _STATUS[case.status]
+        place = self._places.get(case.node_id)
+        if place is None:
+            place = self._places[case.node_id] = len(report.node_ids)
+            report.node_ids.append(case.node_id)
+            report.case_suites.append(suite)
+            self._last_rows.append(row)
+            self._runs.append(0)
+            self._failed_before.append(0)
+        else:
+            earlier = self._last_rows[place]
+            report.finals[earlier] = report.flaky[earlier] = 0
+            self._failed_before[place] |= report.statuses[earlier] == FAILED
+            self._last_rows[place] = row
+        self._runs[place] += 1
+        report.tests.append(place)
+        report.row_suites.append(suite)
+        report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
+        report.statuses.append(status)
+        report.attempts.append(min(self._runs[place], MAX_ATTEMPTS))
+        report.finals.append(1)
+        report.known_issues.append(status == FAILED and case.known_issue)
+        report.flaky.append(status == PASSED and self._failed_before[place])
+        self._keep_text(row, case)
+        if report.rows - report.cuts[-1] >= BLOCK_ROWS or self._block_text >= BLOCK_TEXT:
+            report.cuts.append(report.rows)
+            self._block_text = 0
+
+    def end(self, summary: Summary) -> None:
+        report = self.report
+        report.is_report = summary.dialect != ""
+        report.warnings = [warning.message for warning in summary.warnings]
+        if self._left_out:
+            report.warnings.append(
+                f"the report holds more than {REPORT_TEXT // 2**20} MiB of text: "
+                f"captured output of {self._left_out:,} results was left out"
+            )
+        if len(self._suites) > MAX_SUITES:
+            report.warnings.append(f"there are more than {MAX_SUITES:,} suites: the others are counted together")
+
+    def _suite(self, name: str) -> int:
+        known = self._suites.get(name)
+        if known is not None:
+            return known
+        if len(self._suites) >= MAX_SUITES:
+            name = OTHER_SUITES
+            known = self._suites.get(name)
+            if known is not None:
+                return known
+        place = self._suites[name] = len(self.report.suites)
+        self.report.suites.append(name)
+        return place
+
+    def _keep_text(self, row: int, case: Case) -> None:
+        failed = case.status == "failed"
+        system_out, system_err, trace = case.system_out, case.system_err, case.trace
+        if self._text >= REPORT_TEXT and (system_out or system_err or trace):
+            system_out = system_err = trace = ""
+            self._left_out += 1
+        text = ResultText(
+            row,
+            case.message[:1_000] if self._text >= REPORT_TEXT else case.message,
+            trace,
+            case.fail_id,
+            case.signature,
+            # "Passed" of every passed test says nothing.
+            "" if case.status == "passed" and case.test_resolution.lower() == "passed" else case.test_resolution,
+            system_out,
+            system_err,
+            list(_properties(case, failed)) if self._text < 2 * REPORT_TEXT else [],
+        )
+        size = sum(map(len, (text.message, text.trace, text.system_out, text.system_err)))
+        size += sum(len(name) + len(value) for name, value in text.properties)
+        if size or text.fail_id or text.signature or text.test_resolution:
+            self.report.texts.append(text)
+            self._text += size
+            self._block_text += size
+
+
+def _properties(case: Case, failed: bool) -> Iterator[tuple[str, str]]:
+    yield from case.properties
+    yield from (("attachment", attachment) for attachment in case.attachments)
+    for name, value in (("jira", case.jira), ("info", case.info)):
+        if value:
+            yield name, value
+    if failed:
+        # A passed test's description and place are the same in every build: not worth a row each time.
+        for name, value in (("docstr", case.docstr), ("file", case.file), ("exception", case.exception_type)):
+            if value:
+                yield name, value
+        if case.line is not None:
+            yield "line", str(case.line)

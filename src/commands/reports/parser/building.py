@@ -1,0 +1,155 @@
+"""Makes a `Case` out of what any dialect found in its elements: limits, ids, signature and exception type are
+the same for all.
+"""
+
+import re
+
+from commands.reports.parser.case import Case, ErrorKind, Status
+from commands.reports.parser.limits import Limits
+from commands.reports.parser.node_ids import Origin, node_id
+from commands.reports.parser.notes import Notes
+from commands.reports.parser.signature import signature
+from commands.reports.parser.tree import CUT, Node
+from commands.reports.parser.values import exception_type, first_line
+
+# The way of Jenkins' JUnit attachments plugin, which Playwright and others follow.
+_ATTACHED = re.compile(r"\[\[ATTACHMENT\|([^\]\n|]{1,4096})\]\]")
+_ATTACHMENTS = 256
+
+
+class Builder:
+    """Builds the cases of one report."""
+
+    def __init__(self, limits: Limits, notes: Notes) -> None:
+        self.limits = limits
+        self.notes = notes
+
+    def case(
+        self,
+        *,
+        name: str,
+        status: Status,
+        suite: str,
+        classname: str = "",
+        file: str = "",
+        line: int | None = None,
+        duration_ms: int = 0,
+        message: str = "",
+        trace: str = "",
+        error_kind: ErrorKind = "",
+        declared_type: str = "",
+        system_out: str = "",
+        system_err: str = "",
+        fail_id: str = "",
+        resolution: str = "",
+        known_issue: bool = False,
+        properties: list[tuple[str, str]] | None = None,
+        attachments: list[str] | None = None,
+        origin: Origin,
+    ) -> Case:
+        limit = self.limits.name
+        name, classname = self.cut(name, limit, "a name"), self.cut(classname, limit, "a class name")
+        file, suite = self.cut(file, limit, "a file name"), self.cut(suite, limit, "a suite name")
+        said = _Said(properties, attachments)
+        if not name:
+            self.notes.add("missing_name", count=1)
+            name = said.nodeid.rpartition("::")[2] or "(no name)"
+        if "[[ATTACHMENT|" in system_out:
+            said.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
+        trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
+        # Each element is within the limit, but with the elements inside of it it need not be.
+        system_out = self.cut_within(system_out, self.limits.output, "the output of a case")
+        system_err = self.cut_within(system_err, self.limits.output, "the output of a case")
+        if "\r" in message or "\r" in trace:  # written as a reference, &#13;
+            message, trace = message.replace("\r\n", "\n"), trace.replace("\r\n", "\n")
+        exception = digest = ""
+        if status != "passed":
+            message = self.cut(message or first_line(trace, limit), self.limits.message, "a message")
+        if status == "failed":
+            if not trace and "\n" in message:
+                trace = message  # some reporters put all of the traceback there
+            exception = exception_type(declared_type, message, trace)
+            digest = signature(exception, message, trace)
+        return Case(
+            node_id=self.cut(node_id(name, classname, file, said.nodeid, origin), limit, "a node id"),
+            name=name,
+            status=status,
+            suite=suite,
+            classname=classname,
+            file=file,
+            line=line,
+            duration_ms=duration_ms,
+            message=message,
+            trace=trace,
+            error_kind=error_kind,
+            exception_type=exception,
+            system_out=system_out,
+            system_err=system_err,
+            fail_id=self.cut(fail_id, limit, "a fail_id"),
+            test_resolution=self.cut(resolution, limit, "a resolution"),
+            known_issue=known_issue,
+            signature=digest,
+            docstr=said.docstr,
+            jira=said.jira,
+            info=said.info,
+            attachments=tuple(self.cut(item, limit, "an attachment") for item in said.attachments),
+            properties=tuple(said.others),
+        )
+
+    def cut(self, text: str, limit: int, what: str) -> str:
+        if len(text) <= limit:
+            return text
+        self.notes.add("cut", what)
+        return text[:limit]
+
+    def cut_within(self, text: str, limit: int, what: str) -> str:
+        """Keeps beginning and end: of a trace both matter."""
+        if len(text) <= limit + len(CUT):  # it may have been cut once already
+            return text
+        self.notes.add("cut", what)
+        half = limit // 2
+        return f"{text[:half]}{CUT}{text[-half:]}"
+
+    def text(self, node: Node | None) -> str:
+        """The text of an element, with a warning if it was cut on the way."""
+        if node is None:
+            return ""
+        if node.cut:
+            self.notes.add("cut", f"the text of <{node.name}>")
+        return node.all_text()
+
+
+class _Said:
+    """The properties of a case, sorted into those that have a field and all others."""
+
+    def __init__(self, properties: list[tuple[str, str]] | None, attachments: list[str] | None) -> None:
+        self.nodeid = self.docstr = self.jira = self.info = ""
+        self.attachments = list(attachments or ())
+        self.others: list[tuple[str, str]] = []
+        for name, value in properties or ():
+            if name == "attachment":
+                if value and len(self.attachments) < _ATTACHMENTS:
+                    self.attachments.append(value)
+            elif name == "nodeid":
+                self.nodeid = value
+            elif name == "docstr":
+                self.docstr = value
+            elif name == "jira":
+                self.jira = value
+            elif name == "info":
+                # A reporter may write several; one field holds them all, a line each.
+                self.info = f"{self.info}\n{value}" if self.info else value
+            else:
+                self.others.append((name, value))
+
+
+def property_pairs(node: Node | None) -> list[tuple[str, str]]:
+    """The (name, value) pairs of a <properties>; a value may be an attribute or text."""
+    if node is None:
+        return []
+    return [property_pair(child) for child in node.children if child.name == "property"]
+
+
+def property_pair(node: Node) -> tuple[str, str]:
+    value = node.attributes.get("value")
+    return node.get("name"), node.all_text().strip() if value is None else value

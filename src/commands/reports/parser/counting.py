@@ -1,0 +1,97 @@
+"""Counts cases, reads what a file says about its own counts, and compares the two."""
+
+from commands.reports.parser.case import Case, Counts, Declared
+from commands.reports.parser.notes import Notes
+from commands.reports.parser.values import whole_number
+
+
+class Tally:
+    __slots__ = ("errors", "failed", "skipped", "tests")
+
+    def __init__(self) -> None:
+        self.tests = self.failed = self.errors = self.skipped = 0
+
+    def add(self, case: Case) -> None:
+        self.tests += 1
+        if case.status == "failed":
+            self.failed += 1
+            if case.error_kind == "error":
+                self.errors += 1
+        elif case.status == "skipped":
+            self.skipped += 1
+
+    def include(self, other: "Tally") -> None:
+        self.tests += other.tests
+        self.failed += other.failed
+        self.errors += other.errors
+        self.skipped += other.skipped
+
+    def counts(self) -> Counts:
+        return Counts(
+            tests=self.tests,
+            passed=self.tests - self.failed - self.skipped,
+            failed=self.failed,
+            errors=self.errors,
+            skipped=self.skipped,
+        )
+
+
+def mismatches(declared: Declared, total: Tally, direct: Tally, *, junit: bool) -> list[str]:
+    """What is declared wrongly, in words. A nested suite may or may not be counted by the one around it."""
+    wrong: list[str] = []
+    for what in ("tests", "failures", "errors", "skipped"):
+        says = getattr(declared, what)
+        found = [_found(tally, what, junit) for tally in (total, direct)]
+        if says is not None and says not in found:
+            wrong.append(f"{says:,} {what} instead of {found[0]:,}")
+    return wrong
+
+
+def _found(tally: Tally, what: str, junit: bool) -> int:
+    if what == "failures":
+        return tally.failed - tally.errors if junit else tally.failed
+    return int(getattr(tally, what))
+
+
+def xunit_time(attributes: dict[str, str]) -> str:
+    return f"{attributes['run-date']}T{attributes.get('run-time', '00:00:00')}" if "run-date" in attributes else ""
+
+
+def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Declared:
+    def number(name: str) -> int | None:
+        return whole_number(attributes.get(name, ""), name, notes)
+
+    def both(first: str, second: str) -> int | None:
+        one, two = number(first), number(second)
+        return None if one is None and two is None else (one or 0) + (two or 0)
+
+    if element in ("testsuite", "testsuites"):
+        # gtest counts disabled tests apart; they are skipped ones.
+        skipped = (
+            both("skipped", "disabled") if "skipped" in attributes or attributes.get("disabled", "0") != "0" else None
+        )
+        return Declared(tests=number("tests"), failures=number("failures"), errors=number("errors"), skipped=skipped)
+    if element == "assembly":
+        return Declared(
+            tests=both("total", "errors"),
+            errors=number("errors"),
+            skipped=both("skipped", "not-run"),
+            failures=both("failed", "errors"),
+        )
+    if element == "assemblies":
+        return Declared()
+    return Declared(tests=number("total"), failures=number("failed"), skipped=both("skipped", "inconclusive"))
+
+
+def declared_by_trx(attributes: dict[str, str], notes: Notes) -> Declared:
+    def number(name: str) -> int | None:
+        return whole_number(attributes.get(name, ""), name, notes)
+
+    total, executed, failed = number("total"), number("executed"), number("failed")
+    others = sum(number(name) or 0 for name in ("error", "timeout", "aborted", "disconnected", "inProgress"))
+    return Declared(
+        tests=total,
+        failures=None if failed is None else failed + others,
+        # Skipped tests are in none of the counters of `dotnet test`, but they were not executed.
+        skipped=None if total is None or executed is None else total - executed,
+    )

@@ -1,0 +1,213 @@
+"""The formats of .NET: NUnit 3 (<test-run>), xUnit 2 (<assemblies>) and Visual Studio's TRX (<TestRun>)."""
+
+import hashlib
+from collections.abc import Iterator
+
+import msgspec
+import zstandard
+
+from commands.reports.parser.building import Builder, property_pairs
+from commands.reports.parser.case import Case, ErrorKind, Status
+from commands.reports.parser.node_ids import Origin, node_id
+from commands.reports.parser.tree import Node
+from commands.reports.parser.values import milliseconds
+
+_NUNIT: dict[str, Status] = {
+    "passed": "passed",
+    "success": "passed",
+    "warning": "passed",
+    "failed": "failed",
+    "failure": "failed",
+    "error": "failed",
+    "cancelled": "failed",
+    "skipped": "skipped",
+    "ignored": "skipped",
+    "notrunnable": "failed",
+    "inconclusive": "skipped",
+}
+_XUNIT: dict[str, Status] = {"pass": "passed", "fail": "failed", "skip": "skipped", "notrun": "skipped"}
+_TRX: dict[str, Status] = {
+    "passed": "passed",
+    "passedbutrunaborted": "passed",
+    "completed": "passed",
+    "warning": "passed",
+    "failed": "failed",
+    "error": "failed",
+    "timeout": "failed",
+    "aborted": "failed",
+    "disconnected": "failed",
+    "inprogress": "failed",
+    "notexecuted": "skipped",
+    "notrunnable": "skipped",
+    "inconclusive": "skipped",
+    "pending": "skipped",
+}
+
+
+def _status(word: str, known: dict[str, Status], name: str, builder: Builder) -> Status:
+    status = known.get(word.strip().casefold())
+    if status is None:
+        # Never green by accident.
+        builder.notes.add("unknown_result", f"'{word[:40]}' of {name[:80]}")
+        return "failed"
+    return status
+
+
+def nunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list[Case]:
+    """<test-case fullname name classname result label duration>"""
+    name, full = node.get("name"), node.get("fullname", "name")
+    classname = node.get("classname") or full.removesuffix(name).rstrip(".")
+    status = _status(node.get("result"), _NUNIT, full, builder)
+    label = node.get("label")
+    kind: ErrorKind = "" if status != "failed" else ("error" if label.casefold() in ("error", "invalid") else "failure")
+    failure = node.find("failure")
+    message = failure.text_at("message") if failure is not None else node.text_at("reason", "message")
+    trace_node = failure.find("stack-trace") if failure is not None else None
+    attachments = [
+        child.text_at("filePath").strip() for holder in node.each("attachments") for child in holder.children
+    ]
+    # NUnit's own name for a case is its full name, arguments included.
+    test = name if classname and full == f"{classname}.{name}" else full
+    return [
+        builder.case(
+            name=test,
+            status=status,
+            suite=suite,
+            classname=classname,
+            duration_ms=milliseconds(node.get("duration", "time"), builder.notes),
+            message=message.strip("\r\n") or (label if status != "passed" else ""),
+            trace=builder.text(trace_node).strip("\r\n"),
+            error_kind=kind,
+            system_out=builder.text(node.find("output")),
+            properties=property_pairs(node.find("properties")),
+            attachments=[path for path in attachments if path],
+            origin=origin,
+        )
+    ]
+
+
+def xunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list[Case]:
+    """<test name type method time result>, and <error type name> of an assembly: a clean-up that failed"""
+    failure = node.find("failure")
+    classname = node.get("type")
+    if node.name == "error":
+        status: Status = "failed"
+        kind: ErrorKind = "error"
+        name = node.get("name") or node.get("type") or "error"
+        classname = ""
+    else:
+        name = node.get("name", "method")
+        status = _status(node.get("result"), _XUNIT, name, builder)
+        kind = "failure" if status == "failed" else ""
+    traits = [
+        (trait.get("name"), trait.get("value")) for holder in node.each("traits") for trait in holder.each("trait")
+    ]
+    return [
+        builder.case(
+            name=name,
+            status=status,
+            suite=suite,
+            classname=classname,
+            file=node.get("source-file"),
+            duration_ms=milliseconds(node.get("time"), builder.notes),
+            message=(failure.text_at("message") if failure is not None else node.text_at("reason")).strip("\r\n"),
+            trace=builder.text(failure.find("stack-trace")).strip("\r\n") if failure is not None else "",
+            error_kind=kind,
+            declared_type=failure.get("exception-type") if failure is not None else "",
+            system_out=builder.text(node.find("output")),
+            properties=traits,
+            # The name has the class in it already, and a file that is only sometimes there must not change
+            # the id.
+            origin=Origin(suite=origin.suite),
+        )
+    ]
+
+
+def trx_cases(node: Node, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
+    """(test id, case) of a <UnitTestResult>. Of a data-driven test, its rows count and not the sum that
+    stands around them.
+    """
+    rows = [row for inner in node.each("InnerResults") for row in inner.each("UnitTestResult")]
+    if rows:
+        return [pair for row in rows for pair in trx_cases(row, suite, origin, builder)]
+    name = node.get("testName")
+    status = _status(node.get("outcome"), _TRX, name, builder)
+    output = node.find("Output")
+    info = output.find("ErrorInfo") if output is not None else None
+    trace_node = info.find("StackTrace") if info is not None else None
+    word = node.get("outcome").casefold()
+    kind: ErrorKind = "" if status != "failed" else ("failure" if word == "failed" else "error")
+    files = [item.get("path") for holder in node.each("ResultFiles") for item in holder.each("ResultFile")]
+    case = builder.case(
+        name=name,
+        status=status,
+        suite=suite,
+        duration_ms=milliseconds(node.get("duration"), builder.notes),
+        message=info.text_at("Message").strip("\r\n")
+        if info is not None
+        else (node.get("outcome") if status == "failed" else ""),
+        trace=builder.text(trace_node).strip("\r\n"),
+        error_kind=kind,
+        system_out=builder.text(output.find("StdOut")) if output is not None else "",
+        system_err=builder.text(output.find("StdErr")) if output is not None else "",
+        attachments=[path for path in files if path],
+        origin=origin,
+    )
+    return [(node.get("testId"), case)]
+
+
+class Held:
+    """TRX names the class of a test only at its end, in the definitions: cases wait for it here, compressed.
+
+    100,000 passed cases take about 3 MB like this, and the definitions about 10 MB, one short key each.
+    """
+
+    _BLOCK = 256
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
+        self._open: list[tuple[str, Case]] = []
+        self._size = 0
+        self._classes: dict[bytes, str] = {}
+        self._names: dict[str, str] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(list[tuple[str, Case]])
+
+    def add(self, test_id: str, case: Case) -> None:
+        self._open.append((test_id, case))
+        self._size += len(case.trace) + len(case.system_out) + len(case.system_err) + len(case.message)
+        if len(self._open) >= self._BLOCK or self._size > 1_000_000:
+            self._blocks.append(zstandard.compress(self._encoder.encode(self._open)))
+            self._open = []
+            self._size = 0
+
+    def define(self, node: Node) -> None:
+        """<UnitTest id><TestMethod className name/></UnitTest>"""
+        method = node.find("TestMethod")
+        # Older versions write the assembly behind the class: "Acme.FooTest, Acme.Tests, Version=1.0.0.0, ..."
+        name = method.get("className").partition(",")[0].strip() if method is not None else ""
+        if name:
+            self._classes[_key(node.get("id"))] = self._names.setdefault(name, name)
+
+    def release(self, builder: Builder) -> Iterator[Case]:
+        blocks, self._blocks = self._blocks, []
+        for block in blocks:
+            yield from self._named(self._decoder.decode(zstandard.decompress(block)), builder)
+        rest, self._open = self._open, []
+        yield from self._named(rest, builder)
+
+    def _named(self, pairs: list[tuple[str, Case]], builder: Builder) -> Iterator[Case]:
+        for test_id, case in pairs:
+            classname = self._classes.get(_key(test_id), "")
+            if not classname:
+                if "." not in case.name:
+                    builder.notes.add("definitions_missing")
+                yield msgspec.structs.replace(case, node_id=case.name[: builder.limits.name])
+                continue
+            classname = classname[: builder.limits.name]
+            identity = node_id(case.name, classname)[: builder.limits.name]
+            yield msgspec.structs.replace(case, node_id=identity, classname=classname)
+
+
+def _key(test_id: str) -> bytes:
+    return hashlib.blake2b(test_id.encode("utf-8", "replace").lower(), digest_size=12).digest()

@@ -1,0 +1,150 @@
+"""JUnit XML and what Testhide Report Format v1 adds to it: one <testcase> to one case, or more where attempts
+are folded into it.
+
+Folded attempts (surefire): <flakyFailure> and <flakyError> are earlier attempts of a case that passed in the
+end, <rerunFailure> and <rerunError> are later attempts of one that failed at first. They are given in the
+order in which they ran.
+"""
+
+from commands.reports.parser.building import Builder, property_pairs
+from commands.reports.parser.case import Case, ErrorKind, Status
+from commands.reports.parser.node_ids import Origin
+from commands.reports.parser.tree import Node
+from commands.reports.parser.values import first_line, milliseconds, whole_number
+
+RESOLUTIONS = frozenset(
+    {
+        "passed",
+        "skipped",
+        "collection error",
+        "teardown error",
+        "known issue",
+        "need to reopen",
+        "resolved in branch",
+        "verified at branch",
+        "unresolved",
+    }
+)
+_NOT_RUN = frozenset({"notrun", "skipped", "disabled", "ignored", "pending", "suppressed"})
+_FAILED = frozenset({"failed", "failure", "fail", "error"})
+_KINDS: dict[str, ErrorKind] = {
+    "failure": "failure",
+    "error": "error",
+    "flakyFailure": "failure",
+    "flakyError": "error",
+    "rerunFailure": "failure",
+    "rerunError": "error",
+}
+HAS_FAILED = frozenset({"failure", "error"})
+
+
+def cases(node: Node, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
+    """The attempts that one <testcase> holds, in the order in which they ran, and which of them it is itself."""
+    if not node.children and not node.attributes.keys() & _EXTRAS:
+        return [_passed(node, suite, origin, builder)], 0
+    verdicts = [child for child in node.children if child.name in _KINDS]
+    main = [child for child in verdicts if child.name in HAS_FAILED]
+    earlier = [child for child in verdicts if child.name.startswith("flaky")]
+    later = [child for child in verdicts if child.name.startswith("rerun")]
+    attempts = [
+        *(_attempt(node, verdict, suite, origin, builder) for verdict in earlier),
+        _main(node, main, suite, origin, builder),
+        *(_attempt(node, verdict, suite, origin, builder) for verdict in later),
+    ]
+    return attempts, len(earlier)
+
+
+_EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
+
+
+def _passed(node: Node, suite: str, origin: Origin, builder: Builder) -> Case:
+    """The short way for most cases of most files."""
+    get = node.attributes.get
+    return builder.case(
+        name=get("name", ""),
+        status="passed",
+        suite=suite,
+        classname=get("classname", ""),
+        file=get("file", ""),
+        line=whole_number(get("line", ""), "line", builder.notes),
+        duration_ms=milliseconds(get("time", ""), builder.notes),
+        origin=origin,
+    )
+
+
+def _main(node: Node, failures: list[Node], suite: str, origin: Origin, builder: Builder) -> Case:
+    get = node.attributes.get
+    resolution = get("test_resolution", "")
+    status, message, trace, kind = _verdict(node, failures, builder)
+    _check_resolution(node, resolution, status, builder)
+    return builder.case(
+        name=get("name", ""),
+        status=status,
+        suite=suite,
+        classname=get("classname", ""),
+        file=get("file", ""),
+        line=whole_number(get("line", ""), "line", builder.notes),
+        duration_ms=milliseconds(get("time", ""), builder.notes),
+        message=message,
+        trace=trace,
+        error_kind=kind,
+        declared_type=failures[0].get("type") if failures else "",
+        system_out=builder.text(node.find("system-out")),
+        system_err=builder.text(node.find("system-err")),
+        fail_id=get("fail_id", ""),
+        resolution=resolution,
+        known_issue=status == "failed" and resolution.strip().casefold() == "known issue",
+        properties=[pair for child in node.each("properties") for pair in property_pairs(child)],
+        origin=origin,
+    )
+
+
+def _verdict(node: Node, failures: list[Node], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
+    """Status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
+    if failures:
+        traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
+        return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
+    skipped = node.find("skipped")
+    if skipped is not None:
+        text = builder.text(skipped).strip()
+        return "skipped", skipped.get("message") or first_line(text, builder.limits.name), text, ""
+    word = (node.get("status") or node.get("result")).strip().casefold()
+    if word in _NOT_RUN:
+        return "skipped", "", "", ""
+    if word in _FAILED:
+        return "failed", "", "", "error" if word == "error" else "failure"
+    return "passed", "", "", ""
+
+
+def _attempt(node: Node, verdict: Node, suite: str, origin: Origin, builder: Builder) -> Case:
+    trace = builder.text(verdict.find("stackTrace")) or verdict.text().strip()
+    get = node.attributes.get
+    return builder.case(
+        name=get("name", ""),
+        status="failed",
+        suite=suite,
+        classname=get("classname", ""),
+        file=get("file", ""),
+        line=whole_number(get("line", ""), "line", builder.notes),
+        duration_ms=milliseconds(verdict.get("time"), builder.notes),
+        message=verdict.get("message"),
+        trace=trace,
+        error_kind=_KINDS[verdict.name],
+        declared_type=verdict.get("type"),
+        system_out=builder.text(verdict.find("system-out")),
+        system_err=builder.text(verdict.find("system-err")),
+        properties=[pair for child in node.each("properties") for pair in property_pairs(child) if pair[0] == "nodeid"],
+        origin=origin,
+    )
+
+
+def _check_resolution(node: Node, resolution: str, status: Status, builder: Builder) -> None:
+    if not resolution:
+        return
+    word = resolution.strip().casefold()
+    if word not in RESOLUTIONS:
+        builder.notes.add("unknown_resolution", f"{resolution[:80]} of {node.get('name')[:80]}")
+    elif (word in ("passed", "skipped") and status != word) or (
+        word in ("collection error", "teardown error", "known issue") and status != "failed"
+    ):
+        builder.notes.add("resolution_mismatch", f"{resolution} of {node.get('name')[:80]}, which {status}")

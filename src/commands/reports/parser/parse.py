@@ -1,0 +1,41 @@
+"""The one entrance: bytes of a report in, cases, suites and a summary out, as they are read."""
+
+from collections.abc import Iterable, Iterator
+
+from commands.reports.parser.case import Case, Suite, Summary
+from commands.reports.parser.decoding import windows
+from commands.reports.parser.limits import Limits
+from commands.reports.parser.notes import Notes
+from commands.reports.parser.reader import Reader
+from commands.reports.parser.scanner import Scanner
+from commands.reports.parser.tree import Balancer
+
+
+def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Iterator[Case | Suite | Summary]:  # noqa: B008  # frozen
+    """Reads a test report of any of the shapes we know (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), whole or
+    broken.
+
+    `chunks` are the bytes of one file, cut anywhere; an open binary file is fine too. Gives every case as
+    soon as its element ends (TRX: when the definitions were read), every suite after its cases, and one
+    `Summary` as the last item, always, with all warnings. Nothing in the file makes it raise; what the
+    iterable raises passes through. Memory does not grow with the file, except for about 20 MB per 100,000
+    cases of TRX.
+    """
+    notes = Notes(limits.warnings_of_a_kind)
+    reader = Reader(limits, notes)
+    lines = [1]
+    balancer = Balancer(reader, notes, limits, lambda: lines[0])
+    scanner = Scanner(balancer, notes, limits)
+    anything = False
+    for window in windows(chunks, notes):
+        anything = anything or not window.isspace()
+        scanner.feed(window)
+        lines[0] = scanner.line
+        yield from reader.drain()
+    if not anything:
+        notes.add("empty")
+    scanner.close()
+    balancer.close()
+    reader.finish()
+    yield from reader.drain()
+    yield reader.summary()

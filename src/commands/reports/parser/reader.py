@@ -1,0 +1,303 @@
+"""Follows the elements of a report, whichever dialect it is: knows which suite it is in, captures cases,
+counts, and compares with what is declared.
+
+The dialect is known by the elements, not only by the root, so that a file whose beginning was lost is still
+read.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from commands.reports.parser import dotnet, junit
+from commands.reports.parser.building import Builder, property_pair
+from commands.reports.parser.case import Case, Declared, Suite, Summary
+from commands.reports.parser.counting import Tally, declared_by, declared_by_trx, mismatches, xunit_time
+from commands.reports.parser.limits import Limits
+from commands.reports.parser.node_ids import Origin
+from commands.reports.parser.notes import Notes
+from commands.reports.parser.tree import VERDICTS, Budget, Node
+from commands.reports.parser.values import milliseconds, whole_number
+
+Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
+
+_DIALECTS: dict[str, Dialect] = {
+    "testsuites": "junit",
+    "testsuite": "junit",
+    "testcase": "junit",
+    "test-run": "nunit",
+    "test-suite": "nunit",
+    "test-case": "nunit",
+    "assemblies": "xunit",
+    "assembly": "xunit",
+    "collection": "xunit",
+    "TestRun": "trx",
+    "UnitTestResult": "trx",
+}
+_RUNS = frozenset({"testsuites", "test-run", "assemblies", "TestRun"})
+_SUITES = frozenset({"testsuite", "test-suite", "assembly"})
+_CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
+_FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters"})
+# Groups of one test's variants: the suite of a case is the fixture around them.
+_NUNIT_VARIANTS = frozenset({"Theory", "ParameterizedMethod", "GenericMethod"})
+_OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
+_MESSAGES = frozenset({"message", "Message", "reason", "property", "skipped"})
+
+
+class _Open:
+    """A suite or a run whose end has not come yet."""
+
+    def __init__(self, element: str, attributes: dict[str, str], origin: Origin) -> None:
+        self.element = element
+        self.attributes = attributes
+        self.origin = origin
+        self.direct = Tally()
+        self.total = Tally()
+        self.properties: list[tuple[str, str]] = []
+        self.output: dict[str, str] = {}
+
+
+class Reader:
+    """Takes balanced elements; what they amount to is fetched with `drain`."""
+
+    def __init__(self, limits: Limits, notes: Notes) -> None:
+        self._limits = limits
+        self._notes = notes
+        self._builder = Builder(limits, notes)
+        self._out: list[Case | Suite] = []
+        self._capture: list[Node] = []
+        self._budget = Budget(limits)
+        self._skipped = 0
+        self._suites: list[_Open] = []
+        self._all = Tally()
+        self._held = dotnet.Held()
+        self._releasing = False
+        self._dialect: Dialect = ""
+        self._root = ""
+        self._run = Origin()
+        self._run_name = ""
+        self._declared = Declared()
+        self._schema_version = 1
+        self._cases = self._known = self._suite_count = self._duration = 0
+
+    def drain(self) -> Iterator[Case | Suite]:
+        """What was read since the last time."""
+        out, self._out = self._out, []
+        yield from out
+        if self._releasing:
+            self._releasing = False
+            for case in self._held.release(self._builder):
+                self._cases += 1
+                yield case
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if self._capture:
+            self._start_within(name, attributes)
+            return
+        self._root = self._root or name
+        dialect = _DIALECTS.get(name)
+        if dialect is not None and not self._dialect:
+            self._dialect = dialect
+        if name in _RUNS:
+            self._start_run(name, attributes)
+        elif name in _SUITES:
+            self._start_suite(name, attributes)
+        elif name in _CASES or name in _FACTS or (self._dialect == "xunit" and name in ("test", "error")):
+            self._budget = Budget(self._limits)
+            self._capture.append(Node(name, attributes, self._text_limit(name)))
+
+    def text(self, text: str) -> None:
+        if self._capture and not self._skipped:
+            self._capture[-1].add_text(text, self._budget)
+
+    def end(self, name: str, *, whole: bool) -> None:
+        if self._skipped:
+            self._skipped -= 1
+        elif self._capture:
+            node = self._capture.pop()
+            node.whole = whole
+            if not self._capture:
+                self._captured(node)
+        elif self._suites and self._suites[-1].element == name:
+            self._end_suite(self._suites.pop())
+
+    def _start_within(self, name: str, attributes: dict[str, str]) -> None:
+        budget = self._budget
+        if self._skipped:
+            self._skipped += 1
+            return
+        if budget.elements <= 0 and not (name in VERDICTS and budget.elements > -16):
+            self._notes.add("too_many_elements", f"<{name}> in {self._capture[0].get('name', 'testName')[:80]}")
+            self._skipped = 1
+            return
+        budget.elements -= 1
+        size = sum(map(len, attributes.values()))
+        if size > budget.text:
+            self._notes.add("cut", f"the attributes of <{name[:40]}>")
+            room = max(0, budget.text)
+            attributes = {key: value[: room // len(attributes)] for key, value in attributes.items()}
+            size = room
+        budget.text -= size
+        node = Node(name, attributes, self._text_limit(name))
+        self._capture[-1].children.append(node)
+        self._capture.append(node)
+
+    def _text_limit(self, name: str) -> int:
+        if name in _OUTPUTS:
+            return self._limits.output
+        return self._limits.message if name in _MESSAGES else self._limits.trace
+
+    def _start_run(self, name: str, attributes: dict[str, str]) -> None:
+        self._run_name = self._run_name or attributes.get("name", "")[: self._limits.name]
+        title = attributes.get("name", "")
+        self._run = Origin(
+            pytest=title == "pytest tests",
+            playwright=name == "testsuites" and "id" in attributes and not title,
+        )
+        self._suites.append(_Open(name, attributes, self._run))
+
+    def _start_suite(self, element: str, attributes: dict[str, str]) -> None:
+        name = attributes.get("name", "")
+        if element == "assembly":
+            name = name.replace("\\", "/").rpartition("/")[2]
+        parent = self._suites[-1].origin if self._suites else self._run
+        if attributes.get("type") in _NUNIT_VARIANTS and parent.suite:
+            name = parent.suite
+        limit = self._limits.name
+        origin = Origin(
+            suite=(name or parent.suite)[:limit],
+            suite_file=(attributes.get("file", "") or parent.suite_file)[:limit],
+            hostname=attributes.get("hostname", "")[:limit],
+            pytest=self._run.pytest or name == "pytest",
+            playwright=self._run.playwright,
+        )
+        self._suites.append(_Open(element, attributes, origin))
+
+    def _captured(self, node: Node) -> None:
+        if node.name in _CASES or node.name in ("test", "error"):
+            if node.whole or self._is_evidence(node):
+                self._read_case(node)
+        elif node.name == "UnitTest":
+            self._held.define(node)
+        elif node.name == "Counters":
+            self._declared = declared_by_trx(node.attributes, self._notes)
+        elif self._suites:
+            self._suite_fact(node, self._suites[-1])
+
+    def _is_evidence(self, node: Node) -> bool:
+        """A case that was cut off counts if it already failed; otherwise it might have been about to."""
+        name = node.get("name", "testName")[:120]
+        failed = any(child.name in junit.HAS_FAILED for child in node.children)
+        failed = failed or node.get("result", "outcome").casefold() in (
+            "failed",
+            "fail",
+            "error",
+            "timeout",
+            "aborted",
+        )
+        self._notes.add("case_kept_unfinished" if failed else "case_dropped", name)
+        return failed
+
+    def _suite_fact(self, node: Node, suite: _Open) -> None:
+        if node.name in ("system-out", "system-err"):
+            text = self._builder.text(node)
+            suite.output[node.name] = (suite.output.get(node.name, "") + text)[: self._limits.output]
+        elif len(suite.properties) >= self._limits.properties:
+            self._notes.add("too_many_elements", f"<property> of the suite {suite.origin.suite[:80]}")
+        else:
+            name, value = property_pair(node)
+            suite.properties.append((self._builder.cut(name, self._limits.name, "the name of a property"), value))
+            if name == "testhide_schema_version":
+                self._read_version(value)
+
+    def _read_version(self, value: str) -> None:
+        self._dialect = "testhide"
+        version = whole_number(value, "the schema version", self._notes)
+        self._schema_version = version or 1
+        if version is not None and version != 1:
+            self._notes.add("schema_version", f"the report has schema version {version}, it was read as version 1")
+
+    def _read_case(self, node: Node) -> None:
+        origin = self._suites[-1].origin if self._suites else self._run
+        if node.name == "UnitTestResult":
+            for test_id, case in dotnet.trx_cases(node, self._run_name, origin, self._builder):
+                self._count(case)
+                self._held.add(test_id, case)
+            return
+        itself = 0
+        if node.name == "testcase":
+            attempts, itself = junit.cases(node, origin.suite, origin, self._builder)
+            if self._dialect == "junit" and ("fail_id" in node.attributes or "test_resolution" in node.attributes):
+                self._dialect = "testhide"
+        elif node.name == "test-case":
+            attempts = dotnet.nunit_case(node, origin.suite, origin, self._builder)
+        else:
+            attempts = dotnet.xunit_case(node, origin.suite, origin, self._builder)
+        # An element counts once, as the file's own counts do, not with the attempts folded into it.
+        self._count(attempts[itself])
+        self._out += attempts
+        self._cases += len(attempts)
+
+    def _count(self, case: Case) -> None:
+        self._notes.cases += 1
+        self._all.add(case)
+        self._duration += case.duration_ms
+        self._known += case.known_issue
+        if self._suites:
+            self._suites[-1].direct.add(case)
+
+    def _end_suite(self, suite: _Open) -> None:
+        suite.total.include(suite.direct)
+        attributes = suite.attributes
+        if suite.element == "TestRun":
+            self._releasing = True
+            declared = self._declared
+        else:
+            declared = declared_by(suite.element, attributes, self._notes)
+        who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
+        if wrong := mismatches(declared, suite.total, suite.direct, junit=suite.element.startswith("testsuite")):
+            self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
+        if self._suites:
+            self._suites[-1].total.include(suite.total)
+        if suite.element in _RUNS:
+            self._declared = declared
+            return
+        limit = self._limits.name
+        self._suite_count += 1
+        self._out.append(
+            Suite(
+                name=suite.origin.suite,
+                timestamp=(attributes.get("timestamp") or attributes.get("start-time") or xunit_time(attributes))[
+                    :limit
+                ],
+                hostname=attributes.get("hostname", "")[:limit],
+                file=attributes.get("file", "")[:limit],
+                duration_ms=milliseconds(attributes.get("time") or attributes.get("duration", ""), self._notes),
+                declared=declared,
+                counts=suite.total.counts(),
+                properties=tuple(suite.properties),
+                system_out=suite.output.get("system-out", ""),
+                system_err=suite.output.get("system-err", ""),
+            )
+        )
+
+    def finish(self) -> None:
+        """No element will follow: what still waits comes with the next `drain`."""
+        self._releasing = True
+
+    def summary(self) -> Summary:
+        """To be called once, after the last `drain`."""
+        if not self._dialect and "empty" not in self._notes:
+            root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
+            self._notes.add("not_a_report", root)
+        return Summary(
+            dialect=self._dialect,
+            schema_version=self._schema_version,
+            name=self._run_name,
+            counts=self._all.counts(),
+            cases=self._cases,
+            known_issues=self._known,
+            suites=self._suite_count,
+            duration_ms=self._duration,
+            declared=self._declared,
+            warnings=self._notes.warnings(),
+        )

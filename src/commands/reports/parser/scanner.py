@@ -1,0 +1,336 @@
+"""Splits characters into tags and text, for files that are often not XML.
+
+Why not an XML parser: what we need most is what parsers must not do. libxml2 in recover mode reads nothing
+after a text such as `1 < 2`, hands on an element that lost its end tag with the next cases inside it, and
+expands internal entities in its event interface even when told not to. Here no entity exists beyond the five
+of XML, a document type declaration is skipped, and every fault costs the element it is in and no more. For
+well-formed documents the events are those of lxml, which the tests compare.
+
+Every step is linear in what it consumes: patterns are possessive, a search that found nothing is not repeated
+before there is new text, and what is held back until the next window is bounded by `Limits.tag`.
+"""
+
+import re
+from itertools import islice
+from typing import Protocol
+
+from commands.reports.parser.limits import Limits
+from commands.reports.parser.notes import Notes
+
+_NAME = r"[^\W\d][\w.:\-]*+"
+_START = re.compile(rf"""<({_NAME})((?>\s++{_NAME}\s*+=\s*+(?>"[^"<]*+"|'[^'<]*+'))*+)\s*+(/?)>""")
+_END = re.compile(rf"</({_NAME})\s*+>")
+_ATTRIBUTE = re.compile(rf"""({_NAME})\s*+=\s*+(?:"([^"]*+)"|'([^']*+)')""")
+# Also values without quotes, and one whose closing quote was lost. It matches bare words too, with nothing for a
+# value: what is read once is consumed, so that the time stays linear.
+_LENIENT_ATTRIBUTE = re.compile(rf"""({_NAME})(?:\s*+=\s*+(?:"([^"]*+)(?:"|\Z)|'([^']*+)(?:'|\Z)|([^\s"'<>]++)))?+""")
+_BRACKETS = re.compile(r"<++")
+_TAG_NAME = re.compile(rf"</?({_NAME})")
+_OUTSIDE_QUOTES = re.compile(r"""[^"'<>]*+""")
+_REFERENCE = re.compile(r"&(?:#(\d{1,8}|[xX][0-9A-Fa-f]{1,8});|([A-Za-z][\w.\-]{0,40});)?(\[[0-9;:?]{0,64}[@-~])?")
+_UNFINISHED_REFERENCE = re.compile(r"&(?:#?\w{0,40}|#(?:27|[xX]0{0,5}1[bB]);(?:\[[0-9;:?]{0,64})?)\Z")
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+# Where an attribute value runs into one of these, its closing quote was lost.
+_MARKUP = re.compile(
+    r"</?(?:\w{1,20}:)?(?:testcase|testsuites?|failure|error|skipped|propert(?:y|ies)|system-(?:out|err)|test-(?:case|suite|run)"
+    r"|UnitTestResult|assembl(?:y|ies)|collection)(?=[\s/>])"
+)
+# An instruction or a comment that does not end within this is text with an odd start.
+_ASIDE = 64 * 1024
+
+
+class Target(Protocol):
+    """Takes what the scanner finds, in order."""
+
+    def start(self, name: str, attributes: dict[str, str]) -> None: ...
+    def text(self, text: str) -> None: ...
+    def end(self, name: str) -> None: ...
+
+
+class Scanner:
+    def __init__(self, target: Target, notes: Notes, limits: Limits) -> None:
+        self._target = target
+        self._notes = notes
+        self._limits = limits
+        self._held = ""
+        self._line = 1
+        self._until = ""  # within a comment or a CDATA section: what ends it
+        self._skipping = ""  # within an attribute value that is too long: its quote
+        self._at_end = False
+        self._cut = ""
+        self._found: dict[str, tuple[int, int]] = {}  # what was searched from where, and where it is
+
+    @property
+    def line(self) -> int:
+        """The line that is being read, from 1."""
+        return self._line
+
+    def feed(self, window: str) -> None:
+        if self._skipping:
+            window = self._skip(window)
+        buffer = self._held + window
+        self._found.clear()
+        stop = self._scan(buffer)
+        self._line += buffer.count("\n", 0, stop)
+        self._held, self._cut = self._cut or buffer[stop:], ""
+
+    def close(self) -> None:
+        self._at_end = True
+        buffer, self._held = self._held, ""
+        self._found.clear()
+        self._scan(buffer)
+
+    def _note(self, kind: str, buffer: str, at: int, detail: str = "") -> None:
+        if not self._notes.again(kind):
+            self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
+
+    def _find(self, what: str, buffer: str, start: int) -> int:
+        """`buffer.find`, but no stretch is searched twice: many tags may be waiting for one far mark, or for
+        none.
+        """
+        since, at = self._found.get(what, (0, -2))
+        if at == -2 or start < since or 0 <= at < start:
+            at = buffer.find(what, start)
+            self._found[what] = (start, at)
+        return at
+
+    def _scan(self, buffer: str) -> int:
+        """Hands on all that is complete; returns where the rest begins."""
+        at, size = 0, len(buffer)
+        target = self._target
+        while at < size:
+            if self._until:
+                at, done = self._section(buffer, at)
+                if not done:
+                    return at
+                continue
+            bracket = buffer.find("<", at)
+            if bracket != at:
+                stop = size if bracket < 0 else bracket
+                text = buffer[at:stop]
+                if "&" in text:
+                    if (
+                        bracket < 0
+                        and not self._at_end
+                        and (cut := _UNFINISHED_REFERENCE.search(text, max(0, len(text) - 128)))
+                    ):
+                        stop, text = at + cut.start(), text[: cut.start()]
+                    text = self._resolved(text, buffer, at)
+                if text:
+                    target.text(text)
+                if bracket < 0:
+                    return stop
+                at = bracket
+            if (tag := _START.match(buffer, at)) is not None:
+                name, attributes, empty = tag.groups()
+                target.start(_local(name), self._attributes(attributes, buffer, at, _ATTRIBUTE) if attributes else {})
+                if empty:
+                    target.end(_local(name))
+                at = tag.end()
+            elif (tag := _END.match(buffer, at)) is not None:
+                target.end(_local(tag.group(1)))
+                at = tag.end()
+            else:
+                after = self._oddity(buffer, at)
+                if after < 0:
+                    return at
+                at = after
+        return size
+
+    def _section(self, buffer: str, at: int) -> tuple[int, bool]:
+        """The rest of a comment or a CDATA section."""
+        cdata = self._until == "]]>"
+        stop = buffer.find(self._until, at)
+        if stop >= 0:
+            if cdata and stop > at:
+                self._target.text(buffer[at:stop])
+            self._until = ""
+            return stop + 3, True
+        # The mark that ends it may itself be split between two windows.
+        stop = len(buffer) if self._at_end else max(at, len(buffer) - 2)
+        if cdata and stop > at:
+            self._target.text(buffer[at:stop])
+        return stop, False
+
+    def _oddity(self, buffer: str, at: int) -> int:
+        """What begins with '<' but is no complete tag by the book. Returns where to go on, or -1 to wait for
+        more.
+        """
+        if buffer.startswith("<![CDATA[", at):
+            self._until = "]]>"
+            return at + 9
+        if buffer.startswith("<!--", at):
+            self._until = "-->"
+            return at + 4
+        left = len(buffer) - at
+        if left < 10 and not self._at_end and "<![CDATA[".startswith(buffer[at:]):
+            return -1
+        if left < 4 and not self._at_end and "<!--".startswith(buffer[at:]):
+            return -1
+        if buffer.startswith("<?", at):
+            stop = self._find("?>", buffer, at)
+            if 0 <= stop < at + _ASIDE:
+                return stop + 2
+            return -1 if self._waits(left, _ASIDE) else self._bare(buffer, at)
+        if buffer.startswith("<!", at):
+            return self._declaration(buffer, at)
+        name = _TAG_NAME.match(buffer, at)
+        if name is None:
+            return -1 if left <= 2 and not self._at_end and buffer[at:] in ("<", "</") else self._bare(buffer, at)
+        return self._malformed(buffer, at, name)
+
+    def _waits(self, held: int, limit: int) -> bool:
+        return not self._at_end and held < limit
+
+    def _bare(self, buffer: str, at: int) -> int:
+        self._note("bare_bracket", buffer, at)
+        # Of several in a row only the last can begin a tag.
+        run = _BRACKETS.match(buffer, at)
+        after = max(at + 1, run.end() - 1) if run is not None else at + 1
+        self._target.text(buffer[at:after])
+        return after
+
+    def _declaration(self, buffer: str, at: int) -> int:
+        """<!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Nothing in it is ever
+        used.
+        """
+        stop = self._find(">", buffer, at)
+        subset = self._find("[", buffer, at)
+        if subset >= 0 and (stop < 0 or subset < stop):
+            inner = self._find("]", buffer, subset)
+            stop = self._find(">", buffer, inner) if inner >= 0 else -1
+        if stop >= 0 and stop - at < _ASIDE:
+            self._note("doctype", buffer, at)
+            return stop + 1
+        if self._waits(len(buffer) - at, _ASIDE):
+            return -1
+        return self._bare(buffer, at)
+
+    def _malformed(self, buffer: str, at: int, name: re.Match[str]) -> int:
+        """A tag with faults, or one that is not complete yet. It ends at a '>' outside of quotes, or where
+        other markup begins.
+        """
+        position = name.end()
+        stop = after = -1
+        while True:
+            position = _OUTSIDE_QUOTES.match(buffer, position).end()  # type: ignore[union-attr]  # it matches the empty string
+            if position >= len(buffer):
+                break
+            mark = buffer[position]
+            if mark == ">":
+                stop, after = position, position + 1
+                break
+            if mark == "<":
+                stop = after = position
+                break
+            closing = self._find(mark, buffer, position + 1)
+            markup = self._markup(buffer, position + 1, closing)
+            if markup >= 0:
+                stop = after = markup
+                break
+            if closing < 0:
+                return self._unclosed_value(buffer, at, position)
+            position = closing + 1
+        if stop < 0:
+            if self._waits(len(buffer) - at, self._limits.tag):
+                return -1
+            if self._at_end:
+                return len(buffer)  # cut off within a tag: the element is lost with it, which `truncated` says
+            stop = after = len(
+                buffer
+            )  # too long to be held: what was read of it counts, since a failure must not be lost
+        body = buffer[name.end() : stop]
+        self._note("malformed_tag", buffer, at, buffer[at : min(stop + 1, at + 80)])
+        local = _local(name.group(1))
+        if buffer[at + 1] == "/":
+            self._target.end(local)
+            return after
+        self._target.start(local, self._attributes(body, buffer, at, _LENIENT_ATTRIBUTE))
+        if body.endswith("/"):
+            self._target.end(local)
+        return after
+
+    def _markup(self, buffer: str, start: int, closing: int) -> int:
+        """Where markup of a report begins between an opening quote and its closing one, or -1."""
+        found = _MARKUP.search(buffer, start, closing if closing >= 0 else len(buffer))
+        return -1 if found is None else found.start()
+
+    def _unclosed_value(self, buffer: str, at: int, quote: int) -> int:
+        """An attribute value whose end has not come yet. One that is too long is not held: the rest of it is
+        skipped when it comes.
+        """
+        if self._at_end:
+            return len(buffer)
+        if len(buffer) - at < self._limits.tag:
+            return -1
+        self._note("cut", buffer, at, "an attribute of " + buffer[at : at + 40])
+        kept = buffer[at : quote + 1 + self._limits.message]
+        self._line += buffer.count("\n") - kept.count("\n")
+        self._skipping = buffer[quote]
+        self._cut = kept
+        return -1
+
+    def _skip(self, window: str) -> str:
+        """Drops the rest of a value that is too long, up to its quote."""
+        quote = window.find(self._skipping)
+        markup = _MARKUP.search(window, 0, quote if quote >= 0 else len(window))
+        stop = markup.start() if markup is not None else quote
+        if stop < 0:
+            self._line += window.count("\n")
+            return ""
+        self._line += window.count("\n", 0, stop)
+        rest = window[stop:] if markup is None else self._skipping + ">" + window[stop:]
+        self._skipping = ""
+        return rest
+
+    def _attributes(self, body: str, buffer: str, at: int, pattern: re.Pattern[str]) -> dict[str, str]:
+        if len(body) < 4096:
+            pairs: list[tuple[str, ...]] = pattern.findall(body)
+        else:
+            pairs = [match.groups("") for match in islice(pattern.finditer(body), self._limits.attributes)]
+        if pattern is _LENIENT_ATTRIBUTE:
+            pairs = [(name, one, two or three) for name, one, two, three in pairs if one or two or three]
+        attributes = {name: one or two for name, one, two in pairs}
+        if len(attributes) != len(pairs):
+            self._note("duplicate_attribute", buffer, at, buffer[at : at + 80])
+        if len(body) > self._limits.message:
+            for name, value in attributes.items():
+                if len(value) > self._limits.message:
+                    self._note("cut", buffer, at, f"the attribute {name[:40]}")
+                    attributes[name] = value[: self._limits.message]
+        if "\n" in body or "\t" in body:
+            attributes = {name: value.replace("\n", " ").replace("\t", " ") for name, value in attributes.items()}
+        if "&" in body:
+            attributes = {
+                name: self._resolved(value, buffer, at) if "&" in value else value for name, value in attributes.items()
+            }
+        if "xmlns" in attributes or (":" in body and ":" in "".join(attributes)):
+            attributes = {_local(name): value for name, value in attributes.items() if not name.startswith("xmlns")}
+        return attributes
+
+    def _resolved(self, text: str, buffer: str, at: int) -> str:
+        def resolve(match: re.Match[str]) -> str:
+            number, entity, escape = match.groups("")
+            if entity:
+                known = _ENTITIES.get(entity)
+                if known is None:
+                    self._note("entities", buffer, at, match.group())
+                    return match.group()
+                return known + escape
+            if not number:
+                self._note("bare_ampersand", buffer, at)
+                return match.group()
+            code = int(number[1:], 16) if number[0] in "xX" else int(number)
+            if code >= 0x20 or code in (9, 10, 13):
+                if not (0xD800 <= code <= 0xDFFF or code in (0xFFFE, 0xFFFF) or code > 0x10FFFF):
+                    return chr(code) + escape
+            elif code == 0x1B and escape:
+                escape = ""
+            self._note("bad_references", buffer, at, match.group())
+            return escape
+
+        return _REFERENCE.sub(resolve, text)
+
+
+def _local(name: str) -> str:
+    return name.rpartition(":")[2] if ":" in name else name

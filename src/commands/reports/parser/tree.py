@@ -1,0 +1,216 @@
+"""From tags to elements: every start gets its end, whatever the file says, and what is too much is left out.
+
+`Balancer` closes what was left open and ignores ends without a start. `Node` is one element of a case with
+its children, kept only until the case is read; `Budget` bounds what one case may hold.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from commands.reports.parser.limits import Limits
+from commands.reports.parser.notes import Notes
+
+# No case has one of these in it: when one begins, the end tag of the case was lost.
+_NEVER_WITHIN = frozenset(
+    {
+        "testcase",
+        "testsuite",
+        "testsuites",
+        "test-case",
+        "test-suite",
+        "test-run",
+        "assembly",
+        "assemblies",
+        "collection",
+    }
+)
+_CASES = frozenset({"testcase", "test-case"})
+CUT = "\n[... cut ...]\n"
+"""Stands where the middle of a text was left out."""
+VERDICTS = frozenset(
+    {
+        "failure",
+        "error",
+        "skipped",
+        "flakyFailure",
+        "flakyError",
+        "rerunFailure",
+        "rerunError",
+        "reason",
+        "ErrorInfo",
+    }
+)
+
+
+class Elements(Protocol):
+    def start(self, name: str, attributes: dict[str, str]) -> None: ...
+    def text(self, text: str) -> None: ...
+    def end(self, name: str, *, whole: bool) -> None: ...
+
+
+class Balancer:
+    """Makes the events of a scanner nest. An end that is implied is handed on with `whole=False`."""
+
+    def __init__(self, elements: Elements, notes: Notes, limits: Limits, line: Callable[[], int]) -> None:
+        self._elements = elements
+        self._notes = notes
+        self._limits = limits
+        self._line = line
+        self._open: list[str] = []
+        self._case_at = -1
+        self._too_deep: list[str] = []
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if self._case_at >= 0 and name in _NEVER_WITHIN:
+            while len(self._open) > self._case_at >= 0:
+                self._implied()
+            self._too_deep.clear()
+        if self._too_deep or len(self._open) >= self._limits.depth:
+            if not self._notes.again("too_deep"):
+                self._notes.add("too_deep", f"<{name}>", line=self._line())
+            # An unclosed element at the bottom must not make this list grow with the file.
+            if len(self._too_deep) < 10_000:
+                self._too_deep.append(name)
+            return
+        if name in _CASES:
+            self._case_at = len(self._open)
+        self._open.append(name)
+        self._elements.start(name, attributes)
+
+    def text(self, text: str) -> None:
+        if not self._too_deep:
+            self._elements.text(text)
+
+    def end(self, name: str) -> None:
+        if self._too_deep:
+            if self._too_deep[-1] == name:
+                self._too_deep.pop()
+                return
+            if name not in self._open:
+                return
+            self._too_deep.clear()
+        if self._open and self._open[-1] == name:
+            self._pop(whole=True)
+        elif name in self._open:
+            while self._open[-1] != name:
+                self._implied()
+            self._pop(whole=True)
+        elif not self._notes.again("stray_end_tag"):
+            self._notes.add("stray_end_tag", f"</{name}>", line=self._line())
+
+    def close(self) -> None:
+        if self._open:
+            self._notes.add("truncated", " ".join(f"<{name}>" for name in self._open[:8]), line=self._line())
+        while self._open:
+            self._pop(whole=False)
+
+    def _implied(self) -> None:
+        if not self._notes.again("unclosed_element"):
+            self._notes.add("unclosed_element", f"<{self._open[-1]}>", line=self._line())
+        self._pop(whole=False)
+
+    def _pop(self, *, whole: bool) -> None:
+        name = self._open.pop()
+        if len(self._open) == self._case_at:
+            self._case_at = -1
+        self._elements.end(name, whole=whole)
+
+
+class Budget:
+    """What one case may still hold."""
+
+    __slots__ = ("elements", "text")
+
+    def __init__(self, limits: Limits) -> None:
+        self.text = limits.case
+        self.elements = limits.elements
+
+
+class Node:
+    """An element with its text (its own, without that of its children, see `all_text`) and its children."""
+
+    __slots__ = (
+        "_head",
+        "_size",
+        "_tail",
+        "_tail_size",
+        "attributes",
+        "children",
+        "cut",
+        "limit",
+        "name",
+        "whole",
+    )
+
+    def __init__(self, name: str, attributes: dict[str, str], limit: int) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.children: list[Node] = []
+        self.limit = limit
+        self.cut = False
+        self.whole = False
+        self._head: list[str] = []
+        self._size = 0
+        self._tail: list[str] = []
+        self._tail_size = 0
+
+    def add_text(self, text: str, budget: Budget) -> None:
+        """Keeps all up to the limit, and beyond it the first and the last half."""
+        if not self.cut:
+            room = min(self.limit - self._size, budget.text)
+            if len(text) <= room:
+                self._head.append(text)
+                self._size += len(text)
+                budget.text -= len(text)
+                return
+            self.cut = True
+            whole = "".join(self._head) + text
+            half = min(self.limit, self._size + budget.text) // 2
+            budget.text -= max(0, 2 * half - self._size)
+            self.limit = 2 * half
+            self._head = [whole[:half]]
+            self._tail = [whole[half:]]
+            self._tail_size = len(whole) - half
+        else:
+            self._tail.append(text)
+            self._tail_size += len(text)
+        half = self.limit // 2
+        if self._tail_size > 2 * half + 4096:
+            self._tail = [_last(self._tail, half)]
+            self._tail_size = len(self._tail[0])
+
+    def text(self) -> str:
+        head = "".join(self._head)
+        if not self.cut:
+            return head
+        return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
+
+    def all_text(self) -> str:
+        """With the text of elements within: unescaped markup in a message looks like elements."""
+        if not self.children:
+            return self.text()
+        return "".join([self.text(), *(child.all_text() for child in self.children)])
+
+    def get(self, *names: str) -> str:
+        """The first of these attributes that is not empty."""
+        for name in names:
+            if value := self.attributes.get(name, ""):
+                return value
+        return ""
+
+    def find(self, *path: str) -> "Node | None":
+        node: Node | None = self
+        for name in path:
+            node = next((child for child in node.children if child.name == name), None) if node is not None else None
+        return node
+
+    def text_at(self, *path: str) -> str:
+        node = self.find(*path)
+        return node.all_text() if node is not None else ""
+
+    def each(self, *names: str) -> Iterator["Node"]:
+        return (child for child in self.children if child.name in names)
+
+
+def _last(pieces: list[str], length: int) -> str:
+    return "".join(pieces)[-length:] if length else ""

@@ -1,0 +1,134 @@
+"""Rules that somebody supposes: known issues and quarantines as they might have been. `commands.rules.simulation` asks what
+would have come of them.
+
+They come as JSON, from a file or a request:
+
+    {"known_issues": [{"title": "DNS", "classification": "infra", "pattern": "Name or service not known"}],
+     "quarantine": [{"job_id": 55, "node_ids": ["t/test_x.py::test_a"], "from": "2026-05-01T00:00:00Z"}]}
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, get_args
+
+import msgspec
+from msgspec import Meta
+
+from commands.rules.matching import Rule
+from commands.rules.patterns import MAX_PATTERN, must_be_a_pattern
+from domain.core.errors import Invalid
+from domain.known_issues import MAX_FAIL_ID, Kind
+from domain.triage import Classification
+
+MAX_BYTES = 1024 * 1024
+MAX_DEPTH = 50
+MAX_RULES = 10_000
+FIRST_ID = 2**53
+"""Ids of supposed known issues, which are younger than all real ones."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+Id = Annotated[int, Meta(ge=1, le=2**53)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID)]
+Time = Annotated[datetime, Meta(tz=True)]
+
+
+class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+    """With exactly one of `pattern`, `signature`, `fail_id`. It classifies what was recorded from `from` on, before
+    `until`; without them at all times.
+    """
+
+    title: Annotated[str, Meta(min_length=1, max_length=200)]
+    classification: Classification
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN)] | None = None
+    signature: Text | None = None
+    fail_id: Text | None = None
+    project_id: Id | None = None
+    """None: of every project that is looked at."""
+    since: Time | None = None
+    until: Time | None = None
+
+    @property
+    def match(self) -> tuple[Kind, str]:
+        return next((kind, value) for kind in KINDS if (value := getattr(self, kind)) is not None)
+
+    def holds(self, at: datetime, project_id: int) -> bool:
+        return self.project_id in (None, project_id) and _within(at, self.since, self.until)
+
+
+class SupposedQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+    job_id: Id
+    node_ids: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_RULES)]
+    since: Time | None = None
+    until: Time | None = None
+
+    def holds(self, at: datetime, job_id: int) -> bool:
+        return self.job_id == job_id and _within(at, self.since, self.until)
+
+
+class SupposedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A list that is there takes the place of the real rules of its kind, or comes besides them; without it, all is as
+    it was.
+    """
+
+    known_issues: Annotated[list[SupposedIssue], Meta(max_length=MAX_RULES)] | None = None
+    quarantine: Annotated[list[SupposedQuarantine], Meta(max_length=MAX_RULES)] | None = None
+    besides: bool = False
+    """The real rules hold as well."""
+
+    def check(self) -> None:
+        """Raises Invalid, naming the field."""
+        if self.known_issues is None and self.quarantine is None:
+            raise Invalid.field("known_issues", "is required, or `quarantine` is: suppose at least one of them")
+        for number, issue in enumerate(self.known_issues or ()):
+            place = f"known_issues[{number}]"
+            if sum(getattr(issue, kind) is not None for kind in KINDS) != 1:
+                raise Invalid.field(place, "must have exactly one of pattern, signature, fail_id")
+            if issue.pattern is not None:
+                must_be_a_pattern(f"{place}.pattern", issue.pattern)
+            _must_be_a_period(place, issue.since, issue.until)
+        for number, entry in enumerate(self.quarantine or ()):
+            _must_be_a_period(f"quarantine[{number}]", entry.since, entry.until)
+
+    def issue_rules(self, at: datetime, project_id: int) -> Iterable[Rule]:
+        for number, issue in enumerate(self.known_issues or ()):
+            if issue.holds(at, project_id):
+                yield Rule(FIRST_ID + number, issue.classification, *issue.match)
+
+    def quarantined(self, at: datetime, job_id: int) -> Iterable[str]:
+        return (node_id for entry in self.quarantine or () if entry.holds(at, job_id) for node_id in entry.node_ids)
+
+
+def read_rules(content: bytes) -> SupposedRules:
+    """Raises Invalid, naming the field where there is one."""
+    if len(content) > MAX_BYTES:
+        raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")
+    try:
+        value = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"The rules are no JSON: {error}.") from None
+    if _is_deeper(MAX_DEPTH, value):
+        raise Invalid(f"The rules are nested more than {MAX_DEPTH} levels deep.")
+    try:
+        rules = msgspec.convert(value, SupposedRules)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at ")
+        raise Invalid.field(place.strip("`").removeprefix("$").removeprefix(".") or "rules", message) from None
+    rules.check()
+    return rules
+
+
+def _within(at: datetime, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or since <= at) and (until is None or at < until)
+
+
+def _must_be_a_period(place: str, since: datetime | None, until: datetime | None) -> None:
+    if since is not None and until is not None and until <= since:
+        raise Invalid.field(f"{place}.until", "must be later than `from`")
+
+
+def _is_deeper(levels: int, value: Any) -> bool:
+    if levels < 0:
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_is_deeper(levels - 1, item) for item in items if isinstance(item, dict | list))

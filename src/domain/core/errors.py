@@ -1,0 +1,103 @@
+"""Why a request is refused.
+
+Rejection
+    ├── Unauthenticated      401
+    ├── Forbidden            403
+    ├── NotFound             404
+    ├── Conflict             409
+    ├── Erased               410
+    ├── TooLarge             413
+    ├── Invalid              422
+    ├── TooManyRequests      429
+    ├── Unavailable          503
+    │       └── StreamDamaged 503
+    └── StillRunning         504
+
+`detail` is a sentence that the caller can act on. One place (`api.http.problems`) turns these into
+`application/problem+json`.
+"""
+
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    field: str
+    message: str
+
+
+class Rejection(Exception):
+    """A request that is refused for a reason the caller can do something about."""
+
+    status: ClassVar[int]
+    slug: ClassVar[str]
+    title: ClassVar[str]
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Unauthenticated(Rejection):
+    status, slug, title = 401, "unauthenticated", "Not signed in"
+
+
+class Forbidden(Rejection):
+    status, slug, title = 403, "forbidden", "Not allowed"
+
+
+class NotFound(Rejection):
+    status, slug, title = 404, "not-found", "Not found"
+
+
+class Conflict(Rejection):
+    status, slug, title = 409, "conflict", "The current state forbids this"
+
+
+class Erased(Rejection):
+    status, slug, title = 410, "erased", "Erased"
+
+
+class TooLarge(Rejection):
+    status, slug, title = 413, "too-large", "Too large"
+
+
+class Invalid(Rejection):
+    """Well-formed but not acceptable; `errors` names the fields."""
+
+    status, slug, title = 422, "invalid", "Invalid input"
+
+    def __init__(self, detail: str, *errors: FieldError) -> None:
+        super().__init__(detail)
+        self.errors = errors
+
+    @classmethod
+    def field(cls, field: str, message: str) -> "Invalid":
+        return cls(f"{field}: {message}", FieldError(field, message))
+
+
+class TooManyRequests(Rejection):
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(Rejection):
+    status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+
+class StreamDamaged(Unavailable):
+    """A stored event cannot be read, and without it nothing can be said or decided of its stream."""
+
+    slug, title = "damaged", "A stored event cannot be read"
+
+
+class StillRunning(Rejection):
+    """What was asked for goes on outside; `location` answers when it has ended."""
+
+    status, slug, title = 504, "still-running", "Still running"
+
+    def __init__(self, detail: str, location: str) -> None:
+        super().__init__(detail)
+        self.location = location

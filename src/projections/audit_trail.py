@@ -1,0 +1,210 @@
+"""The audit trail's index: which events a project, a user or a kind of event has, and when.
+
+What an event says is in the log alone. A row is five numbers, since every event has one; texts stand here as hashes,
+which find what is asked for exactly.
+"""
+
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from domain.core.events import Recorded
+from projections.auth import UserRow
+from projections.engine.model import Change, Int, Key, Projection, Row, Rows, Table
+from projections.engine.queries import scalar
+from projections.nodes import NodeRow
+
+VERSION = 1
+NO_PROJECT = 0
+LOOKED_UP_EACH = 50
+"""Projects or types."""
+SKEW = timedelta(hours=1)
+"""How far the clocks of those who append may be apart for a period to have all of its events."""
+
+
+class TrailRow(Row, frozen=True):
+    table = Table(
+        "trail",
+        VERSION,
+        key=("position",),
+        indexes=(
+            "(position) WITH (fillfactor = 100)",
+            "(at_us) WITH (fillfactor = 100)",
+            "(project_id, position)",
+            "(actor, position)",
+            "(type, position)",
+        ),
+        append_only=True,
+    )
+    position: int
+    at_us: int
+    """Microseconds since 1970."""
+    actor: int
+    type: Int
+    project_id: int
+    """NO_PROJECT where it has none."""
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    return ()
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event = recorded.event
+    project_id: int | None = getattr(event, "project_id", None)
+    yield TrailRow(
+        recorded.position,
+        microseconds(event.at),
+        actor_number(event.actor),
+        type_number(event.name),
+        project_id or NO_PROJECT,
+    )
+
+
+PROJECTION = Projection("trail", VERSION, (TrailRow,), keys, apply)
+
+
+def microseconds(at: datetime) -> int:
+    return round(at.timestamp() * 1e6)  # exact up to 2**53, in the year 2255; whole numbers take twice the time
+
+
+@lru_cache(10_000)
+def actor_number(actor: str) -> int:
+    return int.from_bytes(blake2b(actor.encode(), digest_size=8).digest(), signed=True)
+
+
+@lru_cache(1_000)
+def type_number(name: str) -> int:
+    return zlib.crc32(name.encode()) - 2**31
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is wanted of the trail; None is everything."""
+
+    projects: Collection[int] | None = None
+    stream: str | None = None
+    types: Collection[str] | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    after: int | None = None
+    before: int | None = None
+
+
+async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool, limit: int) -> list[int]:
+    """The positions of what is wanted, in order."""
+    conditions, parameters = ["true"], dict[str, Any](limit=limit)
+
+    def must(condition: str, **values: Any) -> None:
+        conditions.append(condition)
+        parameters.update(values)
+
+    # Of what has the fewest values each is looked up by itself: only so an index holds the rows in the order that is
+    # wanted. Asked for several at once, the database goes back through all of the log to what was long ago. Very many
+    # are so much of the log that it soon finds some.
+    source = ""
+    for column, sql_type, values in sorted(_chosen(wanted), key=lambda one: len(one[2])):
+        parameters[column] = values
+        if source or len(values) > LOOKED_UP_EACH:
+            must(f"{column} = ANY (%({column})s::{sql_type}[])")
+        else:
+            source = f"unnest(%({column})s::{sql_type}[]) AS one(value) CROSS JOIN LATERAL"
+            must(f"{column} = one.value")
+    if wanted.stream is not None:
+        of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
+        must(f"position = ANY (ARRAY({of_stream}))", stream=wanted.stream)
+    # Positions bound a period from outside, so that no row far from it is looked at. Nor are all within it, by their
+    # times: of a sum no index knows.
+    if wanted.since is not None:
+        bound = f"SELECT position FROM {TrailRow.table} WHERE at_us < %(long_before)s ORDER BY at_us DESC LIMIT 1"
+        must(
+            f"at_us + 0 >= %(since)s AND position > coalesce(({bound}), 0)",
+            since=microseconds(wanted.since),
+            long_before=microseconds(wanted.since) - SKEW // timedelta(microseconds=1),
+        )
+    if wanted.until is not None:
+        bound = f"SELECT position FROM {TrailRow.table} WHERE at_us > %(long_after)s ORDER BY at_us LIMIT 1"
+        must(
+            f"at_us + 0 < %(until)s AND position < coalesce(({bound}), {2**62})",
+            until=microseconds(wanted.until),
+            long_after=microseconds(wanted.until) + SKEW // timedelta(microseconds=1),
+        )
+    if wanted.after is not None:
+        must("position > %(after)s", after=wanted.after)
+    if wanted.before is not None:
+        must("position < %(before)s", before=wanted.before)
+    first = f"ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
+    each = f"SELECT position FROM {TrailRow.table} WHERE {' AND '.join(conditions)} {first}"
+    query = f"SELECT position FROM {source} ({each}) found {first}"
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return [position for (position,) in await cursor.fetchall()]
+
+
+def _chosen(wanted: Filter) -> Iterator[tuple[str, str, list[int]]]:
+    """Column, type and values of what is compared with values."""
+    if wanted.actor is not None:
+        yield "actor", "bigint", [actor_number(wanted.actor)]
+    if wanted.types is not None:
+        yield "type", "int", [type_number(name) for name in dict.fromkeys(wanted.types)]
+    if wanted.projects is not None:
+        yield "project_id", "bigint", list(dict.fromkeys(wanted.projects))
+
+
+async def of_stream(
+    connection: AsyncConnection, stream: str, *, after: int, before: int, newest: bool, limit: int
+) -> dict[int, int]:
+    """Version -> position of a stream's events between two versions, in order; straight from the log."""
+    query = (
+        "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
+        " AND originator_version > %(after)s AND originator_version < %(before)s"
+        f" ORDER BY originator_version {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
+    )
+    parameters = {"stream": stream, "after": after, "before": before, "limit": limit}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return dict(await cursor.fetchall())
+
+
+async def has_project(connection: AsyncConnection, project_id: int) -> bool:
+    """Whether there ever was such a project: its trail outlives it."""
+    query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
+    return await scalar(connection, query, {"project": project_id}) is not None
+
+
+async def project_at(connection: AsyncConnection, position: int) -> int | None:
+    """The project that the event at a position belongs to."""
+    query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
+    found: int | None = await scalar(connection, query, {"position": position})
+    return found
+
+
+async def waits_for_seal(connection: AsyncConnection, before: datetime) -> bool:
+    """Whether an event of before this time is not covered by a checkpoint, where there are checkpoints."""
+    query = (
+        f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
+        " ORDER BY position LIMIT 1"
+    )
+    return bool(await scalar(connection, query, {"before": microseconds(before)}))
+
+
+async def names_of(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
+    """What actors are called today; nothing for those who are gone and for the server itself."""
+    query = (
+        f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
+        f" WHERE id = ANY (%(users)s::bigint[]) UNION ALL"
+        f" SELECT 'node:' || id, name FROM {NodeRow.table} WHERE id = ANY (%(nodes)s::bigint[])"
+    )
+    parameters = {"users": _numbers("user", actors), "nodes": _numbers("node", actors)}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return dict(await cursor.fetchall())
+
+
+def _numbers(kind: str, actors: Collection[str]) -> list[int]:
+    numbers = (actor.removeprefix(f"{kind}:") for actor in actors if actor.startswith(f"{kind}:"))
+    return [int(number) for number in numbers if number.isdecimal()]

@@ -1,0 +1,108 @@
+"""The changes of a batch of events on their way to the tables: what rows look like now, and what has to be written."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cachetools import LRUCache
+
+from projections.engine import statements
+from projections.engine.model import Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
+
+ROWS_CACHED = 20_000
+"""Hot rows kept a table."""
+
+
+class Cache:
+    """Rows as the tables hold them, None for a key that has no row."""
+
+    def __init__(self) -> None:
+        self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
+
+    def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:
+        return self._rows[row]
+
+    def clear(self) -> None:
+        self._rows.clear()
+
+
+class Batch:
+    """Implements `Rows`. Changes are visible to the events after them, and written together."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
+        self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
+        self._added: dict[type[Row], list[Row]] = defaultdict(list)
+        self._swept: list[Sweep] = []
+
+    def get(self, row: type[R], *key: Any) -> R | None:
+        dirty = self._dirty.get(row)
+        found = dirty[key] if dirty is not None and key in dirty else self._fetched[row, key]
+        assert found is None or isinstance(found, row)
+        return found
+
+    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+        return [self.get(row, key) for key in keys]
+
+    def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
+        """Takes what the cache has; answers the keys that must be fetched from the tables."""
+        fetch: dict[type[Row], set[Key]] = defaultdict(set)
+        for row, key in needed:
+            if (row, key) in self._fetched:
+                continue
+            cached = self._cache.of(row)
+            if key in cached:
+                self._fetched[row, key] = cached[key]
+            else:
+                fetch[row].add(key)
+        return fetch
+
+    def fetched(self, row: type[Row], keys: Iterable[Key], found: Iterable[Row]) -> None:
+        rows: dict[Key, Row | None] = dict.fromkeys(keys)
+        rows.update((item.row_key, item) for item in found)
+        for key, item in rows.items():
+            self._fetched[row, key] = item
+
+    def change(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            match change:
+                case Row() if change.table.append_only:
+                    self._added[type(change)].append(change)
+                case Row():
+                    self._dirty[type(change)][change.row_key] = change
+                case Many():
+                    self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
+                case Gone():
+                    self._dirty[change.row][change.key] = None
+                case GoneWhere() | GoneBetween():
+                    self._swept.append(change)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._dirty or self._added or self._swept)
+
+    def statements(self) -> list[statements.Statement]:
+        """Parts for one WITH statement. They touch different rows, so that their order does not matter."""
+        parts: list[statements.Statement] = []
+        for row, dirty in self._dirty.items():
+            if kept := [item for item in dirty.values() if item is not None]:
+                parts.append((statements.upsert(row), [statements.rows_json(kept)]))
+            if gone := [key for key, item in dirty.items() if item is None]:
+                parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
+        for row, added in self._added.items():
+            parts.append((statements.insert(row), [statements.rows_json(added)]))
+        parts.extend(statements.sweep(swept) for swept in self._swept)
+        return parts
+
+    def written(self) -> None:
+        """The transaction is through: the cache may know."""
+        for (row, key), item in self._fetched.items():
+            self._cache.of(row)[key] = item
+        for row, dirty in self._dirty.items():
+            self._cache.of(row).update(dirty)
+        for swept in self._swept:
+            cached = self._cache.of(swept.row)
+            for key, item in list(cached.items()):
+                if item is not None and swept.takes(item):
+                    cached[key] = None

@@ -1,0 +1,261 @@
+"""The engine: events in, rows and position out, in one statement.
+
+It prefetches the rows that a batch needs, applies the pure functions, and writes the difference, the position and the
+NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error, and so are
+those that follow in its stream; the rest goes on. A rebuild is the same code from position 0.
+
+SQL names no schema: which tables are meant is the connection's search path (`projections.engine.schemas`).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+
+from domain.core.events import Recorded
+from projections.engine import row_validation, statements
+from projections.engine.batch import Batch, Cache
+from projections.engine.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest, must_be_readable
+from projections.engine.parking import WAITS, Parked, blocked_streams, park
+from store.postgres.notifications import PROJECTED
+
+log = structlog.get_logger()
+
+
+ROWS_AT_ONCE = 10_000
+"""Rows that one write may need: bounds the memory of the projector, not its speed."""
+REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
+"""What the database says of a row that it does not take."""
+
+
+class LostLeadership(Exception):
+    """Someone else moved these projections on, or changed their rows."""
+
+
+async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
+    """Makes the tables of projections that have none and starts them at the beginning of the log."""
+    for projection in projections:
+        async with connection.transaction():
+            for row in projection.rows:
+                for statement in statements.create(row):
+                    await connection.execute(statement.encode())
+            await connection.execute(
+                "INSERT INTO projection_positions (name, version, position, tables) VALUES (%s, %s, 0, %s)"
+                " ON CONFLICT DO NOTHING",
+                (projection.name, projection.version, [str(row.table) for row in projection.rows]),
+            )
+
+
+async def drop_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
+    for projection in projections:
+        async with connection.transaction():
+            for row in projection.rows:
+                await connection.execute(statements.drop(row).encode())
+            for table in ("projection_positions WHERE name = %s", "parked_events WHERE projection = %s"):
+                await connection.execute(
+                    f"DELETE FROM {table} AND version = %s".encode(), (projection.name, projection.version)
+                )
+
+
+async def positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
+    """By projection name, for the versions that this code knows."""
+    cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
+    versions = {projection.name: projection.version for projection in projections}
+    return {name: position for name, version, position in await cursor.fetchall() if versions.get(name) == version}
+
+
+class Engine:
+    """Moves projections that stand at one position. `connection` is autocommit and holds the leader's lock: losing it
+    ends both.
+    """
+
+    def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
+        self._connection = connection
+        self._projections = projections
+        self._announced = digest(projections) if announce else None
+        self._cache = Cache()
+        self._written = 0
+        self._generations: dict[str, int] = {}
+        self._blocked: set[tuple[str, str]] = set()
+
+    async def apply(self, events: Sequence[Recorded], position: int) -> int:
+        """Applies events that follow `position`; returns the new position. Raises LostLeadership and
+        psycopg.OperationalError.
+        """
+        if events and not self._generations:
+            await self._begin()
+        for part in self._parts(events):
+            position = await self._apply_part(part, position)
+        return position
+
+    async def _begin(self) -> None:
+        """Generations first: what someone else unparks after that look is noticed at the first write."""
+        cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
+        found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
+        for projection in self._projections:
+            generation = found.get((projection.name, projection.version))
+            if generation is None:
+                raise LostLeadership(f"{projection.name} version {projection.version} has no tables here")
+            self._generations[projection.name] = generation
+        self._blocked = await blocked_streams(self._connection, self._projections)
+
+    def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
+        """Cuts a batch where it would need too many rows at once: a block of results alone needs a thousand."""
+        part: list[Recorded] = []
+        weight = 0
+        for event in events:
+            part.append(event)
+            weight += 1 + sum(len(_keys(projection, event)) for projection in self._projections)
+            if weight >= ROWS_AT_ONCE:
+                yield part
+                part, weight = [], 0
+        if part:
+            yield part
+
+    async def _apply_part(self, events: Sequence[Recorded], position: int) -> int:
+        self._written = position
+        try:
+            try:
+                return await self._apply(events, position, self._projections)
+            except REFUSALS as error:
+                self._cache.clear()
+                log.warning("a batch could not be written, going on one by one", error=said(error))
+            # A part of the batch may be written already.
+            for event in [event for event in events if event.position > self._written]:
+                await self._apply_alone(event, self._written)
+            return self._written
+        except BaseException:
+            self._cache.clear()
+            raise
+
+    async def _apply_alone(self, event: Recorded, position: int) -> None:
+        try:
+            await self._apply([event], position, self._projections)
+            return
+        except REFUSALS:
+            self._cache.clear()
+        for projection in self._projections:
+            try:
+                await self._apply([event], position, [projection])
+            except REFUSALS as error:
+                self._cache.clear()
+                parked = [(projection, event, said(error))]
+                await self._write(Batch(self._cache), position, event.position, [projection], parked)
+
+    async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
+        if not events:
+            return position
+        parked: list[Parked] = []
+        blocked: set[tuple[str, str]] = set()
+        batch = Batch(self._cache)
+        await prefetch(self._connection, batch, events, projections)
+        for event in events:
+            changes: list[Change] = []
+            for projection in projections:
+                place = (projection.name, event.stream)
+                if place in self._blocked or place in blocked:
+                    parked.append((projection, event, WAITS))
+                    continue
+                try:
+                    changes.extend(changes_of(projection, event, batch))
+                except Exception as error:
+                    parked.append((projection, event, said(error)))
+                    blocked.add(place)
+            alone = any(isinstance(change, GoneWhere | GoneBetween) for change in changes)
+            if alone and not batch.is_empty:
+                before = [item for item in parked if item[1].position < event.position]
+                position = await self._write(batch, position, event.position - 1, projections, before)
+                parked = parked[len(before) :]
+                batch = Batch(self._cache)
+                remaining = [later for later in events if later.position >= event.position]
+                await prefetch(self._connection, batch, remaining, projections)
+            batch.change(changes)
+            if alone:
+                position = await self._write(batch, position, event.position, projections, parked)
+                parked = []
+                batch = Batch(self._cache)
+                remaining = [later for later in events if later.position > event.position]
+                await prefetch(self._connection, batch, remaining, projections)
+        return await self._write(batch, position, events[-1].position, projections, parked)
+
+    async def _write(
+        self, batch: Batch, old: int, new: int, projections: Sequence[Projection], parked: Sequence[Parked]
+    ) -> int:
+        if new == old:
+            return old
+        for projection, event, error in parked:
+            if error != WAITS:
+                log.error("event parked", projection=projection.name, position=event.position, error=error)
+        # First, so that while a switch holds the positions nothing else is held here.
+        moved: statements.Statement = (
+            "UPDATE projection_positions SET position = %s, updated_at = now()"
+            " WHERE name || ' ' || version || ' ' || generation = ANY (%s) AND position = %s RETURNING 1",
+            [
+                str(new),
+                [f"{item.name} {item.version} {self._generations[item.name]}" for item in projections],
+                str(old),
+            ],
+        )
+        parts = [moved, *batch.statements(), *([park(parked)] if parked else [])]
+        query, parameters = together(parts)
+        # A projection that someone else has moved makes this a division by zero, which rolls everything back.
+        query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
+        if self._announced is not None:
+            whole = len(projections) == len(self._projections) and not parked
+            query += f", pg_notify('{PROJECTED}', %s)"
+            parameters.append(f"{new} {self._announced}" if whole else "")
+        try:
+            await self._connection.execute(query.encode(), parameters, prepare=True)
+        except psycopg.errors.DivisionByZero:
+            raise LostLeadership from None
+        batch.written()
+        self._blocked.update((projection.name, event.stream) for projection, event, _ in parked)
+        self._written = new
+        return new
+
+
+def together(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
+    """The WITH of one statement, its parts named part0, part1 and so on, and all parameters."""
+    query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
+    return query, [value for _, values in parts for value in values]
+
+
+async def prefetch(
+    connection: AsyncConnection, batch: Batch, events: Sequence[Recorded], projections: Sequence[Projection]
+) -> None:
+    needed = {key for event in events for projection in projections for key in _keys(projection, event)}
+    for row, keys in batch.missing(needed).items():
+        cursor = await connection.execute(
+            statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
+        )
+        batch.fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
+
+
+def changes_of(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
+    """What follows from an event. Raises Unreadable, whatever the projection raises, and fitting.Unfit."""
+    must_be_readable(projection, event)
+    changes = list(projection.apply(event, batch))
+    for change in changes:
+        row_validation.check(change)
+    return changes
+
+
+def said(error: Exception) -> str:
+    """An error in words that are shown to people. The database's own may quote whole rows after the first line."""
+    if isinstance(error, psycopg.Error):
+        return error.diag.message_primary or type(error).__name__
+    return f"{type(error).__name__}: {error}"
+
+
+def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]]:
+    try:
+        return list(projection.keys(event))
+    except Exception as error:
+        # `apply` will miss its rows, and the event is parked for that.
+        log.error("keys failed", projection=projection.name, position=event.position, error=repr(error))
+        return []
+
+
+def row_types(projections: Sequence[Projection]) -> list[type[Row]]:
+    return [row for projection in projections for row in projection.rows]

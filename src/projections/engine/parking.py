@@ -1,0 +1,93 @@
+"""Parked events: what a projection could not take, and what follows it in the same stream.
+
+An event that is parked holds back the later ones of its stream for that projection, so that within a stream the order
+holds; all other streams go on. `projections.rebuild.retry` applies what waits, in order.
+"""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.core.events import Recorded
+from projections.engine.model import Projection
+from projections.engine.queries import all_rows, scalar
+from projections.engine.statements import Statement
+
+WAITS = "an earlier event of its stream is parked"
+
+Parked = tuple[Projection, Recorded, str]
+"""With why."""
+
+
+class ParkedEvent(msgspec.Struct):
+    position: int
+    stream: str
+    error: str
+
+
+def park(parked: Collection[Parked]) -> Statement:
+    return (
+        "INSERT INTO parked_events (projection, version, position, stream, error)"
+        " SELECT * FROM unnest(%s::text[], %s::int[], %s::bigint[], %s::text[], %s::text[])"
+        " ON CONFLICT (projection, version, position) DO UPDATE SET error = EXCLUDED.error",
+        [
+            [projection.name for projection, _, _ in parked],
+            [projection.version for projection, _, _ in parked],
+            [event.position for _, event, _ in parked],
+            [event.stream for _, event, _ in parked],
+            [_storable(error) for _, _, error in parked],
+        ],
+    )
+
+
+async def blocked_streams(connection: AsyncConnection, projections: Sequence[Projection]) -> set[tuple[str, str]]:
+    """(projection, stream): whose events have to wait."""
+    cursor = await connection.execute("SELECT DISTINCT projection, version, stream FROM parked_events")
+    versions = {projection.name: projection.version for projection in projections}
+    return {(name, stream) for name, version, stream in await cursor.fetchall() if versions.get(name) == version}
+
+
+async def parked_events(
+    connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
+) -> list[ParkedEvent]:
+    """The first of them, of one stream where one is given."""
+    return await all_rows(
+        connection,
+        ParkedEvent,
+        "SELECT position, stream, error FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
+        " AND (%(stream)s::text IS NULL OR stream = %(stream)s) ORDER BY position LIMIT %(limit)s",
+        {"name": projection.name, "version": projection.version, "stream": stream, "limit": limit},
+    )
+
+
+async def count_parked(connection: AsyncConnection, projection: Projection, stream: str | None = None) -> int:
+    found = await scalar(
+        connection,
+        "SELECT count(*) FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
+        " AND (%(stream)s::text IS NULL OR stream = %(stream)s)",
+        {"name": projection.name, "version": projection.version, "stream": stream},
+    )
+    return int(found)
+
+
+async def waiting_streams(connection: AsyncConnection, projection: Projection) -> list[str]:
+    """In the order in which they stopped."""
+    cursor = await connection.execute(
+        "SELECT stream FROM parked_events WHERE projection = %s AND version = %s"
+        " GROUP BY stream ORDER BY min(position)",
+        (projection.name, projection.version),
+    )
+    return [stream for (stream,) in await cursor.fetchall()]
+
+
+async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
+    """Whether one of these versions could not take an event between these positions."""
+    cursor = await connection.execute(
+        "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)
+    )
+    return any(versions.get(name) == version for name, version in await cursor.fetchall())
+
+
+def _storable(error: str) -> str:
+    return error.replace("\0", "\\0").encode(errors="backslashreplace").decode()[:2_000]

@@ -1,0 +1,178 @@
+"""Whether a row fits its table, told before it is sent.
+
+What the database would refuse in a row by itself is found while its event is applied, so that an event is parked for
+the same reason whatever else is in its batch: a later event of the batch may write over the row.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from projections.engine.model import Change, Column, Many, Row, columns
+
+INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
+"""SQL type -> code of `struct`."""
+INDEXED_BYTES = 2_000
+"""Longest text in a key or an index; PostgreSQL's own limit is a third of a page, less what it compresses."""
+NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+Check = Callable[[Any], None]
+
+
+class Unfit(ValueError):
+    """A value that its column cannot hold. Says which, not what it is."""
+
+
+def check(change: Change) -> None:
+    """Raises Unfit for a row that no database would take."""
+    if isinstance(change, Row):
+        _row_check(type(change))(change)
+    elif isinstance(change, Many):
+        for one in islice(change.rows.values(), 1):
+            check(one)
+
+
+@cache
+def _row_check(row: type[Row]) -> Callable[[Row], None]:
+    """Numbers and texts, which most rows are made of, are looked at all at once: a load checks millions."""
+    numbers = [column for column in columns(row) if column.sql_type in INTEGERS and not column.nullable]
+    pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack
+    all_numbers = _values_of([column.name for column in numbers])
+    all_texts = _values_of([column.name for column in columns(row) if column.sql_type == "text"])
+    all_needed = _values_of([column.name for column in columns(row) if not column.nullable and column not in numbers])
+    checks = [(column.name, _check_of(row, column)) for column in columns(row)]
+    others = [
+        (column.name, _check_of(row, column))
+        for column in columns(row)
+        if column.sql_type in ("jsonb", "double precision")
+        or column.sql_type.endswith("[]")
+        or (column.sql_type in INTEGERS and column.nullable)
+    ]
+
+    def fits(item: Row) -> None:
+        try:
+            pack(*all_numbers(item))
+            texts = "".join(filter(None, all_texts(item)))
+        except (struct.error, TypeError):
+            _check_each(item, checks)
+            raise
+        if None in all_needed(item) or not _is_plain(texts):
+            _check_each(item, checks)
+        elif others:
+            _check_each(item, others)
+
+    return fits
+
+
+def _values_of(names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda item: tuple(getattr(item, name) for name in names)
+
+
+def _is_plain(text: str) -> bool:
+    """Fits into any text column, however it is indexed."""
+    return text.isascii() and len(text) <= INDEXED_BYTES and "\0" not in text
+
+
+def _check_each(item: Row, checks: list[tuple[str, Check]]) -> None:
+    for name, check_value in checks:
+        try:
+            check_value(getattr(item, name))
+        except Unfit as error:
+            raise Unfit(f"{item.table}.{name} cannot hold {error}") from None
+
+
+def _check_of(row: type[Row], column: Column) -> Check:
+    match column.sql_type:
+        case "smallint" | "integer" | "bigint":
+            one: Check = _integer(column.sql_type)
+        case "smallint[]" | "integer[]":
+            one = _integers(column.sql_type.removesuffix("[]"))
+        case "text":
+            one = _indexed_text if _is_indexed(row, column.name) else _text
+        case "double precision":
+            one = _float
+        case "jsonb":
+            one = _json
+        case _:
+            one = _anything
+
+    def check_value(value: Any) -> None:
+        if value is not None:
+            one(value)
+        elif not column.nullable:
+            raise Unfit("nothing")
+
+    return check_value
+
+
+def _is_indexed(row: type[Row], name: str) -> bool:
+    indexes = [index for index in row.table.indexes if "hash" not in index]
+    return name in row.table.key or any(re.search(rf"\b{name}\b", index) for index in indexes)
+
+
+def _integer(sql_type: str) -> Check:
+    pack = struct.Struct("<" + INTEGERS[sql_type]).pack
+
+    def check_value(value: Any) -> None:
+        try:
+            pack(value)
+        except struct.error:
+            raise Unfit(f"a number outside of {sql_type}") from None
+
+    return check_value
+
+
+def _integers(sql_type: str) -> Check:
+    check_one = _integer(sql_type)
+
+    def check_values(values: Any) -> None:
+        if values:
+            check_one(min(values))
+            check_one(max(values))
+
+    return check_values
+
+
+def _text(value: Any) -> None:
+    if "\0" in value:
+        raise Unfit("a text with NUL")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Unfit("a text with half of a surrogate pair") from None
+
+
+def _indexed_text(value: Any) -> None:
+    _text(value)
+    if len(value) > INDEXED_BYTES // 4 and len(value.encode()) > INDEXED_BYTES:
+        raise Unfit(f"a text of more than {INDEXED_BYTES:,} bytes, since it is indexed")
+
+
+def _float(value: Any) -> None:
+    if not math.isfinite(value):
+        raise Unfit("a number that is none")
+
+
+def _json(value: Any) -> None:
+    if not value:
+        return
+    try:
+        text = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        raise Unfit("a text with half of a surrogate pair") from None
+    if b"\\u0000" in text and NUL_IN_JSON.search(text):
+        raise Unfit("a text with NUL")
+
+
+def _anything(value: Any) -> None:
+    pass

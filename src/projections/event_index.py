@@ -1,0 +1,103 @@
+"""Which events tell of a thing without standing in a stream of its own, by position: what time travel has to look up.
+
+Rows are only ever added, so they still say what a build that was deleted since once meant to its job and its node.
+They hold nothing but numbers.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from psycopg import AsyncConnection
+
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
+from domain.core.events import Recorded
+from domain.known_issues import KnownIssueSearched
+from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
+from domain.quarantine import QuarantinedTestsRan
+from projections.engine.model import Change, Key, Projection, Row, Rows, SmallInt, Table
+
+VERSION = 2
+
+Kind = Literal["job", "quarantine", "triage", "node", "user", "projects"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""A row says its place here.
+
+`job`: builds were queued. `quarantine`: a job's quarantined tests ran. `triage`: a known issue was found among a job's
+older failures. `node`: builds came and went. `user`: memberships. `projects` (id 0): which projects there are.
+"""
+
+
+class RelatedRow(Row, frozen=True):
+    table = Table(
+        "related_events",
+        VERSION,
+        key=("kind", "id", "position"),
+        indexes=("(kind, id, position)",),
+        append_only=True,
+    )
+    kind: SmallInt
+    id: int
+    position: int
+
+
+def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    return ()
+
+
+def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    event, position = recorded.event, recorded.position
+    match event:
+        case BuildQueued():
+            yield _row("job", event.job_id, position)
+        case BuildAssigned() | BuildRequeued() | BuildFinished(node_id=int()):
+            assert event.node_id is not None
+            yield _row("node", event.node_id, position)
+        case QuarantinedTestsRan():
+            yield _row("quarantine", event.job_id, position)
+        case KnownIssueSearched():
+            for job_id in sorted(set(event.job_ids)):
+                yield _row("triage", job_id, position)
+        case MemberAdmitted():
+            yield _row("user", event.user_id, position)
+        case ProjectCreated() | ProjectDeleted():
+            yield _row("projects", 0, position)
+        case _:
+            return
+
+
+def _row(kind: Kind, id: int, position: int) -> RelatedRow:
+    return RelatedRow(KINDS.index(kind), id, position)
+
+
+PROJECTION = Projection(
+    "related",
+    VERSION,
+    (RelatedRow,),
+    keys,
+    apply,
+    takes=(
+        BuildAssigned,
+        BuildFinished,
+        BuildQueued,
+        BuildRequeued,
+        KnownIssueSearched,
+        MemberAdmitted,
+        ProjectCreated,
+        ProjectDeleted,
+        QuarantinedTestsRan,
+    ),
+)
+
+
+async def positions(
+    connection: AsyncConnection, kind: Kind, id: int, until: int, limit: int | None = None
+) -> list[int]:
+    """Of the events up to a position, newest first."""
+    cursor = await connection.execute(
+        f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"
+        " ORDER BY position DESC LIMIT %(limit)s".encode(),
+        {"kind": KINDS.index(kind), "id": id, "until": until, "limit": limit},
+        prepare=True,
+        binary=True,
+    )
+    return [position for (position,) in await cursor.fetchall()]

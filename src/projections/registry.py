@@ -1,0 +1,41 @@
+"""All projections, in the order in which they are applied."""
+
+from projections import (
+    artifacts,
+    audit_trail,
+    auth,
+    builds,
+    event_index,
+    jobs,
+    known_issues,
+    node_commands,
+    nodes,
+    pools,
+    projects,
+    quarantine,
+    results,
+    teams,
+    templates,
+    triage,
+    webhooks,
+)
+
+PROJECTIONS = (
+    auth.PROJECTION,
+    projects.PROJECTION,
+    templates.PROJECTION,
+    jobs.PROJECTION,
+    pools.PROJECTION,
+    nodes.PROJECTION,
+    node_commands.PROJECTION,
+    builds.PROJECTION,
+    quarantine.PROJECTION,
+    known_issues.PROJECTION,
+    results.PROJECTION,
+    triage.PROJECTION,
+    artifacts.PROJECTION,
+    webhooks.PROJECTION,
+    teams.PROJECTION,
+    audit_trail.PROJECTION,
+    event_index.PROJECTION,
+)

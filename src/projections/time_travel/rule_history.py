@@ -1,0 +1,103 @@
+"""The history that a replay goes through: the events of rules and builds, found by the trail."""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.events import Event, Recorded, readable
+from domain.triage import CLASSIFICATIONS, Classification
+from projections import audit_trail
+from projections.audit_trail import Filter
+from projections.engine.queries import all_rows
+from projections.test_cases import TestCaseRow
+from projections.triage import RuleMatchRow, TriageRow
+from store.log.event_log import EventLog
+
+LOOKED_UP = 1_000
+"""Positions asked for in one query."""
+READ = 20
+"""Events held at once: one of a report's may be megabytes."""
+
+
+def patient() -> bool:
+    return True
+
+
+class _Case(msgspec.Struct, frozen=True):
+    id: int
+    node_id: str
+
+
+class _Said(msgspec.Struct, frozen=True):
+    id: int
+    by_person: Classification | None
+    by_rule: int | None
+
+
+class PastReports:
+    """Implements `commands.rules.simulation.History`. Rules count from the beginning, builds from `since` on.
+
+    `go_on` is asked now and then; `complete` says whether the end was reached.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        log: EventLog,
+        *,
+        of_rules: Sequence[type[Event]],
+        of_builds: Sequence[type[Event]],
+        project_id: int | None = None,
+        since: datetime | None = None,
+        go_on: Callable[[], bool] = patient,
+    ) -> None:
+        self.complete = False
+        self._go_on = go_on
+        self._pool = pool
+        self._log = log
+        projects = None if project_id is None else [project_id]
+        rules, builds = ([event.name for event in events] for events in (of_rules, of_builds))
+        self._wanted = [Filter(projects=projects, types=[*rules, *builds], since=since)]
+        if since is not None:
+            self._wanted.insert(0, Filter(projects=projects, types=rules, until=since))
+
+    async def parts(self) -> AsyncIterator[Sequence[Recorded]]:
+        for wanted in self._wanted:
+            position = 0
+            while positions := await self._after(wanted, position):
+                for start in range(0, len(positions), READ):
+                    if not self._go_on():
+                        return
+                    yield readable(await self._log.at(positions[start : start + READ]))
+                position = positions[-1]
+        self.complete = True
+
+    async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
+        query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY (%(ids)s::bigint[])"
+        async with self._pool.connection() as connection:
+            found = await all_rows(connection, _Case, query, {"ids": list(case_ids)})
+        return {case.id: case.node_id for case in found}
+
+    async def said_of(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
+        query = (
+            "SELECT wanted.id, v.classification, m.classification FROM unnest(%(ids)s::bigint[]) wanted(id)"
+            f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
+        )
+        async with self._pool.connection() as connection:
+            found = await all_rows(connection, _Said, query, {"ids": list(result_ids)})
+        said: dict[int, tuple[Classification, bool]] = {}
+        for one in found:
+            if one.by_person is not None:
+                said[one.id] = one.by_person, True
+            elif one.by_rule is not None:
+                said[one.id] = CLASSIFICATIONS[one.by_rule], False
+        return said
+
+    async def _after(self, wanted: Filter, position: int) -> list[int]:
+        async with self._pool.connection() as connection:
+            return await audit_trail.positions(
+                connection, dataclasses.replace(wanted, after=position), newest=False, limit=LOOKED_UP
+            )

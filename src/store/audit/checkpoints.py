@@ -1,0 +1,181 @@
+"""The audit log's tree and checkpoints as they are stored. The leaf of position p is the tree's leaf p - 1."""
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from eventsourcing.persistence import StoredEvent
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
+from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in_tile, tile_subtree
+from store.audit.signed_notes import SigningKey, VerifierKey
+from store.crypto.secrets import Secrets
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS audit_tiles (level int, n bigint, hashes bytea NOT NULL, PRIMARY KEY (level, n))",
+    "ALTER TABLE audit_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL",  # hashes do not compress
+    """
+    CREATE TABLE IF NOT EXISTS audit_checkpoints (
+        size bigint PRIMARY KEY, root bytea NOT NULL, note text NOT NULL, at timestamptz NOT NULL
+    )
+    """,
+    # Private keys, sealed with the master. Which of them signs is in the log.
+    "CREATE TABLE IF NOT EXISTS audit_keys (vkey text PRIMARY KEY, sealed bytea NOT NULL)",
+)
+
+MAX_GAP = 100_000
+"""Positions without a row that are taken for what they are; a row beyond was not appended by this server."""
+UNKNOWN = bytes(HASH)
+"""Stands for a hash that the tiles do not have any more: it fits nothing."""
+
+
+class SealedCheckpoint(msgspec.Struct, frozen=True):
+    size: int
+    root: bytes
+    note: str
+    at: datetime
+
+
+async def load_edge(connection: AsyncConnection, size: int) -> Edge:
+    """Of the stored tree's first leaves. What is stored behind them is not looked at."""
+    wanted: list[tuple[int, int, int]] = []
+    while size:
+        n, count = divmod(size, TILE)
+        wanted.append((len(wanted), n, count * HASH))
+        size = n
+    cursor = await connection.execute(
+        "SELECT level, n, substr(hashes, 1, length) FROM audit_tiles"
+        " JOIN unnest(%s::int[], %s::bigint[], %s::int[]) AS wanted(level, n, length) USING (level, n)",
+        [list(column) for column in zip(*wanted, strict=True)] or [[], [], []],
+    )
+    tiles = {(level, n): hashes for level, n, hashes in await cursor.fetchall()}
+    return Edge((level, n, tiles.get((level, n), b"")) for level, n, _ in wanted)
+
+
+async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
+    """The hashes of the leaves that follow, up to the end of a tile or the last row that there is."""
+    cursor = await connection.execute(
+        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+        " WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
+        (size, TILE - size % TILE),
+        prepare=True,
+        binary=True,
+    )
+    leaves: list[bytes] = []
+    for position, *columns in await cursor.fetchall():
+        missing = range(size + len(leaves) + 1, position)
+        if len(missing) > MAX_GAP:
+            break
+        # Positions are given out and committed in one order, so what is not there by now never comes.
+        leaves += [hash_of(GapLeaf(absent)) for absent in missing]
+        leaves.append(hash_of(leaf_of(position, row_of(*columns))))
+    return leaves
+
+
+async def write_tiles(connection: AsyncConnection, tiles: dict[Subtree, bytes]) -> None:
+    await connection.execute(
+        "INSERT INTO audit_tiles (level, n, hashes) SELECT * FROM unnest(%s::int[], %s::bigint[], %s::bytea[])"
+        " ON CONFLICT (level, n) DO UPDATE SET hashes = excluded.hashes",
+        ([level for level, _ in tiles], [n for _, n in tiles], list(tiles.values())),
+    )
+
+
+async def write_checkpoint(connection: AsyncConnection, checkpoint: SealedCheckpoint) -> None:
+    await connection.execute(
+        "INSERT INTO audit_checkpoints (size, root, note, at) VALUES (%s, %s, %s, %s)",
+        msgspec.structs.astuple(checkpoint),
+    )
+
+
+async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey) -> None:
+    sealed = secrets.seal(base64.b64encode(key.private).decode())
+    async with pool.connection() as connection:
+        await connection.execute("INSERT INTO audit_keys (vkey, sealed) VALUES (%s, %s)", (str(key.verifier), sealed))
+
+
+async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
+    """Raises LookupError when it is not there, SecretMismatch when it was not sealed here."""
+    cursor = await connection.execute("SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))
+    row = await cursor.fetchone()
+    if row is not None:
+        key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))
+        if str(key.verifier) == vkey:
+            return key
+    raise LookupError(f"the private key of {vkey} is not in the table audit_keys: this server did not make it")
+
+
+class AuditTree:
+    """Reads the tree and its checkpoints."""
+
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
+        """The one of this size, else the newest."""
+        found = await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)
+        return found[0] if found else None
+
+    async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
+        """The newest first."""
+        return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
+
+    async def covering(self, position: int) -> SealedCheckpoint | None:
+        """The first checkpoint that covers a position."""
+        found = await self._checkpoints("size >= %(size)s", "ASC", 1, position)
+        return found[0] if found else None
+
+    async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
+        """Of complete subtrees, in their order."""
+        places = [in_tile(subtree) for subtree in subtrees]
+        tiles = await self._tiles({tile for tile, _, _ in places})
+        return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in places]
+
+    async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
+        """The hash over each range of leaves, as a proof holds it."""
+        covers = [cover(first, end) for first, end in ranges]
+        hashes = iter(await self.hashes([subtree for subtrees in covers for subtree in subtrees]))
+        return [fold([next(hashes) for _ in subtrees]) for subtrees in covers]
+
+    async def root(self, size: int) -> bytes:
+        return (await self.folded([(0, size)]))[0]
+
+    async def leaves(self, positions: Sequence[int]) -> list[bytes]:
+        return await self.hashes([(0, position - 1) for position in positions])
+
+    async def row(self, position: int) -> StoredEvent | None:
+        """What stands at a position now."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s",
+                (position,),
+                prepare=True,
+                binary=True,
+            )
+            row = await cursor.fetchone()
+            return None if row is None else row_of(*row)
+
+    async def _tiles(self, wanted: set[Subtree]) -> dict[Subtree, bytes]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT level, n, hashes FROM audit_tiles"
+                " JOIN unnest(%s::int[], %s::bigint[]) AS wanted(level, n) USING (level, n)",
+                ([level for level, _ in wanted], [n for _, n in wanted]),
+                prepare=True,
+                binary=True,
+            )
+            return {(level, n): hashes for level, n, hashes in await cursor.fetchall()}
+
+    async def _checkpoints(self, condition: str, order: str, limit: int, size: int | None) -> list[SealedCheckpoint]:
+        query = (
+            f"SELECT size, root, note, at FROM audit_checkpoints WHERE {condition} ORDER BY size {order} LIMIT {limit}"
+        )
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(query.encode(), {"size": size})
+            return [SealedCheckpoint(*row) for row in await cursor.fetchall()]
+
+
+def _subtree(tile: bytes, above: int, offset: int) -> bytes:
+    return tile_subtree(tile, above, offset) if len(tile) >= (offset + (1 << above)) * HASH else UNKNOWN

@@ -1,0 +1,249 @@
+"""The log as lines of JSON that prove themselves: whoever has the text and a checkpoint can verify it offline.
+
+A header says which checkpoint the lines lead to. Then comes what stands at each position: an event with the values that
+its leaf is made of, a gap, or a stretch that a filter leaves out, as the hashes of the subtrees that cover it. Folded
+in their order they are the checkpoint's tree. `leaf` is the hash that the tree holds, not one made from the row: that
+is how a row that was changed shows, and where.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from eventsourcing.persistence import StoredEvent
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.data_keys import lineage
+from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
+from store.audit.merkle import cover
+from store.crypto.secrets import SecretMismatch
+from store.log.codec import Unreadable, canonical
+from store.log.event_log import EventLog
+
+CHUNK = 250
+"""Positions that are in memory together."""
+
+Following = Callable[[int, int], Awaitable[list[int]]]
+"""Takes a position and a limit: which positions after it are wanted, in order."""
+
+
+class Header(msgspec.Struct, frozen=True):
+    origin: str
+    size: int
+    """The last position, which is the checkpoint's size."""
+    after: int
+    """The lines begin behind this position."""
+    filter: dict[str, str]
+    """What was asked for; empty for the whole log."""
+    checkpoint: str
+    """The signed note."""
+    handovers: list[str]
+    """For each later signing key the first checkpoint that covers its event, signed by a key before it."""
+    keys: list[str]
+    """The signing keys, the first one first."""
+    hashes: list[str]
+    """Of the subtrees that cover everything up to `after`."""
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Any line. Header and end come once; else it is a stretch left out, a gap, or a row."""
+
+    export: Header | None = None
+    end: int | None = None
+    skipped: tuple[int, int] | None = None
+    hashes: list[str] | None = None
+    gap: int | None = None
+    position: int | None = None
+    stream: str | None = None
+    version: int | None = None
+    type: str | None = None
+    class_version: int | None = None
+    at_us: int | None = None
+    actor: str | None = None
+    correlation_id: str | None = None
+    causation: int | None = None
+    key: str | None = None
+    """The data key of the sealed fields."""
+    clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The clear fields as canonical JSON."""
+    sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The sealed fields likewise; left out when there are none, or when they were erased."""
+    salt: str | None = None
+    commitment: str | None = None
+    stored: str | None = None
+    unreadable: str | None = None
+    """Why the row's fields, or only the sealed ones, cannot be read."""
+    leaf: str | None = None
+
+
+@dataclass
+class Export:
+    """Made from a checkpoint. `following` chooses positions; None is the whole log.
+
+    `boundaries` are sizes of checkpoints that the reader holds: a stretch left out ends there, so that he can compare.
+    """
+
+    pool: AsyncConnectionPool
+    log: EventLog
+    checkpoint: SealedCheckpoint
+    after: int = 0
+    following: Following | None = None
+    filter: dict[str, str] = field(default_factory=dict)
+    boundaries: Sequence[int] = ()
+    _keys: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tree = AuditTree(self.pool)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Pieces of whole lines, in constant memory."""
+        recorded = (await self.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+        size = self.checkpoint.size
+        self._keys = [item.position for item in recorded if item.position <= size]
+        covering = [await self._tree.covering(position) for position in self._keys[1:]]
+        handovers = {item.size: item.note for item in covering if item is not None}
+        self._boundaries = sorted({*handovers, *self.boundaries, size})
+        yield _text(
+            Line(
+                export=Header(
+                    origin=self.checkpoint.note.partition("\n")[0],
+                    size=size,
+                    after=self.after,
+                    filter=self.filter,
+                    checkpoint=self.checkpoint.note,
+                    handovers=list(handovers.values()),
+                    keys=[item.event.public_key for item in recorded if isinstance(item.event, SigningKeyChanged)],
+                    hashes=[item.hex() for item in await self._tree.hashes(cover(0, self.after))],
+                )
+            )
+        )
+        if self.following is None and self.after == 0:
+            yield b"".join([_text(line) for line in await self._rows_before_the_first()])
+        at = self.after
+        while at < size:
+            wanted, reached = await self._wanted(at)
+            yield b"".join([_text(line) for line in await self._lines(at, wanted, reached)])
+            at = reached
+        yield _text(Line(end=size))
+
+    async def _wanted(self, at: int) -> tuple[list[int], int]:
+        """The next positions to show, and how far they go."""
+        size = self.checkpoint.size
+        if self.following is None:
+            reached = min(at + CHUNK, size)
+            return list(range(at + 1, reached + 1)), reached
+        found = [position for position in await self.following(at, CHUNK) if position <= size]
+        reached = found[-1] if len(found) == CHUNK else size
+        # The signing keys belong to every export.
+        return sorted({*found, *(position for position in self._keys if at < position <= reached)}), reached
+
+    async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> list[Line]:
+        skipped = list(self._left_out(at, wanted, reached))
+        hashes = iter(await self._tree.hashes([subtree for stretch in skipped for subtree in cover(*stretch)]))
+        leaves = dict(zip(wanted, await self._tree.leaves(wanted), strict=True))
+        rows: dict[int, list[Line]] = {}
+        for position, line in await self._rows("notification_id = ANY (%s)", [list(wanted)]):
+            rows.setdefault(position, []).append(msgspec.structs.replace(line, leaf=leaves[position].hex()))
+        lines: dict[int, list[Line]] = {
+            first: [Line(skipped=(first + 1, end), hashes=[next(hashes).hex() for _ in cover(first, end)])]
+            for first, end in skipped
+        }
+        for position in wanted:
+            lines[position - 1] = rows.get(position) or [Line(gap=position, leaf=leaves[position].hex())]
+        return [line for place in sorted(lines) for line in lines[place]]
+
+    def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
+        """The leaves from `at` to `reached` that are not shown, in stretches that end at the boundaries."""
+        for position in [*wanted, reached + 1]:
+            for boundary in self._boundaries:
+                if at < boundary < position - 1:
+                    yield at, boundary
+                    at = boundary
+            if at < position - 1:
+                yield at, position - 1
+            at = position
+
+    async def _rows_before_the_first(self) -> list[Line]:
+        """The log begins at 1: what stands before that was put there by somebody else."""
+        return [line for _, line in await self._rows("notification_id < 1", [])]
+
+    async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[tuple[int, Line]]:
+        query = (
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            f" WHERE {condition} ORDER BY notification_id, originator_id, originator_version LIMIT 10000"
+        )
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(query.encode(), parameters, binary=True)
+            rows = [(position, row_of(*columns)) for position, *columns in await cursor.fetchall()]
+        sealed_by = [(position, stored, _key_name(stored)) for position, stored in rows]
+        keys = await self._data_keys({name for _, _, name in sealed_by if name is not None})
+        return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
+
+    async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
+        """By name: the key, None when it was destroyed, or why it cannot be used."""
+        found: dict[str, bytes | str | None] = {}
+        try:
+            found |= await self.log.data_keys(names)
+        except SecretMismatch:
+            for name in names:
+                try:
+                    found |= await self.log.data_keys([name])
+                except SecretMismatch:
+                    found[name] = f"the data key {name} is damaged"
+        # What the log's cache has not heard of yet.
+        lines = {name: lineage(name) for name in names}
+        async with self.pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL",
+                (list({above for line in lines.values() for above in line}),),
+            )
+            destroyed = {name for (name,) in await cursor.fetchall()}
+        return found | {name: None for name, line in lines.items() if not destroyed.isdisjoint(line)}
+
+
+def of_stream(pool: AsyncConnectionPool, stream: str) -> Following:
+    async def following(after: int, limit: int) -> list[int]:
+        async with pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT notification_id FROM stored_events WHERE originator_id = %s AND notification_id > %s"
+                " ORDER BY notification_id LIMIT %s",
+                (stream, after, limit),
+                prepare=True,
+            )
+            return [position for (position,) in await cursor.fetchall()]
+
+    return following
+
+
+def _key_name(stored: StoredEvent) -> str | None:
+    try:
+        return MAPPER.envelope(stored.state).key_name
+    except Unreadable:
+        return None
+
+
+def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Line:
+    try:
+        opened = MAPPER.opened(stored, lambda name: None)
+        leaf = event_leaf(position, stored, opened)
+    except Unreadable:
+        return Line(**msgspec.structs.asdict(leaf_of(position, stored)), unreadable="the stored bytes are no event")
+    sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    salt, reason = "", key if isinstance(key, str) else None
+    if isinstance(key, bytes):
+        try:
+            _, _, packed, salted = MAPPER.opened(stored, lambda name: key)
+            assert packed is not None, "its key is at hand"
+            sealed, salt = msgspec.Raw(canonical(packed)), salted.hex()
+        except (SecretMismatch, Unreadable):
+            reason = "the sealed fields do not decrypt"
+    values: dict[str, Any] = msgspec.structs.asdict(leaf)
+    values["clear"] = msgspec.Raw(canonical(opened.clear))
+    return Line(**values, sealed=sealed, salt=salt or None, unreadable=reason)
+
+
+def _text(line: Line) -> bytes:
+    return msgspec.json.encode(line) + b"\n"

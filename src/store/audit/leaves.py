@@ -1,0 +1,104 @@
+"""What the leaves of the audit log's tree are: compact JSON that names a position of the log and all that stands there.
+
+Its last part is the hash of the row's bytes as they are stored, so no change of any of them goes unseen; the parts
+before let whoever holds an export check it without any key. Destroying a data key changes no leaf.
+"""
+
+import hashlib
+
+import msgspec
+from eventsourcing.persistence import StoredEvent
+
+from store.audit.merkle import leaf_hash
+from store.log.codec import EventMapper, Opened, Unreadable, canonical
+
+MAPPER = EventMapper({}, {})
+"""Opens any event: what is in it does not matter here."""
+
+
+class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
+    """An event at its position. Hashes are SHA-256 in hex."""
+
+    position: int
+    stream: str
+    version: int
+    type: str
+    class_version: int
+    at_us: int
+    actor: str
+    correlation_id: str
+    causation: int | None
+    key: str | None
+    clear: str
+    """Hash of the clear fields as canonical JSON."""
+    commitment: str
+    """To the sealed fields: hash of the salt and their canonical JSON; empty when there are none."""
+    stored: str
+    """Hash of the stored state."""
+
+
+class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
+    """A row that was no event of this server when it was sealed."""
+
+    position: int
+    stream: str
+    version: int
+    type: str | None
+    stored: str
+
+
+class GapLeaf(msgspec.Struct, array_like=True, frozen=True):
+    """A position without a row: what was to stand there was never committed."""
+
+    position: int
+    nothing: None = None
+
+
+Leaf = EventLeaf | UnreadableLeaf | GapLeaf
+
+
+def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
+    """A row's columns as the library has them. The table itself would take a row without any state."""
+    return StoredEvent(stream, version, type, state or b"")
+
+
+def leaf_data(leaf: Leaf) -> bytes:
+    return msgspec.json.encode(leaf)
+
+
+def hash_of(leaf: Leaf) -> bytes:
+    return leaf_hash(leaf_data(leaf))
+
+
+def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
+    """Of a row as it stands there."""
+    try:
+        return event_leaf(position, stored, MAPPER.opened(stored, lambda name: None))
+    except Unreadable:
+        return UnreadableLeaf(
+            position, str(stored.originator_id), stored.originator_version, stored.topic, sha256(stored.state)
+        )
+
+
+def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
+    """Raises Unreadable."""
+    envelope = opened.envelope
+    return EventLeaf(
+        position,
+        str(stored.originator_id),
+        stored.originator_version,
+        stored.topic,
+        envelope.class_version,
+        envelope.at_us,
+        envelope.actor,
+        envelope.correlation_id,
+        envelope.causation,
+        envelope.key_name,
+        sha256(canonical(opened.clear)),
+        envelope.commitment.hex(),
+        sha256(stored.state),
+    )
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

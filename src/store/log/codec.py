@@ -1,0 +1,295 @@
+"""How an event is stored, and how it is read back.
+
+A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
+of the data key, the clear fields, the sealed fields, the commitment. Sealed fields are encrypted under the data key,
+bound to their place, behind a random salt; when that key is gone they read as their defaults, and all the rest of the
+event as ever. The commitment stays: SHA-256 of the salt and the canonical sealed fields, which says nothing without the
+salt, and proves with it what had been there. Both parts are compressed when that pays. An event of an older class
+version goes through the upcasters of its name first: plain functions from one version's dict to the next.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import zstandard
+from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
+from msgspec.structs import force_setattr
+
+from domain.core.columns import Column
+from domain.core.events import UNSTAMPED, Damaged, Event, Recorded, Stamp
+from store.crypto.secrets import SecretMismatch, decrypt, encrypt
+
+COMPRESSED = 1
+SEALED_COMPRESSED = 2
+WORTH_COMPRESSING = 512  # bytes; below that zstd saves little and costs a call
+SALT = 16
+
+Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
+KeyOf = Callable[[str], bytes | None]
+
+
+class UnknownEvent(Exception):
+    """The log holds an event that this version of the server does not know."""
+
+
+class Unreadable(Exception):
+    """The stored bytes are no event: they were damaged or changed."""
+
+
+class Envelope(msgspec.Struct, array_like=True, frozen=True):
+    flags: int
+    class_version: int
+    at_us: int
+    actor: str
+    correlation_id: str
+    causation: int | None
+    key_name: str | None
+    clear: bytes
+    sealed: bytes
+    commitment: bytes
+    """Empty when nothing is sealed."""
+
+    @property
+    def at(self) -> datetime:
+        return UNSTAMPED + timedelta(microseconds=self.at_us)
+
+    def stamp(self, event: Event) -> None:
+        """In place, since nobody else has seen this event yet."""
+        force_setattr(event, "at", self.at)
+        force_setattr(event, "actor", self.actor)
+        force_setattr(event, "correlation_id", self.correlation_id)
+        force_setattr(event, "causation", self.causation)
+
+
+class Opened(NamedTuple):
+    """What a stored event holds, in the shape of the class version that wrote it."""
+
+    envelope: Envelope
+    clear: bytes
+    """The clear fields, packed."""
+    sealed: bytes | None
+    """The sealed fields, packed; None when there are none, or when their data key is gone."""
+    salt: bytes
+    """What the commitment was made with; empty without sealed fields."""
+
+    @property
+    def erased(self) -> bool:
+        return self.sealed is None and bool(self.envelope.sealed)
+
+
+def _as_stored(value: Any) -> bytes:
+    """Of what msgpack does not know."""
+    assert isinstance(value, Column), f"{type(value).__name__} is not a type of fields"
+    return value.stored
+
+
+def _from_stored(hint: type[Any], value: Any) -> Any:
+    assert issubclass(hint, Column), f"{hint.__name__} is not a type of fields"
+    return hint.of(value)
+
+
+_envelopes = msgspec.msgpack.Decoder(Envelope)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
+_compressor = zstandard.ZstdCompressor(level=3)
+_decompressor = zstandard.ZstdDecompressor()
+_NO_STAMP = Stamp(UNSTAMPED, "")
+
+
+def canonical(packed: bytes) -> bytes:
+    """The one way to write packed fields as text: JSON, compact, keys sorted, bytes as base64.
+
+    Raises Unreadable for what cannot have been packed here.
+    """
+    try:
+        return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise Unreadable(f"the fields are not msgpack: {error}") from None
+
+
+def commitment(salt: bytes, sealed: bytes) -> bytes:
+    """To packed sealed fields: whoever knows neither learns nothing, whoever is given both can check."""
+    return hashlib.sha256(salt + canonical(sealed)).digest()
+
+
+class Shape:
+    """A class of events as it is stored: all fields, and the sealed ones by themselves."""
+
+    def __init__(self, event: type[Event]) -> None:
+        self.event = event
+        self.decode = msgspec.msgpack.Decoder(event, dec_hook=_from_stored).decode
+        fields = {field.name: field for field in msgspec.structs.fields(event)}
+        self.blank: dict[str, Any] = {}
+        for name in event.sealed:
+            field = fields[name]
+            if field.default_factory is not msgspec.NODEFAULT:
+                self.blank[name] = field.default_factory()
+            else:
+                assert field.default is not msgspec.NODEFAULT, f"{event.__name__}.{name} is sealed: give it a default"
+                self.blank[name] = field.default
+        sealed = msgspec.defstruct(
+            f"{event.__name__}Sealed",
+            [(name, fields[name].type, self.blank[name]) for name in event.sealed],
+            omit_defaults=True,
+        )
+        self.decode_sealed = msgspec.msgpack.Decoder(sealed).decode
+
+    def seals(self, event: Event) -> bool:
+        return any(getattr(event, name) != blank for name, blank in self.blank.items())
+
+    def split(self, event: Event) -> tuple[bytes, bytes]:
+        """The clear and the sealed fields, encoded; nothing sealed is in the first. Defaults need no sealing."""
+        if not self.blank:
+            return _encoder.encode(event), b""
+        sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
+        if not sealed:
+            return _encoder.encode(event), b""
+        return _encoder.encode(msgspec.structs.replace(event, **self.blank)), _encoder.encode(sealed)
+
+    def join(self, clear: bytes, sealed: bytes | None) -> Event:
+        event = self.decode(clear)
+        if sealed:
+            found = self.decode_sealed(sealed)
+            for name in self.blank:
+                force_setattr(event, name, getattr(found, name))
+        return event
+
+
+class EventMapper(Mapper[str]):
+    """The library's mapper for msgspec events. `Recorded` plays the part of its domain event."""
+
+    def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
+        super().__init__(JSONTranscoder())
+        self._upcasters = upcasters
+        self._shapes = {name: Shape(event) for name, event in catalogue.items()}
+
+    def encode(self, stream: str, version: int, event: Event, stamp: Stamp, key: bytes | None) -> StoredEvent:
+        """`event` is unstamped; `key` is the data key where the event names one."""
+        clear, sealed = self._shapes[event.name].split(event)
+        flags, committed = 0, b""
+        if len(clear) > WORTH_COMPRESSING:
+            flags |= COMPRESSED
+            clear = _compressor.compress(clear)
+        if sealed:
+            assert key is not None, f"{event.name} has sealed fields and needs its data key"
+            salt = os.urandom(SALT)
+            committed = commitment(salt, sealed)
+            if len(sealed) > WORTH_COMPRESSING:
+                flags |= SEALED_COMPRESSED
+                sealed = _compressor.compress(sealed)
+            sealed = encrypt(key, salt + sealed, _context(stream, version, event.name))
+        envelope = Envelope(
+            flags,
+            event.class_version,
+            (stamp.at - UNSTAMPED) // timedelta(microseconds=1),
+            stamp.actor,
+            stamp.correlation_id,
+            stamp.causation,
+            event.data_key if sealed else None,
+            clear,
+            sealed,
+            committed,
+        )
+        return StoredEvent(
+            originator_id=stream, originator_version=version, topic=event.name, state=_encoder.encode(envelope)
+        )
+
+    def seals(self, event: Event) -> bool:
+        """Whether the event says anything that has to be sealed."""
+        return self._shapes[event.name].seals(event)
+
+    def envelope(self, state: bytes) -> Envelope:
+        try:
+            return _envelopes.decode(state)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise Unreadable(f"the stored state is not an event's: {error}") from None
+
+    def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
+        """`key_of` answers None for a data key that was destroyed.
+
+        Raises Unreadable, or SecretMismatch where the sealed fields do not decrypt.
+        """
+        envelope = self.envelope(stored.state)
+        clear = envelope.clear
+        if envelope.flags & COMPRESSED:
+            clear = _decompressed(clear)
+        if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
+            return Opened(envelope, clear, None, b"")
+        place = _context(str(stored.originator_id), stored.originator_version, stored.topic)
+        plain = decrypt(key, envelope.sealed, place)
+        salt, sealed = plain[:SALT], plain[SALT:]
+        if envelope.flags & SEALED_COMPRESSED:
+            sealed = _decompressed(sealed)
+        return Opened(envelope, clear, sealed, salt)
+
+    def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
+        """Raises as `opened`, and UnknownEvent."""
+        opened = self.opened(stored, key_of)
+        try:
+            event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
+            opened.envelope.stamp(event)
+        except UnknownEvent:
+            raise
+        except Exception as error:  # an upcaster may say anything of fields that nobody stored, and quote them
+            said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+            raise Unreadable(f"the fields are not those of {stored.topic}: {said}") from None
+        return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
+
+    def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
+        """As `decode`, with Damaged in the place of what cannot be read. Raises UnknownEvent."""
+        try:
+            return self.decode(stored, position, key_of)
+        except (Unreadable, SecretMismatch) as error:
+            if stored.topic not in self._shapes:
+                raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
+            event: Event = Damaged(type=stored.topic, reason=str(error))
+            with contextlib.suppress(Unreadable, OverflowError):
+                self.envelope(stored.state).stamp(event)
+            return Recorded(str(stored.originator_id), stored.originator_version, position, event)
+
+    def key_name(self, state: bytes) -> str | None:
+        """Of the data key that the sealed fields need; None too for what cannot be read."""
+        try:
+            return self.envelope(state).key_name
+        except Unreadable:
+            return None
+
+    def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
+        shape = self._shapes.get(name)
+        if shape is None or class_version > shape.event.class_version:
+            raise UnknownEvent(f"event {name!r} version {class_version} is not known to this version of the server")
+        if class_version == shape.event.class_version:
+            return shape.join(clear, sealed)
+        fields = msgspec.msgpack.decode(clear) | (msgspec.msgpack.decode(sealed) if sealed else {})
+        for old in range(class_version, shape.event.class_version):
+            fields = self._upcasters[name, old](fields)
+        return msgspec.convert(fields, shape.event, dec_hook=_from_stored)
+
+    def to_stored_event(self, domain_event: Any) -> StoredEvent:
+        recorded: Recorded = domain_event
+        event = recorded.event
+        stamp = Stamp(event.at, event.actor, event.correlation_id, event.causation)
+        return self.encode(recorded.stream, recorded.version, _NO_STAMP.on(event), stamp, None)
+
+    def to_domain_event(self, stored_event: StoredEvent) -> Any:
+        return self.decode(stored_event, 0, lambda name: None)
+
+
+def _decompressed(data: bytes) -> bytes:
+    try:
+        return _decompressor.decompress(data)
+    except (zstandard.ZstdError, MemoryError) as error:  # the latter for a changed length
+        raise Unreadable(f"the fields do not decompress: {error}") from None
+
+
+def _context(stream: str, version: int, name: str) -> bytes:
+    # Binds a ciphertext to its place: moved to another row it does not decrypt.
+    return f"{stream}\0{version}\0{name}".encode()
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,53 @@
+"""Ids are drawn before the decision and carried in the event."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from store.postgres.batch_loader import Grouped
+
+Kind = Literal[
+    "users",
+    "api_tokens",
+    "projects",
+    "jobs",
+    "node_pools",
+    "nodes",
+    "node_commands",
+    "templates",
+    "builds",
+    "comments",
+    "artifacts",
+    "test_cases",
+    "known_issues",
+    "quarantine",
+    "results",
+    "webhooks",
+    "audit_reads",
+]
+
+
+class Ids:
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+        self._drawing = Grouped(pool, _draw)
+
+    async def draw(self, kind: Kind) -> int:
+        return await self._drawing(kind)
+
+    async def draw_range(self, kind: Kind, count: int) -> int:
+        """The first of `count` ids in a row."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute("SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count), prepare=True)
+            row = await cursor.fetchone()
+            assert row is not None
+            return int(row[0])
+
+
+async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[int]:
+    sequences = [f"{kind}_ids" for kind in kinds]
+    query = "SELECT nextval(name::regclass) FROM unnest(%s::text[]) AS name"
+    cursor = await connection.execute(query, (sequences,), prepare=True)
+    return [number for (number,) in await cursor.fetchall()]

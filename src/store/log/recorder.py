@@ -1,0 +1,78 @@
+"""Our recorder as a recorder of the `eventsourcing` library: its table, its queries and subscriptions, our insert path.
+
+The library's own insert paths either take a table lock over several round trips or, as a stored function, take none
+and let followers miss events (measured: docs/decisions/0002-group-commit.md).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from threading import Lock, Thread
+from typing import Any
+
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from store.log.append import GroupCommit, Request
+from store.log.append_function import create_statements
+
+
+def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
+    """The library's datastore for a connection string, with text stream ids."""
+    parts = conninfo_to_dict(conninfo)
+    return PostgresDatastore(
+        dbname=str(parts.get("dbname") or ""),
+        host=str(parts.get("host") or ""),
+        port=str(parts.get("port") or "5432"),
+        user=str(parts.get("user") or ""),
+        password=str(parts.get("password") or ""),
+        originator_id_type="text",
+        max_overflow=9,  # a subscription keeps one for itself
+        schema=schema,
+    )
+
+
+class GroupCommitRecorder(PostgresApplicationRecorder):
+    """Thread-safe and blocking, as the library wants it. The flusher runs on an event loop of its own thread, made at
+    the first insert.
+    """
+
+    def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
+        super().__init__(datastore, events_table_name=events_table_name)
+        self.sql_create_statements.extend(create_statements(datastore.schema, events_table_name))
+        self._lock = Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: Thread | None = None
+        self._commit: GroupCommit | None = None
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
+        if not stored_events:
+            return []
+        loop, commit = self._started()
+        return asyncio.run_coroutine_threadsafe(commit.append(Request(list(stored_events))), loop).result()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._loop is not None and self._commit is not None and self._thread is not None:
+                asyncio.run_coroutine_threadsafe(self._commit.close(), self._loop).result()
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
+            self._loop = self._commit = self._thread = None
+
+    def _started(self) -> tuple[asyncio.AbstractEventLoop, GroupCommit]:
+        with self._lock:
+            if self._loop is None or self._commit is None:
+                self._loop = asyncio.new_event_loop()
+                self._commit = GroupCommit(
+                    _conninfo(self.datastore), schema=self.datastore.schema, table=self.events_table_name
+                )
+                self._thread = Thread(target=self._loop.run_forever, daemon=True, name="group-commit")
+                self._thread.start()
+            return self._loop, self._commit
+
+
+def _conninfo(datastore: PostgresDatastore) -> str:
+    kwargs = datastore.pool.kwargs
+    assert isinstance(kwargs, dict), "the library passes its connection parameters as a dict"
+    return make_conninfo("", **{name: kwargs[name] for name in ("dbname", "host", "port", "user", "password")})

@@ -1,0 +1,171 @@
+"""Build logs: numbered lines in compressed chunks, by build and attempt.
+
+Lines are not events. They are acknowledged only as far as they are stored without a gap; a resent line is recognised
+by its number. Each chunk has a hash over itself and all before it; the event that ends a build carries the line count
+and the last hash, so that a log that was changed later can be told.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import zstandard
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.errors import TooLarge
+from store.postgres.notifications import BUILD_LOGS
+
+MAX_SIZE = 1024 * 1024 * 1024
+"""Bytes of one log before compression. Agents stop far earlier."""
+
+PAGE_CHUNKS = 100
+PAGE_SIZE = 64 * 1024
+"""Bytes before compression that a page may have besides its first chunk."""
+
+
+class Line(msgspec.Struct, array_like=True, frozen=True):
+    at_ms: int
+    """Milliseconds since 1970, by the agent's clock."""
+    text: str
+
+
+class LogEnd(NamedTuple):
+    lines: int
+    digest: bytes
+    """SHA-256 over the digest before the last chunk and that chunk; empty for an empty log."""
+    size: int
+    """Bytes before compression."""
+
+
+_lines = msgspec.msgpack.Decoder(list[Line])
+_compressor = zstandard.ZstdCompressor(level=1)
+_decompressor = zstandard.ZstdDecompressor()
+
+
+class BuildLogs:
+    def __init__(self, pool: AsyncConnectionPool) -> None:
+        self._pool = pool
+
+    async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
+        """Stores lines that follow what is there; answers how many are stored without a gap. Raises TooLarge."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
+            stored, digest, size = await self._end(connection, build_id, attempt)
+            fresh = lines[stored - first_line :] if first_line <= stored else []
+            if not fresh:
+                return stored
+            chunk = msgspec.msgpack.encode(fresh)
+            size += len(chunk)
+            if size > MAX_SIZE:
+                raise TooLarge(f"The log of a build may have {MAX_SIZE >> 20} MiB.")
+            await connection.execute(
+                "WITH stored AS ("
+                "INSERT INTO build_log_chunks (job_id, build_id, attempt, first_line, line_count, lines, digest, size)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)) SELECT pg_notify(%s, %s)",
+                (
+                    job_id,
+                    build_id,
+                    attempt,
+                    stored,
+                    len(fresh),
+                    _compressor.compress(chunk),
+                    _digest(digest, chunk),
+                    size,
+                    BUILD_LOGS,
+                    str(build_id),
+                ),
+                prepare=True,
+            )
+            return stored + len(fresh)
+
+    async def count(self, build_id: int, attempt: int) -> int:
+        return (await self.end(build_id, attempt)).lines
+
+    async def end(self, build_id: int, attempt: int) -> LogEnd:
+        async with self._pool.connection() as connection:
+            return await self._end(connection, build_id, attempt)
+
+    async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
+        """Whether the first `lines` lines are those that had this digest. Reads all of them."""
+        reached, found = 0, b""
+        while reached < lines:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(
+                    "SELECT line_count, lines FROM build_log_chunks"
+                    " WHERE build_id = %s AND attempt = %s AND first_line = %s",
+                    (build_id, attempt, reached),
+                    prepare=True,
+                    binary=True,
+                )
+                row = await cursor.fetchone()
+            if row is None:
+                return False
+            try:
+                found = _digest(found, _decompressor.decompress(row[1]))
+            except zstandard.ZstdError:
+                return False
+            reached += row[0]
+        return reached == lines and found == digest
+
+    async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
+        """`limit` lines from line `offset` on; fewer at the end of what is stored."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
+                " AND first_line < %s AND first_line + line_count > %s ORDER BY first_line",
+                (build_id, attempt, offset + limit, offset),
+                prepare=True,
+                binary=True,
+            )
+            chunks = await cursor.fetchall()
+        lines: list[Line] = []
+        for first_line, chunk in chunks:
+            found = _lines.decode(_decompressor.decompress(chunk))
+            lines.extend(found[max(0, offset - first_line) : offset + limit - first_line])
+        return lines
+
+    async def page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
+        """Some lines from line `offset` on: what a few chunks hold. None at the end of what is stored."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
+                " AND attempt = %(attempt)s AND first_line <= %(offset)s ORDER BY first_line DESC LIMIT 1)"
+                " SELECT next.first_line, next.lines FROM first, LATERAL (SELECT first_line, size, lines"
+                " FROM build_log_chunks WHERE build_id = %(build)s AND attempt = %(attempt)s"
+                " AND first_line >= first.first_line ORDER BY first_line LIMIT %(chunks)s) AS next"
+                " WHERE next.size <= first.size + %(size)s ORDER BY next.first_line",
+                {"build": build_id, "attempt": attempt, "offset": offset, "chunks": PAGE_CHUNKS, "size": PAGE_SIZE},
+                prepare=True,
+                binary=True,
+            )
+            chunks = await cursor.fetchall()
+        lines: list[Line] = []
+        for first_line, chunk in chunks:
+            lines.extend(_lines.decode(_decompressor.decompress(chunk))[max(0, offset - first_line) :])
+        return lines
+
+    async def delete_of_build(self, build_id: int) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute("DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
+
+    async def delete_of_job(self, job_id: int) -> None:
+        async with self._pool.connection() as connection:
+            await connection.execute("DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
+
+    @staticmethod
+    async def _end(connection: AsyncConnection, build_id: int, attempt: int) -> LogEnd:
+        cursor = await connection.execute(
+            "SELECT first_line + line_count, digest, size FROM build_log_chunks"
+            " WHERE build_id = %s AND attempt = %s ORDER BY first_line DESC LIMIT 1",
+            (build_id, attempt),
+            prepare=True,
+            binary=True,
+        )
+        row = await cursor.fetchone()
+        return LogEnd(0, b"", 0) if row is None else LogEnd(*row)
+
+
+def _digest(before: bytes, chunk: bytes) -> bytes:
+    return hashlib.sha256(before + chunk).digest()

@@ -1,0 +1,30 @@
+"""`testhide reactions ...`: what an operator does with what follows the log, and what it prints."""
+
+from store.tables import reactions
+from testhide.operator_errors import Fault
+from testhide.processes import core
+from testhide.settings import Settings
+
+
+async def status(settings: Settings) -> int:
+    async with core(settings, pool_size=1) as parts:
+        head = await parts.log.head()
+        async with parts.pool.connection() as connection:
+            found = await reactions.overview(connection)
+    print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
+    for item in found:
+        place = f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
+        print(f"{item.name:<36} {place} {item.due:>7,} {item.parked:>7,}")
+        for error in item.errors:
+            print(f"    parked: {error}")
+    return 0
+
+
+async def retry_parked(settings: Settings, name: str | None) -> int:
+    async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+        known = [item.name for item in await reactions.overview(connection)]
+        if name is not None and name not in known:
+            raise Fault(f"There is no reaction {name!r}; there are: {', '.join(known) or 'none yet'}.", 2)
+        count = await reactions.retry(connection, name)
+    print(f"{count:,} parked events are due again; a running `testhide work` takes them up within seconds")
+    return 0

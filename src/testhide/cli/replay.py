@@ -1,0 +1,141 @@
+"""`testhide replay`: the story of a stream, or what other rules would have made of the history."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+
+from commands.rules.simulation import OF_BUILDS, OF_RULES, Difference, Replay, TestDiffers, differences
+from commands.rules.what_if import MAX_BYTES, SupposedRules, read_rules
+from domain.core.errors import Invalid
+from projections import audit_trail
+from projections.audit_view.entries import AT_ONCE, Folding, Told, category_of, told
+from projections.time_travel.rule_history import PastReports
+from testhide.cli.printing import printable
+from testhide.operator_errors import Fault
+from testhide.processes import Core, core
+from testhide.settings import Settings
+
+SAID_EVERY_S = 1.0
+
+
+async def story(settings: Settings, stream: str) -> None:
+    """Prints all that happened to a stream. Raises Fault when there is none of that name."""
+    async with core(settings, pool_size=2) as parts:
+        folding = None if category_of(stream) is None else Folding(stream, range(1, 2**62))
+        version = 0
+        while events := await parts.log.of_stream(stream, version, AT_ONCE):
+            names = await _names(parts, {recorded.event.actor for recorded in events})
+            if folding is not None:
+                folding.take(events)
+            for recorded in events:
+                changes = [] if folding is None else folding.changes.pop(recorded.position)
+                one = told(recorded, names.get(recorded.event.actor))
+                print("\n".join(lines(msgspec.structs.replace(one, changes=changes))))
+            version = events[-1].version
+        if version == 0:
+            raise Fault(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.", 2)
+
+
+async def counterfactual(
+    settings: Settings, supposed: SupposedRules, project_id: int | None, since: datetime | None
+) -> None:
+    """Prints what these rules would have made of the history. Raises Fault for a project that never was."""
+    async with core(settings, pool_size=2) as parts:
+        async with parts.pool.connection() as connection:
+            if project_id is not None and not await audit_trail.has_project(connection, project_id):
+                raise Fault(f"There is no project {project_id}.", 2)
+        replay = Replay(supposed)
+        history = PastReports(
+            parts.pool,
+            parts.log,
+            of_rules=OF_RULES,
+            of_builds=OF_BUILDS,
+            project_id=project_id,
+            since=since,
+            go_on=_Progress(replay, await parts.log.head()).go_on,
+        )
+        tests = verdicts = 0
+        async for difference in differences(history, replay):
+            tests += isinstance(difference, TestDiffers)
+            verdicts += not isinstance(difference, TestDiffers)
+            print(line(difference))
+        done = replay.replayed
+        print(
+            f"{done.failures:,} failures in {done.reports:,} reports of {done.builds:,} builds that ended:"
+            f" {tests:,} would be classified otherwise, {verdicts:,} builds would have ended otherwise"
+        )
+        if done.decided_by_people:
+            print(f"{done.decided_by_people:,} failures left out: a person has classified them")
+        if done.erased:
+            print(f"{done.erased:,} builds left out: they were erased")
+
+
+def rules_of(file: Path) -> SupposedRules:
+    """Raises Fault, naming the field that is wrong."""
+    try:
+        with file.open("rb") as content:
+            return read_rules(content.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise Fault(f"{file} cannot be read: {error.strerror}.", 2) from None
+    except Invalid as error:
+        raise Fault(f"{file}: {error.detail}", 2) from None
+
+
+def point_in_time(text: str) -> datetime:
+    """A date or an RFC 3339 time; UTC where it names no zone. Raises Fault."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Fault(f"--since {text!r} is no time; write it like 2026-05-20 or 2026-05-20T10:00:00Z.", 2) from None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+def lines(one: Told) -> Iterator[str]:
+    yield f"{one.at:%Y-%m-%d %H:%M:%S}  {one.version:>4}  {printable(one.summary)}"
+    for change in one.changes or ():
+        yield f"{'':27}{printable(change.field)}: {value(change.before)} -> {value(change.after)}"
+
+
+def line(difference: Difference) -> str:
+    before, after = difference.before or "unclassified", difference.after or "unclassified"
+    where = f"build {difference.build_id} of job {difference.job_id}"
+    if isinstance(difference, TestDiffers):
+        by = f" ({difference.by})" if difference.by else ""
+        return printable(f"{where}  result {difference.result_id}  {difference.node_id}: {before} -> {after}{by}")
+    return f"{where}: {before} -> {after}, {difference.why}"
+
+
+def value(shown: Any) -> str:
+    return "-" if shown is None else printable(shown if isinstance(shown, str) else json.dumps(shown))
+
+
+class _Progress:
+    """Says on stderr how far a replay is, where somebody looks on."""
+
+    def __init__(self, replay: Replay, head: int) -> None:
+        self._replay = replay
+        self._head = head
+        self._next = time.monotonic() + SAID_EVERY_S
+
+    def go_on(self) -> bool:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + SAID_EVERY_S
+            position = self._replay.replayed.position
+            print(f"position {position:,} of {self._head:,} ({position / max(1, self._head):.0%})", file=sys.stderr)
+        return True
+
+
+async def _names(parts: Core, actors: Collection[str]) -> dict[str, str]:
+    # The log is enough for a story; names are there once the read models are.
+    with contextlib.suppress(psycopg.errors.UndefinedTable):
+        async with parts.pool.connection() as connection:
+            return await audit_trail.names_of(connection, actors)
+    return {}

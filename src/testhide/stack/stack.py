@@ -1,0 +1,119 @@
+"""`testhide up`, second half: supervisor of engines, server processes and agent. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from testhide.engines import Postgres, Valkey
+from testhide.engines.folder import reopen_folder
+from testhide.operator_errors import Fault
+from testhide.supervise.child import Service
+from testhide.supervise.program import Program, local_url
+from testhide.supervise.supervisor import Await, Run, Say, Start, Step, Supervisor
+
+AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
+BUILD_S = 24 * 3600.0
+"""For a release whose read models are new: all of the log."""
+SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the first half decided. It goes through argv, so there is no secret in it."""
+
+    data: str
+    host: str
+    port: int
+    embedded: tuple[str, ...]
+    agent: bool
+    verbose: bool
+    opened: str = ""
+    """Networks that webhooks may call because nobody else reaches the server."""
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> Plan:
+        fields = json.loads(text)
+        return cls(**{**fields, "embedded": tuple(fields["embedded"])})
+
+
+def steps(plan: Plan, lock_fd: int) -> list[Step]:
+    """Raises Fault."""
+    data = Path(plan.data)
+    found: list[Step] = []
+    if plan.embedded:
+        folder = reopen_folder(data, lock_fd)
+        engines = [engine for engine in (Postgres(folder), Valkey(folder)) if engine.name in plan.embedded]
+        found.append(Start(tuple(Service(engine.program(), ENGINE_WAVE, engine.ready) for engine in engines)))
+    found += [
+        Run(_own("prepare"), timeout=BUILD_S),
+        Start(tuple(Service(_own(name), SERVER_WAVE) for name in SERVER_PROCESSES)),
+        Await(answers(plan.host, plan.port, "/api/v3/readyz"), "The server"),
+    ]
+    if plan.agent:
+        token = data / "agent" / "token"
+        found += [Run(_own("local-node", str(token))), Start((Service(_agent(plan, token), AGENT_WAVE),))]
+    if plan.agent:
+        found.append(Say("The local agent's builds are trusted: they run as you. --no-agent starts none."))
+    if plan.opened:
+        found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
+    found.append(Say(f"ready {_shown_url(plan)}"))
+    return found
+
+
+def _shown_url(plan: Plan) -> str:
+    return f"http://[{plan.host}]:{plan.port}" if ":" in plan.host else f"http://{plan.host}:{plan.port}"
+
+
+def _own(verb: str, *arguments: str) -> Program:
+    # Two arenas instead of eight per core: less memory that glibc keeps for threads.
+    environ = {"MALLOC_ARENA_MAX": "2", **os.environ}
+    return Program(verb, (sys.executable, "-P", "-m", "testhide", verb, *arguments), env=environ)
+
+
+def _agent(plan: Plan, token: Path) -> Program:
+    environ = {name: value for name, value in os.environ.items() if name != "TESTHIDE_SETTINGS"}
+    server = local_url(plan.host, plan.port)
+    argv = [sys.executable, "-P", "-m", "agent", "--server", server, "--token-file", str(token)]
+    argv += ["--workdir", str(token.parent / "work"), "--trust-builds", "--allow-local-repositories"]
+    # SIGTERM would let it finish its builds first.
+    return Program("agent", tuple(argv), env=environ, stop_signal=signal.SIGQUIT)
+
+
+def answers(host: str, port: int, path: str) -> Callable[[], bool]:
+    """True once a GET is answered with 200. By hand: http.client would stay in memory for one request."""
+    place = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
+
+    def ask() -> bool:
+        try:
+            with socket.create_connection((place, port), timeout=1) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
+                return client.recv(64)[8:13] == b" 200 "
+        except OSError:
+            return False
+
+    return ask
+
+
+def main(argv: list[str]) -> int:
+    plan = Plan.decode(argv[0])
+    try:
+        return Supervisor(steps(plan, int(argv[1])), Path(plan.data), verbose=plan.verbose).run()
+    except (Fault, OSError) as error:
+        print(f"testhide: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, Fault) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""`testhide up`, first half: check everything that can be wrong, write the settings, become the supervisor.
+
+This half imports much (settings, for an external database its driver); it then replaces itself by
+`testhide.stack.stack`, which imports little, stays as long as the stack runs, and inherits the data folder's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from testhide.engines import free_space_or_fault
+from testhide.engines.folder import DataFolder, open_folder
+from testhide.engines.postgres import Postgres
+from testhide.engines.valkey import Valkey
+from testhide.operator_errors import Fault, InUse, Unreachable
+from testhide.settings import (
+    MEANINGS,
+    SECRETS,
+    Settings,
+    from_environment,
+    own_secret_key,
+    save_settings,
+    variable,
+)
+from testhide.stack.stack import Plan
+from testhide.supervise.orphan_processes import end_recorded
+
+_UNREACHABLE_AFTER = 5
+LOOPBACK = "127.0.0.0/8"
+"""What webhooks may call where nobody else reaches the server."""
+
+
+def up(
+    environ: Mapping[str, str],
+    host: str | None,
+    port: int | None,
+    data: Path | None,
+    *,
+    agent: bool,
+    trust: bool,
+    unsafe: bool,
+    verbose: bool,
+) -> NoReturn:
+    """Raises Fault; does not return."""
+    given: dict[str, object] = {}
+    if host is not None:
+        given["host"] = host
+    if port is not None:
+        given["port"] = port
+    if data is not None:
+        given["data_dir"] = str(data.absolute())
+    if unsafe:
+        given["unsafe"] = True
+    # What a data folder provides is filled in as soon as there is one.
+    asked = from_environment(environ, **{"database_url": "-", "redis_url": "-", "secret_key": b"", **given})
+    if agent and not trust and not is_loopback(asked.host):
+        raise Fault(
+            f"With --host {asked.host} others reach this server, and the local agent runs builds as you: "
+            "add --no-agent, or --trust-local-builds if whoever may start builds here is trusted.",
+            2,
+        )
+    try:
+        with open_folder(Path(asked.data_dir)) as folder:
+            end_recorded(folder.path / "run" / "processes.json")
+            port_or_fault(asked.host, asked.port)
+            opened = is_loopback(asked.host) and not asked.outgoing_allow
+            if opened:
+                given["outgoing_allow"] = LOOPBACK
+            settings, embedded = _complete(environ, given, folder)
+            for place in ("run", "logs", "blobs", "agent"):
+                (folder.path / place).mkdir(mode=0o700, exist_ok=True)
+            file = folder.path / "run" / "settings.json"
+            save_settings(settings, file)
+            plan = Plan(
+                str(folder.path), settings.host, settings.port, embedded, agent, verbose, LOOPBACK if opened else ""
+            )
+            os.set_inheritable(folder.lock_fd, True)
+            sys.stdout.flush()
+            # The secrets are in the file now, and not in an environment that builds can read.
+            os.execve(  # noqa: S606
+                sys.executable,
+                [sys.executable, "-P", "-m", "testhide.stack.stack", plan.encode(), str(folder.lock_fd)],
+                {**_without_secrets(environ), "TESTHIDE_SETTINGS": str(file)},
+            )
+    except OSError as error:
+        # A full disk or a folder of somebody else. What is read or written here lies in the data folder.
+        raise Fault(f"{error.filename or asked.data_dir}: {error.strerror or error}.") from None
+
+
+def _complete(
+    environ: Mapping[str, str], given: Mapping[str, object], folder: DataFolder
+) -> tuple[Settings, tuple[str, ...]]:
+    """The settings with the engines' URLs, and which engines are ours."""
+    fill: dict[str, object] = dict(given)
+    embedded = []
+    for engine, field in ((Postgres(folder), "database_url"), (Valkey(folder), "redis_url")):
+        if not environ.get(variable(field)) and not environ.get(f"{variable(field)}_FILE"):
+            fill[field] = engine.url
+            embedded.append(engine.name)
+    if embedded:
+        free_space_or_fault(folder)
+    if not environ.get("TESTHIDE_SECRET_KEY") and not environ.get("TESTHIDE_SECRET_KEY_FILE"):
+        fill["secret_key"] = own_secret_key(folder.path, is_new=not (folder.home / "postgres").exists())
+    settings = from_environment(environ, **fill)
+    if "postgres" not in embedded:
+        _database_or_fault(settings.database_url)
+    if "valkey" not in embedded:
+        _redis_or_fault(settings.redis_url)
+    return settings, tuple(embedded)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def port_or_fault(host: str, port: int) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+    except OSError as error:
+        raise Fault(f"--host {host}: {error.strerror or error}", 2) from None
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen()
+        except OSError as error:
+            raise InUse(
+                f"Port {port} on {host} cannot be taken ({error.strerror}): name another one by --port."
+            ) from None
+
+
+def _database_or_fault(url: str) -> None:
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    password = ""
+    try:
+        password = str(conninfo_to_dict(url).get("password") or "")
+        with psycopg.connect(url, connect_timeout=_UNREACHABLE_AFTER) as connection:
+            version = connection.info.server_version // 10000
+    except psycopg.Error as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if password:
+            first = first.replace(password, "***")
+        raise Unreachable(f"The database of TESTHIDE_DATABASE_URL does not answer: {first}") from None
+    if version < 15:
+        raise Unreachable(
+            f"The database of TESTHIDE_DATABASE_URL is PostgreSQL {version}; 15 is the oldest that works."
+        )
+
+
+def _redis_or_fault(url: str) -> None:
+    import redis
+
+    try:
+        with contextlib.closing(
+            redis.Redis.from_url(url, socket_connect_timeout=_UNREACHABLE_AFTER, socket_timeout=_UNREACHABLE_AFTER)
+        ) as client:
+            client.ping()
+    except (redis.RedisError, ValueError, OSError) as error:
+        raise Unreachable(f"The Redis or Valkey of TESTHIDE_REDIS_URL does not answer: {error}") from None
+
+
+def _without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    ours = {variable(field) for field in MEANINGS} | {f"{variable(field)}_FILE" for field in SECRETS}
+    return {name: value for name, value in environ.items() if name not in ours}

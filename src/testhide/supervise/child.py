@@ -1,0 +1,117 @@
+"""One supervised child: start, output, death, and when to start it again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from testhide.supervise.log_files import BoundedFile
+from testhide.supervise.program import Program, send
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+_LONG_LIFE = 10.0  # a child that lived this long starts again with the first pause
+_TAIL = 20
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program that is kept running. `wave`: when it is stopped, lower first."""
+
+    program: Program
+    wave: int = 1
+    ready: Callable[[int], bool] | None = None  # given its pid
+
+
+class Child:
+    def __init__(
+        self,
+        service: Service,
+        logs: Path,
+        say: Callable[[str], None],
+        *,
+        verbose: bool,
+        one_shot: bool = False,
+    ) -> None:
+        self.service = service
+        self.one_shot = one_shot
+        self.name = service.program.name
+        self.process: subprocess.Popen[bytes] | None = None
+        self.due: float | None = None  # when to start it again
+        self.failures = 0  # deaths since it was last ready
+        self.tail: deque[str] = deque(maxlen=_TAIL)
+        self._pause = FIRST_PAUSE
+        self._started = 0.0
+        self._log = BoundedFile(logs / f"{self.name}.log")
+        self._say = say
+        self._verbose = verbose
+        self._partial = b""
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None
+
+    def start(self, stdout: int | IO[bytes] | None = None) -> int:
+        """Returns the file descriptor to read its output from. With `stdout`, only stderr goes there."""
+        self.due = None
+        self.service.program.prepare()
+        self._started = time.monotonic()
+        read, write = os.pipe()
+        try:
+            self.process = self.service.program.start(stdout=write if stdout is None else stdout, stderr=write)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        os.set_blocking(read, False)
+        return read
+
+    def take_output(self, content: bytes) -> None:
+        self._log.write(content)
+        *lines, self._partial = (self._partial + content).split(b"\n")
+        if len(self._partial) > 8192:
+            lines, self._partial = [*lines, self._partial], b""
+        for line in lines:
+            text = line.decode(errors="replace")[:2000]
+            self.tail.append(text)
+            if self._verbose:
+                self._say(f"{self.name}: {text}")
+
+    def poll(self) -> int | None:
+        """Its exit code when it has just died; what it left in its session is killed."""
+        if self.process is None:
+            return None
+        code = self.process.poll()
+        if code is not None:
+            send(self.process.pid, 9, group=True)
+            self.process = None
+            self.failures += 1
+        return code
+
+    def schedule(self) -> float:
+        """Plans the next start; returns the pause before it."""
+        lived = time.monotonic() - self._started
+        pause = self._pause = FIRST_PAUSE if lived >= _LONG_LIFE else self._pause
+        self.due = time.monotonic() + pause
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        return pause
+
+    def is_ready(self) -> bool:
+        ready = self.process is not None and (self.service.ready is None or self.service.ready(self.process.pid))
+        if ready:
+            self.failures = 0
+        return ready
+
+    def why(self) -> str:
+        """Its last words, best line first."""
+        lines = [line for line in self.tail if line.strip()] or ["it said nothing"]
+        return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()
+
+    def close(self) -> None:
+        self._log.close()

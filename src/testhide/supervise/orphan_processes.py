@@ -1,0 +1,42 @@
+"""The record of what runs, and the end of what a killed supervisor left running."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from testhide.supervise.program import send, started_at
+
+
+def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
+    """(name, pid) of the leaders of sessions. Not synced: after a crash of the machine nothing of it runs."""
+    entries = [{"name": name, "pid": pid, "started": started_at(pid)} for name, pid in running]
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(entries))
+    fresh.replace(path)
+
+
+def end_recorded(path: Path, patience: float = 3.0) -> list[str]:
+    """Names of what was still running. Only what has the recorded pid and start time is touched."""
+    try:
+        entries = json.loads(path.read_bytes())
+        found = [(str(entry["name"]), int(entry["pid"]), entry["started"]) for entry in entries]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return []
+    left = [entry for entry in found if entry[2] is not None and started_at(entry[1]) == entry[2]]
+    names = [name for name, _, _ in left]
+    for signal_number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 1.0)):
+        for name, pid, _ in left:
+            # For PostgreSQL SIGTERM means "wait for the clients": see `clear_leftovers`.
+            if name != "postgres":
+                send(pid, signal_number, group=signal_number == signal.SIGKILL)
+        left = [entry for entry in left if entry[0] != "postgres"]
+        deadline = time.monotonic() + wait
+        while left and time.monotonic() < deadline:
+            time.sleep(0.02)
+            left = [entry for entry in left if started_at(entry[1]) == entry[2]]
+    path.unlink(missing_ok=True)
+    return names

@@ -1,0 +1,210 @@
+"""From the log to deliveries: follows what happens and notes who has to be told.
+
+New deliveries are written in the transaction that moves the follower's own position, so none is lost and none is noted
+twice. Whoever is subscribed is read out of the same log, in the same order: an endpoint is told what happened after it
+was registered, whatever the read models show by then. Redis has no part in it.
+"""
+
+import asyncio
+import secrets as random
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.errors import StreamDamaged
+from domain.core.events import Event, Recorded, readable
+from domain.deliveries import SOURCES, chosen, wants
+from domain.nodes import NODE, NodeWentOffline
+from domain.pools import POOL
+from domain.projects import ProjectDeleted
+from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
+from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
+from store.log.event_log import EventLog
+from store.postgres.notifications import Listener, comes
+from store.tables import deliveries, delivery_targets, reactions
+from store.tables.deliveries import Endpoint, New
+from workers.deliveries.messages import Messages
+
+log = structlog.get_logger()
+
+NAME = "webhooks"
+BATCH = 200
+LOOK_AGAIN_S = 5.0
+REST_S = 0.01
+"""From news to the look at them: many events cost one look."""
+REPLAYS_AHEAD = 1_000
+"""A replay goes on while fewer of its deliveries than this are open."""
+
+CHANGING = (WebhookRegistered, WebhookUpdated, ChannelRegistered, ChannelUpdated)
+"""After these other events may be wanted."""
+OWN = (*CHANGING, WebhookDeleted, ChannelDeleted, ProjectDeleted, ReplayRequested, RedeliveryRequested)
+
+
+class Follower:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool,
+        event_log: EventLog,
+        messages: Messages,
+        listener: Listener,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._pool = pool
+        self._log = event_log
+        self._messages = messages
+        self._listener = listener
+        self._clock = clock
+        self._names: list[str] = []
+        """Of what is followed, by the last look."""
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """For ever. Any number of these may run at once."""
+        with self._listener.woken(self._news, self._names):
+            while True:
+                self._news.clear()
+                try:
+                    await self.catch_up()
+                except psycopg.OperationalError as error:
+                    log.warning("subscriptions wait for the database", error=str(error).strip())
+                if await comes(self._news, LOOK_AGAIN_S):
+                    await asyncio.sleep(REST_S)
+
+    async def catch_up(self) -> None:
+        """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
+        is_more = True
+        while is_more:
+            waiting = await self._look()
+            if waiting.news:
+                await self._follow()
+            has_retried = waiting.parked and await self._retry()
+            has_replayed = waiting.replays and await self._replay()
+            # What is new may ask for a replay, or follow what was read.
+            is_more = waiting.news or has_retried or has_replayed
+
+    async def _look(self) -> delivery_targets.Waiting:
+        async with self._pool.connection() as connection:
+            # Known before it is looked, so that nothing comes unheard after the look.
+            self._names[:] = _names(OWN, _wanted(await deliveries.endpoints(connection)))
+            return await delivery_targets.waiting(connection, NAME, self._names, reactions.FAR)
+
+    async def _follow(self) -> None:
+        """One batch."""
+        async with self._pool.connection() as connection, connection.transaction():
+            position = await delivery_targets.position(connection, NAME)
+            endpoints = await deliveries.endpoints(connection)
+            head = await self._log.head()
+            events = await self._log.read(position, BATCH, _names(OWN, _wanted(endpoints)))
+            # Other events may be wanted after these: what follows them is read anew.
+            cut = next((place for place, item in enumerate(events, 1) if isinstance(item.event, CHANGING)), None)
+            is_whole = cut is None and len(events) < BATCH
+            events = events[:cut]
+            await self._take(connection, events, endpoints)
+            # More may have been appended between the look at the head and the reading.
+            last = events[-1].position if events else position
+            await delivery_targets.move(connection, NAME, max(head, last) if is_whole else last, notify=bool(events))
+
+    async def _take(
+        self, connection: AsyncConnection, events: Sequence[Recorded], endpoints: Sequence[Endpoint]
+    ) -> None:
+        alive = {endpoint.id: endpoint for endpoint in endpoints}
+        new: list[New] = []
+        for recorded in events:
+            event = recorded.event
+            if isinstance(event, OWN):
+                # What was noted before it must be there before it is changed.
+                await self._add(connection, new)
+                await delivery_targets.apply(connection, recorded, self._clock())
+                new = []
+                if isinstance(event, WebhookDeleted):
+                    alive.pop(event.webhook_id, None)
+                elif isinstance(event, ChannelDeleted):
+                    alive.pop(event.channel_id, None)
+                elif isinstance(event, ProjectDeleted):
+                    alive = {key: one for key, one in alive.items() if one.project_id != event.project_id}
+                continue
+            try:
+                project_id = await self._project_of(recorded)
+            except StreamDamaged as error:
+                log.error("event parked", follower=NAME, position=recorded.position, error=error.detail)
+                await reactions.park(connection, NAME, recorded.position, error.detail)
+                continue
+            self._messages.expect(recorded)
+            new += fan_out(recorded, alive.values(), project_id, replay=False)
+        await self._add(connection, new)
+
+    async def _retry(self) -> bool:
+        """What was parked and is asked for again, as of now; whether there may be more."""
+        async with self._pool.connection() as connection, connection.transaction():
+            due = await reactions.lease(connection, [NAME], BATCH)
+            events = await self._log.at(sorted(one.position for one in due))
+            for one in due:
+                await reactions.done(connection, one)
+            await self._take(connection, events, await deliveries.endpoints(connection))
+        return bool(due)
+
+    async def _replay(self) -> bool:
+        """One batch of one replay; whether there may be more."""
+        async with self._pool.connection() as connection, connection.transaction():
+            found = await delivery_targets.replay(connection, REPLAYS_AHEAD)
+            if found is None:
+                return False
+            replay, endpoint, position, up_to = found
+            events = await self._log.read(position, BATCH, _names((), endpoint.events))
+            new: list[New] = []
+            for recorded in events:
+                if recorded.position <= up_to:
+                    try:
+                        project_id = await self._project_of(recorded)
+                    except StreamDamaged as error:
+                        log.error("event left out of a replay", position=recorded.position, error=error.detail)
+                        continue
+                    new += fan_out(recorded, (endpoint,), project_id, replay=True)
+            await self._add(connection, new)
+            at = events[-1].position if len(events) == BATCH else up_to
+            await delivery_targets.move_replay(connection, replay, at, up_to)
+        return True
+
+    async def _add(self, connection: AsyncConnection, new: Sequence[New]) -> None:
+        if new:
+            await deliveries.add(connection, new, self._clock())
+
+    async def _project_of(self, recorded: Recorded) -> int | None:
+        """The project that an event belongs to; of a node that of its pool. Raises StreamDamaged."""
+        readable([recorded])
+        event = recorded.event
+        if not isinstance(event, NodeWentOffline):
+            return getattr(event, "project_id", None)
+        node = await self._log.state(NODE.at(event.node_id))
+        if node is None or node.pool_id is None:
+            return None
+        pool = await self._log.state(POOL.at(node.pool_id))
+        return None if pool is None else pool.project_id
+
+
+def fan_out(
+    recorded: Recorded, endpoints: Iterable[Endpoint], project_id: int | None, *, replay: bool
+) -> Iterable[New]:
+    """Who has to be told what of an event. A replay has lanes of its own: what happens now does not wait for it."""
+    for endpoint in endpoints:
+        if endpoint.active and wants(endpoint.project_id, project_id):
+            for occasion in chosen(endpoint.kind, endpoint.events, recorded.event):
+                lane = f"replay:{occasion.lane}" if replay and occasion.lane is not None else occasion.lane
+                yield New(new_delivery_id(), endpoint.id, recorded.position, occasion.type, occasion.item, lane, replay)
+
+
+def new_delivery_id() -> str:
+    return "d-" + random.token_hex(12)
+
+
+def _wanted(endpoints: Iterable[Endpoint]) -> set[str]:
+    return {event for endpoint in endpoints if endpoint.active for event in endpoint.events}
+
+
+def _names(always: Iterable[type[Event]], wanted: Iterable[str]) -> list[str]:
+    sources = {source.name for event in wanted for source in SOURCES[event]}
+    return sorted({event.name for event in always} | sources)

@@ -1,0 +1,54 @@
+"""What follows from events outside the log: when X then Y.
+
+A reaction runs at least once for each event of its kind, and is idempotent. New reactions start at "now": a replay
+deletes nothing and sends no mail.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from domain.artifacts import ArtifactDeleted, build_blobs, job_blobs
+from domain.builds import BuildDeleted
+from domain.core.events import Event
+from domain.jobs import JobDeleted
+from integrations.ports import Blobs
+from store.tables.build_logs import BuildLogs
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What reactions work with."""
+
+    build_logs: BuildLogs
+    blobs: Blobs
+
+
+@dataclass(frozen=True)
+class Reaction:
+    name: str
+    event: type[Event]
+    run: Callable[[Event, Tools], Awaitable[None]]
+
+
+async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
+    assert isinstance(event, JobDeleted)
+    await tools.build_logs.delete_of_job(event.job_id)
+    await tools.blobs.delete_prefix(job_blobs(event.job_id))
+
+
+async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: Tools) -> None:
+    assert isinstance(event, BuildDeleted)
+    await tools.build_logs.delete_of_build(event.build_id)
+    await tools.blobs.delete_prefix(build_blobs(event.job_id, event.build_id))
+
+
+async def when_artifact_deleted_delete_its_content(event: Event, tools: Tools) -> None:
+    assert isinstance(event, ArtifactDeleted)
+    await tools.blobs.delete(event.blob)
+
+
+REACTIONS = (
+    Reaction("delete_a_jobs_logs_and_artifacts", JobDeleted, when_job_deleted_delete_its_logs_and_artifacts),
+    Reaction("delete_a_builds_log_and_artifacts", BuildDeleted, when_build_deleted_delete_its_log_and_artifacts),
+    Reaction("delete_an_artifacts_content", ArtifactDeleted, when_artifact_deleted_delete_its_content),
+)
