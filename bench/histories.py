@@ -16,7 +16,7 @@ from eventsourcing.persistence import StoredEvent
 from bench.company import Company
 from bench.world import BEGIN
 from domain.core.data_keys import lineage
-from domain.core.events import Stamp
+from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import Secrets
 from store.log.codec import EventMapper
@@ -55,7 +55,7 @@ class Encoder:
         at = BEGIN
         for number, commit in enumerate(company.commits()):
             at += timedelta(milliseconds=400)
-            stamp = Stamp(at, "user:1000", f"request-{number}")
+            stamp = EventMetadata(at, "user:1000", f"request-{number}")
             for event in commit:
                 version = self._versions[event.stream] = self._versions[event.stream] + 1
                 key = self._key(event.data_key) if event.sealed and event.data_key else None

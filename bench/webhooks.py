@@ -23,7 +23,7 @@ from aiohttp import web
 from bench.report import Report, percentile
 from bench.stack import Stack, running_stack
 from commands.builds import FinishExternalBuild, StartBuild
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from store.log.codec import utcnow
 from testhide.processes import Core, core
 
@@ -33,7 +33,7 @@ WARM_S = 3.0
 PATIENCE_S = 30.0
 BUILD_S = 0.5
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-CALLER = Caller("system:bench")
+CALLER = CommandContext("system:bench")
 
 
 def receive(slow_s: float, port: Connection) -> None:

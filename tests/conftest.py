@@ -20,7 +20,7 @@ import pytest
 import requests
 from psycopg.conninfo import make_conninfo
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.members import AdmitMember
 from commands.users import register_user
 from domain.projects import Access
@@ -97,7 +97,7 @@ class Server:
 
         async def make() -> None:
             async with core(self.settings, pool_size=1) as parts:
-                handler, caller = Handler(parts.log, utcnow), Caller("system:tests")
+                handler, caller = Handler(parts.log, utcnow), CommandContext("system:tests")
                 user_id = await register_user(
                     handler, parts.ids, parts.secrets, caller, email=email, password=password, role=role
                 )

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from api.http.idempotency import RECEIVED
 from api.http.permissions import Agent
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.live.agent_polls import POLL_S, AgentPolls
 from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
@@ -119,11 +119,11 @@ class AgentController(Controller):
     opt = AGENTS
 
     @post("/connect", status_code=200)
-    async def connect(self, request: Request[Agent, Any, Any], act: Acting, data: Connection) -> Connected:
+    async def connect(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Connection) -> Connected:
         node_id = the_agent(request.user).node_id
-        gauge = await act.services.gauges.of(node_id)
+        gauge = await ctx.services.gauges.of(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
-        await act(
+        await ctx(
             ConnectNode(
                 node_id=node_id,
                 session=data.session,
@@ -136,21 +136,23 @@ class AgentController(Controller):
                 heir_of=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
             )
         )
-        await act.services.gauges.seen(node_id, data.session)
-        node = await _node(act, node_id)
+        await ctx.services.gauges.seen(node_id, data.session)
+        node = await _node(ctx, node_id)
         return Connected(node_id, node.title, node.max_parallel)
 
     @post("/disconnect", status_code=200)
-    async def disconnect(self, request: Request[Agent, Any, Any], act: Acting, data: Disconnection) -> dict[str, str]:
+    async def disconnect(
+        self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Disconnection
+    ) -> dict[str, str]:
         """The agent ends, and with it its session; one that is not the node's (any more) is no matter."""
-        await act(MarkNodeOffline(the_agent(request.user).node_id, data.session, "its agent was stopped"))
+        await ctx(MarkNodeOffline(the_agent(request.user).node_id, data.session, "its agent was stopped"))
         return {}
 
     @get("/next")
     async def next_message(
         self,
         request: Request[Agent, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         session: Session,
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
@@ -159,54 +161,54 @@ class AgentController(Controller):
         arrived, empty before the first: what did not arrive is said again.
         """
         node_id = the_agent(request.user).node_id
-        await _must_be_connected(act, node_id, session)
+        await _must_be_connected(ctx, node_id, session)
         polls: AgentPolls = request.app.state.polls
         message = await polls.next(request, node_id, session, free, receipt)
         return Response(message, status_code=204 if message is None else 200)
 
     @post("/heartbeat", status_code=200)
-    async def heartbeat(self, request: Request[Agent, Any, Any], act: Acting, data: Heartbeat) -> Lost:
+    async def heartbeat(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Heartbeat) -> Lost:
         node_id = the_agent(request.user).node_id
-        await _must_be_connected(act, node_id, data.session)
-        await act.services.gauges.beats(
+        await _must_be_connected(ctx, node_id, data.session)
+        await ctx.services.gauges.beats(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
         lost: list[tuple[int, str]] = []
         for build_id, attempt in data.running[:1_000]:
-            build = await act.services.log.state(BUILD.at(build_id))
+            build = await ctx.services.log.state(BUILD.at(build_id))
             if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
                 lost.append((build_id, "stopped" if isinstance(build, Finished) else "reassigned"))
         return Lost(lost)
 
     @post("/builds/{build_id:int}/started", status_code=200)
     async def started(
-        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: Started
+        self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
         node_id = the_agent(request.user).node_id
-        await act(AcknowledgeBuild(build_id, node_id, attempt, data.commit_sha))
+        await ctx(AcknowledgeBuild(build_id, node_id, attempt, data.commit_sha))
         return {}
 
     @post("/builds/{build_id:int}/log", status_code=200)
     async def log(
-        self, request: Request[Agent, Any, Any], act: Acting, build_id: int, attempt: Attempt, data: LogLines
+        self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
         node_id = the_agent(request.user).node_id
-        build = must_hold(await act.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
-        logs = act.services.build_logs
+        build = must_hold(await ctx.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
 
     @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT)
     async def report(
         self,
         request: Request[Agent, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         build_id: int,
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
         node_id = the_agent(request.user).node_id
-        must_hold(await act.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
-        with NamedTemporaryFile(dir=act.services.spool, prefix="report-") as spooled:
+        must_hold(await ctx.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
             size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
                 size += len(chunk)
@@ -216,21 +218,21 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[RECEIVED] = hashed.digest()
-            recorded = await record_report(act, build_id, attempt, path, Path(spooled.name))
+            recorded = await record_report(ctx, build_id, attempt, path, Path(spooled.name))
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)
     async def finished(
         self,
         request: Request[Agent, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         build_id: int,
         attempt: Attempt,
         data: FinishedReport,
     ) -> FinishAnswer:
         node_id = the_agent(request.user).node_id
-        log = await act.services.build_logs.end(build_id, attempt)
-        await act(
+        log = await ctx.services.build_logs.end(build_id, attempt)
+        await ctx(
             FinishBuild(
                 build_id=build_id,
                 node_id=node_id,
@@ -242,16 +244,16 @@ class AgentController(Controller):
                 log_digest=log.digest,
             )
         )
-        build = await act.services.log.state(BUILD.at(build_id))
+        build = await ctx.services.log.state(BUILD.at(build_id))
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
 
     @post("/commands/{command_id:int}/result", status_code=200)
     async def command_result(
-        self, request: Request[Agent, Any, Any], act: Acting, command_id: int, data: CommandResult
+        self, request: Request[Agent, Any, Any], ctx: RequestContext, command_id: int, data: CommandResult
     ) -> dict[str, str]:
         """Of `execute` and `restart`; only the first answer counts."""
         node_id = the_agent(request.user).node_id
-        await act(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
+        await ctx(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
         return {}
 
 
@@ -261,13 +263,13 @@ def the_agent(caller: object) -> Agent:
     return caller
 
 
-async def _node(act: Acting, node_id: int) -> Node:
-    node = await act.services.log.state(NODE.at(node_id))
+async def _node(ctx: RequestContext, node_id: int) -> Node:
+    node = await ctx.services.log.state(NODE.at(node_id))
     if node is None or node.deleted:
         raise Conflict("This node was deleted.")
     return node
 
 
-async def _must_be_connected(act: Acting, node_id: int, session: str) -> None:
-    if (await _node(act, node_id)).session != session:
+async def _must_be_connected(ctx: RequestContext, node_id: int, session: str) -> None:
+    if (await _node(ctx, node_id)).session != session:
         raise Conflict("This session is not the node's (any more): connect again.")

@@ -19,8 +19,8 @@ from api.builds import BuildController
 from api.health import HealthController
 from api.http import openapi, problems
 from api.http.as_of import refuse_elsewhere
-from api.http.idempotency import FirstAnswer
-from api.http.request_context import add_position, provide_acting, wait_for_min_position
+from api.http.idempotency import IdempotencyMiddleware
+from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
 from api.http.types import JsonRequest, storable
@@ -104,11 +104,11 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         request_class=JsonRequest,
         guards=[storable],
         dependencies={
-            "act": Provide(provide_acting, sync_to_thread=False),
+            "ctx": Provide(provide_request_context, sync_to_thread=False),
         },
         middleware=[
             DefineMiddleware(Authentication, exclude=f"^{openapi.PATH}", exclude_from_auth_key="public"),
-            FirstAnswer(),
+            IdempotencyMiddleware(),
         ],
         before_request=before_request,
         before_send=[add_position],

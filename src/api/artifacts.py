@@ -17,7 +17,7 @@ from api.build_views import visible_build
 from api.http.downloads import content_type, file_answer
 from api.http.idempotency import Replay
 from api.http.permissions import Agent, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page, provide_paged
 from api.http.uploads import Upload, received
 from api.recording import record
@@ -30,7 +30,7 @@ from domain.core.errors import Invalid, NotFound, Rejection
 from domain.jobs import JOB
 from projections import artifacts
 from projections.artifacts import ArtifactRow
-from store.log.append import AlreadyDone, Once
+from store.log.append import AlreadyDone, IdempotencyKey
 
 MAX_UPLOAD = 2 * 1024**3
 CHUNK = 1024 * 1024
@@ -85,14 +85,14 @@ class ArtifactController(Controller):
     async def list_artifacts(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         build_id: BuildId,
         type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
-        await visible_build(request.user, act, build_id)
-        async with act.reading() as connection:
+        await visible_build(request.user, ctx, build_id)
+        async with ctx.reading() as connection:
             found = await artifacts.of_build(
                 connection,
                 build_id,
@@ -106,14 +106,14 @@ class ArtifactController(Controller):
         return Response([item(row) for row in found], headers=headers)
 
     @get("/tree")
-    async def tree(self, request: Request[User, Any, Any], act: Acting, build_id: BuildId) -> dict[str, Any]:
+    async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
         """The build's artifacts as folders and files, folders first."""
-        await visible_build(request.user, act, build_id)
-        async with act.reading() as connection:
+        await visible_build(request.user, ctx, build_id)
+        async with ctx.reading() as connection:
             return tree_of(await artifacts.of_build(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
-    async def upload(self, request: Request[User | Agent, Any, Any], act: Acting) -> UploadedArtifact:
+    async def upload(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports/`) or the whole path.
 
         For a running external build a test report is also recorded.
@@ -121,52 +121,56 @@ class ArtifactController(Controller):
 
         async def check(fields: Mapping[str, str]) -> None:
             if "build_id" in fields:
-                await writable_build(request.user, act, fields["build_id"])
+                await writable_build(request.user, ctx, fields["build_id"])
 
-        async with received(request, act.services.spool, MAX_UPLOAD, check) as upload:
-            build = await writable_build(request.user, act, upload.fields.get("build_id", ""))
+        async with received(request, ctx.services.spool, MAX_UPLOAD, check) as upload:
+            build = await writable_build(request.user, ctx, upload.fields.get("build_id", ""))
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
-            artifact = await store(act, request.user, build, path, upload)
+            artifact = await store(ctx, request.user, build, path, upload)
             if build.queued.external and artifact.type == "report" and not isinstance(build, Finished):
-                artifact.report = await record_external(act, build, path, upload.path)
+                artifact.report = await record_external(ctx, build, path, upload.path)
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
-    async def download(self, request: Request[User, Any, Any], act: Acting, artifact_id: int) -> Response[Any] | Stream:
+    async def download(
+        self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
+    ) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             artifact = await artifacts.find(connection, artifact_id)
         if artifact is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
         request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
-        return await file_answer(request, act.services.blobs, artifact)
+        return await file_answer(request, ctx.services.blobs, artifact)
 
     @delete("/{artifact_id:int}", status_code=204)
-    async def delete_artifact(self, request: Request[User, Any, Any], act: Acting, artifact_id: int) -> None:
-        async with act.reading() as connection:
+    async def delete_artifact(self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int) -> None:
+        async with ctx.reading() as connection:
             artifact = await artifacts.find(connection, artifact_id)
         if artifact is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
         request.user.must("write", artifact.project_id, f"artifact {artifact_id}")
-        await act(DeleteArtifact(artifact_id, artifact.build_id))
+        await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 
-async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload) -> UploadedArtifact:
+async def store(
+    ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
+) -> UploadedArtifact:
     """The same content at the same path is the same artifact, also while it is still being stored: an agent whose
     connection was cut sends it again.
     """
     once = _once(build.build_id, path, upload.sha256)
-    artifact_id = await _same(act, build, path, upload)
+    artifact_id = await _same(ctx, build, path, upload)
     if artifact_id is None:
         try:
-            artifact_id = await _store(act, caller, build, path, upload, once)
+            artifact_id = await _store(ctx, caller, build, path, upload, once)
         except AlreadyDone:
-            first = await act.services.first_answers.find(once.scope)
+            first = await ctx.services.idempotent_responses.find(once.scope)
             if first is not None:
-                await act.show(first.position)
-            artifact_id = await _same(act, build, path, upload)
+                await ctx.show(first.position)
+            artifact_id = await _same(ctx, build, path, upload)
     if artifact_id is None:  # it was deleted since
-        artifact_id = await _store(act, caller, build, path, upload, None)
+        artifact_id = await _store(ctx, caller, build, path, upload, None)
     return UploadedArtifact(
         id=artifact_id,
         build_id=build.build_id,
@@ -179,12 +183,12 @@ async def store(act: Acting, caller: User | Agent, build: AnyBuild, path: str, u
 
 
 async def _store(
-    act: Acting, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: Once | None
+    ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
     """The content first, then the event: an event never names a blob that is not there."""
-    artifact_id = await act.services.ids.draw("artifacts")
+    artifact_id = await ctx.services.ids.draw("artifacts")
     key = blob_key(build.queued.job_id, build.build_id, artifact_id)
-    await act.services.blobs.put(key, chunks(upload.path))
+    await ctx.services.blobs.put(key, chunks(upload.path))
     command = StoreArtifact(
         artifact_id=artifact_id,
         build_id=build.build_id,
@@ -195,48 +199,48 @@ async def _store(
         by_node=caller.node_id if isinstance(caller, Agent) else None,
     )
     try:
-        await act(command, once=once)
+        await ctx(command, once=once)
     except (Rejection, AlreadyDone, Replay):
-        await act.services.blobs.delete(key)
+        await ctx.services.blobs.delete(key)
         raise
     return artifact_id
 
 
-async def _same(act: Acting, build: AnyBuild, path: str, upload: Upload) -> int | None:
-    async with act.reading() as connection:
+async def _same(ctx: RequestContext, build: AnyBuild, path: str, upload: Upload) -> int | None:
+    async with ctx.reading() as connection:
         found = await artifacts.same(connection, build.build_id, path, upload.sha256)
     return None if found is None else found.id
 
 
-def _once(build_id: int, path: str, sha256: str) -> Once:
+def _once(build_id: int, path: str, sha256: str) -> IdempotencyKey:
     scope = hashlib.sha256(msgspec.msgpack.encode(("artifact", build_id, path, sha256))).digest()
-    return Once(scope, scope)
+    return IdempotencyKey(scope, scope)
 
 
-async def record_external(act: Acting, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
+async def record_external(ctx: RequestContext, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
     """Records a file that is a report; None for any other."""
     known: Report | None = recorded(build, build.attempt, path)
     if known is None:
         report = await asyncio.to_thread(read_report, file)
         if not report.is_report:
             return None
-        known = await record(act, build, build.attempt, path, report)
+        known = await record(ctx, build, build.attempt, path, report)
     return RecordedReport(known.cases, list(known.warnings))
 
 
-async def writable_build(caller: User | Agent, act: Acting, given: str) -> AnyBuild:
+async def writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> AnyBuild:
     """The build that a form field names, if the caller may add to it."""
     if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
     build_id = int(given)
-    build = await act.services.log.state(BUILD.at(build_id))
+    build = await ctx.services.log.state(BUILD.at(build_id))
     if build is None:
         raise NotFound(f"There is no build {build_id}.")
     if isinstance(caller, Agent):
         must_be_leased(build, caller.node_id)
     else:
         # By the log, not the read model: whoever has just started a build may send files, however far that one lags.
-        job = await act.services.log.state(JOB.at(build.queued.job_id))
+        job = await ctx.services.log.state(JOB.at(build.queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
         caller.must("write", build.queued.project_id, f"build {build_id}")

@@ -14,7 +14,7 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.audit import What
@@ -55,7 +55,7 @@ class AuditController(Controller):
     async def list_events(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         stream: StreamFilter = None,
         area: AreaFilter = None,
         type: TypeFilter = None,
@@ -70,7 +70,7 @@ class AuditController(Controller):
     ) -> Response[list[Told]]:
         """Events of the whole log; newest first, or with `order=oldest` as they happened."""
         wanted = Filter(
-            projects=await readable_projects(request.user, act, project_id),
+            projects=await readable_projects(request.user, ctx, project_id),
             stream=stream,
             types=types_of(area, type),
             actor=known_actor(actor),
@@ -82,11 +82,11 @@ class AuditController(Controller):
         if since is not None and until is not None and until <= since:
             raise Invalid.field("until", "must be later than `since`")
         if stream is not None:
-            await must_have_stream(request.user, act, stream)
-        async with act.reading() as connection:
+            await must_have_stream(request.user, ctx, stream)
+        async with ctx.reading() as connection:
             positions = await audit_trail.positions(connection, wanted, newest=order == "newest", limit=limit)
-        shown = await told_at(act, positions)
-        await note(request, act, "events", shown, project_id)
+        shown = await told_at(ctx, positions)
+        await note(request, ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
         return Response(shown, headers=next_link(request, key, positions, limit))
 
@@ -94,7 +94,7 @@ class AuditController(Controller):
     async def story(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         stream: str,
         after: AfterVersion = None,
         before: BeforeVersion = None,
@@ -102,9 +102,9 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[Told]]:
         """All that happened to one thing: `build-1025`, `job-55`, `user-7`; from its beginning, by version."""
-        project_id = await project_of(request.user, act, stream)
+        project_id = await project_of(request.user, ctx, stream)
         newest = order == "newest"
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             places = await audit_trail.of_stream(
                 connection,
                 stream,
@@ -113,31 +113,31 @@ class AuditController(Controller):
                 newest=newest,
                 limit=limit,
             )
-        shown = await told_at(act, list(places.values()))
-        await note(request, act, "stream", shown, project_id, stream=stream)
+        shown = await told_at(ctx, list(places.values()))
+        await note(request, ctx, "stream", shown, project_id, stream=stream)
         return Response(shown, headers=next_link(request, "before" if newest else "after", list(places), limit))
 
 
-async def told_at(act: Acting, positions: Sequence[int]) -> list[Told]:
+async def told_at(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
     """The events at these positions, in this order."""
     found: dict[int, Told] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), AT_ONCE):
-        events = await act.services.log.at(positions[start : start + AT_ONCE])
-        async with act.reading() as connection:
+        events = await ctx.services.log.at(positions[start : start + AT_ONCE])
+        async with ctx.reading() as connection:
             names |= await audit_trail.names_of(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
-    return await with_changes(act.services.log, [found[position] for position in positions if position in found])
+    return await with_changes(ctx.services.log, [found[position] for position in positions if position in found])
 
 
-async def readable_projects(user: User, act: Acting, project_id: int | None) -> list[int] | None:
+async def readable_projects(user: User, ctx: RequestContext, project_id: int | None) -> list[int] | None:
     """The projects whose trail is wanted and may be read; None for everything.
 
     Raises NotFound for a project that the caller cannot see, Forbidden for too little access.
     """
     if project_id is not None:
         user.must("admin", project_id, f"project {project_id}")
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             if not await audit_trail.has_project(connection, project_id):
                 raise NotFound(f"There is no project {project_id}.")
         return [project_id]
@@ -149,9 +149,9 @@ async def readable_projects(user: User, act: Acting, project_id: int | None) -> 
     return projects
 
 
-async def project_of(user: User, act: Acting, stream: str) -> int | None:
+async def project_of(user: User, ctx: RequestContext, stream: str) -> int | None:
     """The project that a stream belongs to. Raises NotFound for one that the caller cannot see."""
-    first = await act.services.log.of_stream(stream, 0, 1)
+    first = await ctx.services.log.of_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
     if not first or (project_id is None and not user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")
@@ -160,9 +160,9 @@ async def project_of(user: User, act: Acting, stream: str) -> int | None:
     return project_id
 
 
-async def must_have_stream(user: User, act: Acting, stream: str) -> None:
+async def must_have_stream(user: User, ctx: RequestContext, stream: str) -> None:
     try:
-        await project_of(user, act, stream)
+        await project_of(user, ctx, stream)
     except NotFound as error:
         raise Invalid.field("stream", error.detail) from None
 
@@ -195,7 +195,7 @@ def aware(field: str, at: datetime | None) -> datetime | None:
 
 async def note(
     request: Request[User, Any, Any],
-    act: Acting,
+    ctx: RequestContext,
     what: What,
     shown: Sequence[Told],
     project_id: int | None,
@@ -203,11 +203,11 @@ async def note(
 ) -> None:
     """Notes the reading, unless all that was shown is what the reader himself did."""
     if any(one.actor != request.user.actor for one in shown):
-        read_id = await act.services.ids.draw("audit_reads")
+        read_id = await ctx.services.ids.draw("audit_reads")
         given = request.query_params
         # As they were understood: of a repeated one the last counts, and digits without end are not kept.
         asked = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in ASKED if name in given}
-        await act.quietly(NoteReading(read_id, what, asked | more, len(shown), project_id))
+        await ctx.quietly(NoteReading(read_id, what, asked | more, len(shown), project_id))
 
 
 def next_link(request: Request[Any, Any, Any], key: str, places: Sequence[int], limit: int) -> dict[str, str]:

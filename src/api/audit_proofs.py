@@ -13,7 +13,7 @@ from litestar.response import Stream
 
 from api.audit import MAX_STREAM, readable_projects
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.core.errors import Invalid, NotFound, Unavailable
@@ -75,14 +75,14 @@ class AuditLogController(Controller):
     async def checkpoints(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
         """What the log has signed about itself, the newest first. Keep some of them elsewhere."""
-        await readable_projects(request.user, act, None)
-        found = await AuditTree(act.services.pool).checkpoints_before(before, limit)
-        keys = (await act.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+        await readable_projects(request.user, ctx, None)
+        found = await AuditTree(ctx.services.pool).checkpoints_before(before, limit)
+        keys = (await ctx.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         headers = {}
         if len(found) == limit:
             query = urlencode({"limit": limit, "before": found[-1].size})
@@ -97,15 +97,15 @@ class AuditLogController(Controller):
 
     @get("/proof/{position:int}")
     async def proof(
-        self, request: Request[User, Any, Any], act: Acting, position: int, size: Size = None
+        self, request: Request[User, Any, Any], ctx: RequestContext, position: int, size: Size = None
     ) -> InclusionProof:
         """That the event at a position is in the tree that a checkpoint signed."""
-        await must_own(request.user, act, position, f"event at position {position}")
-        checkpoint = await wanted_checkpoint(act, size)
+        await must_own(request.user, ctx, position, f"event at position {position}")
+        checkpoint = await wanted_checkpoint(ctx, size)
         if position > checkpoint.size:
             detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
             raise NotFound(f"{detail}; a newer one covers it within seconds." if size is None else f"{detail}.")
-        tree = AuditTree(act.services.pool)
+        tree = AuditTree(ctx.services.pool)
         stored = await tree.row(position)
         leaf: Leaf = GapLeaf(position) if stored is None else leaf_of(position, stored)
         return InclusionProof(
@@ -123,23 +123,23 @@ class AuditLogController(Controller):
     async def consistency(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
         """That the log of the later checkpoint begins with the log of the earlier one."""
-        await readable_projects(request.user, act, None)
+        await readable_projects(request.user, ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
-        earlier, later = await wanted_checkpoint(act, first), await wanted_checkpoint(act, second)
-        hashes = await AuditTree(act.services.pool).folded(consistency(first, second))
+        earlier, later = await wanted_checkpoint(ctx, first), await wanted_checkpoint(ctx, second)
+        hashes = await AuditTree(ctx.services.pool).folded(consistency(first, second))
         return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
 
     @get("/export", media_type=NDJSON)
     async def export(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only this project's events")] = None,
         stream: Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream's events")] = None,
         after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Go on behind this position")] = 0,
@@ -149,23 +149,23 @@ class AuditLogController(Controller):
         ] = None,
     ) -> Stream:
         """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Everything: admins only."""
-        checkpoint = await wanted_checkpoint(act, size)
+        checkpoint = await wanted_checkpoint(ctx, size)
         if after > checkpoint.size:
             raise Invalid.field("after", f"is behind the checkpoint's last position, {checkpoint.size}")
-        following, asked, noted = await chosen(request.user, act, project_id, stream)
-        if not await act.services.waiter.wait(checkpoint.size):
+        following, asked, noted = await chosen(request.user, ctx, project_id, stream)
+        if not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
         given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
         parameters = {name: str(value) for name, value in given.items() if value is not None}
-        read_id = await act.services.ids.draw("audit_reads")
-        await act.quietly(NoteReading(read_id, "export", parameters, None, noted))
-        export = Export(act.services.pool, act.services.log, checkpoint, after, following, asked, sorted(held or ()))
+        read_id = await ctx.services.ids.draw("audit_reads")
+        await ctx.quietly(NoteReading(read_id, "export", parameters, None, noted))
+        export = Export(ctx.services.pool, ctx.services.log, checkpoint, after, following, asked, sorted(held or ()))
         return Stream(export.lines(), media_type=NDJSON)
 
 
-async def wanted_checkpoint(act: Acting, size: int | None) -> SealedCheckpoint:
+async def wanted_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
     """Raises NotFound, or Unavailable while there is none at all."""
-    found = await AuditTree(act.services.pool).checkpoint(size)
+    found = await AuditTree(ctx.services.pool).checkpoint(size)
     if found is None and size is None:
         raise Unavailable("The log has no checkpoint yet; the first comes some seconds after `testhide work` started.")
     if found is None:
@@ -173,9 +173,9 @@ async def wanted_checkpoint(act: Acting, size: int | None) -> SealedCheckpoint:
     return found
 
 
-async def must_own(user: User, act: Acting, position: int, what: str) -> int | None:
+async def must_own(user: User, ctx: RequestContext, position: int, what: str) -> int | None:
     """The project of the event at a position. Raises NotFound for what the caller cannot see, Forbidden."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         project_id = await audit_trail.project_at(connection, position)
     if project_id is None and not user.is_admin:
         raise NotFound(f"There is no {what}.")
@@ -185,14 +185,14 @@ async def must_own(user: User, act: Acting, position: int, what: str) -> int | N
 
 
 async def chosen(
-    user: User, act: Acting, project_id: int | None, stream: str | None
+    user: User, ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
     """Which positions an export shows, by what name, and whose they are. Raises NotFound, Forbidden, Invalid."""
-    pool = act.services.pool
+    pool = ctx.services.pool
     if stream is not None:
         following = of_stream(pool, stream)
         first = await following(0, 1)
-        own = await must_own(user, act, first[0] if first else 0, f"stream {stream!r}")
+        own = await must_own(user, ctx, first[0] if first else 0, f"stream {stream!r}")
         if not first or project_id not in (None, own):
             raise NotFound(f"There is no stream {stream!r}{'' if project_id is None else f' in project {project_id}'}.")
         return following, {"stream": stream}, own
@@ -200,7 +200,7 @@ async def chosen(
         if not user.is_admin:
             raise Invalid.field("project_id", "is required: the whole log is for admins")
         return None, {}, None
-    await readable_projects(user, act, project_id)
+    await readable_projects(user, ctx, project_id)
 
     async def of_project(after: int, limit: int) -> list[int]:
         wanted = audit_trail.Filter(projects=[project_id], after=after)

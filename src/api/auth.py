@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.throttling import throttled
 from api.http.types import Name, Paged, next_page, provide_paged
@@ -87,48 +87,48 @@ class AuthController(Controller):
     tags = ["Authentication"]
 
     @post("/authenticate", status_code=200, opt=PUBLIC)
-    async def authenticate(self, request: Request[Any, Any, Any], act: Acting, data: Login) -> OpenedSession:
+    async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
         """After 10 failures in 5 minutes, for one account or from one address, further tries have to wait."""
-        async with throttled(request, act.services, data.username):
-            async with act.reading() as connection:
+        async with throttled(request, ctx.services, data.username):
+            async with ctx.reading() as connection:
                 user = await auth.user_by_email(connection, data.username)
             # As much work for an address that nobody has: how long it takes does not tell which exist.
             proved = await passwords.matches(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
-        services = act.services
+        services = ctx.services
         now = datetime.now(UTC).replace(microsecond=0)  # a token's times are whole seconds
         session_id = new_token("")
         expires_at = now + SESSION
-        await act(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
+        await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
         return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
 
     @post("/logout", status_code=204)
-    async def logout(self, request: Request[User, Any, Any], act: Acting) -> None:
+    async def logout(self, request: Request[User, Any, Any], ctx: RequestContext) -> None:
         if request.user.session_id is None:
             raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
-        await act(RevokeSession(request.user.session_id, request.user.user_id))
+        await ctx(RevokeSession(request.user.session_id, request.user.user_id))
 
     @get("/me")
-    async def me(self, request: Request[User, Any, Any], act: Acting) -> Me:
+    async def me(self, request: Request[User, Any, Any], ctx: RequestContext) -> Me:
         user = request.user
         visible = user.projects
         if visible is None:
-            async with act.reading() as connection:
+            async with ctx.reading() as connection:
                 visible = [project.id for project in await projects.visible(connection, None)]
         return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
 
     @get("/config")
-    async def config(self, act: Acting) -> ServerConfig:
-        services = act.services
+    async def config(self, ctx: RequestContext) -> ServerConfig:
+        services = ctx.services
         return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
     @get("/api-tokens", dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
     async def list_tokens(
-        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
     ) -> Response[list[ApiTokenItem]]:
         """The caller's own tokens, by id, without their secrets."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             own = await auth.tokens_of(connection, request.user.user_id)
             shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
             used = await last_uses(connection, [token.id for token in shown])
@@ -136,17 +136,19 @@ class AuthController(Controller):
         return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
 
     @post("/api-tokens", opt=SHOWN_ONCE)
-    async def create_token(self, request: Request[User, Any, Any], act: Acting, data: NewApiToken) -> CreatedApiToken:
+    async def create_token(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: NewApiToken
+    ) -> CreatedApiToken:
         """The secret is shown only here."""
-        token_id = await act.services.ids.draw("api_tokens")
+        token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
-        receipt = await act(CreateApiToken(token_id, request.user.user_id, data.name, token_hash(secret)))
+        receipt = await ctx(CreateApiToken(token_id, request.user.user_id, data.name, token_hash(secret)))
         return CreatedApiToken(token_id, data.name, secret, receipt.events[-1].event.at)
 
     @delete("/api-tokens/{token_id:int}")
-    async def revoke_token(self, request: Request[User, Any, Any], act: Acting, token_id: int) -> None:
+    async def revoke_token(self, request: Request[User, Any, Any], ctx: RequestContext, token_id: int) -> None:
         """Takes effect at once."""
-        await act(RevokeApiToken(token_id, request.user.user_id))
+        await ctx(RevokeApiToken(token_id, request.user.user_id))
 
 
 def permissions(user: User, visible: list[int]) -> Permissions:

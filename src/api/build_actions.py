@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from api.build_views import visible_build
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from commands.builds import MoveBuildToTop
 from commands.reruns import RestartBuild
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
@@ -54,65 +54,65 @@ class BuildActionController(Controller):
 
     @post("/restart")
     async def restart(
-        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: Restart | None = None
+        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: Restart | None = None
     ) -> RestartedBuild:
         """Queues the same commit and configuration again; with `failed_only` only the tests that failed."""
-        row = await visible_build(request.user, act, build_id, "write")
+        row = await visible_build(request.user, ctx, build_id, "write")
         test_ids = None
         if data is not None and data.failed_only:
-            async with act.reading() as connection:
+            async with ctx.reading() as connection:
                 test_ids = tuple(await failed_node_ids(connection, build_id))
-        new_id, created_at = await self._queue(act, row, test_ids)
+        new_id, created_at = await self._queue(ctx, row, test_ids)
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
-    async def retry_flaky(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> RetriedBuild:
+    async def retry_flaky(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> RetriedBuild:
         """Queues only the tests of this build that are known to be flaky."""
-        row = await visible_build(request.user, act, build_id, "write")
-        async with act.reading() as connection:
+        row = await visible_build(request.user, ctx, build_id, "write")
+        async with ctx.reading() as connection:
             test_ids = tuple(await flaky_node_ids(connection, build_id))
-        new_id, created_at = await self._queue(act, row, test_ids)
+        new_id, created_at = await self._queue(ctx, row, test_ids)
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
-    async def push_to_top(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> QueuePlace:
+    async def push_to_top(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> QueuePlace:
         """Moves a queued build before all others that wait now."""
-        await visible_build(request.user, act, build_id, "write")
-        await act(MoveBuildToTop(build_id))
-        async with act.reading() as connection:
+        await visible_build(request.user, ctx, build_id, "write")
+        await ctx(MoveBuildToTop(build_id))
+        async with ctx.reading() as connection:
             # 0 when a node has taken it in this very moment.
             return QueuePlace(build_id, await builds.queue_position(connection, build_id))
 
     @post("/keep-forever", status_code=200)
-    async def keep(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> Kept:
+    async def keep(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> Kept:
         """Excludes a build from retention, and its artifacts from deletion."""
-        await visible_build(request.user, act, build_id, "write")
-        await act(PinBuild(build_id, True))
+        await visible_build(request.user, ctx, build_id, "write")
+        await ctx(PinBuild(build_id, True))
         return Kept(build_id, True)
 
     @delete("/keep-forever", status_code=200)
-    async def let_go(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> Kept:
-        await visible_build(request.user, act, build_id, "write")
-        await act(PinBuild(build_id, False))
+    async def let_go(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> Kept:
+        await visible_build(request.user, ctx, build_id, "write")
+        await ctx(PinBuild(build_id, False))
         return Kept(build_id, False)
 
     @post("/comment")
     async def comment(
-        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: NewComment
+        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: NewComment
     ) -> CommentView:
-        await visible_build(request.user, act, build_id, "write")
-        comment_id = await act.services.ids.draw("comments")
-        receipt = await act(CommentOnBuild(build_id, comment_id, data.text, request.user.user_id))
+        await visible_build(request.user, ctx, build_id, "write")
+        comment_id = await ctx.services.ids.draw("comments")
+        receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, request.user.user_id))
         return CommentView(comment_id, build_id, data.text, request.user.email, receipt.events[0].event.at)
 
     @delete(status_code=204)
-    async def delete_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> None:
+    async def delete_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log."""
-        await visible_build(request.user, act, build_id, "admin")
-        await act(DeleteBuild(build_id))
+        await visible_build(request.user, ctx, build_id, "admin")
+        await ctx(DeleteBuild(build_id))
 
     @staticmethod
-    async def _queue(act: Acting, source: BuildRow, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
-        new_id = await act.services.ids.draw("builds")
-        receipt = await act(RestartBuild(new_id, source.id, source.job_id, test_ids))
+    async def _queue(ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
+        new_id = await ctx.services.ids.draw("builds")
+        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids))
         return new_id, receipt.events[0].event.at

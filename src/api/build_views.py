@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from domain.core.errors import NotFound
 from projections import builds
 from projections.build_views import BuildItem
@@ -18,14 +18,14 @@ class BuildPage(msgspec.Struct):
 
 
 async def visible_build(
-    user: User, act: Acting, build_id: int, level: Literal["read", "write", "admin"] = "read"
+    user: User, ctx: RequestContext, build_id: int, level: Literal["read", "write", "admin"] = "read"
 ) -> BuildRow:
     """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         row = await builds.find(connection, build_id)
-    if row is None and not act.is_past and await act.services.waiter.wait(await act.services.log.head()):
+    if row is None and not ctx.is_past and await ctx.services.waiter.wait(await ctx.services.log.head()):
         # It may only not have been shown yet: the read models were behind when it was started.
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             row = await builds.find(connection, build_id)
     if row is None:
         raise NotFound(f"There is no build {build_id}.")

@@ -11,7 +11,7 @@ from msgspec import Meta, structs
 from api.build_views import BuildPage, visible_build
 from api.http.as_of import as_of
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page
 from api.live.build_feed import STILL_HERE, BuildStream, shown
 from api.live.feeds import Streams
@@ -71,21 +71,21 @@ class BuildController(Controller):
     tags = ["Builds"]
 
     @post("/start")
-    async def start(self, request: Request[User, Any, Any], act: Acting, data: NewBuild) -> StartedBuild:
+    async def start(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
-        project_id = await act.services.project_of_job(data.job_id)
+        project_id = await ctx.services.project_of_job(data.job_id)
         if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
         request.user.must("write", project_id, f"job {data.job_id}")
-        build_id = await act.services.ids.draw("builds")
-        receipt = await act(
+        build_id = await ctx.services.ids.draw("builds")
+        receipt = await ctx(
             StartBuild(
                 build_id=build_id,
                 job_id=data.job_id,
                 branch=data.branch,
                 commit_sha=data.commit_sha,
                 env=dict(data.env),
-                secrets={name: act.services.secrets.seal(value) for name, value in data.secrets.items()},
+                secrets={name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()},
                 priority=data.priority,
                 external=data.external,
             )
@@ -104,7 +104,7 @@ class BuildController(Controller):
     async def list_builds(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
         status: Literal["queued", "running", "passed", "failed", "aborted"] | None = None,
         branch: Annotated[str | None, Parameter(max_length=500)] = None,
@@ -119,7 +119,7 @@ class BuildController(Controller):
         """Newest first. `Link: rel="next"` leads on at a cost that does not grow with depth."""
         filters = Filters(request.user.projects, job_id, status, branch, created_after, created_before)
         offset = 0 if before is not None else (page - 1) * limit
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await builds.page(connection, structs.replace(filters, before_id=before), limit, offset)
             total = await builds.total(connection, filters)
         headers = next_page(request, Paged(page, limit, before or 0), [row.id for row in found], key="before")
@@ -128,9 +128,9 @@ class BuildController(Controller):
         return Response(BuildPage(total.builds, [BuildItem(**item_fields(row)) for row in found]), headers=headers)
 
     @get("/{build_id:int}", **as_of(BUILD_PAST, "build_id"))
-    async def get_build(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildDetail:
-        row = await visible_build(request.user, act, build_id)
-        async with act.reading() as connection:
+    async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
+        row = await visible_build(request.user, ctx, build_id)
+        async with ctx.reading() as connection:
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await reason_for(connection, build_id) if waits else None
             comments = await builds.comments(connection, build_id)
@@ -138,11 +138,11 @@ class BuildController(Controller):
         return detail(row, waiting_for, views)
 
     @post("/{build_id:int}/stop", status_code=200)
-    async def stop(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> BuildStatus:
+    async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills what runs."""
-        row = await visible_build(request.user, act, build_id, "write")
-        log = await act.services.build_logs.end(build_id, row.attempt)
-        await act(
+        row = await visible_build(request.user, ctx, build_id, "write")
+        log = await ctx.services.build_logs.end(build_id, row.attempt)
+        await ctx(
             AbortBuild(
                 build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log.lines, log_digest=log.digest
             )
@@ -151,12 +151,12 @@ class BuildController(Controller):
 
     @post("/{build_id:int}/finish", status_code=200)
     async def finish(
-        self, request: Request[User, Any, Any], act: Acting, build_id: int, data: ExternalResult
+        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: ExternalResult
     ) -> BuildStatus:
         """Ends an external build."""
-        await visible_build(request.user, act, build_id, "write")
-        await act(FinishExternalBuild(build_id, data.status))
-        build = await act.services.log.state(BUILD.at(build_id))
+        await visible_build(request.user, ctx, build_id, "write")
+        await ctx(FinishExternalBuild(build_id, data.status))
+        build = await ctx.services.log.state(BUILD.at(build_id))
         assert build is not None
         return BuildStatus(build_id, status_of(build))
 
@@ -164,23 +164,23 @@ class BuildController(Controller):
     async def pipeline_logs(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         build_id: int,
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
         limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
     ) -> LogPage:
-        row = await visible_build(request.user, act, build_id)
-        logs = act.services.build_logs
+        row = await visible_build(request.user, ctx, build_id)
+        logs = ctx.services.build_logs
         total = await logs.count(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
         return LogPage(total, [shown(line) for line in lines])
 
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
     async def stream(
-        self, request: Request[User, Any, Any], act: Acting, build_id: int, ids: bool = False
+        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream:
         """Server-sent events: the log line by line, then the status, then `done`."""
-        project_id = (await visible_build(request.user, act, build_id)).project_id
+        project_id = (await visible_build(request.user, ctx, build_id)).project_id
         last = request.headers.get("last-event-id")
         with_ids = ids or last is not None
         streams: Streams = request.app.state.streams

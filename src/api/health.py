@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar import Controller, Request, Response, get
 
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from projections import audit_trail
 from projections.engine.schemas import missing
@@ -41,17 +41,17 @@ class HealthController(Controller):
     opt = PUBLIC
 
     @get("/healthz")
-    async def healthz(self, request: Request[Any, Any, Any], act: Acting) -> Health:
+    async def healthz(self, request: Request[Any, Any, Any], ctx: RequestContext) -> Health:
         """Alive. Asks nothing of the database. `degraded` when there are events that could not be projected."""
-        status = "degraded" if act.services.waiter.degraded else "ok"
-        return Health(status, act.services.version, act.services.build)
+        status = "degraded" if ctx.services.waiter.degraded else "ok"
+        return Health(status, ctx.services.version, ctx.services.build)
 
     @get("/readyz")
-    async def readyz(self, act: Acting) -> Response[Readiness]:
+    async def readyz(self, ctx: RequestContext) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then."""
-        services = act.services
+        services = ctx.services
         head = await services.log.head()
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             lacking = await missing(connection, PROJECTIONS)
             parked = await any_parked(connection)
         if lacking:
@@ -61,7 +61,7 @@ class HealthController(Controller):
         if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             unsealed = await audit_trail.waits_for_seal(connection, utcnow() - SEALED_WITHIN)
         status = "ok"
         if services.waiter.degraded:

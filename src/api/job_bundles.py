@@ -11,7 +11,7 @@ from litestar import Controller, Request, post
 from msgspec import Meta
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Id, Name
 from api.job_configuration import (
     Branch,
@@ -105,10 +105,10 @@ class JobBundleController(Controller):
     tags = ["Jobs"]
 
     @post("/{job_id:int}/export", status_code=200)
-    async def export(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> Bundle:
+    async def export(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> Bundle:
         """Everything but the values of secrets."""
-        job = await visible_job(request.user, act, job_id)
-        async with act.reading() as connection:
+        job = await visible_job(request.user, ctx, job_id)
+        async with ctx.reading() as connection:
             configuration = await jobs.configuration_of(connection, job_id)
             pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
             template = (
@@ -122,7 +122,9 @@ class JobBundleController(Controller):
         )
 
     @post("/import")
-    async def import_job(self, request: Request[User, Any, Any], act: Acting, data: ImportRequest) -> ImportedJob:
+    async def import_job(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: ImportRequest
+    ) -> ImportedJob:
         """Makes a new job of a bundle. A pipeline template of the bundle's name is used where there is one; otherwise
         what it says becomes the job's own configuration.
         """
@@ -130,7 +132,7 @@ class JobBundleController(Controller):
         bundle = read(data.bundle)
         job = bundle.job
         warnings: list[str] = []
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             template_id = (
                 None
                 if bundle.pipeline_template is None
@@ -139,7 +141,7 @@ class JobBundleController(Controller):
             pool_id = (
                 None if job.node_pool is None else await pools.id_by_name(connection, data.project_id, job.node_pool)
             )
-        await must_lend_secrets(request.user, act, template_id)
+        await must_lend_secrets(request.user, ctx, template_id)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."
@@ -152,14 +154,14 @@ class JobBundleController(Controller):
                 f"There is no pipeline template {bundle.pipeline_template.name!r}: the job's own configuration says"
                 " what it said."
             )
-        job_id = await act.services.ids.draw("jobs")
+        job_id = await ctx.services.ids.draw("jobs")
         if secrets:
             warnings.append(
                 f"Bundles hold no values of secrets: set {', '.join(sorted(secrets))} by"
                 f" PUT /api/v3/jobs/{job_id}/configuration."
             )
         name = job.name[: MAX_NAME - len(IMPORTED)] + IMPORTED
-        await act(
+        await ctx(
             ImportJob(
                 job_id=job_id,
                 project_id=data.project_id,

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
 from api.http.permissions import Level, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from api.job_configuration import Branch, NewConfiguration, Repository, check_repository
 from api.nodes import Tags
@@ -94,14 +94,14 @@ class JobController(Controller):
     async def list_jobs(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by job name")] = None,
         enabled: Annotated[bool | None, Parameter(description="Filter by enabled state")] = None,
     ) -> Response[list[JobItem]]:
         """The jobs of the caller's projects, by id."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await jobs.listing(
                 connection,
                 projects=request.user.projects,
@@ -115,15 +115,15 @@ class JobController(Controller):
         return Response([item(row) for row in found], headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
-    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewJob) -> JobDetail:
+    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewJob) -> JobDetail:
         request.user.must("write", data.project_id, f"project {data.project_id}")
         if data.repository is not None:
             check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
-        await must_lend_secrets(request.user, act, data.pipeline_template_id)
+        await must_lend_secrets(request.user, ctx, data.pipeline_template_id)
         required_tags = list(dict.fromkeys(data.required_tags))
-        job_id = await act.services.ids.draw("jobs")
-        receipt = await act(
+        job_id = await ctx.services.ids.draw("jobs")
+        receipt = await ctx(
             CreateJob(
                 job_id=job_id,
                 project_id=data.project_id,
@@ -157,19 +157,21 @@ class JobController(Controller):
         )
 
     @get("/{job_id:int}", **as_of(JOB_PAST, "job_id"))
-    async def get_job(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> JobDetail:
-        return await detail(request.user, act, job_id)
+    async def get_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> JobDetail:
+        return await detail(request.user, ctx, job_id)
 
     @put("/{job_id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, job_id: int, data: JobChanges) -> JobDetail:
+    async def update(
+        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: JobChanges
+    ) -> JobDetail:
         """Changes reach the builds that are queued from now on."""
-        await visible_job(request.user, act, job_id, "write")
+        await visible_job(request.user, ctx, job_id, "write")
         if isinstance(data.repository, str):
             check_repository(data.repository)
         if not isinstance(data.pool_labels, UnsetType):
             check_labels("pool_labels", data.pool_labels)
         if isinstance(data.pipeline_template_id, int):
-            await must_lend_secrets(request.user, act, data.pipeline_template_id)
+            await must_lend_secrets(request.user, ctx, data.pipeline_template_id)
         given: Mapping[str, Any] = {
             "title": data.name,
             "enabled": data.enabled,
@@ -186,25 +188,27 @@ class JobController(Controller):
             "quarantine_mode": data.quarantine_mode,
         }
         clearable: tuple[Clearable, ...] = ("node_pool_id", "pipeline_template_id", "repository")
-        await act(
+        await ctx(
             UpdateJob(
                 job_id,
                 **{name: value for name, value in given.items() if value is not UNSET},
                 cleared=tuple(name for name in clearable if given[name] is None),
             )
         )
-        return await detail(request.user, act, job_id)
+        return await detail(request.user, ctx, job_id)
 
     @delete("/{job_id:int}")
-    async def delete_job(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> None:
+    async def delete_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> None:
         """Deletes the job with all its builds; those that are queued or running end as aborted."""
-        await visible_job(request.user, act, job_id, "admin")
-        await act(DeleteJob(job_id))
+        await visible_job(request.user, ctx, job_id, "admin")
+        await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_PAST, "job_id"))
-    async def get_configuration(self, request: Request[User, Any, Any], act: Acting, job_id: int) -> ConfigurationView:
-        await visible_job(request.user, act, job_id)
-        async with act.reading() as connection:
+    async def get_configuration(
+        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int
+    ) -> ConfigurationView:
+        await visible_job(request.user, ctx, job_id)
+        async with ctx.reading() as connection:
             found = await jobs.configuration_of(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)
@@ -214,13 +218,13 @@ class JobController(Controller):
 
     @put("/{job_id:int}/configuration")
     async def configure(
-        self, request: Request[User, Any, Any], act: Acting, job_id: int, data: NewConfiguration
+        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: NewConfiguration
     ) -> Configured:
         """Replaces everything, for the next build. A secret given as null keeps its value."""
-        job = await visible_job(request.user, act, job_id, "write")
+        job = await visible_job(request.user, ctx, job_id, "write")
         data.check()
-        seal = act.services.secrets.seal
-        receipt = await act(
+        seal = ctx.services.secrets.seal
+        receipt = await ctx(
             ConfigureJob(
                 job_id,
                 command=data.command,
@@ -232,14 +236,14 @@ class JobController(Controller):
         )
         if receipt.events:
             return Configured(job_id, receipt.events[-1].event.at)
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             stored = await jobs.configuration_of(connection, job_id)
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 
-async def visible_job(user: User, act: Acting, job_id: int, level: Level = "read") -> JobRow:
+async def visible_job(user: User, ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
     """Raises NotFound for a job that the caller cannot see, Forbidden for too little access."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         found = await jobs.find(connection, job_id)
     if found is None:
         raise NotFound(f"There is no job {job_id}.")
@@ -247,8 +251,8 @@ async def visible_job(user: User, act: Acting, job_id: int, level: Level = "read
     return found
 
 
-async def detail(user: User, act: Acting, job_id: int) -> JobDetail:
-    async with act.reading() as connection:
+async def detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
+    async with ctx.reading() as connection:
         found = await jobs.detail_of(connection, job_id)
     if found is None:
         raise NotFound(f"There is no job {job_id}.")

@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import Level, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
@@ -75,13 +75,13 @@ class KnownIssueController(Controller):
     async def list_known_issues(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Project to list the known issues of")],
     ) -> Response[list[KnownIssueView]]:
         """The known issues of a project, by id."""
         request.user.must("read", project_id, f"project {project_id}")
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             if await projects.find(connection, project_id) is None:
                 raise NotFound(f"There is no project {project_id}.")
             found = await known_issues.listing(
@@ -91,13 +91,15 @@ class KnownIssueController(Controller):
         return Response([view(row) for row in found], headers=headers)
 
     @post()
-    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewKnownIssue) -> KnownIssueView:
+    async def create(
+        self, request: Request[User, Any, Any], ctx: RequestContext, data: NewKnownIssue
+    ) -> KnownIssueView:
         request.user.must("write", data.project_id, f"project {data.project_id}")
         match = one_of(data)
         if match is None:
             raise not_one("one of them is required")
-        known_issue_id = await act.services.ids.draw("known_issues")
-        receipt = await act(
+        known_issue_id = await ctx.services.ids.draw("known_issues")
+        receipt = await ctx(
             CreateKnownIssue(
                 known_issue_id=known_issue_id,
                 project_id=data.project_id,
@@ -126,18 +128,18 @@ class KnownIssueController(Controller):
 
     @get("/{known_issue_id:int}")
     async def get_known_issue(
-        self, request: Request[User, Any, Any], act: Acting, known_issue_id: int
+        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
     ) -> KnownIssueView:
-        return view(await visible_known_issue(request.user, act, known_issue_id))
+        return view(await visible_known_issue(request.user, ctx, known_issue_id))
 
     @put("/{known_issue_id:int}")
     async def update(
-        self, request: Request[User, Any, Any], act: Acting, known_issue_id: int, data: KnownIssueChanges
+        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
     ) -> KnownIssueView:
         """Reaches the reports that are recorded from now on."""
-        await visible_known_issue(request.user, act, known_issue_id, "write")
+        await visible_known_issue(request.user, ctx, known_issue_id, "write")
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
-        await act(
+        await ctx(
             UpdateKnownIssue(
                 known_issue_id,
                 title=given(data.title),
@@ -148,18 +150,22 @@ class KnownIssueController(Controller):
                 cleared=tuple(name for name in clearable if getattr(data, name) is None),
             )
         )
-        return view(await visible_known_issue(request.user, act, known_issue_id))
+        return view(await visible_known_issue(request.user, ctx, known_issue_id))
 
     @delete("/{known_issue_id:int}")
-    async def delete_known_issue(self, request: Request[User, Any, Any], act: Acting, known_issue_id: int) -> None:
+    async def delete_known_issue(
+        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
+    ) -> None:
         """Nothing is classified by it any more; what it has classified stays."""
-        await visible_known_issue(request.user, act, known_issue_id, "write")
-        await act(DeleteKnownIssue(known_issue_id))
+        await visible_known_issue(request.user, ctx, known_issue_id, "write")
+        await ctx(DeleteKnownIssue(known_issue_id))
 
 
-async def visible_known_issue(user: User, act: Acting, known_issue_id: int, level: Level = "read") -> KnownIssueRow:
+async def visible_known_issue(
+    user: User, ctx: RequestContext, known_issue_id: int, level: Level = "read"
+) -> KnownIssueRow:
     """Raises NotFound for a known issue that the caller cannot see, Forbidden for too little access."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         found = await known_issues.find(connection, known_issue_id)
     if found is None:
         raise NotFound(f"There is no known issue {known_issue_id}.")

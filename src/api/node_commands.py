@@ -9,12 +9,12 @@ from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.live.disconnect import hanging_up
 from commands.node_commands import RequestNodeCommand, done
 from domain.core.errors import Forbidden, NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
-from store.postgres.notifications import WAKES, comes
+from store.postgres.notifications import WAKES, wait_for
 
 GRACE_S = 5.0
 """For the way to the agent and back."""
@@ -44,19 +44,19 @@ class NodeCommandController(Controller):
     tags = ["Nodes / CI Agents"]
 
     @post("/restart", status_code=202)
-    async def restart(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> Detail:
+    async def restart(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> Detail:
         """The agent ends its builds and begins anew."""
         request.user.must_manage_nodes()
-        await act(RequestNodeCommand(await act.services.ids.draw("node_commands"), node_id, "restart"))
+        await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
     @post("/execute", status_code=200)
     async def execute(
-        self, request: Request[User, Any, Any], act: Acting, node_id: int, data: NewCommand
+        self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
         """Runs a shell line outside any build and waits for its end. The log keeps it, and who asked."""
         must_be_admin(request.user)
-        command_id = await act.services.ids.draw("node_commands")
+        command_id = await ctx.services.ids.draw("node_commands")
         answered = asyncio.Event()
 
         def on_wake(payload: str | None) -> None:
@@ -64,13 +64,13 @@ class NodeCommandController(Controller):
                 answered.set()
 
         # Register, then ask, then look: the answer cannot come in between unseen.
-        with act.services.listener.subscribed(WAKES, on_wake):
-            await act(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
+        with ctx.services.listener.subscribed(WAKES, on_wake):
+            await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
             ends = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
             async with hanging_up(request, answered) as gone:
                 while True:
                     answered.clear()
-                    command = await act.services.log.state(NODE_COMMAND.at(command_id))
+                    command = await ctx.services.log.state(NODE_COMMAND.at(command_id))
                     if command is not None and command.result is not None:
                         return shown(command.result)
                     left = ends - asyncio.get_running_loop().time()
@@ -79,18 +79,18 @@ class NodeCommandController(Controller):
                             f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
                             f"/api/v3/nodes/{node_id}/commands/{command_id}",
                         )
-                    await comes(answered, min(1.0, left))
+                    await wait_for(answered, min(1.0, left))
 
     @get(
         "/commands/{command_id:int}",
         responses={202: ResponseSpec(Detail, description="Not answered yet", generate_examples=False)},
     )
     async def command(
-        self, request: Request[User, Any, Any], act: Acting, node_id: int, command_id: int
+        self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
         """The result of a command; 202 while there is none."""
         must_be_admin(request.user)
-        found: NodeCommand | None = await act.services.log.state(NODE_COMMAND.at(command_id))
+        found: NodeCommand | None = await ctx.services.log.state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")
         if found.result is None:

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
@@ -81,7 +81,7 @@ class NodeController(Controller):
     async def list_nodes(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         pool_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by node pool")] = None,
         status: Annotated[
@@ -89,7 +89,7 @@ class NodeController(Controller):
         ] = None,
     ) -> Response[list[NodeView]]:
         """All nodes, by id, with what their agents last measured."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await nodes.listing(
                 connection,
                 pool_id=pool_id,
@@ -101,17 +101,17 @@ class NodeController(Controller):
         return Response(found, headers=next_page(request, paged, [node.id for node in found]))
 
     @post(opt=SHOWN_ONCE)
-    async def register(self, request: Request[User, Any, Any], act: Acting, data: NewNode) -> RegisteredNode:
+    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """`agent_token` is what the node's agent signs in with; it is shown only here."""
         request.user.must_manage_nodes()
-        node_id = await act.services.ids.draw("nodes")
+        node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         tags = list(dict.fromkeys(data.tags))
-        await act(
+        await ctx(
             RegisterNode(
                 node_id=node_id,
                 title=data.name,
-                claim=name_claim(act, data.name),
+                claim=name_claim(ctx, data.name),
                 token_hash=token_hash(token),
                 pool_id=data.pool_id,
                 tags=tags,
@@ -123,19 +123,19 @@ class NodeController(Controller):
     @get("/find")
     async def find_by_name(
         self,
-        act: Acting,
+        ctx: RequestContext,
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
     ) -> NodeView:
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await nodes.view_by_name(connection, name)
         if found is None:
             raise NotFound(f"There is no node called {name!r}.")
         return found
 
     @get("/agent/latest")
-    async def latest_agent(self, act: Acting) -> LatestAgent:
+    async def latest_agent(self, ctx: RequestContext) -> LatestAgent:
         """One program for all platforms, which needs Python 3.11 or newer; on Windows it is untested."""
-        services = act.services
+        services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
         downloads = {
             platform.replace("-", "_"): Download(
@@ -146,58 +146,60 @@ class NodeController(Controller):
         return LatestAgent(services.agent_version, **downloads)
 
     @get("/{node_id:int}", **as_of(NODE_PAST, "node_id"))
-    async def get_node(self, act: Acting, node_id: int) -> NodeView:
-        node = await shown_node(act, node_id)
-        return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if act.is_past else node
+    async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
+        node = await shown_node(ctx, node_id)
+        return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_past else node
 
     @get("/{node_id:int}/health")
-    async def health(self, act: Acting, node_id: int) -> Health:
+    async def health(self, ctx: RequestContext, node_id: int) -> Health:
         """What the agent last measured. `last_heartbeat_s` is -1 while nothing was ever heard of it."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await nodes.health_of(connection, node_id)
         if found is None:
             raise NotFound(f"There is no node {node_id}.")
         return found
 
     @delete("/{node_id:int}")
-    async def deregister(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> None:
+    async def deregister(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> None:
         """The node's token is void at once, and builds that run there are aborted."""
         request.user.must_manage_nodes()
-        await existing_node(act, node_id)
-        await act(DeleteNode(node_id))
+        await existing_node(ctx, node_id)
+        await ctx(DeleteNode(node_id))
 
     @put("/{node_id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, node_id: int, data: NodeChanges) -> NodeView:
+    async def update(
+        self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NodeChanges
+    ) -> NodeView:
         """Counts for the builds that are assigned from now on."""
         request.user.must_manage_nodes()
         given: Mapping[str, Any] = {
             "title": data.name,
-            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(act, data.name),
+            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, data.name),
             "pool_id": data.pool_id,
             "tags": UNSET if isinstance(data.tags, UnsetType) else list(dict.fromkeys(data.tags)),
             "max_parallel": data.max_parallel,
         }
-        await act(
+        await ctx(
             UpdateNode(
                 node_id,
                 **{name: value for name, value in given.items() if value is not UNSET},
                 cleared=("pool_id",) if data.pool_id is None else (),
             )
         )
-        return await shown_node(act, node_id)
+        return await shown_node(ctx, node_id)
 
     @post("/{node_id:int}/quarantine", status_code=200)
-    async def quarantine(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> NodeStatus:
+    async def quarantine(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
         """It gets no further builds; those that run there go on, and commands still reach it."""
         request.user.must_manage_nodes()
-        await act(QuarantineNode(node_id))
+        await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200)
-    async def release(self, request: Request[User, Any, Any], act: Acting, node_id: int) -> NodeStatus:
+    async def release(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
         request.user.must_manage_nodes()
-        await act(ReleaseNode(node_id))
-        return NodeStatus(node_id, (await shown_node(act, node_id)).status)
+        await ctx(ReleaseNode(node_id))
+        return NodeStatus(node_id, (await shown_node(ctx, node_id)).status)
 
 
 class AgentDownloadController(Controller):
@@ -207,9 +209,9 @@ class AgentDownloadController(Controller):
     tags = ["Nodes / CI Agents"]
 
     @get("/{version:str}/{platform:str}", opt={**PUBLIC, "download": True})
-    async def download(self, act: Acting, version: str, platform: str) -> Response[bytes]:
+    async def download(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
         """The agent as one file that Python runs: `python3 testhide-agent.pyz`."""
-        services = act.services
+        services = ctx.services
         if version != services.agent_version or platform not in PLATFORMS:
             raise NotFound(
                 f"There is no agent {version} for {platform}; /api/v3/nodes/agent/latest lists what there is."
@@ -221,21 +223,21 @@ class AgentDownloadController(Controller):
         )
 
 
-async def shown_node(act: Acting, node_id: int) -> NodeView:
-    async with act.reading() as connection:
+async def shown_node(ctx: RequestContext, node_id: int) -> NodeView:
+    async with ctx.reading() as connection:
         found = await nodes.view(connection, node_id)
     if found is None:
         raise NotFound(f"There is no node {node_id}.")
     return found
 
 
-async def existing_node(act: Acting, node_id: int) -> NodeRow:
-    async with act.reading() as connection:
+async def existing_node(ctx: RequestContext, node_id: int) -> NodeRow:
+    async with ctx.reading() as connection:
         found = await nodes.find(connection, node_id)
     if found is None:
         raise NotFound(f"There is no node {node_id}.")
     return found
 
 
-def name_claim(act: Acting, name: str) -> str:
-    return act.services.secrets.claim("node-name", name)
+def name_claim(ctx: RequestContext, name: str) -> str:
+    return ctx.services.secrets.claim("node-name", name)

@@ -10,7 +10,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
 from commands.pools import CreatePool, DeletePool, UpdatePool
 from domain.core.errors import Forbidden, Invalid, NotFound
@@ -49,12 +49,12 @@ class PoolController(Controller):
     async def list_pools(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
     ) -> Response[list[PoolView]]:
         """The pools of the caller's projects and the shared ones, by id."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await pools.listing(
                 connection,
                 projects=request.user.projects,
@@ -66,18 +66,18 @@ class PoolController(Controller):
         return Response(found, headers=next_page(request, paged, [pool.id for pool in found]))
 
     @post()
-    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewPool) -> PoolView:
+    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewPool) -> PoolView:
         request.user.must("admin", data.project_id, f"project {data.project_id}")
         if data.shared:
             request.user.must_manage_nodes()
         check_labels("labels", data.labels)
-        pool_id = await act.services.ids.draw("node_pools")
-        await act(
+        pool_id = await ctx.services.ids.draw("node_pools")
+        await ctx(
             CreatePool(
                 pool_id=pool_id,
                 project_id=data.project_id,
                 title=data.name,
-                claim=name_claim(act, data.project_id, data.name),
+                claim=name_claim(ctx, data.project_id, data.name),
                 labels=data.labels,
                 max_parallel=data.max_parallel,
                 shared=data.shared,
@@ -94,13 +94,15 @@ class PoolController(Controller):
         )
 
     @get("/{id:int}")
-    async def get_pool(self, request: Request[User, Any, Any], act: Acting, id: int) -> PoolView:
-        return await visible_pool(request.user, act, id)
+    async def get_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> PoolView:
+        return await visible_pool(request.user, ctx, id)
 
     @put("/{id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, id: int, data: PoolChanges) -> PoolView:
+    async def update(
+        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: PoolChanges
+    ) -> PoolView:
         """Limits and labels count for what is assigned from now on."""
-        pool = await visible_pool(request.user, act, id)
+        pool = await visible_pool(request.user, ctx, id)
         must_change(request.user, pool)
         if data.shared not in (UNSET, pool.shared):
             request.user.must_manage_nodes()
@@ -108,35 +110,35 @@ class PoolController(Controller):
             check_labels("labels", data.labels)
         given: Mapping[str, Any] = {
             "title": data.name,
-            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(act, pool.project_id, data.name),
+            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, pool.project_id, data.name),
             "labels": data.labels,
             "max_parallel": data.max_parallel,
             "shared": data.shared,
         }
-        await act(
+        await ctx(
             UpdatePool(
                 id,
                 **{name: value for name, value in given.items() if value is not UNSET},
                 cleared=("max_parallel",) if data.max_parallel is None else (),
             )
         )
-        return await visible_pool(request.user, act, id)
+        return await visible_pool(request.user, ctx, id)
 
     @delete("/{id:int}")
-    async def delete_pool(self, request: Request[User, Any, Any], act: Acting, id: int) -> None:
+    async def delete_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """Its nodes stay, without a pool. Refused while builds are queued or running there."""
-        must_change(request.user, await visible_pool(request.user, act, id))
-        services = act.services
+        must_change(request.user, await visible_pool(request.user, ctx, id))
+        services = ctx.services
         await services.waiter.wait(await services.log.head())
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             node_ids = await pools.node_ids(connection, id)
             active = await pools.active_builds(connection, id)
-        await act(DeletePool(id, node_ids, active))
+        await ctx(DeletePool(id, node_ids, active))
 
 
-async def visible_pool(user: User, act: Acting, pool_id: int) -> PoolView:
+async def visible_pool(user: User, ctx: RequestContext, pool_id: int) -> PoolView:
     """Raises NotFound for a pool of a project that the caller cannot see, unless it is shared."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         found = await pools.find(connection, pool_id)
     if found is None:
         raise NotFound(f"There is no node pool {pool_id}.")
@@ -156,5 +158,5 @@ def check_labels(field: str, labels: Mapping[str, str]) -> None:
         raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
 
 
-def name_claim(act: Acting, project_id: int, name: str) -> str:
-    return act.services.secrets.claim("pool-name", f"{project_id}/{name}")
+def name_claim(ctx: RequestContext, project_id: int, name: str) -> str:
+    return ctx.services.secrets.claim("pool-name", f"{project_id}/{name}")

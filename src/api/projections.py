@@ -6,7 +6,7 @@ from typing import Any
 from litestar import Controller, Request, get
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
 
@@ -16,10 +16,10 @@ class ProjectionController(Controller):
     tags = ["Projections"]
 
     @get("")
-    async def list_projections(self, request: Request[User, Any, Any], act: Acting) -> Sequence[Standing]:
+    async def list_projections(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[Standing]:
         """Every read model, in each version that stands. What an error says is for admins."""
-        head = await act.services.log.head()
-        async with act.reading() as connection:
+        head = await ctx.services.log.head()
+        async with ctx.reading() as connection:
             found = await overview(connection, PROJECTIONS, head)
         if not request.user.is_admin:
             for standing in found:

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Id, Paged, next_page, provide_paged
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
@@ -78,11 +78,11 @@ class ProjectController(Controller):
 
     @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
     async def list_projects(
-        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
     ) -> Response[list[ProjectItem]]:
         """The projects that the caller is a member of, by id."""
         member = None if request.user.is_admin else request.user.user_id
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await projects.visible(
                 connection, member, after=paged.after, offset=paged.offset, limit=paged.limit
             )
@@ -90,15 +90,15 @@ class ProjectController(Controller):
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post(opt=SHOWN_ONCE)
-    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewProject) -> CreatedProject:
+    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewProject) -> CreatedProject:
         """The caller becomes the project's admin. `webhook_secret` is shown only here."""
         request.user.must_be_developer()
-        project_id = await act.services.ids.draw("projects")
+        project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
-        secrets = act.services.secrets
+        secrets = ctx.services.secrets
         base = slug_of(data.name)
         candidates = [base or f"project-{project_id}", f"{base or 'project'}-{project_id}"]
-        receipt = await act(
+        receipt = await ctx(
             CreateProject(
                 project_id=project_id,
                 title=data.name,
@@ -113,15 +113,17 @@ class ProjectController(Controller):
         return CreatedProject(project_id, data.name, getattr(created, "slug", base), secret)
 
     @get("/{project_id:int}")
-    async def get_project(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> ProjectDetail:
-        return detail(await visible_project(request.user, act, project_id), act.services.base_url)
+    async def get_project(
+        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
+    ) -> ProjectDetail:
+        return detail(await visible_project(request.user, ctx, project_id), ctx.services.base_url)
 
     @put("/{project_id:int}")
     async def update(
-        self, request: Request[User, Any, Any], act: Acting, project_id: int, data: ProjectChanges
+        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int, data: ProjectChanges
     ) -> ProjectDetail:
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, act, project_id)
+        await visible_project(request.user, ctx, project_id)
         changes: dict[str, Any] = {
             "title": data.name,
             "description": data.description,
@@ -129,48 +131,50 @@ class ProjectController(Controller):
             "retention_days": data.retention_days,
             "retention_builds": data.retention_builds,
         }
-        await act(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
-        return detail(await visible_project(request.user, act, project_id), act.services.base_url)
+        await ctx(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
+        return detail(await visible_project(request.user, ctx, project_id), ctx.services.base_url)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE)
-    async def rotate_webhook_secret(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> NewSecret:
+    async def rotate_webhook_secret(
+        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
+    ) -> NewSecret:
         """The old secret is invalid at once; the new one is shown only here."""
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, act, project_id)
+        await visible_project(request.user, ctx, project_id)
         secret = new_token("wh_sec_")
-        await act(RotateWebhookSecret(project_id, act.services.secrets.seal(secret)))
+        await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
         return NewSecret(secret)
 
     @delete("/{project_id:int}")
-    async def delete_project(self, request: Request[User, Any, Any], act: Acting, project_id: int) -> None:
+    async def delete_project(self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int) -> None:
         """Deletes the project for good, with its jobs, their builds and all that these left; what is queued or running
         ends as aborted. Refused while builds of other projects are queued or running in its node pools.
         """
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, act, project_id)
-        async with act.reading() as connection:
+        await visible_project(request.user, ctx, project_id)
+        async with ctx.reading() as connection:
             guests = await project_contents.guests(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
             raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
-        await act(CloseProject(project_id))
+        await ctx(CloseProject(project_id))
         # The read models may have taken longer than a request waits; a list from then would not be whole.
-        services = act.services
+        services = ctx.services
         if not await services.waiter.wait(await services.log.head()):
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             job_ids = await project_contents.job_ids(connection, project_id)
             pool_ids = await project_contents.pool_ids(connection, project_id)
             nodes = {pool_id: await pools.node_ids(connection, pool_id) for pool_id in pool_ids}
         for pool_id, node_ids in nodes.items():
-            await act(DeletePool(pool_id, node_ids))
-        await act(DeleteProject(project_id, job_ids))
+            await ctx(DeletePool(pool_id, node_ids))
+        await ctx(DeleteProject(project_id, job_ids))
 
 
-async def visible_project(user: User, act: Acting, project_id: int) -> ProjectRow:
+async def visible_project(user: User, ctx: RequestContext, project_id: int) -> ProjectRow:
     """Raises NotFound for a project that does not exist or that the caller cannot see."""
     user.must("read", project_id, f"project {project_id}")
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         found = await projects.find(connection, project_id)
     if found is None:
         raise NotFound(f"There is no project {project_id}.")

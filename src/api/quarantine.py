@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from api.http.as_of import as_of
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page
 from api.jobs import visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
@@ -110,29 +110,29 @@ class QuarantineController(Controller):
     async def list_entries(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         job_id: JobId,
         page: Page = 1,
         limit: Limit = 10_000,
         after: After = 0,
     ) -> Response[list[EntryItem]]:
         """All entries by id, those that have expired too."""
-        await visible_job(request.user, act, job_id)
+        await visible_job(request.user, ctx, job_id)
         paged = Paged(page, limit, after)
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await quarantine.listing(
                 connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
-        now = act.now()
+        now = ctx.now()
         return Response([item(row, now) for row in found], headers=headers)
 
     @post()
-    async def add(self, request: Request[User, Any, Any], act: Acting, data: NewEntry) -> NewEntryAnswer:
+    async def add(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
         """Future builds still run the test. `node_id` may also be a prefix that `::` or `[` follows."""
-        await visible_job(request.user, act, data.job_id, "write")
-        quarantine_id = await act.services.ids.draw("quarantine")
-        receipt = await act(
+        await visible_job(request.user, ctx, data.job_id, "write")
+        quarantine_id = await ctx.services.ids.draw("quarantine")
+        receipt = await ctx(
             AddToQuarantine(
                 job_id=data.job_id,
                 first_id=quarantine_id,
@@ -153,19 +153,19 @@ class QuarantineController(Controller):
         )
 
     @post("/bulk", status_code=200)
-    async def bulk(self, request: Request[User, Any, Any], act: Acting, data: Bulk) -> Added | Removed:
+    async def bulk(self, request: Request[User, Any, Any], ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Skips what is there already, or what is not there to be removed."""
-        await visible_job(request.user, act, data.job_id, "write")
+        await visible_job(request.user, ctx, data.job_id, "write")
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
-            receipt = await act(RemoveFromQuarantine(data.job_id, node_ids))
+            receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
             lifted = [recorded.event for recorded in receipt.events]
             removed = sum(len(event.ids) for event in lifted if isinstance(event, QuarantineLifted))
             return Removed(removed, len(node_ids) - removed)
-        receipt = await act(
+        receipt = await ctx(
             AddToQuarantine(
                 job_id=data.job_id,
-                first_id=await act.services.ids.draw_range("quarantine", max(1, len(node_ids))),
+                first_id=await ctx.services.ids.draw_range("quarantine", max(1, len(node_ids))),
                 node_ids=node_ids,
                 now=utcnow(),
                 reason=data.reason,
@@ -179,10 +179,10 @@ class QuarantineController(Controller):
         return Added(added, len(node_ids) - added)
 
     @get("/stats")
-    async def stats(self, request: Request[User, Any, Any], act: Acting, job_id: JobId) -> Stats:
-        await visible_job(request.user, act, job_id)
+    async def stats(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> Stats:
+        await visible_job(request.user, ctx, job_id)
         now = utcnow()
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             reasons = await quarantine.by_reason(connection, job_id, now)
             ages = await quarantine.by_age(connection, job_id, now)
             statuses = await quarantine.by_status(connection, job_id, now)
@@ -196,19 +196,19 @@ class QuarantineController(Controller):
         )
 
     @get("/nodeids")
-    async def node_ids(self, request: Request[User, Any, Any], act: Acting, job_id: JobId) -> NodeIds:
-        await visible_job(request.user, act, job_id)
-        async with act.reading() as connection:
+    async def node_ids(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> NodeIds:
+        await visible_job(request.user, ctx, job_id)
+        async with ctx.reading() as connection:
             return NodeIds(await quarantine.node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
-    async def remove(self, request: Request[User, Any, Any], act: Acting, quarantine_id: int) -> None:
-        async with act.reading() as connection:
+    async def remove(self, request: Request[User, Any, Any], ctx: RequestContext, quarantine_id: int) -> None:
+        async with ctx.reading() as connection:
             entry = await quarantine.find(connection, quarantine_id)
         if entry is None:
             raise NotFound(f"There is no quarantine entry {quarantine_id}.")
         request.user.must("write", entry.project_id, f"quarantine entry {quarantine_id}")
-        await act(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
+        await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 
 def distribution(ages: list[Ages]) -> dict[str, int]:

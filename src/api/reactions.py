@@ -6,7 +6,7 @@ from typing import Any
 from litestar import Controller, Request, get
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from store.tables.reactions import ReactionStanding, overview
 
 
@@ -15,9 +15,9 @@ class ReactionController(Controller):
     tags = ["Reactions"]
 
     @get("")
-    async def list_reactions(self, request: Request[User, Any, Any], act: Acting) -> Sequence[ReactionStanding]:
+    async def list_reactions(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[ReactionStanding]:
         """Every reaction. What an error says is for admins."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await overview(connection)
         if not request.user.is_admin:
             for standing in found:

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from commands.reports.columns import ReportRead, read_report
 from commands.results import Earlier, NewCases, RecordReport, must_take_reports, recorded
 from commands.rules.matching import Match, Rule, Rules
@@ -25,50 +25,50 @@ PATIENCE_S = 30.0
 """How long a report waits for the read models to show what was recorded just before it."""
 
 
-async def record_report(act: Acting, build_id: int, attempt: int, path: str, file: Path) -> Report:
+async def record_report(ctx: RequestContext, build_id: int, attempt: int, path: str, file: Path) -> Report:
     """Records a report file of a build's current attempt; sent again, it answers as at the first time.
 
     Raises NotFound, Conflict when the build takes no reports (any more), Unavailable when the read models lag.
     """
-    build = await act.services.log.state(BUILD.at(build_id))
+    build = await ctx.services.log.state(BUILD.at(build_id))
     if build is None:
         raise NotFound(f"There is no build {build_id}.")
     if (known := recorded(build, attempt, path)) is not None:
         return known
     must_take_reports(build, attempt)
-    return await record(act, build, attempt, path, await asyncio.to_thread(read_report, file))
+    return await record(ctx, build, attempt, path, await asyncio.to_thread(read_report, file))
 
 
-async def record(act: Acting, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
+async def record(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
     """As `record_report`, for a report that was read already."""
-    first_result_id = await act.services.ids.draw_range("results", max(1, report.rows))
-    matches = await _matches(act, build.queued.project_id, report)
+    first_result_id = await ctx.services.ids.draw_range("results", max(1, report.rows))
+    matches = await _matches(ctx, build.queued.project_id, report)
     for _ in range(TRIES):
-        command = await _command(act, build, attempt, path, report, first_result_id, matches)
+        command = await _command(ctx, build, attempt, path, report, first_result_id, matches)
         try:
-            await act(command)
+            await ctx(command)
         except VersionConflict:
             # Others recorded cases of the project or results of the build since the look-up. Look again, when shown.
-            await _shown(act, await act.services.log.head())
-        current = await act.services.log.state(BUILD.at(build.build_id))
+            await _shown(ctx, await ctx.services.log.head())
+        current = await ctx.services.log.state(BUILD.at(build.build_id))
         if current is not None and (known := recorded(current, attempt, path)) is not None:
             return known
         build = current or build
     raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
 
-async def _matches(act: Acting, project_id: int, report: ReportRead) -> Sequence[Match]:
+async def _matches(ctx: RequestContext, project_id: int, report: ReportRead) -> Sequence[Match]:
     """The failures that the project's known issues match."""
     if FAILED not in report.statuses:
         return ()
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         ways = await known_issues.ways_of(connection, project_id)
     rules = (Rule(way.known_issue_id, way.classification, way.kind, way.value) for way in ways)
     return await asyncio.to_thread(lambda: Rules(rules).matches(report)) if ways else ()
 
 
 async def _command(
-    act: Acting,
+    ctx: RequestContext,
     build: AnyBuild,
     attempt: int,
     path: str,
@@ -77,7 +77,7 @@ async def _command(
     matches: Sequence[Match],
 ) -> RecordReport:
     project_id = build.queued.project_id
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         version = await catalogue_version(connection, project_id)
         case_ids: list[int | None] = []
         for start in range(0, len(report.node_ids), LOOKED_UP):
@@ -88,7 +88,7 @@ async def _command(
         new_cases = NewCases(
             project_id=project_id,
             catalogue_version=version,
-            first_case_id=await act.services.ids.draw_range("test_cases", len(new)),
+            first_case_id=await ctx.services.ids.draw_range("test_cases", len(new)),
             node_ids=[report.node_ids[place] for place in new],
             suites=[report.suites[report.case_suites[place]] for place in new],
         )
@@ -104,30 +104,30 @@ async def _command(
         case_ids=ids,
         results_version=build.results_version,
         new_cases=new_cases,
-        earlier=await _earlier(act, build, attempt, ids.tolist()),
+        earlier=await _earlier(ctx, build, attempt, ids.tolist()),
         matches=matches,
         now=utcnow(),
     )
 
 
-async def _earlier(act: Acting, build: AnyBuild, attempt: int, case_ids: list[int]) -> dict[int, Earlier]:
+async def _earlier(ctx: RequestContext, build: AnyBuild, attempt: int, case_ids: list[int]) -> dict[int, Earlier]:
     """The results of these cases that other reports of this attempt have brought."""
     if not any(report.attempt == attempt and report.cases for report in build.reports):
         return {}
-    history = (await act.services.log.load([BUILD.at(build.build_id).name]))[BUILD.at(build.build_id).name]
-    await _shown(act, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
-    async with act.reading() as connection:
+    history = (await ctx.services.log.load([BUILD.at(build.build_id).name]))[BUILD.at(build.build_id).name]
+    await _shown(ctx, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
+    async with ctx.reading() as connection:
         spans = await results.reports_of_attempt(connection, build.build_id, attempt)
         found = await results.counting(connection, spans, case_ids)
     return {item.case_id: Earlier(item.id, item.status, item.known_issue, item.quarantined) for item in found}
 
 
-async def _shown(act: Acting, position: int) -> None:
+async def _shown(ctx: RequestContext, position: int) -> None:
     """Returns once the read models show the position; raises Unavailable when they do not get there."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     while clock() < deadline:
-        if await act.services.waiter.wait(position):
+        if await ctx.services.waiter.wait(position):
             return
         await asyncio.sleep(0.1)  # the waiter answers at once when the lag is known to be long
     raise Unavailable("The read models lag behind; send this report again.")

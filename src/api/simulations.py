@@ -9,7 +9,7 @@ from litestar import Controller, Request, post
 from msgspec import Meta
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Id
 from commands.rules.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, TestDiffers, VerdictDiffers, differences
 from commands.rules.what_if import MAX_BYTES, SupposedRules
@@ -50,12 +50,12 @@ class ReplayController(Controller):
     tags = ["Audit"]
 
     @post(status_code=200)
-    async def replay(self, request: Request[User, Any, Any], act: Acting, data: ReplayRequest) -> ReplayAnswer:
+    async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
         user, project_id = request.user, data.project_id
         if project_id is not None:
             user.must("write", project_id, f"project {project_id}")
-            async with act.reading() as connection:
+            async with ctx.reading() as connection:
                 if not await audit_trail.has_project(connection, project_id):
                     raise NotFound(f"There is no project {project_id}.")
         elif not user.is_admin:
@@ -66,15 +66,15 @@ class ReplayController(Controller):
         if one_at_a_time.locked():
             raise TooManyRequests("Another replay is running; try again in a while.", retry_after_s=5)
         async with one_at_a_time:
-            return await replayed(act, data)
+            return await replayed(ctx, data)
 
 
-async def replayed(act: Acting, data: ReplayRequest) -> ReplayAnswer:
+async def replayed(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     history = PastReports(
-        act.services.pool,
-        act.services.log,
+        ctx.services.pool,
+        ctx.services.log,
         of_rules=OF_RULES,
         of_builds=OF_BUILDS,
         project_id=data.project_id,

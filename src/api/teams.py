@@ -10,7 +10,7 @@ from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import Level, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Id, Name, Paged, next_page, provide_paged
 from api.webhooks import must_be_callable
 from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
@@ -82,10 +82,10 @@ class TeamsController(Controller):
 
     @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
     async def list_channels(
-        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
     ) -> Response[list[ChannelItem]]:
         """Of the caller's projects, by id."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await teams.listing(
                 connection, request.user.projects, after=paged.after, offset=paged.offset, limit=paged.limit
             )
@@ -94,23 +94,23 @@ class TeamsController(Controller):
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
-    async def register(self, request: Request[User, Any, Any], act: Acting, data: NewChannel) -> ChannelItem:
+    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewChannel) -> ChannelItem:
         """The URL is of a workflow or an incoming webhook of the channel."""
         request.user.must("admin", data.project_id, f"project {data.project_id}")
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             if await projects.find(connection, data.project_id) is None:
                 raise NotFound(f"There is no project {data.project_id}.")
-        await must_be_callable(act, data.webhook_url, "webhook_url")
+        await must_be_callable(ctx, data.webhook_url, "webhook_url")
         # Channels and webhooks are endpoints of the same deliveries.
-        channel_id = await act.services.ids.draw("webhooks")
+        channel_id = await ctx.services.ids.draw("webhooks")
         mention = data.mention_on_fail or ""
-        receipt = await act(
+        receipt = await ctx(
             RegisterChannel(
                 channel_id=channel_id,
                 project_id=data.project_id,
                 title=data.name,
                 shown_url=shown_url(data.webhook_url),
-                sealed_url=act.services.secrets.seal(data.webhook_url),
+                sealed_url=ctx.services.secrets.seal(data.webhook_url),
                 events=tuple(dict.fromkeys(data.events)),
                 mention=mention,
             )
@@ -133,55 +133,57 @@ class TeamsController(Controller):
         )
 
     @get("/{id:int}")
-    async def get_channel(self, request: Request[User, Any, Any], act: Acting, id: int) -> ChannelItem:
-        return await shown(act, await visible_channel(request.user, act, id))
+    async def get_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelItem:
+        return await shown(ctx, await visible_channel(request.user, ctx, id))
 
     @put("/{id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, id: int, data: ChannelChanges) -> ChannelItem:
+    async def update(
+        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: ChannelChanges
+    ) -> ChannelItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        row = await visible_channel(request.user, act, id, "admin")
+        row = await visible_channel(request.user, ctx, id, "admin")
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
             url = None
         if url is not None:
-            await must_be_callable(act, url, "webhook_url")
-        await act(
+            await must_be_callable(ctx, url, "webhook_url")
+        await ctx(
             UpdateChannel(
                 id,
                 title=None if data.name is UNSET else data.name,
                 shown_url=None if url is None else shown_url(url),
-                sealed_url=None if url is None else act.services.secrets.seal(url),
+                sealed_url=None if url is None else ctx.services.secrets.seal(url),
                 events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
                 mention=None if data.mention_on_fail is UNSET else data.mention_on_fail or "",
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return await shown(act, await visible_channel(request.user, act, id))
+        return await shown(ctx, await visible_channel(request.user, ctx, id))
 
     @delete("/{id:int}")
-    async def delete_channel(self, request: Request[User, Any, Any], act: Acting, id: int) -> None:
+    async def delete_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """With what was still to be delivered."""
-        await visible_channel(request.user, act, id, "admin")
-        await act(DeleteChannel(id))
+        await visible_channel(request.user, ctx, id, "admin")
+        await ctx(DeleteChannel(id))
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, request: Request[User, Any, Any], act: Acting, id: int) -> ChannelTested:
+    async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once and says how it was answered. It is not tried again."""
-        row = await visible_channel(request.user, act, id, "admin")
-        async with act.reading() as connection:
+        row = await visible_channel(request.user, ctx, id, "admin")
+        async with ctx.reading() as connection:
             project = await projects.find(connection, row.project_id)
         card = trial(row.title, "" if project is None else project.name)
-        url = act.services.secrets.unseal(row.sealed_url)
+        url = ctx.services.secrets.unseal(row.sealed_url)
         now, delivery_id = utcnow(), "d-" + random.token_hex(12)
-        outcome = heard(await attempt(act.services.outgoing, url, msgspec.json.encode(message(card)), HEADERS))
-        async with act.services.pool.connection() as connection:
+        outcome = heard(await attempt(ctx.services.outgoing, url, msgspec.json.encode(message(card)), HEADERS))
+        async with ctx.services.pool.connection() as connection:
             await delivery_history.note_ping(connection, id, delivery_id, outcome, now)
         return ChannelTested(outcome.ok, outcome.status, outcome.ms, outcome.error)
 
 
-async def visible_channel(user: User, act: Acting, channel_id: int, level: Level = "read") -> ChannelRow:
+async def visible_channel(user: User, ctx: RequestContext, channel_id: int, level: Level = "read") -> ChannelRow:
     """Raises NotFound for a channel that the caller cannot see, Forbidden for too little access."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         row = await teams.find(connection, channel_id)
     if row is None:
         raise NotFound(f"There is no Teams channel {channel_id}.")
@@ -189,8 +191,8 @@ async def visible_channel(user: User, act: Acting, channel_id: int, level: Level
     return row
 
 
-async def shown(act: Acting, row: ChannelRow) -> ChannelItem:
-    async with act.reading() as connection:
+async def shown(ctx: RequestContext, row: ChannelRow) -> ChannelItem:
+    async with ctx.reading() as connection:
         stats = await delivery_history.stats(connection, [row.id])
     return item(row, stats.get(row.id, Stats()))
 

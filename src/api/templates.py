@@ -9,7 +9,7 @@ from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Name, Paged, next_page, provide_paged
 from api.job_configuration import Glob, SetupLine, Value, check_glob, check_variables
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
@@ -71,19 +71,19 @@ class TemplateController(Controller):
 
     @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
     async def list_templates(
-        self, request: Request[User, Any, Any], act: Acting, paged: Paged
+        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
     ) -> Response[list[TemplateView]]:
         """All templates, by id."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await templates.listing(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
         return Response(found, headers=next_page(request, paged, [template.id for template in found]))
 
     @post()
-    async def create(self, request: Request[User, Any, Any], act: Acting, data: NewTemplate) -> TemplateView:
+    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewTemplate) -> TemplateView:
         request.user.must_be_developer()
         data.check()
-        template_id = await act.services.ids.draw("templates")
-        receipt = await act(
+        template_id = await ctx.services.ids.draw("templates")
+        receipt = await ctx(
             CreateTemplate(
                 template_id=template_id,
                 creator_id=request.user.user_id,
@@ -93,7 +93,7 @@ class TemplateController(Controller):
                 setup=data.setup,
                 env=data.env,
                 artifacts=data.artifacts,
-                secrets={name: act.services.secrets.seal(value) for name, value in data.secrets.items()},
+                secrets={name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()},
             )
         )
         at = receipt.events[-1].event.at
@@ -113,18 +113,18 @@ class TemplateController(Controller):
         )
 
     @get("/{template_id:int}")
-    async def get_template(self, act: Acting, template_id: int) -> TemplateView:
-        return await existing_template(act, template_id)
+    async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
+        return await existing_template(ctx, template_id)
 
     @put("/{template_id:int}")
     async def update(
-        self, request: Request[User, Any, Any], act: Acting, template_id: int, data: TemplateChanges
+        self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int, data: TemplateChanges
     ) -> TemplateView:
         """Reaches the next builds of all jobs that use it."""
-        must_own(request.user, await existing_template(act, template_id))
-        await must_write_where_used(request.user, act, template_id)
+        must_own(request.user, await existing_template(ctx, template_id))
+        await must_write_where_used(request.user, ctx, template_id)
         data.check()
-        seal = act.services.secrets.seal
+        seal = ctx.services.secrets.seal
         given: Mapping[str, Any] = {
             "title": data.name,
             "description": data.description,
@@ -136,20 +136,20 @@ class TemplateController(Controller):
             if isinstance(data.secret_values, UnsetType)
             else {name: None if value is None else seal(value) for name, value in data.secret_values.items()},
         }
-        await act(UpdateTemplate(template_id, **{name: value for name, value in given.items() if value is not UNSET}))
-        return await existing_template(act, template_id)
+        await ctx(UpdateTemplate(template_id, **{name: value for name, value in given.items() if value is not UNSET}))
+        return await existing_template(ctx, template_id)
 
     @delete("/{template_id:int}")
-    async def delete_template(self, request: Request[User, Any, Any], act: Acting, template_id: int) -> None:
+    async def delete_template(self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int) -> None:
         """Refused while jobs use it."""
-        template = await existing_template(act, template_id)
+        template = await existing_template(ctx, template_id)
         must_own(request.user, template)
-        await act(DeleteTemplate(template_id, template.jobs_using))
+        await ctx(DeleteTemplate(template_id, template.jobs_using))
 
 
-async def must_write_where_used(user: User, act: Acting, template_id: int) -> None:
+async def must_write_where_used(user: User, ctx: RequestContext, template_id: int) -> None:
     """What a template says runs with the secrets of the jobs that use it, so who changes it must be trusted there."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         used_in = await templates.projects_using(connection, template_id)
     if foreign := [project_id for project_id in used_in if not user.may("write", project_id)]:
         raise Forbidden(
@@ -157,14 +157,14 @@ async def must_write_where_used(user: User, act: Acting, template_id: int) -> No
         )
 
 
-async def must_lend_secrets(user: User, act: Acting, template_id: int | None) -> None:
+async def must_lend_secrets(user: User, ctx: RequestContext, template_id: int | None) -> None:
     """A job reads the secrets of its template: only its creator and admins may give a template that has some to a job.
 
     An unknown template is the command's to refuse.
     """
     if template_id is None:
         return
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         template = await templates.find(connection, template_id)
     if template is not None and template.secrets and not (user.is_admin or user.user_id == template.creator_id):
         raise Forbidden(
@@ -172,8 +172,8 @@ async def must_lend_secrets(user: User, act: Acting, template_id: int | None) ->
         )
 
 
-async def existing_template(act: Acting, template_id: int) -> TemplateView:
-    async with act.reading() as connection:
+async def existing_template(ctx: RequestContext, template_id: int) -> TemplateView:
+    async with ctx.reading() as connection:
         found = await templates.find(connection, template_id)
     if found is None:
         raise NotFound(f"There is no pipeline template {template_id}.")

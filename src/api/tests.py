@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from api.build_views import visible_build
 from api.http.as_of import as_of
 from api.http.permissions import Level, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page
 from domain.core.errors import NotFound
 from domain.quarantine import covered
@@ -147,9 +147,9 @@ class TestController(Controller):
     tags = ["Reports & Tests"]
 
     @get("/report/{build_id:int}", **as_of(REPORT_PAST, "build_id"))
-    async def report(self, request: Request[User, Any, Any], act: Acting, build_id: int) -> ReportView:
-        await visible_build(request.user, act, build_id)
-        async with act.reading() as connection:
+    async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
+        await visible_build(request.user, ctx, build_id)
+        async with ctx.reading() as connection:
             spans = await results.reports(connection, build_id)
             totals = await results.totals(connection, spans)
         return report_view(build_id, spans, totals)
@@ -158,7 +158,7 @@ class TestController(Controller):
     async def list_tests(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         build_id: BuildId,
         status: Annotated[Literal["passed", "failed", "skipped"] | None, Parameter()] = None,
         suite: Annotated[str | None, Parameter(max_length=4_096, description="Filter by test suite name")] = None,
@@ -170,7 +170,7 @@ class TestController(Controller):
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
         """Results in report order. Of each test the last attempt, unless all are asked for."""
-        build = await visible_build(request.user, act, build_id)
+        build = await visible_build(request.user, ctx, build_id)
         filters = Filters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
@@ -179,20 +179,20 @@ class TestController(Controller):
             all_attempts=all_attempts,
         )
         paged = Paged(page, limit, after)
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             spans = await results.reports(connection, build_id)
             total = await results.count(connection, spans, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results.page(connection, spans, keyset, limit, paged.offset)
-            held = await quarantined_now(connection, build.job_id, act.now(), found)
+            held = await quarantined_now(connection, build.job_id, ctx.now(), found)
         headers = next_page(request, paged, [result.id for result in found])
         return Response(TestPage(total, [item(spans, result, held) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
-    async def get_test(self, request: Request[User, Any, Any], act: Acting, test_id: int) -> TestDetail:
+    async def get_test(self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int) -> TestDetail:
         """One result with all that it says: trace, captured output, properties."""
-        origin = await visible_result(request.user, act, test_id)
-        async with act.reading() as connection:
+        origin = await visible_result(request.user, ctx, test_id)
+        async with ctx.reading() as connection:
             spans = await results.report_with(connection, test_id)
             alone = Filters(all_attempts=True, after_id=test_id - 1)
             found = await results.page(connection, spans, alone, 1, 0)
@@ -200,7 +200,7 @@ class TestController(Controller):
                 raise no_result(test_id)
             (result,) = found
             text = await results.text(connection, test_id)
-            held = await quarantined_now(connection, origin.job_id, act.now(), [result])
+            held = await quarantined_now(connection, origin.job_id, ctx.now(), [result])
             system_out, system_err = await results.outputs(connection, spans, test_id)
         shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result, held))
         shown["message"] = text.message if text is not None else ""
@@ -214,10 +214,12 @@ class TestController(Controller):
         )
 
     @get("/tests/{test_id:int}/history")
-    async def history(self, request: Request[User, Any, Any], act: Acting, test_id: int, limit: Past = 20) -> History:
+    async def history(
+        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, limit: Past = 20
+    ) -> History:
         """How the test of this result has fared, newest first. `test_id` is the id of a result."""
-        origin = await visible_result(request.user, act, test_id)
-        async with act.reading() as connection:
+        origin = await visible_result(request.user, ctx, test_id)
+        async with ctx.reading() as connection:
             runs = await results.history(connection, origin.case_id, limit)
         return History(
             test_case_id=origin.case_id,
@@ -253,9 +255,9 @@ def no_result(result_id: int) -> NotFound:
     return NotFound(f"There is no test result {result_id}.")
 
 
-async def visible_result(user: User, act: Acting, result_id: int, level: Level = "read") -> Origin:
+async def visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> Origin:
     """Raises NotFound for a result that the caller cannot see, Forbidden for too little access."""
-    async with act.reading() as connection:
+    async with ctx.reading() as connection:
         found = await results.origin(connection, result_id)
     if found is None:
         raise no_result(result_id)

@@ -7,7 +7,7 @@ from litestar import Controller, Request, post
 from msgspec import Meta
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.tests import visible_result
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
@@ -67,43 +67,43 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200)
     async def classify(
-        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewClassification
+        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewClassification
     ) -> Classified:
         """Overrides whatever a rule or a model said; neither overrides a person."""
         user = request.user
-        result = await writable_result(user, act, test_id)
-        await act(ClassifyResult(result, data.classification, "user", user.user_id))
+        result = await writable_result(user, ctx, test_id)
+        await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
     @post("/defect", status_code=200)
     async def link_defect(
-        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewDefect
+        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewDefect
     ) -> LinkedDefect:
-        result = await writable_result(request.user, act, test_id)
-        await act(LinkDefect(result, data.defect_key, data.defect_url, request.user.user_id))
+        result = await writable_result(request.user, ctx, test_id)
+        await ctx(LinkDefect(result, data.defect_key, data.defect_url, request.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
     async def resolve(
-        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewResolution
+        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewResolution
     ) -> Resolved:
-        result = await writable_result(request.user, act, test_id)
-        await act(SetResolution(result, data.resolution, request.user.user_id))
+        result = await writable_result(request.user, ctx, test_id)
+        await ctx(SetResolution(result, data.resolution, request.user.user_id))
         return Resolved(test_id, data.resolution, request.user.email)
 
     @post("/known-issue", status_code=200)
     async def link_known_issue(
-        self, request: Request[User, Any, Any], act: Acting, test_id: int, data: NewKnownIssueLink
+        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewKnownIssueLink
     ) -> LinkedKnownIssue:
         """From now on failures with the same fail_id or the same signature are classified as this known issue."""
-        result = await writable_result(request.user, act, test_id)
-        await act(LinkKnownIssue(result, data.known_issue_id, request.user.user_id))
+        result = await writable_result(request.user, ctx, test_id)
+        await ctx(LinkKnownIssue(result, data.known_issue_id, request.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 
 
-async def writable_result(user: User, act: Acting, result_id: int) -> Recorded:
+async def writable_result(user: User, ctx: RequestContext, result_id: int) -> Recorded:
     """Raises NotFound for a result that the caller cannot see, Forbidden for one that he can only see."""
-    return recorded(await visible_result(user, act, result_id, "write"))
+    return recorded(await visible_result(user, ctx, result_id, "write"))
 
 
 def recorded(origin: Origin) -> Recorded:

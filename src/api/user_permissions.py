@@ -8,7 +8,7 @@ from litestar import Controller, Request, get
 from api.auth import Permissions, permissions
 from api.http.as_of import as_of
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from domain.core.errors import Forbidden, NotFound
 from projections import auth, projects
 from projections.time_travel.historical_reads import PERMISSIONS_PAST
@@ -23,11 +23,13 @@ class UserPermissionController(Controller):
     tags = ["Users"]
 
     @get(**as_of(PERMISSIONS_PAST, "user_id"))
-    async def user_permissions(self, request: Request[User, Any, Any], act: Acting, user_id: int) -> UserPermissions:
+    async def user_permissions(
+        self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int
+    ) -> UserPermissions:
         """For admins, and of oneself."""
         if not request.user.is_admin and request.user.user_id != user_id:
             raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             row = await auth.find(connection, user_id)
             if row is None:
                 raise NotFound(f"There is no user {user_id}.")

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import moment_of
 from api.http.permissions import Level, User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id, Paged, next_page, provide_paged
 from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
@@ -123,13 +123,13 @@ class WebhookController(Controller):
     async def list_webhooks(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
         active: Annotated[bool | None, Parameter(description="Return only active/inactive hooks")] = None,
     ) -> Response[list[WebhookItem]]:
         """Of the caller's projects, by id; those of all projects are shown to admins."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await webhooks.listing(
                 connection,
                 request.user.projects,
@@ -144,24 +144,24 @@ class WebhookController(Controller):
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
-    async def register(self, request: Request[User, Any, Any], act: Acting, data: NewWebhook) -> WebhookItem:
+    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewWebhook) -> WebhookItem:
         """Deliveries are signed with the secret, where one is given."""
         if data.project_id is None:
             must_be_admin(request.user)
         else:
             request.user.must("admin", data.project_id, f"project {data.project_id}")
-            async with act.reading() as connection:
+            async with ctx.reading() as connection:
                 if await projects.find(connection, data.project_id) is None:
                     raise NotFound(f"There is no project {data.project_id}.")
-        await must_be_callable(act, data.url)
-        webhook_id = await act.services.ids.draw("webhooks")
-        receipt = await act(
+        await must_be_callable(ctx, data.url)
+        webhook_id = await ctx.services.ids.draw("webhooks")
+        receipt = await ctx(
             RegisterWebhook(
                 webhook_id=webhook_id,
                 project_id=data.project_id,
                 url=data.url,
                 events=tuple(dict.fromkeys(data.events)),
-                sealed_secret=None if data.secret is None else sealed(act, data.secret),
+                sealed_secret=None if data.secret is None else sealed(ctx, data.secret),
                 active=data.active,
             )
         )
@@ -193,54 +193,56 @@ class WebhookController(Controller):
         return schema(event_type)
 
     @get("/{id:int}")
-    async def get_webhook(self, request: Request[User, Any, Any], act: Acting, id: int) -> WebhookItem:
-        return await shown(act, await visible_webhook(request.user, act, id))
+    async def get_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> WebhookItem:
+        return await shown(ctx, await visible_webhook(request.user, ctx, id))
 
     @put("/{id:int}")
-    async def update(self, request: Request[User, Any, Any], act: Acting, id: int, data: WebhookChanges) -> WebhookItem:
+    async def update(
+        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: WebhookChanges
+    ) -> WebhookItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        await visible_webhook(request.user, act, id, "admin")
+        await visible_webhook(request.user, ctx, id, "admin")
         if data.url is not UNSET:
-            await must_be_callable(act, data.url)
-        await act(
+            await must_be_callable(ctx, data.url)
+        await ctx(
             UpdateWebhook(
                 id,
                 url=None if data.url is UNSET else data.url,
                 events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
-                sealed_secret=None if data.secret is UNSET else sealed(act, data.secret),
+                sealed_secret=None if data.secret is UNSET else sealed(ctx, data.secret),
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return await shown(act, await visible_webhook(request.user, act, id))
+        return await shown(ctx, await visible_webhook(request.user, ctx, id))
 
     @delete("/{id:int}")
-    async def delete_webhook(self, request: Request[User, Any, Any], act: Acting, id: int) -> None:
+    async def delete_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """With its history, and with what was still to be delivered."""
-        await visible_webhook(request.user, act, id, "admin")
-        await act(DeleteWebhooks((id,)))
+        await visible_webhook(request.user, ctx, id, "admin")
+        await ctx(DeleteWebhooks((id,)))
 
     @post("/bulk-delete", status_code=200)
-    async def bulk_delete(self, request: Request[User, Any, Any], act: Acting, data: BulkDelete) -> Deleted:
+    async def bulk_delete(self, request: Request[User, Any, Any], ctx: RequestContext, data: BulkDelete) -> Deleted:
         """All or, where one of them may not be deleted, none. What the caller cannot see is passed over."""
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await webhooks.some(connection, data.ids)
         seen = [row for row in found if may(request.user, "read", row)]
         for row in seen:
             must(request.user, "admin", row)
-        await act(DeleteWebhooks(tuple(row.id for row in seen)))
+        await ctx(DeleteWebhooks(tuple(row.id for row in seen)))
         return Deleted(len(seen), [row.id for row in seen])
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, request: Request[User, Any, Any], act: Acting, id: int) -> Tested:
+    async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> Tested:
         """Sends a `ping`, signed like a delivery, and says how it was answered. It is not tried again."""
-        row = await visible_webhook(request.user, act, id, "admin")
+        row = await visible_webhook(request.user, ctx, id, "admin")
         now, delivery_id = utcnow(), "d-" + random.token_hex(12)
         data = msgspec.Raw(msgspec.json.encode(view(row)))
         body = msgspec.json.encode(Message(f"evt-{delivery_id}", PING, now, row.project_id, data))
-        secret = None if row.sealed_secret is None else act.services.secrets.unseal(row.sealed_secret)
+        secret = None if row.sealed_secret is None else ctx.services.secrets.unseal(row.sealed_secret)
         signed = headers(secret, delivery_id, PING, now, body)
-        outcome = await attempt(act.services.outgoing, row.url, body, signed)
-        async with act.services.pool.connection() as connection:
+        outcome = await attempt(ctx.services.outgoing, row.url, body, signed)
+        async with ctx.services.pool.connection() as connection:
             await delivery_history.note_ping(connection, id, delivery_id, outcome, now)
         return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
 
@@ -248,7 +250,7 @@ class WebhookController(Controller):
     async def history(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         id: int,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Max attempts to return")] = 50,
         status: Annotated[Literal["ok", "failed"] | None, Parameter(description="Filter by outcome")] = None,
@@ -257,9 +259,9 @@ class WebhookController(Controller):
         ] = 0,
     ) -> Response[list[HistoryItem]]:
         """Every attempt of the last 30 days, newest first."""
-        row = await visible_webhook(request.user, act, id)
+        row = await visible_webhook(request.user, ctx, id)
         with_excerpts = may(request.user, "admin", row)
-        async with act.reading() as connection:
+        async with ctx.reading() as connection:
             found = await delivery_history.history(
                 connection,
                 id,
@@ -272,37 +274,39 @@ class WebhookController(Controller):
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
-    async def replay(self, request: Request[User, Any, Any], act: Acting, id: int, data: Replay) -> Replaying:
+    async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: Replay) -> Replaying:
         """Delivers once more what happened from a position or time until now, marked as replay."""
-        await visible_webhook(request.user, act, id, "admin")
-        head = await act.services.log.head()
+        await visible_webhook(request.user, ctx, id, "admin")
+        head = await ctx.services.log.head()
         if (data.position is None) == (data.since is None):
             raise Invalid.field("position", "give either position or since")
         if data.since is not None:
             if data.since > utcnow():
                 raise Invalid.field("since", "lies in the future")
             moment = (data.since - timedelta(microseconds=1)).isoformat()
-            after = (await moment_of(act.services.log, moment)).position
+            after = (await moment_of(ctx.services.log, moment)).position
         else:
             assert data.position is not None
             after = data.position - 1
             if after >= head:
                 raise Invalid.field("position", f"is beyond the newest position, which is {head}")
-        await act(ReplayWebhook(id, random.token_hex(8), after, head))
+        await ctx(ReplayWebhook(id, random.token_hex(8), after, head))
         return Replaying(id, after, head)
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
-    async def redeliver(self, request: Request[User, Any, Any], act: Acting, id: int, delivery_id: str) -> Redelivering:
+    async def redeliver(
+        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, delivery_id: str
+    ) -> Redelivering:
         """A delivery that has ended is made once more, with the same id, and tried as often as a new one."""
-        await visible_webhook(request.user, act, id, "admin")
-        async with act.reading() as connection:
+        await visible_webhook(request.user, ctx, id, "admin")
+        async with ctx.reading() as connection:
             found = await delivery_history.state_of(connection, id, delivery_id)
         if found is None:
             raise NotFound(f"Webhook {id} has no delivery {delivery_id!r}; pings cannot be redelivered.")
         state, attempts = found
         if state in ("waiting", "pending"):
             raise Conflict(f"Delivery {delivery_id} has not ended: it is still being tried.")
-        await act(Redeliver(id, delivery_id, attempts))
+        await ctx(Redeliver(id, delivery_id, attempts))
         return Redelivering(delivery_id, "pending")
 
 
@@ -324,8 +328,8 @@ def must(user: User, level: Level, row: WebhookRow) -> None:
         raise NotFound(f"There is no {what}.")
 
 
-async def visible_webhook(user: User, act: Acting, webhook_id: int, level: Level = "read") -> WebhookRow:
-    async with act.reading() as connection:
+async def visible_webhook(user: User, ctx: RequestContext, webhook_id: int, level: Level = "read") -> WebhookRow:
+    async with ctx.reading() as connection:
         row = await webhooks.find(connection, webhook_id)
     if row is None:
         raise NotFound(f"There is no webhook {webhook_id}.")
@@ -333,23 +337,23 @@ async def visible_webhook(user: User, act: Acting, webhook_id: int, level: Level
     return row
 
 
-async def must_be_callable(act: Acting, url: str, field: str = "url") -> None:
+async def must_be_callable(ctx: RequestContext, url: str, field: str = "url") -> None:
     try:
-        await act.services.outgoing.check(url)
+        await ctx.services.outgoing.check(url)
     except Refused as error:
         raise Invalid.field(field, str(error)) from None
 
 
-def sealed(act: Acting, secret: str) -> bytes:
+def sealed(ctx: RequestContext, secret: str) -> bytes:
     try:
         must_be_good(secret)
     except ValueError as error:
         raise Invalid.field("secret", str(error)) from None
-    return act.services.secrets.seal(secret)
+    return ctx.services.secrets.seal(secret)
 
 
-async def shown(act: Acting, row: WebhookRow) -> WebhookItem:
-    async with act.reading() as connection:
+async def shown(ctx: RequestContext, row: WebhookRow) -> WebhookItem:
+    async with ctx.reading() as connection:
         stats = await delivery_history.stats(connection, [row.id])
     return item(row, stats.get(row.id, Stats()))
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
 from domain.builds import BUILD, AnyBuild, Assigned, Deleted, Finished, Running, status_of
 from domain.core.errors import Conflict, NotFound
@@ -12,7 +12,7 @@ from domain.jobs import JOB, Job
 
 
 @dataclass(frozen=True)
-class StoreArtifact(Decision):
+class StoreArtifact(Command):
     """The content lies in the blob store already. `by_node` is the node whose agent sends it, None for a person."""
 
     artifact_id: int
@@ -55,7 +55,7 @@ class StoreArtifact(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteArtifact(Decision):
+class DeleteArtifact(Command):
     artifact_id: int
     build_id: int
 

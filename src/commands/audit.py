@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.audit import AUDIT_READ, AuditRead, What
 from domain.core.events import AnyStream, Event
 
 
 @dataclass(frozen=True)
-class NoteReading(Decision):
+class NoteReading(Command):
     read_id: int
     what: What
     filter: Mapping[str, str] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.auth import (
     API_TOKEN,
     SESSION,
@@ -19,7 +19,7 @@ from domain.core.events import AnyStream, Event
 
 
 @dataclass(frozen=True)
-class OpenSession(Decision):
+class OpenSession(Command):
     """Who asks has proved to be the user."""
 
     session_id: str
@@ -35,7 +35,7 @@ class OpenSession(Decision):
 
 
 @dataclass(frozen=True)
-class RevokeSession(Decision):
+class RevokeSession(Command):
     session_id: str
     user_id: int
 
@@ -48,7 +48,7 @@ class RevokeSession(Decision):
 
 
 @dataclass(frozen=True)
-class CreateApiToken(Decision):
+class CreateApiToken(Command):
     token_id: int
     user_id: int
     label: str
@@ -65,7 +65,7 @@ class CreateApiToken(Decision):
 
 
 @dataclass(frozen=True)
-class RevokeApiToken(Decision):
+class RevokeApiToken(Command):
     token_id: int
     user_id: int
 

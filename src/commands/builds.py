@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -37,7 +37,7 @@ MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class StartBuild(Decision):
+class StartBuild(Command):
     """`env` and `secrets` go over the job's; None takes the job's branch and the newest commit."""
 
     build_id: int
@@ -111,7 +111,7 @@ class StartBuild(Decision):
 
 
 @dataclass(frozen=True)
-class AssignBuild(Decision):
+class AssignBuild(Command):
     """Only holds while `leader` leads: the leader stream that it reads is its fence."""
 
     build_id: int
@@ -134,7 +134,7 @@ class AssignBuild(Decision):
 
 
 @dataclass(frozen=True)
-class AcknowledgeBuild(Decision):
+class AcknowledgeBuild(Command):
     """The agent is about to run the first command."""
 
     build_id: int
@@ -157,7 +157,7 @@ class AcknowledgeBuild(Decision):
 
 
 @dataclass(frozen=True)
-class FinishBuild(Decision):
+class FinishBuild(Command):
     """The agent's last word. `reason` is the agent's; without one the exit code and the results decide."""
 
     build_id: int
@@ -190,7 +190,7 @@ class FinishBuild(Decision):
 
 
 @dataclass(frozen=True)
-class FinishExternalBuild(Decision):
+class FinishExternalBuild(Command):
     build_id: int
     status: Verdict
 
@@ -222,7 +222,7 @@ class FinishExternalBuild(Decision):
 
 
 @dataclass(frozen=True)
-class AbortBuild(Decision):
+class AbortBuild(Command):
     """Ends a build that has not finished: stopped by a person, or because it lost its ground."""
 
     build_id: int
@@ -258,7 +258,7 @@ class AbortBuild(Decision):
 
 
 @dataclass(frozen=True)
-class MoveBuildToTop(Decision):
+class MoveBuildToTop(Command):
     build_id: int
 
     def reads(self) -> Sequence[AnyStream]:
@@ -277,7 +277,7 @@ class MoveBuildToTop(Decision):
 
 
 @dataclass(frozen=True)
-class LoseBuild(Decision):
+class LoseBuild(Command):
     """Its node did not acknowledge it or is gone: back to the queue, or aborted after MAX_ATTEMPTS."""
 
     build_id: int

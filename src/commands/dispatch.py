@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER, LeadershipTaken
 
 
 @dataclass(frozen=True)
-class TakeLeadership(Decision):
+class TakeLeadership(Command):
     leader: str
 
     def reads(self) -> Sequence[AnyStream]:

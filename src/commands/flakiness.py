@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.core.events import AnyStream, Event
 from domain.flakiness import FLAKINESS, Flakiness, TestTurnedFlaky
 
 
 @dataclass(frozen=True)
-class SayFlaky(Decision):
+class SayFlaky(Command):
     """Of a build it is only said once."""
 
     tests: tuple[TestTurnedFlaky, ...]

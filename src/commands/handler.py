@@ -10,58 +10,49 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 from domain.core.errors import Conflict
-from domain.core.events import AnyStream, Event, Known, Recorded, Stamp
-from store.log.append import Once, VersionConflict
+from domain.core.events import AnyStream, Event, EventMetadata, ExpectedVersion, Recorded
+from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
 MAX_TRIES = 12
 
 
-class Command(Protocol):
+class Command:
+    """Base of commands: what is asked, and the pure decision that answers it."""
+
     def reads(self) -> Sequence[AnyStream]:
-        """The streams whose states `decide` takes, in its order."""
-        ...
+        """Names the streams whose states `decide` takes, in its order."""
+        raise NotImplementedError
 
-    @property
-    def then_reads(self) -> Callable[..., Sequence[AnyStream]]:
-        """Takes the states of the first streams; names further ones, whose states come after those."""
-        ...
+    def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
+        """Names further streams, given the states of the first; their states come after those."""
+        return ()
 
-    @property
-    def decide(self) -> Callable[..., Iterable[Event]]:
-        """The events that follow; none when there is nothing to do. Raises a Rejection when the states forbid it."""
-        ...
+    def decide(self, *states: Any, **more: Any) -> Iterable[Event]:
+        """Returns the events that follow; none when there is nothing to do. Raises a Rejection when the states forbid
+        it.
+        """
+        raise NotImplementedError
 
     @property
     def wakes(self) -> Sequence[str]:
         """Payloads for the channel that waiting agents listen on, sent in the same commit."""
-        ...
-
-
-class Decision:
-    """Base of commands: knows from the start what it reads, wakes nobody."""
-
-    def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
-        return ()
-
-    @property
-    def wakes(self) -> Sequence[str]:
         return ()
 
 
 @dataclass(frozen=True)
-class Caller:
+class CommandContext:
     """On whose behalf, and in the course of what."""
 
     actor: str
     """`user:7`, `node:12`, `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
-    once: Once | None = None
+    once: IdempotencyKey | None = None
     """What the client may ask again without having it done again."""
 
 
@@ -82,7 +73,7 @@ class Handler:
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def execute(self, command: Command, caller: Caller) -> Receipt:
+    async def execute(self, command: Command, caller: CommandContext) -> Receipt:
         """Raises a Rejection when the command is refused, Conflict among them when other writers won every time, and
         AlreadyDone when the caller's `once` was carried out before.
         """
@@ -90,11 +81,11 @@ class Handler:
             return await self._once(command, caller)
         except VersionConflict:
             # A Known state is as old as its reader's look: only the caller can look again.
-            if any(isinstance(stream, Known) for stream in command.reads()):
+            if any(isinstance(stream, ExpectedVersion) for stream in command.reads()):
                 raise
         # Someone else writes the same streams: line up behind the others of this process instead of racing them.
         async with AsyncExitStack() as stack:
-            for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, Known)}):
+            for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, ExpectedVersion)}):
                 await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
             for _ in range(MAX_TRIES):
                 try:
@@ -103,7 +94,7 @@ class Handler:
                     continue
         raise Conflict("Others keep changing the same thing at the same time; try again.")
 
-    async def _once(self, command: Command, caller: Caller) -> Receipt:
+    async def _once(self, command: Command, caller: CommandContext) -> Receipt:
         versions: dict[str, int] = {}
         states = await self._states(command.reads(), versions)
         states += await self._states(command.then_reads(*states), versions)
@@ -115,15 +106,19 @@ class Handler:
             guards.pop(event.stream, None)  # its own version is the guard
         if not writes:
             return Receipt(())
-        stamp = Stamp(self._clock(), caller.actor, caller.correlation_id, caller.causation)
+        stamp = EventMetadata(self._clock(), caller.actor, caller.correlation_id, caller.causation)
         return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes, caller.once)))
 
     async def _states(self, reads: Sequence[AnyStream], versions: dict[str, int]) -> list[Any]:
         """What the streams fold to; notes in `versions` how far they were."""
-        loaded = await self._log.load([read.name for read in reads if not isinstance(read, Known)]) if reads else {}
+        loaded = (
+            await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
+            if reads
+            else {}
+        )
         states: list[Any] = []
         for read in reads:
-            if isinstance(read, Known):
+            if isinstance(read, ExpectedVersion):
                 versions[read.stream] = read.version
                 states.append(read.state)
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import must_be_open
 from commands.secrets import kept
 from domain.core.errors import Invalid, NotFound
@@ -29,7 +29,7 @@ from domain.templates import TEMPLATE, Template
 
 
 @dataclass(frozen=True)
-class CreateJob(Decision):
+class CreateJob(Command):
     job_id: int
     project_id: int
     title: str
@@ -90,7 +90,7 @@ class ImportJob(CreateJob):
 
 
 @dataclass(frozen=True)
-class UpdateJob(Decision):
+class UpdateJob(Command):
     """None leaves a field as it is; `cleared` names those to set back to None."""
 
     job_id: int
@@ -127,7 +127,7 @@ class UpdateJob(Decision):
 
 
 @dataclass(frozen=True)
-class ConfigureJob(Decision):
+class ConfigureJob(Command):
     """Replaces the whole configuration. `secrets` are sealed values; None keeps the stored one."""
 
     job_id: int
@@ -154,7 +154,7 @@ class ConfigureJob(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteJob(Decision):
+class DeleteJob(Command):
     job_id: int
 
     def reads(self) -> Sequence[AnyStream]:

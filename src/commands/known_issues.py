@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import existing
 from commands.rules.patterns import must_be_a_pattern
 from domain.core.errors import NotFound
@@ -27,7 +27,7 @@ from domain.triage import Classification
 
 
 @dataclass(frozen=True)
-class CreateKnownIssue(Decision):
+class CreateKnownIssue(Command):
     known_issue_id: int
     project_id: int
     title: str
@@ -59,7 +59,7 @@ class CreateKnownIssue(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateKnownIssue(Decision):
+class UpdateKnownIssue(Command):
     """None leaves a field as it is; `cleared` names those to set back to None."""
 
     known_issue_id: int
@@ -94,7 +94,7 @@ class UpdateKnownIssue(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteKnownIssue(Decision):
+class DeleteKnownIssue(Command):
     known_issue_id: int
 
     def reads(self) -> Sequence[AnyStream]:
@@ -108,7 +108,7 @@ class DeleteKnownIssue(Decision):
 
 
 @dataclass(frozen=True)
-class NoteSearch(Decision):
+class NoteSearch(Command):
     """What a search through older failures has found on its way down. Nothing when the issue has changed meanwhile or
     another search came as far.
     """

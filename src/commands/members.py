@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import existing
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Access, MemberAdmitted, Project
 
 
 @dataclass(frozen=True)
-class AdmitMember(Decision):
+class AdmitMember(Command):
     project_id: int
     user_id: int
     access: Access

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import AnyStream, Event
 from domain.node_commands import NODE_COMMAND, Kind, NodeCommand, NodeCommandCompleted, NodeCommandRequested
@@ -11,7 +11,7 @@ from domain.nodes import NODE, Node
 
 
 @dataclass(frozen=True)
-class RequestNodeCommand(Decision):
+class RequestNodeCommand(Command):
     """`command` is a shell line for `execute`."""
 
     command_id: int
@@ -44,7 +44,7 @@ class RequestNodeCommand(Decision):
 
 
 @dataclass(frozen=True)
-class CompleteNodeCommand(Decision):
+class CompleteNodeCommand(Command):
     """The agent's answer; a second one is ignored."""
 
     command_id: int

@@ -6,7 +6,7 @@ from hmac import compare_digest
 from typing import Any
 
 from commands.claims import release, take
-from commands.handler import Decision
+from commands.handler import Command
 from domain.claims import CLAIM, Claim
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import AnyStream, Event
@@ -27,7 +27,7 @@ from domain.pools import POOL, Pool
 
 
 @dataclass(frozen=True)
-class RegisterNode(Decision):
+class RegisterNode(Command):
     """`claim` is that of the name."""
 
     node_id: int
@@ -59,7 +59,7 @@ class RegisterNode(Decision):
 
 
 @dataclass(frozen=True)
-class ConnectNode(Decision):
+class ConnectNode(Command):
     """`replaces_dead`: the agent of the connected session has not been heard of for too long. `heir_of`: the session
     of the last agent in the caller's work folder, which is dead, since only one at a time can use it.
     """
@@ -96,7 +96,7 @@ class ConnectNode(Decision):
 
 
 @dataclass(frozen=True)
-class MarkNodeOffline(Decision):
+class MarkNodeOffline(Command):
     """Nothing happens when another session has connected since."""
 
     node_id: int
@@ -112,7 +112,7 @@ class MarkNodeOffline(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateNode(Decision):
+class UpdateNode(Command):
     """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
 
     node_id: int
@@ -150,7 +150,7 @@ class UpdateNode(Decision):
 
 
 @dataclass(frozen=True)
-class QuarantineNode(Decision):
+class QuarantineNode(Command):
     """It is given no builds until it is released; those that run there go on."""
 
     node_id: int
@@ -164,7 +164,7 @@ class QuarantineNode(Decision):
 
 
 @dataclass(frozen=True)
-class ReleaseNode(Decision):
+class ReleaseNode(Command):
     node_id: int
 
     def reads(self) -> Sequence[AnyStream]:
@@ -176,7 +176,7 @@ class ReleaseNode(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteNode(Decision):
+class DeleteNode(Command):
     """Its name is free again. The dispatcher ends the builds that run there."""
 
     node_id: int

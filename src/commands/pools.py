@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.claims import release, take
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim
 from domain.core.errors import Conflict, NotFound
@@ -16,7 +16,7 @@ from domain.projects import PROJECT, Project
 
 
 @dataclass(frozen=True)
-class CreatePool(Decision):
+class CreatePool(Command):
     """`claim` is that of the name within the project."""
 
     pool_id: int
@@ -47,7 +47,7 @@ class CreatePool(Decision):
 
 
 @dataclass(frozen=True)
-class UpdatePool(Decision):
+class UpdatePool(Command):
     """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
 
     pool_id: int
@@ -85,7 +85,7 @@ class UpdatePool(Decision):
 
 
 @dataclass(frozen=True)
-class DeletePool(Decision):
+class DeletePool(Command):
     """Its nodes are unassigned. `node_ids` are those that the read model has in it, `active_builds` how many builds
     that have not ended are routed to it.
     """

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.claims import release
-from commands.handler import Decision
+from commands.handler import Command
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -23,7 +23,7 @@ from domain.projects import (
 
 
 @dataclass(frozen=True)
-class CreateProject(Decision):
+class CreateProject(Command):
     """`slugs` are the candidates with their claims, best first: the first free one is taken."""
 
     project_id: int
@@ -57,7 +57,7 @@ class CreateProject(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateProject(Decision):
+class UpdateProject(Command):
     """None leaves a field as it is."""
 
     project_id: int
@@ -82,7 +82,7 @@ class UpdateProject(Decision):
 
 
 @dataclass(frozen=True)
-class RotateWebhookSecret(Decision):
+class RotateWebhookSecret(Command):
     project_id: int
     sealed_webhook_secret: bytes
 
@@ -95,7 +95,7 @@ class RotateWebhookSecret(Decision):
 
 
 @dataclass(frozen=True)
-class CloseProject(Decision):
+class CloseProject(Command):
     """The first step of its deletion."""
 
     project_id: int
@@ -109,7 +109,7 @@ class CloseProject(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteProject(Decision):
+class DeleteProject(Command):
     """For good, with its jobs: their builds that have not ended are aborted. `job_ids` are all of them, as the read
     model has them since it is closed.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -21,7 +21,7 @@ from domain.quarantine import (
 
 
 @dataclass(frozen=True)
-class AddToQuarantine(Decision):
+class AddToQuarantine(Command):
     """`first_id` is the first of as many ids as there are node ids. `now` decides which entries still count."""
 
     job_id: int
@@ -68,7 +68,7 @@ class AddToQuarantine(Decision):
 
 
 @dataclass(frozen=True)
-class RemoveFromQuarantine(Decision):
+class RemoveFromQuarantine(Command):
     """By node id, or one entry by its id; what is not there is no matter."""
 
     job_id: int
@@ -94,7 +94,7 @@ class RemoveFromQuarantine(Decision):
 
 
 @dataclass(frozen=True)
-class SayExpired(Decision):
+class SayExpired(Command):
     """Says of every entry once that its time is over."""
 
     job_id: int
@@ -112,7 +112,7 @@ class SayExpired(Decision):
 
 
 @dataclass(frozen=True)
-class SayHealthy(Decision):
+class SayHealthy(Command):
     """Says of entries that they have recovered, once for each time. What is older than what was said does not count."""
 
     job_id: int

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.builds import BUILD, AnyBuild, BuildQueued, Deleted, Finished, status_of
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -13,7 +13,7 @@ from domain.templates import TEMPLATE, Template, overlaid
 
 
 @dataclass(frozen=True)
-class RestartBuild(Decision):
+class RestartBuild(Command):
     """The same commit and configuration again; with `test_ids` only these tests."""
 
     build_id: int

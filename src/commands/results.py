@@ -7,13 +7,13 @@ from datetime import datetime
 
 import msgspec
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.rules.matching import Match
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import UNSTAMPED, AnyStream, Event, Known
+from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
 from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
 from domain.results import (
     FAILED,
@@ -51,7 +51,7 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class RecordReport(Decision):
+class RecordReport(Command):
     """A report of one attempt of a build. The same path of the same attempt again is nothing new.
 
     `case_ids` are those of `report.node_ids`. `results_version` is the results stream's, as the build said when the
@@ -76,11 +76,11 @@ class RecordReport(Decision):
     def reads(self) -> Sequence[AnyStream]:
         reads: list[AnyStream] = [
             BUILD.at(self.build_id),
-            Known(results_stream(self.build_id), self.results_version, None),
+            ExpectedVersion(results_stream(self.build_id), self.results_version, None),
         ]
         if self.new_cases is not None:
             new = self.new_cases
-            reads.append(Known(cases_stream(new.project_id), new.catalogue_version, None))
+            reads.append(ExpectedVersion(cases_stream(new.project_id), new.catalogue_version, None))
         return reads
 
     def then_reads(self, build: AnyBuild | None, *_: None) -> Sequence[AnyStream]:

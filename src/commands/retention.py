@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from commands.builds import ids_of
-from commands.handler import Decision
+from commands.handler import Command
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -22,7 +22,7 @@ from domain.core.events import AnyStream, Event
 
 
 @dataclass(frozen=True)
-class CommentOnBuild(Decision):
+class CommentOnBuild(Command):
     build_id: int
     comment_id: int
     text: str
@@ -38,7 +38,7 @@ class CommentOnBuild(Decision):
 
 
 @dataclass(frozen=True)
-class PinBuild(Decision):
+class PinBuild(Command):
     build_id: int
     pinned: bool
 
@@ -52,7 +52,7 @@ class PinBuild(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteBuild(Decision):
+class DeleteBuild(Command):
     """For good: the data key of the build goes in the same commit."""
 
     build_id: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Decision, Handler
+from commands.handler import Command, CommandContext, Handler
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
@@ -17,7 +17,7 @@ from store.log.event_log import EventLog
 
 
 @dataclass(frozen=True)
-class ChangeSigningKey(Decision):
+class ChangeSigningKey(Command):
     public_key: str
     instead_of: str | None
     """None for the first one."""
@@ -34,7 +34,7 @@ class ChangeSigningKey(Decision):
 
 
 async def new_signing_key(
-    handler: Handler, log: EventLog, pool: AsyncConnectionPool, secrets: Secrets, caller: Caller
+    handler: Handler, log: EventLog, pool: AsyncConnectionPool, secrets: Secrets, caller: CommandContext
 ) -> VerifierKey:
     """Makes a key and hands signing over to it. The first one also gives the log its name, for ever."""
     current = await log.state(SIGNING_KEY)

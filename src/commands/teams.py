@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Event
@@ -24,7 +24,7 @@ from domain.teams import (
 
 
 @dataclass(frozen=True)
-class RegisterChannel(Decision):
+class RegisterChannel(Command):
     channel_id: int
     project_id: int
     title: str
@@ -52,7 +52,7 @@ class RegisterChannel(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateChannel(Decision):
+class UpdateChannel(Command):
     """None leaves a field as it is."""
 
     channel_id: int
@@ -77,7 +77,7 @@ class UpdateChannel(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteChannel(Decision):
+class DeleteChannel(Command):
     channel_id: int
 
     def reads(self) -> Sequence[AnyStream]:
@@ -89,7 +89,7 @@ class DeleteChannel(Decision):
 
 
 @dataclass(frozen=True)
-class GiveCardUp(Decision):
+class GiveCardUp(Command):
     channel_id: int
     delivery_id: str
     type: str
@@ -112,7 +112,7 @@ class GiveCardUp(Decision):
 
 
 @dataclass(frozen=True)
-class NoteChannelHealth(Decision):
+class NoteChannelHealth(Command):
     """With what it says when it fails; None when it answers again."""
 
     channel_id: int

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.secrets import kept
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -13,7 +13,7 @@ from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, Tem
 
 
 @dataclass(frozen=True)
-class CreateTemplate(Decision):
+class CreateTemplate(Command):
     """`secrets` are sealed values."""
 
     template_id: int
@@ -48,7 +48,7 @@ class CreateTemplate(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateTemplate(Decision):
+class UpdateTemplate(Command):
     """None leaves a field as it is. `secrets` are sealed values; None keeps the stored one."""
 
     template_id: int
@@ -86,7 +86,7 @@ class UpdateTemplate(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteTemplate(Decision):
+class DeleteTemplate(Command):
     """`jobs_using` is how many jobs the read model knows to use it."""
 
     template_id: int

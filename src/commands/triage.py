@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from commands.handler import Decision
+from commands.handler import Command
 from domain.builds import BUILD, AnyBuild, Deleted
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -44,7 +44,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _OfResult(Decision):
+class _OfResult(Command):
     result: Recorded
 
     def reads(self) -> Sequence[AnyStream]:

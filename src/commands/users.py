@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.claims import release
-from commands.handler import Caller, Decision, Handler
+from commands.handler import Command, CommandContext, Handler
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import AnyStream, Event
@@ -15,7 +15,7 @@ from store.log.ids import Ids
 
 
 @dataclass(frozen=True)
-class RegisterUser(Decision):
+class RegisterUser(Command):
     """`claim` is that of the email address."""
 
     user_id: int
@@ -49,7 +49,7 @@ class RegisterUser(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteUser(Decision):
+class DeleteUser(Command):
     """For good. The admin who asks stays, so there always is one."""
 
     user_id: int
@@ -79,7 +79,7 @@ def _owner(user_id: int) -> str:
 
 
 async def register_user(
-    handler: Handler, ids: Ids, secrets: Secrets, caller: Caller, *, email: str, password: str, role: Role
+    handler: Handler, ids: Ids, secrets: Secrets, caller: CommandContext, *, email: str, password: str, role: Role
 ) -> int:
     """The new user's id. Raises Conflict when the address is taken."""
     user_id = await ids.draw("users")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commands.handler import Decision
+from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -27,7 +27,7 @@ from domain.webhooks import (
 
 
 @dataclass(frozen=True)
-class RegisterWebhook(Decision):
+class RegisterWebhook(Command):
     """None as project: of all of them."""
 
     webhook_id: int
@@ -57,7 +57,7 @@ class RegisterWebhook(Decision):
 
 
 @dataclass(frozen=True)
-class UpdateWebhook(Decision):
+class UpdateWebhook(Command):
     """None leaves a field as it is."""
 
     webhook_id: int
@@ -79,7 +79,7 @@ class UpdateWebhook(Decision):
 
 
 @dataclass(frozen=True)
-class DeleteWebhooks(Decision):
+class DeleteWebhooks(Command):
     """Those of them that there are."""
 
     webhook_ids: tuple[int, ...]
@@ -94,7 +94,7 @@ class DeleteWebhooks(Decision):
 
 
 @dataclass(frozen=True)
-class ReplayWebhook(Decision):
+class ReplayWebhook(Command):
     """`replay` names this request: the same one is only made once."""
 
     webhook_id: int
@@ -120,7 +120,7 @@ class ReplayWebhook(Decision):
 
 
 @dataclass(frozen=True)
-class Redeliver(Decision):
+class Redeliver(Command):
     """`attempts` is how many the caller saw: asked twice for the same, it is done once."""
 
     webhook_id: int
@@ -142,7 +142,7 @@ class Redeliver(Decision):
 
 
 @dataclass(frozen=True)
-class GiveDeliveryUp(Decision):
+class GiveDeliveryUp(Command):
     webhook_id: int
     delivery_id: str
     type: str
@@ -165,7 +165,7 @@ class GiveDeliveryUp(Decision):
 
 
 @dataclass(frozen=True)
-class NoteWebhookHealth(Decision):
+class NoteWebhookHealth(Command):
     """With what it says when it fails; None when it answers again."""
 
     webhook_id: int

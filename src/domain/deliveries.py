@@ -46,7 +46,7 @@ SOURCES: dict[str, tuple[type[Event], ...]] = {
 """Of which of our events each type tells."""
 
 
-class Occasion(NamedTuple):
+class NotificationType(NamedTuple):
     """One thing to tell of an event."""
 
     type: Type
@@ -56,29 +56,29 @@ class Occasion(NamedTuple):
     """Which of the event's things it is about."""
 
 
-def occasions(event: Event) -> Iterator[Occasion]:
+def occasions(event: Event) -> Iterator[NotificationType]:
     match event:
         case BuildStarted():
-            yield Occasion("build.started", f"build-{event.build_id}")
+            yield NotificationType("build.started", f"build-{event.build_id}")
         case BuildFinished():
             lane = f"build-{event.build_id}"
-            yield Occasion("build.finished", lane)
+            yield NotificationType("build.finished", lane)
             if event.status == "failed":
-                yield Occasion("build.failed", lane)
+                yield NotificationType("build.failed", lane)
             elif event.status == "aborted":
-                yield Occasion("build.cancelled", lane)
+                yield NotificationType("build.cancelled", lane)
         case TestTurnedFlaky():
-            yield Occasion("test.flaky", f"build-{event.build_id}")
+            yield NotificationType("test.flaky", f"build-{event.build_id}")
         case TestsQuarantined():
             for item in range(len(event.node_ids)):
-                yield Occasion("test.quarantined", None, item)
+                yield NotificationType("test.quarantined", None, item)
         case NodeWentOffline():
-            yield Occasion("node.offline", f"node-{event.node_id}")
+            yield NotificationType("node.offline", f"node-{event.node_id}")
         case _:
             return
 
 
-def chosen(kind: Kind, events: Collection[str], event: Event) -> Iterator[Occasion]:
+def chosen(kind: Kind, events: Collection[str], event: Event) -> Iterator[NotificationType]:
     """What an endpoint that asked for these types is told of an event.
 
     A channel is read by people: it is told once of a build that failed, also when it asked for both types, and once of

@@ -9,7 +9,7 @@ from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.builds import BuildDeleted
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
-from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -56,11 +56,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 created_at=event.at,
             )
         case ArtifactDeleted():
-            yield Gone(ArtifactRow, event.artifact_id)
+            yield Delete(ArtifactRow, event.artifact_id)
         case BuildDeleted():
-            yield GoneWhere(ArtifactRow, "build_id", event.build_id)
+            yield DeleteWhere(ArtifactRow, "build_id", event.build_id)
         case JobDeleted():
-            yield GoneWhere(ArtifactRow, "job_id", event.job_id)
+            yield DeleteWhere(ArtifactRow, "job_id", event.job_id)
         case _:
             return
 

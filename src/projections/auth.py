@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.core.events import Recorded
 from domain.users import UserDeleted, UserRegistered
-from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 from projections.projects import MemberRow
 
@@ -73,15 +73,15 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if user := rows.get(UserRow, event.user_id):
                 yield msgspec.structs.replace(user, last_login=event.at)
         case SessionRevoked():
-            yield Gone(SessionRow, event.session_id)
+            yield Delete(SessionRow, event.session_id)
         case ApiTokenCreated():
             yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
         case ApiTokenRevoked():
-            yield Gone(ApiTokenRow, event.token_id)
+            yield Delete(ApiTokenRow, event.token_id)
         case UserDeleted():
-            yield Gone(UserRow, event.user_id)
-            yield GoneWhere(SessionRow, "user_id", event.user_id)
-            yield GoneWhere(ApiTokenRow, "user_id", event.user_id)
+            yield Delete(UserRow, event.user_id)
+            yield DeleteWhere(SessionRow, "user_id", event.user_id)
+            yield DeleteWhere(ApiTokenRow, "user_id", event.user_id)
         case _:
             return
 

@@ -24,7 +24,7 @@ from domain.builds import (
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from projections.auth import email_of
-from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.engine.queries import all_rows, one_row, scalar
 from projections.projects import ProjectRow
 
@@ -105,13 +105,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case BuildQueued():
             yield _queued(event)
         case JobDeleted():
-            yield GoneWhere(BuildRow, "job_id", event.job_id)
-            yield GoneWhere(CommentRow, "job_id", event.job_id)
+            yield DeleteWhere(BuildRow, "job_id", event.job_id)
+            yield DeleteWhere(CommentRow, "job_id", event.job_id)
         case BuildCommented():
             yield CommentRow(event.comment_id, event.build_id, event.job_id, event.text, event.author, event.at)
         case BuildDeleted():
-            yield Gone(BuildRow, event.build_id)
-            yield GoneWhere(CommentRow, "build_id", event.build_id)
+            yield Delete(BuildRow, event.build_id)
+            yield DeleteWhere(CommentRow, "build_id", event.build_id)
         case BuildEvent():
             build = rows.get(BuildRow, event.build_id)
             if build is not None:  # its job may be gone already

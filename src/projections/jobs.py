@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from domain.core.events import Recorded
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
 from projections.builds import BuildRow
-from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -92,8 +92,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 updated_at=event.at,
             )
         case JobDeleted():
-            yield Gone(JobRow, event.job_id)
-            yield Gone(ConfigurationRow, event.job_id)
+            yield Delete(JobRow, event.job_id)
+            yield Delete(ConfigurationRow, event.job_id)
         case _:
             return
 

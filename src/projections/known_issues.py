@@ -19,7 +19,7 @@ from domain.known_issues import (
 )
 from domain.projects import ProjectDeleted
 from domain.triage import Classification
-from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -97,11 +97,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 if value:
                     yield TaughtRow(event.known_issue_id, event.project_id, kind, value)
         case KnownIssueDeleted():
-            yield Gone(KnownIssueRow, event.known_issue_id)
-            yield GoneWhere(TaughtRow, "known_issue_id", event.known_issue_id)
+            yield Delete(KnownIssueRow, event.known_issue_id)
+            yield DeleteWhere(TaughtRow, "known_issue_id", event.known_issue_id)
         case ProjectDeleted():
-            yield GoneWhere(KnownIssueRow, "project_id", event.project_id)
-            yield GoneWhere(TaughtRow, "project_id", event.project_id)
+            yield DeleteWhere(KnownIssueRow, "project_id", event.project_id)
+            yield DeleteWhere(TaughtRow, "project_id", event.project_id)
         case _:
             return
 

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
-from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 
 VERSION = 1
 
@@ -31,9 +31,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case NodeCommandRequested():
             yield NodeCommandRow(event.command_id, event.node_id, event.timeout_s, event.at)
         case NodeCommandCompleted():
-            yield Gone(NodeCommandRow, event.command_id)
+            yield Delete(NodeCommandRow, event.command_id)
         case NodeDeleted():
-            yield GoneWhere(NodeCommandRow, "node_id", event.node_id)
+            yield DeleteWhere(NodeCommandRow, "node_id", event.node_id)
         case _:
             return
 

@@ -20,7 +20,7 @@ from domain.nodes import (
     NodeWentOffline,
     changes,
 )
-from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -80,7 +80,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 created_at=event.at,
             )
         case NodeDeleted():
-            yield Gone(NodeRow, event.node_id)
+            yield Delete(NodeRow, event.node_id)
         case NodeEvent():
             node = rows.get(NodeRow, event.node_id)
             if node is not None and (columns := _told(event, node)):

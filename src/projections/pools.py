@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
 from projections.builds import BuildRow
-from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row, scalar
 from projections.nodes import NodeRow
 
@@ -55,7 +55,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if pool is not None and columns:
                 yield msgspec.structs.replace(pool, **columns)
         case PoolDeleted():
-            yield Gone(PoolRow, event.pool_id)
+            yield Delete(PoolRow, event.pool_id)
         case _:
             return
 

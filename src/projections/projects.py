@@ -11,7 +11,7 @@ from domain.core.events import Recorded
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -61,10 +61,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 created_at=event.at,
             )
         case ProjectDeleted():
-            yield Gone(ProjectRow, event.project_id)
-            yield GoneWhere(MemberRow, "project_id", event.project_id)
+            yield Delete(ProjectRow, event.project_id)
+            yield DeleteWhere(MemberRow, "project_id", event.project_id)
         case UserDeleted():
-            yield GoneWhere(MemberRow, "user_id", event.user_id)
+            yield DeleteWhere(MemberRow, "user_id", event.user_id)
         case MemberAdmitted():
             yield MemberRow(event.project_id, event.user_id, event.access)
         case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():

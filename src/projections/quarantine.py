@@ -20,7 +20,7 @@ from domain.quarantine import (
     QuarantineLifted,
     TestsQuarantined,
 )
-from projections.engine.model import Change, Gone, GoneWhere, Int, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -85,7 +85,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 )
         case QuarantineLifted():
             for quarantine_id in event.ids:
-                yield Gone(QuarantineRow, quarantine_id)
+                yield Delete(QuarantineRow, quarantine_id)
         case QuarantineExpired():
             for row in _existing(rows, event.ids):
                 yield msgspec.structs.replace(row, expired_at=event.at)
@@ -103,7 +103,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 if event.build_id != row.failed_in:
                     yield _failed(row, event)
         case JobDeleted():
-            yield GoneWhere(QuarantineRow, "job_id", event.job_id)
+            yield DeleteWhere(QuarantineRow, "job_id", event.job_id)
         case _:
             return
 

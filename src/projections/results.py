@@ -19,9 +19,9 @@ from domain.projects import ProjectDeleted
 from domain.results import PASSED, CasesSeen, ResultsRecorded
 from projections.engine.model import (
     Change,
-    Gone,
-    GoneBetween,
-    GoneWhere,
+    Delete,
+    DeleteRange,
+    DeleteWhere,
     Int,
     Ints,
     Key,
@@ -168,19 +168,19 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             )
         case JobDeleted():
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
-                yield GoneWhere(row, "job_id", event.job_id)
+                yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
             # How its tests fared stays, as numbers of nobody.
-            yield Gone(CatalogueRow, event.project_id)
-            yield GoneWhere(TestCaseRow, "project_id", event.project_id)
+            yield Delete(CatalogueRow, event.project_id)
+            yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
-            yield GoneWhere(ReportRow, "build_id", event.build_id)
+            yield DeleteWhere(ReportRow, "build_id", event.build_id)
             for first, cases in event.results:
                 last = first + cases - 1
                 for blocks in (BlockRow, OutputsRow):
-                    yield GoneBetween(blocks, "first_result_id", first, last)
+                    yield DeleteRange(blocks, "first_result_id", first, last)
                 for row in (ResultTextRow, SupersededRow):
-                    yield GoneBetween(row, "id", first, last)
+                    yield DeleteRange(row, "id", first, last)
         case _:
             return
 

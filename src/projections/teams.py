@@ -16,7 +16,7 @@ from domain.teams import (
     ChannelUpdated,
     changes,
 )
-from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -68,9 +68,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if channel is not None:
                 yield _changed(event, channel)
         case ChannelDeleted():
-            yield Gone(ChannelRow, event.channel_id)
+            yield Delete(ChannelRow, event.channel_id)
         case ProjectDeleted():
-            yield GoneWhere(ChannelRow, "project_id", event.project_id)
+            yield DeleteWhere(ChannelRow, "project_id", event.project_id)
         case _:
             return
 

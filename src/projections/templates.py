@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
-from projections.engine.model import Change, Gone, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row, scalar
 from projections.jobs import JobRow
 
@@ -69,7 +69,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 )
                 yield template if event.configuration is None else _configured(template, event.configuration)
         case TemplateDeleted():
-            yield Gone(TemplateRow, event.template_id)
+            yield Delete(TemplateRow, event.template_id)
         case _:
             return
 

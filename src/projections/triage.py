@@ -22,7 +22,7 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from projections.auth import email_of
-from projections.engine.model import Change, GoneBetween, GoneWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.known_issues import KnownIssueRow
 
 VERSION = 1
@@ -77,11 +77,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield _changed(event, rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id))
         case JobDeleted():
             for row in (RuleMatchRow, TriageRow):
-                yield GoneWhere(row, "job_id", event.job_id)
+                yield DeleteWhere(row, "job_id", event.job_id)
         case BuildDeleted():
             for first, cases in event.results:
                 for row in (RuleMatchRow, TriageRow):
-                    yield GoneBetween(row, "id", first, first + cases - 1)
+                    yield DeleteRange(row, "id", first, first + cases - 1)
         case _:
             return
 

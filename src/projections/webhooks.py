@@ -16,7 +16,7 @@ from domain.webhooks import (
     WebhookUpdated,
     changes,
 )
-from projections.engine.model import Change, Gone, GoneWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
 from projections.engine.queries import all_rows, one_row
 
 VERSION = 1
@@ -64,9 +64,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if webhook is not None:
                 yield _changed(event, webhook)
         case WebhookDeleted():
-            yield Gone(WebhookRow, event.webhook_id)
+            yield Delete(WebhookRow, event.webhook_id)
         case ProjectDeleted():
-            yield GoneWhere(WebhookRow, "project_id", event.project_id)
+            yield DeleteWhere(WebhookRow, "project_id", event.project_id)
         case _:
             return
 

@@ -130,11 +130,11 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from projections.jobs import ProjectOfJob
     from projections.registry import PROJECTIONS
     from projections.time_travel.historical_tables import Past
-    from store.postgres.batch_loader import Grouped
+    from store.postgres.batch_loader import BatchLoader
     from store.postgres.notifications import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
-    from store.tables.idempotent_responses import FirstAnswers
+    from store.tables.idempotent_responses import IdempotentResponses
 
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -152,11 +152,11 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
-                sessions=Grouped(parts.pool, by_sessions),
+                sessions=BatchLoader(parts.pool, by_sessions),
                 project_of_job=ProjectOfJob(parts.pool),
                 past=Past(parts.conninfo),
                 build_logs=BuildLogs(parts.pool),
-                first_answers=FirstAnswers(parts.pool, parts.secrets),
+                idempotent_responses=IdempotentResponses(parts.pool, parts.secrets),
                 gauges=AgentGauges(parts.pool),
                 blobs=open_blobs(settings.blobs),
                 outgoing=outgoing,
@@ -231,17 +231,17 @@ def work(settings: Settings) -> None:
     from store.postgres.notifications import PROJECTED, Listener
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import WEBHOOKS
-    from store.tables.idempotent_responses import FirstAnswers
+    from store.tables.idempotent_responses import IdempotentResponses
     from workers import known_issues, quarantine, retention
     from workers.audit import Sealer
     from workers.deliveries.messages import Messages
-    from workers.deliveries.planner import Follower
+    from workers.deliveries.planner import DeliveryPlanner
     from workers.deliveries.sender import Deliveries
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
     from workers.loops.periodic import Schedule, Schedules
-    from workers.reactions.dispatcher import Relay
+    from workers.reactions.dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
 
     async def run() -> None:
@@ -250,12 +250,12 @@ def work(settings: Settings) -> None:
             listener = Listener(parts.conninfo, EVENTS_CHANNEL, WEBHOOKS, PROJECTED)
             await listener.start()
             tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs))
-            relay = Relay(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
+            relay = ReactionDispatcher(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
             handler = Handler(parts.log, utcnow)
             deleting = retention.Retention(parts.pool, handler, utcnow)
             watch = quarantine.QuarantineWatch(parts.pool, handler, utcnow)
             search = known_issues.KnownIssueSearch(parts.pool, parts.log, handler)
-            answers = FirstAnswers(parts.pool, parts.secrets)
+            answers = IdempotentResponses(parts.pool, parts.secrets)
             schedules = Schedules(
                 parts.conninfo,
                 (
@@ -268,7 +268,7 @@ def work(settings: Settings) -> None:
             publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, publish)
             messages = Messages(parts.log)
-            follower = Follower(parts.pool, parts.log, messages, listener, utcnow)
+            follower = DeliveryPlanner(parts.pool, parts.log, messages, listener, utcnow)
             waiter = Waiter(parts.pool, listener, PROJECTIONS)
             webhooks = WebhookSender(messages, parts.secrets, outgoing, utcnow)
             teams = TeamsSender(
@@ -305,7 +305,7 @@ async def create_first_admin(settings: Settings) -> str | None:
 
     Decided on the log, so it does not need a projector.
     """
-    from commands.handler import Caller, Handler
+    from commands.handler import CommandContext, Handler
     from commands.users import register_user
 
     async with core(settings, pool_size=1) as parts:
@@ -316,7 +316,7 @@ async def create_first_admin(settings: Settings) -> str | None:
             Handler(parts.log, utcnow),
             parts.ids,
             parts.secrets,
-            Caller("system:first-start"),
+            CommandContext("system:first-start"),
             email=settings.admin_email,
             password=password,
             role="admin",
@@ -326,7 +326,7 @@ async def create_first_admin(settings: Settings) -> str | None:
 
 async def register_local_node(settings: Settings) -> str | None:
     """The token of this machine's own node; a new one replaces what an earlier start left."""
-    from commands.handler import Caller, Handler
+    from commands.handler import CommandContext, Handler
     from commands.nodes import RegisterNode
     from domain.claims import CLAIM
 
@@ -345,7 +345,7 @@ async def register_local_node(settings: Settings) -> str | None:
                 pool_id=None,
                 max_parallel=2,
             ),
-            Caller("system:first-start"),
+            CommandContext("system:first-start"),
         )
         return token
 

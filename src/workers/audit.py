@@ -14,7 +14,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.sealing import new_signing_key
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
@@ -34,7 +34,7 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import leading
-from store.postgres.notifications import EVENTS, Listener, comes, newest
+from store.postgres.notifications import EVENTS, Listener, newest, wait_for
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class Sealer:
                         while True:
                             self._is_much_new.clear()
                             await self.seal(connection)
-                            await comes(self._is_much_new, EVERY_S)
+                            await wait_for(self._is_much_new, EVERY_S)
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(0.2)
@@ -147,7 +147,7 @@ class Sealer:
         keys = (await self._log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         if keys:
             return keys
-        await new_signing_key(self._handler, self._log, self._pool, self._secrets, Caller("system:sealer"))
+        await new_signing_key(self._handler, self._log, self._pool, self._secrets, CommandContext("system:sealer"))
         return await self._keys()
 
     def _appended(self, payload: str | None) -> None:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from commands.flakiness import SayFlaky
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
@@ -27,7 +27,7 @@ NAME = "flakiness"
 EVERY_S = 2.0
 BATCH = 20
 SAID_AT_ONCE = 100
-CALLER = Caller("system:flakiness")
+CALLER = CommandContext("system:flakiness")
 
 
 class Verdict(NamedTuple):

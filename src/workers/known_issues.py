@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.known_issues import NoteSearch
 from commands.reports.columns import ReportRead
 from commands.rules.matching import Rule, Rules
@@ -26,7 +26,7 @@ CHUNK = 500
 MAX_CHUNKS = 200
 """A search ends after this many chunks of results that say anything: what is older is no news to anyone."""
 NEWEST = 2**53
-CALLER = Caller("system:known-issues")
+CALLER = CommandContext("system:known-issues")
 
 
 @dataclass

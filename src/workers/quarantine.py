@@ -8,7 +8,7 @@ from itertools import groupby
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.quarantine import SayExpired, SayHealthy
 from domain.core.errors import Rejection
 from projections import quarantine
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 EVERY_S = 30.0
 AT_ONCE = 1_000
-CALLER = Caller("system:quarantine")
+CALLER = CommandContext("system:quarantine")
 
 
 @dataclass

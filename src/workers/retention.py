@@ -7,7 +7,7 @@ from datetime import datetime
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.retention import DeleteBuild
 from domain.core.errors import Rejection
 from projections import builds
@@ -35,7 +35,7 @@ class Retention:
         deleted = 0
         for build_id in due:
             try:
-                await self.handler.execute(DeleteBuild(build_id, "retention"), Caller("system:retention"))
+                await self.handler.execute(DeleteBuild(build_id, "retention"), CommandContext("system:retention"))
                 deleted += 1
             except Rejection as error:
                 log.info("not deleted", build=build_id, detail=error.detail)

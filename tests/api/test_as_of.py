@@ -9,7 +9,7 @@ import requests
 
 from api.http.as_of import moment_of
 from commands.dispatch import TakeLeadership
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from testhide.processes import Core
 from tests.api.external import new_build, new_job, new_project, upload
 from tests.conftest import Client, Server
@@ -103,7 +103,7 @@ async def test_a_time_means_the_same_position_while_the_log_grows(parts: Core) -
     handler = Handler(parts.log, lambda: next(clock))
     seen: dict[int, set[int]] = {second: set() for second in (0, 5, 7, 12, 17)}
     for number in range(1, 10):
-        await handler.execute(TakeLeadership(f"{number}"), Caller("system:tests"))
+        await handler.execute(TakeLeadership(f"{number}"), CommandContext("system:tests"))
         if number >= 7:  # all of these times are over
             for second, positions in seen.items():
                 moment = await moment_of(parts.log, (begin + timedelta(seconds=second)).isoformat())

@@ -133,9 +133,7 @@ async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> No
     reader = readers.Reader(RequestFactory().get("/", user=None), lambda user: True)
     open_readers = readers.Readers()
     async with asyncio.timeout(WITHIN_S):
-        await open_readers.run(
-            readers.Reader(RequestFactory().get("/", user=None), lambda user: True), deaf, receive, send
-        )
+        await open_readers.run(reader, deaf, receive, send)
     assert len(open_readers) == 0
 
 

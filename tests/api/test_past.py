@@ -21,7 +21,7 @@ from api.http.services import Services
 from commands.auth import OpenSession
 from commands.builds import AbortBuild, AcknowledgeBuild, AssignBuild, FinishBuild, LoseBuild, StartBuild
 from commands.dispatch import TakeLeadership
-from commands.handler import Caller, Command, Decision, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.members import AdmitMember
@@ -63,7 +63,7 @@ EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "5"))
 STEPS = 25
 ROOT = 99
 """The admin who looks back."""
-CALLER = Caller("user:1")
+CALLER = CommandContext("user:1")
 PROJECT, CASES = 1, 6
 BUILDS, JOBS, NODES, USERS = range(1, 5), (1, 2), (1, 2), (1, 2)
 JOB_OF = {build: 1 + build % 2 for build in BUILDS}
@@ -71,7 +71,7 @@ NO_STATE = Category[None]("", None, lambda state, event: None)
 
 
 @dataclass(frozen=True)
-class Happening(Decision):
+class Happening(Command):
     """Events that other parts of the server bring about, on streams that are read for their versions only."""
 
     events: Sequence[Event]
@@ -84,7 +84,7 @@ class Happening(Decision):
 
 
 @dataclass(frozen=True)
-class Recording(Decision):
+class Recording(Command):
     """A report of a build, which begins with a failure."""
 
     build_id: int

@@ -4,7 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.users import register_user
 from store.log.codec import utcnow
 from testhide.processes import core
@@ -62,7 +62,7 @@ def test_the_address_is_free_again_and_what_was_given_is_not(server: Server) -> 
 
     async def again() -> int:
         async with core(server.settings, pool_size=1) as parts:
-            handler, caller = Handler(parts.log, utcnow), Caller("system:tests")
+            handler, caller = Handler(parts.log, utcnow), CommandContext("system:tests")
             email, password = me["email"], ADMIN[1]
             return await register_user(
                 handler, parts.ids, parts.secrets, caller, email=email, password=password, role="developer"

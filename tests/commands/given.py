@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from commands.handler import Command
 from domain.core.columns import Column
 from domain.core.errors import Rejection
-from domain.core.events import UNSTAMPED, AnyStream, Category, Event, Known
+from domain.core.events import UNSTAMPED, AnyStream, Category, Event, ExpectedVersion
 
 STAMP = {"at", "actor", "correlation_id", "causation"}
 
@@ -24,7 +24,7 @@ def decided(command: Command, *history: Event) -> list[Event]:
     def folded(reads: Sequence[AnyStream]) -> list[Any]:
         states: list[Any] = []
         for read in reads:
-            assert not isinstance(read, Known)
+            assert not isinstance(read, ExpectedVersion)
             states.append(read.fold(event for event in history if event.stream == read.name))
         return states
 

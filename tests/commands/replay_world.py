@@ -15,7 +15,7 @@ from commands.rules.simulation import OF_BUILDS, OF_RULES
 from commands.rules.what_if import SupposedIssue, SupposedQuarantine, SupposedRules
 from domain.builds import BUILD, Assigned, BuildFinished, Running
 from domain.core.errors import Rejection
-from domain.core.events import Event, Known, Recorded, Stamp
+from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
@@ -67,14 +67,14 @@ class World:
     def append(self, events: Iterable[Event]) -> None:
         for event in events:
             version = 1 + sum(recorded.stream == event.stream for recorded in self.log)
-            stamped = Stamp(at(self.step), "user:1").on(event)
+            stamped = EventMetadata(at(self.step), "user:1").on(event)
             self.log.append(Recorded(event.stream, version, len(self.log) + 1, stamped))
 
     def do(self, command: Command) -> None:
         """What is refused does not happen."""
 
         def states(reads: Sequence[Any]) -> list[Any]:
-            return [read.state if isinstance(read, Known) else self.state(read) for read in reads]
+            return [read.state if isinstance(read, ExpectedVersion) else self.state(read) for read in reads]
 
         first = states(command.reads())
         try:

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import pytest
 
 from commands.builds import StartBuild
-from commands.handler import MAX_TRIES, Caller, Decision, Handler
+from commands.handler import MAX_TRIES, Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from domain.builds import BUILD
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Category, Event, Known, Recorded, Stamp
+from domain.core.events import AnyStream, Category, Event, EventMetadata, ExpectedVersion, Recorded
 from domain.projects import ProjectCreated
 from domain.registry import EVENTS, UPCASTERS
 from store.log.append import GroupCommit, VersionConflict
@@ -24,7 +24,7 @@ from store.log.event_log import EventLog, Write
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
-ANN = Caller("user:7", "request-1", causation=3)
+ANN = CommandContext("user:7", "request-1", causation=3)
 COUNT = Category[int]("claim", 0, lambda count, event: count + 1)
 
 
@@ -33,7 +33,7 @@ def clock() -> datetime:
 
 
 @dataclass(frozen=True)
-class Increment(Decision):
+class Increment(Command):
     """Owner n+1 takes the claim after owner n: what is lost would show."""
 
     claim: str = "count"
@@ -101,7 +101,7 @@ class InBetween(EventLog):
 
 async def _make_job(parts: Core, handler: Handler) -> None:
     project = ProjectCreated(project_id=1, title="Web", slug="web", sealed_webhook_secret=b"")
-    await parts.log.append([Write(1, project)], Stamp(NOW, "tests"))
+    await parts.log.append([Write(1, project)], EventMetadata(NOW, "tests"))
     await handler.execute(CreateJob(5, 1, "Smoke"), ANN)
     await handler.execute(ConfigureJob(5, "pytest"), ANN)
 
@@ -147,14 +147,14 @@ async def test_it_gives_up_when_others_are_always_first(parts: Core) -> None:
 
 
 @dataclass(frozen=True)
-class OnKnown(Decision):
+class OnKnown(Command):
     """Decided on what the caller saw of a claim."""
 
     version: int
     calls: ClassVar[list[Claim]] = []
 
     def reads(self) -> Sequence[AnyStream]:
-        return (Known("claim-count", self.version, Claim("seen")), CLAIM.at("other"))
+        return (ExpectedVersion("claim-count", self.version, Claim("seen")), CLAIM.at("other"))
 
     def decide(self, known: Claim, other: Claim) -> Iterable[Event]:
         self.calls.append(known)

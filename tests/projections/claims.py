@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from psycopg import AsyncConnection
 
 from domain.claims import ClaimTaken
-from domain.core.events import Recorded, Stamp
+from domain.core.events import EventMetadata, Recorded
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Change, Key, Projection, Row, Rows, Table
 from projections.engine.projector import Projector
@@ -21,7 +21,7 @@ from testhide.processes import Core
 from tests.projections.toys import SEEN
 
 ENDS_S = 10.0
-STAMP = Stamp(datetime(2026, 5, 20, tzinfo=UTC), "tests")
+STAMP = EventMetadata(datetime(2026, 5, 20, tzinfo=UTC), "tests")
 
 
 class OwnerRow(Row, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.core.events import Event, Recorded
-from projections.engine.model import Gone, GoneBetween, GoneWhere, Key, Many, Projection, R, Row
+from projections.engine.model import Delete, DeleteRange, DeleteWhere, Key, Many, Projection, R, Row
 
 
 class MemoryRows:
@@ -51,9 +51,9 @@ class MemoryRows:
                     self._rows[type(change), change.row_key] = change
                 case Many():
                     self._rows.update(((change.row, one.row_key), one) for one in change.rows.values())
-                case Gone():
+                case Delete():
                     self._rows.pop((change.row, change.key), None)
-                case GoneWhere() | GoneBetween():
+                case DeleteWhere() | DeleteRange():
                     for place, found in self._of(change.row):
                         if change.takes(found):
                             del self._rows[place]

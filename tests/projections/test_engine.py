@@ -163,8 +163,8 @@ async def test_a_row_that_the_database_refuses_is_parked_too(connection: Spy) ->
         connection, Put(id=1, box=7), Put(id=2, box=7, text=NUL), Put(id=3, box=2**40), Put(id=4, box=7)
     )
     assert await parked(connection) == [
-        ("toys", 2, "Unfit: toys_v1.text cannot hold a text with NUL"),
-        ("toys", 3, "Unfit: toys_v1.box cannot hold a number outside of integer"),
+        ("toys", 2, "InvalidValue: toys_v1.text cannot hold a text with NUL"),
+        ("toys", 3, "InvalidValue: toys_v1.box cannot hold a number outside of integer"),
     ]
     assert [key for key, *_ in await table(connection, ToyRow)] == [1, 4]
     assert await table(connection, SeenRow) == [(1,), (2,), (3,), (4,)]

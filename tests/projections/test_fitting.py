@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from projections.engine import row_validation, statements
 from projections.engine.model import Row, Table
-from projections.engine.row_validation import Unfit
+from projections.engine.row_validation import InvalidValue
 from tests.projections.toys import KindRow
 
 GOOD = KindRow(1, "word", b"\0", None, True, 0.5, None, ["a"], [1], {"a": 1}, None, 3)
@@ -40,14 +40,14 @@ class NamedRow(Row, frozen=True):
     ],
 )
 def test_what_does_not_fit(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(Unfit, match=f"^{said}$"):
+    with pytest.raises(InvalidValue, match=f"^{said}$"):
         row_validation.check(msgspec.structs.replace(GOOD, **changes))
 
 
 def test_texts_in_indexes_are_bounded() -> None:
     row_validation.check(NamedRow("n" * 2_000, "é" * 1_000))
     for row in (NamedRow("n" * 2_001, ""), NamedRow("", "é" * 1_001)):
-        with pytest.raises(Unfit, match="more than 2,000 bytes, since it is indexed"):
+        with pytest.raises(InvalidValue, match="more than 2,000 bytes, since it is indexed"):
             row_validation.check(row)
 
 
@@ -74,7 +74,7 @@ kinds = st.builds(
 def test_what_fits_is_taken_by_the_database(database: str, row: KindRow) -> None:
     try:
         row_validation.check(row)
-    except Unfit:
+    except InvalidValue:
         return
     with psycopg.connect(database) as connection:
         for statement in statements.create(KindRow):

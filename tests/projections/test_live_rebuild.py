@@ -18,7 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
-from domain.core.events import Event, Stamp
+from domain.core.events import Event, EventMetadata
 from domain.jobs import Configuration, JobCreated
 from domain.projects import ProjectCreated
 from projections.registry import PROJECTIONS
@@ -50,7 +50,7 @@ def history() -> list[list[Event]]:
 async def remember(server: Server) -> None:
     async with core(server.settings, pool_size=2) as parts:
         await create_first_admin(server.settings)
-        stamp = Stamp(utcnow(), "system:tests")
+        stamp = EventMetadata(utcnow(), "system:tests")
 
         async def append(events: list[Event]) -> None:
             await parts.log.append([Write(number, event) for number, event in enumerate(events, 1)], stamp)

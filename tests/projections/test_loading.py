@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from domain.claims import ClaimTaken
-from domain.core.events import Event, Recorded, Stamp
+from domain.core.events import Event, EventMetadata, Recorded
 from projections.engine import bulk_load, loader
 from projections.engine.binary_copy import ERRORS, copy, packed
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.loader import Loader
-from projections.engine.model import Change, GoneBetween, Projection, Row, Rows
+from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
 from store.log.event_log import Write
@@ -132,7 +132,7 @@ def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:
     number = int(event.event.claim)
     yield ToyRow(event.position, number % 1_000, 1, "")
     if number == 0:
-        yield GoneBetween(PieceRow, "id", 0, event.position - 1)
+        yield DeleteRange(PieceRow, "id", 0, event.position - 1)
     yield PieceRow(event.position, number)
 
 
@@ -141,7 +141,7 @@ NUMBERED = Projection("numbered", 1, (ToyRow, PieceRow), lambda recorded: (), nu
 
 async def happen(parts: Core, *numbers: int) -> None:
     for number in numbers:
-        await parts.log.append([Write(1, ClaimTaken(claim=str(number), owner="ann"))], Stamp(NOW, "user:7"))
+        await parts.log.append([Write(1, ClaimTaken(claim=str(number), owner="ann"))], EventMetadata(NOW, "user:7"))
 
 
 async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:

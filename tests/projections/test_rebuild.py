@@ -26,7 +26,7 @@ from commands.builds import (
     StartBuild,
 )
 from commands.dispatch import TakeLeadership
-from commands.handler import Caller, Command, Decision, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.members import AdmitMember
@@ -64,7 +64,7 @@ from tests.projections.toys import query
 
 SMALL = st.integers(1, 3)
 LEADER = st.just("a")
-CALLER = Caller("user:1")
+CALLER = CommandContext("user:1")
 
 START: Sequence[Command] = (
     TakeLeadership("a"),
@@ -81,7 +81,7 @@ START: Sequence[Command] = (
 
 
 @dataclass(frozen=True)
-class Recording(Decision):
+class Recording(Command):
     """Results and artifacts of a build, as recording a report stores them."""
 
     build_id: int

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.builds import BuildFinished, BuildQueued, BuildStarted
-from domain.core.events import Event, Recorded, Stamp
+from domain.core.events import Event, EventMetadata, Recorded
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobUpdated
 from domain.nodes import NodeRegistered
 from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
@@ -42,7 +42,7 @@ def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
 
 
 def test_every_event_has_a_row_of_numbers() -> None:
-    stamped = Stamp(AT, "user:7").on(JOB)
+    stamped = EventMetadata(AT, "user:7").on(JOB)
     rows = MemoryRows(audit_trail.PROJECTION).apply(stamped, LEADER)
     first, second = rows.all(TrailRow)
     assert first == TrailRow(
@@ -185,7 +185,7 @@ def test_an_erased_event_changes_what_is_left_of_it() -> None:
     assert "title" not in shown
     assert shown["project_id"] == (None, 2)
     queued = BuildQueued(build_id=1, job_id=2, project_id=3)
-    (erased,) = recorded([Stamp(AT, "user:7").on(queued)], erased=True)
+    (erased,) = recorded([EventMetadata(AT, "user:7").on(queued)], erased=True)
     assert told(erased, "Anna").summary == "Anna queued build 1 of job 2. Its texts were erased."
 
 
@@ -213,7 +213,7 @@ def test_many_changes_are_cut_with_their_number() -> None:
     ],
 )
 def test_the_actor_is_called_as_today(actor: str, name: str | None, begins: str) -> None:
-    (one,) = recorded([Stamp(AT, actor).on(JobUpdated(job_id=1, project_id=2, title="x"))])
+    (one,) = recorded([EventMetadata(AT, actor).on(JobUpdated(job_id=1, project_id=2, title="x"))])
     assert told(one, name).summary == f"{begins} job 1."
 
 

@@ -20,7 +20,7 @@ from domain.triage import (
     ResultsClassifiedByRules,
 )
 from projections import results
-from projections.engine.model import GoneBetween, GoneWhere
+from projections.engine.model import DeleteRange, DeleteWhere
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.commands.given import histories
@@ -103,8 +103,8 @@ def test_every_table_of_results_is_swept() -> None:
     swept: dict[str, list[Any]] = {}
     for projection in (results.PROJECTION, PROJECTION):
         for change in projection.apply(_recorded(event), MemoryRows()):
-            assert isinstance(change, GoneBetween | GoneWhere)
-            span = change.value if isinstance(change, GoneWhere) else (change.first, change.last)
+            assert isinstance(change, DeleteRange | DeleteWhere)
+            span = change.value if isinstance(change, DeleteWhere) else (change.first, change.last)
             swept.setdefault(change.row.__name__, []).append(span)
     both = [(700, 702), (900, 900)]
     named = (BlockRow, ResultTextRow, OutputsRow, SupersededRow, RuleMatchRow, TriageRow)

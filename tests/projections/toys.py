@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 from domain.core.events import Event, Recorded
 from projections.engine.model import (
     Change,
-    Gone,
-    GoneBetween,
-    GoneWhere,
+    Delete,
+    DeleteRange,
+    DeleteWhere,
     Int,
     Ints,
     Key,
@@ -138,13 +138,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             before = rows.get(ToyRow, event.id)
             yield ToyRow(event.id, event.box, (before.puts if before else 0) + 1, event.text)
         case Taken():
-            yield Gone(ToyRow, event.id)
+            yield Delete(ToyRow, event.id)
         case BoxGone():
-            yield GoneWhere(ToyRow, "box", event.box)
-            yield GoneWhere(PieceRow, "number", event.box)
+            yield DeleteWhere(ToyRow, "box", event.box)
+            yield DeleteWhere(PieceRow, "number", event.box)
         case ShelfGone():
             for row in (ToyRow, PieceRow, DeliveryRow):
-                yield GoneBetween(row, "id", event.first, event.last)
+                yield DeleteRange(row, "id", event.first, event.last)
         case Delivered():
             for number, id in enumerate(event.ids):
                 yield PieceRow(id, number)

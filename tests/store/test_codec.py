@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.core.columns import Column, Int16s, Int32s
-from domain.core.events import Event, Recorded, Stamp
+from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import SecretMismatch
 from store.log.codec import EventMapper, UnknownEvent, Unreadable, canonical
 from tests.store.events import events
 
 KEY = b"k" * 32
-STAMP = Stamp(datetime(2026, 5, 20, 10, 0, 5, 123456, UTC), "user:7", "request-1", 41)
+STAMP = EventMetadata(datetime(2026, 5, 20, 10, 0, 5, 123456, UTC), "user:7", "request-1", 41)
 MAPPER = EventMapper(EVENTS, UPCASTERS)
 
 stamps = st.builds(
-    Stamp,
+    EventMetadata,
     st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),
     st.text(),
     st.text(),
@@ -71,7 +71,7 @@ def decoded(mapper: EventMapper, stored: StoredEvent, key: bytes | None = None) 
 def test_every_event_comes_back_as_it_was(name: str) -> None:
     @settings(max_examples=25, deadline=None)
     @given(events(EVENTS[name]), stamps, st.integers(1, 2**31))
-    def holds(event: Event, stamp: Stamp, version: int) -> None:
+    def holds(event: Event, stamp: EventMetadata, version: int) -> None:
         stored = MAPPER.encode(event.stream, version, event, stamp, KEY)
         assert (stored.originator_id, stored.originator_version, stored.topic) == (event.stream, version, name)
         assert MAPPER.decode(stored, 9, {event.data_key: KEY}.get) == Recorded(

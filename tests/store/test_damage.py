@@ -3,21 +3,21 @@
 import pytest
 
 from commands.builds import StartBuild
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject
 from domain.builds import BUILD
 from domain.claims import ClaimTaken
 from domain.core.errors import StreamDamaged
-from domain.core.events import Damaged, Stamp
+from domain.core.events import Damaged, EventMetadata
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.codec import UnknownEvent, utcnow
 from store.log.event_log import EventLog, Write
 from testhide.processes import Core
 from tests.damage import DAMAGES, Damage, damaged, other_seal
 
-ANN = Caller("user:1")
-STAMP = Stamp(utcnow(), "tests")
+ANN = CommandContext("user:1")
+STAMP = EventMetadata(utcnow(), "tests")
 
 
 async def three_claims(parts: Core) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from commands.builds import FinishExternalBuild, StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
@@ -19,7 +19,7 @@ from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.store.test_log import another_log
 
-ANN = Caller("user:7")
+ANN = CommandContext("user:7")
 BRANCH, TEXT = "private/branch", "a private remark"
 
 

@@ -7,7 +7,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from store.postgres.batch_loader import AT_ONCE, Grouped
+from store.postgres.batch_loader import AT_ONCE, BatchLoader
 
 pytestmark = pytest.mark.anyio
 
@@ -35,20 +35,20 @@ class Asked:
 
 async def test_each_question_gets_its_own_answer_and_few_queries_are_made(pool: AsyncConnectionPool) -> None:
     asked = Asked()
-    grouped = Grouped(pool, asked)
+    grouped = BatchLoader(pool, asked)
     assert await asyncio.gather(*(grouped(number) for number in range(100, 200))) == list(range(1000, 2000, 10))
     assert len(asked.groups) <= AT_ONCE + 1
     assert sorted(number for group in asked.groups for number in group) == list(range(100, 200))
 
 
 async def test_an_error_is_only_of_the_question_that_it_is_for(pool: AsyncConnectionPool) -> None:
-    grouped = Grouped(pool, Asked())
+    grouped = BatchLoader(pool, Asked())
     answers = await asyncio.gather(*(grouped(number) for number in (12, 13, 14)), return_exceptions=True)
     assert [answers[0], str(answers[1]), answers[2]] == [120, "13", 140]
 
 
 async def test_one_who_gave_up_does_not_disturb_the_others(pool: AsyncConnectionPool) -> None:
-    grouped = Grouped(pool, Asked())
+    grouped = BatchLoader(pool, Asked())
     gave_up, stayed = asyncio.ensure_future(grouped(1)), asyncio.ensure_future(grouped(2))
     await asyncio.sleep(0)
     gave_up.cancel()
@@ -57,7 +57,7 @@ async def test_one_who_gave_up_does_not_disturb_the_others(pool: AsyncConnection
 
 
 async def test_it_answers_again_right_after_its_last_answer(pool: AsyncConnectionPool) -> None:
-    grouped = Grouped(pool, Asked())
+    grouped = BatchLoader(pool, Asked())
 
     async def one_after_the_other(start: int) -> None:
         for number in range(start, start + 50):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from store.postgres.notifications import EVENTS, POLLS, Listener, comes
+from store.postgres.notifications import EVENTS, POLLS, Listener, wait_for
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_who_waits_for_news_can_be_cancelled_when_they_come(turns: int) ->
     async def follow() -> None:
         while True:
             news.clear()
-            await comes(news, 60)
+            await wait_for(news, 60)
 
     following = asyncio.create_task(follow())
     for _ in range(3):
@@ -110,4 +110,4 @@ async def test_who_waits_for_news_can_be_cancelled_when_they_come(turns: int) ->
 
 
 async def test_news_that_do_not_come_are_waited_for_in_vain() -> None:
-    assert not await comes(asyncio.Event(), 0.01)
+    assert not await wait_for(asyncio.Event(), 0.01)

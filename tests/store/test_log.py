@@ -14,7 +14,7 @@ from domain.builds import BUILD, Assigned, BuildAssigned, BuildQueued, Queued
 from domain.claims import ClaimTaken
 from domain.core.data_keys import build_key, job_key, lineage, project_key
 from domain.core.errors import Erased
-from domain.core.events import Category, Event, Recorded, Stamp
+from domain.core.events import Category, Event, EventMetadata, Recorded
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import ProjectDeleted
 from domain.registry import EVENTS, UPCASTERS
@@ -26,7 +26,7 @@ from store.postgres.notifications import tells_of
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
-STAMP = Stamp(NOW, "user:7", "request-1")
+STAMP = EventMetadata(NOW, "user:7", "request-1")
 
 
 def claim(name: str, owner: str = "user-1") -> ClaimTaken:
@@ -246,7 +246,7 @@ async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pyt
 
 async def test_users_are_not_stored_in_clear(parts: Core) -> None:
     user = UserRegistered(user_id=7, email="ann@example.com", role="admin", password_hash="$argon2id$")
-    await parts.log.append([Write(1, user)], Stamp(NOW, "system"))
+    await parts.log.append([Write(1, user)], EventMetadata(NOW, "system"))
     with psycopg.connect(parts.conninfo) as connection:
         ((state,),) = connection.execute("SELECT state FROM stored_events").fetchall()
     assert b"ann@example.com" not in state

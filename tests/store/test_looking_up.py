@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from domain.core.events import Recorded, Stamp
+from domain.core.events import EventMetadata, Recorded
 from domain.jobs import JobCreated, JobUpdated
 from store.log.event_log import Write
 from testhide.processes import Core
 
-STAMP = Stamp(datetime(2026, 5, 20, 10, tzinfo=UTC), "user:7")
+STAMP = EventMetadata(datetime(2026, 5, 20, 10, tzinfo=UTC), "user:7")
 
 
 @pytest.fixture(name="log")

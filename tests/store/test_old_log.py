@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.retention import CommentOnBuild
 from domain.builds import BUILD, Finished
 from domain.core.columns import Int16s, Int32s
@@ -88,7 +88,7 @@ async def test_its_read_models_are_built_and_it_goes_on(old: Core) -> None:
     assert shaky == (3, 2, 2, 1), "it flipped once on one commit, and once with it"
     assert skipped == (0, 0, 0, 0)
 
-    receipt = await Handler(old.log, utcnow).execute(CommentOnBuild(1, 1, "Still here.", 1), Caller("user:1"))
+    receipt = await Handler(old.log, utcnow).execute(CommentOnBuild(1, 1, "Still here.", 1), CommandContext("user:1"))
     assert receipt.position == head + 1
     state = await old.log.state(BUILD.at(1))
     assert isinstance(state, Finished)

@@ -190,7 +190,7 @@ def test_programs_that_the_account_cannot_reach_are_copied(data: Path, python: P
 def test_as_a_normal_user(python: Python) -> None:
     nobody = pwd.getpwnam("nobody")
     account = program.Account("nobody", nobody.pw_uid, nobody.pw_gid)
-    source = Path(program.__file__).parents[1]
+    source = Path(program.__file__).parents[2]
     place = Path(tempfile.mkdtemp(prefix="testhide-nobody-"))
     os.chown(place, account.uid, account.gid)
     code = HOLD.replace("print(", "import os; print(os.geteuid(), ")

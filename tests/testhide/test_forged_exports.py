@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from domain.claims import ClaimTaken
-from domain.core.events import Stamp
+from domain.core.events import EventMetadata
 from store.audit.export import Line, of_stream
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
 from store.log.event_log import Write
@@ -122,7 +122,7 @@ async def test_a_line_that_is_of_two_kinds(archive: Archive, kind: dict[str, Any
 
 async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive) -> None:
     """Its leaf covers its bytes and where it stands; what else a line says of it is made up."""
-    await archive.parts.log.append([Write(1, ClaimTaken(claim="odd", owner="ann"))], Stamp(NOW, "user:1"))
+    await archive.parts.log.append([Write(1, ClaimTaken(claim="odd", owner="ann"))], EventMetadata(NOW, "user:1"))
     position = await archive.parts.log.head()
     await archive.execute(f"UPDATE stored_events SET state = 'odd' WHERE notification_id = {position}")
     await archive.seal()

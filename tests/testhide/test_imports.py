@@ -17,7 +17,8 @@ COMPOSED = {
 }
 SCRIPT = """
 import contextlib, sys
-from testhide import cli, processes
+from testhide import processes
+from testhide.cli import main
 from testhide.settings import Settings
 
 settings = Settings(database_url="postgresql://127.0.0.1:1/none", redis_url="redis://127.0.0.1:1", secret_key=bytes(32),
@@ -26,7 +27,7 @@ settings = Settings(database_url="postgresql://127.0.0.1:1/none", redis_url="red
 # As far as it gets without a database: everything is imported before the first connection.
 def no_loop(main):
     main.close()
-processes.running.run = no_loop
+processes.runtime.run = no_loop
 with contextlib.suppress(SystemExit):
     getattr(processes, sys.argv[1])(settings)
 print(" ".join({{name.partition(".")[0] for name in sys.modules}}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from domain.claims import ClaimTaken
-from domain.core.events import Stamp
+from domain.core.events import EventMetadata
 from projections.engine.engine import ensure_tables
 from projections.registry import PROJECTIONS
 from store.log.codec import utcnow
@@ -19,7 +19,7 @@ from testhide.settings import Settings, save_settings
 
 @pytest.mark.parametrize("verb", ["project", "dispatch"])
 async def test_it_stops_with_the_name_of_the_event(parts: Core, tmp_path: Path, verb: str) -> None:
-    await parts.log.append([Write(1, ClaimTaken(claim="a", owner="ann"))], Stamp(utcnow(), "tests"))
+    await parts.log.append([Write(1, ClaimTaken(claim="a", owner="ann"))], EventMetadata(utcnow(), "tests"))
     name = "claim.taken" if verb == "project" else "build.queued"
     async with parts.pool.connection() as connection:
         await ensure_tables(connection, PROJECTIONS)  # the projector reads the log for what serves

@@ -8,7 +8,7 @@ import pytest
 
 from projections.rebuild.rebuild import Progress
 from testhide.cli import main
-from testhide.cli.projections import Teller
+from testhide.cli.projections import ProgressPrinter
 from testhide.processes import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 
@@ -82,7 +82,7 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
 
 def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([10.0, 10.5, 12.0, 12.1])
-    tell = Teller("builds", lambda: next(times))
+    tell = ProgressPrinter("builds", lambda: next(times))
     for position in (0, 500, 4_000, 4_100):
         tell(Progress(position, 10_000))
     assert capsys.readouterr().out == "builds: 4,000 of 10,000 events (40%), 2,000/s, 3 s to go\n"

@@ -5,7 +5,7 @@ import sys
 
 STUBBORN = """
 import asyncio
-from testhide import running
+from testhide import runtime
 
 async def stubborn():
     try:
@@ -18,7 +18,7 @@ async def main():
     await asyncio.sleep(0)
     raise ValueError("over")
 
-running.run(main())
+runtime.run(main())
 """
 
 

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from commands.builds import FinishExternalBuild, StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CloseProject, CreateProject, DeleteProject
 from commands.retention import DeleteBuild
@@ -28,12 +28,12 @@ from store.tables import delivery_history, delivery_upkeep
 from store.tables.deliveries import WEBHOOKS
 from testhide.processes import Core
 from workers.deliveries.messages import Messages
-from workers.deliveries.planner import Follower
+from workers.deliveries.planner import DeliveryPlanner
 from workers.deliveries.sender import Deliveries, Sender
 from workers.deliveries.teams import TeamsSender
 from workers.deliveries.webhooks import WebhookSender
 
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Hooks:
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def new_follower(self) -> Follower:
+    def new_follower(self) -> DeliveryPlanner:
         messages = Messages(self.parts.log)
-        return Follower(self.parts.pool, self.parts.log, messages, self.listener, self.clock)
+        return DeliveryPlanner(self.parts.pool, self.parts.log, messages, self.listener, self.clock)
 
     def new_deliveries(self) -> Deliveries:
         parts, messages = self.parts, Messages(self.parts.log)

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from commands.builds import StartBuild
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from commands.nodes import ConnectNode, DeleteNode, RegisterNode
 from commands.projects import CreateProject
@@ -168,7 +168,7 @@ def _work(agent: FakeAgent) -> int:
 # ----- one dispatcher in this process, so that its patience can be short -----
 
 NOW = datetime(2026, 5, 20, tzinfo=UTC)
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 
 
 class Yard:

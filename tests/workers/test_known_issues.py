@@ -6,7 +6,7 @@ import pytest
 
 from api.triage import recorded
 from commands.builds import StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.projects import CreateProject
@@ -24,7 +24,7 @@ from tests.commands.test_results import FAILURE
 from workers import known_issues
 from workers.known_issues import KnownIssueSearch
 
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 RESET = '<failure message="ECONNRESET">at connect</failure>'
 
 

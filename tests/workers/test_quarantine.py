@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from commands.builds import StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
@@ -22,7 +22,7 @@ from workers.quarantine import QuarantineWatch
 
 TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 A, FILE = "t/test_x.py::test_a", "t/test_x.py"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from commands.artifacts import DeleteArtifact, StoreArtifact
 from commands.builds import FinishExternalBuild, StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob, DeleteJob
 from commands.projects import CreateProject
 from commands.retention import DeleteBuild
@@ -17,7 +17,7 @@ from store.log.codec import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
-from workers.reactions.dispatcher import Relay
+from workers.reactions.dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
 
 JOB, OTHER_JOB = 5, 55
@@ -33,11 +33,11 @@ class Yard:
         self._handler = Handler(parts.log, utcnow)
         self._tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
         listener = Listener(parts.conninfo, EVENTS)
-        self._relay = Relay(parts.pool, parts.log, listener, "redis://127.0.0.1:1", REACTIONS, self._tools)
+        self._relay = ReactionDispatcher(parts.pool, parts.log, listener, "redis://127.0.0.1:1", REACTIONS, self._tools)
 
     async def does(self, *commands: Command) -> None:
         for command in commands:
-            await self._handler.execute(command, Caller("user:1"))
+            await self._handler.execute(command, CommandContext("user:1"))
 
     async def begin(self) -> None:
         await self.does(CreateProject(1, "Web", 1, (("web", "slug-1"),), b""))

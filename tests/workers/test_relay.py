@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.jobs import CreateJob, DeleteJob
 from commands.projects import CreateProject
 from domain.artifacts import blob_key
@@ -31,10 +31,10 @@ from testhide.processes import Core
 from tests.conftest import Server
 from tests.damage import damaged
 from tests.fake_agent import Shop
-from workers.reactions.dispatcher import Relay
+from workers.reactions.dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Reaction, Tools
 
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 LOOPS = ("reactions", "due reactions")
 NO_REDIS = "redis://127.0.0.1:1"
 FAR = 10**9
@@ -82,12 +82,12 @@ class Yard:
         async with self.parts.pool.connection() as connection:
             await connection.execute("UPDATE due_reactions SET due_at = now()")
 
-    def relay(self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS) -> Relay:
+    def relay(self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS) -> ReactionDispatcher:
         listener = Listener(self.parts.conninfo, EVENTS)
-        return Relay(self.parts.pool, self.parts.log, listener, redis_url, reactions, self.tools)
+        return ReactionDispatcher(self.parts.pool, self.parts.log, listener, redis_url, reactions, self.tools)
 
     @contextlib.asynccontextmanager
-    async def running(self, relay: Relay) -> AsyncIterator[None]:
+    async def running(self, relay: ReactionDispatcher) -> AsyncIterator[None]:
         """Until the block is left; it follows the log from its beginning on."""
         await relay._listener.start()
         task = asyncio.create_task(relay.run())
@@ -349,7 +349,7 @@ async def away(conninfo: str) -> AsyncIterator[None]:
             await connection.execute(allow.format(Identifier(name), SQL("true")))
 
 
-async def _note(yard: Yard, relay: Relay, *job_ids: int) -> None:
+async def _note(yard: Yard, relay: ReactionDispatcher, *job_ids: int) -> None:
     """Deletes the jobs, and notes what is due from that."""
     async with yard.parts.pool.connection() as connection:
         for name in relay._reactions:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from commands.builds import FinishExternalBuild, StartBuild
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.retention import PinBuild
@@ -22,7 +22,7 @@ from workers.retention import Retention
 
 TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 
 
 class House:

@@ -15,7 +15,7 @@ from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegist
 from domain.pools import PoolCreated, PoolUpdated
 from tests.commands.given import histories
 from workers.dispatch.placement import assignments, waiting_for
-from workers.dispatch.scheduler import Orphan, Scheduler
+from workers.dispatch.scheduler import LostBuild, Scheduler
 
 PROJECT, OTHER_PROJECT = 1, 2
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -312,7 +312,7 @@ def test_what_has_an_event_that_cannot_be_read_is_left_alone(stream: str) -> Non
 def test_an_orphan_that_was_taken_back_is_none() -> None:
     history = (job(), *node(), queued(1), assigned(1), connected(session="s2"))
     (orphan,) = after(*history).orphans()
-    assert orphan == Orphan(orphan.build, 3, "agent_lost")
+    assert orphan == LostBuild(orphan.build, 3, "agent_lost")
     lost = BuildRequeued(**ids(1), node_id=3, attempt=1, reason="agent_lost")
     assert orphans(after(*history, lost)) == []
     assert orphans(after(*history, lost, assigned(1, attempt=2))) == []

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from commands.handler import Caller, Handler
+from commands.handler import CommandContext, Handler
 from commands.sealing import ChangeSigningKey, new_signing_key
 from domain.claims import ClaimTaken
-from domain.core.events import Stamp
+from domain.core.events import EventMetadata
 from domain.sealing import SIGNING_KEY
 from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import AuditTree
@@ -31,7 +31,7 @@ from workers import audit
 from workers.audit import Sealer, TreeDamaged, key_at
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
-ANN = Caller("user:1")
+ANN = CommandContext("user:1")
 
 
 class Yard:
@@ -52,7 +52,7 @@ class Yard:
     async def happen(self, count: int) -> None:
         events = [ClaimTaken(claim=f"{self._claims + number}", owner="user-1") for number in range(count)]
         self._claims += count
-        await self.parts.log.append([Write(1, event) for event in events], Stamp(NOW, "user:1"))
+        await self.parts.log.append([Write(1, event) for event in events], EventMetadata(NOW, "user:1"))
 
     async def seal(self) -> None:
         async with self.sealer.leading() as connection:

@@ -18,7 +18,7 @@ from msgspec import Meta
 from psycopg import AsyncConnection
 
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import MAX_ID
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
@@ -36,7 +36,7 @@ AsOf = Annotated[
 ]
 
 
-class ActingInThePast(Acting):
+class HistoricalContext(RequestContext):
     """Reads from past tables; changes nothing."""
 
     def __init__(
@@ -66,16 +66,16 @@ class Moment(msgspec.Struct, frozen=True):
 def as_of(subject: Subject, parameter: str) -> dict[str, Any]:
     """Options of a GET handler that answers for the past too; `parameter` of its path or query is the subject's id."""
 
-    async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[Acting]:
+    async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
         services: Services = request.app.state.services
         number = _id(request, parameter)
         if as_of is None or number is None:
-            yield Acting(services, request)
+            yield RequestContext(services, request)
         else:
-            async with _past(services, request, subject, number, as_of) as act:
-                yield act
+            async with _past(services, request, subject, number, as_of) as ctx:
+                yield ctx
 
-    return {"dependencies": {"act": Provide(provide)}, "opt": {"as_of": True}}
+    return {"dependencies": {"ctx": Provide(provide)}, "opt": {"as_of": True}}
 
 
 def refuse_elsewhere(request: Request[Any, Any, Any]) -> None:
@@ -97,7 +97,7 @@ def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
 @asynccontextmanager
 async def _past(
     services: Services, request: Request[User, Any, Any], subject: Subject, number: int, as_of: str
-) -> AsyncIterator[Acting]:
+) -> AsyncIterator[RequestContext]:
     name = f"{subject.prefix} {number}"
     history = (await services.log.load([subject.stream(number)]))[subject.stream(number)]
     if not history:
@@ -117,7 +117,7 @@ async def _past(
                 f"What {name} was at position {moment.position} cannot be shown: its contents have been erased since."
             )
         async with services.past.showing(recall.tables) as connection:
-            yield ActingInThePast(services, request, connection, moment.at)
+            yield HistoricalContext(services, request, connection, moment.at)
 
 
 def _may_look_back(user: User, first: Event, name: str) -> None:

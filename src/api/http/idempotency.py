@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from api.http.permissions import Agent, User
 from api.http.services import Services
 from domain.core.errors import Conflict, Invalid
-from store.log.append import Once
+from store.log.append import IdempotencyKey
 from store.tables.idempotent_responses import Answer, FirstRequest
 
 log = structlog.get_logger()
@@ -48,22 +48,22 @@ class InFlight(Conflict):
     """The first request with this key has not been answered yet."""
 
 
-class Repeatable:
+class IdempotentRequest:
     """A request with a key. Lies in the request's state as `repeatable`."""
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
         self.carried_out = False
 
-    async def once(self, request: Request[Any, Any, Any]) -> Once:
+    async def once(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
         """Before the first command. Raises Replay or a Conflict when the key was used before."""
         services: Services = request.app.state.services
-        once = Once(self.scope, await _body_hash(request))
+        once = IdempotencyKey(self.scope, await _body_hash(request))
         await self.must_be_first(services, once)
         return once
 
-    async def must_be_first(self, services: Services, once: Once) -> None:
-        first = await services.first_answers.find(self.scope)
+    async def must_be_first(self, services: Services, once: IdempotencyKey) -> None:
+        first = await services.idempotent_responses.find(self.scope)
         if first is None:
             return
         if first.body != once.body:
@@ -84,7 +84,7 @@ def _not_shown(first: FirstRequest) -> None:
     )
 
 
-class FirstAnswer(ASGIMiddleware):
+class IdempotencyMiddleware(ASGIMiddleware):
     """Notes the key of a request, and keeps the answer to it."""
 
     scopes = (ScopeType.HTTP,)
@@ -97,7 +97,7 @@ class FirstAnswer(ASGIMiddleware):
             return
         if not 0 < len(key) <= MAX_KEY or not all(32 <= byte < 127 for byte in key):
             raise Invalid.field(HEADER, f"must have 1 to {MAX_KEY} visible ASCII characters")
-        repeatable = Repeatable(_scope_hash(caller, scope, key))
+        repeatable = IdempotentRequest(_scope_hash(caller, scope, key))
         scope["state"]["repeatable"] = repeatable
         services: Services = scope["litestar_app"].state.services
         body = bytearray()
@@ -112,7 +112,7 @@ class FirstAnswer(ASGIMiddleware):
                 if not message.get("more_body") and repeatable.carried_out and start["status"] < 500:
                     made = _made(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
                     try:
-                        await services.first_answers.keep(repeatable.scope, _answer(start, bytes(body)), made)
+                        await services.idempotent_responses.keep(repeatable.scope, _answer(start, bytes(body)), made)
                     except psycopg.OperationalError as error:
                         # It was carried out and is told so; who asks again is told that its answer was lost.
                         log.warning("an answer was not kept", path=scope["path"], error=str(error).strip())

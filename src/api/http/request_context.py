@@ -17,12 +17,12 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
-from api.http.idempotency import Repeatable
+from api.http.idempotency import IdempotentRequest
 from api.http.permissions import Agent, User
 from api.http.services import Services
-from commands.handler import Caller, Command, Receipt
+from commands.handler import Command, CommandContext, Receipt
 from domain.core.errors import Invalid
-from store.log.append import AlreadyDone, Once
+from store.log.append import AlreadyDone, IdempotencyKey
 from store.log.codec import utcnow
 
 POSITION = "Testhide-Position"
@@ -31,14 +31,14 @@ PROJECTED = "Testhide-Projected"
 AS_OF = "Testhide-As-Of"
 
 
-class Acting:
-    """One request's hands. Injected as `act`."""
+class RequestContext:
+    """One request's hands. Injected as `ctx`."""
 
     def __init__(self, services: Services, request: Request[Any, Any, Any]) -> None:
         self.services = services
         self._request = request
 
-    async def __call__(self, command: Command, actor: str | None = None, once: Once | None = None) -> Receipt:
+    async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
         """Executes on behalf of the caller and waits until the read models show it. `once` is for a request that may
         come again without a key of its own; raises AlreadyDone where it was carried out before.
         """
@@ -47,9 +47,9 @@ class Acting:
             await self.show(receipt.position, receipt.events[0].position)
         return receipt
 
-    async def _once(self, command: Command, caller: Caller) -> Receipt:
+    async def _once(self, command: Command, caller: CommandContext) -> Receipt:
         """The first command of a request that may come again notes that it was carried out."""
-        repeatable: Repeatable | None = getattr(self._request.state, "repeatable", None)
+        repeatable: IdempotentRequest | None = getattr(self._request.state, "repeatable", None)
         if repeatable is None or repeatable.carried_out:
             return await self.services.handler.execute(command, caller)
         once = await repeatable.once(self._request)
@@ -89,14 +89,14 @@ class Acting:
         """The time for which it is read."""
         return utcnow()
 
-    def _caller(self, actor: str | None) -> Caller:
+    def _caller(self, actor: str | None) -> CommandContext:
         user: User | Agent | None = self._request.scope.get("user")
         correlation_id = self._request.headers.get("x-request-id", "")[:64] or uuid4().hex
-        return Caller(actor or (user.actor if user is not None else "anonymous"), correlation_id)
+        return CommandContext(actor or (user.actor if user is not None else "anonymous"), correlation_id)
 
 
-def provide_acting(request: Request[Any, Any, Any]) -> Acting:
-    return Acting(request.app.state.services, request)
+def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
+    return RequestContext(request.app.state.services, request)
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:

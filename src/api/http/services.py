@@ -14,11 +14,11 @@ from projections.time_travel.historical_tables import Past
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
-from store.postgres.batch_loader import Grouped
+from store.postgres.batch_loader import BatchLoader
 from store.postgres.notifications import Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
-from store.tables.idempotent_responses import FirstAnswers
+from store.tables.idempotent_responses import IdempotentResponses
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Services:
     secrets: Secrets
     listener: Listener
     waiter: Waiter
-    sessions: Grouped[str, Credentials | None]
+    sessions: BatchLoader[str, Credentials | None]
     project_of_job: ProjectOfJob
     past: Past
     build_logs: BuildLogs
-    first_answers: FirstAnswers
+    idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs
     outgoing: Outgoing

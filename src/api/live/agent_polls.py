@@ -22,7 +22,7 @@ from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import unanswered
 from store.log.codec import utcnow
-from store.postgres.notifications import WAKES, comes
+from store.postgres.notifications import WAKES, wait_for
 
 POLL_S = 20
 REMEMBERED = 50_000
@@ -99,7 +99,7 @@ class AgentPolls:
                     left = ends - asyncio.get_running_loop().time()
                     if left <= 0:
                         return None
-                    await comes(news, left)
+                    await wait_for(news, left)
                 return None
 
     def end_all(self) -> None:

@@ -32,8 +32,8 @@ from domain.builds import (
 )
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded, readable
-from store.log.subscription import Tail
-from store.postgres.notifications import BUILD_LOGS, comes
+from store.log.subscription import LogSubscription
+from store.postgres.notifications import BUILD_LOGS, wait_for
 from store.tables.build_logs import BuildLogs, Line
 
 log = structlog.get_logger()
@@ -134,7 +134,7 @@ class Pieces:
 class BuildFeed:
     """How far a build is, for its readers."""
 
-    def __init__(self, services: Services, pieces: Pieces, tail: Tail, build_id: int) -> None:
+    def __init__(self, services: Services, pieces: Pieces, tail: LogSubscription, build_id: int) -> None:
         self._services = services
         self._pieces = pieces
         self._tail = tail
@@ -157,14 +157,14 @@ class BuildFeed:
         """Until the build has ended."""
         try:
             async with self._tail.followed(self._take):
-                # Without readers it was cancelled; a wait for the database may lose that (`store.postgres.cancellation`).
+                # Cancelled without readers; a wait for the database may lose that (`store.postgres.cancellation`).
                 while self.status is None and not self.is_gone and self.readers:
                     self.news.clear()
                     had, began = self.end, time.monotonic()
                     await patiently(self.look)
                     if self.end != had:
                         await asyncio.sleep(REST_S - (time.monotonic() - began))
-                    await comes(self.news, LOOK_AGAIN_S)
+                    await wait_for(self.news, LOOK_AGAIN_S)
         except StreamDamaged as error:
             log.error("a build's stream ends early", build=self.build_id, detail=error.detail)
         finally:
@@ -256,7 +256,7 @@ class BuildFeeds:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._pieces = Pieces(services.build_logs)
-        self._tail = Tail(services.log, services.listener, CHANGES)
+        self._tail = LogSubscription(services.log, services.listener, CHANGES)
         self._feeds: dict[int, tuple[BuildFeed, asyncio.Task[None]]] = {}
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from litestar.params import Parameter
 
 from api.audit import types_of
 from api.http.permissions import User
-from api.http.request_context import Acting
+from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import MAX_ID
 from api.live.build_feed import data, patiently
@@ -31,7 +31,7 @@ from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, Filter
 from projections.audit_view.entries import AREA_OF, AT_ONCE, SHORT_STREAM, Change, told, with_changes
-from store.log.subscription import Tail
+from store.log.subscription import LogSubscription
 
 KEPT = 8 * 1024 * 1024
 """Bytes of messages that a process keeps for readers that are a little behind."""
@@ -86,7 +86,7 @@ class EventsFeed:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._tail = Tail(services.log, services.listener, list(EVENTS))
+        self._tail = LogSubscription(services.log, services.listener, list(EVENTS))
         self._readers: set[Reader] = set()
         self._running: asyncio.Task[None] | None = None
         self._begun = asyncio.Event()
@@ -295,7 +295,7 @@ class EventController(Controller):
     async def stream(
         self,
         request: Request[User, Any, Any],
-        act: Acting,
+        ctx: RequestContext,
         project_id: Annotated[
             int | None, Parameter(ge=1, le=MAX_ID, description="Only what belongs to this project")
         ] = None,
@@ -312,7 +312,7 @@ class EventController(Controller):
         types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
         if project_id is not None:
             request.user.must("read", project_id, f"project {project_id}")
-            async with act.reading() as connection:
+            async with ctx.reading() as connection:
                 if not await audit_trail.has_project(connection, project_id):
                     raise NotFound(f"There is no project {project_id}.")
         streams = request.app.state.streams

@@ -1,5 +1,5 @@
-"""Rules that somebody supposes: known issues and quarantines as they might have been. `commands.rules.simulation` asks what
-would have come of them.
+"""Rules that somebody supposes: known issues and quarantines as they might have been.
+`commands.rules.simulation` asks what would have come of them.
 
 They come as JSON, from a file or a request:
 

@@ -61,7 +61,7 @@ class Damaged(Event, frozen=True):
     reason: str
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class EventMetadata(msgspec.Struct, frozen=True):
     """When, by whom and in the course of what: the part of an event that a decision does not make up."""
 
     at: datetime
@@ -126,7 +126,7 @@ class Stream(Generic[S]):
 
 
 @dataclass(frozen=True)
-class Known(Generic[S]):
+class ExpectedVersion(Generic[S]):
     """A state that the caller already has at a version. It is not loaded again, but a decision made on it only holds
     at that version.
     """
@@ -136,4 +136,4 @@ class Known(Generic[S]):
     state: S
 
 
-AnyStream = Stream[Any] | Known[Any]
+AnyStream = Stream[Any] | ExpectedVersion[Any]

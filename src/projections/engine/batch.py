@@ -7,7 +7,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from projections.engine import statements
-from projections.engine.model import Change, Gone, GoneBetween, GoneWhere, Key, Many, R, Row, Sweep
+from projections.engine.model import Change, Delete, DeleteRange, DeleteWhere, Key, Many, R, Row, Sweep
 
 ROWS_CACHED = 20_000
 """Hot rows kept a table."""
@@ -73,9 +73,9 @@ class Batch:
                     self._dirty[type(change)][change.row_key] = change
                 case Many():
                     self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
-                case Gone():
+                case Delete():
                     self._dirty[change.row][change.key] = None
-                case GoneWhere() | GoneBetween():
+                case DeleteWhere() | DeleteRange():
                     self._swept.append(change)
 
     @property

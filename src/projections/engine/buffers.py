@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from projections.engine import binary_copy
-from projections.engine.model import GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.engine.model import DeleteRange, DeleteWhere, Key, Row, Sweep, columns
 
 ROWS_KEPT = 20_000
 """Rows of a table that stay known from one transaction to the next."""
@@ -48,7 +48,7 @@ class Spans:
         return self._first <= value <= self._last and any(span.first <= value <= span.last for span in self._wide)
 
 
-class Held:
+class BufferedTable:
     """One table of rows with keys. Of what is to be written, deletions of many come first, then rows."""
 
     def __init__(self, row: type[Row], *, is_whole: bool) -> None:
@@ -86,7 +86,7 @@ class Held:
                 self.put(place, None)
 
     def _candidates(self, sweep: Sweep) -> Iterable[Any]:
-        if isinstance(sweep, GoneBetween) and self.row.table.key == (sweep.column,):
+        if isinstance(sweep, DeleteRange) and self.row.table.key == (sweep.column,):
             span = range(sweep.first, sweep.last + 1)
             if len(span) < len(self.rows):
                 return span
@@ -107,7 +107,7 @@ class Held:
             self.is_whole = False
 
 
-class Grown:
+class AppendOnlyTable:
     """One table that only grows. Its deletions wait for the end, when an index finds the rows: none that came after a
     deletion may be among what it takes.
     """
@@ -134,7 +134,7 @@ class Grown:
         self.packed, self.size = [], 0
 
     def sweep(self, sweep: Sweep) -> None:
-        if isinstance(sweep, GoneWhere):
+        if isinstance(sweep, DeleteWhere):
             span = Span(sweep.column, sweep.value, sweep.value)
         else:
             span = Span(sweep.column, sweep.first, sweep.last)

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.engine import row_validation, statements
 from projections.engine.batch import Batch, Cache
-from projections.engine.model import Change, GoneBetween, GoneWhere, Key, Projection, Row, digest, must_be_readable
+from projections.engine.model import Change, DeleteRange, DeleteWhere, Key, Projection, Row, digest, must_be_readable
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
 from store.postgres.notifications import PROJECTED
 
@@ -162,7 +162,7 @@ class Engine:
                 except Exception as error:
                     parked.append((projection, event, said(error)))
                     blocked.add(place)
-            alone = any(isinstance(change, GoneWhere | GoneBetween) for change in changes)
+            alone = any(isinstance(change, DeleteWhere | DeleteRange) for change in changes)
             if alone and not batch.is_empty:
                 before = [item for item in parked if item[1].position < event.position]
                 position = await self._write(batch, position, event.position - 1, projections, before)

@@ -23,13 +23,13 @@ from psycopg import AsyncConnection
 from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 from projections.engine import binary_copy, statements
-from projections.engine.buffers import Grown, Held, Span
+from projections.engine.buffers import AppendOnlyTable, BufferedTable, Span
 from projections.engine.engine import REFUSALS, LostLeadership, said
 from projections.engine.model import (
     Change,
-    Gone,
-    GoneBetween,
-    GoneWhere,
+    Delete,
+    DeleteRange,
+    DeleteWhere,
     Key,
     Many,
     Projection,
@@ -105,8 +105,8 @@ class Loader:
         self._connection = connection
         self._projections = projections
         rows = [row for projection in projections for row in projection.rows]
-        self._held = {row: Held(row, is_whole=position == 0) for row in rows if not row.table.append_only}
-        self._grown = {row: Grown(row) for row in rows if row.table.append_only}
+        self._held = {row: BufferedTable(row, is_whole=position == 0) for row in rows if not row.table.append_only}
+        self._grown = {row: AppendOnlyTable(row) for row in rows if row.table.append_only}
         self._takers = _Takers(projections)
         self._blocked: set[tuple[str, str]] = set()
         self._parked: list[Parked] = []
@@ -245,10 +245,10 @@ class Loader:
                 held.put(held.place_of(change), change)
             case Many():
                 self._held[change.row].put_all(change.rows)
-            case Gone():
+            case Delete():
                 held = self._held[change.row]
                 held.put(held.place(change.key), None)
-            case GoneWhere() | GoneBetween():
+            case DeleteWhere() | DeleteRange():
                 (self._held.get(change.row) or self._grown[change.row]).sweep(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:
@@ -272,7 +272,7 @@ class Loader:
                 (held.place_of(item), item) for item in (row(*values) for values in await cursor.fetchall())
             )
 
-    async def _write(self, held: Held) -> None:
+    async def _write(self, held: BufferedTable) -> None:
         await self._write_sweeps(held)
         for kept, gone in held.written():
             if gone:
@@ -280,27 +280,27 @@ class Loader:
             if kept:
                 await self._execute(statements.upsert(held.row), statements.rows_json(kept))
 
-    async def _write_sweeps(self, held: Held) -> None:
+    async def _write_sweeps(self, held: BufferedTable) -> None:
         for column in {sweep.column for sweep in held.swept}:
             await self._index(held.row, column)
         for query, parameters in statements.sweeps(held.swept):
             await self._execute(query, *parameters)
         held.swept = []
 
-    def _pack(self, grown: Grown) -> None:
+    def _pack(self, grown: AppendOnlyTable) -> None:
         """Raises Refused: which of the rows does not fit the engine finds."""
         try:
             grown.pack()
         except binary_copy.ERRORS as error:
             raise Refused(said(error)) from error
 
-    async def _copy(self, grown: Grown) -> None:
+    async def _copy(self, grown: AppendOnlyTable) -> None:
         self._pack(grown)
         if grown.packed:
             await binary_copy.copy(self._connection, grown.row, grown.packed)
             grown.written()
 
-    async def _settle(self, grown: Grown) -> None:
+    async def _settle(self, grown: AppendOnlyTable) -> None:
         """Carries out what waits."""
         table = str(grown.row.table)
         await self._copy(grown)
@@ -319,7 +319,7 @@ class Loader:
         await self._execute("DELETE FROM waiting_deletions WHERE table_name = %s", table)
         grown.settled()
 
-    async def _save(self, grown: Grown) -> None:
+    async def _save(self, grown: AppendOnlyTable) -> None:
         if grown.unsaved:
             columns = [list(values) for values in zip(*grown.unsaved, strict=True)]
             await self._execute(

@@ -1,8 +1,8 @@
 """What a projection is made of: rows with a table, and two pure functions.
 
 `keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
-(inserted or replaced by its key), `Gone`, `GoneWhere` or `GoneBetween` (delete by an indexed column; the engine writes
-such an event alone). A row that an event creates is not named by `keys`.
+(inserted or replaced by its key), `Delete`, `DeleteWhere` or `DeleteRange` (delete by an indexed column;
+the engine writes such an event alone). A row that an event creates is not named by `keys`.
 """
 
 import hashlib
@@ -61,14 +61,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return tuple(getattr(self, column) for column in self.table.key)
 
 
-class Gone:
+class Delete:
     """The row with this key is deleted."""
 
     def __init__(self, row: type[Row], *key: Any) -> None:
         self.row, self.key = row, key
 
 
-class GoneWhere:
+class DeleteWhere:
     """All rows whose `column` has this value are deleted."""
 
     def __init__(self, row: type[Row], column: str, value: Any) -> None:
@@ -78,7 +78,7 @@ class GoneWhere:
         return bool(getattr(item, self.column) == self.value)
 
 
-class GoneBetween:
+class DeleteRange:
     """All rows whose `column` has a value from `first` to `last` are deleted."""
 
     def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
@@ -97,9 +97,9 @@ class Many:
         self.row, self.rows = row, rows
 
 
-Sweep = GoneWhere | GoneBetween
+Sweep = DeleteWhere | DeleteRange
 """Deletes rows that the event need not name one by one."""
-Change = Row | Gone | Sweep | Many
+Change = Row | Delete | Sweep | Many
 
 
 class Rows(Protocol):

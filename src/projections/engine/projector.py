@@ -17,7 +17,7 @@ from projections.engine.engine import Engine, LostLeadership, positions
 from projections.engine.model import Projection
 from projections.engine.schemas import connect, lock_name
 from store.log.event_log import EventLog
-from store.postgres.notifications import EVENTS, Listener, comes
+from store.postgres.notifications import EVENTS, Listener, wait_for
 
 log = structlog.get_logger()
 
@@ -95,7 +95,7 @@ class Projector:
         return position
 
     async def _wait(self, connection: AsyncConnection, timeout_s: float) -> None:
-        if not await comes(self._news, timeout_s):
+        if not await wait_for(self._news, timeout_s):
             # Also notices a server that is gone while nothing happens.
             await connection.execute("SELECT 1")
 

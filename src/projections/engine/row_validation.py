@@ -26,7 +26,7 @@ NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 Check = Callable[[Any], None]
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value that its column cannot hold. Says which, not what it is."""
 
 
@@ -86,8 +86,8 @@ def _check_each(item: Row, checks: list[tuple[str, Check]]) -> None:
     for name, check_value in checks:
         try:
             check_value(getattr(item, name))
-        except Unfit as error:
-            raise Unfit(f"{item.table}.{name} cannot hold {error}") from None
+        except InvalidValue as error:
+            raise InvalidValue(f"{item.table}.{name} cannot hold {error}") from None
 
 
 def _check_of(row: type[Row], column: Column) -> Check:
@@ -109,7 +109,7 @@ def _check_of(row: type[Row], column: Column) -> Check:
         if value is not None:
             one(value)
         elif not column.nullable:
-            raise Unfit("nothing")
+            raise InvalidValue("nothing")
 
     return check_value
 
@@ -126,7 +126,7 @@ def _integer(sql_type: str) -> Check:
         try:
             pack(value)
         except struct.error:
-            raise Unfit(f"a number outside of {sql_type}") from None
+            raise InvalidValue(f"a number outside of {sql_type}") from None
 
     return check_value
 
@@ -144,23 +144,23 @@ def _integers(sql_type: str) -> Check:
 
 def _text(value: Any) -> None:
     if "\0" in value:
-        raise Unfit("a text with NUL")
+        raise InvalidValue("a text with NUL")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise Unfit("a text with half of a surrogate pair") from None
+            raise InvalidValue("a text with half of a surrogate pair") from None
 
 
 def _indexed_text(value: Any) -> None:
     _text(value)
     if len(value) > INDEXED_BYTES // 4 and len(value.encode()) > INDEXED_BYTES:
-        raise Unfit(f"a text of more than {INDEXED_BYTES:,} bytes, since it is indexed")
+        raise InvalidValue(f"a text of more than {INDEXED_BYTES:,} bytes, since it is indexed")
 
 
 def _float(value: Any) -> None:
     if not math.isfinite(value):
-        raise Unfit("a number that is none")
+        raise InvalidValue("a number that is none")
 
 
 def _json(value: Any) -> None:
@@ -169,9 +169,9 @@ def _json(value: Any) -> None:
     try:
         text = msgspec.json.encode(value)
     except UnicodeEncodeError:
-        raise Unfit("a text with half of a surrogate pair") from None
+        raise InvalidValue("a text with half of a surrogate pair") from None
     if b"\\u0000" in text and NUL_IN_JSON.search(text):
-        raise Unfit("a text with NUL")
+        raise InvalidValue("a text with NUL")
 
 
 def _anything(value: Any) -> None:

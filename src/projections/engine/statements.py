@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import Column, GoneBetween, GoneWhere, Key, Row, Sweep, columns
+from projections.engine.model import Column, DeleteRange, DeleteWhere, Key, Row, Sweep, columns
 
 Statement = tuple[str, list[Any]]
 
@@ -82,7 +82,7 @@ def delete(row: type[Row]) -> str:
 
 
 def sweep(swept: Sweep) -> Statement:
-    if isinstance(swept, GoneWhere):
+    if isinstance(swept, DeleteWhere):
         return f"DELETE FROM {swept.row.table} WHERE {swept.column} = %s", [swept.value]
     return f"DELETE FROM {swept.row.table} WHERE {swept.column} BETWEEN %s AND %s", [swept.first, swept.last]
 
@@ -91,16 +91,16 @@ def sweeps(swept: Sequence[Sweep]) -> list[Statement]:
     """Many of one table in few statements."""
     found: dict[tuple[str, bool], list[Sweep]] = defaultdict(list)
     for one in swept:
-        found[one.column, isinstance(one, GoneWhere)].append(one)
+        found[one.column, isinstance(one, DeleteWhere)].append(one)
     return [_sweeps(column, together) for (column, _), together in found.items()]
 
 
 def _sweeps(column: str, swept: Sequence[Sweep]) -> Statement:
     table, types = swept[0].row.table, {item.name: item.sql_type for item in columns(swept[0].row)}
-    values = [one.value for one in swept if isinstance(one, GoneWhere)]
+    values = [one.value for one in swept if isinstance(one, DeleteWhere)]
     if values:
         return f"DELETE FROM {table} WHERE {column} = ANY (%s::{types[column]}[])", [values]
-    spans = [one for one in swept if isinstance(one, GoneBetween)]
+    spans = [one for one in swept if isinstance(one, DeleteRange)]
     return (
         f"DELETE FROM {table} USING unnest(%s::bigint[], %s::bigint[]) AS span (first, last)"
         f" WHERE {column} BETWEEN span.first AND span.last",

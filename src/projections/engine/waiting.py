@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from projections.engine.model import Projection, digest
 from projections.engine.parking import is_parked
-from store.postgres.notifications import PROJECTED, Listener, comes
+from store.postgres.notifications import PROJECTED, Listener, wait_for
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class Waiter:
                 except psycopg.OperationalError as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
                     pause = TRY_AGAIN_S
-                await comes(self._stale, pause)
+                await wait_for(self._stale, pause)
 
     async def wait(self, position: int, first: int | None = None) -> bool:
         """True once the read models show the events from `first` (that one alone where none is given) to `position`;

@@ -19,9 +19,9 @@ from domain.core.events import Damaged, Recorded
 from projections.engine import binary_copy, statements
 from projections.engine.model import (
     Change,
-    Gone,
-    GoneBetween,
-    GoneWhere,
+    Delete,
+    DeleteRange,
+    DeleteWhere,
     Key,
     Many,
     R,
@@ -104,9 +104,9 @@ class PastTables:
             case Many():
                 for one in change.rows.values():
                     self._change(one, only, is_blank)
-            case Gone():
+            case Delete():
                 self._remove(row, [change.key])
-            case GoneWhere() | GoneBetween():
+            case DeleteWhere() | DeleteRange():
                 self._remove(row, [key for key, item in rows.items() if change.takes(item)])
             case _:
                 assert_never(change)

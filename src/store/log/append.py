@@ -40,7 +40,7 @@ class AppendFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotencyKey:
     """Of what the client may send again: who asked for what under which key, and with which body (both hashed)."""
 
     scope: bytes
@@ -61,7 +61,7 @@ class Request:
     keys: Sequence[tuple[str, bytes]] = ()
     wakes: Sequence[str] = ()
     erased: Sequence[str] = ()
-    once: Once | None = None
+    once: IdempotencyKey | None = None
 
     @property
     def size(self) -> int:

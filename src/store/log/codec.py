@@ -21,7 +21,7 @@ from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
 from msgspec.structs import force_setattr
 
 from domain.core.columns import Column
-from domain.core.events import UNSTAMPED, Damaged, Event, Recorded, Stamp
+from domain.core.events import UNSTAMPED, Damaged, Event, EventMetadata, Recorded
 from store.crypto.secrets import SecretMismatch, decrypt, encrypt
 
 COMPRESSED = 1
@@ -97,7 +97,7 @@ _envelopes = msgspec.msgpack.Decoder(Envelope)
 _encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
 _compressor = zstandard.ZstdCompressor(level=3)
 _decompressor = zstandard.ZstdDecompressor()
-_NO_STAMP = Stamp(UNSTAMPED, "")
+_NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 
 def canonical(packed: bytes) -> bytes:
@@ -167,7 +167,7 @@ class EventMapper(Mapper[str]):
         self._upcasters = upcasters
         self._shapes = {name: Shape(event) for name, event in catalogue.items()}
 
-    def encode(self, stream: str, version: int, event: Event, stamp: Stamp, key: bytes | None) -> StoredEvent:
+    def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
         """`event` is unstamped; `key` is the data key where the event names one."""
         clear, sealed = self._shapes[event.name].split(event)
         flags, committed = 0, b""
@@ -272,7 +272,7 @@ class EventMapper(Mapper[str]):
     def to_stored_event(self, domain_event: Any) -> StoredEvent:
         recorded: Recorded = domain_event
         event = recorded.event
-        stamp = Stamp(event.at, event.actor, event.correlation_id, event.causation)
+        stamp = EventMetadata(event.at, event.actor, event.correlation_id, event.causation)
         return self.encode(recorded.stream, recorded.version, _NO_STAMP.on(event), stamp, None)
 
     def to_domain_event(self, stored_event: StoredEvent) -> Any:

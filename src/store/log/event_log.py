@@ -13,11 +13,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.data_keys import lineage
 from domain.core.errors import Erased
-from domain.core.events import Event, Recorded, Stamp, Stream, readable
+from domain.core.events import Event, EventMetadata, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
-from store.log.append import GroupCommit, Once, Request
+from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, Unreadable
-from store.postgres.batch_loader import Grouped
+from store.postgres.batch_loader import BatchLoader
 
 S = TypeVar("S")
 
@@ -42,7 +42,7 @@ class EventLog:
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
-        self._loading = Grouped(pool, _load)
+        self._loading = BatchLoader(pool, _load)
         # Emptied now and then: no key outlives its destruction by more than that.
         self._keys: dict[str, bytes | None] = {}
         self._keys_since = time.monotonic()
@@ -50,10 +50,10 @@ class EventLog:
     async def append(
         self,
         writes: Sequence[Write],
-        stamp: Stamp,
+        stamp: EventMetadata,
         guards: Iterable[tuple[str, int]] = (),
         wakes: Iterable[str] = (),
-        once: Once | None = None,
+        once: IdempotencyKey | None = None,
     ) -> list[Recorded]:
         """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on, and
         AlreadyDone when `once` was noted before.

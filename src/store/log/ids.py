@@ -6,7 +6,7 @@ from typing import Literal
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from store.postgres.batch_loader import Grouped
+from store.postgres.batch_loader import BatchLoader
 
 Kind = Literal[
     "users",
@@ -32,7 +32,7 @@ Kind = Literal[
 class Ids:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._drawing = Grouped(pool, _draw)
+        self._drawing = BatchLoader(pool, _draw)
 
     async def draw(self, kind: Kind) -> int:
         return await self._drawing(kind)

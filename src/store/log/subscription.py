@@ -9,7 +9,7 @@ import structlog
 
 from domain.core.events import Recorded
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, comes
+from store.postgres.notifications import Listener, wait_for
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ REST_S = 0.05
 TRY_AGAIN_S = 0.5
 
 
-class Tail:
+class LogSubscription:
     """Only events with one of `names`. Reads nothing while nobody follows."""
 
     def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ class Tail:
                     pause = LOOK_AGAIN_S
                 if found:
                     await asyncio.sleep(REST_S)
-                await comes(news, pause)
+                await wait_for(news, pause)
 
     async def _look(self) -> bool:
         """Tells what is new; whether there was anything."""

@@ -20,7 +20,7 @@ AT_ONCE = 2
 MAX_ASKED = 200
 
 
-class Grouped(Generic[A, V]):
+class BatchLoader(Generic[A, V]):
     """`await grouped(argument)`. `ask` answers each argument, in their order; an error reaches only whom it is for."""
 
     def __init__(

@@ -44,7 +44,7 @@ def newest(payload: str) -> int:
     return int(payload.partition(" ")[0])
 
 
-async def comes(news: asyncio.Event, within_s: float) -> bool:
+async def wait_for(news: asyncio.Event, within_s: float) -> bool:
     """Whether it is set in time.
 
     Not by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that comes together with the event, and who

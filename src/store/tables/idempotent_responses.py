@@ -1,7 +1,7 @@
 """What was answered to a request with an idempotency key, for when it comes again.
 
-The append function notes the key in the transaction of the events (`store.log.append.Once`); the answer is added, sealed,
-when there is one. A day later all of it is gone.
+The append function notes the key in the transaction of the events (`store.log.append.IdempotencyKey`); the
+answer is added, sealed, when there is one. A day later all of it is gone.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class FirstRequest:
 _answers = msgspec.msgpack.Decoder(Answer)
 
 
-class FirstAnswers:
+class IdempotentResponses:
     def __init__(self, pool: AsyncConnectionPool, secrets: Secrets) -> None:
         self._pool = pool
         self._key = secrets.answers_key

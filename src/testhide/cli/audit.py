@@ -101,12 +101,12 @@ async def print_keys(settings: Settings) -> int:
 
 
 async def rotate_key(settings: Settings) -> int:
-    from commands.handler import Caller, Handler
+    from commands.handler import CommandContext, Handler
     from commands.sealing import new_signing_key
     from store.log.codec import utcnow
     from testhide.processes import core
 
     async with core(settings, pool_size=2) as parts:
-        handler, caller = Handler(parts.log, utcnow), Caller("system:operator")
+        handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
         print(await new_signing_key(handler, parts.log, parts.pool, parts.secrets, caller))
     return 0

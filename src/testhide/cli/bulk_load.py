@@ -55,11 +55,11 @@ async def build_together(
 
 
 async def _build_apart(order: Order) -> int:
-    from testhide.cli.projections import Teller
+    from testhide.cli.projections import ProgressPrinter
 
     chosen = [projection for projection in PROJECTIONS if projection.name in APART]
     async with core(order.settings, pool_size=2) as parts:
-        told = Teller(", ".join(APART))
+        told = ProgressPrinter(", ".join(APART))
         await build(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, told=told)
     return 0
 

@@ -25,7 +25,7 @@ TOLD_S = 1.0
 """How often a build says how far it is."""
 
 
-class Teller:
+class ProgressPrinter:
     """Prints the progress of a build about once a second, with the rate of the last seconds."""
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,7 +59,7 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
         else:
             async with parts.pool.connection() as connection:
                 chosen = await missing(connection, PROJECTIONS) or list(PROJECTIONS)
-        tell = Teller(_names(chosen))
+        tell = ProgressPrinter(_names(chosen))
         position = await build_together(settings, parts, chosen, from_scratch=from_scratch, told=tell)
         print(f"built {_names(chosen)} up to position {position}")
         if then_switch:
@@ -76,11 +76,11 @@ async def build_missing(settings: Settings, names: Sequence[str]) -> int:
 async def switch_to(settings: Settings, names: Sequence[str]) -> int:
     async with core(settings, pool_size=2) as parts:
         chosen = _known(names)
-        await _switch(parts, chosen, Teller(_names(chosen)))
+        await _switch(parts, chosen, ProgressPrinter(_names(chosen)))
         return 0
 
 
-async def _switch(parts: Core, chosen: Sequence[Projection], tell: Teller) -> None:
+async def _switch(parts: Core, chosen: Sequence[Projection], tell: ProgressPrinter) -> None:
     done = await switch(parts.conninfo, parts.log, chosen, tell)
     print(f"switched {_names(chosen)} at position {done.position}; writes waited {done.held_s:.2f} s at most")
 

@@ -24,7 +24,7 @@ from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, comes
+from store.postgres.notifications import Listener, wait_for
 from store.tables import deliveries, delivery_targets, reactions
 from store.tables.deliveries import Endpoint, New
 from workers.deliveries.messages import Messages
@@ -44,7 +44,7 @@ CHANGING = (WebhookRegistered, WebhookUpdated, ChannelRegistered, ChannelUpdated
 OWN = (*CHANGING, WebhookDeleted, ChannelDeleted, ProjectDeleted, ReplayRequested, RedeliveryRequested)
 
 
-class Follower:
+class DeliveryPlanner:
     def __init__(
         self,
         pool: AsyncConnectionPool,
@@ -71,7 +71,7 @@ class Follower:
                     await self.catch_up()
                 except psycopg.OperationalError as error:
                     log.warning("subscriptions wait for the database", error=str(error).strip())
-                if await comes(self._news, LOOK_AGAIN_S):
+                if await wait_for(self._news, LOOK_AGAIN_S):
                     await asyncio.sleep(REST_S)
 
     async def catch_up(self) -> None:

@@ -19,14 +19,14 @@ import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.teams import GiveCardUp, NoteChannelHealth
 from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
 from domain.core.errors import Rejection
 from domain.deliveries import Kind, Outcome
-from store.postgres.batch_loader import Grouped
+from store.postgres.batch_loader import BatchLoader
 from store.postgres.leader_lock import leading
-from store.postgres.notifications import Listener, comes
+from store.postgres.notifications import Listener, wait_for
 from store.tables import deliveries, delivery_upkeep
 from store.tables.deliveries import WEBHOOKS, Ended, Leased
 from workers.loops.outages import patient
@@ -51,7 +51,7 @@ REST_S = 0.005
 """From news to the look at them: many deliveries cost one look."""
 UPKEEP_S = 60.0
 UPKEEP_ROWS = 1_000
-CALLER = Caller("system:deliveries")
+CALLER = CommandContext("system:deliveries")
 
 
 class Sender(Protocol):
@@ -91,7 +91,7 @@ class Deliveries:
         self._senders = senders
         self._listener = listener
         self._clock = clock
-        self._ending = Grouped(pool, deliveries.end)
+        self._ending = BatchLoader(pool, deliveries.end)
         self._worker: str | None = None
         """The name of the lock that shows others that this process lives, a new one for each connection."""
         self._news = asyncio.Event()
@@ -145,7 +145,7 @@ class Deliveries:
                 async with patient("deliveries"):
                     for leased in await self._lease():
                         tasks.create_task(self._deliver_patiently(leased))
-            if await comes(self._news, LOOK_AGAIN_S):
+            if await wait_for(self._news, LOOK_AGAIN_S):
                 await asyncio.sleep(REST_S)
 
     async def _lease(self) -> list[Leased]:
@@ -195,7 +195,7 @@ class Deliveries:
             self._to_say.clear()
             async with patient("notices of deliveries"):
                 await self.say()
-            await comes(self._to_say, UPKEEP_S)
+            await wait_for(self._to_say, UPKEEP_S)
 
     async def say(self) -> None:
         """Events of what was given up, and of endpoints that fail or answer again."""

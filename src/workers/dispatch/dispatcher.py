@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from commands.builds import AbortBuild, AssignBuild, LoseBuild
 from commands.dispatch import TakeLeadership
-from commands.handler import Caller, Command, Handler
+from commands.handler import Command, CommandContext, Handler
 from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools
 from domain.builds import BuildAssigned, BuildFinished
@@ -26,12 +26,12 @@ from store.log.append import AppendFailed, VersionConflict
 from store.log.codec import utcnow
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import leading
-from store.postgres.notifications import POLLS, Listener, comes
+from store.postgres.notifications import POLLS, Listener, wait_for
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import QueueReasons
 from workers.dispatch.placement import assignments, waiting_for
-from workers.dispatch.scheduler import PLACING, Orphan, Scheduler
+from workers.dispatch.scheduler import PLACING, LostBuild, Scheduler
 
 log = structlog.get_logger()
 
@@ -107,7 +107,7 @@ class _Leadership:
         self._dispatcher = dispatcher
         self._lock = lock
         self._leader = uuid4().hex
-        self._caller = Caller("system:dispatch")
+        self._caller = CommandContext("system:dispatch")
         self._scheduler = Scheduler()
         self._position = 0
         self._assigned_at: dict[int, float] = {}
@@ -139,7 +139,7 @@ class _Leadership:
                 await self._say_why()
                 next_look = self._now() + 1.0
             await asyncio.sleep(REST_S)
-            await comes(dispatcher._news, max(0.0, next_look - self._now()))
+            await wait_for(dispatcher._news, max(0.0, next_look - self._now()))
 
     async def _follow(self) -> None:
         head = await self._dispatcher.log.head()
@@ -162,7 +162,7 @@ class _Leadership:
         # What is of no interest is not gone through again.
         self._position = max(self._position, head)
 
-    async def _take_back(self, orphan: Orphan) -> None:
+    async def _take_back(self, orphan: LostBuild) -> None:
         build, node_id = orphan.build, orphan.node_id
         lines, digest, _ = await self._dispatcher.build_logs.end(build.build_id, build.attempt)
         if orphan.reason == "agent_lost" and node_id is not None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 
 from domain.pools import POOL
-from workers.dispatch.scheduler import Lane, NodePlace, Queued, Scheduler, Wish
+from workers.dispatch.scheduler import Lane, NodePlace, Queued, Requirements, Scheduler
 
 AGING = timedelta(minutes=10)
 
@@ -116,10 +116,10 @@ class _Round:
     def _slots(self, node_id: int) -> int:
         return self._scheduler.nodes[node_id].max_parallel - self._on_node[node_id]
 
-    def _fits(self, wish: Wish, node: NodePlace) -> bool:
+    def _fits(self, wish: Requirements, node: NodePlace) -> bool:
         return self._in_reach(wish, node) and wish.tags <= node.tags
 
-    def _in_reach(self, wish: Wish, node: NodePlace) -> bool:
+    def _in_reach(self, wish: Requirements, node: NodePlace) -> bool:
         """Whether the node's pool is one that the build may use."""
         if wish.pool_id is not None:
             return node.pool_id == wish.pool_id

@@ -1,4 +1,5 @@
-"""The dispatcher's memory, pure: what waits, what runs, and where there is room. `workers.dispatch.placement` decides on it.
+"""The dispatcher's memory, pure: what waits, what runs, and where there is room. `workers.dispatch.placement`
+decides on it.
 
 Fed by events and by the polls of agents. Builds that are alike but for their age wait in one lane, the oldest first.
 """
@@ -64,7 +65,7 @@ class NodePlace:
     """Builds that its open poll still takes."""
 
 
-class Wish(NamedTuple):
+class Requirements(NamedTuple):
     """Where a build may run."""
 
     project_id: int
@@ -80,7 +81,7 @@ class Lane(NamedTuple):
     """Above 0: moved to the top, the latest move has the highest."""
     priority: int
     job_id: int
-    wish: Wish
+    wish: Requirements
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Active:
 
 
 @dataclass(frozen=True)
-class Orphan:
+class LostBuild:
     """A build that lost its ground, and how; `node_id` is where it runs."""
 
     build: Queued
@@ -151,7 +152,7 @@ class Scheduler:
     def _build(self, event: BuildEvent) -> None:
         match event:
             case BuildQueued() if event.build_id not in self.queue and event.build_id not in self.active:
-                wish = Wish(
+                wish = Requirements(
                     event.project_id,
                     event.node_pool_id,
                     frozenset(event.pool_labels.items()),
@@ -250,10 +251,10 @@ class Scheduler:
         if node := self.nodes.get(node_id):
             node.asks = free
 
-    def orphans(self) -> list[Orphan]:
+    def orphans(self) -> list[LostBuild]:
         """Builds of a deleted job, on a deleted node, or of an agent that is gone or began anew."""
         found = [
-            Orphan(self.queue[build_id], None, "job_deleted")
+            LostBuild(self.queue[build_id], None, "job_deleted")
             for lane, build_ids in self.lanes.items()
             if self._is_gone(JOB, lane.job_id, self.jobs)
             for build_id in build_ids
@@ -261,11 +262,11 @@ class Scheduler:
         for active in self.active.values():
             node = self.nodes.get(active.node_id)
             if self._is_gone(JOB, active.build.lane.job_id, self.jobs):
-                found.append(Orphan(active.build, active.node_id, "job_deleted"))
+                found.append(LostBuild(active.build, active.node_id, "job_deleted"))
             elif self._is_gone(NODE, active.node_id, self.nodes):
-                found.append(Orphan(active.build, active.node_id, "node_removed"))
+                found.append(LostBuild(active.build, active.node_id, "node_removed"))
             elif node is not None and node.session != active.session:
-                found.append(Orphan(active.build, active.node_id, "agent_lost"))
+                found.append(LostBuild(active.build, active.node_id, "agent_lost"))
         return found
 
     def _is_gone(self, category: Category[Any], number: int, known: Mapping[int, object]) -> bool:

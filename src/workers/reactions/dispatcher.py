@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from domain.core.events import readable
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, comes
+from store.postgres.notifications import Listener, wait_for
 from store.tables import reactions as due_reactions
 from store.tables.reactions import FAR, MAX_TRIES, Due
 from workers.loops.outages import patient
@@ -38,7 +38,7 @@ WAKE_S = 1.0
 LONGEST_ERROR = 1_000
 
 
-class Relay:
+class ReactionDispatcher:
     def __init__(
         self,
         pool: AsyncConnectionPool,
@@ -91,7 +91,7 @@ class Relay:
                 if any([await self._note(reaction) for reaction in self._reactions.values()]):
                     await self._wake()
                     continue
-            if await comes(self._news, SWEEP_S):
+            if await wait_for(self._news, SWEEP_S):
                 await asyncio.sleep(REST_S)
 
     async def _note(self, reaction: Reaction) -> bool:
