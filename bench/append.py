@@ -18,7 +18,7 @@ from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
 
-from bench.report import Report, median
+from bench.support.report import Report, median
 from store.log.append import GroupCommit, Request
 from store.log.recorder import GroupCommitRecorder, datastore
 from testhide.engines import temporary_engines

@@ -16,9 +16,9 @@ import msgspec
 import psycopg
 import uvloop
 
-from bench.http import Connection
-from bench.report import Report, percentile
-from bench.stack import Stack, running_stack
+from bench.support.http import Connection
+from bench.support.report import Report, percentile
+from bench.support.stack import Stack, running_stack
 from store.log.codec import Envelope
 
 FIRST = "date +%s%N"

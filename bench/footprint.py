@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from bench.report import Report, table
-from bench.stack import Stack, running_stack
+from bench.support.report import Report, table
+from bench.support.stack import Stack, running_stack
 
 BUILDS = 6
 BOUND_MB = 350

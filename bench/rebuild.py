@@ -1,9 +1,9 @@
 """A rebuild of all read models while others write, beside the library's own projections: `python -m bench.rebuild`.
 
-A stack gets a made-up history (bench/company.py). Its projector keeps up with it live; then everything is built anew
-beside what serves, by `testhide projections rebuild`, while 50 comments a second are written, and some read back; and
-`testhide projections diff` compares all rows. In the end the `eventsourcing` library's ProjectionRunner
-(bench/stock.py) goes through the same events for a while.
+A stack gets a made-up history (bench/history/company.py), which its projector follows live. Then `testhide projections
+rebuild` builds all read models anew while 50 comments a second are written and some are read back, and `testhide
+projections diff` compares all rows. At the end the `eventsourcing` library's ProjectionRunner
+(bench/support/stock_runner.py) processes the same events for a while.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from bench import stock
-from bench.histories import Written, write_history
-from bench.http import Connection
-from bench.report import Report, percentile
-from bench.stack import Stack, running_stack
+from bench.history.write import Written, write_history
+from bench.support import stock_runner
+from bench.support.http import Connection
+from bench.support.report import Report, percentile
+from bench.support.stack import Stack, running_stack
 from projections.registry import PROJECTIONS
 from store.crypto.secrets import Secrets
 from store.tables.reactions import FAR
@@ -196,10 +196,10 @@ def measure(stack: Stack, writer: Writer, written: Written, report: Report, *, b
     report.add("diff", time.monotonic() - begun, "s")
     report.add("diff: read models differ", differing, "", at_most=0)
     stock_s = STOCK_S if bounds else STOCK_SHORT_S
-    theirs = stock.same_read_models(stack.settings.database_url, written.last, stock_s)
+    theirs = stock_runner.same_read_models(stack.settings.database_url, written.last, stock_s)
     report.add("library's ProjectionRunner, same read models", theirs, "events/s")
     report.add("ratio", events / theirs, "times", at_least=10 if bounds else None)
-    of_builds = stock.builds_only(stack.settings.database_url, written.last, stock_s)
+    of_builds = stock_runner.builds_only(stack.settings.database_url, written.last, stock_s)
     report.add("library's ProjectionRunner, a table of builds only", of_builds, "events/s")
     report.add("ratio to that", events / of_builds, "times")
 

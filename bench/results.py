@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import psycopg
 import requests
 
-from bench.report import Report, percentile
-from bench.stack import Stack, running_stack
+from bench.support.report import Report, percentile
+from bench.support.stack import Stack, running_stack
 from projections.results import BlockRow
 
 CASES = 100_000

@@ -1,6 +1,6 @@
 """Sealing, exporting and verifying a log: events a second, and what they take of memory: `./dev bench sealing`.
 
-The log is a made-up history of all types (bench/histories.py). Only the memory has a bound: that none of the three
+The log is a made-up history of all types (bench/history/write.py). Only the memory has a bound: that none of the three
 grows with the log.
 """
 
@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.histories import write_history
-from bench.report import Report
+from bench.history.write import write_history
+from bench.support.report import Report
 from commands.handler import Handler
 from store.audit.checkpoints import AuditTree
 from store.audit.export import Export

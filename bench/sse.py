@@ -19,9 +19,9 @@ from typing import Any, cast
 import psutil
 import uvloop
 
-from bench.http import Connection
-from bench.report import Report
-from bench.stack import Stack, running_stack
+from bench.support.http import Connection
+from bench.support.report import Report
+from bench.support.stack import Stack, running_stack
 
 AT_ONCE = 10
 """Lines that the agent sends together."""

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import msgspec
 import psycopg
 
-from bench.report import Report
-from bench.stack import Stack, running_stack
+from bench.support.report import Report
+from bench.support.stack import Stack, running_stack
 from store.log.codec import Envelope
 
 AGENTS, SLOTS = 4, 2

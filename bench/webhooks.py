@@ -20,8 +20,8 @@ from urllib.request import urlopen
 import psutil
 from aiohttp import web
 
-from bench.report import Report, percentile
-from bench.stack import Stack, running_stack
+from bench.support.report import Report, percentile
+from bench.support.stack import Stack, running_stack
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import CommandContext, Handler
 from store.log.codec import utcnow

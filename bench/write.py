@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 import uvloop
 
-from bench.http import Connection
-from bench.report import Report, median, percentile
-from bench.stack import Stack, running_stack
+from bench.support.http import Connection
+from bench.support.report import Report, median, percentile
+from bench.support.stack import Stack, running_stack
 from projections.builds import BuildRow
 
 CLIENTS = 16

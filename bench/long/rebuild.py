@@ -9,8 +9,8 @@ import argparse
 import sys
 
 from bench.rebuild import NAMES, Writer, fill, measure, projections, standing_still, vacuum
-from bench.report import Report
-from bench.stack import running_stack
+from bench.support.report import Report
+from bench.support.stack import running_stack
 
 EVENTS, RESULTS = 1_000_000, 20_000_000
 

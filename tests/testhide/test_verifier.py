@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
-from bench.histories import write_history
+from bench.history.write import write_history
 
 from domain.sealing import SIGNING_KEY
 from projections import audit_trail

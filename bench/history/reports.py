@@ -6,7 +6,7 @@ from itertools import count
 
 import msgspec
 
-from bench.world import Build, Job, World
+from bench.history.world import Build, Job, World
 from domain.builds import (
     ReportRecorded,
 )

@@ -1,6 +1,6 @@
-"""Writes a made-up history (bench/company.py) into the log: encoded as ever, by COPY instead of one commit at a time.
+"""Writes a made-up history (bench/history/company.py) into an empty log by COPY, encoded as the server encodes it.
 
-python -m bench.histories postgresql://... --events 50000 --results 1000000 --secret-key HEX
+python -m bench.history.write postgresql://... --events 50000 --results 1000000 --secret-key HEX
 """
 
 import argparse
@@ -13,8 +13,8 @@ from datetime import timedelta
 import psycopg
 from eventsourcing.persistence import StoredEvent
 
-from bench.company import Company
-from bench.world import BEGIN
+from bench.history.company import Company
+from bench.history.world import BEGIN
 from domain.core.data_keys import lineage
 from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS

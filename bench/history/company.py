@@ -19,9 +19,9 @@ again: requests to deliver webhooks, tests that turned flaky, searches for known
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.everyday import Everyday
-from bench.made_reports import Reports
-from bench.world import Build, Commits, World
+from bench.history.activity import Everyday
+from bench.history.reports import Reports
+from bench.history.world import Build, Commits, World
 from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
 from domain.builds import (
     BuildAssigned,

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from bench.world import BEGIN, Commits, Job, World
+from bench.history.world import BEGIN, Commits, Job, World
 from domain.audit import AuditRead
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.claims import ClaimReleased, ClaimTaken
