@@ -17,7 +17,7 @@ from bench.support.report import Report
 from commands.handler import Handler
 from store.audit.checkpoints import AuditTree
 from store.audit.export import Export
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.cli.verifier import Verifier
 from testhide.engines import temporary_engines
 from testhide.processes import core, migrate

@@ -24,7 +24,7 @@ from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import CommandContext, Handler
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.processes import Core, core
 
 PROJECTS, OF_EACH = 10, 5

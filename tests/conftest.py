@@ -25,7 +25,7 @@ from commands.members import AdmitMember
 from commands.users import register_user
 from domain.projects import Access
 from domain.users import Role
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.engines import Engines, temporary_engines
 from testhide.processes import Core, core, migrate
 from testhide.settings import Settings, save_settings

@@ -12,7 +12,7 @@ from projections import audit_trail
 from projections.engine.schemas import missing
 from projections.engine.waiting import LIMIT_S
 from projections.registry import PROJECTIONS
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.tables.reactions import any_parked
 
 SEALED_WITHIN = timedelta(minutes=5)

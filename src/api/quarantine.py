@@ -19,7 +19,7 @@ from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantine
 from projections import quarantine
 from projections.quarantine import Ages, QuarantineRow, Status
 from projections.time_travel.historical_reads import QUARANTINE_PAST
-from store.log.codec import utcnow
+from store.clock import utcnow
 
 MAX_BULK = 10_000
 AGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))

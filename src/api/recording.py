@@ -15,8 +15,8 @@ from domain.results import FAILED
 from projections import known_issues
 from projections import result_queries as results
 from projections.test_cases import catalogue_version, known_cases
+from store.clock import utcnow
 from store.log.append import VersionConflict
-from store.log.codec import utcnow
 
 LOOKED_UP = 5_000
 """Node ids looked up in one query."""

@@ -21,7 +21,7 @@ from integrations.ports import attempt
 from projections import projects, teams
 from projections.teams import ChannelRow
 from projections.teams_cards import trial
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.tables import delivery_history
 from store.tables.delivery_history import Stats
 

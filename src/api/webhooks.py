@@ -23,7 +23,7 @@ from integrations.ports import Refused, attempt
 from projections import projects, webhooks
 from projections.webhook_views import WebhookView, schema, schemas
 from projections.webhooks import WebhookRow
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.tables import delivery_history
 from store.tables.delivery_history import Stats
 

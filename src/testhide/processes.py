@@ -16,9 +16,10 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.registry import EVENTS, UPCASTERS
+from store.clock import utcnow
 from store.crypto.secrets import Secrets, new_token, token_hash
 from store.log.append import GroupCommit
-from store.log.codec import EventMapper, utcnow
+from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.postgres.connection_settings import attentive

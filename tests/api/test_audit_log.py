@@ -11,7 +11,7 @@ from commands.handler import Handler
 from projections.audit_trail import TrailRow
 from store.audit.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
 from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import core
 from tests.api.external import new_build, new_job, new_project, upload

@@ -52,7 +52,7 @@ from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.registry import PROJECTIONS
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide import VERSION
 from testhide.processes import Core, api_services
 from testhide.settings import Settings

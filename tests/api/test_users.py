@@ -6,7 +6,7 @@ from typing import Any
 
 from commands.handler import CommandContext, Handler
 from commands.users import register_user
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.processes import core
 from tests.conftest import ADMIN, Client, Server
 

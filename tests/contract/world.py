@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from domain.deliveries import Outcome
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.tables.delivery_history import note_ping
 from testhide.processes import core
 from tests.conftest import ADMIN, Client, Server

@@ -22,7 +22,7 @@ from domain.core.events import Event, EventMetadata
 from domain.jobs import Configuration, JobCreated
 from domain.projects import ProjectCreated
 from projections.registry import PROJECTIONS
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.engines import Engines
 from testhide.processes import core, create_first_admin

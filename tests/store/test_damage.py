@@ -10,8 +10,9 @@ from domain.builds import BUILD
 from domain.claims import ClaimTaken
 from domain.core.errors import StreamDamaged
 from domain.core.events import Damaged, EventMetadata
+from store.clock import utcnow
 from store.crypto.secrets import SecretMismatch, Secrets
-from store.log.codec import UnknownEvent, utcnow
+from store.log.codec import UnknownEvent
 from store.log.event_log import EventLog, Write
 from testhide.processes import Core
 from tests.damage import DAMAGES, Damage, damaged, other_seal

@@ -14,7 +14,7 @@ from domain.builds import BUILD, AnyBuild, BuildCommented, BuildDeleted, BuildQu
 from domain.core.data_keys import build_key
 from domain.core.errors import Conflict, Erased, NotFound
 from domain.core.events import Event, Recorded
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.store.test_log import another_log

@@ -23,7 +23,7 @@ from projections.rebuild.rebuild import build
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
 from projections.test_cases import CaseStatsRow
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.processes import Core
 
 FILE = Path(__file__).with_name("old_log.json")

@@ -11,7 +11,7 @@ from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
 from projections.engine.engine import ensure_tables
 from projections.registry import PROJECTIONS
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.processes import Core
 from testhide.settings import Settings, save_settings

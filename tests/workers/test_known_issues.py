@@ -18,7 +18,7 @@ from domain.triage import Source
 from projections import result_queries as results
 from projections.engine.engine import Engine, ensure_tables, positions
 from projections.registry import PROJECTIONS
-from store.log.codec import utcnow
+from store.clock import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
 from workers import known_issues

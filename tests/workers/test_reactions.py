@@ -13,7 +13,7 @@ from commands.projects import CreateProject
 from commands.retention import DeleteBuild
 from domain.artifacts import blob_key
 from integrations.blobs import open_blobs
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core

@@ -24,7 +24,7 @@ from api.http.types import MAX_ID
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event
 from projections.time_travel.historical_reads import Recall, Subject
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.log.event_log import EventLog
 
 AsOf = Annotated[

@@ -22,8 +22,8 @@ from api.http.permissions import Agent, User
 from api.http.services import Services
 from commands.handler import Command, CommandContext, Receipt
 from domain.core.errors import Invalid
+from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
-from store.log.codec import utcnow
 
 POSITION = "Testhide-Position"
 MIN_POSITION = "Testhide-Min-Position"

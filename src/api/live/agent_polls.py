@@ -21,7 +21,7 @@ from domain.node_commands import NODE_COMMAND
 from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import unanswered
-from store.log.codec import utcnow
+from store.clock import utcnow
 from store.postgres.notifications import WAKES, wait_for
 
 POLL_S = 20

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -289,7 +289,3 @@ def _decompressed(data: bytes) -> bytes:
 def _context(stream: str, version: int, name: str) -> bytes:
     # Binds a ciphertext to its place: moved to another row it does not decrypt.
     return f"{stream}\0{version}\0{name}".encode()
-
-
-def utcnow() -> datetime:
-    return datetime.now(UTC)

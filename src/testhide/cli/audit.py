@@ -103,7 +103,7 @@ async def print_keys(settings: Settings) -> int:
 async def rotate_key(settings: Settings) -> int:
     from commands.handler import CommandContext, Handler
     from commands.sealing import new_signing_key
-    from store.log.codec import utcnow
+    from store.clock import utcnow
     from testhide.processes import core
 
     async with core(settings, pool_size=2) as parts:

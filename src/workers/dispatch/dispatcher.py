@@ -22,8 +22,8 @@ from domain.builds import BuildAssigned, BuildFinished
 from domain.core.errors import Conflict, NotFound, StreamDamaged
 from domain.core.events import Damaged
 from domain.nodes import NodeConnected
+from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
-from store.log.codec import utcnow
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import leading
 from store.postgres.notifications import POLLS, Listener, wait_for
