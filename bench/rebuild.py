@@ -29,7 +29,7 @@ from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from projections.registry import PROJECTIONS
 from store.crypto.secrets import Secrets
-from store.tables.reactions import FAR
+from store.tables.log_positions import MIN_SKIP
 
 WRITES_A_SECOND = 50
 CLIENTS = 10
@@ -128,7 +128,7 @@ def wait_until_quiet(stack: Stack) -> None:
         assert time.monotonic() < deadline, "the stack does not catch up"
         reached = head(stack)
         is_behind = projected(stack) < reached or _number(stack, "SELECT count(*) FROM due_reactions") > 0
-        is_behind |= _number(stack, "SELECT min(position) FROM reaction_positions") < reached - FAR
+        is_behind |= _number(stack, "SELECT min(position) FROM reaction_positions") < reached - MIN_SKIP
         if is_behind or reached != seen or _number(stack, "SELECT max(size) FROM audit_checkpoints") < reached:
             since, seen = time.monotonic(), reached
         time.sleep(0.2)

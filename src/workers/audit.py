@@ -32,9 +32,10 @@ from store.audit.merkle import Edge
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import leading
-from store.postgres.notifications import EVENTS, Listener, newest, wait_for
+from store.postgres.notifications import Listener
 
 log = structlog.get_logger()
 
@@ -72,20 +73,18 @@ class Sealer:
         self._clock = clock
         self._publish = publish
         self._tree = AuditTree(pool)
-        self._size = 0
-        self._is_much_new = asyncio.Event()
 
     async def run(self, listener: Listener) -> None:
-        """Leads whenever it can, for ever."""
-        with listener.subscribed(EVENTS, self._appended):
+        """Leads whenever it can, until it is cancelled."""
+        cursor = LogCursor(self._log, listener, poll_interval_s=EVERY_S)
+        with cursor.listening(min_new=EVERY):
             while True:
                 try:
                     async with self.leading() as connection:
                         log.info("sealing the log")
                         while True:
-                            self._is_much_new.clear()
-                            await self.seal(connection)
-                            await wait_for(self._is_much_new, EVERY_S)
+                            cursor.position = await self.seal(connection)
+                            await cursor.wait()
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(0.2)
@@ -99,8 +98,8 @@ class Sealer:
         async with leading(self._conninfo, LOCK) as connection:
             yield connection
 
-    async def seal(self, connection: AsyncConnection) -> None:
-        """Brings the tree to the log's end, with a checkpoint there. Raises TreeDamaged."""
+    async def seal(self, connection: AsyncConnection) -> int:
+        """Brings the tree to the log's end, with a checkpoint there; returns its size. Raises TreeDamaged."""
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
@@ -114,7 +113,7 @@ class Sealer:
                 last = await self._sign(connection, edge, last, keys)
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
-        self._size = edge.size
+        return edge.size
 
     async def _must_fit(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
         """What the note says, which none but this server has signed; not the columns beside it."""
@@ -149,10 +148,6 @@ class Sealer:
             return keys
         await new_signing_key(self._handler, self._log, self._pool, self._secrets, CommandContext("system:sealer"))
         return await self._keys()
-
-    def _appended(self, payload: str | None) -> None:
-        if payload is None or newest(payload) - self._size >= EVERY:
-            self._is_much_new.set()
 
 
 def key_at(keys: list[Recorded], size: int) -> str:

@@ -18,14 +18,15 @@ from projections import flakiness, results
 from projections.engine.engine import positions
 from projections.flakiness import FlakyCase
 from store.log.event_log import EventLog
-from store.tables import flaky_baselines
+from store.tables import flaky_baselines, log_positions
 from workers.loops.outages import patient
 
 log = structlog.get_logger()
 
 NAME = "flakiness"
 EVERY_S = 2.0
-BATCH = 20
+BATCH_SIZE = 20
+"""Reports."""
 SAID_AT_ONCE = 100
 CALLER = CommandContext("system:flakiness")
 
@@ -57,22 +58,20 @@ class FlakinessWatch:
         """At the next results that the read models show; whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
             shown = (await positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
-            place = await flaky_baselines.place(connection, NAME)
-            if place is None:
+            position = await log_positions.lock_position(connection, NAME)
+            if position is None:
                 # What turned flaky before anyone watched is no news.
                 await flaky_baselines.note(connection, await flakiness.all_counts(connection))
-                await flaky_baselines.move(connection, NAME, shown)
+                await log_positions.move_position(connection, NAME, shown)
                 return False
-            found = await self.event_log.read(place, BATCH, [ResultsRecorded.name])
-            for recorded in found:
+            batch = await self.event_log.read_batch(position, BATCH_SIZE, [ResultsRecorded.name], up_to=shown)
+            for recorded in batch.events:
                 # What is damaged is parked for the read models, too.
-                if recorded.position <= shown and isinstance(recorded.event, ResultsRecorded):
+                if isinstance(recorded.event, ResultsRecorded):
                     await self._look_at(connection, recorded.event)
-            is_more = len(found) == BATCH and found[-1].position <= shown
-            to = found[-1].position if is_more else shown
-            if to > place:
-                await flaky_baselines.move(connection, NAME, to)
-        return is_more
+            if batch.position > position:
+                await log_positions.move_position(connection, NAME, batch.position)
+        return batch.is_full
 
     async def _look_at(self, connection: AsyncConnection, event: ResultsRecorded) -> None:
         cases = await flakiness.with_flaky_runs(connection, event.case_ids)

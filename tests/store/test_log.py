@@ -22,7 +22,7 @@ from domain.users import UserRegistered
 from store.log.append import GroupCommit, VersionConflict
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog, Write
-from store.postgres.notifications import tells_of
+from store.postgres.notifications import may_contain
 from testhide.processes import Core
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -131,10 +131,9 @@ async def test_news_say_what_was_appended(parts: Core) -> None:
         await listening.execute("LISTEN stored_events")
         await parts.log.append([Write(1, claim("a")), Write(1, claim("b")), Write(1, token(1))], STAMP)
         (news,) = [note.payload async for note in listening.notifies(timeout=5, stop_after=1)]
-    assert tells_of(["other", ClaimTaken.name], news)
-    assert tells_of([ApiTokenCreated.name], news)
-    assert not tells_of(["other", "3"], news)
-    assert tells_of([], None)  # the connection was away
+    assert may_contain(news, ["other", ClaimTaken.name])
+    assert may_contain(news, [ApiTokenCreated.name])
+    assert not may_contain(news, ["other", "3"])
 
 
 async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:

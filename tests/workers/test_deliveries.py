@@ -112,7 +112,7 @@ async def test_a_replay_says_that_it_is_one(hooks: Hooks) -> None:
 
 async def test_a_long_replay_goes_on_as_it_is_delivered(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.deliveries.planner.REPLAYS_AHEAD", 10)
-    monkeypatch.setattr("workers.deliveries.planner.BATCH", 5)
+    monkeypatch.setattr("workers.deliveries.planner.BATCH_SIZE", 5)
     async with receiving() as receiver:
         webhook = await hooks.register(receiver.url, ("build.finished",))
         for build in range(1, 41):

@@ -58,7 +58,7 @@ class Yard:
     async def react(self) -> int:
         """How many reactions were run to what happened since the last time."""
         for reaction in REACTIONS:
-            while await self._relay._note(reaction):
+            while await self._relay.note_next(reaction):
                 continue
         ran = await self._relay.run_due()
         assert await self._query("SELECT reaction, error FROM due_reactions") == []

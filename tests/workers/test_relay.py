@@ -47,6 +47,7 @@ class Yard:
         self.parts = parts
         self.handler = Handler(parts.log, lambda: datetime(2026, 5, 20, tzinfo=UTC))
         self.tools = Tools(BuildLogs(parts.pool), open_blobs(folder.as_uri()))
+        self.listener = Listener(parts.conninfo, EVENTS)
         self.folder = folder
         self.jobs: list[int] = []
 
@@ -82,21 +83,24 @@ class Yard:
         async with self.parts.pool.connection() as connection:
             await connection.execute("UPDATE due_reactions SET due_at = now()")
 
-    def relay(self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS) -> ReactionDispatcher:
-        listener = Listener(self.parts.conninfo, EVENTS)
-        return ReactionDispatcher(self.parts.pool, self.parts.log, listener, redis_url, reactions, self.tools)
+    def relay(
+        self, redis_url: str = NO_REDIS, reactions: Sequence[Reaction] = REACTIONS, **options: Any
+    ) -> ReactionDispatcher:
+        return ReactionDispatcher(
+            self.parts.pool, self.parts.log, self.listener, redis_url, reactions, self.tools, **options
+        )
 
     @contextlib.asynccontextmanager
     async def running(self, relay: ReactionDispatcher) -> AsyncIterator[None]:
         """Until the block is left; it follows the log from its beginning on."""
-        await relay._listener.start()
+        await self.listener.start()
         task = asyncio.create_task(relay.run())
         await self.until(self._follows)
         yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await relay._listener.close()
+        await self.listener.close()
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):
@@ -130,33 +134,27 @@ async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) ->
         await yard.until(only_the_other_is_left)
 
 
-async def test_without_redis_the_sweeper_does_it(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
+async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
 
     async def only_the_other_is_left() -> bool:
         return await yard.left() == {6} and not await yard.due()
 
-    async with yard.running(yard.relay(NO_REDIS)):
+    async with yard.running(yard.relay(sweep_interval_s=0.2)):
         await yard.delete_job(5)
         await yard.until(only_the_other_is_left)
 
 
-async def test_a_new_reaction_starts_now(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_reaction_starts_now(yard: Yard) -> None:
     """A replay of the past deletes nothing."""
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
     await yard.delete_job(5)
-    relay = yard.relay()
+    relay = yard.relay(sweep_interval_s=0.2)
     async with yard.running(relay):
         await yard.delete_job(6)
         await yard.until(lambda: _is(yard.left, {5}))
 
 
-async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
-    monkeypatch.setattr("workers.reactions.dispatcher.FAR", 5)
-    async with yard.running(yard.relay()):
+async def test_what_happens_seldom_is_not_looked_for_from_where_it_last_was(yard: Yard) -> None:
+    async with yard.running(yard.relay(sweep_interval_s=0.2, min_skip=5)):
         begun = await yard.slowest()
         for job_id in range(10, 17):
             await yard.make_job(job_id)
@@ -291,13 +289,12 @@ async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
     assert await yard.due() == [("newer", 0, None)]
 
 
-async def test_it_outlives_the_databases_connections(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.05)
-    relay = yard.relay()
+async def test_it_outlives_the_databases_connections(yard: Yard) -> None:
+    relay = yard.relay(sweep_interval_s=0.05)
     async with yard.running(relay):
         with capture_logs() as said:
             async with away(yard.parts.conninfo):
-                relay._news.set()
+                relay._cursor.notify()
                 async with asyncio.timeout(20):
                     while not {line["event"] for line in said} >= {f"{what} wait for the database" for what in LOOPS}:
                         await asyncio.sleep(0.02)  # between two looks
@@ -307,7 +304,6 @@ async def test_it_outlives_the_databases_connections(yard: Yard, monkeypatch: py
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
 async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
     monkeypatch.setattr("workers.reactions.dispatcher.WAKE_S", 0.2)
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -316,16 +312,18 @@ async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pyte
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
         url = f"redis://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
-        async with yard.running(yard.relay(url)):
+        async with yard.running(yard.relay(url, sweep_interval_s=0.2)):
             for job_id, left in ((5, {6}), (6, set[int]())):
                 await yard.delete_job(job_id)
                 await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.SWEEP_S", 0.2)
-    async with Redis.from_url(engines.redis_url) as redis, yard.running(yard.relay(engines.redis_url)):
+async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines) -> None:
+    async with (
+        Redis.from_url(engines.redis_url) as redis,
+        yard.running(yard.relay(engines.redis_url, sweep_interval_s=0.2)),
+    ):
         for job_id, left in ((5, {6}), (6, set[int]())):
             await yard.delete_job(job_id)
             await redis.flushall()
@@ -357,8 +355,8 @@ async def _note(yard: Yard, relay: ReactionDispatcher, *job_ids: int) -> None:
     for job_id in job_ids:
         await yard.delete_job(job_id)
     for reaction in relay._reactions.values():
-        assert await relay._note(reaction)
-        assert not await relay._note(reaction), "each event once"
+        assert await relay.note_next(reaction)
+        assert not await relay.note_next(reaction), "each event once"
 
 
 def test_a_killed_worker_is_made_up_for(server: Server) -> None:

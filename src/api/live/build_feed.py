@@ -134,10 +134,10 @@ class Pieces:
 class BuildFeed:
     """How far a build is, for its readers."""
 
-    def __init__(self, services: Services, pieces: Pieces, tail: LogSubscription, build_id: int) -> None:
+    def __init__(self, services: Services, pieces: Pieces, log_subscription: LogSubscription, build_id: int) -> None:
         self._services = services
         self._pieces = pieces
-        self._tail = tail
+        self._log_subscription = log_subscription
         self.build_id = build_id
         self.readers: set[Reader] = set()
         self.end: Place = (0, 0)
@@ -156,7 +156,7 @@ class BuildFeed:
     async def run(self) -> None:
         """Until the build has ended."""
         try:
-            async with self._tail.followed(self._take):
+            async with self._log_subscription.subscribed(self._take):
                 # Cancelled without readers; a wait for the database may lose that (`store.postgres.cancellation`).
                 while self.status is None and not self.is_gone and self.readers:
                     self.news.clear()
@@ -256,7 +256,7 @@ class BuildFeeds:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._pieces = Pieces(services.build_logs)
-        self._tail = LogSubscription(services.log, services.listener, CHANGES)
+        self._log_subscription = LogSubscription(services.log, services.listener, CHANGES)
         self._feeds: dict[int, tuple[BuildFeed, asyncio.Task[None]]] = {}
 
     def __len__(self) -> int:
@@ -271,7 +271,7 @@ class BuildFeeds:
     def reading(self, build_id: int, reader: Reader) -> Iterator[BuildFeed]:
         """The build's feed; its first reader starts it, its last one ends it."""
         if build_id not in self._feeds:
-            feed = BuildFeed(self._services, self._pieces, self._tail, build_id)
+            feed = BuildFeed(self._services, self._pieces, self._log_subscription, build_id)
             self._feeds[build_id] = feed, asyncio.create_task(feed.run(), name=f"build {build_id}")
         feed, running = self._feeds[build_id]
         feed.readers.add(reader)

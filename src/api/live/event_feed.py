@@ -86,7 +86,7 @@ class EventsFeed:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._tail = LogSubscription(services.log, services.listener, list(EVENTS))
+        self._log_subscription = LogSubscription(services.log, services.listener, list(EVENTS))
         self._readers: set[Reader] = set()
         self._running: asyncio.Task[None] | None = None
         self._begun = asyncio.Event()
@@ -141,8 +141,8 @@ class EventsFeed:
         return items
 
     async def _run(self, begun: asyncio.Event) -> None:
-        async with self._tail.followed(self._take):
-            self.position = self.floor = self._tail.position
+        async with self._log_subscription.subscribed(self._take):
+            self.position = self.floor = self._log_subscription.position
             begun.set()
             await asyncio.Event().wait()
 

@@ -8,26 +8,29 @@ locks and writes the rows: a leader that lost it can neither write nor lead.
 import asyncio
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
 
+from domain.core.events import Recorded
 from projections.engine.engine import Engine, LostLeadership, positions
 from projections.engine.model import Projection
 from projections.engine.schemas import connect, lock_name
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.notifications import EVENTS, Listener, wait_for
+from store.postgres.notifications import Listener
 
 log = structlog.get_logger()
 
 GATE = "testhide projector takes over"
 """Held while locks are taken, so that of two projectors that start at once one gets all."""
-BATCH = 500
-"""Events read at once; also the size of a write while catching up."""
-TAKE_OVER_S = 0.2
-"""How often a projector looks whether a projection that it does not lead has become free, or serves now."""
-LOOK_S = 1.0
+BATCH_SIZE = 500
+"""Events that are read together, and written together while catching up."""
+TAKE_OVER_INTERVAL_S = 0.2
+"""How often a projector tries to take the locks that it does not hold."""
+POLL_INTERVAL_S = 1.0
 
 
 class Projector:
@@ -36,13 +39,12 @@ class Projector:
     ) -> None:
         self._conninfo = conninfo
         self._log = event_log
-        self._listener = listener
         self._projections = projections
-        self._news = asyncio.Event()
+        self._cursor = LogCursor(event_log, listener, batch_size=BATCH_SIZE)
 
     async def run(self) -> None:
         """Leads whatever it can, for ever."""
-        with self._listener.subscribed(EVENTS, lambda payload: self._news.set()):
+        with self._cursor.listening():
             while True:
                 try:
                     async with await connect(self._conninfo) as connection:
@@ -58,19 +60,19 @@ class Projector:
         clock = asyncio.get_running_loop().time
         led: list[Projection] = []
         engine: Engine | None = None
-        position = 0
         while True:
             if taken := await self._take(connection, [item for item in self._projections if item not in led]):
                 log.info("leading", projections=[projection.name for projection in taken])
                 led = [item for item in self._projections if item in led or item in taken]
-                position = await catch_up(connection, self._log, led)
+                self._cursor.position = await catch_up(connection, self._log, led)
                 engine = Engine(connection, led, announce=True)
-            look_again = clock() + (TAKE_OVER_S if len(led) < len(self._projections) else math.inf)
+            look_again = clock() + (TAKE_OVER_INTERVAL_S if len(led) < len(self._projections) else math.inf)
             while (left := look_again - clock()) > 0:
-                self._news.clear()
                 if engine is not None:
-                    position = await self._follow(engine, position)
-                await self._wait(connection, min(left, LOOK_S))
+                    await self._cursor.drain(partial(self._apply, engine))
+                if not await self._cursor.wait(min(left, POLL_INTERVAL_S)):
+                    # Notices a server that is gone, too, while nothing happens.
+                    await connection.execute("SELECT 1")
 
     async def _take(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
         """Those that serve and that nobody led."""
@@ -87,17 +89,8 @@ class Projector:
             )
             return [by_lock[lock] for (lock,) in await cursor.fetchall()]
 
-    async def _follow(self, engine: Engine, position: int) -> int:
-        while events := await self._log.read(position, BATCH):
-            position = await engine.apply(events, position)
-            if len(events) < BATCH:
-                break  # what came meanwhile is in the news
-        return position
-
-    async def _wait(self, connection: AsyncConnection, timeout_s: float) -> None:
-        if not await wait_for(self._news, timeout_s):
-            # Also notices a server that is gone while nothing happens.
-            await connection.execute("SELECT 1")
+    async def _apply(self, engine: Engine, events: Sequence[Recorded]) -> None:
+        await engine.apply(events, self._cursor.position)
 
 
 async def catch_up(
@@ -110,6 +103,7 @@ async def catch_up(
         position = reached[projection.name]
         engine = Engine(connection, [projection], announce=False)
         while position < goal:
-            events = [event for event in await event_log.read(position, BATCH) if event.position <= goal]
-            position = await engine.apply(events, position) if events else goal
+            batch = await event_log.read_batch(position, BATCH_SIZE, up_to=goal)
+            await engine.apply(batch.events, position)
+            position = batch.position
     return goal

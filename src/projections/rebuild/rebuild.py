@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from projections.engine.bulk_load import load
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Projection
-from projections.engine.projector import BATCH, catch_up
+from projections.engine.projector import BATCH_SIZE, catch_up
 from projections.engine.schemas import alone_beside
 from store.log.event_log import EventLog
 
@@ -77,9 +77,9 @@ async def follow(
     """Moves what stands beside to the head of the log, or as near as it gets while others write."""
     position = await catch_up(connection, event_log, projections)
     engine = Engine(connection, projections, announce=False)
-    while events := await event_log.read(position, BATCH):
+    while events := await event_log.read(position, BATCH_SIZE):
         position = await engine.apply(events, position)
-        if len(events) < BATCH:
+        if len(events) < BATCH_SIZE:
             break
         told(Progress(position, await event_log.head()))
     told(Progress(position, position))

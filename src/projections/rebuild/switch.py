@@ -19,7 +19,7 @@ from psycopg.sql import SQL, Composed, Identifier
 
 from projections.engine.engine import Engine
 from projections.engine.model import Projection
-from projections.engine.projector import BATCH, catch_up
+from projections.engine.projector import BATCH_SIZE, catch_up
 from projections.engine.schemas import Unready, alone_beside, at, connect
 from projections.rebuild.rebuild import Told, follow, tell_nobody
 from store.log.event_log import EventLog
@@ -103,8 +103,9 @@ async def _align(
     position = await catch_up(beside, event_log, projections)
     engine = Engine(beside, projections, announce=False)
     while position < goal:
-        events = [event for event in await event_log.read(position, BATCH) if event.position <= goal]
-        position = await engine.apply(events, position)
+        batch = await event_log.read_batch(position, BATCH_SIZE, up_to=goal)
+        await engine.apply(batch.events, position)
+        position = batch.position
     return position
 
 

@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from eventsourcing.persistence import StoredEvent
 from psycopg import AsyncConnection
@@ -34,6 +34,16 @@ class Write:
 
     version: int
     event: Event
+
+
+class Batch(NamedTuple):
+    """Events that follow each other, of the names that were asked for."""
+
+    events: Sequence[Recorded]
+    position: int
+    """The log was read up to here; a stretch without such events is stepped over."""
+    is_full: bool
+    """More may follow at once."""
 
 
 class EventLog:
@@ -85,19 +95,33 @@ class EventLog:
         """What a stream's events fold to, right now. Raises StreamDamaged."""
         return stream.fold(recorded.event for recorded in (await self.load([stream.name]))[stream.name])
 
-    async def read(self, after: int, limit: int, names: Sequence[str] | None = None) -> list[Recorded]:
-        """The next events of the whole log, by position; only those with one of `names` where given.
+    async def read(
+        self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
+    ) -> list[Recorded]:
+        """Reads the next events of the whole log, by position: with one of `names`, at most `up_to`, where given.
 
-        This and whatever else follows the log has Damaged in the place of an event that cannot be read, and raises
-        UnknownEvent for one that a newer release wrote.
+        An event that cannot be read is Damaged here. Raises UnknownEvent for one that a newer release wrote.
         """
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             " WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
-            " ORDER BY notification_id LIMIT %s",
-            (after, names, names, limit),
+            f"{'' if up_to is None else ' AND notification_id <= %s'} ORDER BY notification_id LIMIT %s",
+            (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit),
         )
         return await self._decode(rows)
+
+    async def read_batch(
+        self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
+    ) -> Batch:
+        """Reads as `read`, and tells how far. `up_to` is a position that the log has already."""
+        end = up_to or after
+        if up_to is None and names is not None:
+            # Asked before the events are read: nothing that is appended in between is stepped over.
+            end = await self.head()
+        events = await self.read(after, limit, names, up_to)
+        last = events[-1].position if events else after
+        is_full = len(events) == limit
+        return Batch(events, last if is_full else max(last, end), is_full)
 
     async def positions(self, streams: Sequence[str], until: int) -> list[int]:
         """Where the events of these streams stand, up to a position."""

@@ -1,4 +1,4 @@
-"""The end of the log as it grows, read once for all in a process who want it."""
+"""One read of the log's end, shared by everybody in a process who follows it."""
 
 import asyncio
 import contextlib
@@ -8,87 +8,69 @@ import psycopg
 import structlog
 
 from domain.core.events import Recorded
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, wait_for
+from store.postgres.notifications import Listener
 
 log = structlog.get_logger()
 
-Take = Callable[[Sequence[Recorded]], Awaitable[None]]
+EventHandler = Callable[[Sequence[Recorded]], Awaitable[None]]
 
-BATCH = 200
-LOOK_AGAIN_S = 1.0
-REST_S = 0.05
-"""Between two looks that find something: many events cost one look."""
-TRY_AGAIN_S = 0.5
+BATCH_SIZE = 200
+"""Events."""
+DEBOUNCE_S = 0.05
 
 
 class LogSubscription:
-    """Only events with one of `names`. Reads nothing while nobody follows."""
+    """Passes the events with one of `names` to its handlers as they are appended. Reads nothing without a handler."""
 
     def __init__(self, event_log: EventLog, listener: Listener, names: Sequence[str]) -> None:
         self._log = event_log
-        self._listener = listener
-        self._names = names
-        self._takers: list[Take] = []
-        self._following: asyncio.Task[None] | None = None
-        self._begun = asyncio.Event()
-        self.position = 0
-        """Everything up to here has been told."""
+        self._cursor = LogCursor(event_log, listener, names, batch_size=BATCH_SIZE, debounce_s=DEBOUNCE_S)
+        self._handlers: list[EventHandler] = []
+        self._task: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
+
+    @property
+    def position(self) -> int:
+        """Every event up to here has been handled."""
+        return self._cursor.position
 
     @contextlib.asynccontextmanager
-    async def followed(self, take: Take) -> AsyncIterator[None]:
-        """Within it `take` is called with what is appended, in order; no more is read until it returns. When it raises
-        it is called again with the same events.
+    async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
+        """Within it `handler` is called with the events that are appended, in order; the next batch is read when it
+        has returned. A batch for which any handler raises is passed again to all of them.
         """
-        self._takers.append(take)
-        if self._following is None:
-            self._begun = asyncio.Event()
-            self._following = asyncio.create_task(self._follow(self._begun), name="tail")
+        self._handlers.append(handler)
+        if self._task is None:
+            self._started = asyncio.Event()
+            self._task = asyncio.create_task(self._run(self._started), name="log subscription")
         try:
-            await self._begun.wait()
+            await self._started.wait()
             yield
         finally:
-            self._takers.remove(take)
-            if not self._takers:
-                self._following.cancel()
-                self._following = None
+            self._handlers.remove(handler)
+            if not self._handlers:
+                self._task.cancel()
+                self._task = None
 
-    async def _follow(self, begun: asyncio.Event) -> None:
-        news = asyncio.Event()
-        with self._listener.woken(news, self._names):
-            # By itself, too: a cancellation may be lost in what waits for the database (`store.postgres.cancellation`).
-            while asyncio.current_task() is self._following:
-                news.clear()
-                pause, found = LOOK_AGAIN_S, False
+    async def _run(self, started: asyncio.Event) -> None:
+        with self._cursor.listening():
+            # A wait for the database may swallow the cancellation (`store.postgres.cancellation`).
+            while asyncio.current_task() is self._task:
                 try:
-                    if begun.is_set():
-                        found = await self._look()
+                    if started.is_set():
+                        await self._cursor.drain(self._handle)
                     else:
-                        self.position = await self._log.head()
-                        begun.set()
+                        self._cursor.position = await self._log.head()
+                        started.set()
                 except psycopg.OperationalError as error:
                     log.warning("the end of the log cannot be read", error=str(error).strip())
-                    pause = TRY_AGAIN_S
                 except Exception:
-                    # An event of a newer release, say: its followers wait until this process is replaced too.
-                    log.exception("the end of the log cannot be told")
-                    pause = LOOK_AGAIN_S
-                if found:
-                    await asyncio.sleep(REST_S)
-                await wait_for(news, pause)
+                    # For example an event of a newer release, until this process is replaced by one of that release.
+                    log.exception("new events cannot be handled")
+                await self._cursor.wait()
 
-    async def _look(self) -> bool:
-        """Tells what is new; whether there was anything."""
-        found, is_whole = False, False
-        while not is_whole:
-            head = await self._log.head()
-            events = await self._log.read(self.position, BATCH, self._names)
-            is_whole = len(events) < BATCH
-            # More may have been appended between the two.
-            last = events[-1].position if events else 0
-            if events:
-                found = True
-                for take in list(self._takers):
-                    await take(events)
-            self.position = max(head, last) if is_whole else last
-        return found
+    async def _handle(self, events: Sequence[Recorded]) -> None:
+        for handler in list(self._handlers):
+            await handler(events)

@@ -34,12 +34,12 @@ BUILD_LOGS = "build_logs"
 """Payload: the build id that has new log lines."""
 
 
-def tells_of(names: Collection[str], payload: str | None) -> bool:
-    """Whether something with one of these names may have been appended, by a payload of EVENTS."""
-    return payload is None or any(name in names for name in payload.split(" ")[1:])
+def may_contain(payload: str, names: Collection[str]) -> bool:
+    """Whether an event with one of these names was appended, by a payload of EVENTS."""
+    return any(name in names for name in payload.split(" ")[1:])
 
 
-def newest(payload: str) -> int:
+def newest_position(payload: str) -> int:
     """The position in a payload of EVENTS."""
     return int(payload.partition(" ")[0])
 
@@ -83,15 +83,6 @@ class Listener:
             yield
         finally:
             self._callbacks[channel].remove(callback)
-
-    def woken(self, news: asyncio.Event, names: Collection[str]) -> contextlib.AbstractContextManager[None]:
-        """Sets `news` when something with one of `names`, whatever they are by then, may have been appended."""
-
-        def appended(payload: str | None) -> None:
-            if tells_of(names, payload):
-                news.set()
-
-        return self.subscribed(EVENTS, appended)
 
     async def _run(self) -> None:
         pause = 0.05

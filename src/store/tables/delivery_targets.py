@@ -22,21 +22,6 @@ from store.tables.reactions import MAX_TRIES
 TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
 
-async def position(connection: AsyncConnection, name: str) -> int:
-    """Held until the transaction ends: one at a time follows. From the beginning: before the first webhook was
-    registered nobody is told anything.
-    """
-    await connection.execute(
-        "INSERT INTO reaction_positions VALUES (%s, 0) ON CONFLICT DO NOTHING", (name,), prepare=True
-    )
-    cursor = await connection.execute(
-        "SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,), prepare=True
-    )
-    row = await cursor.fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 class Waiting(NamedTuple):
     news: bool
     """Events that are wanted have come since, or so many others."""
@@ -61,12 +46,8 @@ async def waiting(connection: AsyncConnection, name: str, names: list[str], far:
     return Waiting(*row)
 
 
-async def move(connection: AsyncConnection, name: str, to: int, *, notify: bool) -> None:
-    await connection.execute(
-        "UPDATE reaction_positions SET position = %s WHERE reaction = %s", (to, name), prepare=True
-    )
-    if notify:
-        await connection.execute("SELECT pg_notify(%s, '')", (WEBHOOKS,), prepare=True)
+async def notify_due(connection: AsyncConnection) -> None:
+    await connection.execute("SELECT pg_notify(%s, '')", (WEBHOOKS,), prepare=True)
 
 
 async def apply(connection: AsyncConnection, recorded: Recorded, now: datetime) -> None:
@@ -147,7 +128,7 @@ async def move_replay(connection: AsyncConnection, name: str, to: int, up_to: in
         await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (name,))
     else:
         await connection.execute("UPDATE webhook_replays SET position = %s WHERE replay = %s", (to, name))
-    await connection.execute("SELECT pg_notify(%s, '')", (WEBHOOKS,), prepare=True)
+    await notify_due(connection)
 
 
 async def _start_over(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:

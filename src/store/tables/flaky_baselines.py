@@ -11,21 +11,6 @@ TABLES = (
 )
 
 
-async def place(connection: AsyncConnection, name: str) -> int | None:
-    """How far the watch has looked, held until the transaction ends; None before its first look."""
-    cursor = await connection.execute("SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,))
-    row = await cursor.fetchone()
-    return None if row is None else int(row[0])
-
-
-async def move(connection: AsyncConnection, name: str, to: int) -> None:
-    await connection.execute(
-        "INSERT INTO reaction_positions VALUES (%s, %s)"
-        " ON CONFLICT (reaction) DO UPDATE SET position = EXCLUDED.position",
-        (name, to),
-    )
-
-
 async def seen(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
     """(runs, flaky runs) by test case, of those that were noted."""
     cursor = await connection.execute(

@@ -14,8 +14,6 @@ FIRST_PAUSE_S = 5
 MAX_TRIES = 20
 """Over some 17 hours."""
 ERRORS_SHOWN = 5
-FAR = 200
-"""Positions of no interest that are passed at once: what happens seldom is not looked for from where it last was."""
 
 
 class Due(NamedTuple):
@@ -37,39 +35,15 @@ class ReactionStanding(msgspec.Struct):
     """Of the first ones that are parked: `position 12: ...`."""
 
 
-async def begin(connection: AsyncConnection, names: Sequence[str]) -> None:
-    """Reactions that are new start at the log's end."""
-    await connection.execute(
-        "INSERT INTO reaction_positions SELECT unnest(%s::text[]), coalesce(max(notification_id), 0)"
-        " FROM stored_events ON CONFLICT DO NOTHING",
-        (list(names),),
-    )
-
-
-async def reached(connection: AsyncConnection, name: str) -> int:
-    """Within a transaction, at whose end others may move it again."""
-    cursor = await connection.execute("SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,))
-    row = await cursor.fetchone()
-    assert row is not None, "its row was made at the start"
-    return int(row[0])
-
-
-async def note(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:
-    """They are due; the last one is where the reaction is."""
+async def add_due(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position) SELECT %s, unnest(%s::bigint[]) ON CONFLICT DO NOTHING",
         (name, list(positions)),
     )
-    await move(connection, name, positions[-1])
-
-
-async def move(connection: AsyncConnection, name: str, to: int) -> None:
-    """The log was looked through up to here."""
-    await connection.execute("UPDATE reaction_positions SET position = %s WHERE reaction = %s", (to, name))
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
-    """An event that cannot be taken now waits until it is asked for, and is due then."""
+    """Notes an event that cannot be handled. It becomes due when an operator retries it."""
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (name, position, MAX_TRIES, error),

@@ -5,12 +5,10 @@ twice. Whoever is subscribed is read out of the same log, in the same order: an 
 was registered, whatever the read models show by then. Redis has no part in it.
 """
 
-import asyncio
 import secrets as random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -23,19 +21,22 @@ from domain.pools import POOL
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelRegistered, ChannelUpdated
 from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookDeleted, WebhookRegistered, WebhookUpdated
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, wait_for
-from store.tables import deliveries, delivery_targets, reactions
+from store.postgres.notifications import Listener
+from store.tables import deliveries, delivery_targets, log_positions, reactions
 from store.tables.deliveries import Endpoint, New
 from workers.deliveries.messages import Messages
+from workers.loops.outages import patient
 
 log = structlog.get_logger()
 
 NAME = "webhooks"
-BATCH = 200
-LOOK_AGAIN_S = 5.0
-REST_S = 0.01
-"""From news to the look at them: many events cost one look."""
+BATCH_SIZE = 200
+"""Events."""
+POLL_INTERVAL_S = 5.0
+DEBOUNCE_S = 0.01
+"""Between two reads of the log, so that a burst of events costs few."""
 REPLAYS_AHEAD = 1_000
 """A replay goes on while fewer of its deliveries than this are open."""
 
@@ -56,23 +57,16 @@ class DeliveryPlanner:
         self._pool = pool
         self._log = event_log
         self._messages = messages
-        self._listener = listener
         self._clock = clock
-        self._names: list[str] = []
-        """Of what is followed, by the last look."""
-        self._news = asyncio.Event()
+        self._cursor = LogCursor(event_log, listener, (), poll_interval_s=POLL_INTERVAL_S, debounce_s=DEBOUNCE_S)
 
     async def run(self) -> None:
-        """For ever. Any number of these may run at once."""
-        with self._listener.woken(self._news, self._names):
-            while True:
-                self._news.clear()
-                try:
-                    await self.catch_up()
-                except psycopg.OperationalError as error:
-                    log.warning("subscriptions wait for the database", error=str(error).strip())
-                if await wait_for(self._news, LOOK_AGAIN_S):
-                    await asyncio.sleep(REST_S)
+        """Runs until it is cancelled. Any number of these may run at once."""
+        await self._cursor.follow(self._catch_up_if_possible)
+
+    async def _catch_up_if_possible(self) -> None:
+        async with patient("deliveries"):
+            await self.catch_up()
 
     async def catch_up(self) -> None:
         """Until there is nothing new; what was parked and is asked for again; replays as far as they may go now."""
@@ -88,25 +82,27 @@ class DeliveryPlanner:
 
     async def _look(self) -> delivery_targets.Waiting:
         async with self._pool.connection() as connection:
-            # Known before it is looked, so that nothing comes unheard after the look.
-            self._names[:] = _names(OWN, _wanted(await deliveries.endpoints(connection)))
-            return await delivery_targets.waiting(connection, NAME, self._names, reactions.FAR)
+            # Set before the log is looked at: an append after the look notifies.
+            self._cursor.names = names = _names(OWN, _wanted(await deliveries.endpoints(connection)))
+            return await delivery_targets.waiting(connection, NAME, names, log_positions.MIN_SKIP)
 
     async def _follow(self) -> None:
         """One batch."""
         async with self._pool.connection() as connection, connection.transaction():
-            position = await delivery_targets.position(connection, NAME)
+            # From the first event on: nobody is told anything before the first webhook is registered.
+            await log_positions.ensure_positions(connection, [NAME], at_head=False)
+            position = await log_positions.lock_position(connection, NAME)
+            assert position is not None, "ensured before"
             endpoints = await deliveries.endpoints(connection)
-            head = await self._log.head()
-            events = await self._log.read(position, BATCH, _names(OWN, _wanted(endpoints)))
-            # Other events may be wanted after these: what follows them is read anew.
-            cut = next((place for place, item in enumerate(events, 1) if isinstance(item.event, CHANGING)), None)
-            is_whole = cut is None and len(events) < BATCH
-            events = events[:cut]
+            events, position, _ = await self._log.read_batch(position, BATCH_SIZE, _names(OWN, _wanted(endpoints)))
+            # Other events may be wanted after these: those that follow are read again.
+            cut = next((number for number, item in enumerate(events, 1) if isinstance(item.event, CHANGING)), None)
+            if cut is not None:
+                events, position = events[:cut], events[cut - 1].position
             await self._take(connection, events, endpoints)
-            # More may have been appended between the look at the head and the reading.
-            last = events[-1].position if events else position
-            await delivery_targets.move(connection, NAME, max(head, last) if is_whole else last, notify=bool(events))
+            await log_positions.move_position(connection, NAME, position)
+            if events:
+                await delivery_targets.notify_due(connection)
 
     async def _take(
         self, connection: AsyncConnection, events: Sequence[Recorded], endpoints: Sequence[Endpoint]
@@ -140,7 +136,7 @@ class DeliveryPlanner:
     async def _retry(self) -> bool:
         """What was parked and is asked for again, as of now; whether there may be more."""
         async with self._pool.connection() as connection, connection.transaction():
-            due = await reactions.lease(connection, [NAME], BATCH)
+            due = await reactions.lease(connection, [NAME], BATCH_SIZE)
             events = await self._log.at(sorted(one.position for one in due))
             for one in due:
                 await reactions.done(connection, one)
@@ -154,19 +150,17 @@ class DeliveryPlanner:
             if found is None:
                 return False
             replay, endpoint, position, up_to = found
-            events = await self._log.read(position, BATCH, _names((), endpoint.events))
+            batch = await self._log.read_batch(position, BATCH_SIZE, _names((), endpoint.events), up_to)
             new: list[New] = []
-            for recorded in events:
-                if recorded.position <= up_to:
-                    try:
-                        project_id = await self._project_of(recorded)
-                    except StreamDamaged as error:
-                        log.error("event left out of a replay", position=recorded.position, error=error.detail)
-                        continue
-                    new += fan_out(recorded, (endpoint,), project_id, replay=True)
+            for recorded in batch.events:
+                try:
+                    project_id = await self._project_of(recorded)
+                except StreamDamaged as error:
+                    log.error("event left out of a replay", position=recorded.position, error=error.detail)
+                    continue
+                new += fan_out(recorded, (endpoint,), project_id, replay=True)
             await self._add(connection, new)
-            at = events[-1].position if len(events) == BATCH else up_to
-            await delivery_targets.move_replay(connection, replay, at, up_to)
+            await delivery_targets.move_replay(connection, replay, batch.position, up_to)
         return True
 
     async def _add(self, connection: AsyncConnection, new: Sequence[New]) -> None:

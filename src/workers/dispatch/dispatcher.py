@@ -6,6 +6,7 @@ its leadership. Standbys wait for its lock.
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -20,13 +21,14 @@ from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools
 from domain.builds import BuildAssigned, BuildFinished
 from domain.core.errors import Conflict, NotFound, StreamDamaged
-from domain.core.events import Damaged
+from domain.core.events import Damaged, Recorded
 from domain.nodes import NodeConnected
 from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import leading
-from store.postgres.notifications import POLLS, Listener, wait_for
+from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import QueueReasons
@@ -37,11 +39,12 @@ log = structlog.get_logger()
 
 LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
-NEWS = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
+NOTIFY_ON = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
 """What may change who gets which build. The rest is only looked at for damage, once a second."""
-BATCH = 1_000
-REST_S = 0.003
-"""Between two rounds: under load many events cost one round, and from idle nothing waits."""
+BATCH_SIZE = 1_000
+"""Events."""
+DEBOUNCE_S = 0.003
+"""Between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
 ACKNOWLEDGE_S = 5.0
 """An assignment that its agent has not taken up by then goes back to the queue."""
 OFFLINE_S = 30.0
@@ -67,16 +70,18 @@ class Dispatcher:
     queue_reasons: QueueReasons
     acknowledge_s: float = ACKNOWLEDGE_S
     offline_s: float = OFFLINE_S
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _cursor: LogCursor = field(init=False)
     _polls: dict[int, int] = field(default_factory=dict)
     _missed_polls: bool = False
 
+    def __post_init__(self) -> None:
+        self._cursor = LogCursor(
+            self.log, self.listener, FOLLOWED, notify_on=NOTIFY_ON, batch_size=BATCH_SIZE, debounce_s=DEBOUNCE_S
+        )
+
     async def run(self) -> None:
-        """Leads whenever it can, for ever."""
-        with (
-            self.listener.woken(self._news, NEWS),
-            self.listener.subscribed(POLLS, self._polled),
-        ):
+        """Leads whenever it can, until it is cancelled."""
+        with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
                     async with leading(self.conninfo, LOCK) as lock:
@@ -91,7 +96,7 @@ class Dispatcher:
         else:
             node_id, _, free = payload.partition(":")
             self._polls[int(node_id)] = int(free)
-        self._news.set()
+        self._cursor.notify()
 
     async def new_polls(self) -> dict[int, int]:
         """Node id -> builds that its agent takes now, for those that said so since the last call."""
@@ -109,7 +114,8 @@ class _Leadership:
         self._leader = uuid4().hex
         self._caller = CommandContext("system:dispatch")
         self._scheduler = Scheduler()
-        self._position = 0
+        self._cursor = dispatcher._cursor
+        self._cursor.position = 0
         self._assigned_at: dict[int, float] = {}
         self._connected_at: dict[int, float] = {}
         self._now = asyncio.get_running_loop().time
@@ -119,15 +125,14 @@ class _Leadership:
     async def lead(self) -> None:
         dispatcher = self._dispatcher
         await dispatcher.handler.execute(TakeLeadership(self._leader), self._caller)
-        await self._follow()
+        await self._cursor.drain(self._apply)
         log.info("leading dispatch", queued=len(self._scheduler.queue), running=len(self._scheduler.active))
         dispatcher._missed_polls = True
         next_look = self._now()
         while True:
-            dispatcher._news.clear()
             # Taken before the log is read: an agent connects before it polls, and a new session asks for nothing yet.
             polls = await dispatcher.new_polls()
-            await self._follow()
+            await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
                 self._scheduler.polled(node_id, free)
             for orphan in self._scheduler.orphans():
@@ -138,29 +143,21 @@ class _Leadership:
                 await self._look_for_mended()
                 await self._say_why()
                 next_look = self._now() + 1.0
-            await asyncio.sleep(REST_S)
-            await wait_for(dispatcher._news, max(0.0, next_look - self._now()))
+            await self._cursor.wait(max(0.0, next_look - self._now()))
 
-    async def _follow(self) -> None:
-        head = await self._dispatcher.log.head()
-        while events := await self._dispatcher.log.read(self._position, BATCH, FOLLOWED):
-            for recorded in events:
-                if isinstance(recorded.event, Damaged):
-                    log.error("left alone", stream=recorded.stream, position=recorded.position)
-                    self._scheduler.leave_alone(recorded.stream)
-                    continue
-                self._scheduler.apply(recorded.event)
-                if isinstance(recorded.event, BuildAssigned):
-                    self._assigned_at[recorded.event.build_id] = self._now()
-                elif isinstance(recorded.event, BuildFinished):
-                    self._assigned_at.pop(recorded.event.build_id, None)
-                elif isinstance(recorded.event, NodeConnected):
-                    self._connected_at[recorded.event.node_id] = self._now()
-            self._position = events[-1].position
-            if len(events) < BATCH:
-                break  # what came meanwhile is in the news
-        # What is of no interest is not gone through again.
-        self._position = max(self._position, head)
+    async def _apply(self, events: Sequence[Recorded]) -> None:
+        for recorded in events:
+            if isinstance(recorded.event, Damaged):
+                log.error("left alone", stream=recorded.stream, position=recorded.position)
+                self._scheduler.leave_alone(recorded.stream)
+                continue
+            self._scheduler.apply(recorded.event)
+            if isinstance(recorded.event, BuildAssigned):
+                self._assigned_at[recorded.event.build_id] = self._now()
+            elif isinstance(recorded.event, BuildFinished):
+                self._assigned_at.pop(recorded.event.build_id, None)
+            elif isinstance(recorded.event, NodeConnected):
+                self._connected_at[recorded.event.node_id] = self._now()
 
     async def _take_back(self, orphan: LostBuild) -> None:
         build, node_id = orphan.build, orphan.node_id

@@ -18,20 +18,23 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from domain.core.events import readable
+from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.notifications import Listener, wait_for
-from store.tables import reactions as due_reactions
-from store.tables.reactions import FAR, MAX_TRIES, Due
+from store.postgres.notifications import Listener
+from store.tables import log_positions, reactions
+from store.tables.reactions import MAX_TRIES, Due
 from workers.loops.outages import patient
 from workers.reactions.registry import Reaction, Tools
 
 log = structlog.get_logger()
 
-BATCH = 500
-LEASED_AT_ONCE = 20
-SWEEP_S = 5.0
-REST_S = 0.1
-"""From news to the look at them: many events cost one look."""
+BATCH_SIZE = 500
+"""Events."""
+LEASE_SIZE = 20
+"""Reactions that one worker leases together."""
+SWEEP_INTERVAL_S = 5.0
+DEBOUNCE_S = 0.1
+"""Between two reads of the log, so that a burst of events costs few."""
 WAKE = "run_due_reactions"
 WAKE_S = 1.0
 """Redis has so long to take a wake-up; one that hangs must not hold up the log."""
@@ -45,30 +48,39 @@ class ReactionDispatcher:
         event_log: EventLog,
         listener: Listener,
         redis_url: str,
-        reactions: Sequence[Reaction],
+        registered: Sequence[Reaction],
         tools: Tools,
+        *,
+        sweep_interval_s: float = SWEEP_INTERVAL_S,
+        min_skip: int = log_positions.MIN_SKIP,
     ) -> None:
         self._pool = pool
         self._log = event_log
-        self._listener = listener
         # Connects when it is used, and again after every loss.
         self._connections = ConnectionPool.from_url(redis_url, socket_connect_timeout=1)
         self._redis = ArqRedis(self._connections)
-        self._reactions = {reaction.name: reaction for reaction in reactions}
+        self._reactions = {reaction.name: reaction for reaction in registered}
         self._tools = tools
-        self._names = {reaction.event.name for reaction in reactions}
-        self._news = asyncio.Event()
+        self._sweep_interval_s = sweep_interval_s
+        self._min_skip = min_skip
+        self._cursor = LogCursor(
+            event_log,
+            listener,
+            sorted({reaction.event.name for reaction in registered}),
+            poll_interval_s=sweep_interval_s,
+            debounce_s=DEBOUNCE_S,
+        )
+        self._has_positions = False
 
     async def run(self) -> None:
-        """For ever. Any number of these may run at once."""
-        with self._listener.woken(self._news, self._names):
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._follow())
-                    tasks.create_task(self._sweep())
-                    tasks.create_task(self._work())
-            finally:
-                await self._connections.disconnect()
+        """Runs until it is cancelled. Any number of these may run at once."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._cursor.follow(self._note_due))
+                tasks.create_task(self._sweep())
+                tasks.create_task(self._work())
+        finally:
+            await self._connections.disconnect()
 
     async def run_due(self) -> int:
         """Runs what is due now; answers how many reactions were run."""
@@ -79,32 +91,26 @@ class ReactionDispatcher:
                 ran += 1
         return ran
 
-    async def _follow(self) -> None:
-        begun = False
-        while True:
-            self._news.clear()
-            async with patient("reactions"):
-                if not begun:
-                    async with self._pool.connection() as connection:
-                        await due_reactions.begin(connection, list(self._reactions))
-                    begun = True
-                if any([await self._note(reaction) for reaction in self._reactions.values()]):
-                    await self._wake()
-                    continue
-            if await wait_for(self._news, SWEEP_S):
-                await asyncio.sleep(REST_S)
-
-    async def _note(self, reaction: Reaction) -> bool:
-        """Moves a reaction along the log; whether something became due."""
-        head = await self._log.head()
+    async def note_next(self, reaction: Reaction) -> bool:
+        """Reads one batch for a reaction; returns whether an event became due."""
         async with self._pool.connection() as connection, connection.transaction():
-            reached = await due_reactions.reached(connection, reaction.name)
-            events = await self._log.read(reached, BATCH, [reaction.event.name])
-            if events:
-                await due_reactions.note(connection, reaction.name, [event.position for event in events])
-            elif head - reached > FAR:
-                await due_reactions.move(connection, reaction.name, head)
-        return bool(events)
+            position = await log_positions.lock_position(connection, reaction.name)
+            assert position is not None, "ensured before"
+            batch = await self._log.read_batch(position, BATCH_SIZE, [reaction.event.name])
+            if batch.events:
+                await reactions.add_due(connection, reaction.name, [event.position for event in batch.events])
+            if batch.events or batch.position - position > self._min_skip:
+                await log_positions.move_position(connection, reaction.name, batch.position)
+        return bool(batch.events)
+
+    async def _note_due(self) -> None:
+        async with patient("reactions"):
+            if not self._has_positions:
+                async with self._pool.connection() as connection:
+                    await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
+                self._has_positions = True
+            while any([await self.note_next(reaction) for reaction in self._reactions.values()]):
+                await self._wake()
 
     async def _wake(self) -> None:
         with contextlib.suppress(RedisError, OSError):  # the sweeper does without; a TimeoutError is an OSError
@@ -113,7 +119,7 @@ class ReactionDispatcher:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(self._sweep_interval_s)
             async with patient("due reactions"):
                 await self.run_due()
 
@@ -139,7 +145,7 @@ class ReactionDispatcher:
     async def _lease(self) -> list[Due]:
         """Only of reactions that this release knows: another one may run beside it."""
         async with self._pool.connection() as connection:
-            return await due_reactions.lease(connection, list(self._reactions), LEASED_AT_ONCE)
+            return await reactions.lease(connection, list(self._reactions), LEASE_SIZE)
 
     async def _run_one(self, due: Due) -> None:
         try:
@@ -149,7 +155,7 @@ class ReactionDispatcher:
             parked = due.tries >= MAX_TRIES
             log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=repr(error))
             async with self._pool.connection() as connection:
-                await due_reactions.failed(connection, due, repr(error)[:LONGEST_ERROR])
+                await reactions.failed(connection, due, repr(error)[:LONGEST_ERROR])
             return
         async with self._pool.connection() as connection:
-            await due_reactions.done(connection, due)
+            await reactions.done(connection, due)
