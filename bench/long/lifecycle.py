@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from tests.conftest import running_server
 from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
+from tests.support.server import running_server
 
 from testhide.engines import temporary_engines
 from testhide.processes import create_first_admin

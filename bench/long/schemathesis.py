@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ADMIN, running_server
 from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
+from tests.support.server import ADMIN, running_server
 
 from testhide.engines import temporary_engines
 from testhide.processes import create_first_admin

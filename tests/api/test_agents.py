@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Server
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.fake_agent import FakeAgent
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s" tests="2" failures="1"><testcase classname="c" name="a"/>
 <testcase classname="c" name="b"><failure message="no">trace</failure></testcase></testsuite>"""

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 
 CONTENT = bytes(range(256)) * 40
 

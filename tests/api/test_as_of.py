@@ -11,9 +11,10 @@ from api.http.as_of import moment_of
 from commands.dispatch import TakeLeadership
 from commands.handler import CommandContext, Handler
 from testhide.processes import Core
-from tests.api.external import new_build, new_job, new_project, upload
-from tests.conftest import Client, Server
-from tests.fake_agent import Shop
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>

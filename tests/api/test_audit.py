@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 
 REPORT = b"""<testsuite name="s"><testcase classname="t.test_x" name="test_a"><failure message="boom">trace</failure>
 </testcase></testsuite>"""

@@ -14,7 +14,7 @@ from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
 from store.clock import utcnow
 from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import core
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 from workers.audit import Sealer
 
 REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'

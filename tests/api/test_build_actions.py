@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import upload
-from tests.conftest import Client, Server
-from tests.fake_agent import Shop
+from tests.support.external import upload
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_good"/>

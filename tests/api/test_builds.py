@@ -11,8 +11,9 @@ import pytest
 
 from testhide.engines import Engines
 from testhide.processes import create_first_admin
-from tests.conftest import ADMIN, Client, Server, running_server
-from tests.fake_agent import Shop
+from tests.support.http import Client
+from tests.support.server import ADMIN, Server, running_server
+from tests.support.shop import Shop
 
 FAR = 10**15
 

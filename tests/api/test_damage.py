@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project
-from tests.damage import damaged
+from tests.support.damage import damaged
+from tests.support.external import new_build, new_job, new_project
 
 
 @pytest.fixture(name="job")

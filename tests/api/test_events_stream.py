@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project
-from tests.conftest import Client, Server
+from tests.support.external import new_build, new_job, new_project
+from tests.support.http import Client
+from tests.support.server import Server
 
 AT = "/api/v3/events/stream"
 

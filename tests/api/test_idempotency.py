@@ -9,8 +9,9 @@ import psycopg
 import pytest
 import requests
 
-from tests.conftest import Client, Server
-from tests.fake_agent import Shop
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 BREAK_OFF = """
     CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$

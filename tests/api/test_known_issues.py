@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_project
+from tests.support.external import new_project
 
 BODY: dict[str, Any] = {
     "title": "Flaky database",

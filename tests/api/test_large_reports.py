@@ -8,7 +8,7 @@ import psutil
 import psycopg
 
 from projections.results import BlockRow
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 
 CASES = 100_000
 SECONDS = 30.0

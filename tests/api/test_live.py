@@ -12,22 +12,24 @@ import pytest
 from litestar.testing import RequestFactory
 
 from api.live import build_feed, readers
-from tests.api.serving import Inside, serving
-from tests.conftest import ADMIN, Client, Server
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.fake_agent import FakeAgent
+from tests.support.http import Client
+from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.server import ADMIN, Server
+from tests.support.shop import Shop
 
 EVENTS = "/api/v3/events/stream"
 WITHIN_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[Inside]:
-    with serving(server) as began:
+def inside(server: Server) -> Iterator[InProcessServer]:
+    with serve_in_process(server) as began:
         yield began
 
 
 @pytest.fixture(scope="module")
-def admin(inside: Inside) -> Client:
+def admin(inside: InProcessServer) -> Client:
     return inside.client(*ADMIN)
 
 
@@ -53,7 +55,9 @@ def of(build: dict[str, Any]) -> str:
     return f"/api/v3/builds/{build['id']}/stream"
 
 
-def connect(inside: Inside, client: Client, path: str, *headers: str, buffer: int | None = None) -> socket.socket:
+def connect(
+    inside: InProcessServer, client: Client, path: str, *headers: str, buffer: int | None = None
+) -> socket.socket:
     """A connection that has asked and has read nothing."""
     connection = socket.socket()
     if buffer is not None:
@@ -76,24 +80,24 @@ def chunks(connection: socket.socket) -> Iterator[bytes]:
             file.readline()
 
 
-def until(inside: Inside, holds: Callable[[], bool], why: str) -> None:
+def until(inside: InProcessServer, holds: Callable[[], bool], why: str) -> None:
     deadline = time.monotonic() + WITHIN_S
     while not inside.call(holds):
         assert time.monotonic() < deadline, why
 
 
-def has_none(inside: Inside) -> bool:
+def has_none(inside: InProcessServer) -> bool:
     streams = inside.streams
     return len(streams.readers) == len(streams.builds) == len(streams.events) == 0
 
 
-def at_work(inside: Inside) -> tuple[int, int]:
+def at_work(inside: InProcessServer) -> tuple[int, int]:
     """How many tasks the process has, and whom it notifies."""
     return len(asyncio.all_tasks(inside.loop)), sum(map(len, inside.services.listener._callbacks.values()))
 
 
 def test_a_stalled_reader_is_cut_and_goes_on_later(
-    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "STALLED_S", 0.5)
     texts = [f"{number} {'x' * 10_000}" for number in range(2_000)]
@@ -139,7 +143,7 @@ async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> No
 
 @pytest.mark.parametrize("has_read", [False, True])
 def test_readers_that_are_gone_leave_nothing(
-    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], has_read: bool
+    inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], has_read: bool
 ) -> None:
     agent.log(build, 0, ["one"]).raise_for_status()
     idle = inside.call(lambda: at_work(inside))
@@ -154,7 +158,9 @@ def test_readers_that_are_gone_leave_nothing(
     until(inside, lambda: has_none(inside) and at_work(inside) <= idle, "something of them stays")
 
 
-def test_many_lines_come_together(inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any]) -> None:
+def test_many_lines_come_together(
+    inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any]
+) -> None:
     count = 100
     agent.log(build, 0, ["first"]).raise_for_status()
     with connect(inside, admin, of(build)) as connection:
@@ -174,7 +180,7 @@ def test_many_lines_come_together(inside: Inside, admin: Client, agent: FakeAgen
 
 
 def test_only_streams_with_ids_are_kept_alive(
-    inside: Inside, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "KEEP_ALIVE_S", 0.1)
     monkeypatch.setattr(readers, "LOOK_S", 0.05)

@@ -9,9 +9,10 @@ import pytest
 import requests
 
 from store.postgres.notifications import WAKES
-from tests.api.serving import serving
-from tests.conftest import ADMIN
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.fake_agent import FakeAgent
+from tests.support.in_process_server import serve_in_process
+from tests.support.server import ADMIN
+from tests.support.shop import Shop
 
 RESULT = {"exit_code": 0, "stdout": "Filesystem Size", "stderr": "", "truncated": False, "timed_out": False}
 
@@ -86,7 +87,7 @@ def test_an_answer_that_comes_too_late_can_be_asked_for(server: Any, machine: Ma
 
 
 def test_who_hangs_up_is_not_waited_for(server: Any, machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
-    with serving(server) as inside:
+    with serve_in_process(server) as inside:
         waiting = inside.services.listener._callbacks[WAKES]
         admin = inside.client(*ADMIN)
         body = {"command": "df -h /", "timeout_s": 60}

@@ -56,8 +56,8 @@ from store.clock import utcnow
 from testhide import VERSION
 from testhide.processes import Core, api_services
 from testhide.settings import Settings
-from tests.commands.given import commands
 from tests.projections.toys import query
+from tests.support.given import commands
 
 EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "5"))
 STEPS = 25

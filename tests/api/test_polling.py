@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from tests.conftest import Server
-from tests.fake_agent import Shop
-from tests.polls import until_it_asks
+from tests.support.fake_agent import until_it_asks
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 DISCONNECT_LISTENERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity

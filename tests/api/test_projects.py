@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.fake_agent import Shop
+from tests.support.shop import Shop
 
 HUGE = "9" * 5_000
 

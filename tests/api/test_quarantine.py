@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
-from tests.fake_agent import Shop
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.shop import Shop
 
 A, B, C = (f"t/test_x.py::test_{name}" for name in "abc")
 REPORT = b"""<testsuite name="s">

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 
 DNS = {"title": "DNS", "classification": "infra", "pattern": "no such host"}
 REPORT = b"""<testsuite name="s">

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.external import new_project
-from tests.conftest import ADMIN, Client, Server, running_server
-from tests.fake_agent import Shop
+from tests.support.external import new_project
+from tests.support.http import Client
+from tests.support.server import ADMIN, Server, running_server
+from tests.support.shop import Shop
 
 LINES = 24
 EVENTS = 12

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from testhide import http_server
-from tests.api.serving import Inside, serving
 from tests.api.test_live import chunks, connect, has_none, of, until
-from tests.conftest import ADMIN, Server
-from tests.fake_agent import Shop
+from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.server import ADMIN, Server
+from tests.support.shop import Shop
 
 TEXTS = [f"{number} {'x' * 10_000}" for number in range(2_000)]
 """More than lies in all buffers on the way."""
@@ -23,10 +23,10 @@ MOST = 2
 
 
 @pytest.fixture(scope="module")
-def inside(server: Server) -> Iterator[Inside]:
+def inside(server: Server) -> Iterator[InProcessServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http_server, "UNTAKEN_S", 1.0)
-        with serving(server) as began:
+        with serve_in_process(server) as began:
             yield began
 
 
@@ -50,7 +50,7 @@ def connected(url: str) -> int:
     return sum(row[1].endswith(f":{port:04X}") and row[3] == ESTABLISHED for row in rows)
 
 
-def test_it_is_ended_and_its_reader_goes_on(inside: Inside, build: dict[str, Any]) -> None:
+def test_it_is_ended_and_its_reader_goes_on(inside: InProcessServer, build: dict[str, Any]) -> None:
     admin = inside.client(*ADMIN)
     admin.close()
     with connect(inside, admin, of(build) + "?ids=true") as connection:
@@ -64,13 +64,13 @@ def test_it_is_ended_and_its_reader_goes_on(inside: Inside, build: dict[str, Any
     assert got + rest == admin.get(of(build), params={"ids": True}).content
 
 
-def test_many_take_little_memory(server: Server, inside: Inside, build: dict[str, Any]) -> None:
+def test_many_take_little_memory(server: Server, inside: InProcessServer, build: dict[str, Any]) -> None:
     status = Path(f"/proc/{server.processes['serve'].pid}/status")
 
     def memory() -> int:
         return int(status.read_text().partition("VmRSS:")[2].split()[0]) // 1024
 
-    real = Inside(server.url, inside.app, inside.loop)
+    real = InProcessServer(server.url, inside.app, inside.loop)
     with connect(real, server.admin, of(build)) as connection:
         next(chunks(connection))  # what all share is there
     before = memory()

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Client, Server
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.fake_agent import FakeAgent
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
-from tests.api.listening import Listening, Request, listening, opened_server
 from tests.api.test_webhooks import made, wait_until
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.server import server_with_workers
+from tests.support.webhook_receiver import ReceivedRequest, WebhookReceiver, receive_webhooks
 
 AT = "/api/v3/ms-teams"
 KEY = "dGhlIGtleQ"
@@ -144,29 +145,29 @@ def test_the_address_is_shown_nowhere(server: Any, channel: dict[str, Any]) -> N
 
 
 @pytest.fixture(name="receiver")
-def _receiver() -> Iterator[Listening]:
-    with listening() as receiver:
+def _receiver() -> Iterator[WebhookReceiver]:
+    with receive_webhooks() as receiver:
         yield receiver
 
 
 @pytest.fixture(name="opened", scope="module")
 def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server whose operator opened this machine, with workers."""
-    with opened_server(engines, tmp_path_factory.mktemp("opened")) as server:
+    with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
         yield server
 
 
-def card(request: Request) -> dict[str, Any]:
+def card(request: ReceivedRequest) -> dict[str, Any]:
     content: dict[str, Any] = request.json["attachments"][0]["content"]
     return content
 
 
-def lines(request: Request) -> list[str]:
+def lines(request: ReceivedRequest) -> list[str]:
     return [part["inlines"][0]["text"] for part in card(request)["body"] if part["type"] == "RichTextBlock"]
 
 
 def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
-    opened: Any, receiver: Listening
+    opened: Any, receiver: WebhookReceiver
 ) -> None:
     project = new_project(opened)
     receiver.statuses.append((503, b"later"))
@@ -189,7 +190,7 @@ def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
     assert made(opened.admin.get(path), 200)["deliveries_failed"] == 1
 
 
-def test_a_test_card(opened: Any, receiver: Listening) -> None:
+def test_a_test_card(opened: Any, receiver: WebhookReceiver) -> None:
     path = f"{AT}/{made(opened.admin.post(AT, json=body(new_project(opened), webhook_url=receiver.url)))['id']}"
     answer = made(opened.admin.post(f"{path}/test"), 200)
     assert answer.items() >= {"sent": True, "status_code": 200, "error": ""}.items()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
 from tests.commands.reports.reading import parsed
 from tests.commands.reports.test_real_reporters import PYTEST_SAMPLE, UNITTEST_SAMPLE, run
-from tests.conftest import ADMIN
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.server import ADMIN
 
 REPORT = b"""<testsuites>
 <testsuite name="auth">

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
-from tests.conftest import ADMIN
-from tests.fake_agent import Shop
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.server import ADMIN
+from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>

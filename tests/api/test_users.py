@@ -8,7 +8,8 @@ from commands.handler import CommandContext, Handler
 from commands.users import register_user
 from store.clock import utcnow
 from testhide.processes import core
-from tests.conftest import ADMIN, Client, Server
+from tests.support.http import Client
+from tests.support.server import ADMIN, Server
 
 
 def id_of(client: Client) -> int:

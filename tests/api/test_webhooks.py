@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.external import new_build, new_job, new_project, upload
-from tests.api.listening import Listening, listening, opened_server
+from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.server import server_with_workers
+from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
 URL = "https://hooks.example.com/testhide"
 EVENTS = ["build.finished", "build.failed"]
@@ -202,19 +203,19 @@ def test_schemas_are_published(server: Any) -> None:
 
 
 @pytest.fixture(name="receiver")
-def _receiver() -> Iterator[Listening]:
-    with listening() as receiver:
+def _receiver() -> Iterator[WebhookReceiver]:
+    with receive_webhooks() as receiver:
         yield receiver
 
 
 @pytest.fixture(name="opened", scope="module")
 def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server whose operator opened this machine, with workers."""
-    with opened_server(engines, tmp_path_factory.mktemp("opened")) as server:
+    with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
         yield server
 
 
-def test_from_the_build_to_the_receiver(opened: Any, receiver: Listening) -> None:
+def test_from_the_build_to_the_receiver(opened: Any, receiver: WebhookReceiver) -> None:
     project = new_project(opened)
     body = {"url": receiver.url, "events": [*EVENTS, "build.started"], "project_id": project, "secret": "s3cr3t"}
     webhook = made(opened.admin.post(AT, json=body))
@@ -235,7 +236,7 @@ def test_from_the_build_to_the_receiver(opened: Any, receiver: Listening) -> Non
     assert made(opened.admin.get(f"{path}/history?status=failed"), 200) == []
 
 
-def test_a_failed_delivery_is_shown_and_redelivered(opened: Any, receiver: Listening) -> None:
+def test_a_failed_delivery_is_shown_and_redelivered(opened: Any, receiver: WebhookReceiver) -> None:
     project = new_project(opened)
     receiver.statuses.append((503, b"we are\0 closed"))
     body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}
@@ -257,7 +258,7 @@ def test_a_failed_delivery_is_shown_and_redelivered(opened: Any, receiver: Liste
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
 
-def test_a_ping(opened: Any, receiver: Listening) -> None:
+def test_a_ping(opened: Any, receiver: WebhookReceiver) -> None:
     body = {"url": receiver.url, "events": EVENTS, "project_id": new_project(opened), "secret": "s3cr3t"}
     webhook = made(opened.admin.post(AT, json=body))
     path = f"{AT}/{webhook['id']}"
@@ -284,7 +285,7 @@ def flaky_report(*names: str) -> bytes:
     return f'<testsuite name="shop">{cases}</testsuite>'.encode()
 
 
-def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: Listening) -> None:
+def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: WebhookReceiver) -> None:
     project = new_project(opened)
     body = {"url": receiver.url, "events": ["test.flaky", "test.quarantined"], "project_id": project}
     made(opened.admin.post(AT, json=body))
@@ -305,7 +306,7 @@ def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: 
     assert receiver.requests[2].json["data"] == opened.admin.get(f"/api/v3/quarantine?job_id={job}").json()[0]
 
 
-def test_a_killed_worker_is_made_up_for(opened: Any, receiver: Listening) -> None:
+def test_a_killed_worker_is_made_up_for(opened: Any, receiver: WebhookReceiver) -> None:
     """Killed while a receiver thinks: the delivery is made again as soon as there is a worker."""
     project = new_project(opened)
     body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}

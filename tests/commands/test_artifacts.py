@@ -22,7 +22,7 @@ from domain.builds import (
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main")

@@ -9,7 +9,7 @@ from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSes
 from domain.auth import API_TOKEN, EVENTS, SESSION, ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.core.errors import NotFound
 from domain.core.events import UNSTAMPED, Event
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 OPENED = SessionOpened(session_id="s", user_id=7, expires_at=UNSTAMPED)
 REVOKED = SessionRevoked(session_id="s", user_id=7)

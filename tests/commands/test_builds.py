@@ -34,7 +34,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 CONFIGURATION = Configuration(command="pytest", env={"A": "job", "B": "job"}, secrets={"TOKEN": b"job"})

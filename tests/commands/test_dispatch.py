@@ -8,7 +8,7 @@ from commands.dispatch import TakeLeadership
 from domain import dispatch
 from domain.core.events import Event
 from domain.dispatch import LEADER, LeadershipTaken
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 MINE, ANOTHERS = LeadershipTaken(leader="me"), LeadershipTaken(leader="another")
 

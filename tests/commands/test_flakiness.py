@@ -5,7 +5,7 @@ import msgspec
 from commands.flakiness import SayFlaky
 from domain.flakiness import TestTurnedFlaky
 from projections.flakiness import FlakyCase
-from tests.commands.given import decided
+from tests.support.given import decided
 from workers.flakiness import Verdict, verdict
 
 TURNED = TestTurnedFlaky(

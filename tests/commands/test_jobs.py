@@ -13,7 +13,7 @@ from domain.jobs import JOB, Configuration, Job, JobConfigured, JobCreated, JobD
 from domain.pools import PoolCreated, PoolDeleted
 from domain.projects import ProjectCreated
 from domain.templates import TemplateCreated, TemplateDeleted
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
 CREATED = JobCreated(job_id=5, project_id=1, title="Smoke")

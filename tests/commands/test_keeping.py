@@ -22,7 +22,7 @@ from domain.builds import (
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from tests.commands.given import commands, decided, histories, is_decided_once
+from tests.support.given import commands, decided, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 QUEUED = BuildQueued(**IDS, branch="dev")

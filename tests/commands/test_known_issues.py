@@ -26,7 +26,7 @@ from domain.known_issues import (
 from domain.projects import ProjectCreated
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 from tests.commands import test_results
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
 CREATED = KnownIssueCreated(

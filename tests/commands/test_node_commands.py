@@ -11,7 +11,7 @@ from domain.core.errors import NotFound, Unavailable
 from domain.core.events import Event
 from domain.node_commands import NODE_COMMAND, NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeConnected, NodeDeleted, NodeRegistered, NodeWentOffline
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 REGISTERED = NodeRegistered(node_id=7, title="agent-01")
 CONNECTED = NodeConnected(node_id=7, session="s", version="1", platform="linux", hostname="h", cpu_cores=8, ram_gb=16.0)

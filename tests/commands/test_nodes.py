@@ -29,7 +29,7 @@ from domain.nodes import (
     NodeWentOffline,
 )
 from domain.pools import PoolCreated, PoolDeleted
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 POOL = PoolCreated(pool_id=2, project_id=1, title="linux")
 REGISTER = RegisterNode(7, "agent-01", "node-name-1", b"hash", 2, ("linux",), 3)

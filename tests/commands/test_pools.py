@@ -13,7 +13,7 @@ from domain.core.events import Event
 from domain.nodes import NodeRegistered, NodeUpdated
 from domain.pools import POOL, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import ProjectCreated
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
 CREATE = CreatePool(2, 1, "linux", "pool-name-1", labels={"arch": "amd64"}, max_parallel=10)

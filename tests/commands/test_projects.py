@@ -25,7 +25,7 @@ from domain.projects import (
     ProjectUpdated,
     WebhookSecretRotated,
 )
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 CREATE = CreateProject(1, "Mobile App", 7, (("mobile-app", "slug-1"), ("mobile-app-1", "slug-2")), b"sealed")
 CREATED = ProjectCreated(

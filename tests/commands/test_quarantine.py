@@ -29,8 +29,8 @@ from domain.quarantine import (
     fared,
 )
 from domain.results import FAILED, ResultsRecorded
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
 from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 DAY = timedelta(days=1)

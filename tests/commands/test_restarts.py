@@ -13,7 +13,7 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TemplateCreated
-from tests.commands.given import commands, decided, histories, is_decided_once
+from tests.support.given import commands, decided, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 CONFIGURATION = Configuration(command="pytest", env={"A": "build"}, secrets={"TOKEN": b"sealed"})

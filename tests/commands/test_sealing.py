@@ -10,7 +10,7 @@ from domain import sealing
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 FIRST = SigningKeyChanged(public_key="a")
 

@@ -23,7 +23,7 @@ from domain.teams import (
     heard,
     shown_url,
 )
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
 ABOUT: dict[str, Any] = {"channel_id": 5, "project_id": 3}

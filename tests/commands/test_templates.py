@@ -15,7 +15,7 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
-from tests.commands.given import commands, decided, folds, histories, is_decided_once, structs
+from tests.support.given import commands, decided, folds, histories, is_decided_once, structs
 
 STORED = Configuration(
     command="pytest", setup=["npm ci"], env={"A": "1", "B": "1"}, artifacts=["*.xml"], secrets={"S": b"s", "T": b"t"}

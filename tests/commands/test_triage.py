@@ -21,7 +21,7 @@ from domain.triage import (
     ResultClassified,
     Triage,
 )
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 RESULT = Recorded(result_id=100, **IDS, status="failed", fail_id="f1", signature="s1")

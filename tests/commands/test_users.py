@@ -12,7 +12,7 @@ from domain.core.data_keys import user_key
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import Event
 from domain.users import USER, UserDeleted, UserRegistered
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 REGISTER = RegisterUser(7, "a@example.com", "admin", "hash", "email-1", "Ada", "L")
 REGISTERED = UserRegistered(

@@ -34,7 +34,7 @@ from domain.webhooks import (
     WebhookRegistered,
     WebhookUpdated,
 )
-from tests.commands.given import commands, decided, folds, histories, is_decided_once
+from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
 URL = "https://hooks.example.com/"

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.conftest import Client
+from tests.support.http import Client
 
 Described = schemathesis.APIOperation[Any, Any, Any, Any]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import requests
 
-from tests.conftest import ADMIN, Client
+from tests.support.http import Client
+from tests.support.server import ADMIN
 
 from .operations import Operation
 from .world import World, junit

@@ -10,7 +10,7 @@ import pytest
 
 from testhide.engines import temporary_engines
 from testhide.processes import create_first_admin
-from tests.conftest import ADMIN, running_server
+from tests.support.server import ADMIN, running_server
 
 from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations

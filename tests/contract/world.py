@@ -14,7 +14,8 @@ from domain.deliveries import Outcome
 from store.clock import utcnow
 from store.tables.delivery_history import note_ping
 from testhide.processes import core
-from tests.conftest import ADMIN, Client, Server
+from tests.support.http import Client
+from tests.support.server import ADMIN, Server
 
 PATIENCE_S = 30
 TESTS = 60  # more than a page of tests

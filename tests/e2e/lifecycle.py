@@ -20,10 +20,12 @@ import psycopg
 import requests
 
 from testhide.processes import core
-from tests.conftest import Client, Server
 from tests.e2e.rules import LogRules
 from tests.e2e.steps import Step
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.fake_agent import FakeAgent
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 PATIENCE_S = 0.15
 """How long a step waits for a poll to be answered before it leaves it open."""

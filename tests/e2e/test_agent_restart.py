@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Server
 from tests.e2e.test_selection import Works
+from tests.support.server import Server
 
 
 @pytest.fixture

@@ -21,9 +21,11 @@ from domain.registry import EVENTS, UPCASTERS
 from store.log.codec import COMPRESSED, EventMapper
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
-from tests.api.external import upload
-from tests.conftest import Client, Server
-from tests.fake_agent import FakeAgent, Shop
+from tests.support.external import upload
+from tests.support.fake_agent import FakeAgent
+from tests.support.http import Client
+from tests.support.server import Server
+from tests.support.shop import Shop
 from workers.reactions.registry import REACTIONS
 
 ZSTD_FRAME = b"\x28\xb5\x2f\xfd"

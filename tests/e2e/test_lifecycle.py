@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.conftest import Server
 from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
+from tests.support.server import Server
 
 EXAMPLES = int(os.environ.get("TESTHIDE_LIFECYCLE_EXAMPLES", "8"))
 STEPS = int(os.environ.get("TESTHIDE_LIFECYCLE_STEPS", "40"))

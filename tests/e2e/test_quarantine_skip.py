@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Server
 from tests.e2e.test_selection import ALL, BAD, FILE, WAVERS, Works
+from tests.support.server import Server
 
 INSIDE = f"{FILE}::TestKasse::TestInnen"
 SIZE = f"{FILE}::test_größe"

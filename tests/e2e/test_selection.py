@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Server
-from tests.fake_agent import Shop
+from tests.support.server import Server
+from tests.support.shop import Shop
 
 SUITE = """
     import os

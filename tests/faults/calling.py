@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.conftest import ADMIN
+from tests.support.server import ADMIN
 
 ANSWER_S = 40.0
 PAUSE_S = 0.2

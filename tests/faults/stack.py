@@ -30,8 +30,8 @@ from testhide.operator_errors import Fault
 from testhide.processes import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 from testhide.supervise.program import Program
-from tests.conftest import ADMIN, free_port
 from tests.faults.proxy import End, Proxy
+from tests.support.server import ADMIN, free_port
 
 SERVERS = ("serve", "project", "dispatch", "work")
 ENGINES = ("postgres", "valkey")

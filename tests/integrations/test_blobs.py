@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from domain.core.errors import Unavailable
 from integrations.blobs import PART, open_blobs
 from integrations.ports import BlobMissing, Blobs
-from tests.conftest import free_port
+from tests.support.server import free_port
 
 KEY = "builds/7/artifacts/201"
 pytestmark = pytest.mark.anyio

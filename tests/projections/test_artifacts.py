@@ -9,8 +9,8 @@ from domain.artifacts import ArtifactStored
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from projections.artifacts import PROJECTION, ArtifactRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 STORED = ArtifactStored(

@@ -11,8 +11,8 @@ from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, Session
 from domain.core.events import Event
 from domain.users import UserRegistered
 from projections.auth import PROJECTION, ApiTokenRow, SessionRow, UserRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 REGISTERED = UserRegistered(at=NOW, user_id=7, email="a@example.com", role="admin", password_hash="hash")

@@ -13,9 +13,9 @@ from projections.rebuild.retry import retry
 from store.log.codec import UnknownEvent
 from store.postgres.notifications import EVENTS, Listener
 from testhide.processes import Core
-from tests.damage import DAMAGES, Damage, damaged
 from tests.projections.claims import MENDED, projecting, rows, serve, take
 from tests.projections.toys import SEEN, parked
+from tests.support.damage import DAMAGES, Damage, damaged
 
 OWNERS_ALONE = replace(MENDED, takes=(ClaimTaken,))
 NO_CLAIMS = Projection("others", 1, (), lambda recorded: (), lambda recorded, rows: (), takes=())

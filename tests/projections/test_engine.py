@@ -24,7 +24,6 @@ from projections.engine.model import Projection, Row
 from projections.engine.parking import WAITS
 from projections.jobs import JobRow
 from projections.projects import ProjectRow
-from tests.projections.memory import MemoryRows
 from tests.projections.toys import (
     NOW,
     SEEN,
@@ -47,6 +46,7 @@ from tests.projections.toys import (
     recorded,
     table,
 )
+from tests.support.memory_rows import MemoryRows
 
 BOTH = (TOYS, SEEN)
 NUL = "a text with \0 in it"

@@ -8,8 +8,8 @@ from domain import jobs
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from projections.jobs import PROJECTION, ConfigurationRow, JobRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 CREATED = JobCreated(at=NOW, job_id=5, project_id=1, title="Smoke", node_pool_id=2, repository="/srv/r.git")

@@ -14,8 +14,8 @@ from domain.known_issues import (
     KnownIssueUpdated,
 )
 from projections.known_issues import PROJECTION, KnownIssueRow, TaughtRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

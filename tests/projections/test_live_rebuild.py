@@ -26,7 +26,8 @@ from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.engines import Engines
 from testhide.processes import core, create_first_admin
-from tests.conftest import ADMIN, Client, Server, running_server
+from tests.support.http import Client
+from tests.support.server import ADMIN, Server, running_server
 
 HISTORY = 2_500
 """Builds."""

@@ -7,8 +7,8 @@ from domain.core.events import Event
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
 from projections.node_commands import PROJECTION, NodeCommandRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 REQUESTED = NodeCommandRequested(command_id=3, node_id=7, kind="restart", timeout_s=10)
 

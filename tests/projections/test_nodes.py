@@ -18,8 +18,8 @@ from domain.nodes import (
     NodeWentOffline,
 )
 from projections.nodes import PROJECTION, NodeRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 REGISTERED = NodeRegistered(at=NOW, node_id=7, title="agent-01", token_hash=b"hash", pool_id=2, tags=["linux"])

@@ -8,8 +8,8 @@ from domain import pools
 from domain.core.events import Event
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from projections.pools import PROJECTION, PoolRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
 from projections.projects import PROJECTION, MemberRow, ProjectRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 CREATED = ProjectCreated(at=NOW, project_id=1, title="P", slug="p", sealed_webhook_secret=b"s")

@@ -17,8 +17,8 @@ from domain.quarantine import (
     TestsQuarantined,
 )
 from projections.quarantine import PROJECTION, QuarantineRow, status
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ADDED = TestsQuarantined(

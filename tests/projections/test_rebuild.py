@@ -59,8 +59,8 @@ from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from testhide.processes import Core
-from tests.commands.given import commands
 from tests.projections.toys import query
+from tests.support.given import commands
 
 SMALL = st.integers(1, 3)
 LEADER = st.just("a")

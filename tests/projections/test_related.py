@@ -8,7 +8,7 @@ from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
 from projections.event_index import KINDS, PROJECTION, RelatedRow
-from tests.projections.memory import MemoryRows
+from tests.support.memory_rows import MemoryRows
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
 

@@ -25,7 +25,7 @@ from projections.results import (
     SupersededRow,
 )
 from projections.test_cases import CaseStatsRow, CatalogueRow, TestCaseRow, after_run
-from tests.projections.memory import MemoryRows
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 

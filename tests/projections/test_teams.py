@@ -10,8 +10,8 @@ from domain.core.events import Event
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelFailing, ChannelRecovered, ChannelRegistered, ChannelUpdated
 from projections.teams import PROJECTION, ChannelRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

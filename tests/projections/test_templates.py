@@ -9,8 +9,8 @@ from domain.core.events import Event
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
 from projections.templates import PROJECTION, TemplateRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW, LATER = datetime(2026, 5, 20, 10, tzinfo=UTC), datetime(2026, 5, 20, 11, tzinfo=UTC)
 CONFIGURATION = Configuration(setup=["npm ci"], env={"A": "1"}, artifacts=["*.xml"], secrets={"Z": b"z", "B": b"b"})

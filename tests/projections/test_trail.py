@@ -22,8 +22,8 @@ from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
 from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
 from projections.audit_view.summaries import predicate
-from tests.commands.given import structs
-from tests.projections.memory import MemoryRows
+from tests.support.given import structs
+from tests.support.memory_rows import MemoryRows
 
 AT = datetime(2026, 5, 20, 10, tzinfo=UTC)
 HIDDEN = "kept in the dark"

@@ -23,9 +23,9 @@ from projections import results
 from projections.engine.model import DeleteRange, DeleteWhere
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
 from tests.projections.test_results import block
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 OF_RESULT: dict[str, Any] = {"result_id": 700, **IDS}

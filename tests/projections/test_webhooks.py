@@ -15,8 +15,8 @@ from domain.projects import ProjectDeleted
 from domain.webhooks import WebhookDeleted, WebhookFailing, WebhookRecovered, WebhookRegistered, WebhookUpdated
 from projections.webhook_views import QuarantinedTest, schemas
 from projections.webhooks import PROJECTION, WebhookRow
-from tests.commands.given import histories
-from tests.projections.memory import MemoryRows
+from tests.support.given import histories
+from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

@@ -15,7 +15,7 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.codec import UnknownEvent
 from store.log.event_log import EventLog, Write
 from testhide.processes import Core
-from tests.damage import DAMAGES, Damage, damaged, other_seal
+from tests.support.damage import DAMAGES, Damage, damaged, other_seal
 
 ANN = CommandContext("user:1")
 STAMP = EventMetadata(utcnow(), "tests")

@@ -4,7 +4,7 @@ import json
 import subprocess
 from typing import Any
 
-from tests.api.external import new_build, new_job, new_project
+from tests.support.external import new_build, new_job, new_project
 from tests.testhide.test_audit_docs import DOCS
 
 HEADING = "## How something was"

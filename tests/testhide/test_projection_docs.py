@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.api.external import new_build, new_job, new_project
+from tests.support.external import new_build, new_job, new_project
 from tests.testhide.test_audit_docs import _environ
 
 __all__ = ["_environ"]

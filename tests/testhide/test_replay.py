@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.external import new_build, new_job, new_project, upload
+from tests.support.external import new_build, new_job, new_project, upload
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a"><failure message="no such host">trace</failure></testcase>

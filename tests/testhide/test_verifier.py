@@ -19,7 +19,7 @@ from store.audit.signed_notes import SigningKey, VerifierKey
 from testhide.cli.audit import verify
 from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import Core
-from tests.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
+from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
 
 EVENTS = 1_500

@@ -9,8 +9,8 @@ from domain.core.errors import StreamDamaged
 from store.tables import reactions
 from store.tables.reactions import ReactionStanding
 from testhide.processes import Core
-from tests.damage import damaged
 from tests.integrations.receiving import receiving, told
+from tests.support.damage import damaged
 from tests.workers.hooks import Hooks
 from tests.workers.test_dispatch import Yard, is_assigned
 from workers.deliveries.planner import NAME

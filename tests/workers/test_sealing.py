@@ -25,8 +25,8 @@ from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKe
 from store.log.event_log import Write
 from store.postgres.notifications import EVENTS, Listener
 from testhide.processes import Core
-from tests.damage import damaged
-from tests.tampering import hide_in_the_tree
+from tests.support.damage import damaged
+from tests.support.tampering import hide_in_the_tree
 from workers import audit
 from workers.audit import Sealer, TreeDamaged, key_at
 

@@ -21,13 +21,14 @@ from api.live.feeds import Streams
 from testhide import VERSION
 from testhide.http_server import Listening
 from testhide.processes import api_services
-from tests.conftest import Client, Server, free_port
+from tests.support.http import Client
+from tests.support.server import Server, free_port
 
 T = TypeVar("T")
 
 
 @dataclass
-class Inside:
+class InProcessServer:
     """What runs on the event loop of the server's thread."""
 
     url: str
@@ -55,7 +56,7 @@ class Inside:
 
 
 @contextlib.contextmanager
-def serving(server: Server) -> Iterator[Inside]:
+def serve_in_process(server: Server) -> Iterator[InProcessServer]:
     """One more process, as it were, on the server's database."""
     settings = structs.replace(server.settings, port=free_port())
     with warnings.catch_warnings(action="ignore", category=LitestarDeprecationWarning):
@@ -85,7 +86,7 @@ def serving(server: Server) -> Iterator[Inside]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
-    inside = Inside(settings.public_url, app, begun.result(30))
+    inside = InProcessServer(settings.public_url, app, begun.result(30))
     try:
         yield inside
     finally:

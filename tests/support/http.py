@@ -1,0 +1,64 @@
+"""HTTP client of the tests: typed answers, and a sentence with the request where a status is not the expected one."""
+
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+TIMEOUT_S = 30
+
+
+class Answer(requests.Response):
+    """A response that is asserted on in one step."""
+
+    def then(self, status: int, **fields: Any) -> Any:
+        """Asserts the status and that the JSON object has these fields; returns the body, None where it is empty."""
+        assert self.status_code == status, (
+            f"{self.request.method} {self.request.path_url}: {self.status_code} {self.text}"
+        )
+        body = self.json() if self.content else None
+        assert not fields or {name: body.get(name) for name in fields} == fields, body
+        return body
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> Answer:
+        answer = Answer()
+        answer.__dict__.update(super().build_response(req, resp).__dict__)
+        return answer
+
+
+class Client(requests.Session):
+    """A `requests` session that knows the address of the server and, signed in, sends its token."""
+
+    def __init__(self, url: str, email: str = "", password: str = "") -> None:
+        super().__init__()
+        self.url = url
+        self.mount("http://", _Adapter())
+        if email:
+            body = {"username": email, "password": password}
+            self.authorize(self.when("POST", "/authenticate", json=body).then(200)["token"])
+
+    def authorize(self, token: str) -> "Client":
+        """Sends this token with every request from now on."""
+        self.headers["Authorization"] = f"Bearer {token}"
+        return self
+
+    def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> requests.Response:
+        kwargs.setdefault("timeout", TIMEOUT_S)
+        return super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
+
+    def when(self, method: str, path: str, **kwargs: Any) -> Answer:
+        """Sends a request to a path below `/api/v3`."""
+        answer = self.request(method, f"/api/v3{path}", **kwargs)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def fetch(self, path: str, **params: Any) -> Any:
+        """The JSON of a GET that succeeds."""
+        return self.when("GET", path, params=params).then(200)
+
+    def create(self, path: str, **fields: Any) -> dict[str, Any]:
+        """The JSON of what a POST of these fields has created."""
+        created: dict[str, Any] = self.when("POST", path, json=fields).then(201)
+        return created

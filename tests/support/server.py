@@ -1,0 +1,152 @@
+"""A whole server for tests: real engines, real processes, its own data folder."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import requests
+from psycopg.conninfo import make_conninfo
+
+from commands.handler import CommandContext, Handler
+from commands.members import AdmitMember
+from commands.users import register_user
+from domain.projects import Access
+from domain.users import Role
+from store.clock import utcnow
+from testhide.engines import Engines
+from testhide.processes import core, create_first_admin, migrate
+from testhide.settings import Settings, save_settings
+from tests.support.http import Client
+
+ADMIN = ("admin@example.com", "correct horse battery")
+READY_S = 30.0
+
+
+@dataclass
+class Server:
+    url: str
+    engines: Engines
+    settings: Settings
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _users: Iterator[int] = field(default_factory=count)
+    _admin: Client | None = None
+
+    @property
+    def admin(self) -> Client:
+        if self._admin is None:
+            self._admin = self.client(*ADMIN)
+        return self._admin
+
+    def client(self, email: str = "", password: str = "") -> Client:
+        return Client(self.url, email, password)
+
+    def make_user(self, role: Role, access: dict[int, Access] | None = None) -> Client:
+        """A new user with this role and these memberships, signed in."""
+        email, password = f"user{next(self._users)}-{os.getpid()}@example.com", "a password of theirs"
+
+        async def make() -> None:
+            async with core(self.settings, pool_size=1) as parts:
+                handler, caller = Handler(parts.log, utcnow), CommandContext("system:tests")
+                user_id = await register_user(
+                    handler, parts.ids, parts.secrets, caller, email=email, password=password, role=role
+                )
+                for project_id, level in (access or {}).items():
+                    await handler.execute(AdmitMember(project_id, user_id, level), caller)
+
+        asyncio.run(make())
+        self.settle()
+        return self.client(email, password)
+
+    def settle(self) -> None:
+        """Returns once the read models are at the log's end."""
+        deadline = time.monotonic() + READY_S
+        while requests.get(f"{self.url}/api/v3/readyz", timeout=5).status_code != 200:
+            assert time.monotonic() < deadline, "the read models do not catch up"
+
+    def start(self, name: str) -> None:
+        environ = {**os.environ, "TESTHIDE_SETTINGS": str(Path(self.settings.data_dir, "settings.json"))}
+        self.processes[name] = subprocess.Popen([sys.executable, "-P", "-m", "testhide", name], env=environ)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        process.wait(10)
+
+
+def free_port() -> int:
+    """Below those that the kernel gives to connections: one of these may take it before it is listened on."""
+    while True:
+        port = 15_000 + secrets.randbelow(15_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.contextmanager
+def running_server(engines: Engines, data: Path, *names: str, outgoing_allow: str = "") -> Iterator[Server]:
+    """The named processes of a server on these engines."""
+    port = free_port()
+    settings = Settings(
+        database_url=engines.database_url,
+        redis_url=engines.redis_url,
+        secret_key=b"s" * 32,
+        data_dir=str(data),
+        port=port,
+        admin_email=ADMIN[0],
+        admin_password=ADMIN[1],
+        outgoing_allow=outgoing_allow,
+    )
+    save_settings(settings, data / "settings.json")
+    migrate(settings)
+    server = Server(settings.public_url, engines, settings)
+    try:
+        for name in names:
+            server.start(name)
+        deadline = time.monotonic() + READY_S
+        while not _answers(server.url):
+            assert time.monotonic() < deadline, "the server does not start"
+            assert all(process.poll() is None for process in server.processes.values()), "a process died at its start"
+        yield server
+    finally:
+        for process in server.processes.values():
+            process.terminate()
+        for process in server.processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/api/v3/readyz", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        time.sleep(0.05)  # between two looks; the deadline is the caller's
+        return False
+
+
+@contextlib.contextmanager
+def server_with_workers(engines: Engines, data: Path) -> Iterator[Server]:
+    """A server with workers that may call this machine, on a database of its own."""
+    name = f"tests_{uuid4().hex}"
+    with psycopg.connect(engines.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
+    with running_server(own, data, "serve", "project", "work", outgoing_allow="127.0.0.0/8") as server:
+        asyncio.run(create_first_admin(server.settings))
+        server.settle()
+        yield server
