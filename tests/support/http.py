@@ -13,10 +13,12 @@ class Answer(requests.Response):
 
     def then(self, status: int, **fields: Any) -> Any:
         """Asserts the status and that the JSON object has these fields; returns the body, None where it is empty."""
-        assert self.status_code == status, (
-            f"{self.request.method} {self.request.path_url}: {self.status_code} {self.text}"
-        )
-        body = self.json() if self.content else None
+        request = f"{self.request.method} {self.request.path_url}"
+        assert self.status_code == status, f"{request}: {self.status_code} {self.text}"
+        if not self.content:
+            assert not fields, f"{request}: no body"
+            return None
+        body = self.json()
         assert not fields or {name: body.get(name) for name in fields} == fields, body
         return body
 
