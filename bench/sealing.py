@@ -17,8 +17,8 @@ from bench.support.report import Report
 from commands.handler import Handler
 from store.audit.checkpoints import AuditTree
 from store.audit.export import Export
+from store.audit.verifier import Verifier
 from store.clock import utcnow
-from testhide.cli.verifier import Verifier
 from testhide.engines import temporary_engines
 from testhide.processes import core, migrate
 from testhide.settings import Settings

@@ -33,9 +33,9 @@ from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in
 
 from store.audit.checkpoints import AuditTree
 from store.audit.export import Export
+from store.audit.verifier import HeldCheckpoint, Verifier
 from store.crypto.secrets import Secrets
 from testhide.cli.audit import read_checkpoint, read_key
-from testhide.cli.verifier import Held, Verifier
 from testhide.engines import temporary_engines
 from testhide.processes import core, create_first_admin
 from testhide.settings import save_settings
@@ -159,7 +159,7 @@ def auditor(export: Path, checkpoints: list[Path], key: Path) -> subprocess.Comp
 class Audit:
     """Verifies what the database says now."""
 
-    def __init__(self, server: Server, held: list[Held], key: Path) -> None:
+    def __init__(self, server: Server, held: list[HeldCheckpoint], key: Path) -> None:
         self._settings = server.settings
         self._held = held
         self._key = read_key(key)
@@ -196,7 +196,7 @@ def tamper(audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, 
 
 
 def hide(
-    audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, held: list[Held], seed: int
+    audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, held: list[HeldCheckpoint], seed: int
 ) -> Iterator[str]:
     """The tree is made to fit; the checkpoints narrow down where."""
     chance = random.Random(seed)
@@ -208,7 +208,7 @@ def hide(
         intruder.change(position, "topic", "build.pinned" if chance.random() < 0.5 else "build.unpinned")
         hide_in_the_tree(connection)
         after = max(size for size in sizes if size < position)
-        said = [finding.says for finding in audit.findings().findings]
+        said = [finding.text for finding in audit.findings().findings]
         if not any(one.startswith(f"the tree from position {after + 1} to ") for one in said):
             yield f"a change at {position} that the tree was made to fit: found {said[:5]}"
         intruder.undo()
@@ -217,10 +217,10 @@ def hide(
             cursor.executemany("INSERT INTO audit_tiles VALUES (%s, %s, %s)", tiles)
 
 
-def cut_off(audit: Audit, connection: psycopg.Connection[Any], held: list[Held]) -> Iterator[str]:
+def cut_off(audit: Audit, connection: psycopg.Connection[Any], held: list[HeldCheckpoint]) -> Iterator[str]:
     size = held[len(held) // 2 - 1].checkpoint.size
     cut_off_after(connection, size)
-    said = [finding.says for finding in audit.findings(cut_off=True).findings]
+    said = [finding.text for finding in audit.findings(cut_off=True).findings]
     if not any("its tail was removed" in one for one in said):
         yield f"the tail after {size} was removed: found {said[:5]}"
 

@@ -11,8 +11,8 @@ from commands.handler import Handler
 from projections.audit_trail import TrailRow
 from store.audit.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
 from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
+from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
-from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import core
 from tests.support.external import new_build, new_job, new_project, upload
 from workers.audit import Sealer
@@ -63,7 +63,7 @@ def export(client: Any, **params: Any) -> bytes:
 
 
 def verified(content: bytes, key: str, *notes: str) -> Verifier:
-    held = [Held(f"checkpoint {number}", note, checkpoint_of(note)) for number, note in enumerate(notes)]
+    held = [HeldCheckpoint(f"checkpoint {number}", note, checkpoint_of(note)) for number, note in enumerate(notes)]
     verifier = Verifier(VerifierKey.parse(key), held)
     verifier.verify(content.splitlines(keepends=True))
     return verifier

@@ -1,9 +1,9 @@
-"""The log as lines of JSON that prove themselves: whoever has the text and a checkpoint can verify it offline.
+"""Exports the log as lines of JSON that prove themselves: a reader with a checkpoint verifies them offline.
 
-A header says which checkpoint the lines lead to. Then comes what stands at each position: an event with the values that
-its leaf is made of, a gap, or a stretch that a filter leaves out, as the hashes of the subtrees that cover it. Folded
-in their order they are the checkpoint's tree. `leaf` is the hash that the tree holds, not one made from the row: that
-is how a row that was changed shows, and where.
+A header names the checkpoint that the lines lead to. Then follows, for each position, an event with the values of its
+leaf, a gap, or a range that a filter leaves out, as the hashes of the subtrees that cover it. Folded in order, the
+lines are the checkpoint's tree. `leaf` is the hash that the tree holds, not one computed from the row: so a changed row
+is found, and where it stands.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 from domain.core.data_keys import lineage
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
 from store.audit.merkle import cover
 from store.crypto.secrets import SecretMismatch
@@ -28,55 +29,6 @@ CHUNK = 250
 
 Following = Callable[[int, int], Awaitable[list[int]]]
 """Takes a position and a limit: which positions after it are wanted, in order."""
-
-
-class Header(msgspec.Struct, frozen=True):
-    origin: str
-    size: int
-    """The last position, which is the checkpoint's size."""
-    after: int
-    """The lines begin behind this position."""
-    filter: dict[str, str]
-    """What was asked for; empty for the whole log."""
-    checkpoint: str
-    """The signed note."""
-    handovers: list[str]
-    """For each later signing key the first checkpoint that covers its event, signed by a key before it."""
-    keys: list[str]
-    """The signing keys, the first one first."""
-    hashes: list[str]
-    """Of the subtrees that cover everything up to `after`."""
-
-
-class Line(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Any line. Header and end come once; else it is a stretch left out, a gap, or a row."""
-
-    export: Header | None = None
-    end: int | None = None
-    skipped: tuple[int, int] | None = None
-    hashes: list[str] | None = None
-    gap: int | None = None
-    position: int | None = None
-    stream: str | None = None
-    version: int | None = None
-    type: str | None = None
-    class_version: int | None = None
-    at_us: int | None = None
-    actor: str | None = None
-    correlation_id: str | None = None
-    causation: int | None = None
-    key: str | None = None
-    """The data key of the sealed fields."""
-    clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """The clear fields as canonical JSON."""
-    sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    """The sealed fields likewise; left out when there are none, or when they were erased."""
-    salt: str | None = None
-    commitment: str | None = None
-    stored: str | None = None
-    unreadable: str | None = None
-    """Why the row's fields, or only the sealed ones, cannot be read."""
-    leaf: str | None = None
 
 
 @dataclass
@@ -107,8 +59,8 @@ class Export:
         handovers = {item.size: item.note for item in covering if item is not None}
         self._boundaries = sorted({*handovers, *self.boundaries, size})
         yield _text(
-            Line(
-                export=Header(
+            ExportLine(
+                export=ExportHeader(
                     origin=self.checkpoint.note.partition("\n")[0],
                     size=size,
                     after=self.after,
@@ -127,7 +79,7 @@ class Export:
             wanted, reached = await self._wanted(at)
             yield b"".join([_text(line) for line in await self._lines(at, wanted, reached)])
             at = reached
-        yield _text(Line(end=size))
+        yield _text(ExportLine(end=size))
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
         """The next positions to show, and how far they go."""
@@ -140,19 +92,19 @@ class Export:
         # The signing keys belong to every export.
         return sorted({*found, *(position for position in self._keys if at < position <= reached)}), reached
 
-    async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> list[Line]:
+    async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> list[ExportLine]:
         skipped = list(self._left_out(at, wanted, reached))
         hashes = iter(await self._tree.hashes([subtree for stretch in skipped for subtree in cover(*stretch)]))
         leaves = dict(zip(wanted, await self._tree.leaves(wanted), strict=True))
-        rows: dict[int, list[Line]] = {}
+        rows: dict[int, list[ExportLine]] = {}
         for position, line in await self._rows("notification_id = ANY (%s)", [list(wanted)]):
             rows.setdefault(position, []).append(msgspec.structs.replace(line, leaf=leaves[position].hex()))
-        lines: dict[int, list[Line]] = {
-            first: [Line(skipped=(first + 1, end), hashes=[next(hashes).hex() for _ in cover(first, end)])]
+        lines: dict[int, list[ExportLine]] = {
+            first: [ExportLine(skipped=(first + 1, end), hashes=[next(hashes).hex() for _ in cover(first, end)])]
             for first, end in skipped
         }
         for position in wanted:
-            lines[position - 1] = rows.get(position) or [Line(gap=position, leaf=leaves[position].hex())]
+            lines[position - 1] = rows.get(position) or [ExportLine(gap=position, leaf=leaves[position].hex())]
         return [line for place in sorted(lines) for line in lines[place]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
@@ -166,11 +118,11 @@ class Export:
                 yield at, position - 1
             at = position
 
-    async def _rows_before_the_first(self) -> list[Line]:
+    async def _rows_before_the_first(self) -> list[ExportLine]:
         """The log begins at 1: what stands before that was put there by somebody else."""
         return [line for _, line in await self._rows("notification_id < 1", [])]
 
-    async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[tuple[int, Line]]:
+    async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[tuple[int, ExportLine]]:
         query = (
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             f" WHERE {condition} ORDER BY notification_id, originator_id, originator_version LIMIT 10000"
@@ -225,12 +177,14 @@ def _key_name(stored: StoredEvent) -> str | None:
         return None
 
 
-def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Line:
+def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> ExportLine:
     try:
         opened = MAPPER.opened(stored, lambda name: None)
         leaf = event_leaf(position, stored, opened)
     except Unreadable:
-        return Line(**msgspec.structs.asdict(leaf_of(position, stored)), unreadable="the stored bytes are no event")
+        return ExportLine(
+            **msgspec.structs.asdict(leaf_of(position, stored)), unreadable="the stored bytes are no event"
+        )
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     salt, reason = "", key if isinstance(key, str) else None
     if isinstance(key, bytes):
@@ -242,8 +196,8 @@ def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Line:
             reason = "the sealed fields do not decrypt"
     values: dict[str, Any] = msgspec.structs.asdict(leaf)
     values["clear"] = msgspec.Raw(canonical(opened.clear))
-    return Line(**values, sealed=sealed, salt=salt or None, unreadable=reason)
+    return ExportLine(**values, sealed=sealed, salt=salt or None, unreadable=reason)
 
 
-def _text(line: Line) -> bytes:
+def _text(line: ExportLine) -> bytes:
     return msgspec.json.encode(line) + b"\n"

@@ -5,21 +5,21 @@ from pathlib import Path
 
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import AuditTree
-from store.audit.export import Header
+from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey
+from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from testhide.cli.printing import printable
-from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
 
 SHOWN = 50
 
 
-def read_checkpoint(file: Path) -> Held:
+def read_checkpoint(file: Path) -> HeldCheckpoint:
     """Raises Fault."""
     note = _text(file)
     try:
-        return Held(f"checkpoint {file}", note, checkpoint_of(note))
+        return HeldCheckpoint(f"checkpoint {file}", note, checkpoint_of(note))
     except BadNote as error:
         raise Fault(f"{file}: {error}.", 2) from None
 
@@ -61,7 +61,7 @@ def verify(export: Path, checkpoints: Iterable[Path], key: Path | None) -> int:
     return 1 if verifier.found else 0
 
 
-def summary(verifier: Verifier, header: Header) -> Iterator[str]:
+def summary(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
     chosen = ", ".join(f"{name} {value}" for name, value in header.filter.items()) or "the whole log"
     begins = verifier.begins_at
     covers = f"from position {begins} to {header.size}; what comes before is not in it"

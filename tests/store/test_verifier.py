@@ -16,8 +16,8 @@ from projections.engine.engine import Engine, ensure_tables
 from store.audit.checkpoints import SealedCheckpoint
 from store.audit.export import Export, Following, of_stream
 from store.audit.signed_notes import SigningKey, VerifierKey
+from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from testhide.cli.audit import verify
-from testhide.cli.verifier import Held, Verifier, checkpoint_of
 from testhide.processes import Core
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
@@ -64,8 +64,8 @@ async def archive(parts: Core) -> Archive:
     return made
 
 
-def held(*checkpoints: SealedCheckpoint) -> list[Held]:
-    return [Held(f"checkpoint {item.size}", item.note, checkpoint_of(item.note)) for item in checkpoints]
+def held(*checkpoints: SealedCheckpoint) -> list[HeldCheckpoint]:
+    return [HeldCheckpoint(f"checkpoint {item.size}", item.note, checkpoint_of(item.note)) for item in checkpoints]
 
 
 def verified(lines: Iterable[bytes], *checkpoints: SealedCheckpoint, key: VerifierKey | None = None) -> Verifier:
@@ -161,7 +161,7 @@ async def test_damaged_data_keys_are_told_from_damaged_rows(archive: Archive) ->
     archive.parts.log._keys.clear()
     found = verified(await archive.export())
     assert found.found > 100
-    assert all("cannot be read: the data key" in finding.says for finding in found.findings)
+    assert all("cannot be read: the data key" in finding.text for finding in found.findings)
 
 
 # Parts of the log.

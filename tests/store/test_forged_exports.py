@@ -9,24 +9,24 @@ import pytest
 
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
-from store.audit.export import Line, of_stream
+from store.audit.export import of_stream
+from store.audit.export_lines import ExportLine, leaf_of_line
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
 from store.log.event_log import Write
 from testhide.cli.audit import verify
-from testhide.cli.verifier import leaf_of_line
-from tests.testhide.test_verifier import Archive, archive, said, verified
+from tests.store.test_verifier import Archive, archive, said, verified
 from tests.workers.test_sealing import NOW
 
 __all__ = ["archive"]
 
-Forge = Callable[[Line], Line]
+Forge = Callable[[ExportLine], ExportLine]
 
 
-def read(text: bytes) -> Line:
-    return msgspec.json.decode(text, type=Line)
+def read(text: bytes) -> ExportLine:
+    return msgspec.json.decode(text, type=ExportLine)
 
 
-def written(line: Line) -> bytes:
+def written(line: ExportLine) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 
@@ -37,7 +37,7 @@ def changed(text: bytes, **values: Any) -> bytes:
 def header(text: bytes, **values: Any) -> bytes:
     found = read(text).export
     assert found is not None
-    return written(Line(export=msgspec.structs.replace(found, **values)))
+    return written(ExportLine(export=msgspec.structs.replace(found, **values)))
 
 
 def row_at(position: int, text: bytes) -> bytes:
@@ -83,7 +83,7 @@ async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
     size = archive.third.size
     more = [row_at(size + number, lines[-2]) for number in range(1, 4)]
     if end == "before":
-        lines = [*lines[:-1], *more, written(Line(end=size + 3))]
+        lines = [*lines[:-1], *more, written(ExportLine(end=size + 3))]
         lines[0] = header(lines[0], size=size + 3)
     else:
         lines = [*lines, *more]
@@ -94,14 +94,14 @@ async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
 async def test_a_header_of_another_size_than_its_checkpoint(archive: Archive) -> None:
     lines = await archive.export(checkpoint=archive.first)
     for size in (archive.first.size - 1, archive.first.size + 1):
-        forged = [header(lines[0], size=size), *lines[1:-1], written(Line(end=size))]
+        forged = [header(lines[0], size=size), *lines[1:-1], written(ExportLine(end=size))]
         assert "the header's size is not that of its checkpoint" in said(verified(forged, key=archive.first_key))
 
 
 async def test_a_part_that_says_to_begin_before_the_first(archive: Archive) -> None:
     """So that a stream's first events could be left out unseen."""
     lines = await archive.export(following=of_stream(archive.parts.pool, "project-1"), filter={"stream": "project-1"})
-    forged = [header(lines[0], after=-1), written(Line(skipped=(0, 0), hashes=[])), *lines[1:]]
+    forged = [header(lines[0], after=-1), written(ExportLine(skipped=(0, 0), hashes=[])), *lines[1:]]
     assert "the header's hashes are not those" in said(verified(forged, archive.third, key=archive.first_key))
 
 

@@ -1,0 +1,143 @@
+"""The lines of an export of the log, as the server writes them and the offline verifier reads them."""
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from store.audit.leaves import EventLeaf, Leaf, UnreadableLeaf, sha256
+from store.audit.merkle import HASH
+from store.log.codec import SALT
+
+
+class ExportHeader(msgspec.Struct, frozen=True):
+    origin: str
+    """The log's name in its checkpoints."""
+    size: int
+    """The last exported position, equal to the size of `checkpoint`."""
+    after: int
+    """The last position before the export."""
+    filter: dict[str, str]
+    """Query parameters that chose the events; empty for the whole log."""
+    checkpoint: str
+    """The signed note that the export leads to."""
+    handovers: list[str]
+    """For each later signing key, the first checkpoint that covers its event: an earlier key signed it."""
+    keys: list[str]
+    """Verifier keys of the log, oldest first."""
+    hashes: list[str]
+    """Hashes of the subtrees that cover positions 1 to `after`, in hex."""
+
+
+class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One line: the header (`export`), the end, a range that a filter left out (`skipped`), a gap, or a row."""
+
+    export: ExportHeader | None = None
+    end: int | None = None
+    skipped: tuple[int, int] | None = None
+    hashes: list[str] | None = None
+    gap: int | None = None
+    position: int | None = None
+    stream: str | None = None
+    version: int | None = None
+    type: str | None = None
+    class_version: int | None = None
+    at_us: int | None = None
+    actor: str | None = None
+    correlation_id: str | None = None
+    causation: int | None = None
+    key: str | None = None
+    """Name of the data key that encrypts the sealed fields."""
+    clear: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The clear fields as canonical JSON."""
+    sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The decrypted sealed fields as canonical JSON; unset where there are none or they were erased."""
+    salt: str | None = None
+    commitment: str | None = None
+    stored: str | None = None
+    unreadable: str | None = None
+    """Why the row, or only its sealed fields, cannot be read."""
+    leaf: str | None = None
+    """Hash that the tree holds for this position, in hex."""
+
+
+def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
+    """Rebuild the leaf of a row from its line. Returns None if the line lacks values that a leaf needs."""
+    if line.stream is None or line.version is None or line.stored is None:
+        return None
+    if line.clear is msgspec.UNSET:
+        return UnreadableLeaf(position, line.stream, line.version, line.type, line.stored)
+    try:
+        return msgspec.convert(
+            (
+                position,
+                line.stream,
+                line.version,
+                line.type,
+                line.class_version,
+                line.at_us,
+                line.actor,
+                line.correlation_id,
+                line.causation,
+                line.key,
+                sha256(bytes(line.clear)),
+                line.commitment,
+                line.stored,
+            ),
+            EventLeaf,
+        )
+    except msgspec.ValidationError:
+        return None
+
+
+def is_unambiguous(line: ExportLine) -> bool:
+    """Return whether the line holds only fields that are verified for its kind.
+
+    Another program might believe an additional field, although no hash covers it.
+    """
+    if line.position is None:
+        kinds = (
+            ExportLine(export=line.export),
+            ExportLine(end=line.end),
+            ExportLine(skipped=line.skipped, hashes=line.hashes),
+            ExportLine(gap=line.gap, leaf=line.leaf),
+        )
+        return line in kinds
+    if line.export or line.end is not None or line.skipped or line.hashes is not None or line.gap is not None:
+        return False
+    if line.clear is not msgspec.UNSET:
+        return line.salt is None or line.sealed is not msgspec.UNSET
+    return line == ExportLine(
+        position=line.position,
+        stream=line.stream,
+        version=line.version,
+        type=line.type,
+        stored=line.stored,
+        unreadable=line.unreadable,
+        leaf=line.leaf,
+    )
+
+
+def parse_hashes(texts: Iterable[str]) -> list[bytes]:
+    """Parse hashes of 32 bytes from hex. Raises ValueError."""
+    hashes = [_from_hex(text) for text in texts]
+    if any(len(item) != HASH for item in hashes):
+        raise ValueError("a hash has 32 bytes")
+    return hashes
+
+
+def commitment_of(salt: str | None, sealed: bytes) -> str | None:
+    """Return the commitment to the sealed fields, in hex; None if the salt cannot be one."""
+    try:
+        salt_bytes = _from_hex(salt or "")
+    except ValueError:
+        return None
+    return hashlib.sha256(salt_bytes + sealed).hexdigest() if len(salt_bytes) == SALT else None
+
+
+def _from_hex(text: str) -> bytes:
+    """Parse hex in the one spelling that an export uses, so that no byte of a file can change. Raises ValueError."""
+    found = bytes.fromhex(text)
+    if found.hex() != text:
+        raise ValueError("not in lower case, or with spaces in it")
+    return found

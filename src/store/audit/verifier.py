@@ -1,0 +1,317 @@
+"""Verifies an export of the log offline: needs the lines alone, no database, settings or server.
+
+Folds the lines into a Merkle tree in the order of their positions, in O(log n) memory and a few bytes per stream for
+its version. Where the tree reaches the size of a checkpoint, both roots must be equal. A line whose content does not
+hash to its leaf was changed after it was sealed, which locates the change.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from store.audit.export_lines import ExportHeader, ExportLine, commitment_of, is_unambiguous, leaf_of_line, parse_hashes
+from store.audit.leaves import GapLeaf, hash_of
+from store.audit.merkle import BadProof, Frontier
+from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, open_note, split_note
+
+MAX_FINDINGS = 1_000
+"""Findings kept in memory; one changed position may cause a million more."""
+
+
+@dataclass(frozen=True)
+class HeldCheckpoint:
+    """A checkpoint that the export must agree with, from the reader or from the export's header."""
+
+    label: str
+    note: str
+    checkpoint: Checkpoint
+    is_handover: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    position: int | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if self.position is None else f"position {self.position}: {self.text}"
+
+
+class Verifier:
+    """Verifies one export and collects its findings.
+
+    `key` is the trusted signing key, by default the first that the export names. A later key becomes trusted once a
+    checkpoint signed by a trusted key covers its event.
+    """
+
+    def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:
+        self.key = key
+        self.findings: list[Finding] = []
+        """The first `MAX_FINDINGS`; `found` counts all."""
+        self.found = self.events = self.erased = self.gaps = self.left_out = 0
+        self.header: ExportHeader | None = None
+        self.agreed: list[HeldCheckpoint] = []
+        """Checkpoints whose root the export reproduces."""
+        self._held = list(held)
+        self._compared: list[HeldCheckpoint] = []
+        self._at = self._covered = 0
+        self._tree: Frontier | None = Frontier()
+        """None once lines are missing, since no root can be computed then."""
+        self.begins_at = 1
+        """The first position that the export covers."""
+        self._has_ended = False
+        self._versions: dict[str, int] = {}
+        self._later_keys: list[tuple[int, VerifierKey]] = []
+
+    def verify(self, lines: Iterable[bytes]) -> None:
+        for number, text in enumerate(lines, 1):
+            try:
+                line = msgspec.json.decode(text, type=ExportLine)
+                if msgspec.json.encode(line) != text.removesuffix(b"\n"):
+                    # With a duplicate field, say, another program might read the value that is not verified here.
+                    self._report(None, f"line {number} is not written as an export writes it")
+                if not is_unambiguous(line):
+                    self._report(None, f"line {number} says more than one thing")
+                self._read(line, number)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                self._report(None, f"line {number} is no whole line of an export")
+        self._finish()
+
+    def _read(self, line: ExportLine, number: int) -> None:
+        if line.export is not None:
+            self._begin(line.export)
+        elif self.header is None:
+            self._report(None, f"line {number} comes before the export's header")
+        elif line.end is not None:
+            self._has_ended = line.end == self._at == self.header.size
+        elif line.skipped is not None:
+            self._read_skipped(*line.skipped, line.hashes or [])
+        elif line.gap is not None:
+            self._read_gap(line.gap, line.leaf or "")
+        elif line.position is not None:
+            self._read_row(line.position, line)
+        else:
+            self._report(None, f"line {number} says nothing that an export says")
+
+    # Headers. One in the middle of a file continues an export that was cut off.
+
+    def _begin(self, header: ExportHeader) -> None:
+        try:
+            before: Frontier | None = _frontier(header)
+        except (BadProof, ValueError):
+            self._report(None, "the header's hashes are not those of what comes before the export")
+            before = None
+        if self.header is None:
+            self._at, self._tree, self.begins_at = header.after, before, header.after + 1
+            if self.key is None and header.keys:
+                self.key = _parse_key(header.keys[0])
+        else:
+            self._continue(header, self.header, before)
+        self.header, self._has_ended = header, False
+        self._add_checkpoints(header)
+        self._compare_checkpoints()
+
+    def _continue(self, header: ExportHeader, first: ExportHeader, before: Frontier | None) -> None:
+        if (header.origin, header.filter) != (first.origin, first.filter):
+            self._report(None, f"the export goes on after position {header.after} with another log or filter")
+        if header.after > self._at:
+            self._report(self._at + 1, f"missing in the export, up to {header.after}")
+            self._at, self._tree = header.after, before
+        elif header.after == self._at and self._tree and before and before.root != self._tree.root:
+            self._report(None, f"the export goes on after position {header.after} of a log that was another there")
+        # Otherwise it repeats positions, and each of them becomes a finding.
+
+    def _add_checkpoints(self, header: ExportHeader) -> None:
+        self._covered = header.size
+        known = {held.note for held in self._held}
+        handovers = [("the export's handover", note, True) for note in header.handovers]
+        for label, note, is_handover in [*handovers, ("the export's own", header.checkpoint, False)]:
+            try:
+                checkpoint = checkpoint_of(note)
+                if note not in known:
+                    self._held.append(HeldCheckpoint(f"{label} checkpoint", note, checkpoint, is_handover))
+                if not is_handover and checkpoint.size != header.size:
+                    self._covered = min(self._covered, checkpoint.size)
+                    self._report(None, "the header's size is not that of its checkpoint")
+            except BadNote as error:
+                self._report(None, f"{label} checkpoint: {error}")
+        for held in self._held:
+            if held.checkpoint.origin != header.origin:
+                self._report(None, f"{held.label} is about another log, {held.checkpoint.origin}")
+
+    # Rows, gaps and ranges.
+
+    def _read_gap(self, position: int, leaf: str) -> None:
+        if not self._append(position, leaf):
+            return
+        self.gaps += 1
+        if hash_of(GapLeaf(position)).hex() != leaf:
+            self._report(position, "the row that was sealed here is gone")
+        self._compare_checkpoints()
+
+    def _read_row(self, position: int, line: ExportLine) -> None:
+        if position < 1:
+            self._report(position, f"was inserted, since the log begins at 1: {_describe(line)}")
+            return
+        if not self._append(position, line.leaf or ""):
+            return
+        self.events += 1
+        leaf = leaf_of_line(position, line)
+        if leaf is None or hash_of(leaf).hex() != line.leaf:
+            was_empty = hash_of(GapLeaf(position)).hex() == line.leaf
+            fault = "was inserted where nothing was" if was_empty else "is not the row that was sealed here"
+            self._report(position, f"{fault}: {_describe(line)}")
+        elif line.unreadable is not None or line.clear is msgspec.UNSET:
+            self._report(position, f"is the row that was sealed here, but cannot be read: {line.unreadable}")
+        else:
+            self._check_sealed(position, line)
+            self._note_key(position, line)
+        self._check_version(position, line)
+        self._compare_checkpoints()
+
+    def _check_sealed(self, position: int, line: ExportLine) -> None:
+        if line.sealed is msgspec.UNSET:
+            self.erased += bool(line.commitment)
+        elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
+            self._report(position, "the sealed fields are not those that the event was committed to")
+
+    def _check_version(self, position: int, line: ExportLine) -> None:
+        stream, version = line.stream or "", line.version or 0
+        last = self._versions.get(stream, 0 if self.begins_at == 1 else version - 1)
+        if version != last + 1:
+            self._report(
+                position, f"stream {stream} goes from version {last} to {version}: an event is missing or moved"
+            )
+        self._versions[stream] = version
+
+    def _note_key(self, position: int, line: ExportLine) -> None:
+        if (line.stream, line.type) == (SIGNING_KEY.name, SigningKeyChanged.name) and line.clear is not msgspec.UNSET:
+            key = _parse_key(str(msgspec.json.decode(line.clear).get("public_key", "")))
+            if key is not None:
+                self._later_keys.append((position, key))
+
+    def _read_skipped(self, first: int, last: int, hashes: list[str]) -> None:
+        assert self.header is not None
+        if not self.header.filter:
+            self._report(first, f"up to {last}: left out of an export of the whole log")
+        if first != self._at + 1 or last < first:
+            self._report(first, "does not follow the line before: lines are missing, or in another order")
+            self._tree = None
+        elif self._tree is not None:
+            try:
+                self._tree.extend(last, parse_hashes(hashes))
+            except (BadProof, ValueError):
+                self._report(first, f"up to {last}: the hashes of what is left out do not fit")
+                self._tree = None
+        self._must_be_covered(last)
+        self.left_out += max(0, last - self._at)
+        self._at = max(self._at, last)
+        self._compare_checkpoints()
+
+    def _append(self, position: int, leaf: str) -> bool:
+        """Add a leaf to the tree. Returns False for a position that was read before."""
+        if position <= self._at:
+            self._report(position, "is there more than once, or in another order")
+            return False
+        if position > self._at + 1:
+            last = position - 1
+            self._report(self._at + 1, f"missing in the export{f', up to {last}' if last > self._at + 1 else ''}")
+            self._tree = None
+        self._must_be_covered(position)
+        self._at, self._has_ended = position, False
+        if self._tree is not None:
+            try:
+                self._tree.append(parse_hashes([leaf])[0])
+            except ValueError:
+                self._report(position, "the hash of its leaf is none")
+                self._tree = None
+        return True
+
+    def _must_be_covered(self, position: int) -> None:
+        if position > self._covered:
+            self._report(position, "is not covered by the export's own checkpoint")
+
+    # Checkpoints.
+
+    def _compare_checkpoints(self) -> None:
+        """Compare with the checkpoints of this size; trust later signing keys that a trusted checkpoint covers."""
+        here = [held for held in self._held if held.checkpoint.size == self._at and held not in self._compared]
+        if not here or self._tree is None:
+            return
+        self._compared += here
+        root = self._tree.root
+        matching = [held for held in here if held.checkpoint.root == root]
+        for held in here:
+            if held not in matching:
+                self._report(None, self._describe_difference(held))
+        self.agreed += matching
+        signed = [held for held in matching if self._is_signed(held)]
+        for position, key in self._later_keys if signed else ():
+            if position <= self._at:
+                self.key = key
+
+    def _describe_difference(self, held: HeldCheckpoint) -> str:
+        agreed = max((one.checkpoint.size for one in self.agreed), default=0)
+        where = f"the tree from position {agreed + 1} to {held.checkpoint.size} is not the one that {held.label} signed"
+        return f"{where} ({held.checkpoint.time:%Y-%m-%d %H:%M:%S} UTC): rows and their hashes were replaced together"
+
+    def _is_signed(self, held: HeldCheckpoint) -> bool:
+        if self.key is None:
+            self._report(None, f"{held.label}: the export names no signing key; give it by --key")
+            return False
+        try:
+            open_note(held.note, [self.key])
+        except BadNote as error:
+            if not held.is_handover:  # the key it hands over to may be trusted already
+                self._report(None, f"{held.label}: {error}")
+            return False
+        return True
+
+    def _finish(self) -> None:
+        if self.header is None:
+            self._report(None, "this is no export: it has no header")
+            return
+        if not self._has_ended:
+            self._report(None, f"the export is cut off after position {self._at}: go on by ?after={self._at}")
+        for held in self._held:
+            size = held.checkpoint.size
+            if size > self._at and self._has_ended:
+                text = f"the log ends at {self._at}, but {held.label} covers it up to {size}: its tail was removed"
+                self._report(None, text if size > self.header.size else f"{text} from the export")
+            elif size <= self._at and held not in self._compared and self._tree is not None:
+                self._report(
+                    None, f"{held.label} of size {size} cannot be compared: ask for an export with ?held={size}"
+                )
+
+    def _report(self, position: int | None, text: str) -> None:
+        self.found += 1
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(position, text))
+
+
+def _describe(line: ExportLine) -> str:
+    row = f"stream {line.stream}, version {line.version}, {line.type}"
+    return f"{row} ({line.unreadable})" if line.unreadable else row
+
+
+def _frontier(header: ExportHeader) -> Frontier:
+    """Build the tree of the positions before an export. Raises BadProof, ValueError."""
+    if header.after < 0:
+        raise ValueError("nothing comes before the first position")
+    tree = Frontier()
+    tree.extend(header.after, parse_hashes(header.hashes))
+    return tree
+
+
+def _parse_key(vkey: str) -> VerifierKey | None:
+    try:
+        return VerifierKey.parse(vkey)
+    except BadNote:
+        return None
+
+
+def checkpoint_of(note: str) -> Checkpoint:
+    """Parse the checkpoint in a signed note, without verifying its signature. Raises BadNote."""
+    return Checkpoint.parse(split_note(note)[0])
