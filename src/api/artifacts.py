@@ -93,7 +93,7 @@ class ArtifactController(Controller):
     ) -> Response[list[ArtifactItem]]:
         await visible_build(request.user, ctx, build_id)
         async with ctx.reading() as connection:
-            found = await artifacts.of_build(
+            found = await artifacts.fetch_page(
                 connection,
                 build_id,
                 type=type,
@@ -110,7 +110,7 @@ class ArtifactController(Controller):
         """The build's artifacts as folders and files, folders first."""
         await visible_build(request.user, ctx, build_id)
         async with ctx.reading() as connection:
-            return tree_of(await artifacts.of_build(connection, build_id))
+            return tree_of(await artifacts.fetch_page(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
     async def upload(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
@@ -208,7 +208,7 @@ async def _store(
 
 async def _same(ctx: RequestContext, build: AnyBuild, path: str, upload: Upload) -> int | None:
     async with ctx.reading() as connection:
-        found = await artifacts.same(connection, build.build_id, path, upload.sha256)
+        found = await artifacts.find_duplicate(connection, build.build_id, path, upload.sha256)
     return None if found is None else found.id
 
 

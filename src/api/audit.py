@@ -21,7 +21,7 @@ from domain.audit import What
 from domain.core.errors import Forbidden, Invalid, NotFound
 from domain.registry import EVENTS
 from projections import audit_trail
-from projections.audit_trail import Filter
+from projections.audit_trail import TrailFilter
 from projections.audit_view.entries import AREA_OF, AT_ONCE, Told, told, with_changes
 
 Order = Literal["newest", "oldest"]
@@ -69,7 +69,7 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[Told]]:
         """Events of the whole log; newest first, or with `order=oldest` as they happened."""
-        wanted = Filter(
+        wanted = TrailFilter(
             projects=await readable_projects(request.user, ctx, project_id),
             stream=stream,
             types=types_of(area, type),
@@ -84,7 +84,7 @@ class AuditController(Controller):
         if stream is not None:
             await must_have_stream(request.user, ctx, stream)
         async with ctx.reading() as connection:
-            positions = await audit_trail.positions(connection, wanted, newest=order == "newest", limit=limit)
+            positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
         shown = await told_at(ctx, positions)
         await note(request, ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
@@ -105,7 +105,7 @@ class AuditController(Controller):
         project_id = await project_of(request.user, ctx, stream)
         newest = order == "newest"
         async with ctx.reading() as connection:
-            places = await audit_trail.of_stream(
+            places = await audit_trail.fetch_stream_positions(
                 connection,
                 stream,
                 after=after or 0,
@@ -125,7 +125,7 @@ async def told_at(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
     for start in range(0, len(positions), AT_ONCE):
         events = await ctx.services.log.at(positions[start : start + AT_ONCE])
         async with ctx.reading() as connection:
-            names |= await audit_trail.names_of(connection, {recorded.event.actor for recorded in events})
+            names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
     return await with_changes(ctx.services.log, [found[position] for position in positions if position in found])
 

@@ -176,7 +176,7 @@ async def wanted_checkpoint(ctx: RequestContext, size: int | None) -> SealedChec
 async def must_own(user: User, ctx: RequestContext, position: int, what: str) -> int | None:
     """The project of the event at a position. Raises NotFound for what the caller cannot see, Forbidden."""
     async with ctx.reading() as connection:
-        project_id = await audit_trail.project_at(connection, position)
+        project_id = await audit_trail.find_project_at(connection, position)
     if project_id is None and not user.is_admin:
         raise NotFound(f"There is no {what}.")
     if project_id is not None:
@@ -203,8 +203,8 @@ async def chosen(
     await readable_projects(user, ctx, project_id)
 
     async def of_project(after: int, limit: int) -> list[int]:
-        wanted = audit_trail.Filter(projects=[project_id], after=after)
+        wanted = audit_trail.TrailFilter(projects=[project_id], after=after)
         async with pool.connection() as connection:
-            return await audit_trail.positions(connection, wanted, newest=False, limit=limit)
+            return await audit_trail.find_positions(connection, wanted, newest=False, limit=limit)
 
     return of_project, {"project_id": str(project_id)}, project_id

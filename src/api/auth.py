@@ -91,7 +91,7 @@ class AuthController(Controller):
         """After 10 failures in 5 minutes, for one account or from one address, further tries have to wait."""
         async with throttled(request, ctx.services, data.username):
             async with ctx.reading() as connection:
-                user = await auth.user_by_email(connection, data.username)
+                user = await auth.find_by_email(connection, data.username)
             # As much work for an address that nobody has: how long it takes does not tell which exist.
             proved = await passwords.matches(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
@@ -115,7 +115,7 @@ class AuthController(Controller):
         visible = user.projects
         if visible is None:
             async with ctx.reading() as connection:
-                visible = [project.id for project in await projects.visible(connection, None)]
+                visible = [project.id for project in await projects.fetch_visible(connection, None)]
         return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
 
     @get("/config")
@@ -129,7 +129,7 @@ class AuthController(Controller):
     ) -> Response[list[ApiTokenItem]]:
         """The caller's own tokens, by id, without their secrets."""
         async with ctx.reading() as connection:
-            own = await auth.tokens_of(connection, request.user.user_id)
+            own = await auth.fetch_tokens(connection, request.user.user_id)
             shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
             used = await last_uses(connection, [token.id for token in shown])
         items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]

@@ -14,9 +14,9 @@ from commands.builds import MoveBuildToTop
 from commands.reruns import RestartBuild
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from projections import builds
-from projections.build_views import CommentView
 from projections.builds import BuildRow
-from projections.result_queries import failed_node_ids, flaky_node_ids
+from projections.builds_views import CommentView
+from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
 
 
 class Restart(msgspec.Struct):
@@ -61,7 +61,7 @@ class BuildActionController(Controller):
         test_ids = None
         if data is not None and data.failed_only:
             async with ctx.reading() as connection:
-                test_ids = tuple(await failed_node_ids(connection, build_id))
+                test_ids = tuple(await fetch_failed_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
@@ -70,7 +70,7 @@ class BuildActionController(Controller):
         """Queues only the tests of this build that are known to be flaky."""
         row = await visible_build(request.user, ctx, build_id, "write")
         async with ctx.reading() as connection:
-            test_ids = tuple(await flaky_node_ids(connection, build_id))
+            test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
@@ -81,7 +81,7 @@ class BuildActionController(Controller):
         await ctx(MoveBuildToTop(build_id))
         async with ctx.reading() as connection:
             # 0 when a node has taken it in this very moment.
-            return QueuePlace(build_id, await builds.queue_position(connection, build_id))
+            return QueuePlace(build_id, await builds.find_queue_position(connection, build_id))
 
     @post("/keep-forever", status_code=200)
     async def keep(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> Kept:

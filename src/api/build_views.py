@@ -8,8 +8,8 @@ from api.http.permissions import User
 from api.http.request_context import RequestContext
 from domain.core.errors import NotFound
 from projections import builds
-from projections.build_views import BuildItem
 from projections.builds import BuildRow
+from projections.builds_views import BuildItem
 
 
 class BuildPage(msgspec.Struct):

@@ -20,8 +20,8 @@ from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, status_of
 from domain.core.errors import NotFound
 from projections import builds
-from projections.build_views import BuildDetail, BuildItem, CommentView, detail, item_fields
-from projections.builds import Filters
+from projections.builds import BuildFilters
+from projections.builds_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.time_travel.historical_reads import BUILD_PAST
 from store.tables.waiting_reasons import reason_for
 
@@ -117,11 +117,11 @@ class BuildController(Controller):
         ] = None,
     ) -> Response[BuildPage]:
         """Newest first. `Link: rel="next"` leads on at a cost that does not grow with depth."""
-        filters = Filters(request.user.projects, job_id, status, branch, created_after, created_before)
+        filters = BuildFilters(request.user.projects, job_id, status, branch, created_after, created_before)
         offset = 0 if before is not None else (page - 1) * limit
         async with ctx.reading() as connection:
-            found = await builds.page(connection, structs.replace(filters, before_id=before), limit, offset)
-            total = await builds.total(connection, filters)
+            found = await builds.fetch_page(connection, structs.replace(filters, before_id=before), limit, offset)
+            total = await builds.count(connection, filters)
         headers = next_page(request, Paged(page, limit, before or 0), [row.id for row in found], key="before")
         if total.is_lower_bound:
             headers["Testhide-Total"] = "lower-bound"
@@ -133,7 +133,7 @@ class BuildController(Controller):
         async with ctx.reading() as connection:
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await reason_for(connection, build_id) if waits else None
-            comments = await builds.comments(connection, build_id)
+            comments = await builds.fetch_comments(connection, build_id)
         views = [CommentView(item.id, item.build_id, item.text, item.author, item.created_at) for item in comments]
         return detail(row, waiting_for, views)
 

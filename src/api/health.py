@@ -9,8 +9,8 @@ from litestar import Controller, Request, Response, get
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from projections import audit_trail
+from projections.engine.read_your_writes import LIMIT_S
 from projections.engine.schemas import missing
-from projections.engine.waiting import LIMIT_S
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.tables.reactions import any_parked
@@ -62,7 +62,7 @@ class HealthController(Controller):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
         async with ctx.reading() as connection:
-            unsealed = await audit_trail.waits_for_seal(connection, utcnow() - SEALED_WITHIN)
+            unsealed = await audit_trail.has_unsealed(connection, utcnow() - SEALED_WITHIN)
         status = "ok"
         if services.waiter.degraded:
             status = "degraded: events are parked, see `testhide projections status`"

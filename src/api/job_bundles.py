@@ -109,7 +109,7 @@ class JobBundleController(Controller):
         """Everything but the values of secrets."""
         job = await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
-            configuration = await jobs.configuration_of(connection, job_id)
+            configuration = await jobs.find_configuration(connection, job_id)
             pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
             template = (
                 None if job.pipeline_template_id is None else await templates.find(connection, job.pipeline_template_id)
@@ -136,10 +136,12 @@ class JobBundleController(Controller):
             template_id = (
                 None
                 if bundle.pipeline_template is None
-                else await templates.id_by_name(connection, bundle.pipeline_template.name)
+                else await templates.find_id_by_name(connection, bundle.pipeline_template.name)
             )
             pool_id = (
-                None if job.node_pool is None else await pools.id_by_name(connection, data.project_id, job.node_pool)
+                None
+                if job.node_pool is None
+                else await pools.find_id_by_name(connection, data.project_id, job.node_pool)
             )
         await must_lend_secrets(request.user, ctx, template_id)
         if job.node_pool is not None and pool_id is None:

@@ -102,7 +102,7 @@ class JobController(Controller):
     ) -> Response[list[JobItem]]:
         """The jobs of the caller's projects, by id."""
         async with ctx.reading() as connection:
-            found = await jobs.listing(
+            found = await jobs.fetch_page(
                 connection,
                 projects=request.user.projects,
                 project_id=project_id,
@@ -209,7 +209,7 @@ class JobController(Controller):
     ) -> ConfigurationView:
         await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
-            found = await jobs.configuration_of(connection, job_id)
+            found = await jobs.find_configuration(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)
         return ConfigurationView(
@@ -237,7 +237,7 @@ class JobController(Controller):
         if receipt.events:
             return Configured(job_id, receipt.events[-1].event.at)
         async with ctx.reading() as connection:
-            stored = await jobs.configuration_of(connection, job_id)
+            stored = await jobs.find_configuration(connection, job_id)
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 
@@ -253,7 +253,7 @@ async def visible_job(user: User, ctx: RequestContext, job_id: int, level: Level
 
 async def detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
     async with ctx.reading() as connection:
-        found = await jobs.detail_of(connection, job_id)
+        found = await jobs.find_detail(connection, job_id)
     if found is None:
         raise NotFound(f"There is no job {job_id}.")
     user.must("read", found.project_id, f"job {job_id}")

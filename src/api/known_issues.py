@@ -84,7 +84,7 @@ class KnownIssueController(Controller):
         async with ctx.reading() as connection:
             if await projects.find(connection, project_id) is None:
                 raise NotFound(f"There is no project {project_id}.")
-            found = await known_issues.listing(
+            found = await known_issues.fetch_page(
                 connection, project_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])

@@ -90,7 +90,7 @@ class NodeController(Controller):
     ) -> Response[list[NodeView]]:
         """All nodes, by id, with what their agents last measured."""
         async with ctx.reading() as connection:
-            found = await nodes.listing(
+            found = await nodes.fetch_page(
                 connection,
                 pool_id=pool_id,
                 status=status,
@@ -127,7 +127,7 @@ class NodeController(Controller):
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
     ) -> NodeView:
         async with ctx.reading() as connection:
-            found = await nodes.view_by_name(connection, name)
+            found = await nodes.find_view_by_name(connection, name)
         if found is None:
             raise NotFound(f"There is no node called {name!r}.")
         return found
@@ -154,7 +154,7 @@ class NodeController(Controller):
     async def health(self, ctx: RequestContext, node_id: int) -> Health:
         """What the agent last measured. `last_heartbeat_s` is -1 while nothing was ever heard of it."""
         async with ctx.reading() as connection:
-            found = await nodes.health_of(connection, node_id)
+            found = await nodes.find_health(connection, node_id)
         if found is None:
             raise NotFound(f"There is no node {node_id}.")
         return found
@@ -225,7 +225,7 @@ class AgentDownloadController(Controller):
 
 async def shown_node(ctx: RequestContext, node_id: int) -> NodeView:
     async with ctx.reading() as connection:
-        found = await nodes.view(connection, node_id)
+        found = await nodes.find_view(connection, node_id)
     if found is None:
         raise NotFound(f"There is no node {node_id}.")
     return found

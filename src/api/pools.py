@@ -55,7 +55,7 @@ class PoolController(Controller):
     ) -> Response[list[PoolView]]:
         """The pools of the caller's projects and the shared ones, by id."""
         async with ctx.reading() as connection:
-            found = await pools.listing(
+            found = await pools.fetch_page(
                 connection,
                 projects=request.user.projects,
                 project_id=project_id,
@@ -131,8 +131,8 @@ class PoolController(Controller):
         services = ctx.services
         await services.waiter.wait(await services.log.head())
         async with ctx.reading() as connection:
-            node_ids = await pools.node_ids(connection, id)
-            active = await pools.active_builds(connection, id)
+            node_ids = await pools.fetch_node_ids(connection, id)
+            active = await pools.count_active_builds(connection, id)
         await ctx(DeletePool(id, node_ids, active))
 
 

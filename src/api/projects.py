@@ -17,7 +17,7 @@ from api.http.types import Id, Paged, next_page, provide_paged
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain.core.errors import Conflict, NotFound, Unavailable
-from projections import pools, project_contents, projects
+from projections import jobs, pools, projects
 from projections.projects import ProjectRow
 from store.crypto.secrets import new_token
 
@@ -83,7 +83,7 @@ class ProjectController(Controller):
         """The projects that the caller is a member of, by id."""
         member = None if request.user.is_admin else request.user.user_id
         async with ctx.reading() as connection:
-            found = await projects.visible(
+            found = await projects.fetch_visible(
                 connection, member, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         items = [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
@@ -153,7 +153,7 @@ class ProjectController(Controller):
         request.user.must("admin", project_id, f"project {project_id}")
         await visible_project(request.user, ctx, project_id)
         async with ctx.reading() as connection:
-            guests = await project_contents.guests(connection, project_id)
+            guests = await pools.count_guest_builds(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
             raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
@@ -163,9 +163,9 @@ class ProjectController(Controller):
         if not await services.waiter.wait(await services.log.head()):
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
         async with ctx.reading() as connection:
-            job_ids = await project_contents.job_ids(connection, project_id)
-            pool_ids = await project_contents.pool_ids(connection, project_id)
-            nodes = {pool_id: await pools.node_ids(connection, pool_id) for pool_id in pool_ids}
+            job_ids = await jobs.fetch_ids(connection, project_id)
+            pool_ids = await pools.fetch_ids(connection, project_id)
+            nodes = {pool_id: await pools.fetch_node_ids(connection, pool_id) for pool_id in pool_ids}
         for pool_id, node_ids in nodes.items():
             await ctx(DeletePool(pool_id, node_ids))
         await ctx(DeleteProject(project_id, job_ids))

@@ -17,7 +17,7 @@ from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.core.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
-from projections.quarantine import Ages, QuarantineRow, Status
+from projections.quarantine import AgeTotal, QuarantineRow, Status
 from projections.time_travel.historical_reads import QUARANTINE_PAST
 from store.clock import utcnow
 
@@ -120,7 +120,7 @@ class QuarantineController(Controller):
         await visible_job(request.user, ctx, job_id)
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
-            found = await quarantine.listing(
+            found = await quarantine.fetch_page(
                 connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
@@ -183,9 +183,9 @@ class QuarantineController(Controller):
         await visible_job(request.user, ctx, job_id)
         now = utcnow()
         async with ctx.reading() as connection:
-            reasons = await quarantine.by_reason(connection, job_id, now)
-            ages = await quarantine.by_age(connection, job_id, now)
-            statuses = await quarantine.by_status(connection, job_id, now)
+            reasons = await quarantine.count_by_reason(connection, job_id, now)
+            ages = await quarantine.count_by_age(connection, job_id, now)
+            statuses = await quarantine.count_by_status(connection, job_id, now)
         by_reason = dict.fromkeys(REASONS, 0) | {total.reason: total.entries for total in reasons}
         return Stats(
             total=sum(by_reason.values()),
@@ -199,7 +199,7 @@ class QuarantineController(Controller):
     async def node_ids(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> NodeIds:
         await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
-            return NodeIds(await quarantine.node_ids(connection, job_id, utcnow()))
+            return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
     async def remove(self, request: Request[User, Any, Any], ctx: RequestContext, quarantine_id: int) -> None:
@@ -211,7 +211,7 @@ class QuarantineController(Controller):
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 
-def distribution(ages: list[Ages]) -> dict[str, int]:
+def distribution(ages: list[AgeTotal]) -> dict[str, int]:
     counts = dict.fromkeys([*(name for name, _ in AGES), OLDEST], 0)
     for age in ages:
         counts[next((name for name, too_old in AGES if age.days < too_old), OLDEST)] += age.entries
@@ -219,7 +219,7 @@ def distribution(ages: list[Ages]) -> dict[str, int]:
 
 
 def item(row: QuarantineRow, now: datetime) -> EntryItem:
-    status, since = quarantine.status(row, now)
+    status, since = quarantine.status_at(row, now)
     return EntryItem(
         id=row.id,
         node_id=row.node_id,

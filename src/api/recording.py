@@ -12,9 +12,8 @@ from commands.rules.matching import Match, Rule, Rules
 from domain.builds import BUILD, AnyBuild, Report, ReportRecorded
 from domain.core.errors import NotFound, Unavailable
 from domain.results import FAILED
-from projections import known_issues
-from projections import result_queries as results
-from projections.test_cases import catalogue_version, known_cases
+from projections import known_issues, results_queries
+from projections.results_cases import fetch_catalogue_version, find_case_ids
 from store.clock import utcnow
 from store.log.append import VersionConflict
 
@@ -62,7 +61,7 @@ async def _matches(ctx: RequestContext, project_id: int, report: ReportRead) -> 
     if FAILED not in report.statuses:
         return ()
     async with ctx.reading() as connection:
-        ways = await known_issues.ways_of(connection, project_id)
+        ways = await known_issues.fetch_match_rules(connection, project_id)
     rules = (Rule(way.known_issue_id, way.classification, way.kind, way.value) for way in ways)
     return await asyncio.to_thread(lambda: Rules(rules).matches(report)) if ways else ()
 
@@ -78,10 +77,10 @@ async def _command(
 ) -> RecordReport:
     project_id = build.queued.project_id
     async with ctx.reading() as connection:
-        version = await catalogue_version(connection, project_id)
+        version = await fetch_catalogue_version(connection, project_id)
         case_ids: list[int | None] = []
         for start in range(0, len(report.node_ids), LOOKED_UP):
-            case_ids += await known_cases(connection, project_id, report.node_ids[start : start + LOOKED_UP])
+            case_ids += await find_case_ids(connection, project_id, report.node_ids[start : start + LOOKED_UP])
     new = [place for place, case_id in enumerate(case_ids) if case_id is None]
     new_cases = None
     if new:
@@ -117,8 +116,8 @@ async def _earlier(ctx: RequestContext, build: AnyBuild, attempt: int, case_ids:
     history = (await ctx.services.log.load([BUILD.at(build.build_id).name]))[BUILD.at(build.build_id).name]
     await _shown(ctx, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
     async with ctx.reading() as connection:
-        spans = await results.reports_of_attempt(connection, build.build_id, attempt)
-        found = await results.counting(connection, spans, case_ids)
+        ranges = await results_queries.fetch_reports_of_attempt(connection, build.build_id, attempt)
+        found = await results_queries.fetch_counted(connection, ranges, case_ids)
     return {item.case_id: Earlier(item.id, item.status, item.known_issue, item.quarantined) for item in found}
 
 

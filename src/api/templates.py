@@ -75,7 +75,7 @@ class TemplateController(Controller):
     ) -> Response[list[TemplateView]]:
         """All templates, by id."""
         async with ctx.reading() as connection:
-            found = await templates.listing(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
+            found = await templates.fetch_page(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
         return Response(found, headers=next_page(request, paged, [template.id for template in found]))
 
     @post()
@@ -150,7 +150,7 @@ class TemplateController(Controller):
 async def must_write_where_used(user: User, ctx: RequestContext, template_id: int) -> None:
     """What a template says runs with the secrets of the jobs that use it, so who changes it must be trusted there."""
     async with ctx.reading() as connection:
-        used_in = await templates.projects_using(connection, template_id)
+        used_in = await templates.fetch_project_ids(connection, template_id)
     if foreign := [project_id for project_id in used_in if not user.may("write", project_id)]:
         raise Forbidden(
             f"Jobs of {len(foreign)} projects that you may not write to use this template; ask an admin to change it."

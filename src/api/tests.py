@@ -19,9 +19,9 @@ from domain.core.errors import NotFound
 from domain.quarantine import covered
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES
 from domain.triage import Classification
-from projections import quarantine
-from projections import result_queries as results
-from projections.result_queries import Filters, Origin, Result, Spans, SuiteTotal
+from projections import quarantine, results_history, results_queries
+from projections.results_history import ResultOrigin
+from projections.results_queries import ReportRanges, Result, ResultFilters, SuiteTotal
 from projections.time_travel.historical_reads import REPORT_PAST, TESTS_PAST
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
@@ -150,9 +150,9 @@ class TestController(Controller):
     async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
         await visible_build(request.user, ctx, build_id)
         async with ctx.reading() as connection:
-            spans = await results.reports(connection, build_id)
-            totals = await results.totals(connection, spans)
-        return report_view(build_id, spans, totals)
+            ranges = await results_queries.fetch_reports(connection, build_id)
+            totals = await results_queries.fetch_totals(connection, ranges)
+        return report_view(build_id, ranges, totals)
 
     @get("/tests", **as_of(TESTS_PAST, "build_id"))
     async def list_tests(
@@ -171,7 +171,7 @@ class TestController(Controller):
     ) -> Response[TestPage]:
         """Results in report order. Of each test the last attempt, unless all are asked for."""
         build = await visible_build(request.user, ctx, build_id)
-        filters = Filters(
+        filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
             search=search or None,
@@ -180,29 +180,29 @@ class TestController(Controller):
         )
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
-            spans = await results.reports(connection, build_id)
-            total = await results.count(connection, spans, filters)
+            ranges = await results_queries.fetch_reports(connection, build_id)
+            total = await results_queries.count(connection, ranges, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
-            found = await results.page(connection, spans, keyset, limit, paged.offset)
+            found = await results_queries.fetch_page(connection, ranges, keyset, limit, paged.offset)
             held = await quarantined_now(connection, build.job_id, ctx.now(), found)
         headers = next_page(request, paged, [result.id for result in found])
-        return Response(TestPage(total, [item(spans, result, held) for result in found]), headers=headers)
+        return Response(TestPage(total, [item(ranges, result, held) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
     async def get_test(self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int) -> TestDetail:
         """One result with all that it says: trace, captured output, properties."""
         origin = await visible_result(request.user, ctx, test_id)
         async with ctx.reading() as connection:
-            spans = await results.report_with(connection, test_id)
-            alone = Filters(all_attempts=True, after_id=test_id - 1)
-            found = await results.page(connection, spans, alone, 1, 0)
+            ranges = await results_queries.find_report_of(connection, test_id)
+            alone = ResultFilters(all_attempts=True, after_id=test_id - 1)
+            found = await results_queries.fetch_page(connection, ranges, alone, 1, 0)
             if not found:  # deleted in this moment
                 raise no_result(test_id)
             (result,) = found
-            text = await results.text(connection, test_id)
+            text = await results_history.find_text(connection, test_id)
             held = await quarantined_now(connection, origin.job_id, ctx.now(), [result])
-            system_out, system_err = await results.outputs(connection, spans, test_id)
-        shown: dict[str, Any] = msgspec.structs.asdict(item(spans, result, held))
+            system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
+        shown: dict[str, Any] = msgspec.structs.asdict(item(ranges, result, held))
         shown["message"] = text.message if text is not None else ""
         return TestDetail(
             **shown,
@@ -220,7 +220,7 @@ class TestController(Controller):
         """How the test of this result has fared, newest first. `test_id` is the id of a result."""
         origin = await visible_result(request.user, ctx, test_id)
         async with ctx.reading() as connection:
-            runs = await results.history(connection, origin.case_id, limit)
+            runs = await results_history.fetch_history(connection, origin.case_id, limit)
         return History(
             test_case_id=origin.case_id,
             node_id=origin.node_id,
@@ -238,7 +238,7 @@ class TestController(Controller):
                     branch=run.branch,
                     commit_sha=run.commit_sha,
                     recorded_at=run.recorded_at,
-                    **msgspec.structs.asdict(run.said),
+                    **msgspec.structs.asdict(run.triage),
                 )
                 for run in runs
             ],
@@ -247,7 +247,7 @@ class TestController(Controller):
 
 async def quarantined_now(connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]) -> set[str]:
     """Those of the results' node ids that are in the job's quarantine."""
-    entries = await quarantine.node_ids(connection, job_id, now) if found else []
+    entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return covered((result.node_id for result in found), entries)
 
 
@@ -255,21 +255,21 @@ def no_result(result_id: int) -> NotFound:
     return NotFound(f"There is no test result {result_id}.")
 
 
-async def visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> Origin:
+async def visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
     """Raises NotFound for a result that the caller cannot see, Forbidden for too little access."""
     async with ctx.reading() as connection:
-        found = await results.origin(connection, result_id)
+        found = await results_history.find_origin(connection, result_id)
     if found is None:
         raise no_result(result_id)
     user.must(level, found.project_id, f"test result {result_id}")
     return found
 
 
-def report_view(build_id: int, spans: Spans, totals: list[SuiteTotal]) -> ReportView:
+def report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
     suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     durations: dict[str, int] = defaultdict(int)
     for total in totals:
-        name = spans.reports[total.report].suites[total.suite]
+        name = ranges.reports[total.report].suites[total.suite]
         suites[name][total.status] += total.results
         durations[name] += total.duration_ms
     by_status = [sum(counts[status] for counts in suites.values()) for status in (PASSED, FAILED, SKIPPED)]
@@ -294,12 +294,12 @@ def report_view(build_id: int, spans: Spans, totals: list[SuiteTotal]) -> Report
             )
             for name, counts in suites.items()
         ],
-        reports=[ReportFile(report.path, report.cases, report.warnings) for report in spans.reports],
-        warnings=[f"{report.path}: {warning}" for report in spans.reports for warning in report.warnings],
+        reports=[ReportFile(report.path, report.cases, report.warnings) for report in ranges.reports],
+        warnings=[f"{report.path}: {warning}" for report in ranges.reports for warning in report.warnings],
     )
 
 
-def item(spans: Spans, result: Result, quarantined_now: set[str]) -> TestItem:
+def item(ranges: ReportRanges, result: Result, quarantined_now: set[str]) -> TestItem:
     return TestItem(
         id=result.id,
         test_case_id=result.case_id,
@@ -307,13 +307,13 @@ def item(spans: Spans, result: Result, quarantined_now: set[str]) -> TestItem:
         status=STATUSES[result.status],
         duration_ms=result.duration_ms,
         message=result.message,
-        suite=spans.report_of(result.id).suites[result.suite],
+        suite=ranges.report_of(result.id).suites[result.suite],
         attempt=result.attempt,
         flaky=result.flaky,
         known_issue=result.known_issue,
         quarantined=result.quarantined,
         quarantined_now=result.node_id in quarantined_now,
-        **msgspec.structs.asdict(result.said),
+        **msgspec.structs.asdict(result.triage),
         fail_id=result.fail_id,
         signature=result.signature,
         test_resolution=result.test_resolution,

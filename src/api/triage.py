@@ -13,7 +13,7 @@ from api.tests import visible_result
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
 from domain.results import STATUSES
 from domain.triage import CLASSIFICATIONS, Classification
-from projections.result_queries import Origin
+from projections.results_history import ResultOrigin
 
 DefectKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*\Z")]
 # Shown as a link: no other scheme may get there.
@@ -106,7 +106,7 @@ async def writable_result(user: User, ctx: RequestContext, result_id: int) -> Re
     return recorded(await visible_result(user, ctx, result_id, "write"))
 
 
-def recorded(origin: Origin) -> Recorded:
+def recorded(origin: ResultOrigin) -> Recorded:
     place = origin.rule_classification
     return Recorded(
         result_id=origin.result_id,

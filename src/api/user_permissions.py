@@ -33,9 +33,9 @@ class UserPermissionController(Controller):
             row = await auth.find(connection, user_id)
             if row is None:
                 raise NotFound(f"There is no user {user_id}.")
-            access = await projects.access_of(connection, user_id)
+            access = await projects.fetch_access(connection, user_id)
             user = User(user_id, row.email, row.role, access)
             visible = user.projects
             if visible is None:
-                visible = [project.id for project in await projects.visible(connection, None)]
+                visible = [project.id for project in await projects.fetch_visible(connection, None)]
         return UserPermissions(**msgspec.structs.asdict(permissions(user, visible)), user_id=user_id)

@@ -1,4 +1,4 @@
-"""Artifacts as they are listed."""
+"""Read model of build artifacts."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,7 +10,7 @@ from domain.builds import BuildDeleted
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 
 VERSION = 1
 
@@ -70,7 +70,7 @@ PROJECTION = Projection(
 )
 
 
-async def of_build(
+async def fetch_page(
     connection: AsyncConnection,
     build_id: int,
     *,
@@ -80,8 +80,8 @@ async def of_build(
     limit: int = 10_000,
     offset: int = 0,
 ) -> list[ArtifactRow]:
-    """By id. `search` is a part of the name, in any case."""
-    return await all_rows(
+    """A page of a build's artifacts by id. `search` matches a part of the file name, ignoring case."""
+    return await fetch_all(
         connection,
         ArtifactRow,
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND id > %(after)s"
@@ -95,13 +95,13 @@ async def of_build(
 
 async def find(connection: AsyncConnection, artifact_id: int) -> ArtifactRow | None:
     query = f"SELECT * FROM {ArtifactRow.table} WHERE id = %(id)s"
-    return await one_row(connection, ArtifactRow, query, {"id": artifact_id})
+    return await fetch_one(connection, ArtifactRow, query, {"id": artifact_id})
 
 
-async def same(connection: AsyncConnection, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
-    """The artifact of this content at this path, if the build has it: what an agent sends again is not a new file."""
+async def find_duplicate(connection: AsyncConnection, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
+    """The build's artifact with this path and content, if there is one: an agent may send the same file again."""
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"
     )
-    return await one_row(connection, ArtifactRow, query, {"build": build_id, "path": path, "sha256": sha256})
+    return await fetch_one(connection, ArtifactRow, query, {"build": build_id, "path": path, "sha256": sha256})

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.auth import UserRow
 from projections.engine.model import Change, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import scalar
+from projections.engine.queries import fetch_value
 from projections.nodes import NodeRow
 
 VERSION = 1
@@ -85,7 +85,7 @@ def type_number(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class Filter:
+class TrailFilter:
     """What is wanted of the trail; None is everything."""
 
     projects: Collection[int] | None = None
@@ -98,7 +98,7 @@ class Filter:
     before: int | None = None
 
 
-async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool, limit: int) -> list[int]:
+async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
     """The positions of what is wanted, in order."""
     conditions, parameters = ["true"], dict[str, Any](limit=limit)
 
@@ -147,7 +147,7 @@ async def positions(connection: AsyncConnection, wanted: Filter, *, newest: bool
     return [position for (position,) in await cursor.fetchall()]
 
 
-def _chosen(wanted: Filter) -> Iterator[tuple[str, str, list[int]]]:
+def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
     """Column, type and values of what is compared with values."""
     if wanted.actor is not None:
         yield "actor", "bigint", [actor_number(wanted.actor)]
@@ -157,7 +157,7 @@ def _chosen(wanted: Filter) -> Iterator[tuple[str, str, list[int]]]:
         yield "project_id", "bigint", list(dict.fromkeys(wanted.projects))
 
 
-async def of_stream(
+async def fetch_stream_positions(
     connection: AsyncConnection, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
     """Version -> position of a stream's events between two versions, in order; straight from the log."""
@@ -174,26 +174,26 @@ async def of_stream(
 async def has_project(connection: AsyncConnection, project_id: int) -> bool:
     """Whether there ever was such a project: its trail outlives it."""
     query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
-    return await scalar(connection, query, {"project": project_id}) is not None
+    return await fetch_value(connection, query, {"project": project_id}) is not None
 
 
-async def project_at(connection: AsyncConnection, position: int) -> int | None:
+async def find_project_at(connection: AsyncConnection, position: int) -> int | None:
     """The project that the event at a position belongs to."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
-    found: int | None = await scalar(connection, query, {"position": position})
+    found: int | None = await fetch_value(connection, query, {"position": position})
     return found
 
 
-async def waits_for_seal(connection: AsyncConnection, before: datetime) -> bool:
+async def has_unsealed(connection: AsyncConnection, before: datetime) -> bool:
     """Whether an event of before this time is not covered by a checkpoint, where there are checkpoints."""
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
         " ORDER BY position LIMIT 1"
     )
-    return bool(await scalar(connection, query, {"before": microseconds(before)}))
+    return bool(await fetch_value(connection, query, {"before": microseconds(before)}))
 
 
-async def names_of(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
+async def fetch_actor_names(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
     """What actors are called today; nothing for those who are gone and for the server itself."""
     query = (
         f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"

@@ -1,4 +1,4 @@
-"""Users, sessions and API tokens, as a request's credentials are looked up."""
+"""Read model of users, sessions and API tokens: looks up the credentials of a request."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -10,12 +10,12 @@ from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, Session
 from domain.core.events import Recorded
 from domain.users import UserDeleted, UserRegistered
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 from projections.projects import MemberRow
 
 VERSION = 1
 DELETED_USER = "deleted user"
-"""Stands where the email address of somebody would, of whom the server knows no more."""
+"""Shown in place of the email address of a deleted user."""
 
 
 class UserRow(Row, frozen=True):
@@ -86,8 +86,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-def email_of(user_id: str) -> str:
-    """A column in SQL: the email address of the user whose id the given column holds, null where that is null."""
+def email_column(user_id: str) -> str:
+    """SQL expression: the email address of the user whose id is in the column `user_id`; null for a null id."""
     return (
         f"CASE WHEN {user_id} IS NOT NULL THEN"
         f" coalesce((SELECT email FROM {UserRow.table} u WHERE u.id = {user_id}), '{DELETED_USER}') END"
@@ -105,13 +105,13 @@ PROJECTION = Projection(
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Who a credential belongs to, and what that user may."""
+    """The owner of a session or API token, and the projects that this user can access."""
 
     user_id: int
     email: str
     role: str
     access: dict[str, str]
-    """Project id as text -> read, write or admin."""
+    """Project id as text -> `read`, `write` or `admin`."""
     token_id: int | None = None
     token_hash: bytes = b""
 
@@ -121,8 +121,13 @@ _ACCESS = (
 )
 
 
-async def by_sessions(connection: AsyncConnection, session_ids: Sequence[str]) -> list[Credentials | None]:
-    """In their order; None when a session was revoked or its user is inactive. Expiry is in the signed token."""
+async def fetch_session_credentials(
+    connection: AsyncConnection, session_ids: Sequence[str]
+) -> list[Credentials | None]:
+    """The credentials of each session, in the given order; None where the session was revoked or its user is inactive.
+
+    Expiry is not checked here: the signed session token holds it.
+    """
     cursor = await connection.execute(
         f"SELECT s.id, u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active".encode(),
@@ -134,8 +139,8 @@ async def by_sessions(connection: AsyncConnection, session_ids: Sequence[str]) -
     return [found.get(session_id) for session_id in session_ids]
 
 
-async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credentials | None:
-    return await one_row(
+async def find_token_credentials(connection: AsyncConnection, token_hash: bytes) -> Credentials | None:
+    return await fetch_one(
         connection,
         Credentials,
         f"SELECT u.id, u.email, u.role, {_ACCESS}, t.id, t.token_hash FROM {ApiTokenRow.table} t"
@@ -145,11 +150,11 @@ async def by_token(connection: AsyncConnection, token_hash: bytes) -> Credential
 
 
 async def find(connection: AsyncConnection, user_id: int) -> UserRow | None:
-    return await one_row(connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE id = %(id)s", {"id": user_id})
+    return await fetch_one(connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE id = %(id)s", {"id": user_id})
 
 
-async def user_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
-    return await one_row(
+async def find_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
+    return await fetch_one(
         connection,
         UserRow,
         f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)",
@@ -157,8 +162,8 @@ async def user_by_email(connection: AsyncConnection, email: str) -> UserRow | No
     )
 
 
-async def tokens_of(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
-    return await all_rows(
+async def fetch_tokens(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
+    return await fetch_all(
         connection,
         ApiTokenRow,
         f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id",
@@ -166,6 +171,6 @@ async def tokens_of(connection: AsyncConnection, user_id: int) -> list[ApiTokenR
     )
 
 
-async def any_admin(connection: AsyncConnection) -> bool:
+async def has_admin(connection: AsyncConnection) -> bool:
     query = f"SELECT * FROM {UserRow.table} WHERE role = 'admin' AND active LIMIT 1"
-    return await one_row(connection, UserRow, query, {}) is not None
+    return await fetch_one(connection, UserRow, query, {}) is not None

@@ -1,4 +1,4 @@
-"""Builds as they are listed and shown."""
+"""Read model of builds and their comments."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -23,19 +23,17 @@ from domain.builds import (
 )
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
-from projections.auth import email_of
+from projections.auth import email_column
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
-from projections.engine.queries import all_rows, one_row, scalar
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.projects import ProjectRow
 
 VERSION = 1
 
-COUNTED = 10_000
-"""Totals are exact up to here when filters are combined (and exact for each filter alone)."""
-
-
+MAX_COUNT = 10_000
+"""Builds that are counted when several filters are combined; a filter alone is counted exactly."""
 COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
-"""What reports add up to."""
+"""Fields of `report.recorded` that are added up over the reports of a build."""
 
 
 class BuildRow(Row, frozen=True):
@@ -76,10 +74,10 @@ class BuildRow(Row, frozen=True):
     quarantined: Int = 0
     restarted_from: int | None = None
     selected_tests: int | None = None
-    """How many tests were asked for; None for all."""
+    """Number of tests the build was restricted to; None when it runs all."""
     pinned: bool = False
     moved_to_top: int = 0
-    """Position of its last move to the top of the queue; 0 for none."""
+    """Log position of its last move to the top of the queue; 0 when it was never moved."""
     configuration: dict[str, Any] = {}
 
 
@@ -114,7 +112,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield DeleteWhere(CommentRow, "build_id", event.build_id)
         case BuildEvent():
             build = rows.get(BuildRow, event.build_id)
-            if build is not None:  # its job may be gone already
+            if build is not None:  # None once its job is deleted
                 yield msgspec.structs.replace(build, **_changes(recorded, event, build))
         case _:
             return
@@ -184,8 +182,8 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
 PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, takes=(BuildEvent, JobDeleted))
 
 
-class Filters(msgspec.Struct, frozen=True):
-    """None does not filter. `projects`: those that the caller sees, None for all."""
+class BuildFilters(msgspec.Struct, frozen=True):
+    """Conditions on builds; None does not filter. `projects` are those that the caller may see, None for all."""
 
     projects: list[int] | None = None
     job_id: int | None = None
@@ -194,7 +192,7 @@ class Filters(msgspec.Struct, frozen=True):
     created_after: datetime | None = None
     created_before: datetime | None = None
     before_id: int | None = None
-    """Keyset paging: only builds older than this one."""
+    """For keyset paging: only builds older than this one."""
 
     def where(self) -> str:
         conditions = {
@@ -211,12 +209,12 @@ class Filters(msgspec.Struct, frozen=True):
 
 
 async def find(connection: AsyncConnection, build_id: int) -> BuildRow | None:
-    return await one_row(connection, BuildRow, f"SELECT * FROM {BuildRow.table} WHERE id = %(id)s", {"id": build_id})
+    return await fetch_one(connection, BuildRow, f"SELECT * FROM {BuildRow.table} WHERE id = %(id)s", {"id": build_id})
 
 
-async def page(connection: AsyncConnection, filters: Filters, limit: int, offset: int) -> list[BuildRow]:
-    """Newest first."""
-    return await all_rows(
+async def fetch_page(connection: AsyncConnection, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
+    """A page of builds, newest first."""
+    return await fetch_all(
         connection,
         BuildRow,
         f"SELECT * FROM {BuildRow.table} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s OFFSET %(offset)s",
@@ -224,47 +222,42 @@ async def page(connection: AsyncConnection, filters: Filters, limit: int, offset
     )
 
 
-class Total(NamedTuple):
+class BuildCount(NamedTuple):
     builds: int
     is_lower_bound: bool
 
 
-async def total(connection: AsyncConnection, filters: Filters) -> Total:
-    """Exact for one filter at most, whoever asks; for combinations exact up to COUNTED."""
+async def count(connection: AsyncConnection, filters: BuildFilters) -> BuildCount:
+    """The number of matching builds: exact with at most one filter besides `projects`, else up to MAX_COUNT."""
     given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
-    limit = COUNTED + 1 if len(given - {"projects"}) > 1 else None
+    limit = MAX_COUNT + 1 if len(given - {"projects"}) > 1 else None
     query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
-    count = int(await scalar(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
-    return Total(COUNTED, True) if limit is not None and count == limit else Total(count, False)
+    count = int(await fetch_value(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
+    return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
-async def outlived(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
-    """Builds that their project's retention lets go, oldest first: finished, not pinned, too old or too many."""
-    cursor = await connection.execute(
+async def find_expired(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
+    """Finished, unpinned builds that their project's retention no longer keeps, by age or by number; oldest first."""
+    query = (
         "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
-        "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS place"
+        "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
         f"  FROM {BuildRow.table} b JOIN {ProjectRow.table} p ON p.id = b.project_id"
         "  WHERE b.finished_at IS NOT NULL AND (p.retention_days > 0 OR p.retention_builds > 0)) ended"
         " WHERE NOT pinned AND ("
         "  (retention_days > 0 AND finished_at < %(now)s - make_interval(days => retention_days))"
-        "  OR (retention_builds > 0 AND place > retention_builds))"
-        " ORDER BY id LIMIT %(limit)s".encode(),
-        {"now": now, "limit": limit},
+        "  OR (retention_builds > 0 AND number > retention_builds))"
+        " ORDER BY id LIMIT %(limit)s"
     )
-    return [build_id for (build_id,) in await cursor.fetchall()]
+    return await fetch_column(connection, query, {"now": now, "limit": limit})
 
 
-async def queue_position(connection: AsyncConnection, build_id: int) -> int:
-    """From 1: how many queued builds the dispatcher looks at before this one and this one, in the order it does."""
-    return int(
-        await scalar(
-            connection,
-            f"SELECT place FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS place"
-            f" FROM {BuildRow.table} WHERE status = 'queued' AND assigned_at IS NULL) q WHERE id = %(id)s",
-            {"id": build_id},
-        )
-        or 0
+async def find_queue_position(connection: AsyncConnection, build_id: int) -> int:
+    """The build's position in the dispatcher's order, from 1; 0 when it is not queued."""
+    query = (
+        "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"
+        f" FROM {BuildRow.table} WHERE status = 'queued' AND assigned_at IS NULL) q WHERE id = %(id)s"
     )
+    return int(await fetch_value(connection, query, {"id": build_id}) or 0)
 
 
 class Comment(msgspec.Struct, frozen=True):
@@ -272,25 +265,21 @@ class Comment(msgspec.Struct, frozen=True):
     build_id: int
     text: str
     author: str
-    """An email address."""
+    """The author's email address."""
     created_at: datetime
 
 
-async def comments(connection: AsyncConnection, build_id: int) -> list[Comment]:
-    return await all_rows(
+async def fetch_comments(connection: AsyncConnection, build_id: int) -> list[Comment]:
+    return await fetch_all(
         connection,
         Comment,
-        f"SELECT id, build_id, text, {email_of('c.author')}, created_at"
+        f"SELECT id, build_id, text, {email_column('c.author')}, created_at"
         f" FROM {CommentRow.table} c WHERE build_id = %(id)s ORDER BY id",
         {"id": build_id},
     )
 
 
-async def assigned_to(connection: AsyncConnection, node_id: int) -> list[int]:
-    """Builds that wait for this node's agent to fetch them."""
-    cursor = await connection.execute(
-        f"SELECT id FROM {BuildRow.table} WHERE node_id = %s AND finished_at IS NULL AND status = 'queued'".encode(),
-        (node_id,),
-        prepare=True,
-    )
-    return [build_id for (build_id,) in await cursor.fetchall()]
+async def fetch_assigned_ids(connection: AsyncConnection, node_id: int) -> list[int]:
+    """Ids of the builds that are assigned to this node and not yet started by its agent."""
+    query = f"SELECT id FROM {BuildRow.table} WHERE node_id = %(node)s AND finished_at IS NULL AND status = 'queued'"
+    return await fetch_column(connection, query, {"node": node_id})

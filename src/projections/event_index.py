@@ -89,7 +89,7 @@ PROJECTION = Projection(
 )
 
 
-async def positions(
+async def find_positions(
     connection: AsyncConnection, kind: Kind, id: int, until: int, limit: int | None = None
 ) -> list[int]:
     """Of the events up to a position, newest first."""

@@ -1,12 +1,12 @@
-"""Tests that have had flaky runs, out of what the results' projection keeps of each test."""
+"""Queries for test cases with flaky runs, over the tables of the projection `results`."""
 
 from collections.abc import Sequence
 
 import msgspec
 from psycopg import AsyncConnection
 
-from projections.engine.queries import all_rows
-from projections.test_cases import CaseStatsRow, TestCaseRow
+from projections.engine.queries import fetch_all
+from projections.results_cases import CaseStatsRow, TestCaseRow
 
 
 class FlakyCase(msgspec.Struct, frozen=True):
@@ -17,9 +17,9 @@ class FlakyCase(msgspec.Struct, frozen=True):
     suite: str
 
 
-async def with_flaky_runs(connection: AsyncConnection, case_ids: Sequence[int]) -> list[FlakyCase]:
-    """Those of the test cases that ever had one."""
-    return await all_rows(
+async def fetch_flaky_cases(connection: AsyncConnection, case_ids: Sequence[int]) -> list[FlakyCase]:
+    """Those of these test cases that ever had a flaky run, by id."""
+    return await fetch_all(
         connection,
         FlakyCase,
         f"SELECT s.case_id, s.runs, s.flaky_runs, c.node_id, c.suite FROM {CaseStatsRow.table} s"
@@ -29,7 +29,7 @@ async def with_flaky_runs(connection: AsyncConnection, case_ids: Sequence[int]) 
     )
 
 
-async def all_counts(connection: AsyncConnection) -> list[tuple[int, int, int]]:
-    """Of every test that ever had a flaky run: its id, runs, flaky runs."""
+async def fetch_flaky_counts(connection: AsyncConnection) -> list[tuple[int, int, int]]:
+    """(case id, runs, flaky runs) of every test case that ever had a flaky run."""
     query = f"SELECT case_id, runs, flaky_runs FROM {CaseStatsRow.table} WHERE flaky_runs > 0"
     return await (await connection.execute(query.encode())).fetchall()

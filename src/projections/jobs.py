@@ -1,4 +1,4 @@
-"""Jobs and their configurations, as they are read. Values of secrets are only in the job's stream."""
+"""Read model of jobs and their configurations. Values of secrets are only in the job's stream."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -12,10 +12,11 @@ from domain.core.events import Recorded
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_column, fetch_one
 
 VERSION = 1
-JOBS_REMEMBERED = 10_000
+JOBS_CACHED = 10_000
+"""Jobs whose project a process remembers."""
 
 
 class JobRow(Row, frozen=True):
@@ -44,7 +45,7 @@ class ConfigurationRow(Row, frozen=True):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Their names."""
+    """Names of the secrets, without values."""
     updated_at: datetime
 
 
@@ -104,7 +105,7 @@ PROJECTION = Projection(
 
 
 class JobDetail(msgspec.Struct, frozen=True):
-    """A job with the newest of its builds."""
+    """A job and its newest build."""
 
     id: int
     name: str
@@ -126,18 +127,18 @@ class JobDetail(msgspec.Struct, frozen=True):
 
 async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
     query = f"SELECT * FROM {JobRow.table} WHERE id = %(id)s"
-    return await one_row(connection, JobRow, query, {"id": job_id})
+    return await fetch_one(connection, JobRow, query, {"id": job_id})
 
 
 class ProjectOfJob:
-    """Which project a job belongs to: that never changes, so each process asks once for each job."""
+    """Looks up the project of a job, and caches it: a job never changes its project."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._known: LRUCache[int, int] = LRUCache(JOBS_REMEMBERED)
+        self._known: LRUCache[int, int] = LRUCache(JOBS_CACHED)
 
     async def __call__(self, job_id: int) -> int | None:
-        """None for a job that was never there. A job that was deleted since may still be known."""
+        """The id of the job's project, None for an unknown job. A deleted job may still be in the cache."""
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
         async with self._pool.connection() as connection:
@@ -147,8 +148,8 @@ class ProjectOfJob:
         return None if job is None else job.project_id
 
 
-async def detail_of(connection: AsyncConnection, job_id: int) -> JobDetail | None:
-    return await one_row(
+async def find_detail(connection: AsyncConnection, job_id: int) -> JobDetail | None:
+    return await fetch_one(
         connection,
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
@@ -161,13 +162,18 @@ async def detail_of(connection: AsyncConnection, job_id: int) -> JobDetail | Non
     )
 
 
-async def configuration_of(connection: AsyncConnection, job_id: int) -> ConfigurationRow | None:
-    """None for a job that was never configured."""
+async def find_configuration(connection: AsyncConnection, job_id: int) -> ConfigurationRow | None:
+    """The job's configuration; None for a job that was never configured."""
     query = f"SELECT * FROM {ConfigurationRow.table} WHERE job_id = %(id)s"
-    return await one_row(connection, ConfigurationRow, query, {"id": job_id})
+    return await fetch_one(connection, ConfigurationRow, query, {"id": job_id})
 
 
-async def listing(
+async def fetch_ids(connection: AsyncConnection, project_id: int) -> list[int]:
+    query = f"SELECT id FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id"
+    return await fetch_column(connection, query, {"project": project_id})
+
+
+async def fetch_page(
     connection: AsyncConnection,
     *,
     projects: Sequence[int] | None,
@@ -178,8 +184,8 @@ async def listing(
     offset: int,
     limit: int,
 ) -> list[JobRow]:
-    """The jobs of `projects` (None: of all) whose names contain `search` in any case."""
-    return await all_rows(
+    """The jobs of `projects` (None: of all projects) whose names contain `search`, ignoring case; by id."""
+    return await fetch_all(
         connection,
         JobRow,
         f"SELECT * FROM {JobRow.table} WHERE id > %(after)s"

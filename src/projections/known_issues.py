@@ -1,4 +1,4 @@
-"""Known issues and what they have learnt, as they are read."""
+"""Read model of known issues and of the failures that each was taught to match."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -20,7 +20,7 @@ from domain.known_issues import (
 from domain.projects import ProjectDeleted
 from domain.triage import Classification
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_column, fetch_one
 
 VERSION = 1
 
@@ -35,7 +35,7 @@ class KnownIssueRow(Row, frozen=True):
     title: str
     classification: str
     kind: str
-    """pattern, signature or fail_id."""
+    """`pattern`, `signature` or `fail_id`: what `value` is compared with."""
     value: str
     defect_key: str | None
     defect_url: str | None
@@ -43,7 +43,7 @@ class KnownIssueRow(Row, frozen=True):
     updated_at: datetime
     edition: Int = 1
     searched: Int = 0
-    """The last edition for which older failures were searched through."""
+    """The last edition for which the search through older failures was completed."""
 
 
 class TaughtRow(Row, frozen=True):
@@ -123,8 +123,8 @@ PROJECTION = Projection(
 )
 
 
-class Known(msgspec.Struct, frozen=True):
-    """One way in which a failure is known again."""
+class MatchRule(msgspec.Struct, frozen=True):
+    """A value by which a known issue matches failures."""
 
     known_issue_id: int
     classification: Classification
@@ -134,13 +134,13 @@ class Known(msgspec.Struct, frozen=True):
 
 async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRow | None:
     query = f"SELECT * FROM {KnownIssueRow.table} WHERE id = %(id)s"
-    return await one_row(connection, KnownIssueRow, query, {"id": known_issue_id})
+    return await fetch_one(connection, KnownIssueRow, query, {"id": known_issue_id})
 
 
-async def listing(
+async def fetch_page(
     connection: AsyncConnection, project_id: int, *, after: int, offset: int, limit: int
 ) -> list[KnownIssueRow]:
-    return await all_rows(
+    return await fetch_all(
         connection,
         KnownIssueRow,
         f"SELECT * FROM {KnownIssueRow.table} WHERE project_id = %(project)s AND id > %(after)s"
@@ -149,11 +149,11 @@ async def listing(
     )
 
 
-async def ways_of(connection: AsyncConnection, project_id: int) -> list[Known]:
-    """All ways in which failures of a project are known again, those that were taught among them."""
-    return await all_rows(
+async def fetch_match_rules(connection: AsyncConnection, project_id: int) -> list[MatchRule]:
+    """The match rules of all known issues of a project, taught ones included."""
+    return await fetch_all(
         connection,
-        Known,
+        MatchRule,
         f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
         f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {TaughtRow.table} l"
         f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",
@@ -161,8 +161,7 @@ async def ways_of(connection: AsyncConnection, project_id: int) -> list[Known]:
     )
 
 
-async def unsearched(connection: AsyncConnection, limit: int) -> list[int]:
-    """Known issues for which older failures are still to be searched through, oldest first."""
+async def find_unsearched(connection: AsyncConnection, limit: int) -> list[int]:
+    """Ids of the known issues whose search through older failures is not complete, oldest first."""
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
-    cursor = await connection.execute(query.encode(), {"limit": limit}, prepare=True, binary=True)
-    return [known_issue_id for (known_issue_id,) in await cursor.fetchall()]
+    return await fetch_column(connection, query, {"limit": limit})

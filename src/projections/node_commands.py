@@ -1,4 +1,4 @@
-"""Commands that no agent has answered yet; the answers are in the commands' streams."""
+"""Read model of commands that agents have not answered yet. The answers are in the commands' streams."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -9,6 +9,7 @@ from domain.core.events import Recorded
 from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
 from domain.nodes import NodeDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
+from projections.engine.queries import fetch_column
 
 VERSION = 1
 
@@ -48,14 +49,12 @@ PROJECTION = Projection(
 )
 
 
-async def unanswered(connection: AsyncConnection, node_id: int) -> list[int]:
-    """Commands for this node's agent, oldest first, without those that nobody waits for any more: what was asked for
-    while the machine was away must not run when it comes back.
+async def find_unanswered(connection: AsyncConnection, node_id: int) -> list[int]:
+    """Ids of the commands for this node's agent, oldest first. Commands past their timeout are left out, so that a
+    command which was requested while the machine was away does not run when it comes back.
     """
-    cursor = await connection.execute(
-        f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %s"
-        " AND requested_at + make_interval(secs => timeout_s) > now() ORDER BY id".encode(),
-        (node_id,),
-        prepare=True,
+    query = (
+        f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %(node)s"
+        " AND requested_at + make_interval(secs => timeout_s) > now() ORDER BY id"
     )
-    return [command_id for (command_id,) in await cursor.fetchall()]
+    return await fetch_column(connection, query, {"node": node_id})

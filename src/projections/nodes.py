@@ -1,4 +1,4 @@
-"""Nodes, as they are read. What an agent measures is no event: it is joined from the gauges."""
+"""Read model of nodes. An agent's measurements are not events: queries join them from `agent_gauges`."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -21,12 +21,12 @@ from domain.nodes import (
     changes,
 )
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 
 VERSION = 1
 
 NEVER = -1
-"""`last_heartbeat_s` of a node whose agent has not been heard of."""
+"""`last_heartbeat_s` of a node whose agent has never sent measurements."""
 
 
 class NodeRow(Row, frozen=True):
@@ -40,7 +40,7 @@ class NodeRow(Row, frozen=True):
     created_at: datetime
     status: str = "offline"
     session: str | None = None
-    """The connected agent's session; None while offline."""
+    """The session of the connected agent; None while offline."""
     quarantined: bool = False
     version: str = ""
     platform: str = ""
@@ -51,7 +51,7 @@ class NodeRow(Row, frozen=True):
     running_builds: int = 0
     failed_builds: int = 0
     lost_builds: int = 0
-    """Builds taken from this node because its agent was lost."""
+    """Builds that were requeued because the agent of this node was lost."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -83,13 +83,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield Delete(NodeRow, event.node_id)
         case NodeEvent():
             node = rows.get(NodeRow, event.node_id)
-            if node is not None and (columns := _told(event, node)):
+            if node is not None and (columns := _node_changes(event, node)):
                 node = msgspec.structs.replace(node, **columns)
                 yield msgspec.structs.replace(node, status=_status(node))
         case BuildAssigned() | BuildRequeued() | BuildFinished():
             node = None if event.node_id is None else rows.get(NodeRow, event.node_id)
             if node is not None:
-                yield msgspec.structs.replace(node, **_counted(event, node))
+                yield msgspec.structs.replace(node, **_build_counts(event, node))
         case _:
             return
 
@@ -100,13 +100,13 @@ def _status(node: NodeRow) -> str:
     return "offline" if node.session is None else "online"
 
 
-def _told(event: NodeEvent, node: NodeRow) -> dict[str, Any]:
+def _node_changes(event: NodeEvent, node: NodeRow) -> dict[str, Any]:
     match event:
         case NodeConnected():
             described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
             return {field: getattr(event, field) for field in described} | {"connected_at": event.at}
         case NodeWentOffline():
-            # Late news of a session that another one has replaced changes nothing.
+            # A session that was already replaced by another one may end late.
             return {"session": None} if event.session == node.session else {}
         case NodeUpdated():
             given = changes(event)
@@ -117,8 +117,8 @@ def _told(event: NodeEvent, node: NodeRow) -> dict[str, Any]:
             return {}
 
 
-def _counted(event: BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow) -> dict[str, Any]:
-    # A build's end can be told twice over a requeue and a late finish: the count never falls below none.
+def _build_counts(event: BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow) -> dict[str, Any]:
+    # A build may end twice for a node, by a requeue and by a late finish.
     released = {"running_builds": max(0, node.running_builds - 1)}
     match event:
         case BuildAssigned():
@@ -135,7 +135,7 @@ PROJECTION = Projection(
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node and what its agent last measured, in whole numbers; zeros while it is offline, null in what it was."""
+    """A node and its agent's last measurements, in whole numbers; 0 while offline, null in historical reads."""
 
     id: int
     name: str
@@ -157,7 +157,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The last measurements, and how old they are; zeros and NEVER when there are none."""
+    """The last measurements of a node's agent and their age in seconds; 0 and NEVER when there are none."""
 
     node_id: int
     cpu_pct: int
@@ -179,27 +179,27 @@ _VIEW = f"""
 """
 
 
-async def by_token(connection: AsyncConnection, token_hash: bytes) -> NodeRow | None:
-    """The node whose agent holds this token; None once the node is deleted."""
+async def find_by_token(connection: AsyncConnection, token_hash: bytes) -> NodeRow | None:
+    """The node whose agent has this token; None when there is none, or it was deleted."""
     query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
-    return await one_row(connection, NodeRow, query, {"hash": token_hash})
+    return await fetch_one(connection, NodeRow, query, {"hash": token_hash})
 
 
 async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
-    return await one_row(connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id})
+    return await fetch_one(connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id})
 
 
-async def view(connection: AsyncConnection, node_id: int) -> NodeView | None:
-    return await one_row(connection, NodeView, f"{_VIEW} WHERE n.id = %(id)s", {"id": node_id})
+async def find_view(connection: AsyncConnection, node_id: int) -> NodeView | None:
+    return await fetch_one(connection, NodeView, f"{_VIEW} WHERE n.id = %(id)s", {"id": node_id})
 
 
-async def view_by_name(connection: AsyncConnection, name: str) -> NodeView | None:
-    """By its exact name, which no other node has."""
+async def find_view_by_name(connection: AsyncConnection, name: str) -> NodeView | None:
+    """The node with exactly this name; names are unique."""
     query = f"{_VIEW} WHERE lower(n.name) = lower(%(name)s) AND n.name = %(name)s"
-    return await one_row(connection, NodeView, query, {"name": name})
+    return await fetch_one(connection, NodeView, query, {"name": name})
 
 
-async def listing(
+async def fetch_page(
     connection: AsyncConnection,
     *,
     pool_id: int | None,
@@ -208,7 +208,7 @@ async def listing(
     offset: int,
     limit: int,
 ) -> list[NodeView]:
-    return await all_rows(
+    return await fetch_all(
         connection,
         NodeView,
         f"{_VIEW} WHERE n.id > %(after)s AND (%(pool)s::bigint IS NULL OR n.pool_id = %(pool)s)"
@@ -218,8 +218,8 @@ async def listing(
     )
 
 
-async def health_of(connection: AsyncConnection, node_id: int) -> Health | None:
-    return await one_row(
+async def find_health(connection: AsyncConnection, node_id: int) -> Health | None:
+    return await fetch_one(
         connection,
         Health,
         f"SELECT n.id, {_rounded('cpu_pct')}, {_rounded('ram_pct')}, {_rounded('disk_free_gb')},"

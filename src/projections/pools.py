@@ -1,7 +1,8 @@
-"""Node pools, as they are read."""
+"""Read model of node pools."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import cast
 
 import msgspec
 from psycopg import AsyncConnection
@@ -10,7 +11,7 @@ from domain.core.events import Recorded
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row, scalar
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.nodes import NodeRow
 
 VERSION = 1
@@ -81,31 +82,46 @@ _VIEW = f"""
 
 
 async def find(connection: AsyncConnection, pool_id: int) -> PoolView | None:
-    return await one_row(connection, PoolView, f"{_VIEW} WHERE p.id = %(id)s", {"id": pool_id})
+    return await fetch_one(connection, PoolView, f"{_VIEW} WHERE p.id = %(id)s", {"id": pool_id})
 
 
-async def id_by_name(connection: AsyncConnection, project_id: int, name: str) -> int | None:
-    """Of the project's own pool with exactly this name."""
+async def find_id_by_name(connection: AsyncConnection, project_id: int, name: str) -> int | None:
+    """The pool of this project with exactly this name."""
     query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s AND name = %(name)s"
-    found: int | None = await scalar(connection, query, {"project": project_id, "name": name})
-    return found
+    return cast(int | None, await fetch_value(connection, query, {"project": project_id, "name": name}))
 
 
-async def node_ids(connection: AsyncConnection, pool_id: int) -> list[int]:
-    query = f"SELECT id FROM {NodeRow.table} WHERE pool_id = %s ORDER BY id"
-    return [node_id for (node_id,) in await (await connection.execute(query.encode(), (pool_id,))).fetchall()]
+async def fetch_ids(connection: AsyncConnection, project_id: int) -> list[int]:
+    query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s ORDER BY id"
+    return await fetch_column(connection, query, {"project": project_id})
 
 
-async def active_builds(connection: AsyncConnection, pool_id: int) -> int:
-    """Builds that have not ended and are routed to this pool, or run on its nodes."""
+async def fetch_node_ids(connection: AsyncConnection, pool_id: int) -> list[int]:
+    query = f"SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s ORDER BY id"
+    return await fetch_column(connection, query, {"pool": pool_id})
+
+
+async def count_active_builds(connection: AsyncConnection, pool_id: int) -> int:
+    """Unfinished builds that are routed to this pool or run on its nodes."""
     query = f"""
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
             OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
     """
-    return int(await scalar(connection, query, {"pool": pool_id}))
+    return int(await fetch_value(connection, query, {"pool": pool_id}))
 
 
-async def listing(
+async def count_guest_builds(connection: AsyncConnection, project_id: int) -> int:
+    """Unfinished builds of other projects that are routed to this project's pools or run on their nodes."""
+    query = f"""
+        WITH pools AS (SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s::bigint)
+        SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND project_id <> %(project)s::bigint
+            AND (node_pool_id IN (TABLE pools)
+                OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id IN (TABLE pools)))
+    """
+    return int(await fetch_value(connection, query, {"project": project_id}))
+
+
+async def fetch_page(
     connection: AsyncConnection,
     *,
     projects: Sequence[int] | None,
@@ -114,8 +130,8 @@ async def listing(
     offset: int,
     limit: int,
 ) -> list[PoolView]:
-    """The pools of `projects` (None: of all) and the shared ones; with `project_id` only its own."""
-    return await all_rows(
+    """The pools of `projects` (None: of all projects) and all shared pools; with `project_id`, only those of it."""
+    return await fetch_all(
         connection,
         PoolView,
         f"{_VIEW} WHERE p.id > %(after)s"

@@ -1,4 +1,4 @@
-"""Projects and their members, as they are read."""
+"""Read model of projects and their members."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 
 VERSION = 1
 
@@ -118,11 +118,11 @@ PROJECTION = Projection(
 )
 
 
-async def visible(
+async def fetch_visible(
     connection: AsyncConnection, user_id: int | None, *, after: int = 0, offset: int = 0, limit: int | None = None
 ) -> list[ProjectRow]:
-    """The projects that a user is a member of; those of everybody for None."""
-    return await all_rows(
+    """The projects that a user is a member of, by id; all projects for None."""
+    return await fetch_all(
         connection,
         ProjectRow,
         f"SELECT * FROM {ProjectRow.table} WHERE id > %(after)s AND (%(user)s::bigint IS NULL"
@@ -133,14 +133,14 @@ async def visible(
 
 
 async def find(connection: AsyncConnection, project_id: int) -> ProjectRow | None:
-    return await one_row(
+    return await fetch_one(
         connection, ProjectRow, f"SELECT * FROM {ProjectRow.table} WHERE id = %(id)s", {"id": project_id}
     )
 
 
-async def access_of(connection: AsyncConnection, user_id: int) -> dict[int, str]:
-    """Project id -> read, write or admin."""
-    members = await all_rows(
+async def fetch_access(connection: AsyncConnection, user_id: int) -> dict[int, str]:
+    """Project id -> `read`, `write` or `admin`, for each project that the user is a member of."""
+    members = await fetch_all(
         connection, MemberRow, f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s", {"user": user_id}
     )
     return {member.project_id: member.access for member in members}

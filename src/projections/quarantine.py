@@ -1,6 +1,7 @@
-"""Quarantine, as it is read. Entries that have expired stay as rows until somebody takes them away.
+"""Read model of quarantined tests.
 
-An entry is healthy from the event that says so until one of its tests fails.
+A row is one quarantined test of a job. Expired entries keep their row until they are lifted. An entry is healthy from
+`quarantine.became_healthy` until its test fails again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,20 +22,20 @@ from domain.quarantine import (
     TestsQuarantined,
 )
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_column, fetch_one
 
 VERSION = 1
 
 
-_EXPIRY_UNSAID = "expired_at IS NULL"
-_HEALTH_UNSAID = f"healthy_at IS NULL AND jsonb_array_length(passed_in) >= {HEALTHY_AFTER}"
+_EXPIRY_UNRECORDED = "expired_at IS NULL"
+_RECOVERY_UNRECORDED = f"healthy_at IS NULL AND jsonb_array_length(passed_in) >= {HEALTHY_AFTER}"
 
 
 class QuarantineRow(Row, frozen=True):
     table = Table(
         "quarantine",
         VERSION,
-        indexes=("(job_id, id)", f"(expires_at) WHERE {_EXPIRY_UNSAID}", f"(job_id) WHERE {_HEALTH_UNSAID}"),
+        indexes=("(job_id, id)", f"(expires_at) WHERE {_EXPIRY_UNRECORDED}", f"(job_id) WHERE {_RECOVERY_UNRECORDED}"),
     )
     id: int
     job_id: int
@@ -46,15 +47,15 @@ class QuarantineRow(Row, frozen=True):
     expires_at: datetime | None
     owner: str | None
     expired_at: datetime | None = None
-    """When that was said."""
+    """When the expiry was recorded, which is some time after `expires_at`."""
     healthy_at: datetime | None = None
     failed_at: datetime | None = None
     failed_in: int | None = None
-    """The last build in which one of its tests failed."""
+    """The last build in which the test failed."""
     failures: Int = 0
-    """Builds in which its tests failed since it was quarantined."""
+    """Builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """Builds since then in which they passed, the last HEALTHY_AFTER of them."""
+    """The last builds, at most HEALTHY_AFTER, in which the test passed since its last failure."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -109,7 +110,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
-    """Entries may have been lifted before a report that ran their tests came to its end."""
+    """The rows of these entries. Some may be missing: an entry can be lifted while a report that ran its test is
+    recorded.
+    """
     for quarantine_id in ids:
         if (row := rows.get(QuarantineRow, quarantine_id)) is not None:
             yield row
@@ -141,8 +144,8 @@ PROJECTION = Projection(
 Status = Literal["active", "healthy", "expired"]
 
 
-def status(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
-    """And since when."""
+def status_at(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
+    """The entry's status at a time, and since when it has been so."""
     if row.expires_at is not None and row.expires_at <= now:
         return "expired", row.expires_at
     if row.healthy_at is not None:
@@ -155,7 +158,7 @@ class StatusTotal(msgspec.Struct, frozen=True):
     entries: int
 
 
-class Recovered(msgspec.Struct, frozen=True):
+class RecoveredEntry(msgspec.Struct, frozen=True):
     job_id: int
     quarantine_id: int
     failures: int
@@ -166,26 +169,26 @@ class ReasonTotal(msgspec.Struct, frozen=True):
     entries: int
 
 
-class Ages(msgspec.Struct, frozen=True):
-    """Whole days since tests were quarantined, and how many that is true of."""
+class AgeTotal(msgspec.Struct, frozen=True):
+    """How many entries were quarantined this many whole days ago."""
 
     days: int
     entries: int
 
 
-_ACTIVE = "job_id = %(job)s AND (expires_at IS NULL OR expires_at > %(now)s)"
+_IS_ACTIVE = "job_id = %(job)s AND (expires_at IS NULL OR expires_at > %(now)s)"
 
 
 async def find(connection: AsyncConnection, quarantine_id: int) -> QuarantineRow | None:
     query = f"SELECT * FROM {QuarantineRow.table} WHERE id = %(id)s"
-    return await one_row(connection, QuarantineRow, query, {"id": quarantine_id})
+    return await fetch_one(connection, QuarantineRow, query, {"id": quarantine_id})
 
 
-async def listing(
+async def fetch_page(
     connection: AsyncConnection, job_id: int, *, after: int, offset: int, limit: int
 ) -> list[QuarantineRow]:
-    """Those that have expired too."""
-    return await all_rows(
+    """A page of entries by id, expired ones included."""
+    return await fetch_all(
         connection,
         QuarantineRow,
         f"SELECT * FROM {QuarantineRow.table} WHERE job_id = %(job)s AND id > %(after)s"
@@ -194,45 +197,43 @@ async def listing(
     )
 
 
-async def node_ids(connection: AsyncConnection, job_id: int, now: datetime) -> list[str]:
-    query = f"SELECT node_id FROM {QuarantineRow.table} WHERE {_ACTIVE} ORDER BY id"
-    cursor = await connection.execute(query.encode(), {"job": job_id, "now": now}, prepare=True, binary=True)
-    return [node_id for (node_id,) in await cursor.fetchall()]
+async def fetch_node_ids(connection: AsyncConnection, job_id: int, now: datetime) -> list[str]:
+    query = f"SELECT node_id FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} ORDER BY id"
+    return await fetch_column(connection, query, {"job": job_id, "now": now})
 
 
-async def by_reason(connection: AsyncConnection, job_id: int, now: datetime) -> list[ReasonTotal]:
-    query = f"SELECT reason, count(*) FROM {QuarantineRow.table} WHERE {_ACTIVE} GROUP BY reason"
-    return await all_rows(connection, ReasonTotal, query, {"job": job_id, "now": now})
+async def count_by_reason(connection: AsyncConnection, job_id: int, now: datetime) -> list[ReasonTotal]:
+    query = f"SELECT reason, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY reason"
+    return await fetch_all(connection, ReasonTotal, query, {"job": job_id, "now": now})
 
 
-async def by_status(connection: AsyncConnection, job_id: int, now: datetime) -> list[StatusTotal]:
+async def count_by_status(connection: AsyncConnection, job_id: int, now: datetime) -> list[StatusTotal]:
     query = (
         "SELECT CASE WHEN expires_at <= %(now)s THEN 'expired' WHEN healthy_at IS NOT NULL THEN 'healthy'"
         f" ELSE 'active' END, count(*) FROM {QuarantineRow.table} WHERE job_id = %(job)s GROUP BY 1"
     )
-    return await all_rows(connection, StatusTotal, query, {"job": job_id, "now": now})
+    return await fetch_all(connection, StatusTotal, query, {"job": job_id, "now": now})
 
 
-async def by_age(connection: AsyncConnection, job_id: int, now: datetime) -> list[Ages]:
+async def count_by_age(connection: AsyncConnection, job_id: int, now: datetime) -> list[AgeTotal]:
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
-    query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_ACTIVE} GROUP BY 1 ORDER BY 1"
-    return await all_rows(connection, Ages, query, {"job": job_id, "now": now})
+    query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1 ORDER BY 1"
+    return await fetch_all(connection, AgeTotal, query, {"job": job_id, "now": now})
 
 
-async def jobs_with_expired(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
-    """Jobs with entries whose expiry was not said yet."""
+async def find_jobs_with_expired(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
+    """Jobs with entries that have expired and whose expiry is not recorded yet."""
     query = (
-        f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNSAID} AND expires_at <= %(now)s"
+        f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
     )
-    cursor = await connection.execute(query.encode(), {"now": now, "limit": limit}, prepare=True, binary=True)
-    return [job_id for (job_id,) in await cursor.fetchall()]
+    return await fetch_column(connection, query, {"now": now, "limit": limit})
 
 
-async def recovered(connection: AsyncConnection, now: datetime, limit: int) -> list[Recovered]:
-    """Entries that count and whose recovery was not said yet, by job."""
+async def find_recovered(connection: AsyncConnection, now: datetime, limit: int) -> list[RecoveredEntry]:
+    """Active entries that became healthy and whose recovery is not recorded yet, by job."""
     query = (
-        f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_HEALTH_UNSAID}"
+        f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"
         " AND (expires_at IS NULL OR expires_at > %(now)s) ORDER BY job_id, id LIMIT %(limit)s"
     )
-    return await all_rows(connection, Recovered, query, {"now": now, "limit": limit})
+    return await fetch_all(connection, RecoveredEntry, query, {"now": now, "limit": limit})

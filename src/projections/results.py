@@ -1,10 +1,11 @@
-"""Test results, reports and test cases: their tables. `projections.result_queries` reads them.
+"""Read model of test results and reports. `results_queries` and `results_history` read it, `results_cases` holds its
+tables of test cases.
 
-Results lie as they were recorded, a block of up to a thousand in one row, in columns (docs/decisions/0010): with its
-indexes some 17 bytes a result. A report's results are a contiguous range of ids, and its row says which. Texts lie
-apart, since a passed test has none.
+A row of `result_blocks` holds up to a thousand results as arrays, as they were recorded (docs/decisions/0010): about
+17 bytes a result with indexes. The results of a report have contiguous ids, which its row in `reports` names. Texts are
+in a table of their own, since a passed test has none.
 
-None of them is ever updated: a result whose place another took is named in `superseded_results`.
+Rows of results are never updated: a result that another one replaces is listed in `superseded_results`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,30 +33,29 @@ from projections.engine.model import (
     SmallInts,
     Table,
 )
-from projections.test_cases import (
+from projections.results_cases import (
     VERSION,
     CaseStatsRow,
     CatalogueRow,
     TestCaseRow,
-    after_run,
-    corrected,
+    add_run,
+    correct_run,
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of a result's facts: the status (0 passed, 1 failed, 2 skipped), three flags, and the attempt from bit 5 on.
-
-All bits of an attempt that a later one decides are inverted, so it is negative.
+"""The bits of a result's `facts`: the status (0 passed, 1 failed, 2 skipped), three flags, and from bit 5 on the
+attempt. For a result that was retried all bits are inverted, so `facts` is negative.
 """
 
 
 class BlockRow(Row, frozen=True):
-    """Results in report order; the n-th is result `first_result_id + n`."""
+    """A block of results in report order; element n of each array is result `first_result_id + n`."""
 
     table = Table(
         "result_blocks",
         VERSION,
         key=("first_result_id",),
-        # New cases wait in a list that every search reads: half a megabyte is soon read, and soon sorted in.
+        # Every search reads the GIN index's list of pending entries, so it is kept short (512 kB).
         indexes=(
             "(first_result_id) WITH (fillfactor = 100)",
             "USING gin (case_ids) WITH (gin_pending_list_limit = 512)",
@@ -69,7 +69,7 @@ class BlockRow(Row, frozen=True):
     case_ids: Ints
     durations_ms: Ints
     suites: SmallInts
-    """Places in the report's `suites`."""
+    """Indexes into the report's `suites`."""
     facts: SmallInts
 
 
@@ -86,17 +86,17 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """What the tests of a block of results printed. Bulky and seldom read, often of passed tests: a row a block."""
+    """What the tests of one block printed. It is bulky and seldom read, so there is one row for a whole block."""
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int
     job_id: Int
     outputs: dict[str, tuple[str, str]]
-    """`system_out` and `system_err` by the result's place in the block."""
+    """Index of the result in the block -> (`system_out`, `system_err`)."""
 
 
 class SupersededRow(Row, frozen=True):
-    """A result that another file of the same build attempt has again: it does not count."""
+    """A result that does not count, because another file of the same build attempt reported the same test again."""
 
     table = Table("superseded_results", VERSION, indexes=("(job_id)",))
     id: int
@@ -112,7 +112,7 @@ class ReportRow(Row, frozen=True):
     attempt: Int
     path: str
     cases: Int
-    """Rows, earlier attempts of a retried test included."""
+    """Number of results, retried attempts included."""
     suites: list[str]
     warnings: list[str]
     recorded_at: datetime
@@ -148,7 +148,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 case_ids=event.case_ids,
                 durations_ms=event.durations_ms,
                 suites=event.suites,
-                facts=facts(event),
+                facts=pack_facts(event),
             )
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
@@ -170,7 +170,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
-            # How its tests fared stays, as numbers of nobody.
+            # The counters in `case_stats` stay: they hold no names.
             yield Delete(CatalogueRow, event.project_id)
             yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
@@ -195,8 +195,11 @@ PROJECTION = Projection(
 )
 
 
-def facts(event: ResultsRecorded) -> Int16s:
-    """Of each row. Bytes of all rows are put together as one long number each, a low and a high one."""
+def pack_facts(event: ResultsRecorded) -> Int16s:
+    """The `facts` of each result. Works on all rows at once, on two long integers: their low and their high bytes.
+
+    Raises ValueError when the event's columns have different lengths.
+    """
     count = len(event.case_ids)
     columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))
     if any(
@@ -247,12 +250,14 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Many:
     columns = (count(), event.statuses, event.flaky)
     of_finals = (compress(values, event.finals) for values in columns)
     after: dict[int, CaseStatsRow] = {}
-    for case_id, stats, row, status, flaky in zip(case_ids, rows.many(CaseStatsRow, case_ids), *of_finals, strict=True):
+    for case_id, stats, row, status, flaky in zip(
+        case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
+    ):
         if stats is None:
             stats = CaseStatsRow(case_id, 0)
         is_other = stats.last_build_id != build_id
         if status == PASSED == stats.verdict and is_other and not flaky and row not in replaced:
-            # What `after_run` says of nearly all results; a call for each is a fifth of a load.
+            # Nearly all results are this case of `add_run`; calling it for each would be a fifth of a bulk load.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,
@@ -268,7 +273,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Many:
                 0,  # last_is_flaky
             )
         elif row in replaced and is_other:
-            after[case_id] = corrected(stats, replaced[row], status)
+            after[case_id] = correct_run(stats, replaced[row], status)
         else:
-            after[case_id] = after_run(stats, build_id, commit, status, flaky == 1)
+            after[case_id] = add_run(stats, build_id, commit, status, flaky == 1)
     return Many(CaseStatsRow, after)

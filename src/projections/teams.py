@@ -17,7 +17,7 @@ from domain.teams import (
     changes,
 )
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 
 VERSION = 1
 
@@ -97,14 +97,14 @@ PROJECTION = Projection(
 
 async def find(connection: AsyncConnection, channel_id: int) -> ChannelRow | None:
     query = f"SELECT * FROM {ChannelRow.table} WHERE id = %(id)s"
-    return await one_row(connection, ChannelRow, query, {"id": channel_id})
+    return await fetch_one(connection, ChannelRow, query, {"id": channel_id})
 
 
 async def listing(
     connection: AsyncConnection, projects: list[int] | None, *, after: int, offset: int, limit: int
 ) -> list[ChannelRow]:
     """By id. Of these projects; of all for None."""
-    return await all_rows(
+    return await fetch_all(
         connection,
         ChannelRow,
         f"SELECT * FROM {ChannelRow.table} WHERE id > %(after)s"

@@ -6,7 +6,7 @@ import msgspec
 
 from domain.deliveries import Message
 from domain.teams_cards import Card, Tone
-from projections.build_views import BuildDetail
+from projections.builds_views import BuildDetail
 from projections.nodes import NodeView
 from projections.webhook_views import FlakyTest, QuarantinedTest
 

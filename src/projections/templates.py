@@ -1,7 +1,8 @@
-"""Pipeline templates, as they are read. Values of secrets are only in the template's stream."""
+"""Read model of pipeline templates. It holds the names of secrets; their values are only in the template's stream."""
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import cast
 
 import msgspec
 from psycopg import AsyncConnection
@@ -10,7 +11,7 @@ from domain.core.events import Recorded
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row, scalar
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.jobs import JobRow
 
 VERSION = 1
@@ -26,7 +27,7 @@ class TemplateRow(Row, frozen=True):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Their names."""
+    """Names of the secrets, without values."""
     creator_id: int
     created_at: datetime
     updated_at: datetime
@@ -91,7 +92,7 @@ PROJECTION = Projection(
 
 
 class TemplateView(msgspec.Struct, frozen=True):
-    """A template with how many jobs use it."""
+    """A template and the number of jobs that use it."""
 
     id: int
     name: str
@@ -116,26 +117,23 @@ _VIEW = f"""
 
 
 async def find(connection: AsyncConnection, template_id: int) -> TemplateView | None:
-    return await one_row(connection, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
+    return await fetch_one(connection, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
 
 
-async def projects_using(connection: AsyncConnection, template_id: int) -> list[int]:
-    cursor = await connection.execute(
-        f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %s ORDER BY 1".encode(),
-        (template_id,),
-    )
-    return [project_id for (project_id,) in await cursor.fetchall()]
+async def fetch_project_ids(connection: AsyncConnection, template_id: int) -> list[int]:
+    """Ids of the projects with jobs that use this template."""
+    query = f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %(template)s ORDER BY 1"
+    return await fetch_column(connection, query, {"template": template_id})
 
 
-async def id_by_name(connection: AsyncConnection, name: str) -> int | None:
-    """Of the oldest template with exactly this name."""
+async def find_id_by_name(connection: AsyncConnection, name: str) -> int | None:
+    """Id of the oldest template with exactly this name."""
     query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"
-    found: int | None = await scalar(connection, query, {"name": name})
-    return found
+    return cast(int | None, await fetch_value(connection, query, {"name": name}))
 
 
-async def listing(connection: AsyncConnection, *, after: int, offset: int, limit: int) -> list[TemplateView]:
-    return await all_rows(
+async def fetch_page(connection: AsyncConnection, *, after: int, offset: int, limit: int) -> list[TemplateView]:
+    return await fetch_all(
         connection,
         TemplateView,
         f"{_VIEW} WHERE t.id > %(after)s ORDER BY t.id OFFSET %(offset)s LIMIT %(limit)s",

@@ -1,7 +1,7 @@
-"""What was said of failed results, as it is read.
+"""Read model of the triage of failed results: classifications, defects and resolutions.
 
-What rules said lies apart: numbers only, so that a hundred thousand known failures of a report are soon written. What
-people (and models) said goes over it.
+Classifications by rules have an append-only table of their own that holds only numbers, so that a report with a hundred
+thousand known failures is written fast. Classifications by people and models take precedence over it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from domain.triage import (
     ResultEvent,
     ResultsClassifiedByRules,
 )
-from projections.auth import email_of
+from projections.auth import email_column
 from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.known_issues import KnownIssueRow
 
@@ -31,22 +31,22 @@ VERSION = 1
 class RuleMatchRow(Row, frozen=True):
     table = Table("rule_matches", VERSION, indexes=("(id)", "(job_id)"), append_only=True)
     id: int
-    """Of the result."""
+    """Result id."""
     job_id: Int
     known_issue_id: int
     classification: SmallInt
-    """Place in CLASSIFICATIONS."""
+    """Index into CLASSIFICATIONS."""
 
 
 class TriageRow(Row, frozen=True):
     table = Table("triage", VERSION, indexes=("(job_id)",))
     id: int
-    """Of the result."""
+    """Result id."""
     job_id: Int
     classification: str | None = None
     set_by_kind: str | None = None
     set_by: int | None = None
-    """A user."""
+    """User id."""
     defect_key: str = ""
     defect_url: str = ""
     resolution: str = ""
@@ -72,7 +72,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for result_id, known_issue_id, classification in zip(*columns, strict=True):
                 yield RuleMatchRow(result_id, event.job_id, known_issue_id, classification)
         case KnownIssueSearched():
-            yield from _found(event, rows)
+            yield from _classified_by_search(event, rows)
         case ResultEvent():
             yield _changed(event, rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id))
         case JobDeleted():
@@ -86,7 +86,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-def _found(event: KnownIssueSearched, rows: Rows) -> Iterator[TriageRow]:
+def _classified_by_search(event: KnownIssueSearched, rows: Rows) -> Iterator[TriageRow]:
     for result_id, job_id in zip(event.result_ids, event.job_ids, strict=False):
         row = rows.get(TriageRow, result_id) or TriageRow(result_id, job_id)
         if row.classification is None:
@@ -129,8 +129,8 @@ PROJECTION = Projection(
 )
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What counts of all that was said of a result."""
+class ResultTriage(msgspec.Struct, frozen=True):
+    """The classification, defect and resolution that count for a result."""
 
     classification: str | None = None
     classified_by: str | None = None
@@ -144,40 +144,42 @@ class Said(msgspec.Struct, frozen=True):
 
 _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
-SAID = (
+TRIAGE_COLUMNS = (
     f"coalesce(v.classification, ({_NAMES})[m.classification + 1]),"
     " coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END),"
-    f" {email_of('v.set_by')},"
-    # A defect that a person named, else the one of the known issue, as it is called today.
+    f" {email_column('v.set_by')},"
+    # A defect that a person linked, or else the current one of the known issue.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
-    f" nullif(v.resolution, ''), {email_of('v.resolution_by')}, coalesce(v.known_issue_id, m.known_issue_id)"
+    f" nullif(v.resolution, ''), {email_column('v.resolution_by')}, coalesce(v.known_issue_id, m.known_issue_id)"
 )
-"""The columns of `Said` of a result `t`, with SAID_FROM."""
+"""SQL columns: the fields of `ResultTriage` for a result `t`. Needs TRIAGE_JOINS."""
 
-SAID_FROM = (
+TRIAGE_JOINS = (
     f" LEFT JOIN {TriageRow.table} v ON v.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
     f" LEFT JOIN {KnownIssueRow.table} i ON i.id = coalesce(v.known_issue_id, m.known_issue_id)"
 )
 
-BY_RULE = (
+RULE_COLUMNS = (
     "coalesce(m.known_issue_id, CASE WHEN v.set_by_kind = 'rule' THEN v.known_issue_id END),"
     f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
     f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
 )
-"""Known issue and place in CLASSIFICATIONS of what a rule said of a result `t`, with SAID_FROM."""
+"""SQL columns: the known issue whose rule classified a result `t`, and the index of that classification in
+CLASSIFICATIONS. Needs TRIAGE_JOINS.
+"""
 
 _RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
 
-CLASSIFIED = (
+HAS_CLASSIFICATION = (
     f"(t.id IN (SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification = %(classification)s)"
-    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_place)s"
+    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_index)s"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification IS NOT NULL))"
 )
-"""The condition that a result `t` has this classification."""
+"""SQL condition: a result `t` has the classification in `classification_parameters`."""
 
 
-def classified(classification: str | None) -> dict[str, str | int | None]:
-    """The parameters of CLASSIFIED besides the bounds."""
-    place = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
-    return {"classification": classification, "classification_place": place}
+def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
+    """The parameters of HAS_CLASSIFICATION, except `low` and `high` (`ReportRanges.parameters`)."""
+    index = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
+    return {"classification": classification, "classification_index": index}

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from domain.deliveries import PING, TYPES
 from domain.flakiness import TestTurnedFlaky
 from domain.quarantine import TestsQuarantined
-from projections.build_views import BuildDetail
+from projections.builds_views import BuildDetail
 from projections.nodes import NodeRow, NodeView
 
 

@@ -17,7 +17,7 @@ from domain.webhooks import (
     changes,
 )
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import all_rows, one_row
+from projections.engine.queries import fetch_all, fetch_one
 
 VERSION = 1
 
@@ -93,13 +93,13 @@ PROJECTION = Projection(
 
 async def find(connection: AsyncConnection, webhook_id: int) -> WebhookRow | None:
     query = f"SELECT * FROM {WebhookRow.table} WHERE id = %(id)s"
-    return await one_row(connection, WebhookRow, query, {"id": webhook_id})
+    return await fetch_one(connection, WebhookRow, query, {"id": webhook_id})
 
 
 async def some(connection: AsyncConnection, webhook_ids: Sequence[int]) -> list[WebhookRow]:
     """Those of the ids that there are, by id."""
     query = f"SELECT * FROM {WebhookRow.table} WHERE id = ANY (%(ids)s) ORDER BY id"
-    return await all_rows(connection, WebhookRow, query, {"ids": list(webhook_ids)})
+    return await fetch_all(connection, WebhookRow, query, {"ids": list(webhook_ids)})
 
 
 async def listing(
@@ -113,7 +113,7 @@ async def listing(
     limit: int,
 ) -> list[WebhookRow]:
     """By id. Of these projects; all of them, and those of no project, for None."""
-    return await all_rows(
+    return await fetch_all(
         connection,
         WebhookRow,
         f"SELECT * FROM {WebhookRow.table} WHERE id > %(after)s"

@@ -126,8 +126,8 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
     from integrations.outgoing import HttpOutgoing
-    from projections.auth import by_sessions
-    from projections.engine.waiting import Waiter
+    from projections.auth import fetch_session_credentials
+    from projections.engine.read_your_writes import Waiter
     from projections.jobs import ProjectOfJob
     from projections.registry import PROJECTIONS
     from projections.time_travel.historical_tables import Past
@@ -153,7 +153,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
-                sessions=BatchLoader(parts.pool, by_sessions),
+                sessions=BatchLoader(parts.pool, fetch_session_credentials),
                 project_of_job=ProjectOfJob(parts.pool),
                 past=Past(parts.conninfo),
                 build_logs=BuildLogs(parts.pool),
@@ -226,7 +226,7 @@ def work(settings: Settings) -> None:
     from integrations.blobs import open_blobs
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
-    from projections.engine.waiting import Waiter
+    from projections.engine.read_your_writes import Waiter
     from projections.registry import PROJECTIONS
     from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
     from store.postgres.notifications import PROJECTED, Listener

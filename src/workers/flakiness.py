@@ -15,7 +15,7 @@ from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
 from projections import flakiness, results
-from projections.engine.engine import positions
+from projections.engine.engine import fetch_positions
 from projections.flakiness import FlakyCase
 from store.log.event_log import EventLog
 from store.tables import flaky_baselines, log_positions
@@ -57,11 +57,11 @@ class FlakinessWatch:
     async def look(self) -> bool:
         """At the next results that the read models show; whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
-            shown = (await positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
+            shown = (await fetch_positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
             position = await log_positions.lock_position(connection, NAME)
             if position is None:
                 # What turned flaky before anyone watched is no news.
-                await flaky_baselines.note(connection, await flakiness.all_counts(connection))
+                await flaky_baselines.note(connection, await flakiness.fetch_flaky_counts(connection))
                 await log_positions.move_position(connection, NAME, shown)
                 return False
             batch = await self.event_log.read_batch(position, BATCH_SIZE, [ResultsRecorded.name], up_to=shown)
@@ -74,7 +74,7 @@ class FlakinessWatch:
         return batch.is_full
 
     async def _look_at(self, connection: AsyncConnection, event: ResultsRecorded) -> None:
-        cases = await flakiness.with_flaky_runs(connection, event.case_ids)
+        cases = await flakiness.fetch_flaky_cases(connection, event.case_ids)
         seen = await flaky_baselines.seen(connection, [case.test_case_id for case in cases])
         verdicts = [(case, verdict(case, seen.get(case.test_case_id))) for case in cases]
         await self._say(event, [case for case, found in verdicts if found.is_news])

@@ -14,8 +14,8 @@ from commands.rules.matching import Rule, Rules
 from domain.core.errors import Rejection
 from domain.known_issues import KNOWN_ISSUE, Kind, KnownIssue
 from domain.results import FAILED, ResultText
-from projections import known_issues, older_failures
-from projections.older_failures import OlderText
+from projections import known_issues, results_history
+from projections.results_history import OlderFailure
 from store.log.event_log import EventLog
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ class KnownIssueSearch:
     async def sweep(self) -> None:
         """Searches for every known issue that has something new to search for."""
         async with self.pool.connection() as connection:
-            due = await known_issues.unsearched(connection, AT_ONCE)
+            due = await known_issues.find_unsearched(connection, AT_ONCE)
         for known_issue_id in due:
             try:
                 await self._search(known_issue_id)
@@ -58,7 +58,7 @@ class KnownIssueSearch:
             if before == 0:
                 return
             async with self.pool.connection() as connection:
-                chunk = await older_failures.below(connection, issue.project_id, before, CHUNK)
+                chunk = await results_history.fetch_older_failures(connection, issue.project_id, before, CHUNK)
             found = await asyncio.to_thread(_matching, rules, chunk)
             before = chunk[-1].id if len(chunk) == CHUNK and number + 1 < MAX_CHUNKS else 0
             if found or before == 0:
@@ -80,7 +80,7 @@ def _rules(issue: KnownIssue) -> list[Rule]:
     ]
 
 
-def _matching(rules: Rules, chunk: Sequence[OlderText]) -> list[tuple[int, int]]:
+def _matching(rules: Rules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
     """Result and job of those that the rules match, as they would match a report of them."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(

@@ -41,8 +41,8 @@ class QuarantineWatch:
     async def _news(self) -> list[Command]:
         now = self.clock()
         async with self.pool.connection() as connection:
-            expired = await quarantine.jobs_with_expired(connection, now, AT_ONCE)
-            recovered = await quarantine.recovered(connection, now, AT_ONCE)
+            expired = await quarantine.find_jobs_with_expired(connection, now, AT_ONCE)
+            recovered = await quarantine.find_recovered(connection, now, AT_ONCE)
         return [
             *(SayExpired(job_id, now) for job_id in expired),
             *(

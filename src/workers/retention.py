@@ -31,7 +31,7 @@ class Retention:
     async def sweep(self) -> int:
         """Deletes what is due now, up to AT_ONCE builds; how many went."""
         async with self.pool.connection() as connection:
-            due = await builds.outlived(connection, self.clock(), AT_ONCE)
+            due = await builds.find_expired(connection, self.clock(), AT_ONCE)
         deleted = 0
         for build_id in due:
             try:

@@ -13,8 +13,8 @@ from domain.core.events import EventMetadata, Recorded
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Change, Key, Projection, Row, Rows, Table
 from projections.engine.projector import Projector
+from projections.engine.read_your_writes import Waiter
 from projections.engine.schemas import connect
-from projections.engine.waiting import Waiter
 from store.log.event_log import Write
 from store.postgres.notifications import EVENTS, PROJECTED, Listener
 from testhide.processes import Core

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
 from domain.core.events import Event
 from projections import builds
-from projections.builds import PROJECTION, Filters, Total
+from projections.builds import PROJECTION, BuildCount, BuildFilters
 from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
@@ -46,35 +46,35 @@ async def tables(parts: Core) -> AsyncIterator[Tables]:
 
 async def test_pages_by_key_are_those_by_number(tables: Tables) -> None:
     await tables.after(*(queued(number) for number in range(1, 12)))
-    everything = Filters()
+    everything = BuildFilters()
     by_number = [
-        [row.id for row in await builds.page(tables.connection, everything, 3, start)] for start in (0, 3, 6, 9)
+        [row.id for row in await builds.fetch_page(tables.connection, everything, 3, start)] for start in (0, 3, 6, 9)
     ]
-    by_key: list[list[int]] = [[row.id for row in await builds.page(tables.connection, everything, 3, 0)]]
+    by_key: list[list[int]] = [[row.id for row in await builds.fetch_page(tables.connection, everything, 3, 0)]]
     while by_key[-1]:
-        older = Filters(before_id=by_key[-1][-1])
-        by_key.append([row.id for row in await builds.page(tables.connection, older, 3, 0)])
+        older = BuildFilters(before_id=by_key[-1][-1])
+        by_key.append([row.id for row in await builds.fetch_page(tables.connection, older, 3, 0)])
     assert [*by_number, []] == by_key
     assert by_number == [[11, 10, 9], [8, 7, 6], [5, 4, 3], [2, 1]]
 
 
 async def test_totals(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact for each filter alone, for whoever asks; for combinations up to a bound."""
-    monkeypatch.setattr(builds, "COUNTED", 3)
+    monkeypatch.setattr(builds, "MAX_COUNT", 3)
     await tables.after(*(queued(number, "dev" if number > 4 else "main") for number in range(1, 13)))
 
-    async def total(**filters: Any) -> Total:
-        return await builds.total(tables.connection, Filters(**filters))
+    async def total(**filters: Any) -> BuildCount:
+        return await builds.count(tables.connection, BuildFilters(**filters))
 
-    assert await total() == Total(12, False)
-    assert await total(status="queued") == Total(12, False)
-    assert await total(projects=[FIRST]) == Total(6, False)
-    assert await total(projects=[FIRST], status="queued") == Total(6, False)
-    assert await total(projects=[FIRST], branch="dev") == Total(4, False)
-    assert await total(projects=[FIRST], branch="dev", status="queued") == Total(3, True)
-    assert await total(projects=[FIRST], branch="main", status="queued") == Total(2, False)
-    assert await total(branch="main", status="running") == Total(0, False)
-    assert await total(projects=[]) == Total(0, False)
+    assert await total() == BuildCount(12, False)
+    assert await total(status="queued") == BuildCount(12, False)
+    assert await total(projects=[FIRST]) == BuildCount(6, False)
+    assert await total(projects=[FIRST], status="queued") == BuildCount(6, False)
+    assert await total(projects=[FIRST], branch="dev") == BuildCount(4, False)
+    assert await total(projects=[FIRST], branch="dev", status="queued") == BuildCount(3, True)
+    assert await total(projects=[FIRST], branch="main", status="queued") == BuildCount(2, False)
+    assert await total(branch="main", status="running") == BuildCount(0, False)
+    assert await total(projects=[]) == BuildCount(0, False)
 
 
 async def test_the_place_in_the_queue(tables: Tables) -> None:
@@ -86,7 +86,7 @@ async def test_the_place_in_the_queue(tables: Tables) -> None:
 
     async def places() -> list[int]:
         """0 for a build that does not wait."""
-        return [await builds.queue_position(tables.connection, number) for number in range(1, 6)]
+        return [await builds.find_queue_position(tables.connection, number) for number in range(1, 6)]
 
     assert await places() == [3, 1, 0, 4, 2]
     await tables.after(BuildMovedToTop(**ids(4)), BuildFinished(**ids(5), status="aborted"))

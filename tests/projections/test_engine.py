@@ -19,7 +19,7 @@ from domain.projects import ProjectCreated
 from projections import projects, registry
 from projections.builds import BuildRow
 from projections.engine import engine, model, statements
-from projections.engine.engine import Engine, LostLeadership, drop_tables, ensure_tables, positions
+from projections.engine.engine import Engine, LostLeadership, drop_tables, ensure_tables, fetch_positions
 from projections.engine.model import Projection, Row
 from projections.engine.parking import WAITS
 from projections.jobs import JobRow
@@ -81,7 +81,7 @@ async def test_events_become_rows(connection: Spy) -> None:
     await applied(connection, Put(id=1, box=7), Put(id=2, box=7), Put(id=1, box=8, text="again"), Taken(id=2))
     assert await table(connection, ToyRow) == [(1, 8, 2, "again")]
     assert await table(connection, SeenRow) == [(1,), (2,), (3,), (4,)]
-    assert await positions(connection, BOTH) == {"toys": 4, "seen": 4}
+    assert await fetch_positions(connection, BOTH) == {"toys": 4, "seen": 4}
 
 
 async def test_a_batch_is_one_fetch_a_table_and_one_write(connection: Spy) -> None:
@@ -139,7 +139,7 @@ async def test_rows_between_two_values_go_wherever_they_are(connection: Spy) -> 
 async def test_the_last_event_of_a_batch_may_empty_a_parent(connection: Spy) -> None:
     moving = await applied(connection, BoxGone(box=1), Put(id=1, box=7), BoxGone(box=7))
     assert await table(connection, ToyRow) == []
-    assert await positions(connection, BOTH) == {"toys": 3, "seen": 3}
+    assert await fetch_positions(connection, BOTH) == {"toys": 3, "seen": 3}
     assert await moving.apply(recorded(Put(id=1, box=7), after=3), 3) == 4
     assert await table(connection, ToyRow) == [(1, 7, 1, "")]
 
@@ -155,7 +155,7 @@ async def test_an_event_that_one_projection_cannot_take_is_parked_for_that_one(c
     assert await parked(connection) == [("toys", 2, "ValueError: broken")]
     assert [key for key, *_ in await table(connection, ToyRow)] == [1, 2]
     assert await table(connection, SeenRow) == [(1,), (2,), (3,)]
-    assert await positions(connection, BOTH) == {"toys": 3, "seen": 3}
+    assert await fetch_positions(connection, BOTH) == {"toys": 3, "seen": 3}
 
 
 async def test_a_row_that_the_database_refuses_is_parked_too(connection: Spy) -> None:
@@ -200,7 +200,7 @@ async def test_a_table_that_is_gone_parks_nothing(connection: Spy) -> None:
     with pytest.raises(psycopg.errors.UndefinedTable):
         await applied(connection, Put(id=1, box=7))
     assert await parked(connection) == []
-    assert await positions(connection, BOTH) == {"toys": 0, "seen": 0}
+    assert await fetch_positions(connection, BOTH) == {"toys": 0, "seen": 0}
 
 
 async def test_a_refused_row_after_a_parents_end_is_parked(connection: Spy) -> None:
@@ -241,7 +241,7 @@ async def test_a_leader_that_was_overtaken_writes_nothing(connection: Spy, event
     assert await table(connection, ToyRow) == []
     assert await table(connection, SeenRow) == []
     assert await parked(connection) == []
-    assert await positions(connection, BOTH) == {"toys": 0, "seen": 5}
+    assert await fetch_positions(connection, BOTH) == {"toys": 0, "seen": 5}
 
 
 async def test_a_failed_write_leaves_nothing_in_the_cache(connection: Spy) -> None:
@@ -302,11 +302,11 @@ async def test_a_new_version_of_a_projection_starts_beside_the_old_one(connectio
     )
     await ensure_tables(connection, [newer])
     await ensure_tables(connection, BOTH)  # again: changes nothing
-    assert await positions(connection, [newer]) == {"toys": 0}
-    assert await positions(connection, BOTH) == {"toys": 1, "seen": 1}
+    assert await fetch_positions(connection, [newer]) == {"toys": 0}
+    assert await fetch_positions(connection, BOTH) == {"toys": 1, "seen": 1}
     await drop_tables(connection, [newer])
     assert await table(connection, ToyRow) == [(1, 7, 1, "")]
-    assert await positions(connection, [newer]) == {}
+    assert await fetch_positions(connection, [newer]) == {}
 
 
 toys = st.one_of(

@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 
 from domain.claims import ClaimTaken
 from domain.core.events import Event, EventMetadata, Recorded
-from projections.engine import bulk_load, loader
+from projections.engine import bulk_load, bulk_loader
 from projections.engine.binary_copy import ERRORS, copy, packed
+from projections.engine.bulk_loader import Loader
 from projections.engine.engine import Engine, drop_tables, ensure_tables
-from projections.engine.loader import Loader
 from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
@@ -118,7 +118,7 @@ async def test_loaded_rows_are_those_of_the_engine(
     await anew(beside, [TOYS])
     with pytest.MonkeyPatch.context() as patched:
         # Short transactions, and little that is remembered after them.
-        patched.setattr(loader, "ROWS_CHANGED", rows_changed)
+        patched.setattr(bulk_loader, "ROWS_CHANGED", rows_changed)
         patched.setattr("projections.engine.buffers.ROWS_KEPT", 2)
         await load(beside, events, cuts, kept)
     loaded = await rows(beside)
@@ -155,7 +155,7 @@ async def test_deletions_that_wait_outlast_what_does_not_fit(
 ) -> None:
     monkeypatch.setattr(bulk_load, "NEAR", 0)
     monkeypatch.setattr(bulk_load, "BATCH", 1)
-    monkeypatch.setattr(loader, "ROWS_CHANGED", 1)  # a transaction each
+    monkeypatch.setattr(bulk_loader, "ROWS_CHANGED", 1)  # a transaction each
     await happen(parts, 1, 2, 0, 5, 2**31, 6)
     await anew(beside, [NUMBERED])
     await bulk_load.load(beside, parts.log, [NUMBERED])
@@ -170,8 +170,8 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
     await anew(beside, [NUMBERED])
     with monkeypatch.context() as ending:
         ending.setattr(bulk_load, "NEAR", 0)
-        ending.setattr(loader, "MEMORY", "no memory")  # what `finish` asks for when all events are taken
-        with pytest.raises(loader.Refused):
+        ending.setattr(bulk_loader, "MEMORY", "no memory")  # what `finish` asks for when all events are taken
+        with pytest.raises(bulk_loader.Refused):
             await load(beside, await parts.log.read(0, 10), [], 9, NUMBERED)
     assert [values for _, *values in await query(beside, "SELECT name, position FROM projection_positions")] == [[4]]
     assert await waiting(beside) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])

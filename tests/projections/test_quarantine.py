@@ -16,7 +16,7 @@ from domain.quarantine import (
     QuarantineLifted,
     TestsQuarantined,
 )
-from projections.quarantine import PROJECTION, QuarantineRow, status
+from projections.quarantine import PROJECTION, QuarantineRow, status_at
 from tests.support.given import histories
 from tests.support.memory_rows import MemoryRows
 
@@ -66,12 +66,12 @@ def test_builds_that_pass_in_a_row_are_counted_once() -> None:
 
 def test_an_entry_is_healthy_until_it_fails() -> None:
     row = first(ran(1, failed=True), ran(2), healthy(1))
-    assert status(row, NOW) == ("healthy", NOW)
+    assert status_at(row, NOW) == ("healthy", NOW)
     row = first(ran(1), healthy(0), ran(2), ran(3, failed=True))
-    assert status(row, NOW) == ("active", NOW + timedelta(hours=3))
+    assert status_at(row, NOW) == ("active", NOW + timedelta(hours=3))
     row = first(ran(1), ran(3, failed=True), healthy(0))
-    assert status(row, NOW)[0] == "active", "it was said too late"
-    assert status(first(), NOW) == ("active", NOW)
+    assert status_at(row, NOW)[0] == "active", "it was said too late"
+    assert status_at(first(), NOW) == ("active", NOW)
 
 
 def test_an_entry_expires_whether_that_was_said_or_not() -> None:
@@ -79,7 +79,7 @@ def test_an_entry_expires_whether_that_was_said_or_not() -> None:
     added = msgspec.structs.replace(ADDED, expires_at=soon)
     said = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])
     for row in MemoryRows(PROJECTION).apply(added, healthy(0), said).all(QuarantineRow):
-        assert [status(row, now)[0] for now in (NOW, soon)] == ["healthy" if row.id == 10 else "active", "expired"]
+        assert [status_at(row, now)[0] for now in (NOW, soon)] == ["healthy" if row.id == 10 else "active", "expired"]
         assert row.expired_at == (soon if row.id == 10 else None)
 
 

@@ -24,7 +24,7 @@ from projections.results import (
     ResultTextRow,
     SupersededRow,
 )
-from projections.test_cases import CaseStatsRow, CatalogueRow, TestCaseRow, after_run
+from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow, add_run
 from tests.support.memory_rows import MemoryRows
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -217,6 +217,6 @@ def test_a_case_fares_as_its_runs_one_after_the_other(runs: list[tuple[int, int,
     commit = commit_number("abc")
     expected = CaseStatsRow(1, 0)
     for build_id, status, is_flaky in runs:
-        expected = after_run(expected, build_id, commit, status, is_flaky)
+        expected = add_run(expected, build_id, commit, status, is_flaky)
     events = [block(build_id, status, flaky=bytes([is_flaky]), commit=commit) for build_id, status, is_flaky in runs]
     assert MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow) == ([expected] if runs else [])

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from projections.engine import loader
+from projections.engine import bulk_loader
 from projections.engine.engine import Engine, LostLeadership
 from projections.engine.model import Projection
 from projections.engine.schemas import Unready, alone_beside, begin, connect, held, lock_name
@@ -31,7 +31,7 @@ from tests.projections.toys import SEEN
 @pytest.fixture(autouse=True)
 def short_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a build of few events has more than one."""
-    monkeypatch.setattr(loader, "EVENTS_AT_MOST", 500)
+    monkeypatch.setattr(bulk_loader, "EVENTS_AT_MOST", 500)
 
 
 async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> list[tuple[str, int, str, int]]:
@@ -61,7 +61,7 @@ async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
 @pytest.fixture
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build commits, and tells how far it is, after each batch."""
-    monkeypatch.setattr("projections.engine.loader.EVENTS_AT_MOST", 1)
+    monkeypatch.setattr("projections.engine.bulk_loader.EVENTS_AT_MOST", 1)
 
 
 async def test_an_interrupted_build_goes_on_where_it_stopped(parts: Core, short_stretches: None) -> None:

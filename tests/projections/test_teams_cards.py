@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from domain.deliveries import Message
 from domain.teams_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escaped, message, shortened
-from projections.build_views import BuildDetail, detail
 from projections.builds import BuildRow
+from projections.builds_views import BuildDetail, detail
 from projections.teams_cards import About, card_of
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)

@@ -5,7 +5,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from projections.audit_trail import NO_PROJECT, Filter, TrailRow, actor_number, microseconds, positions, type_number
+from projections.audit_trail import (
+    NO_PROJECT,
+    TrailFilter,
+    TrailRow,
+    actor_number,
+    find_positions,
+    microseconds,
+    type_number,
+)
 from testhide.processes import Core
 
 BEGIN = datetime(2026, 5, 20, tzinfo=UTC)
@@ -29,7 +37,7 @@ def history(seed: int) -> list[Row]:
     ]
 
 
-def wanted(row: Row, asked: Filter) -> bool:
+def wanted(row: Row, asked: TrailFilter) -> bool:
     position, at, actor, kind, project = row
     return (
         (asked.projects is None or project in asked.projects)
@@ -42,14 +50,14 @@ def wanted(row: Row, asked: Filter) -> bool:
     )
 
 
-def questions(seed: int) -> list[Filter]:
+def questions(seed: int) -> list[TrailFilter]:
     chance = random.Random(seed)
 
     def time() -> datetime | None:
         return chance.choice((None, BEGIN + timedelta(minutes=chance.uniform(-100, 3_000))))
 
     return [
-        Filter(
+        TrailFilter(
             projects=chance.choice((None, [], [1], [1, 2], [2, 1, 2], [3])),
             types=chance.choice((None, TYPES[:1], TYPES[:2], (*TYPES, *TYPES), ("user.registered",))),
             actor=chance.choice((None, *ACTORS)),
@@ -74,27 +82,27 @@ async def test_the_trail_finds_what_is_there(parts: Core, seed: int) -> None:
         for asked in questions(seed):
             everything = [row[0] for row in rows if wanted(row, asked)]
             for newest, limit in ((False, 1_000), (True, 1_000), (True, 3)):
-                found = await positions(connection, asked, newest=newest, limit=limit)
+                found = await find_positions(connection, asked, newest=newest, limit=limit)
                 assert found == (everything[::-1] if newest else everything)[:limit], asked
 
 
 LONG = 100_000
 SAID = BEGIN + timedelta(seconds=LONG / 2)
 """Half of them."""
-LONG_AGO: dict[str, Filter] = {
-    "a project": Filter(projects=[1]),
-    "projects": Filter(projects=[1, 2, 99]),
-    "an actor": Filter(actor="user:1"),
-    "types": Filter(types=["job.created", "job.updated"]),
-    "projects and a type": Filter(projects=[1, 2], types=["job.created"]),
-    "projects and types": Filter(projects=[1, 2, 99], types=["job.created", "job.updated"]),
-    "all projects and an actor": Filter(projects=range(1, 300), actor="user:1"),
-    "all projects": Filter(projects=range(1, 300)),
-    "projects since then": Filter(projects=[1, 2], since=SAID),
-    "an actor since then": Filter(actor="user:1", since=SAID),
-    "types since then": Filter(types=["job.created", "job.updated"], since=SAID),
-    "all projects until then": Filter(projects=range(1, 300), until=SAID),
-    "a page of a stream of events": Filter(projects=[1, 2, NO_PROJECT], types=["job.created"], after=LONG // 2),
+LONG_AGO: dict[str, TrailFilter] = {
+    "a project": TrailFilter(projects=[1]),
+    "projects": TrailFilter(projects=[1, 2, 99]),
+    "an actor": TrailFilter(actor="user:1"),
+    "types": TrailFilter(types=["job.created", "job.updated"]),
+    "projects and a type": TrailFilter(projects=[1, 2], types=["job.created"]),
+    "projects and types": TrailFilter(projects=[1, 2, 99], types=["job.created", "job.updated"]),
+    "all projects and an actor": TrailFilter(projects=range(1, 300), actor="user:1"),
+    "all projects": TrailFilter(projects=range(1, 300)),
+    "projects since then": TrailFilter(projects=[1, 2], since=SAID),
+    "an actor since then": TrailFilter(actor="user:1", since=SAID),
+    "types since then": TrailFilter(types=["job.created", "job.updated"], since=SAID),
+    "all projects until then": TrailFilter(projects=range(1, 300), until=SAID),
+    "a page of a stream of events": TrailFilter(projects=[1, 2, NO_PROJECT], types=["job.created"], after=LONG // 2),
 }
 
 
@@ -123,7 +131,7 @@ async def test_what_was_long_ago_is_not_searched_for_in_all_of_the_log(parts: Co
                     read = [0, 0]
                     for place in range(2):
                         if place:
-                            await positions(connection, asked, newest=newest, limit=50)
+                            await find_positions(connection, asked, newest=newest, limit=50)
                         cursor = await connection.execute(query, (str(TrailRow.table),))
                         ((read[place],),) = await cursor.fetchall()
                 if read[1] - read[0] > LONG / 20:

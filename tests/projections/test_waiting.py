@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from projections.engine.model import digest
-from projections.engine.waiting import LIMIT_S, Waiter
+from projections.engine.read_your_writes import LIMIT_S, Waiter
 from store.postgres.notifications import PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN, TOYS

@@ -22,7 +22,7 @@ from projections.engine.engine import ensure_tables
 from projections.rebuild.rebuild import build
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
-from projections.test_cases import CaseStatsRow
+from projections.results_cases import CaseStatsRow
 from store.clock import utcnow
 from testhide.processes import Core
 

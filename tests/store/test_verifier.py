@@ -192,8 +192,8 @@ async def of_project(archive: Archive) -> Callable[[int], Following]:
     def chosen(project_id: int) -> Following:
         async def following(after: int, limit: int) -> list[int]:
             async with parts.pool.connection() as connection:
-                wanted = audit_trail.Filter(projects=[project_id], after=after)
-                return await audit_trail.positions(connection, wanted, newest=False, limit=limit)
+                wanted = audit_trail.TrailFilter(projects=[project_id], after=after)
+                return await audit_trail.find_positions(connection, wanted, newest=False, limit=limit)
 
         return following
 

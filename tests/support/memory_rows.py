@@ -22,7 +22,7 @@ class MemoryRows:
         assert found is None or isinstance(found, row)
         return found
 
-    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+    def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
     def apply(self, *events: Event) -> "MemoryRows":

@@ -15,8 +15,8 @@ from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
-from projections import result_queries as results
-from projections.engine.engine import Engine, ensure_tables, positions
+from projections import results_history, results_queries
+from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from testhide.processes import Core
@@ -68,7 +68,7 @@ class House:
     async def shown(self) -> None:
         """The read models are at the log's end."""
         async with self.parts.pool.connection() as connection:
-            position = min((await positions(connection, PROJECTIONS)).values())
+            position = min((await fetch_positions(connection, PROJECTIONS)).values())
             events = await self.parts.log.read(position, 10_000)
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 
@@ -89,14 +89,16 @@ class House:
     async def said(self, result_id: int) -> tuple[str | None, str | None, int | None]:
         """Classification, by what, and the known issue."""
         async with self.parts.pool.connection() as connection:
-            spans = await results.report_with(connection, result_id)
-            page = await results.page(connection, spans, results.Filters(all_attempts=True), 100, 0)
-        (said,) = [item.said for item in page if item.id == result_id]
+            ranges = await results_queries.find_report_of(connection, result_id)
+            page = await results_queries.fetch_page(
+                connection, ranges, results_queries.ResultFilters(all_attempts=True), 100, 0
+            )
+        (said,) = [item.triage for item in page if item.id == result_id]
         return said.classification, said.classified_by, said.known_issue_id
 
-    async def origin(self, result_id: int) -> results.Origin:
+    async def origin(self, result_id: int) -> results_history.ResultOrigin:
         async with self.parts.pool.connection() as connection:
-            origin = await results.origin(connection, result_id)
+            origin = await results_history.find_origin(connection, result_id)
         assert origin is not None
         return origin
 

@@ -14,7 +14,7 @@ from commands.results import NewCases, RecordReport
 from domain.core.events import Event
 from domain.quarantine import HEALTHY_AFTER, QuarantineBecameHealthy, QuarantineExpired
 from projections import quarantine
-from projections.engine.engine import Engine, ensure_tables, positions
+from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE, report
@@ -70,7 +70,7 @@ class House:
     async def shown(self) -> None:
         """The read models are at the log's end."""
         async with self.parts.pool.connection() as connection:
-            position = min((await positions(connection, PROJECTIONS)).values())
+            position = min((await fetch_positions(connection, PROJECTIONS)).values())
             events = await self.parts.log.read(position, 10_000)
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 
@@ -96,8 +96,8 @@ class House:
     async def statuses(self) -> dict[str, str]:
         await self.shown()
         async with self.parts.pool.connection() as connection:
-            found = await quarantine.listing(connection, 5, after=0, offset=0, limit=100)
-        return {row.node_id: quarantine.status(row, self.now)[0] for row in found}
+            found = await quarantine.fetch_page(connection, 5, after=0, offset=0, limit=100)
+        return {row.node_id: quarantine.status_at(row, self.now)[0] for row in found}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from commands.jobs import CreateJob
 from commands.projects import CreateProject, UpdateProject
 from commands.retention import PinBuild
 from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
-from projections.engine.engine import Engine, ensure_tables, positions
+from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
 from workers import retention
@@ -60,7 +60,7 @@ class House:
     async def shown(self) -> None:
         """The read models are at the log's end."""
         async with self.parts.pool.connection() as connection:
-            position = min((await positions(connection, PROJECTIONS)).values())
+            position = min((await fetch_positions(connection, PROJECTIONS)).values())
             events = await self.parts.log.read(position, 10_000)
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 

@@ -55,14 +55,14 @@ async def identify(services: Services, token: str) -> User | Agent:
     if token.startswith(AGENT_TOKEN):
         hashed = token_hash(token)
         async with services.pool.connection() as connection:
-            node = await nodes.by_token(connection, hashed)
+            node = await nodes.find_by_token(connection, hashed)
         if node is None or not hmac.compare_digest(node.token_hash, hashed):
             raise Unauthenticated(BAD_TOKEN)
         return Agent(node.id)
     if token.startswith(API_TOKEN):
         hashed = token_hash(token)
         async with services.pool.connection() as connection:
-            found = await auth.by_token(connection, hashed)
+            found = await auth.find_token_credentials(connection, hashed)
             if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
                 raise Unauthenticated(BAD_TOKEN)
             await note_use(connection, found.token_id)

@@ -8,7 +8,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Handler
 from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
-from projections.engine.waiting import Waiter
+from projections.engine.read_your_writes import Waiter
 from projections.jobs import ProjectOfJob
 from projections.time_travel.historical_tables import Past
 from store.crypto.secrets import Secrets

@@ -20,7 +20,7 @@ from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.node_commands import NODE_COMMAND
 from domain.quarantine import QUARANTINE
 from projections import builds
-from projections.node_commands import unanswered
+from projections.node_commands import find_unanswered
 from store.clock import utcnow
 from store.postgres.notifications import WAKES, wait_for
 
@@ -113,8 +113,8 @@ class AgentPolls:
         services = self._services
         await services.waiter.wait(await services.log.head())
         async with services.pool.connection() as connection:
-            assigned = await builds.assigned_to(connection, node_id)
-            return {*map(str, assigned), *map(subject, await unanswered(connection, node_id))}
+            assigned = await builds.fetch_assigned_ids(connection, node_id)
+            return {*map(str, assigned), *map(subject, await find_unanswered(connection, node_id))}
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, news: asyncio.Event) -> AsyncIterator[asyncio.Event]:

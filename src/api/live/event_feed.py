@@ -29,7 +29,7 @@ from domain.core.events import Recorded
 from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
 from projections import audit_trail
-from projections.audit_trail import NO_PROJECT, Filter
+from projections.audit_trail import NO_PROJECT, TrailFilter
 from projections.audit_view.entries import AREA_OF, AT_ONCE, SHORT_STREAM, Change, told, with_changes
 from store.log.subscription import LogSubscription
 
@@ -128,13 +128,13 @@ class EventsFeed:
         """What is remembered; complete from `floor` on."""
         return self._items[bisect_right(self._positions, position) :]
 
-    async def older(self, wanted: Filter) -> list[Item] | None:
+    async def older(self, wanted: TrailFilter) -> list[Item] | None:
         """A page of what happened before `wanted.before`, from the log; None while its index is not there yet."""
         services = self._services
         if not await services.waiter.reached((wanted.before or 1) - 1):
             return None
         async with services.pool.connection() as connection:
-            positions = await audit_trail.positions(connection, wanted, newest=False, limit=PAGE)
+            positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE)
         items: list[Item] = []
         for start in range(0, len(positions), AT_ONCE):
             items += await self._told(await services.log.at(positions[start : start + AT_ONCE]))
@@ -180,7 +180,7 @@ class EventsFeed:
     async def _told(self, events: Sequence[Recorded]) -> list[Item]:
         services = self._services
         async with services.pool.connection() as connection:
-            names = await audit_trail.names_of(connection, {recorded.event.actor for recorded in events})
+            names = await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
         said = [told(recorded, names.get(recorded.event.actor)) for recorded in events]
         short = [one for one in said if one.version <= SHORT_STREAM]
         changes = {one.position: one.changes for one in await with_changes(services.log, short)}
@@ -249,7 +249,7 @@ class EventsStream:
     async def _catch_up(self, reader: Reader) -> None:
         """One page of what the feed does not remember."""
         floor = self._feed.floor
-        wanted = Filter(
+        wanted = TrailFilter(
             self._projects(reader.user), types=self._of_interest(reader.user), after=self._place, before=floor + 1
         )
         items = await patiently(partial(self._feed.older, wanted))

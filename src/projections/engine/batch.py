@@ -42,7 +42,7 @@ class Batch:
         assert found is None or isinstance(found, row)
         return found
 
-    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+    def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:

@@ -7,8 +7,8 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
-from projections.engine.engine import Engine, positions
-from projections.engine.loader import Loader, Refused, is_unfinished
+from projections.engine.bulk_loader import Loader, Refused, is_unfinished
+from projections.engine.engine import Engine, fetch_positions
 from projections.engine.model import Projection
 from store.log.event_log import EventLog
 
@@ -33,7 +33,7 @@ async def load(
     """
     while True:
         goal = await event_log.head()
-        found = await positions(connection, projections)
+        found = await fetch_positions(connection, projections)
         far = {position for position in found.values() if goal - position > NEAR}
         for position in sorted(far):
             group = [projection for projection in projections if found[projection.name] == position]

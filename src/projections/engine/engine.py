@@ -58,7 +58,7 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
                 )
 
 
-async def positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
+async def fetch_positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
     """By projection name, for the versions that this code knows."""
     cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
     versions = {projection.name: projection.version for projection in projections}
@@ -120,7 +120,7 @@ class Engine:
                 return await self._apply(events, position, self._projections)
             except REFUSALS as error:
                 self._cache.clear()
-                log.warning("a batch could not be written, going on one by one", error=said(error))
+                log.warning("a batch could not be written, going on one by one", error=error_message(error))
             # A part of the batch may be written already.
             for event in [event for event in events if event.position > self._written]:
                 await self._apply_alone(event, self._written)
@@ -140,7 +140,7 @@ class Engine:
                 await self._apply([event], position, [projection])
             except REFUSALS as error:
                 self._cache.clear()
-                parked = [(projection, event, said(error))]
+                parked = [(projection, event, error_message(error))]
                 await self._write(Batch(self._cache), position, event.position, [projection], parked)
 
     async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
@@ -158,9 +158,9 @@ class Engine:
                     parked.append((projection, event, WAITS))
                     continue
                 try:
-                    changes.extend(changes_of(projection, event, batch))
+                    changes.extend(compute_changes(projection, event, batch))
                 except Exception as error:
-                    parked.append((projection, event, said(error)))
+                    parked.append((projection, event, error_message(error)))
                     blocked.add(place)
             alone = any(isinstance(change, DeleteWhere | DeleteRange) for change in changes)
             if alone and not batch.is_empty:
@@ -198,7 +198,7 @@ class Engine:
             ],
         )
         parts = [moved, *batch.statements(), *([park(parked)] if parked else [])]
-        query, parameters = together(parts)
+        query, parameters = join_parts(parts)
         # A projection that someone else has moved makes this a division by zero, which rolls everything back.
         query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
         if self._announced is not None:
@@ -215,7 +215,7 @@ class Engine:
         return new
 
 
-def together(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
+def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
     """The WITH of one statement, its parts named part0, part1 and so on, and all parameters."""
     query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
     return query, [value for _, values in parts for value in values]
@@ -232,7 +232,7 @@ async def prefetch(
         batch.fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
 
 
-def changes_of(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
+def compute_changes(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
     """What follows from an event. Raises Unreadable, whatever the projection raises, and fitting.Unfit."""
     must_be_readable(projection, event)
     changes = list(projection.apply(event, batch))
@@ -241,7 +241,7 @@ def changes_of(projection: Projection, event: Recorded, batch: Batch) -> list[Ch
     return changes
 
 
-def said(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """An error in words that are shown to people. The database's own may quote whole rows after the first line."""
     if isinstance(error, psycopg.Error):
         return error.diag.message_primary or type(error).__name__

@@ -107,7 +107,7 @@ class Rows(Protocol):
         """The row as the events before left it. Only for keys that `keys` named."""
         ...
 
-    def many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
+    def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         """`get` for each of these keys, of a table whose key is one column."""
         ...
 

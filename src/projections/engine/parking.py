@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine.model import Projection
-from projections.engine.queries import all_rows, scalar
+from projections.engine.queries import fetch_all, fetch_value
 from projections.engine.statements import Statement
 
 WAITS = "an earlier event of its stream is parked"
@@ -52,7 +52,7 @@ async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
     """The first of them, of one stream where one is given."""
-    return await all_rows(
+    return await fetch_all(
         connection,
         ParkedEvent,
         "SELECT position, stream, error FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
@@ -62,7 +62,7 @@ async def parked_events(
 
 
 async def count_parked(connection: AsyncConnection, projection: Projection, stream: str | None = None) -> int:
-    found = await scalar(
+    found = await fetch_value(
         connection,
         "SELECT count(*) FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
         " AND (%(stream)s::text IS NULL OR stream = %(stream)s)",

@@ -15,7 +15,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
-from projections.engine.engine import Engine, LostLeadership, positions
+from projections.engine.engine import Engine, LostLeadership, fetch_positions
 from projections.engine.model import Projection
 from projections.engine.schemas import connect, lock_name
 from store.log.cursor import LogCursor
@@ -97,7 +97,7 @@ async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
     """Brings all projections to one position, at least `goal`, those that lag by themselves; returns it."""
-    reached = await positions(connection, projections)
+    reached = await fetch_positions(connection, projections)
     goal = max(goal, *reached.values())
     for projection in projections:
         position = reached[projection.name]

@@ -1,26 +1,40 @@
-"""Queries are plain SQL in the projection's file; these turn their rows into structs, by column order."""
+"""Run a query and turn its rows into structs or values.
+
+A query is plain SQL in the file of its projection. Structs are filled by the order of the columns.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-async def all_rows(connection: AsyncConnection, into: type[T], query: str, parameters: Mapping[str, Any]) -> list[T]:
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+async def fetch_all(connection: AsyncConnection, into: type[T], query: str, parameters: Mapping[str, Any]) -> list[T]:
+    cursor = await _execute(connection, query, parameters)
     return [into(*row) for row in await cursor.fetchall()]
 
 
-async def one_row(connection: AsyncConnection, into: type[T], query: str, parameters: Mapping[str, Any]) -> T | None:
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    row = await cursor.fetchone()
+async def fetch_one(connection: AsyncConnection, into: type[T], query: str, parameters: Mapping[str, Any]) -> T | None:
+    row = await (await _execute(connection, query, parameters)).fetchone()
     return None if row is None else into(*row)
 
 
-async def scalar(connection: AsyncConnection, query: str, parameters: Mapping[str, Any]) -> Any:
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    row = await cursor.fetchone()
+async def fetch_column(connection: AsyncConnection, query: str, parameters: Mapping[str, Any]) -> list[Any]:
+    """The first column of every row."""
+    cursor = await _execute(connection, query, parameters)
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def fetch_value(connection: AsyncConnection, query: str, parameters: Mapping[str, Any]) -> Any:
+    """The first column of the first row; None when there is no row."""
+    row = await (await _execute(connection, query, parameters)).fetchone()
     return None if row is None else row[0]
+
+
+async def _execute(
+    connection: AsyncConnection, query: str, parameters: Mapping[str, Any]
+) -> AsyncCursor[tuple[Any, ...]]:
+    return await connection.execute(query.encode(), parameters, prepare=True, binary=True)

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine.batch import Batch, Cache
-from projections.engine.engine import REFUSALS, changes_of, prefetch, said, together
+from projections.engine.engine import REFUSALS, compute_changes, error_message, join_parts, prefetch
 from projections.engine.model import Projection
 from projections.engine.parking import count_parked, parked_events, waiting_streams
 from projections.engine.schemas import connect
@@ -92,14 +92,14 @@ async def _apply(connection: AsyncConnection, projection: Projection, event: Rec
     try:
         async with connection.transaction():
             await prefetch(connection, batch, [event], [projection])
-            batch.change(changes_of(projection, event, batch))
+            batch.change(compute_changes(projection, event, batch))
             if not batch.is_empty:
-                query, parameters = together(batch.statements())
+                query, parameters = join_parts(batch.statements())
                 await connection.execute(f"{query} SELECT".encode(), parameters)
     except psycopg.Error as error:
         if not isinstance(error, REFUSALS):
             raise
-        return said(error)
+        return error_message(error)
     except Exception as error:
-        return said(error)
+        return error_message(error)
     return None

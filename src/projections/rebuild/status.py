@@ -7,7 +7,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from projections.engine.model import Projection
-from projections.engine.queries import all_rows
+from projections.engine.queries import fetch_all
 from projections.engine.schemas import held, lock_name
 
 State = Literal["serving", "missing", "building", "interrupted", "built", "previous"]
@@ -63,7 +63,7 @@ QUERY = " UNION ALL ".join(
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection], head: int) -> list[Standing]:
     """Everything that stands, and what is missing, by the order of the catalogue."""
-    found = await all_rows(connection, _Found, QUERY, {"errors": ERRORS_SHOWN})
+    found = await fetch_all(connection, _Found, QUERY, {"errors": ERRORS_SHOWN})
     builds = [lock_name("beside", item.name, item.version) for item in found if item.place == "beside"]
     at_work = await held(connection, builds)
     versions = {projection.name: projection.version for projection in projections}

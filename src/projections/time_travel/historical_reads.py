@@ -31,7 +31,7 @@ from projections.nodes import NodeRow
 from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow, SupersededRow
-from projections.test_cases import TestCaseRow
+from projections.results_cases import TestCaseRow
 from projections.time_travel.historical_tables import Only, PastTables
 from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
@@ -76,7 +76,7 @@ class Recall:
 
     async def related(self, kind: Kind, id: int) -> list[int]:
         async with self._pool.connection() as connection:
-            return await event_index.positions(connection, kind, id, self._until)
+            return await event_index.find_positions(connection, kind, id, self._until)
 
     async def people(self, ids: Iterable[int | None]) -> None:
         """Folds the users who are called by their email addresses."""
@@ -87,7 +87,7 @@ class Recall:
         until = self._until
         while not self.tables.all(BuildRow):
             async with self._pool.connection() as connection:
-                positions = await event_index.positions(connection, "job", job_id, until, BUILDS_AT_ONCE)
+                positions = await event_index.find_positions(connection, "job", job_id, until, BUILDS_AT_ONCE)
             if not positions:
                 return
             until = positions[-1] - 1

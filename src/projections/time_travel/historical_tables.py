@@ -67,7 +67,7 @@ class PastTables:
         assert found is None or isinstance(found, row)
         return found
 
-    def many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
+    def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
     def all(self, row: type[R]) -> list[R]:

@@ -10,9 +10,9 @@ from psycopg_pool import AsyncConnectionPool
 from domain.core.events import Event, Recorded, readable
 from domain.triage import CLASSIFICATIONS, Classification
 from projections import audit_trail
-from projections.audit_trail import Filter
-from projections.engine.queries import all_rows
-from projections.test_cases import TestCaseRow
+from projections.audit_trail import TrailFilter
+from projections.engine.queries import fetch_all
+from projections.results_cases import TestCaseRow
 from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
@@ -60,9 +60,9 @@ class PastReports:
         self._log = log
         projects = None if project_id is None else [project_id]
         rules, builds = ([event.name for event in events] for events in (of_rules, of_builds))
-        self._wanted = [Filter(projects=projects, types=[*rules, *builds], since=since)]
+        self._wanted = [TrailFilter(projects=projects, types=[*rules, *builds], since=since)]
         if since is not None:
-            self._wanted.insert(0, Filter(projects=projects, types=rules, until=since))
+            self._wanted.insert(0, TrailFilter(projects=projects, types=rules, until=since))
 
     async def parts(self) -> AsyncIterator[Sequence[Recorded]]:
         for wanted in self._wanted:
@@ -78,7 +78,7 @@ class PastReports:
     async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
         query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY (%(ids)s::bigint[])"
         async with self._pool.connection() as connection:
-            found = await all_rows(connection, _Case, query, {"ids": list(case_ids)})
+            found = await fetch_all(connection, _Case, query, {"ids": list(case_ids)})
         return {case.id: case.node_id for case in found}
 
     async def said_of(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
@@ -87,7 +87,7 @@ class PastReports:
             f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
         )
         async with self._pool.connection() as connection:
-            found = await all_rows(connection, _Said, query, {"ids": list(result_ids)})
+            found = await fetch_all(connection, _Said, query, {"ids": list(result_ids)})
         said: dict[int, tuple[Classification, bool]] = {}
         for one in found:
             if one.by_person is not None:
@@ -96,8 +96,8 @@ class PastReports:
                 said[one.id] = CLASSIFICATIONS[one.by_rule], False
         return said
 
-    async def _after(self, wanted: Filter, position: int) -> list[int]:
+    async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
         async with self._pool.connection() as connection:
-            return await audit_trail.positions(
+            return await audit_trail.find_positions(
                 connection, dataclasses.replace(wanted, after=position), newest=False, limit=LOOKED_UP
             )

@@ -137,5 +137,5 @@ async def _names(parts: Core, actors: Collection[str]) -> dict[str, str]:
     # The log is enough for a story; names are there once the read models are.
     with contextlib.suppress(psycopg.errors.UndefinedTable):
         async with parts.pool.connection() as connection:
-            return await audit_trail.names_of(connection, actors)
+            return await audit_trail.fetch_actor_names(connection, actors)
     return {}

@@ -17,8 +17,8 @@ from domain.flakiness import TestTurnedFlaky
 from domain.nodes import NODE, NodeWentOffline
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
-from projections.build_views import BuildDetail, CommentView, detail
 from projections.builds import BuildRow, CommentRow
+from projections.builds_views import BuildDetail, CommentView, detail
 from projections.nodes import NodeRow, NodeView
 from projections.time_travel.historical_tables import PastTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test

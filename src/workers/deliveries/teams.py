@@ -17,8 +17,8 @@ from domain.results import FAILED
 from domain.teams import CHANNEL, heard
 from domain.teams_cards import HEADERS, MAX_LINES, message
 from integrations.ports import Outgoing, attempt
-from projections import result_queries
-from projections.result_queries import Filters
+from projections import results_queries
+from projections.results_queries import ResultFilters
 from projections.teams_cards import About, card_of
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
@@ -71,10 +71,10 @@ class TeamsSender:
                 return event.node_ids[:MAX_LINES], len(event.node_ids)
             case BuildFinished(status="failed") if await self.shows(position):
                 async with self.pool.connection() as connection:
-                    spans = await result_queries.reports(connection, event.build_id)
-                    failed = Filters(status=FAILED)
-                    number = await result_queries.count(connection, spans, failed)
-                    first = await result_queries.page(connection, spans, failed, MAX_LINES, 0)
+                    ranges = await results_queries.fetch_reports(connection, event.build_id)
+                    failed = ResultFilters(status=FAILED)
+                    number = await results_queries.count(connection, ranges, failed)
+                    first = await results_queries.fetch_page(connection, ranges, failed, MAX_LINES, 0)
                 return [result.node_id for result in first], number
             case _:
                 return (), 0

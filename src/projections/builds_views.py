@@ -1,4 +1,4 @@
-"""How a build is shown: over HTTP, and in what webhooks are told."""
+"""The representation of builds in API answers, webhooks and Teams cards."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -49,10 +49,10 @@ class BuildDetail(BuildItem):
     triggered_by: str
     restarted_from: int | None
     selected_tests: int | None
-    """How many tests were asked for; null for all."""
+    """Number of tests the build was restricted to; null when it runs all."""
     keep_forever: bool
     waiting_for: str | None
-    """Why a queued build waits, once the dispatcher has looked at it."""
+    """Why a queued build is not assigned yet; null until the dispatcher has tried."""
     comments: list[CommentView]
     configuration: dict[str, Any]
 

@@ -1,6 +1,6 @@
-"""Test cases: the tests of a project across builds, how each has fared, and finding them by name.
+"""Test cases: tables, counters and look-up by name. A test case is one test of a project across builds.
 
-What changes with each run are a case's numbers, so they lie apart from its name.
+A case's counters change with every run, so they are in another table than its name.
 """
 
 import msgspec
@@ -8,18 +8,18 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
-from projections.engine.queries import scalar
+from projections.engine.queries import fetch_value
 
 VERSION = 2
-"""Of the projection `results`, which keeps these tables too."""
+"""Version of the projection `results`, which also writes the tables of this file."""
 
 NO_RUN = -1
 
 
 class TestCaseRow(Row, frozen=True):
-    __test__ = False  # for pytest, which takes the name for a test's
+    __test__ = False  # tells pytest that this is not a test class
 
-    # Node ids are long and looked up a thousand at a time: eight bytes of hash find them as well as all of the text.
+    # Node ids are long and looked up by the thousand, so the index holds an 8-byte hash instead of the text.
     table = Table("test_cases", VERSION, indexes=("(hashtextextended(node_id, project_id))",))
     id: int
     project_id: int
@@ -28,7 +28,7 @@ class TestCaseRow(Row, frozen=True):
 
 
 class CaseStatsRow(Row, frozen=True):
-    """How a test has fared. A run is a result that counts and is not skipped; runs follow each other as recorded."""
+    """Outcome counters of a test case. A run is a result that counts and is not skipped, in the order of the log."""
 
     table = Table("case_stats", VERSION, key=("case_id",))
     case_id: int
@@ -38,20 +38,20 @@ class CaseStatsRow(Row, frozen=True):
     flips: Int = 0
     """Changes between passed and failed from one run to the next."""
     flaky_runs: Int = 0
-    """Runs that passed only after a failure, or flipped on the commit of the run before."""
+    """Runs that passed only on a retry, or flipped on the same commit as the run before."""
     last_status: SmallInt = SKIPPED
     verdict: SmallInt = NO_RUN
-    """Status of the last run."""
+    """Status of the last run; NO_RUN when there was none."""
     commit: int = 0
-    """The last run's, by its `commit_number`."""
+    """`commit_number` of the last run; 0 when it is not known."""
     verdict_before: SmallInt = NO_RUN
     commit_before: int = 0
     last_is_flaky: SmallInt = 0
-    """1 when the last run counts in `flaky_runs`."""
+    """1 when the last run is counted in `flaky_runs`, else 0."""
 
 
 class CatalogueRow(Row, frozen=True):
-    """The version of a project's cases' stream that the cases here show."""
+    """How far the test cases of a project are projected: the version of its stream of cases, and their number."""
 
     table = Table("case_catalogues", VERSION, key=("project_id",))
     project_id: int
@@ -59,17 +59,19 @@ class CatalogueRow(Row, frozen=True):
     cases: Int
 
 
-def after_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
-    """One more run. A second result of the same build, of another file or attempt, takes the first one's place."""
+def add_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
+    """The counters after one more run. A second result of the same build, from another file or attempt, replaces the
+    first.
+    """
     if stats.last_build_id == build_id and stats.last_status != SKIPPED:
         flaky = flaky or (stats.verdict == FAILED and status == PASSED)
-        stats = _undone(stats)
+        stats = _without_last_run(stats)
     if status == SKIPPED:
         return msgspec.structs.replace(stats, last_build_id=build_id, last_status=SKIPPED, last_is_flaky=0)
     verdict = stats.verdict
     flip = verdict != status and verdict != NO_RUN
     is_flaky = flaky or (flip and commit != 0 and commit == stats.commit)
-    # By place: every result of a report comes through here, and names cost a third more.
+    # Positional arguments: every result of a report comes through here, and keywords cost a third more.
     return CaseStatsRow(
         stats.case_id,
         build_id,
@@ -86,8 +88,7 @@ def after_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flak
     )
 
 
-def _undone(stats: CaseStatsRow) -> CaseStatsRow:
-    """Without its last run."""
+def _without_last_run(stats: CaseStatsRow) -> CaseStatsRow:
     return msgspec.structs.replace(
         stats,
         runs=stats.runs - 1,
@@ -102,8 +103,8 @@ def _undone(stats: CaseStatsRow) -> CaseStatsRow:
     )
 
 
-def corrected(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
-    """An older run turned out otherwise while newer builds ran: what they said last stays."""
+def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
+    """The counters after the status of a run that is not the last one changed from `was` to `status`."""
     return msgspec.structs.replace(
         stats,
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
@@ -111,14 +112,16 @@ def corrected(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
     )
 
 
-async def catalogue_version(connection: AsyncConnection, project_id: int) -> int:
-    """Ask before looking cases up: what is not found then was not in the stream at this version."""
+async def fetch_catalogue_version(connection: AsyncConnection, project_id: int) -> int:
+    """The projected version of the project's stream of cases. Read it before `find_case_ids`: a case that is then not
+    found was not in the stream at this version.
+    """
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
-    return int(await scalar(connection, query, {"project": project_id}) or 0)
+    return int(await fetch_value(connection, query, {"project": project_id}) or 0)
 
 
-async def known_cases(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[int | None]:
-    """The case of each node id, None where the project has none; ask for a few thousand at a time."""
+async def find_case_ids(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[int | None]:
+    """The case id of each node id, None where the project has no such case. Pass a few thousand at a time at most."""
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
         f" JOIN {TestCaseRow.table} c"

@@ -24,7 +24,7 @@ from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 from projections.engine import binary_copy, statements
 from projections.engine.buffers import AppendOnlyTable, BufferedTable, Span
-from projections.engine.engine import REFUSALS, LostLeadership, said
+from projections.engine.engine import REFUSALS, LostLeadership, error_message
 from projections.engine.model import (
     Change,
     Delete,
@@ -129,7 +129,7 @@ class Loader:
             raise _Unknown
         return found  # type: ignore[no-any-return]
 
-    def many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
+    def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         held = self._held[row]
         held.is_asked = True
         if not held.is_whole and not all(map(held.rows.__contains__, keys)):
@@ -223,8 +223,8 @@ class Loader:
         except _Unknown:
             raise
         except Exception as error:
-            log.error("event parked", projection=projection.name, position=event.position, error=said(error))
-            self._parked.append((projection, event, said(error)))
+            log.error("event parked", projection=projection.name, position=event.position, error=error_message(error))
+            self._parked.append((projection, event, error_message(error)))
             self._blocked.add((projection.name, event.stream))
             return []
 
@@ -292,7 +292,7 @@ class Loader:
         try:
             grown.pack()
         except binary_copy.ERRORS as error:
-            raise Refused(said(error)) from error
+            raise Refused(error_message(error)) from error
 
     async def _copy(self, grown: AppendOnlyTable) -> None:
         self._pack(grown)
@@ -384,7 +384,7 @@ class Loader:
             with contextlib.suppress(psycopg.Error):
                 await self._connection.execute("ROLLBACK")
             if isinstance(error, REFUSALS):
-                raise Refused(said(error)) from error
+                raise Refused(error_message(error)) from error
             raise
 
     async def _execute(self, query: str, *parameters: object) -> None:

@@ -14,11 +14,11 @@ from domain.builds import BuildAssigned, BuildDeleted, BuildQueued, BuildStarted
 from domain.core.columns import Int16s, Int32s
 from domain.core.events import Event
 from domain.results import CasesSeen, Replaced, ResultsRecorded
-from projections import builds, result_queries, results
+from projections import builds, results, results_history, results_queries
 from projections.engine.engine import Engine, ensure_tables
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
-from projections.result_queries import Filters, Spans
+from projections.results_queries import ReportRanges, ResultFilters
 from testhide.processes import Core
 from tests.projections.toys import recorded
 
@@ -158,17 +158,17 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
     whole, told = world.upload(one, 0, first_case, [[row]], [])
     part, (block, _) = world.upload(other, 0, first_case, [[row]], [])
     await world.happens([*events, *begun, *also_begun, *told, block])
-    history = await result_queries.history(world.connection, first_case, 5)
+    history = await results_history.fetch_history(world.connection, first_case, 5)
     assert [run.id for run in history] == [whole[0].id]
-    assert await result_queries.origin(world.connection, part[0].id) is None
-    assert (await result_queries.report_with(world.connection, part[0].id)).reports == []
+    assert await results_history.find_origin(world.connection, part[0].id) is None
+    assert (await results_queries.find_report_of(world.connection, part[0].id)).reports == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     uploaded=st.lists(uploads, min_size=1, max_size=6),
     filters=st.builds(
-        Filters,
+        ResultFilters,
         status=st.none() | st.integers(0, 2),
         suite=st.none() | st.sampled_from([*SUITES, "none"]),
         search=st.none() | st.sampled_from(["TEST_1", "t_", "%"]),
@@ -182,7 +182,7 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
 async def test_every_question(
     world: World,
     uploaded: list[tuple[int, list[list[Any]]]],
-    filters: Filters,
+    filters: ResultFilters,
     limit: int,
     offset: int,
     after: int,
@@ -211,45 +211,45 @@ async def test_every_question(
     kept = [one for found in of.values() for one in found]
 
     for build, found in of.items():
-        spans = await result_queries.reports(world.connection, build)
-        await pages(world.connection, spans, found, filters, limit, offset, after, first_case)
+        ranges = await results_queries.fetch_reports(world.connection, build)
+        await pages(world.connection, ranges, found, filters, limit, offset, after, first_case)
         totals = {
             (total.report, total.suite, total.status): (
                 *(total.results, total.duration_ms, total.known_issues, total.flaky, total.quarantined),
             )
-            for total in await result_queries.totals(world.connection, spans)
+            for total in await results_queries.fetch_totals(world.connection, ranges)
         }
         assert list(totals) == sorted(totals)
         assert totals == totals_of(found)
-        known = await result_queries.counting(world.connection, spans, [first_case, first_case + 2])
+        known = await results_queries.fetch_counted(world.connection, ranges, [first_case, first_case + 2])
         assert {(one.id, one.case_id, one.status, one.known_issue, one.quarantined) for one in known} == {
             (one.id, one.case, one.status, one.known_issue, one.quarantined)
             for one in found
             if one.counts and one.case - first_case in (0, 2)
         }
         failed = dict.fromkeys(f"test_{one.case - first_case}" for one in found if one.counts and one.status == 1)
-        assert await result_queries.failed_node_ids(world.connection, build) == list(failed)
+        assert await results_queries.fetch_failed_node_ids(world.connection, build) == list(failed)
     for case in range(first_case, first_case + CASES):
         runs = sorted((one for one in kept if one.case == case and one.counts), key=lambda one: -one.id)
-        history = await result_queries.history(world.connection, case, limit)
+        history = await results_history.fetch_history(world.connection, case, limit)
         assert [(run.id, run.build_id, run.status, run.attempt, run.duration_ms, run.branch) for run in history] == [
             (one.id, one.build, one.status, one.attempt, one.duration_ms, "main") for one in runs[:limit]
         ]
     for one in kept:
-        origin = await result_queries.origin(world.connection, one.id)
+        origin = await results_history.find_origin(world.connection, one.id)
         assert origin is not None
         assert (origin.result_id, origin.case_id, origin.build_id, origin.status) == (
             *(one.id, one.case, one.build, one.status),
         )
     for result_id in (*(one.id for one in gone), world.next_id, 2**62):
-        assert await result_queries.origin(world.connection, result_id) is None
+        assert await results_history.find_origin(world.connection, result_id) is None
 
 
 async def pages(
     connection: AsyncConnection,
-    spans: Spans,
+    ranges: ReportRanges,
     found: list[Result],
-    filters: Filters,
+    filters: ResultFilters,
     limit: int,
     offset: int,
     after: int,
@@ -263,8 +263,8 @@ async def pages(
         and filters.suite in (None, SUITES[one.suite])
         and (filters.search is None or filters.search.lower() in f"test_{one.case - first_case}")
     ]
-    assert await result_queries.count(connection, spans, filters) == len(wanted)
-    page = await result_queries.page(connection, spans, filters, limit, offset)
+    assert await results_queries.count(connection, ranges, filters) == len(wanted)
+    page = await results_queries.fetch_page(connection, ranges, filters, limit, offset)
     assert [
         (item.id, item.case_id, item.node_id, item.suite, item.status, item.attempt, item.duration_ms) for item in page
     ] == [
@@ -275,8 +275,8 @@ async def pages(
         (one.known_issue, one.flaky, one.quarantined) for one in wanted[offset : offset + limit]
     ]
     last = found[after].id if after < len(found) else 0
-    behind = Filters(filters.status, filters.suite, filters.search, None, filters.all_attempts, last)
-    page = await result_queries.page(connection, spans, behind, limit, 0)
+    behind = ResultFilters(filters.status, filters.suite, filters.search, None, filters.all_attempts, last)
+    page = await results_queries.fetch_page(connection, ranges, behind, limit, 0)
     assert [item.id for item in page] == [one.id for one in wanted if one.id > last][:limit]
 
 

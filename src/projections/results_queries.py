@@ -1,0 +1,296 @@
+"""Queries over the results of one build: totals, pages, and the tests that failed or were flaky.
+
+Each report's results have contiguous ids. `ReportRanges` holds the id ranges of a build's reports and makes the SQL
+condition that selects their blocks. Where blocks of other builds lie between two ranges, `width_bucket` over the bounds
+finds by binary search which range a block is in: odd buckets are ranges, even ones are gaps.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.results import FAILED
+from projections.builds import BuildRow
+from projections.engine.queries import T, fetch_all, fetch_value
+from projections.results import (
+    ATTEMPT,
+    FLAKY,
+    KNOWN_ISSUE,
+    QUARANTINED,
+    STATUS,
+    BlockRow,
+    ReportRow,
+    ResultTextRow,
+    SupersededRow,
+)
+from projections.results_cases import CaseStatsRow, TestCaseRow
+from projections.triage import (
+    HAS_CLASSIFICATION,
+    TRIAGE_COLUMNS,
+    TRIAGE_JOINS,
+    ResultTriage,
+    classification_parameters,
+)
+
+MESSAGE_LENGTH = 4_000
+"""Characters of a failure message in lists. `results_history.find_text` returns the whole message."""
+MAX_SUITES = 32_768
+"""More suites than a report can have; makes one number of a report and a suite in it."""
+
+IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
+"""SQL condition: report `r` belongs to the current attempt of build `b`. Reports of an attempt that was lost with its
+node do not count, and a queued build has no results.
+"""
+FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
+"""SQL: the facts of a result `t`, whether its attempt was the final one or not."""
+FACT_COLUMNS = (
+    f"{FACTS} & {STATUS}, {FACTS} / {ATTEMPT}, ({FACTS} & {KNOWN_ISSUE}) <> 0, ({FACTS} & {FLAKY}) <> 0,"
+    f" ({FACTS} & {QUARANTINED}) <> 0, t.duration_ms"
+)
+"""SQL columns: status, attempt, known_issue, flaky, quarantined and duration_ms of a result `t`."""
+
+
+@dataclass(frozen=True)
+class ReportRanges:
+    """The result id ranges of some reports of one build."""
+
+    reports: Sequence[ReportRow]
+    """Sorted by `first_result_id`."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        bounds = [bound for r in self.reports for bound in (r.first_result_id, r.first_result_id + r.cases)]
+        return {"bounds": bounds, "low": bounds[0] if bounds else 0, "high": bounds[-1] if bounds else 0}
+
+    @property
+    def within(self) -> str:
+        """SQL condition: result `t` belongs to one of these reports."""
+        is_contiguous = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
+        return _WITHIN if is_contiguous else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
+
+    def report_of(self, result_id: int) -> ReportRow:
+        return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
+
+    def find_suites(self, name: str) -> list[int]:
+        """The suites of this name, as `report index * MAX_SUITES + suite index`."""
+        return [
+            report_index * MAX_SUITES + suite_index
+            for report_index, report in enumerate(self.reports)
+            for suite_index, suite in enumerate(report.suites)
+            if suite == name
+        ]
+
+
+_EACH = (
+    "(SELECT b.first_result_id AS block, b.results, b.first_result_id + generate_series(0, b.results - 1) AS id,"
+    " unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms, unnest(b.suites) AS suite,"
+    f" unnest(b.facts) AS facts FROM {BlockRow.table} b ORDER BY b.first_result_id)"
+)
+"""SQL table: one row for each result. Filter it by `block`; rows come in the order of `block, id` without a sort."""
+
+_REPORT_INDEX = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
+_WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
+# NOT IN is hashed once, however many results the planner expects.
+_COUNTS = (
+    f"t.facts >= 0 AND t.id NOT IN (SELECT s.id FROM {SupersededRow.table} s"
+    " WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint)"
+)
+
+
+class ResultFilters(msgspec.Struct, frozen=True):
+    """Conditions on results; None does not filter."""
+
+    status: int | None = None
+    suite: str | None = None
+    search: str | None = None
+    classification: str | None = None
+    all_attempts: bool = False
+    """Also includes retried attempts and superseded results, which do not count."""
+    after_id: int = 0
+
+    def where(self, ranges: ReportRanges) -> str:
+        conditions = [ranges.within, "t.block + t.results > %(after_id)s::bigint", "t.id > %(after_id)s::bigint"]
+        if not self.all_attempts:
+            conditions.append(_COUNTS)
+        if self.status is not None:
+            conditions.append(f"{FACTS} & {STATUS} = %(status)s::int")
+        if self.suite is not None:
+            conditions.append(f"{_REPORT_INDEX} * {MAX_SUITES} + t.suite = ANY (%(suites)s::int[])")
+        if self.search is not None:
+            conditions.append("strpos(lower(c.node_id), lower(%(search)s)) > 0")
+        if self.classification is not None:
+            conditions.append(HAS_CLASSIFICATION)
+        return " AND ".join(conditions)
+
+    @property
+    def tables(self) -> str:
+        cases = f" JOIN {TestCaseRow.table} c ON c.id = t.case_id" if self.search is not None else ""
+        return f"{_EACH} t{cases}"
+
+    def parameters(self, ranges: ReportRanges) -> dict[str, Any]:
+        suites = [] if self.suite is None else ranges.find_suites(self.suite)
+        return (
+            ranges.parameters
+            | classification_parameters(self.classification)
+            | {
+                "status": self.status,
+                "suites": suites,
+                "search": self.search,
+                "after_id": self.after_id,
+            }
+        )
+
+
+class SuiteTotal(msgspec.Struct, frozen=True):
+    """The results of one status in one suite of one report."""
+
+    report: int
+    """Index into `ReportRanges.reports`."""
+    suite: int
+    """Index into the report's `suites`."""
+    status: int
+    results: int
+    duration_ms: int
+    known_issues: int
+    flaky: int
+    quarantined: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    id: int
+    case_id: int
+    node_id: str
+    status: int
+    attempt: int
+    known_issue: bool
+    flaky: bool
+    quarantined: bool
+    duration_ms: int
+    suite: int
+    """Index into the report's `suites`."""
+    message: str
+    fail_id: str
+    signature: str
+    test_resolution: str
+    triage: ResultTriage
+
+
+class CountedResult(msgspec.Struct, frozen=True):
+    """A result that counts, with the fields that recording a further report of the build needs."""
+
+    id: int
+    case_id: int
+    status: int
+    known_issue: bool
+    quarantined: bool
+
+
+async def fetch_reports(connection: AsyncConnection, build_id: int) -> ReportRanges:
+    """The reports of the build's current attempt."""
+    query = (
+        f"SELECT r.* FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        " WHERE r.build_id = %(build)s ORDER BY r.first_result_id"
+    )
+    return ReportRanges(await fetch_all(connection, ReportRow, query, {"build": build_id}))
+
+
+async def fetch_reports_of_attempt(connection: AsyncConnection, build_id: int, attempt: int) -> ReportRanges:
+    query = (
+        f"SELECT r.* FROM {ReportRow.table} r WHERE r.build_id = %(build)s AND r.attempt = %(attempt)s"
+        " ORDER BY r.first_result_id"
+    )
+    return ReportRanges(await fetch_all(connection, ReportRow, query, {"build": build_id, "attempt": attempt}))
+
+
+async def find_report_of(connection: AsyncConnection, result_id: int) -> ReportRanges:
+    """The report that a result is in, whether it counts or not; no ranges when there is none."""
+    query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
+    found = await fetch_all(connection, ReportRow, query, {"id": result_id})
+    return ReportRanges([report for report in found if report.first_result_id + report.cases > result_id])
+
+
+async def fetch_totals(connection: AsyncConnection, ranges: ReportRanges) -> list[SuiteTotal]:
+    """The results that count, grouped by report, suite and status, in this order."""
+    query = (
+        f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
+        f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
+        f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0)"
+        f" FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} GROUP BY 1, 2, 3"
+    )
+    # With ORDER BY, PostgreSQL would sort all results before it groups them.
+    found = await fetch_all(connection, SuiteTotal, query, ranges.parameters)
+    return sorted(found, key=attrgetter("report", "suite", "status"))
+
+
+async def count(connection: AsyncConnection, ranges: ReportRanges, filters: ResultFilters) -> int:
+    query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where(ranges)}"
+    return int(await fetch_value(connection, query, filters.parameters(ranges)))
+
+
+async def fetch_page(
+    connection: AsyncConnection, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
+) -> list[Result]:
+    """A page of results in report order."""
+    query = (
+        f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(ranges)}"
+        " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
+        f" SELECT t.id, t.case_id, c.node_id, {FACT_COLUMNS}, t.suite::int,"
+        f" left(coalesce(x.message, ''), {MESSAGE_LENGTH}),"
+        f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, ''), {TRIAGE_COLUMNS}"
+        f" FROM t JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
+        f"{TRIAGE_JOINS} ORDER BY t.id"
+    )
+    parameters = filters.parameters(ranges) | {"limit": limit, "offset": offset}
+    return await fetch_with_triage(connection, Result, query, parameters)
+
+
+async def fetch_with_triage(
+    connection: AsyncConnection, into: type[T], query: str, parameters: dict[str, Any]
+) -> list[T]:
+    """Like `fetch_all`, for queries that end with TRIAGE_COLUMNS and structs whose last field is a `ResultTriage`."""
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    split = len(into.__struct_fields__) - 1
+    return [into(*row[:split], ResultTriage(*row[split:])) for row in await cursor.fetchall()]
+
+
+async def fetch_counted(connection: AsyncConnection, ranges: ReportRanges, case_ids: list[int]) -> list[CountedResult]:
+    """The results of these test cases that count."""
+    query = (
+        f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0,"
+        f" (t.facts & {QUARANTINED}) <> 0 FROM {_EACH} t"
+        f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
+    )
+    return await fetch_all(connection, CountedResult, query, ranges.parameters | {"cases": case_ids})
+
+
+async def fetch_failed_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+    """The tests whose final attempt in the build failed, in report order."""
+    return await _node_ids(connection, build_id, "t.facts & %(status)s = %(failed)s")
+
+
+async def fetch_flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+    """The flaky tests of a build, in report order: those that passed only on a retry, and those that failed and either
+    had flaky runs before or are classified as flaky.
+    """
+    had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
+    failed = "t.facts & %(status)s = %(failed)s"
+    flaky = f"(t.facts & {FLAKY}) <> 0 OR ({failed} AND ({had_flaky_runs} OR {HAS_CLASSIFICATION}))"
+    return await _node_ids(connection, build_id, flaky)
+
+
+async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) -> list[str]:
+    ranges = await fetch_reports(connection, build_id)
+    query = (
+        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {_EACH} t"
+        f" WHERE {ranges.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
+        f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
+    )
+    parameters = ranges.parameters | classification_parameters("flaky") | {"status": STATUS, "failed": FAILED}
+    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
+    return [node_id for (node_id,) in await cursor.fetchall()]
