@@ -30,7 +30,7 @@ MOST_GROWTH_MB = 32.0
 async def measure(settings: Settings, export: Path, report: Report) -> None:
     async with core(settings) as parts:
         sealer = Sealer(parts.conninfo, parts.pool, parts.log, Handler(parts.log, utcnow), parts.secrets, utcnow)
-        async with sealer.leading() as connection:
+        async with sealer.hold_lock() as connection:
             begun = time.perf_counter()
             await sealer.seal(connection)
             seconds = time.perf_counter() - begun

@@ -121,7 +121,7 @@ class AgentController(Controller):
     @post("/connect", status_code=200)
     async def connect(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Connection) -> Connected:
         node_id = the_agent(request.user).node_id
-        gauge = await ctx.services.gauges.of(node_id)
+        gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
         await ctx(
             ConnectNode(
@@ -136,7 +136,7 @@ class AgentController(Controller):
                 heir_of=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
             )
         )
-        await ctx.services.gauges.seen(node_id, data.session)
+        await ctx.services.gauges.record_contact(node_id, data.session)
         node = await _node(ctx, node_id)
         return Connected(node_id, node.title, node.max_parallel)
 
@@ -170,12 +170,12 @@ class AgentController(Controller):
     async def heartbeat(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Heartbeat) -> Lost:
         node_id = the_agent(request.user).node_id
         await _must_be_connected(ctx, node_id, data.session)
-        await ctx.services.gauges.beats(
+        await ctx.services.gauges.record_heartbeat(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
         lost: list[tuple[int, str]] = []
         for build_id, attempt in data.running[:1_000]:
-            build = await ctx.services.log.state(BUILD.at(build_id))
+            build = await ctx.services.log.load_state(BUILD.at(build_id))
             if not (isinstance(build, Assigned | Running) and build.node_id == node_id and build.attempt == attempt):
                 lost.append((build_id, "stopped" if isinstance(build, Finished) else "reassigned"))
         return Lost(lost)
@@ -193,7 +193,7 @@ class AgentController(Controller):
         self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
         node_id = the_agent(request.user).node_id
-        build = must_hold(await ctx.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
 
@@ -207,7 +207,7 @@ class AgentController(Controller):
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
         node_id = the_agent(request.user).node_id
-        must_hold(await ctx.services.log.state(BUILD.at(build_id)), build_id, node_id, attempt)
+        must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
             size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
@@ -231,7 +231,7 @@ class AgentController(Controller):
         data: FinishedReport,
     ) -> FinishAnswer:
         node_id = the_agent(request.user).node_id
-        log = await ctx.services.build_logs.end(build_id, attempt)
+        log = await ctx.services.build_logs.fetch_end(build_id, attempt)
         await ctx(
             FinishBuild(
                 build_id=build_id,
@@ -244,7 +244,7 @@ class AgentController(Controller):
                 log_digest=log.digest,
             )
         )
-        build = await ctx.services.log.state(BUILD.at(build_id))
+        build = await ctx.services.log.load_state(BUILD.at(build_id))
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
 
     @post("/commands/{command_id:int}/result", status_code=200)
@@ -264,7 +264,7 @@ def the_agent(caller: object) -> Agent:
 
 
 async def _node(ctx: RequestContext, node_id: int) -> Node:
-    node = await ctx.services.log.state(NODE.at(node_id))
+    node = await ctx.services.log.load_state(NODE.at(node_id))
     if node is None or node.deleted:
         raise Conflict("This node was deleted.")
     return node

@@ -233,14 +233,14 @@ async def writable_build(caller: User | Agent, ctx: RequestContext, given: str) 
     if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
     build_id = int(given)
-    build = await ctx.services.log.state(BUILD.at(build_id))
+    build = await ctx.services.log.load_state(BUILD.at(build_id))
     if build is None:
         raise NotFound(f"There is no build {build_id}.")
     if isinstance(caller, Agent):
         must_be_leased(build, caller.node_id)
     else:
         # By the log, not the read model: whoever has just started a build may send files, however far that one lags.
-        job = await ctx.services.log.state(JOB.at(build.queued.job_id))
+        job = await ctx.services.log.load_state(JOB.at(build.queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
         caller.must("write", build.queued.project_id, f"build {build_id}")

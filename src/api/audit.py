@@ -123,7 +123,7 @@ async def told_at(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
     found: dict[int, Told] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), AT_ONCE):
-        events = await ctx.services.log.at(positions[start : start + AT_ONCE])
+        events = await ctx.services.log.read_at(positions[start : start + AT_ONCE])
         async with ctx.reading() as connection:
             names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
@@ -151,7 +151,7 @@ async def readable_projects(user: User, ctx: RequestContext, project_id: int | N
 
 async def project_of(user: User, ctx: RequestContext, stream: str) -> int | None:
     """The project that a stream belongs to. Raises NotFound for one that the caller cannot see."""
-    first = await ctx.services.log.of_stream(stream, 0, 1)
+    first = await ctx.services.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
     if not first or (project_id is None and not user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")

@@ -19,7 +19,7 @@ from domain.core.errors import Conflict, Unauthenticated
 from projections import auth, projects
 from store.crypto import passwords
 from store.crypto.secrets import new_token, token_hash
-from store.tables.token_uses import last_uses
+from store.tables.token_uses import fetch_last_token_uses
 
 
 class Login(msgspec.Struct):
@@ -131,7 +131,7 @@ class AuthController(Controller):
         async with ctx.reading() as connection:
             own = await auth.fetch_tokens(connection, request.user.user_id)
             shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
-            used = await last_uses(connection, [token.id for token in shown])
+            used = await fetch_last_token_uses(connection, [token.id for token in shown])
         items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]
         return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
 

@@ -23,7 +23,7 @@ async def visible_build(
     """Raises NotFound for a build that does not exist or lies in a project that the caller cannot see."""
     async with ctx.reading() as connection:
         row = await builds.find(connection, build_id)
-    if row is None and not ctx.is_past and await ctx.services.waiter.wait(await ctx.services.log.head()):
+    if row is None and not ctx.is_past and await ctx.services.waiter.wait(await ctx.services.log.read_head()):
         # It may only not have been shown yet: the read models were behind when it was started.
         async with ctx.reading() as connection:
             row = await builds.find(connection, build_id)

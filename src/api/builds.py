@@ -23,7 +23,7 @@ from projections import builds
 from projections.builds import BuildFilters
 from projections.builds_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.time_travel.historical_reads import BUILD_PAST
-from store.tables.waiting_reasons import reason_for
+from store.tables.waiting_reasons import fetch_waiting_reason
 
 Variables = dict[
     Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)],
@@ -132,7 +132,7 @@ class BuildController(Controller):
         row = await visible_build(request.user, ctx, build_id)
         async with ctx.reading() as connection:
             waits = row.status == "queued" and row.assigned_at is None
-            waiting_for = await reason_for(connection, build_id) if waits else None
+            waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
         views = [CommentView(item.id, item.build_id, item.text, item.author, item.created_at) for item in comments]
         return detail(row, waiting_for, views)
@@ -141,7 +141,7 @@ class BuildController(Controller):
     async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills what runs."""
         row = await visible_build(request.user, ctx, build_id, "write")
-        log = await ctx.services.build_logs.end(build_id, row.attempt)
+        log = await ctx.services.build_logs.fetch_end(build_id, row.attempt)
         await ctx(
             AbortBuild(
                 build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log.lines, log_digest=log.digest
@@ -156,7 +156,7 @@ class BuildController(Controller):
         """Ends an external build."""
         await visible_build(request.user, ctx, build_id, "write")
         await ctx(FinishExternalBuild(build_id, data.status))
-        build = await ctx.services.log.state(BUILD.at(build_id))
+        build = await ctx.services.log.load_state(BUILD.at(build_id))
         assert build is not None
         return BuildStatus(build_id, status_of(build))
 
@@ -171,7 +171,7 @@ class BuildController(Controller):
     ) -> LogPage:
         row = await visible_build(request.user, ctx, build_id)
         logs = ctx.services.build_logs
-        total = await logs.count(build_id, row.attempt)
+        total = await logs.count_lines(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
         return LogPage(total, [shown(line) for line in lines])
 

@@ -13,7 +13,7 @@ from projections.engine.read_your_writes import LIMIT_S
 from projections.engine.schemas import missing
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
-from store.tables.reactions import any_parked
+from store.tables.reactions import has_parked
 
 SEALED_WITHIN = timedelta(minutes=5)
 """Checkpoints come every few seconds; after this time something is wrong."""
@@ -50,10 +50,10 @@ class HealthController(Controller):
     async def readyz(self, ctx: RequestContext) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then."""
         services = ctx.services
-        head = await services.log.head()
+        head = await services.log.read_head()
         async with ctx.reading() as connection:
             lacking = await missing(connection, PROJECTIONS)
-            parked = await any_parked(connection)
+            parked = await has_parked(connection)
         if lacking:
             names = " ".join(projection.name for projection in lacking)
             status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"

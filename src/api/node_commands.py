@@ -14,7 +14,7 @@ from api.live.disconnect import hanging_up
 from commands.node_commands import RequestNodeCommand, done
 from domain.core.errors import Forbidden, NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
-from store.postgres.notifications import WAKES, wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
 GRACE_S = 5.0
 """For the way to the agent and back."""
@@ -64,13 +64,13 @@ class NodeCommandController(Controller):
                 answered.set()
 
         # Register, then ask, then look: the answer cannot come in between unseen.
-        with ctx.services.listener.subscribed(WAKES, on_wake):
+        with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
             ends = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
             async with hanging_up(request, answered) as gone:
                 while True:
                     answered.clear()
-                    command = await ctx.services.log.state(NODE_COMMAND.at(command_id))
+                    command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
                     if command is not None and command.result is not None:
                         return shown(command.result)
                     left = ends - asyncio.get_running_loop().time()
@@ -90,7 +90,7 @@ class NodeCommandController(Controller):
     ) -> Response[CommandResult | Detail]:
         """The result of a command; 202 while there is none."""
         must_be_admin(request.user)
-        found: NodeCommand | None = await ctx.services.log.state(NODE_COMMAND.at(command_id))
+        found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")
         if found.result is None:

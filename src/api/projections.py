@@ -18,7 +18,7 @@ class ProjectionController(Controller):
     @get("")
     async def list_projections(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[Standing]:
         """Every read model, in each version that stands. What an error says is for admins."""
-        head = await ctx.services.log.head()
+        head = await ctx.services.log.read_head()
         async with ctx.reading() as connection:
             found = await overview(connection, PROJECTIONS, head)
         if not request.user.is_admin:

@@ -160,7 +160,7 @@ class ProjectController(Controller):
         await ctx(CloseProject(project_id))
         # The read models may have taken longer than a request waits; a list from then would not be whole.
         services = ctx.services
-        if not await services.waiter.wait(await services.log.head()):
+        if not await services.waiter.wait(await services.log.read_head()):
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
         async with ctx.reading() as connection:
             job_ids = await jobs.fetch_ids(connection, project_id)

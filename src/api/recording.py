@@ -29,7 +29,7 @@ async def record_report(ctx: RequestContext, build_id: int, attempt: int, path: 
 
     Raises NotFound, Conflict when the build takes no reports (any more), Unavailable when the read models lag.
     """
-    build = await ctx.services.log.state(BUILD.at(build_id))
+    build = await ctx.services.log.load_state(BUILD.at(build_id))
     if build is None:
         raise NotFound(f"There is no build {build_id}.")
     if (known := recorded(build, attempt, path)) is not None:
@@ -48,8 +48,8 @@ async def record(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, 
             await ctx(command)
         except VersionConflict:
             # Others recorded cases of the project or results of the build since the look-up. Look again, when shown.
-            await _shown(ctx, await ctx.services.log.head())
-        current = await ctx.services.log.state(BUILD.at(build.build_id))
+            await _shown(ctx, await ctx.services.log.read_head())
+        current = await ctx.services.log.load_state(BUILD.at(build.build_id))
         if current is not None and (known := recorded(current, attempt, path)) is not None:
             return known
         build = current or build

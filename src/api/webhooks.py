@@ -277,7 +277,7 @@ class WebhookController(Controller):
     async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: Replay) -> Replaying:
         """Delivers once more what happened from a position or time until now, marked as replay."""
         await visible_webhook(request.user, ctx, id, "admin")
-        head = await ctx.services.log.head()
+        head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
             raise Invalid.field("position", "give either position or since")
         if data.since is not None:

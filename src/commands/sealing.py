@@ -37,7 +37,7 @@ async def new_signing_key(
     handler: Handler, log: EventLog, pool: AsyncConnectionPool, secrets: Secrets, caller: CommandContext
 ) -> VerifierKey:
     """Makes a key and hands signing over to it. The first one also gives the log its name, for ever."""
-    current = await log.state(SIGNING_KEY)
+    current = await log.load_state(SIGNING_KEY)
     origin = VerifierKey.parse(current).name if current else f"testhide/{random.token_hex(8)}"
     key = SigningKey.new(origin)
     await keep_key(pool, secrets, key)

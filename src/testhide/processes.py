@@ -22,8 +22,7 @@ from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
-from store.postgres.connection_settings import attentive
-from store.postgres.durability import risks
+from store.postgres.connection_settings import find_durability_risks, with_keepalive
 from testhide import BUILD, VERSION, runtime
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
@@ -51,7 +50,7 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
     """Raises Fault for a database that may lose what it acknowledged, unless that was asked for."""
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
-    conninfo = attentive(settings.database_url)
+    conninfo = with_keepalive(settings.database_url)
     commit = GroupCommit(conninfo)
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
@@ -67,7 +66,7 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
 async def _refuse_risks(pool: AsyncConnectionPool) -> None:
     try:
         async with pool.connection() as connection:
-            found = await risks(connection)
+            found = await find_durability_risks(connection)
     except PoolTimeout:
         raise Fault("The database cannot be reached.") from None
     if found:
@@ -132,7 +131,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from projections.registry import PROJECTIONS
     from projections.time_travel.historical_tables import Past
     from store.postgres.batch_loader import BatchLoader
-    from store.postgres.notifications import BUILD_LOGS, EVENTS, PROJECTED, WAKES, Listener
+    from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, EVENTS, PROJECTED, Listener
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
     from store.tables.idempotent_responses import IdempotentResponses
@@ -140,7 +139,7 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with core(settings) as parts, HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing:
-        listener = Listener(parts.conninfo, EVENTS, PROJECTED, WAKES, BUILD_LOGS)
+        listener = Listener(parts.conninfo, EVENTS, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS)
         waiter = Waiter(parts.pool, listener, PROJECTIONS)
         await listener.start()
         waiting = asyncio.create_task(waiter.run())
@@ -197,7 +196,7 @@ def dispatch(settings: Settings) -> None:
     from store.postgres.notifications import POLLS, Listener
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
-    from store.tables.waiting_reasons import QueueReasons
+    from store.tables.waiting_reasons import WaitingReasons
     from workers.dispatch.dispatcher import Dispatcher
 
     async def run() -> None:
@@ -211,7 +210,7 @@ def dispatch(settings: Settings) -> None:
                 listener,
                 AgentGauges(parts.pool),
                 BuildLogs(parts.pool),
-                QueueReasons(parts.pool),
+                WaitingReasons(parts.pool),
             )
             await runtime.until_signalled(dispatcher.run())
             await listener.close()
@@ -263,7 +262,7 @@ def work(settings: Settings) -> None:
                     Schedule("retention", deleting.sweep, retention.EVERY_S, retention.SOON_S),
                     Schedule("quarantine", watch.sweep, quarantine.EVERY_S),
                     Schedule("known issues", search.sweep, known_issues.EVERY_S),
-                    Schedule("old answers", answers.sweep, OLD_ANSWERS_EVERY_S),
+                    Schedule("old answers", answers.delete_expired, OLD_ANSWERS_EVERY_S),
                 ),
             )
             publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
@@ -334,7 +333,7 @@ async def register_local_node(settings: Settings) -> str | None:
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:
         claim = parts.secrets.claim("node-name", "local")
-        if (await parts.log.state(CLAIM.at(claim))).owner and token_file.exists():
+        if (await parts.log.load_state(CLAIM.at(claim))).owner and token_file.exists():
             return token_file.read_text().strip()
         token = new_token("agt_")
         await Handler(parts.log, utcnow).execute(

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 
 import structlog
 
-from store.postgres.cancellation import end
+from store.postgres.cancellation import cancel_and_wait
 
 
 def run(main: Coroutine[None, None, None]) -> None:
@@ -20,7 +20,7 @@ def run(main: Coroutine[None, None, None]) -> None:
             await main
         finally:
             # Of those that are left the event loop asks only once to end.
-            await end(*(asyncio.all_tasks() - {asyncio.current_task()}))
+            await cancel_and_wait(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
     uvloop.run(whole())
 
@@ -39,7 +39,7 @@ async def until_signalled(work: Coroutine[None, None, None]) -> None:
     done, _ = await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if working in done:
         working.result()
-    await end(working)
+    await cancel_and_wait(working)
 
 
 def _log_as_json() -> None:

@@ -34,7 +34,7 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.leader_lock import leading
+from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import Listener
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ class Sealer:
         with cursor.listening(min_new=EVERY):
             while True:
                 try:
-                    async with self.leading() as connection:
+                    async with self.hold_lock() as connection:
                         log.info("sealing the log")
                         while True:
                             cursor.position = await self.seal(connection)
@@ -93,9 +93,9 @@ class Sealer:
                     await asyncio.sleep(EVERY_S)
 
     @contextlib.asynccontextmanager
-    async def leading(self) -> AsyncIterator[AsyncConnection]:
+    async def hold_lock(self) -> AsyncIterator[AsyncConnection]:
         """The connection that holds the lock, as soon as nobody else does."""
-        async with leading(self._conninfo, LOCK) as connection:
+        async with hold_leader_lock(self._conninfo, LOCK) as connection:
             yield connection
 
     async def seal(self, connection: AsyncConnection) -> int:

@@ -61,7 +61,7 @@ class FlakinessWatch:
             position = await log_positions.lock_position(connection, NAME)
             if position is None:
                 # What turned flaky before anyone watched is no news.
-                await flaky_baselines.note(connection, await flakiness.fetch_flaky_counts(connection))
+                await flaky_baselines.store(connection, await flakiness.fetch_flaky_counts(connection))
                 await log_positions.move_position(connection, NAME, shown)
                 return False
             batch = await self.event_log.read_batch(position, BATCH_SIZE, [ResultsRecorded.name], up_to=shown)
@@ -75,10 +75,10 @@ class FlakinessWatch:
 
     async def _look_at(self, connection: AsyncConnection, event: ResultsRecorded) -> None:
         cases = await flakiness.fetch_flaky_cases(connection, event.case_ids)
-        seen = await flaky_baselines.seen(connection, [case.test_case_id for case in cases])
+        seen = await flaky_baselines.fetch(connection, [case.test_case_id for case in cases])
         verdicts = [(case, verdict(case, seen.get(case.test_case_id))) for case in cases]
         await self._say(event, [case for case, found in verdicts if found.is_news])
-        await flaky_baselines.note(
+        await flaky_baselines.store(
             connection, [(case.test_case_id, case.runs, case.flaky_runs) for case, found in verdicts if found.is_noted]
         )
 

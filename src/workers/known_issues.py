@@ -48,7 +48,7 @@ class KnownIssueSearch:
                 log.info("not searched", known_issue=known_issue_id, detail=error.detail)
 
     async def _search(self, known_issue_id: int) -> None:
-        issue = await self.event_log.state(KNOWN_ISSUE.at(known_issue_id))
+        issue = await self.event_log.load_state(KNOWN_ISSUE.at(known_issue_id))
         if issue is None or issue.deleted:
             return
         rules = Rules(_rules(issue))

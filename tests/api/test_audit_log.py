@@ -27,7 +27,7 @@ def seal(server: Any) -> dict[str, Any]:
         async with core(server.settings, pool_size=2) as parts:
             handler = Handler(parts.log, utcnow)
             sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow)
-            async with sealer.leading() as connection:
+            async with sealer.hold_lock() as connection:
                 await sealer.seal(connection)
 
     asyncio.run(sealed())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from store.postgres.notifications import WAKES
+from store.postgres.notifications import AGENT_NOTIFICATIONS
 from tests.support.fake_agent import FakeAgent
 from tests.support.in_process_server import serve_in_process
 from tests.support.server import ADMIN
@@ -88,7 +88,7 @@ def test_an_answer_that_comes_too_late_can_be_asked_for(server: Any, machine: Ma
 
 def test_who_hangs_up_is_not_waited_for(server: Any, machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     with serve_in_process(server) as inside:
-        waiting = inside.services.listener._callbacks[WAKES]
+        waiting = inside.services.listener._callbacks[AGENT_NOTIFICATIONS]
         admin = inside.client(*ADMIN)
         body = {"command": "df -h /", "timeout_s": 60}
         with pytest.raises(requests.ReadTimeout):

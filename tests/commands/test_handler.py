@@ -64,9 +64,9 @@ async def test_nothing_to_do_is_no_position(parts: Core) -> None:
     handler = Handler(parts.log, clock)
     await _make_job(parts, handler)
     await handler.execute(DeleteJob(5), ANN)
-    head = await parts.log.head()
+    head = await parts.log.read_head()
     assert (await handler.execute(DeleteJob(5), ANN)).position is None
-    assert await parts.log.head() == head
+    assert await parts.log.read_head() == head
 
 
 async def test_two_processes_on_one_stream_lose_no_update(parts: Core) -> None:
@@ -81,7 +81,7 @@ async def test_many_callers_of_one_process_line_up(parts: Core) -> None:
     """More than MAX_TRIES of them: each is written, none gives up."""
     handler = Handler(parts.log, clock)
     await asyncio.gather(*(handler.execute(Increment(), ANN) for _ in range(MAX_TRIES * 3)))
-    assert await parts.log.state(COUNT.at("count")) == MAX_TRIES * 3
+    assert await parts.log.load_state(COUNT.at("count")) == MAX_TRIES * 3
 
 
 class InBetween(EventLog):
@@ -115,7 +115,7 @@ async def test_a_job_that_is_deleted_in_between_starts_no_build(parts: Core) -> 
 
     with pytest.raises(NotFound):
         await Handler(InBetween(parts, delete), clock).execute(StartBuild(1, 5), ANN)
-    assert await parts.log.state(BUILD.at(1)) is None
+    assert await parts.log.load_state(BUILD.at(1)) is None
 
 
 async def test_a_change_in_between_is_seen_by_the_decision(parts: Core) -> None:
@@ -127,7 +127,7 @@ async def test_a_change_in_between_is_seen_by_the_decision(parts: Core) -> None:
 
     log = InBetween(parts, configure)
     await Handler(log, clock).execute(StartBuild(1, 5), ANN)
-    build = await parts.log.state(BUILD.at(1))
+    build = await parts.log.load_state(BUILD.at(1))
     assert build is not None
     assert build.queued.configuration.command == "pytest -x"
     assert log.appends == 2
@@ -143,7 +143,7 @@ async def test_it_gives_up_when_others_are_always_first(parts: Core) -> None:
     with pytest.raises(Conflict, match="try again"):
         await Handler(log, clock).execute(Increment(), ANN)
     assert log.appends == 1 + MAX_TRIES
-    assert await parts.log.state(COUNT.at("count")) == 1 + MAX_TRIES, "its own event is not among them"
+    assert await parts.log.load_state(COUNT.at("count")) == 1 + MAX_TRIES, "its own event is not among them"
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,7 @@ class World:
 
     async def _head(self) -> int:
         async with core(self.company.server.settings, pool_size=1) as parts:
-            return await parts.log.head()
+            return await parts.log.read_head()
 
     async def _rules(self) -> LogRules:
         rules = LogRules(self.shop.project)

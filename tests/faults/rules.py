@@ -176,7 +176,7 @@ async def log_lines(logs: BuildLogs, order: Order, end: Ended, *, disk_was_full:
     finished = end.finished
     if end.attempts and not await logs.is_intact(end.build_id, end.attempts, finished.log_lines, finished.log_digest):
         broken.append(f"{order.plan.token}: its log is not the one that was sealed with {finished.log_lines} lines")
-    if by_plan(end) and finished.log_lines != await logs.count(end.build_id, end.attempts):
+    if by_plan(end) and finished.log_lines != await logs.count_lines(end.build_id, end.attempts):
         broken.append(f"{order.plan.token}: lines came after its end")
     return broken
 

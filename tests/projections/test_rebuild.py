@@ -272,7 +272,7 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(bulk_load, "NEAR", near)
                 built = await build(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
-            assert built == await event_log.head()
+            assert built == await event_log.read_head()
             again = await dump(connection, "beside")
             for table, rows in live.items():
                 assert again[table] == rows, table
@@ -288,9 +288,9 @@ async def states_are_folds(event_log: EventLog, connection: AsyncConnection) -> 
     for build_id in {event.event.build_id for event in everything if isinstance(event.event, BuildQueued)}:
         stream = BUILD.at(build_id)
         state = _folded(stream, everything)
-        assert await event_log.state(stream) == state
+        assert await event_log.load_state(stream) == state
         assert state is not None
-        job = await event_log.state(JOB.at(state.queued.job_id))
+        job = await event_log.load_state(JOB.at(state.queued.job_id))
         if isinstance(state, Deleted) or (job is not None and job.deleted):
             assert build_id not in shown
         else:

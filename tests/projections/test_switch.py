@@ -36,7 +36,7 @@ def short_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> list[tuple[str, int, str, int]]:
     async with parts.pool.connection() as connection:
-        found = await overview(connection, projections, await parts.log.head())
+        found = await overview(connection, projections, await parts.log.read_head())
     names = [projection.name for projection in projections]
     return [(item.name, item.version, item.state, item.position) for item in found if item.name in names]
 

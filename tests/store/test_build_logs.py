@@ -29,7 +29,7 @@ async def test_lines_are_acknowledged_as_they_follow_on(logs: BuildLogs) -> None
     assert await logs.append(JOB, BUILD, 1, 0, lines(0, 3)) == 3
     assert await logs.append(JOB, BUILD, 1, 3, lines(3, 2)) == 5
     assert await logs.append(JOB, BUILD, 1, 5, []) == 5
-    assert await logs.count(BUILD, 1) == 5
+    assert await logs.count_lines(BUILD, 1) == 5
     assert await logs.read(BUILD, 1, 0, 100) == lines(0, 5)
 
 
@@ -56,13 +56,13 @@ async def test_the_first_line_stays_when_another_is_sent_in_its_place(logs: Buil
 async def test_several_senders_at_once(logs: BuildLogs) -> None:
     """An agent that gave up waiting sends again while its first request is still on its way."""
     answers = await asyncio.gather(*(logs.append(JOB, BUILD, 1, 0, lines(0, 1 + number)) for number in range(8)))
-    assert max(answers) == await logs.count(BUILD, 1) == 8
+    assert max(answers) == await logs.count_lines(BUILD, 1) == 8
     assert await logs.read(BUILD, 1, 0, 100) == lines(0, 8)
 
 
 async def test_each_attempt_and_each_build_has_a_log_of_its_own(logs: BuildLogs) -> None:
     await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
-    assert await logs.count(BUILD, 2) == 0
+    assert await logs.count_lines(BUILD, 2) == 0
     assert await logs.append(JOB, BUILD, 2, 0, [Line(1, "again")]) == 1
     assert await logs.append(JOB, BUILD + 2**31, 1, 0, [Line(1, "other")]) == 1
     assert await logs.read(BUILD, 2, 0, 10) == [Line(1, "again")]
@@ -81,9 +81,9 @@ async def test_a_page_begins_and_ends_anywhere(logs: BuildLogs) -> None:
 async def test_a_deleted_job_leaves_no_lines(logs: BuildLogs) -> None:
     await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
     await logs.append(JOB + 1, BUILD + 1, 1, 0, lines(0, 3))
-    await logs.delete_of_job(JOB)
-    assert await logs.count(BUILD, 1) == 0
-    assert await logs.count(BUILD + 1, 1) == 3
+    await logs.delete_job(JOB)
+    assert await logs.count_lines(BUILD, 1) == 0
+    assert await logs.count_lines(BUILD + 1, 1) == 3
 
 
 async def test_readers_are_told(parts: Core, logs: BuildLogs) -> None:
@@ -112,7 +112,7 @@ async def test_whatever_is_sent_the_log_has_no_gap_and_no_double(logs: BuildLogs
 async def test_a_log_that_was_changed_is_not_intact(logs: BuildLogs, parts: Core) -> None:
     await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
     await logs.append(JOB, BUILD, 1, 3, lines(3, 2))
-    end = await logs.end(BUILD, 1)
+    end = await logs.fetch_end(BUILD, 1)
     assert end.lines == 5
     assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
     await logs.append(JOB, BUILD, 1, 5, lines(5, 1))
@@ -129,7 +129,7 @@ async def test_a_log_that_was_changed_is_not_intact(logs: BuildLogs, parts: Core
 
 
 async def test_an_empty_log_is_intact(logs: BuildLogs) -> None:
-    end = await logs.end(BUILD, 1)
+    end = await logs.fetch_end(BUILD, 1)
     assert (end.lines, end.digest) == (0, b"")
     assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
 
@@ -138,4 +138,4 @@ async def test_a_log_has_an_end(logs: BuildLogs, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("store.tables.build_logs.MAX_SIZE", 200)
     with pytest.raises(TooLarge):
         await logs.append(JOB, BUILD, 1, 0, lines(0, 50))
-    assert await logs.count(BUILD, 1) == 0
+    assert await logs.count_lines(BUILD, 1) == 0

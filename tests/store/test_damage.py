@@ -50,7 +50,7 @@ async def test_the_rest_of_the_log_is_read_on(parts: Core, damage: Damage) -> No
 async def test_who_and_when_are_shown_where_they_can_be_read(parts: Core) -> None:
     position = await a_build(parts)
     with damaged(parts.conninfo, position, other_seal):
-        (recorded,) = await parts.log.at([position])
+        (recorded,) = await parts.log.read_at([position])
     assert isinstance(recorded.event, Damaged)
     assert (recorded.event.actor, recorded.erased) == ("user:1", False)
 
@@ -58,7 +58,7 @@ async def test_who_and_when_are_shown_where_they_can_be_read(parts: Core) -> Non
 async def test_a_seal_that_does_not_open_is_no_erasure(parts: Core) -> None:
     position = await a_build(parts)
     with damaged(parts.conninfo, position, other_seal), pytest.raises(StreamDamaged, match="does not decrypt"):
-        await parts.log.state(BUILD.at(7))
+        await parts.log.load_state(BUILD.at(7))
 
 
 async def test_a_data_key_that_does_not_open_damages_what_is_sealed_with_it(parts: Core) -> None:

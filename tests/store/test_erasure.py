@@ -17,7 +17,7 @@ from domain.core.events import Event, Recorded
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from testhide.processes import Core
-from tests.store.test_log import another_log
+from tests.store.test_event_log import another_log
 
 ANN = CommandContext("user:7")
 BRANCH, TEXT = "private/branch", "a private remark"
@@ -73,7 +73,7 @@ async def test_a_deleted_builds_texts_are_gone(parts: Core, handler: Handler) ->
                 assert texts(events) == set()
                 assert [type(item.event) for item in events][-1] is BuildDeleted
                 assert texts(await of_build(log, 2)) == {BRANCH, "Smoke"}
-                state: AnyBuild | None = await log.state(BUILD.at(1))
+                state: AnyBuild | None = await log.load_state(BUILD.at(1))
                 assert isinstance(state, Deleted)
             after = await new.read(0, 100)
         assert [(item.stream, item.version, item.event.at, item.event.actor) for item in after[: len(before)]] == [

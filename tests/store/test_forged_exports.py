@@ -123,7 +123,7 @@ async def test_a_line_that_is_of_two_kinds(archive: Archive, kind: dict[str, Any
 async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive) -> None:
     """Its leaf covers its bytes and where it stands; what else a line says of it is made up."""
     await archive.parts.log.append([Write(1, ClaimTaken(claim="odd", owner="ann"))], EventMetadata(NOW, "user:1"))
-    position = await archive.parts.log.head()
+    position = await archive.parts.log.read_head()
     await archive.execute(f"UPDATE stored_events SET state = 'odd' WHERE notification_id = {position}")
     await archive.seal()
     lines = await archive.export()

@@ -25,20 +25,20 @@ async def _log(parts: Core) -> list[Recorded]:
 
 
 async def test_events_by_position(parts: Core, log: list[Recorded]) -> None:
-    assert await parts.log.at([5, 2, 99]) == [log[1], log[4]]
-    assert await parts.log.at([]) == []
+    assert await parts.log.read_at([5, 2, 99]) == [log[1], log[4]]
+    assert await parts.log.read_at([]) == []
 
 
 async def test_a_stream_in_parts(parts: Core, log: list[Recorded]) -> None:
-    assert await parts.log.of_stream("job-2", 0, 2) == log[3:5]
-    assert await parts.log.of_stream("job-2", 2, 2) == log[5:]
-    assert await parts.log.of_stream("job-3", 0, 2) == []
+    assert await parts.log.read_stream("job-2", 0, 2) == log[3:5]
+    assert await parts.log.read_stream("job-2", 2, 2) == log[5:]
+    assert await parts.log.read_stream("job-3", 0, 2) == []
 
 
 async def test_streams_up_to_a_version(parts: Core, log: list[Recorded]) -> None:
-    assert await parts.log.up_to({"job-1": 2, "job-2": 9, "job-3": 1}) == {
+    assert await parts.log.load_up_to({"job-1": 2, "job-2": 9, "job-3": 1}) == {
         "job-1": log[:2],
         "job-2": log[3:],
         "job-3": [],
     }
-    assert await parts.log.up_to({}) == {}
+    assert await parts.log.load_up_to({}) == {}

@@ -76,7 +76,7 @@ async def test_they_read_as_the_newest(old: Core) -> None:
 
 
 async def test_its_read_models_are_built_and_it_goes_on(old: Core) -> None:
-    head = await old.log.head()
+    head = await old.log.read_head()
     await build(old.conninfo, old.log, PROJECTIONS)
     await switch(old.conninfo, old.log, PROJECTIONS)
     async with old.pool.connection() as connection:
@@ -90,7 +90,7 @@ async def test_its_read_models_are_built_and_it_goes_on(old: Core) -> None:
 
     receipt = await Handler(old.log, utcnow).execute(CommentOnBuild(1, 1, "Still here.", 1), CommandContext("user:1"))
     assert receipt.position == head + 1
-    state = await old.log.state(BUILD.at(1))
+    state = await old.log.load_state(BUILD.at(1))
     assert isinstance(state, Finished)
 
 

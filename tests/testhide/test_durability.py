@@ -39,7 +39,7 @@ async def test_a_careless_database_is_refused_and_says_what_to_do(careless: str,
 async def test_it_is_taken_when_that_was_asked_for(careless: str, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(settings_for(careless, tmp_path), unsafe=True)
     async with core(settings) as parts:
-        assert await parts.log.head() == 0
+        assert await parts.log.read_head() == 0
 
 
 def test_a_process_that_refuses_says_so_without_a_trace(careless: str, tmp_path: Path, python: Python) -> None:

@@ -128,7 +128,7 @@ class Hooks:
         await self.do(Redeliver(webhook_id, delivery_id, found[1]))
 
     async def replay(self, webhook_id: int, after: int = 0) -> None:
-        await self.do(ReplayWebhook(webhook_id, f"r{next(self._ids)}", after, await self.parts.log.head()))
+        await self.do(ReplayWebhook(webhook_id, f"r{next(self._ids)}", after, await self.parts.log.read_head()))
 
     async def build(self, build_id: int, status: Any, *, job_id: int = 1) -> None:
         """Starts and ends; by its own time, which is the clock's."""

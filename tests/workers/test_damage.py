@@ -18,14 +18,14 @@ from workers.deliveries.planner import NAME
 
 async def standing(parts: Core) -> ReactionStanding:
     async with parts.pool.connection() as connection:
-        assert await reactions.any_parked(connection), "readyz says degraded"
-        (found,) = [one for one in await reactions.overview(connection) if one.name == NAME]
+        assert await reactions.has_parked(connection), "readyz says degraded"
+        (found,) = [one for one in await reactions.fetch_standings(connection) if one.name == NAME]
     return found
 
 
 async def retry(parts: Core) -> None:
     async with parts.pool.connection() as connection:
-        assert await reactions.retry(connection, None) == 1
+        assert await reactions.retry_parked(connection, None) == 1
 
 
 async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None:
@@ -48,7 +48,7 @@ async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None
         await hooks.deliver()
         assert told(receiver) == [("build.finished", 2), ("build.finished", 1)]
         async with parts.pool.connection() as connection:
-            assert not await reactions.any_parked(connection)
+            assert not await reactions.has_parked(connection)
 
 
 async def test_a_replay_leaves_it_out(hooks: Hooks) -> None:
@@ -72,9 +72,9 @@ async def test_the_rest_is_dispatched_and_what_was_damaged_once_it_is_mended(par
     (queued,) = (await parts.log.load(["build-1"]))["build-1"]
     async with yard.dispatching():
         with damaged(parts.conninfo, queued.position):
-            await yard.gauges.polls(3, "first", 1, polling=True)
+            await yard.gauges.record_poll(3, "first", 1, polling=True)
             await yard.until(2, is_assigned)
             with pytest.raises(StreamDamaged):
-                await parts.log.state(BUILD.at(1))
-        await yard.gauges.polls(3, "first", 1, polling=True)
+                await parts.log.load_state(BUILD.at(1))
+        await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)

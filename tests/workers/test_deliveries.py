@@ -265,7 +265,7 @@ async def test_what_happens_while_it_follows_is_told_once(hooks: Hooks) -> None:
     """Events that come between its look at the log's head and its reading."""
     await hooks.register("http://127.0.0.1:1/", ("build.started", "build.finished"))
     await hooks.build(1, "passed")
-    head, built = hooks.parts.log.head, [1]
+    head, built = hooks.parts.log.read_head, [1]
 
     async def head_of_a_busy_log() -> int:
         found = await head()
@@ -274,7 +274,7 @@ async def test_what_happens_while_it_follows_is_told_once(hooks: Hooks) -> None:
             await hooks.build(built[-1], "passed")
         return found
 
-    hooks.parts.log.head = head_of_a_busy_log  # type: ignore[method-assign]
+    hooks.parts.log.read_head = head_of_a_busy_log  # type: ignore[method-assign]
     await hooks.follow()
     told = await hooks.rows("SELECT position, type FROM webhook_deliveries")
     assert len(built) > 1

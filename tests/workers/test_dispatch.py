@@ -22,7 +22,7 @@ from domain.nodes import NODE
 from store.postgres.notifications import EVENTS, POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs, Line
-from store.tables.waiting_reasons import QueueReasons
+from store.tables.waiting_reasons import WaitingReasons
 from testhide.processes import Core
 from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
@@ -193,7 +193,7 @@ class Yard:
     async def connect(self, session: str, node_id: int = 3) -> None:
         command = ConnectNode(node_id, session, "1", "linux", "h", 8, 16.0, replaces_dead=True)
         await self.handler.execute(command, ANN)
-        await self.gauges.seen(node_id, session)
+        await self.gauges.record_contact(node_id, session)
 
     async def start(self, build_id: int) -> None:
         await self.handler.execute(StartBuild(build_id, 5), ANN)
@@ -209,7 +209,7 @@ class Yard:
             listener,
             self.gauges,
             self.logs,
-            QueueReasons(self.parts.pool),
+            WaitingReasons(self.parts.pool),
             **patience,
         )
         running = asyncio.create_task(dispatcher.run())
@@ -221,7 +221,7 @@ class Yard:
 
     async def until(self, build_id: int, holds: Callable[[Any], bool]) -> Any:
         """The build's state once it holds; the log is looked at again with each of its notifications."""
-        return await self.seen(lambda: self.parts.log.state(BUILD.at(build_id)), holds)
+        return await self.seen(lambda: self.parts.log.load_state(BUILD.at(build_id)), holds)
 
     async def seen(self, look: Callable[[], Any], holds: Callable[[Any], bool]) -> Any:
         async with await psycopg.AsyncConnection.connect(self.parts.conninfo, autocommit=True) as listening:
@@ -247,18 +247,18 @@ def is_assigned(state: Any) -> bool:
 async def test_an_assignment_is_taken_back_after_a_while(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(acknowledge_s=0.2):
-        await yard.gauges.polls(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)
         state = await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
     assert state.attempt == 1
 
 
 async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard) -> None:
-    await yard.gauges.polls(3, "first", 1, polling=True)
+    await yard.gauges.record_poll(3, "first", 1, polling=True)
     await yard.connect("second")
-    await yard.gauges.polls(3, "second", 2, polling=True)
-    await yard.gauges.polls(3, "first", 0, polling=False)
-    gauge = await yard.gauges.of(3)
+    await yard.gauges.record_poll(3, "second", 2, polling=True)
+    await yard.gauges.record_poll(3, "first", 0, polling=False)
+    gauge = await yard.gauges.fetch(3)
     assert gauge is not None
     assert (gauge.session, gauge.polling, gauge.free) == ("second", True, 2)
 
@@ -266,10 +266,10 @@ async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard
 async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
     await yard.start(1)
     async with yard.dispatching(offline_s=1.0):
-        await yard.gauges.polls(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
-        node = await yard.seen(lambda: yard.parts.log.state(NODE.at(3)), lambda node: node.session is None)
+        node = await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), lambda node: node.session is None)
         assert node is not None
         await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
 
@@ -282,10 +282,10 @@ async def test_a_node_that_has_just_connected_is_not_silent(yard: Yard) -> None:
         return node.session is None
 
     async with yard.dispatching(offline_s=2.0):
-        await yard.seen(lambda: yard.parts.log.state(NODE.at(3)), gone)  # so it has led for longer than that
+        await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), gone)  # so it has led for longer than that
         connected = time.monotonic()
         await yard.handler.execute(ConnectNode(4, "late", "1", "linux", "h", 8, 16.0, replaces_dead=True), ANN)
-        await yard.seen(lambda: yard.parts.log.state(NODE.at(4)), gone)
+        await yard.seen(lambda: yard.parts.log.load_state(NODE.at(4)), gone)
         assert time.monotonic() - connected >= 2.0
 
 
@@ -293,7 +293,7 @@ async def _assigned_and_left_alone(yard: Yard) -> None:
     """A build that was given out before its dispatcher died."""
     await yard.start(1)
     async with yard.dispatching():
-        await yard.gauges.polls(3, "first", 1, polling=True)
+        await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
 
@@ -349,7 +349,7 @@ async def test_polls_that_were_missed_are_found_again(yard: Yard) -> None:
 async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
     """Two dispatchers that both believe to lead: the fence lets one of them assign, and each build once."""
     async with yard.dispatching(), yard.dispatching():
-        await yard.gauges.polls(3, "first", 5, polling=True)
+        await yard.gauges.record_poll(3, "first", 5, polling=True)
         for number in range(1, 6):
             await yard.start(number)
         for number in range(1, 6):

@@ -76,7 +76,7 @@ class House:
         """The results that a sweep finds, by event."""
         if show:
             await self.shown()
-        head = await self.parts.log.head()
+        head = await self.parts.log.read_head()
         await self.search.sweep()
         events = [item.event for item in await self.parts.log.read(head, 10_000)]
         await self.shown()

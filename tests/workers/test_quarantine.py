@@ -78,7 +78,7 @@ class House:
         """What a sweep says, by the log."""
         if show:
             await self.shown()
-        head = await self.parts.log.head()
+        head = await self.parts.log.read_head()
         count = await self.watch.sweep()
         events = [recorded.event for recorded in await self.parts.log.read(head, 10_000)]
         assert all(event.actor == "system:quarantine" for event in events)

@@ -52,7 +52,7 @@ class Yard:
         async with self._parts.pool.connection() as connection:
             for reaction in REACTIONS:
                 await connection.execute(
-                    "INSERT INTO reaction_positions VALUES (%s, %s)", (reaction.name, await self._parts.log.head())
+                    "INSERT INTO reaction_positions VALUES (%s, %s)", (reaction.name, await self._parts.log.read_head())
                 )
 
     async def react(self) -> int:

@@ -65,13 +65,13 @@ class House:
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 
     async def is_gone(self, build_id: int) -> bool:
-        state: AnyBuild | None = await self.parts.log.state(BUILD.at(build_id))
+        state: AnyBuild | None = await self.parts.log.load_state(BUILD.at(build_id))
         return isinstance(state, Deleted)
 
     async def sweep(self) -> list[int]:
         """The builds that a sweep deletes, by the log."""
         await self.shown()
-        head = await self.parts.log.head()
+        head = await self.parts.log.read_head()
         count = await self.retention.sweep()
         events = [recorded.event for recorded in await self.parts.log.read(head, 10_000)]
         assert all(event.actor == "system:retention" for event in events)

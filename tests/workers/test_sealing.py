@@ -55,7 +55,7 @@ class Yard:
         await self.parts.log.append([Write(1, event) for event in events], EventMetadata(NOW, "user:1"))
 
     async def seal(self) -> None:
-        async with self.sealer.leading() as connection:
+        async with self.sealer.hold_lock() as connection:
             await self.sealer.seal(connection)
 
     async def rotate(self) -> VerifierKey:
@@ -190,7 +190,7 @@ async def test_a_new_key_is_handed_to_by_the_old_one(yard: Yard) -> None:
 async def test_nothing_is_handed_over_to_a_key_that_somebody_else_made(yard: Yard) -> None:
     await yard.happen(3)
     await yard.seal()
-    current = await yard.parts.log.state(SIGNING_KEY)
+    current = await yard.parts.log.load_state(SIGNING_KEY)
     forged = SigningKey.new("testhide/forged").verifier
     await yard.handler.execute(ChangeSigningKey(str(forged), current), ANN)
     with pytest.raises(LookupError, match="this server did not make it"):
@@ -236,7 +236,7 @@ async def test_what_somebody_put_behind_the_signed_tree_is_not_signed(yard: Yard
     await yard.seal()
     last = await yard.tree.checkpoint()
     assert last is not None
-    assert (last.size, last.root) == (await yard.parts.log.head(), await yard.root_of_the_log())
+    assert (last.size, last.root) == (await yard.parts.log.read_head(), await yard.root_of_the_log())
 
 
 async def test_nothing_is_signed_on_top_of_a_tree_that_was_made_to_fit(yard: Yard) -> None:
@@ -345,7 +345,7 @@ async def sealing_processes(parts: Core, count: int) -> AsyncIterator[Callable[[
 
 async def test_standbys_wait(parts: Core) -> None:
     yard = Yard(parts)
-    async with yard.sealer.leading() as leader:
+    async with yard.sealer.hold_lock() as leader:
         assert not leader.closed
         async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as other:
             cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (audit.LOCK,))

@@ -130,7 +130,7 @@ def _may_look_back(user: User, first: Event, name: str) -> None:
 
 async def moment_of(event_log: EventLog, as_of: str) -> Moment:
     """Raises Invalid for what is no position or time, and for what is still to come."""
-    head = await event_log.head()
+    head = await event_log.read_head()
     if as_of.isascii() and as_of.isdigit():
         position = int(as_of)
         if position > head:

@@ -22,7 +22,7 @@ from api.http.permissions import Agent, User
 from api.http.services import Services
 from domain.core.errors import Conflict, Invalid
 from store.log.append import IdempotencyKey
-from store.tables.idempotent_responses import Answer, FirstRequest
+from store.tables.idempotent_responses import EarlierRequest, StoredResponse
 
 log = structlog.get_logger()
 
@@ -40,7 +40,7 @@ OWN_HEADERS = ("content-type", "location", "testhide-position")
 
 
 class Replay(Exception):
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: StoredResponse) -> None:
         self.answer = answer
 
 
@@ -73,7 +73,7 @@ class IdempotentRequest:
         _not_shown(first)
 
 
-def _not_shown(first: FirstRequest) -> None:
+def _not_shown(first: EarlierRequest) -> None:
     if first.made is not None:
         raise Conflict(f"The first request made {first.made}; its secret is not shown again.")
     if first.age.total_seconds() < IN_FLIGHT_S:
@@ -112,7 +112,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
                 if not message.get("more_body") and repeatable.carried_out and start["status"] < 500:
                     made = _made(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
                     try:
-                        await services.idempotent_responses.keep(repeatable.scope, _answer(start, bytes(body)), made)
+                        await services.idempotent_responses.store(repeatable.scope, _answer(start, bytes(body)), made)
                     except psycopg.OperationalError as error:
                         # It was carried out and is told so; who asks again is told that its answer was lost.
                         log.warning("an answer was not kept", path=scope["path"], error=str(error).strip())
@@ -134,9 +134,9 @@ def _made(scope: Scope, body: bytes) -> int:
     return int(shown["id"] if "id" in shown else next(iter(scope["path_params"].values())))
 
 
-def _answer(start: dict[str, Any], body: bytes) -> Answer:
+def _answer(start: dict[str, Any], body: bytes) -> StoredResponse:
     headers = MutableScopeHeaders({"headers": start["headers"]})
-    return Answer(start["status"], {name: headers[name] for name in OWN_HEADERS if name in headers}, body)
+    return StoredResponse(start["status"], {name: headers[name] for name in OWN_HEADERS if name in headers}, body)
 
 
 def _scope_hash(caller: User | Agent, scope: Scope, key: bytes) -> bytes:

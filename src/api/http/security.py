@@ -13,7 +13,7 @@ from api.http.services import Services
 from domain.core.errors import Unauthenticated
 from projections import auth, nodes
 from store.crypto.secrets import Secrets, token_hash
-from store.tables.token_uses import note_use
+from store.tables.token_uses import record_token_use
 
 API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
 AGENT_TOKEN = "agt_"  # noqa: S105
@@ -65,7 +65,7 @@ async def identify(services: Services, token: str) -> User | Agent:
             found = await auth.find_token_credentials(connection, hashed)
             if found is None or found.token_id is None or not hmac.compare_digest(found.token_hash, hashed):
                 raise Unauthenticated(BAD_TOKEN)
-            await note_use(connection, found.token_id)
+            await record_token_use(connection, found.token_id)
         return _user(found, None)
     session_id = _session_of(services.secrets, token)
     found = await services.sessions(session_id)

@@ -22,14 +22,14 @@ async def throttled(request: Request[Any, Any, Any], services: Services, account
     subjects = [own]
     if (address := _address(request)) is not None:
         subjects.append(services.secrets.claim("login-address", str(address)))
-    if wait_s := await failures.wait_s(subjects):
+    if wait_s := await failures.fetch_wait_s(subjects):
         raise TooManyRequests(f"Signing in failed too often; try again in {wait_s} s.", wait_s)
     try:
         yield
     except Unauthenticated:
-        await failures.note(subjects)
+        await failures.record(subjects)
         raise
-    await failures.forget(own)
+    await failures.clear(own)
 
 
 def _address(request: Request[Any, Any, Any]) -> IPv4Address | IPv6Address | None:

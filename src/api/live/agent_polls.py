@@ -22,7 +22,7 @@ from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import find_unanswered
 from store.clock import utcnow
-from store.postgres.notifications import WAKES, wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
 POLL_S = 20
 REMEMBERED = 50_000
@@ -74,19 +74,19 @@ class AgentPolls:
                 news.set()
 
         # Register, then look, then wait: what is assigned in between is in one of the two.
-        with services.listener.subscribed(WAKES, on_wake):
+        with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             async with self._only_poll(node_id, news) as replaced, hanging_up(request, news) as cut:
                 ends = asyncio.get_running_loop().time() + POLL_S
                 while not replaced.is_set():
                     if cut.is_set():
-                        await services.gauges.polls(node_id, session, 0, polling=False)
+                        await services.gauges.record_poll(node_id, session, 0, polling=False)
                         return None
                     news.clear()
                     if unsure.is_set():
                         unsure.clear()
                         woken.update(await self._waiting_for(node_id))
                         # Also again: a database that crashed has forgotten who asks.
-                        await services.gauges.polls(node_id, session, free, polling=True)
+                        await services.gauges.record_poll(node_id, session, free, polling=True)
                     while woken and not replaced.is_set() and not cut.is_set():
                         message, said = await self._message(woken.pop(), node_id, session)
                         if message is None or said in self._delivered or replaced.is_set() or cut.is_set():
@@ -111,7 +111,7 @@ class AgentPolls:
     async def _waiting_for(self, node_id: int) -> set[str]:
         """What the log has for the agent."""
         services = self._services
-        await services.waiter.wait(await services.log.head())
+        await services.waiter.wait(await services.log.read_head())
         async with services.pool.connection() as connection:
             assigned = await builds.fetch_assigned_ids(connection, node_id)
             return {*map(str, assigned), *map(subject, await find_unanswered(connection, node_id))}
@@ -144,12 +144,12 @@ class AgentPolls:
         if kind:
             message, attempt = await self._command(int(number), node_id), 0
         else:
-            build = await self._services.log.state(BUILD.at(int(number)))
+            build = await self._services.log.load_state(BUILD.at(int(number)))
             message, attempt = await self._about(build, node_id), build.attempt if build is not None else 0
         return message, Said(session, about, attempt, str((message or {}).get("type")))
 
     async def _command(self, command_id: int, node_id: int) -> dict[str, Any] | None:
-        command = await self._services.log.state(NODE_COMMAND.at(command_id))
+        command = await self._services.log.load_state(NODE_COMMAND.at(command_id))
         if command is None or command.node_id != node_id or command.result is not None:
             return None
         message: dict[str, Any] = {"type": command.kind, "command_id": command_id}
@@ -170,7 +170,7 @@ class AgentPolls:
         queued = build.queued
         quarantine = None
         if queued.quarantine_mode == "skip":
-            quarantine = (await self._services.log.state(QUARANTINE.at(queued.job_id))).active(utcnow())
+            quarantine = (await self._services.log.load_state(QUARANTINE.at(queued.job_id))).active(utcnow())
         configuration = queued.configuration
         unseal = self._services.secrets.unseal
         return {

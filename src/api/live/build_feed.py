@@ -115,7 +115,7 @@ class Pieces:
 
     async def _read(self, key: tuple[int, Place], until: int | None) -> Piece | None:
         build_id, (attempt, first) = key
-        lines = await self._logs.page(build_id, attempt, first)
+        lines = await self._logs.read_page(build_id, attempt, first)
         if until is not None:
             lines = lines[: until - first]
         if not lines:
@@ -210,7 +210,7 @@ class BuildFeed:
         if not self._begun.is_set():
             self._fold((await self._services.log.load([self._stream.name]))[self._stream.name])
             attempt = 0 if self._build is None else self._build.attempt
-            self.end = attempt, await self._services.build_logs.count(self.build_id, attempt)
+            self.end = attempt, await self._services.build_logs.count_lines(self.build_id, attempt)
             self._begun.set()
         else:
             taken, self._taken = self._taken, []

@@ -122,7 +122,7 @@ class EventsFeed:
         await self._begun.wait()
         if last is None:
             return self.position
-        return min(last, await patiently(self._services.log.head))
+        return min(last, await patiently(self._services.log.read_head))
 
     def after(self, position: int) -> list[Item]:
         """What is remembered; complete from `floor` on."""
@@ -137,7 +137,7 @@ class EventsFeed:
             positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE)
         items: list[Item] = []
         for start in range(0, len(positions), AT_ONCE):
-            items += await self._told(await services.log.at(positions[start : start + AT_ONCE]))
+            items += await self._told(await services.log.read_at(positions[start : start + AT_ONCE]))
         return items
 
     async def _run(self, begun: asyncio.Event) -> None:
@@ -154,7 +154,7 @@ class EventsFeed:
         if any(recorded.event.erases is not None for recorded in fresh):
             # What was told of it before is not told again: who asks for it is told from the log.
             self._forget()
-            fresh = await self._services.log.at([recorded.position for recorded in fresh])
+            fresh = await self._services.log.read_at([recorded.position for recorded in fresh])
         for start in range(0, len(fresh), AT_ONCE):
             items = await self._told(fresh[start : start + AT_ONCE])
             self._items += items

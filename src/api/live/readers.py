@@ -24,7 +24,7 @@ from litestar.types import HTTPResponseBodyEvent, Receive, Send
 from api.http.permissions import Agent, User
 from api.http.security import caller_of
 from domain.core.errors import Unauthenticated
-from store.postgres.cancellation import end
+from store.postgres.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class Reader:
             if sending.done():
                 sending.result()
         finally:
-            await end(watching, sending)
+            await cancel_and_wait(watching, sending)
 
     async def send(self, body: bytes) -> None:
         await self._in_frames(body)

@@ -140,14 +140,14 @@ async def with_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
         if one.version <= MAX_FOLDED and category_of(one.stream) is not None:
             by_stream[one.stream].add(one.version)
     last = {stream: max(versions) for stream, versions in by_stream.items()}
-    short = await log.up_to({stream: version for stream, version in last.items() if version <= SHORT_STREAM})
+    short = await log.load_up_to({stream: version for stream, version in last.items() if version <= SHORT_STREAM})
     for stream, version in last.items():
         folding = Folding(stream, by_stream[stream])
         if stream in short:
             folding.take(short[stream])
         else:
             for start in range(0, version, SHORT_STREAM):
-                folding.take(await log.of_stream(stream, start, min(SHORT_STREAM, version - start)))
+                folding.take(await log.read_stream(stream, start, min(SHORT_STREAM, version - start)))
         changed |= folding.changes
     return [
         msgspec.structs.replace(one, changes=None if one.version > MAX_FOLDED else changed.get(one.position, []))

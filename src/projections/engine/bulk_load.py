@@ -32,7 +32,7 @@ async def load(
     what was committed until then stays, and the next call goes on there.
     """
     while True:
-        goal = await event_log.head()
+        goal = await event_log.read_head()
         found = await fetch_positions(connection, projections)
         far = {position for position in found.values() if goal - position > NEAR}
         for position in sorted(far):

@@ -81,6 +81,6 @@ async def follow(
         position = await engine.apply(events, position)
         if len(events) < BATCH_SIZE:
             break
-        told(Progress(position, await event_log.head()))
+        told(Progress(position, await event_log.read_head()))
     told(Progress(position, position))
     return position

@@ -63,13 +63,13 @@ class Recall:
         streams = [*is_own, *aside]
         wanted = set(positions)
         for start in range(0, len(streams), STREAMS_AT_ONCE):
-            wanted.update(await self._log.positions(streams[start : start + STREAMS_AT_ONCE], self._until))
+            wanted.update(await self._log.find_positions(streams[start : start + STREAMS_AT_ONCE], self._until))
         in_order = sorted(wanted)
         for start in range(0, len(in_order), EVENTS_AT_ONCE):
-            events = await self._log.at(in_order[start : start + EVENTS_AT_ONCE])
+            events = await self._log.read_at(in_order[start : start + EVENTS_AT_ONCE])
             sealed = [recorded for recorded in events if recorded.stream in is_own and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
-            gone = await self._log.destroyed(keys) if keys else ()
+            gone = await self._log.find_destroyed_keys(keys) if keys else ()
             blank = {recorded.position for recorded in sealed if recorded.erased or recorded.event.data_key in gone}
             for recorded in events:
                 self.tables.apply(recorded, only, is_blank=recorded.position in blank)
@@ -91,7 +91,7 @@ class Recall:
             if not positions:
                 return
             until = positions[-1] - 1
-            queued = [recorded.event for recorded in await self._log.at(positions)]
+            queued = [recorded.event for recorded in await self._log.read_at(positions)]
             await self.fold(aside=[event.stream for event in queued if isinstance(event, BuildQueued)])
 
 

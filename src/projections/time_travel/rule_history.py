@@ -71,7 +71,7 @@ class PastReports:
                 for start in range(0, len(positions), READ):
                     if not self._go_on():
                         return
-                    yield readable(await self._log.at(positions[start : start + READ]))
+                    yield readable(await self._log.read_at(positions[start : start + READ]))
                 position = positions[-1]
         self.complete = True
 

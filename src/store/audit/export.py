@@ -138,11 +138,11 @@ class Export:
         """By name: the key, None when it was destroyed, or why it cannot be used."""
         found: dict[str, bytes | str | None] = {}
         try:
-            found |= await self.log.data_keys(names)
+            found |= await self.log.load_data_keys(names)
         except SecretMismatch:
             for name in names:
                 try:
-                    found |= await self.log.data_keys([name])
+                    found |= await self.log.load_data_keys([name])
                 except SecretMismatch:
                     found[name] = f"the data key {name} is damaged"
         # What the log's cache has not heard of yet.

@@ -4,7 +4,7 @@
 - data keys: a random key for each project, job, build, user and so on, wrapped by its parent's, the topmost by the
   master; its destruction erases what it encrypts and what its children do.
 - `claim`: the name of a value's claim stream.
-- `session_key`: signs session tokens. `answers_key`: seals answers that may be given again.
+- `session_key`: signs session tokens. `responses_key`: seals answers that may be given again.
 - `token_hash`: how tokens are stored.
 """
 
@@ -57,7 +57,7 @@ class Secrets:
         self._wrap = self._derive(master, "data keys")
         self._claims = self._derive(master, "claims")
         self.session_key = self._derive(master, "sessions")
-        self.answers_key = self._derive(master, "first answers")
+        self.responses_key = self._derive(master, "first answers")
 
     @staticmethod
     def _derive(master: bytes, purpose: str) -> bytes:

@@ -91,7 +91,7 @@ class EventLog:
             loaded[recorded.stream].append(recorded)
         return loaded
 
-    async def state(self, stream: Stream[S]) -> S:
+    async def load_state(self, stream: Stream[S]) -> S:
         """What a stream's events fold to, right now. Raises StreamDamaged."""
         return stream.fold(recorded.event for recorded in (await self.load([stream.name]))[stream.name])
 
@@ -117,13 +117,13 @@ class EventLog:
         end = up_to or after
         if up_to is None and names is not None:
             # Asked before the events are read: nothing that is appended in between is stepped over.
-            end = await self.head()
+            end = await self.read_head()
         events = await self.read(after, limit, names, up_to)
         last = events[-1].position if events else after
         is_full = len(events) == limit
         return Batch(events, last if is_full else max(last, end), is_full)
 
-    async def positions(self, streams: Sequence[str], until: int) -> list[int]:
+    async def find_positions(self, streams: Sequence[str], until: int) -> list[int]:
         """Where the events of these streams stand, up to a position."""
         rows = await self._rows(
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
@@ -131,7 +131,7 @@ class EventLog:
         )
         return [position for (position,) in rows]
 
-    async def at(self, positions: Sequence[int]) -> list[Recorded]:
+    async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
         """The events at these positions, by position; what is not there is left out."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -140,7 +140,7 @@ class EventLog:
         )
         return await self._decode(rows)
 
-    async def of_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
+    async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
         """The next events of one stream, by version."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -149,7 +149,7 @@ class EventLog:
         )
         return await self._decode(rows)
 
-    async def up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
+    async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
         """The events of each stream, in order, up to its version here."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -163,7 +163,7 @@ class EventLog:
             loaded[recorded.stream].append(recorded)
         return loaded
 
-    async def destroyed(self, names: Iterable[str]) -> set[str]:
+    async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
         """Those of these data keys that are gone or lie below one that is, whatever this process remembers."""
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
@@ -172,7 +172,7 @@ class EventLog:
         gone = {name for (name,) in rows}
         return {name for name, line in lines.items() if not gone.isdisjoint(line)}
 
-    async def head(self) -> int:
+    async def read_head(self) -> int:
         """The newest position; 0 for an empty log."""
         rows = await self._rows("SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
         return int(rows[0][0])
@@ -200,7 +200,7 @@ class EventLog:
         Raises SecretMismatch when the secret is another one.
         """
         try:
-            keys = await self.data_keys(names)
+            keys = await self.load_data_keys(names)
         except SecretMismatch:
             await self._must_be_our_secret()
         else:
@@ -208,7 +208,7 @@ class EventLog:
         keys, damaged = {}, set[str]()
         for name in names:
             try:
-                keys |= await self.data_keys([name])
+                keys |= await self.load_data_keys([name])
             except SecretMismatch:
                 damaged.add(name)
 
@@ -238,7 +238,7 @@ class EventLog:
             if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
         }
         # The first event of the stream of the same name makes the key: no need to look.
-        known = await self.data_keys(
+        known = await self.load_data_keys(
             above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )
         keys: dict[str | None, bytes] = {}
@@ -262,7 +262,7 @@ class EventLog:
         self._keys.update(dict.fromkeys(erased))
         return erased
 
-    async def data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
+    async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """Those of `names` that were ever made; None for one that was destroyed, or that lies below a destroyed one."""
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())

@@ -62,7 +62,7 @@ class LogSubscription:
                     if started.is_set():
                         await self._cursor.drain(self._handle)
                     else:
-                        self._cursor.position = await self._log.head()
+                        self._cursor.position = await self._log.read_head()
                         started.set()
                 except psycopg.OperationalError as error:
                     log.warning("the end of the log cannot be read", error=str(error).strip())

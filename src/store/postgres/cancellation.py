@@ -6,7 +6,7 @@ from typing import Any
 AGAIN_S = 0.2
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
     """Cancels them, and waits until they have ended; how is no matter.
 
     Once may not be enough: psycopg waits by `asyncio.wait_for`, which swallows a cancellation that comes together with

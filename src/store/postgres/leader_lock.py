@@ -10,7 +10,7 @@ ASK_AGAIN_S = 0.2
 
 
 @contextlib.asynccontextmanager
-async def leading(conninfo: str, name: str) -> AsyncIterator[AsyncConnection]:
+async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConnection]:
     """The connection that holds the lock, as soon as nobody else does. Raises psycopg.OperationalError.
 
     Asks again and again: a statement that waits for its lock holds a snapshot, and for as long as a standby waits no

@@ -14,7 +14,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
-from store.postgres.cancellation import end
+from store.postgres.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
 
@@ -24,7 +24,7 @@ EVENTS = "stored_events"
 """Payload: the newest position in the log, and the names of what was appended: `1025 build.queued build.commented`."""
 PROJECTED = "projected"
 """Payload: a position and which read models have reached it (their `digest`); empty: look at the positions."""
-WAKES = "stored_events_wakes"
+AGENT_NOTIFICATIONS = "stored_events_wakes"
 """Payload: the node whose agent has something to fetch, and what: `7:1025` a build, `7:cmd-3` a command. `done:3`: the
 command has been answered.
 """
@@ -72,7 +72,7 @@ class Listener:
 
     async def close(self) -> None:
         if self._task is not None:
-            await end(self._task)
+            await cancel_and_wait(self._task)
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:

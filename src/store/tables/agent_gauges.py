@@ -33,7 +33,7 @@ class AgentGauges:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
 
-    async def polls(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
+    async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
         """A poll opens or ends; the dispatcher is told. The end of a session's poll says nothing of a later session."""
         await self._execute(
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
@@ -49,7 +49,7 @@ class AgentGauges:
             payload=f"{node_id}:{free if polling else 0}",
         )
 
-    async def beats(
+    async def record_heartbeat(
         self, node_id: int, session: str, cpu_pct: float, ram_pct: float, disk_free_gb: float, uptime_s: int
     ) -> None:
         await self._execute(
@@ -66,7 +66,7 @@ class AgentGauges:
             uptime=uptime_s,
         )
 
-    async def seen(self, node_id: int, session: str) -> None:
+    async def record_contact(self, node_id: int, session: str) -> None:
         """Any call of an agent shows that it lives."""
         await self._execute(
             "INSERT INTO agent_gauges (node_id, session, seen_at) VALUES (%(node)s, %(session)s, now())"
@@ -75,11 +75,11 @@ class AgentGauges:
             session=session,
         )
 
-    async def of(self, node_id: int) -> Gauge | None:
-        found = [gauge for gauge in await self.all() if gauge.node_id == node_id]
+    async def fetch(self, node_id: int) -> Gauge | None:
+        found = [gauge for gauge in await self.fetch_all() if gauge.node_id == node_id]
         return found[0] if found else None
 
-    async def all(self) -> list[Gauge]:
+    async def fetch_all(self) -> list[Gauge]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 f"SELECT {_COLUMNS} FROM agent_gauges".encode(), prepare=True, binary=True

@@ -52,7 +52,7 @@ class BuildLogs:
         """Stores lines that follow what is there; answers how many are stored without a gap. Raises TooLarge."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
-            stored, digest, size = await self._end(connection, build_id, attempt)
+            stored, digest, size = await self._fetch_end(connection, build_id, attempt)
             fresh = lines[stored - first_line :] if first_line <= stored else []
             if not fresh:
                 return stored
@@ -80,12 +80,12 @@ class BuildLogs:
             )
             return stored + len(fresh)
 
-    async def count(self, build_id: int, attempt: int) -> int:
-        return (await self.end(build_id, attempt)).lines
+    async def count_lines(self, build_id: int, attempt: int) -> int:
+        return (await self.fetch_end(build_id, attempt)).lines
 
-    async def end(self, build_id: int, attempt: int) -> LogEnd:
+    async def fetch_end(self, build_id: int, attempt: int) -> LogEnd:
         async with self._pool.connection() as connection:
-            return await self._end(connection, build_id, attempt)
+            return await self._fetch_end(connection, build_id, attempt)
 
     async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
         """Whether the first `lines` lines are those that had this digest. Reads all of them."""
@@ -126,7 +126,7 @@ class BuildLogs:
             lines.extend(found[max(0, offset - first_line) : offset + limit - first_line])
         return lines
 
-    async def page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
+    async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
         """Some lines from line `offset` on: what a few chunks hold. None at the end of what is stored."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
@@ -146,16 +146,16 @@ class BuildLogs:
             lines.extend(_lines.decode(_decompressor.decompress(chunk))[max(0, offset - first_line) :])
         return lines
 
-    async def delete_of_build(self, build_id: int) -> None:
+    async def delete_build(self, build_id: int) -> None:
         async with self._pool.connection() as connection:
             await connection.execute("DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
 
-    async def delete_of_job(self, job_id: int) -> None:
+    async def delete_job(self, job_id: int) -> None:
         async with self._pool.connection() as connection:
             await connection.execute("DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
 
     @staticmethod
-    async def _end(connection: AsyncConnection, build_id: int, attempt: int) -> LogEnd:
+    async def _fetch_end(connection: AsyncConnection, build_id: int, attempt: int) -> LogEnd:
         cursor = await connection.execute(
             "SELECT first_line + line_count, digest, size FROM build_log_chunks"
             " WHERE build_id = %s AND attempt = %s ORDER BY first_line DESC LIMIT 1",

@@ -11,7 +11,7 @@ TABLES = (
 )
 
 
-async def seen(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
+async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
     """(runs, flaky runs) by test case, of those that were noted."""
     cursor = await connection.execute(
         "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)", (list(case_ids),)
@@ -19,7 +19,7 @@ async def seen(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int
     return {case_id: (runs, flaky_runs) for case_id, runs, flaky_runs in await cursor.fetchall()}
 
 
-async def note(connection: AsyncConnection, counts: Iterable[tuple[int, int, int]]) -> None:
+async def store(connection: AsyncConnection, counts: Iterable[tuple[int, int, int]]) -> None:
     """Test case, runs, flaky runs."""
     cases = list(zip(*counts, strict=True))
     if cases:

@@ -18,34 +18,34 @@ SECRETS_KEPT = timedelta(minutes=5)
 """How long an answer is kept that shows what is shown only once."""
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class StoredResponse(msgspec.Struct, frozen=True, array_like=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
 @dataclass(frozen=True)
-class FirstRequest:
+class EarlierRequest:
     body: bytes
     """Hash of its body."""
     position: int
     age: timedelta
     made: int | None
     """Id of what was made, where the answer shows a secret of it."""
-    answer: Answer | None
+    answer: StoredResponse | None
     """None while it is still in flight, for ever when its process died in between, and when it is not shown again."""
 
 
-_answers = msgspec.msgpack.Decoder(Answer)
+_answers = msgspec.msgpack.Decoder(StoredResponse)
 
 
 class IdempotentResponses:
     def __init__(self, pool: AsyncConnectionPool, secrets: Secrets) -> None:
         self._pool = pool
-        self._key = secrets.answers_key
+        self._key = secrets.responses_key
 
-    async def find(self, scope: bytes) -> FirstRequest | None:
-        await self.sweep(scope)
+    async def find(self, scope: bytes) -> EarlierRequest | None:
+        await self.delete_expired(scope)
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT body, position, now() - at, made, answer FROM stored_events_once WHERE scope = %s",
@@ -58,16 +58,16 @@ class IdempotentResponses:
             return None
         body, position, age, made, sealed = row
         answer = None if sealed is None else _answers.decode(decrypt(self._key, sealed, scope))
-        return FirstRequest(body, position, age, made, answer)
+        return EarlierRequest(body, position, age, made, answer)
 
-    async def keep(self, scope: bytes, answer: Answer, made: int | None) -> None:
+    async def store(self, scope: bytes, answer: StoredResponse, made: int | None) -> None:
         sealed = encrypt(self._key, msgspec.msgpack.encode(answer), scope)
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE stored_events_once SET answer = %s, made = %s WHERE scope = %s", (sealed, made, scope)
             )
 
-    async def sweep(self, scope: bytes | None = None) -> None:
+    async def delete_expired(self, scope: bytes | None = None) -> None:
         """Forgets what is too old: all of it, or one."""
         async with self._pool.connection() as connection:
             for statement, kept in (

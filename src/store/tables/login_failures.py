@@ -16,7 +16,7 @@ class LoginFailures:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
 
-    async def wait_s(self, subjects: Sequence[str]) -> int:
+    async def fetch_wait_s(self, subjects: Sequence[str]) -> int:
         """Whole seconds until one may try again; 0 now."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
@@ -28,7 +28,7 @@ class LoginFailures:
             row = await cursor.fetchone()
         return 0 if row is None else max(0, int(row[0]))
 
-    async def note(self, subjects: Sequence[str]) -> None:
+    async def record(self, subjects: Sequence[str]) -> None:
         """One more failure of each; the window begins with its first."""
         window = f"interval '{WINDOW_S} seconds'"
         async with self._pool.connection() as connection:
@@ -46,6 +46,6 @@ class LoginFailures:
                 prepare=True,
             )
 
-    async def forget(self, subject: str) -> None:
+    async def clear(self, subject: str) -> None:
         async with self._pool.connection() as connection:
             await connection.execute("DELETE FROM login_failures WHERE subject = %s", (subject,), prepare=True)

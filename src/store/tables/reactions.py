@@ -50,7 +50,7 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
     )
 
 
-async def lease(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
+async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
     """What is due of these reactions, put off so that no one else runs it meanwhile; a crash makes it due again."""
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
@@ -64,27 +64,27 @@ async def lease(connection: AsyncConnection, names: Sequence[str], limit: int) -
     return [Due(*row) for row in await cursor.fetchall()]
 
 
-async def done(connection: AsyncConnection, due: Due) -> None:
+async def mark_done(connection: AsyncConnection, due: Due) -> None:
     await connection.execute(
         "DELETE FROM due_reactions WHERE reaction = %s AND position = %s", (due.reaction, due.position)
     )
 
 
-async def failed(connection: AsyncConnection, due: Due, error: str) -> None:
+async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None:
     await connection.execute(
         "UPDATE due_reactions SET error = %s WHERE reaction = %s AND position = %s",
         (error, due.reaction, due.position),
     )
 
 
-async def any_parked(connection: AsyncConnection) -> bool:
+async def has_parked(connection: AsyncConnection) -> bool:
     cursor = await connection.execute(
         "SELECT EXISTS (SELECT FROM due_reactions WHERE tries >= %s)", (MAX_TRIES,), prepare=True
     )
     return await cursor.fetchone() == (True,)
 
 
-async def overview(connection: AsyncConnection) -> list[ReactionStanding]:
+async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]:
     """All that follow the log, and whatever else something is due of (of another release, perhaps)."""
     cursor = await connection.execute(
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
@@ -99,7 +99,7 @@ async def overview(connection: AsyncConnection) -> list[ReactionStanding]:
     return [ReactionStanding(*row) for row in await cursor.fetchall()]
 
 
-async def retry(connection: AsyncConnection, name: str | None) -> int:
+async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
     """What is parked, of one reaction or of all, is due now and has all its tries again; how many that are."""
     cursor = await connection.execute(
         "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",

@@ -6,7 +6,7 @@ from datetime import datetime
 from psycopg import AsyncConnection
 
 
-async def note_use(connection: AsyncConnection, token_id: int) -> None:
+async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
     """Only reads while the last note is younger than a minute."""
     await connection.execute(
         "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
@@ -17,7 +17,7 @@ async def note_use(connection: AsyncConnection, token_id: int) -> None:
     )
 
 
-async def last_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
+async def fetch_last_token_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
     """By token id; tokens that were never used are missing."""
     cursor = await connection.execute(
         "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",

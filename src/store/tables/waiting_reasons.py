@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 
-class QueueReasons:
+class WaitingReasons:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
 
@@ -23,7 +23,7 @@ class QueueReasons:
             )
 
 
-async def reason_for(connection: AsyncConnection, build_id: int) -> str | None:
+async def fetch_waiting_reason(connection: AsyncConnection, build_id: int) -> str | None:
     cursor = await connection.execute("SELECT reason FROM queue_reasons WHERE build_id = %s", (build_id,), prepare=True)
     row = await cursor.fetchone()
     return None if row is None else str(row[0])

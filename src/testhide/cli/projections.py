@@ -114,7 +114,7 @@ async def retry_parked(settings: Settings, name: str, stream: str | None) -> int
 
 async def status(settings: Settings) -> int:
     async with core(settings, pool_size=2) as parts:
-        head = await parts.log.head()
+        head = await parts.log.read_head()
         async with parts.pool.connection() as connection:
             found = await overview(connection, PROJECTIONS, head)
     print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")

@@ -8,9 +8,9 @@ from testhide.settings import Settings
 
 async def status(settings: Settings) -> int:
     async with core(settings, pool_size=1) as parts:
-        head = await parts.log.head()
+        head = await parts.log.read_head()
         async with parts.pool.connection() as connection:
-            found = await reactions.overview(connection)
+            found = await reactions.fetch_standings(connection)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
     for item in found:
         place = f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
@@ -22,9 +22,9 @@ async def status(settings: Settings) -> int:
 
 async def retry_parked(settings: Settings, name: str | None) -> int:
     async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
-        known = [item.name for item in await reactions.overview(connection)]
+        known = [item.name for item in await reactions.fetch_standings(connection)]
         if name is not None and name not in known:
             raise Fault(f"There is no reaction {name!r}; there are: {', '.join(known) or 'none yet'}.", 2)
-        count = await reactions.retry(connection, name)
+        count = await reactions.retry_parked(connection, name)
     print(f"{count:,} parked events are due again; a running `testhide work` takes them up within seconds")
     return 0

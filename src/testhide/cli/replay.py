@@ -31,7 +31,7 @@ async def story(settings: Settings, stream: str) -> None:
     async with core(settings, pool_size=2) as parts:
         folding = None if category_of(stream) is None else Folding(stream, range(1, 2**62))
         version = 0
-        while events := await parts.log.of_stream(stream, version, AT_ONCE):
+        while events := await parts.log.read_stream(stream, version, AT_ONCE):
             names = await _names(parts, {recorded.event.actor for recorded in events})
             if folding is not None:
                 folding.take(events)
@@ -60,7 +60,7 @@ async def counterfactual(
             of_builds=OF_BUILDS,
             project_id=project_id,
             since=since,
-            go_on=_Progress(replay, await parts.log.head()).go_on,
+            go_on=_Progress(replay, await parts.log.read_head()).go_on,
         )
         tests = verdicts = 0
         async for difference in differences(history, replay):

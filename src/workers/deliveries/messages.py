@@ -118,5 +118,5 @@ class Messages:
                 tables.apply(recorded)
 
     async def _email(self, user_id: int) -> str:
-        user = await self._log.state(USER.at(user_id))
+        user = await self._log.load_state(USER.at(user_id))
         return "" if user is None or user.deleted else user.email

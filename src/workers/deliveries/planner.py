@@ -136,10 +136,10 @@ class DeliveryPlanner:
     async def _retry(self) -> bool:
         """What was parked and is asked for again, as of now; whether there may be more."""
         async with self._pool.connection() as connection, connection.transaction():
-            due = await reactions.lease(connection, [NAME], BATCH_SIZE)
-            events = await self._log.at(sorted(one.position for one in due))
+            due = await reactions.lease_due(connection, [NAME], BATCH_SIZE)
+            events = await self._log.read_at(sorted(one.position for one in due))
             for one in due:
-                await reactions.done(connection, one)
+                await reactions.mark_done(connection, one)
             await self._take(connection, events, await deliveries.endpoints(connection))
         return bool(due)
 
@@ -173,10 +173,10 @@ class DeliveryPlanner:
         event = recorded.event
         if not isinstance(event, NodeWentOffline):
             return getattr(event, "project_id", None)
-        node = await self._log.state(NODE.at(event.node_id))
+        node = await self._log.load_state(NODE.at(event.node_id))
         if node is None or node.pool_id is None:
             return None
-        pool = await self._log.state(POOL.at(node.pool_id))
+        pool = await self._log.load_state(POOL.at(node.pool_id))
         return None if pool is None else pool.project_id
 
 

@@ -25,7 +25,7 @@ from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
 from domain.core.errors import Rejection
 from domain.deliveries import Kind, Outcome
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.leader_lock import leading
+from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import Listener, wait_for
 from store.tables import deliveries, delivery_upkeep
 from store.tables.deliveries import WEBHOOKS, Ended, Leased
@@ -127,7 +127,7 @@ class Deliveries:
             await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _hold(self, worker: str) -> None:
-        async with leading(self._conninfo, worker) as lock:
+        async with hold_leader_lock(self._conninfo, worker) as lock:
             self._worker = worker
             self._news.set()
             try:

@@ -41,7 +41,7 @@ class TeamsSender:
     """Of this server; empty: not known."""
 
     async def send(self, leased: Leased) -> Outcome:
-        channel = await self.event_log.state(CHANNEL.at(leased.endpoint_id))
+        channel = await self.event_log.load_state(CHANNEL.at(leased.endpoint_id))
         if channel is None or channel.deleted:
             raise NotFound(f"There is no Teams channel {leased.endpoint_id}.")
         told = await self.messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
@@ -54,8 +54,8 @@ class TeamsSender:
         job_id: int | None = getattr(event, "job_id", None)
         if job_id is None:
             return About()
-        job = await self.event_log.state(JOB.at(job_id))
-        project = None if job is None else await self.event_log.state(PROJECT.at(job.project_id))
+        job = await self.event_log.load_state(JOB.at(job_id))
+        project = None if job is None else await self.event_log.load_state(PROJECT.at(job.project_id))
         tests, number = await self._tests(position, event)
         return About(
             project="" if project is None else project.title,

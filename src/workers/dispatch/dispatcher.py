@@ -27,11 +27,11 @@ from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.leader_lock import leading
+from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
-from store.tables.waiting_reasons import QueueReasons
+from store.tables.waiting_reasons import WaitingReasons
 from workers.dispatch.placement import assignments, waiting_for
 from workers.dispatch.scheduler import PLACING, LostBuild, Scheduler
 
@@ -67,7 +67,7 @@ class Dispatcher:
     listener: Listener
     gauges: AgentGauges
     build_logs: BuildLogs
-    queue_reasons: QueueReasons
+    waiting_reasons: WaitingReasons
     acknowledge_s: float = ACKNOWLEDGE_S
     offline_s: float = OFFLINE_S
     _cursor: LogCursor = field(init=False)
@@ -84,7 +84,7 @@ class Dispatcher:
         with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
-                    async with leading(self.conninfo, LOCK) as lock:
+                    async with hold_leader_lock(self.conninfo, LOCK) as lock:
                         await _Leadership(self, lock).lead()
                 except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())
@@ -103,7 +103,7 @@ class Dispatcher:
         polls, self._polls = self._polls, {}
         if self._missed_polls:
             self._missed_polls = False
-            polls = {gauge.node_id: gauge.free for gauge in await self.gauges.all() if gauge.polling} | polls
+            polls = {gauge.node_id: gauge.free for gauge in await self.gauges.fetch_all() if gauge.polling} | polls
         return polls
 
 
@@ -161,14 +161,14 @@ class _Leadership:
 
     async def _take_back(self, orphan: LostBuild) -> None:
         build, node_id = orphan.build, orphan.node_id
-        lines, digest, _ = await self._dispatcher.build_logs.end(build.build_id, build.attempt)
+        lines, digest, _ = await self._dispatcher.build_logs.fetch_end(build.build_id, build.attempt)
         if orphan.reason == "agent_lost" and node_id is not None:
             await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, lines, digest))
         else:
             await self._execute(AbortBuild(build.build_id, orphan.reason, None, node_id, lines, digest))
             if orphan.reason == "job_deleted":
                 # What its agent said after the logs of the job were deleted.
-                await self._dispatcher.build_logs.delete_of_build(build.build_id)
+                await self._dispatcher.build_logs.delete_build(build.build_id)
 
     async def _assign(self) -> None:
         placed = assignments(self._scheduler, utcnow())
@@ -187,11 +187,11 @@ class _Leadership:
         for build_id, active in self._scheduler.unacknowledged():
             if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_s:
                 continue
-            if await self._dispatcher.build_logs.count(build_id, active.build.attempt):
+            if await self._dispatcher.build_logs.count_lines(build_id, active.build.attempt):
                 continue  # it is checking out
             self._scheduler.polled(active.node_id, 0)
             await self._execute(LoseBuild(build_id, active.node_id, active.build.attempt, "not_acknowledged"))
-        silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.all()}
+        silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.fetch_all()}
         led_for = now - self._since
         for node_id, node in list(self._scheduler.nodes.items()):
             # Whoever has just connected was heard of, though the gauge may not say so yet.
@@ -218,7 +218,7 @@ class _Leadership:
             for build_id in self._scheduler.lanes[lane][:EXPLAINED]
         }
         if reasons != self._reasons:
-            await self._dispatcher.queue_reasons.replace(reasons)
+            await self._dispatcher.waiting_reasons.replace(reasons)
             self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 from psycopg import AsyncConnection
 
-from store.postgres.leader_lock import leading
+from store.postgres.leader_lock import hold_leader_lock
 from workers.loops.outages import patient
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ class Schedules:
     async def run(self) -> None:
         """For ever."""
         while True:
-            async with patient("schedules"), leading(self.conninfo, LOCK) as lock:
+            async with patient("schedules"), hold_leader_lock(self.conninfo, LOCK) as lock:
                 log.info("leading schedules")
                 await self._lead(lock)
             await asyncio.sleep(LOOK_S)

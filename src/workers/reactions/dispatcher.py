@@ -145,17 +145,17 @@ class ReactionDispatcher:
     async def _lease(self) -> list[Due]:
         """Only of reactions that this release knows: another one may run beside it."""
         async with self._pool.connection() as connection:
-            return await reactions.lease(connection, list(self._reactions), LEASE_SIZE)
+            return await reactions.lease_due(connection, list(self._reactions), LEASE_SIZE)
 
     async def _run_one(self, due: Due) -> None:
         try:
-            (recorded,) = readable(await self._log.at([due.position]))
+            (recorded,) = readable(await self._log.read_at([due.position]))
             await self._reactions[due.reaction].run(recorded.event, self._tools)
         except Exception as error:
             parked = due.tries >= MAX_TRIES
             log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=repr(error))
             async with self._pool.connection() as connection:
-                await reactions.failed(connection, due, repr(error)[:LONGEST_ERROR])
+                await reactions.mark_failed(connection, due, repr(error)[:LONGEST_ERROR])
             return
         async with self._pool.connection() as connection:
-            await reactions.done(connection, due)
+            await reactions.mark_done(connection, due)

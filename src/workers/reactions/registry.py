@@ -32,13 +32,13 @@ class Reaction:
 
 async def when_job_deleted_delete_its_logs_and_artifacts(event: Event, tools: Tools) -> None:
     assert isinstance(event, JobDeleted)
-    await tools.build_logs.delete_of_job(event.job_id)
+    await tools.build_logs.delete_job(event.job_id)
     await tools.blobs.delete_prefix(job_blobs(event.job_id))
 
 
 async def when_build_deleted_delete_its_log_and_artifacts(event: Event, tools: Tools) -> None:
     assert isinstance(event, BuildDeleted)
-    await tools.build_logs.delete_of_build(event.build_id)
+    await tools.build_logs.delete_build(event.build_id)
     await tools.blobs.delete_prefix(build_blobs(event.job_id, event.build_id))
 
 

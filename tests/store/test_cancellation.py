@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from store.postgres.cancellation import end
+from store.postgres.cancellation import cancel_and_wait
 
 
 async def deaf(times: int) -> None:
@@ -22,7 +22,7 @@ async def test_a_cancellation_is_repeated_until_it_is_heard(times: int) -> None:
     tasks = [asyncio.create_task(deaf(times)) for _ in range(3)]
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await end(*tasks)
+        await cancel_and_wait(*tasks)
     assert all(task.cancelled() for task in tasks)
 
 
@@ -37,5 +37,5 @@ async def test_what_has_ended_or_fails_is_no_matter() -> None:
     await done
     failing = asyncio.create_task(fails())
     await asyncio.sleep(0)
-    await end(done, failing)
+    await cancel_and_wait(done, failing)
     assert isinstance(failing.exception(), OSError)

@@ -265,19 +265,19 @@ async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
     relay = yard.relay(reactions=(Reaction("tested", JobDeleted, fails),))
     await _note(yard, relay, 5, 6)
     async with yard.parts.pool.connection() as connection:
-        assert not await due_reactions.any_parked(connection)
+        assert not await due_reactions.has_parked(connection)
         for _ in range(MAX_TRIES):
             await yard.make_due()
             await relay.run_due()
-        assert await due_reactions.any_parked(connection)
+        assert await due_reactions.has_parked(connection)
         errors = [f"position {position}: OSError('no route to the blobs')" for position in await yard.deletions()]
-        standing = ReactionStanding("tested", await yard.parts.log.head(), 0, 2, errors)
-        assert await due_reactions.overview(connection) == [standing]
+        standing = ReactionStanding("tested", await yard.parts.log.read_head(), 0, 2, errors)
+        assert await due_reactions.fetch_standings(connection) == [standing]
         working = True
-        assert await due_reactions.retry(connection, "other") == 0
-        assert await due_reactions.retry(connection, "tested") == 2
+        assert await due_reactions.retry_parked(connection, "other") == 0
+        assert await due_reactions.retry_parked(connection, "tested") == 2
         assert await relay.run_due() == 2
-        assert not await due_reactions.any_parked(connection)
+        assert not await due_reactions.has_parked(connection)
 
 
 async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:

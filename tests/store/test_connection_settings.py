@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from store.postgres.connection_settings import attentive
+from store.postgres.connection_settings import with_keepalive
 from testhide.processes import core
 from testhide.settings import Settings
 from tests.faults.proxy import Proxy
@@ -31,7 +31,7 @@ async def test_the_kernel_looks_after_a_waiting_connection(database: str) -> Non
 
 
 def test_the_operators_word_counts() -> None:
-    given = attentive(
+    given = with_keepalive(
         "postgresql://u@h/d?keepalives_idle=60&options=-c%20tcp_keepalives_idle%3D90%20-c%20work_mem%3D9MB"
     )
     found = conninfo_to_dict(given)
@@ -41,5 +41,5 @@ def test_the_operators_word_counts() -> None:
 
 async def test_the_session_is_told_too(database: str) -> None:
     query = "SELECT setting FROM pg_settings WHERE name = 'tcp_keepalives_idle' AND source = 'client'"
-    async with await psycopg.AsyncConnection.connect(attentive(database)) as connection:
+    async with await psycopg.AsyncConnection.connect(with_keepalive(database)) as connection:
         assert await (await connection.execute(query)).fetchone() is not None

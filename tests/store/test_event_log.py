@@ -80,21 +80,21 @@ async def test_what_is_appended_is_read(parts: Core) -> None:
     assert await parts.log.load(["build-1", "build-2"]) == {"build-1": [recorded[0], recorded[2]], "build-2": []}
     async with another_log(parts) as other:
         assert await other.read(0, 10) == recorded
-    assert await parts.log.head() == 3
+    assert await parts.log.read_head() == 3
 
 
 async def test_a_log_without_events(parts: Core) -> None:
-    assert await parts.log.head() == 0
+    assert await parts.log.read_head() == 0
     assert await parts.log.read(0, 10) == []
-    assert await parts.log.state(BUILD.at(1)) is None
+    assert await parts.log.load_state(BUILD.at(1)) is None
 
 
 async def test_a_state_is_what_its_stream_folds_to(parts: Core) -> None:
     await parts.log.append([Write(1, queued(1)), Write(1, queued(2))], STAMP)
-    assert await parts.log.state(BUILD.at(2)) == Queued(STAMP.on(queued(2)))  # type: ignore[arg-type]
+    assert await parts.log.load_state(BUILD.at(2)) == Queued(STAMP.on(queued(2)))  # type: ignore[arg-type]
     counting = Category[int]("build", 0, lambda count, event: count + 1)
     await parts.log.append([Write(2, assigned(2))], STAMP)
-    assert await parts.log.state(counting.at(2)) == 2
+    assert await parts.log.load_state(counting.at(2)) == 2
 
 
 async def test_only_events_of_some_names(parts: Core) -> None:
@@ -112,9 +112,9 @@ async def test_all_or_nothing(parts: Core) -> None:
         await parts.log.append([Write(1, claim("b")), Write(1, claim("a"))], STAMP)
     with pytest.raises(VersionConflict):
         await parts.log.append([Write(1, claim("c"))], STAMP, guards=[("claim-a", 0)])
-    assert await parts.log.head() == 1
+    assert await parts.log.read_head() == 1
     await parts.log.append([Write(1, claim("c"))], STAMP, guards=[("claim-a", 1), ("claim-b", 0)])
-    assert await parts.log.head() == 2
+    assert await parts.log.read_head() == 2
 
 
 async def test_wakes_are_sent_with_the_commit(parts: Core) -> None:
@@ -169,7 +169,7 @@ async def test_a_destroyed_key_takes_the_sealed_fields_and_leaves_the_rest(parts
             (STAMP.on(queued(2)), False),
             (STAMP.on(assigned(1)), False),
         ]
-        state = await log.state(BUILD.at(1))
+        state = await log.load_state(BUILD.at(1))
         assert isinstance(state, Assigned)
         assert state.queued.branch == ""
 
@@ -213,7 +213,7 @@ async def test_a_destroyed_key_takes_all_below_it(parts: Core, deleted: Event, m
                 STAMP.on(blank(queued(2))),
                 STAMP.on(elsewhere),
             ]
-            assert (await log.data_keys([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
+            assert (await log.load_data_keys([build_key(1, 5, 1)]))[build_key(1, 5, 1)] is None
             with pytest.raises(Erased, match="was erased"):
                 await log.append([Write(1, queued(3))], STAMP)
         monkeypatch.setattr("store.log.event_log.KEYS_CACHED_S", 0)
@@ -227,7 +227,7 @@ async def test_what_was_erased_before_it_said_anything_stays_so(parts: Core) -> 
             with pytest.raises(Erased, match="job-5 was erased"):
                 await log.append([Write(1, queued(1))], STAMP)
     await parts.log.append([Write(2, assigned(1))], STAMP)
-    assert (await parts.log.data_keys([job_key(1, 5), project_key(1)])) == {job_key(1, 5): None}
+    assert (await parts.log.load_data_keys([job_key(1, 5), project_key(1)])) == {job_key(1, 5): None}
 
 
 async def test_a_full_cache_of_keys_erases_nothing(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
