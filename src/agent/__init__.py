@@ -1,14 +1,14 @@
-"""The program on a build machine. Standard library only, Python 3.9 or newer, Linux.
+"""The program on a build machine. Standard library only, Python 3.9 or newer, Linux. Shipped as one zipapp.
 
-cli        options, token, start and end
-session    connect, long poll, heartbeats; which builds run here
-build      one build from assignment to verdict
-  workspace, checkout, injection, steps, log, artifacts, reports
-command    a shell line of an administrator, beside the builds
-slot       the supervisor process that owns the processes of one build at a time
-server     the only way to the server: HTTP, retries
-
-testhide_startup and testhide_pytest_selection are laid beside a workspace, for the Pythons of a build.
+cli            options, start and end
+session        connect, long poll, heartbeats, sign off
+runner         the builds and commands that run here, each a `task` in a thread of its own
+admin_command  a shell line of an administrator, outside any build
+build/         one build: workspace, checkout, steps, log, reports and artifacts
+process/       the supervisor processes that builds and commands run in, and what they need of Linux
+server_client  every HTTP request, with retries
+injected/      modules that are copied next to a workspace and run in the build's own Python processes
+bundle         builds the zipapp; the only module that is not part of it
 """
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""Entry for `python -m agent`, for the folder run as a script and for the zipapp."""
+"""Entry point of `python -m agent`, of the folder run as a script, and of the zipapp."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 import sys
 
 if not __package__:
-    # Run as a folder: make the package importable and keep its modules from shadowing others.
+    # Run as a folder: make the package importable, and keep its modules from hiding others of the same name.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main(argv: list[str]) -> int:
+    # The word for a supervisor process stays: where the zipapp is replaced by a newer one, an older agent still runs.
     if argv == ["slot"]:
-        from agent.process.slot import serve
+        from agent.process.supervisor import serve
 
         return serve()
     from agent.cli import run

@@ -1,4 +1,4 @@
-"""The zipapp that the server hands out: the same bytes, and so the same SHA-256, for the same sources."""
+"""Builds the zipapp that the server hands out: the same sources give the same bytes, and so the same SHA-256."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.__main__ import main
 
 sys.exit(main(sys.argv[1:]))
 """
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
+_FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def build_zipapp() -> bytes:
@@ -26,9 +26,9 @@ def build_zipapp() -> bytes:
     files["__main__.py"] = _ROOT_MAIN
     out = io.BytesIO()
     out.write(_SHEBANG)
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # deflate differs between zlib versions
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:  # compressed bytes differ between zlib versions
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _LONG_AGO)
+            entry = zipfile.ZipInfo(name, _FIXED_TIME)
             entry.external_attr = 0o100644 << 16
             entry.create_system = 3
             archive.writestr(entry, files[name])

@@ -1,4 +1,4 @@
-"""The command line: options, token, and a clean end."""
+"""The command line: reads options and token, checks the machine, and runs a session until the agent is to end."""
 
 from __future__ import annotations
 
@@ -14,87 +14,88 @@ from typing import IO
 
 from agent import VERSION, credentials
 from agent.build import workspace
-from agent.console import say
+from agent.console import print_line
+from agent.context import AgentContext
 from agent.process import linux, orphans, privileges
-from agent.process.privileges import Account, NoAccount
-from agent.process.supervisor import Slots
-from agent.server import Server
+from agent.process.privileges import BuildAccount, NoBuildAccount
+from agent.process.supervisor_client import SupervisorPool
+from agent.runner import EXIT_BAD_TOKEN, EXIT_FAILED, EXIT_OK, RESTART, TaskRunner
+from agent.server_client import ServerClient
 from agent.session import Session
-from agent.settings import Settings
-from agent.sign_off import release
-from agent.work import BAD_TOKEN, OK, REFUSED, RESTART, Work
 
-_LOOK_AGAIN = 0.5
-_SIGNAL = -2  # no exit code either
+_POLL_INTERVAL_S = 0.5  # how late a signal may be noticed that arrives just before a wait begins
+_SIGNAL = -2  # among the exit codes: a signal arrived
 
 
 def run(argv: list[str]) -> int:
+    """Run the agent until it ends; return its exit code."""
     options = _parse(argv)
     if sys.platform != "linux":
-        say("The agent runs on Linux.")
-        return REFUSED
+        print_line("The agent runs on Linux.")
+        return EXIT_FAILED
     linux.hide_from_others_of_this_user()
-    credentials.leave_environment(argv, hand_over=options.token_file is None)
+    credentials.leave_environment(argv, keep_token=options.token_file is None)
     os.umask(0o022)  # builds must be able to enter the folders above theirs
     try:
-        account = privileges.choose(options.build_user, options.trust_builds)
-        token, session_secret = credentials.read(options.token_file)
-        server = Server(options.server, token)
-    except (NoAccount, credentials.NoToken, ValueError) as error:
-        say(f"{str(error)[0].upper()}{str(error)[1:]}.")
-        return BAD_TOKEN
+        account = privileges.choose_account(options.build_user, options.trust_builds)
+        token, session_secret = credentials.read_token(options.token_file)
+        server = ServerClient(options.server, token)
+    except (NoBuildAccount, credentials.NoToken, ValueError) as error:
+        print_line(f"{str(error)[0].upper()}{str(error)[1:]}.")
+        return EXIT_BAD_TOKEN
     workdir = Path(options.workdir or _default_workdir(account)).absolute()
-    trouble = _check(workdir, account, options.token_file)
-    lock = None if trouble else _lock(workdir)
+    problem = _prepare_workdir(workdir, account, options.token_file)
+    lock = None if problem else _lock(workdir)
     if not lock:
-        say(trouble or f"Another agent uses {workdir}: give this one its own --workdir.")
-        return REFUSED
+        print_line(problem or f"Another agent uses {workdir}: give this one its own --workdir.")
+        return EXIT_FAILED
     with lock:
-        _introduce(account)
-        settings = Settings(server, Slots(), workdir, account, options.allow_local_repositories)
-        # Of an agent that was killed:
-        orphans.end_all(settings.builds)
-        workspace.remove(settings.builds)
-        work = Work(settings, options.once)
-        session = Session(settings, work, options.once, session_secret or secrets.token_hex(32))
-        code = _serve(session, work, settings)
+        _print_start(account)
+        supervisors = SupervisorPool([*credentials.own_command_line(), "slot"])
+        context = AgentContext(server, supervisors, workdir, account, options.allow_local_repositories)
+        # What a killed agent left behind:
+        orphans.end_orphans(context.builds)
+        workspace.remove_folder(context.builds)
+        runner = TaskRunner(context, options.once)
+        session = Session(context, runner, options.once, session_secret or secrets.token_hex(32))
+        code = _run_session(session, runner, context)
     if code == RESTART:
-        credentials.begin_anew(argv, [token, session.secret])
+        credentials.restart_program(argv, [token, session.secret])
     return code
 
 
-def _serve(session: Session, work: Work, settings: Settings) -> int:
+def _run_session(session: Session, runner: TaskRunner, context: AgentContext) -> int:
     signals: list[int] = []
 
-    def asked(number: int, _: object) -> None:
+    def on_signal(number: int, _: object) -> None:
         signals.append(number)
-        work.outcome.put(_SIGNAL)  # a SimpleQueue may be filled from a signal handler
+        runner.exit_codes.put(_SIGNAL)  # safe in a signal handler, which a SimpleQueue promises
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        signal.signal(number, asked)
+        signal.signal(number, on_signal)
     session.start()
-    code = _outcome(work, signals)
-    work.close(report=bool(signals) or code == RESTART)
-    settings.slots.close()
-    if session.is_connected and work.is_over and (signals or code == OK):
-        release(settings.server, session.id)
-    return OK if signals else code
+    code = _wait_for_exit_code(runner, signals)
+    runner.close(report=bool(signals) or code == RESTART)
+    context.supervisors.close()
+    if runner.is_idle and (signals or code == EXIT_OK):
+        session.sign_off()
+    return EXIT_OK if signals else code
 
 
-def _outcome(work: Work, signals: list[int]) -> int:
-    """The first signal lets builds end by themselves, the second one and SIGQUIT do not."""
-    draining = False
+def _wait_for_exit_code(runner: TaskRunner, signals: list[int]) -> int:
+    """Return the first exit code. The first signal drains the runner; the second one, or SIGQUIT, ends the agent."""
+    is_draining = False
     while True:
         try:
-            code = work.outcome.get(timeout=_LOOK_AGAIN)
+            code = runner.exit_codes.get(timeout=_POLL_INTERVAL_S)
         except queue.Empty:
-            continue  # a signal that comes just before the wait does not end it, and its handler has to wait too
+            continue  # Python runs the handler of a signal that arrived just before `get` only after it
         if code != _SIGNAL:
             return code
-        if draining or signal.SIGQUIT in signals:
-            return OK
-        draining = True
-        work.drain()
+        if is_draining or signal.SIGQUIT in signals:
+            return EXIT_OK
+        is_draining = True
+        runner.drain()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -114,14 +115,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _default_workdir(account: Account | None) -> Path:
+def _default_workdir(account: BuildAccount | None) -> Path:
     if account:
-        return Path("/var/cache/testhide-agent")  # root's own cache folder cannot be entered by builds
+        return Path("/var/cache/testhide-agent")  # builds of another user cannot enter root's own cache folder
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testhide-agent"
 
 
-def _check(workdir: Path, account: Account | None, token_file: str | None) -> str | None:
-    """Makes the folders; the sentence that says why it cannot work."""
+def _prepare_workdir(workdir: Path, account: BuildAccount | None, token_file: str | None) -> str | None:
+    """Create the folder; return a sentence that says why the agent cannot work there, or None."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if account:
@@ -135,6 +136,7 @@ def _check(workdir: Path, account: Account | None, token_file: str | None) -> st
 
 
 def _lock(workdir: Path) -> IO[str] | None:
+    """Return the open lock file, or None if another agent holds the lock."""
     lock = (workdir / "lock").open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,6 +146,6 @@ def _lock(workdir: Path) -> IO[str] | None:
     return lock
 
 
-def _introduce(account: Account | None) -> None:
+def _print_start(account: BuildAccount | None) -> None:
     who = f"run as user {account.uid}" if account else "are trusted, they can do whatever this agent's user can"
-    say(f"Testhide agent {VERSION}: builds {who}.")
+    print_line(f"Testhide agent {VERSION}: builds {who}.")

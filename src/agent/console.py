@@ -1,4 +1,4 @@
-"""What the agent tells its operator: one line on standard error each."""
+"""Writes the agent's messages to its operator. A module of its own, since every layer of the agent has some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 
 
-def say(text: str) -> None:
-    # One write per line: threads never mix, and no buffer is left at exit.
-    with contextlib.suppress(OSError):  # nobody reads it: that is no reason to stop working
+def print_line(text: str) -> None:
+    """Write one line to standard error in one call: lines of two threads never mix, and no buffer is lost at exit."""
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to stop working
         os.write(2, f"{text}\n".encode("utf-8", "replace"))

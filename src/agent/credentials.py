@@ -1,4 +1,4 @@
-"""The node's token: how it comes to this process and to no other."""
+"""Reads the node's token and keeps it from other processes, also when the program starts itself again."""
 
 from __future__ import annotations
 
@@ -6,48 +6,60 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent.process.entry import command_line
-
 VARIABLE = "TESTHIDE_AGENT_TOKEN"
-HANDED_OVER = "fd:"
+_PIPE_PREFIX = "fd:"
+"""`--token-file fd:7` reads the pipe that is open as file descriptor 7. Only `restart_program` passes it."""
 
 
 class NoToken(Exception):
-    """Says what to do about it."""
+    """There is no usable token; the message says why."""
 
 
-def leave_environment(argv: Sequence[str], hand_over: bool) -> None:
-    """
-    A variable that was there at the start stays readable in /proc/<pid>/environ for the life of the program:
-    so start the program anew without it, and hand the token over through a pipe unless a file is preferred.
+def own_command_line() -> list[str]:
+    """Return how to start this program: the interpreter, isolated from the environment, and the zipapp or folder."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    archive = os.path.dirname(package)
+    return [sys.executable, "-I", archive if os.path.isfile(archive) else package]
+
+
+def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
+    """Restart the program without the token's environment variable, if that is set.
+
+    Deleting the variable is not enough: the environment of a process's start stays readable in /proc/<pid>/environ.
+    With `keep_token` the new start gets the token through a pipe; otherwise, where a file is preferred, not at all.
     """
     token = os.environ.pop(VARIABLE, None)
-    if token is None:
-        return
-    begin_anew(argv, [token] if hand_over else [])
+    if token is not None:
+        restart_program(argv, [token] if keep_token else [])
 
 
-def begin_anew(argv: Sequence[str], words: Sequence[str]) -> None:
-    """This process as at its start; the words go through a pipe: the token and, if it goes on, the session's secret."""
-    command = [*command_line(), *_without_handed_over(argv)]
-    if words:
+def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
+    """Replace this process by a new start of the program, which reads `secrets` from a pipe. Never returns.
+
+    The secrets are the token and, where the session goes on, the session's secret.
+    """
+    command = [*own_command_line(), *_without_pipe_option(argv)]
+    if secrets:
         read, write = os.pipe()
-        os.write(write, "\n".join(words).encode())
+        os.write(write, "\n".join(secrets).encode())
         os.close(write)
         os.set_inheritable(read, True)
-        command += ["--token-file", f"{HANDED_OVER}{read}"]
+        command += ["--token-file", f"{_PIPE_PREFIX}{read}"]
     os.execve(command[0], command, dict(os.environ))  # noqa: S606 (ourselves)
 
 
-def read(source: str | None) -> tuple[str, str | None]:
-    """Token and secret of the session, from a file, `-` (standard input) or the pipe of `begin_anew`."""
+def read_token(source: str | None) -> tuple[str, str | None]:
+    """Return the token, and the session's secret where `restart_program` passed one. Raises `NoToken`.
+
+    The source is a file, `-` for standard input, or the pipe of `restart_program`.
+    """
     if source is None:
         raise NoToken(f"the agent needs a token: --token-file FILE, --token-file - or {VARIABLE}")
     try:
         if source == "-":
             text = sys.stdin.readline()
         else:
-            file = int(source[len(HANDED_OVER) :]) if _is_pipe(source) else source
+            file = int(source[len(_PIPE_PREFIX) :]) if _is_pipe(source) else source
             with open(file, encoding="utf-8") as opened:
                 text = opened.read()
     except (OSError, ValueError) as error:
@@ -61,11 +73,11 @@ def read(source: str | None) -> tuple[str, str | None]:
     return token, session or None
 
 
-def _without_handed_over(argv: Sequence[str]) -> list[str]:
-    """Without the pipe that this process itself was given, which is read."""
-    given = [at for at, word in enumerate(argv) if at and argv[at - 1] == "--token-file" and _is_pipe(word)]
-    return [word for at, word in enumerate(argv) if at not in given and at + 1 not in given]
+def _without_pipe_option(argv: Sequence[str]) -> list[str]:
+    """Drop the `--token-file` of the pipe that this process was started with: it has been read to its end."""
+    pipes = [at for at, word in enumerate(argv) if at and argv[at - 1] == "--token-file" and _is_pipe(word)]
+    return [word for at, word in enumerate(argv) if at not in pipes and at + 1 not in pipes]
 
 
 def _is_pipe(source: str) -> bool:
-    return source.startswith(HANDED_OVER)
+    return source.startswith(_PIPE_PREFIX)

@@ -1,4 +1,4 @@
-"""What the machine has and how busy it is, from /proc."""
+"""Reads from /proc what the machine has and how busy it is."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from pathlib import Path
 _GB = 1 << 30
 
 
-def cores() -> int:
+def count_cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def ram_gb() -> float:
-    return round(_memory()["MemTotal"] / _GB, 2)
+def read_ram_gb() -> float:
+    return round(_read_memory()["MemTotal"] / _GB, 2)
 
 
-class Gauge:
-    """CPU is measured between one reading and the next."""
+class MachineGauge:
+    """Reads the load that a heartbeat reports. `cpu_pct` is the average since the reading before."""
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir
-        self._busy, self._total = _cpu()
+        self._busy, self._total = _read_cpu_ticks()
 
     def read(self) -> dict[str, float]:
-        busy, total = _cpu()
+        busy, total = _read_cpu_ticks()
         passed = total - self._total
         cpu = 100 * (busy - self._busy) / passed if passed else 0.0
         self._busy, self._total = busy, total
-        memory = _memory()
+        memory = _read_memory()
         return {
             "cpu_pct": round(min(max(cpu, 0.0), 100.0), 1),
             "ram_pct": round(100 * (1 - memory["MemAvailable"] / memory["MemTotal"]), 1),
@@ -39,16 +40,16 @@ class Gauge:
         }
 
 
-def _cpu() -> tuple[int, int]:
-    """Busy and total ticks since the machine's start."""
+def _read_cpu_ticks() -> tuple[int, int]:
+    """Return busy and total clock ticks of all cores since the machine started."""
     with open("/proc/stat", encoding="ascii") as file:
         # user nice system idle iowait irq softirq steal; guest time is part of user's
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
-def _memory() -> dict[str, int]:
-    """Bytes by name."""
+def _read_memory() -> dict[str, int]:
+    """Return the entries of /proc/meminfo in bytes."""
     with open("/proc/meminfo", encoding="ascii") as file:
         pairs = (line.split(":") for line in file)
         return {name: int(value.split()[0]) * 1024 for name, value in pairs}

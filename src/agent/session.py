@@ -1,144 +1,189 @@
-"""The agent's session with the server: connect, hear what to do, tell how the machine is."""
+"""The agent's session with the server: connect, poll for messages, send heartbeats, sign off.
+
+A session's id is the hash of a secret, which the work folder keeps in a file. Only one agent at a time can use the
+folder, so an agent that shows the secret of an earlier session proves that the agent of that session is gone, and
+replaces it at once.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from agent import VERSION, machine, takeover
-from agent.console import say
-from agent.server import BadToken, GivenUp, Refused, sleep
-from agent.settings import Settings
-from agent.work import BAD_TOKEN, REFUSED, Work
+from agent import VERSION, machine
+from agent.console import print_line
+from agent.context import AgentContext
+from agent.process import linux
+from agent.runner import EXIT_BAD_TOKEN, EXIT_FAILED, TaskRunner
+from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused, pause_forever
 
-_CONNECT_AGAIN = 10.0
-_ANSWER_LATE = 15.0  # a poll may be answered this much later than it promised
-_SHOWN = 50
+_SECRET_FILE = "session"  # noqa: S105 (a file name)
+_RECONNECT_INTERVAL_S = 10.0  # after a refusal, which usually means that another session of this node is alive
+_POLL_MARGIN_S = 15.0  # a poll may be answered this much later than the server promised, before it counts as failed
+_SIGN_OFF_TIMEOUT_S = 1.0
+_SHOWN_CHARACTERS = 50
 
 
 class Session:
-    def __init__(self, settings: Settings, work: Work, once: bool, secret: str) -> None:
+    def __init__(self, context: AgentContext, runner: TaskRunner, once: bool, secret: str) -> None:
         self.secret = secret
-        self.id = takeover.session_id(secret)
-        self._settings = settings
-        self._server = settings.server
-        self._work = work
+        self._id = hashlib.sha256(secret.encode()).hexdigest()
+        self._context = context
+        self._server = context.server
+        self._runner = runner
         self._once = once
-        self._predecessor = takeover.inherited(settings.workdir)
+        self._replaces_session = read_secret(context.workdir)
         self._poll_s = 30.0
         self._heartbeat_s = 0.0
         self._connected = threading.Event()
-        self._receipt = ""  # of the last message that arrived
+        self._receipt = ""  # of the last message, which the next poll acknowledges
 
     def start(self) -> None:
-        for work in (self._listen, self._beat):
-            threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True).start()
+        """Start the threads that poll and send heartbeats."""
+        for work in (self._poll_forever, self._send_heartbeats):
+            threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
-    @property
-    def is_connected(self) -> bool:
-        """It was the node's at some time."""
-        return self._connected.is_set()
+    def sign_off(self) -> None:
+        """Tell the server that the session is over; one try of a second, since otherwise it finds out by itself."""
+        if not self._connected.is_set():
+            return
 
-    def _guarded(self, work: Any) -> None:
+        def post() -> None:
+            with contextlib.suppress(RequestRefused, RequestAbandoned):
+                self._server.post("/api/v3/agent/disconnect", {"session": self._id}, pause=lambda _: True)
+
+        thread = threading.Thread(target=post, daemon=True)
+        thread.start()
+        thread.join(_SIGN_OFF_TIMEOUT_S)
+
+    def _run_thread(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except BadToken:
-            say(f"{self._server.url} does not accept this token: check it, or register the node again.")
-            self._work.outcome.put(BAD_TOKEN)
+        except TokenRefused:
+            print_line(f"{self._server.url} does not accept this token: check it, or register the node again.")
+            self._runner.exit_codes.put(EXIT_BAD_TOKEN)
         except Exception:
-            self._work.outcome.put(REFUSED)  # a fault of ours: better gone, and seen by the server, than deaf
+            # A defect of the agent: end, which the server notices, instead of going on without this thread.
+            self._runner.exit_codes.put(EXIT_FAILED)
             raise
 
-    def _listen(self) -> None:
-        while not self._work.closing:
+    def _poll_forever(self) -> None:
+        while not self._runner.is_closing:
             self._connect()
             try:
                 while True:
-                    self._hear()
-            except BadToken:
+                    self._poll_once()
+            except TokenRefused:
                 raise
-            except Refused as refused:
-                if refused.status != 409:
-                    say(f"The poll was refused: {refused}")
-                    time.sleep(_CONNECT_AGAIN)
+            except RequestRefused as refused:
+                if refused.status != 409:  # 409: the session is no longer the node's
+                    print_line(f"The poll was refused: {refused}")
+                    time.sleep(_RECONNECT_INTERVAL_S)
 
     def _connect(self) -> None:
-        said = ""
+        printed = ""
         while True:
-            about = {
-                "session": self.id,
+            request = {
+                "session": self._id,
                 "version": VERSION,
                 "platform": sys.platform,
                 "hostname": socket.gethostname(),
-                "cpu_cores": machine.cores(),
-                "ram_gb": machine.ram_gb(),
-                "running": [build_id for build_id, _ in self._work.running()],
-                "replaces": self._predecessor,
+                "cpu_cores": machine.count_cores(),
+                "ram_gb": machine.read_ram_gb(),
+                "running": [build_id for build_id, _ in self._runner.list_builds()],
+                "replaces": self._replaces_session,
             }
             try:
-                node = self._server.post("/api/v3/agent/connect", about, pause=sleep)
+                node = self._server.post("/api/v3/agent/connect", request, pause=pause_forever)
                 break
-            except BadToken:
+            except TokenRefused:
                 raise
-            except Refused as refused:
-                if said != str(refused):
-                    said = str(refused)
-                    say(f"The server refuses this agent: {refused}")
+            except RequestRefused as refused:
+                if printed != str(refused):
+                    printed = str(refused)
+                    print_line(f"The server refuses this agent: {refused}")
                 if self._once:
-                    self._work.outcome.put(REFUSED)
-                time.sleep(_CONNECT_AGAIN)
-        takeover.bequeath(self._settings.workdir, self.secret)
-        self._work.max_parallel = int(node["max_parallel"])
+                    self._runner.exit_codes.put(EXIT_FAILED)
+                time.sleep(_RECONNECT_INTERVAL_S)
+        write_secret(self._context.workdir, self.secret)
+        self._runner.max_parallel = int(node["max_parallel"])
         self._poll_s, self._heartbeat_s = float(node["poll_s"]), float(node["heartbeat_s"])
-        self._settings.slots.warm()
+        self._context.supervisors.prestart()
         self._connected.set()
-        say(f"Connected to {self._server.url} as {node['name']}, up to {self._work.max_parallel} builds at once.")
+        print_line(
+            f"Connected to {self._server.url} as {node['name']}, up to {self._runner.max_parallel} builds at once."
+        )
 
-    def _hear(self) -> None:
-        call, free = self._work.poll_begins()
+    def _poll_once(self) -> None:
+        cancellation, free = self._runner.begin_poll()
         try:
             message = self._server.get(
                 "/api/v3/agent/next",
-                timeout=self._poll_s + _ANSWER_LATE,
-                pause=sleep,
-                call=call,
-                session=self.id,
+                timeout=self._poll_s + _POLL_MARGIN_S,
+                pause=pause_forever,
+                cancellation=cancellation,
+                session=self._id,
                 free=free,
                 receipt=self._receipt,
             )
-        except GivenUp:
-            return  # cut short: there is more room for builds than it said, or none any more
+        except RequestAbandoned:
+            return  # cancelled, since `free` has changed
         finally:
-            self._work.poll_ends()
+            self._runner.end_poll()
         if message:
-            self._obey(message)
+            self._handle(message)
             self._receipt = str(message.get("receipt") or "")
 
-    def _obey(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
         if kind == "run":
-            self._work.begin_build(message["build"])
+            self._runner.start_build(message["build"])
         elif kind == "stop":
-            self._work.stop_build(message)
+            self._runner.stop_build(message)
         elif kind in ("execute", "restart"):
-            self._work.begin_command(message)
+            self._runner.start_command(message)
         else:
-            say(f"Ignored a message that this version does not know: {str(kind)[:_SHOWN]!r}")
+            print_line(f"Ignored a message that this version does not know: {str(kind)[:_SHOWN_CHARACTERS]!r}")
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         self._connected.wait()
-        gauge = machine.Gauge(self._settings.workdir)
+        gauge = machine.MachineGauge(self._context.workdir)
         while True:
-            state = {"session": self.id, **gauge.read(), "running": self._work.running()}
+            heartbeat = {"session": self._id, **gauge.read(), "running": self._runner.list_builds()}
             try:
-                answer = self._server.post("/api/v3/agent/heartbeat", state, pause=sleep)
-            except BadToken:
+                answer = self._server.post("/api/v3/agent/heartbeat", heartbeat, pause=pause_forever)
+            except TokenRefused:
                 raise
-            except Refused:
-                answer = None  # not our node's session any more: the poll learns it too, and connects
+            except RequestRefused:
+                answer = None  # no longer the node's session: the poll is refused too, and connects again
             for build_id, _ in (answer or {}).get("lost", []):
-                self._work.drop_build(build_id)
+                self._runner.drop_build(build_id)
             time.sleep(self._heartbeat_s)
+
+
+def write_secret(workdir: Path, secret: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the next agent waits for the session's end, as in another folder
+        file = os.open(workdir / _SECRET_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(file, "w", encoding="ascii") as opened:
+            opened.write(f"{linux.read_boot_id()} {secret}")
+
+
+def read_secret(workdir: Path) -> str | None:
+    """Return the secret of the last session in this folder, or None if there is none or the machine was restarted.
+
+    A folder that was copied to another machine, in a machine image for example, proves nothing: there the boot id
+    differs.
+    """
+    try:
+        boot_id, secret = (workdir / _SECRET_FILE).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return secret if boot_id == linux.read_boot_id() else None

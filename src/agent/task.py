@@ -1,40 +1,92 @@
-"""What a build and a command have in common: other threads may end them early."""
+"""The base of builds and administrator commands: work in a thread of its own that other threads can end early."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 
-from agent.interrupt import DROPPED, STOPPED, Interrupt
+STOPPED = "stopped"
+DROPPED = "dropped"
+"""Causes of an interrupt. The server is told how a stopped task ended; of a dropped one it wants to hear nothing."""
+_CHECK_INTERVAL_S = 0.2
+"""Within a pause: how late it may notice that the task was dropped or its time for reporting is over."""
 
-_GLANCE = 0.2
+
+class Interrupt:
+    """Wakes the thread of a task, which waits for `fileno` with select, and tells it why.
+
+    The first cause stays, except that DROPPED replaces any other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read, self._write = os.pipe()
+        self._dropped = threading.Event()
+        self._open = True
+        self.cause: str | None = None
+        self.detail: str | None = None
+        self.grace = 0.0  # seconds from SIGTERM to SIGKILL
+
+    def fire(self, cause: str, detail: str | None, grace: float) -> None:
+        with self._lock:
+            if self.cause is not None and cause != DROPPED:
+                return
+            self.cause, self.detail, self.grace = cause, detail, grace
+            if cause == DROPPED:
+                self._dropped.set()
+            if self._open:
+                os.write(self._write, b"!")
+
+    @property
+    def is_dropped(self) -> bool:
+        return self._dropped.is_set()
+
+    def wait_dropped(self, seconds: float) -> bool:
+        """Wait at most that long; return whether the task was dropped."""
+        return self._dropped.wait(seconds)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def acknowledge(self) -> None:
+        """Empty the pipe, so that select waits again."""
+        os.read(self._read, 16)
+
+    def close(self) -> None:
+        with self._lock:
+            self._open = False
+            os.close(self._read)
+            os.close(self._write)
 
 
 class Task:
-    """`drop` and `shut_down` may come from any thread and at any time."""
+    """Any thread may call `drop` and `shut_down`, at any time."""
 
     def __init__(self) -> None:
         self._interrupt = Interrupt()
         self._report_until: float | None = None
 
     def run(self) -> None:
-        """In a thread of its own; when it returns nothing of the task is left here."""
+        """Do the work and report it. When this returns, no process and no file of the task is left on the machine."""
         raise NotImplementedError
 
     def drop(self) -> None:
-        """Nobody wants it any more: end it without a word."""
+        """Kill the task's processes and report nothing."""
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:
+        """End the task because the agent ends: `grace` seconds for its processes, then as many for its report."""
         self._report_until = time.monotonic() + grace + report_within
         self._interrupt.fire(STOPPED, "the agent was shut down", grace)
 
     def _pause(self, seconds: float) -> bool:
-        """Between two tries of a call: true when nobody waits for it any more."""
+        """Wait between two tries of a request; return True once the task was dropped or may report no longer."""
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()
-            if self._interrupt.dropped or (self._report_until is not None and now >= self._report_until):
+            if self._interrupt.is_dropped or (self._report_until is not None and now >= self._report_until):
                 return True
             if now >= until:
                 return False
-            self._interrupt.wait_dropped(min(_GLANCE, until - now))
+            self._interrupt.wait_dropped(min(_CHECK_INTERVAL_S, until - now))

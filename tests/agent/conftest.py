@@ -16,20 +16,20 @@ from agent.bundle import build_zipapp
 
 @pytest.fixture(scope="session")
 def bundle() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        path = Path(folder) / "agent.pyz"
+    with tempfile.TemporaryDirectory() as created:
+        Path(created).chmod(0o755)
+        path = Path(created) / "agent.pyz"
         path.write_bytes(build_zipapp())
         yield path
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that every user can reach: pytest's own cannot be entered by a build's user."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+def folder() -> Iterator[Path]:
+    """Yield a folder that every user can enter, unlike the `tmp_path` of pytest."""
+    created = Path(tempfile.mkdtemp())
+    created.chmod(0o755)
+    yield created
+    shutil.rmtree(created)
 
 
 @pytest.fixture
@@ -39,11 +39,11 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def start(bundle: Path, place: Path, server: FakeServer) -> Iterator[StartAgent]:
+def start(bundle: Path, folder: Path, server: FakeServer) -> Iterator[StartAgent]:
     with ExitStack() as agents:
 
         def start(*options: str, python: str = sys.executable, user: int | None = None) -> Agent:
-            agent = Agent(bundle, place, server.url, *options, python=python, user=user)
+            agent = Agent(bundle, folder, server.url, *options, python=python, user=user)
             agents.callback(agent.close)
             return agent
 

@@ -1,4 +1,4 @@
-"""A server that speaks docs/agent-protocol.md: a test tells it what to say and sees what it heard."""
+"""Fake server that speaks docs/agent-protocol.md: a test queues its messages and sees what the agent sent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ POLL_S = 0.5
 Answer = tuple[int, Any]
 
 
-class Heard:
-    """What an agent said about one attempt of a build."""
+class ReceivedBuild:
+    """Everything that the agent sent of one attempt of a build."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.times: list[int] = []
         self.arrived: list[float] = []
-        self.requests: list[tuple[int, int]] = []  # offset and number of lines of every log request
+        self.requests: list[tuple[int, int]] = []  # offset and number of lines of each log request
         self.commit: str | None = None
         self.started = False
         self.reports: dict[str, bytes] = {}
@@ -34,34 +34,30 @@ class Heard:
         self.finished: dict[str, Any] | None = None
 
     @property
-    def own(self) -> list[str]:
-        """What the build printed, without the agent's lines."""
+    def printed(self) -> list[str]:
+        """Log lines that the build printed, without the notes of the agent."""
         return [line for line in self.lines if not line.startswith("==> ")]
-
-    @property
-    def said(self) -> str:
-        return "\n".join(line for line in self.lines if line.startswith("==> "))
 
 
 class FakeServer:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.connects: list[dict[str, Any]] = []
-        self.released: list[str] = []
+        self.signed_off: list[str] = []
         self.heartbeats: list[dict[str, Any]] = []
         self.polls: list[int] = []
         self.receipts: list[str] = []
-        self.builds: dict[tuple[int, int], Heard] = {}
+        self.builds: dict[tuple[int, int], ReceivedBuild] = {}
         self.results: dict[str, dict[str, Any]] = {}
         self.messages: list[dict[str, Any]] = []
         self.lost: list[tuple[int, str]] = []
         self._poll: object = None
         self.max_parallel = 2
         self.token = TOKEN
-        # Asked with the last part of the path, query and body: another answer than the usual one, or "drop".
+        # Called with the last part of the path, query and body. Returns an answer to send instead, "drop" to close the
+        # connection, or None.
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
-        self.retry_after: str | None = None
-        """Header of answers that are no success."""
+        self.retry_after: str | None = None  # header of every answer that is not a success
         self._ids = iter(range(1, 1000))
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._http.daemon_threads = True
@@ -81,8 +77,8 @@ class FakeServer:
             self._http.server_close()
             self._thread.join()
 
-    def queue(self, command: str, **other: Any) -> Heard:
-        """Queue a build; the defaults are an empty workspace and a minute."""
+    def queue(self, command: str, **other: Any) -> ReceivedBuild:
+        """Queue a build; by default it starts with an empty workspace and may take a minute."""
         build: dict[str, Any] = {
             "id": next(self._ids),
             "attempt": 1,
@@ -100,51 +96,51 @@ class FakeServer:
             "timeout_s": 60,
             **other,
         }
-        heard = Heard()
+        received = ReceivedBuild()
         with self.changed:
-            self.builds[build["id"], build["attempt"]] = heard
-        self.tell({"type": "run", "build": build})
-        return heard
+            self.builds[build["id"], build["attempt"]] = received
+        self.send({"type": "run", "build": build})
+        return received
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         with self.changed:
             self.messages.append(message)
             self.changed.notify_all()
 
     def execute(self, command: str, timeout_s: float = 60) -> str:
         command_id = f"c{next(self._ids)}"
-        self.tell({"type": "execute", "command_id": command_id, "command": command, "timeout_s": timeout_s})
+        self.send({"type": "execute", "command_id": command_id, "command": command, "timeout_s": timeout_s})
         return command_id
 
     def wait_result(self, command_id: str) -> dict[str, Any]:
         self.wait(lambda: command_id in self.results)
         return self.results[command_id]
 
-    def stop(self, heard: Heard, reason: str = "cancelled") -> None:
-        build, attempt = self.key(heard)
-        self.tell({"type": "stop", "build_id": build, "attempt": attempt, "reason": reason})
+    def stop(self, received: ReceivedBuild, reason: str = "cancelled") -> None:
+        build, attempt = self.key(received)
+        self.send({"type": "stop", "build_id": build, "attempt": attempt, "reason": reason})
 
-    def key(self, heard: Heard) -> tuple[int, int]:
-        return next(key for key, value in self.builds.items() if value is heard)
+    def key(self, received: ReceivedBuild) -> tuple[int, int]:
+        return next(key for key, value in self.builds.items() if value is received)
 
     def wait(self, condition: Callable[[], object]) -> None:
         with self.changed:
-            assert self.changed.wait_for(condition, WAIT), "the agent did not come that far"
+            assert self.changed.wait_for(condition, WAIT), "the agent did not get that far in time"
 
     def wait_idle(self, running: Sequence[Sequence[int]] = ()) -> None:
-        """Until a heartbeat says that no build is left, or only those."""
+        """Wait for a heartbeat in which no builds run, or only `running`."""
         before = len(self.heartbeats)
         self.wait(lambda: any(state["running"] == list(running) for state in self.heartbeats[before:]))
 
-    def wait_line(self, heard: Heard, text: str) -> str:
-        self.wait(lambda: any(text in line for line in heard.own))
-        return next(line for line in heard.own if text in line)
+    def wait_line(self, received: ReceivedBuild, text: str) -> str:
+        self.wait(lambda: any(text in line for line in received.printed))
+        return next(line for line in received.printed if text in line)
 
-    def wait_finished(self, heard: Heard) -> dict[str, Any]:
-        self.wait(lambda: heard.finished is not None)
-        assert heard.finished is not None
-        assert heard.finished["log_lines"] == len(heard.lines)
-        return heard.finished
+    def wait_finished(self, received: ReceivedBuild) -> dict[str, Any]:
+        self.wait(lambda: received.finished is not None)
+        assert received.finished is not None
+        assert received.finished["log_lines"] == len(received.lines)
+        return received.finished
 
     def answer(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer | str:
         if headers["Authorization"] != f"Bearer {self.token}":
@@ -162,38 +158,38 @@ class FakeServer:
     def _answer(self, call: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
         if call == "connect":
             self.connects.append(json.loads(body))
-            self._poll = None  # one that is still open is of a process that is gone
+            self._poll = None  # a poll that is still open belongs to a process that is gone
             node = {"node_id": 1, "name": "node-1", "max_parallel": self.max_parallel}
             return 200, {**node, "heartbeat_s": 0.2, "poll_s": POLL_S}
         if call == "next":
             self.receipts.append(query.get("receipt", ""))
             return self._next(int(query["free"]))
         if call == "disconnect":
-            self.released.append(json.loads(body)["session"])
+            self.signed_off.append(json.loads(body)["session"])
             return 200, {}
         if call == "heartbeat":
             self.heartbeats.append(json.loads(body))
             return 200, {"lost": self.lost}
         if call == "upload":
             fields = _form(body, headers["Content-Type"])
-            heard = self.builds[int(fields["build_id"][1]), 1]
+            received = self.builds[int(fields["build_id"][1]), 1]
             name, content = fields["file"]
-            heard.artifacts[fields["path"][1].decode() + name] = content
+            received.artifacts[fields["path"][1].decode() + name] = content
             return 201, {}
         if call == "result":
             self.results[path.split("/")[-2]] = json.loads(body)
             return 200, {}
-        heard = self.builds[int(path.split("/")[-2]), int(query["attempt"])]
+        received = self.builds[int(path.split("/")[-2]), int(query["attempt"])]
         if call == "started":
-            heard.started, heard.commit = True, json.loads(body)["commit_sha"]
+            received.started, received.commit = True, json.loads(body)["commit_sha"]
             return 200, {}
         if call == "report":
-            heard.reports[query["path"]] = body
+            received.reports[query["path"]] = body
             return 200, {"recorded": body.count(b"<testcase"), "warnings": []}
         if call == "log":
-            return self._log(heard, json.loads(body))
+            return self._log(received, json.loads(body))
         assert call == "finished", path
-        heard.finished = json.loads(body)
+        received.finished = json.loads(body)
         return 200, {"status": "passed"}
 
     def _next(self, free: int) -> Answer:
@@ -201,26 +197,26 @@ class FakeServer:
 
         poll = self._poll = object()
 
-        def fitting() -> dict[str, Any] | None:
+        def next_message() -> dict[str, Any] | None:
             if poll is not self._poll:
                 return None
             return next((message for message in self.messages if free or message["type"] != "run"), None)
 
-        message = self.changed.wait_for(fitting, POLL_S)
+        message = self.changed.wait_for(next_message, POLL_S)
         if message is None:
             return 204, None
         self.messages.remove(message)
         return 200, message
 
-    def _log(self, heard: Heard, body: dict[str, Any]) -> Answer:
+    def _log(self, received: ReceivedBuild, body: dict[str, Any]) -> Answer:
         offset, lines = body["offset"], body["lines"]
-        heard.requests.append((offset, len(lines)))
-        if offset <= len(heard.lines):
-            new = lines[len(heard.lines) - offset :]
-            heard.lines += [text for _, text in new]
-            heard.times += [at for at, _ in new]
-            heard.arrived += [time.time()] * len(new)
-        return 200, {"acknowledged": len(heard.lines)}
+        received.requests.append((offset, len(lines)))
+        if offset <= len(received.lines):
+            new = lines[len(received.lines) - offset :]
+            received.lines += [text for _, text in new]
+            received.times += [at for at, _ in new]
+            received.arrived += [time.time()] * len(new)
+        return 200, {"acknowledged": len(received.lines)}
 
 
 def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
@@ -232,7 +228,7 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
         def handle_one_request(self) -> None:
             try:
                 super().handle_one_request()
-            except ConnectionError:  # an agent that was killed, or that cut its poll short
+            except ConnectionError:  # the agent was killed, or cancelled its poll
                 self.close_connection = True
 
         def do_GET(self) -> None:
@@ -266,7 +262,7 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
 
 
 def _form(body: bytes, content_type: str) -> dict[str, tuple[str, bytes]]:
-    """Name to file name and content."""
+    """Return the file name and content of each field of a multipart form."""
     fields = {}
     for part in body.split(b"--" + content_type.partition("boundary=")[2].encode())[1:-1]:
         head, _, content = part.partition(b"\r\n\r\n")

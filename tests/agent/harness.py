@@ -11,8 +11,10 @@ from pathlib import Path
 
 from tests.agent.fake_server import TOKEN, WAIT
 
-# One that every user can run, unlike that of a virtual environment in somebody's home.
+# Every user can run it, unlike the Python of a virtual environment in a home folder.
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin") or sys.executable
+FOREVER = "while :; do sleep 0.1; done"
+"""Shell command."""
 AGENT_ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "TZ": "UTC",
@@ -22,19 +24,19 @@ AGENT_ENVIRONMENT = {
 
 
 class Agent:
-    """The zipapp as a process of its own."""
+    """Runs the zipapp as a process."""
 
     def __init__(
         self,
         bundle: Path,
-        place: Path,
+        folder: Path,
         url: str,
         *options: str,
         python: str = sys.executable,
         user: int | None = None,
     ) -> None:
-        self.workdir = place / "work"
-        self.token_file = place / "token"
+        self.workdir = folder / "work"
+        self.token_file = folder / "token"
         if not self.token_file.exists():
             self.token_file.write_text(TOKEN + "\n")
             self.token_file.chmod(0o600)
@@ -42,7 +44,7 @@ class Agent:
         if user is not None:
             for path in (self.workdir, self.token_file):
                 os.chown(path, user, user)
-        self._errors = (place / "stderr").open("w+")
+        self._errors = (folder / "stderr").open("w+")
         token = [] if "--token-file" in options else ["--token-file", str(self.token_file)]
         self.process = subprocess.Popen(
             [python, str(bundle), "--server", url, *token, "--workdir", str(self.workdir), *options],
@@ -53,21 +55,21 @@ class Agent:
         )
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         self._errors.seek(0)
         return self._errors.read()
 
-    def wait_said(self, text: str, really: bool = True) -> None:
+    def wait_printed(self, text: str, expected: bool = True) -> None:
         deadline = time.monotonic() + WAIT
-        while really and text not in self.said:
-            assert time.monotonic() < deadline, self.said
-            time.sleep(0.02)  # between two looks
+        while expected and text not in self.printed:
+            assert time.monotonic() < deadline, self.printed
+            time.sleep(0.02)
 
     def wait(self) -> int:
         return self.process.wait(WAIT)
 
     def end(self) -> int:
-        """At once, with its builds."""
+        """End the agent and its builds at once; return its exit code."""
         self.process.send_signal(signal.SIGQUIT)
         return self.wait()
 
@@ -78,24 +80,24 @@ class Agent:
         finally:
             self.process.kill()
             self.process.wait()
-            said = self.said
+            printed = self.printed
             self._errors.close()
-        assert "Traceback" not in said, said
+        assert "Traceback" not in printed, printed
 
 
 StartAgent = Callable[..., Agent]
 
 
 def processes_until(text: str, count: int) -> None:
-    """There are that many, or more."""
+    """Wait until at least that many processes have the text in command line or environment."""
     deadline = time.monotonic() + WAIT
     while len(processes_with(text)) < count:
         assert time.monotonic() < deadline
-        time.sleep(0.02)  # between two looks
+        time.sleep(0.02)
 
 
 def processes_with(text: str) -> list[int]:
-    """Ids of processes whose command line or environment holds the text."""
+    """Return the ids of processes that have the text in their command line or environment."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():

@@ -1,4 +1,4 @@
-"""The agent as it is handed out: one file, for many Pythons."""
+"""The zipapp: one file for many Python versions, reproducible."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 
 
 def _pythons() -> list[str]:
-    """Other versions than ours that this machine has."""
+    """Return the Python versions of this machine, except the one that runs the tests."""
     names = (f"/usr/bin/python3.{minor}" for minor in range(9, 20))
     return [name for name in names if os.path.exists(name) and not name.endswith(f"3.{sys.version_info[1]}")]
 
 
 @pytest.mark.parametrize("python", _pythons())
-def test_it_runs_on_other_versions(server: FakeServer, start: StartAgent, python: str) -> None:
+def test_it_runs_on_other_python_versions(server: FakeServer, start: StartAgent, python: str) -> None:
     build = server.queue("echo here; touch out", artifacts=["out"])
     agent = start("--once", python=python)
 
     assert agent.wait() == 0
-    assert build.own == ["here"]
-    assert "Warning" not in agent.said
+    assert build.printed == ["here"]
+    assert "Warning" not in agent.printed
 
 
 def test_it_runs_as_a_module_and_as_a_folder() -> None:
@@ -57,12 +57,12 @@ def test_the_bundle_is_the_same_each_time() -> None:
     assert first.startswith(b"#!/usr/bin/env python3\n")
     names = zipfile.ZipFile(io.BytesIO(first)).namelist()
     assert names == sorted(names)
-    assert {"__main__.py", "agent/__init__.py", "agent/build/build.py"} <= set(names)
+    assert {"__main__.py", "agent/__init__.py", "agent/build/build_task.py"} <= set(names)
     assert "agent/bundle.py" not in names
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_the_source_is_python_3_9_and_needs_nothing_else(source: Path) -> None:
+def test_the_source_is_python_3_9_and_imports_only_the_standard_library(source: Path) -> None:
     is_for_builds = source.name.startswith("testhide_")
     tree = ast.parse(source.read_text(), feature_version=(3, 8) if is_for_builds else (3, 9))
     imported = set()

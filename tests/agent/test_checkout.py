@@ -10,7 +10,7 @@ from tests.agent.fake_server import FakeServer
 from tests.agent.harness import StartAgent
 
 from agent.build.checkout import Checkout, CheckoutFailed
-from agent.build.masking import without_credentials
+from agent.build.masking import hide_credentials
 
 IDENTITY = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
 
@@ -40,8 +40,8 @@ class Repository:
 
 
 @pytest.fixture
-def repository(place: Path) -> Repository:
-    return Repository(place)
+def repository(folder: Path) -> Repository:
+    return Repository(folder)
 
 
 SHOW = 'cat file; echo; git rev-parse HEAD; echo "$TESTHIDE_COMMIT"'
@@ -53,7 +53,7 @@ def _check_out(
     start("--allow-local-repositories")
     build = server.queue(SHOW, repository=str(repository.path), branch=branch, commit_sha=commit)
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
-    content, head, variable = build.own[-3:]
+    content, head, variable = build.printed[-3:]
     assert head == variable == build.commit
     return content, head
 
@@ -87,18 +87,18 @@ def test_the_default_branch(server: FakeServer, start: StartAgent, repository: R
     assert _check_out(server, start, repository, None, None) == ("3", repository.feature)
 
 
-def test_gits_own_words_when_it_fails(server: FakeServer, start: StartAgent, repository: Repository) -> None:
+def test_the_detail_quotes_git_when_it_fails(server: FakeServer, start: StartAgent, repository: Repository) -> None:
     start("--allow-local-repositories")
     build = server.queue("echo never", repository=f"file://{repository.path}", branch="gone")
     verdict = server.wait_finished(build)
 
     assert (verdict["exit_code"], verdict["reason"]) == (None, "checkout_failed")
     assert "couldn't find remote ref gone" in verdict["detail"]
-    assert "never" not in build.own
+    assert "never" not in build.printed
     assert not build.started
 
 
-def test_a_commit_that_is_nowhere(server: FakeServer, start: StartAgent, repository: Repository) -> None:
+def test_an_unknown_commit_fails_the_checkout(server: FakeServer, start: StartAgent, repository: Repository) -> None:
     start("--allow-local-repositories")
     build = server.queue("", repository=str(repository.path), branch="main", commit_sha="0123456789")
 
@@ -106,7 +106,7 @@ def test_a_commit_that_is_nowhere(server: FakeServer, start: StartAgent, reposit
 
 
 @pytest.mark.usefixtures("agent")
-def test_local_repositories_need_the_operators_word(server: FakeServer, repository: Repository) -> None:
+def test_local_repositories_need_an_option_of_the_operator(server: FakeServer, repository: Repository) -> None:
     verdict = server.wait_finished(server.queue("", repository=str(repository.path)))
 
     assert verdict["reason"] == "checkout_failed"
@@ -142,7 +142,7 @@ def test_credentials_of_a_url_are_shown_nowhere(server: FakeServer) -> None:
         ("https://example.org/x.git", "main", "HEAD~1"),
     ],
 )
-def test_what_git_never_gets_to_see(url: str, branch: str | None, commit: str | None) -> None:
+def test_git_is_not_run_with_unsafe_arguments(url: str, branch: str | None, commit: str | None) -> None:
     def git(argv: Sequence[str], env: dict[str, str], shown: bool) -> tuple[int, list[str]]:
         raise AssertionError("git was asked")
 
@@ -150,7 +150,7 @@ def test_what_git_never_gets_to_see(url: str, branch: str | None, commit: str | 
         Checkout(git, {}, lambda _: None, allow_local=False).run(url, branch, commit)
 
 
-def test_ssh_urls_in_both_forms_are_taken() -> None:
+def test_ssh_urls_in_both_forms_are_accepted() -> None:
     asked: list[list[str]] = []
     for url in ("git@example.org:team/x.git", "ssh://git@example.org/team/x.git"):
 
@@ -163,17 +163,17 @@ def test_ssh_urls_in_both_forms_are_taken() -> None:
         assert any(url in argv[argv.index("--") :] for argv in asked if "--" in argv)
 
 
-def test_credentials_are_cut_out_of_any_text() -> None:
+def test_credentials_are_hidden_in_any_text() -> None:
     text = "fatal: unable to access 'https://ada:x@example.org/r.git': failed"
-    assert without_credentials(text) == "fatal: unable to access 'https://***@example.org/r.git': failed"
+    assert hide_credentials(text) == "fatal: unable to access 'https://***@example.org/r.git': failed"
 
 
-def test_hooks_do_not_run(server: FakeServer, start: StartAgent, place: Path) -> None:
-    """Not even those that the machine's templates would bring."""
-    repository = Repository(place)
+def test_hooks_do_not_run(server: FakeServer, start: StartAgent, folder: Path) -> None:
+    """The repository has no hooks, not even those of git's templates."""
+    repository = Repository(folder)
     start("--allow-local-repositories")
     build = server.queue("ls -A .git/hooks 2> /dev/null; true", repository=str(repository.path))
     server.wait_finished(build)
 
-    assert build.own == []
+    assert build.printed == []
     assert os.listdir(repository.path / "hooks")

@@ -1,4 +1,4 @@
-"""Artifacts byte for byte, reports, secrets; and nothing that is not the build's."""
+"""Artifacts byte for byte, masked reports, and no file from outside the workspace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.agent.fake_server import Answer, FakeServer
 
-from agent.build import artifacts
+from agent.build.artifacts import find_files
 from agent.build.masking import Masker
 
 REPORT = '<testsuites><testsuite><testcase name="a"/><testcase name="b"/></testsuite></testsuites>'
@@ -29,21 +29,21 @@ def test_artifacts_are_kept_byte_for_byte(server: FakeServer) -> None:
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
 
     assert set(build.artifacts) == {"dist/deep/big.bin", "dist/empty", "a b/ä.txt"}
-    assert hashlib.sha256(build.artifacts["dist/deep/big.bin"]).hexdigest() == build.own[0].split()[0]
+    assert hashlib.sha256(build.artifacts["dist/deep/big.bin"]).hexdigest() == build.printed[0].split()[0]
     assert build.artifacts["a b/ä.txt"] == b"\r\n--x\0"
     assert build.artifacts["dist/empty"] == b""
     assert "==> Artifacts nothing/*: no such file" in build.lines
 
 
 @pytest.mark.usefixtures("agent")
-def test_what_is_not_the_workspaces_is_refused(server: FakeServer, place: Path) -> None:
-    (place / "outside").mkdir()
-    (place / "outside" / "file").write_text("of another")
+def test_files_outside_the_workspace_are_refused(server: FakeServer, folder: Path) -> None:
+    (folder / "outside").mkdir()
+    (folder / "outside" / "file").write_text("not of this build")
     build = server.queue(
-        f"ln -s {place}/outside/file link; ln -s {place}/outside folder; mkfifo pipe;"
+        f"ln -s {folder}/outside/file link; ln -s {folder}/outside folder; mkfifo pipe;"
         " echo in > real; ln -s real inner;"
-        f" ln {place}/outside/file hard 2> /dev/null; true",
-        artifacts=["*", f"{place}/outside/*", "../*", "folder/file"],
+        f" ln {folder}/outside/file hard 2> /dev/null; true",
+        artifacts=["*", f"{folder}/outside/*", "../*", "folder/file"],
     )
     server.wait_finished(build)
 
@@ -54,7 +54,7 @@ def test_what_is_not_the_workspaces_is_refused(server: FakeServer, place: Path) 
     assert "==> folder: not taken, it leads out of the workspace" in build.lines
     assert "==> pipe: not taken, it is not a regular file" in build.lines
     assert "==> Artifacts ../*: refused, it must not contain .." in build.lines
-    assert f"==> Artifacts {place}/outside/*: refused, it must be relative to the workspace" in build.lines
+    assert f"==> Artifacts {folder}/outside/*: refused, it must be relative to the workspace" in build.lines
 
 
 @pytest.mark.usefixtures("agent")
@@ -85,7 +85,7 @@ def test_secrets_are_masked_in_log_and_reports(server: FakeServer) -> None:
     )
     server.wait_finished(build)
 
-    assert build.own == ["***|***", "***", "ab", "|42"]
+    assert build.printed == ["***|***", "***", "ab", "|42"]
     assert build.reports["r.xml"] == b'<testsuite><testcase name="***"/></testsuite>\n'
     assert build.artifacts["r.xml"] == build.reports["r.xml"]
     assert build.artifacts["plain"].decode() == SECRET + "\n"
@@ -104,7 +104,7 @@ def test_a_refused_file_does_not_end_the_build(server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("agent")
-def test_an_upload_is_repeated_whole(server: FakeServer) -> None:
+def test_an_upload_is_repeated_from_its_beginning(server: FakeServer) -> None:
     answers: Iterator[Answer | str] = iter([(503, None), "drop"])
     server.fault = lambda call, *_: next(answers, None) if call == "upload" else None
     build = server.queue("seq 100000 > numbers", artifacts=["numbers"])
@@ -135,7 +135,7 @@ def test_globs(tmp_path: Path, pattern: str, found: list[str]) -> None:
         (tmp_path / path).touch()
     (tmp_path / "d" / "loop").symlink_to(tmp_path, target_is_directory=True)
 
-    assert artifacts.find(str(tmp_path), pattern) == found
+    assert find_files(str(tmp_path), pattern) == found
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
@@ -143,11 +143,11 @@ def test_a_stream_is_masked_across_its_chunks(monkeypatch: pytest.MonkeyPatch, e
     masker = Masker([SECRET, "to<k", "other-secret"])
     text = f"x{SECRET}y to<k other-secret{SECRET}" * 3
     for chunk in range(1, 60):
-        monkeypatch.setattr("agent.build.masking._CHUNK", chunk)
-        masked = b"".join(masker.stream(io.BytesIO(text.encode(encoding))))
+        monkeypatch.setattr("agent.build.masking._CHUNK_BYTES", chunk)
+        masked = b"".join(masker.mask_stream(io.BytesIO(text.encode(encoding))))
         assert masked.decode(encoding) == "x***y *** ******" * 3
 
 
-def test_no_secret_is_nothing_to_mask() -> None:
+def test_without_a_secret_there_is_nothing_to_mask() -> None:
     assert not Masker(["", "abc", " \n "])
     assert Masker([]).mask(b"abc") == b"abc"

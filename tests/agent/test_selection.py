@@ -1,4 +1,4 @@
-"""Only the wanted tests run, whatever calls pytest and however; and every case tells its node id."""
+"""The pytest plugin: only the wanted tests run, however pytest is called, and every case has its node id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from tests.agent.fake_server import FakeServer, Heard
+from tests.agent.fake_server import FakeServer, ReceivedBuild
 from tests.agent.harness import Agent, StartAgent
 
 from agent.build import injection
@@ -79,30 +79,32 @@ def cases(report: bytes) -> list[ElementTree.Element]:
 
 
 def node_ids(report: bytes) -> list[str]:
-    """One of each case, or the case's name where it has none or several."""
+    """Return the node id of each case, or a text with its name if it has none or several."""
     found = []
     for case in cases(report):
-        own = [str(one.get("value")) for one in case.iter("property") if one.get("name") == "nodeid"]
-        found.append(own[0] if len(own) == 1 else f"{len(own)} in {case.get('name')}")
+        ids = [str(one.get("value")) for one in case.iter("property") if one.get("name") == "nodeid"]
+        found.append(ids[0] if len(ids) == 1 else f"{len(ids)} in {case.get('name')}")
     return found
 
 
-class Run:
-    """One process in a workspace that has what the agent lays beside it."""
+class PluginRun:
+    """Runs commands in a workspace with the files that the agent writes for test runners."""
 
-    def __init__(self, place: Path, test_ids: Sequence[str] | None = None, files: dict[str, str] | None = None) -> None:
-        self.root = place / "workspace"
+    def __init__(
+        self, folder: Path, test_ids: Sequence[str] | None = None, files: dict[str, str] | None = None
+    ) -> None:
+        self.root = folder / "workspace"
         self.root.mkdir()
         write(self.root, files or SUITE)
-        lists = injection.variables(place, self.root, {"test_ids": test_ids}, None)
-        self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(place), "LANG": "C.UTF-8", **lists}
-        self._place = place
-        self.env = injection.with_plugin(place, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
+        lists = injection.write_lists(folder, self.root, {"test_ids": test_ids}, None)
+        self._base = {"PATH": f"{BIN}:{os.defpath}", "HOME": str(folder), "LANG": "C.UTF-8", **lists}
+        self._folder = folder
+        self.env = injection.install_plugin(folder, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **self._base})
 
     def shell(self, command: str, **env: str) -> subprocess.CompletedProcess[str]:
         whole = {**self.env, **env}
-        if "PYTHONPATH" in env:  # as the agent does it for a job's own
-            whole["PYTHONPATH"] = f"{self._place}/python:{env['PYTHONPATH']}"
+        if "PYTHONPATH" in env:  # the agent prepends its folder in the same way
+            whole["PYTHONPATH"] = f"{self._folder}/python:{env['PYTHONPATH']}"
         return subprocess.run(["sh", "-c", command], cwd=self.root, env=whole, capture_output=True, text=True)
 
     def ids(self, report: str = "r.xml") -> list[str]:
@@ -111,14 +113,14 @@ class Run:
 
 @pytest.fixture
 def trusted(start: StartAgent) -> Agent:
-    # The Python that has pytest may be in a home that builds of another user cannot enter.
+    # The Python with pytest may be in a home folder that another user cannot enter.
     return start("--trust-builds")
 
 
-def queue(server: FakeServer, place: Path, command: str, **other: object) -> Heard:
-    write(place / "suite", SUITE)
+def queue(server: FakeServer, folder: Path, command: str, **other: object) -> ReceivedBuild:
+    write(folder / "suite", SUITE)
     env = {"PATH": f"{BIN}:{os.defpath}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return server.queue(command, env=env, setup=[f"cp -R {place}/suite/. ."], **other)
+    return server.queue(command, env=env, setup=[f"cp -R {folder}/suite/. ."], **other)
 
 
 @pytest.mark.parametrize(
@@ -130,20 +132,20 @@ def queue(server: FakeServer, place: Path, command: str, **other: object) -> Hea
     ],
 )
 @pytest.mark.usefixtures("trusted")
-def test_only_the_wanted_tests_run(server: FakeServer, place: Path, command: str) -> None:
-    build = queue(server, place, command, test_ids=WANTED)
+def test_only_the_wanted_tests_run(server: FakeServer, folder: Path, command: str) -> None:
+    build = queue(server, folder, command, test_ids=WANTED)
 
     assert server.wait_finished(build)["exit_code"] == 1, build.lines
     assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(KEPT)
-    assert "Testhide: 5 of 12 tests are among the 4 that this build asks for." in build.own
+    assert "Testhide: 5 of 12 tests are among the 4 that this build asks for." in build.printed
     assert "==> Only these tests are wanted: 4, named in $TESTHIDE_TEST_IDS_FILE" in build.lines
 
 
 @pytest.mark.usefixtures("trusted")
-def test_a_script_that_calls_pytest_twice(server: FakeServer, place: Path) -> None:
-    write(place / "suite", {"run.sh": "pytest --junit-xml=a.xml $1\npytest --junit-xml=b.xml $2\n"})
+def test_a_script_that_calls_pytest_twice(server: FakeServer, folder: Path) -> None:
+    write(folder / "suite", {"run.sh": "pytest --junit-xml=a.xml $1\npytest --junit-xml=b.xml $2\n"})
     wanted = [f"{A}::TestOuter::test_one", f"{B}::test_plain", "tests/gone.py::test"]
-    build = queue(server, place, f"sh run.sh {A} {B}", test_ids=wanted, artifacts=["*.xml"])
+    build = queue(server, folder, f"sh run.sh {A} {B}", test_ids=wanted, artifacts=["*.xml"])
 
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
     assert node_ids(build.reports["a.xml"]) == wanted[:1]
@@ -151,20 +153,20 @@ def test_a_script_that_calls_pytest_twice(server: FakeServer, place: Path) -> No
 
 
 @pytest.mark.usefixtures("trusted")
-def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, place: Path) -> None:
-    out = place / "precious"
+def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, folder: Path) -> None:
+    out = folder / "precious"
     out.write_text("kept")
-    write(place / "suite", {"x": ""})
-    (place / "suite" / ".testhide_quarantine_file").symlink_to(out)
+    write(folder / "suite", {"x": ""})
+    (folder / "suite" / ".testhide_quarantine_file").symlink_to(out)
     build = queue(
         server,
-        place,
+        folder,
         "pytest -p testhide_plugin.plugin --report-xml=junittests.xml; cat $TESTHIDE_QUARANTINE_FILE",
         quarantine=[f"{A}::test_many", f"{B}::test_set_up"],
     )
     server.wait_finished(build)
 
-    assert build.own[-2:] == [f"{A}::test_many", f"{B}::test_set_up"]
+    assert build.printed[-2:] == [f"{A}::test_many", f"{B}::test_set_up"]
     left_out = {id_ for id_ in ALL if "test_many" in id_ or "test_set_up" in id_}
     assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(ALL - left_out)
     assert out.read_text() == "kept"
@@ -172,9 +174,9 @@ def test_the_testhide_reporter_and_the_quarantine_file(server: FakeServer, place
 
 @pytest.mark.parametrize("options", ["", "-p xdist -n 2"])
 @pytest.mark.usefixtures("trusted")
-def test_what_is_quarantined_is_skipped(server: FakeServer, place: Path, options: str) -> None:
+def test_quarantined_tests_are_skipped(server: FakeServer, folder: Path, options: str) -> None:
     held = ["# since May", f"{A}::TestOuter", NON_ASCII, f"{A}::test_größe", f"{B}::test_set_up", f"{B}::test_pla"]
-    build = queue(server, place, f"pytest {options} --junit-xml=junittests.xml", quarantine=held)
+    build = queue(server, folder, f"pytest {options} --junit-xml=junittests.xml", quarantine=held)
 
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
     report = build.reports["junittests.xml"]
@@ -186,11 +188,11 @@ def test_what_is_quarantined_is_skipped(server: FakeServer, place: Path, options
     }
     inside = {node_id for node_id in ALL if "TestOuter" in node_id}
     assert skipped == {f"{A}::test_größe", NON_ASCII, f"{B}::test_set_up", *inside}
-    assert "Testhide: 6 skipped, since they are in quarantine." in build.own
+    assert "Testhide: 6 skipped, since they are in quarantine." in build.printed
 
 
 @pytest.mark.usefixtures("agent")
-def test_the_lists_are_files_for_any_other_runner(server: FakeServer) -> None:
+def test_other_runners_find_the_lists_as_files(server: FakeServer) -> None:
     lists = {"test_ids": ["a.B.c", "größe › läuft"], "quarantine": ["a.B.d"]}
     inside = ".testhide_quarantine_file"
     show = f"cat $TESTHIDE_TEST_IDS_FILE $TESTHIDE_QUARANTINE_FILE {inside}; echo more >> {inside}"
@@ -198,13 +200,15 @@ def test_the_lists_are_files_for_any_other_runner(server: FakeServer) -> None:
     plain = server.queue("env; ls -A")
 
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
-    assert build.own == ["a.B.c", "größe › läuft", "a.B.d", "a.B.d"]
+    assert build.printed == ["a.B.c", "größe › läuft", "a.B.d", "a.B.d"]
     server.wait_finished(plain)
-    assert not [line for line in plain.own if "TEST_IDS" in line or "quarantine" in line.lower() or "PYTEST" in line]
+    assert not [
+        line for line in plain.printed if "TEST_IDS" in line or "quarantine" in line.lower() or "PYTEST" in line
+    ]
 
 
-def test_every_case_has_its_node_id(place: Path) -> None:
-    run = Run(place)
+def test_every_case_has_its_node_id(folder: Path) -> None:
+    run = PluginRun(folder)
     done = run.shell(
         "pytest --junit-xml=r.xml; pytest -p xdist -n 2 --dist loadgroup --junit-xml=x.xml -k 'plain or deep'"
     )
@@ -214,7 +218,7 @@ def test_every_case_has_its_node_id(place: Path) -> None:
     assert "Testhide:" not in done.stdout + done.stderr
 
 
-def test_the_group_that_xdist_appends_is_no_part_of_an_id(place: Path) -> None:
+def test_the_group_that_xdist_appends_is_not_part_of_an_id(folder: Path) -> None:
     test = """
         import pytest
         @pytest.mark.xdist_group("g")
@@ -222,7 +226,7 @@ def test_the_group_that_xdist_appends_is_no_part_of_an_id(place: Path) -> None:
         def test_grouped(n): pass
         def test_other(): pass
     """
-    run = Run(place, ["test_g.py::test_grouped[2]"], {"test_g.py": test})
+    run = PluginRun(folder, ["test_g.py::test_grouped[2]"], {"test_g.py": test})
     done = run.shell("pytest -p xdist -n 2 --dist loadgroup --junit-xml=r.xml")
 
     assert done.returncode == 0, done.stdout
@@ -230,8 +234,8 @@ def test_the_group_that_xdist_appends_is_no_part_of_an_id(place: Path) -> None:
 
 
 @pytest.mark.parametrize("xdist", ["", "-p xdist -n 2"])
-def test_nothing_that_matches_is_said(place: Path, xdist: str) -> None:
-    run = Run(place, ["tests/test_a.py::test_pl", "tests/test_a.py", "x::1", "x::2"])
+def test_a_run_without_a_wanted_test_is_explained(folder: Path, xdist: str) -> None:
+    run = PluginRun(folder, ["tests/test_a.py::test_pl", "tests/test_a.py", "x::1", "x::2"])
     done = run.shell(f"pytest {xdist}")
 
     assert done.returncode == 5
@@ -239,13 +243,13 @@ def test_nothing_that_matches_is_said(place: Path, xdist: str) -> None:
     assert "Testhide:     and 1 more, in " in done.stdout
 
 
-def test_with_other_options_folders_and_settings(place: Path) -> None:
+def test_with_other_options_folders_and_settings(folder: Path) -> None:
     files = {
         "project/tox.ini": "[pytest]\ntestpaths = checks\naddopts = -W error --strict-config\n",
         "project/checks/[x]/test_a.py": "def test_f(): pass\ndef test_g(): pass\ndef test_h(): pass\n",
     }
     ids = ["checks/[x]/test_a.py::test_f", "checks/[x]/test_a.py::test_g"]
-    run = Run(place, ids, files)
+    run = PluginRun(folder, ids, files)
     done = run.shell(
         "cd project && pytest -k 'not test_f' --junit-xml=r.xml && pytest -q --co && cd .. &&"
         " pytest -c project/tox.ini --rootdir project -o junit_family=xunit1 --junit-xml=s.xml project/checks"
@@ -256,7 +260,7 @@ def test_with_other_options_folders_and_settings(place: Path) -> None:
     assert run.ids("s.xml") == ids
 
 
-def test_what_the_job_itself_puts_on_the_paths_stays(place: Path) -> None:
+def test_plugins_and_paths_of_the_job_stay(folder: Path) -> None:
     files = {
         "plugins/theirs.py": "def pytest_report_header(): return 'their plugin'\n",
         "plugins/sitecustomize.py": "import sys; sys.theirs = True\n",
@@ -266,7 +270,7 @@ def test_what_the_job_itself_puts_on_the_paths_stays(place: Path) -> None:
             def test_g(): pass
         """,
     }
-    run = Run(place, ["test_a.py::test_f"], files)
+    run = PluginRun(folder, ["test_a.py::test_f"], files)
     first = run.shell("pytest", PYTEST_PLUGINS="theirs", PYTHONPATH="plugins")
     second = run.shell("PYTEST_PLUGINS=theirs python -m pytest", PYTHONPATH="plugins")
 
@@ -276,13 +280,13 @@ def test_what_the_job_itself_puts_on_the_paths_stays(place: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["PYTHONPATH=x pytest", "python -I -m pytest", "python -E -m pytest"])
-def test_a_command_that_hides_the_plugin_is_not_broken(place: Path, command: str) -> None:
-    done = Run(place, [f"{A}::test_plain"]).shell(f"{command} {A}")
+def test_a_command_that_hides_the_plugin_is_not_broken(folder: Path, command: str) -> None:
+    done = PluginRun(folder, [f"{A}::test_plain"]).shell(f"{command} {A}")
 
     assert "1 failed, 8 passed" in done.stdout, done.stdout + done.stderr
 
 
-def test_what_tests_start_is_left_alone(place: Path) -> None:
+def test_pytest_runs_that_tests_start_are_left_alone(folder: Path) -> None:
     test = """
         import os, subprocess, sys
         pytest_plugins = ["pytester"]
@@ -299,27 +303,27 @@ def test_what_tests_start_is_left_alone(place: Path) -> None:
 
         def test_left_out(): assert 0
     """
-    run = Run(place, ["test_i.py::test_inner", "test_i.py::test_with_another_path"], {"test_i.py": test})
+    run = PluginRun(folder, ["test_i.py::test_inner", "test_i.py::test_with_another_path"], {"test_i.py": test})
     in_a_worker = run.shell("pytest -p xdist -n 1")
     assert "2 passed" in in_a_worker.stdout, in_a_worker.stdout
     directly = run.shell("pytest -k with_another_path")
     assert "1 passed, 2 deselected" in directly.stdout, directly.stdout
 
 
-def test_a_program_that_runs_pytest_several_times(place: Path) -> None:
+def test_a_program_that_runs_pytest_several_times(folder: Path) -> None:
     program = f"""
         import os, pytest
         for name in ("a", "b"):
             print("ended", int(pytest.main([f"--junit-xml={{name}}.xml", "{B}"])), "RUNNING" in str(os.environ))
     """
-    run = Run(place, [f"{B}::test_plain"], {**SUITE, "program.py": program})
+    run = PluginRun(folder, [f"{B}::test_plain"], {**SUITE, "program.py": program})
     done = run.shell("python program.py")
 
     assert done.stdout.count("ended 0 False") == 2, done.stdout
     assert run.ids("a.xml") == run.ids("b.xml") == [f"{B}::test_plain"]
 
 
-def test_no_fault_of_ours_ends_a_run(place: Path) -> None:
+def test_no_defect_of_the_plugin_ends_a_run(folder: Path) -> None:
     conftest = """
         import pytest
         @pytest.hookimpl(tryfirst=True)
@@ -331,7 +335,7 @@ def test_no_fault_of_ours_ends_a_run(place: Path) -> None:
         def pytest_runtest_setup(item):
             item.user_properties = item.user_properties or []
     """
-    run = Run(place, files={**SUITE, "conftest.py": conftest})
+    run = PluginRun(folder, files={**SUITE, "conftest.py": conftest})
     done = run.shell("pytest --junit-xml=r.xml", TESTHIDE_TEST_IDS_FILE="/no/such/file")
 
     assert "10 passed, 1 error" in done.stdout.replace("1 failed, ", ""), done.stdout
@@ -339,8 +343,8 @@ def test_no_fault_of_ours_ends_a_run(place: Path) -> None:
     assert run.ids().count(f"{A}::test_größe") == 1
 
 
-def test_pythons_without_pytest_notice_nothing(place: Path) -> None:
-    run = Run(place)
+def test_pythons_without_pytest_are_left_alone(folder: Path) -> None:
+    run = PluginRun(folder)
     pythons = [PYTHON, *(f"/usr/bin/python{version}" for version in ("2.7", "3"))]
     for python in filter(os.path.exists, pythons):
         done = run.shell(f"{python} -W error -c 'import os, sys; print(os.environ.get(\"PYTEST_PLUGINS\"))'")

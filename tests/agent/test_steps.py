@@ -1,4 +1,4 @@
-"""Setup, command, time limit, stop; and that nothing of a build outlives it."""
+"""Setup, command, time limit, stop; and that no process of a build outlives it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.agent.fake_server import FakeServer
-from tests.agent.harness import AGENT_ENVIRONMENT, SYSTEM_PYTHON, Agent, StartAgent, processes_with
+from tests.agent.harness import AGENT_ENVIRONMENT, FOREVER, SYSTEM_PYTHON, Agent, StartAgent, processes_with
 
-# A child, a child in a session of its own, and one that is detached for good.
+# A child, a child in a session of its own, and one that is fully detached.
 FAMILY = """
 {mark}=1 sleep 600 &
 child=$!
@@ -20,7 +20,6 @@ child=$!
 while [ "$(grep -l {mark}=1 /proc/[0-9]*/environ 2> /dev/null | wc -l)" -lt 3 ]; do sleep 0.05; done
 echo family
 """
-FOREVER = "while :; do sleep 0.1; done"
 
 
 @pytest.mark.usefixtures("agent")
@@ -28,7 +27,7 @@ def test_setup_runs_first_line_by_line(server: FakeServer) -> None:
     build = server.queue("echo command", setup=["echo one; export GONE=1", "echo two $GONE"])
 
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
-    assert build.own == ["one", "two", "command"]
+    assert build.printed == ["one", "two", "command"]
 
 
 @pytest.mark.usefixtures("agent")
@@ -37,14 +36,14 @@ def test_a_failing_setup_ends_the_build(server: FakeServer) -> None:
 
     verdict = server.wait_finished(build)
 
-    assert build.own == ["fine"]
+    assert build.printed == ["fine"]
     assert (verdict["exit_code"], verdict["reason"]) == (1, "setup_failed")
     assert "false; echo not after an error" in verdict["detail"]
 
 
-def test_a_build_that_finds_no_room_ends(server: FakeServer, agent: Agent) -> None:
-    agent.wait_said("Connected")
-    # A full disk, as far as what the agent lays beside a workspace can tell.
+def test_a_build_ends_when_the_disk_is_full(server: FakeServer, agent: Agent) -> None:
+    agent.wait_printed("Connected")
+    # The agent cannot write its files next to the workspace, as on a full disk.
     resource.prlimit(agent.process.pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
 
     verdict = server.wait_finished(server.queue("echo never"))
@@ -54,7 +53,7 @@ def test_a_build_that_finds_no_room_ends(server: FakeServer, agent: Agent) -> No
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_build_that_the_agent_cannot_make_sense_of_ends(server: FakeServer) -> None:
+def test_a_build_that_the_agent_fails_to_run_ends(server: FakeServer) -> None:
     verdict = server.wait_finished(server.queue("true", artifacts=None))
 
     assert (verdict["exit_code"], verdict["reason"]) == (None, "setup_failed")
@@ -76,7 +75,7 @@ def test_a_build_sees_only_its_own_environment(server: FakeServer) -> None:
     )
     server.wait_finished(build)
 
-    env = dict(line.split("=", 1) for line in build.own)
+    env = dict(line.split("=", 1) for line in build.printed)
     for shells_own in ("PWD", "OLDPWD", "SHLVL", "_"):
         env.pop(shells_own, None)
     root = Path(env["TESTHIDE_WORKSPACE"])
@@ -127,11 +126,11 @@ def test_stop_ends_the_whole_tree(server: FakeServer, agent: Agent) -> None:
         "stopped",
         "cancelled by ada",
     )
-    assert build.own[-1] == "bye"
+    assert build.printed[-1] == "bye"
     assert not processes_with(mark)
 
 
-def test_what_runs_on_in_the_background_ends_with_the_command(server: FakeServer, agent: Agent) -> None:
+def test_background_processes_end_with_the_command(server: FakeServer, agent: Agent) -> None:
     mark = f"BACKGROUND_{agent.process.pid}"
     begun = time.monotonic()
     build = server.queue(FAMILY.format(mark=mark) + "exit 0")
@@ -142,17 +141,17 @@ def test_what_runs_on_in_the_background_ends_with_the_command(server: FakeServer
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_service_that_setup_starts_is_there_for_the_command(server: FakeServer) -> None:
+def test_a_service_that_setup_starts_runs_on_for_the_command(server: FakeServer) -> None:
     build = server.queue("kill -0 $(cat pid) && echo alive", setup=["sleep 600 & echo $! > pid"])
     server.wait_finished(build)
 
-    assert build.own == ["alive"]
+    assert build.printed == ["alive"]
 
 
-def test_of_two_builds_only_the_stopped_one_ends(server: FakeServer, start: StartAgent, place: Path) -> None:
+def test_stopping_one_of_two_builds_leaves_the_other(server: FakeServer, start: StartAgent, folder: Path) -> None:
     agent = start()
     marks = [f"PAIR{number}_{agent.process.pid}" for number in (1, 2)]
-    gate = place / "gate"
+    gate = folder / "gate"
     until = f"while [ ! -e {gate} ]; do sleep 0.02; done; kill -0 $child && echo alive"
     first, second = (
         server.queue(FAMILY.format(mark=mark) + end) for mark, end in zip(marks, (FOREVER, until), strict=True)
@@ -167,11 +166,11 @@ def test_of_two_builds_only_the_stopped_one_ends(server: FakeServer, start: Star
     gate.touch()
 
     assert server.wait_finished(second)["exit_code"] == 0
-    assert second.own[-1] == "alive"
+    assert second.printed[-1] == "alive"
     assert not processes_with(marks[1])
 
 
-def test_a_lost_build_is_ended_without_a_word(server: FakeServer, agent: Agent) -> None:
+def test_a_lost_build_is_ended_without_a_report(server: FakeServer, agent: Agent) -> None:
     mark = f"LOST_{agent.process.pid}"
     build = server.queue(FAMILY.format(mark=mark) + FOREVER)
     server.wait_line(build, "family")
@@ -182,8 +181,10 @@ def test_a_lost_build_is_ended_without_a_word(server: FakeServer, agent: Agent) 
     assert not processes_with(mark)
 
 
-def test_a_build_that_the_server_gave_to_another_is_dropped(server: FakeServer, agent: Agent, place: Path) -> None:
-    gate = place / "gate"
+def test_a_build_that_the_server_assigned_to_another_node_is_dropped(
+    server: FakeServer, agent: Agent, folder: Path
+) -> None:
+    gate = folder / "gate"
     mark = f"CONFLICT_{agent.process.pid}"
     until = f"while [ ! -e {gate} ]; do sleep 0.02; done; echo more; "
     build = server.queue(FAMILY.format(mark=mark) + until + FOREVER)
@@ -193,22 +194,22 @@ def test_a_build_that_the_server_gave_to_another_is_dropped(server: FakeServer, 
     server.wait_idle()
 
     assert build.finished is None
-    assert "attempt 2 is elsewhere" in agent.said
+    assert "attempt 2 is elsewhere" in agent.printed
     assert not processes_with(mark)
 
 
 @pytest.mark.usefixtures("agent")
-def test_the_same_assignment_twice_is_one_build(server: FakeServer, place: Path) -> None:
-    gate = place / "gate"
+def test_an_assignment_that_arrives_twice_is_one_build(server: FakeServer, folder: Path) -> None:
+    gate = folder / "gate"
     build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done")
     server.wait_line(build, "begin")
     again = {"id": 1, "attempt": 1, "job_name": "tests", "timeout_s": 60, "secrets": {}, "repository": None}
-    server.tell({"type": "run", "build": again})
+    server.send({"type": "run", "build": again})
     server.wait(lambda: not server.messages)
     gate.touch()
 
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
-    assert build.own == ["begin"]
+    assert build.printed == ["begin"]
 
 
 @pytest.mark.usefixtures("agent")
@@ -229,7 +230,7 @@ def test_a_command_that_cannot_be_started_says_why(server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_build_begins_at_once(server: FakeServer) -> None:
+def test_a_build_starts_within_100_ms(server: FakeServer) -> None:
     delays = []
     for _ in range(5):
         begun = time.time()
@@ -241,8 +242,8 @@ def test_a_build_begins_at_once(server: FakeServer) -> None:
     assert sorted(delays)[2] < 0.1, delays
 
 
-def test_a_build_that_kills_its_supervisor_has_no_result(server: FakeServer, start: StartAgent) -> None:
-    """Only a trusted one can; the next build is not harmed."""
+def test_a_build_that_kills_its_supervisor_fails(server: FakeServer, start: StartAgent) -> None:
+    """Only a trusted build can; the next build is not harmed."""
     start(python=SYSTEM_PYTHON, user=65534 if os.geteuid() == 0 else None)
     first, second = server.queue("kill -9 $PPID; exec sleep 0.2"), server.queue("echo fine")
 
@@ -250,4 +251,4 @@ def test_a_build_that_kills_its_supervisor_has_no_result(server: FakeServer, sta
     assert (verdict["exit_code"], verdict["reason"]) == (None, "setup_failed")
     assert "supervisor" in verdict["detail"]
     server.wait_finished(second)
-    assert second.own == ["fine"]
+    assert second.printed == ["fine"]

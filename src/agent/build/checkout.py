@@ -1,36 +1,36 @@
-"""A git repository at a commit, as the build's user, with no hooks, no submodules and no questions."""
+"""Checks a git repository out at a commit: as the build's user, without hooks, submodules or prompts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from agent.build.masking import without_credentials
+from agent.build.masking import hide_credentials
 
 _COMMIT = re.compile(r"[0-9a-fA-F]{4,64}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _SSH_SHORT = re.compile(r"[^/:]+:(?!:)")
 _BAD_BRANCH = re.compile(r"^[-+^:]|[\s:\\~^?*\[\x00-\x1f\x7f]|\.\.")
-_EVERYTHING = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
-_SETTINGS = ("core.hooksPath=/dev/null", "advice.detachedHead=false", "gc.auto=0", "submodule.recurse=false")
-_LONGEST_DETAIL = 500
+_ALL_REFS = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
+_GIT_CONFIG = ("core.hooksPath=/dev/null", "advice.detachedHead=false", "gc.auto=0", "submodule.recurse=false")
+_MAX_DETAIL_CHARACTERS = 500
 
 
 class CheckoutFailed(Exception):
-    """Says why in git's own words, or ours."""
+    """The message says why, in the words of git where git failed."""
 
 
-class Git(Protocol):
-    def __call__(self, argv: Sequence[str], env: dict[str, str], shown: bool) -> tuple[int, list[str]]:
-        """Runs it in the workspace; exit code and output, which is also logged when it is to be shown."""
-        ...
+RunGit = Callable[[Sequence[str], dict[str, str], bool], tuple[int, list[str]]]
+"""Runs a git command line with an environment in the workspace. Returns exit code and output lines.
+
+The third argument says whether the output is also logged.
+"""
 
 
 class Checkout:
-    def __init__(self, git: Git, env: dict[str, str], say: Callable[[str], None], allow_local: bool) -> None:
-        self._run_git = git
-        self._say = say
+    def __init__(self, run_git: RunGit, env: dict[str, str], note: Callable[[str], None], allow_local: bool) -> None:
+        self._run_git = run_git
+        self._note = note
         self._allow_local = allow_local
         self._env = {
             **env,
@@ -40,31 +40,33 @@ class Checkout:
         }
 
     def run(self, url: str, branch: str | None, commit: str | None) -> str:
-        """The full id of the commit that is now in the workspace."""
+        """Return the full id of the commit that is checked out. Raises `CheckoutFailed`."""
         self._check(url, branch, commit)
-        place = branch or "the default branch"
-        self._say(f"Checking out {place} of {without_credentials(url)}" + (f" at {commit}" if commit else ""))
+        self._note(
+            f"Checking out {branch or 'the default branch'} of {hide_credentials(url)}"
+            + (f" at {commit}" if commit else "")
+        )
         if _is_local(url):
-            # The repository may belong to anybody; only a settings file reaches the process that serves it.
+            # Git refuses a repository of another user. The process that serves it reads this only from a config file.
             self._git("config", "--global", "safe.directory", "*")
         self._git("init", "--quiet", "--template=")
         sha = self._fetch(url, branch or "HEAD", commit)
         self._git("checkout", "--quiet", "--force", "--detach", sha, "--")
-        self._say(f"At {sha}")
+        self._note(f"At {sha}")
         return sha
 
     def _fetch(self, url: str, branch: str, commit: str | None) -> str:
         fetch = ("fetch", "--quiet", "--no-tags", "--no-recurse-submodules")
         code, output = self._try(*fetch, "--depth=1", "--", url, branch)
-        # A branch that is gone may have left its commit behind.
+        # The branch is gone, but the repository may still have the commit.
         if code and not (commit and any("remote ref" in line for line in output)):
             raise _failed(output)
         wanted = f"{commit or 'FETCH_HEAD'}^{{commit}}"
         if not code:
             code, output = self._try("rev-parse", "--quiet", "--verify", wanted)
         if code:
-            self._say("Not the newest commit of the branch: fetching the whole history")
-            self._git(*fetch, "--depth=2147483647", "--", url, *_EVERYTHING)
+            self._note("Not the newest commit of the branch: fetching the whole history")
+            self._git(*fetch, "--depth=2147483647", "--", url, *_ALL_REFS)
             code, output = self._try("rev-parse", "--verify", wanted)
         if code or not output:
             raise CheckoutFailed(f"the repository has no commit {commit}")
@@ -76,8 +78,8 @@ class Checkout:
             raise _failed(output)
 
     def _try(self, *args: str) -> tuple[int, list[str]]:
-        settings = [word for setting in _SETTINGS for word in ("-c", setting)]
-        return self._run_git(["git", *settings, *args], self._env, args[0] != "rev-parse")
+        config = [word for setting in _GIT_CONFIG for word in ("-c", setting)]
+        return self._run_git(["git", *config, *args], self._env, args[0] != "rev-parse")
 
     def _check(self, url: str, branch: str | None, commit: str | None) -> None:
         if url.startswith("-") or any(ord(character) < 33 for character in url):
@@ -102,4 +104,4 @@ def _is_local(url: str) -> bool:
 
 def _failed(output: list[str]) -> CheckoutFailed:
     text = " ".join(line.strip() for line in output if line.strip())
-    return CheckoutFailed(without_credentials(text[-_LONGEST_DETAIL:]) or "git failed without a word")
+    return CheckoutFailed(hide_credentials(text[-_MAX_DETAIL_CHARACTERS:]) or "git failed without a word")

@@ -1,4 +1,4 @@
-"""Secrets never leave the machine: their bytes become `***` in log lines and reports."""
+"""Masks secrets before they leave the machine: their bytes become `***` in log lines and reports."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
-SHORTEST = 4  # shorter values are too common in ordinary text to be masked
-_CHUNK = 1 << 20
+SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary text to be masked
+_CHUNK_BYTES = 1 << 20
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Masker:
-    """Works on bytes, since a log is bytes and a report may be in any of the encodings that tools write."""
+    """Works on bytes: a log may be in no encoding at all, a report in any of those that tools write."""
 
-    def __init__(self, values: Iterable[str]) -> None:
-        forms: dict[bytes, bytes] = {}
-        for value in values:
-            for part in {value, *value.splitlines()}:
+    def __init__(self, secrets: Iterable[str]) -> None:
+        masks: dict[bytes, bytes] = {}
+        for secret in secrets:
+            for part in {secret, *secret.splitlines()}:
                 text = part.strip()
-                if len(text) >= SHORTEST:
-                    forms.update(_forms(text))
+                if len(text) >= SHORTEST_SECRET:
+                    masks.update(_encode_forms(text))
         # Longest first: a secret that begins like another is masked whole.
-        ordered = sorted(forms, key=len, reverse=True)
-        self._masks = forms
+        ordered = sorted(masks, key=len, reverse=True)
+        self._masks = masks
         self._longest = len(ordered[0]) if ordered else 0
         self._pattern = re.compile(b"|".join(re.escape(form) for form in ordered)) if ordered else None
 
     @property
     def overlap(self) -> int:
-        """Bytes beyond a cut that `head` must see to find every secret that crosses it."""
+        """Number of bytes beyond a cut that `mask_head` must see, to find every secret that crosses the cut."""
         return max(self._longest - 1, 0)
 
     def mask(self, data: bytes) -> bytes:
@@ -40,8 +40,8 @@ class Masker:
     def mask_text(self, text: str) -> str:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
-    def head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
-        """Masked data up to `cut`, or to the end of a secret that lies across it, and what remains."""
+    def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
+        """Return the masked data up to `cut`, or to the end of a secret that crosses it, and the unmasked rest."""
         if self._pattern:
             for match in self._pattern.finditer(data):
                 if match.start() >= cut:
@@ -49,24 +49,26 @@ class Masker:
                 cut = max(cut, match.end())
         return self.mask(data[:cut]), data[cut:]
 
-    def stream(self, source: BinaryIO) -> Iterator[bytes]:
+    def mask_stream(self, source: BinaryIO) -> Iterator[bytes]:
         rest = b""
         while True:
-            chunk = source.read(_CHUNK)
+            chunk = source.read(_CHUNK_BYTES)
             if not chunk:
                 break
-            masked, rest = self.head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
+            masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
             yield masked
         yield self.mask(rest)
 
     def __bool__(self) -> bool:
+        """Return whether there is anything to mask."""
         return self._pattern is not None
 
     def _replacement(self, match: re.Match[bytes]) -> bytes:
         return self._masks[match.group()]
 
 
-def _forms(text: str) -> Iterator[tuple[bytes, bytes]]:
+def _encode_forms(text: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each way to write the text (plain or escaped for XML, in each encoding), and its mask."""
     for written in {
         text,
         escape(text),
@@ -77,12 +79,13 @@ def _forms(text: str) -> Iterator[tuple[bytes, bytes]]:
             yield written.encode(encoding, "replace"), "***".encode(encoding)
 
 
-def without_credentials(url: str) -> str:
-    return _URL_CREDENTIALS.sub("***@", url)
+def hide_credentials(text: str) -> str:
+    """Replace user name and password in every URL of the text by `***`."""
+    return _URL_CREDENTIALS.sub("***@", text)
 
 
-def credentials(url: str) -> list[str]:
-    """The secret part of a URL's user information: its password, or a token in place of a name."""
+def find_url_secrets(url: str) -> list[str]:
+    """Return the password of a URL, or the token in place of its user name, as written and percent-decoded."""
     parts = urlsplit(url) if "://" in url else None
     if parts is None or parts.scheme == "ssh":
         return []

@@ -1,104 +1,111 @@
-"""Runs the steps of one build in its slot: output to the log, the deadline, and an early end."""
+"""Runs the steps of one build in its supervisor: output to the log, the deadline, and an early end."""
 
 from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from agent.build.lines import LineReader
-from agent.interrupt import Interrupt
-from agent.process.supervisor import Account, Slot
+from agent.build.masking import Masker
+from agent.build.workspace import Workspace
+from agent.process.privileges import BuildAccount
+from agent.process.supervisor_client import SupervisorClient
+from agent.task import Interrupt
 
-GRACE = 5.0  # from SIGTERM to SIGKILL
-_LAST_WORDS = 2.0  # how long what is left in the pipe may take to read
+GRACE_S = 5.0  # from SIGTERM to SIGKILL, when a build is stopped or takes too long
+_REST_TIMEOUT_S = 2.0
+"""For reading what is left in the output pipe after a step: a process that runs on may fill it for ever."""
 TIMEOUT = "timeout"
 
+AddLines = Callable[[list[str]], None]
+"""Takes the lines that a step prints, masked."""
 
-class Sink(Protocol):
-    def add(self, lines: list[str]) -> None: ...
 
-
-class Ended(NamedTuple):
+class StepResult(NamedTuple):
     exit_code: int | None
-    cause: str | None = None  # TIMEOUT, STOPPED or DROPPED when it did not end by itself
+    cause: str | None = None  # TIMEOUT, STOPPED or DROPPED, if it did not end by itself
     refused: str | None = None  # why it could not be started
 
 
 class Steps:
+    """Runs one step after the other, each in the workspace, as `account`, until `deadline` (monotonic time)."""
+
     def __init__(
         self,
-        slot: Slot,
+        supervisor: SupervisorClient,
         interrupt: Interrupt,
         deadline: float,
-        account: Account | None,
-        record: str,
+        account: BuildAccount | None,
+        workspace: Workspace,
+        masker: Masker,
     ) -> None:
-        self._slot = slot
+        self._supervisor = supervisor
         self._interrupt = interrupt
         self._deadline = deadline
         self._account = account
-        self._record = record
+        self._workspace = workspace
+        self._masker = masker
 
-    def run(self, argv: Sequence[str], cwd: str, env: dict[str, str], reader: LineReader, sink: Sink) -> Ended:
-        """Returns when the step's own process has ended; what that left behind runs on until `sweep`."""
-        self._slot.run(argv, cwd, env, self._account, self._record)
+    def run(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
+        """Return when the step's first process has ended. Its children run on, until the build's last step is over."""
+        reader = LineReader(self._masker)
+        self._supervisor.run(argv, str(self._workspace.root), env, self._account, self._workspace.record)
         with selectors.DefaultSelector() as selector:
-            for source in (self._slot.output, self._slot.control, self._interrupt):
+            for source in (self._supervisor.output, self._supervisor.control, self._interrupt):
                 selector.register(source, selectors.EVENT_READ)
-            ended = self._follow(selector, reader, sink)
-        self._read_rest(reader, sink)
-        sink.add(reader.flush())
-        return ended
+            result = self._wait(selector, reader, add_lines)
+        self._read_rest(reader, add_lines)
+        return result
 
-    def sweep(self, reader: LineReader, sink: Sink) -> int:
-        """Kill whatever still runs; the number of processes that could not be killed."""
-        self._slot.end(0)
-        left: int | None = None
-        while left is None:
-            for answer in self._slot.answers():
-                left = self._slot.left(answer)
-        self._read_rest(reader, sink)
-        sink.add(reader.flush())
-        return left
+    def kill_remaining(self, add_lines: AddLines) -> int:
+        """Kill every process that still runs. Returns how many could not be killed."""
+        self._supervisor.end(0)
+        survivors: int | None = None
+        while survivors is None:
+            for answer in self._supervisor.receive():
+                survivors = self._supervisor.count_survivors(answer)
+        self._read_rest(LineReader(self._masker), add_lines)
+        return survivors
 
-    def _follow(self, selector: selectors.BaseSelector, reader: LineReader, sink: Sink) -> Ended:
+    def _wait(self, selector: selectors.BaseSelector, reader: LineReader, add_lines: AddLines) -> StepResult:
         cause: str | None = None
         while True:
-            patience = None if cause else max(self._deadline - time.monotonic(), 0)
-            ready = [key.fileobj for key, _ in selector.select(patience)]
-            if self._slot.output in ready:
-                data = self._slot.read_output()
+            timeout = None if cause else max(self._deadline - time.monotonic(), 0)
+            ready = [key.fileobj for key, _ in selector.select(timeout)]
+            if self._supervisor.output in ready:
+                data = self._supervisor.read_output()
                 if data:
-                    sink.add(reader.feed(data))
-            if self._slot.control in ready:
-                for answer in self._slot.answers():
-                    ended = self._ended(answer, cause)
-                    if ended:
-                        return ended
+                    add_lines(reader.feed(data))
+            if self._supervisor.control in ready:
+                for answer in self._supervisor.receive():
+                    result = self._read_result(answer, cause)
+                    if result:
+                        return result
             if self._interrupt in ready:
                 self._interrupt.acknowledge()
-            # Looked at in every round: it may have come between two steps.
+            # Checked in every round, not only when select reports it: it may have come between two steps.
             if self._interrupt.cause and cause != self._interrupt.cause:
                 cause = self._interrupt.cause
-                self._slot.end(self._interrupt.grace)
+                self._supervisor.end(self._interrupt.grace)
             elif not cause and time.monotonic() >= self._deadline:
                 cause = TIMEOUT
-                self._slot.end(GRACE)
+                self._supervisor.end(GRACE_S)
 
-    def _read_rest(self, reader: LineReader, sink: Sink) -> None:
-        until = time.monotonic() + _LAST_WORDS
-        while time.monotonic() < until:
-            data = self._slot.read_output()
+    def _read_rest(self, reader: LineReader, add_lines: AddLines) -> None:
+        deadline = time.monotonic() + _REST_TIMEOUT_S
+        while time.monotonic() < deadline:
+            data = self._supervisor.read_output()
             if not data:
-                return
-            sink.add(reader.feed(data))
+                break
+            add_lines(reader.feed(data))
+        add_lines(reader.flush())
 
-    def _ended(self, answer: dict[str, Any], cause: str | None) -> Ended | None:
+    def _read_result(self, answer: dict[str, Any], cause: str | None) -> StepResult | None:
         if "refused" in answer:
-            return Ended(None, cause, refused=answer["refused"])
+            return StepResult(None, cause, refused=answer["refused"])
         if cause is None:
-            return Ended(answer["exit"]) if "exit" in answer else None
-        # Its own process is often the first to go: the step is over when its whole tree is.
-        return None if self._slot.left(answer) is None else Ended(None, cause)
+            return StepResult(answer["exit"]) if "exit" in answer else None
+        # The first process often ends before its children: a step that is being ended is over when all have.
+        return None if self._supervisor.count_survivors(answer) is None else StepResult(None, cause)

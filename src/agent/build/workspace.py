@@ -1,4 +1,4 @@
-"""The folders of one build, its environment, and getting rid of both."""
+"""Creates the folders of one build, its environment, and removes the folders."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from agent.console import say
-from agent.process.orphans import RECORD
-from agent.process.privileges import Account
+from agent.console import print_line
+from agent.process.orphans import RECORD_FILE
+from agent.process.privileges import BuildAccount
 
 _INHERITED = (
     *("PATH", "TZ"),
@@ -23,15 +23,15 @@ _INHERITED = (
 
 
 class Workspace:
-    """`<folder>` is the agent's; the workspace, home and tmp in it are the build's and nobody else's."""
+    """Creates `folder`, which belongs to the agent. Workspace, home and tmp in it belong to the build's account."""
 
-    def __init__(self, folder: Path, account: Account | None) -> None:
+    def __init__(self, folder: Path, account: BuildAccount | None) -> None:
         self.folder = folder
         self.root = folder / "workspace"
-        self.record = str(folder / RECORD)
+        self.record = str(folder / RECORD_FILE)
         self._home = folder / "home"
         self._tmp = folder / "tmp"
-        remove(folder)
+        remove_folder(folder)
         folder.mkdir(parents=True)
         folder.chmod(0o711 if account else 0o700)
         for part in (self.root, self._home, self._tmp):
@@ -40,7 +40,7 @@ class Workspace:
                 os.chown(part, account.uid, account.gid)
 
     def base_environment(self) -> dict[str, str]:
-        """What the agent's own git runs with, and every build."""
+        """Return the variables of every process that the agent starts for a build, git included."""
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return {
             "PATH": os.defpath,
@@ -51,11 +51,12 @@ class Workspace:
         }
 
     def environment(self, build: dict[str, Any], commit: str | None) -> dict[str, str]:
+        """Return the variables of the build's setup and command; `build` is the server's `run` message."""
         return {
             **self.base_environment(),
             "CI": "true",
             "TESTHIDE": "true",
-            "PYTHONUNBUFFERED": "1",  # or the lines of a Python test run come in blocks
+            "PYTHONUNBUFFERED": "1",  # otherwise the output of a Python test run arrives in blocks
             "TESTHIDE_BUILD_ID": str(build["id"]),
             "TESTHIDE_JOB_ID": str(build["job_id"]),
             "TESTHIDE_JOB_NAME": str(build["job_name"]),
@@ -67,30 +68,30 @@ class Workspace:
             **{name: str(value) for name, value in (*build["env"].items(), *build["secrets"].items())},
         }
 
-    def now(self) -> int:
-        """The file system's idea of now, in ns: its clock ticks more coarsely than the machine's."""
+    def read_clock_ns(self) -> int:
+        """Return the time that a file written now gets, in ns. It may be a tick behind the machine's clock."""
         with tempfile.TemporaryFile(dir=self.folder) as marker:
             return os.fstat(marker.fileno()).st_mtime_ns
 
     def remove(self) -> None:
-        remove(self.folder)
+        remove_folder(self.folder)
 
 
-def remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     if not folder.exists():
         return
     if os.geteuid() != 0:
         _make_writable(folder)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
-        say(f"Cannot remove all of {folder}: it holds files of another user.")
+        print_line(f"Cannot remove all of {folder}: it holds files of another user.")
 
 
 def _make_writable(folder: Path) -> None:
-    """Not even the owner can delete what is in a read-only folder. (Root can.)"""
+    """Make all folders below writable: only root can delete a file in a read-only one."""
     for path, folders, _ in os.walk(folder):
         for name in folders:
             inner = os.path.join(path, name)
-            with contextlib.suppress(OSError):  # another user's: the removal will tell
+            with contextlib.suppress(OSError):  # of another user: `remove_folder` reports it
                 if not os.path.islink(inner):
                     os.chmod(inner, 0o700)

@@ -1,9 +1,9 @@
-"""A pytest plugin of the build machine's agent (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
+"""A pytest plugin that the agent adds to builds (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
 
-It records each test's node id as the property `nodeid` of its case in the JUnit file, and where TESTHIDE_TEST_IDS_FILE
-names a file keeps only the tests that are listed there: exact node ids, one a line; one without parameters means the
-test with all of its parameters. What TESTHIDE_QUARANTINE_FILE lists is skipped: node ids, or prefixes of them that
-`::` or `[` follows. A pytest that a test starts is left alone, and no fault of ours ends a run.
+It records each test's node id as the property `nodeid` of its case in the JUnit file. With TESTHIDE_TEST_IDS_FILE it
+runs only the tests listed in that file: exact node ids, one a line; an id without parameters stands for the test with
+all of its parameters. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node ids, or prefixes of them that end
+before `::` or `[`. A pytest that a test starts is left alone. No defect of this plugin ends a test run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import pytest
 FILE = "TESTHIDE_TEST_IDS_FILE"
 QUARANTINE_FILE = "TESTHIDE_QUARANTINE_FILE"
 _PLUGINS = "PYTEST_PLUGINS"
-_RUNNING = "TESTHIDE_PYTEST_RUNNING"  # the process that the others are inside of
+_RUNNING = "TESTHIDE_PYTEST_RUNNING"
+"""Variable that the outermost pytest sets to its process id, so that those inside it leave the plugin off."""
 _PROPERTY = "nodeid"
-_TOLD, _TOLD_SKIPPED = "testhide_selection", "testhide_skipped"  # what an xdist worker tells
-_ENDS = re.compile(r"::|\[")
-_SHOWN = 3
+_COUNTS_KEY, _SKIPPED_KEY = "testhide_selection", "testhide_skipped"
+"""Keys of `workeroutput`, in which an xdist worker passes its counts to the main process."""
+_PREFIX_ENDS = re.compile(r"::|\[")
+_MAX_SHOWN_IDS = 3
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,10 +37,10 @@ def pytest_configure(config: pytest.Config) -> None:
 class Selection:
     def __init__(self, is_worker: bool) -> None:
         self._is_worker = is_worker
-        self._troubles: list[str] = []
-        self._counts: tuple[int, int] | None = None  # kept, collected
+        self._warnings: list[str] = []
+        self._counts: tuple[int, int] | None = None  # tests that are kept, and all that were collected
         self._skipped = 0
-        # Not for the processes that tests start: theirs may not find the plugin that it names.
+        # Hidden from processes that tests start: in those the plugin may be impossible to import.
         self._plugins = os.environ.pop(_PLUGINS, None)
         if self._plugins:
             rest = [name for name in self._plugins.split(",") if name and name != __name__]
@@ -46,23 +48,23 @@ class Selection:
                 os.environ[_PLUGINS] = ",".join(rest)
         if not is_worker:
             os.environ[_RUNNING] = str(os.getpid())
-        self._wanted = self._listed(FILE, "all tests are kept")
-        self._set = frozenset(self._wanted or ())
-        quarantine = self._listed(QUARANTINE_FILE, "quarantined tests run") or []
+        self._wanted = self._read_list(FILE, "all tests are kept")
+        self._wanted_set = frozenset(self._wanted or ())
+        quarantine = self._read_list(QUARANTINE_FILE, "quarantined tests run") or []
         self._quarantine = frozenset(line for line in quarantine if not line.startswith("#"))
 
-    def _listed(self, variable: str, otherwise: str) -> list[str] | None:
+    def _read_list(self, variable: str, otherwise: str) -> list[str] | None:
         path = os.environ.get(variable)
         if path:
             try:
                 with open(path, encoding="utf-8") as file:
                     return list(filter(None, file.read().split("\n")))
             except (OSError, ValueError) as error:
-                self._troubles.append(f"{variable} cannot be read, {otherwise}: {error}")
+                self._warnings.append(f"{variable} cannot be read, {otherwise}: {error}")
         return None
 
     def pytest_unconfigure(self) -> None:
-        """The next run of this process begins like the first."""
+        """Restore the environment, for the next pytest run in this process."""
         if not self._is_worker:
             os.environ.pop(_RUNNING, None)
         if self._plugins:
@@ -70,9 +72,9 @@ class Selection:
 
     @pytest.hookimpl(trylast=True)
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        # Now: xdist appends the group of a test to its node id later.
+        # Not later: xdist appends the group of a test to its node id.
         with suppress(Exception):
-            if _recorded(item) is None:
+            if _recorded_id(item) is None:
                 item.user_properties.append((_PROPERTY, item.nodeid))
 
     @pytest.hookimpl(hookwrapper=True)
@@ -87,10 +89,10 @@ class Selection:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """xdist: only its workers collect."""
+        """Take the counts of an xdist worker: only workers collect tests."""
         with suppress(Exception):
-            self._skipped = node.workeroutput.get(_TOLD_SKIPPED, self._skipped)
-            kept, collected = node.workeroutput[_TOLD]
+            self._skipped = node.workeroutput.get(_SKIPPED_KEY, self._skipped)
+            kept, collected = node.workeroutput[_COUNTS_KEY]
             self._counts = kept, collected
 
     @pytest.hookimpl(trylast=True)
@@ -101,16 +103,16 @@ class Selection:
 
     def _select(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         kept: list[pytest.Item] = []
-        left_out: list[pytest.Item] = []
+        deselected: list[pytest.Item] = []
         for item in items:
-            (kept if self._is_wanted(item) else left_out).append(item)
+            (kept if self._is_wanted(item) else deselected).append(item)
         self._counts = len(kept), len(items)
         output = getattr(config, "workeroutput", None)
         if output is not None:
-            output[_TOLD] = list(self._counts)
-        if left_out:
+            output[_COUNTS_KEY] = list(self._counts)
+        if deselected:
             items[:] = kept
-            config.hook.pytest_deselected(items=left_out)
+            config.hook.pytest_deselected(items=deselected)
 
     def _skip(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason="in quarantine")
@@ -120,41 +122,42 @@ class Selection:
                 self._skipped += 1
         output = getattr(config, "workeroutput", None)
         if output is not None:
-            output[_TOLD_SKIPPED] = self._skipped
+            output[_SKIPPED_KEY] = self._skipped
 
     def _is_quarantined(self, item: pytest.Item) -> bool:
         return any(
             node_id in self._quarantine
-            or any(node_id[: end.start()] in self._quarantine for end in _ENDS.finditer(node_id))
-            for node_id in (item.nodeid, str(_recorded(item)))
+            or any(node_id[: end.start()] in self._quarantine for end in _PREFIX_ENDS.finditer(node_id))
+            for node_id in (item.nodeid, str(_recorded_id(item)))
         )
 
     def _is_wanted(self, item: pytest.Item) -> bool:
-        ids = {item.nodeid, str(_recorded(item))}
-        return not self._set.isdisjoint(ids | {_without_parameters(one) for one in ids})
+        ids = {item.nodeid, str(_recorded_id(item))}
+        return not self._wanted_set.isdisjoint(ids | {_without_parameters(one) for one in ids})
 
     def _summary(self) -> Iterator[str]:
-        yield from self._troubles
+        yield from self._warnings
         if self._skipped:
             yield f"{self._skipped} skipped, since they are in quarantine."
         if self._wanted is None or self._counts is None:
             return
         kept, collected = self._counts
+        wanted_by_build = f"among the {len(self._wanted_set)} that this build asks for"
         if kept:
-            yield f"{kept} of {collected} tests are among the {len(self._set)} that this build asks for."
+            yield f"{kept} of {collected} tests are {wanted_by_build}."
             return
-        yield f"none of {collected} tests is among the {len(self._set)} that this build asks for, so none was run:"
-        for wanted in self._wanted[:_SHOWN]:
+        yield f"none of {collected} tests is {wanted_by_build}, so none was run:"
+        for wanted in self._wanted[:_MAX_SHOWN_IDS]:
             yield f"    {wanted}"
-        if len(self._wanted) > _SHOWN:
-            yield f"    and {len(self._wanted) - _SHOWN} more, in {os.environ.get(FILE)}"
+        if len(self._wanted) > _MAX_SHOWN_IDS:
+            yield f"    and {len(self._wanted) - _MAX_SHOWN_IDS} more, in {os.environ.get(FILE)}"
 
 
-def _recorded(item: pytest.Item) -> object:
+def _recorded_id(item: pytest.Item) -> object:
     return next((value for name, value in item.user_properties if name == _PROPERTY), None)
 
 
 def _without_parameters(node_id: str) -> str:
-    """Not the brackets of a folder's name."""
+    """Cut the parameters off, but no brackets in the name of a folder."""
     file, separator, test = node_id.partition("::")
     return file + separator + test.partition("[")[0]

@@ -1,8 +1,8 @@
-"""Runs in every Python of a build, as the `sitecustomize` of the agent's own folder on PYTHONPATH.
+"""Runs at the start of every Python process of a build: the agent puts a `sitecustomize` on PYTHONPATH that calls it.
 
-It names the agent's plugin in PYTEST_PLUGINS once a process imports pytest, beside whatever the job put there. Set for
-the whole build instead, the variable would end every pytest whose command replaces PYTHONPATH: the plugin that it names
-could not be imported. Python 3.7 or newer; nothing here may fail.
+It adds the agent's plugin to PYTEST_PLUGINS, next to what the job has there, but only in a process that imports pytest.
+If the variable were set for the whole build, every pytest whose command replaces PYTHONPATH would fail to import the
+plugin. Supports Python 3.7 or newer, and must never raise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from importlib.util import module_from_spec
 PLUGIN = "testhide_pytest_selection"
 
 
-class _WaitForPytest:
+class _PytestImportHook:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Asked before every first import of a module; finds none itself."""
+        """Python calls this before it imports a module for the first time. It never finds one itself."""
         if name == "_pytest":
             names = [name for name in os.environ.get("PYTEST_PLUGINS", "").split(",") if name]
             if PLUGIN not in names:
@@ -25,12 +25,12 @@ class _WaitForPytest:
 
 
 def begin() -> None:
-    sys.meta_path.insert(0, _WaitForPytest())
-    _run_the_other_sitecustomize()
+    sys.meta_path.insert(0, _PytestImportHook())
+    _run_hidden_sitecustomize()
 
 
-def _run_the_other_sitecustomize() -> None:
-    """The one that ours has hidden: the machine's or the job's."""
+def _run_hidden_sitecustomize() -> None:
+    """Run the `sitecustomize` of the machine or the job, which the agent's hides since it comes first on the path."""
     own = os.path.dirname(os.path.abspath(__file__))
     others = [folder for folder in sys.path if os.path.abspath(folder) != own]
     spec = PathFinder.find_spec("sitecustomize", others)

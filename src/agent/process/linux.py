@@ -1,4 +1,4 @@
-"""What Linux knows about processes, and two switches of prctl(2)."""
+"""Reads processes from /proc, and sets two process attributes with prctl(2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def hide_from_others_of_this_user() -> None:
-    """Close /proc/<pid>/environ, mem and fd of this process to its own user, and with them ptrace."""
+    """Close /proc/<pid>/environ, mem and fd of this process to other processes of its user, and ptrace as well."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
@@ -23,39 +23,41 @@ def adopt_orphans() -> None:
 class Process(NamedTuple):
     pid: int
     state: str
-    """One letter; Z is a zombie."""
+    """One letter of proc(5); Z is a zombie."""
     parent: int
     session: int
     started: int
-    """In ticks since the machine started: with the pid it names one process of this boot."""
+    """Clock ticks since the machine started. Together with the pid it identifies a process within one boot."""
 
 
-def processes() -> list[Process]:
-    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return [one for one in found if one is not None]
+def list_processes() -> list[Process]:
+    found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process is not None]
 
 
-def process(pid: int) -> Process | None:
+def read_process(pid: int) -> Process | None:
+    """Return the process, or None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()
     except OSError:
-        return None  # it ended meanwhile
-    # The command in parentheses may itself hold spaces and parentheses.
+        return None
+    # The second field is the command in parentheses, which may itself hold spaces and parentheses.
     fields = stat.rpartition(b")")[2].split()
     return Process(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
-def boot() -> str:
-    """Names the time since the machine started."""
+def read_boot_id() -> str:
+    """Return an id that the kernel draws anew each time the machine starts."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
-def descendants(root: int) -> list[int]:
+def list_descendants(root: int) -> list[int]:
+    """Return the ids of all processes below `root`, at any depth."""
     children: dict[int, list[int]] = {}
-    for one in processes():
-        children.setdefault(one.parent, []).append(one.pid)
+    for process in list_processes():
+        children.setdefault(process.parent, []).append(process.pid)
     found: list[int] = []
     waiting = [root]
     while waiting:
@@ -67,6 +69,6 @@ def descendants(root: int) -> list[int]:
 
 def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    rest = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
-    if libc.prctl(ctypes.c_int(option), *rest) != 0:
+    arguments = [ctypes.c_ulong(number) for number in (value, 0, 0, 0)]
+    if libc.prctl(ctypes.c_int(option), *arguments) != 0:
         raise OSError(ctypes.get_errno(), "prctl was refused")

@@ -1,7 +1,8 @@
-"""Processes of builds whose agent and supervisor were killed together: the next agent of the folder ends them.
+"""Ends orphan processes: those of builds whose agent and supervisor were killed together.
 
-A process is known by what its environment says of the folder, or by its session: the supervisor wrote down which
-process it started for which build, and when. The kernel lets only root touch those of other users.
+The next agent of the work folder finds them in two ways: by environment variables that point into the folder, or by
+the session they belong to, since the supervisor recorded the id and start time of each session leader. Reading another
+user's environment takes root, as does ending the process.
 """
 
 from __future__ import annotations
@@ -12,65 +13,69 @@ import signal
 import time
 from pathlib import Path
 
-from agent.console import say
+from agent.console import print_line
 from agent.process import linux
 from agent.process.linux import Process
 
-RECORD = "processes"
-_PATIENCE = 5.0
-_LOOK_AGAIN = 0.02
-_TELLING = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")  # a build may set one of them itself
+RECORD_FILE = "processes"
+"""File in a build's folder, one line for each started command: boot id, process id, start time in clock ticks."""
+_KILL_TIMEOUT_S = 5.0
+_POLL_INTERVAL_S = 0.02
+_VARIABLES = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")
+"""Each of them holds a path in the build's folder, unless the build itself sets it: hence more than one."""
 
 
-def record(path: str, pid: int) -> None:
-    """A process that was started for a build, and that leads a session."""
-    process = linux.process(pid)
+def record_process(path: str, pid: int) -> None:
+    """Append a process that leads a session of its own to a build's record file."""
+    process = linux.read_process(pid)
     if process:
         with open(path, "a", encoding="ascii") as file:
-            file.write(f"{linux.boot()} {pid} {process.started}\n")
+            file.write(f"{linux.read_boot_id()} {pid} {process.started}\n")
 
 
-def end_all(builds: Path) -> None:
-    """Takes some seconds at most."""
-    marks = tuple(name + b"=" + os.fsencode(builds) + b"/" for name in _TELLING)
-    sessions = _recorded(builds)
+def end_orphans(builds: Path) -> None:
+    """Kill the orphans of all builds in the folder `builds`; gives up after `_KILL_TIMEOUT_S`."""
+    marks = tuple(name + b"=" + os.fsencode(builds) + b"/" for name in _VARIABLES)
+    sessions = _read_sessions(builds)
     ended: set[Process] = set()
-    until = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
     while True:
-        found = _left(marks, sessions)
+        found = _find_orphans(marks, sessions)
         if not found:
             break
-        if time.monotonic() >= until:
-            say(f"{len(found)} processes of earlier builds cannot be ended.")
+        if time.monotonic() >= deadline:
+            print_line(f"{len(found)} processes of earlier builds cannot be ended.")
             break
         for process in found:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process.pid, signal.SIGKILL)
         ended.update(found)
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_INTERVAL_S)
     if ended:
-        say(f"Ended what builds of a killed agent had left running: {len(ended)} processes.")
+        print_line(f"Ended {len(ended)} processes that builds of a killed agent had left running.")
 
 
-def _recorded(builds: Path) -> dict[int, int]:
-    """Sessions of this boot, and when their leaders started."""
+def _read_sessions(builds: Path) -> dict[int, int]:
+    """Return the recorded sessions of this boot, each with the start time of its leader."""
     sessions = {}
-    for file in builds.glob(f"*/{RECORD}"):
-        with contextlib.suppress(OSError, ValueError):  # cut off by a crash, say
+    for file in builds.glob(f"*/{RECORD_FILE}"):
+        with contextlib.suppress(OSError, ValueError):  # a crash may have cut the last line off
             for line in file.read_text("ascii").splitlines():
                 boot, pid, started = line.split()
-                if boot == linux.boot():
+                if boot == linux.read_boot_id():
                     sessions[int(pid)] = int(started)
     return sessions
 
 
-def _left(marks: tuple[bytes, ...], sessions: dict[int, int]) -> list[Process]:
-    running = [process for process in linux.processes() if process.state not in "ZX" and process.pid != os.getpid()]
+def _find_orphans(marks: tuple[bytes, ...], sessions: dict[int, int]) -> list[Process]:
+    running = [
+        process for process in linux.list_processes() if process.state not in "ZX" and process.pid != os.getpid()
+    ]
     started = {process.pid: process.started for process in running}
 
     def is_recorded(process: Process) -> bool:
         since = sessions.get(process.session)
-        # A leader that started at another time leads another session of the same number.
+        # A leader with another start time leads another session, which got the same number later.
         return since is not None and process.started >= since == started.get(process.session, since)
 
     return [process for process in running if is_recorded(process) or _is_marked(process.pid, marks)]
@@ -81,4 +86,4 @@ def _is_marked(pid: int, marks: tuple[bytes, ...]) -> bool:
         with open(f"/proc/{pid}/environ", "rb") as file:
             return any(variable.startswith(marks) for variable in file.read().split(b"\0"))
     except OSError:
-        return False  # it ended, or is another user's
+        return False  # it ended, or belongs to another user

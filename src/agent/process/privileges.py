@@ -1,4 +1,4 @@
-"""As whom builds run, and what that user can reach."""
+"""Chooses the user that builds run as, and checks which files that user can reach."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import NamedTuple
 DEFAULT_USERS = ("testhide-build", "nobody")
 
 
-class Account(NamedTuple):
-    """Holds what `slot` needs to become that user."""
+class BuildAccount(NamedTuple):
+    """Unix user that builds run as. The supervisor takes it as a JSON list, in this order."""
 
     uid: int
     gid: int
     groups: list[int]
 
 
-class NoAccount(Exception):
-    """Builds cannot run as asked."""
+class NoBuildAccount(Exception):
+    """The options of the agent name no user that builds can run as."""
 
 
-def choose(build_user: str | None, trust_builds: bool) -> Account | None:
-    """None: builds run as the agent's own user."""
+def choose_account(build_user: str | None, trust_builds: bool) -> BuildAccount | None:
+    """Return the account, or None where builds run as the agent's own user. Raises `NoBuildAccount`."""
     if trust_builds and build_user:
-        raise NoAccount("--trust-builds and --build-user contradict each other")
+        raise NoBuildAccount("--trust-builds and --build-user contradict each other")
     if os.geteuid() != 0:
         if build_user:
-            raise NoAccount("--build-user needs an agent that is started as root")
+            raise NoBuildAccount("--build-user needs an agent that is started as root")
         return None
     if trust_builds:
         return None
@@ -39,21 +39,22 @@ def choose(build_user: str | None, trust_builds: bool) -> Account | None:
         except KeyError:
             continue
         if entry.pw_uid == 0:
-            raise NoAccount(f"{name} is root: --trust-builds says so openly")
+            raise NoBuildAccount(f"{name} is root: --trust-builds says so openly")
         groups = [group.gr_gid for group in grp.getgrall() if name in group.gr_mem]
-        return Account(entry.pw_uid, entry.pw_gid, groups)
-    raise NoAccount(f"there is no user {build_user or ' or '.join(DEFAULT_USERS)} to run builds as")
+        return BuildAccount(entry.pw_uid, entry.pw_gid, groups)
+    raise NoBuildAccount(f"there is no user {build_user or ' or '.join(DEFAULT_USERS)} to run builds as")
 
 
-def can_enter(account: Account, folder: Path) -> bool:
+def can_enter(account: BuildAccount, folder: Path) -> bool:
     return all(_allows(account, path, 0o1) for path in (folder, *folder.parents))
 
 
-def can_read(account: Account, file: Path) -> bool:
+def can_read(account: BuildAccount, file: Path) -> bool:
     return _allows(account, file, 0o4) and can_enter(account, file.parent)
 
 
-def _allows(account: Account, path: Path, bit: int) -> bool:
+def _allows(account: BuildAccount, path: Path, bit: int) -> bool:
+    """Return whether the file mode grants `bit` (an octal digit: 4 read, 1 enter) to the account."""
     found = path.stat()
     if found.st_uid == account.uid:
         bit <<= 6

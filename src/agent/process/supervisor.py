@@ -1,144 +1,164 @@
-"""The agent's side of a slot (see `slot`): starts the supervisor process and talks to it."""
+"""The supervisor process: runs the commands of one build at a time and ends every process that they started.
+
+It is the subreaper of its descendants: a process that detached itself with setsid or a double fork stays below it, so
+processes of two builds are never mixed up. It never holds the token. When the agent dies, however hard, the supervisor
+kills its descendants and exits.
+
+The agent (`supervisor_client`) sends JSON messages, one a line, through the socket at standard input. What a command
+prints goes to standard output.
+
+    -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "record": file, "errors": null | pipe}}
+                                      <- {"exit": code} or {"refused": why it cannot be started}
+    -> {"end": grace, "number": n}    <- {"left": processes that could not be ended, "number": n}
+
+`end` may be sent again with less grace while it is carried out. Only the last number is answered.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from agent.process.entry import command_line
+from agent.process import linux, orphans
 
-Account = Sequence[Any]
-_PATIENCE = 0.8  # for a supervisor to end its processes and itself
-_KEPT = ("PATH", "LANG", "LD_LIBRARY_PATH")
-
-
-class SlotLost(Exception):
-    """The supervisor process is gone, and with it what we knew about its build's processes."""
+_POLL_INTERVAL_S = 0.02  # between two checks whether the processes that are being ended are gone
+_KILL_TIMEOUT_S = 5.0  # from the first SIGKILL until the remaining processes are reported as impossible to end
 
 
-class Slot:
-    def __init__(self) -> None:
-        self.control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command_line(), "slot"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.PIPE,
-                env={name: os.environ[name] for name in _KEPT if name in os.environ},
-                cwd="/",
-                start_new_session=True,
-            )
-        assert self._process.stdout is not None
-        self.output = self._process.stdout.fileno()
-        os.set_blocking(self.output, False)
+def serve() -> int:
+    """Serve the agent until it closes the socket. Returns the exit code."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Only the closed socket ends this process. A handler instead of SIG_IGN, which commands would inherit.
+        signal.signal(number, lambda *_: None)
+    linux.hide_from_others_of_this_user()
+    linux.adopt_orphans()
+    with socket.socket(fileno=os.dup(0)) as control:
+        _ProcessSupervisor(control).serve()
+    return 0
+
+
+class _ProcessSupervisor:
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
         self._received = b""
-        self._ends = 0
+        self._agent_gone = False
+        self._leader = 0  # process id of the command that runs
+        self._number = 0  # of the last `end` message
+        self._kill_at: float | None = None  # monotonic time of the first SIGKILL, while processes are being ended
+        self._wake, write = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(write, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
-    def run(
-        self,
-        argv: Sequence[str],
-        cwd: str,
-        env: dict[str, str],
-        account: Account | None,
-        record: str,
-        errors: str | None = None,
-    ) -> None:
-        """`record`: where the process is written down, see `orphans`. `errors`: a named pipe for standard error, which
-        otherwise goes where standard output does.
-        """
-        about = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
-        self._send({"run": about})
+    def serve(self) -> None:
+        while True:
+            ending = self._kill_at is not None
+            watched: list[Any] = [self._wake] if self._agent_gone else [self._wake, self._control]
+            readable, _, _ = select.select(watched, [], [], _POLL_INTERVAL_S if ending else None)
+            if self._wake in readable:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+            if self._control in readable:
+                self._receive()
+            self._reap()
+            if self._kill_at is not None:
+                self._continue_ending(self._kill_at)
+            if self._agent_gone and self._kill_at is None:
+                return
 
-    def end(self, grace: float) -> None:
-        self._ends += 1
-        self._send({"end": grace, "number": self._ends})
-
-    def answers(self) -> list[dict[str, Any]]:
-        """Blocks until the supervisor says something."""
+    def _receive(self) -> None:
         try:
-            data = self.control.recv(1 << 16)
-        except OSError:
+            data = self._control.recv(1 << 16)
+        except ConnectionError:
             data = b""
         if not data:
-            raise SlotLost
+            self._agent_gone = True
+            self._begin_ending(0)
+            return
         *lines, self._received = (self._received + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        for line in lines:
+            message = json.loads(line)
+            if "run" in message:
+                self._run(**message["run"])
+            else:
+                self._number = message["number"]
+                self._begin_ending(message["end"])
 
-    def left(self, answer: dict[str, Any]) -> int | None:
-        """How many processes outlived the last `end`, when this answers it."""
-        return answer["left"] if answer.get("number") == self._ends else None
-
-    def read_output(self) -> bytes | None:
-        """What was printed and not yet read; None when there is nothing now."""
+    def _run(
+        self,
+        argv: list[str],
+        cwd: str,
+        env: dict[str, str],
+        account: list[Any] | None,
+        record: str,
+        errors: str | None,
+    ) -> None:
+        identity: dict[str, Any] = {}
+        if account:
+            identity = {"user": account[0], "group": account[1], "extra_groups": account[2]}
         try:
-            return os.read(self.output, 1 << 16) or None
-        except BlockingIOError:
-            return None
+            with open(errors, "wb", buffering=0) if errors else contextlib.nullcontext(subprocess.STDOUT) as stderr:
+                process = subprocess.Popen(
+                    argv,
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stderr=stderr,
+                    start_new_session=True,
+                    **identity,
+                )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            self._answer({"refused": str(error)})
+            return
+        self._leader = process.pid
+        with contextlib.suppress(OSError):  # a full disk: the next agent can still find it by its environment
+            orphans.record_process(record, process.pid)
+        process.returncode = 0  # keeps Popen from waiting for it: `_reap` does, as for every orphan
 
-    def close(self) -> None:
-        """The supervisor ends its processes, then itself."""
-        self.control.close()
+    def _begin_ending(self, grace: float) -> None:
+        if self._kill_at is None and grace:
+            self._signal_all(signal.SIGTERM)
+        kill_at = time.monotonic() + grace
+        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
 
-    def wait(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+    def _continue_ending(self, kill_at: float) -> None:
+        """Kill the descendants once their grace is over; answer when none is left or killing them failed."""
+        left = linux.list_descendants(os.getpid())
+        now = time.monotonic()
+        if left and now < kill_at + _KILL_TIMEOUT_S:
+            if now >= kill_at:
+                self._signal_all(signal.SIGKILL)
+            return
+        self._kill_at = None
+        self._answer({"left": len(left), "number": self._number})
 
-    def _send(self, message: dict[str, Any]) -> None:
-        try:
-            self.control.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            raise SlotLost from None
+    def _signal_all(self, number: int) -> None:
+        for pid in linux.list_descendants(os.getpid()):
+            # It ended meanwhile, or, where builds run as the agent's own user, it became another user.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
 
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self._leader:
+                self._leader = 0
+                code = os.waitstatus_to_exitcode(status)
+                self._answer({"exit": code if code >= 0 else 128 - code})  # 128 + signal, like a shell
 
-class Slots:
-    """Slots are started ahead and used again: a build's first command does not wait for a process to load."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._idle: list[Slot] = []
-        self._all: list[Slot] = []
-
-    def warm(self) -> None:
-        with self._lock:
-            if not self._idle:
-                self._idle.append(self._start())
-
-    def take(self) -> Slot:
-        with self._lock:
-            return self._idle.pop() if self._idle else self._start()
-
-    def give_back(self, slot: Slot) -> None:
-        with self._lock:
-            self._idle.append(slot)
-
-    def discard(self, slot: Slot) -> None:
-        slot.close()
-        slot.wait(_PATIENCE)
-        with self._lock, contextlib.suppress(ValueError):
-            self._all.remove(slot)
-
-    def close(self) -> None:
-        with self._lock:
-            for slot in self._all:
-                slot.close()
-            until = time.monotonic() + _PATIENCE
-            for slot in self._all:
-                slot.wait(max(until - time.monotonic(), 0))
-            self._all.clear()
-
-    def _start(self) -> Slot:
-        slot = Slot()
-        self._all.append(slot)
-        return slot
+    def _answer(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the agent is gone: the next `recv` reports it
+            self._control.sendall(json.dumps(message).encode() + b"\n")

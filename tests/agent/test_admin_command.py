@@ -1,4 +1,4 @@
-"""What an administrator has the agent do outside any build: shell lines and a new start."""
+"""Shell lines of an administrator, and restarts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.agent.fake_server import TOKEN, Answer, FakeServer
 from tests.agent.harness import SYSTEM_PYTHON, Agent, StartAgent, processes_with
 
-from agent.command import KEPT, Tail
+from agent.admin_command import MAX_OUTPUT_BYTES, OutputTail
 
 FINE = {"exit_code": 0, "stdout": "", "stderr": "", "truncated": False, "timed_out": False}
 
@@ -45,7 +45,7 @@ def test_a_command_is_killed_with_all_its_processes_when_its_time_is_over(server
     server.wait(lambda: not list((agent.workdir / "builds").iterdir()) or (server.changed.wait(0.02) and False))
 
 
-def test_what_a_command_left_behind_is_ended(server: FakeServer, agent: Agent) -> None:
+def test_processes_that_a_command_leaves_behind_are_ended(server: FakeServer, agent: Agent) -> None:
     mark = f"LEFT_{agent.process.pid}"
 
     assert server.wait_result(server.execute(f"{mark}=1 setsid sleep 600 & echo done")) == {**FINE, "stdout": "done\n"}
@@ -53,29 +53,29 @@ def test_what_a_command_left_behind_is_ended(server: FakeServer, agent: Agent) -
 
 
 @pytest.mark.usefixtures("agent")
-def test_only_the_end_of_much_output_is_kept(server: FakeServer) -> None:
+def test_only_the_end_of_long_output_is_kept(server: FakeServer) -> None:
     result = server.wait_result(server.execute("seq 200000; printf 'ä%.0s' $(seq 150000) >&2; echo . >&2"))
 
     assert result["truncated"]
     assert result["stdout"].endswith("\n199999\n200000\n")
-    assert len(result["stdout"]) == KEPT
-    assert result["stderr"] == "ä" * (KEPT // 2 - 1) + ".\n"
+    assert len(result["stdout"]) == MAX_OUTPUT_BYTES
+    assert result["stderr"] == "ä" * (MAX_OUTPUT_BYTES // 2 - 1) + ".\n"
 
 
-def test_a_tail_does_not_begin_inside_a_character() -> None:
+def test_an_output_tail_does_not_begin_inside_a_character() -> None:
     for character in ("ä", "€", "😀"):
-        tail = Tail()
-        for _ in range(KEPT // 2):
+        tail = OutputTail()
+        for _ in range(MAX_OUTPUT_BYTES // 2):
             tail.add(character.encode())
         tail.add(b".")
         assert set(tail.text()[:-1]) == {character}
-        assert tail.cut
+        assert tail.is_cut
 
 
-def test_a_command_needs_no_room_for_builds(server: FakeServer, start: StartAgent, place: Path) -> None:
+def test_a_command_needs_no_free_slot(server: FakeServer, start: StartAgent, folder: Path) -> None:
     server.max_parallel = 1
     agent = start()
-    gate = place / "gate"
+    gate = folder / "gate"
     build = server.queue(f"echo begin; while [ ! -e {gate} ]; do sleep 0.02; done; echo end")
     server.wait_line(build, "begin")
     long = server.execute("sleep 600", timeout_s=600)
@@ -89,25 +89,25 @@ def test_a_command_needs_no_room_for_builds(server: FakeServer, start: StartAgen
 
 
 @pytest.mark.usefixtures("agent")
-def test_a_result_is_told_until_the_server_has_it_and_a_command_runs_once(server: FakeServer, place: Path) -> None:
+def test_a_result_is_sent_until_the_server_has_it_and_a_command_runs_once(server: FakeServer, folder: Path) -> None:
     answers: Iterator[Answer | str] = iter([(503, None), "drop", (429, None)])
     server.fault = lambda call, *_: next(answers, None) if call == "result" else None
-    message = {"type": "execute", "command_id": "twice", "command": f"echo x >> {place}/out", "timeout_s": 60}
-    (place / "out").touch()
-    (place / "out").chmod(0o666)
-    server.tell(message)
-    server.tell(message)
+    message = {"type": "execute", "command_id": "twice", "command": f"echo x >> {folder}/out", "timeout_s": 60}
+    (folder / "out").touch()
+    (folder / "out").chmod(0o666)
+    server.send(message)
+    server.send(message)
 
     assert server.wait_result("twice") == FINE
     server.wait_result(server.execute("true"))
-    assert (place / "out").read_text() == "x\n"
+    assert (folder / "out").read_text() == "x\n"
 
 
-def test_a_refused_result_harms_nothing(server: FakeServer, agent: Agent) -> None:
+def test_a_refused_result_is_dropped(server: FakeServer, agent: Agent) -> None:
     answers = iter([(404, {"detail": "no such command"})])
     server.fault = lambda call, *_: next(answers, None) if call == "result" else None
     first = server.execute("true")
-    server.wait(lambda: f"command {first}: no such command" in agent.said or (server.changed.wait(0.02) and False))
+    server.wait(lambda: f"command {first}: no such command" in agent.printed or (server.changed.wait(0.02) and False))
 
     assert server.wait_result(server.execute("echo next"))["stdout"] == "next\n"
     assert first not in server.results
@@ -121,34 +121,34 @@ def test_a_command_that_cannot_be_started_says_why(server: FakeServer, agent: Ag
     assert agent.process.poll() is None
 
 
-def test_a_message_of_another_kind_is_one_line(server: FakeServer, agent: Agent) -> None:
-    server.tell({"type": "sing", "song": "x"})
-    server.tell({"what": "no type"})
+def test_an_unknown_message_is_one_line(server: FakeServer, agent: Agent) -> None:
+    server.send({"type": "sing", "song": "x"})
+    server.send({"what": "no type"})
     build = server.queue("echo here")
     server.wait_finished(build)
 
-    assert "does not know: 'sing'" in agent.said
-    assert "does not know: 'None'" in agent.said
-    assert build.own == ["here"]
+    assert "does not know: 'sing'" in agent.printed
+    assert "does not know: 'None'" in agent.printed
+    assert build.printed == ["here"]
 
 
 @pytest.mark.parametrize("way", ["root", "same user"])
-def test_a_restart_is_the_same_process_and_session(server: FakeServer, start: StartAgent, way: str) -> None:
-    # Not root's: of the same user as its builds, so that nothing of the token may be seen from outside.
+def test_a_restart_keeps_process_and_session(server: FakeServer, start: StartAgent, way: str) -> None:
+    # As the user that its builds run as, the agent must also hide the token from other processes of that user.
     options = {} if way == "root" else {"python": SYSTEM_PYTHON, "user": 65534 if os.geteuid() == 0 else None}
     agent = start(**options)
     running = server.queue("echo begin; while :; do sleep 0.1; done")
     server.wait_line(running, "begin")
     agent.token_file.unlink()
     for number in (1, 2):
-        server.tell({"type": "restart", "command_id": f"r{number}"})
+        server.send({"type": "restart", "command_id": f"r{number}"})
         server.wait(lambda number=number: len(server.connects) == number + 1)  # type: ignore[misc]
         assert server.results[f"r{number}"] == FINE
     build = server.queue("echo here")
     server.wait_finished(build)
 
     assert server.wait_finished(running)["reason"] == "stopped"
-    assert build.own == ["here"]
+    assert build.printed == ["here"]
     assert agent.process.poll() is None
     assert {connect["session"] for connect in server.connects} == {server.connects[0]["session"]}
     assert [connect["running"] for connect in server.connects] == [[], [], []]
@@ -158,18 +158,18 @@ def test_a_restart_is_the_same_process_and_session(server: FakeServer, start: St
     assert agent.end() == 0
 
 
-def test_a_restart_that_the_server_no_longer_wants(server: FakeServer, agent: Agent) -> None:
+def test_a_restart_whose_result_is_refused_does_not_happen(server: FakeServer, agent: Agent) -> None:
     server.fault = lambda call, *_: (404, {"detail": "no such command"}) if call == "result" else None
-    server.tell({"type": "restart", "command_id": "r"})
-    server.wait(lambda: "Not restarted: no such command" in agent.said or (server.changed.wait(0.02) and False))
+    server.send({"type": "restart", "command_id": "r"})
+    server.wait(lambda: "Not restarted: no such command" in agent.printed or (server.changed.wait(0.02) and False))
 
     server.wait_finished(server.queue("true"))
     assert len(server.connects) == 1
 
 
-def test_an_agent_that_is_told_to_end_does_not_start_anew(server: FakeServer, agent: Agent) -> None:
+def test_an_agent_that_is_ending_does_not_restart(server: FakeServer, agent: Agent) -> None:
     server.wait_line(server.queue("trap '' TERM; echo begin; while :; do sleep 0.1; done"), "begin")
-    server.tell({"type": "restart", "command_id": "r"})
+    server.send({"type": "restart", "command_id": "r"})
     server.wait_result("r")
     agent.process.send_signal(signal.SIGQUIT)
 

@@ -1,0 +1,93 @@
+"""Sends one build's log, reports, artifacts and verdict to the server (docs/agent-protocol.md)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from agent.server_client import RetryPause, ServerClient
+
+_CHUNK_BYTES = 1 << 18
+
+
+class BuildClient:
+    """Repeats every request until it is answered or `pause` gives up. Raises the exceptions of `server_client`."""
+
+    def __init__(self, server: ServerClient, build_id: int, attempt: int, pause: RetryPause) -> None:
+        self._server = server
+        self._build_id = build_id
+        self._path = f"/api/v3/agent/builds/{build_id}"
+        self._attempt = attempt
+        self._pause = pause
+
+    def start(self, commit: str | None, pause: RetryPause) -> None:
+        """Report that the first command is about to run, at which commit."""
+        self._post("started", {"commit_sha": commit}, pause)
+
+    def send_log(self, body: bytes) -> int:
+        """Return how many lines the server has stored without a gap."""
+        return int(self._post("log", body, self._pause)["acknowledged"])
+
+    def send_report(self, path: str, file: BinaryIO) -> Mapping[str, Any]:
+        headers = {"Content-Type": "application/xml", "Content-Length": str(file_size(file))}
+        query = {"attempt": self._attempt, "path": path}
+        answer: Mapping[str, Any] = self._server.upload(
+            f"{self._path}/report", query, lambda: _read_chunks(file), headers, self._pause
+        )
+        return answer
+
+    def send_artifact(self, path: str, file: BinaryIO) -> None:
+        folder, name = os.path.split(path)
+        fields = {"build_id": str(self._build_id), "path": f"{folder}/" if folder else ""}
+        form = _MultipartForm(fields, name, file)
+        self._server.upload("/api/v3/artifacts/upload", {}, form.body, form.headers, self._pause)
+
+    def finish(self, verdict: Mapping[str, object], lines: int) -> None:
+        self._post("finished", {**verdict, "log_lines": lines}, self._pause)
+
+    def _post(self, call: str, body: object, pause: RetryPause) -> Any:
+        return self._server.post(f"{self._path}/{call}", body, pause=pause, attempt=self._attempt)
+
+
+def file_size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+class _MultipartForm:
+    """A multipart/form-data body, generated in chunks so that the file is never whole in memory."""
+
+    def __init__(self, fields: dict[str, str], filename: str, file: BinaryIO) -> None:
+        boundary = secrets.token_hex(16)
+        parts = [
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in fields.items()
+        ]
+        escaped = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+        parts.append(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{escaped}"\r\n'
+            "Content-Type: application/octet-stream\r\n\r\n"
+        )
+        self._head = "".join(parts).encode("utf-8", "replace")
+        self._end = f"\r\n--{boundary}--\r\n".encode()
+        self._file = file
+        self.headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(len(self._head) + file_size(file) + len(self._end)),
+        }
+
+    def body(self) -> Iterator[bytes]:
+        yield self._head
+        yield from _read_chunks(self._file)
+        yield self._end
+
+
+def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the whole file from its beginning."""
+    file.seek(0)
+    while True:
+        chunk = file.read(_CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk

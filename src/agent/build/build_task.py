@@ -1,0 +1,77 @@
+"""One build on this machine: from its assignment until the server has its verdict."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+from agent.build import masking
+from agent.build.build_client import BuildClient
+from agent.build.execution import SETUP_FAILED, BuildVerdict, Execution
+from agent.build.log import Log
+from agent.build.masking import Masker
+from agent.build.steps import GRACE_S
+from agent.build.workspace import Workspace
+from agent.console import print_line
+from agent.context import AgentContext
+from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused
+from agent.task import STOPPED, Task
+
+
+class BuildTask(Task):
+    def __init__(self, message: dict[str, Any], context: AgentContext) -> None:
+        super().__init__()
+        self.id, self.attempt = int(message["id"]), int(message["attempt"])
+        self._message = message
+        self._context = context
+        self._deadline = time.monotonic() + message["timeout_s"]
+        self._client = BuildClient(context.server, self.id, self.attempt, self._pause)
+
+    def stop(self, detail: str) -> None:
+        """End the build as the server asks, and report that it was stopped."""
+        self._interrupt.fire(STOPPED, detail, GRACE_S)
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except TokenRefused:
+            pass  # the session's next request is refused too, and ends the agent
+        except (RequestRefused, RequestAbandoned, OSError) as why:
+            print_line(f"Dropped build {self.id}, attempt {self.attempt}: {why}")
+        finally:
+            self._interrupt.close()
+
+    def _run(self) -> None:
+        workspace = Workspace(self._context.builds / f"{self.id}-{self.attempt}", self._context.account)
+        try:
+            secrets = [
+                *self._message["secrets"].values(),
+                *masking.find_url_secrets(self._message.get("repository") or ""),
+            ]
+            masker = Masker(secrets)
+            log = Log(str(workspace.folder), masker, self._client.send_log, self._pause, self.drop)
+            try:
+                verdict = self._execute(workspace, masker, log)
+                if self._interrupt.is_dropped and not log.has_failed:
+                    raise RequestAbandoned("the server does not want it any more")
+                lines = log.finish()
+                self._client.finish(verdict._asdict(), lines)
+            finally:
+                log.close()
+        finally:
+            workspace.remove()
+
+    def _execute(self, workspace: Workspace, masker: Masker, log: Log) -> BuildVerdict:
+        try:
+            return Execution(
+                self._message, self._context, self._client, self._interrupt, self._deadline, workspace, masker, log
+            ).run()
+        except (RequestRefused, RequestAbandoned):
+            raise
+        except Exception as error:
+            # Any defect of the agent ends the build: the server believes that it runs, and nobody else would end it.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{masker.mask_text(repr(error))} at {frame.filename}:{frame.lineno}"
+            print_line(f"Build {self.id}, attempt {self.attempt}: {what}")
+            return BuildVerdict(None, SETUP_FAILED, f"the agent failed: {what}")

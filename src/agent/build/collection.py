@@ -1,0 +1,151 @@
+"""Collects the results after the command: sends test reports first, then the artifacts that the job asked for."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import BinaryIO, cast
+
+from agent.build.artifacts import UnusablePath, find_files, open_inside
+from agent.build.build_client import BuildClient, file_size
+from agent.build.log import Log
+from agent.build.masking import Masker
+from agent.build.workspace import Workspace
+from agent.process.privileges import BuildAccount
+from agent.server_client import RequestRefused, TokenRefused
+
+_REPORT_ENDINGS = (".xml", ".trx")
+_HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
+_REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
+_HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+_REPORT_NAMES = ("junit*.xml", "report*.xml", "TEST-*.xml")
+_MAX_SHOWN_WARNINGS = 20
+
+
+class Collector:
+    """Stops before the next file once `is_interrupted` returns True."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        account: BuildAccount | None,
+        client: BuildClient,
+        masker: Masker,
+        log: Log,
+        is_interrupted: Callable[[], bool],
+    ) -> None:
+        self._folder = str(workspace.folder)
+        self._root = str(workspace.root)
+        self._owner = account.uid if account else None
+        self._client = client
+        self._masker = masker
+        self._log = log
+        self._is_interrupted = is_interrupted
+
+    def run(self, patterns: list[str], report: str, since_ns: int) -> None:
+        """Send all reports and artifacts. `report` is where test reporters were told to write.
+
+        A report whose file time is before `since_ns` came with the repository, and is sent as an artifact only.
+        """
+        paths = self._find_artifacts(patterns)
+        sent = {path for path in dict.fromkeys([*paths, report]) if self._send_if_report(path, since_ns)}
+        for path in paths:
+            self._send_artifact(path, is_report=path in sent)
+
+    def _find_artifacts(self, patterns: list[str]) -> list[str]:
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            try:
+                paths = find_files(self._root, pattern)
+            except UnusablePath as why:
+                self._log.note(f"Artifacts {pattern}: refused, {why}")
+                continue
+            if not paths:
+                self._log.note(f"Artifacts {pattern}: no such file")
+            found.update(dict.fromkeys(paths))
+        return list(found)
+
+    def _send_if_report(self, path: str, since_ns: int) -> bool:
+        if not path.endswith(_REPORT_ENDINGS) or self._is_interrupted():
+            return False
+        try:
+            file = self._open(path)
+        except UnusablePath:
+            return False  # logged when it is sent as an artifact
+        with file:
+            if not _is_report(path, file, since_ns):
+                return False
+            with _mask_report(file, self._masker, self._folder) as masked:
+                self._send_report(path, masked)
+        return True
+
+    def _send_report(self, path: str, file: BinaryIO) -> None:
+        try:
+            answer = self._client.send_report(path, file)
+        except TokenRefused:
+            raise
+        except RequestRefused as refused:
+            if refused.status in (404, 409):  # the server does not want this build any more
+                raise
+            self._log.note(f"{path}: not taken, {refused}")
+            return
+        self._log.note(f"{path}: {answer['recorded']} results")
+        warnings = answer.get("warnings") or []
+        for warning in warnings[:_MAX_SHOWN_WARNINGS]:
+            self._log.note(f"{path}: {warning}")
+        if len(warnings) > _MAX_SHOWN_WARNINGS:
+            self._log.note(f"{path}: {len(warnings) - _MAX_SHOWN_WARNINGS} more warnings")
+
+    def _send_artifact(self, path: str, is_report: bool) -> None:
+        if self._is_interrupted():
+            return
+        try:
+            with ExitStack() as opened:
+                file = opened.enter_context(self._open(path))
+                if is_report:  # a report is masked as an artifact too; any other file is sent byte for byte
+                    file = opened.enter_context(_mask_report(file, self._masker, self._folder))
+                self._client.send_artifact(path, file)
+                size = file_size(file)
+        except TokenRefused:
+            raise
+        except (UnusablePath, RequestRefused) as why:
+            # Any status, also 409 for a path that exists: only the build's own calls decide whether it goes on.
+            self._log.note(f"{path}: not taken, {why}")
+            return
+        self._log.note(f"{path}: kept, {size} bytes")
+
+    def _open(self, path: str) -> BinaryIO:
+        return open_inside(self._root, path, self._owner)
+
+
+def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
+    """Return whether this build wrote the file as a test report: by its root element, or by a usual name.
+
+    A reporter that failed leaves an empty file or an HTML error page under such a name. It is sent as well: the server
+    then shows a warning next to the build's results.
+    """
+    if os.fstat(file.fileno()).st_mtime_ns < since_ns:
+        return False
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
+    if _REPORT_ROOT.search(text):
+        return True
+    has_usual_name = any(fnmatch.fnmatchcase(os.path.basename(path), name) for name in _REPORT_NAMES)
+    return has_usual_name and (not text.strip() or bool(_HTML.search(text)))
+
+
+def _mask_report(file: BinaryIO, masker: Masker, folder: str) -> BinaryIO:
+    """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both."""
+    if not masker:
+        return file
+    copy = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (handed out)
+    file.seek(0)
+    for chunk in masker.mask_stream(file):
+        copy.write(chunk)
+    copy.flush()
+    return copy

@@ -1,0 +1,156 @@
+"""The agent's side of a supervisor process: starts it, sends it messages, reads its answers (see `supervisor`)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from agent.process.privileges import BuildAccount
+
+_SHUTDOWN_TIMEOUT_S = 0.8  # for a supervisor to end its processes and itself, before it is killed
+_INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
+
+
+class SupervisorLost(Exception):
+    """The supervisor process is gone, and with it the knowledge which processes belong to its build."""
+
+
+class SupervisorClient:
+    """Starts one supervisor process and talks to it. Every method that talks raises `SupervisorLost` if it is gone."""
+
+    def __init__(self, command_line: Sequence[str]) -> None:
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                command_line,
+                stdin=theirs.fileno(),
+                stdout=subprocess.PIPE,
+                env={name: os.environ[name] for name in _INHERITED if name in os.environ},
+                cwd="/",
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        self.output = self._process.stdout.fileno()
+        os.set_blocking(self.output, False)
+        self._received = b""
+        self._ends = 0
+
+    def run(
+        self,
+        argv: Sequence[str],
+        cwd: str,
+        env: dict[str, str],
+        account: BuildAccount | None,
+        record: str,
+        errors: str | None = None,
+    ) -> None:
+        """Start a command as `account`, or as the agent's own user where that is None.
+
+        `record` is the file that lists the build's processes (see `orphans`). `errors` is a named pipe for standard
+        error; without one it goes to standard output.
+        """
+        options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
+        self._send({"run": options})
+
+    def end(self, grace: float) -> None:
+        """Send SIGTERM to all processes, and SIGKILL after `grace` seconds to those that are left."""
+        self._ends += 1
+        self._send({"end": grace, "number": self._ends})
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Return the next answers of the supervisor; blocks until there is one, or part of one."""
+        try:
+            data = self.control.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            raise SupervisorLost
+        *lines, self._received = (self._received + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def count_survivors(self, answer: dict[str, Any]) -> int | None:
+        """Return how many processes outlived the last `end`, or None if this answers something else."""
+        return answer["left"] if answer.get("number") == self._ends else None
+
+    def read_output(self) -> bytes | None:
+        """Return what was printed since the last call, at most 64 KiB, or None if nothing was."""
+        try:
+            return os.read(self.output, 1 << 16) or None
+        except BlockingIOError:
+            return None
+
+    def close(self) -> None:
+        """Make the supervisor kill its processes and exit, without waiting for it."""
+        self.control.close()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the supervisor's exit; kill it after that many seconds."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            self.control.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise SupervisorLost from None
+
+
+class SupervisorPool:
+    """Keeps idle supervisors for reuse, so that a build's first command does not wait for a process to start."""
+
+    def __init__(self, command_line: Sequence[str]) -> None:
+        self._command_line = command_line
+        self._lock = threading.Lock()
+        self._idle: list[SupervisorClient] = []
+        self._all: list[SupervisorClient] = []
+
+    def prestart(self) -> None:
+        """Start a supervisor unless one is idle."""
+        with self._lock:
+            if not self._idle:
+                self._idle.append(self._start())
+
+    def acquire(self) -> SupervisorClient:
+        with self._lock:
+            return self._idle.pop() if self._idle else self._start()
+
+    def release(self, supervisor: SupervisorClient, survivors: int) -> None:
+        """Keep a supervisor for reuse, unless processes survived below it that another build must not meet."""
+        if survivors:
+            self.discard(supervisor)
+            return
+        with self._lock:
+            self._idle.append(supervisor)
+
+    def discard(self, supervisor: SupervisorClient) -> None:
+        supervisor.close()
+        supervisor.wait(_SHUTDOWN_TIMEOUT_S)
+        with self._lock, contextlib.suppress(ValueError):
+            self._all.remove(supervisor)
+
+    def close(self) -> None:
+        """End all supervisors and what runs below them."""
+        with self._lock:
+            for supervisor in self._all:
+                supervisor.close()
+            deadline = time.monotonic() + _SHUTDOWN_TIMEOUT_S
+            for supervisor in self._all:
+                supervisor.wait(max(deadline - time.monotonic(), 0))
+            self._all.clear()
+
+    def _start(self) -> SupervisorClient:
+        supervisor = SupervisorClient(self._command_line)
+        self._all.append(supervisor)
+        return supervisor

@@ -1,0 +1,234 @@
+"""HTTP client for the server: JSON over connections that are kept open, with retries for as long as the caller wants.
+
+Exception
+├── RequestRefused       the server answered with a status that no retry changes (any but 5xx and 429)
+│   └── TokenRefused     401
+└── RequestAbandoned     the caller's `RetryPause` gave up, or its `Cancellation` was used
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from agent import VERSION
+from agent.console import print_line
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
+"""Between two tries of a request. The pause doubles each time."""
+_LONGEST_RETRY_AFTER_S = 300.0  # pause that the server can ask for
+_CONNECT_TIMEOUT_S, _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10.0, 30.0, 300.0
+
+RetryPause = Callable[[float], bool]
+"""Waits at most that many seconds before the next try. Returns True to give the request up instead."""
+
+
+class RequestRefused(Exception):
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class TokenRefused(RequestRefused):
+    pass
+
+
+class RequestAbandoned(Exception):
+    pass
+
+
+class Cancellation:
+    """Lets another thread cancel one request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection | None = None
+        self.is_cancelled = False
+
+    def attach(self, connection: http.client.HTTPConnection) -> None:
+        """Set the connection that the request is about to use. Raises `ConnectionAbortedError` if cancelled before."""
+        with self._lock:
+            if self.is_cancelled:
+                raise ConnectionAbortedError
+            self._connection = connection
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.is_cancelled = True
+            if self._connection is not None and self._connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    # Not SSLSocket.shutdown, which drops the TLS state that the other thread is reading with.
+                    socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
+
+
+class ServerClient:
+    """Thread-safe: every request takes an idle connection or opens one.
+
+    Every request returns the decoded JSON answer, None for an empty one, and raises one of this module's exceptions.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not an http or https URL")
+        self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")
+        self._host, self._port = parts.hostname, parts.port
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._headers = {"Authorization": f"Bearer {token}", "User-Agent": f"testhide-agent/{VERSION}"}
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._is_unreachable = False
+
+    def get(self, path: str, *, timeout: float, pause: RetryPause, cancellation: Cancellation, **query: object) -> Any:
+        return self._request("GET", path, query, lambda: b"", {}, timeout, pause, cancellation)
+
+    def post(self, path: str, body: object, *, pause: RetryPause, **query: object) -> Any:
+        """Send `body` as JSON, or as it is if it is bytes, which must be JSON already."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._request("POST", path, query, lambda: data, headers, _TIMEOUT_S, pause)
+
+    def upload(
+        self,
+        path: str,
+        query: Mapping[str, object],
+        body: Callable[[], Iterable[bytes]],
+        headers: Mapping[str, str],
+        pause: RetryPause,
+    ) -> Any:
+        """Send the chunks of `body`, which is called again for every try; `headers` must hold Content-Length."""
+        return self._request("POST", path, query, body, headers, _UPLOAD_TIMEOUT_S, pause)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, object],
+        body: Callable[[], bytes | Iterable[bytes]],
+        headers: Mapping[str, str],
+        timeout: float,
+        pause: RetryPause,
+        cancellation: Cancellation | None = None,
+    ) -> Any:
+        target = self._prefix + path
+        if query:
+            target += "?" + "&".join(
+                f"{name}={quote(str(value), '', errors='replace')}" for name, value in query.items()
+            )
+        wait = FIRST_PAUSE_S
+        while True:
+            retry_after = 0.0
+            try:
+                status, answer, retry_after = self._request_once(method, target, body, headers, timeout, cancellation)
+                if status < 500 and status != 429:
+                    self._note_reachable()
+                    return _decode_answer(status, answer)
+                trouble = f"it answered {status}"
+            except (OSError, http.client.HTTPException) as error:
+                if cancellation is not None and cancellation.is_cancelled:
+                    raise RequestAbandoned from None
+                trouble = str(error) or type(error).__name__
+            self._note_unreachable(trouble)
+            if pause(max(wait * random.uniform(0.5, 1), retry_after * random.uniform(1, 1.1))):  # noqa: S311 (jitter)
+                raise RequestAbandoned
+            wait = min(wait * 2, LONGEST_PAUSE_S)
+
+    def _request_once(
+        self,
+        method: str,
+        target: str,
+        body: Callable[[], bytes | Iterable[bytes]],
+        headers: Mapping[str, str],
+        timeout: float,
+        cancellation: Cancellation | None,
+    ) -> tuple[int, bytes, float]:
+        """Return status, body, and the seconds of Retry-After."""
+        while True:
+            connection, is_reused = self._take_connection()
+            try:
+                if not is_reused:
+                    connection.connect()
+                if cancellation is not None:
+                    cancellation.attach(connection)
+                connection.sock.settimeout(timeout)
+                is_sent = True
+                try:
+                    connection.request(method, target, body() or None, {**self._headers, **headers})
+                except (BrokenPipeError, ConnectionResetError):
+                    is_sent = False  # the server may have refused a large body early: then its answer is there to read
+                response = connection.getresponse()
+                answer = response.read()
+            except (ConnectionError, http.client.BadStatusLine):
+                connection.close()
+                if not is_reused or (cancellation is not None and cancellation.is_cancelled):
+                    raise
+                continue  # the server had closed the idle connection, which does not mean that it is unreachable
+            except BaseException:
+                connection.close()
+                raise
+            if is_sent and not response.will_close:
+                with self._lock:
+                    self._idle.append(connection)
+            else:
+                connection.close()
+            return response.status, answer, _parse_retry_after(response.getheader("Retry-After"))
+
+    def _take_connection(self) -> tuple[http.client.HTTPConnection, bool]:
+        """Return a connection, and whether it was used before."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(), True
+        if self._tls:
+            return http.client.HTTPSConnection(
+                self._host, self._port, timeout=_CONNECT_TIMEOUT_S, context=self._tls
+            ), False
+        return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_TIMEOUT_S), False
+
+    def _note_unreachable(self, trouble: str) -> None:
+        with self._lock:
+            is_change, self._is_unreachable = not self._is_unreachable, True
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
+        if is_change:
+            print_line(f"Cannot reach {self.url}: {trouble}. Retrying.")
+
+    def _note_reachable(self) -> None:
+        with self._lock:
+            is_change, self._is_unreachable = self._is_unreachable, False
+        if is_change:
+            print_line(f"{self.url} answers again.")
+
+
+def pause_forever(seconds: float) -> bool:
+    """Sleep; the `RetryPause` of requests that are never given up."""
+    time.sleep(seconds)
+    return False
+
+
+def _parse_retry_after(header: str | None) -> float:
+    """Return seconds, at most `_LONGEST_RETRY_AFTER_S`; 0 for an HTTP date, which our server does not send."""
+    text = (header or "").strip()
+    return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
+
+
+def _decode_answer(status: int, answer: bytes) -> Any:
+    try:
+        decoded = json.loads(answer) if answer else None
+    except ValueError:
+        decoded = None
+    if 200 <= status < 300:
+        return decoded
+    problem = decoded if isinstance(decoded, dict) else {}
+    detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
+    raise (TokenRefused if status == 401 else RequestRefused)(status, detail)
