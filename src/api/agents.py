@@ -123,7 +123,7 @@ class AgentController(Controller):
         node_id = the_agent(request.user).node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
-        await ctx(
+        receipt = await ctx(
             ConnectNode(
                 node_id=node_id,
                 session=data.session,
@@ -137,7 +137,8 @@ class AgentController(Controller):
             )
         )
         await ctx.services.gauges.record_contact(node_id, data.session)
-        node = await _node(ctx, node_id)
+        node = receipt.state(NODE.at(node_id))
+        assert node is not None
         return Connected(node_id, node.title, node.max_parallel)
 
     @post("/disconnect", status_code=200)
@@ -231,8 +232,7 @@ class AgentController(Controller):
         data: FinishedReport,
     ) -> FinishAnswer:
         node_id = the_agent(request.user).node_id
-        log = await ctx.services.build_logs.fetch_end(build_id, attempt)
-        await ctx(
+        receipt = await ctx(
             FinishBuild(
                 build_id=build_id,
                 node_id=node_id,
@@ -240,11 +240,10 @@ class AgentController(Controller):
                 exit_code=data.exit_code,
                 reason="agent_stopped" if data.reason == "stopped" else data.reason,
                 detail=data.detail,
-                log_lines=log.lines,
-                log_digest=log.digest,
+                log=await ctx.services.build_logs.fetch_end(build_id, attempt),
             )
         )
-        build = await ctx.services.log.load_state(BUILD.at(build_id))
+        build = receipt.state(BUILD.at(build_id))
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
 
     @post("/commands/{command_id:int}/result", status_code=200)

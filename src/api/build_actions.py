@@ -13,6 +13,7 @@ from api.http.request_context import RequestContext
 from commands.builds import MoveBuildToTop
 from commands.reruns import RestartBuild
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
+from domain.builds import BUILD
 from projections import builds
 from projections.builds import BuildRow
 from projections.builds_views import CommentView
@@ -115,4 +116,6 @@ class BuildActionController(Controller):
     async def _queue(ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
         receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids))
-        return new_id, receipt.events[0].event.at
+        build = receipt.state(BUILD.at(new_id))
+        assert build is not None
+        return new_id, build.queued.at

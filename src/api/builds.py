@@ -90,14 +90,15 @@ class BuildController(Controller):
                 external=data.external,
             )
         )
-        queued = receipt.events[0].event
+        build = receipt.state(BUILD.at(build_id))
+        assert build is not None
         return StartedBuild(
             id=build_id,
             job_id=data.job_id,
-            status="running" if data.external else "queued",
-            branch=getattr(queued, "branch", ""),
-            commit_sha=data.commit_sha,
-            created_at=queued.at,
+            status=status_of(build),
+            branch=build.queued.branch,
+            commit_sha=build.queued.commit_sha,
+            created_at=build.queued.at,
         )
 
     @get()
@@ -140,13 +141,8 @@ class BuildController(Controller):
     @post("/{build_id:int}/stop", status_code=200)
     async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills what runs."""
-        row = await visible_build(request.user, ctx, build_id, "write")
-        log = await ctx.services.build_logs.fetch_end(build_id, row.attempt)
-        await ctx(
-            AbortBuild(
-                build_id, "stopped_by_user", node_to_wake=row.node_id, log_lines=log.lines, log_digest=log.digest
-            )
-        )
+        await visible_build(request.user, ctx, build_id, "write")
+        await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
     @post("/{build_id:int}/finish", status_code=200)
@@ -155,8 +151,8 @@ class BuildController(Controller):
     ) -> BuildStatus:
         """Ends an external build."""
         await visible_build(request.user, ctx, build_id, "write")
-        await ctx(FinishExternalBuild(build_id, data.status))
-        build = await ctx.services.log.load_state(BUILD.at(build_id))
+        receipt = await ctx(FinishExternalBuild(build_id, data.status))
+        build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return BuildStatus(build_id, status_of(build))
 

@@ -11,9 +11,9 @@ from msgspec import Meta
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.live.disconnect import hanging_up
-from commands.node_commands import RequestNodeCommand, done
+from commands.node_commands import RequestNodeCommand
 from domain.core.errors import Forbidden, NotFound, StillRunning
-from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
+from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
 from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
 GRACE_S = 5.0
@@ -60,7 +60,7 @@ class NodeCommandController(Controller):
         answered = asyncio.Event()
 
         def on_wake(payload: str | None) -> None:
-            if payload in (None, done(command_id)):
+            if payload in (None, completion_notification(command_id)):
                 answered.set()
 
         # Register, then ask, then look: the answer cannot come in between unseen.

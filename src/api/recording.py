@@ -45,11 +45,11 @@ async def record(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, 
     for _ in range(TRIES):
         command = await _command(ctx, build, attempt, path, report, first_result_id, matches)
         try:
-            await ctx(command)
+            current = (await ctx(command)).state(BUILD.at(build.build_id))
         except VersionConflict:
             # Others recorded cases of the project or results of the build since the look-up. Look again, when shown.
             await _shown(ctx, await ctx.services.log.read_head())
-        current = await ctx.services.log.load_state(BUILD.at(build.build_id))
+            current = await ctx.services.log.load_state(BUILD.at(build.build_id))
         if current is not None and (known := recorded(current, attempt, path)) is not None:
             return known
         build = current or build

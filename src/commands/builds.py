@@ -1,6 +1,6 @@
 """What is asked of builds, and what follows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from domain.dispatch import LEADER
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
+from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 MAX_ATTEMPTS = 3
 """How often a build is given to a node before its loss ends it."""
@@ -118,10 +119,6 @@ class AssignBuild(Command):
     node_id: int
     leader: str
 
-    @property
-    def wakes(self) -> Sequence[str]:
-        return (f"{self.node_id}:{self.build_id}",)
-
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), LEADER.at("leader")
 
@@ -166,8 +163,7 @@ class FinishBuild(Command):
     exit_code: int | None
     reason: Reason | None
     detail: str | None
-    log_lines: int = 0
-    log_digest: bytes = b""
+    log: LogEnd = EMPTY_LOG
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -183,8 +179,8 @@ class FinishBuild(Command):
             reason=reason,
             detail=self.detail or (ignored_failures(held) if status == "passed" else None),
             exit_code=self.exit_code,
-            log_lines=self.log_lines,
-            log_digest=self.log_digest,
+            log_lines=self.log.lines,
+            log_digest=self.log.digest,
             node_id=self.node_id,
         )
 
@@ -223,18 +219,13 @@ class FinishExternalBuild(Command):
 
 @dataclass(frozen=True)
 class AbortBuild(Command):
-    """Ends a build that has not finished: stopped by a person, or because it lost its ground."""
+    """Ends a build that has not finished: a user stopped it, or its job or node was removed."""
 
     build_id: int
     reason: Reason
     detail: str | None = None
-    node_to_wake: int | None = None
-    log_lines: int = 0
-    log_digest: bytes = b""
-
-    @property
-    def wakes(self) -> Sequence[str]:
-        return () if self.node_to_wake is None else (f"{self.node_to_wake}:{self.build_id}",)
+    logs: Mapping[int, LogEnd] = field(default_factory=dict)
+    """The ends of the build's logs, by attempt."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -246,13 +237,14 @@ class AbortBuild(Command):
             case Finished():
                 raise Conflict(f"Build {self.build_id} has already {build.status}.")
             case Queued() | Assigned() | Running():
+                log = self.logs.get(build.attempt, EMPTY_LOG)
                 yield BuildFinished(
                     **ids_of(build),
                     status="aborted",
                     reason=self.reason,
                     detail=self.detail,
-                    log_lines=self.log_lines,
-                    log_digest=self.log_digest,
+                    log_lines=log.lines,
+                    log_digest=log.digest,
                     node_id=node_of(build),
                 )
 
@@ -284,8 +276,7 @@ class LoseBuild(Command):
     node_id: int
     attempt: int
     reason: str
-    log_lines: int = 0
-    log_digest: bytes = b""
+    log: LogEnd = EMPTY_LOG
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -301,8 +292,8 @@ class LoseBuild(Command):
                 status="aborted",
                 reason="agent_lost",
                 detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
-                log_lines=self.log_lines,
-                log_digest=self.log_digest,
+                log_lines=self.log.lines,
+                log_digest=self.log.digest,
                 node_id=self.node_id,
             )
             return

@@ -6,17 +6,20 @@ guarded: the events are only appended while it still is at the version that the 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import reduce
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from domain.core.errors import Conflict
-from domain.core.events import AnyStream, Event, EventMetadata, ExpectedVersion, Recorded
+from domain.core.events import AnyStream, Event, EventMetadata, ExpectedVersion, Recorded, Stream
 from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
+
+S = TypeVar("S")
 
 MAX_TRIES = 12
 
@@ -38,11 +41,6 @@ class Command:
         """
         raise NotImplementedError
 
-    @property
-    def wakes(self) -> Sequence[str]:
-        """Payloads for the channel that waiting agents listen on, sent in the same commit."""
-        return ()
-
 
 @dataclass(frozen=True)
 class CommandContext:
@@ -58,13 +56,24 @@ class CommandContext:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a command did. `position` is None when there was nothing to do."""
+    """The events that a command appended, and the states of its streams after them."""
 
     events: tuple[Recorded, ...]
+    states_before: Mapping[str, Any]
+    """By stream name, of the streams that the command read."""
 
     @property
     def position(self) -> int | None:
+        """The position of the last event; None when there was nothing to do."""
         return self.events[-1].position if self.events else None
+
+    def state(self, stream: Stream[S]) -> S:
+        """Returns the state in which the command left a stream that it read or began. Raises LookupError for others."""
+        appended = [recorded for recorded in self.events if recorded.stream == stream.name]
+        if stream.name not in self.states_before and (not appended or appended[0].version != 1):
+            raise LookupError(f"the command did not read {stream.name}")
+        before: S = self.states_before.get(stream.name, stream.category.initial)
+        return reduce(stream.category.evolve, (recorded.event for recorded in appended), before)
 
 
 class Handler:
@@ -96,8 +105,9 @@ class Handler:
 
     async def _once(self, command: Command, caller: CommandContext) -> Receipt:
         versions: dict[str, int] = {}
-        states = await self._states(command.reads(), versions)
-        states += await self._states(command.then_reads(*states), versions)
+        before: dict[str, Any] = {}
+        states = await self._states(command.reads(), versions, before)
+        states += await self._states(command.then_reads(*states), versions, before)
         guards = dict(versions)
         writes: list[Write] = []
         for event in command.decide(*states):
@@ -105,12 +115,14 @@ class Handler:
             writes.append(Write(versions[event.stream], event))
             guards.pop(event.stream, None)  # its own version is the guard
         if not writes:
-            return Receipt(())
+            return Receipt((), before)
         stamp = EventMetadata(self._clock(), caller.actor, caller.correlation_id, caller.causation)
-        return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), command.wakes, caller.once)))
+        return Receipt(tuple(await self._log.append(writes, stamp, guards.items(), caller.once)), before)
 
-    async def _states(self, reads: Sequence[AnyStream], versions: dict[str, int]) -> list[Any]:
-        """What the streams fold to; notes in `versions` how far they were."""
+    async def _states(
+        self, reads: Sequence[AnyStream], versions: dict[str, int], states_before: dict[str, Any]
+    ) -> list[Any]:
+        """Returns the streams' states; adds their versions and states by name, those of an ExpectedVersion excepted."""
         loaded = (
             await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
             if reads
@@ -126,4 +138,5 @@ class Handler:
                 # Of a stream that is read twice the first look counts: the guard shows that it moved in between.
                 versions.setdefault(read.name, history[-1].version if history else 0)
                 states.append(read.fold(recorded.event for recorded in history))
+                states_before.setdefault(read.name, states[-1])
         return states

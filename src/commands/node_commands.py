@@ -20,10 +20,6 @@ class RequestNodeCommand(Command):
     command: str = ""
     timeout_s: int = 30
 
-    @property
-    def wakes(self) -> Sequence[str]:
-        return (f"{self.node_id}:{subject(self.command_id)}",)
-
     def reads(self) -> Sequence[AnyStream]:
         return NODE_COMMAND.at(self.command_id), NODE.at(self.node_id)
 
@@ -55,10 +51,6 @@ class CompleteNodeCommand(Command):
     truncated: bool = False
     timed_out: bool = False
 
-    @property
-    def wakes(self) -> Sequence[str]:
-        return (done(self.command_id),)
-
     def reads(self) -> Sequence[AnyStream]:
         return (NODE_COMMAND.at(self.command_id),)
 
@@ -76,13 +68,3 @@ class CompleteNodeCommand(Command):
                 truncated=self.truncated,
                 timed_out=self.timed_out,
             )
-
-
-def subject(command_id: int) -> str:
-    """What a wake-up of the node's agent is about."""
-    return f"cmd-{command_id}"
-
-
-def done(command_id: int) -> str:
-    """The wake-up of who waits for the answer."""
-    return f"done:{command_id}"

@@ -16,6 +16,7 @@ import msgspec
 from domain.core.data_keys import build_key
 from domain.core.events import UNSTAMPED, Category, Event
 from domain.jobs import Configuration, QuarantineMode
+from domain.nodes import agent_notification
 
 Verdict = Literal["passed", "failed", "aborted"]
 Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
@@ -84,6 +85,10 @@ class BuildAssigned(BuildEvent, frozen=True):
     node_id: int
     attempt: int
 
+    @property
+    def notifies(self) -> str:
+        return agent_notification(self.node_id, self.build_id)
+
 
 class BuildRequeued(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.requeued"
@@ -138,8 +143,15 @@ class BuildFinished(BuildEvent, frozen=True):
     exit_code: int | None = None
     log_lines: int = 0
     log_digest: bytes = b""
-    """Over its log as it was then: `store.tables.build_logs`."""
+    """The hash over its log as it was then: `store.tables.build_logs`."""
     node_id: int | None = None
+
+    @property
+    def notifies(self) -> str | None:
+        """Tells the agent to stop the build, unless the agent stopped itself or is lost."""
+        if self.status != "aborted" or self.node_id is None or self.reason in ("agent_stopped", "agent_lost"):
+            return None
+        return agent_notification(self.node_id, self.build_id)
 
 
 class BuildMovedToTop(BuildEvent, frozen=True):

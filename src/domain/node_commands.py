@@ -10,6 +10,7 @@ import msgspec
 
 from domain.core.data_keys import node_key
 from domain.core.events import Category, Event
+from domain.nodes import agent_notification
 
 Kind = Literal["execute", "restart"]
 
@@ -34,6 +35,10 @@ class NodeCommandRequested(NodeCommandEvent, frozen=True):
     command: str = ""
     timeout_s: int = 30
 
+    @property
+    def notifies(self) -> str:
+        return agent_notification(self.node_id, notification_subject(self.command_id))
+
 
 class NodeCommandCompleted(NodeCommandEvent, frozen=True):
     """What the agent answered. `exit_code` is None when the command was killed for its time."""
@@ -45,6 +50,10 @@ class NodeCommandCompleted(NodeCommandEvent, frozen=True):
     stderr: str = ""
     truncated: bool = False
     timed_out: bool = False
+
+    @property
+    def notifies(self) -> str:
+        return completion_notification(self.command_id)
 
 
 class NodeCommand(msgspec.Struct, frozen=True):
@@ -64,6 +73,16 @@ def evolve(state: NodeCommand | None, event: Event) -> NodeCommand | None:
             return msgspec.structs.replace(state, result=event)
         case _:
             return state
+
+
+def notification_subject(command_id: int) -> str:
+    """Returns what stands for a command in a notification to its node's agent; for a build it is the build's id."""
+    return f"cmd-{command_id}"
+
+
+def completion_notification(command_id: int) -> str:
+    """Returns the payload of the notification to those who wait for the command's result."""
+    return f"done:{command_id}"
 
 
 NODE_COMMAND = Category[NodeCommand | None]("node-command", None, evolve)

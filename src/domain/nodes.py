@@ -117,6 +117,11 @@ def evolve(state: Node | None, event: Event) -> Node | None:
             return state
 
 
+def agent_notification(node_id: int, subject: int | str) -> str:
+    """Returns the payload of the notification to a node's waiting agent. The subject is a build's id or a command."""
+    return f"{node_id}:{subject}"
+
+
 NODE = Category[Node | None]("node", None, evolve)
 EVENTS = (
     NodeRegistered,

@@ -4,11 +4,14 @@ import asyncio
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
+from store.postgres.notifications import POLLS
 from testhide.engines import Engines
 from testhide.processes import create_first_admin
 from tests.support.http import Client
@@ -255,6 +258,25 @@ def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server:
     assert [shop.build(number)["status"] for number in (first, second)] == ["running"] * 2
     _, projected, _ = write()
     assert projected is None
+
+
+def test_a_stop_reaches_the_agent_of_an_assignment_that_cannot_be_read_yet(own_server: Server) -> None:
+    own_server.start("dispatch")
+    shop = Shop(own_server)
+    agent, number = shop.new_agent(), shop.start()
+    own_server.kill("project")
+    build = agent.take_up()
+    agent.log(build, 0, ["one", "two"]).raise_for_status()
+    with ThreadPoolExecutor() as threads, psycopg.connect(own_server.engines.database_url, autocommit=True) as database:
+        database.execute(f"LISTEN {POLLS}")
+        polling = threads.submit(agent.ask, 0)
+        assert next(database.notifies(timeout=10)).payload.endswith(":0")
+        shop.admin.post(f"/api/v3/builds/{number}/stop").raise_for_status()
+        message = polling.result().json()
+    assert message.items() >= {"type": "stop", "build_id": number, "attempt": 1}.items()
+    own_server.start("project")
+    own_server.settle()
+    assert shop.build(number)["log_lines"] == 2, "the log of the attempt that was stopped"
 
 
 def test_a_signed_in_client_is_a_client(server: Server) -> None:

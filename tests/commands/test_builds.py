@@ -34,6 +34,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
+from store.tables.build_logs import LogEnd
 from tests.support.given import commands, decided, folds, histories, is_decided_once
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
@@ -67,7 +68,7 @@ def reported(failed: int, known_issues: int = 0, attempt: int = 1) -> ReportReco
 
 def finish(**changes: Any) -> FinishBuild:
     fields: dict[str, Any] = {"build_id": 1, "node_id": 3, "attempt": 1, "exit_code": 0, "reason": None, "detail": None}
-    fields |= {"log_lines": 7, **changes}
+    fields |= {"log": LogEnd(7, b"", 0), **changes}
     return FinishBuild(**fields)
 
 
@@ -128,7 +129,7 @@ def test_the_leader_assigns_what_is_queued() -> None:
     command = AssignBuild(1, 3, "me")
     assert decided(command, LED, QUEUED) == [ASSIGNED]
     assert decided(command, LED, QUEUED, ASSIGNED, requeued()) == [BuildAssigned(**IDS, node_id=3, attempt=2)]
-    assert command.wakes == ("3:1",)
+    assert ASSIGNED.notifies == "3:1"
 
 
 @pytest.mark.parametrize("history", [(), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED), (QUEUED, ABORTED), EXTERNAL])
@@ -289,14 +290,35 @@ def test_only_external_builds_are_ended_from_outside(history: tuple[Event, ...])
     [((QUEUED,), None), ((QUEUED, ASSIGNED), 3), ((QUEUED, ASSIGNED, STARTED), 3), (EXTERNAL, None)],
 )
 def test_what_has_not_ended_can_be_aborted(history: tuple[Event, ...], node_id: int | None) -> None:
-    command = AbortBuild(1, "stopped_by_user", "by Ann", node_to_wake=node_id, log_lines=2)
+    command = AbortBuild(1, "stopped_by_user", "by Ann", {0: LogEnd(2, b"", 0), 1: LogEnd(2, b"", 0)})
     aborted = BuildFinished(
         **IDS, status="aborted", reason="stopped_by_user", detail="by Ann", log_lines=2, node_id=node_id
     )
     assert decided(command, *history) == [aborted]
-    assert command.wakes == (() if node_id is None else ("3:1",))
+    assert aborted.notifies == (None if node_id is None else "3:1")
     with pytest.raises(Conflict, match="already aborted"):
         decided(command, *history, aborted)
+
+
+def test_an_abort_seals_the_log_of_the_attempt_that_it_ends() -> None:
+    command = AbortBuild(1, "stopped_by_user", logs={1: LogEnd(4, b"first", 0), 2: LogEnd(9, b"second", 0)})
+    again = BuildAssigned(**IDS, node_id=4, attempt=2)
+    (aborted,) = decided(command, QUEUED, ASSIGNED, requeued(), again)
+    assert isinstance(aborted, BuildFinished)
+    assert (aborted.node_id, aborted.log_lines, aborted.log_digest) == (4, 9, b"second")
+    assert aborted.notifies == "4:1"
+
+
+@pytest.mark.parametrize(
+    "finished",
+    [
+        BuildFinished(**IDS, status="failed", reason="timeout", node_id=3),
+        BuildFinished(**IDS, status="aborted", reason="agent_stopped", node_id=3),
+        BuildFinished(**IDS, status="aborted", reason="agent_lost", node_id=3),
+    ],
+)
+def test_an_agent_that_ended_the_build_itself_is_not_notified(finished: BuildFinished) -> None:
+    assert finished.notifies is None
 
 
 def test_an_assignment_that_nobody_took_up_goes_back() -> None:
@@ -320,7 +342,7 @@ def test_a_build_is_not_given_out_for_ever() -> None:
     history: list[Event] = [LED, QUEUED]
     for attempt in range(1, MAX_ATTEMPTS + 1):
         history += decided(AssignBuild(1, 3, "me"), *history)
-        history += decided(LoseBuild(1, 3, attempt, "agent_lost", log_lines=4), *history)
+        history += decided(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)), *history)
     assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
         BuildAssigned,
         BuildFinished,

@@ -16,6 +16,7 @@ from domain.builds import BUILD
 from domain.claims import CLAIM, Claim, ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Category, Event, EventMetadata, ExpectedVersion, Recorded
+from domain.jobs import JOB
 from domain.projects import ProjectCreated
 from domain.registry import EVENTS, UPCASTERS
 from store.log.append import GroupCommit, VersionConflict
@@ -67,6 +68,22 @@ async def test_nothing_to_do_is_no_position(parts: Core) -> None:
     head = await parts.log.read_head()
     assert (await handler.execute(DeleteJob(5), ANN)).position is None
     assert await parts.log.read_head() == head
+
+
+async def test_a_receipt_has_the_states_that_its_command_left(parts: Core) -> None:
+    handler = Handler(parts.log, clock)
+    await _make_job(parts, handler)
+    again = await handler.execute(ConfigureJob(5, "tox"), ANN)
+    job = again.state(JOB.at(5))
+    assert job is not None
+    assert job.configuration.command == "tox"
+    assert again.state(JOB.at(5)) == await parts.log.load_state(JOB.at(5))
+    started = await handler.execute(StartBuild(1, 5), ANN)
+    assert started.state(BUILD.at(1)) == await parts.log.load_state(BUILD.at(1))
+    nothing = await handler.execute(ConfigureJob(5, "tox"), ANN)
+    assert (nothing.events, nothing.state(JOB.at(5))) == ((), again.state(JOB.at(5)))
+    with pytest.raises(LookupError, match="did not read build-1"):
+        again.state(BUILD.at(1))
 
 
 async def test_two_processes_on_one_stream_lose_no_update(parts: Core) -> None:

@@ -24,7 +24,7 @@ COMPLETED = NodeCommandCompleted(command_id=3, node_id=7, exit_code=0, stdout="o
 def test_request() -> None:
     assert decided(EXECUTE, REGISTERED, CONNECTED) == [REQUESTED]
     assert decided(EXECUTE, REGISTERED, CONNECTED, REQUESTED) == []
-    assert list(EXECUTE.wakes) == ["7:cmd-3"]
+    assert REQUESTED.notifies == "7:cmd-3"
 
 
 def test_somebody_must_be_there_to_hear_it() -> None:

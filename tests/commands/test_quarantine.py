@@ -176,7 +176,7 @@ def recorded(asked: RecordReport, *history: Event, held: tuple[Event, ...] = ())
 
 
 def finished(exit_code: int, *history: Event, **more: Any) -> BuildFinished:
-    asked = FinishBuild(7, 3, 1, exit_code=exit_code, reason=more.get("reason"), detail=more.get("detail"), log_lines=0)
+    asked = FinishBuild(7, 3, 1, exit_code=exit_code, reason=more.get("reason"), detail=more.get("detail"))
     (event,) = asked.decide(BUILD.at(7).fold(history))
     assert isinstance(event, BuildFinished)
     return event

@@ -65,7 +65,7 @@ def finish(build_id: int, exit_code: int | None = 1, reason: Any = None) -> Step
     def step(world: World) -> None:
         build = world.state(BUILD.at(build_id))
         if isinstance(build, Assigned | Running) and build.node_id is not None:
-            world.do(FinishBuild(build_id, build.node_id, build.attempt, exit_code, reason, None, 0))
+            world.do(FinishBuild(build_id, build.node_id, build.attempt, exit_code, reason, None))
         else:
             world.do(FinishExternalBuild(build_id, "passed" if exit_code == 0 else "failed"))
 

@@ -117,13 +117,13 @@ async def test_all_or_nothing(parts: Core) -> None:
     assert await parts.log.read_head() == 2
 
 
-async def test_wakes_are_sent_with_the_commit(parts: Core) -> None:
+async def test_notifications_are_sent_with_the_commit(parts: Core) -> None:
     async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as listening:
         await listening.execute("LISTEN stored_events_wakes")
         await listening.execute("LISTEN stored_events")
-        await parts.log.append([Write(1, claim("a"))], STAMP, wakes=["3:1"])
+        await parts.log.append([Write(1, assigned(1))], STAMP)
         heard = [(note.channel, note.payload) async for note in listening.notifies(timeout=5, stop_after=2)]
-    assert heard == [("stored_events", f"1 {ClaimTaken.name}"), ("stored_events_wakes", "3:1")]
+    assert heard == [("stored_events", f"1 {BuildAssigned.name}"), ("stored_events_wakes", assigned(1).notifies)]
 
 
 async def test_news_say_what_was_appended(parts: Core) -> None:

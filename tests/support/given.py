@@ -86,5 +86,7 @@ def values(hint: Any) -> SearchStrategy[Any]:
         return st.lists(st.integers(1, 3), max_size=2).map(hint)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return structs(hint)
+    if isinstance(hint, type) and issubclass(hint, tuple):  # a NamedTuple
+        return st.builds(hint, **{name: values(each) for name, each in get_type_hints(hint).items()})
     simple = {type(None): st.none(), bool: st.booleans(), float: st.floats(0, 9), type(UNSTAMPED): st.just(UNSTAMPED)}
     return simple[hint]

@@ -15,9 +15,8 @@ from litestar import Request
 
 from api.http.services import Services
 from api.live.disconnect import hanging_up
-from commands.node_commands import subject
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
-from domain.node_commands import NODE_COMMAND
+from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import find_unanswered
@@ -114,7 +113,7 @@ class AgentPolls:
         await services.waiter.wait(await services.log.read_head())
         async with services.pool.connection() as connection:
             assigned = await builds.fetch_assigned_ids(connection, node_id)
-            return {*map(str, assigned), *map(subject, await find_unanswered(connection, node_id))}
+            return {*map(str, assigned), *map(notification_subject, await find_unanswered(connection, node_id))}
 
     @contextlib.asynccontextmanager
     async def _only_poll(self, node_id: int, news: asyncio.Event) -> AsyncIterator[asyncio.Event]:

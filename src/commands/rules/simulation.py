@@ -292,7 +292,7 @@ def _judged(opened: _Open, event: BuildFinished) -> Iterator[VerdictDiffers]:
     else:
         # What the agent said; the other reasons are what was made of the exit code and the results.
         said = None if event.reason in ("tests_failed", "command_failed") else event.reason
-        command = FinishBuild(event.build_id, event.node_id, build.attempt, event.exit_code, said, None, 0)
+        command = FinishBuild(event.build_id, event.node_id, build.attempt, event.exit_code, said, None)
     for decided in command.decide(build):
         if isinstance(decided, BuildFinished) and decided.status != event.status:
             more = opened.real.failed - build.failed

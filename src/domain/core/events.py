@@ -8,6 +8,7 @@ it as it is.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import reduce
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -48,6 +49,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     @property
     def erases(self) -> str | None:
         """The data key that is destroyed in the commit that appends this event."""
+        return None
+
+    @property
+    def notifies(self) -> str | None:
+        """The payload of the notification to waiting agents that is sent in the commit that appends this event."""
         return None
 
 
@@ -119,10 +125,7 @@ class Stream(Generic[S]):
     category: Category[S]
 
     def fold(self, events: Iterable[Event]) -> S:
-        state = self.category.initial
-        for event in events:
-            state = self.category.evolve(state, event)
-        return state
+        return reduce(self.category.evolve, events, self.category.initial)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,6 @@ class EventLog:
         writes: Sequence[Write],
         stamp: EventMetadata,
         guards: Iterable[tuple[str, int]] = (),
-        wakes: Iterable[str] = (),
         once: IdempotencyKey | None = None,
     ) -> list[Recorded]:
         """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on, and
@@ -74,8 +73,9 @@ class EventLog:
             self._mapper.encode(write.event.stream, write.version, write.event, stamp, keys.get(write.event.data_key))
             for write in writes
         ]
+        notifications = [payload for event in events if (payload := event.notifies) is not None]
         erased = [name for event in events if (name := event.erases) is not None]
-        positions = await self._commit.append(Request(stored, tuple(guards), new, tuple(wakes), erased, once))
+        positions = await self._commit.append(Request(stored, tuple(guards), new, notifications, erased, once))
         self._keys.update({name: keys[name] for name, _ in new})
         self._forget(events)
         return [

@@ -39,6 +39,9 @@ class LogEnd(NamedTuple):
     """Bytes before compression."""
 
 
+EMPTY_LOG = LogEnd(0, b"", 0)
+
+
 _lines = msgspec.msgpack.Decoder(list[Line])
 _compressor = zstandard.ZstdCompressor(level=1)
 _decompressor = zstandard.ZstdDecompressor()
@@ -86,6 +89,18 @@ class BuildLogs:
     async def fetch_end(self, build_id: int, attempt: int) -> LogEnd:
         async with self._pool.connection() as connection:
             return await self._fetch_end(connection, build_id, attempt)
+
+    async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
+        """Returns the ends of a build's logs, by attempt; none for an attempt without lines."""
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(
+                "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
+                " WHERE build_id = %s ORDER BY attempt, first_line DESC",
+                (build_id,),
+                prepare=True,
+                binary=True,
+            )
+            return {attempt: LogEnd(*end) for attempt, *end in await cursor.fetchall()}
 
     async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
         """Whether the first `lines` lines are those that had this digest. Reads all of them."""
@@ -164,7 +179,7 @@ class BuildLogs:
             binary=True,
         )
         row = await cursor.fetchone()
-        return LogEnd(0, b"", 0) if row is None else LogEnd(*row)
+        return EMPTY_LOG if row is None else LogEnd(*row)
 
 
 def _digest(before: bytes, chunk: bytes) -> bytes:

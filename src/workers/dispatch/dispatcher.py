@@ -30,7 +30,7 @@ from store.log.event_log import EventLog
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
-from store.tables.build_logs import BuildLogs
+from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
 from workers.dispatch.placement import assignments, waiting_for
 from workers.dispatch.scheduler import PLACING, LostBuild, Scheduler
@@ -161,11 +161,12 @@ class _Leadership:
 
     async def _take_back(self, orphan: LostBuild) -> None:
         build, node_id = orphan.build, orphan.node_id
-        lines, digest, _ = await self._dispatcher.build_logs.fetch_end(build.build_id, build.attempt)
+        logs = await self._dispatcher.build_logs.fetch_ends(build.build_id)
         if orphan.reason == "agent_lost" and node_id is not None:
-            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, lines, digest))
+            log_end = logs.get(build.attempt, EMPTY_LOG)
+            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, log_end))
         else:
-            await self._execute(AbortBuild(build.build_id, orphan.reason, None, node_id, lines, digest))
+            await self._execute(AbortBuild(build.build_id, orphan.reason, logs=logs))
             if orphan.reason == "job_deleted":
                 # What its agent said after the logs of the job were deleted.
                 await self._dispatcher.build_logs.delete_build(build.build_id)
