@@ -133,7 +133,7 @@ class AgentController(Controller):
                 cpu_cores=data.cpu_cores,
                 ram_gb=data.ram_gb,
                 replaces_dead=dead,
-                heir_of=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
+                replaces_session=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
             )
         )
         await ctx.services.gauges.record_contact(node_id, data.session)

@@ -60,8 +60,10 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class ConnectNode(Command):
-    """`replaces_dead`: the agent of the connected session has not been heard of for too long. `heir_of`: the session
-    of the last agent in the caller's work folder, which is dead, since only one at a time can use it.
+    """Connects an agent to its node, unless the agent of another session is still alive.
+
+    `replaces_dead`: the agent of the node's session has been silent for too long. `replaces_session`: the last session
+    of the new agent's work folder, which is over, since only one agent at a time can use the folder.
     """
 
     node_id: int
@@ -72,7 +74,7 @@ class ConnectNode(Command):
     cpu_cores: int
     ram_gb: float
     replaces_dead: bool = False
-    heir_of: str | None = None
+    replaces_session: str | None = None
 
     def reads(self) -> Sequence[AnyStream]:
         return (NODE.at(self.node_id),)
@@ -81,7 +83,7 @@ class ConnectNode(Command):
         node = _existing(node, self.node_id)
         if node.session == self.session:
             return
-        replaces = self.replaces_dead or compare_digest(node.session or "", self.heir_of or "")
+        replaces = self.replaces_dead or compare_digest(node.session or "", self.replaces_session or "")
         if node.session is not None and not replaces:
             raise Conflict(f"Another agent is connected as node {node.title!r}; stop it, or register this machine too.")
         yield NodeConnected(

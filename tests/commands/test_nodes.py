@@ -81,9 +81,9 @@ def test_a_dead_agent_is_replaced() -> None:
 
 
 def test_an_heir_takes_the_place_of_its_predecessor_alone() -> None:
-    assert decided(connect("s2", heir_of="s1"), REGISTERED, connected("s1")) == [connected("s2")]
+    assert decided(connect("s2", replaces_session="s1"), REGISTERED, connected("s1")) == [connected("s2")]
     with pytest.raises(Conflict, match="agent-01"):
-        decided(connect("s3", heir_of="s1"), REGISTERED, connected("s1"), connected("s2"))
+        decided(connect("s3", replaces_session="s1"), REGISTERED, connected("s1"), connected("s2"))
 
 
 @pytest.mark.parametrize("history", [(), (REGISTERED, DELETED)])
