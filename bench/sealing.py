@@ -20,7 +20,8 @@ from store.audit.export import Export
 from store.audit.verifier import Verifier
 from store.clock import utcnow
 from testhide.engines import temporary_engines
-from testhide.processes import core, migrate
+from testhide.preparation import migrate
+from testhide.processes import core
 from testhide.settings import Settings
 from workers.audit import Sealer
 

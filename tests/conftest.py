@@ -8,7 +8,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from testhide.engines import Engines, temporary_engines
-from testhide.processes import Core, core, create_first_admin, migrate
+from testhide.preparation import create_first_admin, migrate
+from testhide.processes import Core, core
 from testhide.settings import Settings
 
 pytest.register_assert_rewrite("tests.support")

@@ -37,7 +37,8 @@ from store.audit.verifier import HeldCheckpoint, Verifier
 from store.crypto.secrets import Secrets
 from testhide.cli.audit import read_checkpoint, read_key
 from testhide.engines import temporary_engines
-from testhide.processes import core, create_first_admin
+from testhide.preparation import create_first_admin
+from testhide.processes import core
 from testhide.settings import save_settings
 
 TEAMS = 8

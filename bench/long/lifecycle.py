@@ -21,7 +21,7 @@ from tests.e2e.steps import Step, histories
 from tests.support.server import running_server
 
 from testhide.engines import temporary_engines
-from testhide.processes import create_first_admin
+from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 10
 EXAMPLES = 10

@@ -20,7 +20,7 @@ from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
 from tests.support.server import ADMIN, running_server
 
 from testhide.engines import temporary_engines
-from testhide.processes import create_first_admin
+from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50
 

@@ -1,4 +1,1 @@
-"""Settings, command line, embedded engines and supervisor; the composition root."""
-
-VERSION = "0.1.0"
-BUILD = "dev"
+"""The program: settings, command line, composition root, embedded engines and supervisor."""

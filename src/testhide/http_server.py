@@ -1,37 +1,74 @@
-"""The HTTP server, on a socket that lets go of whoever takes nothing.
+"""The HTTP server: Granian on a socket that drops clients that stop reading.
 
-Granian writes on until all is sent: a connection whose other end lives and does not read would stay for good, with what
-lies in its buffers. The kernel ends it after a while, and those whose other end is gone.
+Granian writes a response until all of it is sent: a client that stays connected and does not read would hold the
+connection and its buffers forever. The kernel closes such connections, and those of clients that vanished.
 """
 
+import asyncio
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
+from granian.constants import Interfaces
+from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
+from litestar import Litestar
 
-UNTAKEN_S = 30.0
-"""How long what was sent may lie there untaken."""
-IDLE_S = 60
-"""After so long without a word it is asked whether the other end is still there."""
+SEND_TIMEOUT_S = 30.0
+"""How long sent data may stay unacknowledged before the kernel closes the connection."""
+KEEPALIVE_IDLE_S = 60
+"""How long a connection may be silent before the kernel probes whether the client is still there."""
+ACCEPT_BACKLOG = 2048
+"""Connections that the kernel queues while the server is busy."""
+MAX_CONCURRENT_REQUESTS = 20_000
+"""Requests in progress at once, open long polls and event streams included."""
+DISCONNECT_INTERVAL_S = 0.2
+"""How often a stopping server ends streams and long polls, since one may just have begun."""
 
 
-class Listening(Server):
+class HttpServer(Server):
     def _init_shared_socket(self) -> None:
-        """Instead of Granian's own socket, whose options nobody can set. Accepted connections inherit them."""
-        listening = listener(self.bind_addr, self.bind_port, self.backlog)
-        # Granian's from here on: it closes it.
-        self._shd = SocketHolder(listening.detach(), False, self.backlog)  # type: ignore[assignment, call-arg]
+        """Replace Granian's socket, which has no way to set options. Accepted connections inherit them."""
+        listener = open_listener(self.bind_addr, self.bind_port, self.backlog)
+        # Granian closes the file descriptor.
+        self._shd = SocketHolder(listener.detach(), False, self.backlog)  # type: ignore[assignment, call-arg]
 
 
-def listener(address: str, port: int, backlog: int) -> socket.socket:
+def open_listener(address: str, port: int, backlog: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # As Granian has it: another process may listen at the same port, while one replaces the other.
-    listening = socket.create_server(
+    # Like Granian's own: during a replacement, two processes may listen on the same port.
+    listener = socket.create_server(
         (address, port), family=family, backlog=backlog, reuse_port=True, dualstack_ipv6=family == socket.AF_INET6
     )
-    listening.setblocking(False)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", IDLE_S), ("TCP_USER_TIMEOUT", round(UNTAKEN_S * 1_000))):
+    listener.setblocking(False)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", KEEPALIVE_IDLE_S), ("TCP_USER_TIMEOUT", round(SEND_TIMEOUT_S * 1_000))):
         if (option := getattr(socket, name, None)) is not None:  # Linux has both
-            listening.setsockopt(socket.IPPROTO_TCP, option, value)
-    return listening
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listener
+
+
+async def serve(app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, object]) -> None:
+    """Serve until `stop` returns; then end streams and long polls, and wait for all other responses."""
+    server = HttpServer(
+        app,
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        backlog=ACCEPT_BACKLOG,
+        backpressure=MAX_CONCURRENT_REQUESTS,
+        log_level=LogLevels.warning,
+        websockets=False,
+    )
+    stopping = asyncio.create_task(stop)
+    serving = asyncio.create_task(server.serve())
+    await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if not serving.done():
+        server.stop()  # type: ignore[no-untyped-call]
+        while not serving.done():
+            if (streams := app.state.get("streams")) is not None:
+                streams.readers.cut_all()
+                app.state.polls.end_all()
+            await asyncio.wait({serving}, timeout=DISCONNECT_INTERVAL_S)
+    await serving

@@ -1,42 +1,46 @@
-"""The composition root: what each process of the server is made of. The only place that picks adapters.
+"""The composition root: assembles each process of the server. The only module that picks adapters.
 
-Heavy imports stand inside the functions, so that a process only carries what it runs.
+A process imports its heavy libraries inside its function, so that it loads only what it runs.
 """
 
 import asyncio
 import contextlib
-import secrets as random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import structlog
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
-from store.crypto.secrets import Secrets, new_token, token_hash
+from store.crypto.secrets import Secrets
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.postgres.connection_settings import find_durability_risks, with_keepalive
-from testhide import BUILD, VERSION, runtime
+from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, Listener
+from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+from testhide import runtime
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
+from testhide.version import VERSION, find_build
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from api.http.services import Services
 
 POOL_SIZE = 10
-CUT_AGAIN_S = 0.2
-OLD_ANSWERS_EVERY_S = 60.0
+"""Connections for queries of a process that answers HTTP or runs many workers."""
+RESPONSE_CLEANUP_INTERVAL_S = 60.0
+"""Seconds between two deletions of expired responses to idempotency keys."""
 
 
 @dataclass(frozen=True)
 class Core:
-    """What every process that touches the log has."""
+    """The event log and what every process needs beside it."""
 
     conninfo: str
     pool: AsyncConnectionPool
@@ -47,7 +51,10 @@ class Core:
 
 @contextlib.asynccontextmanager
 async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[Core]:
-    """Raises Fault for a database that may lose what it acknowledged, unless that was asked for."""
+    """Connect to the database while the block runs.
+
+    Raises Fault when it cannot be reached, or may lose acknowledged writes and `settings.unsafe` does not allow that.
+    """
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
     conninfo = with_keepalive(settings.database_url)
@@ -76,49 +83,34 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
         )
 
 
-def serve(settings: Settings) -> None:
-    """The HTTP API, until SIGTERM. Raises Fault, which within the server would only be a trace."""
-    from granian.constants import Interfaces
-    from granian.log import LogLevels
-    from litestar import Litestar
+@contextlib.asynccontextmanager
+async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
+    """Listen to these channels of PostgreSQL while the block runs."""
+    listener = Listener(parts.conninfo, *channels)
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        await listener.close()
 
+
+def serve(settings: Settings) -> None:
+    """Run the HTTP API until SIGTERM. Raises Fault."""
     from api.app import create_app
-    from testhide.http_server import Listening
+    from testhide import http_server
 
     async def run() -> None:
+        # Entered here, since Granian would turn a Fault into a traceback.
         async with api_services(settings) as services:
-            await serve_until_signalled(create_app(contextlib.nullcontext(services), VERSION))
-
-    async def serve_until_signalled(app: Litestar) -> None:
-        server = Listening(
-            app,
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            backlog=2048,
-            # Counts open long polls and streams too.
-            backpressure=20_000,
-            log_level=LogLevels.warning,
-            websockets=False,
-        )
-        stopping = asyncio.create_task(runtime.signalled())
-        serving = asyncio.create_task(server.serve())
-        await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-        if not serving.done():
-            server.stop()  # type: ignore[no-untyped-call]
-            # It waits for all answers, a stream has no end and a poll a late one; one may also have begun just now.
-            while not serving.done():
-                if (streams := app.state.get("streams")) is not None:
-                    streams.readers.cut_all()
-                    app.state.polls.end_all()
-                await asyncio.wait({serving}, timeout=CUT_AGAIN_S)
-        await serving
+            app = create_app(contextlib.nullcontext(services), VERSION)
+            await http_server.serve(app, settings.host, settings.port, runtime.signalled())
 
     runtime.run(run())
 
 
 @contextlib.asynccontextmanager
-async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
+async def api_services(settings: Settings) -> "AsyncIterator[Services]":
+    """Assemble what controllers work with, for as long as the block runs. Raises Fault."""
     from agent.bundle import build_zipapp
     from api.http.services import Services
     from commands.handler import Handler
@@ -131,18 +123,19 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
     from projections.registry import PROJECTIONS
     from projections.time_travel.historical_tables import Past
     from store.postgres.batch_loader import BatchLoader
-    from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, EVENTS, PROJECTED, Listener
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
     from store.tables.idempotent_responses import IdempotentResponses
 
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
-    async with core(settings) as parts, HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing:
-        listener = Listener(parts.conninfo, EVENTS, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS)
+    async with (
+        core(settings) as parts,
+        HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
+        _listening(parts, EVENTS_CHANNEL, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS) as listener,
+    ):
         waiter = Waiter(parts.pool, listener, PROJECTIONS)
-        await listener.start()
-        waiting = asyncio.create_task(waiter.run())
+        following = asyncio.create_task(waiter.run())
         try:
             yield Services(
                 pool=parts.pool,
@@ -163,46 +156,39 @@ async def api_services(settings: Settings):  # type: ignore[no-untyped-def]
                 base_url=settings.public_url,
                 spool=spool,
                 version=VERSION,
-                build=BUILD,
+                build=settings.build or find_build(),
                 agent_bundle=build_zipapp(),
                 agent_version=VERSION,
             )
         finally:
-            waiting.cancel()
-            await listener.close()
+            following.cancel()
 
 
 def project(settings: Settings) -> None:
-    """The projector, until SIGTERM."""
+    """Run the projector until SIGTERM. Raises Fault."""
     from projections.engine.projector import Projector
     from projections.registry import PROJECTIONS
-    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
-    from store.postgres.notifications import Listener
 
     async def run() -> None:
-        async with core(settings, pool_size=2) as parts:
-            listener = Listener(parts.conninfo, EVENTS_CHANNEL)
-            await listener.start()
+        async with core(settings, pool_size=2) as parts, _listening(parts, EVENTS_CHANNEL) as listener:
             await runtime.until_signalled(Projector(parts.conninfo, parts.log, listener, PROJECTIONS).run())
-            await listener.close()
 
     runtime.run(run())
 
 
 def dispatch(settings: Settings) -> None:
-    """The dispatcher, until SIGTERM."""
+    """Run the dispatcher until SIGTERM. Raises Fault."""
     from commands.handler import Handler
-    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
-    from store.postgres.notifications import POLLS, Listener
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
     from store.tables.waiting_reasons import WaitingReasons
     from workers.dispatch.dispatcher import Dispatcher
 
     async def run() -> None:
-        async with core(settings, pool_size=4) as parts:
-            listener = Listener(parts.conninfo, EVENTS_CHANNEL, POLLS)
-            await listener.start()
+        async with (
+            core(settings, pool_size=4) as parts,
+            _listening(parts, EVENTS_CHANNEL, POLLS) as listener,
+        ):
             dispatcher = Dispatcher(
                 parts.conninfo,
                 parts.log,
@@ -213,13 +199,12 @@ def dispatch(settings: Settings) -> None:
                 WaitingReasons(parts.pool),
             )
             await runtime.until_signalled(dispatcher.run())
-            await listener.close()
 
     runtime.run(run())
 
 
 def work(settings: Settings) -> None:
-    """Reactions to events and schedules, until SIGTERM."""
+    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault."""
     from commands.handler import Handler
     from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
@@ -227,8 +212,6 @@ def work(settings: Settings) -> None:
     from integrations.outgoing import HttpOutgoing
     from projections.engine.read_your_writes import Waiter
     from projections.registry import PROJECTIONS
-    from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
-    from store.postgres.notifications import PROJECTED, Listener
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import WEBHOOKS
     from store.tables.idempotent_responses import IdempotentResponses
@@ -245,112 +228,53 @@ def work(settings: Settings) -> None:
     from workers.reactions.registry import REACTIONS, Tools
 
     async def run() -> None:
-        networks = parse_networks(settings.outgoing_allow)
-        async with core(settings, pool_size=POOL_SIZE) as parts, HttpOutgoing(networks) as outgoing:
-            listener = Listener(parts.conninfo, EVENTS_CHANNEL, WEBHOOKS, PROJECTED)
-            await listener.start()
-            tools = Tools(BuildLogs(parts.pool), open_blobs(settings.blobs))
-            relay = ReactionDispatcher(parts.pool, parts.log, listener, settings.redis_url, REACTIONS, tools)
-            handler = Handler(parts.log, utcnow)
-            deleting = retention.Retention(parts.pool, handler, utcnow)
-            watch = quarantine.QuarantineWatch(parts.pool, handler, utcnow)
-            search = known_issues.KnownIssueSearch(parts.pool, parts.log, handler)
-            answers = IdempotentResponses(parts.pool, parts.secrets)
+        async with (
+            core(settings) as parts,
+            HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
+            _listening(parts, EVENTS_CHANNEL, PROJECTED, WEBHOOKS) as listener,
+        ):
+            pool, log, secrets = parts.pool, parts.log, parts.secrets
+            handler = Handler(log, utcnow)
+            waiter = Waiter(pool, listener, PROJECTIONS)
+
+            tools = Tools(BuildLogs(pool), open_blobs(settings.blobs))
+            reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
+
+            deletion = retention.Retention(pool, handler, utcnow)
+            expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
+            search = known_issues.KnownIssueSearch(pool, log, handler)
+            responses = IdempotentResponses(pool, secrets)
             schedules = Schedules(
                 parts.conninfo,
                 (
-                    Schedule("retention", deleting.sweep, retention.EVERY_S, retention.SOON_S),
-                    Schedule("quarantine", watch.sweep, quarantine.EVERY_S),
+                    Schedule("retention", deletion.sweep, retention.EVERY_S, retention.SOON_S),
+                    Schedule("quarantine", expiry.sweep, quarantine.EVERY_S),
                     Schedule("known issues", search.sweep, known_issues.EVERY_S),
-                    Schedule("old answers", answers.delete_expired, OLD_ANSWERS_EVERY_S),
+                    Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
                 ),
             )
+
             publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
-            sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, publish)
-            messages = Messages(parts.log)
-            follower = DeliveryPlanner(parts.pool, parts.log, messages, listener, utcnow)
-            waiter = Waiter(parts.pool, listener, PROJECTIONS)
-            webhooks = WebhookSender(messages, parts.secrets, outgoing, utcnow)
-            teams = TeamsSender(
-                parts.pool, parts.log, messages, parts.secrets, outgoing, waiter.wait, settings.base_url.rstrip("/")
+            sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, publish)
+
+            messages = Messages(log)
+            planner = DeliveryPlanner(pool, log, messages, listener, utcnow)
+            webhooks = WebhookSender(messages, secrets, outgoing, utcnow)
+            teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, settings.base_url.rstrip("/"))
+            deliveries = Deliveries(
+                parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )
-            delivering = Deliveries(
-                parts.conninfo, parts.pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
+
+            flakiness = FlakinessWatch(pool, log, handler)
+
+            await runtime.until_signalled(
+                reactions.run(),
+                schedules.run(),
+                sealer.run(listener),
+                planner.run(),
+                deliveries.run(),
+                flakiness.run(),
+                waiter.run(),
             )
-            works = (relay.run(), schedules.run(), sealer.run(listener), waiter.run())
-            flaky = FlakinessWatch(parts.pool, parts.log, handler)
-            await runtime.until_signalled(_together(*works, follower.run(), delivering.run(), flaky.run()))
-            await listener.close()
 
     runtime.run(run())
-
-
-def migrate(settings: Settings) -> list[str]:
-    """Makes the tables that are missing; the names of read models that have to be built from the log."""
-    from projections.engine.schemas import begin
-    from projections.registry import PROJECTIONS
-    from store.migrations import migrate as migrate_store
-
-    migrate_store(settings.database_url)
-
-    async def read_tables() -> list[str]:
-        async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
-            return [projection.name for projection in await begin(connection, PROJECTIONS)]
-
-    return asyncio.run(read_tables())
-
-
-async def create_first_admin(settings: Settings) -> str | None:
-    """Registers the first admin; the password that was made up for that, None when there was one or it was given.
-
-    Decided on the log, so it does not need a projector.
-    """
-    from commands.handler import CommandContext, Handler
-    from commands.users import register_user
-
-    async with core(settings, pool_size=1) as parts:
-        if await parts.log.read(0, 1, ["user.registered"]):
-            return None
-        password = settings.admin_password or random.token_urlsafe(12)
-        await register_user(
-            Handler(parts.log, utcnow),
-            parts.ids,
-            parts.secrets,
-            CommandContext("system:first-start"),
-            email=settings.admin_email,
-            password=password,
-            role="admin",
-        )
-    return None if settings.admin_password else password
-
-
-async def register_local_node(settings: Settings) -> str | None:
-    """The token of this machine's own node; a new one replaces what an earlier start left."""
-    from commands.handler import CommandContext, Handler
-    from commands.nodes import RegisterNode
-    from domain.claims import CLAIM
-
-    token_file = Path(settings.data_dir, "agent", "token")
-    async with core(settings, pool_size=1) as parts:
-        claim = parts.secrets.claim("node-name", "local")
-        if (await parts.log.load_state(CLAIM.at(claim))).owner and token_file.exists():
-            return token_file.read_text().strip()
-        token = new_token("agt_")
-        await Handler(parts.log, utcnow).execute(
-            RegisterNode(
-                node_id=await parts.ids.draw("nodes"),
-                title="local",
-                claim=claim,
-                token_hash=token_hash(token),
-                pool_id=None,
-                max_parallel=2,
-            ),
-            CommandContext("system:first-start"),
-        )
-        return token
-
-
-async def _together(*works: Coroutine[None, None, None]) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        for work in works:
-            tasks.create_task(work)

@@ -1,4 +1,4 @@
-"""How a process of the server runs: what it logs, until when, and that nothing of it is left in the end."""
+"""Runs the main coroutine of a process: JSON logs, signals, and an end that leaves no task behind."""
 
 import asyncio
 import signal
@@ -10,40 +10,47 @@ from store.postgres.cancellation import cancel_and_wait
 
 
 def run(main: Coroutine[None, None, None]) -> None:
-    """Raises what `main` raises."""
+    """Run `main` on a new event loop with JSON logs. Raises what `main` raises."""
     import uvloop
 
     _log_as_json()
 
-    async def whole() -> None:
+    async def run_and_clean_up() -> None:
         try:
             await main
         finally:
-            # Of those that are left the event loop asks only once to end.
+            # The event loop itself cancels the remaining tasks only once, which may not be enough.
             await cancel_and_wait(*(asyncio.all_tasks() - {asyncio.current_task()}))
 
-    uvloop.run(whole())
+    uvloop.run(run_and_clean_up())
 
 
 async def signalled() -> None:
+    """Return on SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
 
 
-async def until_signalled(work: Coroutine[None, None, None]) -> None:
-    """Runs for ever; returns on a signal, raises what the work raises."""
-    working = asyncio.create_task(work)
+async def until_signalled(*works: Coroutine[None, None, None]) -> None:
+    """Run all works until SIGTERM or SIGINT, then cancel them. Raises when one of them raises."""
+
+    async def run_all() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for work in works:
+                tasks.create_task(work)
+
+    running = asyncio.create_task(run_all())
     stopping = asyncio.create_task(signalled())
-    done, _ = await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if working in done:
-        working.result()
-    await cancel_and_wait(working)
+    done, _ = await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if running in done:
+        running.result()
+    await cancel_and_wait(running)
 
 
 def _log_as_json() -> None:
-    """One JSON object a line; of exceptions the trace, never the local variables, which may hold secrets."""
+    """Log one JSON object per line, with tracebacks but without local variables, which may hold secrets."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

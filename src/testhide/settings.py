@@ -35,6 +35,7 @@ MEANINGS = {
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
+    "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
 # Each may also be given as TESTHIDE_…_FILE: the name of a file that holds it.
 SECRETS = ("database_url", "redis_url", "secret_key", "admin_password")
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     blobs_url: str = ""
     outgoing_allow: str = ""
     checkpoints_to: str = ""
+    build: str = ""
     unsafe: bool = False
 
     @property

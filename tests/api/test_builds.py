@@ -13,7 +13,7 @@ import pytest
 
 from store.postgres.notifications import POLLS
 from testhide.engines import Engines
-from testhide.processes import create_first_admin
+from testhide.preparation import create_first_admin
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, running_server
 from tests.support.shop import Shop

@@ -53,9 +53,9 @@ from projections.builds import BuildRow
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
-from testhide import VERSION
 from testhide.processes import Core, api_services
 from testhide.settings import Settings
+from testhide.version import VERSION
 from tests.projections.toys import query
 from tests.support.given import commands
 

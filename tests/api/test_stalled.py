@@ -25,7 +25,7 @@ MOST = 2
 @pytest.fixture(scope="module")
 def inside(server: Server) -> Iterator[InProcessServer]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http_server, "UNTAKEN_S", 1.0)
+        patch.setattr(http_server, "SEND_TIMEOUT_S", 1.0)
         with serve_in_process(server) as began:
             yield began
 

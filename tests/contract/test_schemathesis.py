@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testhide.engines import temporary_engines
-from testhide.processes import create_first_admin
+from testhide.preparation import create_first_admin
 from tests.support.server import ADMIN, running_server
 
 from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 
 from testhide.engines import Engines
-from testhide.processes import create_first_admin
+from testhide.preparation import create_first_admin
 from tests.support.fake_agent import until_it_asks
 from tests.support.server import running_server
 from tests.support.shop import Shop

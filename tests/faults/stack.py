@@ -27,7 +27,7 @@ from testhide.engines import Postgres, Valkey
 from testhide.engines.accounts import engine_account
 from testhide.engines.folder import open_folder, read_record
 from testhide.operator_errors import Fault
-from testhide.processes import create_first_admin, migrate
+from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 from testhide.supervise.program import Program
 from tests.faults.proxy import End, Proxy

@@ -25,7 +25,8 @@ from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.engines import Engines
-from testhide.processes import core, create_first_admin
+from testhide.preparation import create_first_admin
+from testhide.processes import core
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, running_server
 

@@ -9,8 +9,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
-from granian.constants import Interfaces
-from granian.log import LogLevels
 from litestar import Litestar
 from litestar.exceptions import LitestarDeprecationWarning
 from msgspec import structs
@@ -18,9 +16,9 @@ from msgspec import structs
 from api.app import create_app
 from api.http.services import Services
 from api.live.feeds import Streams
-from testhide import VERSION
-from testhide.http_server import Listening
+from testhide import http_server
 from testhide.processes import api_services
+from testhide.version import VERSION
 from tests.support.http import Client
 from tests.support.server import Server, free_port
 
@@ -65,24 +63,12 @@ def serve_in_process(server: Server) -> Iterator[InProcessServer]:
     begun: Future[asyncio.AbstractEventLoop] = Future()
 
     async def run() -> None:
-        granian = Listening(
-            app,
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            log_level=LogLevels.warning,
-            websockets=False,
-        )
-        running = asyncio.create_task(granian.serve())
+        serving = asyncio.create_task(http_server.serve(app, settings.host, settings.port, stop.wait()))
         while app.state.get("streams") is None:
-            assert not running.done()
+            assert not serving.done()
             await asyncio.sleep(0.02)  # between two looks
         begun.set_result(asyncio.get_running_loop())
-        await stop.wait()
-        granian.stop()  # type: ignore[no-untyped-call]
-        while not running.done():
-            app.state.streams.readers.cut_all()
-            await asyncio.wait({running}, timeout=0.1)
+        await serving
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()

@@ -27,7 +27,8 @@ from domain.projects import Access
 from domain.users import Role
 from store.clock import utcnow
 from testhide.engines import Engines
-from testhide.processes import core, create_first_admin, migrate
+from testhide.preparation import create_first_admin, migrate
+from testhide.processes import core
 from testhide.settings import Settings, save_settings
 from tests.support.http import Client
 

@@ -9,7 +9,7 @@ import pytest
 from projections.rebuild.rebuild import Progress
 from testhide.cli import main
 from testhide.cli.projections import ProgressPrinter
-from testhide.processes import create_first_admin, migrate
+from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from store.tables.reactions import MAX_TRIES
 from testhide.cli import main
-from testhide.processes import create_first_admin, migrate
+from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 
 PARKED = "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, 1, %s, %s)"

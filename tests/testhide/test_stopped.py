@@ -11,7 +11,7 @@ import pytest
 
 from testhide.engines import embedded_engines
 from testhide.engines.folder import read_record
-from testhide.processes import migrate
+from testhide.preparation import migrate
 from testhide.settings import Settings, save_settings
 
 

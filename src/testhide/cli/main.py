@@ -42,19 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_process(verb: str) -> int:
-    from testhide import processes
+    from testhide import preparation, processes
     from testhide.settings import load_settings
 
     settings = load_settings()
     if verb == "prepare":
         from store.crypto.secrets import SecretMismatch
 
-        if names := processes.migrate(settings):
+        if names := preparation.migrate(settings):
             from testhide.cli.projections import build_missing, run
 
             run(build_missing(settings, names))
         try:
-            password = asyncio.run(processes.create_first_admin(settings))
+            password = asyncio.run(preparation.create_first_admin(settings))
         except SecretMismatch as error:
             raise Fault(str(error)) from None
         forget_admin_password(settings)
@@ -62,7 +62,7 @@ def run_process(verb: str) -> int:
             who = f"{settings.admin_email}  password: {password}"
             print(f"first administrator: {who}  (shown once)", flush=True)
     elif verb == "migrate":
-        for name in processes.migrate(settings):
+        for name in preparation.migrate(settings):
             print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
     else:
         from store.log.codec import UnknownEvent

@@ -160,10 +160,10 @@ def replay(
 @app.command(name="local-node", show=False)
 def local_node(token_file: Path) -> None:
     """Register the local agent's node and write its token."""
-    from testhide import processes
+    from testhide import preparation
     from testhide.engines.folder import write_private
     from testhide.settings import load_settings
 
-    token = asyncio.run(processes.register_local_node(load_settings()))
+    token = asyncio.run(preparation.register_local_node(load_settings()))
     if token:
         write_private(token_file, token.encode() + b"\n")

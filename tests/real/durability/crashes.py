@@ -16,7 +16,7 @@ from eventsourcing.persistence import StoredEvent
 from store.log.append import AppendFailed, GroupCommit, Request
 from testhide.engines import Postgres
 from testhide.engines.folder import open_folder
-from testhide.processes import migrate
+from testhide.preparation import migrate
 from testhide.settings import Settings
 
 WRITERS = 16

@@ -12,7 +12,7 @@ from eventsourcing.persistence import StoredEvent
 
 from store.log.append import GroupCommit, Request
 from testhide.engines import Engines, temporary_engines
-from testhide.processes import migrate
+from testhide.preparation import migrate
 from testhide.settings import Settings
 
 from .crashes import crash

@@ -1,0 +1,75 @@
+"""Prepares a server before its first process starts: tables, the first administrator, the local agent's node."""
+
+import asyncio
+import secrets as random
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from commands.handler import CommandContext, Handler
+from commands.nodes import RegisterNode
+from commands.users import register_user
+from domain.claims import CLAIM
+from projections.engine.schemas import begin
+from projections.registry import PROJECTIONS
+from store.clock import utcnow
+from store.crypto.secrets import new_token, token_hash
+from store.migrations import migrate as migrate_store
+from testhide.processes import core
+from testhide.settings import Settings
+
+FIRST_START = CommandContext("system:first-start")
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Bring all tables up to date. Returns the names of the read models that must be built from the log."""
+    migrate_store(settings.database_url)
+
+    async def read_tables() -> list[str]:
+        async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
+            return [projection.name for projection in await begin(connection, PROJECTIONS)]
+
+    return asyncio.run(read_tables())
+
+
+async def create_first_admin(settings: Settings) -> str | None:
+    """Register an administrator unless the log has a user. Needs no projector, since it reads the log.
+
+    Returns the generated password; None if a user exists or `settings.admin_password` is set.
+    """
+    async with core(settings, pool_size=1) as parts:
+        if await parts.log.read(0, 1, ["user.registered"]):
+            return None
+        password = settings.admin_password or random.token_urlsafe(12)
+        await register_user(
+            Handler(parts.log, utcnow),
+            parts.ids,
+            parts.secrets,
+            FIRST_START,
+            email=settings.admin_email,
+            password=password,
+            role="admin",
+        )
+    return None if settings.admin_password else password
+
+
+async def register_local_node(settings: Settings) -> str:
+    """Return the token of the local agent's node; registers a node unless the token of an earlier start is there."""
+    token_file = Path(settings.data_dir, "agent", "token")
+    async with core(settings, pool_size=1) as parts:
+        claim = parts.secrets.claim("node-name", "local")
+        if (await parts.log.load_state(CLAIM.at(claim))).owner and token_file.exists():
+            return token_file.read_text().strip()
+        token = new_token("agt_")
+        await Handler(parts.log, utcnow).execute(
+            RegisterNode(
+                node_id=await parts.ids.draw("nodes"),
+                title="local",
+                claim=claim,
+                token_hash=token_hash(token),
+                pool_id=None,
+                max_parallel=2,
+            ),
+            FIRST_START,
+        )
+        return token

@@ -1,0 +1,24 @@
+"""The version of this server and the build that it comes from."""
+
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+VERSION = version("testhide-server")
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The git checkout, where the server runs from one."""
+
+
+def find_build(checkout: Path = CHECKOUT) -> str:
+    """Return the commit of the checkout, shortened; the version if the server does not run from a checkout."""
+    if not (checkout / ".git").exists():
+        return VERSION
+    # A caller's GIT_DIR would name another repository.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(checkout), "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return VERSION
+    return done.stdout.strip()
