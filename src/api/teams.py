@@ -1,6 +1,5 @@
-"""Channels of Microsoft Teams: who is told what happens by cards."""
+"""Microsoft Teams channels: register and test them."""
 
-import secrets as random
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -9,24 +8,25 @@ from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.permissions import Level, User
+from api.endpoints import find_accessible, must_administer_project, must_be_callable, read_stats
+from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, Paged, next_page, provide_paged
-from api.webhooks import must_be_callable
-from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
-from domain.core.errors import NotFound
-from domain.teams import Type, heard, shown_url
-from domain.teams_cards import HEADERS, message
+from commands.endpoints import DeleteEndpoints
+from commands.teams import RegisterChannel, UpdateChannel
+from domain.teams import CardType, correct_outcome, redact_url
+from domain.teams_cards import HEADERS, render_card
 from integrations.ports import attempt
-from projections import projects, teams
-from projections.teams import ChannelRow
-from projections.teams_cards import trial
+from projections import projects
+from projections.endpoints import list_endpoints
+from projections.teams import ChannelRow, new_row
+from projections.teams_cards import make_test_card
 from store.clock import utcnow
-from store.tables import delivery_history
-from store.tables.delivery_history import Stats
+from store.tables import deliveries, delivery_history
+from store.tables.delivery_history import DeliveryStats
 
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone")]
-Events = Annotated[list[Type], Meta(min_length=1, max_length=100)]
+Events = Annotated[list[CardType], Meta(min_length=1, max_length=100)]
 Email = Annotated[str, Meta(max_length=254, pattern=r"^[^\s<>@]+@[^\s<>@]+(?!\s)$", description="Of a Teams user")]
 
 
@@ -86,62 +86,46 @@ class TeamsController(Controller):
     ) -> Response[list[ChannelItem]]:
         """Of the caller's projects, by id."""
         async with ctx.reading() as connection:
-            found = await teams.listing(
-                connection, request.user.projects, after=paged.after, offset=paged.offset, limit=paged.limit
+            found = await list_endpoints(
+                connection,
+                ChannelRow,
+                request.user.projects,
+                after=paged.after,
+                offset=paged.offset,
+                limit=paged.limit,
             )
-            stats = await delivery_history.stats(connection, [row.id for row in found])
-        items = [item(row, stats.get(row.id, Stats())) for row in found]
+            stats = await delivery_history.read_stats(connection, [row.id for row in found])
+        items = [to_item(row, stats[row.id]) for row in found]
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
     async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewChannel) -> ChannelItem:
         """The URL is of a workflow or an incoming webhook of the channel."""
-        request.user.must("admin", data.project_id, f"project {data.project_id}")
-        async with ctx.reading() as connection:
-            if await projects.find(connection, data.project_id) is None:
-                raise NotFound(f"There is no project {data.project_id}.")
+        await must_administer_project(request.user, ctx, data.project_id)
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
-        # Channels and webhooks are endpoints of the same deliveries.
-        channel_id = await ctx.services.ids.draw("webhooks")
-        mention = data.mention_on_fail or ""
         receipt = await ctx(
             RegisterChannel(
-                channel_id=channel_id,
+                channel_id=await ctx.services.ids.draw("webhooks"),  # ids are unique among all endpoints
                 project_id=data.project_id,
                 title=data.name,
-                shown_url=shown_url(data.webhook_url),
+                shown_url=redact_url(data.webhook_url),
                 sealed_url=ctx.services.secrets.seal(data.webhook_url),
                 events=tuple(dict.fromkeys(data.events)),
-                mention=mention,
+                mention=data.mention_on_fail or "",
             )
         )
-        at = receipt.events[-1].event.at
-        return ChannelItem(
-            id=channel_id,
-            name=data.name,
-            project_id=data.project_id,
-            webhook_url=shown_url(data.webhook_url),
-            events=list(dict.fromkeys(data.events)),
-            mention_on_fail=data.mention_on_fail,
-            active=True,
-            created_at=at,
-            updated_at=at,
-            failing_since=None,
-            failing_error=None,
-            deliveries_ok=0,
-            deliveries_failed=0,
-        )
+        return to_item(new_row(receipt.events[-1].event), DeliveryStats())
 
     @get("/{id:int}")
     async def get_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelItem:
-        return await shown(ctx, await visible_channel(request.user, ctx, id))
+        return to_item(await find_accessible(request.user, ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: ChannelChanges
     ) -> ChannelItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        row = await visible_channel(request.user, ctx, id, "admin")
+        row = await find_accessible(request.user, ctx, ChannelRow, id, "admin")
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
             url = None
@@ -151,53 +135,37 @@ class TeamsController(Controller):
             UpdateChannel(
                 id,
                 title=None if data.name is UNSET else data.name,
-                shown_url=None if url is None else shown_url(url),
+                shown_url=None if url is None else redact_url(url),
                 sealed_url=None if url is None else ctx.services.secrets.seal(url),
                 events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
                 mention=None if data.mention_on_fail is UNSET else data.mention_on_fail or "",
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return await shown(ctx, await visible_channel(request.user, ctx, id))
+        return to_item(await find_accessible(request.user, ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @delete("/{id:int}")
     async def delete_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """With what was still to be delivered."""
-        await visible_channel(request.user, ctx, id, "admin")
-        await ctx(DeleteChannel(id))
+        await find_accessible(request.user, ctx, ChannelRow, id, "admin")
+        await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200)
     async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once and says how it was answered. It is not tried again."""
-        row = await visible_channel(request.user, ctx, id, "admin")
+        row = await find_accessible(request.user, ctx, ChannelRow, id, "admin")
         async with ctx.reading() as connection:
             project = await projects.find(connection, row.project_id)
-        card = trial(row.title, "" if project is None else project.name)
+        card = make_test_card(row.title, "" if project is None else project.name)
         url = ctx.services.secrets.unseal(row.sealed_url)
-        now, delivery_id = utcnow(), "d-" + random.token_hex(12)
-        outcome = heard(await attempt(ctx.services.outgoing, url, msgspec.json.encode(message(card)), HEADERS))
+        now, body = utcnow(), msgspec.json.encode(render_card(card))
+        outcome = correct_outcome(await attempt(ctx.services.outgoing, url, body, HEADERS))
         async with ctx.services.pool.connection() as connection:
-            await delivery_history.note_ping(connection, id, delivery_id, outcome, now)
+            await delivery_history.record_ping(connection, id, deliveries.new_delivery_id(), outcome, now)
         return ChannelTested(outcome.ok, outcome.status, outcome.ms, outcome.error)
 
 
-async def visible_channel(user: User, ctx: RequestContext, channel_id: int, level: Level = "read") -> ChannelRow:
-    """Raises NotFound for a channel that the caller cannot see, Forbidden for too little access."""
-    async with ctx.reading() as connection:
-        row = await teams.find(connection, channel_id)
-    if row is None:
-        raise NotFound(f"There is no Teams channel {channel_id}.")
-    user.must(level, row.project_id, f"Teams channel {channel_id}")
-    return row
-
-
-async def shown(ctx: RequestContext, row: ChannelRow) -> ChannelItem:
-    async with ctx.reading() as connection:
-        stats = await delivery_history.stats(connection, [row.id])
-    return item(row, stats.get(row.id, Stats()))
-
-
-def item(row: ChannelRow, stats: Stats) -> ChannelItem:
+def to_item(row: ChannelRow, stats: DeliveryStats) -> ChannelItem:
     return ChannelItem(
         id=row.id,
         name=row.title,

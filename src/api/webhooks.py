@@ -1,4 +1,4 @@
-"""Webhooks: who is told what happens, and how that went."""
+"""Webhooks: register, test, redeliver and replay them, and read the history of their deliveries."""
 
 import secrets as random
 from datetime import datetime, timedelta
@@ -10,25 +10,34 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
+from api.endpoints import (
+    find_accessible,
+    may_access,
+    must_access,
+    must_administer_project,
+    must_be_callable,
+    read_stats,
+)
 from api.http.as_of import moment_of
-from api.http.permissions import Level, User
+from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id, Paged, next_page, provide_paged
-from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from commands.endpoints import DeleteEndpoints
+from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
-from domain.deliveries import PING, Message, Type
-from domain.webhook_signatures import headers, must_be_good
-from integrations.ports import Refused, attempt
-from projections import projects, webhooks
+from domain.notifications import PING, NotificationMessage, NotificationType
+from domain.webhook_signatures import build_headers, check_secret
+from integrations.ports import attempt
+from projections.endpoints import list_endpoints
 from projections.webhook_views import WebhookView, schema, schemas
-from projections.webhooks import WebhookRow
+from projections.webhooks import WebhookRow, find_existing, new_row
 from store.clock import utcnow
-from store.tables import delivery_history
-from store.tables.delivery_history import Stats
+from store.tables import deliveries, delivery_history
+from store.tables.delivery_history import DeliveryStats
 
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https")]
-Events = Annotated[list[Type], Meta(min_length=1, max_length=100)]
+Events = Annotated[list[NotificationType], Meta(min_length=1, max_length=100)]
 Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-only")]
 
 
@@ -130,8 +139,9 @@ class WebhookController(Controller):
     ) -> Response[list[WebhookItem]]:
         """Of the caller's projects, by id; those of all projects are shown to admins."""
         async with ctx.reading() as connection:
-            found = await webhooks.listing(
+            found = await list_endpoints(
                 connection,
+                WebhookRow,
                 request.user.projects,
                 project_id=project_id,
                 active=active,
@@ -139,47 +149,29 @@ class WebhookController(Controller):
                 offset=paged.offset,
                 limit=paged.limit,
             )
-            stats = await delivery_history.stats(connection, [row.id for row in found])
-        items = [item(row, stats.get(row.id, Stats())) for row in found]
+            stats = await delivery_history.read_stats(connection, [row.id for row in found])
+        items = [to_item(row, stats[row.id]) for row in found]
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post()
     async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewWebhook) -> WebhookItem:
         """Deliveries are signed with the secret, where one is given."""
-        if data.project_id is None:
-            must_be_admin(request.user)
-        else:
-            request.user.must("admin", data.project_id, f"project {data.project_id}")
-            async with ctx.reading() as connection:
-                if await projects.find(connection, data.project_id) is None:
-                    raise NotFound(f"There is no project {data.project_id}.")
-        await must_be_callable(ctx, data.url)
-        webhook_id = await ctx.services.ids.draw("webhooks")
+        if data.project_id is not None:
+            await must_administer_project(request.user, ctx, data.project_id)
+        elif not request.user.is_admin:
+            raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
+        await must_be_callable(ctx, data.url, "url")
         receipt = await ctx(
             RegisterWebhook(
-                webhook_id=webhook_id,
+                webhook_id=await ctx.services.ids.draw("webhooks"),
                 project_id=data.project_id,
                 url=data.url,
                 events=tuple(dict.fromkeys(data.events)),
-                sealed_secret=None if data.secret is None else sealed(ctx, data.secret),
+                sealed_secret=None if data.secret is None else seal_secret(ctx, data.secret),
                 active=data.active,
             )
         )
-        at = receipt.events[-1].event.at
-        return WebhookItem(
-            id=webhook_id,
-            url=data.url,
-            events=list(dict.fromkeys(data.events)),
-            active=data.active,
-            project_id=data.project_id,
-            has_secret=data.secret is not None,
-            created_at=at,
-            updated_at=at,
-            failing_since=None,
-            failing_error=None,
-            deliveries_ok=0,
-            deliveries_failed=0,
-        )
+        return to_item(new_row(receipt.events[-1].event), DeliveryStats())
 
     @get("/schemas", opt=PUBLIC)
     async def list_schemas(self) -> dict[str, dict[str, Any]]:
@@ -194,56 +186,56 @@ class WebhookController(Controller):
 
     @get("/{id:int}")
     async def get_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> WebhookItem:
-        return await shown(ctx, await visible_webhook(request.user, ctx, id))
+        return to_item(await find_accessible(request.user, ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: WebhookChanges
     ) -> WebhookItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        await visible_webhook(request.user, ctx, id, "admin")
+        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
         if data.url is not UNSET:
-            await must_be_callable(ctx, data.url)
+            await must_be_callable(ctx, data.url, "url")
         await ctx(
             UpdateWebhook(
                 id,
                 url=None if data.url is UNSET else data.url,
                 events=None if data.events is UNSET else tuple(dict.fromkeys(data.events)),
-                sealed_secret=None if data.secret is UNSET else sealed(ctx, data.secret),
+                sealed_secret=None if data.secret is UNSET else seal_secret(ctx, data.secret),
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return await shown(ctx, await visible_webhook(request.user, ctx, id))
+        return to_item(await find_accessible(request.user, ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @delete("/{id:int}")
     async def delete_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """With its history, and with what was still to be delivered."""
-        await visible_webhook(request.user, ctx, id, "admin")
-        await ctx(DeleteWebhooks((id,)))
+        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200)
     async def bulk_delete(self, request: Request[User, Any, Any], ctx: RequestContext, data: BulkDelete) -> Deleted:
         """All or, where one of them may not be deleted, none. What the caller cannot see is passed over."""
         async with ctx.reading() as connection:
-            found = await webhooks.some(connection, data.ids)
-        seen = [row for row in found if may(request.user, "read", row)]
-        for row in seen:
-            must(request.user, "admin", row)
-        await ctx(DeleteWebhooks(tuple(row.id for row in seen)))
-        return Deleted(len(seen), [row.id for row in seen])
+            found = await find_existing(connection, data.ids)
+        visible = [row for row in found if may_access(request.user, "read", row)]
+        for row in visible:
+            must_access(request.user, "admin", row)
+        await ctx(DeleteEndpoints("webhook", tuple(row.id for row in visible)))
+        return Deleted(len(visible), [row.id for row in visible])
 
     @post("/{id:int}/test", status_code=200)
     async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> Tested:
         """Sends a `ping`, signed like a delivery, and says how it was answered. It is not tried again."""
-        row = await visible_webhook(request.user, ctx, id, "admin")
-        now, delivery_id = utcnow(), "d-" + random.token_hex(12)
-        data = msgspec.Raw(msgspec.json.encode(view(row)))
-        body = msgspec.json.encode(Message(f"evt-{delivery_id}", PING, now, row.project_id, data))
+        row = await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        now, delivery_id = utcnow(), deliveries.new_delivery_id()
+        data = msgspec.Raw(msgspec.json.encode(to_view(row)))
+        body = msgspec.json.encode(NotificationMessage(f"evt-{delivery_id}", PING, now, row.project_id, data))
         secret = None if row.sealed_secret is None else ctx.services.secrets.unseal(row.sealed_secret)
-        signed = headers(secret, delivery_id, PING, now, body)
-        outcome = await attempt(ctx.services.outgoing, row.url, body, signed)
+        headers = build_headers(secret, delivery_id, PING, now, body)
+        outcome = await attempt(ctx.services.outgoing, row.url, body, headers)
         async with ctx.services.pool.connection() as connection:
-            await delivery_history.note_ping(connection, id, delivery_id, outcome, now)
+            await delivery_history.record_ping(connection, id, delivery_id, outcome, now)
         return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
 
     @get("/{id:int}/history")
@@ -259,24 +251,24 @@ class WebhookController(Controller):
         ] = 0,
     ) -> Response[list[HistoryItem]]:
         """Every attempt of the last 30 days, newest first."""
-        row = await visible_webhook(request.user, ctx, id)
-        with_excerpts = may(request.user, "admin", row)
+        row = await find_accessible(request.user, ctx, WebhookRow, id)
+        with_excerpts = may_access(request.user, "admin", row)
         async with ctx.reading() as connection:
-            found = await delivery_history.history(
+            found = await delivery_history.read_history(
                 connection,
                 id,
                 ok=None if status is None else status == "ok",
                 before=before or None,
                 limit=limit,
             )
-        items = [attempted(one, with_excerpt=with_excerpts) for one in found]
+        items = [to_history_item(one, with_excerpt=with_excerpts) for one in found]
         links = next_page(request, Paged(1, limit, before), [one.id for one in found], key="before")
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
     async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: Replay) -> Replaying:
         """Delivers once more what happened from a position or time until now, marked as replay."""
-        await visible_webhook(request.user, ctx, id, "admin")
+        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
             raise Invalid.field("position", "give either position or since")
@@ -298,9 +290,9 @@ class WebhookController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, delivery_id: str
     ) -> Redelivering:
         """A delivery that has ended is made once more, with the same id, and tried as often as a new one."""
-        await visible_webhook(request.user, ctx, id, "admin")
+        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
         async with ctx.reading() as connection:
-            found = await delivery_history.state_of(connection, id, delivery_id)
+            found = await delivery_history.find_delivery_state(connection, id, delivery_id)
         if found is None:
             raise NotFound(f"Webhook {id} has no delivery {delivery_id!r}; pings cannot be redelivered.")
         state, attempts = found
@@ -310,55 +302,15 @@ class WebhookController(Controller):
         return Redelivering(delivery_id, "pending")
 
 
-def must_be_admin(user: User) -> None:
-    if not user.is_admin:
-        raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
-
-
-def may(user: User, level: Level, row: WebhookRow) -> bool:
-    return user.is_admin if row.project_id is None else user.may(level, row.project_id)
-
-
-def must(user: User, level: Level, row: WebhookRow) -> None:
-    """Raises NotFound for a webhook that the caller cannot see, Forbidden for too little access."""
-    what = f"webhook {row.id}"
-    if row.project_id is not None:
-        user.must(level, row.project_id, what)
-    elif not user.is_admin:
-        raise NotFound(f"There is no {what}.")
-
-
-async def visible_webhook(user: User, ctx: RequestContext, webhook_id: int, level: Level = "read") -> WebhookRow:
-    async with ctx.reading() as connection:
-        row = await webhooks.find(connection, webhook_id)
-    if row is None:
-        raise NotFound(f"There is no webhook {webhook_id}.")
-    must(user, level, row)
-    return row
-
-
-async def must_be_callable(ctx: RequestContext, url: str, field: str = "url") -> None:
+def seal_secret(ctx: RequestContext, secret: str) -> bytes:
     try:
-        await ctx.services.outgoing.check(url)
-    except Refused as error:
-        raise Invalid.field(field, str(error)) from None
-
-
-def sealed(ctx: RequestContext, secret: str) -> bytes:
-    try:
-        must_be_good(secret)
+        check_secret(secret)
     except ValueError as error:
         raise Invalid.field("secret", str(error)) from None
     return ctx.services.secrets.seal(secret)
 
 
-async def shown(ctx: RequestContext, row: WebhookRow) -> WebhookItem:
-    async with ctx.reading() as connection:
-        stats = await delivery_history.stats(connection, [row.id])
-    return item(row, stats.get(row.id, Stats()))
-
-
-def view(row: WebhookRow) -> WebhookView:
+def to_view(row: WebhookRow) -> WebhookView:
     return WebhookView(
         id=row.id,
         url=row.url,
@@ -373,11 +325,11 @@ def view(row: WebhookRow) -> WebhookView:
     )
 
 
-def item(row: WebhookRow, stats: Stats) -> WebhookItem:
-    return WebhookItem(**msgspec.structs.asdict(view(row)), deliveries_ok=stats.ok, deliveries_failed=stats.failed)
+def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
+    return WebhookItem(**msgspec.structs.asdict(to_view(row)), deliveries_ok=stats.ok, deliveries_failed=stats.failed)
 
 
-def attempted(one: delivery_history.Attempt, *, with_excerpt: bool) -> HistoryItem:
+def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool) -> HistoryItem:
     state = "given_up" if one.state == "giving_up" else one.state
     return HistoryItem(
         id=one.id,

@@ -1,26 +1,14 @@
-"""What is asked of channels of Teams, and what follows."""
+"""Commands about Teams channels alone; the others are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from commands.endpoints import changed_fields, existing_endpoint
 from commands.handler import Command
 from commands.projects import must_be_open
-from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project
-from domain.teams import (
-    CARD,
-    CHANNEL,
-    UPDATABLE,
-    CardGivenUp,
-    Channel,
-    ChannelDeleted,
-    ChannelFailing,
-    ChannelRecovered,
-    ChannelRegistered,
-    ChannelUpdated,
-)
+from domain.teams import CHANNEL, Channel, ChannelRegistered, ChannelUpdated
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class RegisterChannel(Command):
 
 @dataclass(frozen=True)
 class UpdateChannel(Command):
-    """None leaves a field as it is."""
+    """Changes the given fields; None leaves a field as it is."""
 
     channel_id: int
     title: str | None = None
@@ -67,62 +55,6 @@ class UpdateChannel(Command):
         return (CHANNEL.at(self.channel_id),)
 
     def decide(self, channel: Channel | None) -> Iterable[Event]:
-        if channel is None or channel.deleted:
-            raise NotFound(f"There is no Teams channel {self.channel_id}.")
-        given: dict[str, Any] = {name: getattr(self, name) for name in UPDATABLE}
-        given["events"] = None if self.events is None else list(self.events)
-        changed = {name: value for name, value in given.items() if value not in (None, getattr(channel, name))}
-        if changed:
+        channel = existing_endpoint(channel, "teams", self.channel_id)
+        if changed := changed_fields(self, channel, ChannelUpdated.updatable):
             yield ChannelUpdated(channel_id=self.channel_id, project_id=channel.project_id, **changed)
-
-
-@dataclass(frozen=True)
-class DeleteChannel(Command):
-    channel_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (CHANNEL.at(self.channel_id),)
-
-    def decide(self, channel: Channel | None) -> Iterable[Event]:
-        if channel is not None and not channel.deleted:
-            yield ChannelDeleted(channel_id=self.channel_id, project_id=channel.project_id)
-
-
-@dataclass(frozen=True)
-class GiveCardUp(Command):
-    channel_id: int
-    delivery_id: str
-    type: str
-    attempts: int
-    error: str
-
-    def reads(self) -> Sequence[AnyStream]:
-        return CHANNEL.at(self.channel_id), CARD.at(self.delivery_id)
-
-    def decide(self, channel: Channel | None, given_up: bool) -> Iterable[Event]:
-        if channel is not None and not channel.deleted and not given_up:
-            yield CardGivenUp(
-                channel_id=self.channel_id,
-                project_id=channel.project_id,
-                delivery_id=self.delivery_id,
-                type=self.type,
-                attempts=self.attempts,
-                error=self.error,
-            )
-
-
-@dataclass(frozen=True)
-class NoteChannelHealth(Command):
-    """With what it says when it fails; None when it answers again."""
-
-    channel_id: int
-    error: str | None
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (CHANNEL.at(self.channel_id),)
-
-    def decide(self, channel: Channel | None) -> Iterable[Event]:
-        if channel is None or channel.deleted or channel.failing == (self.error is not None):
-            return
-        about: dict[str, Any] = {"channel_id": self.channel_id, "project_id": channel.project_id}
-        yield ChannelRecovered(**about) if self.error is None else ChannelFailing(**about, error=self.error)

@@ -1,26 +1,21 @@
-"""What is asked of webhooks, and what follows."""
+"""Commands about webhooks alone; the others are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from commands.endpoints import changed_fields, existing_endpoint
 from commands.handler import Command
 from commands.projects import must_be_open
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project
 from domain.webhooks import (
     DELIVERY,
-    UPDATABLE,
     WEBHOOK,
     Delivery,
-    DeliveryGivenUp,
     RedeliveryRequested,
     ReplayRequested,
     Webhook,
-    WebhookDeleted,
-    WebhookFailing,
-    WebhookRecovered,
     WebhookRegistered,
     WebhookUpdated,
 )
@@ -28,10 +23,9 @@ from domain.webhooks import (
 
 @dataclass(frozen=True)
 class RegisterWebhook(Command):
-    """None as project: of all of them."""
-
     webhook_id: int
     project_id: int | None
+    """None: of all projects."""
     url: str
     events: tuple[str, ...]
     sealed_secret: bytes | None = None
@@ -58,7 +52,7 @@ class RegisterWebhook(Command):
 
 @dataclass(frozen=True)
 class UpdateWebhook(Command):
-    """None leaves a field as it is."""
+    """Changes the given fields; None leaves a field as it is."""
 
     webhook_id: int
     url: str | None = None
@@ -70,35 +64,16 @@ class UpdateWebhook(Command):
         return (WEBHOOK.at(self.webhook_id),)
 
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
-        webhook = _existing(webhook, self.webhook_id)
-        given: dict[str, Any] = {name: getattr(self, name) for name in UPDATABLE}
-        given["events"] = None if self.events is None else list(self.events)
-        changed = {name: value for name, value in given.items() if value not in (None, getattr(webhook, name))}
-        if changed:
+        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
+        if changed := changed_fields(self, webhook, WebhookUpdated.updatable):
             yield WebhookUpdated(webhook_id=self.webhook_id, project_id=webhook.project_id, **changed)
 
 
 @dataclass(frozen=True)
-class DeleteWebhooks(Command):
-    """Those of them that there are."""
-
-    webhook_ids: tuple[int, ...]
-
-    def reads(self) -> Sequence[AnyStream]:
-        return tuple(WEBHOOK.at(webhook_id) for webhook_id in dict.fromkeys(self.webhook_ids))
-
-    def decide(self, *webhooks: Webhook | None) -> Iterable[Event]:
-        for webhook in webhooks:
-            if webhook is not None and not webhook.deleted:
-                yield WebhookDeleted(webhook_id=webhook.webhook_id, project_id=webhook.project_id)
-
-
-@dataclass(frozen=True)
 class ReplayWebhook(Command):
-    """`replay` names this request: the same one is only made once."""
-
     webhook_id: int
     replay: str
+    """Names the request: the same one is recorded once."""
     after: int
     up_to: int
 
@@ -106,7 +81,7 @@ class ReplayWebhook(Command):
         return (WEBHOOK.at(self.webhook_id),)
 
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
-        webhook = _existing(webhook, self.webhook_id)
+        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
         if not webhook.active:
             raise Conflict(f"Webhook {self.webhook_id} is not active; activate it by PUT first.")
         if webhook.replay != self.replay:
@@ -121,17 +96,16 @@ class ReplayWebhook(Command):
 
 @dataclass(frozen=True)
 class Redeliver(Command):
-    """`attempts` is how many the caller saw: asked twice for the same, it is done once."""
-
     webhook_id: int
     delivery_id: str
     attempts: int
+    """The attempts that the caller saw: a request that is repeated for the same number does nothing."""
 
     def reads(self) -> Sequence[AnyStream]:
         return WEBHOOK.at(self.webhook_id), DELIVERY.at(self.delivery_id)
 
     def decide(self, webhook: Webhook | None, delivery: Delivery) -> Iterable[Event]:
-        webhook = _existing(webhook, self.webhook_id)
+        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
         if delivery.requested < self.attempts:
             yield RedeliveryRequested(
                 webhook_id=self.webhook_id,
@@ -139,49 +113,3 @@ class Redeliver(Command):
                 delivery_id=self.delivery_id,
                 attempts=self.attempts,
             )
-
-
-@dataclass(frozen=True)
-class GiveDeliveryUp(Command):
-    webhook_id: int
-    delivery_id: str
-    type: str
-    attempts: int
-    error: str
-
-    def reads(self) -> Sequence[AnyStream]:
-        return WEBHOOK.at(self.webhook_id), DELIVERY.at(self.delivery_id)
-
-    def decide(self, webhook: Webhook | None, delivery: Delivery) -> Iterable[Event]:
-        if webhook is not None and not webhook.deleted and delivery.given_up < self.attempts:
-            yield DeliveryGivenUp(
-                webhook_id=self.webhook_id,
-                project_id=webhook.project_id,
-                delivery_id=self.delivery_id,
-                attempts=self.attempts,
-                type=self.type,
-                error=self.error,
-            )
-
-
-@dataclass(frozen=True)
-class NoteWebhookHealth(Command):
-    """With what it says when it fails; None when it answers again."""
-
-    webhook_id: int
-    error: str | None
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (WEBHOOK.at(self.webhook_id),)
-
-    def decide(self, webhook: Webhook | None) -> Iterable[Event]:
-        if webhook is None or webhook.deleted or webhook.failing == (self.error is not None):
-            return
-        about: dict[str, Any] = {"webhook_id": self.webhook_id, "project_id": webhook.project_id}
-        yield WebhookRecovered(**about) if self.error is None else WebhookFailing(**about, error=self.error)
-
-
-def _existing(webhook: Webhook | None, webhook_id: int) -> Webhook:
-    if webhook is None or webhook.deleted:
-        raise NotFound(f"There is no webhook {webhook_id}.")
-    return webhook

@@ -1,9 +1,9 @@
-"""Channels of Microsoft Teams: they are told what happens, by cards.
+"""Microsoft Teams channels: endpoints that are notified by cards.
 
-The address of a channel is a secret, since who knows it may post there.
+The URL of a channel is a secret, because everybody who knows it may post there.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,17 +11,33 @@ import msgspec
 from domain.core.data_keys import channel_key
 from domain.core.events import Category, Event
 from domain.deliveries import Outcome
+from domain.endpoints import (
+    Endpoint,
+    EndpointDeleted,
+    EndpointEvent,
+    EndpointFailing,
+    EndpointKind,
+    EndpointRecovered,
+    EndpointRegistered,
+    EndpointUpdated,
+    evolve_endpoint,
+)
 
-Type = Literal["build.failed", "build.finished", "test.flaky", "test.quarantined", "node.offline"]
-"""What channels may be told."""
+CardType = Literal["build.failed", "build.finished", "test.flaky", "test.quarantined", "node.offline"]
+"""The notification types that there are cards for."""
 
-TROUBLE = "Webhook message delivery failed"
-"""How Office connectors begin an answer of 200 to what did not arrive."""
+CONNECTOR_ERROR = "Webhook message delivery failed"
+"""Begins the body in which an Office connector reports a failure, in spite of status 200."""
 
 
-class ChannelEvent(Event, frozen=True):
+class ChannelEvent(EndpointEvent, frozen=True):
+    kind: ClassVar[EndpointKind] = "teams"
     channel_id: int
     project_id: int
+
+    @property
+    def endpoint_id(self) -> int:
+        return self.channel_id
 
     @property
     def stream(self) -> str:
@@ -32,7 +48,7 @@ class ChannelEvent(Event, frozen=True):
         return channel_key(self.project_id, self.channel_id)
 
 
-class ChannelRegistered(ChannelEvent, frozen=True):
+class ChannelRegistered(ChannelEvent, EndpointRegistered, frozen=True):
     name: ClassVar[str] = "teams_channel.registered"
     sealed: ClassVar[tuple[str, ...]] = ("title", "shown_url", "sealed_url", "mention")
     events: list[str]
@@ -40,14 +56,13 @@ class ChannelRegistered(ChannelEvent, frozen=True):
     shown_url: str = ""
     sealed_url: bytes = b""
     mention: str = ""
-    """The email of whom cards of failed builds mention; empty for nobody."""
+    """The email of the user whom cards of failed builds mention; empty for nobody."""
 
 
-class ChannelUpdated(ChannelEvent, frozen=True):
-    """Only what changed; None is unchanged."""
-
+class ChannelUpdated(ChannelEvent, EndpointUpdated, frozen=True):
     name: ClassVar[str] = "teams_channel.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "shown_url", "sealed_url", "mention")
+    updatable: ClassVar[tuple[str, ...]] = ("title", "shown_url", "sealed_url", "events", "mention", "active")
     title: str | None = None
     shown_url: str | None = None
     sealed_url: bytes | None = None
@@ -56,33 +71,22 @@ class ChannelUpdated(ChannelEvent, frozen=True):
     active: bool | None = None
 
 
-UPDATABLE = ("title", "shown_url", "sealed_url", "events", "mention", "active")
-
-
-class ChannelDeleted(ChannelEvent, frozen=True):
-    """With what was still to be delivered."""
-
+class ChannelDeleted(ChannelEvent, EndpointDeleted, frozen=True):
     name: ClassVar[str] = "teams_channel.deleted"
 
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
 
-
-class ChannelFailing(ChannelEvent, frozen=True):
-    """Many attempts in a row failed. It is tried less often from here on, and nothing is lost."""
-
+class ChannelFailing(ChannelEvent, EndpointFailing, frozen=True):
     name: ClassVar[str] = "teams_channel.failing"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
     error: str = ""
 
 
-class ChannelRecovered(ChannelEvent, frozen=True):
+class ChannelRecovered(ChannelEvent, EndpointRecovered, frozen=True):
     name: ClassVar[str] = "teams_channel.recovered"
 
 
 class CardGivenUp(ChannelEvent, frozen=True):
-    """A card did not arrive, however often it was tried."""
+    """A card was not delivered and is not tried again."""
 
     name: ClassVar[str] = "teams_channel.card_given_up"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
@@ -96,7 +100,7 @@ class CardGivenUp(ChannelEvent, frozen=True):
         return f"teams-card-{self.delivery_id}"
 
 
-class Channel(msgspec.Struct, frozen=True):
+class Channel(Endpoint, frozen=True):
     channel_id: int
     project_id: int
     title: str
@@ -108,9 +112,9 @@ class Channel(msgspec.Struct, frozen=True):
     failing: bool = False
     deleted: bool = False
 
-
-def changes(event: ChannelUpdated) -> dict[str, Any]:
-    return {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
+    @property
+    def endpoint_id(self) -> int:
+        return self.channel_id
 
 
 def evolve(state: Channel | None, event: Event) -> Channel | None:
@@ -125,29 +129,23 @@ def evolve(state: Channel | None, event: Event) -> Channel | None:
                 events=event.events,
                 mention=event.mention,
             )
-        case ChannelUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
-        case ChannelFailing() | ChannelRecovered() if state is not None:
-            return msgspec.structs.replace(state, failing=isinstance(event, ChannelFailing))
-        case ChannelDeleted() if state is not None:
-            return msgspec.structs.replace(state, deleted=True)
         case _:
-            return state
+            return evolve_endpoint(state, event)
 
 
-def evolve_card(given_up: bool, event: Event) -> bool:
-    return given_up or isinstance(event, CardGivenUp)
+def evolve_card(is_given_up: bool, event: Event) -> bool:
+    return is_given_up or isinstance(event, CardGivenUp)
 
 
-def shown_url(url: str) -> str:
-    """What may be seen of a channel's address: `https://example.webhook.office.com/…`."""
+def redact_url(url: str) -> str:
+    """Returns the part of a channel's URL that may be shown: `https://example.webhook.office.com/…`."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}/…"
 
 
-def heard(outcome: Outcome) -> Outcome:
-    """An attempt as it really went: Office connectors answer 200 and say in the body what went wrong."""
-    if outcome.ok and outcome.excerpt.startswith(TROUBLE):
+def correct_outcome(outcome: Outcome) -> Outcome:
+    """Turns an answer of 200 whose body reports an error, as Office connectors send it, into a failed attempt."""
+    if outcome.ok and outcome.excerpt.startswith(CONNECTOR_ERROR):
         return msgspec.structs.replace(outcome, ok=False, error=" ".join(outcome.excerpt[:200].split()))
     return outcome
 

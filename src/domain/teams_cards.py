@@ -1,8 +1,8 @@
-"""Cards as Teams takes them: an Adaptive Card in a message, which Workflows and Office connectors both read.
+"""Cards for Microsoft Teams: an Adaptive Card in a message, which Workflows and Office connectors both accept.
 
-Teams reads markdown in text blocks and facts, and a mention where `<at>` stands. What people and programs have written
-is shown as it is: in facts by backslashes, in lists as text runs, where nothing is read. A message may have 28 KB, by
-some counts in UTF-16; texts are cut so that the longest card has less.
+Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts written by users and programs are
+shown literally: facts escape them with backslashes, lists are text runs, which are not interpreted. Teams limits a
+message to 28 KB, by some accounts in UTF-16; texts are cut so that the longest card stays below that.
 """
 
 import re
@@ -12,8 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 MAX_BYTES = 28 * 1024
+"""The size limit of Teams for a message."""
 MAX_FACT = 120
 MAX_LINE = 250
+"""Characters of a fact's value and of a line of a list; MAX_LINES such lines and all facts fit into MAX_BYTES."""
 MAX_LINES = 8
 HEADERS = {"Content-Type": "application/json; charset=utf-8"}
 
@@ -24,21 +26,21 @@ _MARKS = re.compile(r"[\\`*_~\[\]<>{&]|^[-+#=]|^\d+[.)]")
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
     title: str
-    """Words of ours."""
+    """Must be a text of ours: it is not escaped."""
     tone: Tone = "default"
     mention: str = ""
-    """The email of somebody; empty for nobody."""
+    """The email of the user to mention; empty for nobody."""
     facts: dict[str, str] = {}
-    """Empty ones are left out."""
+    """Facts without a value are left out."""
     heading: str = ""
     lines: list[str] = []
     more: int = 0
-    """Lines that there are besides these."""
+    """Counts the lines that `lines` leaves out."""
     link: str = ""
-    """What the button opens; empty: there is none."""
+    """The URL that the button opens; empty for no button."""
 
 
-def message(card: Card) -> dict[str, Any]:
+def render_card(card: Card) -> dict[str, Any]:
     content: dict[str, Any] = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
@@ -61,13 +63,13 @@ def _body(card: Card) -> Iterator[dict[str, Any]]:
     yield {"type": "Container", "style": card.tone, "bleed": True, "items": [title]}
     if card.mention:
         yield _text(_at(card.mention))
-    facts = [{"title": name, "value": escaped(shortened(value, MAX_FACT))} for name, value in card.facts.items()]
+    facts = [{"title": name, "value": escape_markdown(shorten(value, MAX_FACT))} for name, value in card.facts.items()]
     if facts := [fact for fact in facts if fact["value"]]:
         yield {"type": "FactSet", "facts": facts}
     if card.lines:
         yield _text(card.heading, weight="Bolder", separator=True)
         for line in card.lines[:MAX_LINES]:
-            run = {"type": "TextRun", "text": shortened(line, MAX_LINE), "fontType": "Monospace"}
+            run = {"type": "TextRun", "text": shorten(line, MAX_LINE), "fontType": "Monospace"}
             yield {"type": "RichTextBlock", "spacing": "Small", "inlines": [run]}
     if more := card.more + len(card.lines[MAX_LINES:]):
         yield _text(f"and {more:,} more", isSubtle=True)
@@ -81,12 +83,12 @@ def _at(email: str) -> str:
     return f"<at>{email}</at>"
 
 
-def shortened(text: str, most: int) -> str:
-    """On one line, without characters that nobody sees."""
+def shorten(text: str, most: int) -> str:
+    """Returns the text on one line, without unprintable characters, cut to `most` characters."""
     plain = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return plain if len(plain) <= most else plain[: most - 1].rstrip() + "…"
 
 
-def escaped(text: str) -> str:
-    """A line as markdown that shows exactly this."""
+def escape_markdown(text: str) -> str:
+    """Returns markdown that renders as exactly this line of text."""
     return _MARKS.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", text)

@@ -1,4 +1,4 @@
-"""How deliveries are signed: the headers of Standard Webhooks, and HMAC-SHA256 of the body as hex."""
+"""Signatures of webhook deliveries: the headers of Standard Webhooks, and HMAC-SHA256 of the body as hex."""
 
 import base64
 import hashlib
@@ -7,13 +7,13 @@ from datetime import datetime
 
 PREFIX = "whsec_"
 KEY_BYTES = range(24, 64 + 1)
-"""How long the key of a `whsec_` secret may be, by Standard Webhooks."""
+"""Lengths, in bytes, that Standard Webhooks allows for the key of a `whsec_` secret."""
 
 
-def key_of(secret: str) -> bytes:
-    """What Standard Webhooks signs with: `whsec_` secrets are base64, others are taken as they are.
+def decode_key(secret: str) -> bytes:
+    """Returns the key that Standard Webhooks signs with: a `whsec_` secret is base64, any other is the key itself.
 
-    Raises ValueError for a `whsec_` secret that is no base64.
+    Raises ValueError for a `whsec_` secret that is not base64.
     """
     if not secret.startswith(PREFIX):
         return secret.encode()
@@ -23,19 +23,19 @@ def key_of(secret: str) -> bytes:
         raise ValueError("begins with whsec_ but what follows is no base64") from None
 
 
-def must_be_good(secret: str) -> None:
-    """Raises ValueError for a `whsec_` secret that is none. One that was taken before this was asked still signs."""
-    length = len(key_of(secret))
+def check_secret(secret: str) -> None:
+    """Raises ValueError for an invalid `whsec_` secret. Called for new secrets only: older ones go on signing."""
+    length = len(decode_key(secret))
     if secret.startswith(PREFIX) and length not in KEY_BYTES:
         raise ValueError(f"begins with whsec_ but what follows is base64 of {length} bytes, not of 24 to 64")
 
 
-def headers(
+def build_headers(
     secret: str | None, delivery_id: str, event_type: str, at: datetime, body: bytes, *, replay: bool = False
 ) -> dict[str, str]:
-    """All headers of a delivery; without a secret none that signs."""
+    """Returns all headers of a delivery; without a secret none of them is a signature."""
     timestamp = str(int(at.timestamp()))
-    found = {
+    headers = {
         "Content-Type": "application/json",
         "webhook-id": delivery_id,
         "webhook-timestamp": timestamp,
@@ -43,10 +43,10 @@ def headers(
         "X-Testhide-Delivery": delivery_id,
     }
     if replay:
-        found["X-Testhide-Replay"] = "true"
+        headers["X-Testhide-Replay"] = "true"
     if secret is not None:
         signed = f"{delivery_id}.{timestamp}.".encode() + body
-        signature = base64.b64encode(hmac.digest(key_of(secret), signed, hashlib.sha256)).decode()
-        found["webhook-signature"] = f"v1,{signature}"
-        found["X-Testhide-Signature-256"] = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    return found
+        signature = base64.b64encode(hmac.digest(decode_key(secret), signed, hashlib.sha256)).decode()
+        headers["webhook-signature"] = f"v1,{signature}"
+        headers["X-Testhide-Signature-256"] = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return headers

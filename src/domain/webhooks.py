@@ -1,20 +1,37 @@
-"""Webhooks: addresses that are told what happens, by signed HTTP requests.
+"""Webhooks: endpoints that are notified by signed HTTP requests.
 
-Attempts are no events; that a delivery was given up is, and that an address does not answer for a while.
+Single attempts are no events. An event is recorded when a delivery is given up, and when a webhook begins or stops
+failing.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from domain.core.data_keys import webhook_key
 from domain.core.events import Category, Event
+from domain.endpoints import (
+    Endpoint,
+    EndpointDeleted,
+    EndpointEvent,
+    EndpointFailing,
+    EndpointKind,
+    EndpointRecovered,
+    EndpointRegistered,
+    EndpointUpdated,
+    evolve_endpoint,
+)
 
 
-class WebhookEvent(Event, frozen=True):
+class WebhookEvent(EndpointEvent, frozen=True):
+    kind: ClassVar[EndpointKind] = "webhook"
     webhook_id: int
     project_id: int | None
     """None: of all projects."""
+
+    @property
+    def endpoint_id(self) -> int:
+        return self.webhook_id
 
     @property
     def stream(self) -> str:
@@ -25,7 +42,7 @@ class WebhookEvent(Event, frozen=True):
         return webhook_key(self.project_id, self.webhook_id)
 
 
-class WebhookRegistered(WebhookEvent, frozen=True):
+class WebhookRegistered(WebhookEvent, EndpointRegistered, frozen=True):
     name: ClassVar[str] = "webhook.registered"
     sealed: ClassVar[tuple[str, ...]] = ("url", "sealed_secret")
     events: list[str]
@@ -35,56 +52,46 @@ class WebhookRegistered(WebhookEvent, frozen=True):
     active: bool = True
 
 
-class WebhookUpdated(WebhookEvent, frozen=True):
-    """Only what changed; None is unchanged."""
-
+class WebhookUpdated(WebhookEvent, EndpointUpdated, frozen=True):
     name: ClassVar[str] = "webhook.updated"
     sealed: ClassVar[tuple[str, ...]] = ("url", "sealed_secret")
+    updatable: ClassVar[tuple[str, ...]] = ("url", "events", "sealed_secret", "active")
     url: str | None = None
     events: list[str] | None = None
     sealed_secret: bytes | None = None
     active: bool | None = None
 
 
-UPDATABLE = ("url", "events", "sealed_secret", "active")
-
-
-class WebhookDeleted(WebhookEvent, frozen=True):
-    """With what was still to be delivered, and the history."""
-
+class WebhookDeleted(WebhookEvent, EndpointDeleted, frozen=True):
     name: ClassVar[str] = "webhook.deleted"
 
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
 
-
-class WebhookFailing(WebhookEvent, frozen=True):
-    """Many attempts in a row failed. It is tried less often from here on, and nothing is lost."""
-
+class WebhookFailing(WebhookEvent, EndpointFailing, frozen=True):
     name: ClassVar[str] = "webhook.failing"
     sealed: ClassVar[tuple[str, ...]] = ("error",)
     error: str = ""
 
 
-class WebhookRecovered(WebhookEvent, frozen=True):
+class WebhookRecovered(WebhookEvent, EndpointRecovered, frozen=True):
     name: ClassVar[str] = "webhook.recovered"
 
 
 class ReplayRequested(WebhookEvent, frozen=True):
-    """What happened after one position, up to another, is delivered once more."""
+    """The notifications of the events after position `after`, up to position `up_to`, are to be delivered once more."""
 
     name: ClassVar[str] = "webhook.replay_requested"
     replay: str
+    """Names the request."""
     after: int
     up_to: int
 
 
 class DeliveryEvent(WebhookEvent, frozen=True):
-    """Of one delivery. `attempts` is how many there had been, redeliveries included."""
+    """Base of the events about one delivery."""
 
     delivery_id: str
     attempts: int
+    """All attempts so far, those before a redelivery included."""
 
     @property
     def stream(self) -> str:
@@ -102,7 +109,7 @@ class RedeliveryRequested(DeliveryEvent, frozen=True):
     name: ClassVar[str] = "webhook.redelivery_requested"
 
 
-class Webhook(msgspec.Struct, frozen=True):
+class Webhook(Endpoint, frozen=True):
     webhook_id: int
     project_id: int | None
     url: str
@@ -111,19 +118,19 @@ class Webhook(msgspec.Struct, frozen=True):
     active: bool
     failing: bool = False
     replay: str | None = None
-    """The last one that was asked for."""
+    """Names the replay that was requested last."""
     deleted: bool = False
+
+    @property
+    def endpoint_id(self) -> int:
+        return self.webhook_id
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """After how many attempts it was last given up, and last asked for again."""
+    """The number of attempts when a delivery was last given up and last requested again; -1: never."""
 
     given_up: int = -1
     requested: int = -1
-
-
-def changes(event: WebhookUpdated) -> dict[str, Any]:
-    return {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
 
 
 def evolve(state: Webhook | None, event: Event) -> Webhook | None:
@@ -132,16 +139,10 @@ def evolve(state: Webhook | None, event: Event) -> Webhook | None:
             return Webhook(
                 event.webhook_id, event.project_id, event.url, event.events, event.sealed_secret, event.active
             )
-        case WebhookUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
-        case WebhookFailing() | WebhookRecovered() if state is not None:
-            return msgspec.structs.replace(state, failing=isinstance(event, WebhookFailing))
         case ReplayRequested() if state is not None:
             return msgspec.structs.replace(state, replay=event.replay)
-        case WebhookDeleted() if state is not None:
-            return msgspec.structs.replace(state, deleted=True)
         case _:
-            return state
+            return evolve_endpoint(state, event)
 
 
 def evolve_delivery(state: Delivery, event: Event) -> Delivery:

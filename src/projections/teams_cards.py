@@ -1,68 +1,68 @@
-"""What channels of Teams are shown of each thing that they are told."""
+"""The contents of the cards for Teams channels, one function for each notification type."""
 
 from collections.abc import Sequence
 
 import msgspec
 
-from domain.deliveries import Message
+from domain.notifications import NotificationMessage
 from domain.teams_cards import Card, Tone
 from projections.builds_views import BuildDetail
 from projections.nodes import NodeView
 from projections.webhook_views import FlakyTest, QuarantinedTest
 
-ENDS: dict[str, tuple[str, Tone]] = {
+OUTCOMES: dict[str, tuple[str, Tone]] = {
     "passed": ("passed", "good"),
     "failed": ("failed", "attention"),
     "aborted": ("was aborted", "warning"),
 }
 
 
-class About(msgspec.Struct, frozen=True):
-    """What a card shows besides the message."""
+class CardContext(msgspec.Struct, frozen=True):
+    """The parts of a card that the message does not contain."""
 
     project: str = ""
     job: str = ""
     tests: Sequence[str] = ()
-    """The first tests that it is about."""
+    """The node ids of the first tests that the event is context."""
     number: int = 0
-    """How many tests it is about."""
+    """The number of all tests that the event is context."""
     mention: str = ""
-    """Of the channel: whom it mentions when a build failed."""
+    """The email of the user to mention when a build failed."""
     base_url: str = ""
-    """Of this server; empty: not known."""
+    """The URL of this server; empty: cards have no button."""
 
 
-def card_of(message: Message, about: About) -> Card:
-    """Raises LookupError for what channels are not told."""
+def make_card(message: NotificationMessage, context: CardContext) -> Card:
+    """Raises LookupError for a type that there are no cards for."""
     match message.type:
         case "build.finished" | "build.failed":
-            return _build(msgspec.json.decode(message.data, type=BuildDetail), about)
+            return _build(msgspec.json.decode(message.data, type=BuildDetail), context)
         case "test.flaky":
-            return _flaky(msgspec.json.decode(message.data, type=FlakyTest), about)
+            return _flaky(msgspec.json.decode(message.data, type=FlakyTest), context)
         case "test.quarantined":
-            return _quarantined(msgspec.json.decode(message.data, type=QuarantinedTest), about)
+            return _quarantined(msgspec.json.decode(message.data, type=QuarantinedTest), context)
         case "node.offline":
             return _offline(msgspec.json.decode(message.data, type=NodeView))
         case _:
             raise LookupError(f"there is no card of {message.type}")
 
 
-def trial(channel: str, project: str) -> Card:
-    """That the channel can be reached."""
+def make_test_card(channel: str, project: str) -> Card:
+    """Returns the card that a test of the channel sends."""
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 
-def _build(build: BuildDetail, about: About) -> Card:
-    end, tone = ENDS[build.status]
+def _build(build: BuildDetail, context: CardContext) -> Card:
+    outcome, tone = OUTCOMES[build.status]
     reason = "" if build.status == "passed" else (build.reason or "").replace("_", " ")
     counts = f"{build.passed:,} passed, {build.failed:,} failed, {build.skipped:,} skipped" if build.total_tests else ""
     return Card(
-        title=f"Build {build.id} {end}",
+        title=f"Build {build.id} {outcome}",
         tone=tone,
-        mention=about.mention if build.status == "failed" else "",
+        mention=context.mention if build.status == "failed" else "",
         facts={
-            "Project": about.project,
-            "Job": about.job,
+            "Project": context.project,
+            "Job": context.job,
             "Branch": build.branch,
             "Commit": (build.commit_sha or "")[:12],
             "Tests": counts,
@@ -70,42 +70,42 @@ def _build(build: BuildDetail, about: About) -> Card:
             "Reason": ": ".join(filter(None, (reason, build.detail))),
         },
         heading="Failed tests",
-        lines=list(about.tests),
-        more=about.number - len(about.tests),
-        link=_link(about, build.id),
+        lines=list(context.tests),
+        more=context.number - len(context.tests),
+        link=_link(context, build.id),
     )
 
 
-def _flaky(test: FlakyTest, about: About) -> Card:
+def _flaky(test: FlakyTest, context: CardContext) -> Card:
     return Card(
         title="A test turned flaky",
         tone="warning",
         facts={
-            "Project": about.project,
-            "Job": about.job,
+            "Project": context.project,
+            "Job": context.job,
             "Build": str(test.build_id),
             "Flaky": f"{test.flaky_runs:,} of {test.runs:,} runs",
         },
         heading="Test",
         lines=[test.node_id],
-        link=_link(about, test.build_id),
+        link=_link(context, test.build_id),
     )
 
 
-def _quarantined(entry: QuarantinedTest, about: About) -> Card:
+def _quarantined(entry: QuarantinedTest, context: CardContext) -> Card:
     return Card(
-        title="A test was quarantined" if about.number == 1 else f"{about.number:,} tests were quarantined",
+        title="A test was quarantined" if context.number == 1 else f"{context.number:,} tests were quarantined",
         tone="warning",
         facts={
-            "Project": about.project,
-            "Job": about.job,
+            "Project": context.project,
+            "Job": context.job,
             "Reason": entry.reason,
             "Owner": entry.owner or "",
             "Until": f"{entry.expires_at:%Y-%m-%d %H:%M} UTC" if entry.expires_at else "",
         },
         heading="Tests",
-        lines=list(about.tests),
-        more=about.number - len(about.tests),
+        lines=list(context.tests),
+        more=context.number - len(context.tests),
     )
 
 
@@ -123,5 +123,5 @@ def _duration(seconds: int) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _link(about: About, build_id: int) -> str:
-    return f"{about.base_url}/api/v3/builds/{build_id}" if about.base_url else ""
+def _link(context: CardContext, build_id: int) -> str:
+    return f"{context.base_url}/api/v3/builds/{build_id}" if context.base_url else ""

@@ -1,4 +1,4 @@
-"""What webhooks are told: the `data` of each type, and the JSON Schemas of whole messages."""
+"""The messages that webhooks receive: their `data` for each notification type, and their JSON Schemas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from domain.deliveries import PING, TYPES
 from domain.flakiness import TestTurnedFlaky
+from domain.notifications import PING, TYPES
 from domain.quarantine import TestsQuarantined
 from projections.builds_views import BuildDetail
 from projections.nodes import NodeRow, NodeView
@@ -31,7 +31,7 @@ class WebhookView(msgspec.Struct):
 
 
 class FlakyTest(msgspec.Struct):
-    """A test at the beginning of an episode."""
+    """A test that turned flaky."""
 
     test_case_id: int
     node_id: str
@@ -44,7 +44,7 @@ class FlakyTest(msgspec.Struct):
 
 
 class QuarantinedTest(msgspec.Struct):
-    """An entry as `GET /quarantine` shows it when it is new."""
+    """A new entry as `GET /quarantine` shows it."""
 
     id: int
     node_id: str
@@ -87,7 +87,7 @@ def flaky_test(event: TestTurnedFlaky) -> FlakyTest:
 def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
     return QuarantinedTest(
         id=event.first_id + item,
-        # Of an erased event nothing is left.
+        # An erased event has no node ids.
         node_id=event.node_ids[item] if item < len(event.node_ids) else "",
         reason=event.reason,
         quarantined_at=event.at,
@@ -102,7 +102,7 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 
 def offline_node(row: NodeRow) -> NodeView:
-    """Without gauges, as of a node whose agent is gone."""
+    """Returns the node as `GET /nodes/{id}` shows it without an agent: all gauges are 0."""
     return NodeView(
         id=row.id,
         name=row.name,
@@ -125,7 +125,7 @@ def offline_node(row: NodeRow) -> NodeView:
 
 
 def schema(event_type: str) -> dict[str, Any]:
-    """JSON Schema (2020-12) of the messages of a type."""
+    """Returns the JSON Schema (2020-12) of the messages of a type."""
     message = msgspec.defstruct(
         "Message",
         [
@@ -142,5 +142,5 @@ def schema(event_type: str) -> dict[str, Any]:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Of the messages of all types, and of the ping."""
+    """Returns the JSON Schemas of the messages of all types and of the ping."""
     return {event_type: schema(event_type) for event_type in (*TYPES, PING)}

@@ -213,13 +213,13 @@ def work(settings: Settings) -> None:
     from projections.engine.read_your_writes import Waiter
     from projections.registry import PROJECTIONS
     from store.tables.build_logs import BuildLogs
-    from store.tables.deliveries import WEBHOOKS
+    from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
     from workers import known_issues, quarantine, retention
     from workers.audit import Sealer
-    from workers.deliveries.messages import Messages
+    from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
-    from workers.deliveries.sender import Deliveries
+    from workers.deliveries.sender import DeliverySender
     from workers.deliveries.teams import TeamsSender
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
@@ -231,7 +231,7 @@ def work(settings: Settings) -> None:
         async with (
             core(settings) as parts,
             HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
-            _listening(parts, EVENTS_CHANNEL, PROJECTED, WEBHOOKS) as listener,
+            _listening(parts, EVENTS_CHANNEL, PROJECTED, DELIVERIES_CHANNEL) as listener,
         ):
             pool, log, secrets = parts.pool, parts.log, parts.secrets
             handler = Handler(log, utcnow)
@@ -257,11 +257,11 @@ def work(settings: Settings) -> None:
             publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
             sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, publish)
 
-            messages = Messages(log)
+            messages = MessageBuilder(log)
             planner = DeliveryPlanner(pool, log, messages, listener, utcnow)
             webhooks = WebhookSender(messages, secrets, outgoing, utcnow)
             teams = TeamsSender(pool, log, messages, secrets, outgoing, waiter.wait, settings.base_url.rstrip("/"))
-            deliveries = Deliveries(
+            sender = DeliverySender(
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )
 
@@ -272,7 +272,7 @@ def work(settings: Settings) -> None:
                 schedules.run(),
                 sealer.run(listener),
                 planner.run(),
-                deliveries.run(),
+                sender.run(),
                 flakiness.run(),
                 waiter.run(),
             )

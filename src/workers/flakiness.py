@@ -19,7 +19,7 @@ from projections.engine.engine import fetch_positions
 from projections.flakiness import FlakyCase
 from store.log.event_log import EventLog
 from store.tables import flaky_baselines, log_positions
-from workers.loops.outages import patient
+from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
@@ -49,7 +49,7 @@ class FlakinessWatch:
     async def run(self) -> None:
         """For ever."""
         while True:
-            async with patient("flaky tests"):
+            async with tolerate_outages("flaky tests"):
                 while await self.look():
                     pass
             await asyncio.sleep(EVERY_S)

@@ -5,21 +5,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from commands.webhooks import (
-    DeleteWebhooks,
-    GiveDeliveryUp,
-    NoteWebhookHealth,
-    Redeliver,
-    RegisterWebhook,
-    ReplayWebhook,
-    UpdateWebhook,
-)
-from domain import webhooks
+from commands.endpoints import DeleteEndpoints, GiveUpDelivery, RecordEndpointHealth
+from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from domain import teams, webhooks
 from domain.builds import BuildFinished, BuildStarted
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.deliveries import SOURCES, TYPES, occasions, outcome
+from domain.deliveries import outcome
 from domain.nodes import NodeWentOffline
+from domain.notifications import SOURCES, TYPES, notifications_of
 from domain.projects import ProjectCreated
 from domain.quarantine import TestsQuarantined
 from domain.webhooks import (
@@ -61,8 +55,8 @@ def test_update_says_what_changed() -> None:
 
 
 def test_delete_what_there_is() -> None:
-    assert decided(DeleteWebhooks((14, 14, 15)), REGISTERED) == [DELETED]
-    assert decided(DeleteWebhooks((14,)), REGISTERED, DELETED) == []
+    assert decided(DeleteEndpoints("webhook", (14, 14, 15)), REGISTERED) == [DELETED]
+    assert decided(DeleteEndpoints("webhook", (14,)), REGISTERED, DELETED) == []
     assert DELETED.erases == REGISTERED.data_key == "project-3/webhook-14"
 
 
@@ -81,12 +75,12 @@ def test_a_delivery_is_given_up_and_asked_for_again() -> None:
     given_up = DeliveryGivenUp(**about, attempts=8, type="build.failed", error="answered 503")
     asked = RedeliveryRequested(**about, attempts=8)
     again = DeliveryGivenUp(**about, attempts=16, type="build.failed", error="answered 503")
-    give_up = GiveDeliveryUp(14, "d-1", "build.failed", 8, "answered 503")
+    give_up = GiveUpDelivery("webhook", 14, "d-1", "build.failed", 8, "answered 503")
     assert decided(give_up, REGISTERED) == [given_up]
     assert decided(give_up, REGISTERED, given_up) == []
     assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up) == [asked]
     assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up, asked) == [], "asked twice for the same"
-    command = GiveDeliveryUp(14, "d-1", "build.failed", 16, "answered 503")
+    command = GiveUpDelivery("webhook", 14, "d-1", "build.failed", 16, "answered 503")
     assert decided(command, REGISTERED, given_up, asked) == [again]
     assert decided(command, REGISTERED, DELETED) == []
 
@@ -94,10 +88,10 @@ def test_a_delivery_is_given_up_and_asked_for_again() -> None:
 def test_health_is_said_when_it_changes() -> None:
     failing = WebhookFailing(webhook_id=14, project_id=3, error="answered 503")
     recovered = WebhookRecovered(webhook_id=14, project_id=3)
-    assert decided(NoteWebhookHealth(14, "answered 503"), REGISTERED) == [failing]
-    assert decided(NoteWebhookHealth(14, "other"), REGISTERED, failing) == []
-    assert decided(NoteWebhookHealth(14, None), REGISTERED) == []
-    assert decided(NoteWebhookHealth(14, None), REGISTERED, failing) == [recovered]
+    assert decided(RecordEndpointHealth("webhook", 14, "answered 503"), REGISTERED) == [failing]
+    assert decided(RecordEndpointHealth("webhook", 14, "other"), REGISTERED, failing) == []
+    assert decided(RecordEndpointHealth("webhook", 14, None), REGISTERED) == []
+    assert decided(RecordEndpointHealth("webhook", 14, None), REGISTERED, failing) == [recovered]
 
 
 @given(histories(*webhooks.EVENTS))
@@ -108,31 +102,31 @@ def test_no_history_fails(history: list[Event]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [RegisterWebhook, UpdateWebhook, DeleteWebhooks, ReplayWebhook, Redeliver, GiveDeliveryUp, NoteWebhookHealth],
+    [RegisterWebhook, UpdateWebhook, DeleteEndpoints, ReplayWebhook, Redeliver, GiveUpDelivery, RecordEndpointHealth],
 )
 def test_decided_once(command: type[Any]) -> None:
-    @given(commands(command), histories(ProjectCreated, *webhooks.EVENTS))
+    @given(commands(command), histories(ProjectCreated, *webhooks.EVENTS, *teams.EVENTS))
     def holds(made: Any, history: list[Event]) -> None:
         is_decided_once(made, history)
 
     holds()
 
 
-def told(event: Event) -> list[tuple[str, str | None, int]]:
-    return [(occasion.type, occasion.lane, occasion.item) for occasion in occasions(event)]
+def notified(event: Event) -> list[tuple[str, str | None, int]]:
+    return [(found.type, found.ordering_key, found.item) for found in notifications_of(event)]
 
 
-def test_what_is_told_of_events() -> None:
+def test_the_notifications_of_events() -> None:
     build: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
-    assert told(BuildStarted(**build, node_id=1, attempt=1)) == [("build.started", "build-7", 0)]
+    assert notified(BuildStarted(**build, node_id=1, attempt=1)) == [("build.started", "build-7", 0)]
     finished = ("build.finished", "build-7", 0)
-    assert told(BuildFinished(**build, status="passed")) == [finished]
-    assert told(BuildFinished(**build, status="failed")) == [finished, ("build.failed", "build-7", 0)]
-    assert told(BuildFinished(**build, status="aborted")) == [finished, ("build.cancelled", "build-7", 0)]
+    assert notified(BuildFinished(**build, status="passed")) == [finished]
+    assert notified(BuildFinished(**build, status="failed")) == [finished, ("build.failed", "build-7", 0)]
+    assert notified(BuildFinished(**build, status="aborted")) == [finished, ("build.cancelled", "build-7", 0)]
     quarantined = TestsQuarantined(job_id=5, project_id=3, first_id=1, node_ids=["a", "b"], reason="flaky")
-    assert told(quarantined) == [("test.quarantined", None, 0), ("test.quarantined", None, 1)]
-    assert told(NodeWentOffline(node_id=9, session="s", reason="silent")) == [("node.offline", "node-9", 0)]
-    assert told(REGISTERED) == []
+    assert notified(quarantined) == [("test.quarantined", None, 0), ("test.quarantined", None, 1)]
+    assert notified(NodeWentOffline(node_id=9, session="s", reason="silent")) == [("node.offline", "node-9", 0)]
+    assert notified(REGISTERED) == []
     assert SOURCES.keys() == set(TYPES)
 
 

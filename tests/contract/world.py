@@ -12,7 +12,7 @@ import requests
 
 from domain.deliveries import Outcome
 from store.clock import utcnow
-from store.tables.delivery_history import note_ping
+from store.tables.delivery_history import record_ping
 from testhide.processes import core
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server
@@ -235,7 +235,7 @@ def _webhooks(world: World) -> None:
     async def note() -> None:
         async with core(world.server.settings, pool_size=1) as parts, parts.pool.connection() as connection:
             for name, outcome in (("d-1", Outcome(True, 200, "", 7)), ("d-2", Outcome(False, 503, "answered 503", 9))):
-                await note_ping(connection, world.webhook, name, outcome, utcnow())
+                await record_ping(connection, world.webhook, name, outcome, utcnow())
 
     asyncio.run(note())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from api.live.build_feed import shown
 from domain.builds import BuildAssigned, BuildCommented, BuildEvent, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Recorded
-from domain.deliveries import message_id, occasions
+from domain.notifications import message_id, notifications_of
 from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
 from tests.e2e.rules import LogRules
@@ -62,10 +62,10 @@ class Books:
             broken.append("; ".join([f"the life of a build: {error}", *getattr(error, "__notes__", ())]))
         for recorded in events:
             if isinstance(recorded.event, BuildEvent):
-                for occasion in occasions(recorded.event):
-                    message = message_id(recorded.position, occasion.type, occasion.item)
+                for notification in notifications_of(recorded.event):
+                    message = message_id(recorded.position, notification.type, notification.item)
                     for hook, types in HOOKS.items():
-                        if occasion.type in types:
+                        if notification.type in types:
                             self.told[hook, recorded.event.build_id].append(message)
         self.positions.update(recorded.position for recorded in events)
         self.position = max(self.positions, default=0)

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.deliveries import Message
-from domain.teams_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escaped, message, shortened
+from domain.notifications import NotificationMessage
+from domain.teams_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escape_markdown, render_card, shorten
 from projections.builds import BuildRow
 from projections.builds_views import BuildDetail, detail
-from projections.teams_cards import About, card_of
+from projections.teams_cards import CardContext, make_card
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
-ABOUT = About(project="Web", job="Smoke", tests=["t::a", "t::b"], number=12, mention="ann@example.com")
+ABOUT = CardContext(project="Web", job="Smoke", tests=["t::a", "t::b"], number=12, mention="ann@example.com")
 
 
-def told(event_type: str, data: Any) -> Message:
-    return Message("evt-1", event_type, NOW, 1, msgspec.Raw(msgspec.json.encode(data)))
+def told(event_type: str, data: Any) -> NotificationMessage:
+    return NotificationMessage("evt-1", event_type, NOW, 1, msgspec.Raw(msgspec.json.encode(data)))
 
 
 def build(**more: Any) -> BuildDetail:
@@ -41,7 +41,7 @@ def build(**more: Any) -> BuildDetail:
 
 def test_a_failed_build() -> None:
     shown = build(reason="tests_failed", passed=1_200, failed=12, total_tests=1_212, duration_s=65)
-    card = card_of(told("build.failed", shown), ABOUT)
+    card = make_card(told("build.failed", shown), ABOUT)
     assert card == Card(
         title="Build 8 failed",
         tone="attention",
@@ -59,14 +59,14 @@ def test_a_failed_build() -> None:
         lines=["t::a", "t::b"],
         more=10,
     )
-    with_url = card_of(told("build.failed", shown), msgspec.structs.replace(ABOUT, base_url="https://ci.example.com"))
+    with_url = make_card(told("build.failed", shown), msgspec.structs.replace(ABOUT, base_url="https://ci.example.com"))
     assert with_url.link == "https://ci.example.com/api/v3/builds/8"
 
 
 def test_what_is_not_known_is_left_out() -> None:
     """As of a build that was erased."""
     shown = build(status="passed", branch="", commit_sha=None, reason="tests_failed", duration_s=7_260)
-    card = message(card_of(told("build.finished", shown), About()))["attachments"][0]["content"]
+    card = render_card(make_card(told("build.finished", shown), CardContext()))["attachments"][0]["content"]
     assert [part["type"] for part in card["body"]] == ["Container", "FactSet"]
     assert card["body"][1]["facts"] == [{"title": "Duration", "value": "2 h 1 min"}]
     assert card["body"][0]["style"] == "good"
@@ -74,15 +74,15 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_what_channels_are_not_told() -> None:
     with pytest.raises(LookupError, match=r"build\.started"):
-        card_of(told("build.started", build()), About())
+        make_card(told("build.started", build()), CardContext())
 
 
 @given(st.text(), st.integers(1, 300))
 def test_a_text_is_cut_to_one_line(text: str, most: int) -> None:
-    short = shortened(text, most)
+    short = shorten(text, most)
     assert len(short) <= most
     assert short.isprintable()
-    assert shortened(short, most) == short
+    assert shorten(short, most) == short
 
 
 @pytest.mark.parametrize("character", ["\\", "*", "\N{PILE OF POO}", "ß", "\x01", '"', "\n"])
@@ -91,12 +91,12 @@ def test_the_longest_card_is_small_enough(character: str) -> None:
     facts = {f"Fact {number}": long for number in range(7)}
     mention = "a" * 240 + "@example.com"
     card = Card(title="Build 8 failed", mention=mention, facts=facts, heading="Tests", lines=[long] * 100)
-    text = msgspec.json.encode(message(card)).decode()
+    text = msgspec.json.encode(render_card(card)).decode()
     assert max(len(text.encode()), len(text.encode("utf-16-le"))) <= MAX_BYTES
 
 
 def test_lines_are_shortened_and_counted() -> None:
-    body = message(Card(title="t", heading="Tests", lines=["x" * 999] * 10, more=5))["attachments"][0]["content"][
+    body = render_card(Card(title="t", heading="Tests", lines=["x" * 999] * 10, more=5))["attachments"][0]["content"][
         "body"
     ]
     runs = [part["inlines"][0] for part in body if part["type"] == "RichTextBlock"]
@@ -106,5 +106,9 @@ def test_lines_are_shortened_and_counted() -> None:
 
 def test_marks_are_escaped() -> None:
     """What this does to readers of markdown, tests/real/teams asks one of them."""
-    assert escaped("[a](b) <at>x</at>") == r"\[a\](b) \<at\>x\</at\>"
-    assert [escaped(text) for text in ("- a-b", "12. a", "feature/a-b.c")] == [r"\- a-b", r"12\. a", "feature/a-b.c"]
+    assert escape_markdown("[a](b) <at>x</at>") == r"\[a\](b) \<at\>x\</at\>"
+    assert [escape_markdown(text) for text in ("- a-b", "12. a", "feature/a-b.c")] == [
+        r"\- a-b",
+        r"12\. a",
+        "feature/a-b.c",
+    ]

@@ -9,15 +9,16 @@ from itertools import count
 from typing import Any
 
 from commands.builds import FinishExternalBuild, StartBuild
+from commands.endpoints import DeleteEndpoints
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CloseProject, CreateProject, DeleteProject
 from commands.retention import DeleteBuild
-from commands.teams import DeleteChannel, RegisterChannel, UpdateChannel
-from commands.webhooks import DeleteWebhooks, Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
+from commands.teams import RegisterChannel, UpdateChannel
+from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.events import Event
-from domain.deliveries import Kind
-from domain.teams import shown_url
+from domain.endpoints import EndpointKind
+from domain.teams import redact_url
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
@@ -25,11 +26,11 @@ from projections.time_travel.historical_tables import PastTables
 from projections.webhooks import WebhookRow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import delivery_history, delivery_upkeep
-from store.tables.deliveries import WEBHOOKS
+from store.tables.deliveries import DELIVERIES_CHANNEL
 from testhide.processes import Core
-from workers.deliveries.messages import Messages
+from workers.deliveries.messages import MessageBuilder
 from workers.deliveries.planner import DeliveryPlanner
-from workers.deliveries.sender import Deliveries, Sender
+from workers.deliveries.sender import DeliverySender, EndpointSender
 from workers.deliveries.teams import TeamsSender
 from workers.deliveries.webhooks import WebhookSender
 
@@ -45,8 +46,8 @@ class Hooks:
 
     def __post_init__(self) -> None:
         self.handler = Handler(self.parts.log, self.clock)
-        self.listener = Listener(self.parts.conninfo, EVENTS, WEBHOOKS)
-        self.follower = self.new_follower()
+        self.listener = Listener(self.parts.conninfo, EVENTS, DELIVERIES_CHANNEL)
+        self.planner = self.new_planner()
         self.deliveries = self.new_deliveries()
 
     def clock(self) -> datetime:
@@ -55,18 +56,18 @@ class Hooks:
     def later(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    def new_follower(self) -> DeliveryPlanner:
-        messages = Messages(self.parts.log)
-        return DeliveryPlanner(self.parts.pool, self.parts.log, messages, self.listener, self.clock)
+    def new_planner(self, **options: int) -> DeliveryPlanner:
+        messages = MessageBuilder(self.parts.log)
+        return DeliveryPlanner(self.parts.pool, self.parts.log, messages, self.listener, self.clock, **options)
 
-    def new_deliveries(self) -> Deliveries:
-        parts, messages = self.parts, Messages(self.parts.log)
+    def new_deliveries(self) -> DeliverySender:
+        parts, messages = self.parts, MessageBuilder(self.parts.log)
         webhooks = WebhookSender(messages, parts.secrets, self.outgoing, self.clock)
         teams = TeamsSender(
             parts.pool, parts.log, messages, parts.secrets, self.outgoing, self.shows, "https://ci.example.com"
         )
-        senders: dict[Kind, Sender] = {"webhook": webhooks, "teams": teams}
-        return Deliveries(parts.conninfo, parts.pool, self.handler, senders, self.listener, self.clock)
+        senders: dict[EndpointKind, EndpointSender] = {"webhook": webhooks, "teams": teams}
+        return DeliverySender(parts.conninfo, parts.pool, self.handler, senders, self.listener, self.clock)
 
     async def shows(self, position: int) -> bool:
         """There is no projector here."""
@@ -98,7 +99,7 @@ class Hooks:
     async def register_channel(self, url: str, events: Sequence[str], *, project_id: int = 1, mention: str = "") -> int:
         channel_id = int(next(self._ids))
         sealed = self.parts.secrets.seal(url)
-        await self.do(RegisterChannel(channel_id, project_id, "CI", shown_url(url), sealed, tuple(events), mention))
+        await self.do(RegisterChannel(channel_id, project_id, "CI", redact_url(url), sealed, tuple(events), mention))
         return channel_id
 
     async def update_channel(self, channel_id: int, url: str | None = None, **changes: Any) -> None:
@@ -106,13 +107,13 @@ class Hooks:
         await self.do(UpdateChannel(channel_id, sealed_url=sealed, **changes))
 
     async def delete_channel(self, channel_id: int) -> None:
-        await self.do(DeleteChannel(channel_id))
+        await self.do(DeleteEndpoints("teams", (channel_id,)))
 
     async def update(self, webhook_id: int, **changes: Any) -> None:
         await self.do(UpdateWebhook(webhook_id, **changes))
 
     async def delete(self, webhook_id: int) -> None:
-        await self.do(DeleteWebhooks((webhook_id,)))
+        await self.do(DeleteEndpoints("webhook", (webhook_id,)))
 
     async def delete_project(self, project_id: int) -> None:
         await self.do(CloseProject(project_id))
@@ -123,7 +124,7 @@ class Hooks:
 
     async def redeliver(self, webhook_id: int, delivery_id: str) -> None:
         async with self.parts.pool.connection() as connection:
-            found = await delivery_history.state_of(connection, webhook_id, delivery_id)
+            found = await delivery_history.find_delivery_state(connection, webhook_id, delivery_id)
         assert found is not None
         await self.do(Redeliver(webhook_id, delivery_id, found[1]))
 
@@ -136,7 +137,7 @@ class Hooks:
         await self.do(FinishExternalBuild(build_id, status))
 
     async def follow(self) -> None:
-        await self.follower.catch_up()
+        await self.planner.catch_up()
 
     async def send(self) -> int:
         return await self.deliveries.run_due()
@@ -145,17 +146,17 @@ class Hooks:
         await self.follow()
         return await self.send()
 
-    async def take_back(self) -> int:
+    async def reclaim_expired(self) -> int:
         async with self.parts.pool.connection() as connection:
-            return await delivery_upkeep.take_back(connection, "nobody", self.clock())
+            return await delivery_upkeep.reclaim_expired(connection, "nobody", self.clock())
 
-    async def history(self, webhook_id: int) -> list[delivery_history.Attempt]:
+    async def history(self, webhook_id: int) -> list[delivery_history.DeliveryAttempt]:
         async with self.parts.pool.connection() as connection:
-            return await delivery_history.history(connection, webhook_id, ok=None, before=None, limit=1_000)
+            return await delivery_history.read_history(connection, webhook_id, ok=None, before=None, limit=1_000)
 
-    async def stats(self, webhook_id: int) -> delivery_history.Stats:
+    async def stats(self, webhook_id: int) -> delivery_history.DeliveryStats:
         async with self.parts.pool.connection() as connection:
-            return (await delivery_history.stats(connection, [webhook_id]))[webhook_id]
+            return (await delivery_history.read_stats(connection, [webhook_id]))[webhook_id]
 
     async def open_deliveries(self, webhook_id: int) -> int:
         return len(
@@ -185,7 +186,7 @@ class Hooks:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         await self.listener.start()
-        tasks = [asyncio.create_task(self.follower.run()), asyncio.create_task(self.deliveries.run())]
+        tasks = [asyncio.create_task(self.planner.run()), asyncio.create_task(self.deliveries.run())]
         try:
             yield
         finally:

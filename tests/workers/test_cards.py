@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from commands.quarantine import AddToQuarantine
-from domain.teams import Type
+from domain.teams import CardType
 from domain.teams_cards import MAX_LINES
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
 from tests.workers.test_messages import everything_happens
-from workers.deliveries.sender import RETRY_S
+from workers.deliveries.sender import RETRY_DELAYS_S
 
-EVERYTHING: tuple[Type, ...] = ("build.finished", "build.failed", "test.flaky", "test.quarantined", "node.offline")
+EVERYTHING: tuple[CardType, ...] = ("build.finished", "build.failed", "test.flaky", "test.quarantined", "node.offline")
 
 
 def card(request: Received) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def test_what_does_not_arrive_is_tried_again_and_given_up(hooks: Hooks) ->
         channel = await hooks.register_channel(f"{receiver.url}?sig=KEY", ("build.failed",))
         await hooks.build(1, "failed")
         await hooks.deliver()
-        for number, pause in enumerate(RETRY_S, 1):
+        for number, pause in enumerate(RETRY_DELAYS_S, 1):
             assert len(receiver.requests) == number
             hooks.later(pause - 1)
             assert await hooks.deliver() == 0, "not before its pause is over"

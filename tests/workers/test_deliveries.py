@@ -8,7 +8,7 @@ import pytest
 from store.tables import delivery_history
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
-from workers.deliveries.sender import EACH, KEPT, LEASE_S
+from workers.deliveries.sender import LEASE_S, MAX_PER_ENDPOINT, RETENTION
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 
@@ -110,9 +110,8 @@ async def test_a_replay_says_that_it_is_one(hooks: Hooks) -> None:
             assert names == ["build.started", "build.finished"]
 
 
-async def test_a_long_replay_goes_on_as_it_is_delivered(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.deliveries.planner.REPLAYS_AHEAD", 10)
-    monkeypatch.setattr("workers.deliveries.planner.BATCH_SIZE", 5)
+async def test_a_long_replay_goes_on_as_it_is_delivered(hooks: Hooks) -> None:
+    hooks.planner = hooks.new_planner(max_open_replayed=10, batch_size=5)
     async with receiving() as receiver:
         webhook = await hooks.register(receiver.url, ("build.finished",))
         for build in range(1, 41):
@@ -135,7 +134,7 @@ async def test_what_somebody_has_begun_is_due_as_soon_as_he_is_gone(hooks: Hooks
         receiver.hold = asyncio.Event()
         async with hooks.running():
             await hooks.until(lambda: len(receiver.requests) == 2)
-            assert await hooks.take_back() == 0, "he lives"
+            assert await hooks.reclaim_expired() == 0, "he lives"
             assert await hooks.send() == 0
         assert await hooks.send() == 0, "the leases have not ended"
         receiver.hold.set()
@@ -170,8 +169,8 @@ async def test_several_workers_share_the_work(hooks: Hooks) -> None:
         await hooks.register(receiver.url, ALL)
         for build in range(1, 41):
             await hooks.build(build, "failed")
-        followers = [hooks.new_follower() for _ in range(3)]
-        await asyncio.gather(*(follower.catch_up() for follower in followers))
+        followers = [hooks.new_planner() for _ in range(3)]
+        await asyncio.gather(*(planner.catch_up() for planner in followers))
         workers = [hooks.new_deliveries() for _ in range(3)]
         for _ in range(3):
             await asyncio.gather(*(worker.run_due() for worker in workers))
@@ -194,7 +193,7 @@ async def test_a_slow_endpoint_has_its_own_limit(hooks: Hooks) -> None:
         await hooks.follow()
         async with hooks.running():
             await hooks.until(lambda: len(fast.requests) == 50)
-            assert len(slow.requests) == EACH
+            assert len(slow.requests) == MAX_PER_ENDPOINT
             slow.hold.set()
             await hooks.until(lambda: len(slow.requests) == 50)
 
@@ -242,13 +241,13 @@ async def test_what_was_long_ago_is_forgotten(hooks: Hooks) -> None:
         webhook = await hooks.register(receiver.url, ("build.finished",))
         await hooks.build(1, "passed")
         await hooks.deliver()
-        hooks.later(KEPT.total_seconds() - 60)
-        await hooks.deliveries.keep_up()
+        hooks.later(RETENTION.total_seconds() - 60)
+        await hooks.deliveries.maintain()
         assert len(await hooks.history(webhook)) == 1
         hooks.later(120)
-        await hooks.deliveries.keep_up()
+        await hooks.deliveries.maintain()
         assert await hooks.history(webhook) == []
-        assert (await hooks.stats(webhook)) == delivery_history.Stats(ok=1, failed=0)
+        assert (await hooks.stats(webhook)) == delivery_history.DeliveryStats(ok=1, failed=0)
 
 
 @pytest.mark.parametrize(("url", "error"), [("http://127.0.0.1:1/", "connection refused"), ("http://10.0.0.1/", "URL")])

@@ -5,7 +5,7 @@ import asyncio
 from store.tables.deliveries import BREAKER
 from tests.integrations.receiving import receiving, told
 from tests.workers.hooks import Hooks
-from workers.deliveries.sender import EACH, RETRY_S, TOO_LATE
+from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 
@@ -16,7 +16,7 @@ async def test_the_schedule(hooks: Hooks) -> None:
         webhook = await hooks.register(receiver.url, ("build.failed",))
         await hooks.build(1, "failed")
         await hooks.deliver()
-        for number, pause in enumerate(RETRY_S, 1):
+        for number, pause in enumerate(RETRY_DELAYS_S, 1):
             assert len(receiver.requests) == number
             hooks.later(pause - 1)
             assert await hooks.deliver() == 0, "not before its pause is over"
@@ -46,7 +46,7 @@ async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:
         assert await hooks.deliver() == 3, "nobody else waits"
         for one in (receiver, channel):
             one.answers.append((503, {"Retry-After": "60"}, b""))  # its turn is in 300 s
-        for pause in (60, RETRY_S[1]):
+        for pause in (60, RETRY_DELAYS_S[1]):
             hooks.later(pause - 1)
             assert await hooks.deliver() == 0
             hooks.later(1 + pause * 0.1)
@@ -77,7 +77,7 @@ async def test_the_next_goes_when_one_is_given_up(hooks: Hooks) -> None:
         receiver.answers.extend([(500, {}, b"")] * 8)
         await hooks.build(1, "passed")
         await hooks.deliver()
-        for pause in RETRY_S:
+        for pause in RETRY_DELAYS_S:
             hooks.later(pause * 1.2)
             await hooks.deliver()
         assert [name for name, _ in told(receiver)] == ["build.started"] * 8 + ["build.finished"]
@@ -121,7 +121,7 @@ async def test_the_breaker_tries_one_at_a_time(hooks: Hooks) -> None:
             await hooks.build(build, "passed")
         await hooks.deliver()
         opened = len(receiver.requests)
-        assert BREAKER.opens_after <= opened <= BREAKER.opens_after + EACH
+        assert BREAKER.opens_after <= opened <= BREAKER.opens_after + MAX_PER_ENDPOINT
         hooks.later(BREAKER.first_pause_s - 1)
         assert await hooks.deliver() == 0
         for pause in (1, BREAKER.first_pause_s * 2, BREAKER.first_pause_s * 4):
@@ -144,7 +144,7 @@ async def test_the_one_try_of_somebody_who_is_gone_is_made_by_another(hooks: Hoo
             await hooks.until(lambda: len(receiver.requests) > tried)
         receiver.hold.set()
         assert await hooks.send() == 0, "it is still leased"
-        assert await hooks.take_back() == 1
+        assert await hooks.reclaim_expired() == 1
         assert await hooks.send() == 1
         assert len(receiver.requests) == tried + 2
 
@@ -168,9 +168,9 @@ async def test_what_is_too_late_is_given_up_and_can_be_asked_for(hooks: Hooks) -
         for build in range(1, 16):
             await hooks.build(build, "passed")
         await hooks.deliver()
-        hooks.later(TOO_LATE.total_seconds() + 60)
-        await hooks.deliveries.keep_up()
-        await hooks.deliveries.say()
+        hooks.later(MAX_AGE.total_seconds() + 60)
+        await hooks.deliveries.maintain()
+        await hooks.deliveries.publish()
         given_up = await hooks.events("webhook.delivery_given_up")
         assert {event.type for event in given_up} == {"build.started"}
         receiver.status = 200
@@ -193,7 +193,7 @@ async def test_redelivered_it_is_tried_as_often_as_a_new_one(hooks: Hooks) -> No
         receiver.status = 500
         await hooks.redeliver(webhook, done.delivery_id)
         await hooks.deliver()
-        for pause in RETRY_S:
+        for pause in RETRY_DELAYS_S:
             hooks.later(pause * 1.2)
             await hooks.deliver()
         assert len(receiver.requests) == 9

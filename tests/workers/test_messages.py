@@ -15,9 +15,9 @@ from commands.flakiness import SayFlaky
 from commands.nodes import ConnectNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool
 from commands.quarantine import AddToQuarantine
-from domain.deliveries import TYPES
 from domain.flakiness import TestTurnedFlaky
-from domain.webhook_signatures import headers, key_of, must_be_good
+from domain.notifications import TYPES
+from domain.webhook_signatures import build_headers, check_secret, decode_key
 from projections.webhook_views import schemas
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
@@ -109,18 +109,18 @@ async def test_each_attempt_has_a_signature_of_its_time(hooks: Hooks) -> None:
 def test_a_known_signature() -> None:
     """The example of the Standard Webhooks specification's libraries."""
     at = datetime.fromtimestamp(1_614_265_330, UTC)
-    made = headers(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", "ping", at, b'{"test": 2432232314}')
+    made = build_headers(SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", "ping", at, b'{"test": 2432232314}')
     assert made["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 @pytest.mark.parametrize("secret", ["whsec_x", "whsec_a b=", "whsec_ä"])
 def test_what_is_no_base64(secret: str) -> None:
     with pytest.raises(ValueError, match="base64"):
-        key_of(secret)
+        decode_key(secret)
 
 
 @pytest.mark.parametrize(("length", "good"), [(0, False), (23, False), (24, True), (64, True), (65, False)])
 def test_how_long_a_key_is(length: int, good: bool) -> None:
     secret = "whsec_" + base64.b64encode(b"k" * length).decode()
     with contextlib.nullcontext() if good else pytest.raises(ValueError, match=f"{length} bytes"):
-        must_be_good(secret)
+        check_secret(secret)

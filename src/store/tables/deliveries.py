@@ -1,18 +1,18 @@
-"""Deliveries: which are due, how each attempt went, how each address does. Worker state, not events.
+"""The queue of deliveries: which are due, leasing them to senders, and what follows from the outcome of an attempt.
 
-`webhook_endpoints` are the webhooks and the channels of Teams as of the follower's place in the log, so a new delivery
-goes to whoever was subscribed when it happened. Their ids are of one sequence. A delivery is
+`delivery_endpoints` describes the endpoints. The column `lane` is the ordering key. The states of a delivery are
 
-    waiting      an earlier one of its lane has not ended
-    pending      due at `due_at`; while somebody is at it, `due_at` is the end of the lease, which ends earlier when
-                 nobody holds the lock called `leased_by` (see `leading`) any more
+    waiting      an earlier delivery with the same endpoint and ordering key has not ended
+    pending      due at `due_at`; while a sender works on it, `due_at` is when its lease expires. The lease ends earlier
+                 when the advisory lock named `leased_by` is free (see `store.postgres.leader_lock`)
     delivered
-    giving_up    the last attempt failed, which is still to be said
-    given_up     said; it can be asked for again
+    giving_up    the last attempt failed, and no event records that yet
+    given_up     an event records it; the delivery can be requested again
 
-All times come from the caller, so that a test can let days pass.
+All times are passed by the caller, so that tests control them.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +21,8 @@ from typing import NamedTuple
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from domain.deliveries import Kind, Outcome
+from domain.deliveries import Outcome
+from domain.endpoints import EndpointKind
 
 TABLES = (
     """
@@ -65,9 +66,8 @@ TABLES = (
         replay text PRIMARY KEY, webhook_id bigint NOT NULL, position bigint NOT NULL, up_to bigint NOT NULL
     )
     """,
-    # One attempt has ended. The endpoint's row comes first: whoever adds deliveries holds it too, so a delivery that
-    # comes to wait for this one is seen here. Answers whether something else became due by it; null: nobody waits for
-    # the answer any more.
+    # Records the outcome of an attempt. Locks the endpoint's row first, as `enqueue` does, so that it sees a delivery
+    # that was enqueued behind this one. Returns whether others became due; null when the delivery is not pending.
     """
     CREATE OR REPLACE FUNCTION end_webhook_attempt(
         delivery bigint, endpoint bigint, now timestamptz, is_ok bool, status int, what text, took_ms int,
@@ -121,61 +121,52 @@ TABLES = (
     """,
 )
 
-WEBHOOKS = "webhooks"
-"""Channel: something may be due."""
+DELIVERIES_CHANNEL = "webhooks"
+"""The channel that is notified when deliveries may have become due. The payload is empty."""
 
 
-class Endpoint(NamedTuple):
-    id: int
-    kind: Kind
-    project_id: int | None
-    events: list[str]
-    active: bool
-
-
-class New(NamedTuple):
-    """A delivery to be made."""
+class PlannedDelivery(NamedTuple):
+    """A delivery to enqueue."""
 
     delivery_id: str
     endpoint_id: int
     position: int
     type: str
     item: int
-    lane: str | None
+    ordering_key: str | None
     replay: bool
 
 
 @dataclass(frozen=True)
-class Leased:
+class LeasedDelivery:
     id: int
     delivery_id: str
     endpoint_id: int
-    kind: Kind
+    kind: EndpointKind
     position: int
     type: str
     item: int
     replay: bool
     tries: int
-    """Before this one, since it was last asked for."""
+    """Attempts before this one, since it was planned or last requested again."""
     url: str | None
-    """Of a webhook; with `sealed_secret`."""
+    """None for a Teams channel, as is `sealed_secret`."""
     sealed_secret: bytes | None
 
 
 @dataclass(frozen=True)
-class Ended:
-    """An attempt, the state of its delivery from then on, and when that is due."""
-
-    leased: Leased
+class CompletedAttempt:
+    leased: LeasedDelivery
     outcome: Outcome
     at: datetime
     state: str
+    """The state of the delivery from now on."""
     due_at: datetime
 
 
-class Breaker(NamedTuple):
-    """After so many failures in a row nothing is tried for a pause, then one delivery; each failure doubles it. A pause
-    is as long as the receiver asks, if that is longer.
+class CircuitBreaker(NamedTuple):
+    """Pauses an endpoint after `opens_after` failures in a row. After a pause one delivery is tried as a probe; each
+    failed probe doubles the pause. A pause lasts as long as the receiver asks, if that is longer.
     """
 
     opens_after: int
@@ -183,28 +174,31 @@ class Breaker(NamedTuple):
     longest_pause_s: int
 
 
-BREAKER = Breaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
+BREAKER = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 
 
-async def endpoints(connection: AsyncConnection) -> list[Endpoint]:
-    query = b"SELECT id, kind, project_id, events, active FROM webhook_endpoints"
-    cursor = await connection.execute(query, prepare=True)
-    return [Endpoint(*row) for row in await cursor.fetchall()]
+def new_delivery_id() -> str:
+    return "d-" + secrets.token_hex(12)
 
 
-async def add(connection: AsyncConnection, deliveries: Sequence[New], now: datetime) -> None:
-    """In this order. Within a transaction, which holds the endpoints from here on."""
+async def notify_due(connection: AsyncConnection) -> None:
+    """Wakes the senders when the transaction commits."""
+    await connection.execute("SELECT pg_notify(%s, '')", (DELIVERIES_CHANNEL,), prepare=True)
+
+
+async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDelivery], now: datetime) -> None:
+    """Adds deliveries in this order. Locks their endpoints until the transaction of the caller ends."""
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
         (sorted({delivery.endpoint_id for delivery in deliveries}),),
         prepare=True,
     )
-    lanes: set[tuple[int, str]] = set()
+    queues: set[tuple[int, str]] = set()
     behind = []
     for delivery in deliveries:
-        place = (delivery.endpoint_id, delivery.lane or "")
-        behind.append(delivery.lane is not None and place in lanes)
-        lanes.add(place)
+        queue = (delivery.endpoint_id, delivery.ordering_key or "")
+        behind.append(delivery.ordering_key is not None and queue in queues)
+        queues.add(queue)
     await connection.execute(
         "INSERT INTO webhook_deliveries"
         " (delivery_id, webhook_id, position, type, item, lane, replay, state, due_at, since)"
@@ -214,7 +208,7 @@ async def add(connection: AsyncConnection, deliveries: Sequence[New], now: datet
         "  %(now)s, %(now)s"
         " FROM unnest(%(ids)s::text[], %(webhooks)s::bigint[], %(positions)s::bigint[], %(types)s::text[],"
         "  %(items)s::int[], %(lanes)s::text[], %(replays)s::bool[], %(behind)s::bool[]) WITH ORDINALITY"
-        "  n(delivery_id, webhook_id, position, type, item, lane, replay, behind, place) ORDER BY place",
+        "  n(delivery_id, webhook_id, position, type, item, lane, replay, behind, number) ORDER BY number",
         {
             "now": now,
             "behind": behind,
@@ -264,11 +258,12 @@ async def lease(
     by: str | None,
     each: int,
     limit: int,
-) -> list[Leased]:
-    """What is due, at most `each` of an endpoint less what is `running` there. Due again `until` it is ended, or
-    when nobody holds the lock called `by` any more.
+) -> list[LeasedDelivery]:
+    """Leases due deliveries: at most `limit`, and for each endpoint at most `each` less those `running` there.
+
+    A lease expires at `until`, or as soon as nobody holds the advisory lock named `by`.
     """
-    async with connection.cursor(row_factory=class_row(Leased)) as cursor:
+    async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
             _LEASE,
             {
@@ -285,11 +280,11 @@ async def lease(
         return sorted(await cursor.fetchall(), key=lambda leased: leased.id)
 
 
-async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]:
-    """Notes attempts and what comes of them; of each, whether others became due by it."""
-    # All who hold endpoints take them in this order.
-    order = sorted(range(len(ended)), key=lambda place: (ended[place].leased.endpoint_id, ended[place].leased.id))
-    rows = [ended[place] for place in order]
+async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:
+    """Records the outcomes of attempts; returns for each whether other deliveries became due by it."""
+    # Everybody who locks several endpoints does so in this order.
+    order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))
+    rows = [completed[at] for at in order]
     cursor = await connection.execute(
         "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, asked, %s, %s, %s)"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::int[], %s::text[], %s::int[],"
@@ -311,5 +306,5 @@ async def end(connection: AsyncConnection, ended: Sequence[Ended]) -> list[bool]
         ),
         prepare=True,
     )
-    told = dict(zip(order, [bool(more) for (more,) in await cursor.fetchall()], strict=True))
-    return [told[place] for place in range(len(ended))]
+    others_due = dict(zip(order, [bool(more) for (more,) in await cursor.fetchall()], strict=True))
+    return [others_due[at] for at in range(len(completed))]

@@ -1,20 +1,18 @@
-"""What has to follow from how deliveries went: events to be said, deliveries of workers that are gone or that come too
-late, and forgetting.
-"""
+"""Upkeep of the queue of deliveries: unpublished give-ups, leases of dead senders, old deliveries and history."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import AsyncConnection
 
-from domain.deliveries import Kind
+from domain.endpoints import EndpointKind
 
 
-class Unsaid(NamedTuple):
-    """A delivery that was given up, which no event says yet."""
+class UnpublishedGiveUp(NamedTuple):
+    """A delivery that was given up and for which no event is recorded yet."""
 
     id: int
-    kind: Kind
+    kind: EndpointKind
     endpoint_id: int
     delivery_id: str
     type: str
@@ -22,45 +20,34 @@ class Unsaid(NamedTuple):
     error: str | None
 
 
-async def unsaid(connection: AsyncConnection, limit: int) -> list[Unsaid]:
+async def fetch_unpublished(connection: AsyncConnection, limit: int) -> list[UnpublishedGiveUp]:
     cursor = await connection.execute(
         "SELECT d.id, e.kind, d.webhook_id, d.delivery_id, d.type, d.attempts, d.last_error FROM webhook_deliveries d"
         " JOIN webhook_endpoints e ON e.id = d.webhook_id WHERE d.state = 'giving_up' ORDER BY d.id LIMIT %s",
         (limit,),
         prepare=True,
     )
-    return [Unsaid(*row) for row in await cursor.fetchall()]
+    return [UnpublishedGiveUp(*row) for row in await cursor.fetchall()]
 
 
-async def said(connection: AsyncConnection, item: Unsaid) -> None:
+async def mark_published(connection: AsyncConnection, give_up: UnpublishedGiveUp) -> None:
     await connection.execute(
-        "UPDATE webhook_deliveries SET state = 'given_up' WHERE id = %s AND state = 'giving_up'", (item.id,)
+        "UPDATE webhook_deliveries SET state = 'given_up' WHERE id = %s AND state = 'giving_up'", (give_up.id,)
     )
 
 
-async def changed_health(connection: AsyncConnection) -> list[tuple[Kind, int, str | None]]:
-    """Endpoints that fail or recovered, which no event says yet; with the error of those that fail."""
+async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetime) -> int:
+    """Makes deliveries due that are leased by dead senders, whose locks are free; returns their number.
+
+    `worker` is the caller's own lock.
+    """
+    # Skips rows that are locked by somebody who completes such an attempt after all.
     cursor = await connection.execute(
-        "SELECT kind, id, CASE WHEN open_until IS NULL THEN NULL ELSE coalesce(last_error, '') END"
-        " FROM webhook_endpoints WHERE said_failing <> (open_until IS NOT NULL)",
-        prepare=True,
-    )
-    return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
-
-
-async def health_said(connection: AsyncConnection, endpoint_id: int, *, failing: bool) -> None:
-    await connection.execute("UPDATE webhook_endpoints SET said_failing = %s WHERE id = %s", (failing, endpoint_id))
-
-
-async def take_back(connection: AsyncConnection, worker: str, now: datetime) -> int:
-    """Makes due what other workers than this had begun which are gone: their locks are free. How many that were."""
-    # Whoever ends such an attempt all the same is not waited for: it holds the endpoint first, then the delivery.
-    cursor = await connection.execute(
-        "WITH gone AS MATERIALIZED (SELECT name FROM"
+        "WITH dead AS MATERIALIZED (SELECT name FROM"
         "  (SELECT DISTINCT leased_by AS name FROM webhook_deliveries WHERE leased AND leased_by <> %(worker)s) others"
         "  WHERE pg_try_advisory_xact_lock(hashtextextended(name, 0))),"
         " begun AS (SELECT d.id, d.webhook_id FROM webhook_endpoints e JOIN webhook_deliveries d ON d.webhook_id = e.id"
-        "  WHERE d.state = 'pending' AND d.leased AND d.leased_by IN (SELECT name FROM gone)"
+        "  WHERE d.state = 'pending' AND d.leased AND d.leased_by IN (SELECT name FROM dead)"
         "  FOR UPDATE OF e, d SKIP LOCKED),"
         " probes AS (UPDATE webhook_endpoints SET open_until = %(now)s"
         "  WHERE probing AND id IN (SELECT webhook_id FROM begun))"
@@ -73,9 +60,9 @@ async def take_back(connection: AsyncConnection, worker: str, now: datetime) -> 
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:
-    """Gives up what could not be tried since `oldest`, its endpoint being off or failing; answers how many that were.
+    """Gives up deliveries that are pending since before `oldest` because their endpoint is inactive or failing.
 
-    Those that waited for it take its place.
+    The deliveries behind them become due. Returns the number of those given up.
     """
     cursor = await connection.execute(
         "UPDATE webhook_deliveries SET state = 'giving_up', last_error = coalesce(last_error, 'not tried in time')"
@@ -97,8 +84,8 @@ async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, l
 
 
 async def prune(connection: AsyncConnection, oldest: datetime, limit: int) -> int:
-    """Forgets what ended before `oldest`; how many rows went."""
-    gone = 0
+    """Deletes attempts made and deliveries ended before `oldest`, at most `limit` of each; returns their number."""
+    deleted = 0
     for table, key, ended in (
         ("webhook_attempts", "attempted_at", "true"),
         ("webhook_deliveries", "since", "state IN ('delivered', 'given_up')"),
@@ -108,5 +95,5 @@ async def prune(connection: AsyncConnection, oldest: datetime, limit: int) -> in
             f" (SELECT id FROM {table} WHERE {key} < %s AND {ended} ORDER BY {key} LIMIT %s)".encode(),
             (oldest, limit),
         )
-        gone += cursor.rowcount
-    return gone
+        deleted += cursor.rowcount
+    return deleted

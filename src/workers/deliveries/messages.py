@@ -1,6 +1,6 @@
-"""What is told of an event: the representation that a GET had at that moment, made again from the log.
+"""Builds the messages of notifications from the log: what a GET returned when the event happened.
 
-So a message is not stored, is the same whenever it is sent, and what was erased in between is erased in it.
+Messages are not stored. A message is the same in every attempt, except that what was erased since is erased in it too.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from cachetools import TTLCache
 
 from domain.builds import BUILD, BuildFinished, BuildStarted
 from domain.core.events import Event, Recorded, readable
-from domain.deliveries import Message, message_id
 from domain.flakiness import TestTurnedFlaky
 from domain.nodes import NODE, NodeWentOffline
+from domain.notifications import NotificationMessage, message_id
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
 from projections.builds import BuildRow, CommentRow
@@ -24,33 +24,38 @@ from projections.time_travel.historical_tables import PastTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
-CACHED = 2_000
-CACHED_S = 3.0
-"""Made once for all who are told at once. A later attempt sees what was erased since."""
+CACHE_SIZE = 2_000
+"""Events and messages; enough for what is delivered within CACHE_TTL_S."""
+CACHE_TTL_S = 3.0
+"""Long enough to build a message once for all endpoints; a retry, 5 s later at least, builds it anew without what was
+erased.
+"""
+
+EventAndData = tuple[Event, msgspec.Raw]
+"""An event, and the `data` of the messages about it as JSON."""
 
 
-Made = tuple[Event, msgspec.Raw]
-"""What happened, and the `data` of what is told of it."""
-
-
-class Messages:
+class MessageBuilder:
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
-        self._events: MutableMapping[int, Recorded] = TTLCache(CACHED, CACHED_S, monotonic)
-        self._made: MutableMapping[tuple[int, int], asyncio.Task[Made]] = TTLCache(CACHED, CACHED_S, monotonic)
+        self._events: MutableMapping[int, Recorded] = TTLCache(CACHE_SIZE, CACHE_TTL_S, monotonic)
+        self._builds: MutableMapping[tuple[int, int], asyncio.Task[EventAndData]] = TTLCache(
+            CACHE_SIZE, CACHE_TTL_S, monotonic
+        )
 
-    def expect(self, recorded: Recorded) -> None:
-        """It will be told of soon, probably by this process."""
+    def cache_event(self, recorded: Recorded) -> None:
+        """Keeps an event for the messages that are probably built soon in this process."""
         self._events[recorded.position] = recorded
 
-    async def of(self, position: int, event_type: str, item: int, *, replay: bool) -> Message:
-        """Raises LookupError when there is nothing at the position, StreamDamaged when what it needs cannot be read."""
-        making = self._made.get((position, item))
-        if making is None:
-            making = self._made[position, item] = asyncio.create_task(self._make(position, item))
-            making.add_done_callback(lambda task: self._is_made((position, item), task))
-        event, data = await asyncio.shield(making)
-        return Message(
+    async def build(self, position: int, event_type: str, item: int, *, replay: bool) -> NotificationMessage:
+        """Raises LookupError when no event is at the position, StreamDamaged when a stream it needs is unreadable."""
+        key = (position, item)
+        task = self._builds.get(key)
+        if task is None:
+            task = self._builds[key] = asyncio.create_task(self._build(position, item))
+            task.add_done_callback(lambda done: self._drop_failed(key, done))
+        event, data = await asyncio.shield(task)
+        return NotificationMessage(
             id=message_id(position, event_type, item),
             type=event_type,
             created_at=event.at,
@@ -59,15 +64,15 @@ class Messages:
             replay=True if replay else msgspec.UNSET,
         )
 
-    def _is_made(self, place: tuple[int, int], making: asyncio.Task[Made]) -> None:
-        if making.cancelled() or making.exception() is not None:
-            self._made.pop(place, None)  # the next one tries anew
+    def _drop_failed(self, key: tuple[int, int], task: asyncio.Task[EventAndData]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._builds.pop(key, None)  # the next attempt builds it again
 
-    async def event(self, position: int) -> Event:
-        """Raises LookupError when there is nothing at the position."""
-        return (await self._recorded(position)).event
+    async def fetch_event(self, position: int) -> Event:
+        """Raises LookupError when no event is at the position."""
+        return (await self._fetch(position)).event
 
-    async def _recorded(self, position: int) -> Recorded:
+    async def _fetch(self, position: int) -> Recorded:
         recorded = self._events.get(position)
         if recorded is None:
             found = await self._log.read(position - 1, 1)
@@ -76,15 +81,15 @@ class Messages:
             (recorded,) = readable(found)
         return recorded
 
-    async def _make(self, position: int, item: int) -> Made:
-        recorded = await self._recorded(position)
-        return recorded.event, msgspec.Raw(msgspec.json.encode(await self._shown(recorded, item)))
+    async def _build(self, position: int, item: int) -> EventAndData:
+        recorded = await self._fetch(position)
+        return recorded.event, msgspec.Raw(msgspec.json.encode(await self._data(recorded, item)))
 
-    async def _shown(self, recorded: Recorded, item: int) -> msgspec.Struct:
+    async def _data(self, recorded: Recorded, item: int) -> msgspec.Struct:
         event: Event = recorded.event
         match event:
             case BuildStarted() | BuildFinished():
-                return await self._build(event.build_id, recorded.version)
+                return await self._build_detail(event.build_id, recorded.version)
             case NodeWentOffline():
                 return await self._node(event.node_id, recorded.version)
             case TestsQuarantined():
@@ -92,13 +97,13 @@ class Messages:
             case TestTurnedFlaky():
                 return flaky_test(event)
             case _:
-                raise LookupError(f"nothing is told of {event.name}")
+                raise LookupError(f"there are no notifications of {event.name}")
 
-    async def _build(self, build_id: int, version: int) -> BuildDetail:
+    async def _build_detail(self, build_id: int, version: int) -> BuildDetail:
         tables = PastTables((BuildRow, CommentRow))
         await self._fold(tables, BUILD.at(build_id).name, version)
         row = tables.get(BuildRow, build_id)
-        assert row is not None, "it is told of what happened to it"
+        assert row is not None, "its stream holds the event"
         comments = [
             CommentView(comment.id, build_id, comment.text, await self._email(comment.author), comment.created_at)
             for comment in tables.all(CommentRow)
@@ -109,7 +114,7 @@ class Messages:
         tables = PastTables((NodeRow,))
         await self._fold(tables, NODE.at(node_id).name, version)
         row = tables.get(NodeRow, node_id)
-        assert row is not None, "it is told of what happened to it"
+        assert row is not None, "its stream holds the event"
         return offline_node(row)
 
     async def _fold(self, tables: PastTables, stream: str, version: int) -> None:

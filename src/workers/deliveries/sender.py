@@ -1,9 +1,9 @@
-"""Delivers: leases what is due, sends it, notes how it went.
+"""Sends deliveries: leases those that are due, sends them, records the outcomes.
 
-At least once: what a process had begun that dies is due again, as soon as the lock is free that it held while it lived;
-the end of the lease is for those that hang. In order within a lane; an endpoint has so many under way at once and no
-more, so a slow one holds up nobody else. One that fails many times in a row is left alone for a while, then tried with
-one delivery; when that arrives all that waited follows.
+A delivery is sent at least once. When a sender dies its leases end as soon as its advisory lock is free; the expiry of
+a lease is for senders that hang. Deliveries with the same ordering key are sent in order. Each endpoint has a limit of
+deliveries in flight, so a slow endpoint does not delay others. An endpoint that fails many times in a row is paused and
+then probed with one delivery (`store.tables.deliveries.CircuitBreaker`).
 """
 
 import asyncio
@@ -11,232 +11,226 @@ import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 import psycopg
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
+from commands.endpoints import GiveUpDelivery, RecordEndpointHealth
 from commands.handler import Command, CommandContext, Handler
-from commands.teams import GiveCardUp, NoteChannelHealth
-from commands.webhooks import GiveDeliveryUp, NoteWebhookHealth
 from domain.core.errors import Rejection
-from domain.deliveries import Kind, Outcome
+from domain.deliveries import Outcome
+from domain.endpoints import EndpointKind
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import Listener, wait_for
-from store.tables import deliveries, delivery_upkeep
-from store.tables.deliveries import WEBHOOKS, Ended, Leased
-from workers.loops.outages import patient
+from store.tables import deliveries, delivery_endpoints, delivery_upkeep
+from store.tables.deliveries import DELIVERIES_CHANNEL, CompletedAttempt, LeasedDelivery
+from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
-RETRY_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
-"""From a failed attempt to the next; after the last one it is given up."""
-JITTER = 0.1
-"""A pause is longer by up to this part of it."""
-TOO_LATE = timedelta(hours=30)
-"""What could not be tried for so long is given up."""
-KEPT = timedelta(days=30)
-"""History and ended deliveries."""
+RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
+"""Delay after each failed attempt, over some 30 hours in total; when the attempt after the last delay fails, the
+delivery is given up.
+"""
+RETRY_JITTER = 0.1
+"""A delay is longer by a random part of it up to this, so that retries do not come all at once."""
+MAX_AGE = timedelta(hours=30)
+"""Deliveries that could not be tried for this long are given up: by then a regular delivery would be, too."""
+RETENTION = timedelta(days=30)
+"""Age at which attempts and ended deliveries are deleted."""
 LEASE_S = 60
-"""Longer than any attempt takes."""
-EACH = 16
-"""Under way at once to one endpoint, by one process."""
-AT_ONCE = 1_000
-LOOK_AGAIN_S = 1.0
-REST_S = 0.005
-"""From news to the look at them: many deliveries cost one look."""
-UPKEEP_S = 60.0
-UPKEEP_ROWS = 1_000
+"""Longer than any attempt takes, which is limited to 10 s."""
+MAX_PER_ENDPOINT = 16
+"""Deliveries in flight to one endpoint from one process, so that a receiver is not overrun."""
+MAX_IN_FLIGHT = 1_000
+"""Deliveries in flight from one process: each holds a connection and a message."""
+POLL_INTERVAL_S = 1.0
+"""The longest wait between two looks: retries become due without a notification."""
+DEBOUNCE_S = 0.005
+"""The wait after a notification, so that one look finds many deliveries."""
+UPKEEP_INTERVAL_S = 60.0
+UPKEEP_BATCH_SIZE = 1_000
+"""Rows of one statement, so that none holds locks for long."""
 CALLER = CommandContext("system:deliveries")
 
 
-class Sender(Protocol):
+class EndpointSender(Protocol):
     """Sends to the endpoints of one kind."""
 
-    async def send(self, leased: Leased) -> Outcome:
-        """One attempt, whose failure is an outcome. Raises what keeps the message from being made."""
+    async def send(self, leased: LeasedDelivery) -> Outcome:
+        """Makes one attempt; a failed attempt is an outcome. Raises when the message cannot be built."""
         ...
 
 
-class Notices(NamedTuple):
-    """What is said of endpoints of one kind."""
+@dataclass
+class DeliverySender:
+    conninfo: str
+    pool: AsyncConnectionPool
+    handler: Handler
+    senders: Mapping[EndpointKind, EndpointSender]
+    listener: Listener
+    clock: Callable[[], datetime]
+    _lock: str | None = None
+    """The name of the advisory lock that shows that this process lives; a new one for each connection."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _unpublished: asyncio.Event = field(default_factory=asyncio.Event)
+    _in_flight: Counter[int] = field(default_factory=Counter)
+    """Deliveries by endpoint."""
+    _full: set[int] = field(default_factory=set)
+    """Endpoints that reached MAX_PER_ENDPOINT at the last look and may have more due deliveries."""
 
-    health: type[NoteWebhookHealth | NoteChannelHealth]
-    given_up: type[GiveDeliveryUp | GiveCardUp]
-
-
-NOTICES: Mapping[Kind, Notices] = {
-    "webhook": Notices(NoteWebhookHealth, GiveDeliveryUp),
-    "teams": Notices(NoteChannelHealth, GiveCardUp),
-}
-
-
-class Deliveries:
-    def __init__(
-        self,
-        conninfo: str,
-        pool: AsyncConnectionPool,
-        handler: Handler,
-        senders: Mapping[Kind, Sender],
-        listener: Listener,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._conninfo = conninfo
-        self._pool = pool
-        self._handler = handler
-        self._senders = senders
-        self._listener = listener
-        self._clock = clock
-        self._ending = BatchLoader(pool, deliveries.end)
-        self._worker: str | None = None
-        """The name of the lock that shows others that this process lives, a new one for each connection."""
-        self._news = asyncio.Event()
-        self._to_say = asyncio.Event()
-        self._running: Counter[int] = Counter()
-        """How many are under way, by endpoint."""
-        self._full: set[int] = set()
-        """Endpoints that may have more due than could be leased."""
+    def __post_init__(self) -> None:
+        self._complete = BatchLoader(self.pool, deliveries.complete_attempts)
 
     async def run(self) -> None:
-        """For ever. Any number of these may run at once."""
-        with self._listener.subscribed(WEBHOOKS, lambda payload: self._news.set()):
+        """Runs until cancelled. Any number of senders may run."""
+        with self.listener.subscribed(DELIVERIES_CHANNEL, lambda payload: self._changed.set()):
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._live())
+                tasks.create_task(self._hold_locks())
                 tasks.create_task(self._send(tasks))
-                tasks.create_task(self._say())
-                tasks.create_task(self._keep_up())
+                tasks.create_task(self._publish())
+                tasks.create_task(self._maintain())
 
     async def run_due(self) -> int:
-        """Delivers what is due now, and what becomes due by that; how many attempts that took."""
+        """Delivers until nothing is due; returns the number of attempts."""
         attempts = 0
         while leased := await self._lease():
             await asyncio.gather(*(self._deliver(one) for one in leased))
             attempts += len(leased)
-        await self.say()
+        await self.publish()
         return attempts
 
-    async def _live(self) -> None:
-        """Shows others that this process lives, and looks whether they do."""
+    async def _hold_locks(self) -> None:
+        """Shows other senders that this one lives, and reclaims the leases of those that died."""
         while True:
-            async with patient("the lock of deliveries"):
-                await self._hold(f"deliveries-{uuid4().hex}")
-            await asyncio.sleep(LOOK_AGAIN_S)
+            async with tolerate_outages("the lock of a sender"):
+                await self._hold_lock(f"deliveries-{uuid4().hex}")
+            await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _hold(self, worker: str) -> None:
-        async with hold_leader_lock(self._conninfo, worker) as lock:
-            self._worker = worker
-            self._news.set()
+    async def _hold_lock(self, name: str) -> None:
+        async with hold_leader_lock(self.conninfo, name) as connection:
+            self._lock = name
+            self._changed.set()
             try:
                 while True:
-                    if await delivery_upkeep.take_back(lock, worker, self._clock()):
-                        self._news.set()
-                    await asyncio.sleep(LOOK_AGAIN_S)
+                    if await delivery_upkeep.reclaim_expired(connection, name, self.clock()):
+                        self._changed.set()
+                    await asyncio.sleep(POLL_INTERVAL_S)
             finally:
-                self._worker = None
+                self._lock = None
 
     async def _send(self, tasks: asyncio.TaskGroup) -> None:
         while True:
-            self._news.clear()
-            if self._worker is not None:
-                async with patient("deliveries"):
+            self._changed.clear()
+            if self._lock is not None:
+                async with tolerate_outages("leasing deliveries"):
                     for leased in await self._lease():
-                        tasks.create_task(self._deliver_patiently(leased))
-            if await wait_for(self._news, LOOK_AGAIN_S):
-                await asyncio.sleep(REST_S)
+                        tasks.create_task(self._deliver_one(leased))
+            if await wait_for(self._changed, POLL_INTERVAL_S):
+                await asyncio.sleep(DEBOUNCE_S)
 
-    async def _lease(self) -> list[Leased]:
-        now, running = self._clock(), +self._running
-        async with self._pool.connection() as connection:
+    async def _lease(self) -> list[LeasedDelivery]:
+        now, in_flight = self.clock(), +self._in_flight
+        async with self.pool.connection() as connection:
             leased = await deliveries.lease(
                 connection,
                 now,
                 now + timedelta(seconds=LEASE_S),
-                dict(running),
-                by=self._worker,
-                each=EACH,
-                limit=AT_ONCE - running.total(),
+                dict(in_flight),
+                by=self._lock,
+                each=MAX_PER_ENDPOINT,
+                limit=MAX_IN_FLIGHT - in_flight.total(),
             )
-        more = Counter(one.endpoint_id for one in leased)
-        self._running += more
-        self._full = {endpoint_id for endpoint_id, count in (running + more).items() if count >= EACH}
+        added = Counter(one.endpoint_id for one in leased)
+        self._in_flight += added
+        self._full = {endpoint_id for endpoint_id, count in (in_flight + added).items() if count >= MAX_PER_ENDPOINT}
         return leased
 
-    async def _deliver_patiently(self, leased: Leased) -> None:
-        async with patient("a delivery"):
+    async def _deliver_one(self, leased: LeasedDelivery) -> None:
+        async with tolerate_outages("a delivery"):
             await self._deliver(leased)
 
-    async def _deliver(self, leased: Leased) -> None:
+    async def _deliver(self, leased: LeasedDelivery) -> None:
         try:
             outcome = await self._attempt(leased)
-            more = await self._ending(_ended(leased, outcome, self._clock()))
+            others_due = await self._complete(_next_step(leased, outcome, self.clock()))
         finally:
-            self._running[leased.endpoint_id] -= 1
-        if more or leased.endpoint_id in self._full:
-            self._news.set()
-        if more or not outcome.ok:
-            self._to_say.set()
+            self._in_flight[leased.endpoint_id] -= 1
+        if others_due or leased.endpoint_id in self._full:
+            self._changed.set()
+        if others_due or not outcome.ok:
+            self._unpublished.set()
 
-    async def _attempt(self, leased: Leased) -> Outcome:
+    async def _attempt(self, leased: LeasedDelivery) -> Outcome:
         try:
-            return await self._senders[leased.kind].send(leased)
+            return await self.senders[leased.kind].send(leased)
         except psycopg.OperationalError:
             raise
         except Exception as error:
-            # One message that cannot be made must not keep the others from being sent.
-            log.error("message not made", delivery=leased.delivery_id, position=leased.position, error=repr(error))
+            # One message that cannot be built must not stop the others.
+            log.error("message not built", delivery=leased.delivery_id, position=leased.position, error=repr(error))
             return Outcome(False, 0, f"the message cannot be made: {type(error).__name__}", 0)
 
-    async def _say(self) -> None:
+    async def _publish(self) -> None:
         while True:
-            self._to_say.clear()
-            async with patient("notices of deliveries"):
-                await self.say()
-            await wait_for(self._to_say, UPKEEP_S)
+            self._unpublished.clear()
+            async with tolerate_outages("events about deliveries"):
+                await self.publish()
+            await wait_for(self._unpublished, UPKEEP_INTERVAL_S)
 
-    async def say(self) -> None:
-        """Events of what was given up, and of endpoints that fail or answer again."""
-        async with self._pool.connection() as connection:
-            changed = await delivery_upkeep.changed_health(connection)
-            given_up = await delivery_upkeep.unsaid(connection, UPKEEP_ROWS)
-        for kind, endpoint_id, error in changed:
-            await self._execute(NOTICES[kind].health(endpoint_id, error))
-            async with self._pool.connection() as connection:
-                await delivery_upkeep.health_said(connection, endpoint_id, failing=error is not None)
-        for item in given_up:
-            say = NOTICES[item.kind].given_up
-            await self._execute(say(item.endpoint_id, item.delivery_id, item.type, item.attempts, item.error or ""))
-            async with self._pool.connection() as connection:
-                await delivery_upkeep.said(connection, item)
+    async def publish(self) -> None:
+        """Records events about deliveries that were given up and endpoints that fail or recovered."""
+        async with self.pool.connection() as connection:
+            health_changes = await delivery_endpoints.fetch_health_changes(connection)
+            give_ups = await delivery_upkeep.fetch_unpublished(connection, UPKEEP_BATCH_SIZE)
+        for change in health_changes:
+            await self._execute(RecordEndpointHealth(change.kind, change.endpoint_id, change.error))
+            async with self.pool.connection() as connection:
+                await delivery_endpoints.mark_health_published(
+                    connection, change.endpoint_id, failing=change.error is not None
+                )
+        for item in give_ups:
+            await self._execute(
+                GiveUpDelivery(
+                    item.kind, item.endpoint_id, item.delivery_id, item.type, item.attempts, item.error or ""
+                )
+            )
+            async with self.pool.connection() as connection:
+                await delivery_upkeep.mark_published(connection, item)
 
     async def _execute(self, command: Command) -> None:
         with contextlib.suppress(Rejection):  # the endpoint was deleted meanwhile
-            await self._handler.execute(command, CALLER)
+            await self.handler.execute(command, CALLER)
 
-    async def _keep_up(self) -> None:
+    async def _maintain(self) -> None:
         while True:
-            await asyncio.sleep(UPKEEP_S)
-            async with patient("the upkeep of deliveries"):
-                await self.keep_up()
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+            async with tolerate_outages("the upkeep of deliveries"):
+                await self.maintain()
 
-    async def keep_up(self) -> None:
-        """Gives up what is too late, forgets what is too old."""
-        now = self._clock()
-        async with self._pool.connection() as connection:
+    async def maintain(self) -> None:
+        """Gives up deliveries that are too old and deletes old history."""
+        now = self.clock()
+        async with self.pool.connection() as connection:
             async with connection.transaction():
-                expired = await delivery_upkeep.expire(connection, now, now - TOO_LATE, UPKEEP_ROWS)
-            await delivery_upkeep.prune(connection, now - KEPT, UPKEEP_ROWS)
+                expired = await delivery_upkeep.expire(connection, now, now - MAX_AGE, UPKEEP_BATCH_SIZE)
+            await delivery_upkeep.prune(connection, now - RETENTION, UPKEEP_BATCH_SIZE)
         if expired:
-            self._to_say.set()
+            self._unpublished.set()
 
 
-def _ended(leased: Leased, outcome: Outcome, now: datetime) -> Ended:
+def _next_step(leased: LeasedDelivery, outcome: Outcome, now: datetime) -> CompletedAttempt:
+    """Decides what becomes of a delivery after an attempt."""
     if outcome.ok:
-        return Ended(leased, outcome, now, "delivered", now)
-    if leased.tries >= len(RETRY_S):
-        return Ended(leased, outcome, now, "giving_up", now)
-    pause = max(RETRY_S[leased.tries], outcome.retry_after_s) * (1 + JITTER * random.random())  # noqa: S311 - spreads load
-    return Ended(leased, outcome, now, "pending", now + timedelta(seconds=pause))
+        return CompletedAttempt(leased, outcome, now, "delivered", now)
+    if leased.tries >= len(RETRY_DELAYS_S):
+        return CompletedAttempt(leased, outcome, now, "giving_up", now)
+    jitter = 1 + RETRY_JITTER * random.random()  # noqa: S311 - no secret
+    delay_s = max(RETRY_DELAYS_S[leased.tries], outcome.retry_after_s) * jitter
+    return CompletedAttempt(leased, outcome, now, "pending", now + timedelta(seconds=delay_s))

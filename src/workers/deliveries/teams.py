@@ -1,4 +1,4 @@
-"""What channels of Teams are sent: a card of the message, with the names that people know things by."""
+"""Sends notifications to Teams channels: a card made from the message, with the names of its project, job and tests."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,50 +14,50 @@ from domain.jobs import JOB
 from domain.projects import PROJECT
 from domain.quarantine import TestsQuarantined
 from domain.results import FAILED
-from domain.teams import CHANNEL, heard
-from domain.teams_cards import HEADERS, MAX_LINES, message
+from domain.teams import CHANNEL, correct_outcome
+from domain.teams_cards import HEADERS, MAX_LINES, render_card
 from integrations.ports import Outgoing, attempt
 from projections import results_queries
 from projections.results_queries import ResultFilters
-from projections.teams_cards import About, card_of
+from projections.teams_cards import CardContext, make_card
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
-from store.tables.deliveries import Leased
-from workers.deliveries.messages import Messages
+from store.tables.deliveries import LeasedDelivery
+from workers.deliveries.messages import MessageBuilder
 
 
 @dataclass(frozen=True)
 class TeamsSender:
-    """Implements `workers.deliveries.sender.Sender`."""
+    """Implements `workers.deliveries.sender.EndpointSender`."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
-    messages: Messages
+    messages: MessageBuilder
     secrets: Secrets
     outgoing: Outgoing
-    shows: Callable[[int], Awaitable[bool]]
-    """Whether the read models show a position, within a short time."""
+    wait_for_position: Callable[[int], Awaitable[bool]]
+    """Waits a short time until the read models show a position; returns whether they do."""
     base_url: str
-    """Of this server; empty: not known."""
+    """The URL of this server, which cards link to; empty when it is not configured: no links."""
 
-    async def send(self, leased: Leased) -> Outcome:
+    async def send(self, leased: LeasedDelivery) -> Outcome:
         channel = await self.event_log.load_state(CHANNEL.at(leased.endpoint_id))
         if channel is None or channel.deleted:
             raise NotFound(f"There is no Teams channel {leased.endpoint_id}.")
-        told = await self.messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
-        about = await self._about(leased.position, await self.messages.event(leased.position))
-        card = card_of(told, msgspec.structs.replace(about, mention=channel.mention, base_url=self.base_url))
-        body = msgspec.json.encode(message(card))
-        return heard(await attempt(self.outgoing, self.secrets.unseal(channel.sealed_url), body, HEADERS))
+        message = await self.messages.build(leased.position, leased.type, leased.item, replay=leased.replay)
+        context = await self._context(leased.position, await self.messages.fetch_event(leased.position))
+        context = msgspec.structs.replace(context, mention=channel.mention, base_url=self.base_url)
+        body = msgspec.json.encode(render_card(make_card(message, context)))
+        return correct_outcome(await attempt(self.outgoing, self.secrets.unseal(channel.sealed_url), body, HEADERS))
 
-    async def _about(self, position: int, event: Event) -> About:
+    async def _context(self, position: int, event: Event) -> CardContext:
         job_id: int | None = getattr(event, "job_id", None)
         if job_id is None:
-            return About()
+            return CardContext()
         job = await self.event_log.load_state(JOB.at(job_id))
         project = None if job is None else await self.event_log.load_state(PROJECT.at(job.project_id))
         tests, number = await self._tests(position, event)
-        return About(
+        return CardContext(
             project="" if project is None else project.title,
             job="" if job is None else job.title,
             tests=tests,
@@ -65,11 +65,11 @@ class TeamsSender:
         )
 
     async def _tests(self, position: int, event: Event) -> tuple[Sequence[str], int]:
-        """The first tests that an event is about, and how many these are."""
+        """Returns the first tests that an event is about, and the number of all of them."""
         match event:
             case TestsQuarantined():
                 return event.node_ids[:MAX_LINES], len(event.node_ids)
-            case BuildFinished(status="failed") if await self.shows(position):
+            case BuildFinished(status="failed") if await self.wait_for_position(position):
                 async with self.pool.connection() as connection:
                     ranges = await results_queries.fetch_reports(connection, event.build_id)
                     failed = ResultFilters(status=FAILED)

@@ -1,4 +1,4 @@
-"""What webhooks are sent: the message as JSON, signed."""
+"""Sends notifications to webhooks: the message as JSON, signed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from datetime import datetime
 import msgspec
 
 from domain.deliveries import Outcome
-from domain.webhook_signatures import headers
+from domain.webhook_signatures import build_headers
 from integrations.ports import Outgoing, attempt
 from store.crypto.secrets import Secrets
-from store.tables.deliveries import Leased
-from workers.deliveries.messages import Messages
+from store.tables.deliveries import LeasedDelivery
+from workers.deliveries.messages import MessageBuilder
 
 
 @dataclass(frozen=True)
 class WebhookSender:
-    """Implements `workers.deliveries.sender.Sender`."""
+    """Implements `workers.deliveries.sender.EndpointSender`."""
 
-    messages: Messages
+    messages: MessageBuilder
     secrets: Secrets
     outgoing: Outgoing
     clock: Callable[[], datetime]
 
-    async def send(self, leased: Leased) -> Outcome:
-        assert leased.url is not None, "a webhook has one"
-        message = await self.messages.of(leased.position, leased.type, leased.item, replay=leased.replay)
+    async def send(self, leased: LeasedDelivery) -> Outcome:
+        assert leased.url is not None, "webhooks have a URL"
+        message = await self.messages.build(leased.position, leased.type, leased.item, replay=leased.replay)
         secret = None if leased.sealed_secret is None else self.secrets.unseal(leased.sealed_secret)
         body = msgspec.json.encode(message)
-        signed = headers(secret, leased.delivery_id, leased.type, self.clock(), body, replay=leased.replay)
-        return await attempt(self.outgoing, leased.url, body, signed)
+        headers = build_headers(secret, leased.delivery_id, leased.type, self.clock(), body, replay=leased.replay)
+        return await attempt(self.outgoing, leased.url, body, headers)

@@ -1,4 +1,4 @@
-"""Loops of the workers outlive a database that is away."""
+"""The retry policy of worker loops while the database is away."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -12,9 +12,9 @@ log = structlog.get_logger()
 
 
 @contextlib.asynccontextmanager
-async def patient(what: str) -> AsyncIterator[None]:
-    """What fails for want of the database is said, and left to the next round."""
+async def tolerate_outages(activity: str) -> AsyncIterator[None]:
+    """Logs and suppresses errors of the connection to the database; the caller's loop tries again in its next round."""
     try:
         yield
     except (psycopg.OperationalError, AppendFailed) as error:
-        log.warning(f"{what} wait for the database", error=str(error).strip())
+        log.warning(f"{activity}: waiting for the database", error=str(error).strip())

@@ -12,7 +12,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from store.postgres.leader_lock import hold_leader_lock
-from workers.loops.outages import patient
+from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
@@ -38,7 +38,7 @@ class Schedules:
     async def run(self) -> None:
         """For ever."""
         while True:
-            async with patient("schedules"), hold_leader_lock(self.conninfo, LOCK) as lock:
+            async with tolerate_outages("schedules"), hold_leader_lock(self.conninfo, LOCK) as lock:
                 log.info("leading schedules")
                 await self._lead(lock)
             await asyncio.sleep(LOOK_S)
@@ -60,7 +60,7 @@ async def _keep(schedule: Schedule) -> None:
     while True:
         did = False
         try:
-            async with patient(schedule.name):
+            async with tolerate_outages(schedule.name):
                 did = bool(await schedule.sweep())
         except Exception:
             log.exception("a schedule failed", schedule=schedule.name)  # the others go on, and so does it

@@ -23,7 +23,7 @@ from store.log.event_log import EventLog
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
 from store.tables.reactions import MAX_TRIES, Due
-from workers.loops.outages import patient
+from workers.loops.outages import tolerate_outages
 from workers.reactions.registry import Reaction, Tools
 
 log = structlog.get_logger()
@@ -104,7 +104,7 @@ class ReactionDispatcher:
         return bool(batch.events)
 
     async def _note_due(self) -> None:
-        async with patient("reactions"):
+        async with tolerate_outages("reactions"):
             if not self._has_positions:
                 async with self._pool.connection() as connection:
                     await log_positions.ensure_positions(connection, list(self._reactions), at_head=True)
@@ -120,14 +120,14 @@ class ReactionDispatcher:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._sweep_interval_s)
-            async with patient("due reactions"):
+            async with tolerate_outages("due reactions"):
                 await self.run_due()
 
     async def _work(self) -> None:
         """arq's worker, which exits when Redis goes away: it is started again."""
 
         async def wake(ctx: dict[str, object]) -> None:
-            async with patient("due reactions"):
+            async with tolerate_outages("due reactions"):
                 await self.run_due()
 
         while True:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from domain.teams_cards import MAX_FACT, Card, escaped, message, shortened
-from projections.teams_cards import trial
+from domain.teams_cards import MAX_FACT, Card, escape_markdown, render_card, shorten
+from projections.teams_cards import make_test_card
 from testhide.processes import Core
 from tests.integrations.receiving import receiving
 from tests.workers.hooks import Hooks, open_hooks
@@ -64,7 +64,7 @@ def read(cards: list[Any], texts: list[str]) -> Read:
 
 
 def content(made: Card) -> Any:
-    return message(made)["attachments"][0]["content"]
+    return render_card(made)["attachments"][0]["content"]
 
 
 async def sent(hooks: Hooks) -> list[Any]:
@@ -79,7 +79,7 @@ async def test_every_card_is_taken_whole(parts: Core) -> None:
     async with open_hooks(parts) as hooks:
         cards = await sent(hooks)
     assert len(cards) == 6
-    cards += [content(FULL), content(trial("CI", "Shop"))]
+    cards += [content(FULL), content(make_test_card("CI", "Shop"))]
     assert read(cards, []).problems == [[] for _ in cards]
 
 
@@ -108,7 +108,7 @@ def test_a_card_with_a_mistake_is_not(place: tuple[Any, ...], change: dict[str, 
 def test_what_people_wrote_is_seen_as_it_is() -> None:
     rng = random.Random(1)
     made = ["".join(rng.choices("ab1. *_[]()<>{}&;#!~`\\-+=|>:/@\t\n", k=rng.randint(1, 20))) for _ in range(3_000)]
-    texts = [text for written in (*NASTY, *made) if (text := shortened(written, MAX_FACT))]
-    assert read([], [escaped(text) for text in texts]).seen == texts
+    texts = [text for written in (*NASTY, *made) if (text := shorten(written, MAX_FACT))]
+    assert read([], [escape_markdown(text) for text in texts]).seen == texts
     unescaped = read([], list(NASTY)).seen
     assert sum(seen == text for seen, text in zip(unescaped, NASTY, strict=True)) <= 4, "or it says nothing"

@@ -1,0 +1,66 @@
+"""Steps that the controllers of webhooks and Teams channels share."""
+
+from typing import TypeVar
+
+from api.http.permissions import Level, User
+from api.http.request_context import RequestContext
+from commands.endpoints import NAMES
+from domain.core.errors import Invalid, NotFound
+from domain.endpoints import EndpointKind
+from integrations.ports import Refused
+from projections import projects
+from projections.endpoints import find_endpoint
+from projections.teams import ChannelRow
+from projections.webhooks import WebhookRow
+from store.tables import delivery_history
+from store.tables.delivery_history import DeliveryStats
+
+R = TypeVar("R", WebhookRow, ChannelRow)
+
+KINDS: dict[type[WebhookRow] | type[ChannelRow], EndpointKind] = {WebhookRow: "webhook", ChannelRow: "teams"}
+
+
+def may_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> bool:
+    return user.is_admin if row.project_id is None else user.may(level, row.project_id)
+
+
+def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
+    """Raises NotFound for an endpoint that the user cannot see, and Forbidden when the level is too high for them."""
+    name = f"{NAMES[KINDS[type(row)]]} {row.id}"
+    if row.project_id is not None:
+        user.must(level, row.project_id, name)
+    elif not user.is_admin:
+        raise NotFound(f"There is no {name}.")
+
+
+async def find_accessible(
+    user: User, ctx: RequestContext, row_type: type[R], endpoint_id: int, level: Level = "read"
+) -> R:
+    """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
+    async with ctx.reading() as connection:
+        row = await find_endpoint(connection, row_type, endpoint_id)
+    if row is None:
+        raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
+    must_access(user, level, row)
+    return row
+
+
+async def must_administer_project(user: User, ctx: RequestContext, project_id: int) -> None:
+    """Raises NotFound or Forbidden unless the user may register endpoints in the project."""
+    user.must("admin", project_id, f"project {project_id}")
+    async with ctx.reading() as connection:
+        if await projects.find(connection, project_id) is None:
+            raise NotFound(f"There is no project {project_id}.")
+
+
+async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
+    """Raises Invalid, naming the field, for a URL that deliveries would not be sent to."""
+    try:
+        await ctx.services.outgoing.check(url)
+    except Refused as error:
+        raise Invalid.field(field, str(error)) from None
+
+
+async def read_stats(ctx: RequestContext, endpoint_id: int) -> DeliveryStats:
+    async with ctx.reading() as connection:
+        return (await delivery_history.read_stats(connection, [endpoint_id]))[endpoint_id]

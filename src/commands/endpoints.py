@@ -1,0 +1,118 @@
+"""Commands that are the same for webhooks and Teams channels, and the checks that the others share."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+from commands.handler import Command
+from domain.core.errors import NotFound
+from domain.core.events import AnyStream, Category, Event
+from domain.endpoints import Endpoint, EndpointKind
+from domain.teams import CARD, CHANNEL, CardGivenUp, ChannelDeleted, ChannelFailing, ChannelRecovered
+from domain.webhooks import (
+    DELIVERY,
+    WEBHOOK,
+    Delivery,
+    DeliveryGivenUp,
+    WebhookDeleted,
+    WebhookFailing,
+    WebhookRecovered,
+)
+
+E = TypeVar("E", bound=Endpoint)
+
+
+class _Streams(NamedTuple):
+    """The streams of one kind of endpoint and the events that the commands of this module append to them.
+
+    All events take the endpoint's id and project first.
+    """
+
+    endpoints: Category[Any]
+    deliveries: Category[Any]
+    deleted: Callable[..., Event]
+    failing: Callable[..., Event]
+    recovered: Callable[..., Event]
+    given_up: Callable[..., Event]
+
+
+_STREAMS: Mapping[EndpointKind, _Streams] = {
+    "webhook": _Streams(WEBHOOK, DELIVERY, WebhookDeleted, WebhookFailing, WebhookRecovered, DeliveryGivenUp),
+    "teams": _Streams(CHANNEL, CARD, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp),
+}
+NAMES: Mapping[EndpointKind, str] = {"webhook": "webhook", "teams": "Teams channel"}
+
+
+@dataclass(frozen=True)
+class DeleteEndpoints(Command):
+    """Deletes those of the endpoints that exist."""
+
+    kind: EndpointKind
+    endpoint_ids: tuple[int, ...]
+
+    def reads(self) -> Sequence[AnyStream]:
+        return tuple(_STREAMS[self.kind].endpoints.at(endpoint_id) for endpoint_id in dict.fromkeys(self.endpoint_ids))
+
+    def decide(self, *endpoints: Endpoint | None) -> Iterable[Event]:
+        for endpoint in endpoints:
+            if endpoint is not None and not endpoint.deleted:
+                yield _STREAMS[self.kind].deleted(endpoint.endpoint_id, endpoint.project_id)
+
+
+@dataclass(frozen=True)
+class GiveUpDelivery(Command):
+    """Records that a delivery failed for good; once for the same number of attempts."""
+
+    kind: EndpointKind
+    endpoint_id: int
+    delivery_id: str
+    type: str
+    attempts: int
+    error: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        streams = _STREAMS[self.kind]
+        return streams.endpoints.at(self.endpoint_id), streams.deliveries.at(self.delivery_id)
+
+    def decide(self, endpoint: Endpoint | None, delivery: Delivery | bool) -> Iterable[Event]:
+        is_recorded = delivery if isinstance(delivery, bool) else delivery.given_up >= self.attempts
+        if endpoint is not None and not endpoint.deleted and not is_recorded:
+            yield _STREAMS[self.kind].given_up(
+                endpoint.endpoint_id,
+                endpoint.project_id,
+                delivery_id=self.delivery_id,
+                type=self.type,
+                attempts=self.attempts,
+                error=self.error,
+            )
+
+
+@dataclass(frozen=True)
+class RecordEndpointHealth(Command):
+    """Records that an endpoint fails, with its last error, or answers again (None)."""
+
+    kind: EndpointKind
+    endpoint_id: int
+    error: str | None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (_STREAMS[self.kind].endpoints.at(self.endpoint_id),)
+
+    def decide(self, endpoint: Endpoint | None) -> Iterable[Event]:
+        if endpoint is None or endpoint.deleted or endpoint.failing == (self.error is not None):
+            return
+        streams, about = _STREAMS[self.kind], (endpoint.endpoint_id, endpoint.project_id)
+        yield streams.recovered(*about) if self.error is None else streams.failing(*about, error=self.error)
+
+
+def existing_endpoint(endpoint: E | None, kind: EndpointKind, endpoint_id: int) -> E:
+    """Raises NotFound for an endpoint that does not exist or was deleted."""
+    if endpoint is None or endpoint.deleted:
+        raise NotFound(f"There is no {NAMES[kind]} {endpoint_id}.")
+    return endpoint
+
+
+def changed_fields(command: Command, endpoint: Endpoint, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the fields of an update that are given (not None) and differ from the endpoint's."""
+    given = {name: list(value) if isinstance(value := getattr(command, name), tuple) else value for name in names}
+    return {name: value for name, value in given.items() if value not in (None, getattr(endpoint, name))}

@@ -1,0 +1,105 @@
+"""Endpoints: the addresses that notifications are delivered to, which are webhooks and Teams channels.
+
+The events of both kinds mean the same to commands, projections and workers; the classes here are what these match on.
+Stored names and fields are those of `domain.webhooks` and `domain.teams`.
+"""
+
+from typing import Any, ClassVar, Literal, TypeVar
+
+import msgspec
+
+from domain.core.events import Event
+
+EndpointKind = Literal["webhook", "teams"]
+"""Decides what a message looks like and which events are recorded about the endpoint. A stored value."""
+
+NOT_A_FIELD = "subclasses declare it as a field or a property"
+
+
+class EndpointEvent(Event, frozen=True):
+    """Base of all events about one endpoint and its deliveries."""
+
+    kind: ClassVar[EndpointKind]
+
+    @property
+    def endpoint_id(self) -> int:
+        """Unique among the endpoints of all kinds."""
+        raise NotImplementedError(NOT_A_FIELD)
+
+    @property
+    def project_id(self) -> int | None:
+        """None for an endpoint that is notified about all projects."""
+        raise NotImplementedError(NOT_A_FIELD)
+
+
+class EndpointRegistered(EndpointEvent, frozen=True):
+    """Base of the events that begin an endpoint's stream."""
+
+
+class EndpointUpdated(EndpointEvent, frozen=True):
+    """Base of the events that hold the changed fields of an endpoint; None means unchanged."""
+
+    updatable: ClassVar[tuple[str, ...]]
+
+    def changes(self) -> dict[str, Any]:
+        """Returns the changed fields with their new values."""
+        return {field: value for field in self.updatable if (value := getattr(self, field)) is not None}
+
+
+class EndpointDeleted(EndpointEvent, frozen=True):
+    """Base of the events that end an endpoint: its open deliveries are dropped and its data key is destroyed."""
+
+    @property
+    def erases(self) -> str | None:
+        return self.data_key
+
+
+class EndpointFailing(EndpointEvent, frozen=True):
+    """Base of the events after many failed attempts in a row. Deliveries go on at a slower pace; none is lost."""
+
+    @property
+    def error(self) -> str:
+        """Describes the last failure."""
+        raise NotImplementedError(NOT_A_FIELD)
+
+
+class EndpointRecovered(EndpointEvent, frozen=True):
+    """Base of the events when a failing endpoint answers again."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Base of the states of endpoints."""
+
+    @property
+    def endpoint_id(self) -> int:
+        raise NotImplementedError(NOT_A_FIELD)
+
+    @property
+    def project_id(self) -> int | None:
+        raise NotImplementedError(NOT_A_FIELD)
+
+    @property
+    def failing(self) -> bool:
+        raise NotImplementedError(NOT_A_FIELD)
+
+    @property
+    def deleted(self) -> bool:
+        raise NotImplementedError(NOT_A_FIELD)
+
+
+E = TypeVar("E", bound=Endpoint)
+
+
+def evolve_endpoint(state: E | None, event: Event) -> E | None:
+    """Folds the events that mean the same for endpoints of all kinds."""
+    if state is None:
+        return None
+    match event:
+        case EndpointUpdated():
+            return msgspec.structs.replace(state, **event.changes())
+        case EndpointFailing() | EndpointRecovered():
+            return msgspec.structs.replace(state, failing=isinstance(event, EndpointFailing))
+        case EndpointDeleted():
+            return msgspec.structs.replace(state, deleted=True)
+        case _:
+            return state

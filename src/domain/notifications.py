@@ -1,0 +1,110 @@
+"""Notifications: which events endpoints are notified of, and which endpoint wants which of them."""
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+from typing import Literal, NamedTuple, get_args
+
+import msgspec
+
+from domain.builds import BuildFinished, BuildStarted
+from domain.core.events import Event
+from domain.endpoints import EndpointKind
+from domain.flakiness import TestTurnedFlaky
+from domain.nodes import NodeWentOffline
+from domain.quarantine import TestsQuarantined
+
+NotificationType = Literal[
+    "build.started",
+    "build.finished",
+    "build.failed",
+    "build.cancelled",
+    "test.flaky",
+    "test.quarantined",
+    "node.offline",
+]
+TYPES: tuple[NotificationType, ...] = get_args(NotificationType)
+PING = "ping"
+"""The type of messages that only a test of an endpoint sends."""
+
+SOURCES: dict[str, tuple[type[Event], ...]] = {
+    "build.started": (BuildStarted,),
+    "build.finished": (BuildFinished,),
+    "build.failed": (BuildFinished,),
+    "build.cancelled": (BuildFinished,),
+    "test.flaky": (TestTurnedFlaky,),
+    "test.quarantined": (TestsQuarantined,),
+    "node.offline": (NodeWentOffline,),
+}
+"""The events that notifications of each type are made from."""
+
+
+class Notification(NamedTuple):
+    """One of the notifications that are made from an event."""
+
+    type: NotificationType
+    ordering_key: str | None
+    """Notifications with the same key arrive in the order of their events; None: in any order."""
+    item: int = 0
+    """Index into the entries of the event, for an event about several tests."""
+
+
+def notifications_of(event: Event) -> Iterator[Notification]:
+    match event:
+        case BuildStarted():
+            yield Notification("build.started", f"build-{event.build_id}")
+        case BuildFinished():
+            ordering_key = f"build-{event.build_id}"
+            yield Notification("build.finished", ordering_key)
+            if event.status == "failed":
+                yield Notification("build.failed", ordering_key)
+            elif event.status == "aborted":
+                yield Notification("build.cancelled", ordering_key)
+        case TestTurnedFlaky():
+            yield Notification("test.flaky", f"build-{event.build_id}")
+        case TestsQuarantined():
+            for item in range(len(event.node_ids)):
+                yield Notification("test.quarantined", None, item)
+        case NodeWentOffline():
+            yield Notification("node.offline", f"node-{event.node_id}")
+        case _:
+            return
+
+
+def select_notifications(kind: EndpointKind, types: Collection[str], event: Event) -> Iterator[Notification]:
+    """Yields the notifications of an event for an endpoint that is registered for these types.
+
+    Channels are read by people: they get one card for a failed build even if they are registered for `build.finished`
+    and `build.failed`, and one card for tests that were quarantined together.
+    """
+    for notification in notifications_of(event):
+        is_repeated = kind == "teams" and (
+            notification.item > 0 or (notification.type == "build.finished" and _has_failed_type(event, types))
+        )
+        if notification.type in types and not is_repeated:
+            yield notification
+
+
+def _has_failed_type(event: Event, types: Collection[str]) -> bool:
+    return isinstance(event, BuildFinished) and event.status == "failed" and "build.failed" in types
+
+
+def is_in_scope(endpoint_project_id: int | None, event_project_id: int | None) -> bool:
+    """Tells whether an endpoint of one project, or of all projects (None), is notified of events of another."""
+    return endpoint_project_id is None or endpoint_project_id == event_project_id
+
+
+class NotificationMessage(msgspec.Struct, frozen=True):
+    """The body of a webhook delivery."""
+
+    id: str
+    """Identifies the notification: the same for all endpoints and in a replay."""
+    type: str
+    created_at: datetime
+    project_id: int | None
+    data: msgspec.Raw
+    replay: bool | msgspec.UnsetType = msgspec.UNSET
+    """True in a replay, else absent."""
+
+
+def message_id(position: int, notification_type: str, item: int) -> str:
+    return f"evt-{position}-{notification_type}" + (f"-{item}" if item else "")

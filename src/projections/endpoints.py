@@ -1,0 +1,102 @@
+"""The projections of endpoints: one row for each webhook, or for each Teams channel."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+from psycopg import AsyncConnection
+
+from domain.core.events import Event, Recorded
+from domain.endpoints import (
+    EndpointDeleted,
+    EndpointEvent,
+    EndpointFailing,
+    EndpointRecovered,
+    EndpointRegistered,
+    EndpointUpdated,
+)
+from domain.projects import ProjectDeleted
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
+from projections.engine.queries import fetch_all, fetch_one
+
+R = TypeVar("R", bound=Row)
+
+PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFailing, EndpointRecovered)
+
+
+def endpoint_projection(
+    name: str, row_type: type[R], new_row: Callable[[Event], R], events: Sequence[type[EndpointEvent]]
+) -> Projection:
+    """Returns the projection of the endpoints that `events` are about; `new_row` makes the row of a registered one.
+
+    The rows need the columns id, project_id, updated_at, failing_since, failing_error and those that
+    `EndpointUpdated.changes` returns.
+    """
+    taken = tuple(event for event in events if issubclass(event, PROJECTED))
+
+    def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+        event = recorded.event
+        if isinstance(event, taken) and isinstance(event, EndpointUpdated | EndpointFailing | EndpointRecovered):
+            yield row_type, (event.endpoint_id,)
+
+    def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+        match recorded.event:
+            case ProjectDeleted() as event:
+                yield DeleteWhere(row_type, "project_id", event.project_id)
+            case event if not isinstance(event, taken):
+                return
+            case EndpointRegistered() as event:
+                yield new_row(event)
+            case EndpointDeleted() as event:
+                yield Delete(row_type, event.endpoint_id)
+            case event:
+                if (row := rows.get(row_type, event.endpoint_id)) is not None:
+                    yield _changed(row, event)
+
+    return Projection(name, row_type.table.version, (row_type,), keys, apply, takes=(ProjectDeleted, *taken))
+
+
+def _changed(row: R, event: EndpointEvent) -> R:
+    match event:
+        case EndpointUpdated():
+            return msgspec.structs.replace(row, **event.changes(), updated_at=event.at)
+        case EndpointFailing():
+            return msgspec.structs.replace(row, failing_since=event.at, failing_error=event.error)
+        case _:
+            return msgspec.structs.replace(row, failing_since=None, failing_error=None)
+
+
+async def find_endpoint(connection: AsyncConnection, row_type: type[R], endpoint_id: int) -> R | None:
+    query = f"SELECT * FROM {row_type.table} WHERE id = %(id)s"
+    return await fetch_one(connection, row_type, query, {"id": endpoint_id})
+
+
+async def list_endpoints(
+    connection: AsyncConnection,
+    row_type: type[R],
+    projects: list[int] | None,
+    *,
+    project_id: int | None = None,
+    active: bool | None = None,
+    after: int,
+    offset: int,
+    limit: int,
+) -> list[R]:
+    """Returns a page ordered by id, of these projects; None: of all projects and of endpoints without one."""
+    return await fetch_all(
+        connection,
+        row_type,
+        f"SELECT * FROM {row_type.table} WHERE id > %(after)s"
+        " AND (%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s))"
+        " AND (%(project)s::bigint IS NULL OR project_id = %(project)s)"
+        " AND (%(active)s::bool IS NULL OR active = %(active)s)"
+        " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
+        {
+            "projects": projects,
+            "project": project_id,
+            "active": active,
+            "after": after,
+            "offset": offset,
+            "limit": limit,
+        },
+    )

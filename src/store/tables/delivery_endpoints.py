@@ -1,0 +1,106 @@
+"""Endpoints as of the delivery planner's position in the log, with the health that senders observe.
+
+The planner folds the events about endpoints into the table `webhook_endpoints` in the transaction that moves its
+position, so deliveries are planned for the endpoints that existed when the event happened.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from psycopg import AsyncConnection
+
+from domain.endpoints import EndpointKind
+
+FOLDED_COLUMNS = ("url", "events", "sealed_secret", "active")
+"""The columns that an update of an endpoint may change. A channel has no URL here: its sender reads the stream."""
+
+DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
+
+
+class DeliveryTarget(NamedTuple):
+    """An endpoint with what decides whether it is notified of an event."""
+
+    id: int
+    kind: EndpointKind
+    project_id: int | None
+    """None: of all projects."""
+    events: list[str]
+    """The notification types that it is registered for."""
+    active: bool
+
+
+class HealthChange(NamedTuple):
+    """An endpoint that began to fail or recovered, for which no event is recorded yet."""
+
+    kind: EndpointKind
+    endpoint_id: int
+    error: str | None
+    """The last error; None: it recovered."""
+
+
+async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
+    query = b"SELECT id, kind, project_id, events, active FROM webhook_endpoints"
+    cursor = await connection.execute(query, prepare=True)
+    return [DeliveryTarget(*row) for row in await cursor.fetchall()]
+
+
+async def add_endpoint(
+    connection: AsyncConnection, target: DeliveryTarget, url: str | None = None, sealed_secret: bytes | None = None
+) -> None:
+    await connection.execute(
+        "INSERT INTO webhook_endpoints (id, kind, project_id, events, active, url, sealed_secret)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        (*target, url, sealed_secret),
+    )
+
+
+async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]) -> None:
+    """Sets those of the changed fields that have a column here."""
+    changed = {column: changes[column] for column in FOLDED_COLUMNS if column in changes}
+    if changed:
+        columns = ", ".join(f"{column} = %({column})s" for column in changed)
+        await connection.execute(
+            f"UPDATE webhook_endpoints SET {columns} WHERE id = %(id)s".encode(), changed | {"id": endpoint_id}
+        )
+
+
+async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
+    """Forgets failures and makes all pending deliveries of the endpoint due now."""
+    await connection.execute(
+        "UPDATE webhook_endpoints SET failures_in_a_row = 0, pause_s = 0, open_until = NULL, probing = false"
+        " WHERE id = %s",
+        (endpoint_id,),
+    )
+    await connection.execute(
+        "UPDATE webhook_deliveries SET due_at = %s, since = %s"
+        " WHERE webhook_id = %s AND state = 'pending' AND NOT leased",
+        (now, now, endpoint_id),
+    )
+
+
+async def delete_endpoints(connection: AsyncConnection, endpoint_ids: list[int]) -> None:
+    """Deletes endpoints with their deliveries, replays and history."""
+    await connection.execute("DELETE FROM webhook_endpoints WHERE id = ANY (%s)", (endpoint_ids,))
+    for table in DEPENDENT_TABLES:
+        await connection.execute(f"DELETE FROM {table} WHERE webhook_id = ANY (%s)".encode(), (endpoint_ids,))
+
+
+async def delete_endpoints_of_project(connection: AsyncConnection, project_id: int) -> None:
+    cursor = await connection.execute(
+        "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id", (project_id,)
+    )
+    await delete_endpoints(connection, [endpoint_id for (endpoint_id,) in await cursor.fetchall()])
+
+
+async def fetch_health_changes(connection: AsyncConnection) -> list[HealthChange]:
+    cursor = await connection.execute(
+        "SELECT kind, id, CASE WHEN open_until IS NULL THEN NULL ELSE coalesce(last_error, '') END"
+        " FROM webhook_endpoints WHERE said_failing <> (open_until IS NOT NULL)",
+        prepare=True,
+    )
+    return [HealthChange(*row) for row in await cursor.fetchall()]
+
+
+async def mark_health_published(connection: AsyncConnection, endpoint_id: int, *, failing: bool) -> None:
+    await connection.execute("UPDATE webhook_endpoints SET said_failing = %s WHERE id = %s", (failing, endpoint_id))

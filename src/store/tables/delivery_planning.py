@@ -1,0 +1,86 @@
+"""The work of the delivery planner: new and parked events, redeliveries, and replays of earlier events."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+
+from store.tables.deliveries import notify_due
+from store.tables.delivery_endpoints import DeliveryTarget
+from store.tables.reactions import MAX_TRIES
+
+
+class PendingWork(NamedTuple):
+    events: bool
+    """Followed events were appended, or so many others that the position is to be moved past them."""
+    parked: bool
+    """A parked event is due again."""
+    replays: bool
+
+
+class DeliveryReplay(NamedTuple):
+    """A replay that is not complete."""
+
+    name: str
+    position: int
+    """The events up to here have their deliveries."""
+    up_to: int
+    """The position of the last event."""
+    target: DeliveryTarget
+
+
+async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
+    """Returns what there is to do, in one query, because most events need nothing."""
+    cursor = await connection.execute(
+        "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
+        " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s,"
+        " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND tries < %s),"
+        " EXISTS (SELECT FROM webhook_replays)"
+        " FROM (SELECT coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0) AS position) p",
+        (names, min_skip, planner, MAX_TRIES, planner),
+        prepare=True,
+    )
+    row = await cursor.fetchone()
+    assert row is not None, "it selects from one row"
+    return PendingWork(*row)
+
+
+async def redeliver(connection: AsyncConnection, delivery_id: str, now: datetime) -> None:
+    """Makes an ended delivery due again, without an ordering key: others need not wait for it, nor it for them."""
+    await connection.execute(
+        "UPDATE webhook_deliveries SET state = 'pending', lane = NULL, tries = 0, due_at = %s, since = %s"
+        " WHERE delivery_id = %s AND state IN ('delivered', 'giving_up', 'given_up')",
+        (now, now, delivery_id),
+    )
+
+
+async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, after: int, up_to: int) -> None:
+    await connection.execute(
+        "INSERT INTO webhook_replays (replay, webhook_id, position, up_to) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        (name, endpoint_id, after, up_to),
+    )
+
+
+async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
+    """Returns a replay with fewer than `max_open` open deliveries, locked until the transaction ends."""
+    cursor = await connection.execute(
+        "SELECT r.replay, r.position, r.up_to, e.id, e.kind, e.project_id, e.events, e.active FROM webhook_replays r"
+        " JOIN webhook_endpoints e ON e.id = r.webhook_id"
+        " WHERE (SELECT count(*) FROM (SELECT FROM webhook_deliveries d WHERE d.webhook_id = r.webhook_id AND d.replay"
+        "  AND d.state IN ('waiting', 'pending') LIMIT %s) open) < %s"
+        " ORDER BY r.replay LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
+        (max_open, max_open),
+        prepare=True,
+    )
+    row = await cursor.fetchone()
+    return None if row is None else DeliveryReplay(row[0], row[1], row[2], DeliveryTarget(*row[3:]))
+
+
+async def advance_replay(connection: AsyncConnection, replay: DeliveryReplay, position: int) -> None:
+    """Moves the replay to a position; at its end it is deleted."""
+    if position >= replay.up_to:
+        await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (replay.name,))
+    else:
+        await connection.execute("UPDATE webhook_replays SET position = %s WHERE replay = %s", (position, replay.name))
+    await notify_due(connection)
