@@ -10,8 +10,8 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
-from api.http.idempotency import RECEIVED
-from api.http.permissions import Agent
+from api.http.idempotency import BODY_HASH
+from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.live.agent_polls import POLL_S, AgentPolls
 from api.recording import record_report
@@ -19,7 +19,7 @@ from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
 from domain.builds import BUILD, Assigned, Finished, Running
-from domain.core.errors import Conflict, Forbidden, TooLarge
+from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE, Node
 from store.tables.build_logs import Line
 
@@ -31,7 +31,6 @@ unless it uses the same work folder, so that the other is known to be dead.
 MAX_REPORT = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
 """Agents send the last 256 KiB."""
-AGENTS = {"agents": True}
 
 Name = Annotated[str, Meta(max_length=500)]
 Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -116,11 +115,12 @@ class FinishAnswer(msgspec.Struct):
 class AgentController(Controller):
     path = "/agent"
     tags = ["Agents"]
-    opt = AGENTS
+    opt = {"agents": True}
+    guards = [agents_only]
 
     @post("/connect", status_code=200)
     async def connect(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Connection) -> Connected:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
         receipt = await ctx(
@@ -146,7 +146,7 @@ class AgentController(Controller):
         self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Disconnection
     ) -> dict[str, str]:
         """The agent ends, and with it its session; one that is not the node's (any more) is no matter."""
-        await ctx(MarkNodeOffline(the_agent(request.user).node_id, data.session, "its agent was stopped"))
+        await ctx(MarkNodeOffline(request.user.node_id, data.session, "its agent was stopped"))
         return {}
 
     @get("/next")
@@ -161,7 +161,7 @@ class AgentController(Controller):
         """A message for the agent, or 204 after a while without one. `receipt` is that of the last message that
         arrived, empty before the first: what did not arrive is said again.
         """
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         await _must_be_connected(ctx, node_id, session)
         polls: AgentPolls = request.app.state.polls
         message = await polls.next(request, node_id, session, free, receipt)
@@ -169,7 +169,7 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def heartbeat(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Heartbeat) -> Lost:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         await _must_be_connected(ctx, node_id, data.session)
         await ctx.services.gauges.record_heartbeat(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
@@ -185,7 +185,7 @@ class AgentController(Controller):
     async def started(
         self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         await ctx(AcknowledgeBuild(build_id, node_id, attempt, data.commit_sha))
         return {}
 
@@ -193,7 +193,7 @@ class AgentController(Controller):
     async def log(
         self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
@@ -207,7 +207,7 @@ class AgentController(Controller):
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
             size, hashed = 0, hashlib.sha256()
@@ -218,7 +218,7 @@ class AgentController(Controller):
                     raise TooLarge(f"A report may have {MAX_REPORT // 2**20} MiB.")
                 spooled.write(chunk)
             spooled.flush()
-            request.state[RECEIVED] = hashed.digest()
+            request.state[BODY_HASH] = hashed.digest()
             recorded = await record_report(ctx, build_id, attempt, path, Path(spooled.name))
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
@@ -231,7 +231,7 @@ class AgentController(Controller):
         attempt: Attempt,
         data: FinishedReport,
     ) -> FinishAnswer:
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         receipt = await ctx(
             FinishBuild(
                 build_id=build_id,
@@ -251,15 +251,9 @@ class AgentController(Controller):
         self, request: Request[Agent, Any, Any], ctx: RequestContext, command_id: int, data: CommandResult
     ) -> dict[str, str]:
         """Of `execute` and `restart`; only the first answer counts."""
-        node_id = the_agent(request.user).node_id
+        node_id = request.user.node_id
         await ctx(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
         return {}
-
-
-def the_agent(caller: object) -> Agent:
-    if not isinstance(caller, Agent):
-        raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
-    return caller
 
 
 async def _node(ctx: RequestContext, node_id: int) -> Node:

@@ -16,7 +16,8 @@ from api.audit_proofs import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
 from api.builds import BuildController
-from api.health import HealthController
+from api.events import EventController
+from api.health import HealthController, ProjectionController, ReactionController
 from api.http import openapi, problems
 from api.http.as_of import refuse_elsewhere
 from api.http.idempotency import IdempotencyMiddleware
@@ -28,28 +29,23 @@ from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
 from api.live.agent_polls import AgentPolls
-from api.live.event_feed import EventController
-from api.live.feeds import Streams
+from api.live.streams import Streams
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.pools import PoolController
-from api.projections import ProjectionController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
-from api.reactions import ReactionController
 from api.simulations import ReplayController
 from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
 from api.triage import TriageController
-from api.user_permissions import UserPermissionController
 from api.users import UserController
 from api.webhooks import WebhookController
 
 CONTROLLERS = (
     HealthController,
     AuthController,
-    UserPermissionController,
     UserController,
     ProjectController,
     JobController,

@@ -13,9 +13,9 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from api.build_views import visible_build
+from api.builds import reading_build
 from api.http.downloads import content_type, file_answer
-from api.http.idempotency import Replay
+from api.http.idempotency import ReplayedResponse
 from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page, provide_paged
@@ -91,8 +91,7 @@ class ArtifactController(Controller):
         type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
-        await visible_build(request.user, ctx, build_id)
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id) as (connection, _):
             found = await artifacts.fetch_page(
                 connection,
                 build_id,
@@ -108,8 +107,7 @@ class ArtifactController(Controller):
     @get("/tree")
     async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
         """The build's artifacts as folders and files, folders first."""
-        await visible_build(request.user, ctx, build_id)
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id) as (connection, _):
             return tree_of(await artifacts.fetch_page(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
@@ -167,7 +165,7 @@ async def store(
         except AlreadyDone:
             first = await ctx.services.idempotent_responses.find(once.scope)
             if first is not None:
-                await ctx.show(first.position)
+                await ctx.wait_until_shown(first.position)
             artifact_id = await _same(ctx, build, path, upload)
     if artifact_id is None:  # it was deleted since
         artifact_id = await _store(ctx, caller, build, path, upload, None)
@@ -200,7 +198,7 @@ async def _store(
     )
     try:
         await ctx(command, once=once)
-    except (Rejection, AlreadyDone, Replay):
+    except (Rejection, AlreadyDone, ReplayedResponse):
         await ctx.services.blobs.delete(key)
         raise
     return artifact_id

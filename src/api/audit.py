@@ -207,7 +207,7 @@ async def note(
         given = request.query_params
         # As they were understood: of a repeated one the last counts, and digits without end are not kept.
         asked = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in ASKED if name in given}
-        await ctx.quietly(NoteReading(read_id, what, asked | more, len(shown), project_id))
+        await ctx.execute_unseen(NoteReading(read_id, what, asked | more, len(shown), project_id))
 
 
 def next_link(request: Request[Any, Any, Any], key: str, places: Sequence[int], limit: int) -> dict[str, str]:

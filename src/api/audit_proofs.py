@@ -158,7 +158,7 @@ class AuditLogController(Controller):
         given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
         parameters = {name: str(value) for name, value in given.items() if value is not None}
         read_id = await ctx.services.ids.draw("audit_reads")
-        await ctx.quietly(NoteReading(read_id, "export", parameters, None, noted))
+        await ctx.execute_unseen(NoteReading(read_id, "export", parameters, None, noted))
         export = Export(ctx.services.pool, ctx.services.log, checkpoint, after, following, asked, sorted(held or ()))
         return Stream(export.lines(), media_type=NDJSON)
 

@@ -1,6 +1,9 @@
 """Signing in and out, who one is, API tokens, and what the server tells its users about itself."""
 
-from datetime import UTC, datetime
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Any
 
 import msgspec
@@ -12,13 +15,15 @@ from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
-from api.http.throttling import throttled
+from api.http.services import Services
 from api.http.types import Name, Paged, next_page, provide_paged
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from domain.core.errors import Conflict, Unauthenticated
+from domain.core.errors import Conflict, TooManyRequests, Unauthenticated
 from projections import auth, projects
+from store.clock import utcnow
 from store.crypto import passwords
 from store.crypto.secrets import new_token, token_hash
+from store.tables.login_failures import LoginFailures
 from store.tables.token_uses import fetch_last_token_uses
 
 
@@ -89,7 +94,7 @@ class AuthController(Controller):
     @post("/authenticate", status_code=200, opt=PUBLIC)
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
         """After 10 failures in 5 minutes, for one account or from one address, further tries have to wait."""
-        async with throttled(request, ctx.services, data.username):
+        async with counting_failures(request, ctx.services, data.username):
             async with ctx.reading() as connection:
                 user = await auth.find_by_email(connection, data.username)
             # As much work for an address that nobody has: how long it takes does not tell which exist.
@@ -97,7 +102,7 @@ class AuthController(Controller):
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
         services = ctx.services
-        now = datetime.now(UTC).replace(microsecond=0)  # a token's times are whole seconds
+        now = utcnow().replace(microsecond=0)  # a token's times are whole seconds
         session_id = new_token("")
         expires_at = now + SESSION
         await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
@@ -163,3 +168,44 @@ def permissions(user: User, visible: list[int]) -> Permissions:
         is_admin=user.is_admin,
         projects=levels,
     )
+
+
+@contextlib.asynccontextmanager
+async def counting_failures(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
+    """Counts the block's Unauthenticated as a failed login of the account and of the client's address.
+
+    Raises TooManyRequests before the block after too many of them. Accounts that do not exist are counted like others,
+    so that the answer does not tell which exist.
+    """
+    failures = LoginFailures(services.pool)
+    account_claim = services.secrets.claim("login-account", account)
+    subjects = [account_claim]
+    if (address := _address(request)) is not None:
+        subjects.append(services.secrets.claim("login-address", str(address)))
+    if wait_s := await failures.fetch_wait_s(subjects):
+        raise TooManyRequests(f"Signing in failed too often; try again in {wait_s} s.", wait_s)
+    try:
+        yield
+    except Unauthenticated:
+        await failures.record(subjects)
+        raise
+    await failures.clear(account_claim)
+
+
+def _address(request: Request[Any, Any, Any]) -> IPv4Address | IPv6Address | None:
+    """Returns the client's address: behind a proxy on this machine the last one in X-Forwarded-For.
+
+    None for a call from this machine without that header: counting it would lock out everyone behind a proxy.
+    """
+    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2]
+    client = _parsed(request.client.host if request.client is not None else "")
+    if client is None or client.is_loopback:
+        client = _parsed(forwarded.strip())
+    return None if client is None or client.is_loopback else client
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, Request, delete, post
 from msgspec import Meta
 
-from api.build_views import visible_build
+from api.builds import reading_build, visible_build
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from commands.builds import MoveBuildToTop
@@ -58,19 +58,16 @@ class BuildActionController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: Restart | None = None
     ) -> RestartedBuild:
         """Queues the same commit and configuration again; with `failed_only` only the tests that failed."""
-        row = await visible_build(request.user, ctx, build_id, "write")
-        test_ids = None
-        if data is not None and data.failed_only:
-            async with ctx.reading() as connection:
-                test_ids = tuple(await fetch_failed_node_ids(connection, build_id))
+        failed_only = data is not None and data.failed_only
+        async with reading_build(ctx, request.user, build_id, "write") as (connection, row):
+            test_ids = tuple(await fetch_failed_node_ids(connection, build_id)) if failed_only else None
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
     async def retry_flaky(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> RetriedBuild:
         """Queues only the tests of this build that are known to be flaky."""
-        row = await visible_build(request.user, ctx, build_id, "write")
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))

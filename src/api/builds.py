@@ -1,5 +1,7 @@
 """Builds: start, list, watch, stop."""
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -7,20 +9,20 @@ import msgspec
 from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 from msgspec import Meta, structs
+from psycopg import AsyncConnection
 
-from api.build_views import BuildPage, visible_build
 from api.http.as_of import as_of
-from api.http.permissions import User
+from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page
-from api.live.build_feed import STILL_HERE, BuildStream, shown
-from api.live.feeds import Streams
+from api.live.build_feed import STILL_HERE, BuildStream, format_line
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
+from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, status_of
 from domain.core.errors import NotFound
 from projections import builds
-from projections.builds import BuildFilters
+from projections.builds import BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, CommentView, detail, item_fields
 from projections.time_travel.historical_reads import BUILD_PAST
 from store.tables.waiting_reasons import fetch_waiting_reason
@@ -59,6 +61,11 @@ class BuildStatus(msgspec.Struct):
 
 class ExternalResult(msgspec.Struct):
     status: Verdict
+
+
+class BuildPage(msgspec.Struct):
+    total: int
+    results: list[BuildItem]
 
 
 class LogPage(msgspec.Struct):
@@ -130,8 +137,7 @@ class BuildController(Controller):
 
     @get("/{build_id:int}", **as_of(BUILD_PAST, "build_id"))
     async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
-        row = await visible_build(request.user, ctx, build_id)
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
@@ -169,7 +175,7 @@ class BuildController(Controller):
         logs = ctx.services.build_logs
         total = await logs.count_lines(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
-        return LogPage(total, [shown(line) for line in lines])
+        return LogPage(total, [format_line(line) for line in lines])
 
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
     async def stream(
@@ -185,3 +191,32 @@ class BuildController(Controller):
         )
         source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=last)
         return LiveStream(streams.readers, reader, source)
+
+
+@asynccontextmanager
+async def reading_build(
+    ctx: RequestContext, user: User, build_id: int, level: Level = "read"
+) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
+    """Lends a connection and the build that was found with it.
+
+    A build that the read models lack may have been started a moment ago, so they get the time to catch up. Raises
+    NotFound for a build that does not exist or that the user cannot see, Forbidden for too little access.
+    """
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(ctx.reading())
+        row = await builds.find(connection, build_id)
+        if row is None and not ctx.is_historical:
+            await stack.aclose()  # no connection is held during the wait
+            if await ctx.wait_for_head():
+                connection = await stack.enter_async_context(ctx.reading())
+                row = await builds.find(connection, build_id)
+        if row is None:
+            raise NotFound(f"There is no build {build_id}.")
+        user.must(level, row.project_id, f"build {build_id}")
+        yield connection, row
+
+
+async def visible_build(user: User, ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
+    """Returns the build, for handlers that read nothing else. Raises as `reading_build` does."""
+    async with reading_build(ctx, user, build_id, level) as (_, row):
+        return row

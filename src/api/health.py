@@ -1,22 +1,28 @@
-"""Liveness, readiness and what this server is."""
+"""Health of the server: liveness, readiness, and how far projections and reactions have followed the log."""
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, get
 
+from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from projections import audit_trail
 from projections.engine.read_your_writes import LIMIT_S
 from projections.engine.schemas import missing
+from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
-from store.tables.reactions import has_parked
+from store.tables import reactions
+from store.tables.reactions import ReactionStanding
 
-SEALED_WITHIN = timedelta(minutes=5)
-"""Checkpoints come every few seconds; after this time something is wrong."""
+S = TypeVar("S", Standing, ReactionStanding)
+
+SEAL_OVERDUE = timedelta(minutes=5)
+"""Age of an event without a checkpoint that makes the server degraded: checkpoints come every few seconds."""
 
 
 class Health(msgspec.Struct):
@@ -42,7 +48,7 @@ class HealthController(Controller):
 
     @get("/healthz")
     async def healthz(self, request: Request[Any, Any, Any], ctx: RequestContext) -> Health:
-        """Alive. Asks nothing of the database. `degraded` when there are events that could not be projected."""
+        """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
         status = "degraded" if ctx.services.waiter.degraded else "ok"
         return Health(status, ctx.services.version, ctx.services.build)
 
@@ -53,7 +59,8 @@ class HealthController(Controller):
         head = await services.log.read_head()
         async with ctx.reading() as connection:
             lacking = await missing(connection, PROJECTIONS)
-            parked = await has_parked(connection)
+            parked = await reactions.has_parked(connection)
+            unsealed = not lacking and await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE)
         if lacking:
             names = " ".join(projection.name for projection in lacking)
             status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"
@@ -61,8 +68,6 @@ class HealthController(Controller):
         if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
             status = f"read models more than {LIMIT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
-        async with ctx.reading() as connection:
-            unsealed = await audit_trail.has_unsealed(connection, utcnow() - SEALED_WITHIN)
         status = "ok"
         if services.waiter.degraded:
             status = "degraded: events are parked, see `testhide projections status`"
@@ -71,3 +76,37 @@ class HealthController(Controller):
         elif unsealed:
             status = "degraded: the log is not sealed any more, see what `testhide work` logs"
         return Response(Readiness(status, head, head))
+
+
+class ProjectionController(Controller):
+    path = "/projections"
+    tags = ["Projections"]
+
+    @get("")
+    async def list_projections(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[Standing]:
+        """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
+        errors.
+        """
+        head = await ctx.services.log.read_head()
+        async with ctx.reading() as connection:
+            found = await overview(connection, PROJECTIONS, head)
+        return without_errors(found, request.user)
+
+
+class ReactionController(Controller):
+    path = "/reactions"
+    tags = ["Reactions"]
+
+    @get("")
+    async def list_reactions(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[ReactionStanding]:
+        """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
+        async with ctx.reading() as connection:
+            return without_errors(await reactions.fetch_standings(connection), request.user)
+
+
+def without_errors(standings: Sequence[S], user: User) -> Sequence[S]:
+    """Removes the texts of errors, which may quote any project's data, unless the user is an admin."""
+    if not user.is_admin:
+        for standing in standings:
+            standing.errors = []
+    return standings

@@ -10,10 +10,7 @@ import msgspec
 from litestar import Controller, Request, post
 from msgspec import Meta
 
-from api.http.permissions import User
-from api.http.request_context import RequestContext
-from api.http.types import Id, Name
-from api.job_configuration import (
+from api.http.configurations import (
     Branch,
     Glob,
     Repository,
@@ -23,6 +20,9 @@ from api.job_configuration import (
     check_repository,
     check_variables,
 )
+from api.http.permissions import User
+from api.http.request_context import RequestContext
+from api.http.types import Id, Name
 from api.jobs import Minutes, Parallel, visible_job
 from api.nodes import Tags
 from api.pools import Label, check_labels
@@ -107,8 +107,8 @@ class JobBundleController(Controller):
     @post("/{job_id:int}/export", status_code=200)
     async def export(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> Bundle:
         """Everything but the values of secrets."""
-        job = await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
+            job = await visible_job(request.user, ctx, job_id)
             configuration = await jobs.find_configuration(connection, job_id)
             pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
             template = (

@@ -11,10 +11,10 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
+from api.http.configurations import Branch, NewConfiguration, Repository, check_repository
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
-from api.job_configuration import Branch, NewConfiguration, Repository, check_repository
 from api.nodes import Tags
 from api.pools import Label, check_labels
 from api.templates import must_lend_secrets
@@ -207,8 +207,8 @@ class JobController(Controller):
     async def get_configuration(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int
     ) -> ConfigurationView:
-        await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
+            await visible_job(request.user, ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)

@@ -8,11 +8,11 @@ from litestar import Controller, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
-from api.http.permissions import User
+from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
-from api.live.disconnect import hanging_up
+from api.live.readers import watching_disconnect
 from commands.node_commands import RequestNodeCommand
-from domain.core.errors import Forbidden, NotFound, StillRunning
+from domain.core.errors import NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
 from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
@@ -43,19 +43,17 @@ class NodeCommandController(Controller):
     path = "/nodes/{node_id:int}"
     tags = ["Nodes / CI Agents"]
 
-    @post("/restart", status_code=202)
+    @post("/restart", status_code=202, guards=[admins_only("manage nodes")])
     async def restart(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> Detail:
         """The agent ends its builds and begins anew."""
-        request.user.must_manage_nodes()
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
-    @post("/execute", status_code=200)
+    @post("/execute", status_code=200, guards=[admins_only("run commands on nodes")])
     async def execute(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
         """Runs a shell line outside any build and waits for its end. The log keeps it, and who asked."""
-        must_be_admin(request.user)
         command_id = await ctx.services.ids.draw("node_commands")
         answered = asyncio.Event()
 
@@ -67,14 +65,14 @@ class NodeCommandController(Controller):
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
             ends = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
-            async with hanging_up(request, answered) as gone:
+            async with watching_disconnect(request, answered) as is_gone:
                 while True:
                     answered.clear()
                     command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
                     if command is not None and command.result is not None:
                         return shown(command.result)
                     left = ends - asyncio.get_running_loop().time()
-                    if left <= 0 or gone.is_set():
+                    if left <= 0 or is_gone.is_set():
                         raise StillRunning(
                             f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
                             f"/api/v3/nodes/{node_id}/commands/{command_id}",
@@ -83,13 +81,13 @@ class NodeCommandController(Controller):
 
     @get(
         "/commands/{command_id:int}",
+        guards=[admins_only("run commands on nodes")],
         responses={202: ResponseSpec(Detail, description="Not answered yet", generate_examples=False)},
     )
     async def command(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
         """The result of a command; 202 while there is none."""
-        must_be_admin(request.user)
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")
@@ -100,8 +98,3 @@ class NodeCommandController(Controller):
 
 def shown(result: NodeCommandCompleted) -> CommandResult:
     return CommandResult(result.exit_code, result.stdout, result.stderr, result.timed_out, result.truncated)
-
-
-def must_be_admin(user: User) -> None:
-    if not user.is_admin:
-        raise Forbidden("Only admins run commands on nodes.")

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
-from api.http.permissions import User
+from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
@@ -100,10 +100,9 @@ class NodeController(Controller):
             )
         return Response(found, headers=next_page(request, paged, [node.id for node in found]))
 
-    @post(opt=SHOWN_ONCE)
+    @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
     async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """`agent_token` is what the node's agent signs in with; it is shown only here."""
-        request.user.must_manage_nodes()
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         tags = list(dict.fromkeys(data.tags))
@@ -148,7 +147,7 @@ class NodeController(Controller):
     @get("/{node_id:int}", **as_of(NODE_PAST, "node_id"))
     async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
         node = await shown_node(ctx, node_id)
-        return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_past else node
+        return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node
 
     @get("/{node_id:int}/health")
     async def health(self, ctx: RequestContext, node_id: int) -> Health:
@@ -159,19 +158,17 @@ class NodeController(Controller):
             raise NotFound(f"There is no node {node_id}.")
         return found
 
-    @delete("/{node_id:int}")
+    @delete("/{node_id:int}", guards=[admins_only("manage nodes")])
     async def deregister(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> None:
         """The node's token is void at once, and builds that run there are aborted."""
-        request.user.must_manage_nodes()
         await existing_node(ctx, node_id)
         await ctx(DeleteNode(node_id))
 
-    @put("/{node_id:int}")
+    @put("/{node_id:int}", guards=[admins_only("manage nodes")])
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NodeChanges
     ) -> NodeView:
         """Counts for the builds that are assigned from now on."""
-        request.user.must_manage_nodes()
         given: Mapping[str, Any] = {
             "title": data.name,
             "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, data.name),
@@ -188,16 +185,14 @@ class NodeController(Controller):
         )
         return await shown_node(ctx, node_id)
 
-    @post("/{node_id:int}/quarantine", status_code=200)
+    @post("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
     async def quarantine(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
         """It gets no further builds; those that run there go on, and commands still reach it."""
-        request.user.must_manage_nodes()
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
-    @delete("/{node_id:int}/quarantine", status_code=200)
+    @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
     async def release(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
-        request.user.must_manage_nodes()
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await shown_node(ctx, node_id)).status)
 

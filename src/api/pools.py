@@ -128,8 +128,7 @@ class PoolController(Controller):
     async def delete_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
         """Its nodes stay, without a pool. Refused while builds are queued or running there."""
         must_change(request.user, await visible_pool(request.user, ctx, id))
-        services = ctx.services
-        await services.waiter.wait(await services.log.read_head())
+        await ctx.wait_for_head()
         async with ctx.reading() as connection:
             node_ids = await pools.fetch_node_ids(connection, id)
             active = await pools.count_active_builds(connection, id)

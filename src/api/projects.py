@@ -11,7 +11,7 @@ from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.idempotency import SHOWN_ONCE
-from api.http.permissions import User
+from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
 from api.http.types import Id, Paged, next_page, provide_paged
 from commands.pools import DeletePool
@@ -89,10 +89,9 @@ class ProjectController(Controller):
         items = [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
-    @post(opt=SHOWN_ONCE)
+    @post(opt=SHOWN_ONCE, guards=[developers_only])
     async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewProject) -> CreatedProject:
         """The caller becomes the project's admin. `webhook_secret` is shown only here."""
-        request.user.must_be_developer()
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
@@ -151,16 +150,15 @@ class ProjectController(Controller):
         ends as aborted. Refused while builds of other projects are queued or running in its node pools.
         """
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, ctx, project_id)
         async with ctx.reading() as connection:
+            await visible_project(request.user, ctx, project_id)
             guests = await pools.count_guest_builds(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
             raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
         await ctx(CloseProject(project_id))
         # The read models may have taken longer than a request waits; a list from then would not be whole.
-        services = ctx.services
-        if not await services.waiter.wait(await services.log.read_head()):
+        if not await ctx.wait_for_head():
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
         async with ctx.reading() as connection:
             job_ids = await jobs.fetch_ids(connection, project_id)

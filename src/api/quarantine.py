@@ -117,15 +117,14 @@ class QuarantineController(Controller):
         after: After = 0,
     ) -> Response[list[EntryItem]]:
         """All entries by id, those that have expired too."""
-        await visible_job(request.user, ctx, job_id)
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
+            await visible_job(request.user, ctx, job_id)
             found = await quarantine.fetch_page(
                 connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
-        now = ctx.now()
-        return Response([item(row, now) for row in found], headers=headers)
+        return Response([item(row, ctx.effective_time) for row in found], headers=headers)
 
     @post()
     async def add(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
@@ -180,9 +179,9 @@ class QuarantineController(Controller):
 
     @get("/stats")
     async def stats(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> Stats:
-        await visible_job(request.user, ctx, job_id)
         now = utcnow()
         async with ctx.reading() as connection:
+            await visible_job(request.user, ctx, job_id)
             reasons = await quarantine.count_by_reason(connection, job_id, now)
             ages = await quarantine.count_by_age(connection, job_id, now)
             statuses = await quarantine.count_by_status(connection, job_id, now)
@@ -197,8 +196,8 @@ class QuarantineController(Controller):
 
     @get("/nodeids")
     async def node_ids(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> NodeIds:
-        await visible_job(request.user, ctx, job_id)
         async with ctx.reading() as connection:
+            await visible_job(request.user, ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")

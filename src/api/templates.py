@@ -8,10 +8,10 @@ from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.di import Provide
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.permissions import User
+from api.http.configurations import Glob, SetupLine, Value, check_glob, check_variables
+from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
 from api.http.types import Name, Paged, next_page, provide_paged
-from api.job_configuration import Glob, SetupLine, Value, check_glob, check_variables
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden, NotFound
 from projections import templates
@@ -78,9 +78,8 @@ class TemplateController(Controller):
             found = await templates.fetch_page(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
         return Response(found, headers=next_page(request, paged, [template.id for template in found]))
 
-    @post()
+    @post(guards=[developers_only])
     async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewTemplate) -> TemplateView:
-        request.user.must_be_developer()
         data.check()
         template_id = await ctx.services.ids.draw("templates")
         receipt = await ctx(

@@ -10,7 +10,7 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 from psycopg import AsyncConnection
 
-from api.build_views import visible_build
+from api.builds import reading_build
 from api.http.as_of import as_of
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
@@ -148,8 +148,7 @@ class TestController(Controller):
 
     @get("/report/{build_id:int}", **as_of(REPORT_PAST, "build_id"))
     async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
-        await visible_build(request.user, ctx, build_id)
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
         return report_view(build_id, ranges, totals)
@@ -170,7 +169,6 @@ class TestController(Controller):
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
         """Results in report order. Of each test the last attempt, unless all are asked for."""
-        build = await visible_build(request.user, ctx, build_id)
         filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
@@ -179,20 +177,20 @@ class TestController(Controller):
             all_attempts=all_attempts,
         )
         paged = Paged(page, limit, after)
-        async with ctx.reading() as connection:
+        async with reading_build(ctx, request.user, build_id) as (connection, build):
             ranges = await results_queries.fetch_reports(connection, build_id)
             total = await results_queries.count(connection, ranges, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results_queries.fetch_page(connection, ranges, keyset, limit, paged.offset)
-            held = await quarantined_now(connection, build.job_id, ctx.now(), found)
+            held = await quarantined_now(connection, build.job_id, ctx.effective_time, found)
         headers = next_page(request, paged, [result.id for result in found])
         return Response(TestPage(total, [item(ranges, result, held) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
     async def get_test(self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int) -> TestDetail:
         """One result with all that it says: trace, captured output, properties."""
-        origin = await visible_result(request.user, ctx, test_id)
         async with ctx.reading() as connection:
+            origin = await visible_result(request.user, ctx, test_id)
             ranges = await results_queries.find_report_of(connection, test_id)
             alone = ResultFilters(all_attempts=True, after_id=test_id - 1)
             found = await results_queries.fetch_page(connection, ranges, alone, 1, 0)
@@ -200,7 +198,7 @@ class TestController(Controller):
                 raise no_result(test_id)
             (result,) = found
             text = await results_history.find_text(connection, test_id)
-            held = await quarantined_now(connection, origin.job_id, ctx.now(), [result])
+            held = await quarantined_now(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
         shown: dict[str, Any] = msgspec.structs.asdict(item(ranges, result, held))
         shown["message"] = text.message if text is not None else ""
@@ -218,8 +216,8 @@ class TestController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, limit: Past = 20
     ) -> History:
         """How the test of this result has fared, newest first. `test_id` is the id of a result."""
-        origin = await visible_result(request.user, ctx, test_id)
         async with ctx.reading() as connection:
+            origin = await visible_result(request.user, ctx, test_id)
             runs = await results_history.fetch_history(connection, origin.case_id, limit)
         return History(
             test_case_id=origin.case_id,

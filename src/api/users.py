@@ -1,22 +1,47 @@
-"""Users, as admins manage them."""
+"""Users: deletes accounts and says what a user may do."""
 
 from typing import Any
 
-from litestar import Controller, Request, delete
+import msgspec
+from litestar import Controller, Request, delete, get
 
-from api.http.permissions import User
+from api.auth import Permissions, permissions
+from api.http.as_of import as_of
+from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
 from commands.users import DeleteUser
-from domain.core.errors import Forbidden
+from domain.core.errors import Forbidden, NotFound
+from projections import auth, projects
+from projections.time_travel.historical_reads import PERMISSIONS_PAST
+
+
+class UserPermissions(Permissions):
+    user_id: int
 
 
 class UserController(Controller):
-    path = "/users"
+    path = "/users/{user_id:int}"
     tags = ["Users"]
 
-    @delete("/{user_id:int}")
+    @get("/permissions", **as_of(PERMISSIONS_PAST, "user_id"))
+    async def user_permissions(
+        self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int
+    ) -> UserPermissions:
+        """What a user may do in each project: for admins, and for the users themselves."""
+        if not request.user.is_admin and request.user.user_id != user_id:
+            raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
+        async with ctx.reading() as connection:
+            row = await auth.find(connection, user_id)
+            if row is None:
+                raise NotFound(f"There is no user {user_id}.")
+            access = await projects.fetch_access(connection, user_id)
+            user = User(user_id, row.email, row.role, access)
+            visible = user.projects
+            if visible is None:
+                visible = [project.id for project in await projects.fetch_visible(connection, None)]
+        return UserPermissions(**msgspec.structs.asdict(permissions(user, visible)), user_id=user_id)
+
+    @delete(guards=[admins_only("delete users")])
     async def delete_user(self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int) -> None:
         """Deletes the account for good: name, address, credentials. Sessions and API tokens end at once."""
-        if not request.user.is_admin:
-            raise Forbidden("Only admins delete users.")
         await ctx(DeleteUser(user_id, request.user.user_id))

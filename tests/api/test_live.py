@@ -175,7 +175,7 @@ def test_many_lines_come_together(
             if f'line {count}"'.encode() in chunk:
                 break
         # What comes while a look reads is read by it too, as a piece of its own.
-        looks = (time.monotonic() - began) / build_feed.REST_S + 1
+        looks = (time.monotonic() - began) / build_feed.DEBOUNCE_S + 1
         assert written <= 3 * looks
 
 
@@ -183,7 +183,7 @@ def test_only_streams_with_ids_are_kept_alive(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "KEEP_ALIVE_S", 0.1)
-    monkeypatch.setattr(readers, "LOOK_S", 0.05)
+    monkeypatch.setattr(readers, "CHECK_INTERVAL_S", 0.05)
     with (
         connect(inside, admin, of(build)) as plain,
         connect(inside, admin, of(build) + "?ids=true") as numbered,

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from api.live.build_feed import shown
+from api.live.build_feed import format_line
 from domain.builds import BuildAssigned, BuildCommented, BuildEvent, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Recorded
 from domain.notifications import message_id, notifications_of
@@ -196,7 +196,7 @@ async def _reader(logs: BuildLogs, heard: HeardOfBuild, end: Ended) -> list[str]
         broken.append(f"build {end.build_id}: a reader got lines twice or in another order")
     for attempt in range(1, end.attempts + 1):
         got = [text for number, _, text in heard.messages if number == attempt]
-        there = [shown(line) for line in await stored(logs, end.build_id, attempt)]
+        there = [format_line(line) for line in await stored(logs, end.build_id, attempt)]
         if not got and attempt < end.attempts:
             continue  # it came later
         if not by_plan(end) and attempt == end.attempts:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from api.app import create_app
 from api.http.services import Services
-from api.live.feeds import Streams
+from api.live.streams import Streams
 from testhide import http_server
 from testhide.processes import api_services
 from testhide.version import VERSION

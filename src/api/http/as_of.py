@@ -37,25 +37,21 @@ AsOf = Annotated[
 
 
 class HistoricalContext(RequestContext):
-    """Reads from past tables; changes nothing."""
+    """Reads tables that hold a past state; executes no commands."""
 
     def __init__(
         self, services: Services, request: Request[Any, Any, Any], connection: AsyncConnection, at: datetime
     ) -> None:
-        super().__init__(services, request)
-        self._connection = connection
+        super().__init__(services, request, connection)
         self._at = at
 
     @property
-    def is_past(self) -> bool:
+    def is_historical(self) -> bool:
         return True
 
-    def now(self) -> datetime:
+    @property
+    def effective_time(self) -> datetime:
         return self._at
-
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncConnection]:
-        yield self._connection
 
 
 class Moment(msgspec.Struct, frozen=True):

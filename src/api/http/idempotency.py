@@ -1,9 +1,9 @@
-"""`Idempotency-Key`: a POST that comes again gets the first answer again, and is carried out once.
+"""Carries out a POST with an `Idempotency-Key` once, and answers it again with the first response.
 
-The key belongs to (caller, path); query and body have to be the same. It is noted in the transaction that appends the
-request's first events, so what was carried out is known even if the answer was lost. The handler of a repeated request
-runs as far as its first command: everything that it checks before, rights first of all, is checked again. What changed
-nothing (refusals, reads) and 5xx are not kept.
+A key belongs to a caller and a path; query and body have to be the same. The transaction that appends the request's
+first events registers the key, so the server knows that a request was carried out even if the response was lost. A
+repeated request runs up to its first command: all that its handler checks before, access first of all, is checked
+again. Responses to requests that changed nothing (refusals, reads) and 5xx are not stored.
 """
 
 import hashlib
@@ -28,20 +28,23 @@ log = structlog.get_logger()
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
-MAX_KEY = 255
-MAX_ANSWER = 1024 * 1024
+MAX_KEY_LENGTH = 255
+MAX_STORED_BYTES = 1024 * 1024
+"""Longest body of a response that is stored to be sent again."""
 IN_FLIGHT_S = 60
-"""Whoever has not answered after this time never will."""
+"""Seconds after which a request without a response counts as lost: its process has died."""
 SHOWN_ONCE = {"shown_once": True}
-"""`opt=SHOWN_ONCE` on a handler: its answer has the id of something and a secret of it."""
-RECEIVED = "received_hash"
-"""In the request's state: what tells a streamed body from others, but for the form it was sent in."""
-OWN_HEADERS = ("content-type", "location", "testhide-position")
+"""`opt=SHOWN_ONCE` on a handler whose response shows a secret that is never shown again, and the id it belongs to."""
+BODY_HASH = "body_hash"
+"""Name in the request's state of the hash of a streamed body, which cannot be read again."""
+STORED_HEADERS = ("content-type", "location", "testhide-position")
 
 
-class Replay(Exception):
-    def __init__(self, answer: StoredResponse) -> None:
-        self.answer = answer
+class ReplayedResponse(Exception):
+    """Ends a repeated request with the stored response to the first one."""
+
+    def __init__(self, stored: StoredResponse) -> None:
+        self.stored = stored
 
 
 class InFlight(Conflict):
@@ -49,43 +52,44 @@ class InFlight(Conflict):
 
 
 class IdempotentRequest:
-    """A request with a key. Lies in the request's state as `repeatable`."""
+    """A request with an `Idempotency-Key`, in the request's state as `idempotent`."""
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
-        self.carried_out = False
+        self.is_carried_out = False
 
-    async def once(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Before the first command. Raises Replay or a Conflict when the key was used before."""
+    async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
+        """Returns the key to append with the first command. Raises ReplayedResponse or Conflict for a used key."""
         services: Services = request.app.state.services
-        once = IdempotencyKey(self.scope, await _body_hash(request))
-        await self.must_be_first(services, once)
-        return once
+        key = IdempotencyKey(self.scope, await _hash_body(request))
+        await self.refuse_repeated(services, key)
+        return key
 
-    async def must_be_first(self, services: Services, once: IdempotencyKey) -> None:
+    async def refuse_repeated(self, services: Services, key: IdempotencyKey) -> None:
+        """Raises ReplayedResponse or Conflict when an earlier request has used the key."""
         first = await services.idempotent_responses.find(self.scope)
         if first is None:
             return
-        if first.body != once.body:
+        if first.body != key.body:
             raise Conflict(f"This {HEADER} was used for another body; take a new key for a new request.")
         if first.answer is not None:
-            raise Replay(first.answer)
-        _not_shown(first)
+            raise ReplayedResponse(first.answer)
+        raise _conflict(first)
 
 
-def _not_shown(first: EarlierRequest) -> None:
+def _conflict(first: EarlierRequest) -> Conflict:
     if first.made is not None:
-        raise Conflict(f"The first request made {first.made}; its secret is not shown again.")
+        return Conflict(f"The first request made {first.made}; its secret is not shown again.")
     if first.age.total_seconds() < IN_FLIGHT_S:
-        raise InFlight(f"The first request with this {HEADER} is still being answered; try again.")
-    raise Conflict(
+        return InFlight(f"The first request with this {HEADER} is still being answered; try again.")
+    return Conflict(
         f"The first request with this {HEADER} was carried out (position {first.position}), but its answer was lost:"
         " look at what it made instead of sending it again."
     )
 
 
 class IdempotencyMiddleware(ASGIMiddleware):
-    """Notes the key of a request, and keeps the answer to it."""
+    """Stores the response to a POST with an `Idempotency-Key`."""
 
     scopes = (ScopeType.HTTP,)
 
@@ -95,57 +99,57 @@ class IdempotencyMiddleware(ASGIMiddleware):
         if key is None or caller is None or cast(HTTPScope, scope)["method"] != "POST":
             await next_app(scope, receive, send)
             return
-        if not 0 < len(key) <= MAX_KEY or not all(32 <= byte < 127 for byte in key):
-            raise Invalid.field(HEADER, f"must have 1 to {MAX_KEY} visible ASCII characters")
-        repeatable = IdempotentRequest(_scope_hash(caller, scope, key))
-        scope["state"]["repeatable"] = repeatable
+        if not 0 < len(key) <= MAX_KEY_LENGTH or not all(32 <= byte < 127 for byte in key):
+            raise Invalid.field(HEADER, f"must have 1 to {MAX_KEY_LENGTH} visible ASCII characters")
+        idempotent = IdempotentRequest(_hash_scope(caller, scope, key))
+        scope["state"]["idempotent"] = idempotent
         services: Services = scope["litestar_app"].state.services
         body = bytearray()
         start: dict[str, Any] = {}
 
-        async def keeping(message: Message) -> None:
+        async def store_and_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 start.update(message)
-            elif message["type"] == "http.response.body" and len(body) <= MAX_ANSWER:
+            elif message["type"] == "http.response.body" and len(body) <= MAX_STORED_BYTES:
                 body.extend(message.get("body", b""))
-                # Kept before its end is sent: whoever has the answer gets the same one again.
-                if not message.get("more_body") and repeatable.carried_out and start["status"] < 500:
-                    made = _made(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
+                # Stored before its last part is sent: a client that has the response gets the same one again.
+                if not message.get("more_body") and idempotent.is_carried_out and start["status"] < 500:
+                    shows = _secret_owner(scope, bytes(body)) if scope["route_handler"].opt.get("shown_once") else None
                     try:
-                        await services.idempotent_responses.store(repeatable.scope, _answer(start, bytes(body)), made)
+                        await services.idempotent_responses.store(idempotent.scope, _stored(start, bytes(body)), shows)
                     except psycopg.OperationalError as error:
-                        # It was carried out and is told so; who asks again is told that its answer was lost.
-                        log.warning("an answer was not kept", path=scope["path"], error=str(error).strip())
+                        # The client still learns that it was carried out; a repetition learns that the answer is lost.
+                        log.warning("a response was not stored", path=scope["path"], error=str(error).strip())
             await send(message)
 
-        await next_app(scope, receive, keeping)
+        await next_app(scope, receive, store_and_send)
 
 
-def replayed(request: Request[Any, Any, Any], replay: Replay) -> Response[bytes]:
-    answer = replay.answer
-    headers = {name: value for name, value in answer.headers.items() if name != "content-type"}
-    media_type = answer.headers.get("content-type", "application/json")
-    return Response(answer.body, status_code=answer.status, media_type=media_type, headers=headers | {REPLAYED: "true"})
+def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
+    """Returns the stored response, with `Idempotent-Replayed: true`. An exception handler."""
+    stored = replayed.stored
+    headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
+    media_type = stored.headers.get("content-type", "application/json")
+    return Response(stored.body, status_code=stored.status, media_type=media_type, headers=headers | {REPLAYED: "true"})
 
 
-def _made(scope: Scope, body: bytes) -> int:
-    """The id of what has a secret now: just made, or named by the path."""
+def _secret_owner(scope: Scope, body: bytes) -> int:
+    """Returns the id of what the secret in a response belongs to: in the body if it was created, else in the path."""
     shown = msgspec.json.decode(body)
     return int(shown["id"] if "id" in shown else next(iter(scope["path_params"].values())))
 
 
-def _answer(start: dict[str, Any], body: bytes) -> StoredResponse:
+def _stored(start: dict[str, Any], body: bytes) -> StoredResponse:
     headers = MutableScopeHeaders({"headers": start["headers"]})
-    return StoredResponse(start["status"], {name: headers[name] for name in OWN_HEADERS if name in headers}, body)
+    return StoredResponse(start["status"], {name: headers[name] for name in STORED_HEADERS if name in headers}, body)
 
 
-def _scope_hash(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
-    asked = (caller.actor, scope["path"], key)
-    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
+def _hash_scope(caller: User | Agent, scope: Scope, key: bytes) -> bytes:
+    return hashlib.sha256(msgspec.msgpack.encode((caller.actor, scope["path"], key))).digest()
 
 
-async def _body_hash(request: Request[Any, Any, Any]) -> bytes:
-    """Of the query and the body. Of one that was streamed and is gone by now, what its reader left of it counts."""
-    received: bytes | None = getattr(request.state, RECEIVED, None)
+async def _hash_body(request: Request[Any, Any, Any]) -> bytes:
+    """Hashes the query and the body; for a body that was streamed, the hash that its reader left."""
+    streamed: bytes | None = getattr(request.state, BODY_HASH, None)
     query = hashlib.sha256(request.scope["query_string"]).digest()
-    return hashlib.sha256(query + (await request.body() if received is None else received)).digest()
+    return hashlib.sha256(query + (await request.body() if streamed is None else streamed)).digest()

@@ -1,16 +1,21 @@
-"""Who may what: the one place. Roles cap, memberships grant.
+"""Decides who may do what: memberships grant access to projects, roles limit it.
 
-| role | caps at |
+| role | limit |
 |---|---|
 | viewer | read |
-| developer | write; admin of the projects that he is admin of |
+| developer | write; admin of the projects that they are admin of |
 | admin | everything |
 
-What a caller cannot see does not exist for him: 404, not 403.
+What callers cannot see does not exist for them: 404, not 403. Operations that one role or agents alone may call declare
+it on the route, by `guards=`.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Guard
 
 from domain.core.errors import Forbidden, NotFound
 
@@ -20,7 +25,7 @@ RANK: dict[str, int] = {"read": 1, "write": 2, "admin": 3}
 
 @dataclass(frozen=True)
 class User:
-    """A person, by session or API token."""
+    """A person, identified by a session or an API token."""
 
     user_id: int
     email: str
@@ -39,7 +44,7 @@ class User:
 
     @property
     def projects(self) -> list[int] | None:
-        """The projects that this user sees; None for all."""
+        """The ids of the projects that the user sees; None for all."""
         return None if self.is_admin else sorted(self.access)
 
     def may(self, level: Level, project_id: int) -> bool:
@@ -50,7 +55,10 @@ class User:
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
     def must(self, level: Level, project_id: int, what: str) -> None:
-        """Raises NotFound when the caller cannot see the project, Forbidden when seeing is all he may."""
+        """Raises NotFound for a project that the user cannot see, Forbidden for one that they can only see.
+
+        `what` names in the NotFound what they asked for, which lies in the project.
+        """
         if not self.may("read", project_id):
             raise NotFound(f"There is no {what}.")
         if not self.may(level, project_id):
@@ -68,10 +76,33 @@ class User:
 
 @dataclass(frozen=True)
 class Agent:
-    """The program on a build machine, by its node's token. It reaches agent operations and the builds leased to it."""
+    """The program on a build machine, identified by its node's token. It may call the agents' operations, on the builds
+    that are assigned to its node.
+    """
 
     node_id: int
 
     @property
     def actor(self) -> str:
         return f"node:{self.node_id}"
+
+
+def admins_only(do: str) -> Guard:
+    """Returns a guard that lets admins pass; others read "Only admins {do}."."""
+
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        if not connection.user.is_admin:
+            raise Forbidden(f"Only admins {do}.")
+
+    return guard
+
+
+async def developers_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Lets developers and admins pass. A guard."""
+    connection.user.must_be_developer()
+
+
+async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Lets agents pass. A guard."""
+    if not isinstance(connection.user, Agent):
+        raise Forbidden("This operation is for agents; it takes the agent_token of a node.")

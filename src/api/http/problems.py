@@ -15,7 +15,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
-from api.http.idempotency import InFlight, Replay, replayed
+from api.http.idempotency import InFlight, ReplayedResponse, replay
 from domain.core.errors import (
     Invalid,
     Rejection,
@@ -140,7 +140,7 @@ def handlers() -> dict[Any, Any]:
 
     return {
         Rejection: rejected,
-        Replay: replayed,
+        ReplayedResponse: replay,
         ValidationException: invalid,
         SerializationException: not_json,
         HTTPException: http_error,

@@ -1,8 +1,9 @@
-"""How a request changes and reads: commands with read-your-writes, and connections for queries.
+"""Executes a request's commands with read-your-writes, and lends it a connection for its queries.
 
-Every write answers with `Testhide-Position`, by default once the read models are there (2 s at most); `Prefer:
-respond-async` skips the wait. A read with `Testhide-Min-Position` waits for it. When a wait runs out the answer
-carries `Testhide-Projected: false`.
+A response to a write carries `Testhide-Position`, the position of its last event. It is sent once the read models have
+reached that position, at the latest after the limit in `projections.engine.read_your_writes`; `Prefer: respond-async`
+skips the wait. A request with `Testhide-Min-Position` waits in the same way before it reads. When a wait times out, the
+response carries `Testhide-Projected: false`.
 """
 
 import dataclasses
@@ -32,42 +33,35 @@ AS_OF = "Testhide-As-Of"
 
 
 class RequestContext:
-    """One request's hands. Injected as `ctx`."""
+    """Gives a handler its commands and queries. Injected as `ctx`."""
 
-    def __init__(self, services: Services, request: Request[Any, Any, Any]) -> None:
+    def __init__(
+        self, services: Services, request: Request[Any, Any, Any], connection: AsyncConnection | None = None
+    ) -> None:
         self.services = services
         self._request = request
+        self._connection = connection
 
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
-        """Executes on behalf of the caller and waits until the read models show it. `once` is for a request that may
-        come again without a key of its own; raises AlreadyDone where it was carried out before.
+        """Executes a command for the caller and waits until the read models show its events.
+
+        `once` identifies work that a client may send again without an `Idempotency-Key`; raises AlreadyDone when an
+        earlier request has carried it out.
         """
-        receipt = await self._once(command, dataclasses.replace(self._caller(actor), once=once))
+        receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
-            await self.show(receipt.position, receipt.events[0].position)
+            await self.wait_until_shown(receipt.position, receipt.events[0].position)
         return receipt
 
-    async def _once(self, command: Command, caller: CommandContext) -> Receipt:
-        """The first command of a request that may come again notes that it was carried out."""
-        repeatable: IdempotentRequest | None = getattr(self._request.state, "repeatable", None)
-        if repeatable is None or repeatable.carried_out:
-            return await self.services.handler.execute(command, caller)
-        once = await repeatable.once(self._request)
-        try:
-            receipt = await self.services.handler.execute(command, dataclasses.replace(caller, once=once))
-        except AlreadyDone:
-            await repeatable.must_be_first(self.services, once)
-            raise
-        repeatable.carried_out = receipt.position is not None
-        return receipt
+    async def execute_unseen(self, command: Command) -> Receipt:
+        """Executes a command without waiting for the read models and without a position in the response: for events
+        that record a read.
+        """
+        return await self._execute(command, self._caller(None))
 
-    async def quietly(self, command: Command) -> Receipt:
-        """As a call, but neither waits for the read models nor tells the position: for what a read leaves behind."""
-        return await self.services.handler.execute(command, self._caller(None))
-
-    async def show(self, position: int, first: int | None = None) -> None:
-        """Notes a position for the answer's headers and waits for the events from `first` to it, unless the caller
-        asked not to.
+    async def wait_until_shown(self, position: int, first: int | None = None) -> None:
+        """Adds a position to the response's headers and, unless the caller sent `Prefer: respond-async`, waits until
+        the read models show the events from `first` to it.
         """
         state = self._request.state
         state.position = max(position, getattr(state, "position", 0))
@@ -75,19 +69,50 @@ class RequestContext:
             shown = await self.services.waiter.wait(position, first)
             state.projected = shown and getattr(state, "projected", True)
 
+    async def wait_for_head(self) -> bool:
+        """Waits until the read models show all that is in the log now; returns False when that takes too long."""
+        return await self.services.waiter.wait(await self.services.log.read_head())
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        async with self.services.pool.connection() as connection:
-            yield connection
+        """Lends a connection for queries; a block inside another one shares it, so that a request takes one.
+
+        Execute no command and wait for nothing inside the block: both take connections of the same pool, and requests
+        that each hold one and want another one would wait for each other.
+        """
+        if self._connection is not None:
+            yield self._connection
+            return
+        async with self.services.pool.connection() as self._connection:
+            try:
+                yield self._connection
+            finally:
+                self._connection = None
 
     @property
-    def is_past(self) -> bool:
-        """Whether what is read is how it was (`?as_of=`)."""
+    def is_historical(self) -> bool:
+        """Whether the handler reads a past state (`?as_of=`)."""
         return False
 
-    def now(self) -> datetime:
-        """The time for which it is read."""
+    @property
+    def effective_time(self) -> datetime:
+        """The time whose state the handler reads."""
         return utcnow()
+
+    async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
+        """Registers the `Idempotency-Key` of the request, if it has one, with its first command."""
+        assert self._connection is None, "a command would take a second connection"
+        idempotent: IdempotentRequest | None = getattr(self._request.state, "idempotent", None)
+        if idempotent is None or idempotent.is_carried_out:
+            return await self.services.handler.execute(command, caller)
+        once = await idempotent.register(self._request)
+        try:
+            receipt = await self.services.handler.execute(command, dataclasses.replace(caller, once=once))
+        except AlreadyDone:
+            await idempotent.refuse_repeated(self.services, once)
+            raise
+        idempotent.is_carried_out = receipt.position is not None
+        return receipt
 
     def _caller(self, actor: str | None) -> CommandContext:
         user: User | Agent | None = self._request.scope.get("user")
@@ -100,6 +125,7 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
+    """Waits for the position in `Testhide-Min-Position`. Raises Invalid for a header that is no position."""
     wanted = request.headers.get(MIN_POSITION)
     if wanted is None:
         return
@@ -112,14 +138,14 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
 
 
 async def add_position(message: Message, scope: Scope) -> None:
-    """A `before_send` hook: what the request noted goes into the answer's headers."""
+    """Sets the headers about positions that the request has collected in its state. A `before_send` hook."""
     if message["type"] != "http.response.start":
         return
-    noted: dict[str, Any] = scope.get("state", {})
+    state: dict[str, Any] = scope.get("state", {})
     headers = MutableScopeHeaders(message)
-    if (position := noted.get("position")) is not None:
+    if (position := state.get("position")) is not None:
         headers[POSITION] = str(position)
-    if noted.get("projected") is False:
+    if state.get("projected") is False:
         headers[PROJECTED] = "false"
-    if (as_of := noted.get("as_of")) is not None:
+    if (as_of := state.get("as_of")) is not None:
         headers[AS_OF] = str(as_of)

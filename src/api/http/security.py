@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens of sessions (JWT), API tokens (`th_live_`) and agents (`agt_`)."""
+"""Authenticates callers by bearer tokens: of sessions (JWT), API tokens (`th_live_`) and agents (`agt_`)."""
 
 import hmac
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ AGENT_TOKEN = "agt_"  # noqa: S105
 SESSION = timedelta(hours=8)
 ALGORITHM = "HS256"
 PUBLIC = {"public": True}
-"""`opt=PUBLIC` on a handler: no credentials asked."""
+"""`opt=PUBLIC` on a handler that needs no credentials."""
 
 ANONYMOUS = "Send `Authorization: Bearer <token>`; get a token by POST /api/v3/authenticate."
 BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
@@ -35,15 +35,15 @@ class Authentication(AbstractAuthenticationMiddleware):
     """Sets `request.user` to a User or an Agent."""
 
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
-        user = await caller_of(connection)
+        user = await find_caller(connection)
         is_for_agents = bool(connection.route_handler.opt.get("agents"))
         if isinstance(user, Agent) and not is_for_agents:
             raise Unauthenticated("An agent's token only reaches the agent operations.")
         return AuthenticationResult(user=user, auth=None)
 
 
-async def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
-    """Who is calling and what he may by now: streams ask it again. Raises Unauthenticated."""
+async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Agent:
+    """Returns the caller with their present access; streams look it up again and again. Raises Unauthenticated."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated(ANONYMOUS)
@@ -52,6 +52,7 @@ async def caller_of(connection: ASGIConnection[Any, Any, Any, Any]) -> User | Ag
 
 
 async def identify(services: Services, token: str) -> User | Agent:
+    """Returns whose token it is. Raises Unauthenticated for an unknown, expired or revoked one."""
     if token.startswith(AGENT_TOKEN):
         hashed = token_hash(token)
         async with services.pool.connection() as connection:

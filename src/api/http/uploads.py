@@ -21,7 +21,7 @@ from multipart import (  # type: ignore[import-untyped]
     parse_options_header,
 )
 
-from api.http.idempotency import RECEIVED
+from api.http.idempotency import BODY_HASH
 from domain.core.errors import Invalid, TooLarge
 
 MAX_FIELD = 8 * 1024  # bytes
@@ -66,7 +66,7 @@ async def received(request: Request[Any, Any, Any], spool: Path, limit: int, che
         if form.file_name is None:
             raise Invalid.field("file", "is missing: send the file as a part named `file`")
         spooled.flush()
-        request.state[RECEIVED] = form.hash()
+        request.state[BODY_HASH] = form.hash()
         yield Upload(
             form.fields,
             form.file_name,

@@ -1,8 +1,8 @@
-"""The long polls of agents: who waits, what they are told, and how a poll ends.
+"""Answers the long polls of agents with the messages for them: builds to run or stop, and commands.
 
-An agent has one poll open. A new one takes the place of the old at once, since an agent that has room again cuts its
-poll and asks anew; and a poll whose connection is gone takes no message, so that none is lost with it. What is lost
-on its way all the same is said again: each message has a receipt that the next poll gives back.
+An agent has one poll open. A new poll ends the one before at once, since an agent that has room again cuts its poll and
+opens another one. A poll whose connection is gone takes no message. A message that is lost on its way is sent again:
+each has a receipt, which the agent's next poll gives back.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from litestar import Request
 
 from api.http.services import Services
-from api.live.disconnect import hanging_up
+from api.live.readers import watching_disconnect
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE
@@ -24,91 +24,94 @@ from store.clock import utcnow
 from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
 POLL_S = 20
-REMEMBERED = 50_000
+"""Seconds after which a poll without a message is answered with 204, before proxies close its connection."""
+MAX_REMEMBERED = 50_000
+"""Messages, and sessions, that a process remembers in order not to send a message twice."""
 
 
-class Said(NamedTuple):
-    """A message that an agent should hear once."""
+class SentMessage(NamedTuple):
+    """Identifies a message that a session of an agent gets once."""
 
     session: str
-    about: str
+    subject: str
+    """`1025` is a build, `cmd-7` a command."""
     attempt: int
     type: str
 
     @property
     def receipt(self) -> str:
-        return f"{self.type}:{self.about}:{self.attempt}"
+        return f"{self.type}:{self.subject}:{self.attempt}"
 
 
 class AgentPolls:
-    """Of one API process."""
+    """The open polls of one API process, in the application's state as `polls`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._delivered: LRUCache[Said, bool] = LRUCache(REMEMBERED)
-        self._last: LRUCache[str, Said] = LRUCache(REMEMBERED)
-        """By session: what its last poll was answered with."""
+        self._sent: LRUCache[SentMessage, bool] = LRUCache(MAX_REMEMBERED)
+        self._last: LRUCache[str, SentMessage] = LRUCache(MAX_REMEMBERED)
+        """By session, the message that answered its last poll."""
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
-        """By node: set the first to end the poll, the second to wake it."""
+        """By node, the events that end its poll and that wake it."""
 
     async def next(
         self, request: Request[Any, Any, Any], node_id: int, session: str, free: int, receipt: str | None
     ) -> dict[str, Any] | None:
-        """The next message for the agent; None after a while, or when the poll was cut or replaced.
+        """Returns the next message for the agent; None after `POLL_S`, or when the poll was closed or replaced.
 
-        `receipt`: of the last message that arrived, empty before the first; None from an agent that gives none.
+        `receipt` is that of the last message that arrived, empty before the first; None from an agent that gives none.
         """
         services = self._services
-        woken = self._lost(session, receipt)
-        """What there is news about: `1025` is a build, `cmd-7` a command."""
-        news, unsure = asyncio.Event(), asyncio.Event()
-        unsure.set()
+        subjects = self._take_lost(session, receipt)
+        """Builds and commands that may have a message for the agent."""
+        changed, must_look_up = asyncio.Event(), asyncio.Event()
+        must_look_up.set()
 
         def on_wake(payload: str | None) -> None:
-            node, _, about = (payload or "").partition(":")
+            node, _, changed_subject = (payload or "").partition(":")
             if payload is None:
-                unsure.set()
+                must_look_up.set()
             if payload is None or node == str(node_id):
-                woken.update([about] if about else [])
-                news.set()
+                subjects.update([changed_subject] if changed_subject else [])
+                changed.set()
 
-        # Register, then look, then wait: what is assigned in between is in one of the two.
+        # Subscribes before it looks up: what is assigned in between is notified or found.
         with services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
-            async with self._only_poll(node_id, news) as replaced, hanging_up(request, news) as cut:
-                ends = asyncio.get_running_loop().time() + POLL_S
+            async with self._only_poll(node_id, changed) as replaced, watching_disconnect(request, changed) as is_gone:
+                deadline = asyncio.get_running_loop().time() + POLL_S
                 while not replaced.is_set():
-                    if cut.is_set():
+                    if is_gone.is_set():
                         await services.gauges.record_poll(node_id, session, 0, polling=False)
                         return None
-                    news.clear()
-                    if unsure.is_set():
-                        unsure.clear()
-                        woken.update(await self._waiting_for(node_id))
-                        # Also again: a database that crashed has forgotten who asks.
+                    changed.clear()
+                    if must_look_up.is_set():
+                        must_look_up.clear()
+                        subjects.update(await self._find_subjects(node_id))
+                        # Also after the first time: a database that has crashed has lost who polls.
                         await services.gauges.record_poll(node_id, session, free, polling=True)
-                    while woken and not replaced.is_set() and not cut.is_set():
-                        message, said = await self._message(woken.pop(), node_id, session)
-                        if message is None or said in self._delivered or replaced.is_set() or cut.is_set():
+                    while subjects and not replaced.is_set() and not is_gone.is_set():
+                        content, message = await self._message(subjects.pop(), node_id, session)
+                        if content is None or message in self._sent or replaced.is_set() or is_gone.is_set():
                             continue
-                        self._delivered[said] = True
-                        self._last[session] = said
-                        return message | {"receipt": said.receipt}
-                    if replaced.is_set() or cut.is_set():
+                        self._sent[message] = True
+                        self._last[session] = message
+                        return content | {"receipt": message.receipt}
+                    if replaced.is_set() or is_gone.is_set():
                         continue
-                    left = ends - asyncio.get_running_loop().time()
+                    left = deadline - asyncio.get_running_loop().time()
                     if left <= 0:
                         return None
-                    await wait_for(news, left)
+                    await wait_for(changed, left)
                 return None
 
     def end_all(self) -> None:
-        """Their agents ask again, another process if this one ends."""
-        for end, news in self._open.values():
-            end.set()
-            news.set()
+        """Ends all polls of the process; their agents poll again, at another process if this one stops."""
+        for replaced, changed in self._open.values():
+            replaced.set()
+            changed.set()
 
-    async def _waiting_for(self, node_id: int) -> set[str]:
-        """What the log has for the agent."""
+    async def _find_subjects(self, node_id: int) -> set[str]:
+        """Returns the builds and commands that wait for the agent, once the read models have caught up."""
         services = self._services
         await services.waiter.wait(await services.log.read_head())
         async with services.pool.connection() as connection:
@@ -116,38 +119,38 @@ class AgentPolls:
             return {*map(str, assigned), *map(notification_subject, await find_unanswered(connection, node_id))}
 
     @contextlib.asynccontextmanager
-    async def _only_poll(self, node_id: int, news: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    async def _only_poll(self, node_id: int, changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+        """Ends the node's earlier poll; yields the event that a later one sets."""
         replaced = asyncio.Event()
         if earlier := self._open.get(node_id):
-            end_earlier, earlier_news = earlier
-            end_earlier.set()
-            earlier_news.set()
-        self._open[node_id] = replaced, news
+            for event in earlier:
+                event.set()
+        self._open[node_id] = replaced, changed
         try:
             yield replaced
         finally:
-            if self._open.get(node_id) == (replaced, news):
+            if self._open.get(node_id) == (replaced, changed):
                 del self._open[node_id]
 
-    def _lost(self, session: str, receipt: str | None) -> set[str]:
-        """What the agent's last poll was answered about, if that did not arrive."""
+    def _take_lost(self, session: str, receipt: str | None) -> set[str]:
+        """Returns the subject of the message that answered the session's last poll, if it did not arrive."""
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
             return set()
-        self._delivered.pop(last, None)
-        return {last.about}
+        self._sent.pop(last, None)
+        return {last.subject}
 
-    async def _message(self, about: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, Said]:
-        """What the agent should hear about a build or a command, and how that is noted."""
-        kind, _, number = about.rpartition("-")
+    async def _message(self, subject: str, node_id: int, session: str) -> tuple[dict[str, Any] | None, SentMessage]:
+        """Returns the message about a build or a command, None if there is none, and its identity."""
+        kind, _, number = subject.rpartition("-")
         if kind:
-            message, attempt = await self._command(int(number), node_id), 0
+            content, attempt = await self._command_message(int(number), node_id), 0
         else:
             build = await self._services.log.load_state(BUILD.at(int(number)))
-            message, attempt = await self._about(build, node_id), build.attempt if build is not None else 0
-        return message, Said(session, about, attempt, str((message or {}).get("type")))
+            content, attempt = await self._build_message(build, node_id), build.attempt if build is not None else 0
+        return content, SentMessage(session, subject, attempt, str((content or {}).get("type")))
 
-    async def _command(self, command_id: int, node_id: int) -> dict[str, Any] | None:
+    async def _command_message(self, command_id: int, node_id: int) -> dict[str, Any] | None:
         command = await self._services.log.load_state(NODE_COMMAND.at(command_id))
         if command is None or command.node_id != node_id or command.result is not None:
             return None
@@ -156,16 +159,16 @@ class AgentPolls:
             message |= {"command": command.command, "timeout_s": command.timeout_s}
         return message
 
-    async def _about(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
+    async def _build_message(self, build: AnyBuild | None, node_id: int) -> dict[str, Any] | None:
         match build:
             case Assigned() if build.node_id == node_id:
-                return {"type": "run", "build": await self._run(build)}
+                return {"type": "run", "build": await self._run_parameters(build)}
             case Finished(status="aborted") if build.node_id == node_id:
                 return {"type": "stop", "build_id": build.build_id, "attempt": build.attempt, "reason": "stopped"}
             case _:
                 return None
 
-    async def _run(self, build: Assigned) -> dict[str, Any]:
+    async def _run_parameters(self, build: Assigned) -> dict[str, Any]:
         queued = build.queued
         quarantine = None
         if queued.quarantine_mode == "skip":

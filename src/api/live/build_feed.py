@@ -1,8 +1,8 @@
-"""A build's log as server-sent events: exactly the documented `data:` lines.
+"""Sends the log of a build as server-sent events, in exactly the documented `data:` lines.
 
-With ids each message carries `attempt:line`, and a reader that comes back with `Last-Event-ID` goes on after it,
-nothing lost or doubled, at any process. All readers of a build in a process share one feed: it looks for new lines at
-most every REST_S, and each line is read and written as a message once.
+With ids, each message has the id `attempt:line`, and a reader that comes back with `Last-Event-ID` goes on after it at
+any process, without losing or repeating a line. All readers of a build in a process share one feed, which reads new
+lines at most every `DEBOUNCE_S` and encodes each line once.
 """
 
 import asyncio
@@ -40,41 +40,44 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-REST_S = 0.1
-"""Between two looks that find lines: many lines are one message to each reader."""
-LOOK_AGAIN_S = 1.0
-TRY_AGAIN_S = 0.5
-KEPT = 8 * 1024 * 1024
-"""Bytes of messages that a process keeps for readers that are a little behind."""
+DEBOUNCE_S = 0.1
+"""Seconds between two reads that find lines, so that lines that are logged fast go out together."""
+POLL_INTERVAL_S = 1.0
+"""Seconds between two reads without a notification, in case one was lost."""
+RETRY_S = 0.5
+"""Seconds between two attempts to reach the database."""
+MAX_CACHED_BYTES = 8 * 1024 * 1024
+"""Size of the messages that a process caches for readers that are a little behind."""
 MAX_ID_LENGTH = 100
-"""Characters of a message's id; Python reads no number of thousands of digits."""
+"""Characters of a message's id that are read: Python refuses numbers of thousands of digits."""
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
-Place = tuple[int, int]
-"""An attempt, and how many of its lines one has."""
+LogOffset = tuple[int, int]
+"""An attempt, and a number of its lines."""
 
 
-def shown(line: Line) -> str:
-    """`[10:00:05] PASSED tests/test_api.py::test_login`, in UTC."""
-    seconds = line.at_ms // 1000 % 86_400  # whatever an agent's clock says
+def format_line(line: Line) -> str:
+    """Returns `[10:00:05] PASSED tests/test_api.py::test_login`, the time in UTC."""
+    seconds = line.at_ms // 1000 % 86_400  # agents' clocks may be wrong, so the date is not shown
     return f"[{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}] {line.text}"
 
 
-def data(message: object) -> bytes:
-    # Some clients split lines at these too; in JSON they can be written otherwise.
+def encode_message(message: object) -> bytes:
+    """Returns a server-sent event with the message as JSON."""
+    # Some clients also split lines at these characters, which JSON can escape.
     text = msgspec.json.encode(message).decode()
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
     return f"data: {text}\n\n".encode()
 
 
-class Piece:
-    """Lines that follow each other, as messages."""
+class LogChunk:
+    """Consecutive lines of a log, encoded as messages."""
 
     def __init__(self, attempt: int, first: int, lines: Sequence[Line]) -> None:
-        self.end: Place = (attempt, first + len(lines))
+        self.end: LogOffset = (attempt, first + len(lines))
         self._numbered = range(first + 1, first + len(lines) + 1)
-        self._messages = [data({"type": "log", "data": shown(line)}) for line in lines]
+        self._messages = [encode_message({"type": "log", "data": format_line(line)}) for line in lines]
         self.size = sum(map(len, self._messages))
 
     @cached_property
@@ -88,139 +91,142 @@ class Piece:
         return b"".join(b"id: %d:%d\n%b" % (attempt, number, message) for number, message in numbered)
 
 
-class Pieces:
-    """What was read last, of all builds. What many ask for at once is read once."""
+class LogChunkCache:
+    """Caches the chunks of all builds that were read last. Concurrent requests for a chunk read it once."""
 
     def __init__(self, build_logs: BuildLogs) -> None:
         self._logs = build_logs
-        self._kept: dict[tuple[int, Place], Piece] = {}
+        self._chunks: dict[tuple[int, LogOffset], LogChunk] = {}
         self._size = 0
-        self._under_way: dict[tuple[int, Place], asyncio.Task[Piece | None]] = {}
+        self._loading: dict[tuple[int, LogOffset], asyncio.Task[LogChunk | None]] = {}
 
-    async def after(self, build_id: int, place: Place, until: int | None = None) -> Piece | None:
-        """What follows a place, up to line `until` at most; None where nothing does."""
-        key = (build_id, place)
-        if (piece := self._kept.get(key)) is not None:
-            return piece
-        if (reading := self._under_way.get(key)) is None:
-            reading = self._under_way[key] = asyncio.create_task(self._read(key, until))
-            reading.add_done_callback(partial(self._is_read, key))
-        # Whoever gives up does not take it from the others.
-        return await asyncio.shield(reading)
+    async def load(self, build_id: int, offset: LogOffset, until: int | None = None) -> LogChunk | None:
+        """Returns the chunk that begins at an offset and ends at line `until` at most; None if there are no lines."""
+        key = (build_id, offset)
+        if (chunk := self._chunks.get(key)) is not None:
+            return chunk
+        if (loading := self._loading.get(key)) is None:
+            loading = self._loading[key] = asyncio.create_task(self._load(key, until))
+            loading.add_done_callback(partial(self._finish, key))
+        # A caller that is cancelled does not cancel the task, which others may wait for.
+        return await asyncio.shield(loading)
 
-    def _is_read(self, key: tuple[int, Place], reading: asyncio.Task[Piece | None]) -> None:
-        del self._under_way[key]
-        if not reading.cancelled():
-            reading.exception()  # who asked may be gone, and then it is nobody's
+    def _finish(self, key: tuple[int, LogOffset], loading: asyncio.Task[LogChunk | None]) -> None:
+        del self._loading[key]
+        if not loading.cancelled():
+            loading.exception()  # retrieved here, in case that all callers were cancelled
 
-    async def _read(self, key: tuple[int, Place], until: int | None) -> Piece | None:
+    async def _load(self, key: tuple[int, LogOffset], until: int | None) -> LogChunk | None:
         build_id, (attempt, first) = key
         lines = await self._logs.read_page(build_id, attempt, first)
         if until is not None:
             lines = lines[: until - first]
         if not lines:
             return None
-        piece = self._kept[key] = Piece(attempt, first, lines)
-        self._size += piece.size
-        while self._size > KEPT and len(self._kept) > 1:
-            self._size -= self._kept.pop(next(iter(self._kept))).size
-        return piece
+        chunk = self._chunks[key] = LogChunk(attempt, first, lines)
+        self._size += chunk.size
+        while self._size > MAX_CACHED_BYTES and len(self._chunks) > 1:
+            self._size -= self._chunks.pop(next(iter(self._chunks))).size
+        return chunk
 
-    def forget(self, build_id: int) -> None:
-        for key in [key for key in self._kept if key[0] == build_id]:
-            self._size -= self._kept.pop(key).size
+    def drop(self, build_id: int) -> None:
+        for key in [key for key in self._chunks if key[0] == build_id]:
+            self._size -= self._chunks.pop(key).size
 
 
 class BuildFeed:
-    """How far a build is, for its readers."""
+    """Follows a build and its log for the build's readers."""
 
-    def __init__(self, services: Services, pieces: Pieces, log_subscription: LogSubscription, build_id: int) -> None:
+    def __init__(self, services: Services, chunks: LogChunkCache, subscription: LogSubscription, build_id: int) -> None:
         self._services = services
-        self._pieces = pieces
-        self._log_subscription = log_subscription
+        self._chunks = chunks
+        self._subscription = subscription
         self.build_id = build_id
         self.readers: set[Reader] = set()
-        self.end: Place = (0, 0)
+        self.end: LogOffset = (0, 0)
+        """The end of the lines that are stored."""
         self.status: Verdict | None = None
-        """Once it is finished, and all of its lines are known."""
+        """The verdict of a build that has finished, once all of its lines are known."""
         self.is_gone = False
-        self.news = asyncio.Event()
-        self._begun = asyncio.Event()
+        """Whether the build does not exist, was deleted, or cannot be read."""
+        self.changed = asyncio.Event()
+        self._has_begun = asyncio.Event()
         self._stream = BUILD.at(build_id)
         self._build: AnyBuild | None = None
         self._position = 0
         self._version = 0
-        self._taken: list[Recorded] = []
-        self._looking = asyncio.Lock()
+        self._events: list[Recorded] = []
+        """Events that `refresh` has not folded yet."""
+        self._refreshing = asyncio.Lock()
 
     async def run(self) -> None:
-        """Until the build has ended."""
+        """Returns when the build has ended, or when nobody reads it any more."""
         try:
-            async with self._log_subscription.subscribed(self._take):
-                # Cancelled without readers; a wait for the database may lose that (`store.postgres.cancellation`).
+            async with self._subscription.subscribed(self._take):
+                # Checks `readers` itself: a wait for the database may lose the cancellation that comes with the last
+                # reader's end (`store.postgres.cancellation`).
                 while self.status is None and not self.is_gone and self.readers:
-                    self.news.clear()
+                    self.changed.clear()
                     had, began = self.end, time.monotonic()
-                    await patiently(self.look)
+                    await retry_until_connected(self.refresh)
                     if self.end != had:
-                        await asyncio.sleep(REST_S - (time.monotonic() - began))
-                    await wait_for(self.news, LOOK_AGAIN_S)
+                        await asyncio.sleep(DEBOUNCE_S - (time.monotonic() - began))
+                    await wait_for(self.changed, POLL_INTERVAL_S)
         except StreamDamaged as error:
             log.error("a build's stream ends early", build=self.build_id, detail=error.detail)
         finally:
-            # Whatever happened, nobody waits for it in vain.
+            # Also after an error: readers must not wait for a feed that has ended.
             self.is_gone = self.status is None
-            self._begun.set()
+            self._has_begun.set()
             self._wake()
 
-    async def look(self) -> None:
-        """Takes in what is stored by now."""
-        async with self._looking:
-            await self._look()
+    async def refresh(self) -> None:
+        """Reads the events and lines that were stored since the last call."""
+        async with self._refreshing:
+            await self._refresh()
 
-    async def begin(self, last_event_id: str | None) -> Place:
-        """Where a reader begins: after what it has, at the attempt's beginning when the id is not one of ours."""
-        await self._begun.wait()
-        place = _place(last_event_id)
-        if place is not None and place > self.end and self.status is None:
-            await patiently(self.look)  # Another process may have told it more than this one knows.
-        return (self.end[0], 0) if place is None or place > self.end else place
+    async def begin(self, last_event_id: str | None) -> LogOffset:
+        """Returns where a reader begins: after the line with that id; without a valid one, at the attempt's first."""
+        await self._has_begun.wait()
+        offset = _parse_offset(last_event_id)
+        if offset is not None and offset > self.end and self.status is None:
+            await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
+        return (self.end[0], 0) if offset is None or offset > self.end else offset
 
-    async def after(self, place: Place) -> Piece | None:
-        """What follows a place by now, attempts that it missed included; None at the end of what is known."""
-        while place < self.end:
-            is_last = place[0] == self.end[0]
-            piece = await self._pieces.after(self.build_id, place, self.end[1] if is_last else None)
-            if piece is not None:
-                return piece
+    async def load_next(self, offset: LogOffset) -> LogChunk | None:
+        """Returns the chunk after an offset, from the next attempt if need be; None at `end`."""
+        while offset < self.end:
+            is_last = offset[0] == self.end[0]
+            chunk = await self._chunks.load(self.build_id, offset, self.end[1] if is_last else None)
+            if chunk is not None:
+                return chunk
             if is_last:
-                # What was there has been deleted.
-                self.is_gone = True
+                self.is_gone = True  # the lines have been deleted
                 return None
-            place = (place[0] + 1, 0)
+            offset = (offset[0] + 1, 0)
         return None
 
     async def _take(self, events: Sequence[Recorded]) -> None:
-        if taken := [recorded for recorded in events if recorded.stream == self._stream.name]:
-            self._taken += taken
-            self.news.set()
+        if of_build := [recorded for recorded in events if recorded.stream == self._stream.name]:
+            self._events += of_build
+            self.changed.set()
 
-    async def _look(self) -> None:
-        # The build first: what was stored before it moved on is found by the reading that follows.
-        if not self._begun.is_set():
+    async def _refresh(self) -> None:
+        # The build before its lines: all lines that were stored before its events are found then.
+        if not self._has_begun.is_set():
             self._fold((await self._services.log.load([self._stream.name]))[self._stream.name])
             attempt = 0 if self._build is None else self._build.attempt
             self.end = attempt, await self._services.build_logs.count_lines(self.build_id, attempt)
-            self._begun.set()
+            self._has_begun.set()
         else:
-            taken, self._taken = self._taken, []
-            self._fold(readable(taken))
-        await self._read()
+            events, self._events = self._events, []
+            self._fold(readable(events))
+        await self._read_lines()
         match self._build:
             case None | Deleted():
                 self.is_gone = True
             case Finished():
-                # Whoever reads `done` may ask for the build next, and should find it finished.
+                # Clients that read `done` should find the build finished when they get it next.
                 await self._services.waiter.wait(self._position)
                 self.status = self._build.status
             case _:
@@ -233,12 +239,12 @@ class BuildFeed:
                 self._build = BUILD.evolve(self._build, recorded.event)
                 self._version, self._position = recorded.version, recorded.position
 
-    async def _read(self) -> None:
-        """The rest of the attempt that was known, then the attempt by now."""
+    async def _read_lines(self) -> None:
+        """Moves `end` to the last line of the present attempt; reads earlier attempts to their ends before."""
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
-            while (piece := await self._pieces.after(self.build_id, self.end)) is not None:
-                self.end = piece.end
+            while (chunk := await self._chunks.load(self.build_id, self.end)) is not None:
+                self.end = chunk.end
                 self._wake()
             if self.end[0] == attempt:
                 return
@@ -247,16 +253,16 @@ class BuildFeed:
 
     def _wake(self) -> None:
         for reader in self.readers:
-            reader.news.set()
+            reader.changed.set()
 
 
 class BuildFeeds:
-    """Of one process: a feed for each build that somebody reads."""
+    """The feeds of one process, one for each build that has readers."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._pieces = Pieces(services.build_logs)
-        self._log_subscription = LogSubscription(services.log, services.listener, CHANGES)
+        self._chunks = LogChunkCache(services.build_logs)
+        self._subscription = LogSubscription(services.log, services.listener, CHANGES)
         self._feeds: dict[int, tuple[BuildFeed, asyncio.Task[None]]] = {}
 
     def __len__(self) -> int:
@@ -264,14 +270,14 @@ class BuildFeeds:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        with self._services.listener.subscribed(BUILD_LOGS, self._notified):
+        with self._services.listener.subscribed(BUILD_LOGS, self._on_notify):
             yield
 
     @contextlib.contextmanager
     def reading(self, build_id: int, reader: Reader) -> Iterator[BuildFeed]:
-        """The build's feed; its first reader starts it, its last one ends it."""
+        """Yields the feed of a build to a reader. The first reader starts the feed, the last one ends it."""
         if build_id not in self._feeds:
-            feed = BuildFeed(self._services, self._pieces, self._log_subscription, build_id)
+            feed = BuildFeed(self._services, self._chunks, self._subscription, build_id)
             self._feeds[build_id] = feed, asyncio.create_task(feed.run(), name=f"build {build_id}")
         feed, running = self._feeds[build_id]
         feed.readers.add(reader)
@@ -282,18 +288,18 @@ class BuildFeeds:
             if not feed.readers:
                 running.cancel()
                 del self._feeds[build_id]
-                self._pieces.forget(build_id)
+                self._chunks.drop(build_id)
 
-    def _notified(self, payload: str | None) -> None:
+    def _on_notify(self, payload: str | None) -> None:
         if payload is None:
             for feed, _ in self._feeds.values():
-                feed.news.set()
+                feed.changed.set()
         elif entry := self._feeds.get(int(payload)):
-            entry[0].news.set()
+            entry[0].changed.set()
 
 
 class BuildStream:
-    """What one reader of a build is sent."""
+    """The messages of one reader: a source of `api.live.readers`."""
 
     def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: str | None) -> None:
         self._feeds = feeds
@@ -303,31 +309,31 @@ class BuildStream:
 
     async def __call__(self, reader: Reader) -> None:
         with self._feeds.reading(self._build_id, reader) as feed:
-            place = await feed.begin(self._last_event_id)
+            offset = await feed.begin(self._last_event_id)
             while True:
-                while (piece := await patiently(partial(feed.after, place))) is not None:
-                    await reader.send(piece.with_ids if self._with_ids else piece.plain)
-                    place = piece.end
+                while (chunk := await retry_until_connected(partial(feed.load_next, offset))) is not None:
+                    await reader.send(chunk.with_ids if self._with_ids else chunk.plain)
+                    offset = chunk.end
                 if feed.is_gone:
                     return
                 if feed.status is not None:
                     last_id = b"id: %d:%d\n" % feed.end if self._with_ids else b""
-                    ends = data({"type": "status", "data": feed.status}), data({"type": "done"})
+                    ends = encode_message({"type": "status", "data": feed.status}), encode_message({"type": "done"})
                     await reader.send(b"".join(last_id + message for message in ends))
                     return
                 await reader.wait()
 
 
-async def patiently(read: Callable[[], Awaitable[T]]) -> T:
-    """As soon as the database answers."""
+async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
+    """Calls `read` again every `RETRY_S` while the database cannot be reached; returns its result."""
     while True:
         try:
             return await read()
         except psycopg.OperationalError as error:
             log.warning("a stream waits for the database", error=str(error).strip())
-            await asyncio.sleep(TRY_AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
 
-def _place(last_event_id: str | None) -> Place | None:
+def _parse_offset(last_event_id: str | None) -> LogOffset | None:
     attempt, _, line = (last_event_id or "")[:MAX_ID_LENGTH].partition(":")
     return (int(attempt), int(line)) if attempt.isdecimal() and line.isdecimal() and int(attempt) > 0 else None

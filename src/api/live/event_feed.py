@@ -1,78 +1,51 @@
-"""Everything that happens, as server-sent events, as far as the caller may see it.
+"""Sends the events of the whole log as server-sent events, to each reader those that they may see.
 
-The id of a message is its position in the log, so a reader that comes back with `Last-Event-ID` goes on after it,
-nothing lost or doubled, at any process. All readers of a process share one feed that reads and tells each event once;
-who is further behind than the feed remembers is told from the audit trail's index, in pages.
+The id of a message is the event's position, so a reader that comes back with `Last-Event-ID` goes on after it at any
+process, without losing or repeating an event. All readers of a process share one feed, which reads and encodes each
+event once. Readers that are behind what the feed remembers page through the index of the audit view.
 """
 
 import asyncio
 import contextlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, get
-from litestar.params import Parameter
 
-from api.audit import types_of
 from api.http.permissions import User
-from api.http.request_context import RequestContext
 from api.http.services import Services
-from api.http.types import MAX_ID
-from api.live.build_feed import data, patiently
-from api.live.readers import MEDIA_TYPE, LiveStream, Reader, ask
-from domain.core.errors import Invalid, NotFound
+from api.live.build_feed import encode_message, retry_until_connected
+from api.live.readers import Reader, refresh_callers
 from domain.core.events import Recorded
 from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailFilter
-from projections.audit_view.entries import AREA_OF, AT_ONCE, SHORT_STREAM, Change, told, with_changes
+from projections.audit_view.entries import AREA_OF, AT_ONCE, SHORT_STREAM, Told, told, with_changes
 from store.log.subscription import LogSubscription
 
-KEPT = 8 * 1024 * 1024
-"""Bytes of messages that a process keeps for readers that are a little behind."""
-PAGE = 100
-TRY_AGAIN_S = 1.0
+MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
+"""Size of the newest messages that a process keeps for readers that are a little behind."""
+PAGE_SIZE = 100
+"""Events of the index that a reader that is further behind gets at once."""
+INDEX_RETRY_S = 1.0
+"""Pause of a reader whose next page is not in the index yet."""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
-"""Areas whose events concern all who are signed in, where they belong to no project."""
-FOR_ADMINS = {"audit"}
-"""Areas that a project's admins see of it."""
-NOT_FOR_ADMINS_ALONE = [
+"""Areas whose events all users see where they belong to no project."""
+FOR_PROJECT_ADMINS = {"audit"}
+"""Areas whose events only the project's admins see."""
+NOT_ONLY_FOR_ADMINS = [
     name for name, event in EVENTS.items() if "project_id" in event.__struct_fields__ or AREA_OF[name] in FOR_EVERYBODY
 ]
+"""Types of events that users who are not admins may see."""
 GRANTING = (ProjectCreated, MemberAdmitted)
-"""After these, readers may see more than before."""
+"""Events after which readers may see more than before."""
 
 
-class Facts(msgspec.Struct, frozen=True):
-    version: int
-    area: str
-    actor: str
-    actor_name: str | None
-    correlation_id: str
-    causation: int | None
-    erased: bool
-    summary: str
-    changes: list[Change] | None
-    """Null for an event in a long stream."""
-
-
-class Message(msgspec.Struct, frozen=True):
-    position: int
-    type: str
-    at: datetime
-    project_id: int | None
-    stream: str
-    data: Facts
-
-
-class Item(msgspec.Struct, frozen=True):
-    """An event as it is sent, and what decides who may have it."""
+class FeedMessage(msgspec.Struct, frozen=True):
+    """An encoded event, and what decides who may see it."""
 
     position: int
     type: str
@@ -81,32 +54,32 @@ class Item(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class EventsFeed:
-    """Of one process. Runs while it has readers."""
+class EventFeed:
+    """The newest events, encoded, for the readers of one process. Runs while it has readers."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._log_subscription = LogSubscription(services.log, services.listener, list(EVENTS))
+        self._subscription = LogSubscription(services.log, services.listener, list(EVENTS))
         self._readers: set[Reader] = set()
         self._running: asyncio.Task[None] | None = None
-        self._begun = asyncio.Event()
-        self._items: list[Item] = []
+        self._has_begun = asyncio.Event()
+        self._messages: list[FeedMessage] = []
         self._positions: list[int] = []
         self._size = 0
         self.floor = 0
-        """What came after it is remembered."""
+        """The position after which all messages are remembered."""
         self.position = 0
-        """Up to here everything has been told."""
+        """The position up to which all messages have been encoded."""
 
     def __len__(self) -> int:
         return len(self._readers)
 
     @contextlib.contextmanager
     def reading(self, reader: Reader) -> Iterator[None]:
-        """Its first reader starts it, its last one ends it."""
+        """Registers a reader during the block. The first reader starts the feed, the last one ends it."""
         if self._running is None:
-            self._begun = asyncio.Event()
-            self._running = asyncio.create_task(self._run(self._begun), name="events")
+            self._has_begun = asyncio.Event()
+            self._running = asyncio.create_task(self._run(self._has_begun), name="events")
         self._readers.add(reader)
         try:
             yield
@@ -115,157 +88,132 @@ class EventsFeed:
             if not self._readers:
                 self._running.cancel()
                 self._running = None
-                self._items, self._positions, self._size = [], [], 0
+                self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """The position after which a reader begins; what is not in the log yet is not waited for."""
-        await self._begun.wait()
+        """Returns the position after which a reader begins: `last`, but at most the log's end; without it, now."""
+        await self._has_begun.wait()
         if last is None:
             return self.position
-        return min(last, await patiently(self._services.log.read_head))
+        return min(last, await retry_until_connected(self._services.log.read_head))
 
-    def after(self, position: int) -> list[Item]:
-        """What is remembered; complete from `floor` on."""
-        return self._items[bisect_right(self._positions, position) :]
+    def after(self, position: int) -> list[FeedMessage]:
+        """Returns the remembered messages after a position: all of them if it is not before `floor`."""
+        return self._messages[bisect_right(self._positions, position) :]
 
-    async def older(self, wanted: TrailFilter) -> list[Item] | None:
-        """A page of what happened before `wanted.before`, from the log; None while its index is not there yet."""
+    async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
+        """Loads a page of messages from the log; None while the index has not reached `wanted.before`."""
         services = self._services
         if not await services.waiter.reached((wanted.before or 1) - 1):
             return None
         async with services.pool.connection() as connection:
-            positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE)
-        items: list[Item] = []
+            positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE_SIZE)
+        messages: list[FeedMessage] = []
         for start in range(0, len(positions), AT_ONCE):
-            items += await self._told(await services.log.read_at(positions[start : start + AT_ONCE]))
-        return items
+            messages += await self._encode(await services.log.read_at(positions[start : start + AT_ONCE]))
+        return messages
 
-    async def _run(self, begun: asyncio.Event) -> None:
-        async with self._log_subscription.subscribed(self._take):
-            self.position = self.floor = self._log_subscription.position
-            begun.set()
+    async def _run(self, has_begun: asyncio.Event) -> None:
+        async with self._subscription.subscribed(self._take):
+            self.position = self.floor = self._subscription.position
+            has_begun.set()
             await asyncio.Event().wait()
 
     async def _take(self, events: Sequence[Recorded]) -> None:
-        fresh = [recorded for recorded in events if recorded.position > self.position]
-        if any(isinstance(recorded.event, GRANTING) for recorded in fresh):
-            await self._services.waiter.reached(fresh[-1].position)
-            await ask(list(self._readers))
-        if any(recorded.event.erases is not None for recorded in fresh):
-            # What was told of it before is not told again: who asks for it is told from the log.
-            self._forget()
-            fresh = await self._services.log.read_at([recorded.position for recorded in fresh])
-        for start in range(0, len(fresh), AT_ONCE):
-            items = await self._told(fresh[start : start + AT_ONCE])
-            self._items += items
-            self._positions += [item.position for item in items]
-            self._size += sum(len(item.body) for item in items)
+        new = [recorded for recorded in events if recorded.position > self.position]
+        if any(isinstance(recorded.event, GRANTING) for recorded in new):
+            await self._services.waiter.reached(new[-1].position)
+            await refresh_callers(list(self._readers))
+        if any(recorded.event.erases is not None for recorded in new):
+            # The remembered messages may hold erased texts: readers that are behind get them from the log again.
+            self._messages, self._positions, self._size = [], [], 0
+            self.floor = self.position
+            new = await self._services.log.read_at([recorded.position for recorded in new])
+        for start in range(0, len(new), AT_ONCE):
+            messages = await self._encode(new[start : start + AT_ONCE])
+            self._messages += messages
+            self._positions += [message.position for message in messages]
+            self._size += sum(len(message.body) for message in messages)
             self.position = self._positions[-1]
-        self._trim()
+        self._drop_oldest()
         for reader in self._readers:
-            reader.news.set()
+            reader.changed.set()
 
-    def _forget(self) -> None:
-        self._items, self._positions, self._size = [], [], 0
-        self.floor = self.position
+    def _drop_oldest(self) -> None:
+        dropped = 0
+        while self._size > MAX_REMEMBERED_BYTES and dropped < len(self._messages):
+            self._size -= len(self._messages[dropped].body)
+            self.floor = self._messages[dropped].position
+            dropped += 1
+        del self._messages[:dropped], self._positions[:dropped]
 
-    def _trim(self) -> None:
-        gone = 0
-        while self._size > KEPT and gone < len(self._items):
-            self._size -= len(self._items[gone].body)
-            self.floor = self._items[gone].position
-            gone += 1
-        del self._items[:gone], self._positions[:gone]
-
-    async def _told(self, events: Sequence[Recorded]) -> list[Item]:
-        services = self._services
-        async with services.pool.connection() as connection:
+    async def _encode(self, events: Sequence[Recorded]) -> list[FeedMessage]:
+        async with self._services.pool.connection() as connection:
             names = await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
-        said = [told(recorded, names.get(recorded.event.actor)) for recorded in events]
-        short = [one for one in said if one.version <= SHORT_STREAM]
-        changes = {one.position: one.changes for one in await with_changes(services.log, short)}
-        return [
-            Item(
-                one.position,
-                one.type,
-                one.area,
-                one.project_id,
-                b"id: %d\n" % one.position
-                + data(
-                    Message(
-                        one.position,
-                        one.type,
-                        one.at,
-                        one.project_id,
-                        one.stream,
-                        Facts(
-                            one.version,
-                            one.area,
-                            one.actor,
-                            one.actor_name,
-                            one.correlation_id,
-                            one.causation,
-                            one.erased,
-                            one.summary,
-                            changes.get(one.position),
-                        ),
-                    )
-                ),
-            )
-            for one in said
-        ]
+        entries = [told(recorded, names.get(recorded.event.actor)) for recorded in events]
+        short = await with_changes(self._services.log, [one for one in entries if one.version <= SHORT_STREAM])
+        changed = {entry.position: entry for entry in short}
+        return [_message(changed.get(entry.position, entry)) for entry in entries]
 
 
-class EventsStream:
-    """What one reader is sent."""
+def _message(entry: Told) -> FeedMessage:
+    fields = msgspec.structs.asdict(entry)
+    outer = {name: fields.pop(name) for name in ("position", "type", "at", "project_id", "stream")}
+    body = b"id: %d\n" % entry.position + encode_message(outer | {"data": fields})
+    return FeedMessage(entry.position, entry.type, entry.area, entry.project_id, body)
 
-    def __init__(self, feed: EventsFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
+
+class EventStream:
+    """The messages of one reader: a source of `api.live.readers`."""
+
+    def __init__(self, feed: EventFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
         self._feed = feed
         self._project_id = project_id
         self._types = types
         self._last = last
-        self._place = 0
+        self._position = 0
 
     async def __call__(self, reader: Reader) -> None:
         with self._feed.reading(reader):
-            self._place = await self._feed.begin(self._last)
-            await reader.send(b"id: %d\n\n" % self._place)
+            self._position = await self._feed.begin(self._last)
+            await reader.send(b"id: %d\n\n" % self._position)
             while True:
-                if self._place < self._feed.floor:
+                if self._position < self._feed.floor:
                     await self._catch_up(reader)
                     continue
-                upto = self._feed.position
-                await self._send(reader, self._feed.after(self._place))
-                self._place = max(self._place, upto)
+                reached = self._feed.position
+                await self._send(reader, self._feed.after(self._position))
+                self._position = max(self._position, reached)
                 await reader.wait()
 
     def may_read(self, user: User) -> bool:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """With an id: who asks for little does not go through all the rest again when it comes back."""
-        return b": still here\nid: %d\n\n" % self._place
+        """Returns a comment with an id, so that a reader that comes back does not go through skipped events again."""
+        return b": still here\nid: %d\n\n" % self._position
 
     async def _catch_up(self, reader: Reader) -> None:
-        """One page of what the feed does not remember."""
+        """Sends one page of what the feed does not remember."""
         floor = self._feed.floor
         wanted = TrailFilter(
-            self._projects(reader.user), types=self._of_interest(reader.user), after=self._place, before=floor + 1
+            self._projects(reader.user), types=self._visible_types(reader.user), after=self._position, before=floor + 1
         )
-        items = await patiently(partial(self._feed.older, wanted))
-        if items is None:
-            await asyncio.sleep(TRY_AGAIN_S)
+        messages = await retry_until_connected(partial(self._feed.load_older, wanted))
+        if messages is None:
+            await asyncio.sleep(INDEX_RETRY_S)
             return
-        await self._send(reader, items)
-        self._place = items[-1].position if len(items) == PAGE else floor
+        await self._send(reader, messages)
+        self._position = messages[-1].position if len(messages) == PAGE_SIZE else floor
 
-    async def _send(self, reader: Reader, items: Sequence[Item]) -> None:
-        if visible := b"".join(item.body for item in items if self._is_wanted(item) and sees(reader.user, item)):
-            await reader.send(visible)
+    async def _send(self, reader: Reader, messages: Sequence[FeedMessage]) -> None:
+        bodies = [message.body for message in messages if self._is_wanted(message) and may_see(reader.user, message)]
+        if bodies:
+            await reader.send(b"".join(bodies))
 
-    def _is_wanted(self, item: Item) -> bool:
-        return (self._project_id is None or item.project_id == self._project_id) and (
-            self._types is None or item.type in self._types
+    def _is_wanted(self, message: FeedMessage) -> bool:
+        return (self._project_id is None or message.project_id == self._project_id) and (
+            self._types is None or message.type in self._types
         )
 
     def _projects(self, user: User) -> list[int] | None:
@@ -273,57 +221,15 @@ class EventsStream:
             return [self._project_id]
         return None if user.projects is None else [*user.projects, NO_PROJECT]
 
-    def _of_interest(self, user: User) -> Sequence[str] | None:
+    def _visible_types(self, user: User) -> Sequence[str] | None:
         if user.is_admin or self._project_id is not None:
             return self._types
-        return [name for name in NOT_FOR_ADMINS_ALONE if self._types is None or name in self._types]
+        return [name for name in NOT_ONLY_FOR_ADMINS if self._types is None or name in self._types]
 
 
-def sees(user: User, item: Item) -> bool:
+def may_see(user: User, message: FeedMessage) -> bool:
     if user.is_admin:
         return True
-    if item.project_id is None:
-        return item.area in FOR_EVERYBODY
-    return user.may("admin" if item.area in FOR_ADMINS else "read", item.project_id)
-
-
-class EventController(Controller):
-    path = "/events"
-    tags = ["Events"]
-
-    @get("/stream", media_type=MEDIA_TYPE)
-    async def stream(
-        self,
-        request: Request[User, Any, Any],
-        ctx: RequestContext,
-        project_id: Annotated[
-            int | None, Parameter(ge=1, le=MAX_ID, description="Only what belongs to this project")
-        ] = None,
-        type: Annotated[
-            list[str] | None,
-            Parameter(max_items=100, description="Only these types of events, repeated or with commas between them"),
-        ] = None,
-    ) -> LiveStream:
-        """Server-sent events: what happens from now on, or after `Last-Event-ID`, a position in the log. Each message
-        is `{position, type, at, project_id, stream, data}`; `data` says it in words and fields, as the audit trail
-        does.
-        """
-        names = [name for part in type or () for name in part.split(",")]
-        types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
-        if project_id is not None:
-            request.user.must("read", project_id, f"project {project_id}")
-            async with ctx.reading() as connection:
-                if not await audit_trail.has_project(connection, project_id):
-                    raise NotFound(f"There is no project {project_id}.")
-        streams = request.app.state.streams
-        source = EventsStream(streams.events, project_id, types, position_of(request.headers.get("last-event-id")))
-        return LiveStream(streams.readers, Reader(request, source.may_read, source.keep_alive), source)
-
-
-def position_of(last_event_id: str | None) -> int | None:
-    if last_event_id is None or last_event_id == "":
-        return None
-    is_number = last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 17
-    if not (is_number and int(last_event_id) <= MAX_ID):
-        raise Invalid.field("Last-Event-ID", "must be the id of a message, which is a position in the log")
-    return int(last_event_id)
+    if message.project_id is None:
+        return message.area in FOR_EVERYBODY
+    return user.may("admin" if message.area in FOR_PROJECT_ADMINS else "read", message.project_id)

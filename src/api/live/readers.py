@@ -1,9 +1,10 @@
-"""Open streams of this process: who reads, and how a stream ends before its time.
+"""Runs the server-sent event streams of this process, and ends them before their source does where it must.
 
-A reader holds nothing but the message that is being sent; what it is sent comes from buffers that all readers share. It
-is cut, and may come back and go on, when its connection is gone, when it takes nothing for a while, when there was no
-news for it for long, when it has lost access and when the server stops. Readers are registered in the call that sends
-the answer, so that nothing begins without its end: a generator that was never started never runs its `finally`.
+A reader is one open stream. It holds only the message that is being sent; messages come from buffers that all readers
+share. A reader is cut when its connection is gone, when it has not taken a message for `STALLED_S`, when there was no
+message for it for `IDLE_S`, when its user has lost access and when the server stops; the client may reconnect and go
+on. Readers register in the call that sends the response, not before: the `finally` of a generator that was never
+started does not run.
 """
 
 import asyncio
@@ -22,26 +23,30 @@ from litestar.response.base import ASGIResponse
 from litestar.types import HTTPResponseBodyEvent, Receive, Send
 
 from api.http.permissions import Agent, User
-from api.http.security import caller_of
+from api.http.security import find_caller
 from domain.core.errors import Unauthenticated
 from store.postgres.cancellation import cancel_and_wait
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "text/event-stream"
-FRAME = 16 * 1024
-"""Bytes handed over at once; the server takes a few frames ahead of the connection."""
+FRAME_BYTES = 16 * 1024
+"""Most bytes that are handed to the HTTP server at once; it takes a few frames ahead of the connection."""
 STALLED_S = 10.0
-"""How long a frame may lie there until its reader is cut."""
+"""Seconds that a frame may wait for the connection until its reader is cut."""
 KEEP_ALIVE_S = 15.0
+"""Seconds without a message after which a comment keeps proxies from closing the connection."""
 IDLE_S = 3600.0
-LOOK_S = 1.0
-ASK_AGAIN_S = 2.5
-"""How often it is asked whether the readers still may read."""
-ASKED_AT_ONCE = 100
+"""Seconds without a message after which a reader is cut."""
+CHECK_INTERVAL_S = 1.0
+"""Seconds between two checks for stalled and idle readers."""
+ACCESS_INTERVAL_S = 2.5
+"""Seconds between two checks whether users may still read: longest time that a lost access goes unnoticed."""
+ACCESS_BATCH_SIZE = 100
+"""Credentials that are checked at once, so that other requests get connections in between."""
 
 Source = Callable[["Reader"], Coroutine[Any, Any, None]]
-"""Sends a reader what it is to have."""
+"""Sends a reader its messages; ends when there will be no more."""
 
 
 class Reader:
@@ -53,21 +58,21 @@ class Reader:
         may_read: Callable[[User], bool],
         keep_alive: Callable[[], bytes] | None = None,
     ) -> None:
-        self.news = asyncio.Event()
-        """Set it to have the reader look."""
+        self.changed = asyncio.Event()
+        """Set it when there may be messages for the reader."""
         self.user = request.user
-        """Who reads, with what he may by now."""
+        """The user as of the last check of their access."""
         self.request = request
         self._may_read = may_read
         self._keep_alive = keep_alive
         self._is_due = False
         self._sending_since: float | None = None
-        self._sent_at = self._told_at = time.monotonic()
+        self._sent_at = self._message_at = time.monotonic()
         self._cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Until the source ends or the reader is cut."""
+        """Returns when the source has ended or the reader was cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -80,12 +85,12 @@ class Reader:
 
     async def send(self, body: bytes) -> None:
         await self._in_frames(body)
-        self._told_at = self._sent_at
+        self._message_at = self._sent_at
 
     async def wait(self) -> None:
-        """Until there may be something new; the connection is kept alive meanwhile, where that was wanted."""
-        await self.news.wait()
-        self.news.clear()
+        """Returns when `changed` was set. Sends a keep-alive comment if one is due."""
+        await self.changed.wait()
+        self.changed.clear()
         if self._is_due and self._keep_alive is not None:
             self._is_due = False
             await self._in_frames(self._keep_alive())
@@ -94,33 +99,32 @@ class Reader:
         if not self._cut.done():
             self._cut.set_result(None)
 
-    def look(self, now: float) -> None:
-        """Whether it has to be cut or kept alive."""
+    def check(self, now: float) -> None:
+        """Cuts the reader when it is stalled or idle; wakes it when a keep-alive comment is due."""
         if self._sending_since is not None:
             if now - self._sending_since > STALLED_S:
                 self.cut()
-        elif now - self._told_at > IDLE_S:
+        elif now - self._message_at > IDLE_S:
             self.cut()
         elif self._keep_alive is not None and now - self._sent_at > KEEP_ALIVE_S:
             self._is_due = True
-            self.news.set()
+            self.changed.set()
 
-    def found(self, caller: User | Agent | None) -> None:
-        """Takes in who its caller is by now."""
+    def update_caller(self, caller: User | Agent | None) -> None:
+        """Replaces the user by their present self; cuts the reader when they may not read any more."""
         if isinstance(caller, User) and self._may_read(caller):
             self.user = caller
         else:
             self.cut()
 
     async def _in_frames(self, body: bytes) -> None:
-        for start in range(0, len(body), FRAME):
+        for start in range(0, len(body), FRAME_BYTES):
             self._sending_since = time.monotonic()
-            await self._send(_body(body[start : start + FRAME], more=True))
+            await self._send(_body(body[start : start + FRAME_BYTES], more=True))
         self._sending_since, self._sent_at = None, time.monotonic()
 
     async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            continue
+        await _until_disconnect(receive)
         self.cut()
 
 
@@ -142,8 +146,8 @@ class Readers:
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Cuts whom it has to; all of them at the end."""
-        tasks = [asyncio.create_task(self._look()), asyncio.create_task(self._ask())]
+        """Checks the readers during the block; cuts all of them at its end."""
+        tasks = [asyncio.create_task(self._check()), asyncio.create_task(self._check_access())]
         try:
             yield
         finally:
@@ -155,43 +159,63 @@ class Readers:
         for reader in self._readers:
             reader.cut()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_INTERVAL_S)
             now = time.monotonic()
             for reader in self._readers:
-                reader.look(now)
+                reader.check(now)
 
-    async def _ask(self) -> None:
+    async def _check_access(self) -> None:
         while True:
-            await asyncio.sleep(ASK_AGAIN_S)
-            await ask(self._readers)
+            await asyncio.sleep(ACCESS_INTERVAL_S)
+            await refresh_callers(self._readers)
 
 
-async def ask(readers: Iterable[Reader]) -> None:
-    """Who they are by now and what they may; once for all that came with the same credentials."""
-    alike: dict[str, list[Reader]] = defaultdict(list)
+async def refresh_callers(readers: Iterable[Reader]) -> None:
+    """Looks up the users of the readers again, once for all readers with the same credentials."""
+    by_credentials: dict[str, list[Reader]] = defaultdict(list)
     for reader in readers:
-        alike[reader.request.headers["authorization"]].append(reader)
-    groups = list(alike.values())
-    for start in range(0, len(groups), ASKED_AT_ONCE):
-        await asyncio.gather(*map(_ask, groups[start : start + ASKED_AT_ONCE]))
+        by_credentials[reader.request.headers["authorization"]].append(reader)
+    groups = list(by_credentials.values())
+    for start in range(0, len(groups), ACCESS_BATCH_SIZE):
+        await asyncio.gather(*map(_refresh_caller, groups[start : start + ACCESS_BATCH_SIZE]))
 
 
-async def _ask(alike: list[Reader]) -> None:
+async def _refresh_caller(readers: list[Reader]) -> None:
     try:
-        caller = await caller_of(alike[0].request)
+        caller = await find_caller(readers[0].request)
     except Unauthenticated:
         caller = None
     except psycopg.OperationalError as error:
-        log.warning("it cannot be asked who still may read", error=str(error).strip())
+        log.warning("the access of readers cannot be checked", error=str(error).strip())
         return
-    for reader in alike:
-        reader.found(caller)
+    for reader in readers:
+        reader.update_caller(caller)
+
+
+@contextlib.asynccontextmanager
+async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.Event) -> AsyncIterator[asyncio.Event]:
+    """Yields an event that is set, and `changed` with it, when the client closes the connection.
+
+    For handlers that wait: the server does not end them then. The body of the request must have been read.
+    """
+    is_gone = asyncio.Event()
+
+    async def watch() -> None:
+        await _until_disconnect(request.receive)
+        is_gone.set()
+        changed.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield is_gone
+    finally:
+        watching.cancel()
 
 
 class LiveStream(Stream):
-    """The answer that a reader is sent, message by message."""
+    """A response that sends a reader its messages as its source has them."""
 
     def __init__(self, readers: Readers, reader: Reader, source: Source) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -215,3 +239,8 @@ class _Sending(ASGIResponse):
 
 def _body(body: bytes, *, more: bool) -> HTTPResponseBodyEvent:
     return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+async def _until_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -1,21 +1,21 @@
-"""The open streams of a process, and what they are fed from."""
+"""Holds the open streams of a process and their feeds: made in one file, since controllers of both feeds use it."""
 
 import contextlib
 from collections.abc import AsyncIterator
 
 from api.http.services import Services
 from api.live.build_feed import BuildFeeds
-from api.live.event_feed import EventsFeed
+from api.live.event_feed import EventFeed
 from api.live.readers import Readers
 
 
 class Streams:
-    """Lies in the application's state as `streams`."""
+    """The live streams of a process, in the application's state as `streams`."""
 
     def __init__(self, services: Services) -> None:
         self.readers = Readers()
         self.builds = BuildFeeds(services)
-        self.events = EventsFeed(services)
+        self.events = EventFeed(services)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

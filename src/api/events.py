@@ -1,0 +1,59 @@
+"""The events of the whole log as a live stream."""
+
+from typing import Annotated, Any
+
+from litestar import Controller, Request, get
+from litestar.params import Parameter
+
+from api.audit import types_of
+from api.http.permissions import User
+from api.http.request_context import RequestContext
+from api.http.types import MAX_ID
+from api.live.event_feed import EventStream
+from api.live.readers import MEDIA_TYPE, LiveStream, Reader
+from api.live.streams import Streams
+from domain.core.errors import Invalid, NotFound
+from projections import audit_trail
+
+
+class EventController(Controller):
+    path = "/events"
+    tags = ["Events"]
+
+    @get("/stream", media_type=MEDIA_TYPE)
+    async def stream(
+        self,
+        request: Request[User, Any, Any],
+        ctx: RequestContext,
+        project_id: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Only what belongs to this project")
+        ] = None,
+        type: Annotated[
+            list[str] | None,
+            Parameter(max_items=100, description="Only these types of events, repeated or with commas between them"),
+        ] = None,
+    ) -> LiveStream:
+        """Server-sent events: what happens from now on, or after `Last-Event-ID`, a position in the log. Each message
+        is `{position, type, at, project_id, stream, data}`; `data` has the other fields of the event in the audit
+        trail.
+        """
+        names = [name for part in type or () for name in part.split(",")]
+        types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
+        if project_id is not None:
+            request.user.must("read", project_id, f"project {project_id}")
+            async with ctx.reading() as connection:
+                if not await audit_trail.has_project(connection, project_id):
+                    raise NotFound(f"There is no project {project_id}.")
+        streams: Streams = request.app.state.streams
+        source = EventStream(streams.events, project_id, types, position_of(request.headers.get("last-event-id")))
+        return LiveStream(streams.readers, Reader(request, source.may_read, source.keep_alive), source)
+
+
+def position_of(last_event_id: str | None) -> int | None:
+    """Returns the position after which a client wants to go on; None for a new one. Raises Invalid."""
+    if last_event_id is None or last_event_id == "":
+        return None
+    is_number = last_event_id.isascii() and last_event_id.isdecimal() and len(last_event_id) < 17
+    if not (is_number and int(last_event_id) <= MAX_ID):
+        raise Invalid.field("Last-Event-ID", "must be the id of a message, which is a position in the log")
+    return int(last_event_id)
