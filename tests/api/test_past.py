@@ -57,7 +57,7 @@ from testhide.processes import Core, api_services
 from testhide.settings import Settings
 from testhide.version import VERSION
 from tests.projections.toys import query
-from tests.support.given import commands
+from tests.support.strategies import commands
 
 EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "5"))
 STEPS = 25

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.artifacts import DeleteArtifact, StoreArtifact
@@ -22,7 +22,8 @@ from domain.builds import (
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main")
@@ -48,57 +49,57 @@ def store(by_node: int | None = None) -> StoreArtifact:
 
 @pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, STARTED), (QUEUED, STARTED, FINISHED)])
 def test_people_add_to_any_build(history: tuple[Event, ...]) -> None:
-    assert decided(store(), *history) == [STORED]
-    assert decided(store(), *history, STORED) == []
+    given(*history).when(store()).then(STORED)
+    given(*history, STORED).when(store()).then_nothing()
 
 
 def test_nothing_is_added_after_the_job_was_deleted() -> None:
     """Its builds are aborted a moment later; their contents are gone already."""
     job = JobCreated(job_id=5, project_id=1, title="Smoke")
-    assert decided(store(by_node=3), job, QUEUED, ASSIGNED, STARTED) == [STORED]
+    given(job, QUEUED, ASSIGNED, STARTED).when(store(by_node=3)).then(STORED)
     with pytest.raises(NotFound):
-        decided(store(by_node=3), job, QUEUED, ASSIGNED, STARTED, JobDeleted(job_id=5, project_id=1))
+        given(job, QUEUED, ASSIGNED, STARTED, JobDeleted(job_id=5, project_id=1)).when(store(by_node=3))
 
 
 @pytest.mark.parametrize("history", [(QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])
 def test_agents_add_to_builds_leased_to_them(history: tuple[Event, ...]) -> None:
-    assert decided(store(by_node=3), *history) == [STORED]
+    given(*history).when(store(by_node=3)).then(STORED)
     with pytest.raises(NotFound):
-        decided(store(by_node=4), *history)
+        given(*history).when(store(by_node=4))
 
 
 def test_agents_add_to_no_other_builds() -> None:
     lost = BuildRequeued(**IDS, node_id=3, attempt=1, reason="agent_lost")
     for history in ((QUEUED,), (QUEUED, STARTED, lost), (QUEUED, BuildStarted(**IDS, node_id=None, attempt=1))):
         with pytest.raises(NotFound):
-            decided(store(by_node=3), *history)
+            given(*history).when(store(by_node=3))
     with pytest.raises(Conflict):
-        decided(store(by_node=3), QUEUED, STARTED, FINISHED)
+        given(QUEUED, STARTED, FINISHED).when(store(by_node=3))
 
 
 @pytest.mark.parametrize("history", [(), (QUEUED, STARTED, FINISHED, BuildDeleted(**IDS))])
 def test_there_is_no_such_build(history: tuple[Event, ...]) -> None:
     for by_node in (None, 3):
         with pytest.raises(NotFound):
-            decided(store(by_node), *history)
+            given(*history).when(store(by_node))
 
 
 @pytest.mark.parametrize("history", [(QUEUED, STARTED), (QUEUED, STARTED, FINISHED)])
 def test_delete(history: tuple[Event, ...]) -> None:
-    assert decided(DeleteArtifact(201, 7), *history, STORED) == [DELETED]
+    given(*history, STORED).when(DeleteArtifact(201, 7)).then(DELETED)
 
 
 @pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, STORED, DELETED), (QUEUED, STORED, BuildDeleted(**IDS))])
 def test_there_is_no_such_artifact(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="artifact 201"):
-        decided(DeleteArtifact(201, 7), *history)
+        given(*history).when(DeleteArtifact(201, 7))
 
 
 def test_a_pinned_builds_artifacts_stay() -> None:
     history = (QUEUED, STARTED, FINISHED, STORED, BuildPinned(**IDS))
     with pytest.raises(Conflict, match="kept for ever"):
-        decided(DeleteArtifact(201, 7), *history)
-    assert decided(DeleteArtifact(201, 7), *history, BuildUnpinned(**IDS)) == [DELETED]
+        given(*history).when(DeleteArtifact(201, 7))
+    given(*history, BuildUnpinned(**IDS)).when(DeleteArtifact(201, 7)).then(DELETED)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_paths_that_are_refused(folder: str, file_name: str) -> None:
     assert caught.value.errors[0].field == "path"
 
 
-@given(st.text(max_size=40), st.text(max_size=40))
+@hypothesis.given(st.text(max_size=40), st.text(max_size=40))
 def test_no_path_leads_out(folder: str, file_name: str) -> None:
     try:
         path = artifact_path(folder, file_name)
@@ -180,13 +181,13 @@ def test_types_follow_from_names(path: str, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [StoreArtifact, DeleteArtifact])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*artifacts.EVENTS, *builds.EVENTS))
+    @hypothesis.given(commands(kind), histories(*artifacts.EVENTS, *builds.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*artifacts.EVENTS))
+@hypothesis.given(histories(*artifacts.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(ARTIFACT, history)

@@ -2,8 +2,8 @@
 
 from typing import Any, get_args
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.builds import (
     MAX_ATTEMPTS,
@@ -35,7 +35,8 @@ from domain.core.events import Event
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from store.tables.build_logs import LogEnd
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 CONFIGURATION = Configuration(command="pytest", env={"A": "job", "B": "job"}, secrets={"TOKEN": b"job"})
@@ -76,7 +77,7 @@ def finish(**changes: Any) -> FinishBuild:
 
 
 def test_a_build_carries_what_it_will_run_with() -> None:
-    (queued,) = decided(StartBuild(1, 5, env={"B": "build"}, secrets={"KEY": b"build"}, priority=9), *JOB)
+    (queued,) = given(*JOB).when(StartBuild(1, 5, env={"B": "build"}, secrets={"KEY": b"build"}, priority=9))
     assert queued == BuildQueued(
         **IDS,
         configuration=Configuration(
@@ -91,26 +92,26 @@ def test_a_build_carries_what_it_will_run_with() -> None:
 
 
 def test_branch_and_commit_can_be_given() -> None:
-    (queued,) = decided(StartBuild(1, 5, branch="main", commit_sha="c0ffee"), *JOB)
+    (queued,) = given(*JOB).when(StartBuild(1, 5, branch="main", commit_sha="c0ffee"))
     assert isinstance(queued, BuildQueued)
     assert (queued.branch, queued.commit_sha) == ("main", "c0ffee")
 
 
 def test_an_external_build_runs_at_once_and_needs_no_command() -> None:
-    queued, started = decided(StartBuild(1, 5, commit_sha="c0ffee", external=True), JOB[0])
+    queued, started = given(JOB[0]).when(StartBuild(1, 5, commit_sha="c0ffee", external=True))
     assert isinstance(queued, BuildQueued)
     assert queued.external
     assert started == BuildStarted(**IDS, node_id=None, attempt=1, commit_sha="c0ffee")
 
 
 def test_a_build_is_started_once() -> None:
-    assert decided(StartBuild(1, 5), *JOB, QUEUED) == []
+    given(*JOB, QUEUED).when(StartBuild(1, 5)).then_nothing()
 
 
 @pytest.mark.parametrize("history", [(), (*JOB, JobDeleted(job_id=5, project_id=2))])
 def test_no_job_no_build(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound):
-        decided(StartBuild(1, 5), *history)
+        given(*history).when(StartBuild(1, 5))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_no_job_no_build(history: tuple[Event, ...]) -> None:
 )
 def test_a_job_that_cannot_run_says_why(history: tuple[Event, ...], says: str) -> None:
     with pytest.raises(Conflict, match=says):
-        decided(StartBuild(1, 5), *history)
+        given(*history).when(StartBuild(1, 5))
 
 
 # ----- assign, acknowledge -----
@@ -127,30 +128,30 @@ def test_a_job_that_cannot_run_says_why(history: tuple[Event, ...], says: str) -
 
 def test_the_leader_assigns_what_is_queued() -> None:
     command = AssignBuild(1, 3, "me")
-    assert decided(command, LED, QUEUED) == [ASSIGNED]
-    assert decided(command, LED, QUEUED, ASSIGNED, requeued()) == [BuildAssigned(**IDS, node_id=3, attempt=2)]
+    given(LED, QUEUED).when(command).then(ASSIGNED)
+    given(LED, QUEUED, ASSIGNED, requeued()).when(command).then(BuildAssigned(**IDS, node_id=3, attempt=2))
     assert ASSIGNED.notifies == "3:1"
 
 
 @pytest.mark.parametrize("history", [(), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED), (QUEUED, ABORTED), EXTERNAL])
 def test_nothing_else_is_assigned(history: tuple[Event, ...]) -> None:
-    assert decided(AssignBuild(1, 3, "me"), LED, *history) == []
+    given(LED, *history).when(AssignBuild(1, 3, "me")).then_nothing()
 
 
 @pytest.mark.parametrize("history", [(), (LED, LeadershipTaken(leader="another"))])
 def test_who_does_not_lead_assigns_nothing(history: tuple[Event, ...]) -> None:
     with pytest.raises(Conflict, match="Another dispatcher leads"):
-        decided(AssignBuild(1, 3, "me"), *history, QUEUED)
+        given(*history, QUEUED).when(AssignBuild(1, 3, "me"))
 
 
 def test_an_agent_takes_its_build_up() -> None:
-    assert decided(AcknowledgeBuild(1, 3, 1, "c0ffee"), QUEUED, ASSIGNED) == [STARTED]
-    assert decided(AcknowledgeBuild(1, 3, 1, "c0ffee"), QUEUED, ASSIGNED, STARTED) == []
+    given(QUEUED, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
+    given(QUEUED, ASSIGNED, STARTED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then_nothing()
 
 
 def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
     asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="c0ffee")
-    assert decided(AcknowledgeBuild(1, 3, 1, None), asked, ASSIGNED) == [STARTED]
+    given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(STARTED)
 
 
 @pytest.mark.parametrize("command", [AcknowledgeBuild(1, 3, 1, None), finish()])
@@ -166,7 +167,7 @@ def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
 )
 def test_an_agent_has_no_say_in_what_it_does_not_hold(command: Any, history: tuple[Event, ...]) -> None:
     with pytest.raises(Conflict, match="not this node's"):
-        decided(command, *history)
+        given(*history).when(command)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_an_agent_has_no_say_in_what_it_does_not_hold(command: Any, history: tup
 )
 def test_there_is_no_such_build(command: Any) -> None:
     with pytest.raises(NotFound):
-        decided(command)
+        given().when(command)
 
 
 # ----- finish -----
@@ -203,7 +204,7 @@ def test_verdicts(
 ) -> None:
     assert verdict(exit_code, reason, failed) == expected
     history = (QUEUED, ASSIGNED, STARTED, reported(failed))
-    (finished,) = decided(finish(exit_code=exit_code, reason=reason, detail="said"), *history)
+    (finished,) = given(*history).when(finish(exit_code=exit_code, reason=reason, detail="said"))
     assert finished == BuildFinished(
         **IDS,
         status=expected[0],
@@ -228,7 +229,7 @@ def test_green_needs_exit_code_0_no_reason_and_no_failure() -> None:
 
 
 def test_known_issues_do_not_fail_a_build() -> None:
-    (finished,) = decided(finish(), QUEUED, ASSIGNED, STARTED, reported(3, known_issues=3))
+    (finished,) = given(QUEUED, ASSIGNED, STARTED, reported(3, known_issues=3)).when(finish())
     assert isinstance(finished, BuildFinished)
     assert finished.status == "passed"
 
@@ -236,21 +237,22 @@ def test_known_issues_do_not_fail_a_build() -> None:
 def test_failures_of_an_attempt_that_was_lost_do_not_fail_the_next() -> None:
     again = (BuildAssigned(**IDS, node_id=3, attempt=2), BuildStarted(**IDS, node_id=3, attempt=2))
     history = (QUEUED, ASSIGNED, STARTED, reported(3), requeued(), *again)
-    (finished,) = decided(finish(attempt=2), *history, reported(0, attempt=2))
+    (finished,) = given(*history, reported(0, attempt=2)).when(finish(attempt=2))
     assert isinstance(finished, BuildFinished)
     assert finished.status == "passed"
 
 
 def test_a_build_can_end_before_it_began() -> None:
-    (finished,) = decided(finish(exit_code=None, reason="checkout_failed"), QUEUED, ASSIGNED)
+    (finished,) = given(QUEUED, ASSIGNED).when(finish(exit_code=None, reason="checkout_failed"))
     assert isinstance(finished, BuildFinished)
     assert finished.reason == "checkout_failed"
 
 
 def test_the_agents_last_word_may_come_twice() -> None:
     history = (QUEUED, ASSIGNED, STARTED)
-    assert decided(finish(), *history, *decided(finish(), *history)) == []
-    assert decided(finish(exit_code=1), *history, ABORTED) == [], "it was stopped meanwhile"
+    again = given(*history).when(finish())
+    given(*history, *again).when(finish()).then_nothing()
+    assert given(*history, ABORTED).when(finish(exit_code=1)) == [], "it was stopped meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -265,21 +267,21 @@ def test_the_agents_last_word_may_come_twice() -> None:
 def test_an_external_build_ends_as_it_is_told(
     status: Verdict, failed: int, expected: tuple[Verdict, Reason | None]
 ) -> None:
-    (finished,) = decided(FinishExternalBuild(1, status), *EXTERNAL, reported(failed))
+    (finished,) = given(*EXTERNAL, reported(failed)).when(FinishExternalBuild(1, status))
     assert finished == BuildFinished(**IDS, status=expected[0], reason=expected[1])
 
 
 def test_an_external_build_ends_once() -> None:
-    finished = decided(FinishExternalBuild(1, "failed"), *EXTERNAL)
-    assert decided(FinishExternalBuild(1, "failed"), *EXTERNAL, *finished) == []
+    finished = given(*EXTERNAL).when(FinishExternalBuild(1, "failed"))
+    given(*EXTERNAL, *finished).when(FinishExternalBuild(1, "failed")).then_nothing()
     with pytest.raises(Conflict, match="already failed"):
-        decided(FinishExternalBuild(1, "passed"), *EXTERNAL, *finished)
+        given(*EXTERNAL, *finished).when(FinishExternalBuild(1, "passed"))
 
 
 @pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])
 def test_only_external_builds_are_ended_from_outside(history: tuple[Event, ...]) -> None:
     with pytest.raises(Conflict, match="runs on a node"):
-        decided(FinishExternalBuild(1, "passed"), *history)
+        given(*history).when(FinishExternalBuild(1, "passed"))
 
 
 # ----- abort, lose -----
@@ -294,16 +296,16 @@ def test_what_has_not_ended_can_be_aborted(history: tuple[Event, ...], node_id: 
     aborted = BuildFinished(
         **IDS, status="aborted", reason="stopped_by_user", detail="by Ann", log_lines=2, node_id=node_id
     )
-    assert decided(command, *history) == [aborted]
+    given(*history).when(command).then(aborted)
     assert aborted.notifies == (None if node_id is None else "3:1")
     with pytest.raises(Conflict, match="already aborted"):
-        decided(command, *history, aborted)
+        given(*history, aborted).when(command)
 
 
 def test_an_abort_seals_the_log_of_the_attempt_that_it_ends() -> None:
     command = AbortBuild(1, "stopped_by_user", logs={1: LogEnd(4, b"first", 0), 2: LogEnd(9, b"second", 0)})
     again = BuildAssigned(**IDS, node_id=4, attempt=2)
-    (aborted,) = decided(command, QUEUED, ASSIGNED, requeued(), again)
+    (aborted,) = given(QUEUED, ASSIGNED, requeued(), again).when(command)
     assert isinstance(aborted, BuildFinished)
     assert (aborted.node_id, aborted.log_lines, aborted.log_digest) == (4, 9, b"second")
     assert aborted.notifies == "4:1"
@@ -323,26 +325,28 @@ def test_an_agent_that_ended_the_build_itself_is_not_notified(finished: BuildFin
 
 def test_an_assignment_that_nobody_took_up_goes_back() -> None:
     lost = requeued(reason="not_acknowledged")
-    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED) == [lost]
-    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED, lost) == []
-    assert decided(LoseBuild(1, 3, 1, "not_acknowledged"), QUEUED, ASSIGNED, STARTED) == [], "it was taken up meanwhile"
+    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "not_acknowledged")).then(lost)
+    given(QUEUED, ASSIGNED, lost).when(LoseBuild(1, 3, 1, "not_acknowledged")).then_nothing()
+    assert given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "not_acknowledged")) == [], (
+        "it was taken up meanwhile"
+    )
 
 
 def test_a_lost_agents_build_goes_back() -> None:
-    assert decided(LoseBuild(1, 3, 1, "agent_lost"), QUEUED, ASSIGNED, STARTED) == [requeued()]
-    assert decided(LoseBuild(1, 3, 1, "agent_lost"), QUEUED, ASSIGNED) == [requeued()]
+    given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
+    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
 
 
 @pytest.mark.parametrize("other", [LoseBuild(1, 4, 1, "agent_lost"), LoseBuild(1, 3, 2, "agent_lost")])
 def test_another_nodes_loss_is_none(other: LoseBuild) -> None:
-    assert decided(other, QUEUED, ASSIGNED, STARTED) == []
+    given(QUEUED, ASSIGNED, STARTED).when(other).then_nothing()
 
 
 def test_a_build_is_not_given_out_for_ever() -> None:
     history: list[Event] = [LED, QUEUED]
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        history += decided(AssignBuild(1, 3, "me"), *history)
-        history += decided(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)), *history)
+        history += given(*history).when(AssignBuild(1, 3, "me"))
+        history += given(*history).when(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)))
     assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
         BuildAssigned,
         BuildFinished,
@@ -357,14 +361,14 @@ def test_a_build_is_not_given_out_for_ever() -> None:
     [StartBuild, AssignBuild, AcknowledgeBuild, FinishBuild, FinishExternalBuild, AbortBuild, LoseBuild],
 )
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*builds.EVENTS, *jobs.EVENTS, *dispatch.EVENTS))
+    @hypothesis.given(commands(kind), histories(*builds.EVENTS, *jobs.EVENTS, *dispatch.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*builds.EVENTS))
+@hypothesis.given(histories(*builds.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(BUILD, history)
     for build_id in (1, 2, 3):
@@ -373,6 +377,6 @@ def test_folding_never_fails(history: list[Event]) -> None:
 
 
 def test_the_end_of_a_build_is_told_only_to_its_own_node() -> None:
-    assert decided(finish(), QUEUED, ASSIGNED, STARTED, ABORTED) == []
+    given(QUEUED, ASSIGNED, STARTED, ABORTED).when(finish()).then_nothing()
     with pytest.raises(Conflict):
-        decided(finish(node_id=4), QUEUED, ASSIGNED, STARTED, ABORTED)
+        given(QUEUED, ASSIGNED, STARTED, ABORTED).when(finish(node_id=4))

@@ -2,25 +2,26 @@
 
 from typing import Any
 
-from hypothesis import given
+import hypothesis
 
 from commands.dispatch import TakeLeadership
 from domain import dispatch
 from domain.core.events import Event
 from domain.dispatch import LEADER, LeadershipTaken
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 MINE, ANOTHERS = LeadershipTaken(leader="me"), LeadershipTaken(leader="another")
 
 
 def test_leadership_is_taken() -> None:
-    assert decided(TakeLeadership("me")) == [MINE]
-    assert decided(TakeLeadership("me"), ANOTHERS) == [MINE]
-    assert decided(TakeLeadership("me"), ANOTHERS, MINE, ANOTHERS) == [MINE]
+    given().when(TakeLeadership("me")).then(MINE)
+    given(ANOTHERS).when(TakeLeadership("me")).then(MINE)
+    given(ANOTHERS, MINE, ANOTHERS).when(TakeLeadership("me")).then(MINE)
 
 
 def test_who_leads_already_does_not_take_it_again() -> None:
-    assert decided(TakeLeadership("me"), ANOTHERS, MINE) == []
+    given(ANOTHERS, MINE).when(TakeLeadership("me")).then_nothing()
 
 
 def test_the_last_one_leads() -> None:
@@ -28,11 +29,11 @@ def test_the_last_one_leads() -> None:
     assert MINE.stream == LEADER.at("leader").name
 
 
-@given(commands(TakeLeadership), histories(*dispatch.EVENTS))
+@hypothesis.given(commands(TakeLeadership), histories(*dispatch.EVENTS))
 def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
     is_decided_once(command, history)
 
 
-@given(histories(*dispatch.EVENTS))
+@hypothesis.given(histories(*dispatch.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(LEADER, history)

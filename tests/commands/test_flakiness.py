@@ -5,7 +5,7 @@ import msgspec
 from commands.flakiness import SayFlaky
 from domain.flakiness import TestTurnedFlaky
 from projections.flakiness import FlakyCase
-from tests.support.given import decided
+from tests.support.spec import given
 from workers.flakiness import Verdict, verdict
 
 TURNED = TestTurnedFlaky(
@@ -16,9 +16,9 @@ TURNED = TestTurnedFlaky(
 def test_once_a_build() -> None:
     later = msgspec.structs.replace(TURNED, build_id=8)
     other = msgspec.structs.replace(TURNED, test_case_id=5)
-    assert decided(SayFlaky((TURNED, other))) == [TURNED, other]
-    assert decided(SayFlaky((TURNED, other)), TURNED) == [other]
-    assert decided(SayFlaky((later,)), TURNED) == [later]
+    given().when(SayFlaky((TURNED, other))).then(TURNED, other)
+    given(TURNED).when(SayFlaky((TURNED, other))).then(other)
+    given(TURNED).when(SayFlaky((later,))).then(later)
 
 
 def test_when_an_episode_begins() -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.builds import FinishExternalBuild, MoveBuildToTop
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
@@ -22,7 +22,8 @@ from domain.builds import (
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from tests.support.given import commands, decided, histories, is_decided_once
+from tests.support.spec import given, is_decided_once
+from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 QUEUED = BuildQueued(**IDS, branch="dev")
@@ -50,27 +51,27 @@ def reported(first: int, cases: int, path: str) -> ReportRecorded:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_a_build_is_commented_on_at_any_time(length: int) -> None:
-    assert decided(COMMENT, *RAN[:length]) == [COMMENTED]
-    assert decided(COMMENT, *RAN[:length], COMMENTED) == []
+    given(*RAN[:length]).when(COMMENT).then(COMMENTED)
+    given(*RAN[:length], COMMENTED).when(COMMENT).then_nothing()
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
 def test_a_build_is_pinned_at_any_time_and_let_go(length: int) -> None:
     history = RAN[:length]
-    assert decided(PinBuild(1, True), *history) == [PINNED]
-    assert decided(PinBuild(1, True), *history, PINNED) == []
-    assert decided(PinBuild(1, False), *history) == []
-    assert decided(PinBuild(1, False), *history, PINNED) == [UNPINNED]
-    assert decided(PinBuild(1, True), *history, PINNED, UNPINNED) == [PINNED]
+    given(*history).when(PinBuild(1, True)).then(PINNED)
+    given(*history, PINNED).when(PinBuild(1, True)).then_nothing()
+    given(*history).when(PinBuild(1, False)).then_nothing()
+    given(*history, PINNED).when(PinBuild(1, False)).then(UNPINNED)
+    given(*history, PINNED, UNPINNED).when(PinBuild(1, True)).then(PINNED)
 
 
 def test_a_pin_outlives_what_happens_to_the_build() -> None:
-    assert decided(PinBuild(1, True), QUEUED, PINNED, ASSIGNED, STARTED, FINISHED) == []
+    given(QUEUED, PINNED, ASSIGNED, STARTED, FINISHED).when(PinBuild(1, True)).then_nothing()
 
 
 def test_deleting_names_the_results_that_go() -> None:
     history = (QUEUED, STARTED, reported(100, 3, "a.xml"), reported(900, 0, "b.xml"), FINISHED)
-    (deleted,) = decided(DeleteBuild(1, "retention"), *history)
+    (deleted,) = given(*history).when(DeleteBuild(1, "retention"))
     assert deleted == BuildDeleted(**IDS, results=[(100, 3), (900, 0)], reason="retention")
     assert deleted.erases == QUEUED.data_key
 
@@ -78,13 +79,13 @@ def test_deleting_names_the_results_that_go() -> None:
 @pytest.mark.parametrize(("length", "state"), [(1, "queued"), (2, "queued"), (3, "running")])
 def test_what_has_not_ended_is_not_deleted(length: int, state: str) -> None:
     with pytest.raises(Conflict, match=f"is {state}; stop it"):
-        decided(DeleteBuild(1), *RAN[:length])
+        given(*RAN[:length]).when(DeleteBuild(1))
 
 
 def test_what_is_kept_for_ever_is_not_deleted() -> None:
     with pytest.raises(Conflict, match="kept for ever"):
-        decided(DeleteBuild(1), *RAN, PINNED)
-    assert decided(DeleteBuild(1), *RAN, PINNED, UNPINNED) == [DELETED]
+        given(*RAN, PINNED).when(DeleteBuild(1))
+    given(*RAN, PINNED, UNPINNED).when(DeleteBuild(1)).then(DELETED)
 
 
 @pytest.mark.parametrize("history", [(), (*RAN, DELETED)])
@@ -101,24 +102,24 @@ def test_what_is_kept_for_ever_is_not_deleted() -> None:
 )
 def test_what_is_not_there(command: Any, history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="build 1"):
-        decided(command, *history)
+        given(*history).when(command)
 
 
 def test_a_queued_build_moves_to_the_top() -> None:
     moved = BuildMovedToTop(**IDS)
-    assert decided(MoveBuildToTop(1), QUEUED) == [moved]
-    assert decided(MoveBuildToTop(1), QUEUED, moved) == [moved], "others may have been moved before it meanwhile"
+    given(QUEUED).when(MoveBuildToTop(1)).then(moved)
+    assert given(QUEUED, moved).when(MoveBuildToTop(1)) == [moved], "others may have been moved before it meanwhile"
 
 
 @pytest.mark.parametrize(("length", "state"), [(2, "assigned"), (3, "running"), (4, "passed")])
 def test_only_a_queued_build_moves(length: int, state: str) -> None:
     with pytest.raises(Conflict, match=state):
-        decided(MoveBuildToTop(1), *RAN[:length])
+        given(*RAN[:length]).when(MoveBuildToTop(1))
 
 
 @pytest.mark.parametrize("kind", [CommentOnBuild, PinBuild, DeleteBuild])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*builds.EVENTS))
+    @hypothesis.given(commands(kind), histories(*builds.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 

@@ -3,8 +3,8 @@
 import time
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
@@ -26,7 +26,8 @@ from domain.known_issues import (
 from domain.projects import ProjectCreated
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
 from tests.commands import test_results
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 PROJECT = ProjectCreated(project_id=1, title="P", slug="p", sealed_webhook_secret=b"")
 CREATED = KnownIssueCreated(
@@ -55,10 +56,10 @@ def matched(rules: list[Rule], report: ReportRead) -> list[tuple[int, int]]:
 
 
 def test_create() -> None:
-    assert decided(CREATE, PROJECT) == [CREATED]
-    assert decided(CREATE, PROJECT, CREATED) == []
+    given(PROJECT).when(CREATE).then(CREATED)
+    given(PROJECT, CREATED).when(CREATE).then_nothing()
     with pytest.raises(NotFound, match="project 1"):
-        decided(CREATE)
+        given().when(CREATE)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_patterns_are_checked(pattern: str, says: str) -> None:
     (error,) = caught.value.errors
     assert (error.field, says in error.message) == ("pattern", True), error.message
     with pytest.raises(Invalid):
-        decided(UpdateKnownIssue(17, match=("pattern", pattern)), CREATED)
+        given(CREATED).when(UpdateKnownIssue(17, match=("pattern", pattern)))
 
 
 def test_only_what_changes_is_told() -> None:
@@ -88,22 +89,22 @@ def test_only_what_changes_is_told() -> None:
     updated = KnownIssueUpdated(
         known_issue_id=17, project_id=1, classification="flaky", kind="signature", value="s1", defect_key="A-1"
     )
-    assert decided(command, CREATED) == [updated]
-    assert decided(command, CREATED, updated) == []
+    given(CREATED).when(command).then(updated)
+    given(CREATED, updated).when(command).then_nothing()
     cleared = KnownIssueUpdated(known_issue_id=17, project_id=1, cleared=("defect_key",))
-    assert decided(UpdateKnownIssue(17, cleared=("defect_key", "defect_url")), CREATED, updated) == [cleared]
+    given(CREATED, updated).when(UpdateKnownIssue(17, cleared=("defect_key", "defect_url"))).then(cleared)
     state = KNOWN_ISSUE.at(17).fold([CREATED, updated, cleared])
     assert state is not None
     assert (state.defect_key, state.kind) == (None, "signature")
 
 
 def test_delete() -> None:
-    assert decided(DeleteKnownIssue(17), CREATED) == [DELETED]
-    assert decided(DeleteKnownIssue(17), CREATED, DELETED) == []
+    given(CREATED).when(DeleteKnownIssue(17)).then(DELETED)
+    given(CREATED, DELETED).when(DeleteKnownIssue(17)).then_nothing()
     with pytest.raises(NotFound):
-        decided(DeleteKnownIssue(17))
+        given().when(DeleteKnownIssue(17))
     with pytest.raises(NotFound):
-        decided(UpdateKnownIssue(17, title="x"), CREATED, DELETED)
+        given(CREATED, DELETED).when(UpdateKnownIssue(17, title="x"))
 
 
 def searched(down_to: int, *found: tuple[int, int], edition: int = 1) -> KnownIssueSearched:
@@ -120,11 +121,11 @@ def searched(down_to: int, *found: tuple[int, int], edition: int = 1) -> KnownIs
 
 def test_what_a_search_finds_is_noted_once() -> None:
     first, last = NoteSearch(17, 1, 500, [(600, 5), (510, 6)]), NoteSearch(17, 1, 0, [])
-    assert decided(first, CREATED) == [searched(500, (600, 5), (510, 6))]
-    assert decided(first, CREATED, searched(500)) == []
-    assert decided(last, CREATED, searched(500)) == [searched(0)]
-    assert decided(first, CREATED, searched(0)) == [], "another search was faster"
-    assert decided(first, CREATED, DELETED) == []
+    given(CREATED).when(first).then(searched(500, (600, 5), (510, 6)))
+    given(CREATED, searched(500)).when(first).then_nothing()
+    given(CREATED, searched(500)).when(last).then(searched(0))
+    assert given(CREATED, searched(0)).when(first) == [], "another search was faster"
+    given(CREATED, DELETED).when(first).then_nothing()
 
 
 def test_an_issue_that_changed_is_searched_for_anew() -> None:
@@ -133,11 +134,11 @@ def test_an_issue_that_changed_is_searched_for_anew() -> None:
 
     late, again = NoteSearch(17, 1, 0, [(600, 5)]), NoteSearch(17, 2, 300, [(600, 5)])
     for change in (updated(classification="flaky"), updated(kind="fail_id", value="f")):
-        assert decided(late, CREATED, searched(500), change) == [], "it is of the edition before"
-        (event,) = decided(again, CREATED, searched(0), change)
+        assert given(CREATED, searched(500), change).when(late) == [], "it is of the edition before"
+        (event,) = given(CREATED, searched(0), change).when(again)
         assert isinstance(event, KnownIssueSearched)
         assert (event.edition, event.classification) == (2, change.classification or "infra")
-    assert decided(again, CREATED, updated(title="Other")) == [], "its title says nothing of failures"
+    assert given(CREATED, updated(title="Other")).when(again) == [], "its title says nothing of failures"
 
 
 def test_it_knows_what_it_was_taught() -> None:
@@ -161,14 +162,14 @@ def test_it_knows_what_it_was_taught() -> None:
 )
 def test_deciding_again_does_nothing(kind: type[Any], fixed: dict[str, Any]) -> None:
 
-    @given(commands(kind, **fixed), histories(*known_issues.EVENTS, *projects.EVENTS))
+    @hypothesis.given(commands(kind, **fixed), histories(*known_issues.EVENTS, *projects.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*known_issues.EVENTS))
+@hypothesis.given(histories(*known_issues.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(KNOWN_ISSUE, history)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.jobs import CreateJob
@@ -25,7 +25,8 @@ from domain.projects import (
     ProjectUpdated,
     WebhookSecretRotated,
 )
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 CREATE = CreateProject(1, "Mobile App", 7, (("mobile-app", "slug-1"), ("mobile-app-1", "slug-2")), b"sealed")
 CREATED = ProjectCreated(
@@ -35,12 +36,12 @@ CREATED = ProjectCreated(
 
 def test_the_creator_becomes_its_admin() -> None:
     admitted = MemberAdmitted(project_id=1, user_id=7, access="admin")
-    assert decided(CREATE) == [ClaimTaken(claim="slug-1", owner="project-1"), CREATED, admitted]
-    assert decided(CREATE, CREATED) == []
+    given().when(CREATE).then(ClaimTaken(claim="slug-1", owner="project-1"), CREATED, admitted)
+    given(CREATED).when(CREATE).then_nothing()
 
 
 def test_the_next_slug_is_taken() -> None:
-    claimed, created, _ = decided(CREATE, ClaimTaken(claim="slug-1", owner="project-9"))
+    claimed, created, _ = given(ClaimTaken(claim="slug-1", owner="project-9")).when(CREATE)
     assert claimed == ClaimTaken(claim="slug-2", owner="project-1")
     assert isinstance(created, ProjectCreated)
     assert (created.slug, created.claim) == ("mobile-app-1", "slug-2")
@@ -48,20 +49,20 @@ def test_the_next_slug_is_taken() -> None:
 
 def test_only_what_changes_is_told() -> None:
     command = UpdateProject(1, title="Mobile App", description="iOS")
-    assert decided(command, CREATED) == [ProjectUpdated(project_id=1, description="iOS")]
-    assert decided(UpdateProject(1), CREATED) == []
+    given(CREATED).when(command).then(ProjectUpdated(project_id=1, description="iOS"))
+    given(CREATED).when(UpdateProject(1)).then_nothing()
 
 
 def test_a_webhook_secret_is_replaced() -> None:
     rotated = WebhookSecretRotated(project_id=1, sealed_webhook_secret=b"new")
-    assert decided(RotateWebhookSecret(1, b"new"), CREATED) == [rotated]
+    given(CREATED).when(RotateWebhookSecret(1, b"new")).then(rotated)
     with pytest.raises(NotFound):
-        decided(RotateWebhookSecret(1, b"new"))
+        given().when(RotateWebhookSecret(1, b"new"))
 
 
 def test_there_is_no_such_project() -> None:
     with pytest.raises(NotFound):
-        decided(UpdateProject(1, title="x"))
+        given().when(UpdateProject(1, title="x"))
 
 
 TAKEN = ClaimTaken(claim="slug-1", owner="project-1")
@@ -72,7 +73,7 @@ def test_deleting_it_takes_its_jobs_and_gives_its_slug_back() -> None:
     jobs = [JobCreated(job_id=number, project_id=project) for number, project in ((5, 1), (6, 1), (7, 2), (8, 1))]
     gone = JobDeleted(job_id=6, project_id=1)
     released = ClaimReleased(claim="slug-1", owner="project-1")
-    decision = decided(DeleteProject(1, [5, 6, 7, 9]), TAKEN, CREATED, CLOSED, *jobs, gone)
+    decision = given(TAKEN, CREATED, CLOSED, *jobs, gone).when(DeleteProject(1, [5, 6, 7, 9]))
     assert decision == [JobDeleted(job_id=5, project_id=1), released, DELETED]
     assert DELETED.erases == project_key(1)
     assert project_key(1) in lineage(job_key(1, 5))
@@ -80,14 +81,14 @@ def test_deleting_it_takes_its_jobs_and_gives_its_slug_back() -> None:
 
 def test_nothing_comes_into_a_project_that_is_being_deleted() -> None:
     """So whoever deletes it can list what is in it."""
-    assert decided(CloseProject(1), CREATED) == [CLOSED]
-    assert decided(CloseProject(1), CREATED, CLOSED) == []
+    given(CREATED).when(CloseProject(1)).then(CLOSED)
+    given(CREATED, CLOSED).when(CloseProject(1)).then_nothing()
     with pytest.raises(Conflict, match="still open"):
-        decided(DeleteProject(1), CREATED)
+        given(CREATED).when(DeleteProject(1))
     for command in (CreateJob(5, 1, "Smoke"), CreatePool(2, 1, "linux", "pool-2")):
-        assert decided(command, CREATED)
+        assert given(CREATED).when(command)
         with pytest.raises(Conflict, match="DELETE /api/v3/projects/1 brings"):
-            decided(command, CREATED, CLOSED)
+            given(CREATED, CLOSED).when(command)
 
 
 @pytest.mark.parametrize(
@@ -105,26 +106,26 @@ def test_nothing_comes_into_a_project_that_is_being_deleted() -> None:
 @pytest.mark.parametrize("history", [(), (TAKEN, CREATED, CLOSED, DELETED)])
 def test_nothing_happens_to_a_project_that_is_not_there(command: Any, history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="no project 1"):
-        decided(command, *history)
+        given(*history).when(command)
 
 
 SLUGS = st.just((("a", "slug-1"), ("b", "slug-2")))
 
 
-@given(commands(CreateProject, slugs=SLUGS), histories(*projects.EVENTS))
+@hypothesis.given(commands(CreateProject, slugs=SLUGS), histories(*projects.EVENTS))
 def test_creating_again_does_nothing(command: CreateProject, history: list[Event]) -> None:
     is_decided_once(command, history)
 
 
 @pytest.mark.parametrize("kind", [UpdateProject, CloseProject, DeleteProject])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*projects.EVENTS))
+    @hypothesis.given(commands(kind), histories(*projects.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*projects.EVENTS))
+@hypothesis.given(histories(*projects.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(PROJECT, history)

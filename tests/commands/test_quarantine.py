@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.builds import FinishBuild, FinishExternalBuild
@@ -30,7 +30,8 @@ from domain.quarantine import (
 )
 from domain.results import FAILED, ResultsRecorded
 from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -49,23 +50,23 @@ def add(*node_ids: str, first_id: int = 10, **more: Any) -> AddToQuarantine:
 
 def test_add() -> None:
     event = quarantined(A, first_id=10, expires_at=NOW + DAY, owner="ann")
-    assert decided(add(A, expires_at=NOW + DAY, owner="ann"), JOB) == [event]
-    assert decided(add(A, expires_at=NOW + DAY, owner="ann"), JOB, event) == []
+    given(JOB).when(add(A, expires_at=NOW + DAY, owner="ann")).then(event)
+    given(JOB, event).when(add(A, expires_at=NOW + DAY, owner="ann")).then_nothing()
 
 
 def test_what_is_there_already() -> None:
     with pytest.raises(Conflict, match="test_a is in the quarantine"):
-        decided(add(A), JOB, quarantined(A))
-    assert decided(add(A, B, A, B, skip_known=True), JOB, quarantined(A)) == [quarantined(B, first_id=10)]
-    assert decided(add(A, skip_known=True), JOB, quarantined(A)) == []
+        given(JOB, quarantined(A)).when(add(A))
+    given(JOB, quarantined(A)).when(add(A, B, A, B, skip_known=True)).then(quarantined(B, first_id=10))
+    given(JOB, quarantined(A)).when(add(A, skip_known=True)).then_nothing()
 
 
 def test_an_expired_entry_gives_way() -> None:
     expired = quarantined(A, expires_at=NOW)
     lifted = QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A], why="expired")
-    assert decided(add(A), JOB, expired) == [lifted, quarantined(A, first_id=10)]
+    given(JOB, expired).when(add(A)).then(lifted, quarantined(A, first_id=10))
     with pytest.raises(Invalid, match="expires_at"):
-        decided(add(A, expires_at=NOW), JOB)
+        given(JOB).when(add(A, expires_at=NOW))
 
 
 def test_expiry_is_said_once() -> None:
@@ -75,47 +76,47 @@ def test_expiry_is_said_once() -> None:
         quarantined(B, first_id=2, expires_at=NOW + DAY),
         quarantined(C, first_id=3),
     )
-    (said,) = decided(SayExpired(5, NOW), *history)
+    (said,) = given(*history).when(SayExpired(5, NOW))
     assert said == QuarantineExpired(**OF_JOB, ids=[1])
-    assert decided(SayExpired(5, NOW), *history, said) == []
-    assert decided(SayExpired(5, NOW + DAY), *history, said) == [QuarantineExpired(**OF_JOB, ids=[2])]
+    given(*history, said).when(SayExpired(5, NOW)).then_nothing()
+    given(*history, said).when(SayExpired(5, NOW + DAY)).then(QuarantineExpired(**OF_JOB, ids=[2]))
 
 
 def test_each_recovery_is_said_once() -> None:
     history: tuple[Event, ...] = (JOB, quarantined(A, B))
     for failures in (0, 3):
         recovered = SayHealthy(5, {1: failures, 7: 0}, NOW)
-        (said,) = decided(recovered, *history)
+        (said,) = given(*history).when(recovered)
         assert said == QuarantineBecameHealthy(**OF_JOB, ids=[1], failures=[failures])
         history = (*history, said)
-        assert decided(recovered, *history) == []
-    assert decided(SayHealthy(5, {1: 2}, NOW), *history) == [], "a late look at what was before the last failure"
-    assert decided(SayHealthy(5, {1: 9}, NOW), *history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])) == []
+        given(*history).when(recovered).then_nothing()
+    assert given(*history).when(SayHealthy(5, {1: 2}, NOW)) == [], "a late look at what was before the last failure"
+    given(*history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])).when(SayHealthy(5, {1: 9}, NOW)).then_nothing()
 
 
 def test_what_has_expired_does_not_recover() -> None:
-    assert decided(SayHealthy(5, {1: 0}, NOW), JOB, quarantined(A, expires_at=NOW)) == []
+    given(JOB, quarantined(A, expires_at=NOW)).when(SayHealthy(5, {1: 0}, NOW)).then_nothing()
 
 
 @pytest.mark.parametrize("asked", [SayExpired(5, NOW), SayHealthy(5, {1: 0}, NOW)])
 def test_nothing_is_said_of_deleted_jobs(asked: Command) -> None:
     gone = JobDeleted(job_id=5, project_id=1)
-    assert decided(asked, JOB, quarantined(A, expires_at=NOW), quarantined(B, first_id=1), gone) == []
+    given(JOB, quarantined(A, expires_at=NOW), quarantined(B, first_id=1), gone).when(asked).then_nothing()
 
 
 def test_remove() -> None:
     history = (JOB, quarantined(A, B))
-    assert decided(RemoveFromQuarantine(5, (B, C, B)), *history) == [QuarantineLifted(**OF_JOB, ids=[2], node_ids=[B])]
+    given(*history).when(RemoveFromQuarantine(5, (B, C, B))).then(QuarantineLifted(**OF_JOB, ids=[2], node_ids=[B]))
     by_id = QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])
-    assert decided(RemoveFromQuarantine(5, quarantine_id=1), *history) == [by_id]
-    assert decided(RemoveFromQuarantine(5, quarantine_id=1), *history, by_id) == []
+    given(*history).when(RemoveFromQuarantine(5, quarantine_id=1)).then(by_id)
+    given(*history, by_id).when(RemoveFromQuarantine(5, quarantine_id=1)).then_nothing()
 
 
 @pytest.mark.parametrize("asked", [add(A), RemoveFromQuarantine(5, (A,))])
 @pytest.mark.parametrize("history", [(), (JOB, JobDeleted(job_id=5, project_id=1))])
 def test_a_quarantine_needs_its_job(asked: Command, history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="job 5"):
-        decided(asked, *history)
+        given(*history).when(asked)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_prefixes_as_pytest_understands_them(entry: str, node_id: str, is_covere
     assert bool(covered([node_id], [entry])) is is_covered
 
 
-@given(st.text("a:[]x", max_size=12), st.text("a:[]x", max_size=12))
+@hypothesis.given(st.text("a:[]x", max_size=12), st.text("a:[]x", max_size=12))
 def test_prefixes_are_what_they_are_said_to_be(entry: str, node_id: str) -> None:
     rest = node_id.removeprefix(entry)
     is_covered = node_id.startswith(entry) and (not rest or rest.startswith(("::", "[")))
@@ -156,14 +157,14 @@ def test_an_evil_id_is_looked_at_only_so_far() -> None:
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
     fixed = {} if kind is RemoveFromQuarantine else {"now": st.sampled_from([NOW, NOW - DAY])}
 
-    @given(commands(kind, **fixed), histories(*quarantine.EVENTS, *jobs.EVENTS))
+    @hypothesis.given(commands(kind, **fixed), histories(*quarantine.EVENTS, *jobs.EVENTS))
     def holds(asked: Any, history: list[Event]) -> None:
         is_decided_once(asked, history)
 
     holds()
 
 
-@given(histories(*quarantine.EVENTS))
+@hypothesis.given(histories(*quarantine.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(QUARANTINE, history)
 
@@ -275,7 +276,7 @@ def test_the_summary_counts_what_lies_beside_the_results() -> None:
     assert [event.stream for event in blocks].count("results-7") == summary.blocks == 2
 
 
-@given(st.dictionaries(st.sampled_from([A, A + "[1]", A + "[2]", B]), st.booleans()))
+@hypothesis.given(st.dictionaries(st.sampled_from([A, A + "[1]", A + "[2]", B]), st.booleans()))
 def test_an_entry_passes_when_all_its_tests_do(outcomes: dict[str, bool]) -> None:
     entries = QUARANTINE.at(5).fold([quarantined(A, B, "t/test_x.py")]).entries
     passed, failed = fared(outcomes.items(), entries)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.reruns import RestartBuild
 from domain import builds, jobs, pools, templates
@@ -13,7 +13,8 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TemplateCreated
-from tests.support.given import commands, decided, histories, is_decided_once
+from tests.support.spec import given, is_decided_once
+from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
 CONFIGURATION = Configuration(command="pytest", env={"A": "build"}, secrets={"TOKEN": b"sealed"})
@@ -59,21 +60,21 @@ def test_the_same_commit_and_configuration_again() -> None:
         job_title="Smoke",
         restarted_from=1,
     )
-    assert decided(again(), *RAN, NOW_CONFIGURED) == [expected]
-    assert decided(again(), *RAN, expected) == []
+    given(*RAN, NOW_CONFIGURED).when(again()).then(expected)
+    given(*RAN, expected).when(again()).then_nothing()
 
 
 def test_only_some_tests() -> None:
-    (queued,) = decided(again(("a.py::test_ä", "a.py::test_b[1]")), *RAN)
+    (queued,) = given(*RAN).when(again(("a.py::test_ä", "a.py::test_b[1]")))
     assert isinstance(queued, BuildQueued)
     assert queued.test_ids == ["a.py::test_ä", "a.py::test_b[1]"]
     with pytest.raises(Conflict, match="nothing to run again"):
-        decided(again(()), *RAN)
+        given(*RAN).when(again(()))
 
 
 def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:
     asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="beef")
-    (queued,) = decided(again(), JOB, asked, BuildFinished(**IDS, status="aborted", reason="stopped_by_user"))
+    (queued,) = given(JOB, asked, BuildFinished(**IDS, status="aborted", reason="stopped_by_user")).when(again())
     assert isinstance(queued, BuildQueued)
     assert queued.commit_sha == "beef"
 
@@ -84,7 +85,7 @@ def test_a_build_that_never_began_is_started_with_what_was_asked_for() -> None:
 )
 def test_only_what_has_finished(history: tuple[Event, ...], state: str) -> None:
     with pytest.raises(Conflict, match=f"is {state}"):
-        decided(again(), *history)
+        given(*history).when(again())
 
 
 @pytest.mark.parametrize(
@@ -92,41 +93,41 @@ def test_only_what_has_finished(history: tuple[Event, ...], state: str) -> None:
 )
 def test_what_is_not_there(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="build 1"):
-        decided(again(), *history)
+        given(*history).when(again())
 
 
 def test_a_disabled_job_runs_nothing() -> None:
     with pytest.raises(Conflict, match="disabled"):
-        decided(again(), *RAN, JobUpdated(job_id=5, project_id=2, enabled=False))
+        given(*RAN, JobUpdated(job_id=5, project_id=2, enabled=False)).when(again())
 
 
 def test_in_a_pool_that_is_gone_it_would_wait_for_ever() -> None:
     pool = PoolCreated(pool_id=7, project_id=2, title="linux")
     pooled = (JOB, BuildQueued(**IDS, configuration=CONFIGURATION, node_pool_id=7), FINISHED)
-    (queued,) = decided(again(), pool, *pooled)
+    (queued,) = given(pool, *pooled).when(again())
     assert isinstance(queued, BuildQueued)
     assert queued.node_pool_id == 7
     with pytest.raises(Conflict, match="pool 7"):
-        decided(again(), pool, *pooled, PoolDeleted(pool_id=7, project_id=2))
+        given(pool, *pooled, PoolDeleted(pool_id=7, project_id=2)).when(again())
 
 
 def test_an_external_build_becomes_an_ordinary_one() -> None:
-    (queued,) = decided(again(), JOB, NOW_CONFIGURED, *RAN_ELSEWHERE)
+    (queued,) = given(JOB, NOW_CONFIGURED, *RAN_ELSEWHERE).when(again())
     assert isinstance(queued, BuildQueued)
     assert not queued.external
     assert (queued.configuration.command, queued.commit_sha, queued.branch) == ("make test", "c0ffee", "dev")
     with pytest.raises(Conflict, match="no command"):
-        decided(again(), JOB, *RAN_ELSEWHERE)
+        given(JOB, *RAN_ELSEWHERE).when(again())
 
 
 def test_an_external_builds_job_may_take_its_command_from_a_template() -> None:
     job = JobCreated(job_id=5, project_id=2, title="Smoke", pipeline_template_id=3)
     template = TemplateCreated(template_id=3, creator_id=1, title="Jest", configuration=Configuration(command="jest"))
-    (queued,) = decided(again(), job, template, *RAN_ELSEWHERE)
+    (queued,) = given(job, template, *RAN_ELSEWHERE).when(again())
     assert isinstance(queued, BuildQueued)
     assert queued.configuration.command == "jest"
 
 
-@given(commands(RestartBuild), histories(*builds.EVENTS, *jobs.EVENTS, *pools.EVENTS, *templates.EVENTS))
+@hypothesis.given(commands(RestartBuild), histories(*builds.EVENTS, *jobs.EVENTS, *pools.EVENTS, *templates.EVENTS))
 def test_deciding_again_does_nothing(command: RestartBuild, history: list[Event]) -> None:
     is_decided_once(command, history)

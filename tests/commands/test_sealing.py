@@ -2,39 +2,40 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.sealing import ChangeSigningKey
 from domain import sealing
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 FIRST = SigningKeyChanged(public_key="a")
 
 
 def test_the_first_key_is_instead_of_none() -> None:
-    assert decided(ChangeSigningKey("a", None)) == [FIRST]
+    given().when(ChangeSigningKey("a", None)).then(FIRST)
     with pytest.raises(Conflict, match="look at it and try again"):
-        decided(ChangeSigningKey("b", None), FIRST)
+        given(FIRST).when(ChangeSigningKey("b", None))
 
 
 def test_a_key_is_changed_from_the_one_that_was_seen() -> None:
     second = SigningKeyChanged(public_key="b")
-    assert decided(ChangeSigningKey("b", "a"), FIRST) == [second]
-    assert decided(ChangeSigningKey("b", "a"), FIRST, second) == []
+    given(FIRST).when(ChangeSigningKey("b", "a")).then(second)
+    given(FIRST, second).when(ChangeSigningKey("b", "a")).then_nothing()
     with pytest.raises(Conflict):
-        decided(ChangeSigningKey("c", "a"), FIRST, second)
+        given(FIRST, second).when(ChangeSigningKey("c", "a"))
     assert SIGNING_KEY.fold([FIRST, second]) == "b"
 
 
-@given(commands(ChangeSigningKey), histories(*sealing.EVENTS))
+@hypothesis.given(commands(ChangeSigningKey), histories(*sealing.EVENTS))
 def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
     is_decided_once(command, history)
 
 
-@given(histories(*sealing.EVENTS))
+@hypothesis.given(histories(*sealing.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(SIGNING_KEY.category, history)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.endpoints import DeleteEndpoints, GiveUpDelivery, RecordEndpointHealth
 from commands.teams import RegisterChannel, UpdateChannel
@@ -24,7 +24,8 @@ from domain.teams import (
     correct_outcome,
     redact_url,
 )
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
 ABOUT: dict[str, Any] = {"channel_id": 5, "project_id": 3}
@@ -37,48 +38,48 @@ DELETED = ChannelDeleted(**ABOUT)
 
 def test_register() -> None:
     command = RegisterChannel(5, 3, "CI Alerts", SHOWN, b"u", ("build.failed",), "ann@example.com")
-    assert decided(command, PROJECT) == [REGISTERED]
-    assert decided(command, PROJECT, REGISTERED) == []
+    given(PROJECT).when(command).then(REGISTERED)
+    given(PROJECT, REGISTERED).when(command).then_nothing()
     with pytest.raises(NotFound, match="no project 3"):
-        decided(command)
+        given().when(command)
     with pytest.raises(Conflict, match="being deleted"):
-        decided(command, PROJECT, ProjectClosed(project_id=3))
+        given(PROJECT, ProjectClosed(project_id=3)).when(command)
 
 
 def test_update_says_what_changed() -> None:
-    assert decided(UpdateChannel(5, title="CI Alerts", active=False), REGISTERED) == [
+    given(REGISTERED).when(UpdateChannel(5, title="CI Alerts", active=False)).then(
         ChannelUpdated(**ABOUT, active=False)
-    ]
-    assert decided(UpdateChannel(5, events=("build.failed",), mention="ann@example.com"), REGISTERED) == []
-    assert decided(UpdateChannel(5, mention=""), REGISTERED) == [ChannelUpdated(**ABOUT, mention="")]
+    )
+    given(REGISTERED).when(UpdateChannel(5, events=("build.failed",), mention="ann@example.com")).then_nothing()
+    given(REGISTERED).when(UpdateChannel(5, mention="")).then(ChannelUpdated(**ABOUT, mention=""))
     with pytest.raises(NotFound):
-        decided(UpdateChannel(5, active=False), REGISTERED, DELETED)
+        given(REGISTERED, DELETED).when(UpdateChannel(5, active=False))
 
 
 def test_delete_what_there_is() -> None:
-    assert decided(DeleteEndpoints("teams", (5,)), REGISTERED) == [DELETED]
-    assert decided(DeleteEndpoints("teams", (5,)), REGISTERED, DELETED) == []
-    assert decided(DeleteEndpoints("teams", (5,))) == []
+    given(REGISTERED).when(DeleteEndpoints("teams", (5,))).then(DELETED)
+    given(REGISTERED, DELETED).when(DeleteEndpoints("teams", (5,))).then_nothing()
+    given().when(DeleteEndpoints("teams", (5,))).then_nothing()
     assert DELETED.erases == REGISTERED.data_key == "project-3/teams-channel-5"
 
 
 def test_a_card_is_given_up_once() -> None:
     given_up = CardGivenUp(**ABOUT, delivery_id="d-1", type="build.failed", attempts=8, error="answered 503")
     command = GiveUpDelivery("teams", 5, "d-1", "build.failed", 8, "answered 503")
-    assert decided(command, REGISTERED) == [given_up]
-    assert decided(command, REGISTERED, given_up) == []
-    assert decided(command, REGISTERED, DELETED) == []
+    given(REGISTERED).when(command).then(given_up)
+    given(REGISTERED, given_up).when(command).then_nothing()
+    given(REGISTERED, DELETED).when(command).then_nothing()
 
 
 def test_health_is_said_when_it_changes() -> None:
     failing, recovered = ChannelFailing(**ABOUT, error="answered 503"), ChannelRecovered(**ABOUT)
-    assert decided(RecordEndpointHealth("teams", 5, "answered 503"), REGISTERED) == [failing]
-    assert decided(RecordEndpointHealth("teams", 5, "other"), REGISTERED, failing) == []
-    assert decided(RecordEndpointHealth("teams", 5, None), REGISTERED) == []
-    assert decided(RecordEndpointHealth("teams", 5, None), REGISTERED, failing) == [recovered]
+    given(REGISTERED).when(RecordEndpointHealth("teams", 5, "answered 503")).then(failing)
+    given(REGISTERED, failing).when(RecordEndpointHealth("teams", 5, "other")).then_nothing()
+    given(REGISTERED).when(RecordEndpointHealth("teams", 5, None)).then_nothing()
+    given(REGISTERED, failing).when(RecordEndpointHealth("teams", 5, None)).then(recovered)
 
 
-@given(histories(*teams.EVENTS))
+@hypothesis.given(histories(*teams.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
     folds(CHANNEL, history)
     folds(CARD, history)
@@ -86,7 +87,7 @@ def test_no_history_fails(history: list[Event]) -> None:
 
 @pytest.mark.parametrize("command", [RegisterChannel, UpdateChannel])
 def test_decided_once(command: type[Any]) -> None:
-    @given(commands(command), histories(ProjectCreated, *teams.EVENTS))
+    @hypothesis.given(commands(command), histories(ProjectCreated, *teams.EVENTS))
     def holds(made: Any, history: list[Event]) -> None:
         is_decided_once(made, history)
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.builds import StartBuild
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
@@ -15,7 +15,8 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.pools import PoolCreated, PoolDeleted
 from domain.templates import TEMPLATE, TemplateCreated, TemplateDeleted, TemplateUpdated, overlaid
-from tests.support.given import commands, decided, folds, histories, is_decided_once, structs
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories, structs
 
 STORED = Configuration(
     command="pytest", setup=["npm ci"], env={"A": "1", "B": "1"}, artifacts=["*.xml"], secrets={"S": b"s", "T": b"t"}
@@ -26,37 +27,37 @@ JOB = JobCreated(job_id=5, project_id=1, title="Smoke", pipeline_template_id=3)
 
 
 def built(*history: Event) -> Configuration:
-    (queued,) = decided(StartBuild(9, 5), *history)
+    (queued,) = given(*history).when(StartBuild(9, 5))
     assert isinstance(queued, BuildQueued)
     return queued.configuration
 
 
 def test_create() -> None:
     command = CreateTemplate(3, 1, "Jest", "", "pytest", ("npm ci",), STORED.env, ("*.xml",), {"S": b"s", "T": b"t"})
-    assert decided(command) == [CREATED]
-    assert decided(command, CREATED) == []
+    given().when(command).then(CREATED)
+    given(CREATED).when(command).then_nothing()
 
 
 def test_only_what_is_given_changes() -> None:
-    (updated,) = decided(UpdateTemplate(3, title="Jest", setup=("yarn",), secrets={"S": None}), CREATED)
+    (updated,) = given(CREATED).when(UpdateTemplate(3, title="Jest", setup=("yarn",), secrets={"S": None}))
     expected = Configuration(
         command="pytest", setup=["yarn"], env=STORED.env, artifacts=STORED.artifacts, secrets={"S": b"s"}
     )
     assert updated == TemplateUpdated(template_id=3, configuration=expected)
-    assert decided(UpdateTemplate(3, title="Jest", env=STORED.env), CREATED) == []
+    given(CREATED).when(UpdateTemplate(3, title="Jest", env=STORED.env)).then_nothing()
 
 
 def test_a_secret_that_was_never_given_cannot_be_kept() -> None:
     with pytest.raises(Invalid) as caught:
-        decided(UpdateTemplate(3, secrets={"NEW": None}), CREATED)
+        given(CREATED).when(UpdateTemplate(3, secrets={"NEW": None}))
     assert caught.value.errors[0].field == "secrets.NEW"
 
 
 def test_a_template_in_use_stays() -> None:
     with pytest.raises(Conflict, match="2 jobs use"):
-        decided(DeleteTemplate(3, jobs_using=2), CREATED)
-    assert decided(DeleteTemplate(3), CREATED) == [DELETED]
-    assert decided(DeleteTemplate(3), CREATED, DELETED) == []
+        given(CREATED).when(DeleteTemplate(3, jobs_using=2))
+    given(CREATED).when(DeleteTemplate(3)).then(DELETED)
+    given(CREATED, DELETED).when(DeleteTemplate(3)).then_nothing()
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_a_template_in_use_stays() -> None:
 )
 def test_there_is_no_such_template(command: Any, history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound):
-        decided(command, *history)
+        given(*history).when(command)
 
 
 def test_a_build_runs_the_template_with_the_jobs_changes_over_it() -> None:
@@ -110,7 +111,7 @@ def test_nothing_is_queued_for_a_pool_that_was_deleted() -> None:
         built(job, configured, pool, PoolDeleted(pool_id=2, project_id=1))
 
 
-@given(structs(Configuration), structs(Configuration))
+@hypothesis.given(structs(Configuration), structs(Configuration))
 def test_what_a_job_says_is_never_lost(template: Configuration, job: Configuration) -> None:
     merged = overlaid(template, job)
     assert merged.env == {**template.env, **job.env}
@@ -122,13 +123,13 @@ def test_what_a_job_says_is_never_lost(template: Configuration, job: Configurati
 
 @pytest.mark.parametrize("kind", [CreateTemplate, UpdateTemplate, DeleteTemplate])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*templates.EVENTS))
+    @hypothesis.given(commands(kind), histories(*templates.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*templates.EVENTS))
+@hypothesis.given(histories(*templates.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(TEMPLATE, history)

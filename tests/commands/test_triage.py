@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.triage import MAX_TAUGHT, ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
 from domain import builds, jobs, known_issues, triage
@@ -21,7 +21,8 @@ from domain.triage import (
     ResultClassified,
     Triage,
 )
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 RESULT = Recorded(result_id=100, **IDS, status="failed", fail_id="f1", signature="s1")
@@ -44,57 +45,57 @@ def by_user(what: Any, who: int = ANN, **more: Any) -> ResultClassified:
 
 
 def test_a_person_classifies() -> None:
-    assert decided(ClassifyResult(RESULT, "flaky", "user", ANN), *GIVEN) == [by_user("flaky")]
+    given(*GIVEN).when(ClassifyResult(RESULT, "flaky", "user", ANN)).then(by_user("flaky"))
 
 
 def test_what_was_there_before_is_told() -> None:
-    again = decided(ClassifyResult(RESULT, "infra", "user", BOB), *GIVEN, by_user("flaky"))
+    again = given(*GIVEN, by_user("flaky")).when(ClassifyResult(RESULT, "infra", "user", BOB))
     assert again == [by_user("infra", BOB, replaced="flaky", replaced_kind="user")]
     of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
-    over_rule = decided(ClassifyResult(of_rule, "flaky", "user", ANN), *GIVEN)
+    over_rule = given(*GIVEN).when(ClassifyResult(of_rule, "flaky", "user", ANN))
     assert over_rule == [by_user("flaky", replaced="infra", replaced_kind="rule")]
 
 
 @pytest.mark.parametrize("kind", ["rule", "ai"])
 def test_nothing_overrides_a_person(kind: Any) -> None:
-    assert decided(ClassifyResult(RESULT, "infra", kind), *GIVEN, by_user("flaky")) == []
+    given(*GIVEN, by_user("flaky")).when(ClassifyResult(RESULT, "infra", kind)).then_nothing()
 
 
 def test_a_model_does_not_override_a_rule() -> None:
     of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
-    assert decided(ClassifyResult(of_rule, "flaky", "ai"), *GIVEN) == []
-    (event,) = decided(ClassifyResult(RESULT, "flaky", "ai"), *GIVEN)
+    given(*GIVEN).when(ClassifyResult(of_rule, "flaky", "ai")).then_nothing()
+    (event,) = given(*GIVEN).when(ClassifyResult(RESULT, "flaky", "ai"))
     assert isinstance(event, ResultClassified)
     assert (event.classification, event.set_by_kind) == ("flaky", "ai")
 
 
 def test_a_defect() -> None:
     linked = DefectLinked(**OF_RESULT, defect_key="A-1", defect_url="https://jira/A-1", set_by=ANN)
-    assert decided(LinkDefect(RESULT, "A-1", "https://jira/A-1", ANN), *GIVEN) == [linked]
-    (moved,) = decided(LinkDefect(RESULT, "A-2", "https://jira/A-2", BOB), *GIVEN, linked)
+    given(*GIVEN).when(LinkDefect(RESULT, "A-1", "https://jira/A-1", ANN)).then(linked)
+    (moved,) = given(*GIVEN, linked).when(LinkDefect(RESULT, "A-2", "https://jira/A-2", BOB))
     assert isinstance(moved, DefectLinked)
     assert (moved.replaced_key, moved.replaced_url) == ("A-1", "https://jira/A-1")
 
 
 def test_a_resolution() -> None:
     noted = ResolutionSet(**OF_RESULT, resolution="fixed", set_by=ANN)
-    assert decided(SetResolution(RESULT, "fixed", ANN), *GIVEN) == [noted]
+    given(*GIVEN).when(SetResolution(RESULT, "fixed", ANN)).then(noted)
     again = ResolutionSet(**OF_RESULT, resolution="really", set_by=ANN, replaced="fixed")
-    assert decided(SetResolution(RESULT, "really", ANN), *GIVEN, noted) == [again]
+    given(*GIVEN, noted).when(SetResolution(RESULT, "really", ANN)).then(again)
 
 
 def test_linking_a_known_issue_teaches_it() -> None:
     linked = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra", set_by=ANN)
     taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1", signature="s1")
-    assert decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE) == [linked, taught]
-    assert decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, linked, taught) == []
+    given(*GIVEN, ISSUE).when(LinkKnownIssue(RESULT, 17, ANN)).then(linked, taught)
+    given(*GIVEN, ISSUE, linked, taught).when(LinkKnownIssue(RESULT, 17, ANN)).then_nothing()
     state = TRIAGE.at(100).fold([linked])
     assert (state.classification, state.set_by_kind, state.known_issue_id) == ("infra", "rule", 17)
 
 
 def test_only_what_is_new_is_taught() -> None:
     taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=99, fail_id="f0", signature="s1")
-    _, more = decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, taught)
+    _, more = given(*GIVEN, ISSUE, taught).when(LinkKnownIssue(RESULT, 17, ANN))
     assert more == KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1")
 
 
@@ -106,7 +107,7 @@ def test_linking_leaves_a_persons_classification() -> None:
 
 def test_the_known_issue_before_is_told() -> None:
     of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="flaky", rule=3)
-    (linked,) = decided(LinkKnownIssue(of_rule, 17, ANN), *GIVEN, ISSUE)
+    (linked,) = given(*GIVEN, ISSUE).when(LinkKnownIssue(of_rule, 17, ANN))
     assert isinstance(linked, KnownIssueLinked)
     assert linked.replaced == 3
 
@@ -117,7 +118,7 @@ def test_an_issue_learns_only_so_much() -> None:
         for number in range(MAX_TAUGHT)
     ]
     with pytest.raises(Conflict, match="pattern"):
-        decided(LinkKnownIssue(RESULT, 17, ANN), *GIVEN, ISSUE, *taught)
+        given(*GIVEN, ISSUE, *taught).when(LinkKnownIssue(RESULT, 17, ANN))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_an_issue_learns_only_so_much() -> None:
 )
 def test_there_is_no_such_known_issue(history: tuple[Event, ...]) -> None:
     with pytest.raises(NotFound, match="known issue 17"):
-        decided(LinkKnownIssue(RESULT, 17), *GIVEN, *history)
+        given(*GIVEN, *history).when(LinkKnownIssue(RESULT, 17))
 
 
 @pytest.mark.parametrize("status", ["passed", "skipped"])
@@ -143,7 +144,7 @@ def test_only_failures(status: str, kind: Any) -> None:
     result = Recorded(result_id=100, **IDS, status=status)
     arguments: dict[Any, tuple[Any, ...]] = {LinkDefect: ("A-1", "https://x"), LinkKnownIssue: (17,)}
     with pytest.raises(Conflict, match=f"100 is {status}; only a failed one"):
-        decided(kind(result, *arguments.get(kind, ("flaky",))), *GIVEN, ISSUE)
+        given(*GIVEN, ISSUE).when(kind(result, *arguments.get(kind, ("flaky",))))
 
 
 @pytest.mark.parametrize("command", EVERY)
@@ -152,26 +153,26 @@ def test_only_failures(status: str, kind: Any) -> None:
 )
 def test_what_is_gone_is_not_written_about(command: Any, gone: Event) -> None:
     with pytest.raises(NotFound, match="result 100"):
-        decided(command, *GIVEN, ISSUE, gone)
+        given(*GIVEN, ISSUE, gone).when(command)
 
 
 @pytest.mark.parametrize("kind", [ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
-    @given(commands(kind), histories(*triage.EVENTS, *builds.EVENTS, *jobs.EVENTS, *known_issues.EVENTS))
+    @hypothesis.given(commands(kind), histories(*triage.EVENTS, *builds.EVENTS, *jobs.EVENTS, *known_issues.EVENTS))
     def holds(command: Any, history: list[Event]) -> None:
         is_decided_once(command, history)
 
     holds()
 
 
-@given(histories(*triage.EVENTS))
+@hypothesis.given(histories(*triage.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(TRIAGE, history)
     state = TRIAGE.at(1).fold(event for event in history if event.stream == "result-1")
     assert (state.classification is None) == (state.set_by_kind is None)
 
 
-@given(commands(ClassifyResult), histories(ResultClassified))
+@hypothesis.given(commands(ClassifyResult), histories(ResultClassified))
 def test_weight_never_falls(command: ClassifyResult, history: list[Event]) -> None:
     of_result = [event for event in history if event.stream == f"result-{command.result.result_id}"]
     before = TRIAGE.at(1).fold(of_result)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
 
 from commands.endpoints import DeleteEndpoints, GiveUpDelivery, RecordEndpointHealth
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
@@ -28,7 +28,8 @@ from domain.webhooks import (
     WebhookRegistered,
     WebhookUpdated,
 )
-from tests.support.given import commands, decided, folds, histories, is_decided_once
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
 
 PROJECT = ProjectCreated(project_id=3, title="Web", slug="web", sealed_webhook_secret=b"")
 URL = "https://hooks.example.com/"
@@ -38,36 +39,36 @@ DELETED = WebhookDeleted(webhook_id=14, project_id=3)
 
 def test_register() -> None:
     command = RegisterWebhook(14, 3, URL, ("build.failed",), b"s")
-    assert decided(command, PROJECT) == [REGISTERED]
-    assert decided(command, PROJECT, REGISTERED) == []
+    given(PROJECT).when(command).then(REGISTERED)
+    given(PROJECT, REGISTERED).when(command).then_nothing()
     with pytest.raises(NotFound, match="no project 3"):
-        decided(command)
+        given().when(command)
     everywhere = RegisterWebhook(14, None, URL, ("build.failed",))
-    assert decided(everywhere) == [WebhookRegistered(webhook_id=14, project_id=None, url=URL, events=["build.failed"])]
+    given().when(everywhere).then(WebhookRegistered(webhook_id=14, project_id=None, url=URL, events=["build.failed"]))
 
 
 def test_update_says_what_changed() -> None:
     changed = WebhookUpdated(webhook_id=14, project_id=3, active=False)
-    assert decided(UpdateWebhook(14, url=URL, active=False), REGISTERED) == [changed]
-    assert decided(UpdateWebhook(14, url=URL, events=("build.failed",), sealed_secret=b"s"), REGISTERED) == []
+    given(REGISTERED).when(UpdateWebhook(14, url=URL, active=False)).then(changed)
+    given(REGISTERED).when(UpdateWebhook(14, url=URL, events=("build.failed",), sealed_secret=b"s")).then_nothing()
     with pytest.raises(NotFound):
-        decided(UpdateWebhook(14, active=False), REGISTERED, DELETED)
+        given(REGISTERED, DELETED).when(UpdateWebhook(14, active=False))
 
 
 def test_delete_what_there_is() -> None:
-    assert decided(DeleteEndpoints("webhook", (14, 14, 15)), REGISTERED) == [DELETED]
-    assert decided(DeleteEndpoints("webhook", (14,)), REGISTERED, DELETED) == []
+    given(REGISTERED).when(DeleteEndpoints("webhook", (14, 14, 15))).then(DELETED)
+    given(REGISTERED, DELETED).when(DeleteEndpoints("webhook", (14,))).then_nothing()
     assert DELETED.erases == REGISTERED.data_key == "project-3/webhook-14"
 
 
 def test_a_replay_is_made_once() -> None:
     command = ReplayWebhook(14, "r1", 5, 9)
     requested = ReplayRequested(webhook_id=14, project_id=3, replay="r1", after=5, up_to=9)
-    assert decided(command, REGISTERED) == [requested]
-    assert decided(command, REGISTERED, requested) == []
-    assert decided(ReplayWebhook(14, "r2", 5, 9), REGISTERED, requested) != []
+    given(REGISTERED).when(command).then(requested)
+    given(REGISTERED, requested).when(command).then_nothing()
+    assert given(REGISTERED, requested).when(ReplayWebhook(14, "r2", 5, 9)) != []
     with pytest.raises(Conflict, match="not active"):
-        decided(command, REGISTERED, WebhookUpdated(webhook_id=14, project_id=3, active=False))
+        given(REGISTERED, WebhookUpdated(webhook_id=14, project_id=3, active=False)).when(command)
 
 
 def test_a_delivery_is_given_up_and_asked_for_again() -> None:
@@ -76,25 +77,25 @@ def test_a_delivery_is_given_up_and_asked_for_again() -> None:
     asked = RedeliveryRequested(**about, attempts=8)
     again = DeliveryGivenUp(**about, attempts=16, type="build.failed", error="answered 503")
     give_up = GiveUpDelivery("webhook", 14, "d-1", "build.failed", 8, "answered 503")
-    assert decided(give_up, REGISTERED) == [given_up]
-    assert decided(give_up, REGISTERED, given_up) == []
-    assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up) == [asked]
-    assert decided(Redeliver(14, "d-1", 8), REGISTERED, given_up, asked) == [], "asked twice for the same"
+    given(REGISTERED).when(give_up).then(given_up)
+    given(REGISTERED, given_up).when(give_up).then_nothing()
+    given(REGISTERED, given_up).when(Redeliver(14, "d-1", 8)).then(asked)
+    assert given(REGISTERED, given_up, asked).when(Redeliver(14, "d-1", 8)) == [], "asked twice for the same"
     command = GiveUpDelivery("webhook", 14, "d-1", "build.failed", 16, "answered 503")
-    assert decided(command, REGISTERED, given_up, asked) == [again]
-    assert decided(command, REGISTERED, DELETED) == []
+    given(REGISTERED, given_up, asked).when(command).then(again)
+    given(REGISTERED, DELETED).when(command).then_nothing()
 
 
 def test_health_is_said_when_it_changes() -> None:
     failing = WebhookFailing(webhook_id=14, project_id=3, error="answered 503")
     recovered = WebhookRecovered(webhook_id=14, project_id=3)
-    assert decided(RecordEndpointHealth("webhook", 14, "answered 503"), REGISTERED) == [failing]
-    assert decided(RecordEndpointHealth("webhook", 14, "other"), REGISTERED, failing) == []
-    assert decided(RecordEndpointHealth("webhook", 14, None), REGISTERED) == []
-    assert decided(RecordEndpointHealth("webhook", 14, None), REGISTERED, failing) == [recovered]
+    given(REGISTERED).when(RecordEndpointHealth("webhook", 14, "answered 503")).then(failing)
+    given(REGISTERED, failing).when(RecordEndpointHealth("webhook", 14, "other")).then_nothing()
+    given(REGISTERED).when(RecordEndpointHealth("webhook", 14, None)).then_nothing()
+    given(REGISTERED, failing).when(RecordEndpointHealth("webhook", 14, None)).then(recovered)
 
 
-@given(histories(*webhooks.EVENTS))
+@hypothesis.given(histories(*webhooks.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
     folds(WEBHOOK, history)
     folds(DELIVERY, history)
@@ -105,7 +106,7 @@ def test_no_history_fails(history: list[Event]) -> None:
     [RegisterWebhook, UpdateWebhook, DeleteEndpoints, ReplayWebhook, Redeliver, GiveUpDelivery, RecordEndpointHealth],
 )
 def test_decided_once(command: type[Any]) -> None:
-    @given(commands(command), histories(ProjectCreated, *webhooks.EVENTS, *teams.EVENTS))
+    @hypothesis.given(commands(command), histories(ProjectCreated, *webhooks.EVENTS, *teams.EVENTS))
     def holds(made: Any, history: list[Event]) -> None:
         is_decided_once(made, history)
 

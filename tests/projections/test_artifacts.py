@@ -2,15 +2,15 @@
 
 from datetime import UTC, datetime
 
-from hypothesis import given
+import hypothesis
 
 from domain import artifacts, jobs
 from domain.artifacts import ArtifactStored
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from projections.artifacts import PROJECTION, ArtifactRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 STORED = ArtifactStored(
@@ -29,7 +29,7 @@ STORED = ArtifactStored(
 
 
 def test_a_row() -> None:
-    row = MemoryRows(PROJECTION).apply(STORED).one(ArtifactRow)
+    row = given(STORED).when(PROJECTION).one(ArtifactRow)
     assert row == ArtifactRow(
         201, 7, 5, 1, "reports/report.xml", "report", "application/xml", 5, "00", "jobs/5/builds/7/artifacts/201", NOW
     )
@@ -38,10 +38,10 @@ def test_a_row() -> None:
 
 def test_a_deleted_job_leaves_no_artifacts() -> None:
     other = JobDeleted(job_id=6, project_id=1)
-    assert len(MemoryRows(PROJECTION).apply(STORED, other).all(ArtifactRow)) == 1
-    assert MemoryRows(PROJECTION).apply(STORED, JobDeleted(job_id=5, project_id=1)).all(ArtifactRow) == []
+    assert len(given(STORED, other).when(PROJECTION).all(ArtifactRow)) == 1
+    assert given(STORED, JobDeleted(job_id=5, project_id=1)).when(PROJECTION).all(ArtifactRow) == []
 
 
-@given(histories(*artifacts.EVENTS, *jobs.EVENTS))
+@hypothesis.given(histories(*artifacts.EVENTS, *jobs.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

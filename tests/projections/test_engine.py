@@ -5,10 +5,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import hypothesis
 import msgspec
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
@@ -46,7 +47,7 @@ from tests.projections.toys import (
     recorded,
     table,
 )
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
 
 BOTH = (TOYS, SEEN)
 NUL = "a text with \0 in it"
@@ -320,7 +321,7 @@ toys = st.one_of(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=st.lists(toys, max_size=14), cuts=st.sets(st.integers(0, 14)))
+@hypothesis.given(history=st.lists(toys, max_size=14), cuts=st.sets(st.integers(0, 14)))
 async def test_batches_make_no_difference(connection: Spy, history: list[Event], cuts: set[int]) -> None:
     """The same rows as one event after the other in memory, however a history is cut."""
     await connection.execute("UPDATE projection_positions SET position = 0")
@@ -340,7 +341,7 @@ async def test_batches_make_no_difference(connection: Spy, history: list[Event],
             streams.add(event.stream)
         if event.stream in streams:
             bad.append(event.position)
-    expected = MemoryRows(TOYS).apply(*(event.event for event in events if event.position not in bad))
+    expected = given(*(event.event for event in events if event.position not in bad)).when(TOYS)
     assert await table(connection, ToyRow) == [msgspec.structs.astuple(row) for row in expected.all(ToyRow)]
     assert [position for _, position, _ in await parked(connection)] == bad
     assert len(await table(connection, SeenRow)) == len(events)

@@ -2,14 +2,14 @@
 
 from datetime import UTC, datetime
 
-from hypothesis import given
+import hypothesis
 
 from domain import jobs
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from projections.jobs import PROJECTION, ConfigurationRow, JobRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 CREATED = JobCreated(at=NOW, job_id=5, project_id=1, title="Smoke", node_pool_id=2, repository="/srv/r.git")
@@ -23,21 +23,21 @@ def test_a_job_changes() -> None:
     update = JobUpdated(
         job_id=5, project_id=1, title="New", enabled=False, required_tags=["gpu"], cleared=("node_pool_id",)
     )
-    row = MemoryRows(PROJECTION).apply(CREATED, update).one(JobRow)
+    row = given(CREATED, update).when(PROJECTION).one(JobRow)
     assert row == JobRow(5, 1, "New", False, None, 60, 1, "/srv/r.git", "main", None, NOW, ["gpu"])
 
 
 def test_only_the_names_of_secrets_are_rows() -> None:
-    row = MemoryRows(PROJECTION).apply(CREATED, CONFIGURED).one(ConfigurationRow)
+    row = given(CREATED, CONFIGURED).when(PROJECTION).one(ConfigurationRow)
     assert row == ConfigurationRow(5, ["s"], "pytest", {"A": "1"}, ["*.xml"], ["B", "Z"], NOW)
 
 
 def test_a_deleted_job_leaves_no_rows() -> None:
-    rows = MemoryRows(PROJECTION).apply(CREATED, CONFIGURED, JobDeleted(job_id=5, project_id=1))
+    rows = given(CREATED, CONFIGURED, JobDeleted(job_id=5, project_id=1)).when(PROJECTION)
     assert rows.all(JobRow) == []
     assert rows.all(ConfigurationRow) == []
 
 
-@given(histories(*jobs.EVENTS))
+@hypothesis.given(histories(*jobs.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+import hypothesis
 
 from domain import known_issues
 from domain.core.events import Event
@@ -14,8 +14,8 @@ from domain.known_issues import (
     KnownIssueUpdated,
 )
 from projections.known_issues import PROJECTION, KnownIssueRow, TaughtRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -36,7 +36,7 @@ def test_a_known_issue_changes() -> None:
     update = KnownIssueUpdated(
         at=LATER, known_issue_id=17, project_id=1, kind="signature", value="s", cleared=("defect_key",)
     )
-    row = MemoryRows(PROJECTION).apply(CREATED, update).one(KnownIssueRow)
+    row = given(CREATED, update).when(PROJECTION).one(KnownIssueRow)
     assert row == KnownIssueRow(17, 1, "Flaky DB", "infra", "signature", "s", None, None, NOW, LATER, 2)
 
 
@@ -46,18 +46,18 @@ def test_a_search_is_over_when_it_came_to_the_end() -> None:
             known_issue_id=17, project_id=1, edition=1, down_to=down_to, classification="infra", result_ids=[9]
         )
 
-    rows = MemoryRows(PROJECTION).apply(CREATED, searched(9))
+    rows = given(CREATED, searched(9)).when(PROJECTION)
     assert rows.one(KnownIssueRow).searched == 0
     assert rows.apply(searched(0)).one(KnownIssueRow).searched == 1
 
 
 def test_what_it_learnt_are_rows_of_their_own() -> None:
-    rows = MemoryRows(PROJECTION).apply(CREATED, TAUGHT, TAUGHT)
+    rows = given(CREATED, TAUGHT, TAUGHT).when(PROJECTION)
     assert rows.all(TaughtRow) == [TaughtRow(17, 1, "fail_id", "f"), TaughtRow(17, 1, "signature", "s")]
     rows.apply(KnownIssueDeleted(known_issue_id=17, project_id=1))
     assert (rows.all(TaughtRow), rows.all(KnownIssueRow)) == ([], [])
 
 
-@given(histories(*known_issues.EVENTS))
+@hypothesis.given(histories(*known_issues.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

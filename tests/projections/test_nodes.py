@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Literal
 
-from hypothesis import given
+import hypothesis
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
@@ -18,8 +18,8 @@ from domain.nodes import (
     NodeWentOffline,
 )
 from projections.nodes import PROJECTION, NodeRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 REGISTERED = NodeRegistered(at=NOW, node_id=7, title="agent-01", token_hash=b"hash", pool_id=2, tags=["linux"])
@@ -40,18 +40,18 @@ def finished(build_id: int, status: Literal["passed", "failed"], node_id: int | 
 
 
 def test_a_new_node_is_offline() -> None:
-    row = MemoryRows(PROJECTION).apply(REGISTERED).one(NodeRow)
+    row = given(REGISTERED).when(PROJECTION).one(NodeRow)
     assert row == NodeRow(7, "agent-01", 2, ["linux"], 1, b"hash", NOW)
     assert (row.status, row.session) == ("offline", None)
 
 
 def test_a_connected_node_says_what_it_is() -> None:
-    row = MemoryRows(PROJECTION).apply(REGISTERED, connected("s1")).one(NodeRow)
+    row = given(REGISTERED, connected("s1")).when(PROJECTION).one(NodeRow)
     assert (row.status, row.session, row.cpu_cores, row.ram_gb, row.connected_at) == ("online", "s1", 8, 16.0, NOW)
 
 
 def test_only_its_own_session_takes_a_node_offline() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, connected("s1"), connected("s2"))
+    rows = given(REGISTERED, connected("s1"), connected("s2")).when(PROJECTION)
     rows.apply(NodeWentOffline(node_id=7, session="s1", reason="silent"))
     assert rows.one(NodeRow).status == "online"
     rows.apply(NodeWentOffline(node_id=7, session="s2", reason="silent"))
@@ -59,7 +59,7 @@ def test_only_its_own_session_takes_a_node_offline() -> None:
 
 
 def test_quarantine_is_what_a_node_shows_whoever_is_connected() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, NodeQuarantined(node_id=7), connected("s1"))
+    rows = given(REGISTERED, NodeQuarantined(node_id=7), connected("s1")).when(PROJECTION)
     assert (rows.one(NodeRow).status, rows.one(NodeRow).session) == ("quarantined", "s1")
     assert rows.apply(NodeReleased(node_id=7)).one(NodeRow).status == "online"
     rows.apply(NodeQuarantined(node_id=7), NodeWentOffline(node_id=7, session="s1", reason="silent"))
@@ -69,12 +69,12 @@ def test_quarantine_is_what_a_node_shows_whoever_is_connected() -> None:
 
 def test_a_node_changes() -> None:
     update = NodeUpdated(node_id=7, title="new", claim="c", tags=["gpu"], max_parallel=4, cleared=("pool_id",))
-    row = MemoryRows(PROJECTION).apply(REGISTERED, update).one(NodeRow)
+    row = given(REGISTERED, update).when(PROJECTION).one(NodeRow)
     assert row == NodeRow(7, "new", None, ["gpu"], 4, b"hash", NOW)
 
 
 def test_builds_are_counted() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, assigned(1), assigned(2), assigned(3))
+    rows = given(REGISTERED, assigned(1), assigned(2), assigned(3)).when(PROJECTION)
     assert rows.one(NodeRow).running_builds == 3
     rows.apply(finished(1, "passed"), finished(2, "failed"), finished(9, "failed", None))
     lost = BuildRequeued(build_id=3, job_id=1, project_id=1, node_id=7, attempt=1, reason="agent_lost")
@@ -85,10 +85,10 @@ def test_builds_are_counted() -> None:
 
 
 def test_a_deleted_node_leaves_no_row() -> None:
-    assert MemoryRows(PROJECTION).apply(REGISTERED, NodeDeleted(node_id=7), finished(1, "passed")).all(NodeRow) == []
+    assert given(REGISTERED, NodeDeleted(node_id=7), finished(1, "passed")).when(PROJECTION).all(NodeRow) == []
 
 
-@given(histories(*nodes.EVENTS, BuildAssigned, BuildRequeued, BuildFinished))
+@hypothesis.given(histories(*nodes.EVENTS, BuildAssigned, BuildRequeued, BuildFinished))
 def test_no_history_fails(history: list[Event]) -> None:
-    rows = MemoryRows(PROJECTION).apply(*history)
+    rows = given(*history).when(PROJECTION)
     assert all(row.running_builds >= 0 for row in rows.all(NodeRow))

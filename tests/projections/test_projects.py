@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+import hypothesis
 
 from domain import jobs, projects
 from domain.builds import BuildQueued
@@ -10,8 +10,8 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
 from projections.projects import PROJECTION, MemberRow, ProjectRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 CREATED = ProjectCreated(at=NOW, project_id=1, title="P", slug="p", sealed_webhook_secret=b"s")
@@ -22,28 +22,28 @@ def queued(at: datetime) -> BuildQueued:
 
 
 def test_a_project_changes() -> None:
-    rows = MemoryRows(PROJECTION).apply(CREATED, ProjectUpdated(project_id=1, title="New"))
+    rows = given(CREATED, ProjectUpdated(project_id=1, title="New")).when(PROJECTION)
     assert rows.one(ProjectRow) == ProjectRow(1, "New", "p", "", None, b"s", NOW)
 
 
 def test_jobs_are_counted() -> None:
     job = JobCreated(job_id=5, project_id=1, title="J")
-    rows = MemoryRows(PROJECTION).apply(CREATED, job, JobCreated(job_id=6, project_id=1, title="J"))
+    rows = given(CREATED, job, JobCreated(job_id=6, project_id=1, title="J")).when(PROJECTION)
     assert rows.one(ProjectRow).jobs_count == 2
     rows.apply(JobDeleted(job_id=5, project_id=1))
     assert rows.one(ProjectRow).jobs_count == 1
 
 
 def test_the_last_build_is_the_newest() -> None:
-    rows = MemoryRows(PROJECTION).apply(CREATED, queued(NOW), queued(NOW - timedelta(hours=1)))
+    rows = given(CREATED, queued(NOW), queued(NOW - timedelta(hours=1))).when(PROJECTION)
     assert rows.one(ProjectRow).last_build_at == NOW
 
 
 def test_access_is_replaced() -> None:
     admitted = [MemberAdmitted(project_id=1, user_id=7, access=level) for level in ("read", "write")]
-    assert MemoryRows(PROJECTION).apply(CREATED, *admitted).all(MemberRow) == [MemberRow(1, 7, "write")]
+    assert given(CREATED, *admitted).when(PROJECTION).all(MemberRow) == [MemberRow(1, 7, "write")]
 
 
-@given(histories(*projects.EVENTS, *jobs.EVENTS, BuildQueued))
+@hypothesis.given(histories(*projects.EVENTS, *jobs.EVENTS, BuildQueued))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import hypothesis
 import msgspec
-from hypothesis import given
 
 from domain import quarantine
 from domain.core.events import Event
@@ -17,8 +17,8 @@ from domain.quarantine import (
     TestsQuarantined,
 )
 from projections.quarantine import PROJECTION, QuarantineRow, status_at
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ADDED = TestsQuarantined(
@@ -27,14 +27,14 @@ ADDED = TestsQuarantined(
 
 
 def test_entries_are_numbered_in_their_order() -> None:
-    assert MemoryRows(PROJECTION).apply(ADDED).all(QuarantineRow) == [
+    assert given(ADDED).when(PROJECTION).all(QuarantineRow) == [
         QuarantineRow(10, 5, 1, "a", "wip", NOW, "user:7", None, "ann"),
         QuarantineRow(11, 5, 1, "b", "wip", NOW, "user:7", None, "ann"),
     ]
 
 
 def test_lifted_entries_and_those_of_deleted_jobs_are_gone() -> None:
-    rows = MemoryRows(PROJECTION).apply(ADDED, QuarantineLifted(job_id=5, project_id=1, ids=[10], node_ids=["a"]))
+    rows = given(ADDED, QuarantineLifted(job_id=5, project_id=1, ids=[10], node_ids=["a"])).when(PROJECTION)
     assert [row.node_id for row in rows.all(QuarantineRow)] == ["b"]
     assert rows.apply(JobDeleted(job_id=5, project_id=1)).all(QuarantineRow) == []
 
@@ -52,7 +52,7 @@ def healthy(failures: int) -> QuarantineBecameHealthy:
 
 
 def first(*events: Event) -> QuarantineRow:
-    return MemoryRows(PROJECTION).apply(ADDED, *events).all(QuarantineRow)[0]
+    return given(ADDED, *events).when(PROJECTION).all(QuarantineRow)[0]
 
 
 def test_builds_that_pass_in_a_row_are_counted_once() -> None:
@@ -78,11 +78,11 @@ def test_an_entry_expires_whether_that_was_said_or_not() -> None:
     soon = NOW + timedelta(minutes=1)
     added = msgspec.structs.replace(ADDED, expires_at=soon)
     said = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])
-    for row in MemoryRows(PROJECTION).apply(added, healthy(0), said).all(QuarantineRow):
+    for row in given(added, healthy(0), said).when(PROJECTION).all(QuarantineRow):
         assert [status_at(row, now)[0] for now in (NOW, soon)] == ["healthy" if row.id == 10 else "active", "expired"]
         assert row.expired_at == (soon if row.id == 10 else None)
 
 
-@given(histories(*quarantine.EVENTS))
+@hypothesis.given(histories(*quarantine.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

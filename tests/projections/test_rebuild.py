@@ -60,7 +60,7 @@ from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.projections.toys import query
-from tests.support.given import commands
+from tests.support.strategies import commands
 
 SMALL = st.integers(1, 3)
 LEADER = st.just("a")

@@ -8,13 +8,13 @@ from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
 from projections.event_index import KINDS, PROJECTION, RelatedRow
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 3}
 
 
 def related(*events: Event) -> list[tuple[str, int, int]]:
-    rows = MemoryRows(PROJECTION).apply(*events).all(RelatedRow)
+    rows = given(*events).when(PROJECTION).all(RelatedRow)
     return sorted((KINDS[row.kind], row.id, row.position) for row in rows)
 
 

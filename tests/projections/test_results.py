@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.builds import ReportRecorded
@@ -25,7 +25,7 @@ from projections.results import (
     SupersededRow,
 )
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow, add_run
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 
@@ -49,13 +49,13 @@ def block(build_id: int, *statuses: int, **columns: Any) -> ResultsRecorded:
 
 
 def stats(*events: Event) -> CaseStatsRow:
-    return MemoryRows(PROJECTION).apply(*events).one(CaseStatsRow)
+    return given(*events).when(PROJECTION).one(CaseStatsRow)
 
 
 def test_cases_are_numbered_in_their_order() -> None:
     first = CasesSeen(project_id=1, first_case_id=10, node_ids=["a", "b"], suites=["s", ""])
     second = CasesSeen(project_id=1, first_case_id=30, node_ids=["c"], suites=["s"])
-    rows = MemoryRows(PROJECTION).apply(first, second)
+    rows = given(first, second).when(PROJECTION)
     assert rows.all(TestCaseRow) == [
         TestCaseRow(10, 1, "a", "s"),
         TestCaseRow(11, 1, "b", ""),
@@ -77,7 +77,7 @@ def test_results_are_columns() -> None:
         flaky=b"\0\0\1",
         suites=Int16s([3, 4, 3]),
     )
-    row = MemoryRows(PROJECTION).apply(event).one(BlockRow)
+    row = given(event).when(PROJECTION).one(BlockRow)
     assert (row.first_result_id, row.results, row.job_id) == (700, 3, 5)
     assert [*map(list, (row.case_ids, row.suites, row.durations_ms))] == [[1, 2, 1], [3, 4, 3], [10, 10, 10]]
     earlier, known, flaky = row.facts
@@ -88,7 +88,7 @@ def test_results_are_columns() -> None:
 
 def test_facts_fit_their_column() -> None:
     event = block(7, SKIPPED, SKIPPED, attempts=b"\xff\xff", finals=b"\1\0", known_issues=b"\1\1", flaky=b"\1\1")
-    assert all(-(2**15) <= facts < 2**15 for facts in MemoryRows(PROJECTION).apply(event).one(BlockRow).facts)
+    assert all(-(2**15) <= facts < 2**15 for facts in given(event).when(PROJECTION).one(BlockRow).facts)
 
 
 @pytest.mark.parametrize("column", ["durations_ms", "suites", "attempts", "finals", "flaky"])
@@ -96,12 +96,12 @@ def test_columns_have_one_length(column: str) -> None:
     event = block(7, PASSED, PASSED)
     short = msgspec.structs.replace(event, **{column: getattr(event, column)[:1]})
     with pytest.raises(ValueError, match=r"length|shorter"):
-        MemoryRows(PROJECTION).apply(short)
+        given(short).when(PROJECTION)
 
 
 def test_texts_lie_apart() -> None:
     texts = [ResultText(0, "boom", "trace", system_out="out"), ResultText(2, system_err="err")]
-    rows = MemoryRows(PROJECTION).apply(block(7, FAILED, PASSED, PASSED, texts=texts))
+    rows = given(block(7, FAILED, PASSED, PASSED, texts=texts)).when(PROJECTION)
     text = rows.one(ResultTextRow)
     assert (text.id, text.message, text.trace) == (700, "boom", "trace")
     assert rows.one(OutputsRow) == OutputsRow(700, 5, {"0": ("out", ""), "2": ("", "err")})
@@ -126,7 +126,7 @@ def test_a_report_says_where_its_results_are() -> None:
         suites=["s"],
         warnings=["w"],
     )
-    row = MemoryRows(PROJECTION).apply(event).one(ReportRow)
+    row = given(event).when(PROJECTION).one(ReportRow)
     assert row == ReportRow(700, 7, 5, 1, 1, "r.xml", 3, ["s"], ["w"], NOW)
 
 
@@ -158,7 +158,7 @@ def test_a_pass_after_a_failure_in_one_report_is_flaky() -> None:
 
 def test_another_file_of_the_build_does_not_count_twice() -> None:
     again = block(2, PASSED, first_result_id=250, replaced=[Replaced(0, 200, FAILED)])
-    rows = MemoryRows(PROJECTION).apply(block(1, PASSED), block(2, FAILED), again)
+    rows = given(block(1, PASSED), block(2, FAILED), again).when(PROJECTION)
     assert rows.one(SupersededRow) == SupersededRow(200, 5)
     row = rows.one(CaseStatsRow)
     # It failed and then passed in one build: that is flaky, and no change from the build before.
@@ -179,25 +179,27 @@ def test_a_second_attempt_of_the_build_takes_the_place_of_the_first() -> None:
 def test_a_deleted_job_leaves_no_results() -> None:
     texts = [ResultText(0, "boom", system_out="out")]
     recorded = block(7, FAILED, texts=texts, replaced=[Replaced(0, 600, FAILED)])
-    rows = MemoryRows(PROJECTION).apply(recorded, JobDeleted(job_id=5, project_id=1))
+    rows = given(recorded, JobDeleted(job_id=5, project_id=1)).when(PROJECTION)
     for row in (ResultTextRow, OutputsRow, SupersededRow, ReportRow):
         assert rows.all(row) == []
 
 
-@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([PASSED, FAILED, SKIPPED])), max_size=12))
+@hypothesis.given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([PASSED, FAILED, SKIPPED])), max_size=12))
 def test_numbers_hold_together(runs: list[tuple[int, int]]) -> None:
     """Whatever builds report in whatever order: never more failures or flips than runs, nothing below zero."""
     events = [
         block(build_id, status, first_result_id=1_000 + number, commit=commit_number("abc"))
         for number, (build_id, status) in enumerate(runs)
     ]
-    for row in MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow):
+    for row in given(*events).when(PROJECTION).all(CaseStatsRow):
         assert 0 <= row.failures <= row.runs <= len(runs)
         assert 0 <= row.flips <= row.runs
         assert 0 <= row.flaky_runs <= row.runs
 
 
-@given(st.lists(st.sampled_from([PASSED, FAILED, SKIPPED]), min_size=1, max_size=6), st.sampled_from([PASSED, FAILED]))
+@hypothesis.given(
+    st.lists(st.sampled_from([PASSED, FAILED, SKIPPED]), min_size=1, max_size=6), st.sampled_from([PASSED, FAILED])
+)
 def test_a_replaced_last_run_leaves_no_trace_but_flakiness(statuses: list[int], wrong: int) -> None:
     *before, last = statuses
     events = [block(build, status) for build, status in enumerate(before, start=1)]
@@ -208,7 +210,7 @@ def test_a_replaced_last_run_leaves_no_trace_but_flakiness(statuses: list[int], 
     assert numbers[0] == numbers[1]
 
 
-@given(
+@hypothesis.given(
     st.lists(
         st.tuples(st.integers(1, 3), st.sampled_from([PASSED, PASSED, FAILED, SKIPPED]), st.booleans()), max_size=12
     )
@@ -219,4 +221,4 @@ def test_a_case_fares_as_its_runs_one_after_the_other(runs: list[tuple[int, int,
     for build_id, status, is_flaky in runs:
         expected = add_run(expected, build_id, commit, status, is_flaky)
     events = [block(build_id, status, flaky=bytes([is_flaky]), commit=commit) for build_id, status, is_flaky in runs]
-    assert MemoryRows(PROJECTION).apply(*events).all(CaseStatsRow) == ([expected] if runs else [])
+    assert given(*events).when(PROJECTION).all(CaseStatsRow) == ([expected] if runs else [])

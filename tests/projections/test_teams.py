@@ -3,15 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given
+import hypothesis
 
 from domain import teams
 from domain.core.events import Event
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelDeleted, ChannelFailing, ChannelRecovered, ChannelRegistered, ChannelUpdated
 from projections.teams import PROJECTION, ChannelRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -24,12 +24,12 @@ ABOUT: dict[str, Any] = {"at": LATER, "channel_id": 5, "project_id": 3}
 
 def test_a_channel_changes() -> None:
     update = ChannelUpdated(**ABOUT, active=False, mention="", events=["build.failed"])
-    row = MemoryRows(PROJECTION).apply(REGISTERED, update).one(ChannelRow)
+    row = given(REGISTERED, update).when(PROJECTION).one(ChannelRow)
     assert row == ChannelRow(5, 3, "CI", SHOWN, b"u", ["build.failed"], "", NOW, LATER, active=False)
 
 
 def test_it_shows_that_it_fails() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, ChannelFailing(**ABOUT, error="answered 503"))
+    rows = given(REGISTERED, ChannelFailing(**ABOUT, error="answered 503")).when(PROJECTION)
     failing = rows.one(ChannelRow)
     assert (failing.failing_since, failing.failing_error, failing.updated_at) == (LATER, "answered 503", NOW)
     recovered = rows.apply(ChannelRecovered(**ABOUT)).one(ChannelRow)
@@ -37,11 +37,11 @@ def test_it_shows_that_it_fails() -> None:
 
 
 def test_it_goes_and_goes_with_its_project() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, ChannelDeleted(**ABOUT))
+    rows = given(REGISTERED, ChannelDeleted(**ABOUT)).when(PROJECTION)
     assert rows.all(ChannelRow) == []
     assert rows.apply(REGISTERED, ProjectDeleted(project_id=3)).all(ChannelRow) == []
 
 
-@given(histories(ProjectDeleted, *teams.EVENTS))
+@hypothesis.given(histories(ProjectDeleted, *teams.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)

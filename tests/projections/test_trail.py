@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from domain.builds import BuildFinished, BuildQueued, BuildStarted
@@ -22,8 +23,8 @@ from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
 from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
 from projections.audit_view.summaries import predicate
-from tests.support.given import structs
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import structs
 
 AT = datetime(2026, 5, 20, 10, tzinfo=UTC)
 HIDDEN = "kept in the dark"
@@ -43,7 +44,7 @@ def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
 
 def test_every_event_has_a_row_of_numbers() -> None:
     stamped = EventMetadata(AT, "user:7").on(JOB)
-    rows = MemoryRows(audit_trail.PROJECTION).apply(stamped, LEADER)
+    rows = given(stamped, LEADER).when(audit_trail.PROJECTION)
     first, second = rows.all(TrailRow)
     assert first == TrailRow(
         position=1, at_us=microseconds(AT), actor=actor_number("user:7"), type=type_number("job.created"), project_id=2
@@ -61,7 +62,7 @@ def test_no_two_types_have_one_number() -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 @settings(max_examples=20)
-@given(data=st.data())
+@hypothesis.given(data=st.data())
 def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
     event = data.draw(structs(EVENTS[name]))
     for one in (event, blank(event)):
@@ -83,7 +84,7 @@ def blank(event: Event) -> Event:
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
 @settings(max_examples=30)
-@given(data=st.data())
+@hypothesis.given(data=st.data())
 def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
     history = [in_the_dark(event) for event in data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))]
     for stream in {event.stream for event in history}:
@@ -99,7 +100,7 @@ def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area.__name__)
 @settings(max_examples=30)
-@given(data=st.data())
+@hypothesis.given(data=st.data())
 def test_each_change_goes_on_from_the_one_before(area: Any, data: st.DataObject) -> None:
     history = data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))
     for stream in {event.stream for event in history if category_of(event.stream) is not None}:

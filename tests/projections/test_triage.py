@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+import hypothesis
 from hypothesis import strategies as st
 
 from domain import triage
@@ -24,8 +24,9 @@ from projections.engine.model import DeleteRange, DeleteWhere
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.projections.test_results import block
-from tests.support.given import histories
 from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 OF_RESULT: dict[str, Any] = {"result_id": 700, **IDS}
@@ -35,7 +36,7 @@ LINKED = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra"
 
 
 def test_what_rules_say_lies_apart() -> None:
-    rows = MemoryRows(PROJECTION).apply(BY_RULES)
+    rows = given(BY_RULES).when(PROJECTION)
     assert rows.all(RuleMatchRow) == [RuleMatchRow(700, 5, 17, 2), RuleMatchRow(703, 5, 9, 0)]
     assert rows.all(TriageRow) == []
 
@@ -43,7 +44,7 @@ def test_what_rules_say_lies_apart() -> None:
 def test_what_people_say_is_a_row() -> None:
     defect = DefectLinked(**OF_RESULT, defect_key="A-1", defect_url="https://jira/A-1")
     resolution = ResolutionSet(**OF_RESULT, resolution="fixed", set_by=8)
-    row = MemoryRows(PROJECTION).apply(CLASSIFIED, defect, resolution, LINKED).one(TriageRow)
+    row = given(CLASSIFIED, defect, resolution, LINKED).when(PROJECTION).one(TriageRow)
     assert row == TriageRow(
         id=700,
         job_id=5,
@@ -59,7 +60,7 @@ def test_what_people_say_is_a_row() -> None:
 
 
 def test_a_linked_issue_classifies_what_nobody_has() -> None:
-    row = MemoryRows(PROJECTION).apply(LINKED).one(TriageRow)
+    row = given(LINKED).when(PROJECTION).one(TriageRow)
     assert (row.classification, row.set_by_kind, row.known_issue_id) == ("infra", "rule", 17)
 
 
@@ -73,26 +74,26 @@ def test_a_search_classifies_only_what_nobody_has() -> None:
         result_ids=[700, 703],
         job_ids=[5, 6],
     )
-    theirs, ours = MemoryRows(PROJECTION).apply(CLASSIFIED, found, found).all(TriageRow)
+    theirs, ours = given(CLASSIFIED, found, found).when(PROJECTION).all(TriageRow)
     assert (theirs.classification, theirs.set_by_kind, theirs.known_issue_id) == ("flaky", "user", None)
     assert ours == TriageRow(703, 6, classification="infra", set_by_kind="rule", known_issue_id=17)
 
 
 def test_a_deleted_job_leaves_no_rows() -> None:
-    rows = MemoryRows(PROJECTION).apply(CLASSIFIED, JobDeleted(job_id=5, project_id=1))
+    rows = given(CLASSIFIED, JobDeleted(job_id=5, project_id=1)).when(PROJECTION)
     assert rows.all(TriageRow) == []
 
 
 def test_a_deleted_build_takes_its_rows_along_and_no_others() -> None:
     texts = [ResultText(0, "boom", system_out="out")]
     other = ResultClassified(**{**OF_RESULT, "result_id": 703}, classification="flaky", set_by_kind="ai")
-    rows = MemoryRows(results.PROJECTION, PROJECTION).apply(
+    rows = given(
         block(7, FAILED, PASSED, PASSED, texts=texts),
         block(8, FAILED, PASSED, texts=texts),
         CLASSIFIED,
         other,
         BuildDeleted(**IDS, results=[(700, 3)]),
-    )
+    ).when(results.PROJECTION, PROJECTION)
     assert [row.id for row in rows.all(ResultTextRow)] == [800]
     assert [row.first_result_id for row in rows.all(OutputsRow)] == [800]
     assert [row.id for row in rows.all(TriageRow)] == [703]
@@ -111,18 +112,18 @@ def test_every_table_of_results_is_swept() -> None:
     assert swept == {row.__name__: both for row in named} | {ReportRow.__name__: [7]}
 
 
-@given(histories(*(event for event in triage.EVENTS if event is not ResultsClassifiedByRules)))
+@hypothesis.given(histories(*(event for event in triage.EVENTS if event is not ResultsClassifiedByRules)))
 def test_a_row_says_what_the_stream_folds_to(history: list[Event]) -> None:
-    for row in MemoryRows(PROJECTION).apply(*history).all(TriageRow):
+    for row in given(*history).when(PROJECTION).all(TriageRow):
         state = TRIAGE.at(row.id).fold(event for event in history if event.stream == f"result-{row.id}")
         assert {name: getattr(row, name) for name in state.__struct_fields__} == {
             name: getattr(state, name) for name in state.__struct_fields__
         }
 
 
-@given(st.lists(st.sampled_from([BY_RULES, CLASSIFIED, LINKED, BuildDeleted(**IDS, results=[(700, 9)])])))
+@hypothesis.given(st.lists(st.sampled_from([BY_RULES, CLASSIFIED, LINKED, BuildDeleted(**IDS, results=[(700, 9)])])))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)
 
 
 def _recorded(event: Event) -> Recorded:

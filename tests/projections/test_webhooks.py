@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_type_hints
 
+import hypothesis
 import msgspec
-from hypothesis import given
 
 from api.quarantine import EntryItem
 from domain import webhooks
@@ -15,8 +15,8 @@ from domain.projects import ProjectDeleted
 from domain.webhooks import WebhookDeleted, WebhookFailing, WebhookRecovered, WebhookRegistered, WebhookUpdated
 from projections.webhook_views import QuarantinedTest, schemas
 from projections.webhooks import PROJECTION, WebhookRow
-from tests.support.given import histories
-from tests.support.memory_rows import MemoryRows
+from tests.support.spec import given
+from tests.support.strategies import histories
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -29,12 +29,12 @@ SCHEMAS = Path(__file__).parents[2] / "docs" / "webhook-schemas.json"
 
 def test_a_webhook_changes() -> None:
     update = WebhookUpdated(**ABOUT, active=False, sealed_secret=b"t")  # type: ignore[arg-type]
-    row = MemoryRows(PROJECTION).apply(REGISTERED, update).one(WebhookRow)
+    row = given(REGISTERED, update).when(PROJECTION).one(WebhookRow)
     assert row == WebhookRow(14, 3, "https://a.example.com/", ["build.failed"], False, b"t", NOW, LATER)
 
 
 def test_it_shows_that_it_fails() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, WebhookFailing(**ABOUT, error="answered 503"))  # type: ignore[arg-type]
+    rows = given(REGISTERED, WebhookFailing(**ABOUT, error="answered 503")).when(PROJECTION)  # type: ignore[arg-type]
     failing = rows.one(WebhookRow)
     assert (failing.failing_since, failing.failing_error, failing.updated_at) == (LATER, "answered 503", NOW)
     recovered = rows.apply(WebhookRecovered(**ABOUT)).one(WebhookRow)  # type: ignore[arg-type]
@@ -42,14 +42,14 @@ def test_it_shows_that_it_fails() -> None:
 
 
 def test_it_goes_and_goes_with_its_project() -> None:
-    rows = MemoryRows(PROJECTION).apply(REGISTERED, WebhookDeleted(**ABOUT))  # type: ignore[arg-type]
+    rows = given(REGISTERED, WebhookDeleted(**ABOUT)).when(PROJECTION)  # type: ignore[arg-type]
     assert rows.all(WebhookRow) == []
     assert rows.apply(REGISTERED, ProjectDeleted(project_id=3)).all(WebhookRow) == []
 
 
-@given(histories(ProjectDeleted, *webhooks.EVENTS))
+@hypothesis.given(histories(ProjectDeleted, *webhooks.EVENTS))
 def test_no_history_fails(history: list[Event]) -> None:
-    MemoryRows(PROJECTION).apply(*history)
+    given(*history).when(PROJECTION)
 
 
 def test_the_entry_is_what_is_shown() -> None:

@@ -40,6 +40,11 @@ class MemoryRows:
         (found,) = self.all(row)
         return found
 
+    def then(self, *rows: Row) -> None:
+        """Asserts that these are all the rows of their tables."""
+        for row in {type(row) for row in rows}:
+            assert self.all(row) == [one for one in rows if isinstance(one, row)]
+
     def _of(self, row: type[Row]) -> Iterable[tuple[tuple[type[Row], Key], Row]]:
         return [(place, found) for place, found in self._rows.items() if place[0] is row]
 

@@ -13,7 +13,7 @@ from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
-from tests.support.given import histories
+from tests.support.strategies import histories
 from workers.dispatch.placement import assignments, waiting_for
 from workers.dispatch.scheduler import LostBuild, Scheduler
 

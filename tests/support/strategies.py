@@ -1,52 +1,17 @@
-"""Given a history, when a command is decided, then these events follow: the words of these tests."""
+"""Hypothesis strategies: any command, and any history of events."""
 
-import contextlib
 import dataclasses
 import types
-from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from commands.handler import Command
 from domain.core.columns import Column
-from domain.core.errors import Rejection
-from domain.core.events import UNSTAMPED, AnyStream, Category, Event, ExpectedVersion
+from domain.core.events import UNSTAMPED, Event
 
-STAMP = {"at", "actor", "correlation_id", "causation"}
-
-
-def decided(command: Command, *history: Event) -> list[Event]:
-    """What follows from the command after this history of all the streams that it reads."""
-
-    def folded(reads: Sequence[AnyStream]) -> list[Any]:
-        states: list[Any] = []
-        for read in reads:
-            assert not isinstance(read, ExpectedVersion)
-            states.append(read.fold(event for event in history if event.stream == read.name))
-        return states
-
-    states = folded(command.reads())
-    return list(command.decide(*states, *folded(command.then_reads(*states))))
-
-
-def is_decided_once(command: Command, history: Sequence[Event]) -> None:
-    """A property of every command: decided again on what it made true, it does nothing, or says why it is refused."""
-    try:
-        first = decided(command, *history)
-    except Rejection:
-        return
-    with contextlib.suppress(Rejection):
-        assert decided(command, *history, *first) == []
-
-
-def folds(category: Category[Any], history: Iterable[Event]) -> None:
-    """A property of every category: no history makes its fold fail."""
-    state = category.initial
-    for event in history:
-        state = category.evolve(state, event)
+METADATA = {"at", "actor", "correlation_id", "causation"}
 
 
 def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
@@ -56,7 +21,7 @@ def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
 
 def structs(cls: type[msgspec.Struct]) -> SearchStrategy[Any]:
     hints = get_type_hints(cls)
-    return st.builds(cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in STAMP})
+    return st.builds(cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in METADATA})
 
 
 def commands(cls: type[Any], **fixed: SearchStrategy[Any]) -> SearchStrategy[Any]:
