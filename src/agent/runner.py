@@ -48,7 +48,7 @@ class TaskRunner:
             return [(build.id, build.attempt) for build in self._builds.values()]
 
     def begin_poll(self) -> tuple[Cancellation, int]:
-        """Return the number of free slots to send; the poll is cancelled when the server needs to hear another one."""
+        """Return the number of free slots for the poll to report; it is cancelled once that number is out of date."""
         with self._lock:
             self._poll = Cancellation(), self._count_free_locked()
             return self._poll
@@ -122,7 +122,7 @@ class TaskRunner:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing that the server sent is still running."""
+        """True if no build and no command runs."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def _count_free_locked(self) -> int:

@@ -8,7 +8,7 @@ import time
 
 STOPPED = "stopped"
 DROPPED = "dropped"
-"""Causes of an interrupt. The server is told how a stopped task ended; of a dropped one it wants to hear nothing."""
+"""Causes of an interrupt. A stopped task reports to the server; a dropped one does not: the server gave it up."""
 _CHECK_INTERVAL_S = 0.2
 """Within a pause: how late it may notice that the task was dropped or its time for reporting is over."""
 
@@ -61,7 +61,7 @@ class Interrupt:
 
 
 class Task:
-    """Any thread may call `drop` and `shut_down`, at any time."""
+    """Runs in one thread; any other may call `drop` and `shut_down`, at any time."""
 
     def __init__(self) -> None:
         self._interrupt = Interrupt()
@@ -76,7 +76,7 @@ class Task:
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:
-        """End the task because the agent ends: `grace` seconds for its processes, then as many for its report."""
+        """End the task since the agent ends: `grace` seconds for its processes, then `report_within` for its report."""
         self._report_until = time.monotonic() + grace + report_within
         self._interrupt.fire(STOPPED, "the agent was shut down", grace)
 

@@ -21,10 +21,7 @@ class CheckoutFailed(Exception):
 
 
 RunGit = Callable[[Sequence[str], dict[str, str], bool], tuple[int, list[str]]]
-"""Runs a git command line with an environment in the workspace. Returns exit code and output lines.
-
-The third argument says whether the output is also logged.
-"""
+"""Runs a command line with an environment in the workspace; returns exit code and output. True: also log the output."""
 
 
 class Checkout:

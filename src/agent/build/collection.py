@@ -47,7 +47,7 @@ class Collector:
         self._is_interrupted = is_interrupted
 
     def run(self, patterns: list[str], report: str, since_ns: int) -> None:
-        """Send all reports and artifacts. `report` is where test reporters were told to write.
+        """Send all reports and artifacts. `report` is the path that the build gave its test reporters.
 
         A report whose file time is before `since_ns` came with the repository, and is sent as an artifact only.
         """

@@ -1,7 +1,7 @@
 """A build's log: every line is numbered and written to a file first, then sent until the server has stored it.
 
-A gap is visible where it is. Of a log that is too long the middle is left out and the last lines are kept, with a line
-that counts the missing ones; so are lines counted that the disk had no space for.
+Where lines are missing, a line of the agent counts them. They are the middle of a log that is too long (its last lines
+are kept), or lines that the disk had no space for.
 """
 
 from __future__ import annotations

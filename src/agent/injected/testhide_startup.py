@@ -31,8 +31,8 @@ def begin() -> None:
 
 def _run_hidden_sitecustomize() -> None:
     """Run the `sitecustomize` of the machine or the job, which the agent's hides since it comes first on the path."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    others = [folder for folder in sys.path if os.path.abspath(folder) != own]
+    agents_folder = os.path.dirname(os.path.abspath(__file__))
+    others = [folder for folder in sys.path if os.path.abspath(folder) != agents_folder]
     spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
         module = module_from_spec(spec)

@@ -60,7 +60,7 @@ class SupervisorClient:
         self._send({"run": options})
 
     def end(self, grace: float) -> None:
-        """Send SIGTERM to all processes, and SIGKILL after `grace` seconds to those that are left."""
+        """Send SIGTERM to all processes, and SIGKILL after `grace` seconds; with 0 only SIGKILL."""
         self._ends += 1
         self._send({"end": grace, "number": self._ends})
 
@@ -76,7 +76,7 @@ class SupervisorClient:
         return [json.loads(line) for line in lines]
 
     def count_survivors(self, answer: dict[str, Any]) -> int | None:
-        """Return how many processes outlived the last `end`, or None if this answers something else."""
+        """Return how many processes outlived the last `end`, or None if `answer` is not about it."""
         return answer["left"] if answer.get("number") == self._ends else None
 
     def read_output(self) -> bytes | None:
