@@ -137,8 +137,7 @@ class AgentController(Controller):
             )
         )
         await ctx.services.gauges.record_contact(node_id, data.session)
-        node = receipt.state(NODE.at(node_id))
-        assert node is not None
+        node = receipt.existing(NODE.at(node_id))
         return Connected(node_id, node.title, node.max_parallel)
 
     @post("/disconnect", status_code=200)

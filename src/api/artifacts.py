@@ -18,7 +18,7 @@ from api.http.downloads import content_type, file_answer
 from api.http.idempotency import ReplayedResponse
 from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Paged, next_page, provide_paged, to_view
 from api.http.uploads import Upload, received
 from api.recording import record
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
@@ -102,7 +102,7 @@ class ArtifactController(Controller):
                 offset=paged.offset,
             )
         headers = next_page(request, paged, [row.id for row in found])
-        return Response([item(row) for row in found], headers=headers)
+        return Response([to_view(ArtifactItem, row) for row in found], headers=headers)
 
     @get("/tree")
     async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
@@ -249,20 +249,6 @@ async def chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, CHUNK):
             yield chunk
-
-
-def item(row: ArtifactRow) -> ArtifactItem:
-    return ArtifactItem(
-        id=row.id,
-        build_id=row.build_id,
-        name=row.name,
-        path=row.path,
-        type=row.type,
-        content_type=row.content_type,
-        size_bytes=row.size_bytes,
-        sha256=row.sha256,
-        created_at=row.created_at,
-    )
 
 
 def tree_of(rows: list[ArtifactRow]) -> dict[str, Any]:

@@ -148,7 +148,7 @@ class AuthController(Controller):
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
         receipt = await ctx(CreateApiToken(token_id, request.user.user_id, data.name, token_hash(secret)))
-        return CreatedApiToken(token_id, data.name, secret, receipt.events[-1].event.at)
+        return CreatedApiToken(token_id, data.name, secret, receipt.at)
 
     @delete("/api-tokens/{token_id:int}")
     async def revoke_token(self, request: Request[User, Any, Any], ctx: RequestContext, token_id: int) -> None:

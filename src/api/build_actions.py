@@ -101,7 +101,7 @@ class BuildActionController(Controller):
         await visible_build(request.user, ctx, build_id, "write")
         comment_id = await ctx.services.ids.draw("comments")
         receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, request.user.user_id))
-        return CommentView(comment_id, build_id, data.text, request.user.email, receipt.events[0].event.at)
+        return CommentView(comment_id, build_id, data.text, request.user.email, receipt.at)
 
     @delete(status_code=204)
     async def delete_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> None:

@@ -4,7 +4,7 @@ A bundle names things (its pool, its secrets) and holds no ids and no secrets' v
 """
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Request, post
@@ -22,7 +22,7 @@ from api.http.configurations import (
 )
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name
+from api.http.types import Id, Name, to_view
 from api.jobs import Minutes, Parallel, visible_job
 from api.nodes import Tags
 from api.pools import Label, check_labels
@@ -36,8 +36,6 @@ from projections import jobs, pools, templates
 VERSION: Literal["1"] = "1"
 IMPORTED = " (imported)"
 MAX_NAME = 200
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class JobPart(msgspec.Struct, forbid_unknown_fields=True):
@@ -116,9 +114,9 @@ class JobBundleController(Controller):
             )
         return Bundle(
             export_version=VERSION,
-            job=part(JobPart, job, node_pool=None if pool is None else pool.name),
-            configuration=ConfigurationPart() if configuration is None else part(ConfigurationPart, configuration),
-            pipeline_template=None if template is None else part(TemplatePart, template),
+            job=to_view(JobPart, job, node_pool=None if pool is None else pool.name),
+            configuration=ConfigurationPart() if configuration is None else to_view(ConfigurationPart, configuration),
+            pipeline_template=None if template is None else to_view(TemplatePart, template),
         )
 
     @post("/import")
@@ -182,11 +180,6 @@ class JobBundleController(Controller):
             )
         )
         return ImportedJob(job_id, name, data.project_id, warnings)
-
-
-def part(into: type[T], row: msgspec.Struct, **more: Any) -> T:
-    """The row's columns that the part of a bundle has too."""
-    return into(**{name: getattr(row, name) for name in into.__struct_fields__ if hasattr(row, name)} | more)
 
 
 def read(given: dict[str, Any]) -> Bundle:

@@ -14,13 +14,13 @@ from api.http.as_of import as_of
 from api.http.configurations import Branch, NewConfiguration, Repository, check_repository
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from api.nodes import Tags
 from api.pools import Label, check_labels
 from api.templates import must_lend_secrets
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.core.errors import NotFound
-from domain.jobs import Clearable, QuarantineMode
+from domain.jobs import JOB, Clearable, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
 from projections.time_travel.historical_reads import CONFIGURATION_PAST, JOB_PAST
@@ -112,7 +112,9 @@ class JobController(Controller):
                 offset=paged.offset,
                 limit=paged.limit,
             )
-        return Response([item(row) for row in found], headers=next_page(request, paged, [row.id for row in found]))
+        return Response(
+            [to_view(JobItem, row) for row in found], headers=next_page(request, paged, [row.id for row in found])
+        )
 
     @post()
     async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewJob) -> JobDetail:
@@ -139,22 +141,8 @@ class JobController(Controller):
                 quarantine_mode=data.quarantine_mode,
             )
         )
-        return JobDetail(
-            id=job_id,
-            name=data.name,
-            project_id=data.project_id,
-            enabled=True,
-            node_pool_id=data.node_pool_id,
-            timeout_minutes=data.timeout_minutes,
-            max_parallel=data.max_parallel,
-            repository=data.repository,
-            default_branch=data.default_branch,
-            pipeline_template_id=data.pipeline_template_id,
-            created_at=receipt.events[-1].event.at,
-            required_tags=required_tags,
-            pool_labels=data.pool_labels,
-            quarantine_mode=data.quarantine_mode,
-        )
+        job = receipt.existing(JOB.at(job_id))
+        return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
 
     @get("/{job_id:int}", **as_of(JOB_PAST, "job_id"))
     async def get_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> JobDetail:
@@ -212,9 +200,7 @@ class JobController(Controller):
             found = await jobs.find_configuration(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)
-        return ConfigurationView(
-            found.setup, found.command, found.env, found.artifacts, found.secrets, found.updated_at
-        )
+        return to_view(ConfigurationView, found)
 
     @put("/{job_id:int}/configuration")
     async def configure(
@@ -235,7 +221,7 @@ class JobController(Controller):
             )
         )
         if receipt.events:
-            return Configured(job_id, receipt.events[-1].event.at)
+            return Configured(job_id, receipt.at)
         async with ctx.reading() as connection:
             stored = await jobs.find_configuration(connection, job_id)
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
@@ -258,15 +244,3 @@ async def detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
         raise NotFound(f"There is no job {job_id}.")
     user.must("read", found.project_id, f"job {job_id}")
     return found
-
-
-def item(row: JobRow) -> JobItem:
-    return JobItem(
-        id=row.id,
-        name=row.name,
-        project_id=row.project_id,
-        node_pool_id=row.node_pool_id,
-        enabled=row.enabled,
-        timeout_minutes=row.timeout_minutes,
-        max_parallel=row.max_parallel,
-    )

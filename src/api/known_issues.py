@@ -11,12 +11,12 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.rules.patterns import MAX_PATTERN
 from domain.core.errors import FieldError, Invalid, NotFound
-from domain.known_issues import MAX_FAIL_ID, Clearable, Kind
+from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification
 from projections import known_issues, projects
 from projections.known_issues import KnownIssueRow
@@ -111,19 +111,11 @@ class KnownIssueController(Controller):
                 defect_url=data.defect_url,
             )
         )
-        at = receipt.events[-1].event.at
-        return KnownIssueView(
+        return view(
+            receipt.existing(KNOWN_ISSUE.at(known_issue_id)),
             id=known_issue_id,
-            project_id=data.project_id,
-            title=data.title,
-            classification=data.classification,
-            pattern=data.pattern,
-            signature=data.signature,
-            fail_id=data.fail_id,
-            defect_key=data.defect_key,
-            defect_url=data.defect_url,
-            created_at=at,
-            updated_at=at,
+            created_at=receipt.at,
+            updated_at=receipt.at,
         )
 
     @get("/{known_issue_id:int}")
@@ -192,16 +184,6 @@ def given(value: Any) -> Any:
     return None if value is UNSET else value
 
 
-def view(row: KnownIssueRow) -> KnownIssueView:
-    known_by = {kind: row.value if row.kind == kind else None for kind in KINDS}
-    return KnownIssueView(
-        id=row.id,
-        project_id=row.project_id,
-        title=row.title,
-        classification=row.classification,
-        **known_by,
-        defect_key=row.defect_key,
-        defect_url=row.defect_url,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )
+def view(issue: KnownIssue | KnownIssueRow, **more: Any) -> KnownIssueView:
+    known_by = {kind: issue.value if issue.kind == kind else None for kind in KINDS}
+    return to_view(KnownIssueView, issue, **known_by, **more)

@@ -15,9 +15,10 @@ from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
 from domain.core.errors import NotFound
+from domain.nodes import NODE
 from projections import nodes
 from projections.nodes import Health, NodeRow, NodeView
 from projections.time_travel.historical_reads import NODE_PAST
@@ -105,19 +106,19 @@ class NodeController(Controller):
         """`agent_token` is what the node's agent signs in with; it is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
-        tags = list(dict.fromkeys(data.tags))
-        await ctx(
+        receipt = await ctx(
             RegisterNode(
                 node_id=node_id,
                 title=data.name,
                 claim=name_claim(ctx, data.name),
                 token_hash=token_hash(token),
                 pool_id=data.pool_id,
-                tags=tags,
+                tags=list(dict.fromkeys(data.tags)),
                 max_parallel=data.max_parallel,
             )
         )
-        return RegisteredNode(node_id, data.name, data.pool_id, token, tags, data.max_parallel)
+        node = receipt.existing(NODE.at(node_id))
+        return to_view(RegisteredNode, node, id=node_id, name=node.title, agent_token=token)
 
     @get("/find")
     async def find_by_name(

@@ -11,9 +11,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from commands.pools import CreatePool, DeletePool, UpdatePool
 from domain.core.errors import Forbidden, Invalid, NotFound
+from domain.pools import POOL
 from projections import pools
 from projections.pools import PoolView
 
@@ -72,7 +73,7 @@ class PoolController(Controller):
             request.user.must_manage_nodes()
         check_labels("labels", data.labels)
         pool_id = await ctx.services.ids.draw("node_pools")
-        await ctx(
+        receipt = await ctx(
             CreatePool(
                 pool_id=pool_id,
                 project_id=data.project_id,
@@ -83,15 +84,8 @@ class PoolController(Controller):
                 shared=data.shared,
             )
         )
-        return PoolView(
-            id=pool_id,
-            name=data.name,
-            project_id=data.project_id,
-            node_count=0,
-            labels=data.labels,
-            max_parallel=data.max_parallel,
-            shared=data.shared,
-        )
+        pool = receipt.existing(POOL.at(pool_id))
+        return to_view(PoolView, pool, id=pool_id, name=pool.title, node_count=0)
 
     @get("/{id:int}")
     async def get_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> PoolView:

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http.idempotency import SHOWN_ONCE
 from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Id, Paged, next_page, provide_paged
+from api.http.types import Id, Paged, next_page, provide_paged, to_view
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain.core.errors import Conflict, NotFound, Unavailable
@@ -86,7 +86,7 @@ class ProjectController(Controller):
             found = await projects.fetch_visible(
                 connection, member, after=paged.after, offset=paged.offset, limit=paged.limit
             )
-        items = [ProjectItem(row.id, row.name, row.slug, row.jobs_count) for row in found]
+        items = [to_view(ProjectItem, row) for row in found]
         return Response(items, headers=next_page(request, paged, [row.id for row in found]))
 
     @post(opt=SHOWN_ONCE, guards=[developers_only])
@@ -180,19 +180,7 @@ async def visible_project(user: User, ctx: RequestContext, project_id: int) -> P
 
 
 def detail(row: ProjectRow, base_url: str) -> ProjectDetail:
-    return ProjectDetail(
-        id=row.id,
-        name=row.name,
-        slug=row.slug,
-        description=row.description,
-        scm_endpoint_id=row.scm_endpoint_id,
-        jobs_count=row.jobs_count,
-        last_build_at=row.last_build_at,
-        created_at=row.created_at,
-        webhook_url=f"{base_url}/webhook/proj/{row.id}",
-        retention_days=row.retention_days,
-        retention_builds=row.retention_builds,
-    )
+    return to_view(ProjectDetail, row, webhook_url=f"{base_url}/webhook/proj/{row.id}")
 
 
 def slug_of(name: str) -> str:

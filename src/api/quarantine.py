@@ -11,7 +11,7 @@ from msgspec import Meta
 from api.http.as_of import as_of
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page
+from api.http.types import MAX_ID, Id, Name, Paged, next_page, to_view
 from api.jobs import visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.core.errors import NotFound
@@ -146,7 +146,7 @@ class QuarantineController(Controller):
             id=quarantine_id,
             node_id=data.node_id,
             reason=data.reason,
-            quarantined_at=receipt.events[-1].event.at,
+            quarantined_at=receipt.at,
             expires_at=data.expires_at,
             owner=data.owner,
         )
@@ -219,16 +219,4 @@ def distribution(ages: list[AgeTotal]) -> dict[str, int]:
 
 def item(row: QuarantineRow, now: datetime) -> EntryItem:
     status, since = quarantine.status_at(row, now)
-    return EntryItem(
-        id=row.id,
-        node_id=row.node_id,
-        reason=row.reason,
-        quarantined_at=row.quarantined_at,
-        expires_at=row.expires_at,
-        owner=row.owner,
-        job_id=row.job_id,
-        quarantined_by=row.quarantined_by,
-        status=status,
-        status_since=since,
-        passed_builds=len(row.passed_in),
-    )
+    return to_view(EntryItem, row, status=status, status_since=since, passed_builds=len(row.passed_in))

@@ -11,9 +11,10 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http.configurations import Glob, SetupLine, Value, check_glob, check_variables
 from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Name, Paged, next_page, provide_paged
+from api.http.types import Name, Paged, next_page, provide_paged, to_view
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden, NotFound
+from domain.templates import TEMPLATE
 from projections import templates
 from projections.templates import TemplateView
 
@@ -95,19 +96,17 @@ class TemplateController(Controller):
                 secrets={name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()},
             )
         )
-        at = receipt.events[-1].event.at
-        return TemplateView(
+        template = receipt.existing(TEMPLATE.at(template_id))
+        return to_view(
+            TemplateView,
+            template.configuration,
             id=template_id,
-            name=data.name,
-            description=data.description,
+            name=template.title,
+            description=template.description,
             jobs_using=0,
-            setup=data.setup,
-            command=data.command,
-            env=data.env,
-            artifacts=data.artifacts,
-            secrets=sorted(data.secrets),
-            created_at=at,
-            updated_at=at,
+            secrets=sorted(template.configuration.secrets),
+            created_at=receipt.at,
+            updated_at=receipt.at,
             creator_id=request.user.user_id,
         )
 

@@ -67,6 +67,17 @@ class Receipt:
         """The position of the last event; None when there was nothing to do."""
         return self.events[-1].position if self.events else None
 
+    @property
+    def at(self) -> datetime:
+        """The time of the events. Raises IndexError when there was nothing to do."""
+        return self.events[-1].event.at
+
+    def existing(self, stream: Stream[S | None]) -> S:
+        """Returns the state as `state` does, of a stream that has begun."""
+        state = self.state(stream)
+        assert state is not None, f"{stream.name} has not begun"
+        return state
+
     def state(self, stream: Stream[S]) -> S:
         """Returns the state in which the command left a stream that it read or began. Raises LookupError for others."""
         appended = [recorded for recorded in self.events if recorded.stream == stream.name]

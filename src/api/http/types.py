@@ -7,7 +7,7 @@ path and query string.
 
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
 
 import msgspec
@@ -19,6 +19,8 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from domain.core.errors import Invalid, NotFound
+
+V = TypeVar("V", bound=msgspec.Struct)
 
 MAX_ID = 2**53
 """The largest number that every JSON reader keeps exact."""
@@ -151,6 +153,12 @@ def is_text(raw: bytes) -> bool:
         return "\0" not in raw.decode()
     except UnicodeDecodeError:
         return False
+
+
+def to_view(view: type[V], source: msgspec.Struct, **more: Any) -> V:
+    """Returns a view with the fields of `source` that it has too, and those in `more`."""
+    common = {name: getattr(source, name) for name in view.__struct_fields__ if hasattr(source, name)}
+    return view(**common | more)
 
 
 class Paged(msgspec.Struct, frozen=True):
