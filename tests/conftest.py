@@ -60,7 +60,8 @@ def _reused_database(engines: Engines) -> tuple[str, list[str]]:
     migrate(_settings(conninfo))
     with psycopg.connect(conninfo) as connection:
         names = connection.execute(
-            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')"
+            "SELECT schemaname || '.' || tablename FROM pg_tables"
+            " WHERE schemaname IN ('public', 'beside', 'previous') AND tablename <> 'schema_migrations'"
         ).fetchall()
     return conninfo, [name for (name,) in names]
 

@@ -20,7 +20,7 @@ from domain.core.events import EventMetadata
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import Secrets
 from store.log.codec import EventMapper
-from store.migrations import SEQUENCES
+from store.migrations.baseline import SEQUENCES
 
 FIRST_ID = 1_000
 """Leaves room for what a server's first start makes."""

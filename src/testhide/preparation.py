@@ -14,16 +14,25 @@ from projections.engine.schemas import begin
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
-from store.migrations import migrate as migrate_store
+from store.migrations.runner import NewerSchema
+from store.migrations.runner import migrate as migrate_store
+from testhide.operator_errors import Fault
 from testhide.processes import core
 from testhide.settings import Settings
+from testhide.version import VERSION
 
 FIRST_START = CommandContext("system:first-start")
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Bring all tables up to date. Returns the names of the read models that must be built from the log."""
-    migrate_store(settings.database_url)
+    """Bring all tables up to date. Returns the names of the read models that must be built from the log.
+
+    Raises Fault for a database that a newer release has migrated.
+    """
+    try:
+        migrate_store(settings.database_url, VERSION)
+    except NewerSchema as error:
+        raise Fault(str(error)) from None
 
     async def read_tables() -> list[str]:
         async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:

@@ -14,18 +14,6 @@ from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
 
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS audit_tiles (level int, n bigint, hashes bytea NOT NULL, PRIMARY KEY (level, n))",
-    "ALTER TABLE audit_tiles ALTER COLUMN hashes SET STORAGE EXTERNAL",  # hashes do not compress
-    """
-    CREATE TABLE IF NOT EXISTS audit_checkpoints (
-        size bigint PRIMARY KEY, root bytea NOT NULL, note text NOT NULL, at timestamptz NOT NULL
-    )
-    """,
-    # Private keys, sealed with the master. Which of them signs is in the log.
-    "CREATE TABLE IF NOT EXISTS audit_keys (vkey text PRIMARY KEY, sealed bytea NOT NULL)",
-)
-
 MAX_GAP = 100_000
 """Positions without a row that are taken for what they are; a row beyond was not appended by this server."""
 UNKNOWN = bytes(HASH)

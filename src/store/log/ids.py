@@ -1,7 +1,7 @@
 """Ids are drawn before the decision and carried in the event."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -27,6 +27,8 @@ Kind = Literal[
     "webhooks",
     "audit_reads",
 ]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Each has a sequence `<kind>_ids`, which a migration makes."""
 
 
 class Ids:

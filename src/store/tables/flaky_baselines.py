@@ -4,12 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import AsyncConnection
 
-TABLES = (
-    """
-    CREATE TABLE IF NOT EXISTS flaky_tests (test_case_id bigint PRIMARY KEY, runs int NOT NULL, flaky_runs int NOT NULL)
-    """,
-)
-
 
 async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
     """(runs, flaky runs) by test case, of those that were noted."""

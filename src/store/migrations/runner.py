@@ -1,0 +1,66 @@
+"""Versioned changes of the store's tables: each runs once, in order, and is noted in `schema_migrations`.
+
+To change a table, append a Migration to MIGRATIONS; one that was released is never edited. Processes of the release
+before run on while and after it is applied, so it leaves what they use: a column is dropped one release after the code
+that used it.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from store.migrations import baseline
+from store.migrations.baseline import Statement
+
+LOCK = "testhide migrations"
+"""Name of the advisory lock that lets one process at a time migrate a database."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    version: int
+    name: str
+    statements: Sequence[Statement]
+    in_transaction: bool = True
+    """False for statements that PostgreSQL runs outside of transactions only, such as CREATE INDEX CONCURRENTLY. They
+    run again after a crash, so each must be one that may be repeated.
+    """
+
+
+class NewerSchema(Exception):
+    """A newer release has migrated the database. The sentence says which one to start."""
+
+
+MIGRATIONS = (Migration(1, "baseline", baseline.STATEMENTS),)
+
+
+def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Brings the store's tables to the newest version of `migrations`. Blocks. Raises NewerSchema and psycopg.Error."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (version int PRIMARY KEY, name text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT now(), release text NOT NULL)"
+        )
+        applied: dict[int, str] = dict(connection.execute("SELECT version, release FROM schema_migrations").fetchall())
+        newest, known = max(applied, default=0), migrations[-1].version
+        if newest > known:
+            raise NewerSchema(
+                f"The database has schema version {newest}, made by release {applied[newest]}, and this is release"
+                f" {release}, which knows versions up to {known}: start release {applied[newest]} or a newer one."
+            )
+        for migration in migrations:
+            if migration.version not in applied:
+                with connection.transaction() if migration.in_transaction else contextlib.nullcontext():
+                    _apply(connection, migration, release)
+
+
+def _apply(connection: psycopg.Connection, migration: Migration, release: str) -> None:
+    for statement in migration.statements:
+        connection.execute(statement.encode() if isinstance(statement, str) else statement)
+    connection.execute(
+        "INSERT INTO schema_migrations (version, name, release) VALUES (%s, %s, %s)",
+        (migration.version, migration.name, release),
+    )
