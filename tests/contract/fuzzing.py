@@ -142,7 +142,9 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
     answers: Counter[int] = Counter()
     # Deleting what others are about would leave nothing to look at.
     real = st.booleans() if operation.method.upper() != "DELETE" else st.just(False)
-    modes = st.sampled_from(list(schemathesis.GenerationMode))
+    # Made once: each is compiled anew from the schema.
+    cases = {mode: operation.as_strategy(mode) for mode in schemathesis.GenerationMode}
+    modes = st.sampled_from(list(cases))
 
     @seed(number)
     @settings(
@@ -155,7 +157,7 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
     )
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
-        case = data.draw(operation.as_strategy(data.draw(modes)))
+        case = data.draw(cases[data.draw(modes)])
         if data.draw(real):
             _about(case, fuzzed.ids_in(operation.path))
         headers = {"Authorization": fuzzed.credentials(operation)}
