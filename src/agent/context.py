@@ -1,4 +1,4 @@
-"""Holds what all builds and administrator commands of an agent share. Below them, so that each can take it."""
+"""Holds what all builds and administrator commands of an agent share. Its own module, since both import it."""
 
 from __future__ import annotations
 

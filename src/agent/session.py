@@ -52,7 +52,7 @@ class Session:
             threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
     def sign_off(self) -> None:
-        """Tell the server that the session is over; one try of a second, since otherwise it finds out by itself."""
+        """Tell the server that the session is over. One try of a second at most: the server also notices by itself."""
         if not self._connected.is_set():
             return
 

@@ -73,7 +73,7 @@ class Log:
             self._state.notify_all()
 
     def finish(self) -> int:
-        """Wait until the server has every line; return their number. Raises what made the sender give up."""
+        """Wait until the server has every line; return their number. Raises the error that ended the sending."""
         with self._state:
             if self._beyond_limit > len(self._last):
                 self._write(

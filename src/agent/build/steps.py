@@ -1,4 +1,4 @@
-"""Runs the steps of one build in its supervisor: output to the log, the deadline, and an early end."""
+"""Runs the steps of one build in its supervisor: takes their output, and ends them at a deadline or an interrupt."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ RECORD_FILE = "processes"
 _KILL_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.02
 _VARIABLES = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")
-"""Each of them holds a path in the build's folder, unless the build itself sets it: hence more than one."""
+"""Each holds a path in the build's folder. There are several because a build may change one of them itself."""
 
 
 def record_process(path: str, pid: int) -> None:
