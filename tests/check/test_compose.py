@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from testhide.cli.main import PROCESSES
+from testhide.cli.processes import PROCESSES
 from testhide.settings import known_names
 
 ROOT = Path(__file__).parents[2]

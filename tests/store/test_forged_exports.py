@@ -144,7 +144,7 @@ async def test_where_an_export_begins_is_said(
     export, key = tmp_path / "export.ndjson", tmp_path / "key.txt"
     key.write_text(f"{archive.first_key}\n")
     export.write_bytes(b"".join(await archive.export(after=archive.first.size)))
-    assert verify(export, [], key) == 0
+    assert verify(export, checkpoint=[], key=key) == 0
     first, last = archive.first.size + 1, archive.third.size
     assert (
         f": the whole log, from position {first} to {last}; what comes before is not in it" in capsys.readouterr().out
@@ -161,7 +161,7 @@ async def test_what_is_printed_is_printable(
     lines[5] = changed(lines[5], stream=wipe, type=wipe)
     export = tmp_path / "export.ndjson"
     export.write_bytes(b"".join(lines))
-    assert verify(export, [], None) == 1
+    assert verify(export, checkpoint=[], key=None) == 1
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert not any(line.startswith("verified") for line in out.splitlines())

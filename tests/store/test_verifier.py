@@ -358,13 +358,13 @@ async def test_the_command(archive: Archive, tmp_path: Path, capsys: pytest.Capt
     export.write_bytes(b"".join(await archive.export()))
     checkpoint.write_text(archive.third.note)
     key.write_text(f"{archive.first_key}\n")
-    assert verify(export, [checkpoint], key) == 0
+    assert verify(export, checkpoint=[checkpoint], key=key) == 0
     assert "verified: nothing was altered" in capsys.readouterr().out
-    assert verify(export, [], None) == 0
+    assert verify(export, checkpoint=[], key=None) == 0
     assert "compared with nothing from elsewhere" in capsys.readouterr().out
     await archive.execute("DELETE FROM stored_events WHERE notification_id = 77")
     export.write_bytes(b"".join(await archive.export()))
-    assert verify(export, [checkpoint], key) == 1
+    assert verify(export, checkpoint=[checkpoint], key=key) == 1
     out = capsys.readouterr().out
     assert "position 77: the row that was sealed here is gone" in out
     assert out.endswith("ALTERED or incomplete\n")

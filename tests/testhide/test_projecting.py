@@ -8,8 +8,8 @@ import pytest
 
 from projections.rebuild.rebuild import Progress
 from testhide.cli import main
-from testhide.cli.projections import ProgressPrinter
 from testhide.preparation import create_first_admin, migrate
+from testhide.rebuild import ProgressPrinter
 from testhide.settings import Settings, save_settings
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testhide.cli.main import forget_admin_password
+from testhide.cli.processes import forget_admin_password
 from testhide.operator_errors import Fault
 from testhide.settings import Settings, from_environment, load_settings, own_secret_key, save_settings
 

@@ -1,23 +1,87 @@
-"""`testhide audit ...`: verifying an export, which needs its files alone, and the keys and checkpoints of a log."""
+"""`testhide audit`: verify an export from its files, print checkpoints and keys, change the signing key."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+from cyclopts import App
+
+from commands.handler import CommandContext, Handler
+from commands.sealing import new_signing_key
 from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import AuditTree
 from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
+from store.clock import utcnow
+from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
+from testhide.processes import core
 from testhide.settings import Settings
 
-SHOWN = 50
+app = App(name="audit", help="Proof that the log was not altered.")
+
+MAX_PRINTED = 50
+"""Findings that `verify` prints; the rest is counted."""
+
+
+@app.command
+def verify(export: Path, *, checkpoint: list[Path] | None = None, key: Path | None = None) -> int:
+    """Verify an export of the audit log. Needs these files alone; ends with 1 when anything was altered.
+
+    Parameters
+    ----------
+    export
+        What GET /api/v3/audit/export answered.
+    checkpoint
+        A checkpoint that was kept elsewhere; several narrow down where something was altered.
+    key
+        The verifier key of the log's first checkpoints (or of the oldest that is trusted).
+    """
+    trusted = None if key is None else read_key(key)
+    held = [read_checkpoint(file) for file in checkpoint or ()]
+    verifier = Verifier(trusted, held)
+    try:
+        with export.open("rb") as lines:
+            verifier.verify(lines)
+    except OSError as error:
+        raise Fault(f"{export} cannot be read: {error}", 2) from None
+    for finding in verifier.findings[:MAX_PRINTED]:
+        print(printable(str(finding)))
+    if verifier.found > MAX_PRINTED:
+        print(f"and {verifier.found - MAX_PRINTED} more")
+    if verifier.header is not None:
+        print("\n".join(map(printable, _summarize(verifier, verifier.header))))
+    if trusted is None and not held:
+        print("compared with nothing from elsewhere: only a checkpoint or key kept outside rules out a forged export")
+    print("ALTERED or incomplete" if verifier.found else "verified: nothing was altered")
+    return 1 if verifier.found else 0
+
+
+@app.command(name="checkpoint")
+def newest_checkpoint(*, data: DataFolder = None) -> int:
+    """Print the newest checkpoint, to be kept elsewhere."""
+    return run_on_stack(data, _print_checkpoint)
+
+
+@app.command
+def keys(*, data: DataFolder = None) -> int:
+    """Print the verifier keys of the log's checkpoints, the first one first; the last one signs."""
+    return run_on_stack(data, _print_keys)
+
+
+@app.command
+def rotate_key(*, data: DataFolder = None) -> int:
+    """Make a new signing key and print its verifier key.
+
+    The next checkpoint, signed by the old one, hands over to it.
+    """
+    return run_on_stack(data, _rotate_key)
 
 
 def read_checkpoint(file: Path) -> HeldCheckpoint:
-    """Raises Fault."""
-    note = _text(file)
+    """Read a file with one signed checkpoint. Raises Fault."""
+    note = _read_text(file)
     try:
         return HeldCheckpoint(f"checkpoint {file}", note, checkpoint_of(note))
     except BadNote as error:
@@ -25,43 +89,21 @@ def read_checkpoint(file: Path) -> HeldCheckpoint:
 
 
 def read_key(file: Path) -> VerifierKey:
-    """Of the file's first line. Raises Fault."""
+    """Read a verifier key from the first line of a file. Raises Fault."""
     try:
-        return VerifierKey.parse(_text(file).strip().partition("\n")[0])
+        return VerifierKey.parse(_read_text(file).strip().partition("\n")[0])
     except BadNote as error:
         raise Fault(f"{file}: {error}.", 2) from None
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Fault(f"{file} cannot be read: {error}", 2) from None
 
 
-def verify(export: Path, checkpoints: Iterable[Path], key: Path | None) -> int:
-    """`testhide audit verify`; prints what it finds. The exit code: 1 when there is anything. Raises Fault."""
-    given = None if key is None else read_key(key)
-    held = [read_checkpoint(file) for file in checkpoints]
-    verifier = Verifier(given, held)
-    try:
-        with export.open("rb") as lines:
-            verifier.verify(lines)
-    except OSError as error:
-        raise Fault(f"{export} cannot be read: {error}", 2) from None
-    for finding in verifier.findings[:SHOWN]:
-        print(printable(str(finding)))
-    if verifier.found > SHOWN:
-        print(f"and {verifier.found - SHOWN} more")
-    if verifier.header is not None:
-        print("\n".join(map(printable, summary(verifier, verifier.header))))
-    if given is None and not held:
-        print("compared with nothing from elsewhere: only a checkpoint or key kept outside rules out a forged export")
-    print("ALTERED or incomplete" if verifier.found else "verified: nothing was altered")
-    return 1 if verifier.found else 0
-
-
-def summary(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
+def _summarize(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
     chosen = ", ".join(f"{name} {value}" for name, value in header.filter.items()) or "the whole log"
     begins = verifier.begins_at
     covers = f"from position {begins} to {header.size}; what comes before is not in it"
@@ -76,10 +118,7 @@ def summary(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
     yield f"findings: {verifier.found}"
 
 
-async def print_checkpoint(settings: Settings) -> int:
-    """The newest one, as a file that `verify` takes."""
-    from testhide.processes import core
-
+async def _print_checkpoint(settings: Settings) -> int:
     async with core(settings, pool_size=1) as parts:
         newest = await AuditTree(parts.pool).checkpoint()
     if newest is None:
@@ -88,10 +127,7 @@ async def print_checkpoint(settings: Settings) -> int:
     return 0
 
 
-async def print_keys(settings: Settings) -> int:
-    """Verifier keys, the first one first; the last one signs."""
-    from testhide.processes import core
-
+async def _print_keys(settings: Settings) -> int:
     async with core(settings, pool_size=1) as parts:
         changes = (await parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
     if not changes:
@@ -100,12 +136,7 @@ async def print_keys(settings: Settings) -> int:
     return 0
 
 
-async def rotate_key(settings: Settings) -> int:
-    from commands.handler import CommandContext, Handler
-    from commands.sealing import new_signing_key
-    from store.clock import utcnow
-    from testhide.processes import core
-
+async def _rotate_key(settings: Settings) -> int:
     async with core(settings, pool_size=2) as parts:
         handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
         print(await new_signing_key(handler, parts.log, parts.pool, parts.secrets, caller))

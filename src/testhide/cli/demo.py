@@ -1,8 +1,8 @@
-"""`./dev demo`: a real test suite through the whole server, from nothing.
+"""`testhide demo`: a real test suite through a whole server, from nothing.
 
-Starts a stack on a folder of its own, makes project, job and node over the REST API, commits examples/shop to a git
-repository, queues three builds, shows their log as it comes, then the report, the flaky suspects and the events of
-one build. Everything that it claims it has compared; what differs ends it with 1.
+Starts a stack on a temporary folder, makes project, job and node over the REST API, commits examples/shop to a git
+repository, queues three builds and prints their logs live, then the report, the flaky suspects and the events of one
+build. Compares everything that it prints with another source; a difference ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -21,40 +21,54 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
-import httpx
+import psycopg
+from cyclopts import Parameter
+
+from testhide.stack.offline import settings_of_running_stack
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "shop"
 BUILDS = 3
-STARTS_S = 60
+"""Builds of one commit: enough for the flaky test of the example to pass and to fail."""
+REQUEST_TIMEOUT_S = 120
+"""Seconds between two messages of a build's stream, at most; any other request takes far less."""
 ADMIN = "admin@example.com"
 OUTCOMES = ("passed", "failed", "skipped")
 
 
-class Failed(Exception):
-    """The demo saw something that should not be; the message says what."""
+class DemoFailed(Exception):
+    """The server did not do what the demo expects; the message says what."""
 
 
-def main(exit_after: bool) -> int:
+def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False) -> int:
+    """Start a stack on a folder of its own, run an example through it and show what it found.
+
+    Parameters
+    ----------
+    exit
+        Stop everything afterwards.
+    """
     if not EXAMPLE.is_dir():
         print("testhide: the demo runs from a checkout: examples/shop is missing.", file=sys.stderr)
         return 2
     if shutil.which("git") is None:
         print("testhide: the demo needs git: install it first.", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="testhide-demo-") as folder, contextlib.ExitStack() as stack:
-        place = Path(folder)
-        place.chmod(0o711)  # as root the embedded database runs as another user, who must get in
+    with tempfile.TemporaryDirectory(prefix="testhide-demo-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # as root the embedded database runs as another user, who must get in
         try:
-            with stack:
-                demo = stack.enter_context(started(place))
-                demo.run()
-                if not exit_after:
+            with _running_stack(folder) as running:
+                running.run()
+                if not exit:
                     print("\nThe server stays up until Ctrl-C.")
                     with contextlib.suppress(KeyboardInterrupt):
-                        demo.server.wait()
-        except Failed as error:
+                        running.server.wait()
+        except DemoFailed as error:
             print(f"\ntesthide: the demo failed: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
@@ -63,45 +77,32 @@ def main(exit_after: bool) -> int:
 
 
 @contextlib.contextmanager
-def started(place: Path) -> Iterator[Demo]:
-    """A running stack without its own agent, signed in."""
-    step("Starting PostgreSQL, Valkey and the server")
+def _running_stack(folder: Path) -> Iterator[Demo]:
+    """Start a stack without a local agent, and sign in."""
+    print_step("Starting PostgreSQL, Valkey and the server")
     begun = time.monotonic()
-    password, port = secrets.token_urlsafe(9), free_port()
+    password = secrets.token_urlsafe(9)
     environ = {
         **{name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")},
         "TESTHIDE_ADMIN_EMAIL": ADMIN,
         "TESTHIDE_ADMIN_PASSWORD": password,
     }
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "testhide",
-        "up",
-        "--no-agent",
-        "--port",
-        str(port),
-        "--data",
-        str(place / "data"),
-    ]
-    with running(command, environ, stdout=subprocess.PIPE) as server:
+    options = ["--no-agent", "--port", str(find_free_port()), "--data", str(folder / "data")]
+    command = [sys.executable, "-P", "-m", "testhide", "up", *options]
+    with _running_process(command, environ, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         for line in server.stdout:
             if line.startswith(b"ready "):
                 break
         else:
-            raise Failed("the server did not start; its own message is above")
+            raise DemoFailed("the server did not start; its own message is above")
         url = line.decode().split()[1]
-        say(f"ready at {url} after {time.monotonic() - begun:.1f} s")
-        with httpx.Client(base_url=f"{url}/api/v3", timeout=30) as http:
-            demo = Demo(place, server, http, url, password)
-            demo.sign_in()
-            yield demo
+        print_detail(f"ready at {url} after {time.monotonic() - begun:.1f} s")
+        yield Demo(folder, server, url, password)
 
 
 @contextlib.contextmanager
-def running(command: list[str], environ: dict[str, str], *, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+def _running_process(command: list[str], environ: dict[str, str], *, stdout: int) -> Iterator[subprocess.Popen[bytes]]:
     # A session of its own: Ctrl-C reaches this process, which then ends the others in order.
     process = subprocess.Popen(command, env=environ, start_new_session=True, stdout=stdout)
     try:
@@ -116,45 +117,54 @@ def running(command: list[str], environ: dict[str, str], *, stdout: int) -> Iter
 
 
 class Demo:
-    def __init__(
-        self, place: Path, server: subprocess.Popen[bytes], http: httpx.Client, url: str, password: str
-    ) -> None:
-        self.place = place
+    def __init__(self, folder: Path, server: subprocess.Popen[bytes], url: str, password: str) -> None:
+        self.folder = folder
         self.server = server
-        self.http = http
         self.url = url
         self.password = password
+        self._token = ""
+        self._token = self.call("POST", "/authenticate", {"username": ADMIN, "password": password})["token"]
 
-    def call(self, method: str, path: str, **options: Any) -> Any:
-        answer = self.http.request(method, path, **options)
-        if not answer.is_success:
-            raise Failed(f"{method} {path} answered {answer.status_code}: {answer.text}")
-        return answer.json() if answer.content else None
+    @contextlib.contextmanager
+    def request(self, method: str, path: str, body: object = None) -> Iterator[Any]:
+        """Send a request and yield its response, to read from. Raises DemoFailed for an error response."""
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(f"{self.url}/api/v3{path}", data, headers, method=method)  # noqa: S310 (http, to ourselves)
+        try:
+            with urlopen(request, timeout=REQUEST_TIMEOUT_S) as response:  # noqa: S310
+                yield response
+        except HTTPError as error:
+            raise DemoFailed(f"{method} {path} answered {error.code}: {error.read().decode()}") from None
 
-    def sign_in(self) -> None:
-        answer = self.call("POST", "/authenticate", json={"username": ADMIN, "password": self.password})
-        self.http.headers["Authorization"] = f"Bearer {answer['token']}"
+    def call(self, method: str, path: str, body: object = None, **query: object) -> Any:
+        """Send a request and return the decoded JSON of its response, None for an empty one."""
+        with self.request(method, f"{path}?{urlencode(query)}" if query else path, body) as response:
+            content = response.read()
+        return json.loads(content) if content else None
 
     def run(self) -> None:
-        step("Committing examples/shop to a git repository")
+        print_step("Committing examples/shop to a git repository")
         repository, commit = self.commit()
-        say(f"{repository} at {commit[:12]}")
-        step("Creating project, node and job")
+        print_detail(f"{repository} at {commit[:12]}")
+        print_step("Creating project, node and job")
         job, token_file = self.prepare(repository)
         agent = [sys.executable, "-P", "-m", "agent", "--server", self.url, "--token-file", str(token_file)]
-        agent += ["--workdir", str(self.place / "agent"), "--trust-builds", "--allow-local-repositories"]
-        with running(agent, dict(os.environ), stdout=subprocess.DEVNULL):
+        agent += ["--workdir", str(self.folder / "agent"), "--trust-builds", "--allow-local-repositories"]
+        with _running_process(agent, dict(os.environ), stdout=subprocess.DEVNULL):
             builds = [self.build(job, commit) for _ in range(BUILDS)]
-        self.report(builds[-1])
-        self.suspects(builds)
-        self.events(builds[-1])
-        token = self.call("POST", "/api-tokens", json={"name": "demo"})["secret"]
-        step("Go on")
-        say(f"curl -H 'Authorization: Bearer {token}' {self.url}/api/v3/builds/{builds[-1]}")
-        say(f"API description: {self.url}/api/v3/openapi.json    sign in as {ADMIN}, password {self.password}")
+        self.print_failures(builds[-1])
+        self.print_suspects(builds)
+        self.print_events(builds[-1])
+        token = self.call("POST", "/api-tokens", {"name": "demo"})["secret"]
+        print_step("Go on")
+        print_detail(f"curl -H 'Authorization: Bearer {token}' {self.url}/api/v3/builds/{builds[-1]}")
+        print_detail(f"API description: {self.url}/api/v3/openapi.json    sign in as {ADMIN}, password {self.password}")
 
     def commit(self) -> tuple[Path, str]:
-        repository = self.place / "shop"
+        repository = self.folder / "shop"
         shutil.copytree(EXAMPLE, repository, ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache"))
         git = ["git", "-C", str(repository), "-c", "user.name=demo", "-c", "user.email=demo@example.com"]
         subprocess.run([*git, "init", "--quiet", "--initial-branch=main"], check=True)
@@ -164,16 +174,16 @@ class Demo:
         return repository, found.stdout.strip()
 
     def prepare(self, repository: Path) -> tuple[int, Path]:
-        project = self.call("POST", "/projects", json={"name": "Shop", "description": "The demo's project"})["id"]
-        pool = self.call("POST", "/node-pools", json={"name": "demo", "project_id": project})["id"]
-        node = self.call("POST", "/nodes", json={"name": "demo-node", "pool_id": pool, "tags": ["linux"]})
-        token_file = self.place / "agent-token"
+        project = self.call("POST", "/projects", {"name": "Shop", "description": "The demo's project"})["id"]
+        pool = self.call("POST", "/node-pools", {"name": "demo", "project_id": project})["id"]
+        node = self.call("POST", "/nodes", {"name": "demo-node", "pool_id": pool, "tags": ["linux"]})
+        token_file = self.folder / "agent-token"
         token_file.touch(mode=0o600)
         token_file.write_text(node["agent_token"])
         job = self.call(
             "POST",
             "/jobs",
-            json={"name": "Tests", "project_id": project, "node_pool_id": pool, "repository": str(repository)},
+            {"name": "Tests", "project_id": project, "node_pool_id": pool, "repository": str(repository)},
         )["id"]
         python = sys.executable
         configuration = {
@@ -185,100 +195,93 @@ class Demo:
             "env": {"PYTHONPATH": ".", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             "artifacts": ["report.xml"],
         }
-        self.call("PUT", f"/jobs/{job}/configuration", json=configuration)
-        say(f"project {project}, node {node['id']}, job {job}")
+        self.call("PUT", f"/jobs/{job}/configuration", configuration)
+        print_detail(f"project {project}, node {node['id']}, job {job}")
         return job, token_file
 
     def build(self, job: int, commit: str) -> int:
         started_at = time.monotonic()
-        build = self.call("POST", "/builds/start", json={"job_id": job, "commit_sha": commit})["id"]
-        step(f"Build {build}, live from /api/v3/builds/{build}/stream")
+        build = self.call("POST", "/builds/start", {"job_id": job, "commit_sha": commit})["id"]
+        print_step(f"Build {build}, live from /api/v3/builds/{build}/stream")
         log = [message["data"] for message in self.stream(build) if message["type"] == "log"]
         found = self.call("GET", f"/builds/{build}")
         report = self.call("GET", f"/report/{build}")
-        said = self.compare_counts(log, report)
+        counts = self.compare_counts(log, report)
         self.compare_artifact(build, log)
         if report["failed"] and found["status"] != "failed":
-            raise Failed(f"build {build} is {found['status']} although {report['failed']} tests failed")
+            raise DemoFailed(f"build {build} is {found['status']} although {report['failed']} tests failed")
         if found["commit_sha"] != commit:
-            raise Failed(f"build {build} ran {found['commit_sha']}, not {commit}")
+            raise DemoFailed(f"build {build} ran {found['commit_sha']}, not {commit}")
         took = time.monotonic() - started_at
-        say(
-            f"{found['status']} ({found['reason'] or 'all well'}) in {took:.1f} s: {said}; report and artifact compared"
-        )
+        verdict = f"{found['status']} ({found['reason'] or 'all well'})"
+        print_detail(f"{verdict} in {took:.1f} s: {counts}; report and artifact compared")
         return int(build)
 
     def stream(self, build: int) -> Iterator[dict[str, str]]:
-        with self.http.stream("GET", f"/builds/{build}/stream", timeout=120) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    message = json.loads(line.removeprefix("data: "))
+        """Print the log lines of a build's stream as they come. Yields every message until the stream ends."""
+        with self.request("GET", f"/builds/{build}/stream") as response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    message = json.loads(line.removeprefix(b"data: "))
                     if message["type"] == "log":
                         print(f"    {message['data']}", flush=True)
                     yield message
 
     def compare_counts(self, log: list[str], report: dict[str, Any]) -> str:
-        """pytest's own last line against the server's report."""
+        """Compare pytest's summary line in the log with the server's report."""
         last = next((line for line in reversed(log) if re.search(r"=+ .*(passed|failed).* in [\d.]+s", line)), "")
         counted = {name: int(number) for number, name in re.findall(r"(\d+) (passed|failed|skipped)", last)}
         for outcome in OUTCOMES:
             if counted.get(outcome, 0) != report[outcome]:
-                raise Failed(f"pytest says {last!r}, the report {report}")
+                raise DemoFailed(f"pytest says {last!r}, the report {report}")
         return ", ".join(f"{report[outcome]} {outcome}" for outcome in OUTCOMES)
 
     def compare_artifact(self, build: int, log: list[str]) -> None:
-        """What the build's own sha256sum said against what can be downloaded."""
-        said = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
+        """Compare the checksum in the log with that of the downloaded artifact."""
+        checksum = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
         artifact = next(
-            (
-                item
-                for item in self.call("GET", "/artifacts", params={"build_id": build})
-                if item["name"] == "report.xml"
-            ),
+            (item for item in self.call("GET", "/artifacts", build_id=build) if item["name"] == "report.xml"),
             None,
         )
-        if artifact is None or said is None:
-            raise Failed(f"build {build} has no report.xml among its artifacts")
-        content = self.http.get(f"/artifacts/{artifact['id']}/download").content
-        if hashlib.sha256(content).hexdigest() != said:
-            raise Failed(f"artifact {artifact['id']} is not the file that the build wrote")
+        if artifact is None or checksum is None:
+            raise DemoFailed(f"build {build} has no report.xml among its artifacts")
+        with self.request("GET", f"/artifacts/{artifact['id']}/download") as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise DemoFailed(f"artifact {artifact['id']} is not the file that the build wrote")
 
-    def report(self, build: int) -> None:
-        step(f"Failures of build {build}")
-        for test in self.call("GET", "/tests", params={"build_id": build, "status": "failed"})["results"]:
-            say(f"{test['node_id']}: {test['message'].splitlines()[0] if test['message'] else ''}")
+    def print_failures(self, build: int) -> None:
+        print_step(f"Failures of build {build}")
+        for test in self.call("GET", "/tests", build_id=build, status="failed")["results"]:
+            print_detail(f"{test['node_id']}: {test['message'].splitlines()[0] if test['message'] else ''}")
 
-    def suspects(self, builds: list[int]) -> None:
-        step("Flaky suspects: passed and failed on the same commit")
+    def print_suspects(self, builds: list[int]) -> None:
+        print_step("Flaky suspects: passed and failed on the same commit")
         found: dict[str, str] = {}
         for build in builds:
-            for test in self.call("GET", "/tests", params={"build_id": build, "status": "failed"})["results"]:
+            for test in self.call("GET", "/tests", build_id=build, status="failed")["results"]:
                 history = self.call("GET", f"/tests/{test['id']}/history")["history"]
                 if {"passed", "failed"} <= {run["status"] for run in history}:
                     found[test["node_id"]] = " ".join(run["status"] for run in reversed(history))
         if not found:
-            raise Failed("the flaky test of examples/shop was not found")
+            raise DemoFailed("the flaky test of examples/shop was not found")
         for node_id, runs in found.items():
-            say(f"{node_id}: {runs}")
+            print_detail(f"{node_id}: {runs}")
 
-    def events(self, build: int) -> None:
-        step(f"The events of build {build}")
-        from testhide.cli.dsn import connection_strings
-
-        database_url, _ = connection_strings(self.place / "data", {})
+    def print_events(self, build: int) -> None:
+        print_step(f"The events of build {build}")
+        database_url = settings_of_running_stack(self.folder / "data", {}).database_url
         names = []
-        for position, name in event_names(database_url, build):
-            say(f"{position:>5}  {name}")
+        for position, name in read_event_names(database_url, build):
+            print_detail(f"{position:>5}  {name}")
             names.append(name)
         expected = ["build.queued", "build.assigned", "build.started", "results.recorded", "build.finished"]
         if [name for name in names if name in expected] != expected:
-            raise Failed(f"the events of build {build} are {names}, expected {expected} in this order")
+            raise DemoFailed(f"the events of build {build} are {names}, expected {expected} in this order")
 
 
-def event_names(database_url: str, build: int) -> list[tuple[int, str]]:
-    """Position and name of a build's events, its results among them."""
-    import psycopg
-
+def read_event_names(database_url: str, build: int) -> list[tuple[int, str]]:
+    """Return position and name of the events of a build and of its results, in order."""
     with psycopg.connect(database_url) as connection:
         return connection.execute(
             "SELECT notification_id, topic FROM stored_events WHERE originator_id = ANY (%s) ORDER BY notification_id",
@@ -286,15 +289,15 @@ def event_names(database_url: str, build: int) -> list[tuple[int, str]]:
         ).fetchall()
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def step(title: str) -> None:
+def print_step(title: str) -> None:
     print(f"\n==> {title}", flush=True)
 
 
-def say(text: str) -> None:
+def print_detail(text: str) -> None:
     print(f"    {text}", flush=True)

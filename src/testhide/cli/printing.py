@@ -1,6 +1,6 @@
-"""What a terminal may be shown."""
+"""Text for a terminal."""
 
 
 def printable(text: str) -> str:
-    """What comes from reports, people and files may hold anything, escapes for terminals too."""
+    """Replace control characters: text of reports, people and files may hold terminal escapes."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,118 +1,116 @@
-"""`testhide projections ...`: what an operator does with the read models, and what it prints."""
+"""`testhide projections`: show, rebuild, switch, compare and drop read models, and retry parked events."""
 
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
-import psycopg
-import uvloop
+from cyclopts import App
 
-from projections.engine.engine import LostLeadership
-from projections.engine.model import Projection
-from projections.engine.schemas import Unready, missing
-from projections.rebuild.diff import Diff, diff
-from projections.rebuild.drop import drop
-from projections.rebuild.rebuild import Progress
-from projections.rebuild.retry import retry
+from projections.rebuild.diff import Diff
+from projections.rebuild.diff import diff as compare_tables
+from projections.rebuild.drop import drop as drop_unused
+from projections.rebuild.retry import retry as retry_events
 from projections.rebuild.status import Standing, overview
-from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
-from testhide.cli.bulk_load import build_together
-from testhide.operator_errors import Fault
-from testhide.processes import Core, core
+from testhide import rebuild as rebuilding
+from testhide.cli.options import DataFolder, Flag, run_on_stack
+from testhide.processes import core
+from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
 from testhide.settings import Settings
 
-TOLD_S = 1.0
-"""How often a build says how far it is."""
+app = App(name="projections", help="Read models.")
 
 
-class ProgressPrinter:
-    """Prints the progress of a build about once a second, with the rate of the last seconds."""
-
-    def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._what = what
-        self._clock = clock
-        self._seen: tuple[float, int] | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        now = self._clock()
-        if self._seen is None:
-            self._seen = (now, progress.position)
-            return
-        since, position = self._seen
-        if now - since < TOLD_S:
-            return
-        self._seen = (now, progress.position)
-        rate = (progress.position - position) / (now - since)
-        left = progress.head - progress.position
-        eta = f", {left / rate:,.0f} s to go" if rate > 0 else ""
-        share = progress.position / max(progress.head, 1)
-        print(
-            f"{self._what}: {progress.position:,} of {progress.head:,} events ({share:.0%}), {rate:,.0f}/s{eta}",
-            flush=True,
-        )
+@app.command
+def status(*, data: DataFolder = None) -> int:
+    """Show how far each read model is, what is being built, and what could not be projected."""
+    return run_on_stack(data, _print_status, run)
 
 
-async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
+@app.command
+def rebuild(*names: str, switch: Flag = False, from_scratch: Flag = False, data: Path | None = None) -> int:
+    """Build read models beside those that serve, from the event log, while everything runs.
+
+    Without names those that this release misses; where it misses none, all. Goes on where an interrupted build ended.
+
+    Parameters
+    ----------
+    switch
+        Let them serve as soon as they are built.
+    from_scratch
+        Forget what an earlier build left.
+    data
+        Data folder of an embedded database, which is started for it unless its stack runs.
+    """
+    return run_on_stack(
+        data,
+        lambda settings: rebuilding.rebuild(settings, names, from_scratch=from_scratch, then_switch=switch),
+        run,
+    )
+
+
+@app.command
+def switch(name: str, *names: str, data: DataFolder = None) -> int:
+    """Let read models serve that were built beside. What they replace stays until `drop`."""
+    return run_on_stack(data, lambda settings: _switch(settings, (name, *names)), run)
+
+
+@app.command
+def diff(name: str, *names: str, data: DataFolder = None) -> int:
+    """Compare, row by row, what was built beside with what serves. Ends with 1 when they differ."""
+    return run_on_stack(data, lambda settings: _compare(settings, (name, *names)), run)
+
+
+@app.command
+def drop(name: str, *names: str, data: DataFolder = None) -> int:
+    """Drop what was built beside, what a switch replaced, and what other releases left. Never what serves."""
+    return run_on_stack(data, lambda settings: _drop(settings, (name, *names)), run)
+
+
+@app.command
+def retry(name: str, *, stream: str | None = None, data: DataFolder = None) -> int:
+    """Apply parked events again, in order. Ends with 1 when some stay parked.
+
+    Parameters
+    ----------
+    stream
+        Only this one, such as `build-7`.
+    """
+    return run_on_stack(data, lambda settings: _retry_parked(settings, name, stream), run)
+
+
+async def _switch(settings: Settings, names: Sequence[str]) -> int:
     async with core(settings, pool_size=2) as parts:
-        if names:
-            chosen = _known(names)
-        else:
-            async with parts.pool.connection() as connection:
-                chosen = await missing(connection, PROJECTIONS) or list(PROJECTIONS)
-        tell = ProgressPrinter(_names(chosen))
-        position = await build_together(settings, parts, chosen, from_scratch=from_scratch, told=tell)
-        print(f"built {_names(chosen)} up to position {position}")
-        if then_switch:
-            await _switch(parts, chosen, tell)
+        chosen = find_projections(names)
+        await switch_over(parts, chosen, ProgressPrinter(join_names(chosen)))
         return 0
 
 
-async def build_missing(settings: Settings, names: Sequence[str]) -> int:
-    """Before anything serves: read models that this release has new, or in a new version."""
-    print(f"building read models from the log: {', '.join(names)}", flush=True)
-    return await rebuild(settings, names, from_scratch=False, then_switch=True)
-
-
-async def switch_to(settings: Settings, names: Sequence[str]) -> int:
+async def _compare(settings: Settings, names: Sequence[str]) -> int:
     async with core(settings, pool_size=2) as parts:
-        chosen = _known(names)
-        await _switch(parts, chosen, ProgressPrinter(_names(chosen)))
-        return 0
-
-
-async def _switch(parts: Core, chosen: Sequence[Projection], tell: ProgressPrinter) -> None:
-    done = await switch(parts.conninfo, parts.log, chosen, tell)
-    print(f"switched {_names(chosen)} at position {done.position}; writes waited {done.held_s:.2f} s at most")
-
-
-async def compare(settings: Settings, names: Sequence[str]) -> int:
-    """0 when all rows are equal, 1 when not."""
-    async with core(settings, pool_size=2) as parts:
-        found = [await diff(parts.conninfo, parts.log, projection) for projection in _known(names)]
+        found = [await compare_tables(parts.conninfo, parts.log, projection) for projection in find_projections(names)]
     for item in found:
-        print("\n".join(_shown(item)))
+        print("\n".join(_describe_diff(item)))
     return 0 if all(item.is_equal for item in found) else 1
 
 
-async def drop_what_is_left(settings: Settings, names: Sequence[str]) -> int:
+async def _drop(settings: Settings, names: Sequence[str]) -> int:
     async with core(settings, pool_size=2) as parts, parts.pool.connection() as connection:
-        for what in await drop(connection, PROJECTIONS, names) or ["nothing"]:
+        for what in await drop_unused(connection, PROJECTIONS, names) or ["nothing"]:
             print(f"dropped {what}")
     return 0
 
 
-async def retry_parked(settings: Settings, name: str, stream: str | None) -> int:
-    """0 when nothing is parked any more, 1 when something is."""
-    (projection,) = _known([name])
+async def _retry_parked(settings: Settings, name: str, stream: str | None) -> int:
+    (projection,) = find_projections([name])
     async with core(settings, pool_size=2) as parts:
-        done = await retry(parts.conninfo, parts.log, projection, stream)
+        done = await retry_events(parts.conninfo, parts.log, projection, stream)
     for error in done.errors:
         print(error)
     print(f"applied {done.applied:,} parked events of {name}, {done.left:,} left")
     return 1 if done.left else 0
 
 
-async def status(settings: Settings) -> int:
+async def _print_status(settings: Settings) -> int:
     async with core(settings, pool_size=2) as parts:
         head = await parts.log.read_head()
         async with parts.pool.connection() as connection:
@@ -121,44 +119,20 @@ async def status(settings: Settings) -> int:
     for item in found:
         print(
             f"{item.name:<16} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
-            f" {item.parked:>7,}{_progress(item)}"
+            f" {item.parked:>7,}{_describe_progress(item)}"
         )
         for error in item.errors:
             print(f"    parked: {error}")
     return 0
 
 
-def run(work: Coroutine[None, None, int]) -> int:
-    """Raises Fault."""
-    try:
-        return uvloop.run(work)
-    except Unready as error:
-        raise Fault(str(error)) from None
-    except (psycopg.Error, LostLeadership) as error:
-        raise Fault(
-            f"Stopped by the database: {str(error).strip() or type(error).__name__}. Nothing that serves was changed;"
-            " the same command goes on where this one ended."
-        ) from None
-
-
-def _known(names: Sequence[str]) -> list[Projection]:
-    known = {projection.name: projection for projection in PROJECTIONS}
-    if unknown := [name for name in names if name not in known]:
-        raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
-    return [known[name] for name in names]
-
-
-def _names(projections: Sequence[Projection]) -> str:
-    return ", ".join(projection.name for projection in projections)
-
-
-def _progress(item: Standing) -> str:
+def _describe_progress(item: Standing) -> str:
     if item.progress is None:
         return ""
     return f"  {item.progress:.0%}" + (f", {item.eta_s:,} s to go" if item.eta_s is not None else "")
 
 
-def _shown(found: Diff) -> list[str]:
+def _describe_diff(found: Diff) -> list[str]:
     lines = [
         f"{found.name}: version {found.serving_version} serves, version {found.beside_version} stands beside,"
         f" both at position {found.position:,}"

@@ -1,26 +1,45 @@
-"""`testhide reactions ...`: what an operator does with what follows the log, and what it prints."""
+"""`testhide reactions`: show reactions to events, and retry what is parked."""
+
+from cyclopts import App
 
 from store.tables import reactions
+from testhide.cli.options import DataFolder, run_on_stack
 from testhide.operator_errors import Fault
 from testhide.processes import core
 from testhide.settings import Settings
 
+app = App(name="reactions", help="What follows from events outside the log.")
 
-async def status(settings: Settings) -> int:
+
+@app.command
+def status(*, data: DataFolder = None) -> int:
+    """Show how far along the log each reaction is, what is due and what is parked."""
+    return run_on_stack(data, _print_status)
+
+
+@app.command
+def retry(name: str | None = None, *, data: DataFolder = None) -> int:
+    """Let what is parked be tried again, of one reaction or of all."""
+    return run_on_stack(data, lambda settings: _retry_parked(settings, name))
+
+
+async def _print_status(settings: Settings) -> int:
     async with core(settings, pool_size=1) as parts:
         head = await parts.log.read_head()
         async with parts.pool.connection() as connection:
-            found = await reactions.fetch_standings(connection)
+            standings = await reactions.fetch_standings(connection)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
-    for item in found:
-        place = f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
-        print(f"{item.name:<36} {place} {item.due:>7,} {item.parked:>7,}")
+    for item in standings:
+        progress = (
+            f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
+        )
+        print(f"{item.name:<36} {progress} {item.due:>7,} {item.parked:>7,}")
         for error in item.errors:
             print(f"    parked: {error}")
     return 0
 
 
-async def retry_parked(settings: Settings, name: str | None) -> int:
+async def _retry_parked(settings: Settings, name: str | None) -> int:
     async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
         known = [item.name for item in await reactions.fetch_standings(connection)]
         if name is not None and name not in known:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import psycopg
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from commands.rules.simulation import OF_BUILDS, OF_RULES, Difference, Replay, TestDiffers, differences
 from commands.rules.what_if import MAX_BYTES, SupposedRules, read_rules
@@ -18,41 +20,73 @@ from domain.core.errors import Invalid
 from projections import audit_trail
 from projections.audit_view.entries import AT_ONCE, Folding, Told, category_of, told
 from projections.time_travel.rule_history import PastReports
+from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
 from testhide.processes import Core, core
 from testhide.settings import Settings
 
-SAID_EVERY_S = 1.0
+PRINT_INTERVAL_S = 1.0
+"""Seconds between two lines of progress."""
 
 
-async def story(settings: Settings, stream: str) -> None:
-    """Prints all that happened to a stream. Raises Fault when there is none of that name."""
+def replay(
+    stream: str | None = None,
+    *,
+    rules: Path | None = None,
+    project: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    since: str | None = None,
+    data: DataFolder = None,
+) -> int:
+    """Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the history.
+
+    Parameters
+    ----------
+    rules
+        JSON file with known_issues, quarantine or both; docs/audit.md describes it.
+    project
+        Only builds of this project.
+    since
+        Only builds that were queued at this time or later: 2026-05-20, 2026-05-20T10:00:00Z.
+    """
+    if (stream is None) == (rules is None):
+        raise Fault("Say either whose story you want (testhide replay build-1025) or --rules FILE.", 2)
+    from_time = None if since is None else parse_time(since)
+    if stream is not None:
+        return run_on_stack(data, lambda settings: print_story(settings, stream))
+    assert rules is not None
+    what_if = read_rules_file(rules)
+    return run_on_stack(data, lambda settings: print_differences(settings, what_if, project, from_time))
+
+
+async def print_story(settings: Settings, stream: str) -> int:
+    """Print every event of a stream with the changes it made. Raises Fault for an unknown stream."""
     async with core(settings, pool_size=2) as parts:
         folding = None if category_of(stream) is None else Folding(stream, range(1, 2**62))
         version = 0
         while events := await parts.log.read_stream(stream, version, AT_ONCE):
-            names = await _names(parts, {recorded.event.actor for recorded in events})
+            names = await _fetch_names(parts, {recorded.event.actor for recorded in events})
             if folding is not None:
                 folding.take(events)
             for recorded in events:
                 changes = [] if folding is None else folding.changes.pop(recorded.position)
                 one = told(recorded, names.get(recorded.event.actor))
-                print("\n".join(lines(msgspec.structs.replace(one, changes=changes))))
+                print("\n".join(format_entry(msgspec.structs.replace(one, changes=changes))))
             version = events[-1].version
         if version == 0:
             raise Fault(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.", 2)
+    return 0
 
 
-async def counterfactual(
+async def print_differences(
     settings: Settings, supposed: SupposedRules, project_id: int | None, since: datetime | None
-) -> None:
-    """Prints what these rules would have made of the history. Raises Fault for a project that never was."""
+) -> int:
+    """Print which test results and verdicts these rules would have changed. Raises Fault for an unknown project."""
     async with core(settings, pool_size=2) as parts:
         async with parts.pool.connection() as connection:
             if project_id is not None and not await audit_trail.has_project(connection, project_id):
                 raise Fault(f"There is no project {project_id}.", 2)
-        replay = Replay(supposed)
+        simulation = Replay(supposed)
         history = PastReports(
             parts.pool,
             parts.log,
@@ -60,14 +94,14 @@ async def counterfactual(
             of_builds=OF_BUILDS,
             project_id=project_id,
             since=since,
-            go_on=_Progress(replay, await parts.log.read_head()).go_on,
+            go_on=_Progress(simulation, await parts.log.read_head()).go_on,
         )
         tests = verdicts = 0
-        async for difference in differences(history, replay):
+        async for difference in differences(history, simulation):
             tests += isinstance(difference, TestDiffers)
             verdicts += not isinstance(difference, TestDiffers)
-            print(line(difference))
-        done = replay.replayed
+            print(format_difference(difference))
+        done = simulation.replayed
         print(
             f"{done.failures:,} failures in {done.reports:,} reports of {done.builds:,} builds that ended:"
             f" {tests:,} would be classified otherwise, {verdicts:,} builds would have ended otherwise"
@@ -76,10 +110,11 @@ async def counterfactual(
             print(f"{done.decided_by_people:,} failures left out: a person has classified them")
         if done.erased:
             print(f"{done.erased:,} builds left out: they were erased")
+    return 0
 
 
-def rules_of(file: Path) -> SupposedRules:
-    """Raises Fault, naming the field that is wrong."""
+def read_rules_file(file: Path) -> SupposedRules:
+    """Raises Fault, with the name of an invalid field."""
     try:
         with file.open("rb") as content:
             return read_rules(content.read(MAX_BYTES + 1))
@@ -89,8 +124,8 @@ def rules_of(file: Path) -> SupposedRules:
         raise Fault(f"{file}: {error.detail}", 2) from None
 
 
-def point_in_time(text: str) -> datetime:
-    """A date or an RFC 3339 time; UTC where it names no zone. Raises Fault."""
+def parse_time(text: str) -> datetime:
+    """Parse a date or an RFC 3339 time, in UTC unless it names a zone. Raises Fault."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
@@ -98,13 +133,13 @@ def point_in_time(text: str) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-def lines(one: Told) -> Iterator[str]:
+def format_entry(one: Told) -> Iterator[str]:
     yield f"{one.at:%Y-%m-%d %H:%M:%S}  {one.version:>4}  {printable(one.summary)}"
     for change in one.changes or ():
-        yield f"{'':27}{printable(change.field)}: {value(change.before)} -> {value(change.after)}"
+        yield f"{'':27}{printable(change.field)}: {format_value(change.before)} -> {format_value(change.after)}"
 
 
-def line(difference: Difference) -> str:
+def format_difference(difference: Difference) -> str:
     before, after = difference.before or "unclassified", difference.after or "unclassified"
     where = f"build {difference.build_id} of job {difference.job_id}"
     if isinstance(difference, TestDiffers):
@@ -113,28 +148,28 @@ def line(difference: Difference) -> str:
     return f"{where}: {before} -> {after}, {difference.why}"
 
 
-def value(shown: Any) -> str:
+def format_value(shown: Any) -> str:
     return "-" if shown is None else printable(shown if isinstance(shown, str) else json.dumps(shown))
 
 
 class _Progress:
-    """Says on stderr how far a replay is, where somebody looks on."""
+    """Prints on stderr how far a replay is, at most once in PRINT_INTERVAL_S."""
 
     def __init__(self, replay: Replay, head: int) -> None:
         self._replay = replay
         self._head = head
-        self._next = time.monotonic() + SAID_EVERY_S
+        self._next = time.monotonic() + PRINT_INTERVAL_S
 
     def go_on(self) -> bool:
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + SAID_EVERY_S
+            self._next = time.monotonic() + PRINT_INTERVAL_S
             position = self._replay.replayed.position
             print(f"position {position:,} of {self._head:,} ({position / max(1, self._head):.0%})", file=sys.stderr)
         return True
 
 
-async def _names(parts: Core, actors: Collection[str]) -> dict[str, str]:
-    # The log is enough for a story; names are there once the read models are.
+async def _fetch_names(parts: Core, actors: Collection[str]) -> dict[str, str]:
+    # A story needs only the log; names of people come from a read model that may not be built.
     with contextlib.suppress(psycopg.errors.UndefinedTable):
         async with parts.pool.connection() as connection:
             return await audit_trail.fetch_actor_names(connection, actors)

@@ -1,4 +1,4 @@
-"""Settings for a command that works on a stack from outside, whether it runs, is stopped, or is not embedded at all."""
+"""Finds the settings of a stack from outside, whether it runs, is offline, or uses a database of the environment."""
 
 from __future__ import annotations
 
@@ -16,19 +16,39 @@ from testhide.settings import Settings, load_settings
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """The environment's settings where it names a database; else those of the data folder, whose engines are started
-    for as long as the block runs unless its stack runs anyway. Raises Fault.
+    """Yield the settings of the environment if it names a database, else those of the data folder.
+
+    Starts the embedded engines of an offline stack for as long as the block runs. Raises Fault.
     """
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)
         return
-    folder = (data or Path(environ.get("TESTHIDE_DATA") or default_data_folder())).absolute()
-    file = folder / "run" / "settings.json"
-    if not file.exists():
+    folder = _data_folder(data, environ).absolute()
+    if not _settings_file(folder).exists():
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
-    settings = load_settings({"TESTHIDE_SETTINGS": str(file)})
+    settings = _load(folder)
     if is_locked(folder):
         yield settings
         return
     with embedded_engines(folder) as engines:
         yield msgspec.structs.replace(settings, database_url=engines.database_url, redis_url=engines.redis_url)
+
+
+def settings_of_running_stack(data: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Return the settings of the stack that runs on the data folder. Raises Fault when none does."""
+    folder = _data_folder(data, environ)
+    if not is_locked(folder) or not _settings_file(folder).exists():
+        raise Fault(f"No stack runs on {folder}: start it with `./dev up --data {folder}`.")
+    return _load(folder)
+
+
+def _data_folder(data: Path | None, environ: Mapping[str, str]) -> Path:
+    return data or Path(environ.get("TESTHIDE_DATA") or default_data_folder())
+
+
+def _settings_file(folder: Path) -> Path:
+    return folder / "run" / "settings.json"
+
+
+def _load(folder: Path) -> Settings:
+    return load_settings({"TESTHIDE_SETTINGS": str(_settings_file(folder))})

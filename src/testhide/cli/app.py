@@ -1,0 +1,41 @@
+"""All verbs of the command line. A verb's module is imported when the verb runs."""
+
+from functools import partial
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from testhide.cli.processes import PROCESSES, run_agent, run_process
+from testhide.version import VERSION
+
+app = App(name="testhide", help="A self-hosted CI server with test analytics.", version=VERSION)
+
+for verb, text in PROCESSES.items():
+    app.command(partial(run_process, verb), name=verb, help=text, show=verb != "prepare")
+
+
+@app.command
+def agent(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run the agent: --server URL --token-file FILE [--workdir DIR] [--once]; see agent --help."""
+    return run_agent(*arguments)
+
+
+# With its help here, a verb is not imported for the list of all verbs.
+app.command(
+    "testhide.cli.stack:up",
+    help="Start everything: PostgreSQL and Valkey unless they are configured, the server, one local agent.",
+)
+app.command("testhide.cli.stack:dsn", help="Print the connection strings of a running stack: PostgreSQL, then Valkey.")
+app.command("testhide.cli.stack:local_node", show=False)
+app.command(
+    "testhide.cli.demo:demo",
+    help="Start a stack on a folder of its own, run an example through it and show what it found.",
+)
+app.command("testhide.cli.audit:app", name="audit", help="Proof that the log was not altered.")
+app.command("testhide.cli.projections:app", name="projections", help="Read models.")
+app.command("testhide.cli.reactions:app", name="reactions", help="What follows from events outside the log.")
+app.command(
+    "testhide.cli.replay:replay",
+    help="Tell the story of a stream, like build-1025; or with --rules what other rules would have made of the "
+    "history.",
+)

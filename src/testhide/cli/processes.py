@@ -1,0 +1,86 @@
+"""`testhide serve`, `project`, `dispatch`, `work`, `migrate`, `prepare` and `agent`: one process each.
+
+Imports stand inside the functions, so that a process loads only what it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from testhide.operator_errors import Fault
+
+if TYPE_CHECKING:
+    from testhide.settings import Settings
+
+PROCESSES = {
+    "serve": "Answer HTTP.",
+    "project": "Build the read models from the event log.",
+    "dispatch": "Give queued builds to agents.",
+    "work": "Do what follows from events: webhooks, mail, statuses.",
+    "migrate": "Make or change the database's tables.",
+    "prepare": "Migrate, then make the first administrator.",
+}
+"""Verbs without options, with their help."""
+
+
+def run_process(verb: str) -> int:
+    """Run one of PROCESSES. Raises Fault."""
+    from testhide.settings import load_settings
+
+    settings = load_settings()
+    if verb == "prepare":
+        prepare(settings)
+    elif verb == "migrate":
+        from testhide import preparation
+
+        for name in preparation.migrate(settings):
+            print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
+    else:
+        from store.log.codec import UnknownEvent
+        from testhide import processes
+
+        try:
+            getattr(processes, verb)(settings)
+        except UnknownEvent as error:
+            raise Fault(f"{error}: a newer release wrote it, and its processes take it.") from None
+    return 0
+
+
+def prepare(settings: Settings) -> None:
+    """Make tables, missing read models and the first administrator. Raises Fault."""
+    from store.crypto.secrets import SecretMismatch
+    from testhide import preparation
+
+    if names := preparation.migrate(settings):
+        from testhide.rebuild import build_missing, run
+
+        run(build_missing(settings, names))
+    try:
+        password = asyncio.run(preparation.create_first_admin(settings))
+    except SecretMismatch as error:
+        raise Fault(str(error)) from None
+    forget_admin_password(settings)
+    if password:
+        who = f"{settings.admin_email}  password: {password}"
+        print(f"first administrator: {who}  (shown once)", flush=True)
+
+
+def forget_admin_password(settings: Settings) -> None:
+    """Remove the administrator's password from the settings file of a stack: only the first start needs it."""
+    from pathlib import Path
+
+    import msgspec
+
+    from testhide.settings import save_settings
+
+    if settings.admin_password and (file := os.environ.get("TESTHIDE_SETTINGS")):
+        save_settings(msgspec.structs.replace(settings, admin_password=""), Path(file))
+
+
+def run_agent(*arguments: str) -> int:
+    """Run the agent: --server URL --token-file FILE [--workdir DIR] [--once]; see agent --help."""
+    # A new program: isolated, and without this process's modules in its memory.
+    os.execv(sys.executable, [sys.executable, "-I", "-m", "agent", *arguments])  # noqa: S606

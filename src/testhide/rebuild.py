@@ -1,0 +1,175 @@
+"""Builds read models from the log and lets them serve, with its progress on standard output.
+
+One core is not enough: the read model `results` is as much work as all others together, so a second process builds it
+(`python -m testhide.rebuild`). It reads its settings from standard input and ends when its input does, that is with
+the first process.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+
+import msgspec
+import psycopg
+import uvloop
+
+from projections.engine.engine import LostLeadership
+from projections.engine.model import Projection
+from projections.engine.schemas import Unready, missing
+from projections.rebuild.rebuild import Progress, build
+from projections.rebuild.switch import switch
+from projections.registry import PROJECTIONS
+from testhide.operator_errors import Fault
+from testhide.processes import Core, core
+from testhide.settings import Settings
+
+PRINT_INTERVAL_S = 1.0
+"""Seconds between two lines of progress."""
+SECOND_PROCESS = ("results",)
+"""Names of the read models that the second process builds."""
+
+
+class SecondBuild(msgspec.Struct):
+    """What the second process reads from its standard input, as one line of JSON."""
+
+    settings: Settings
+    from_scratch: bool
+
+
+class ProgressPrinter:
+    """Prints the progress of a build at most once a second, with the rate since the line before."""
+
+    def __init__(self, names: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._names = names
+        self._clock = clock
+        self._printed: tuple[float, int] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        now = self._clock()
+        if self._printed is None:
+            self._printed = (now, progress.position)
+            return
+        since, position = self._printed
+        if now - since < PRINT_INTERVAL_S:
+            return
+        self._printed = (now, progress.position)
+        rate = (progress.position - position) / (now - since)
+        left = progress.head - progress.position
+        eta = f", {left / rate:,.0f} s to go" if rate > 0 else ""
+        share = progress.position / max(progress.head, 1)
+        print(
+            f"{self._names}: {progress.position:,} of {progress.head:,} events ({share:.0%}), {rate:,.0f}/s{eta}",
+            flush=True,
+        )
+
+
+def run(work: Coroutine[None, None, int]) -> int:
+    """Run `work` on an event loop. Raises Fault for what an operator can act on, a lost database connection say."""
+    try:
+        return uvloop.run(work)
+    except Unready as error:
+        raise Fault(str(error)) from None
+    except (psycopg.Error, LostLeadership) as error:
+        raise Fault(
+            f"Stopped by the database: {str(error).strip() or type(error).__name__}. Nothing that serves was changed;"
+            " the same command goes on where this one ended."
+        ) from None
+
+
+async def build_missing(settings: Settings, names: Sequence[str]) -> int:
+    """Build read models that are new in this release and let them serve, before any process starts. Raises Fault."""
+    print(f"building read models from the log: {', '.join(names)}", flush=True)
+    return await rebuild(settings, names, from_scratch=False, then_switch=True)
+
+
+async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
+    """Build the named read models; without names the missing ones, or all if none is missing. Raises Fault."""
+    async with core(settings, pool_size=2) as parts:
+        if names:
+            chosen = find_projections(names)
+        else:
+            async with parts.pool.connection() as connection:
+                chosen = await missing(connection, PROJECTIONS) or list(PROJECTIONS)
+        printer = ProgressPrinter(join_names(chosen))
+        position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
+        print(f"built {join_names(chosen)} up to position {position}")
+        if then_switch:
+            await switch_over(parts, chosen, printer)
+        return 0
+
+
+async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
+    """Let built read models serve. Raises Unready, LostLeadership, psycopg.Error."""
+    done = await switch(parts.conninfo, parts.log, chosen, printer)
+    print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.held_s:.2f} s at most")
+
+
+def find_projections(names: Sequence[str]) -> list[Projection]:
+    """Raises Fault for an unknown name."""
+    known = {projection.name: projection for projection in PROJECTIONS}
+    if unknown := [name for name in names if name not in known]:
+        raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
+    return [known[name] for name in names]
+
+
+def join_names(projections: Sequence[Projection]) -> str:
+    return ", ".join(projection.name for projection in projections)
+
+
+async def _build_in_two_processes(
+    settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
+) -> int:
+    """Return the position that all read models reached. Raises Fault and what `build` raises."""
+    there = [projection for projection in projections if projection.name in SECOND_PROCESS]
+    here = [projection for projection in projections if projection not in there]
+    if not there or not here:
+        return await build(parts.conninfo, parts.log, projections, from_scratch=from_scratch, told=printer)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "testhide.rebuild", stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(msgspec.json.encode(SecondBuild(settings, from_scratch)) + b"\n")
+        await process.stdin.drain()
+        await build(parts.conninfo, parts.log, here, from_scratch=from_scratch, told=printer)
+        if await process.wait() != 0:
+            raise Fault(f"{join_names(there)} could not be built; the reason stands above.")
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    # Brings all to one position: few events were appended in the meantime.
+    return await build(parts.conninfo, parts.log, projections, told=printer)
+
+
+async def _build_second(order: SecondBuild) -> int:
+    chosen = find_projections(SECOND_PROCESS)
+    async with core(order.settings, pool_size=2) as parts:
+        printer = ProgressPrinter(join_names(chosen))
+        await build(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, told=printer)
+    return 0
+
+
+def _exit_at_end_of_input() -> None:
+    # Not `sys.stdin`: a thread that reads from it holds a lock that the interpreter needs to exit.
+    while os.read(0, 4096):
+        continue
+    os._exit(1)
+
+
+def main() -> int:
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=SecondBuild)
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
+    try:
+        return run(_build_second(order))
+    except Fault as fault:
+        print(fault, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
