@@ -34,19 +34,13 @@ async def signalled() -> None:
 
 
 async def until_signalled(*works: Coroutine[None, None, None]) -> None:
-    """Run all works until SIGTERM or SIGINT, then cancel them. Raises when one of them raises."""
-
-    async def run_all() -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for work in works:
-                tasks.create_task(work)
-
-    running = asyncio.create_task(run_all())
+    """Run works that never return until SIGTERM or SIGINT, then cancel them. Raises what the first of them raises."""
+    running = [asyncio.create_task(work) for work in works]
     stopping = asyncio.create_task(signalled())
-    done, _ = await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if running in done:
-        running.result()
-    await cancel_and_wait(running)
+    done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await cancel_and_wait(*running, stopping)
+    for task in done:
+        task.result()
 
 
 def _log_as_json() -> None:
