@@ -1,4 +1,4 @@
-"""What agents ask: docs/agent-protocol.md is their side of this."""
+"""The operations of agents: connect, poll, log, report, finish. Their side of it is in docs/agent-protocol.md."""
 
 import hashlib
 from pathlib import Path
@@ -25,12 +25,12 @@ from store.tables.build_logs import Line
 
 HEARTBEAT_S = 10
 ALIVE_S = 15
-"""An agent that was heard of within this time keeps its node: another one with the same token is refused,
-unless it uses the same work folder, so that the other is known to be dead.
+"""Seconds since its last request in which an agent keeps its node: another agent with the same token is refused
+meanwhile, unless it proves by `replaces` that the first one is dead.
 """
-MAX_REPORT = 512 * 1024 * 1024
+MAX_REPORT_BYTES = 512 * 1024 * 1024
 MAX_OUTPUT = 512 * 1024
-"""Agents send the last 256 KiB."""
+"""Most characters of each output of a command; agents send the last 256 KiB."""
 
 Name = Annotated[str, Meta(max_length=500)]
 Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
@@ -46,7 +46,7 @@ class Connection(msgspec.Struct):
     ram_gb: Annotated[float, Meta(ge=0, le=1e7)]
     running: list[int] = []
     replaces: Annotated[str, Meta(max_length=200)] | None = None
-    """The secret whose SHA-256 is the session of the last agent in the same work folder, which is gone."""
+    """The secret whose SHA-256 is the session of the agent that ran in the same work folder before, and is dead."""
 
 
 class Connected(msgspec.Struct):
@@ -101,7 +101,7 @@ class FinishedReport(msgspec.Struct):
 
 class CommandResult(msgspec.Struct):
     exit_code: Annotated[int, Meta(ge=-(2**31), le=2**32)] | None = None
-    """None when it was killed for its time."""
+    """Null when the command was killed at its time limit."""
     stdout: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     stderr: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     truncated: bool = False
@@ -144,7 +144,7 @@ class AgentController(Controller):
     async def disconnect(
         self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Disconnection
     ) -> dict[str, str]:
-        """The agent ends, and with it its session; one that is not the node's (any more) is no matter."""
+        """Ends the agent's session. Does nothing for a session that is not the node's (any more)."""
         await ctx(MarkNodeOffline(request.user.node_id, data.session, "its agent was stopped"))
         return {}
 
@@ -157,8 +157,8 @@ class AgentController(Controller):
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
     ) -> Response[Any]:
-        """A message for the agent, or 204 after a while without one. `receipt` is that of the last message that
-        arrived, empty before the first: what did not arrive is said again.
+        """Waits for a message for the agent; 204 after a while without one. `receipt` is that of the last message that
+        arrived, empty before the first: a message that did not arrive is sent again.
         """
         node_id = request.user.node_id
         await _must_be_connected(ctx, node_id, session)
@@ -197,7 +197,7 @@ class AgentController(Controller):
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
 
-    @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT)
+    @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT_BYTES)
     async def report(
         self,
         request: Request[Agent, Any, Any],
@@ -213,8 +213,8 @@ class AgentController(Controller):
             async for chunk in request.stream():
                 size += len(chunk)
                 hashed.update(chunk)
-                if size > MAX_REPORT:
-                    raise TooLarge(f"A report may have {MAX_REPORT // 2**20} MiB.")
+                if size > MAX_REPORT_BYTES:
+                    raise TooLarge(f"A report may have {MAX_REPORT_BYTES // 2**20} MiB.")
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
@@ -249,7 +249,7 @@ class AgentController(Controller):
     async def command_result(
         self, request: Request[Agent, Any, Any], ctx: RequestContext, command_id: int, data: CommandResult
     ) -> dict[str, str]:
-        """Of `execute` and `restart`; only the first answer counts."""
+        """Takes the result of an `execute` or `restart` command; only the first one counts."""
         node_id = request.user.node_id
         await ctx(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
         return {}

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, and what wraps each request."""
+"""The HTTP application: its routes, and what runs around each request."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,12 +19,12 @@ from api.builds import BuildController
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import openapi, problems
-from api.http.as_of import refuse_elsewhere
+from api.http.as_of import refuse_unsupported_as_of
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
-from api.http.types import JsonRequest, storable
+from api.http.types import JsonRequest, require_storable
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -75,14 +75,14 @@ CONTROLLERS = (
 
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
-        return openapi.allowed(request)
-    refuse_elsewhere(request)
+        return openapi.answer_options(request)
+    refuse_unsupported_as_of(request)
     await wait_for_min_position(request)
     return None
 
 
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
-    """`services` is entered when the server starts and left when it stops."""
+    """Makes the application; enters `services` when the server starts and leaves it when the server stops."""
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -98,7 +98,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         lifespan=[lifespan],
         state=State({}),
         request_class=JsonRequest,
-        guards=[storable],
+        guards=[require_storable],
         dependencies={
             "ctx": Provide(provide_request_context, sync_to_thread=False),
         },

@@ -1,4 +1,4 @@
-"""Artifacts: upload, list, download."""
+"""Uploads, lists and downloads artifacts."""
 
 import asyncio
 import hashlib
@@ -13,14 +13,14 @@ from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from api.builds import reading_build
-from api.http.downloads import content_type, file_answer
+from api.builds import read_build
+from api.http.downloads import choose_content_type, make_file_response
 from api.http.idempotency import ReplayedResponse
 from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page, provide_paged, to_view
-from api.http.uploads import Upload, received
-from api.recording import record
+from api.http.uploads import Upload, receive_upload
+from api.recording import record_parsed
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
 from commands.results import recorded
@@ -32,8 +32,8 @@ from projections import artifacts
 from projections.artifacts import ArtifactRow
 from store.log.append import AlreadyDone, IdempotencyKey
 
-MAX_UPLOAD = 2 * 1024**3
-CHUNK = 1024 * 1024
+MAX_UPLOAD_BYTES = 2 * 1024**3
+CHUNK_BYTES = 1024 * 1024
 UPLOAD = {
     "type": "object",
     "properties": {
@@ -60,7 +60,7 @@ class ArtifactItem(msgspec.Struct):
 
 
 class RecordedReport(msgspec.Struct):
-    """What was recorded of a report that an external build's pipeline sent."""
+    """The results of a report that the pipeline of an external build has uploaded."""
 
     cases: int
     warnings: list[str]
@@ -91,7 +91,7 @@ class ArtifactController(Controller):
         type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
-        async with reading_build(ctx, request.user, build_id) as (connection, _):
+        async with read_build(ctx, request.user, build_id) as (connection, _):
             found = await artifacts.fetch_page(
                 connection,
                 build_id,
@@ -107,26 +107,26 @@ class ArtifactController(Controller):
     @get("/tree")
     async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
         """The build's artifacts as folders and files, folders first."""
-        async with reading_build(ctx, request.user, build_id) as (connection, _):
-            return tree_of(await artifacts.fetch_page(connection, build_id))
+        async with read_build(ctx, request.user, build_id) as (connection, _):
+            return make_tree(await artifacts.fetch_page(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
     async def upload(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports/`) or the whole path.
 
-        For a running external build a test report is also recorded.
+        For a running external build the results of a test report are also recorded.
         """
 
         async def check(fields: Mapping[str, str]) -> None:
             if "build_id" in fields:
-                await writable_build(request.user, ctx, fields["build_id"])
+                await find_writable_build(request.user, ctx, fields["build_id"])
 
-        async with received(request, ctx.services.spool, MAX_UPLOAD, check) as upload:
-            build = await writable_build(request.user, ctx, upload.fields.get("build_id", ""))
+        async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, check) as upload:
+            build = await find_writable_build(request.user, ctx, upload.fields.get("build_id", ""))
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
-            artifact = await store(ctx, request.user, build, path, upload)
+            artifact = await store_artifact(ctx, request.user, build, path, upload)
             if build.queued.external and artifact.type == "report" and not isinstance(build, Finished):
-                artifact.report = await record_external(ctx, build, path, upload.path)
+                artifact.report = await record_external_report(ctx, build, path, upload.path)
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
@@ -139,7 +139,7 @@ class ArtifactController(Controller):
         if artifact is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
         request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
-        return await file_answer(request, ctx.services.blobs, artifact)
+        return await make_file_response(request, ctx.services.blobs, artifact)
 
     @delete("/{artifact_id:int}", status_code=204)
     async def delete_artifact(self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int) -> None:
@@ -151,24 +151,24 @@ class ArtifactController(Controller):
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 
-async def store(
+async def store_artifact(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload
 ) -> UploadedArtifact:
-    """The same content at the same path is the same artifact, also while it is still being stored: an agent whose
-    connection was cut sends it again.
+    """Stores an upload, unless the build has an artifact of the same content at the same path, or another request is
+    just storing it: agents repeat uploads whose connection was cut.
     """
-    once = _once(build.build_id, path, upload.sha256)
-    artifact_id = await _same(ctx, build, path, upload)
+    once = _make_key(build.build_id, path, upload.sha256)
+    artifact_id = await _find_duplicate(ctx, build, path, upload)
     if artifact_id is None:
         try:
-            artifact_id = await _store(ctx, caller, build, path, upload, once)
+            artifact_id = await _store_new(ctx, caller, build, path, upload, once)
         except AlreadyDone:
             first = await ctx.services.idempotent_responses.find(once.scope)
             if first is not None:
                 await ctx.wait_until_shown(first.position)
-            artifact_id = await _same(ctx, build, path, upload)
-    if artifact_id is None:  # it was deleted since
-        artifact_id = await _store(ctx, caller, build, path, upload, None)
+            artifact_id = await _find_duplicate(ctx, build, path, upload)
+    if artifact_id is None:  # it was deleted meanwhile
+        artifact_id = await _store_new(ctx, caller, build, path, upload, None)
     return UploadedArtifact(
         id=artifact_id,
         build_id=build.build_id,
@@ -180,18 +180,18 @@ async def store(
     )
 
 
-async def _store(
+async def _store_new(
     ctx: RequestContext, caller: User | Agent, build: AnyBuild, path: str, upload: Upload, once: IdempotencyKey | None
 ) -> int:
-    """The content first, then the event: an event never names a blob that is not there."""
+    """Stores the content before the event, so that no event names a blob that does not exist. Returns the id."""
     artifact_id = await ctx.services.ids.draw("artifacts")
     key = blob_key(build.queued.job_id, build.build_id, artifact_id)
-    await ctx.services.blobs.put(key, chunks(upload.path))
+    await ctx.services.blobs.put(key, read_chunks(upload.path))
     command = StoreArtifact(
         artifact_id=artifact_id,
         build_id=build.build_id,
         path=path,
-        content_type=content_type(path, upload.content_type),
+        content_type=choose_content_type(path, upload.content_type),
         size_bytes=upload.size_bytes,
         sha256=upload.sha256,
         by_node=caller.node_id if isinstance(caller, Agent) else None,
@@ -204,30 +204,32 @@ async def _store(
     return artifact_id
 
 
-async def _same(ctx: RequestContext, build: AnyBuild, path: str, upload: Upload) -> int | None:
+async def _find_duplicate(ctx: RequestContext, build: AnyBuild, path: str, upload: Upload) -> int | None:
     async with ctx.reading() as connection:
         found = await artifacts.find_duplicate(connection, build.build_id, path, upload.sha256)
     return None if found is None else found.id
 
 
-def _once(build_id: int, path: str, sha256: str) -> IdempotencyKey:
+def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
     scope = hashlib.sha256(msgspec.msgpack.encode(("artifact", build_id, path, sha256))).digest()
     return IdempotencyKey(scope, scope)
 
 
-async def record_external(ctx: RequestContext, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
-    """Records a file that is a report; None for any other."""
+async def record_external_report(ctx: RequestContext, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
+    """Records the results of an uploaded file; returns None for a file that is no report."""
     known: Report | None = recorded(build, build.attempt, path)
     if known is None:
         report = await asyncio.to_thread(read_report, file)
         if not report.is_report:
             return None
-        known = await record(ctx, build, build.attempt, path, report)
+        known = await record_parsed(ctx, build, build.attempt, path, report)
     return RecordedReport(known.cases, list(known.warnings))
 
 
-async def writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> AnyBuild:
-    """The build that a form field names, if the caller may add to it."""
+async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> AnyBuild:
+    """Returns the build that a form field names. Raises Invalid, and NotFound or Forbidden when the caller may not add
+    to it.
+    """
     if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
     build_id = int(given)
@@ -237,7 +239,7 @@ async def writable_build(caller: User | Agent, ctx: RequestContext, given: str) 
     if isinstance(caller, Agent):
         must_be_leased(build, caller.node_id)
     else:
-        # By the log, not the read model: whoever has just started a build may send files, however far that one lags.
+        # Reads the log, since read models may not show yet a build that was started a moment ago.
         job = await ctx.services.log.load_state(JOB.at(build.queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
@@ -245,14 +247,14 @@ async def writable_build(caller: User | Agent, ctx: RequestContext, given: str) 
     return build
 
 
-async def chunks(path: Path) -> AsyncIterator[bytes]:
+async def read_chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK):
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
 
 
-def tree_of(rows: list[ArtifactRow]) -> dict[str, Any]:
-    """Folders before files, each by name."""
+def make_tree(rows: list[ArtifactRow]) -> dict[str, Any]:
+    """Returns the artifacts as nested folders; folders come before files, both by name."""
     root: dict[str, Any] = {"name": "/", "children": []}
     folders: dict[tuple[str, ...], dict[str, Any]] = {(): root}
     for row in sorted(rows, key=lambda row: (row.path, row.id)):

@@ -1,7 +1,7 @@
-"""Reading the audit trail: who did what, when, and what it changed.
+"""Reads the audit trail: who did what, when, and what it changed.
 
-A project's admins read what happened in it, admins everything, with the rights they have today. What others did is not
-read in secret: each such reading is an event itself.
+Admins of a project read its events, admins all events, by the access they have today. Reading what others did is
+recorded as an event itself.
 """
 
 import re
@@ -27,11 +27,23 @@ from projections.audit_view.entries import AREA_OF, AT_ONCE, Told, told, with_ch
 Order = Literal["newest", "oldest"]
 
 MAX_STREAM = 200
-"""Characters of a stream's name."""
+"""Most characters of a stream's name."""
 ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)
 
-ASKED = ("stream", "area", "type", "actor", "project_id", "since", "until", "after", "before", "order", "limit")
-"""The parameters that a noted reading shows; whatever else a request carried is nobody's business."""
+RECORDED_PARAMS = (
+    "stream",
+    "area",
+    "type",
+    "actor",
+    "project_id",
+    "since",
+    "until",
+    "after",
+    "before",
+    "order",
+    "limit",
+)
+"""The query parameters that a recorded reading shows."""
 
 StreamFilter = Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream: build-1025")]
 AreaFilter = Annotated[str | None, Parameter(max_length=50, description="Only this area: builds, jobs, users ...")]
@@ -68,27 +80,27 @@ class AuditController(Controller):
         order: Order = "newest",
         limit: Limit = 50,
     ) -> Response[list[Told]]:
-        """Events of the whole log; newest first, or with `order=oldest` as they happened."""
+        """Events of the whole log, the newest first; with `order=oldest` in the order in which they happened."""
         wanted = TrailFilter(
-            projects=await readable_projects(request.user, ctx, project_id),
+            projects=await find_readable_projects(request.user, ctx, project_id),
             stream=stream,
             types=types_of(area, type),
-            actor=known_actor(actor),
-            since=aware("since", since),
-            until=aware("until", until),
+            actor=check_actor(actor),
+            since=check_time_zone("since", since),
+            until=check_time_zone("until", until),
             after=after,
             before=before,
         )
         if since is not None and until is not None and until <= since:
             raise Invalid.field("until", "must be later than `since`")
         if stream is not None:
-            await must_have_stream(request.user, ctx, stream)
+            await check_stream(request.user, ctx, stream)
         async with ctx.reading() as connection:
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
-        shown = await told_at(ctx, positions)
-        await note(request, ctx, "events", shown, project_id)
+        shown = await load_entries(ctx, positions)
+        await record_reading(request, ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
-        return Response(shown, headers=next_link(request, key, positions, limit))
+        return Response(shown, headers=make_next_link(request, key, positions, limit))
 
     @get("/streams/{stream:str}")
     async def story(
@@ -101,11 +113,11 @@ class AuditController(Controller):
         order: Order = "oldest",
         limit: Limit = 50,
     ) -> Response[list[Told]]:
-        """All that happened to one thing: `build-1025`, `job-55`, `user-7`; from its beginning, by version."""
+        """The events of one stream, such as `build-1025`, `job-55` or `user-7`, by version from its beginning."""
         project_id = await project_of(request.user, ctx, stream)
         newest = order == "newest"
         async with ctx.reading() as connection:
-            places = await audit_trail.fetch_stream_positions(
+            positions = await audit_trail.fetch_stream_positions(
                 connection,
                 stream,
                 after=after or 0,
@@ -113,13 +125,13 @@ class AuditController(Controller):
                 newest=newest,
                 limit=limit,
             )
-        shown = await told_at(ctx, list(places.values()))
-        await note(request, ctx, "stream", shown, project_id, stream=stream)
-        return Response(shown, headers=next_link(request, "before" if newest else "after", list(places), limit))
+        shown = await load_entries(ctx, list(positions.values()))
+        await record_reading(request, ctx, "stream", shown, project_id, stream=stream)
+        return Response(shown, headers=make_next_link(request, "before" if newest else "after", list(positions), limit))
 
 
-async def told_at(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
-    """The events at these positions, in this order."""
+async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
+    """Returns the events at these positions, in this order, with what they changed."""
     found: dict[int, Told] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), AT_ONCE):
@@ -130,10 +142,10 @@ async def told_at(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
     return await with_changes(ctx.services.log, [found[position] for position in positions if position in found])
 
 
-async def readable_projects(user: User, ctx: RequestContext, project_id: int | None) -> list[int] | None:
-    """The projects whose trail is wanted and may be read; None for everything.
+async def find_readable_projects(user: User, ctx: RequestContext, project_id: int | None) -> list[int] | None:
+    """Returns the projects whose trail the user wants and may read; None for all.
 
-    Raises NotFound for a project that the caller cannot see, Forbidden for too little access.
+    Raises NotFound for a project that the user cannot see, Forbidden for too little access.
     """
     if project_id is not None:
         user.must("admin", project_id, f"project {project_id}")
@@ -150,7 +162,7 @@ async def readable_projects(user: User, ctx: RequestContext, project_id: int | N
 
 
 async def project_of(user: User, ctx: RequestContext, stream: str) -> int | None:
-    """The project that a stream belongs to. Raises NotFound for one that the caller cannot see."""
+    """Returns the project of a stream. Raises NotFound for a stream that the user cannot see."""
     first = await ctx.services.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
     if not first or (project_id is None and not user.is_admin):
@@ -160,7 +172,7 @@ async def project_of(user: User, ctx: RequestContext, stream: str) -> int | None
     return project_id
 
 
-async def must_have_stream(user: User, ctx: RequestContext, stream: str) -> None:
+async def check_stream(user: User, ctx: RequestContext, stream: str) -> None:
     try:
         await project_of(user, ctx, stream)
     except NotFound as error:
@@ -168,7 +180,7 @@ async def must_have_stream(user: User, ctx: RequestContext, stream: str) -> None
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
-    """The names of the types that are wanted; None for all."""
+    """Returns the types of events in an area or with a name; None for all. Raises Invalid for unknown ones."""
     if area is not None and area not in AREA_OF.values():
         raise Invalid.field("area", f"there is no area {area!r}; there are: {', '.join(sorted(set(AREA_OF.values())))}")
     if name is None:
@@ -181,19 +193,19 @@ def types_of(area: str | None, name: str | None) -> list[str] | None:
     return [name]
 
 
-def known_actor(actor: str | None) -> str | None:
+def check_actor(actor: str | None) -> str | None:
     if actor is not None and not ACTOR.fullmatch(actor):
         raise Invalid.field("actor", "must be like user:7, node:12, system:dispatch, or anonymous")
     return actor
 
 
-def aware(field: str, at: datetime | None) -> datetime | None:
+def check_time_zone(field: str, at: datetime | None) -> datetime | None:
     if at is not None and at.tzinfo is None:
         raise Invalid.field(field, "must have a time zone, like 2026-05-20T10:00:00Z")
     return at
 
 
-async def note(
+async def record_reading(
     request: Request[User, Any, Any],
     ctx: RequestContext,
     what: What,
@@ -201,18 +213,18 @@ async def note(
     project_id: int | None,
     **more: str,
 ) -> None:
-    """Notes the reading, unless all that was shown is what the reader himself did."""
+    """Records the reading, unless the reader has caused all the events that are shown."""
     if any(one.actor != request.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")
         given = request.query_params
-        # As they were understood: of a repeated one the last counts, and digits without end are not kept.
-        asked = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in ASKED if name in given}
-        await ctx.execute_unseen(NoteReading(read_id, what, asked | more, len(shown), project_id))
+        # Of a repeated parameter the last value counts, as for Litestar; long values are cut.
+        parameters = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in RECORDED_PARAMS if name in given}
+        await ctx.execute_unseen(NoteReading(read_id, what, parameters | more, len(shown), project_id))
 
 
-def next_link(request: Request[Any, Any, Any], key: str, places: Sequence[int], limit: int) -> dict[str, str]:
-    """The `Link` header to the events that follow; nothing on the last page."""
-    if len(places) < limit:
+def make_next_link(request: Request[Any, Any, Any], key: str, positions: Sequence[int], limit: int) -> dict[str, str]:
+    """Returns the `Link` header to the events that follow; nothing on the last page."""
+    if len(positions) < limit:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name != key]
-    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, places[-1])])}>; rel="next"'}
+    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, positions[-1])])}>; rel="next"'}

@@ -1,5 +1,5 @@
-"""The audit log as proof: signed checkpoints of its tree, proofs of inclusion and consistency, and the export that can
-be verified offline.
+"""Proves the audit log: signed checkpoints of its tree, proofs of inclusion and consistency, and an export that is
+verified offline.
 """
 
 from datetime import datetime
@@ -11,7 +11,7 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from api.audit import MAX_STREAM, readable_projects
+from api.audit import MAX_STREAM, find_readable_projects
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
@@ -41,20 +41,20 @@ class CheckpointItem(msgspec.Struct):
 
 class Checkpoints(msgspec.Struct):
     keys: list[str]
-    """Verifier keys (c2sp.org/signed-note), the first one first."""
+    """Verifier keys (c2sp.org/signed-note), the oldest first."""
     checkpoints: list[CheckpointItem]
 
 
 class InclusionProof(msgspec.Struct):
     position: int
     index: int
-    """Of the leaf in the tree."""
+    """Index of the leaf in the tree."""
     size: int
     leaf_data: str
-    """Made from what stands at the position now; its hash must be `leaf`."""
+    """Data of the leaf, made from the event that is stored now; its hash must be `leaf`."""
     leaf: str
     hashes: list[str]
-    """From the leaf upwards (RFC 6962)."""
+    """Hashes of the path from the leaf upwards (RFC 6962)."""
     root: str
     checkpoint: str
 
@@ -79,8 +79,8 @@ class AuditLogController(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
-        """What the log has signed about itself, the newest first. Keep some of them elsewhere."""
-        await readable_projects(request.user, ctx, None)
+        """The log's signed checkpoints, the newest first. Keep some of them elsewhere."""
+        await find_readable_projects(request.user, ctx, None)
         found = await AuditTree(ctx.services.pool).checkpoints_before(before, limit)
         keys = (await ctx.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         headers = {}
@@ -99,9 +99,9 @@ class AuditLogController(Controller):
     async def proof(
         self, request: Request[User, Any, Any], ctx: RequestContext, position: int, size: Size = None
     ) -> InclusionProof:
-        """That the event at a position is in the tree that a checkpoint signed."""
-        await must_own(request.user, ctx, position, f"event at position {position}")
-        checkpoint = await wanted_checkpoint(ctx, size)
+        """Proves that the event at a position is in the tree of a checkpoint."""
+        await check_event_access(request.user, ctx, position, f"event at position {position}")
+        checkpoint = await find_checkpoint(ctx, size)
         if position > checkpoint.size:
             detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
             raise NotFound(f"{detail}; a newer one covers it within seconds." if size is None else f"{detail}.")
@@ -127,11 +127,11 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """That the log of the later checkpoint begins with the log of the earlier one."""
-        await readable_projects(request.user, ctx, None)
+        """Proves that the log of the later checkpoint begins with the log of the earlier one."""
+        await find_readable_projects(request.user, ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
-        earlier, later = await wanted_checkpoint(ctx, first), await wanted_checkpoint(ctx, second)
+        earlier, later = await find_checkpoint(ctx, first), await find_checkpoint(ctx, second)
         hashes = await AuditTree(ctx.services.pool).folded(consistency(first, second))
         return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
 
@@ -148,23 +148,25 @@ class AuditLogController(Controller):
             list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
         ] = None,
     ) -> Stream:
-        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Everything: admins only."""
-        checkpoint = await wanted_checkpoint(ctx, size)
+        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins export the whole log."""
+        checkpoint = await find_checkpoint(ctx, size)
         if after > checkpoint.size:
             raise Invalid.field("after", f"is behind the checkpoint's last position, {checkpoint.size}")
-        following, asked, noted = await chosen(request.user, ctx, project_id, stream)
+        following, selection, noted = await choose_events(request.user, ctx, project_id, stream)
         if not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
         given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
         parameters = {name: str(value) for name, value in given.items() if value is not None}
         read_id = await ctx.services.ids.draw("audit_reads")
         await ctx.execute_unseen(NoteReading(read_id, "export", parameters, None, noted))
-        export = Export(ctx.services.pool, ctx.services.log, checkpoint, after, following, asked, sorted(held or ()))
+        export = Export(
+            ctx.services.pool, ctx.services.log, checkpoint, after, following, selection, sorted(held or ())
+        )
         return Stream(export.lines(), media_type=NDJSON)
 
 
-async def wanted_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
-    """Raises NotFound, or Unavailable while there is none at all."""
+async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
+    """Returns the checkpoint of a size, by default the newest. Raises NotFound, or Unavailable before the first one."""
     found = await AuditTree(ctx.services.pool).checkpoint(size)
     if found is None and size is None:
         raise Unavailable("The log has no checkpoint yet; the first comes some seconds after `testhide work` started.")
@@ -173,8 +175,8 @@ async def wanted_checkpoint(ctx: RequestContext, size: int | None) -> SealedChec
     return found
 
 
-async def must_own(user: User, ctx: RequestContext, position: int, what: str) -> int | None:
-    """The project of the event at a position. Raises NotFound for what the caller cannot see, Forbidden."""
+async def check_event_access(user: User, ctx: RequestContext, position: int, what: str) -> int | None:
+    """Returns the project of the event at a position. Raises NotFound or Forbidden for what the user may not see."""
     async with ctx.reading() as connection:
         project_id = await audit_trail.find_project_at(connection, position)
     if project_id is None and not user.is_admin:
@@ -184,23 +186,26 @@ async def must_own(user: User, ctx: RequestContext, position: int, what: str) ->
     return project_id
 
 
-async def chosen(
+async def choose_events(
     user: User, ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
-    """Which positions an export shows, by what name, and whose they are. Raises NotFound, Forbidden, Invalid."""
+    """Returns which positions an export holds (None for all), the parameters that name them, and their project.
+
+    Raises NotFound, Forbidden and Invalid.
+    """
     pool = ctx.services.pool
     if stream is not None:
         following = of_stream(pool, stream)
         first = await following(0, 1)
-        own = await must_own(user, ctx, first[0] if first else 0, f"stream {stream!r}")
-        if not first or project_id not in (None, own):
+        owner = await check_event_access(user, ctx, first[0] if first else 0, f"stream {stream!r}")
+        if not first or project_id not in (None, owner):
             raise NotFound(f"There is no stream {stream!r}{'' if project_id is None else f' in project {project_id}'}.")
-        return following, {"stream": stream}, own
+        return following, {"stream": stream}, owner
     if project_id is None:
         if not user.is_admin:
             raise Invalid.field("project_id", "is required: the whole log is for admins")
         return None, {}, None
-    await readable_projects(user, ctx, project_id)
+    await find_readable_projects(user, ctx, project_id)
 
     async def of_project(after: int, limit: int) -> list[int]:
         wanted = audit_trail.TrailFilter(projects=[project_id], after=after)

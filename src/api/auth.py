@@ -1,4 +1,4 @@
-"""Signing in and out, who one is, API tokens, and what the server tells its users about itself."""
+"""Signs users in and out, manages their API tokens, and tells them who they are and how the server is configured."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -29,7 +29,7 @@ from store.tables.token_uses import fetch_last_token_uses
 
 class Login(msgspec.Struct):
     username: Annotated[str, Meta(min_length=1, max_length=320)]
-    """The email address."""
+    """Email address of the account."""
     password: Annotated[str, Meta(max_length=1_000)]
 
 
@@ -44,7 +44,7 @@ class Permissions(msgspec.Struct):
     can_manage_nodes: bool
     is_admin: bool
     projects: dict[str, str]
-    """Project id -> read, write or admin."""
+    """By project id: read, write or admin."""
 
 
 class Me(msgspec.Struct):
@@ -93,16 +93,18 @@ class AuthController(Controller):
 
     @post("/authenticate", status_code=200, opt=PUBLIC)
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """After 10 failures in 5 minutes, for one account or from one address, further tries have to wait."""
+        """Opens a session. After 10 failures in 5 minutes for an account or from an address, further attempts must
+        wait.
+        """
         async with counting_failures(request, ctx.services, data.username):
             async with ctx.reading() as connection:
                 user = await auth.find_by_email(connection, data.username)
-            # As much work for an address that nobody has: how long it takes does not tell which exist.
+            # Verifies a password for unknown addresses too: the time it takes must not tell which accounts exist.
             proved = await passwords.matches(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
         services = ctx.services
-        now = utcnow().replace(microsecond=0)  # a token's times are whole seconds
+        now = utcnow().replace(microsecond=0)  # times in a JWT are whole seconds
         session_id = new_token("")
         expires_at = now + SESSION
         await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
@@ -132,7 +134,7 @@ class AuthController(Controller):
     async def list_tokens(
         self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
     ) -> Response[list[ApiTokenItem]]:
-        """The caller's own tokens, by id, without their secrets."""
+        """The caller's API tokens by id, without their secrets."""
         async with ctx.reading() as connection:
             own = await auth.fetch_tokens(connection, request.user.user_id)
             shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
@@ -152,7 +154,7 @@ class AuthController(Controller):
 
     @delete("/api-tokens/{token_id:int}")
     async def revoke_token(self, request: Request[User, Any, Any], ctx: RequestContext, token_id: int) -> None:
-        """Takes effect at once."""
+        """Revokes a token; it is refused from now on."""
         await ctx(RevokeApiToken(token_id, request.user.user_id))
 
 

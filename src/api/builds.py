@@ -1,4 +1,4 @@
-"""Builds: start, list, watch, stop."""
+"""Starts, lists, shows, follows and stops builds."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -124,7 +124,7 @@ class BuildController(Controller):
             int | None, Parameter(ge=1, le=MAX_ID, description="Only builds older than this id, instead of a page")
         ] = None,
     ) -> Response[BuildPage]:
-        """Newest first. `Link: rel="next"` leads on at a cost that does not grow with depth."""
+        """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth."""
         filters = BuildFilters(request.user.projects, job_id, status, branch, created_after, created_before)
         offset = 0 if before is not None else (page - 1) * limit
         async with ctx.reading() as connection:
@@ -137,7 +137,7 @@ class BuildController(Controller):
 
     @get("/{build_id:int}", **as_of(BUILD_PAST, "build_id"))
     async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
-        async with reading_build(ctx, request.user, build_id) as (connection, row):
+        async with read_build(ctx, request.user, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
@@ -146,8 +146,8 @@ class BuildController(Controller):
 
     @post("/{build_id:int}/stop", status_code=200)
     async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:
-        """Aborts a queued or running build; its agent kills what runs."""
-        await visible_build(request.user, ctx, build_id, "write")
+        """Aborts a queued or running build; its agent kills the processes."""
+        await find_visible_build(request.user, ctx, build_id, "write")
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
@@ -156,7 +156,7 @@ class BuildController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: ExternalResult
     ) -> BuildStatus:
         """Ends an external build."""
-        await visible_build(request.user, ctx, build_id, "write")
+        await find_visible_build(request.user, ctx, build_id, "write")
         receipt = await ctx(FinishExternalBuild(build_id, data.status))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
@@ -171,7 +171,7 @@ class BuildController(Controller):
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
         limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
     ) -> LogPage:
-        row = await visible_build(request.user, ctx, build_id)
+        row = await find_visible_build(request.user, ctx, build_id)
         logs = ctx.services.build_logs
         total = await logs.count_lines(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
@@ -181,8 +181,8 @@ class BuildController(Controller):
     async def stream(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream:
-        """Server-sent events: the log line by line, then the status, then `done`."""
-        project_id = (await visible_build(request.user, ctx, build_id)).project_id
+        """Server-sent events: each line of the log, then the status, then `done`."""
+        project_id = (await find_visible_build(request.user, ctx, build_id)).project_id
         last = request.headers.get("last-event-id")
         with_ids = ids or last is not None
         streams: Streams = request.app.state.streams
@@ -194,19 +194,20 @@ class BuildController(Controller):
 
 
 @asynccontextmanager
-async def reading_build(
+async def read_build(
     ctx: RequestContext, user: User, build_id: int, level: Level = "read"
 ) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
-    """Lends a connection and the build that was found with it.
+    """Finds a build and yields the connection and the build.
 
-    A build that the read models lack may have been started a moment ago, so they get the time to catch up. Raises
-    NotFound for a build that does not exist or that the user cannot see, Forbidden for too little access.
+    If the read models do not have the build, it waits until they have caught up: the build may have been started a
+    moment ago. Raises NotFound for a build that does not exist or that the user cannot see, Forbidden for too little
+    access.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())
         row = await builds.find(connection, build_id)
         if row is None and not ctx.is_historical:
-            await stack.aclose()  # no connection is held during the wait
+            await stack.aclose()  # releases the connection before the wait
             if await ctx.wait_for_head():
                 connection = await stack.enter_async_context(ctx.reading())
                 row = await builds.find(connection, build_id)
@@ -216,7 +217,7 @@ async def reading_build(
         yield connection, row
 
 
-async def visible_build(user: User, ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
+async def find_visible_build(user: User, ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
     """Returns the build, for handlers that read nothing else. Raises as `reading_build` does."""
-    async with reading_build(ctx, user, build_id, level) as (_, row):
+    async with read_build(ctx, user, build_id, level) as (_, row):
         return row

@@ -1,4 +1,4 @@
-"""The events of the whole log as a live stream."""
+"""Streams the events of the whole log to users as they happen."""
 
 from typing import Annotated, Any
 
@@ -45,11 +45,11 @@ class EventController(Controller):
                 if not await audit_trail.has_project(connection, project_id):
                     raise NotFound(f"There is no project {project_id}.")
         streams: Streams = request.app.state.streams
-        source = EventStream(streams.events, project_id, types, position_of(request.headers.get("last-event-id")))
+        source = EventStream(streams.events, project_id, types, parse_position(request.headers.get("last-event-id")))
         return LiveStream(streams.readers, Reader(request, source.may_read, source.keep_alive), source)
 
 
-def position_of(last_event_id: str | None) -> int | None:
+def parse_position(last_event_id: str | None) -> int | None:
     """Returns the position after which a client wants to go on; None for a new one. Raises Invalid."""
     if last_event_id is None or last_event_id == "":
         return None

@@ -22,7 +22,9 @@ from store.tables.reactions import ReactionStanding
 S = TypeVar("S", Standing, ReactionStanding)
 
 SEAL_OVERDUE = timedelta(minutes=5)
-"""Age of an event without a checkpoint that makes the server degraded: checkpoints come every few seconds."""
+"""Age of the oldest event without a checkpoint at which the server counts as degraded; checkpoints come every few
+seconds.
+"""
 
 
 class Health(msgspec.Struct):
@@ -33,13 +35,11 @@ class Health(msgspec.Struct):
 
 class Readiness(msgspec.Struct):
     status: str
-    """`ok`, `degraded: ...` when events could not be projected or reacted to or the log is not sealed, or
-    what is missing.
-    """
+    """`ok`; `degraded: ...` when events are parked or the log is not sealed; or what is missing."""
     position: int
-    """The newest position in the log."""
+    """Position of the newest event in the log."""
     projected: int
-    """The position that all read models have reached."""
+    """Position that all read models have reached."""
 
 
 class HealthController(Controller):

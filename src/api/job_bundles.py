@@ -1,6 +1,6 @@
-"""Jobs as portable bundles: exported here, imported on another server or into another project.
+"""Exports jobs as bundles, and imports them on another server or into another project.
 
-A bundle names things (its pool, its secrets) and holds no ids and no secrets' values, so it means the same elsewhere.
+A bundle refers to pools and secrets by name and holds no ids and no values of secrets, so it can be used elsewhere.
 """
 
 import re
@@ -23,10 +23,10 @@ from api.http.configurations import (
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, to_view
-from api.jobs import Minutes, Parallel, visible_job
+from api.jobs import Minutes, Parallel, find_visible_job
 from api.nodes import Tags
 from api.pools import Label, check_labels
-from api.templates import Command, Description, must_lend_secrets
+from api.templates import Command, Description, check_secrets_lendable
 from commands.jobs import ImportJob
 from domain.core.errors import FieldError, Invalid
 from domain.jobs import Configuration, QuarantineMode
@@ -42,7 +42,7 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
     name: Name
     enabled: bool = True
     node_pool: Name | None = None
-    """By its name."""
+    """Name of the pool."""
     pool_labels: dict[Label, Label] = {}
     required_tags: Tags = []
     timeout_minutes: Minutes = 60
@@ -58,10 +58,10 @@ class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
     env: dict[str, Value] = {}
     artifacts: Annotated[list[Glob], Meta(max_length=100)] = []
     secrets: Annotated[list[str], Meta(max_length=500)] = []
-    """Names only."""
+    """Names of the secrets, without values."""
 
     def check(self, place: str) -> None:
-        """Raises Invalid for what the types cannot say."""
+        """Raises Invalid for what the types do not refuse."""
         check_variables(f"{place}.env", self.env)
         check_variables(f"{place}.secrets", self.secrets)
         for number, glob in enumerate(self.artifacts):
@@ -87,7 +87,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
 class ImportRequest(msgspec.Struct):
     project_id: Id
     bundle: dict[str, Any]
-    """What export answered."""
+    """The bundle that export returned."""
 
 
 class ImportedJob(msgspec.Struct):
@@ -104,9 +104,9 @@ class JobBundleController(Controller):
 
     @post("/{job_id:int}/export", status_code=200)
     async def export(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> Bundle:
-        """Everything but the values of secrets."""
+        """The job, its configuration and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
-            job = await visible_job(request.user, ctx, job_id)
+            job = await find_visible_job(request.user, ctx, job_id)
             configuration = await jobs.find_configuration(connection, job_id)
             pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
             template = (
@@ -123,8 +123,8 @@ class JobBundleController(Controller):
     async def import_job(
         self, request: Request[User, Any, Any], ctx: RequestContext, data: ImportRequest
     ) -> ImportedJob:
-        """Makes a new job of a bundle. A pipeline template of the bundle's name is used where there is one; otherwise
-        what it says becomes the job's own configuration.
+        """Creates a job from a bundle. A pipeline template with the name of the bundle's is used if there is one;
+        otherwise its content becomes part of the job's own configuration.
         """
         request.user.must("write", data.project_id, f"project {data.project_id}")
         bundle = read(data.bundle)
@@ -141,7 +141,7 @@ class JobBundleController(Controller):
                 if job.node_pool is None
                 else await pools.find_id_by_name(connection, data.project_id, job.node_pool)
             )
-        await must_lend_secrets(request.user, ctx, template_id)
+        await check_secrets_lendable(request.user, ctx, template_id)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."
@@ -183,7 +183,7 @@ class JobBundleController(Controller):
 
 
 def read(given: dict[str, Any]) -> Bundle:
-    """Raises Invalid for what is no bundle of this version."""
+    """Parses a bundle. Raises Invalid for another version or form."""
     version = given.get("export_version")
     if version != VERSION:
         raise Invalid.field(
@@ -207,7 +207,7 @@ def read(given: dict[str, Any]) -> Bundle:
 
 
 def _refusal(message: str) -> Invalid:
-    """msgspec says what and where: `Object contains unknown field `x` - at `$.job``."""
+    """Translates msgspec's message, such as "Object contains unknown field `x` - at `$.job`"."""
     what, _, where = message.partition(" - at `$")
     field = "bundle" + where.rstrip("`")
     if unknown := re.search(r"unknown field `(.+)`", what):

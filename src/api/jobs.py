@@ -17,7 +17,7 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from api.nodes import Tags
 from api.pools import Label, check_labels
-from api.templates import must_lend_secrets
+from api.templates import check_secrets_lendable
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from domain.core.errors import NotFound
 from domain.jobs import JOB, Clearable, QuarantineMode
@@ -39,14 +39,14 @@ class NewJob(msgspec.Struct):
     repository: Repository | None = None
     default_branch: Branch = "main"
     required_tags: Tags = []
-    """A node must have all of them."""
+    """Tags that a node must have, all of them."""
     pool_labels: dict[Label, Label] = {}
-    """Instead of `node_pool_id`: any pool that has all of them."""
+    """Instead of `node_pool_id`: builds run in any pool that has all of these labels."""
     quarantine_mode: QuarantineMode = "run"
 
 
 class JobChanges(msgspec.Struct):
-    """What is not given stays; null takes the pool, the template or the repository away."""
+    """Fields that are left out stay as they are; null removes the pool, the template or the repository."""
 
     name: Name | UnsetType = UNSET
     enabled: bool | UnsetType = UNSET
@@ -77,7 +77,7 @@ class ConfigurationView(msgspec.Struct):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Names only: values are never returned."""
+    """Names of the secrets; values are never returned."""
     updated_at: datetime | None
 
 
@@ -122,7 +122,7 @@ class JobController(Controller):
         if data.repository is not None:
             check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
-        await must_lend_secrets(request.user, ctx, data.pipeline_template_id)
+        await check_secrets_lendable(request.user, ctx, data.pipeline_template_id)
         required_tags = list(dict.fromkeys(data.required_tags))
         job_id = await ctx.services.ids.draw("jobs")
         receipt = await ctx(
@@ -146,20 +146,20 @@ class JobController(Controller):
 
     @get("/{job_id:int}", **as_of(JOB_PAST, "job_id"))
     async def get_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> JobDetail:
-        return await detail(request.user, ctx, job_id)
+        return await find_visible_detail(request.user, ctx, job_id)
 
     @put("/{job_id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: JobChanges
     ) -> JobDetail:
-        """Changes reach the builds that are queued from now on."""
-        await visible_job(request.user, ctx, job_id, "write")
+        """Changes a job. Builds that are already queued keep what they were queued with."""
+        await find_visible_job(request.user, ctx, job_id, "write")
         if isinstance(data.repository, str):
             check_repository(data.repository)
         if not isinstance(data.pool_labels, UnsetType):
             check_labels("pool_labels", data.pool_labels)
         if isinstance(data.pipeline_template_id, int):
-            await must_lend_secrets(request.user, ctx, data.pipeline_template_id)
+            await check_secrets_lendable(request.user, ctx, data.pipeline_template_id)
         given: Mapping[str, Any] = {
             "title": data.name,
             "enabled": data.enabled,
@@ -183,12 +183,12 @@ class JobController(Controller):
                 cleared=tuple(name for name in clearable if given[name] is None),
             )
         )
-        return await detail(request.user, ctx, job_id)
+        return await find_visible_detail(request.user, ctx, job_id)
 
     @delete("/{job_id:int}")
     async def delete_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> None:
-        """Deletes the job with all its builds; those that are queued or running end as aborted."""
-        await visible_job(request.user, ctx, job_id, "admin")
+        """Deletes the job with all its builds; queued and running ones are aborted."""
+        await find_visible_job(request.user, ctx, job_id, "admin")
         await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_PAST, "job_id"))
@@ -196,7 +196,7 @@ class JobController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int
     ) -> ConfigurationView:
         async with ctx.reading() as connection:
-            await visible_job(request.user, ctx, job_id)
+            await find_visible_job(request.user, ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)
@@ -206,8 +206,8 @@ class JobController(Controller):
     async def configure(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: NewConfiguration
     ) -> Configured:
-        """Replaces everything, for the next build. A secret given as null keeps its value."""
-        job = await visible_job(request.user, ctx, job_id, "write")
+        """Replaces the whole configuration; used from the next build on. A secret that is null keeps its value."""
+        job = await find_visible_job(request.user, ctx, job_id, "write")
         data.check()
         seal = ctx.services.secrets.seal
         receipt = await ctx(
@@ -227,8 +227,8 @@ class JobController(Controller):
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 
-async def visible_job(user: User, ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
-    """Raises NotFound for a job that the caller cannot see, Forbidden for too little access."""
+async def find_visible_job(user: User, ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
+    """Returns the job. Raises NotFound for a job that the user cannot see, Forbidden for too little access."""
     async with ctx.reading() as connection:
         found = await jobs.find(connection, job_id)
     if found is None:
@@ -237,7 +237,7 @@ async def visible_job(user: User, ctx: RequestContext, job_id: int, level: Level
     return found
 
 
-async def detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
+async def find_visible_detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
     async with ctx.reading() as connection:
         found = await jobs.find_detail(connection, job_id)
     if found is None:

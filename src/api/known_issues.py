@@ -1,4 +1,4 @@
-"""Known issues: failures that are understood, and how they are known again."""
+"""Known issues: failures that are understood, and the rules by which they are recognised."""
 
 from datetime import datetime
 from typing import Annotated, Any, get_args
@@ -29,7 +29,7 @@ FailId = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="
 
 
 class NewKnownIssue(msgspec.Struct):
-    """With exactly one of `pattern`, `signature`, `fail_id`."""
+    """A known issue has exactly one of `pattern`, `signature` and `fail_id`."""
 
     project_id: Id
     title: Name
@@ -42,7 +42,7 @@ class NewKnownIssue(msgspec.Struct):
 
 
 class KnownIssueChanges(msgspec.Struct):
-    """What is not given stays. One of `pattern`, `signature`, `fail_id` takes the place of the one before."""
+    """Fields that are left out stay as they are. A `pattern`, `signature` or `fail_id` replaces the present one."""
 
     title: Name | UnsetType = UNSET
     classification: Classification | UnsetType = UNSET
@@ -88,16 +88,16 @@ class KnownIssueController(Controller):
                 connection, project_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
-        return Response([view(row) for row in found], headers=headers)
+        return Response([to_known_issue_view(row) for row in found], headers=headers)
 
     @post()
     async def create(
         self, request: Request[User, Any, Any], ctx: RequestContext, data: NewKnownIssue
     ) -> KnownIssueView:
         request.user.must("write", data.project_id, f"project {data.project_id}")
-        match = one_of(data)
+        match = parse_match(data)
         if match is None:
-            raise not_one("one of them is required")
+            raise match_error("one of them is required")
         known_issue_id = await ctx.services.ids.draw("known_issues")
         receipt = await ctx(
             CreateKnownIssue(
@@ -111,7 +111,7 @@ class KnownIssueController(Controller):
                 defect_url=data.defect_url,
             )
         )
-        return view(
+        return to_known_issue_view(
             receipt.existing(KNOWN_ISSUE.at(known_issue_id)),
             id=known_issue_id,
             created_at=receipt.at,
@@ -122,41 +122,41 @@ class KnownIssueController(Controller):
     async def get_known_issue(
         self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
     ) -> KnownIssueView:
-        return view(await visible_known_issue(request.user, ctx, known_issue_id))
+        return to_known_issue_view(await find_visible_known_issue(request.user, ctx, known_issue_id))
 
     @put("/{known_issue_id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
     ) -> KnownIssueView:
-        """Reaches the reports that are recorded from now on."""
-        await visible_known_issue(request.user, ctx, known_issue_id, "write")
+        """Changes a known issue; counts for reports that are recorded from now on."""
+        await find_visible_known_issue(request.user, ctx, known_issue_id, "write")
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
             UpdateKnownIssue(
                 known_issue_id,
-                title=given(data.title),
-                classification=given(data.classification),
-                match=one_of(data),
-                defect_key=given(data.defect_key),
-                defect_url=given(data.defect_url),
+                title=none_if_unset(data.title),
+                classification=none_if_unset(data.classification),
+                match=parse_match(data),
+                defect_key=none_if_unset(data.defect_key),
+                defect_url=none_if_unset(data.defect_url),
                 cleared=tuple(name for name in clearable if getattr(data, name) is None),
             )
         )
-        return view(await visible_known_issue(request.user, ctx, known_issue_id))
+        return to_known_issue_view(await find_visible_known_issue(request.user, ctx, known_issue_id))
 
     @delete("/{known_issue_id:int}")
     async def delete_known_issue(
         self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
     ) -> None:
-        """Nothing is classified by it any more; what it has classified stays."""
-        await visible_known_issue(request.user, ctx, known_issue_id, "write")
+        """Deletes a known issue; what it has classified stays so."""
+        await find_visible_known_issue(request.user, ctx, known_issue_id, "write")
         await ctx(DeleteKnownIssue(known_issue_id))
 
 
-async def visible_known_issue(
+async def find_visible_known_issue(
     user: User, ctx: RequestContext, known_issue_id: int, level: Level = "read"
 ) -> KnownIssueRow:
-    """Raises NotFound for a known issue that the caller cannot see, Forbidden for too little access."""
+    """Returns the known issue. Raises NotFound for one that the user cannot see, Forbidden for too little access."""
     async with ctx.reading() as connection:
         found = await known_issues.find(connection, known_issue_id)
     if found is None:
@@ -165,25 +165,25 @@ async def visible_known_issue(
     return found
 
 
-def one_of(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
-    """What it is known by, as kind and value; None where nothing is given. Raises Invalid for more than one."""
-    values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := given(getattr(data, kind)))]
+def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
+    """Returns the match rule as kind and value; None if there is none. Raises Invalid for more than one."""
+    values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := none_if_unset(getattr(data, kind)))]
     if len(values) > 1:
-        raise not_one("only one of them can be given")
+        raise match_error("only one of them can be given")
     return values[0] if values else None
 
 
-def not_one(why: str) -> Invalid:
+def match_error(why: str) -> Invalid:
     return Invalid(
         f"A known issue has exactly one of pattern, signature, fail_id: {why}.",
         *(FieldError(kind, f"exactly one of pattern, signature, fail_id: {why}") for kind in KINDS),
     )
 
 
-def given(value: Any) -> Any:
+def none_if_unset(value: Any) -> Any:
     return None if value is UNSET else value
 
 
-def view(issue: KnownIssue | KnownIssueRow, **more: Any) -> KnownIssueView:
+def to_known_issue_view(issue: KnownIssue | KnownIssueRow, **more: Any) -> KnownIssueView:
     known_by = {kind: issue.value if issue.kind == kind else None for kind in KINDS}
     return to_view(KnownIssueView, issue, **known_by, **more)

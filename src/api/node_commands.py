@@ -1,4 +1,4 @@
-"""Commands for the agent of a node. Asked for and answered by events, so that an answer outlives either process."""
+"""Runs commands on nodes. The request and the result are events, so the result outlives agent and server."""
 
 import asyncio
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted
 from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
 
 GRACE_S = 5.0
-"""For the way to the agent and back."""
+"""Seconds that are added to a command's time limit for its way to the agent and back."""
 
 
 class NewCommand(msgspec.Struct):
@@ -27,12 +27,12 @@ class NewCommand(msgspec.Struct):
 
 class CommandResult(msgspec.Struct):
     exit_code: int | None
-    """None when it was killed for its time."""
+    """Null when the command was killed at its time limit."""
     stdout: str
     stderr: str
     timed_out: bool
     truncated: bool
-    """Only the last 256 KiB of each are kept."""
+    """Whether only the last 256 KiB of an output are here."""
 
 
 class Detail(msgspec.Struct):
@@ -45,7 +45,7 @@ class NodeCommandController(Controller):
 
     @post("/restart", status_code=202, guards=[admins_only("manage nodes")])
     async def restart(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> Detail:
-        """The agent ends its builds and begins anew."""
+        """Has the agent end its builds and start again."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
@@ -53,31 +53,31 @@ class NodeCommandController(Controller):
     async def execute(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
-        """Runs a shell line outside any build and waits for its end. The log keeps it, and who asked."""
+        """Runs a shell command on the node, outside any build, and waits for its end. The audit log records it."""
         command_id = await ctx.services.ids.draw("node_commands")
-        answered = asyncio.Event()
+        completed = asyncio.Event()
 
         def on_wake(payload: str | None) -> None:
             if payload in (None, completion_notification(command_id)):
-                answered.set()
+                completed.set()
 
-        # Register, then ask, then look: the answer cannot come in between unseen.
+        # Subscribes before it asks, so that no notification of the result is missed.
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
-            ends = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
-            async with watching_disconnect(request, answered) as is_gone:
+            deadline = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
+            async with watching_disconnect(request, completed) as is_gone:
                 while True:
-                    answered.clear()
+                    completed.clear()
                     command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
                     if command is not None and command.result is not None:
-                        return shown(command.result)
-                    left = ends - asyncio.get_running_loop().time()
+                        return to_result(command.result)
+                    left = deadline - asyncio.get_running_loop().time()
                     if left <= 0 or is_gone.is_set():
                         raise StillRunning(
                             f"The agent of node {node_id} has not answered in {data.timeout_s} s; ask again later.",
                             f"/api/v3/nodes/{node_id}/commands/{command_id}",
                         )
-                    await wait_for(answered, min(1.0, left))
+                    await wait_for(completed, min(1.0, left))
 
     @get(
         "/commands/{command_id:int}",
@@ -87,14 +87,14 @@ class NodeCommandController(Controller):
     async def command(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, command_id: int
     ) -> Response[CommandResult | Detail]:
-        """The result of a command; 202 while there is none."""
+        """The result of a command; 202 until there is one."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")
         if found.result is None:
             return Response(Detail("The agent has not answered yet."), status_code=202)
-        return Response(shown(found.result), status_code=200)
+        return Response(to_result(found.result), status_code=200)
 
 
-def shown(result: NodeCommandCompleted) -> CommandResult:
+def to_result(result: NodeCommandCompleted) -> CommandResult:
     return CommandResult(result.exit_code, result.stdout, result.stderr, result.timed_out, result.truncated)

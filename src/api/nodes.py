@@ -1,4 +1,4 @@
-"""Nodes, and the agent that runs on them."""
+"""Nodes, and the download of the agent that runs on them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class NewNode(msgspec.Struct):
 
 
 class NodeChanges(msgspec.Struct):
-    """What is not given stays; `pool_id` null takes the node out of its pool."""
+    """Fields that are left out stay as they are; a `pool_id` of null takes the node out of its pool."""
 
     name: Name | UnsetType = UNSET
     pool_id: Id | UnsetType | None = UNSET
@@ -89,7 +89,7 @@ class NodeController(Controller):
             Literal["online", "offline", "quarantined"] | None, Parameter(description="Filter by status")
         ] = None,
     ) -> Response[list[NodeView]]:
-        """All nodes, by id, with what their agents last measured."""
+        """All nodes by id, with the last measurements of their agents."""
         async with ctx.reading() as connection:
             found = await nodes.fetch_page(
                 connection,
@@ -103,7 +103,7 @@ class NodeController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
     async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewNode) -> RegisteredNode:
-        """`agent_token` is what the node's agent signs in with; it is shown only here."""
+        """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
         receipt = await ctx(
@@ -134,7 +134,7 @@ class NodeController(Controller):
 
     @get("/agent/latest")
     async def latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """One program for all platforms, which needs Python 3.11 or newer; on Windows it is untested."""
+        """The newest agent: one program for all platforms that needs Python 3.11 or newer. Untested on Windows."""
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
         downloads = {
@@ -147,12 +147,12 @@ class NodeController(Controller):
 
     @get("/{node_id:int}", **as_of(NODE_PAST, "node_id"))
     async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
-        node = await shown_node(ctx, node_id)
+        node = await find_node_view(ctx, node_id)
         return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node
 
     @get("/{node_id:int}/health")
     async def health(self, ctx: RequestContext, node_id: int) -> Health:
-        """What the agent last measured. `last_heartbeat_s` is -1 while nothing was ever heard of it."""
+        """The last measurements of the agent. `last_heartbeat_s` is -1 before its first request."""
         async with ctx.reading() as connection:
             found = await nodes.find_health(connection, node_id)
         if found is None:
@@ -161,15 +161,15 @@ class NodeController(Controller):
 
     @delete("/{node_id:int}", guards=[admins_only("manage nodes")])
     async def deregister(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> None:
-        """The node's token is void at once, and builds that run there are aborted."""
-        await existing_node(ctx, node_id)
+        """Deletes the node: its token is refused from now on, and builds that run there are aborted."""
+        await find_node(ctx, node_id)
         await ctx(DeleteNode(node_id))
 
     @put("/{node_id:int}", guards=[admins_only("manage nodes")])
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NodeChanges
     ) -> NodeView:
-        """Counts for the builds that are assigned from now on."""
+        """Changes a node; counts for builds that are assigned from now on."""
         given: Mapping[str, Any] = {
             "title": data.name,
             "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, data.name),
@@ -184,29 +184,29 @@ class NodeController(Controller):
                 cleared=("pool_id",) if data.pool_id is None else (),
             )
         )
-        return await shown_node(ctx, node_id)
+        return await find_node_view(ctx, node_id)
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
     async def quarantine(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
-        """It gets no further builds; those that run there go on, and commands still reach it."""
+        """Stops the assignment of builds to the node. Builds that run there go on, and commands still reach it."""
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
     async def release(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
         await ctx(ReleaseNode(node_id))
-        return NodeStatus(node_id, (await shown_node(ctx, node_id)).status)
+        return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
 
 class AgentDownloadController(Controller):
-    """What `/nodes/agent/latest` points at; not under /api/v3."""
+    """The files to which `/api/v3/nodes/agent/latest` refers; not under /api/v3."""
 
     path = "/agent"
     tags = ["Nodes / CI Agents"]
 
     @get("/{version:str}/{platform:str}", opt={**PUBLIC, "download": True})
     async def download(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
-        """The agent as one file that Python runs: `python3 testhide-agent.pyz`."""
+        """The agent as one file for Python: `python3 testhide-agent.pyz`."""
         services = ctx.services
         if version != services.agent_version or platform not in PLATFORMS:
             raise NotFound(
@@ -219,7 +219,7 @@ class AgentDownloadController(Controller):
         )
 
 
-async def shown_node(ctx: RequestContext, node_id: int) -> NodeView:
+async def find_node_view(ctx: RequestContext, node_id: int) -> NodeView:
     async with ctx.reading() as connection:
         found = await nodes.find_view(connection, node_id)
     if found is None:
@@ -227,7 +227,7 @@ async def shown_node(ctx: RequestContext, node_id: int) -> NodeView:
     return found
 
 
-async def existing_node(ctx: RequestContext, node_id: int) -> NodeRow:
+async def find_node(ctx: RequestContext, node_id: int) -> NodeRow:
     async with ctx.reading() as connection:
         found = await nodes.find(connection, node_id)
     if found is None:

@@ -28,13 +28,13 @@ class NewPool(msgspec.Struct):
     project_id: Id
     labels: dict[Label, Label] = {}
     max_parallel: Limit | None = None
-    """None: as many as its nodes take."""
+    """Most builds at once in the pool; null: as many as its nodes take."""
     shared: bool = False
-    """Usable by the jobs of every project; only who manages nodes may say so."""
+    """Whether jobs of all projects may use the pool; only admins may set it."""
 
 
 class PoolChanges(msgspec.Struct):
-    """What is not given stays; `max_parallel` null takes the limit away."""
+    """Fields that are left out stay as they are; a `max_parallel` of null removes the limit."""
 
     name: Name | UnsetType = UNSET
     labels: dict[Label, Label] | UnsetType = UNSET
@@ -89,15 +89,15 @@ class PoolController(Controller):
 
     @get("/{id:int}")
     async def get_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> PoolView:
-        return await visible_pool(request.user, ctx, id)
+        return await find_visible_pool(request.user, ctx, id)
 
     @put("/{id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: PoolChanges
     ) -> PoolView:
-        """Limits and labels count for what is assigned from now on."""
-        pool = await visible_pool(request.user, ctx, id)
-        must_change(request.user, pool)
+        """Changes a pool; limits and labels count for builds that are assigned from now on."""
+        pool = await find_visible_pool(request.user, ctx, id)
+        check_may_change(request.user, pool)
         if data.shared not in (UNSET, pool.shared):
             request.user.must_manage_nodes()
         if not isinstance(data.labels, UnsetType):
@@ -116,12 +116,12 @@ class PoolController(Controller):
                 cleared=("max_parallel",) if data.max_parallel is None else (),
             )
         )
-        return await visible_pool(request.user, ctx, id)
+        return await find_visible_pool(request.user, ctx, id)
 
     @delete("/{id:int}")
     async def delete_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
-        """Its nodes stay, without a pool. Refused while builds are queued or running there."""
-        must_change(request.user, await visible_pool(request.user, ctx, id))
+        """Deletes a pool; its nodes stay, without a pool. Refused while builds are queued or running in it."""
+        check_may_change(request.user, await find_visible_pool(request.user, ctx, id))
         await ctx.wait_for_head()
         async with ctx.reading() as connection:
             node_ids = await pools.fetch_node_ids(connection, id)
@@ -129,8 +129,8 @@ class PoolController(Controller):
         await ctx(DeletePool(id, node_ids, active))
 
 
-async def visible_pool(user: User, ctx: RequestContext, pool_id: int) -> PoolView:
-    """Raises NotFound for a pool of a project that the caller cannot see, unless it is shared."""
+async def find_visible_pool(user: User, ctx: RequestContext, pool_id: int) -> PoolView:
+    """Returns the pool. Raises NotFound for a pool that is not shared, of a project that the user cannot see."""
     async with ctx.reading() as connection:
         found = await pools.find(connection, pool_id)
     if found is None:
@@ -140,7 +140,7 @@ async def visible_pool(user: User, ctx: RequestContext, pool_id: int) -> PoolVie
     return found
 
 
-def must_change(user: User, pool: PoolView) -> None:
+def check_may_change(user: User, pool: PoolView) -> None:
     if not user.may("read", pool.project_id):
         raise Forbidden(f"Node pool {pool.id} is shared, but only admins of its project change it.")
     user.must("admin", pool.project_id, f"node pool {pool.id}")

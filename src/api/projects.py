@@ -35,9 +35,9 @@ class ProjectChanges(msgspec.Struct):
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
     scm_endpoint_id: Id | UnsetType = UNSET
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
-    """Finished builds older than this are deleted unless they are kept for ever; 0 keeps them whatever their age."""
+    """Days after which finished builds are deleted unless they are kept forever; 0 keeps them at any age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
-    """Of each job only this many of the newest finished builds are kept; 0 keeps all."""
+    """How many finished builds of each job are kept, the newest; 0 keeps all."""
 
 
 class ProjectItem(msgspec.Struct):
@@ -91,11 +91,11 @@ class ProjectController(Controller):
 
     @post(opt=SHOWN_ONCE, guards=[developers_only])
     async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewProject) -> CreatedProject:
-        """The caller becomes the project's admin. `webhook_secret` is shown only here."""
+        """Creates a project with the caller as its admin. `webhook_secret` is shown only here."""
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
-        base = slug_of(data.name)
+        base = make_slug(data.name)
         candidates = [base or f"project-{project_id}", f"{base or 'project'}-{project_id}"]
         receipt = await ctx(
             CreateProject(
@@ -115,14 +115,14 @@ class ProjectController(Controller):
     async def get_project(
         self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
     ) -> ProjectDetail:
-        return detail(await visible_project(request.user, ctx, project_id), ctx.services.base_url)
+        return to_detail(await find_visible_project(request.user, ctx, project_id), ctx.services.base_url)
 
     @put("/{project_id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int, data: ProjectChanges
     ) -> ProjectDetail:
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, ctx, project_id)
+        await find_visible_project(request.user, ctx, project_id)
         changes: dict[str, Any] = {
             "title": data.name,
             "description": data.description,
@@ -131,33 +131,33 @@ class ProjectController(Controller):
             "retention_builds": data.retention_builds,
         }
         await ctx(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
-        return detail(await visible_project(request.user, ctx, project_id), ctx.services.base_url)
+        return to_detail(await find_visible_project(request.user, ctx, project_id), ctx.services.base_url)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE)
     async def rotate_webhook_secret(
         self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
     ) -> NewSecret:
-        """The old secret is invalid at once; the new one is shown only here."""
+        """Replaces the secret: the old one is refused from now on, the new one is shown only here."""
         request.user.must("admin", project_id, f"project {project_id}")
-        await visible_project(request.user, ctx, project_id)
+        await find_visible_project(request.user, ctx, project_id)
         secret = new_token("wh_sec_")
         await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
         return NewSecret(secret)
 
     @delete("/{project_id:int}")
     async def delete_project(self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int) -> None:
-        """Deletes the project for good, with its jobs, their builds and all that these left; what is queued or running
-        ends as aborted. Refused while builds of other projects are queued or running in its node pools.
+        """Deletes the project for good, with its jobs, their builds and all their data; queued and running builds are
+        aborted. Refused while builds of other projects are queued or running in its node pools.
         """
         request.user.must("admin", project_id, f"project {project_id}")
         async with ctx.reading() as connection:
-            await visible_project(request.user, ctx, project_id)
+            await find_visible_project(request.user, ctx, project_id)
             guests = await pools.count_guest_builds(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
             raise Conflict(f"{what} queued or running in node pools of this project; wait for them or stop them.")
         await ctx(CloseProject(project_id))
-        # The read models may have taken longer than a request waits; a list from then would not be whole.
+        # Refuses if the read models have not caught up: the lists of what to delete would lack jobs or pools.
         if not await ctx.wait_for_head():
             raise Unavailable(f"Project {project_id} takes nothing new now, but its contents are not listed yet.")
         async with ctx.reading() as connection:
@@ -169,8 +169,8 @@ class ProjectController(Controller):
         await ctx(DeleteProject(project_id, job_ids))
 
 
-async def visible_project(user: User, ctx: RequestContext, project_id: int) -> ProjectRow:
-    """Raises NotFound for a project that does not exist or that the caller cannot see."""
+async def find_visible_project(user: User, ctx: RequestContext, project_id: int) -> ProjectRow:
+    """Returns the project. Raises NotFound for one that does not exist or that the user cannot see."""
     user.must("read", project_id, f"project {project_id}")
     async with ctx.reading() as connection:
         found = await projects.find(connection, project_id)
@@ -179,11 +179,11 @@ async def visible_project(user: User, ctx: RequestContext, project_id: int) -> P
     return found
 
 
-def detail(row: ProjectRow, base_url: str) -> ProjectDetail:
+def to_detail(row: ProjectRow, base_url: str) -> ProjectDetail:
     return to_view(ProjectDetail, row, webhook_url=f"{base_url}/webhook/proj/{row.id}")
 
 
-def slug_of(name: str) -> str:
-    """`Mobile App` -> `mobile-app`; empty when nothing of the name is usable."""
+def make_slug(name: str) -> str:
+    """Returns `mobile-app` for `Mobile App`; an empty text when the name has no usable character."""
     ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_name.lower()).strip("-")[:60]

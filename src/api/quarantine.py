@@ -1,4 +1,4 @@
-"""Quarantine: tests of a job whose failures do not fail its builds, and which of them need it no longer."""
+"""Quarantine: tests of a job whose failures do not fail its builds."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
@@ -12,7 +12,7 @@ from api.http.as_of import as_of
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, to_view
-from api.jobs import visible_job
+from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.core.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
@@ -22,14 +22,14 @@ from projections.time_travel.historical_reads import QUARANTINE_PAST
 from store.clock import utcnow
 
 MAX_BULK = 10_000
-AGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
-"""Of the age distribution: a name, and the days that are too old for it."""
-OLDEST = "90+"
+AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
+"""Ranges of the age distribution: a name, and the age in days at which the range ends."""
+OLDEST_RANGE = "90+"
 
-# A line each in the file that agents write.
+# Each becomes a line of the file that agents write for the tests, so it must be one line.
 NodeId = Annotated[str, Meta(min_length=1, max_length=4_096, pattern=r"^(?=.*\S)[^\x00-\x1f\x7f]+\Z")]
 JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query quarantine for")]
-# Everything at once for clients that know no pages.
+# Larger than other lists' limits: clients that know no pages get all entries at once.
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]
 Limit = Annotated[int, Parameter(ge=1, le=10_000, description="Items on a page")]
 After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
@@ -54,8 +54,8 @@ class NewEntryAnswer(msgspec.Struct):
 
 
 class EntryItem(NewEntryAnswer):
-    """`expired`: it does not count any more. `healthy`: its tests passed in the last 10 builds that ran them; it counts
-    until it is lifted, and is `active` again when one of them fails.
+    """An `expired` entry does not count any more. The tests of a `healthy` one passed in the last 10 builds that ran
+    them; it counts until it is removed, and becomes `active` again when one of them fails.
     """
 
     job_id: int
@@ -63,11 +63,11 @@ class EntryItem(NewEntryAnswer):
     status: Status
     status_since: datetime
     passed_builds: int
-    """In a row, up to now; counted up to 10."""
+    """How many of the last builds that ran the tests they have passed, in a row; counted up to 10."""
 
 
 class Bulk(msgspec.Struct):
-    """`reason`, `expires_at` and `owner` are for what is added."""
+    """`reason`, `expires_at` and `owner` are those of added entries."""
 
     job_id: Id
     action: Literal["add", "remove"]
@@ -88,13 +88,13 @@ class Removed(msgspec.Struct):
 
 
 class Stats(msgspec.Struct):
-    """Of the entries that count; `by_status` has the expired ones too."""
+    """Counts of the entries that are in force; `by_status` includes expired ones."""
 
     total: int
     by_reason: dict[str, int]
     oldest_days: int
     age_days: dict[str, int]
-    """How many entries are that many days old."""
+    """Number of entries by range of age in days."""
     by_status: dict[str, int]
 
 
@@ -116,20 +116,20 @@ class QuarantineController(Controller):
         limit: Limit = 10_000,
         after: After = 0,
     ) -> Response[list[EntryItem]]:
-        """All entries by id, those that have expired too."""
+        """All entries of a job by id, also expired ones."""
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
-            await visible_job(request.user, ctx, job_id)
+            await find_visible_job(request.user, ctx, job_id)
             found = await quarantine.fetch_page(
                 connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
             )
         headers = next_page(request, paged, [row.id for row in found])
-        return Response([item(row, ctx.effective_time) for row in found], headers=headers)
+        return Response([to_item(row, ctx.effective_time) for row in found], headers=headers)
 
     @post()
     async def add(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
-        """Future builds still run the test. `node_id` may also be a prefix that `::` or `[` follows."""
-        await visible_job(request.user, ctx, data.job_id, "write")
+        """Adds a test to the quarantine; builds still run it. `node_id` may be a prefix that `::` or `[` follows."""
+        await find_visible_job(request.user, ctx, data.job_id, "write")
         quarantine_id = await ctx.services.ids.draw("quarantine")
         receipt = await ctx(
             AddToQuarantine(
@@ -153,8 +153,8 @@ class QuarantineController(Controller):
 
     @post("/bulk", status_code=200)
     async def bulk(self, request: Request[User, Any, Any], ctx: RequestContext, data: Bulk) -> Added | Removed:
-        """Skips what is there already, or what is not there to be removed."""
-        await visible_job(request.user, ctx, data.job_id, "write")
+        """Adds or removes many tests; skips those that are in the quarantine already, or are not in it."""
+        await find_visible_job(request.user, ctx, data.job_id, "write")
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
             receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
@@ -181,7 +181,7 @@ class QuarantineController(Controller):
     async def stats(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> Stats:
         now = utcnow()
         async with ctx.reading() as connection:
-            await visible_job(request.user, ctx, job_id)
+            await find_visible_job(request.user, ctx, job_id)
             reasons = await quarantine.count_by_reason(connection, job_id, now)
             ages = await quarantine.count_by_age(connection, job_id, now)
             statuses = await quarantine.count_by_status(connection, job_id, now)
@@ -190,14 +190,14 @@ class QuarantineController(Controller):
             total=sum(by_reason.values()),
             by_reason={str(reason): entries for reason, entries in by_reason.items()},
             oldest_days=ages[-1].days if ages else 0,
-            age_days=distribution(ages),
+            age_days=count_by_range(ages),
             by_status=dict.fromkeys(get_args(Status), 0) | {found.status: found.entries for found in statuses},
         )
 
     @get("/nodeids")
     async def node_ids(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> NodeIds:
         async with ctx.reading() as connection:
-            await visible_job(request.user, ctx, job_id)
+            await find_visible_job(request.user, ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
@@ -210,13 +210,13 @@ class QuarantineController(Controller):
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 
-def distribution(ages: list[AgeTotal]) -> dict[str, int]:
-    counts = dict.fromkeys([*(name for name, _ in AGES), OLDEST], 0)
+def count_by_range(ages: list[AgeTotal]) -> dict[str, int]:
+    counts = dict.fromkeys([*(name for name, _ in AGE_RANGES), OLDEST_RANGE], 0)
     for age in ages:
-        counts[next((name for name, too_old in AGES if age.days < too_old), OLDEST)] += age.entries
+        counts[next((name for name, too_old in AGE_RANGES if age.days < too_old), OLDEST_RANGE)] += age.entries
     return counts
 
 
-def item(row: QuarantineRow, now: datetime) -> EntryItem:
+def to_item(row: QuarantineRow, now: datetime) -> EntryItem:
     status, since = quarantine.status_at(row, now)
     return to_view(EntryItem, row, status=status, status_since=since, passed_builds=len(row.passed_in))

@@ -1,4 +1,4 @@
-"""Recording a report: read the file, look up what the read models know of its tests, and append it all at once."""
+"""Records the results of a report: reads the file, looks up the tests in the read models, and appends the results."""
 
 import asyncio
 from array import array
@@ -17,15 +17,15 @@ from projections.results_cases import fetch_catalogue_version, find_case_ids
 from store.clock import utcnow
 from store.log.append import VersionConflict
 
-LOOKED_UP = 5_000
-"""Node ids looked up in one query."""
-TRIES = 10
-PATIENCE_S = 30.0
-"""How long a report waits for the read models to show what was recorded just before it."""
+LOOKUP_BATCH_SIZE = 5_000
+"""Node ids that one query looks up."""
+MAX_ATTEMPTS = 10
+SHOWN_LIMIT_S = 30.0
+"""Seconds that a report waits until the read models show what was recorded before it."""
 
 
 async def record_report(ctx: RequestContext, build_id: int, attempt: int, path: str, file: Path) -> Report:
-    """Records a report file of a build's current attempt; sent again, it answers as at the first time.
+    """Records a report of a build's current attempt; returns the first recording for a report that is sent again.
 
     Raises NotFound, Conflict when the build takes no reports (any more), Unavailable when the read models lag.
     """
@@ -35,20 +35,21 @@ async def record_report(ctx: RequestContext, build_id: int, attempt: int, path: 
     if (known := recorded(build, attempt, path)) is not None:
         return known
     must_take_reports(build, attempt)
-    return await record(ctx, build, attempt, path, await asyncio.to_thread(read_report, file))
+    return await record_parsed(ctx, build, attempt, path, await asyncio.to_thread(read_report, file))
 
 
-async def record(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
-    """As `record_report`, for a report that was read already."""
+async def record_parsed(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, report: ReportRead) -> Report:
+    """Records a report that has been read already; raises as `record_report` does."""
     first_result_id = await ctx.services.ids.draw_range("results", max(1, report.rows))
-    matches = await _matches(ctx, build.queued.project_id, report)
-    for _ in range(TRIES):
-        command = await _command(ctx, build, attempt, path, report, first_result_id, matches)
+    matches = await _find_matches(ctx, build.queued.project_id, report)
+    for _ in range(MAX_ATTEMPTS):
+        command = await _make_command(ctx, build, attempt, path, report, first_result_id, matches)
         try:
             current = (await ctx(command)).state(BUILD.at(build.build_id))
         except VersionConflict:
-            # Others recorded cases of the project or results of the build since the look-up. Look again, when shown.
-            await _shown(ctx, await ctx.services.log.read_head())
+            # Another report has recorded tests of the project or results of the build since the look-up: looks up again
+            # once the read models show them.
+            await _wait_until_shown(ctx, await ctx.services.log.read_head())
             current = await ctx.services.log.load_state(BUILD.at(build.build_id))
         if current is not None and (known := recorded(current, attempt, path)) is not None:
             return known
@@ -56,8 +57,8 @@ async def record(ctx: RequestContext, build: AnyBuild, attempt: int, path: str, 
     raise Unavailable("Other reports of this project keep coming first; send this one again.")
 
 
-async def _matches(ctx: RequestContext, project_id: int, report: ReportRead) -> Sequence[Match]:
-    """The failures that the project's known issues match."""
+async def _find_matches(ctx: RequestContext, project_id: int, report: ReportRead) -> Sequence[Match]:
+    """Returns the failures that the project's known issues match."""
     if FAILED not in report.statuses:
         return ()
     async with ctx.reading() as connection:
@@ -66,7 +67,7 @@ async def _matches(ctx: RequestContext, project_id: int, report: ReportRead) -> 
     return await asyncio.to_thread(lambda: Rules(rules).matches(report)) if ways else ()
 
 
-async def _command(
+async def _make_command(
     ctx: RequestContext,
     build: AnyBuild,
     attempt: int,
@@ -79,20 +80,20 @@ async def _command(
     async with ctx.reading() as connection:
         version = await fetch_catalogue_version(connection, project_id)
         case_ids: list[int | None] = []
-        for start in range(0, len(report.node_ids), LOOKED_UP):
-            case_ids += await find_case_ids(connection, project_id, report.node_ids[start : start + LOOKED_UP])
-    new = [place for place, case_id in enumerate(case_ids) if case_id is None]
+        for start in range(0, len(report.node_ids), LOOKUP_BATCH_SIZE):
+            case_ids += await find_case_ids(connection, project_id, report.node_ids[start : start + LOOKUP_BATCH_SIZE])
+    new = [index for index, case_id in enumerate(case_ids) if case_id is None]
     new_cases = None
     if new:
         new_cases = NewCases(
             project_id=project_id,
             catalogue_version=version,
             first_case_id=await ctx.services.ids.draw_range("test_cases", len(new)),
-            node_ids=[report.node_ids[place] for place in new],
-            suites=[report.suites[report.case_suites[place]] for place in new],
+            node_ids=[report.node_ids[index] for index in new],
+            suites=[report.suites[report.case_suites[index]] for index in new],
         )
-        for number, place in enumerate(new):
-            case_ids[place] = new_cases.first_case_id + number
+        for number, index in enumerate(new):
+            case_ids[index] = new_cases.first_case_id + number
     ids = array("q", (case_id for case_id in case_ids if case_id is not None))
     return RecordReport(
         build_id=build.build_id,
@@ -103,30 +104,30 @@ async def _command(
         case_ids=ids,
         results_version=build.results_version,
         new_cases=new_cases,
-        earlier=await _earlier(ctx, build, attempt, ids.tolist()),
+        earlier=await _find_earlier(ctx, build, attempt, ids.tolist()),
         matches=matches,
         now=utcnow(),
     )
 
 
-async def _earlier(ctx: RequestContext, build: AnyBuild, attempt: int, case_ids: list[int]) -> dict[int, Earlier]:
-    """The results of these cases that other reports of this attempt have brought."""
+async def _find_earlier(ctx: RequestContext, build: AnyBuild, attempt: int, case_ids: list[int]) -> dict[int, Earlier]:
+    """Returns the results of these test cases from other reports of the attempt, by case id."""
     if not any(report.attempt == attempt and report.cases for report in build.reports):
         return {}
     history = (await ctx.services.log.load([BUILD.at(build.build_id).name]))[BUILD.at(build.build_id).name]
-    await _shown(ctx, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
+    await _wait_until_shown(ctx, max(item.position for item in history if isinstance(item.event, ReportRecorded)))
     async with ctx.reading() as connection:
         ranges = await results_queries.fetch_reports_of_attempt(connection, build.build_id, attempt)
         found = await results_queries.fetch_counted(connection, ranges, case_ids)
     return {item.case_id: Earlier(item.id, item.status, item.known_issue, item.quarantined) for item in found}
 
 
-async def _shown(ctx: RequestContext, position: int) -> None:
-    """Returns once the read models show the position; raises Unavailable when they do not get there."""
+async def _wait_until_shown(ctx: RequestContext, position: int) -> None:
+    """Returns when the read models show the position. Raises Unavailable after `SHOWN_LIMIT_S`."""
     clock = asyncio.get_running_loop().time
-    deadline = clock() + PATIENCE_S
+    deadline = clock() + SHOWN_LIMIT_S
     while clock() < deadline:
         if await ctx.services.waiter.wait(position):
             return
-        await asyncio.sleep(0.1)  # the waiter answers at once when the lag is known to be long
+        await asyncio.sleep(0.1)  # wait() returns at once while the read models lag by more than its limit
     raise Unavailable("The read models lag behind; send this report again.")

@@ -1,4 +1,4 @@
-"""What supposed rules would have made of the history: known issues and quarantines that never were."""
+"""Replays the history with what-if rules: which results and verdicts they would have changed."""
 
 import asyncio
 from datetime import datetime
@@ -17,26 +17,26 @@ from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
 from projections import audit_trail
 from projections.time_travel.rule_history import PastReports
 
-PATIENCE_S = 20.0
-"""How long one request goes through the history."""
-SHOWN = 1_000
+TIME_LIMIT_S = 20.0
+"""Seconds that one request may replay the history."""
+MAX_SHOWN = 1_000
 
 one_at_a_time = asyncio.Lock()
-"""A replay searches patterns in all that ever failed: two would take both cores."""
+"""Lets one request replay at a time: it searches patterns in all failures, and two would take both cores."""
 
 
 class ReplayRequest(SupposedRules, frozen=True, forbid_unknown_fields=True):
-    """The content of a rules file, and which part of the history is wanted."""
+    """The rules of a rules file, and the part of the history to replay."""
 
     project_id: Id | None = None
-    """Needed by all but admins."""
+    """Required of users who are not admins."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
-    """Only builds that were queued at this time or later."""
+    """Replays only builds that were queued at this time or later."""
 
 
 class ReplayAnswer(msgspec.Struct):
     tests: list[TestDiffers]
-    """At most 1,000, by position in the log; `tests_total` is how many there are."""
+    """The first 1,000 by position in the log; `tests_total` is their number."""
     tests_total: int
     verdicts: list[VerdictDiffers]
     verdicts_total: int
@@ -66,12 +66,12 @@ class ReplayController(Controller):
         if one_at_a_time.locked():
             raise TooManyRequests("Another replay is running; try again in a while.", retry_after_s=5)
         async with one_at_a_time:
-            return await replayed(ctx, data)
+            return await replay_history(ctx, data)
 
 
-async def replayed(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
+async def replay_history(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
     clock = asyncio.get_running_loop().time
-    deadline = clock() + PATIENCE_S
+    deadline = clock() + TIME_LIMIT_S
     history = PastReports(
         ctx.services.pool,
         ctx.services.log,
@@ -87,9 +87,9 @@ async def replayed(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
         match difference:
             case TestDiffers():
                 answer.tests_total += 1
-                answer.tests += [difference] if len(answer.tests) < SHOWN else []
+                answer.tests += [difference] if len(answer.tests) < MAX_SHOWN else []
             case VerdictDiffers():
                 answer.verdicts_total += 1
-                answer.verdicts += [difference] if len(answer.verdicts) < SHOWN else []
+                answer.verdicts += [difference] if len(answer.verdicts) < MAX_SHOWN else []
     answer.complete = history.complete
     return answer

@@ -1,4 +1,4 @@
-"""Pipeline templates: what jobs can start from. Everybody reads them, so values of secrets are not among that."""
+"""Pipeline templates: configurations that jobs start from. All users read them, without the values of secrets."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -31,7 +31,7 @@ class NewTemplate(msgspec.Struct):
     description: Description = ""
     artifacts: Artifacts = []
     command: Command = ""
-    """For jobs that have none of their own."""
+    """Command of jobs that have none of their own."""
     secrets: dict[str, Value] = {}
 
     def check(self) -> None:
@@ -39,7 +39,7 @@ class NewTemplate(msgspec.Struct):
 
 
 class TemplateChanges(msgspec.Struct):
-    """What is not given stays."""
+    """Fields that are left out stay as they are."""
 
     name: Name | UnsetType = UNSET
     setup: Setup | UnsetType = UNSET
@@ -48,7 +48,7 @@ class TemplateChanges(msgspec.Struct):
     artifacts: Artifacts | UnsetType = UNSET
     command: Command | UnsetType = UNSET
     secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
-    """Values by name; null keeps the stored value, and so does a list of names, as GET answers it."""
+    """Values by name. Null keeps the stored value, and so does a list of names, as GET returns it."""
 
     @property
     def secret_values(self) -> Mapping[str, str | None] | UnsetType:
@@ -59,7 +59,7 @@ class TemplateChanges(msgspec.Struct):
 
 
 def check_parts(env: Mapping[str, str], secrets: Mapping[str, str | None], artifacts: list[str]) -> None:
-    """Raises Invalid for what the types cannot say."""
+    """Raises Invalid for what the types do not refuse."""
     check_variables("env", env)
     check_variables("secrets", secrets)
     for number, glob in enumerate(artifacts):
@@ -112,15 +112,15 @@ class TemplateController(Controller):
 
     @get("/{template_id:int}")
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
-        return await existing_template(ctx, template_id)
+        return await find_template(ctx, template_id)
 
     @put("/{template_id:int}")
     async def update(
         self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int, data: TemplateChanges
     ) -> TemplateView:
-        """Reaches the next builds of all jobs that use it."""
-        must_own(request.user, await existing_template(ctx, template_id))
-        await must_write_where_used(request.user, ctx, template_id)
+        """Changes a template; counts for the next builds of all jobs that use it."""
+        check_ownership(request.user, await find_template(ctx, template_id))
+        await check_write_where_used(request.user, ctx, template_id)
         data.check()
         seal = ctx.services.secrets.seal
         given: Mapping[str, Any] = {
@@ -135,18 +135,20 @@ class TemplateController(Controller):
             else {name: None if value is None else seal(value) for name, value in data.secret_values.items()},
         }
         await ctx(UpdateTemplate(template_id, **{name: value for name, value in given.items() if value is not UNSET}))
-        return await existing_template(ctx, template_id)
+        return await find_template(ctx, template_id)
 
     @delete("/{template_id:int}")
     async def delete_template(self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int) -> None:
-        """Refused while jobs use it."""
-        template = await existing_template(ctx, template_id)
-        must_own(request.user, template)
+        """Deletes a template. Refused while jobs use it."""
+        template = await find_template(ctx, template_id)
+        check_ownership(request.user, template)
         await ctx(DeleteTemplate(template_id, template.jobs_using))
 
 
-async def must_write_where_used(user: User, ctx: RequestContext, template_id: int) -> None:
-    """What a template says runs with the secrets of the jobs that use it, so who changes it must be trusted there."""
+async def check_write_where_used(user: User, ctx: RequestContext, template_id: int) -> None:
+    """Raises Forbidden unless the user may write to all projects whose jobs use the template: it runs with their
+    secrets.
+    """
     async with ctx.reading() as connection:
         used_in = await templates.fetch_project_ids(connection, template_id)
     if foreign := [project_id for project_id in used_in if not user.may("write", project_id)]:
@@ -155,10 +157,11 @@ async def must_write_where_used(user: User, ctx: RequestContext, template_id: in
         )
 
 
-async def must_lend_secrets(user: User, ctx: RequestContext, template_id: int | None) -> None:
-    """A job reads the secrets of its template: only its creator and admins may give a template that has some to a job.
+async def check_secrets_lendable(user: User, ctx: RequestContext, template_id: int | None) -> None:
+    """Raises Forbidden when a template has secrets and the user is neither its creator nor an admin: the job could read
+    them.
 
-    An unknown template is the command's to refuse.
+    Lets an unknown template pass, which the command refuses.
     """
     if template_id is None:
         return
@@ -170,7 +173,7 @@ async def must_lend_secrets(user: User, ctx: RequestContext, template_id: int | 
         )
 
 
-async def existing_template(ctx: RequestContext, template_id: int) -> TemplateView:
+async def find_template(ctx: RequestContext, template_id: int) -> TemplateView:
     async with ctx.reading() as connection:
         found = await templates.find(connection, template_id)
     if found is None:
@@ -178,7 +181,7 @@ async def existing_template(ctx: RequestContext, template_id: int) -> TemplateVi
     return found
 
 
-def must_own(user: User, template: TemplateView) -> None:
+def check_ownership(user: User, template: TemplateView) -> None:
     user.must_be_developer()
     if not user.is_admin and user.user_id != template.creator_id:
         raise Forbidden("Only who made a pipeline template, or an admin, changes it; make one of your own.")

@@ -1,4 +1,4 @@
-"""Reports and tests: totals of a build, its results, the history of a test."""
+"""Test results: totals of a build, its results, and the history of a test."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from litestar import Controller, Request, Response, get
 from litestar.params import Parameter
 from psycopg import AsyncConnection
 
-from api.builds import reading_build
+from api.builds import read_build
 from api.http.as_of import as_of
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
@@ -47,8 +47,8 @@ class ReportFile(msgspec.Struct):
 
 
 class ReportView(msgspec.Struct):
-    """Of each test the last attempt counts. `known_issues` and `quarantined` are the parts of `failed` that do not fail
-    the build: those that the reporter calls known, and of the others those whose tests were in quarantine.
+    """Counts the last attempt of each test. `known_issues` and `quarantined` are the failures that do not fail the
+    build: those that the reporter calls known, and of the others those whose tests were in quarantine.
     """
 
     build_id: int
@@ -78,14 +78,14 @@ class TestItem(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
-    """The reporter calls this failure known; `known_issue_id` is ours."""
+    """Whether the reporter calls this failure known; a known issue of this server is `known_issue_id`."""
     quarantined: bool
-    """Quarantine kept this failure from failing the build."""
+    """Whether quarantine kept this failure from failing the build."""
     quarantined_now: bool
-    """The test is in its job's quarantine at this moment."""
+    """Whether the test is in its job's quarantine now."""
     classification: str | None
     classified_by: str | None
-    """user, rule or ai."""
+    """`user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -148,10 +148,10 @@ class TestController(Controller):
 
     @get("/report/{build_id:int}", **as_of(REPORT_PAST, "build_id"))
     async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
-        async with reading_build(ctx, request.user, build_id) as (connection, _):
+        async with read_build(ctx, request.user, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
-        return report_view(build_id, ranges, totals)
+        return to_report_view(build_id, ranges, totals)
 
     @get("/tests", **as_of(TESTS_PAST, "build_id"))
     async def list_tests(
@@ -168,7 +168,7 @@ class TestController(Controller):
         after: After = 0,
         all_attempts: Annotated[bool, Parameter(description="Also attempts that later ones decide")] = False,
     ) -> Response[TestPage]:
-        """Results in report order. Of each test the last attempt, unless all are asked for."""
+        """Results in the order of the report. Of each test only the last attempt, unless all are asked for."""
         filters = ResultFilters(
             status=STATUSES.index(status) if status is not None else None,
             suite=suite,
@@ -177,30 +177,30 @@ class TestController(Controller):
             all_attempts=all_attempts,
         )
         paged = Paged(page, limit, after)
-        async with reading_build(ctx, request.user, build_id) as (connection, build):
+        async with read_build(ctx, request.user, build_id) as (connection, build):
             ranges = await results_queries.fetch_reports(connection, build_id)
             total = await results_queries.count(connection, ranges, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results_queries.fetch_page(connection, ranges, keyset, limit, paged.offset)
-            held = await quarantined_now(connection, build.job_id, ctx.effective_time, found)
+            quarantined = await find_quarantined(connection, build.job_id, ctx.effective_time, found)
         headers = next_page(request, paged, [result.id for result in found])
-        return Response(TestPage(total, [item(ranges, result, held) for result in found]), headers=headers)
+        return Response(TestPage(total, [to_item(ranges, result, quarantined) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
     async def get_test(self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int) -> TestDetail:
-        """One result with all that it says: trace, captured output, properties."""
+        """One result with its trace, output and properties."""
         async with ctx.reading() as connection:
-            origin = await visible_result(request.user, ctx, test_id)
+            origin = await find_visible_result(request.user, ctx, test_id)
             ranges = await results_queries.find_report_of(connection, test_id)
             alone = ResultFilters(all_attempts=True, after_id=test_id - 1)
             found = await results_queries.fetch_page(connection, ranges, alone, 1, 0)
-            if not found:  # deleted in this moment
-                raise no_result(test_id)
+            if not found:  # deleted a moment ago
+                raise result_not_found(test_id)
             (result,) = found
             text = await results_history.find_text(connection, test_id)
-            held = await quarantined_now(connection, origin.job_id, ctx.effective_time, [result])
+            quarantined = await find_quarantined(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
-        shown: dict[str, Any] = msgspec.structs.asdict(item(ranges, result, held))
+        shown: dict[str, Any] = msgspec.structs.asdict(to_item(ranges, result, quarantined))
         shown["message"] = text.message if text is not None else ""
         return TestDetail(
             **shown,
@@ -215,9 +215,9 @@ class TestController(Controller):
     async def history(
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, limit: Past = 20
     ) -> History:
-        """How the test of this result has fared, newest first. `test_id` is the id of a result."""
+        """The results of the test of this result, the newest first. `test_id` is the id of a result."""
         async with ctx.reading() as connection:
-            origin = await visible_result(request.user, ctx, test_id)
+            origin = await find_visible_result(request.user, ctx, test_id)
             runs = await results_history.fetch_history(connection, origin.case_id, limit)
         return History(
             test_case_id=origin.case_id,
@@ -243,27 +243,31 @@ class TestController(Controller):
         )
 
 
-async def quarantined_now(connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]) -> set[str]:
-    """Those of the results' node ids that are in the job's quarantine."""
+async def find_quarantined(
+    connection: AsyncConnection, job_id: int, now: datetime, found: Sequence[Result]
+) -> set[str]:
+    """Returns the node ids of those results that are in the job's quarantine at a time."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
     return covered((result.node_id for result in found), entries)
 
 
-def no_result(result_id: int) -> NotFound:
+def result_not_found(result_id: int) -> NotFound:
     return NotFound(f"There is no test result {result_id}.")
 
 
-async def visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
-    """Raises NotFound for a result that the caller cannot see, Forbidden for too little access."""
+async def find_visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
+    """Returns the result's origin. Raises NotFound for a result that the user cannot see, Forbidden for too little
+    access.
+    """
     async with ctx.reading() as connection:
         found = await results_history.find_origin(connection, result_id)
     if found is None:
-        raise no_result(result_id)
+        raise result_not_found(result_id)
     user.must(level, found.project_id, f"test result {result_id}")
     return found
 
 
-def report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
+def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
     suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     durations: dict[str, int] = defaultdict(int)
     for total in totals:
@@ -297,7 +301,7 @@ def report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -
     )
 
 
-def item(ranges: ReportRanges, result: Result, quarantined_now: set[str]) -> TestItem:
+def to_item(ranges: ReportRanges, result: Result, quarantined_now: set[str]) -> TestItem:
     return TestItem(
         id=result.id,
         test_case_id=result.case_id,

@@ -1,4 +1,4 @@
-"""Triage: what people say of failed results."""
+"""Triage of failed results by people: classification, defect, resolution, known issue."""
 
 from typing import Annotated, Any
 
@@ -9,14 +9,14 @@ from msgspec import Meta
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id
-from api.tests import visible_result
+from api.tests import find_visible_result
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
 from domain.results import STATUSES
 from domain.triage import CLASSIFICATIONS, Classification
 from projections.results_history import ResultOrigin
 
 DefectKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*\Z")]
-# Shown as a link: no other scheme may get there.
+# It is shown as a link, so other schemes (`javascript:`) must be refused.
 DefectUrl = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://[^\s/?#][^\s\x00-\x1f\x7f]*\Z")]
 
 
@@ -69,9 +69,9 @@ class TriageController(Controller):
     async def classify(
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewClassification
     ) -> Classified:
-        """Overrides whatever a rule or a model said; neither overrides a person."""
+        """Classifies a failure. Overrides rules and models, which never override a person."""
         user = request.user
-        result = await writable_result(user, ctx, test_id)
+        result = await find_writable_result(user, ctx, test_id)
         await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
@@ -79,7 +79,7 @@ class TriageController(Controller):
     async def link_defect(
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewDefect
     ) -> LinkedDefect:
-        result = await writable_result(request.user, ctx, test_id)
+        result = await find_writable_result(request.user, ctx, test_id)
         await ctx(LinkDefect(result, data.defect_key, data.defect_url, request.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
@@ -87,7 +87,7 @@ class TriageController(Controller):
     async def resolve(
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewResolution
     ) -> Resolved:
-        result = await writable_result(request.user, ctx, test_id)
+        result = await find_writable_result(request.user, ctx, test_id)
         await ctx(SetResolution(result, data.resolution, request.user.user_id))
         return Resolved(test_id, data.resolution, request.user.email)
 
@@ -95,18 +95,18 @@ class TriageController(Controller):
     async def link_known_issue(
         self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewKnownIssueLink
     ) -> LinkedKnownIssue:
-        """From now on failures with the same fail_id or the same signature are classified as this known issue."""
-        result = await writable_result(request.user, ctx, test_id)
+        """Classifies this failure, and from now on those with the same fail_id or signature, as the known issue."""
+        result = await find_writable_result(request.user, ctx, test_id)
         await ctx(LinkKnownIssue(result, data.known_issue_id, request.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 
 
-async def writable_result(user: User, ctx: RequestContext, result_id: int) -> Recorded:
-    """Raises NotFound for a result that the caller cannot see, Forbidden for one that he can only see."""
-    return recorded(await visible_result(user, ctx, result_id, "write"))
+async def find_writable_result(user: User, ctx: RequestContext, result_id: int) -> Recorded:
+    """Returns the result for a command. Raises NotFound, or Forbidden if the user can only read it."""
+    return to_recorded(await find_visible_result(user, ctx, result_id, "write"))
 
 
-def recorded(origin: ResultOrigin) -> Recorded:
+def to_recorded(origin: ResultOrigin) -> Recorded:
     place = origin.rule_classification
     return Recorded(
         result_id=origin.result_id,

@@ -1,4 +1,4 @@
-"""Users: deletes accounts and says what a user may do."""
+"""Users: what they may do, and the deletion of their accounts."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class UserController(Controller):
     async def user_permissions(
         self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int
     ) -> UserPermissions:
-        """What a user may do in each project: for admins, and for the users themselves."""
+        """What a user may do in each project. For admins, and for the users themselves."""
         if not request.user.is_admin and request.user.user_id != user_id:
             raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
         async with ctx.reading() as connection:
@@ -43,5 +43,5 @@ class UserController(Controller):
 
     @delete(guards=[admins_only("delete users")])
     async def delete_user(self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int) -> None:
-        """Deletes the account for good: name, address, credentials. Sessions and API tokens end at once."""
+        """Deletes the account for good: name, address, credentials. Its sessions and API tokens end."""
         await ctx(DeleteUser(user_id, request.user.user_id))

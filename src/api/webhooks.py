@@ -18,7 +18,7 @@ from api.endpoints import (
     must_be_callable,
     read_stats,
 )
-from api.http.as_of import moment_of
+from api.http.as_of import resolve_moment
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
@@ -276,7 +276,7 @@ class WebhookController(Controller):
             if data.since > utcnow():
                 raise Invalid.field("since", "lies in the future")
             moment = (data.since - timedelta(microseconds=1)).isoformat()
-            after = (await moment_of(ctx.services.log, moment)).position
+            after = (await resolve_moment(ctx.services.log, moment)).position
         else:
             assert data.position is not None
             after = data.position - 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from api.http.as_of import moment_of
+from api.http.as_of import resolve_moment
 from commands.dispatch import TakeLeadership
 from commands.handler import CommandContext, Handler
 from testhide.processes import Core
@@ -107,10 +107,10 @@ async def test_a_time_means_the_same_position_while_the_log_grows(parts: Core) -
         await handler.execute(TakeLeadership(f"{number}"), CommandContext("system:tests"))
         if number >= 7:  # all of these times are over
             for second, positions in seen.items():
-                moment = await moment_of(parts.log, (begin + timedelta(seconds=second)).isoformat())
+                moment = await resolve_moment(parts.log, (begin + timedelta(seconds=second)).isoformat())
                 positions.add(moment.position)
     assert seen == {0: {1}, 5: {1}, 7: {4}, 12: {4}, 17: {6}}
-    assert (await moment_of(parts.log, "2026-05-19T00:00:00Z")).position == 0
+    assert (await resolve_moment(parts.log, "2026-05-19T00:00:00Z")).position == 0
 
 
 def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Server, project: int, job: int) -> None:

@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from api.triage import recorded
+from api.triage import to_recorded
 from commands.builds import StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
@@ -104,7 +104,7 @@ class House:
 
     async def classified(self, result_id: int, by: Source) -> None:
         await self.shown()
-        await self.does(ClassifyResult(recorded(await self.origin(result_id)), "product_bug", by))
+        await self.does(ClassifyResult(to_recorded(await self.origin(result_id)), "product_bug", by))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ async def test_who_classifies_while_a_search_is_under_way_is_heard(house: House)
     (result,) = await house.ran(RESET)
     await house.does(CREATE)
     await house.shown()
-    await house.does(ClassifyResult(recorded(await house.origin(result)), "product_bug"))
+    await house.does(ClassifyResult(to_recorded(await house.origin(result)), "product_bug"))
     assert await house.found(show=False) == [[result]]
     assert await house.said(result) == ("product_bug", "user", None)
 
@@ -158,7 +158,7 @@ async def test_it_counts_as_said_by_a_rule(house: House) -> None:
     (result,) = await house.ran(RESET)
     await house.does(CREATE)
     await house.found()
-    origin = recorded(await house.origin(result))
+    origin = to_recorded(await house.origin(result))
     assert (origin.by_rule, origin.rule) == ("infra", 17)
     await house.classified(result, "ai")
     await house.shown()

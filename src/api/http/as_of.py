@@ -1,8 +1,9 @@
-"""`?as_of=`: a resource as it was, by a position of the log or a time.
+"""Answers GET requests with `?as_of=` for a position of the log or a time in the past.
 
-The answer is the representation of the live read at that place, folded from events; `Testhide-As-Of` says which
-position that is. What no event tells (gauges, why a build waits) is left out. Who may: admins, and admins of the
-project for what lies in it, with the rights of today. What has been erased since cannot be shown: 410.
+The response has the form of the present one, folded from the events until then; `Testhide-As-Of` has their last
+position. Data that is in no event (gauges, reasons for waiting) is left out. Admins may read the past, and project
+admins that of their projects, by the access they have today. A past state whose data has been erased since is refused
+with 410.
 """
 
 from collections.abc import AsyncIterator
@@ -60,7 +61,9 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: Subject, parameter: str) -> dict[str, Any]:
-    """Options of a GET handler that answers for the past too; `parameter` of its path or query is the subject's id."""
+    """Returns the options of a GET handler that takes `?as_of=`; `parameter` names the path or query parameter with the
+    id.
+    """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
         services: Services = request.app.state.services
@@ -68,14 +71,14 @@ def as_of(subject: Subject, parameter: str) -> dict[str, Any]:
         if as_of is None or number is None:
             yield RequestContext(services, request)
         else:
-            async with _past(services, request, subject, number, as_of) as ctx:
+            async with _historical_context(services, request, subject, number, as_of) as ctx:
                 yield ctx
 
     return {"dependencies": {"ctx": Provide(provide)}, "opt": {"as_of": True}}
 
 
-def refuse_elsewhere(request: Request[Any, Any, Any]) -> None:
-    """Answering for today as if it were the past would be worse than not answering."""
+def refuse_unsupported_as_of(request: Request[Any, Any, Any]) -> None:
+    """Raises Invalid for `?as_of=` on an operation that would ignore it and answer with the present state."""
     if "as_of" in request.query_params and not request.route_handler.opt.get("as_of"):
         raise Invalid.field(
             "as_of",
@@ -85,13 +88,13 @@ def refuse_elsewhere(request: Request[Any, Any, Any]) -> None:
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """None for what is no id: the handler says what is wrong with it."""
+    """Returns the id of the subject; None for an invalid one, which the handler refuses."""
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None
 
 
 @asynccontextmanager
-async def _past(
+async def _historical_context(
     services: Services, request: Request[User, Any, Any], subject: Subject, number: int, as_of: str
 ) -> AsyncIterator[RequestContext]:
     name = f"{subject.prefix} {number}"
@@ -99,10 +102,10 @@ async def _past(
     if not history:
         raise NotFound(f"There is no {name}.")
     first = history[0].event
-    _may_look_back(request.user, first, name)
-    moment = await moment_of(services.log, as_of)
+    _check_access(request.user, first, name)
+    moment = await resolve_moment(services.log, as_of)
     request.state.as_of = moment.position
-    # Which events are related to a thing is looked up in a read model.
+    # The subject's related events are found in a read model, which must have reached the position.
     if not await services.waiter.reached(moment.position):
         raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
     async with services.past.place():
@@ -116,7 +119,7 @@ async def _past(
             yield HistoricalContext(services, request, connection, moment.at)
 
 
-def _may_look_back(user: User, first: Event, name: str) -> None:
+def _check_access(user: User, first: Event, name: str) -> None:
     project_id: int | None = getattr(first, "project_id", None)
     if project_id is not None:
         user.must("admin", project_id, name)
@@ -124,14 +127,14 @@ def _may_look_back(user: User, first: Event, name: str) -> None:
         raise Forbidden("Only admins look at the past of what belongs to no project.")
 
 
-async def moment_of(event_log: EventLog, as_of: str) -> Moment:
-    """Raises Invalid for what is no position or time, and for what is still to come."""
+async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
+    """Returns the position and time that `as_of` names. Raises Invalid for another text and for the future."""
     head = await event_log.read_head()
     if as_of.isascii() and as_of.isdigit():
         position = int(as_of)
         if position > head:
             raise Invalid.field("as_of", f"is beyond the newest position, which is {head}")
-        return Moment(position, await _time(event_log, position))
+        return Moment(position, await _time_at(event_log, position))
     try:
         at = msgspec.convert(as_of, Annotated[datetime, Meta(tz=True)])
     except msgspec.ValidationError:
@@ -146,20 +149,20 @@ async def moment_of(event_log: EventLog, as_of: str) -> Moment:
 
 
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
-    """The last position at or before a time; 0 for none.
+    """Returns the last position at or before a time; 0 if there is none.
 
-    Times follow positions but for the differences between the clocks of several servers. The steps are powers of two,
-    so that within these too the answer stays the same while the log grows.
+    Positions are ordered by time except for differences between the clocks of several servers. The search steps by
+    powers of two, so that its result in such a stretch does not change while the log grows.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):
-        if position + step <= head and await _time(event_log, position + step) <= at:
+        if position + step <= head and await _time_at(event_log, position + step) <= at:
             position += step
     return position
 
 
-async def _time(event_log: EventLog, position: int) -> datetime:
-    """Of the event there, or of the next one where an append was rolled back or the event cannot be read."""
+async def _time_at(event_log: EventLog, position: int) -> datetime:
+    """Returns the time of the event at a position; of the next one if that position is empty or unreadable."""
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:
             return events[0].event.at

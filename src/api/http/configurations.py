@@ -1,4 +1,4 @@
-"""What a build does, as people write it: commands, environments, secrets, globs, repositories."""
+"""Types and checks of what users enter for builds: commands, variables, secrets, globs, repositories."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ MAX_VARIABLES = 500
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 HOST = r"[A-Za-z0-9\[][^\s/@]*"
 REPOSITORY = re.compile(
-    rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # a user name may be there, a password may not
+    rf"https?://(?:[^\s/@:]+@)?{HOST}/\S+"  # may have a user name, but no password
     rf"|ssh://(?:[A-Za-z0-9._][^\s/@:]*@)?{HOST}/\S+"
     rf"|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s:-][^\s]*"
     r"|file:///[^\0-\x1f\x7f]+"
@@ -34,14 +34,14 @@ class NewConfiguration(msgspec.Struct):
     env: dict[str, Value]
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
     secrets: dict[str, Value | None] | list[str] = {}
-    """Values by name; null keeps the stored value, and so does a list of names, as GET answers it."""
+    """Values by name. Null keeps the stored value, and so does a list of names, as GET returns it."""
 
     @property
     def secret_values(self) -> Mapping[str, str | None]:
         return self.secrets if isinstance(self.secrets, dict) else dict.fromkeys(self.secrets)
 
     def check(self) -> None:
-        """Raises Invalid for what the types cannot say."""
+        """Raises Invalid for what the types do not refuse."""
         check_variables("env", self.env)
         check_variables("secrets", self.secret_values)
         for number, glob in enumerate(self.artifacts):
@@ -65,7 +65,7 @@ def check_glob(field: str, glob: str) -> None:
 
 
 def check_repository(repository: str) -> None:
-    """Which of these an agent may use (local paths, say) is the agent's own decision."""
+    """Raises Invalid for a repository of no known form. Which of these forms they allow is up to the agents."""
     if not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
             "repository",

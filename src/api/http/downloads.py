@@ -1,4 +1,4 @@
-"""Files out: the headers of a download, ranges (RFC 9110, section 14), names (RFC 6266)."""
+"""Sends files: headers, ranges (RFC 9110, section 14) and file names (RFC 6266)."""
 
 import mimetypes
 import re
@@ -13,20 +13,20 @@ from domain.core.errors import NotFound
 from integrations.ports import BlobMissing, Blobs
 from projections.artifacts import ArtifactRow
 
-OCTETS = "application/octet-stream"
+DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """No byte of the range is in the file: 416."""
+    """The range has no byte of the file; answered with 416."""
 
 
-def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """First and one past the last byte that are wanted; None for the whole file.
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Returns the first byte of a range and the one after its last; None for the whole file.
 
-    A header that is no single range of bytes is to be ignored, says the RFC.
+    RFC 9110 has servers ignore a header that is no single range of bytes. Raises Unsatisfiable.
     """
     found = _RANGE.fullmatch((header or "").replace(" ", ""))
     if found is None or found[1] == found[2] == "":
@@ -43,8 +43,12 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-async def file_answer(request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactRow) -> Response[Any] | Stream:
-    """The file, the range of it that is wanted, or that the client has it already. Raises NotFound."""
+async def make_file_response(
+    request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactRow
+) -> Response[Any] | Stream:
+    """Returns a response with the file (200) or the range that the request asks for (206), 304 when the client has the
+    file, or 416. Raises NotFound when the content is gone.
+    """
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
     if etag in request.headers.get("if-none-match", ""):
@@ -53,7 +57,7 @@ async def file_answer(request: Request[Any, Any, Any], blobs: Blobs, artifact: A
     wanted = None
     if request.headers.get("if-range", etag) == etag:
         try:
-            wanted = byte_range(request.headers.get("range"), size)
+            wanted = parse_range(request.headers.get("range"), size)
         except Unsatisfiable:
             detail = f"The artifact has {size} bytes; the range asks for none of them."
             headers["Content-Range"] = f"bytes */{size}"
@@ -71,23 +75,23 @@ async def file_answer(request: Request[Any, Any, Any], blobs: Blobs, artifact: A
         media_type=artifact.content_type,
         headers={
             **headers,
-            "Content-Disposition": disposition(artifact.name),
+            "Content-Disposition": format_disposition(artifact.name),
             "Content-Length": str(end - start),
-            # Opened in a browser after all, it can do nothing.
+            # Keeps a browser that opens the file from running scripts in it.
             "Content-Security-Policy": "sandbox; default-src 'none'",
         },
     )
 
 
-def content_type(path: str, sent: str) -> str:
-    """What the client says, if it says anything of use, else by the name."""
+def choose_content_type(path: str, sent: str) -> str:
+    """Returns the media type that the client sent; the one for the file's name if it sent none or the default."""
     sent = sent.lower().strip()
-    if sent and sent != OCTETS and _MEDIA_TYPE.fullmatch(sent):
+    if sent and sent != DEFAULT_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(sent):
         return sent
-    return mimetypes.guess_type(path)[0] or OCTETS
+    return mimetypes.guess_type(path)[0] or DEFAULT_MEDIA_TYPE
 
 
-def disposition(name: str) -> str:
-    """RFC 6266: a plain name for old clients, the real one as RFC 5987 has it."""
+def format_disposition(name: str) -> str:
+    """Returns a Content-Disposition with an ASCII name for old clients and the name in UTF-8 (RFC 6266, RFC 5987)."""
     plain = "".join(char if " " <= char <= "~" and char not in '"\\%' else "_" for char in name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

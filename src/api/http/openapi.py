@@ -1,7 +1,6 @@
-"""The server's own description, `/api/v3/openapi.json`: what Litestar derives from the handlers, made true where it
-cannot know.
+"""Serves `/api/v3/openapi.json`: Litestar's description of the handlers, corrected where Litestar cannot know.
 
-A handler that reads its body itself says by `opt={"form": {...}}` which form that is, one that answers with a file says
+A handler that reads its body itself declares its form by `opt={"form": {...}}`; one that answers with a file declares
 `opt={"download": True}`.
 """
 
@@ -42,7 +41,7 @@ PROBLEM: dict[str, Any] = {
 
 
 class Description(JsonRenderPlugin):
-    """Rendered once: routes do not change while the server runs."""
+    """Renders the description once, since routes do not change while the server runs."""
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -50,12 +49,12 @@ class Description(JsonRenderPlugin):
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         if self._rendered is None:
-            self._rendered = super().render(request, described(request.app, openapi_schema))
+            self._rendered = super().render(request, correct_schema(request.app, openapi_schema))
         return self._rendered
 
 
 class DescriptionRouter(Router):
-    """Without what Litestar adds below it: an HTML page for what there is not, and the same once more."""
+    """Keeps Litestar from adding its HTML page and a second path of the description below this one."""
 
     def register(self, value: Any) -> Any:
         if isinstance(value, HTTPRouteHandler) and value.paths & {"/{path:str}", "/openapi.json"}:
@@ -75,8 +74,8 @@ def config(version: str) -> OpenAPIConfig:
     )
 
 
-def described(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
-    """Amends the schema in place."""
+def correct_schema(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
+    """Corrects Litestar's schema in place and returns it."""
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {})["Problem"] = PROBLEM
     components["responses"] = {
@@ -97,7 +96,7 @@ def described(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _describe(operation: dict[str, Any], handler: BaseRouteHandler) -> None:
     responses = operation["responses"]
-    responses.pop("400", None)  # in Litestar's own form, which nothing here answers
+    responses.pop("400", None)  # Litestar's own form of errors, which this server does not use
     responses["default"] = {"$ref": "#/components/responses/Problem"}
     if handler.opt.get("public"):
         operation["security"] = []
@@ -115,7 +114,7 @@ def _describe(operation: dict[str, Any], handler: BaseRouteHandler) -> None:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Optional parameters are left out; `null` cannot be written in a URL."""
+    """Removes `null` from an optional parameter's schema: a URL leaves the parameter out instead."""
     if "oneOf" in schema:
         kept = [choice for choice in schema["oneOf"] if choice != {"type": "null"}]
         rest = {name: value for name, value in schema.items() if name != "oneOf"}
@@ -128,8 +127,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def allowed(request: Request[Any, Any, Any]) -> Response[None]:
-    """The answer to OPTIONS; Litestar's own forgets handlers that were registered later for the same path."""
+def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
+    """Answers OPTIONS. Litestar's own answer lacks handlers of the same path that were registered later."""
     template = request.scope["path_template"]
     route = next(route for route in request.app.routes if getattr(route, "path_format", None) == template)
     return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(getattr(route, "methods", ())))})

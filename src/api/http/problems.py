@@ -1,4 +1,4 @@
-"""The one place where errors become `application/problem+json` (RFC 9457)."""
+"""Turns errors into responses of `application/problem+json` (RFC 9457); the only file that does."""
 
 import re
 from typing import Any
@@ -34,7 +34,7 @@ RETRY_AFTER_S = 2
 
 MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
 MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '([^']+)'")
-"""Litestar's own words: the names are nowhere else."""
+"""Litestar has the names of missing fields and parameters only in its messages."""
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -48,13 +48,13 @@ class Problem(msgspec.Struct, omit_defaults=True):
 def response(status: int, slug: str, title: str, detail: str, **extra: Any) -> Response[Problem]:
     headers: dict[str, str] = extra.pop("headers", {})
     if status == 413:
-        # The body is not read to its end, so nothing can follow on this connection: the client should know.
+        # The body was not read to its end, so the connection cannot be used again.
         headers = headers | {"Connection": "close"}
     problem = Problem(f"urn:testhide:problem:{slug}", title, status, detail, **extra)
     return Response(problem, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Problem]:
+def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Response[Problem]:
     headers: dict[str, str] = {}
     errors: list[dict[str, str]] = []
     match error:
@@ -71,8 +71,8 @@ def rejected(request: Request[Any, Any, Any], error: Rejection) -> Response[Prob
     return response(error.status, error.slug, error.title, error.detail, headers=headers, errors=errors)
 
 
-def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
-    """Litestar's own checks of parameters and bodies against their types."""
+def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
+    """Answers what Litestar refuses when it checks parameters and bodies against their types."""
     found = error.extra if isinstance(error.extra, list) else []
     errors = [_field_error(item) for item in found if isinstance(item, dict)]
     if missing := MISSING_PARAMETER.match(error.detail):
@@ -87,7 +87,7 @@ def invalid(request: Request[Any, Any, Any], error: ValidationException) -> Resp
 def _field_error(item: dict[str, Any]) -> dict[str, str]:
     message = str(item.get("message", ""))
     field = str(item.get("key") or item.get("source") or "")
-    if message == "'data'":  # how Litestar says that there was no body at all
+    if message == "'data'":  # Litestar's message for a missing body
         return {"field": "body", "message": "is required"}
     if missing := MISSING_FIELD.search(message):
         parent = "" if field in ("", "data") else f"{field}."
@@ -95,11 +95,11 @@ def _field_error(item: dict[str, Any]) -> dict[str, str]:
     return {"field": "body" if field in ("", "data") else field, "message": message}
 
 
-def not_json(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
+def handle_malformed_body(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
     return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
 
 
-def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
     match error:
         case NotFoundException():
             return response(404, "not-found", "Not found", f"There is nothing at {request.url.path}.")
@@ -115,20 +115,20 @@ def http_error(request: Request[Any, Any, Any], error: HTTPException) -> Respons
     return response(error.status_code, "http", "Request refused", error.detail)
 
 
-def unreachable(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+def handle_database_outage(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     log.warning("database away", path=request.url.path, error=str(error).strip())
     detail = "The database cannot be reached right now; nothing was changed. Try again."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def not_built(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+def handle_missing_read_model(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     log.error("read model missing", path=request.url.path, error=str(error).strip())
     detail = "A read model that this release needs is not built yet; GET /api/v3/readyz says which."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    """A defect of ours: the log gets the trace, the caller a number to ask for."""
+def handle_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """Answers any other exception: logs it with its traceback and gives the caller a number to ask for."""
     number = uuid4().hex[:12]
     log.error("unexpected error", error_id=number, method=request.method, path=request.url.path, exc_info=error)
     return response(500, "internal", "Internal error", f"Something went wrong on our side (error {number}).")
@@ -139,14 +139,14 @@ def handlers() -> dict[Any, Any]:
     import psycopg_pool
 
     return {
-        Rejection: rejected,
+        Rejection: handle_rejection,
         ReplayedResponse: replay,
-        ValidationException: invalid,
-        SerializationException: not_json,
-        HTTPException: http_error,
-        psycopg.OperationalError: unreachable,
-        psycopg.errors.UndefinedTable: not_built,
-        psycopg_pool.PoolTimeout: unreachable,
-        AppendFailed: unreachable,
-        Exception: unexpected,
+        ValidationException: handle_validation_error,
+        SerializationException: handle_malformed_body,
+        HTTPException: handle_http_error,
+        psycopg.OperationalError: handle_database_outage,
+        psycopg.errors.UndefinedTable: handle_missing_read_model,
+        psycopg_pool.PoolTimeout: handle_database_outage,
+        AppendFailed: handle_database_outage,
+        Exception: handle_unexpected,
     }

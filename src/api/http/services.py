@@ -1,4 +1,4 @@
-"""What the controllers work with; made once by the composition root."""
+"""The services that controllers work with. The composition root makes one instance at start."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,10 @@ class Services:
     outgoing: Outgoing
     base_url: str
     spool: Path
-    """Folder for uploads in flight."""
+    """Folder of files that are being uploaded."""
     version: str
     build: str
-    """The commit that this server was built from; `dev` in a checkout."""
+    """Commit of the source that the server was built from; `dev` in a checkout."""
     agent_bundle: bytes
     agent_version: str
     max_parallel_builds: int = 20

@@ -1,6 +1,6 @@
-"""multipart/form-data with one file, streamed to disk: never more than a chunk of it in memory.
+"""Receives multipart/form-data with one file: streams it to disk and holds at most one chunk in memory.
 
-Litestar's own parser spools files too, but keeps fields without a file name in memory, whatever their size.
+Litestar's parser would hold fields without a file name in memory, whatever their size.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from multipart import (  # type: ignore[import-untyped]
 from api.http.idempotency import BODY_HASH
 from domain.core.errors import Invalid, TooLarge
 
-MAX_FIELD = 8 * 1024  # bytes
+MAX_FIELD_BYTES = 8 * 1024  # bytes
 MAX_PARTS = 20
 
 
@@ -42,20 +42,23 @@ Check = Callable[[Mapping[str, str]], Awaitable[None]]
 
 
 @asynccontextmanager
-async def received(request: Request[Any, Any, Any], spool: Path, limit: int, check: Check) -> AsyncIterator[Upload]:
-    """The fields and the part named `file`, whose content lies in a file of the spool folder until the block ends.
+async def receive_upload(
+    request: Request[Any, Any, Any], spool: Path, limit: int, check: Check
+) -> AsyncIterator[Upload]:
+    """Yields the fields and the part named `file`, whose content is in a file of the folder `spool` until the block
+    ends.
 
-    `check` is asked with the fields that come before the file, which may be none, so that what nobody may send is not
-    written. Raises Invalid, TooLarge (`limit` is in bytes) and what `check` raises.
+    Awaits `check` with the fields before the file, if there are any, so that a refused file is not written. Raises
+    Invalid, TooLarge for a file of more than `limit` bytes, and what `check` raises.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD:
+    if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD_BYTES:
         raise too_large(limit)
     with NamedTemporaryFile(dir=spool, prefix="upload-") as spooled:
         form = _Form(spooled.write, limit)
         try:
-            with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD) as parser:
+            with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD_BYTES) as parser:
                 async for chunk in request.stream():
                     for part in parser.parse(chunk):
                         form.take(part)
@@ -104,7 +107,7 @@ class _Form:
         self._field = bytearray()
 
     def hash(self) -> bytes:
-        """Of everything but the boundary."""
+        """Hashes the form without its boundary, which differs when a client repeats the request."""
         parts = (sorted(self.fields.items()), self.file_name, self.content_type, self.digest.digest())
         return hashlib.sha256(msgspec.msgpack.encode(parts)).digest()
 
@@ -134,9 +137,9 @@ class _Form:
     def _data(self, chunk: bytes) -> None:
         if not self._is_file:
             self._field += chunk
-            if len(self._field) > MAX_FIELD:
+            if len(self._field) > MAX_FIELD_BYTES:
                 name = self._segment.name if self._segment is not None else ""
-                raise Invalid.field(name or "body", f"has more than {MAX_FIELD:,} bytes")
+                raise Invalid.field(name or "body", f"has more than {MAX_FIELD_BYTES:,} bytes")
             return
         self.size += len(chunk)
         if self.size > self._limit:
