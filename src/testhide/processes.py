@@ -247,9 +247,9 @@ def work(settings: Settings) -> None:
             schedules = Schedules(
                 parts.conninfo,
                 (
-                    Schedule("retention", deletion.sweep, retention.EVERY_S, retention.SOON_S),
-                    Schedule("quarantine", expiry.sweep, quarantine.EVERY_S),
-                    Schedule("known issues", search.sweep, known_issues.EVERY_S),
+                    Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
+                    Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
+                    Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
                     Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
                 ),
             )

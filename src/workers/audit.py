@@ -1,12 +1,13 @@
-"""The sealer: follows the log, appends each position's leaf to the audit tree, and signs checkpoints.
+"""Seals the log for audits: appends a leaf for each position to the audit tree, and signs checkpoints of the tree.
 
-One leads by advisory lock, others stand by. The tree is written by the connection that holds the lock, so a leader
-that lost it writes no more.
+One sealer leads by advisory lock, others stand by. The connection that holds the lock writes the tree, so a leader that
+lost the lock cannot write.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
@@ -40,44 +41,41 @@ from store.postgres.notifications import Listener
 log = structlog.get_logger()
 
 LOCK = "testhide sealer"
-EVERY_S = 10.0
-EVERY = 10_000
-"""Events: a checkpoint also comes after so many."""
+CHECKPOINT_INTERVAL_S = 10.0
+"""The longest time that appended events are not covered by a checkpoint."""
+CHECKPOINT_EVENTS = 10_000
+"""Under load a checkpoint also comes after this number of events, so that none covers very many."""
+RECONNECT_DELAY_S = 0.2
 
 RESTORE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 
 Publish = Callable[[int, str], None]
-"""Takes a checkpoint's size and note out of the house. May block, may raise OSError."""
+"""Stores a checkpoint (its size and note) outside the database. May block, may raise OSError."""
 
 
 class TreeDamaged(Exception):
-    """The stored tree no longer is what was signed; nothing more is sealed on top of it."""
+    """The stored tree differs from what was signed. Nothing is sealed on top of it."""
 
 
+@dataclass
 class Sealer:
-    def __init__(
-        self,
-        conninfo: str,
-        pool: AsyncConnectionPool,
-        event_log: EventLog,
-        handler: Handler,
-        secrets: Secrets,
-        clock: Callable[[], datetime],
-        publish: Publish | None = None,
-    ) -> None:
-        self._conninfo = conninfo
-        self._pool = pool
-        self._log = event_log
-        self._handler = handler
-        self._secrets = secrets
-        self._clock = clock
-        self._publish = publish
-        self._tree = AuditTree(pool)
+    conninfo: str
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    handler: Handler
+    secrets: Secrets
+    clock: Callable[[], datetime]
+    publish: Publish | None = None
+    interval_s: float = CHECKPOINT_INTERVAL_S
+    max_events: int = CHECKPOINT_EVENTS
+
+    def __post_init__(self) -> None:
+        self._tree = AuditTree(self.pool)
 
     async def run(self, listener: Listener) -> None:
-        """Leads whenever it can, until it is cancelled."""
-        cursor = LogCursor(self._log, listener, poll_interval_s=EVERY_S)
-        with cursor.listening(min_new=EVERY):
+        """Seals whenever this process leads, until cancelled."""
+        cursor = LogCursor(self.event_log, listener, poll_interval_s=self.interval_s)
+        with cursor.listening(min_new=self.max_events):
             while True:
                 try:
                     async with self.hold_lock() as connection:
@@ -87,36 +85,34 @@ class Sealer:
                             await cursor.wait()
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(RECONNECT_DELAY_S)
                 except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
-                    log.error("the log is not sealed any more", error=str(error))
-                    await asyncio.sleep(EVERY_S)
+                    log.error("the log is no longer sealed", error=str(error))
+                    await asyncio.sleep(self.interval_s)
 
-    @contextlib.asynccontextmanager
-    async def hold_lock(self) -> AsyncIterator[AsyncConnection]:
-        """The connection that holds the lock, as soon as nobody else does."""
-        async with hold_leader_lock(self._conninfo, LOCK) as connection:
-            yield connection
+    def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Waits until this process leads; the connection that it gives holds the lock."""
+        return hold_leader_lock(self.conninfo, LOCK)
 
     async def seal(self, connection: AsyncConnection) -> int:
-        """Brings the tree to the log's end, with a checkpoint there; returns its size. Raises TreeDamaged."""
+        """Extends the tree to the end of the log and signs a checkpoint there; returns its size. Raises TreeDamaged."""
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
-            await self._must_fit(last, keys)
-        # What was not signed yet is made anew: somebody may have put it there.
+            await self._verify(last, keys)
+        # Leaves after the last checkpoint are built again: nothing vouches for stored ones.
         edge = await load_edge(connection, last.size if last else 0)
         while leaves := await next_leaves(connection, edge.size):
             async with connection.transaction():
                 await write_tiles(connection, edge.append(leaves))
-            if edge.size - (last.size if last else 0) >= EVERY:
+            if edge.size - (last.size if last else 0) >= self.max_events:
                 last = await self._sign(connection, edge, last, keys)
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
         return edge.size
 
-    async def _must_fit(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
-        """What the note says, which none but this server has signed; not the columns beside it."""
+    async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
+        """Raises TreeDamaged unless the tree has the root that the note of the last checkpoint was signed for."""
         try:
             signers = [VerifierKey.parse(_public_key(recorded)) for recorded in keys]
             signed = Checkpoint.parse(open_note(last.note, signers))
@@ -128,30 +124,30 @@ class Sealer:
     async def _sign(
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]
     ) -> SealedCheckpoint:
-        key = await signing_key(connection, self._secrets, key_at(keys, last.size if last else 0))
-        # Nothing is handed over to a key of somebody else, who may have written its event into the log.
-        await signing_key(connection, self._secrets, key_at(keys, edge.size))
+        key = await signing_key(connection, self.secrets, key_at(keys, last.size if last else 0))
+        # The key of the next checkpoint must be ours too: somebody may have appended an event with theirs.
+        await signing_key(connection, self.secrets, key_at(keys, edge.size))
         previous = note_hash(last.note) if last else None
-        checkpoint = Checkpoint(key.name, edge.size, edge.root, self._clock(), previous)
+        checkpoint = Checkpoint(key.name, edge.size, edge.root, self.clock(), previous)
         sealed = SealedCheckpoint(edge.size, edge.root, key.sign(checkpoint.text), checkpoint.time)
         await write_checkpoint(connection, sealed)
-        if self._publish is not None:
+        if self.publish is not None:
             try:
-                await asyncio.to_thread(self._publish, sealed.size, sealed.note)
-            except OSError as error:  # the next one vouches for this one too
+                await asyncio.to_thread(self.publish, sealed.size, sealed.note)
+            except OSError as error:  # the next checkpoint covers this one too
                 log.error("a checkpoint could not be written out", size=sealed.size, error=str(error))
         return sealed
 
     async def _keys(self) -> list[Recorded]:
-        keys = (await self._log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+        keys = (await self.event_log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         if keys:
             return keys
-        await new_signing_key(self._handler, self._log, self._pool, self._secrets, CommandContext("system:sealer"))
+        await new_signing_key(self.handler, self.event_log, self.pool, self.secrets, CommandContext("system:sealer"))
         return await self._keys()
 
 
 def key_at(keys: list[Recorded], size: int) -> str:
-    """The verifier key of the checkpoint that follows one of this size."""
+    """Returns the verifier key that was current at this size: its holder signs the next checkpoint."""
     covered = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
     return _public_key(covered[-1])
 

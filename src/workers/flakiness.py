@@ -1,4 +1,7 @@
-"""Says which tests have turned flaky, once an episode, as the read models count flaky runs."""
+"""Records that tests turned flaky, by the runs that the read models count.
+
+A test turns flaky at its first flaky run, and again at a flaky run after more than STEADY_AFTER runs that were not.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,49 +27,51 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 NAME = "flakiness"
-EVERY_S = 2.0
+"""Stored with the watch's position."""
+POLL_INTERVAL_S = 2.0
+"""How soon a test is known to be flaky matters little: results take longer to be projected when many come."""
 BATCH_SIZE = 20
-"""Reports."""
-SAID_AT_ONCE = 100
+"""Blocks of results that one transaction looks at: each has up to a thousand."""
+COMMAND_SIZE = 100
+"""Tests of one command, which reads a stream for each."""
 CALLER = CommandContext("system:flakiness")
 
 
-class Verdict(NamedTuple):
-    is_news: bool
-    """An episode begins."""
-    is_noted: bool
-    """What was known of the test is no longer true."""
+class FlakyVerdict(NamedTuple):
+    turned_flaky: bool
+    is_new_baseline: bool
+    """The counts of the test replace its flaky baseline."""
 
 
 @dataclass
 class FlakinessWatch:
-    """Any number of these may run: one at a time looks, and what was said already is not said again."""
+    """Any number of watches may run: they take turns, and the command records each test once for a build."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
     handler: Handler
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         while True:
             async with tolerate_outages("flaky tests"):
                 while await self.look():
                     pass
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def look(self) -> bool:
-        """At the next results that the read models show; whether there may be more."""
+        """Looks at the next results that the read models show; returns whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
             shown = (await fetch_positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
             position = await log_positions.lock_position(connection, NAME)
             if position is None:
-                # What turned flaky before anyone watched is no news.
+                # Tests that turned flaky before the first watch ran are not recorded.
                 await flaky_baselines.store(connection, await flakiness.fetch_flaky_counts(connection))
                 await log_positions.move_position(connection, NAME, shown)
                 return False
             batch = await self.event_log.read_batch(position, BATCH_SIZE, [ResultsRecorded.name], up_to=shown)
             for recorded in batch.events:
-                # What is damaged is parked for the read models, too.
+                # A damaged event has no results in the read models either.
                 if isinstance(recorded.event, ResultsRecorded):
                     await self._look_at(connection, recorded.event)
             if batch.position > position:
@@ -75,15 +80,16 @@ class FlakinessWatch:
 
     async def _look_at(self, connection: AsyncConnection, event: ResultsRecorded) -> None:
         cases = await flakiness.fetch_flaky_cases(connection, event.case_ids)
-        seen = await flaky_baselines.fetch(connection, [case.test_case_id for case in cases])
-        verdicts = [(case, verdict(case, seen.get(case.test_case_id))) for case in cases]
-        await self._say(event, [case for case, found in verdicts if found.is_news])
+        baselines = await flaky_baselines.fetch(connection, [case.test_case_id for case in cases])
+        verdicts = [(case, judge(case, baselines.get(case.test_case_id))) for case in cases]
+        await self._record(event, [case for case, verdict in verdicts if verdict.turned_flaky])
         await flaky_baselines.store(
-            connection, [(case.test_case_id, case.runs, case.flaky_runs) for case, found in verdicts if found.is_noted]
+            connection,
+            [(case.test_case_id, case.runs, case.flaky_runs) for case, verdict in verdicts if verdict.is_new_baseline],
         )
 
-    async def _say(self, event: ResultsRecorded, cases: Sequence[FlakyCase]) -> None:
-        rows = {case_id: row for row, case_id in enumerate(event.case_ids)}  # of its last attempt
+    async def _record(self, event: ResultsRecorded, cases: Sequence[FlakyCase]) -> None:
+        rows = {case_id: row for row, case_id in enumerate(event.case_ids)}  # the last attempt of each test
         tests = [
             TestTurnedFlaky(
                 test_case_id=case.test_case_id,
@@ -98,19 +104,19 @@ class FlakinessWatch:
             )
             for case in cases
         ]
-        for first in range(0, len(tests), SAID_AT_ONCE):
+        for first in range(0, len(tests), COMMAND_SIZE):
             try:
-                await self.handler.execute(SayFlaky(tuple(tests[first : first + SAID_AT_ONCE])), CALLER)
+                await self.handler.execute(SayFlaky(tuple(tests[first : first + COMMAND_SIZE])), CALLER)
             except StreamDamaged as error:
-                log.error("not said to be flaky", build=event.build_id, detail=error.detail)
+                log.error("flaky tests not recorded", build=event.build_id, detail=error.detail)
 
 
-def verdict(case: FlakyCase, seen: tuple[int, int] | None) -> Verdict:
-    """`seen`: its runs and flaky runs at the last flaky one."""
-    if seen is None:
-        return Verdict(is_news=True, is_noted=True)
-    runs, flaky_runs = seen
+def judge(case: FlakyCase, baseline: tuple[int, int] | None) -> FlakyVerdict:
+    """`baseline` has the runs and flaky runs of the test at its last flaky run; None: it had none."""
+    if baseline is None:
+        return FlakyVerdict(turned_flaky=True, is_new_baseline=True)
+    runs, flaky_runs = baseline
     if case.flaky_runs <= flaky_runs:
         # Fewer: a run was corrected.
-        return Verdict(is_news=False, is_noted=case.flaky_runs < flaky_runs)
-    return Verdict(is_news=case.runs - runs > STEADY_AFTER, is_noted=True)
+        return FlakyVerdict(turned_flaky=False, is_new_baseline=case.flaky_runs < flaky_runs)
+    return FlakyVerdict(turned_flaky=case.runs - runs > STEADY_AFTER, is_new_baseline=True)

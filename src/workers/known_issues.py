@@ -1,4 +1,4 @@
-"""Known issues that are new or have changed also classify the failures of the past that nobody has classified."""
+"""Classifies older failures that nobody has classified by known issues that are new or have changed."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,32 +20,37 @@ from store.log.event_log import EventLog
 
 log = structlog.get_logger()
 
-EVERY_S = 5.0
-AT_ONCE = 100
-CHUNK = 500
+INTERVAL_S = 5.0
+SWEEP_SIZE = 100
+"""Known issues of one sweep."""
+CHUNK_SIZE = 500
+"""Failures that are matched together, on a thread."""
 MAX_CHUNKS = 200
-"""A search ends after this many chunks of results that say anything: what is older is no news to anyone."""
+"""A search ends after 100,000 failures with a text: older ones interest nobody, and a search must end."""
 NEWEST = 2**53
+"""Above every result id."""
 CALLER = CommandContext("system:known-issues")
 
 
 @dataclass
 class KnownIssueSearch:
-    """What one has searched through another leaves out, so two may sweep at once."""
+    """Two may sweep at once: a search goes on where the last recorded one ended."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
     handler: Handler
+    chunk_size: int = CHUNK_SIZE
+    max_chunks: int = MAX_CHUNKS
 
     async def sweep(self) -> None:
-        """Searches for every known issue that has something new to search for."""
+        """Searches for known issues that have not been searched for in their newest edition."""
         async with self.pool.connection() as connection:
-            due = await known_issues.find_unsearched(connection, AT_ONCE)
+            due = await known_issues.find_unsearched(connection, SWEEP_SIZE)
         for known_issue_id in due:
             try:
                 await self._search(known_issue_id)
             except Rejection as error:
-                log.info("not searched", known_issue=known_issue_id, detail=error.detail)
+                log.info("known issue not searched", known_issue=known_issue_id, detail=error.detail)
 
     async def _search(self, known_issue_id: int) -> None:
         issue = await self.event_log.load_state(KNOWN_ISSUE.at(known_issue_id))
@@ -54,13 +59,15 @@ class KnownIssueSearch:
         rules = Rules(_rules(issue))
         edition, down_to = issue.searched
         before = down_to if edition == issue.edition else NEWEST
-        for number in range(MAX_CHUNKS):
+        for number in range(self.max_chunks):
             if before == 0:
                 return
             async with self.pool.connection() as connection:
-                chunk = await results_history.fetch_older_failures(connection, issue.project_id, before, CHUNK)
+                chunk = await results_history.fetch_older_failures(
+                    connection, issue.project_id, before, self.chunk_size
+                )
             found = await asyncio.to_thread(_matching, rules, chunk)
-            before = chunk[-1].id if len(chunk) == CHUNK and number + 1 < MAX_CHUNKS else 0
+            before = chunk[-1].id if len(chunk) == self.chunk_size and number + 1 < self.max_chunks else 0
             if found or before == 0:
                 note = NoteSearch(known_issue_id, issue.edition, before, found)
                 if not (await self.handler.execute(note, CALLER)).events:
@@ -68,7 +75,7 @@ class KnownIssueSearch:
 
 
 def _rules(issue: KnownIssue) -> list[Rule]:
-    """All ways in which it is known again."""
+    """Returns all rules by which a failure is recognized as the issue."""
 
     def rules(kind: Kind, values: Iterable[str]) -> Iterator[Rule]:
         return (Rule(issue.known_issue_id, issue.classification, kind, value) for value in values if value)
@@ -81,7 +88,7 @@ def _rules(issue: KnownIssue) -> list[Rule]:
 
 
 def _matching(rules: Rules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
-    """Result and job of those that the rules match, as they would match a report of them."""
+    """Returns the result and job ids of the failures that the rules match, as they would match a report of them."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(
         statuses=bytearray([FAILED]) * len(found),

@@ -1,4 +1,4 @@
-"""Says which quarantined tests need it no longer: their time is over, or they have recovered."""
+"""Ends quarantines: records that they expired or that their tests have recovered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,34 +15,35 @@ from projections import quarantine
 
 log = structlog.get_logger()
 
-EVERY_S = 30.0
-AT_ONCE = 1_000
+INTERVAL_S = 30.0
+SWEEP_SIZE = 1_000
+"""Expired jobs, and recovered entries, of one sweep."""
 CALLER = CommandContext("system:quarantine")
 
 
 @dataclass
 class QuarantineWatch:
-    """What was said already is not said again, so two may sweep at once."""
+    """Two may sweep at once: the commands record nothing twice."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
 
     async def sweep(self) -> int:
-        """Says what is news, of up to AT_ONCE entries; how many events that took."""
-        said = 0
-        for command in await self._news():
+        """Records what is due now; returns the number of events."""
+        recorded = 0
+        for command in await self._due_commands():
             try:
-                said += len((await self.handler.execute(command, CALLER)).events)
+                recorded += len((await self.handler.execute(command, CALLER)).events)
             except Rejection as error:
-                log.info("not said", command=repr(command), detail=error.detail)
-        return said
+                log.info("not recorded", command=repr(command), detail=error.detail)
+        return recorded
 
-    async def _news(self) -> list[Command]:
+    async def _due_commands(self) -> list[Command]:
         now = self.clock()
         async with self.pool.connection() as connection:
-            expired = await quarantine.find_jobs_with_expired(connection, now, AT_ONCE)
-            recovered = await quarantine.find_recovered(connection, now, AT_ONCE)
+            expired = await quarantine.find_jobs_with_expired(connection, now, SWEEP_SIZE)
+            recovered = await quarantine.find_recovered(connection, now, SWEEP_SIZE)
         return [
             *(SayExpired(job_id, now) for job_id in expired),
             *(

@@ -1,4 +1,4 @@
-"""Retention: deletes the builds that their projects no longer keep, a few at a time."""
+"""Deletes builds that are older or more than the retention of their project allows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,29 +14,31 @@ from projections import builds
 
 log = structlog.get_logger()
 
-EVERY_S = 600.0
-SOON_S = 2.0
-"""While there is more to do: the read model shows by then what went."""
-AT_ONCE = 200
+INTERVAL_S = 600.0
+BUSY_INTERVAL_S = 2.0
+"""Between sweeps that delete something: by then the read model shows what the last one deleted."""
+SWEEP_SIZE = 200
+"""Builds of one sweep."""
 
 
 @dataclass
 class Retention:
-    """Deleting what is deleted already is refused and harms nothing, so two may sweep at once."""
+    """Two may sweep at once: deleting a deleted build is refused."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
+    sweep_size: int = SWEEP_SIZE
 
     async def sweep(self) -> int:
-        """Deletes what is due now, up to AT_ONCE builds; how many went."""
+        """Deletes the builds that are due now, `sweep_size` at most; returns their number."""
         async with self.pool.connection() as connection:
-            due = await builds.find_expired(connection, self.clock(), AT_ONCE)
+            due = await builds.find_expired(connection, self.clock(), self.sweep_size)
         deleted = 0
         for build_id in due:
             try:
                 await self.handler.execute(DeleteBuild(build_id, "retention"), CommandContext("system:retention"))
                 deleted += 1
             except Rejection as error:
-                log.info("not deleted", build=build_id, detail=error.detail)
+                log.info("build not deleted", build=build_id, detail=error.detail)
         return deleted

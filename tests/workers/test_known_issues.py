@@ -21,7 +21,6 @@ from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
-from workers import known_issues
 from workers.known_issues import KnownIssueSearch
 
 ANN = CommandContext("user:1")
@@ -188,19 +187,19 @@ async def test_a_deleted_issue_is_not_searched_for(house: House) -> None:
     assert await house.found(show=False) == []
 
 
-async def test_a_long_past_is_searched_through_in_pieces(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_issues, "CHUNK", 2)
+async def test_a_long_past_is_searched_through_in_pieces(house: House) -> None:
+    house.search.chunk_size = 2
     a, b, *_ = await house.ran(RESET, RESET, FAILURE, FAILURE, FAILURE)
     c, *_ = await house.ran(RESET, FAILURE, FAILURE)
     await house.does(CREATE)
     assert await house.found() == [[c], [b, a], []]
-    monkeypatch.setattr(known_issues, "MAX_CHUNKS", 1)
+    house.search.max_chunks = 1
     await house.does(UpdateKnownIssue(17, match=("pattern", "boom")))
     assert await house.found() == [[c + 2, c + 1]], "and no further than it is worth"
 
 
-async def test_a_search_that_was_cut_goes_on_where_it_was(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_issues, "CHUNK", 1)
+async def test_a_search_that_was_cut_goes_on_where_it_was(house: House) -> None:
+    house.search.chunk_size = 1
     a, b = await house.ran(RESET, RESET)
     await house.does(CREATE, NoteSearch(17, 1, b, [(b, 1)]))
     assert await house.found() == [[a], []]

@@ -35,7 +35,7 @@ from workers.reactions.dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Reaction, Tools
 
 ANN = CommandContext("user:1")
-LOOPS = ("reactions", "due reactions")
+LOGGED_OUTAGES = {f"{loop}: waiting for the database" for loop in ("reactions", "due reactions")}
 NO_REDIS = "redis://127.0.0.1:1"
 FAR = 10**9
 
@@ -296,15 +296,14 @@ async def test_it_outlives_the_databases_connections(yard: Yard) -> None:
             async with away(yard.parts.conninfo):
                 relay._cursor.notify()
                 async with asyncio.timeout(20):
-                    while not {line["event"] for line in said} >= {f"{what} wait for the database" for what in LOOPS}:
+                    while not {line["event"] for line in said} >= LOGGED_OUTAGES:
                         await asyncio.sleep(0.02)  # between two looks
         await yard.delete_job(5)
         await yard.until(lambda: _is(yard.left, {6}))
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
-async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.reactions.dispatcher.WAKE_S", 0.2)
+async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard) -> None:
 
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -312,7 +311,7 @@ async def test_a_redis_that_hangs_holds_nothing_up(yard: Yard, monkeypatch: pyte
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as hanging:
         url = f"redis://127.0.0.1:{hanging.sockets[0].getsockname()[1]}"
-        async with yard.running(yard.relay(url, sweep_interval_s=0.2)):
+        async with yard.running(yard.relay(url, sweep_interval_s=0.2, redis_timeout_s=0.2)):
             for job_id, left in ((5, {6}), (6, set[int]())):
                 await yard.delete_job(job_id)
                 await yard.until(lambda left=left: _is(yard.left, left))  # type: ignore[misc]

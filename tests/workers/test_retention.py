@@ -159,20 +159,20 @@ async def test_several_share_the_work(house: House) -> None:
     assert sum(counts) == len(made), "each is deleted once"
 
 
-async def test_a_few_at_a_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 3)
+async def test_a_few_at_a_time(house: House) -> None:
+    house.retention.sweep_size = 3
     made = await house.ran(45, 44, 43, 42, 41)
     await house.keeps(days=30)
     assert [await house.sweep(), await house.sweep(), await house.sweep()] == [made[:3], made[3:], []]
 
 
-async def test_it_goes_on_by_itself(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without waiting for the next round while there is more to do."""
-    monkeypatch.setattr(retention, "AT_ONCE", 2)
+async def test_it_goes_on_by_itself(house: House) -> None:
+    """It does not wait for the whole interval while there is more to do."""
+    house.retention.sweep_size = 2
     made = await house.ran(*[40] * 5)
     await house.keeps(days=30)
     await house.shown()
-    schedule = Schedule("retention", house.retention.sweep, retention.EVERY_S, soon_s=0.02)
+    schedule = Schedule("retention", house.retention.sweep, retention.INTERVAL_S, busy_interval_s=0.02)
     task = asyncio.create_task(Schedules(house.parts.conninfo, [schedule]).run())
     async with asyncio.timeout(20):
         while await _left(house, made):

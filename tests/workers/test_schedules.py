@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import psycopg
-import pytest
 
 from testhide.processes import Core
 from workers.loops.periodic import Schedule, Schedules
@@ -37,7 +36,7 @@ class Counted:
 
 @contextlib.asynccontextmanager
 async def running(parts: Core, *schedules: Schedule) -> AsyncIterator[None]:
-    task = asyncio.create_task(Schedules(parts.conninfo, schedules).run())
+    task = asyncio.create_task(Schedules(parts.conninfo, schedules, lock_check_interval_s=0.05).run())
     try:
         yield
     finally:
@@ -86,8 +85,7 @@ async def test_who_has_more_to_do_does_not_wait(parts: Core) -> None:
         await over.wait()
 
 
-async def test_a_leader_that_loses_its_connection_leads_again(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.loops.periodic.LOOK_S", 0.05)
+async def test_a_leader_that_loses_its_connection_leads_again(parts: Core) -> None:
     counted = Counted()
     async with running(parts, counted.of(1)):
         await counted.wait_for(1)

@@ -119,8 +119,8 @@ async def test_nothing_new_is_not_signed_again(yard: Yard) -> None:
     assert len(await yard.tree.checkpoints_before(None, 10)) == 1
 
 
-async def test_a_checkpoint_also_comes_after_many_events(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "EVERY", 500)
+async def test_a_checkpoint_also_comes_after_many_events(yard: Yard) -> None:
+    yard.sealer.max_events = 500
     await yard.happen(1_400)
     await yard.seal()
     sizes = [item.size for item in await yard.tree.checkpoints_before(None, 10)]
@@ -256,8 +256,8 @@ async def test_nothing_is_signed_on_top_of_a_tree_that_was_made_to_fit(yard: Yar
         await yard.seal()
 
 
-async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.audit.EVERY_S", 0.05)
+async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard) -> None:
+    yard.sealer.interval_s = 0.05
     await yard.happen(1)
     await yard.seal()
     (key,) = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
@@ -309,9 +309,8 @@ async def test_a_folder_that_cannot_be_written_stops_nothing(parts: Core, tmp_pa
     assert await yard.tree.checkpoint() is not None
 
 
-async def test_it_follows_the_log_and_one_leads(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "EVERY", 50)
-    async with sealing_processes(parts, 2) as wait_for:
+async def test_it_follows_the_log_and_one_leads(parts: Core) -> None:
+    async with sealing_processes(parts, 2, max_events=50) as wait_for:
         yard = Yard(parts)
         await yard.happen(60)
         await wait_for(lambda: 61)
@@ -321,11 +320,15 @@ async def test_it_follows_the_log_and_one_leads(parts: Core, monkeypatch: pytest
 
 
 @contextlib.asynccontextmanager
-async def sealing_processes(parts: Core, count: int) -> AsyncIterator[Callable[[Callable[[], int]], Any]]:
-    """That many sealers at once; what is yielded waits for a checkpoint that covers a position."""
+async def sealing_processes(
+    parts: Core, count: int, max_events: int = audit.CHECKPOINT_EVENTS
+) -> AsyncIterator[Callable[[Callable[[], int]], Any]]:
+    """Runs that many sealers; yields a function that waits for a checkpoint that covers a position."""
     listener = Listener(parts.conninfo, EVENTS)
     await listener.start()
     yards = [Yard(parts) for _ in range(count)]
+    for yard in yards:
+        yard.sealer.max_events = max_events
     tasks = [asyncio.create_task(yard.sealer.run(listener)) for yard in yards]
 
     async def wait_for(size: Callable[[], int]) -> None:

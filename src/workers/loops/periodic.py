@@ -1,7 +1,7 @@
-"""What is done every so often, once among all workers: one of them leads, the others stand by.
+"""Periodic work that runs in one worker process at a time: the leader, by advisory lock; the others stand by.
 
-A leader that has lost its lock and does not know it yet may still sweep while the next one begins. So a sweep must do
-no harm beside another of its kind; it only would do the same work again.
+A leader that has lost its lock without knowing it may still sweep when the next one begins. So two sweeps of the same
+schedule must be able to run at once; they only do the same work twice.
 """
 
 import asyncio
@@ -17,51 +17,54 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 LOCK = "testhide schedules"
-LOOK_S = 1.0
-"""How often a leader looks whether it still is one."""
+LOCK_CHECK_INTERVAL_S = 1.0
+"""How often a leader checks that it still holds the lock, and how soon another one tries to take it."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     name: str
     sweep: Callable[[], Awaitable[object]]
-    every_s: float
-    soon_s: float | None = None
-    """From one that did something to the next, which has more to do."""
+    """Returns something true when it found work to do."""
+    interval_s: float
+    busy_interval_s: float | None = None
+    """The interval after a sweep that found work, when there may be more."""
 
 
 @dataclass(frozen=True)
 class Schedules:
     conninfo: str
     schedules: Sequence[Schedule]
+    lock_check_interval_s: float = LOCK_CHECK_INTERVAL_S
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         while True:
             async with tolerate_outages("schedules"), hold_leader_lock(self.conninfo, LOCK) as lock:
                 log.info("leading schedules")
                 await self._lead(lock)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self.lock_check_interval_s)
 
     async def _lead(self, lock: AsyncConnection) -> None:
-        """Until the lock's connection breaks, which raises psycopg.OperationalError."""
-        sweeping = [asyncio.create_task(_keep(schedule), name=schedule.name) for schedule in self.schedules]
+        """Runs the schedules until the lock's connection breaks, which raises psycopg.OperationalError."""
+        tasks = [asyncio.create_task(_run(schedule), name=schedule.name) for schedule in self.schedules]
         try:
             while True:
                 await lock.execute("SELECT")
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(self.lock_check_interval_s)
         finally:
-            for task in sweeping:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*sweeping, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _keep(schedule: Schedule) -> None:
+async def _run(schedule: Schedule) -> None:
     while True:
-        did = False
+        found_work = False
         try:
             async with tolerate_outages(schedule.name):
-                did = bool(await schedule.sweep())
+                found_work = bool(await schedule.sweep())
         except Exception:
-            log.exception("a schedule failed", schedule=schedule.name)  # the others go on, and so does it
-        await asyncio.sleep(schedule.soon_s if did and schedule.soon_s is not None else schedule.every_s)
+            log.exception("a schedule failed", schedule=schedule.name)  # it goes on, as the others do
+        busy_interval_s = schedule.busy_interval_s if found_work else None
+        await asyncio.sleep(schedule.interval_s if busy_interval_s is None else busy_interval_s)

@@ -1,9 +1,8 @@
-"""From the log to the workers: the relay notes which reactions are due, arq wakes who runs them, the sweeper finds
-what was missed.
+"""Runs reactions to events: follows the log, stores which reactions are due, and runs those.
 
-A due reaction (name and position) is written in the transaction that moves the reaction's own position, so none is
-lost and none is noted twice. Redis only carries wake-ups: while it is away or after it was wiped the sweeper still
-runs everything, a few seconds later.
+A due reaction (name and position) is stored in the transaction that moves the position of the reaction, so none is lost
+or stored twice. An arq job in Redis wakes the workers. Redis holds nothing else: while it is away, or after it lost its
+data, a periodic sweep runs the due reactions a few seconds later.
 """
 
 import asyncio
@@ -29,16 +28,20 @@ from workers.reactions.registry import Reaction, Tools
 log = structlog.get_logger()
 
 BATCH_SIZE = 500
-"""Events."""
+"""Events read at once."""
 LEASE_SIZE = 20
-"""Reactions that one worker leases together."""
+"""Reactions that one worker leases at once, so that others have some to run too."""
 SWEEP_INTERVAL_S = 5.0
+"""How late a reaction runs when Redis is away."""
 DEBOUNCE_S = 0.1
-"""Between two reads of the log, so that a burst of events costs few."""
-WAKE = "run_due_reactions"
-WAKE_S = 1.0
-"""Redis has so long to take a wake-up; one that hangs must not hold up the log."""
-LONGEST_ERROR = 1_000
+"""The shortest time between two reads of the log, so that a burst of events costs few."""
+WAKE_JOB = "run_due_reactions"
+REDIS_TIMEOUT_S = 1.0
+"""A Redis that hangs must not hold up the log."""
+RESTART_DELAY_S = 1.0
+"""Between an end of arq's worker and its next start."""
+MAX_ERROR_LENGTH = 1_000
+"""Characters."""
 
 
 class ReactionDispatcher:
@@ -52,16 +55,18 @@ class ReactionDispatcher:
         tools: Tools,
         *,
         sweep_interval_s: float = SWEEP_INTERVAL_S,
+        redis_timeout_s: float = REDIS_TIMEOUT_S,
         min_skip: int = log_positions.MIN_SKIP,
     ) -> None:
         self._pool = pool
         self._log = event_log
-        # Connects when it is used, and again after every loss.
+        # Connects on use, and again after every loss.
         self._connections = ConnectionPool.from_url(redis_url, socket_connect_timeout=1)
         self._redis = ArqRedis(self._connections)
         self._reactions = {reaction.name: reaction for reaction in registered}
         self._tools = tools
         self._sweep_interval_s = sweep_interval_s
+        self._redis_timeout_s = redis_timeout_s
         self._min_skip = min_skip
         self._cursor = LogCursor(
             event_log,
@@ -73,7 +78,7 @@ class ReactionDispatcher:
         self._has_positions = False
 
     async def run(self) -> None:
-        """Runs until it is cancelled. Any number of these may run at once."""
+        """Runs until cancelled. Any number of dispatchers may run."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._cursor.follow(self._note_due))
@@ -83,7 +88,7 @@ class ReactionDispatcher:
             await self._connections.disconnect()
 
     async def run_due(self) -> int:
-        """Runs what is due now; answers how many reactions were run."""
+        """Runs the due reactions; returns their number."""
         ran = 0
         while leased := await self._lease():
             for due in leased:
@@ -113,9 +118,9 @@ class ReactionDispatcher:
                 await self._wake()
 
     async def _wake(self) -> None:
-        with contextlib.suppress(RedisError, OSError):  # the sweeper does without; a TimeoutError is an OSError
-            async with asyncio.timeout(WAKE_S):
-                await self._redis.enqueue_job(WAKE)
+        with contextlib.suppress(RedisError, OSError):  # the sweep runs them later; a TimeoutError is an OSError
+            async with asyncio.timeout(self._redis_timeout_s):
+                await self._redis.enqueue_job(WAKE_JOB)
 
     async def _sweep(self) -> None:
         while True:
@@ -124,26 +129,26 @@ class ReactionDispatcher:
                 await self.run_due()
 
     async def _work(self) -> None:
-        """arq's worker, which exits when Redis goes away: it is started again."""
+        """Runs an arq worker, which ends when Redis goes away, again and again."""
 
         async def wake(ctx: dict[str, object]) -> None:
             async with tolerate_outages("due reactions"):
                 await self.run_due()
 
         while True:
-            worker = Worker([func(wake, name=WAKE)], redis_pool=self._redis, handle_signals=False, max_tries=1)
+            worker = Worker([func(wake, name=WAKE_JOB)], redis_pool=self._redis, handle_signals=False, max_tries=1)
             try:
                 await worker.async_run()
             except (RedisError, OSError) as error:
-                log.warning("redis is away, sweeping meanwhile", error=str(error))
+                log.warning("redis is away: reactions run by sweeps", error=str(error))
             finally:
                 with contextlib.suppress(RedisError, OSError):
-                    async with asyncio.timeout(WAKE_S):
+                    async with asyncio.timeout(self._redis_timeout_s):
                         await worker.close()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(RESTART_DELAY_S)
 
     async def _lease(self) -> list[Due]:
-        """Only of reactions that this release knows: another one may run beside it."""
+        """Leases reactions that this release has: a newer one may run beside it."""
         async with self._pool.connection() as connection:
             return await reactions.lease_due(connection, list(self._reactions), LEASE_SIZE)
 
@@ -155,7 +160,7 @@ class ReactionDispatcher:
             parked = due.tries >= MAX_TRIES
             log.error("reaction parked" if parked else "reaction failed", **due._asdict(), error=repr(error))
             async with self._pool.connection() as connection:
-                await reactions.mark_failed(connection, due, repr(error)[:LONGEST_ERROR])
+                await reactions.mark_failed(connection, due, repr(error)[:MAX_ERROR_LENGTH])
             return
         async with self._pool.connection() as connection:
             await reactions.mark_done(connection, due)

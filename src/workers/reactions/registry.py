@@ -1,7 +1,7 @@
-"""What follows from events outside the log: when X then Y.
+"""The reactions: what is done outside the log after an event.
 
-A reaction runs at least once for each event of its kind, and is idempotent. New reactions start at "now": a replay
-deletes nothing and sends no mail.
+A reaction runs at least once for each event of its type and must be idempotent. A new reaction starts at the end of the
+log: it does not run for the events of the past.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from store.tables.build_logs import BuildLogs
 
 @dataclass(frozen=True)
 class Tools:
-    """What reactions work with."""
+    """The dependencies of reactions."""
 
     build_logs: BuildLogs
     blobs: Blobs
