@@ -90,13 +90,13 @@ class Builds(Projection[BuildsView]):
 class ReadModelsView(PostgresTrackingRecorder):
     def take(self, recorded: Recorded, tracking: Tracking) -> None:
         event = recorded.event
-        takers = [item for item in PROJECTIONS if item.takes is None or isinstance(event, item.takes)]
+        takers = [item for item in PROJECTIONS if item.handles is None or isinstance(event, item.handles)]
         batch = Batch(Cache())
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             for row, keys in batch.missing(key for item in takers for key in item.keys(recorded)).items():
                 cursor.execute(statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True)
-                batch.fetched(row, keys, [row(**values) for values in cursor.fetchall()])
+                batch.add_fetched(row, keys, [row(**values) for values in cursor.fetchall()])
             for item in takers:
                 batch.change(item.apply(recorded, batch))
             for query, parameters in batch.statements():

@@ -22,7 +22,7 @@ from domain.core.errors import Forbidden, Invalid, NotFound
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
-from projections.audit_view.entries import AREA_OF, AT_ONCE, Told, told, with_changes
+from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, Told, add_changes, describe
 
 Order = Literal["newest", "oldest"]
 
@@ -134,12 +134,12 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[To
     """Returns the events at these positions, in this order, with what they changed."""
     found: dict[int, Told] = {}
     names: dict[str, str] = {}
-    for start in range(0, len(positions), AT_ONCE):
-        events = await ctx.services.log.read_at(positions[start : start + AT_ONCE])
+    for start in range(0, len(positions), EVENT_BATCH):
+        events = await ctx.services.log.read_at(positions[start : start + EVENT_BATCH])
         async with ctx.reading() as connection:
             names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
-        found |= {recorded.position: told(recorded, names.get(recorded.event.actor)) for recorded in events}
-    return await with_changes(ctx.services.log, [found[position] for position in positions if position in found])
+        found |= {recorded.position: describe(recorded, names.get(recorded.event.actor)) for recorded in events}
+    return await add_changes(ctx.services.log, [found[position] for position in positions if position in found])
 
 
 async def find_readable_projects(user: User, ctx: RequestContext, project_id: int | None) -> list[int] | None:
@@ -181,15 +181,16 @@ async def check_stream(user: User, ctx: RequestContext, stream: str) -> None:
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:
     """Returns the types of events in an area or with a name; None for all. Raises Invalid for unknown ones."""
-    if area is not None and area not in AREA_OF.values():
-        raise Invalid.field("area", f"there is no area {area!r}; there are: {', '.join(sorted(set(AREA_OF.values())))}")
+    if area is not None and area not in EVENT_AREAS.values():
+        areas = ", ".join(sorted(set(EVENT_AREAS.values())))
+        raise Invalid.field("area", f"there is no area {area!r}; there are: {areas}")
     if name is None:
-        return None if area is None else [known for known in EVENTS if AREA_OF[known] == area]
+        return None if area is None else [known for known in EVENTS if EVENT_AREAS[known] == area]
     if name not in EVENTS:
         alike = sorted(known for known in EVENTS if known.partition(".")[0] == name.partition(".")[0]) or sorted(EVENTS)
         raise Invalid.field("type", f"there is no type of event {name!r}; there are: {', '.join(alike)}")
-    if area is not None and AREA_OF[name] != area:
-        raise Invalid.field("type", f"{name} is of the area {AREA_OF[name]}, not of {area}")
+    if area is not None and EVENT_AREAS[name] != area:
+        raise Invalid.field("type", f"{name} is of the area {EVENT_AREAS[name]}, not of {area}")
     return [name]
 
 

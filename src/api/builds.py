@@ -24,7 +24,7 @@ from domain.core.errors import NotFound
 from projections import builds
 from projections.builds import BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, CommentView, detail, item_fields
-from projections.time_travel.historical_reads import BUILD_PAST
+from projections.time_travel.historical_reads import BUILD_HISTORY
 from store.tables.waiting_reasons import fetch_waiting_reason
 
 Variables = dict[
@@ -135,7 +135,7 @@ class BuildController(Controller):
             headers["Testhide-Total"] = "lower-bound"
         return Response(BuildPage(total.builds, [BuildItem(**item_fields(row)) for row in found]), headers=headers)
 
-    @get("/{build_id:int}", **as_of(BUILD_PAST, "build_id"))
+    @get("/{build_id:int}", **as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
         async with read_build(ctx, request.user, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None

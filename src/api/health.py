@@ -11,8 +11,8 @@ from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from projections import audit_trail
-from projections.engine.read_your_writes import LIMIT_S
-from projections.engine.schemas import missing
+from projections.engine.read_your_writes import WAIT_TIMEOUT_S
+from projections.engine.schemas import find_missing
 from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
@@ -49,7 +49,7 @@ class HealthController(Controller):
     @get("/healthz")
     async def healthz(self, request: Request[Any, Any, Any], ctx: RequestContext) -> Health:
         """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
-        status = "degraded" if ctx.services.waiter.degraded else "ok"
+        status = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Health(status, ctx.services.version, ctx.services.build)
 
     @get("/readyz")
@@ -58,18 +58,18 @@ class HealthController(Controller):
         services = ctx.services
         head = await services.log.read_head()
         async with ctx.reading() as connection:
-            lacking = await missing(connection, PROJECTIONS)
+            lacking = await find_missing(connection, PROJECTIONS)
             parked = await reactions.has_parked(connection)
             unsealed = not lacking and await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE)
         if lacking:
             names = " ".join(projection.name for projection in lacking)
             status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"
             return Response(Readiness(status, head, 0), status_code=503)
-        if not (await services.waiter.reached(head) and await services.waiter.read_position() >= head):
-            status = f"read models more than {LIMIT_S:.0f} s behind"
+        if not (await services.waiter.wait_reached(head) and await services.waiter.read_position() >= head):
+            status = f"read models more than {WAIT_TIMEOUT_S:.0f} s behind"
             return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
         status = "ok"
-        if services.waiter.degraded:
+        if services.waiter.is_degraded:
             status = "degraded: events are parked, see `testhide projections status`"
         elif parked:
             status = "degraded: reactions are parked, see `testhide reactions status`"

@@ -23,7 +23,7 @@ from domain.core.errors import NotFound
 from domain.jobs import JOB, Clearable, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
-from projections.time_travel.historical_reads import CONFIGURATION_PAST, JOB_PAST
+from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
 
 Minutes = Annotated[int, Meta(ge=1, le=10_080)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]
@@ -144,7 +144,7 @@ class JobController(Controller):
         job = receipt.existing(JOB.at(job_id))
         return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
 
-    @get("/{job_id:int}", **as_of(JOB_PAST, "job_id"))
+    @get("/{job_id:int}", **as_of(JOB_HISTORY, "job_id"))
     async def get_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> JobDetail:
         return await find_visible_detail(request.user, ctx, job_id)
 
@@ -191,7 +191,7 @@ class JobController(Controller):
         await find_visible_job(request.user, ctx, job_id, "admin")
         await ctx(DeleteJob(job_id))
 
-    @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_PAST, "job_id"))
+    @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_configuration(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int
     ) -> ConfigurationView:

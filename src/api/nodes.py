@@ -21,7 +21,7 @@ from domain.core.errors import NotFound
 from domain.nodes import NODE
 from projections import nodes
 from projections.nodes import Health, NodeRow, NodeView
-from projections.time_travel.historical_reads import NODE_PAST
+from projections.time_travel.historical_reads import NODE_HISTORY
 from store.crypto.secrets import new_token, token_hash
 
 Tag = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^\S+$")]
@@ -145,7 +145,7 @@ class NodeController(Controller):
         }
         return LatestAgent(services.agent_version, **downloads)
 
-    @get("/{node_id:int}", **as_of(NODE_PAST, "node_id"))
+    @get("/{node_id:int}", **as_of(NODE_HISTORY, "node_id"))
     async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
         node = await find_node_view(ctx, node_id)
         return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node

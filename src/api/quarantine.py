@@ -18,7 +18,7 @@ from domain.core.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
 from projections.quarantine import AgeTotal, QuarantineRow, Status
-from projections.time_travel.historical_reads import QUARANTINE_PAST
+from projections.time_travel.historical_reads import QUARANTINE_HISTORY
 from store.clock import utcnow
 
 MAX_BULK = 10_000
@@ -106,7 +106,7 @@ class QuarantineController(Controller):
     path = "/quarantine"
     tags = ["Quarantine"]
 
-    @get(**as_of(QUARANTINE_PAST, "job_id"))
+    @get(**as_of(QUARANTINE_HISTORY, "job_id"))
     async def list_entries(
         self,
         request: Request[User, Any, Any],

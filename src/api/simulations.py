@@ -15,7 +15,7 @@ from commands.rules.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, Tes
 from commands.rules.what_if import MAX_BYTES, SupposedRules
 from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
 from projections import audit_trail
-from projections.time_travel.rule_history import PastReports
+from projections.time_travel.rule_history import RuleHistory
 
 TIME_LIMIT_S = 20.0
 """Seconds that one request may replay the history."""
@@ -72,7 +72,7 @@ class ReplayController(Controller):
 async def replay_history(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
     clock = asyncio.get_running_loop().time
     deadline = clock() + TIME_LIMIT_S
-    history = PastReports(
+    history = RuleHistory(
         ctx.services.pool,
         ctx.services.log,
         of_rules=OF_RULES,

@@ -22,7 +22,7 @@ from domain.triage import Classification
 from projections import quarantine, results_history, results_queries
 from projections.results_history import ResultOrigin
 from projections.results_queries import ReportRanges, Result, ResultFilters, SuiteTotal
-from projections.time_travel.historical_reads import REPORT_PAST, TESTS_PAST
+from projections.time_travel.historical_reads import REPORT_HISTORY, TESTS_HISTORY
 
 BuildId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Build ID to query tests for")]
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page number")]
@@ -146,14 +146,14 @@ class TestController(Controller):
     path = ""
     tags = ["Reports & Tests"]
 
-    @get("/report/{build_id:int}", **as_of(REPORT_PAST, "build_id"))
+    @get("/report/{build_id:int}", **as_of(REPORT_HISTORY, "build_id"))
     async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
         async with read_build(ctx, request.user, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
         return to_report_view(build_id, ranges, totals)
 
-    @get("/tests", **as_of(TESTS_PAST, "build_id"))
+    @get("/tests", **as_of(TESTS_HISTORY, "build_id"))
     async def list_tests(
         self,
         request: Request[User, Any, Any],

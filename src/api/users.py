@@ -12,7 +12,7 @@ from api.http.request_context import RequestContext
 from commands.users import DeleteUser
 from domain.core.errors import Forbidden, NotFound
 from projections import auth, projects
-from projections.time_travel.historical_reads import PERMISSIONS_PAST
+from projections.time_travel.historical_reads import PERMISSIONS_HISTORY
 
 
 class UserPermissions(Permissions):
@@ -23,7 +23,7 @@ class UserController(Controller):
     path = "/users/{user_id:int}"
     tags = ["Users"]
 
-    @get("/permissions", **as_of(PERMISSIONS_PAST, "user_id"))
+    @get("/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def user_permissions(
         self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int
     ) -> UserPermissions:

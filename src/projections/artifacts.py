@@ -66,7 +66,12 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 PROJECTION = Projection(
-    "artifacts", VERSION, (ArtifactRow,), keys, apply, takes=(ArtifactDeleted, ArtifactStored, BuildDeleted, JobDeleted)
+    "artifacts",
+    VERSION,
+    (ArtifactRow,),
+    keys,
+    apply,
+    handles=(ArtifactDeleted, ArtifactStored, BuildDeleted, JobDeleted),
 )
 
 

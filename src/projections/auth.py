@@ -100,7 +100,7 @@ PROJECTION = Projection(
     (UserRow, SessionRow, ApiTokenRow),
     keys,
     apply,
-    takes=(ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked, UserDeleted, UserRegistered),
+    handles=(ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked, UserDeleted, UserRegistered),
 )
 
 

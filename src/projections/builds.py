@@ -179,7 +179,7 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
             return {}
 
 
-PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, takes=(BuildEvent, JobDeleted))
+PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, handles=(BuildEvent, JobDeleted))
 
 
 class BuildFilters(msgspec.Struct, frozen=True):

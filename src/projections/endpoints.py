@@ -53,7 +53,7 @@ def endpoint_projection(
                 if (row := rows.get(row_type, event.endpoint_id)) is not None:
                     yield _changed(row, event)
 
-    return Projection(name, row_type.table.version, (row_type,), keys, apply, takes=(ProjectDeleted, *taken))
+    return Projection(name, row_type.table.version, (row_type,), keys, apply, handles=(ProjectDeleted, *taken))
 
 
 def _changed(row: R, event: EndpointEvent) -> R:

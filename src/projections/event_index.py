@@ -75,7 +75,7 @@ PROJECTION = Projection(
     (RelatedRow,),
     keys,
     apply,
-    takes=(
+    handles=(
         BuildAssigned,
         BuildFinished,
         BuildQueued,

@@ -100,7 +100,12 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 PROJECTION = Projection(
-    "jobs", VERSION, (JobRow, ConfigurationRow), keys, apply, takes=(JobConfigured, JobCreated, JobDeleted, JobUpdated)
+    "jobs",
+    VERSION,
+    (JobRow, ConfigurationRow),
+    keys,
+    apply,
+    handles=(JobConfigured, JobCreated, JobDeleted, JobUpdated),
 )
 
 

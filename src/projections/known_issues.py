@@ -112,7 +112,7 @@ PROJECTION = Projection(
     (KnownIssueRow, TaughtRow),
     keys,
     apply,
-    takes=(
+    handles=(
         KnownIssueCreated,
         KnownIssueDeleted,
         KnownIssueSearched,

@@ -45,7 +45,7 @@ PROJECTION = Projection(
     (NodeCommandRow,),
     keys,
     apply,
-    takes=(NodeCommandCompleted, NodeCommandRequested, NodeDeleted),
+    handles=(NodeCommandCompleted, NodeCommandRequested, NodeDeleted),
 )
 
 

@@ -130,7 +130,7 @@ def _build_counts(event: BuildAssigned | BuildRequeued | BuildFinished, node: No
 
 
 PROJECTION = Projection(
-    "nodes", VERSION, (NodeRow,), keys, apply, takes=(BuildAssigned, BuildFinished, BuildRequeued, NodeEvent)
+    "nodes", VERSION, (NodeRow,), keys, apply, handles=(BuildAssigned, BuildFinished, BuildRequeued, NodeEvent)
 )
 
 

@@ -61,7 +61,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             return
 
 
-PROJECTION = Projection("pools", VERSION, (PoolRow,), keys, apply, takes=(PoolCreated, PoolDeleted, PoolUpdated))
+PROJECTION = Projection("pools", VERSION, (PoolRow,), keys, apply, handles=(PoolCreated, PoolDeleted, PoolUpdated))
 
 
 class PoolView(msgspec.Struct, frozen=True):

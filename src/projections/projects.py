@@ -104,7 +104,7 @@ PROJECTION = Projection(
     (ProjectRow, MemberRow),
     keys,
     apply,
-    takes=(
+    handles=(
         BuildQueued,
         JobCreated,
         JobDeleted,

@@ -130,7 +130,7 @@ PROJECTION = Projection(
     (QuarantineRow,),
     keys,
     apply,
-    takes=(
+    handles=(
         JobDeleted,
         QuarantineBecameHealthy,
         QuarantineExpired,

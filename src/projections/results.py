@@ -26,10 +26,10 @@ from projections.engine.model import (
     Int,
     Ints,
     Key,
-    Many,
     Projection,
     Row,
     Rows,
+    RowsByKey,
     SmallInts,
     Table,
 )
@@ -191,7 +191,7 @@ PROJECTION = Projection(
     (BlockRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
     keys,
     apply,
-    takes=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded),
+    handles=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded),
 )
 
 
@@ -243,7 +243,7 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, rows: Rows) -> Many:
+def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
     build_id, commit = event.build_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     case_ids = list(compress(event.case_ids, event.finals))
@@ -276,4 +276,4 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Many:
             after[case_id] = correct_run(stats, replaced[row], status)
         else:
             after[case_id] = add_run(stats, build_id, commit, status, flaky == 1)
-    return Many(CaseStatsRow, after)
+    return RowsByKey(CaseStatsRow, after)

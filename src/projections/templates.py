@@ -87,7 +87,7 @@ def _configured(template: TemplateRow, configuration: Configuration) -> Template
 
 
 PROJECTION = Projection(
-    "templates", VERSION, (TemplateRow,), keys, apply, takes=(TemplateCreated, TemplateDeleted, TemplateUpdated)
+    "templates", VERSION, (TemplateRow,), keys, apply, handles=(TemplateCreated, TemplateDeleted, TemplateUpdated)
 )
 
 

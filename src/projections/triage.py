@@ -125,7 +125,7 @@ PROJECTION = Projection(
     (RuleMatchRow, TriageRow),
     keys,
     apply,
-    takes=(BuildDeleted, JobDeleted, KnownIssueSearched, ResultEvent, ResultsClassifiedByRules),
+    handles=(BuildDeleted, JobDeleted, KnownIssueSearched, ResultEvent, ResultsClassifiedByRules),
 )
 
 

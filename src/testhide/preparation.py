@@ -10,7 +10,7 @@ from commands.handler import CommandContext, Handler
 from commands.nodes import RegisterNode
 from commands.users import register_user
 from domain.claims import CLAIM
-from projections.engine.schemas import begin
+from projections.engine.schemas import create_on_empty_log
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
@@ -36,7 +36,7 @@ def migrate(settings: Settings) -> list[str]:
 
     async def read_tables() -> list[str]:
         async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
-            return [projection.name for projection in await begin(connection, PROJECTIONS)]
+            return [projection.name for projection in await create_on_empty_log(connection, PROJECTIONS)]
 
     return asyncio.run(read_tables())
 

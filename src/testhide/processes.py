@@ -118,10 +118,10 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from integrations.blobs import open_blobs
     from integrations.outgoing import HttpOutgoing
     from projections.auth import fetch_session_credentials
-    from projections.engine.read_your_writes import Waiter
+    from projections.engine.read_your_writes import ProjectionWaiter
     from projections.jobs import ProjectOfJob
     from projections.registry import PROJECTIONS
-    from projections.time_travel.historical_tables import Past
+    from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
     from store.tables.agent_gauges import AgentGauges
     from store.tables.build_logs import BuildLogs
@@ -134,7 +134,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
         HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
         _listening(parts, EVENTS_CHANNEL, PROJECTED, AGENT_NOTIFICATIONS, BUILD_LOGS) as listener,
     ):
-        waiter = Waiter(parts.pool, listener, PROJECTIONS)
+        waiter = ProjectionWaiter(parts.pool, listener, PROJECTIONS)
         following = asyncio.create_task(waiter.run())
         try:
             yield Services(
@@ -147,7 +147,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 waiter=waiter,
                 sessions=BatchLoader(parts.pool, fetch_session_credentials),
                 project_of_job=ProjectOfJob(parts.pool),
-                past=Past(parts.conninfo),
+                past=HistoricalConnections(parts.conninfo),
                 build_logs=BuildLogs(parts.pool),
                 idempotent_responses=IdempotentResponses(parts.pool, parts.secrets),
                 gauges=AgentGauges(parts.pool),
@@ -210,7 +210,7 @@ def work(settings: Settings) -> None:
     from integrations.blobs import open_blobs
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
-    from projections.engine.read_your_writes import Waiter
+    from projections.engine.read_your_writes import ProjectionWaiter
     from projections.registry import PROJECTIONS
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
@@ -235,7 +235,7 @@ def work(settings: Settings) -> None:
         ):
             pool, log, secrets = parts.pool, parts.log, parts.secrets
             handler = Handler(log, utcnow)
-            waiter = Waiter(pool, listener, PROJECTIONS)
+            waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
 
             tools = Tools(BuildLogs(pool), open_blobs(settings.blobs))
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)

@@ -19,8 +19,8 @@ import uvloop
 
 from projections.engine.engine import LostLeadership
 from projections.engine.model import Projection
-from projections.engine.schemas import Unready, missing
-from projections.rebuild.rebuild import Progress, build
+from projections.engine.schemas import NotReady, find_missing
+from projections.rebuild.rebuild import Progress, build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
 from testhide.operator_errors import Fault
@@ -71,7 +71,7 @@ def run(work: Coroutine[None, None, int]) -> int:
     """Run `work` on an event loop. Raises Fault for what an operator can act on, a lost database connection say."""
     try:
         return uvloop.run(work)
-    except Unready as error:
+    except NotReady as error:
         raise Fault(str(error)) from None
     except (psycopg.Error, LostLeadership) as error:
         raise Fault(
@@ -93,7 +93,7 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
             chosen = find_projections(names)
         else:
             async with parts.pool.connection() as connection:
-                chosen = await missing(connection, PROJECTIONS) or list(PROJECTIONS)
+                chosen = await find_missing(connection, PROJECTIONS) or list(PROJECTIONS)
         printer = ProgressPrinter(join_names(chosen))
         position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
         print(f"built {join_names(chosen)} up to position {position}")
@@ -105,7 +105,7 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
 async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
     """Let built read models serve. Raises Unready, LostLeadership, psycopg.Error."""
     done = await switch(parts.conninfo, parts.log, chosen, printer)
-    print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.held_s:.2f} s at most")
+    print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.blocked_s:.2f} s at most")
 
 
 def find_projections(names: Sequence[str]) -> list[Projection]:
@@ -127,7 +127,9 @@ async def _build_in_two_processes(
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]
     here = [projection for projection in projections if projection not in there]
     if not there or not here:
-        return await build(parts.conninfo, parts.log, projections, from_scratch=from_scratch, told=printer)
+        return await build_staging(
+            parts.conninfo, parts.log, projections, from_scratch=from_scratch, on_progress=printer
+        )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "testhide.rebuild", stdin=asyncio.subprocess.PIPE
     )
@@ -135,7 +137,7 @@ async def _build_in_two_processes(
     try:
         process.stdin.write(msgspec.json.encode(SecondBuild(settings, from_scratch)) + b"\n")
         await process.stdin.drain()
-        await build(parts.conninfo, parts.log, here, from_scratch=from_scratch, told=printer)
+        await build_staging(parts.conninfo, parts.log, here, from_scratch=from_scratch, on_progress=printer)
         if await process.wait() != 0:
             raise Fault(f"{join_names(there)} could not be built; the reason stands above.")
     finally:
@@ -143,14 +145,14 @@ async def _build_in_two_processes(
             process.kill()
         await process.wait()
     # Brings all to one position: few events were appended in the meantime.
-    return await build(parts.conninfo, parts.log, projections, told=printer)
+    return await build_staging(parts.conninfo, parts.log, projections, on_progress=printer)
 
 
 async def _build_second(order: SecondBuild) -> int:
     chosen = find_projections(SECOND_PROCESS)
     async with core(order.settings, pool_size=2) as parts:
         printer = ProgressPrinter(join_names(chosen))
-        await build(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, told=printer)
+        await build_staging(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, on_progress=printer)
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from domain.builds import BuildCommented, BuildDeleted, BuildQueued
 from domain.results import ResultsRecorded
 from projections.engine.engine import row_types
-from projections.rebuild.rebuild import build
+from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
 from testhide.processes import core
 from tests.support.external import upload
@@ -199,7 +199,7 @@ async def _look(server: Server, gone: int, kept: int) -> None:
             )
             assert set(await cursor.fetchall()) == {(keys[gone], True, False), (keys[kept], False, True)}
             live = await _tables(connection)
-            await build(parts.conninfo, parts.log, PROJECTIONS, from_scratch=True)
+            await build_staging(parts.conninfo, parts.log, PROJECTIONS, from_scratch=True)
             again = await _tables(connection, "beside")
     for table, rows in live.items():
         assert again[table] == rows, table

@@ -13,7 +13,7 @@ from domain.core.events import EventMetadata, Recorded
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Change, Key, Projection, Row, Rows, Table
 from projections.engine.projector import Projector
-from projections.engine.read_your_writes import Waiter
+from projections.engine.read_your_writes import ProjectionWaiter
 from projections.engine.schemas import connect
 from store.log.event_log import Write
 from store.postgres.notifications import EVENTS, PROJECTED, Listener
@@ -92,11 +92,13 @@ async def serve(parts: Core, projections: Sequence[Projection]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def projecting(parts: Core, projections: Sequence[Projection] = RELEASE, count: int = 1) -> AsyncIterator[Waiter]:
+async def projecting(
+    parts: Core, projections: Sequence[Projection] = RELEASE, count: int = 1
+) -> AsyncIterator[ProjectionWaiter]:
     """Projectors of a release, and someone who waits for its read models."""
     listener = Listener(parts.conninfo, EVENTS, PROJECTED)
     await listener.start()
-    waiter = Waiter(parts.pool, listener, projections)
+    waiter = ProjectionWaiter(parts.pool, listener, projections)
     made = [Projector(parts.conninfo, parts.log, listener, projections) for _ in range(count)]
     tasks = [asyncio.create_task(work) for work in (waiter.run(), *(projector.run() for projector in made))]
     try:

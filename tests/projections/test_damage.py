@@ -8,7 +8,7 @@ from domain.claims import ClaimTaken
 from projections.engine.model import Projection
 from projections.engine.projector import Projector
 from projections.engine.schemas import connect
-from projections.rebuild.rebuild import build
+from projections.rebuild.rebuild import build_staging
 from projections.rebuild.retry import retry
 from store.log.codec import UnknownEvent
 from store.postgres.notifications import EVENTS, Listener
@@ -17,8 +17,8 @@ from tests.projections.claims import MENDED, projecting, rows, serve, take
 from tests.projections.toys import SEEN, parked
 from tests.support.damage import DAMAGES, Damage, damaged
 
-OWNERS_ALONE = replace(MENDED, takes=(ClaimTaken,))
-NO_CLAIMS = Projection("others", 1, (), lambda recorded: (), lambda recorded, rows: (), takes=())
+OWNERS_ALONE = replace(MENDED, handles=(ClaimTaken,))
+NO_CLAIMS = Projection("others", 1, (), lambda recorded: (), lambda recorded, rows: (), handles=())
 RELEASE = (SEEN, OWNERS_ALONE, NO_CLAIMS)
 
 
@@ -35,7 +35,7 @@ async def test_the_projector_goes_on(parts: Core, damage: Damage) -> None:
         async with projecting(parts, RELEASE) as waiter, parts.pool.connection() as connection:
             assert await waiter.wait(await take(parts, "good", "bob"))
             assert not await waiter.wait(2), "whoever wrote it is told"
-            assert waiter.degraded
+            assert waiter.is_degraded
             found = await parked(connection)
             assert [(name, position) for name, position, _ in found] == [("owners", 2), ("seen", 2)]
             assert all(error.startswith("Unreadable: ") for *_, error in found)
@@ -46,13 +46,13 @@ async def test_what_is_mended_is_taken_by_a_retry(parts: Core) -> None:
     await two_claims(parts)
     with damaged(parts.conninfo, 2):
         async with projecting(parts, RELEASE) as waiter:
-            await waiter.reached(2)
+            await waiter.wait_reached(2)
         failed = await retry(parts.conninfo, parts.log, OWNERS_ALONE)
         assert (failed.applied, failed.left) == (0, 1)
         assert "claim-bad at position 2: Unreadable: the stored state is not an event's" in failed.errors[0]
     await take(parts, "bad", "bob")
     async with projecting(parts, RELEASE) as waiter:
-        await waiter.reached(3)
+        await waiter.wait_reached(3)
         assert (await retry(parts.conninfo, parts.log, OWNERS_ALONE)).applied == 2
         assert (await retry(parts.conninfo, parts.log, SEEN)).applied == 2
         assert await waiter.wait(await take(parts, "bad", "eve"), 2)
@@ -65,8 +65,8 @@ async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:
     await two_claims(parts)
     with damaged(parts.conninfo, 2):
         async with projecting(parts, RELEASE) as waiter:
-            await waiter.reached(2)
-        await build(parts.conninfo, parts.log, RELEASE)
+            await waiter.wait_reached(2)
+        await build_staging(parts.conninfo, parts.log, RELEASE)
         async with await connect(parts.conninfo, "beside") as beside, await connect(parts.conninfo) as serving:
             assert await parked(beside) == await parked(serving) != []
             assert await rows(beside, "owners_v1") == await rows(serving, "owners_v1") == [("good", "ann", 1)]

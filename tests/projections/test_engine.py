@@ -107,7 +107,7 @@ async def test_each_write_is_announced(connection: Spy, database: str) -> None:
         moving = await applied(connection, Put(id=1, box=7), Put(id=2, box=7))
         await moving.apply(recorded(Broken(), Put(id=1, box=7, text=NUL), after=2), 2)
         heard = [note.payload async for note in listening.notifies(timeout=5, stop_after=4)]
-    assert heard[0] == f"2 {model.digest(BOTH)}"
+    assert heard[0] == f"2 {model.versions_digest(BOTH)}"
     # From then on projections move one by one: an empty payload says "look at the positions".
     assert heard[-1] == ""
 
@@ -275,7 +275,7 @@ async def test_every_type_of_column_comes_back_as_it_was(connection: Spy) -> Non
 
 
 def test_columns_have_the_types_of_their_fields() -> None:
-    assert {column.name: (column.sql_type, column.nullable) for column in model.columns(KindRow)} == {
+    assert {column.name: (column.sql_type, column.nullable) for column in model.columns_of(KindRow)} == {
         "id": ("bigint", False),
         "word": ("text", False),
         "data": ("bytea", False),

@@ -155,7 +155,7 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     done(operate(live, "rebuild", "--from-scratch", *names))
     said = done(operate(live, "diff", *names))
     assert "builds_v" in said
-    assert f"{HISTORY:,} rows, {HISTORY:,} beside: equal" in said
+    assert f"{HISTORY:,} rows live, {HISTORY:,} staging: equal" in said
     assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == 20
 
 

@@ -1,7 +1,7 @@
 """What a projection cannot take: seen by who waits, by the operator, and applied again."""
 
 from projections.engine.schemas import connect
-from projections.rebuild.rebuild import build
+from projections.rebuild.rebuild import build_staging
 from projections.rebuild.retry import retry
 from projections.rebuild.status import overview
 from projections.rebuild.switch import switch
@@ -67,7 +67,7 @@ async def test_a_retry_in_several_steps(parts: Core) -> None:
 
 async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:
     await spoiled(parts)
-    await build(parts.conninfo, parts.log, [OWNERS])
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
     async with await connect(parts.conninfo, "beside") as beside, await connect(parts.conninfo) as serving:
         assert await parked(beside) == await parked(serving)
         assert await rows(beside, "owners_v1") == await rows(serving, "owners_v1") == [("good", "bob", 2)]
@@ -75,7 +75,7 @@ async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:
 
 async def test_a_rebuild_with_mended_code_parks_nothing(parts: Core) -> None:
     await spoiled(parts)
-    await build(parts.conninfo, parts.log, [MENDED])
+    await build_staging(parts.conninfo, parts.log, [MENDED])
     async with parts.pool.connection() as connection:
         assert len(await parked(connection)) == 3
         await switch(parts.conninfo, parts.log, [MENDED])
@@ -85,7 +85,7 @@ async def test_a_rebuild_with_mended_code_parks_nothing(parts: Core) -> None:
 
 async def test_what_is_parked_for_one_version_is_not_for_another(parts: Core) -> None:
     await spoiled(parts)
-    await build(parts.conninfo, parts.log, [NEW_OWNERS])
+    await build_staging(parts.conninfo, parts.log, [NEW_OWNERS])
     await switch(parts.conninfo, parts.log, [NEW_OWNERS])
     async with await connect(parts.conninfo) as connection:
         assert [row[:3] for row in await rows(connection, "owners_v2")] == [("bad", "bob", 3), ("good", "bob", 2)]

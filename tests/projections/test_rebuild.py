@@ -52,8 +52,8 @@ from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.engine import bulk_load
 from projections.engine.engine import Engine, drop_tables, ensure_tables, row_types
-from projections.engine.schemas import Place
-from projections.rebuild.rebuild import build
+from projections.engine.schemas import Schema
+from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
@@ -96,10 +96,10 @@ class Recording(Command):
         streams = (f"results-{self.build_id}", "project-1-cases", f"artifact-{self.number}")
         return (BUILD.at(self.build_id), *(Stream(name, no_state) for name in streams))
 
-    def decide(self, build: Any, *states: None) -> Iterable[Event]:
-        if build is None:
+    def decide(self, build_staging: Any, *states: None) -> Iterable[Event]:
+        if build_staging is None:
             return
-        ids: dict[str, Any] = {"build_id": self.build_id, "job_id": build.queued.job_id, "project_id": 1}
+        ids: dict[str, Any] = {"build_id": self.build_id, "job_id": build_staging.queued.job_id, "project_id": 1}
         rows = len(self.statuses)
         first = self.number * 10
         yield CasesSeen(project_id=1, first_case_id=first, node_ids=[f"test_{self.number}"], suites=["s"])
@@ -204,7 +204,7 @@ happening = st.one_of(
 histories = st.lists(st.one_of(happening, happening, anything, said), max_size=40)
 
 
-async def dump(connection: AsyncConnection, place: Place = "public") -> dict[str, list[Any]]:
+async def dump(connection: AsyncConnection, place: Schema = "public") -> dict[str, list[Any]]:
     """All read tables that stand there, ordered, and how far they are."""
     tables = [str(row.table) for row in row_types(PROJECTIONS)]
     content = {name: await query(connection, f"SELECT t FROM {place}.{name} t ORDER BY t::text") for name in tables}
@@ -268,10 +268,10 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
             await story.project(batches[number % len(batches)])
         await story.project(10_000)
         live = await dump(connection)
-        for near in (bulk_load.NEAR, 0):  # by the engine alone, and by the loader
+        for near in (bulk_load.NEAR_HEAD, 0):  # by the engine alone, and by the loader
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr(bulk_load, "NEAR", near)
-                built = await build(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
+                built = await build_staging(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
             assert built == await event_log.read_head()
             again = await dump(connection, "beside")
             for table, rows in live.items():

@@ -8,10 +8,10 @@ import pytest
 from projections.engine import bulk_loader
 from projections.engine.engine import Engine, LostLeadership
 from projections.engine.model import Projection
-from projections.engine.schemas import Unready, alone_beside, begin, connect, held, lock_name
+from projections.engine.schemas import NotReady, connect, create_on_empty_log, find_held_locks, lock_name, lock_staging
 from projections.rebuild.diff import diff
 from projections.rebuild.drop import drop
-from projections.rebuild.rebuild import Progress, build
+from projections.rebuild.rebuild import Progress, build_staging
 from projections.rebuild.status import overview
 from projections.rebuild.switch import switch
 from testhide.processes import Core
@@ -31,7 +31,7 @@ from tests.projections.toys import SEEN
 @pytest.fixture(autouse=True)
 def short_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a build of few events has more than one."""
-    monkeypatch.setattr(bulk_loader, "EVENTS_AT_MOST", 500)
+    monkeypatch.setattr(bulk_loader, "MAX_EVENTS", 500)
 
 
 async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> list[tuple[str, int, str, int]]:
@@ -46,7 +46,7 @@ async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
     told: list[Progress] = []
     async with projecting(parts) as waiter:
         assert await waiter.wait(await take(parts, "thing", times=1200))
-        assert await build(parts.conninfo, parts.log, [OWNERS], told=told.append) == 1200
+        assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=told.append) == 1200
         assert told[-1] == Progress(1200, 1200)
         assert await states(parts) == [
             ("seen", 1, "serving", 1200),
@@ -61,7 +61,7 @@ async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
 @pytest.fixture
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build commits, and tells how far it is, after each batch."""
-    monkeypatch.setattr("projections.engine.bulk_loader.EVENTS_AT_MOST", 1)
+    monkeypatch.setattr("projections.engine.bulk_loader.MAX_EVENTS", 1)
 
 
 async def test_an_interrupted_build_goes_on_where_it_stopped(parts: Core, short_stretches: None) -> None:
@@ -72,24 +72,24 @@ async def test_an_interrupted_build_goes_on_where_it_stopped(parts: Core, short_
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await build(parts.conninfo, parts.log, [OWNERS], told=stop)
+        await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=stop)
     assert ("owners", 1, "interrupted", 500) in await states(parts)
     told: list[Progress] = []
-    assert await build(parts.conninfo, parts.log, [OWNERS], told=told.append) == 1200
+    assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=told.append) == 1200
     assert told[0] == Progress(1000, 1200)
     async with parts.pool.connection() as connection:
         assert await rows(connection, "beside.owners_v1") == [("thing", "ann", 1200)]
         await connection.execute("UPDATE beside.owners_v1 SET times = 7")
-    await build(parts.conninfo, parts.log, [OWNERS], from_scratch=True)
+    await build_staging(parts.conninfo, parts.log, [OWNERS], from_scratch=True)
     async with parts.pool.connection() as connection:
         assert await rows(connection, "beside.owners_v1") == [("thing", "ann", 1200)]
 
 
 async def test_one_build_at_a_time(parts: Core) -> None:
     await serve(parts, RELEASE)
-    async with alone_beside(parts.conninfo, [OWNERS]):
-        with pytest.raises(Unready, match="owners is being built"):
-            await build(parts.conninfo, parts.log, RELEASE)
+    async with lock_staging(parts.conninfo, [OWNERS]):
+        with pytest.raises(NotReady, match="owners is being built"):
+            await build_staging(parts.conninfo, parts.log, RELEASE)
 
 
 async def test_what_is_being_built_shows_how_long_it_takes(parts: Core, short_stretches: None) -> None:
@@ -105,8 +105,8 @@ async def test_what_is_being_built_shows_how_long_it_takes(parts: Core, short_st
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        await build(parts.conninfo, parts.log, [OWNERS], told=look)
-    async with alone_beside(parts.conninfo, [OWNERS]), parts.pool.connection() as connection:
+        await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=look)
+    async with lock_staging(parts.conninfo, [OWNERS]), parts.pool.connection() as connection:
         (item,) = [item for item in await overview(connection, RELEASE, 1200) if item.place == "beside"]
     assert (item.state, item.position, item.lag, item.eta_s) == ("building", 1000, 200, 2)
     assert item.progress == pytest.approx(1000 / 1200)
@@ -121,7 +121,7 @@ async def test_a_switch_while_others_write(parts: Core) -> None:
         await connection.execute("UPDATE owners_v1 SET times = times + 1000")
     async with projecting(parts) as waiter:
         assert await waiter.wait(await take(parts, "thing"))
-        await build(parts.conninfo, parts.log, [OWNERS])
+        await build_staging(parts.conninfo, parts.log, [OWNERS])
         switching = asyncio.create_task(switch(parts.conninfo, parts.log, [OWNERS]))
         async with asyncio.timeout(60):
             while not switching.done():
@@ -139,7 +139,7 @@ async def test_a_switch_leaves_those_who_read_in_peace(parts: Core) -> None:
     """They hold locks in any order and for a while: the switch gives way and comes again."""
     await serve(parts, RELEASE)
     await take(parts, "thing", times=5)
-    await build(parts.conninfo, parts.log, RELEASE)
+    await build_staging(parts.conninfo, parts.log, RELEASE)
     async with await connect(parts.conninfo) as reading:
         async with reading.transaction():
             await reading.execute("SELECT FROM owners_v1")
@@ -155,7 +155,7 @@ async def test_a_switch_leaves_those_who_read_in_peace(parts: Core) -> None:
 
 async def test_what_is_not_built_is_not_switched_to(parts: Core) -> None:
     await serve(parts, RELEASE)
-    with pytest.raises(Unready, match="run `testhide projections rebuild seen owners` first"):
+    with pytest.raises(NotReady, match="run `testhide projections rebuild seen owners` first"):
         await switch(parts.conninfo, parts.log, RELEASE)
 
 
@@ -165,7 +165,7 @@ async def test_an_engine_that_missed_a_switch_writes_nothing(parts: Core) -> Non
     async with await connect(parts.conninfo) as connection:
         engine = Engine(connection, RELEASE, announce=False)
         await engine.apply(await parts.log.read(0, 2), 0)
-        await build(parts.conninfo, parts.log, [OWNERS])
+        await build_staging(parts.conninfo, parts.log, [OWNERS])
         await switch(parts.conninfo, parts.log, [OWNERS])
         with pytest.raises(LostLeadership):
             await engine.apply(await parts.log.read(2, 1), 2)
@@ -177,21 +177,21 @@ async def test_the_next_release_is_built_while_this_one_serves(parts: Core) -> N
     async with projecting(parts, RELEASE) as older, projecting(parts, NEXT_RELEASE) as newer:
         assert await older.wait(await take(parts, "thing", times=3))
         async with parts.pool.connection() as connection:
-            assert await begin(connection, NEXT_RELEASE) == [NEW_OWNERS]
+            assert await create_on_empty_log(connection, NEXT_RELEASE) == [NEW_OWNERS]
         assert await newer.read_position() == 0
-        await build(parts.conninfo, parts.log, [NEW_OWNERS])
+        await build_staging(parts.conninfo, parts.log, [NEW_OWNERS])
         await switch(parts.conninfo, parts.log, [NEW_OWNERS])
         for waiter in (older, newer):
             assert await waiter.wait(await take(parts, "thing"))
         async with parts.pool.connection() as connection:
             assert await rows(connection, "owners_v1") == [("thing", "ann", 5)]
             assert await rows(connection, "owners_v2") == [("thing", "ann", 5, 5)]
-            with pytest.raises(Unready, match="version 1 is kept up by the projector of another release"):
+            with pytest.raises(NotReady, match="version 1 is moved by the projector of another release"):
                 await drop(connection, NEXT_RELEASE, ["owners"])
     async with parts.pool.connection() as connection:
         async with asyncio.timeout(10):
             # The locks of a connection are held until the database has noticed its end.
-            while await held(connection, [lock_name("public", "owners", 1)]):
+            while await find_held_locks(connection, [lock_name("public", "owners", 1)]):
                 continue
         assert await drop(connection, NEXT_RELEASE, ["owners"]) == ["owners version 1 (public)"]
         assert await drop(connection, NEXT_RELEASE, ["owners"]) == []
@@ -201,9 +201,9 @@ async def test_the_next_release_is_built_while_this_one_serves(parts: Core) -> N
 async def test_drop_takes_what_does_not_serve(parts: Core) -> None:
     await serve(parts, RELEASE)
     await take(parts, "thing", times=3)
-    await build(parts.conninfo, parts.log, RELEASE)
+    await build_staging(parts.conninfo, parts.log, RELEASE)
     await switch(parts.conninfo, parts.log, RELEASE)
-    await build(parts.conninfo, parts.log, [OWNERS])
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
     async with parts.pool.connection() as connection:
         assert await drop(connection, RELEASE, ["owners"]) == [
             "owners version 1 (beside)",
@@ -215,11 +215,11 @@ async def test_drop_takes_what_does_not_serve(parts: Core) -> None:
 
 async def test_a_new_database_serves_at_once_and_an_old_one_is_built(parts: Core) -> None:
     async with parts.pool.connection() as connection:
-        assert await begin(connection, [SEEN]) == []
+        assert await create_on_empty_log(connection, [SEEN]) == []
     assert await states(parts, (SEEN,)) == [("seen", 1, "serving", 0)]
     await take(parts, "thing")
     async with parts.pool.connection() as connection:
-        assert await begin(connection, RELEASE) == [OWNERS]
+        assert await create_on_empty_log(connection, RELEASE) == [OWNERS]
     assert await states(parts) == [("seen", 1, "serving", 0), ("owners", 1, "missing", 0)]
 
 
@@ -230,14 +230,14 @@ async def test_equal_tables_have_no_difference(parts: Core) -> None:
     await serve(parts, RELEASE)
     async with projecting(parts) as waiter:
         assert await waiter.wait(await take(parts, "thing", times=3))
-        await build(parts.conninfo, parts.log, RELEASE)
+        await build_staging(parts.conninfo, parts.log, RELEASE)
         assert await waiter.wait(await take(parts, "other"))
         for projection in RELEASE:
             found = await diff(parts.conninfo, parts.log, projection)
             assert found.is_equal
             assert found.position == 4
             (table,) = found.tables
-            assert table.rows_serving == table.rows_beside > 0
+            assert table.rows_live == table.rows_staging > 0
 
 
 async def test_differences_are_shown_row_by_row(parts: Core) -> None:
@@ -245,28 +245,28 @@ async def test_differences_are_shown_row_by_row(parts: Core) -> None:
     async with projecting(parts) as waiter:
         for claim in ("loud", "right", "lost"):
             assert await waiter.wait(await take(parts, claim))
-        await build(parts.conninfo, parts.log, [NEW_OWNERS])
+        await build_staging(parts.conninfo, parts.log, [NEW_OWNERS])
         async with parts.pool.connection() as connection:
             await connection.execute("UPDATE owners_v1 SET claim = 'odd' WHERE claim = 'lost'")
         found = await diff(parts.conninfo, parts.log, NEW_OWNERS)
     assert not found.is_equal
-    assert (found.serving_version, found.beside_version, found.position) == (1, 2, 3)
+    assert (found.live_version, found.staging_version, found.position) == (1, 2, 3)
     (table,) = found.tables
-    assert (table.changed, table.only_serving, table.only_beside) == (1, 1, 1)
-    assert table.left_out == ["last"]
-    assert sorted(table.first) == [
+    assert (table.changed, table.only_live, table.only_staging) == (1, 1, 1)
+    assert table.not_compared == ["last"]
+    assert sorted(table.differences) == [
         'changed: claim=loud: owner "ann" -> "ANN"',
-        "only beside: claim=lost",
-        "only serving: claim=odd",
+        "only live: claim=odd",
+        "only staging: claim=lost",
     ]
 
 
 async def test_what_serves_must_be_kept_up_to_be_compared(parts: Core, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("projections.rebuild.diff.WAIT_S", 0.0)
+    monkeypatch.setattr("projections.rebuild.diff.LAG_TIMEOUT_S", 0.0)
     await serve(parts, RELEASE)
     await take(parts, "thing")
-    with pytest.raises(Unready, match="not built beside: run `testhide projections rebuild owners` first"):
+    with pytest.raises(NotReady, match="has no staging tables: run `testhide projections rebuild owners` first"):
         await diff(parts.conninfo, parts.log, OWNERS)
-    await build(parts.conninfo, parts.log, [OWNERS])
-    with pytest.raises(Unready, match="start the projector"):
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
+    with pytest.raises(NotReady, match="start the projector"):
         await diff(parts.conninfo, parts.log, OWNERS)

@@ -19,7 +19,7 @@ from domain.builds import BUILD, Finished
 from domain.core.columns import Int16s, Int32s
 from domain.results import ResultsRecorded, commit_number
 from projections.engine.engine import ensure_tables
-from projections.rebuild.rebuild import build
+from projections.rebuild.rebuild import build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
 from projections.results_cases import CaseStatsRow
@@ -77,7 +77,7 @@ async def test_they_read_as_the_newest(old: Core) -> None:
 
 async def test_its_read_models_are_built_and_it_goes_on(old: Core) -> None:
     head = await old.log.read_head()
-    await build(old.conninfo, old.log, PROJECTIONS)
+    await build_staging(old.conninfo, old.log, PROJECTIONS)
     await switch(old.conninfo, old.log, PROJECTIONS)
     async with old.pool.connection() as connection:
         cursor = await connection.execute(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.core.events import Event, Recorded
-from projections.engine.model import Delete, DeleteRange, DeleteWhere, Key, Many, Projection, R, Row
+from projections.engine.model import Delete, DeleteRange, DeleteWhere, Key, Projection, R, Row, RowsByKey
 
 
 class MemoryRows:
@@ -54,11 +54,11 @@ class MemoryRows:
             match change:
                 case Row():
                     self._rows[type(change), change.row_key] = change
-                case Many():
+                case RowsByKey():
                     self._rows.update(((change.row, one.row_key), one) for one in change.rows.values())
                 case Delete():
                     self._rows.pop((change.row, change.key), None)
                 case DeleteWhere() | DeleteRange():
                     for place, found in self._of(change.row):
-                        if change.takes(found):
+                        if change.matches(found):
                             del self._rows[place]

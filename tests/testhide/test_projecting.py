@@ -57,7 +57,7 @@ def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.
     [
         (["rebuild", "bulids"], "There is no projection 'bulids'; there are: auth, "),
         (["switch", "jobs"], "jobs is not built yet: run `testhide projections rebuild jobs` first."),
-        (["diff", "jobs"], "jobs is not built beside: run `testhide projections rebuild jobs` first."),
+        (["diff", "jobs"], "jobs has no staging tables: run `testhide projections rebuild jobs` first."),
     ],
 )
 def test_what_is_not_possible_is_said(
@@ -72,12 +72,12 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
     assert main.main(["projections", "rebuild", "auth"]) == 0
     capsys.readouterr()
     assert main.main(["projections", "diff", "auth"]) == 0
-    assert "  users_v1: 1 rows, 1 beside: equal\n" in capsys.readouterr().out
+    assert "  users_v1: 1 rows live, 1 staging: equal\n" in capsys.readouterr().out
     with psycopg.connect(lacking.database_url) as connection:
         connection.execute("UPDATE users_v1 SET first_name = 'Ann'")
     assert main.main(["projections", "diff", "auth"]) == 1
     said = capsys.readouterr().out
-    assert '  users_v1: 1 rows, 1 beside: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in said
+    assert '  users_v1: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in said
 
 
 def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:

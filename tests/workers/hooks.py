@@ -22,7 +22,7 @@ from domain.teams import redact_url
 from domain.webhooks import WEBHOOK
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
-from projections.time_travel.historical_tables import PastTables
+from projections.time_travel.historical_tables import HistoricalTables
 from projections.webhooks import WebhookRow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import delivery_history, delivery_upkeep
@@ -167,7 +167,7 @@ class Hooks:
 
     async def shown(self, webhook_id: int) -> WebhookRow:
         """As the projection would show it, by the events of its stream."""
-        tables = PastTables((WebhookRow,))
+        tables = HistoricalTables((WebhookRow,))
         stream = WEBHOOK.at(webhook_id).name
         for recorded in (await self.parts.log.load([stream]))[stream]:
             tables.apply(recorded)

@@ -24,7 +24,7 @@ from api.http.services import Services
 from api.http.types import MAX_ID
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event
-from projections.time_travel.historical_reads import Recall, Subject
+from projections.time_travel.historical_reads import HistoricalReader, HistoricalResource
 from store.clock import utcnow
 from store.log.event_log import EventLog
 
@@ -60,7 +60,7 @@ class Moment(msgspec.Struct, frozen=True):
     at: datetime
 
 
-def as_of(subject: Subject, parameter: str) -> dict[str, Any]:
+def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
     """Returns the options of a GET handler that takes `?as_of=`; `parameter` names the path or query parameter with the
     id.
     """
@@ -95,7 +95,7 @@ def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
 
 @asynccontextmanager
 async def _historical_context(
-    services: Services, request: Request[User, Any, Any], subject: Subject, number: int, as_of: str
+    services: Services, request: Request[User, Any, Any], subject: HistoricalResource, number: int, as_of: str
 ) -> AsyncIterator[RequestContext]:
     name = f"{subject.prefix} {number}"
     history = (await services.log.load([subject.stream(number)]))[subject.stream(number)]
@@ -106,10 +106,10 @@ async def _historical_context(
     moment = await resolve_moment(services.log, as_of)
     request.state.as_of = moment.position
     # The subject's related events are found in a read model, which must have reached the position.
-    if not await services.waiter.reached(moment.position):
+    if not await services.waiter.wait_reached(moment.position):
         raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
     async with services.past.place():
-        recall = Recall(services.pool, services.log, moment.position, subject.rows)
+        recall = HistoricalReader(services.pool, services.log, moment.position, subject.rows)
         await subject.recall(recall, first)
         if recall.tables.is_erased:
             raise Erased(

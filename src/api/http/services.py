@@ -8,9 +8,9 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import Handler
 from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
-from projections.engine.read_your_writes import Waiter
+from projections.engine.read_your_writes import ProjectionWaiter
 from projections.jobs import ProjectOfJob
-from projections.time_travel.historical_tables import Past
+from projections.time_travel.historical_tables import HistoricalConnections
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.log.ids import Ids
@@ -29,10 +29,10 @@ class Services:
     ids: Ids
     secrets: Secrets
     listener: Listener
-    waiter: Waiter
+    waiter: ProjectionWaiter
     sessions: BatchLoader[str, Credentials | None]
     project_of_job: ProjectOfJob
-    past: Past
+    past: HistoricalConnections
     build_logs: BuildLogs
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges

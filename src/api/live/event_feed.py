@@ -22,7 +22,7 @@ from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailFilter
-from projections.audit_view.entries import AREA_OF, AT_ONCE, SHORT_STREAM, Told, told, with_changes
+from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, SHORT_STREAM_LENGTH, Told, add_changes, describe
 from store.log.subscription import LogSubscription
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
@@ -37,7 +37,9 @@ FOR_EVERYBODY = {"nodes", "pools", "templates"}
 FOR_PROJECT_ADMINS = {"audit"}
 """Areas whose events only the project's admins see."""
 NOT_ONLY_FOR_ADMINS = [
-    name for name, event in EVENTS.items() if "project_id" in event.__struct_fields__ or AREA_OF[name] in FOR_EVERYBODY
+    name
+    for name, event in EVENTS.items()
+    if "project_id" in event.__struct_fields__ or EVENT_AREAS[name] in FOR_EVERYBODY
 ]
 """Types of events that users who are not admins may see."""
 GRANTING = (ProjectCreated, MemberAdmitted)
@@ -104,13 +106,13 @@ class EventFeed:
     async def load_older(self, wanted: TrailFilter) -> list[FeedMessage] | None:
         """Loads a page of messages from the log; None while the index has not reached `wanted.before`."""
         services = self._services
-        if not await services.waiter.reached((wanted.before or 1) - 1):
+        if not await services.waiter.wait_reached((wanted.before or 1) - 1):
             return None
         async with services.pool.connection() as connection:
             positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE_SIZE)
         messages: list[FeedMessage] = []
-        for start in range(0, len(positions), AT_ONCE):
-            messages += await self._encode(await services.log.read_at(positions[start : start + AT_ONCE]))
+        for start in range(0, len(positions), EVENT_BATCH):
+            messages += await self._encode(await services.log.read_at(positions[start : start + EVENT_BATCH]))
         return messages
 
     async def _run(self, has_begun: asyncio.Event) -> None:
@@ -122,15 +124,15 @@ class EventFeed:
     async def _take(self, events: Sequence[Recorded]) -> None:
         new = [recorded for recorded in events if recorded.position > self.position]
         if any(isinstance(recorded.event, GRANTING) for recorded in new):
-            await self._services.waiter.reached(new[-1].position)
+            await self._services.waiter.wait_reached(new[-1].position)
             await refresh_callers(list(self._readers))
         if any(recorded.event.erases is not None for recorded in new):
             # The remembered messages may hold erased texts: readers that are behind get them from the log again.
             self._messages, self._positions, self._size = [], [], 0
             self.floor = self.position
             new = await self._services.log.read_at([recorded.position for recorded in new])
-        for start in range(0, len(new), AT_ONCE):
-            messages = await self._encode(new[start : start + AT_ONCE])
+        for start in range(0, len(new), EVENT_BATCH):
+            messages = await self._encode(new[start : start + EVENT_BATCH])
             self._messages += messages
             self._positions += [message.position for message in messages]
             self._size += sum(len(message.body) for message in messages)
@@ -150,8 +152,8 @@ class EventFeed:
     async def _encode(self, events: Sequence[Recorded]) -> list[FeedMessage]:
         async with self._services.pool.connection() as connection:
             names = await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
-        entries = [told(recorded, names.get(recorded.event.actor)) for recorded in events]
-        short = await with_changes(self._services.log, [one for one in entries if one.version <= SHORT_STREAM])
+        entries = [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
+        short = await add_changes(self._services.log, [one for one in entries if one.version <= SHORT_STREAM_LENGTH])
         changed = {entry.position: entry for entry in short}
         return [_message(changed.get(entry.position, entry)) for entry in entries]
 

@@ -34,7 +34,7 @@ from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
 from domain.users import USER, UserRegistered
 from domain.webhooks import DELIVERY, WEBHOOK
-from projections.audit_view.summaries import predicate
+from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
 
 SECRET = "(secret)"  # noqa: S105 - stands for one
@@ -43,11 +43,13 @@ MAX_TEXT = 500
 MAX_ITEMS = 20
 MAX_FOLDED = 10_000
 """Events of a stream; of later ones it is not said what they changed."""
-AT_ONCE = 10
+EVENT_BATCH = 10
 """Events to hold together while they are told: one of a report's may be megabytes."""
-SHORT_STREAM = 200
+SHORT_STREAM_LENGTH = 200
 
-AREA_OF: Mapping[str, str] = {event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS}
+EVENT_AREAS: Mapping[str, str] = {
+    event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
+}
 """The area of each type of event."""
 
 CATEGORIES: Mapping[str, Category[Any]] = {
@@ -107,20 +109,20 @@ class _Secret(NamedTuple):
     value: Any
 
 
-def told(recorded: Recorded, name: str | None) -> Told:
+def describe(recorded: Recorded, name: str | None) -> Told:
     """The event by itself; `with_changes` says what it changed. `name` is the actor's of today."""
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
     if isinstance(event, Damaged):
         type, did = event.type, f"did what cannot be read any more: {event.reason}"
     else:
-        type, did = event.name, predicate(event)
+        type, did = event.name, summarize(event)
     return Told(
         position=recorded.position,
         stream=recorded.stream,
         version=recorded.version,
         type=type,
-        area=AREA_OF[type],
+        area=EVENT_AREAS[type],
         at=event.at,
         actor=event.actor,
         actor_name=name,
@@ -128,26 +130,28 @@ def told(recorded: Recorded, name: str | None) -> Told:
         causation=event.causation,
         project_id=getattr(event, "project_id", None),
         erased=recorded.erased,
-        summary=f"{subject(event.actor, name)} {did}.{gone}",
+        summary=f"{describe_actor(event.actor, name)} {did}.{gone}",
     )
 
 
-async def with_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
+async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
     """The same events, each with what it changed. Folds each of their streams once."""
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
     for one in shown:
-        if one.version <= MAX_FOLDED and category_of(one.stream) is not None:
+        if one.version <= MAX_FOLDED and find_category(one.stream) is not None:
             by_stream[one.stream].add(one.version)
     last = {stream: max(versions) for stream, versions in by_stream.items()}
-    short = await log.load_up_to({stream: version for stream, version in last.items() if version <= SHORT_STREAM})
+    short = await log.load_up_to(
+        {stream: version for stream, version in last.items() if version <= SHORT_STREAM_LENGTH}
+    )
     for stream, version in last.items():
-        folding = Folding(stream, by_stream[stream])
+        folding = StreamFolder(stream, by_stream[stream])
         if stream in short:
             folding.take(short[stream])
         else:
-            for start in range(0, version, SHORT_STREAM):
-                folding.take(await log.read_stream(stream, start, min(SHORT_STREAM, version - start)))
+            for start in range(0, version, SHORT_STREAM_LENGTH):
+                folding.take(await log.read_stream(stream, start, min(SHORT_STREAM_LENGTH, version - start)))
         changed |= folding.changes
     return [
         msgspec.structs.replace(one, changes=None if one.version > MAX_FOLDED else changed.get(one.position, []))
@@ -155,7 +159,7 @@ async def with_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
     ]
 
 
-def subject(actor: str, name: str | None) -> str:
+def describe_actor(actor: str, name: str | None) -> str:
     kind, _, which = actor.partition(":")
     match kind:
         case "user":
@@ -168,18 +172,18 @@ def subject(actor: str, name: str | None) -> str:
             return "Somebody"
 
 
-def category_of(stream: str) -> Category[Any] | None:
+def find_category(stream: str) -> Category[Any] | None:
     """None for streams that nothing is folded from, as those of results."""
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
     return next((CATEGORIES[prefix] for prefix in prefixes if prefix in CATEGORIES), None)
 
 
-class Folding:
+class StreamFolder:
     """Folds a stream and keeps what the wanted versions changed, by position. Takes its events in order, in parts."""
 
     def __init__(self, stream: str, wanted: Collection[int]) -> None:
-        category = category_of(stream)
+        category = find_category(stream)
         assert category is not None, f"nothing is folded from {stream}"
         self._evolve = category.evolve
         self._initial = self._state = category.initial
@@ -196,10 +200,10 @@ class Folding:
 
     def _facts(self, state: Any) -> dict[str, Any]:
         """Nothing where nothing has happened yet."""
-        return {} if state == self._initial else facts(state)
+        return {} if state == self._initial else flatten(state)
 
 
-def facts(state: Any) -> dict[str, Any]:
+def flatten(state: Any) -> dict[str, Any]:
     """What a state says, by dotted names; secrets as _Secret, so that they can be told apart and not be shown."""
     match state:
         case None:

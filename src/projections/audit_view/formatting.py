@@ -2,25 +2,25 @@
 
 from collections.abc import Iterable
 
-SHORT = 120
+MAX_QUOTE_LENGTH = 120
 """Characters of a text that a sentence quotes."""
-LISTED = 3
+MAX_LISTED = 3
 """Items of a list that a sentence names."""
 
 
 def quoted(before: str, text: str | None) -> str:
     """Nothing for no text."""
     short = " ".join((text or "").split())
-    if len(short) > SHORT:
-        short = short[: SHORT - 1].rstrip() + "…"
+    if len(short) > MAX_QUOTE_LENGTH:
+        short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"
     return f"{before}“{short}”" if short else ""
 
 
-def plain(name: str | None) -> str:
+def spaced(name: str | None) -> str:
     return (name or "").replace("_", " ")
 
 
-def thing(stream: str) -> str:
+def name_of_stream(stream: str) -> str:
     """`user-7` as `user 7`."""
     return stream.replace("-", " ")
 
@@ -31,5 +31,5 @@ def count(number: int, what: str) -> str:
 
 def listed(items: Iterable[str]) -> str:
     every = list(items)
-    more = f" and {len(every) - LISTED:,} more" if len(every) > LISTED else ""
-    return ", ".join(every[:LISTED]) + more
+    more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
+    return ", ".join(every[:MAX_LISTED]) + more

@@ -72,10 +72,10 @@ from domain.triage import (
 )
 from domain.users import UserDeleted, UserRegistered
 from projections.audit_view.delivery_summaries import teams, webhooks
-from projections.audit_view.formatting import count, listed, plain, quoted, thing
+from projections.audit_view.formatting import count, listed, name_of_stream, quoted, spaced
 
 
-def predicate(event: Event) -> str:
+def summarize(event: Event) -> str:
     """`queued build 7 of job 3 on “main”`. Raises LookupError for an event that nobody has put into words."""
     for area in AREAS:
         if (said := area(event)) is not None:
@@ -108,7 +108,7 @@ def _builds(event: Event) -> str | None:
         case BuildFinished(reason="stopped_by_user"):
             return f"stopped build {event.build_id}{quoted(': ', event.detail)}"
         case BuildFinished():
-            why = f" ({plain(event.reason)})" if event.reason else ""
+            why = f" ({spaced(event.reason)})" if event.reason else ""
             return f"ended build {event.build_id} as {event.status}{why}{quoted(': ', event.detail)}"
         case BuildMovedToTop():
             return f"moved build {event.build_id} to the top of the queue"
@@ -147,8 +147,8 @@ def _results(event: Event) -> str | None:
 def _triage(event: Event) -> str | None:
     match event:
         case ResultClassified():
-            before = f", before {plain(event.replaced)}" if event.replaced else ""
-            return f"classified test result {event.result_id} as {plain(event.classification)}{before}"
+            before = f", before {spaced(event.replaced)}" if event.replaced else ""
+            return f"classified test result {event.result_id} as {spaced(event.classification)}{before}"
         case DefectLinked():
             return f"linked test result {event.result_id} to defect{quoted(' ', event.defect_key)}"
         case ResolutionSet():
@@ -156,7 +156,7 @@ def _triage(event: Event) -> str | None:
         case KnownIssueLinked():
             return f"linked test result {event.result_id} to known issue {event.known_issue_id}"
         case KnownIssueCreated():
-            kind, classification = plain(event.kind), plain(event.classification)
+            kind, classification = spaced(event.kind), spaced(event.classification)
             title = quoted(" ", event.title)
             return f"added known issue {event.known_issue_id}{title}, {classification} by {kind}"
         case KnownIssueUpdated():
@@ -302,9 +302,9 @@ def _records(event: Event) -> str | None:
         case SigningKeyChanged():
             return "gave the audit log a new signing key"
         case ClaimTaken():
-            return f"reserved a name for {thing(event.owner)}"
+            return f"reserved a name for {name_of_stream(event.owner)}"
         case ClaimReleased():
-            return f"gave a name of {thing(event.owner)} free"
+            return f"gave a name of {name_of_stream(event.owner)} free"
         case _:
             return None
 

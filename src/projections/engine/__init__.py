@@ -1,1 +1,1 @@
-"""What moves read models along the log, and knows none of them."""
+"""Moves any read model along the event log; the read models themselves are in the folder above."""

@@ -1,4 +1,4 @@
-"""The changes of a batch of events on their way to the tables: what rows look like now, and what has to be written."""
+"""The rows that a batch of events reads and changes, and the cache of rows between batches."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 from cachetools import LRUCache
 
 from projections.engine import statements
-from projections.engine.model import Change, Delete, DeleteRange, DeleteWhere, Key, Many, R, Row, Sweep
+from projections.engine.model import BulkDelete, Change, Delete, DeleteRange, DeleteWhere, Key, R, Row, RowsByKey
 
 ROWS_CACHED = 20_000
-"""Hot rows kept a table."""
+"""Rows of each table that the cache holds, least recently used ones dropped first."""
 
 
 class Cache:
-    """Rows as the tables hold them, None for a key that has no row."""
+    """Rows as they are stored; None for a key that has no row."""
 
     def __init__(self) -> None:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
@@ -27,14 +27,14 @@ class Cache:
 
 
 class Batch:
-    """Implements `Rows`. Changes are visible to the events after them, and written together."""
+    """Implements `Rows` for the events of one batch. A change is visible to later events; all are written together."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
         self._added: dict[type[Row], list[Row]] = defaultdict(list)
-        self._swept: list[Sweep] = []
+        self._bulk_deletes: list[BulkDelete] = []
 
     def get(self, row: type[R], *key: Any) -> R | None:
         dirty = self._dirty.get(row)
@@ -46,7 +46,7 @@ class Batch:
         return [self.get(row, key) for key in keys]
 
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
-        """Takes what the cache has; answers the keys that must be fetched from the tables."""
+        """Copies needed rows from the cache; returns the keys of those that must be fetched from the tables."""
         fetch: dict[type[Row], set[Key]] = defaultdict(set)
         for row, key in needed:
             if (row, key) in self._fetched:
@@ -58,7 +58,7 @@ class Batch:
                 fetch[row].add(key)
         return fetch
 
-    def fetched(self, row: type[Row], keys: Iterable[Key], found: Iterable[Row]) -> None:
+    def add_fetched(self, row: type[Row], keys: Iterable[Key], found: Iterable[Row]) -> None:
         rows: dict[Key, Row | None] = dict.fromkeys(keys)
         rows.update((item.row_key, item) for item in found)
         for key, item in rows.items():
@@ -71,38 +71,38 @@ class Batch:
                     self._added[type(change)].append(change)
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
-                case Many():
+                case RowsByKey():
                     self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
                 case Delete():
                     self._dirty[change.row][change.key] = None
                 case DeleteWhere() | DeleteRange():
-                    self._swept.append(change)
+                    self._bulk_deletes.append(change)
 
     @property
     def is_empty(self) -> bool:
-        return not (self._dirty or self._added or self._swept)
+        return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Parts for one WITH statement. They touch different rows, so that their order does not matter."""
+        """Parts for one WITH statement. No row is in two of them, so their order does not matter."""
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():
-            if kept := [item for item in dirty.values() if item is not None]:
-                parts.append((statements.upsert(row), [statements.rows_json(kept)]))
-            if gone := [key for key, item in dirty.items() if item is None]:
-                parts.append((statements.delete(row), [statements.keys_json(row, gone)]))
+            if stored := [item for item in dirty.values() if item is not None]:
+                parts.append((statements.upsert(row), [statements.rows_json(stored)]))
+            if deleted := [key for key, item in dirty.items() if item is None]:
+                parts.append((statements.delete(row), [statements.keys_json(row, deleted)]))
         for row, added in self._added.items():
             parts.append((statements.insert(row), [statements.rows_json(added)]))
-        parts.extend(statements.sweep(swept) for swept in self._swept)
+        parts.extend(statements.bulk_delete(deletion) for deletion in self._bulk_deletes)
         return parts
 
-    def written(self) -> None:
-        """The transaction is through: the cache may know."""
+    def update_cache(self) -> None:
+        """Puts the rows of this batch into the cache; to be called once they are committed."""
         for (row, key), item in self._fetched.items():
             self._cache.of(row)[key] = item
         for row, dirty in self._dirty.items():
             self._cache.of(row).update(dirty)
-        for swept in self._swept:
-            cached = self._cache.of(swept.row)
+        for deletion in self._bulk_deletes:
+            cached = self._cache.of(deletion.row)
             for key, item in list(cached.items()):
-                if item is not None and swept.takes(item):
+                if item is not None and deletion.matches(item):
                     cached[key] = None

@@ -1,8 +1,8 @@
-"""Rows of numbers and of arrays of numbers, as PostgreSQL's binary COPY takes them.
+"""Packs rows of numbers and arrays of numbers for PostgreSQL's binary COPY.
 
-All rows of a table of numbers have the same shape, so many of them are one template repeated, into which each byte that
-differs goes by one slice assignment for all rows; the elements of an array are put between their lengths in the same
-way. That is a fraction of the time that packing number by number takes.
+All rows of a table of numbers have the same size. So the packed rows are one template, repeated; then each byte of a
+column is filled in for all rows by one slice assignment. The elements of an array are put between their lengths in the
+same way. This takes a fraction of the time of packing number by number.
 """
 
 import struct
@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from psycopg import AsyncConnection
 
-from projections.engine.model import Row, columns
+from projections.engine.model import Row, columns_of
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
@@ -25,7 +25,7 @@ ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "
 """SQL type -> code of `array` and object id of the elements' type."""
 
 ERRORS = (OverflowError, TypeError, struct.error)
-"""What a value that its column does not hold raises."""
+"""Raised for a value that its column cannot hold."""
 
 
 class _Number(NamedTuple):
@@ -45,20 +45,20 @@ def _fields(row: type[Row]) -> list[_Number | _Array]:
         _Array(column.name, *ELEMENTS[column.sql_type])
         if column.sql_type in ELEMENTS
         else _Number(column.name, CODES[column.sql_type])
-        for column in columns(row)
+        for column in columns_of(row)
     ]
 
 
-def packed(rows: Sequence[Row]) -> bytes | bytearray:
-    """One or more rows of one table. Raises one of ERRORS."""
+def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
+    """One or more rows of one table in the format of COPY. Raises one of ERRORS."""
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number)]
     if len(numbers) == len(fields):
-        return _of_one_shape(rows, numbers)
+        return _pack_numbers(rows, numbers)
     return b"".join(part for row in rows for part in _parts(row, fields))
 
 
-def _of_one_shape(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
+def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
     count = len(rows)
     template = struct.pack(">h", len(numbers))
     spread: list[tuple[int, bytes]] = []
@@ -68,10 +68,10 @@ def _of_one_shape(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
         values = _packing(code, count)(*map(attrgetter(name), rows))
         spread += [(len(template) + byte, values[byte::size]) for byte in range(size)]
         template += bytes(size)
-    all_rows = bytearray(template) * count
-    for place, content in spread:
-        all_rows[place :: len(template)] = content
-    return all_rows
+    packed = bytearray(template) * count
+    for offset, content in spread:
+        packed[offset :: len(template)] = content
+    return packed
 
 
 def _parts(row: Row, fields: Sequence[_Number | _Array]) -> list[bytes]:
@@ -95,8 +95,8 @@ def _array(values: Sequence[int], field: _Array) -> bytes:
     size = numbers.itemsize
     # Each element is its length and then itself.
     elements = bytearray((struct.pack(">i", size) + bytes(size)) * count)
-    with memoryview(elements).cast(field.code) as places:
-        places[4 // size :: 1 + 4 // size] = memoryview(numbers)
+    with memoryview(elements).cast(field.code) as slots:
+        slots[4 // size :: 1 + 4 // size] = memoryview(numbers)
     return struct.pack(">iiiIii", 20 + len(elements), 1, 0, field.element, count, 1) + elements
 
 
@@ -105,8 +105,8 @@ def _packing(code: str, count: int) -> Callable[..., bytes]:
     return struct.Struct(f">{count}{code}").pack
 
 
-async def copy(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
-    """Writes packed rows."""
+async def copy_rows(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
+    """Writes rows that `pack_rows` has packed."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
         await copying.write(b"".join([HEADER, *chunks, TRAILER]))

@@ -1,152 +1,243 @@
-"""What a load keeps of one table between its batches: the rows that it knows, and what is still to be written."""
+"""The tables of a bulk load: the rows of each that are in memory, and what is still to be written to it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from projections.engine import binary_copy
-from projections.engine.model import DeleteRange, DeleteWhere, Key, Row, Sweep, columns
+from psycopg import AsyncConnection
 
-ROWS_KEPT = 20_000
-"""Rows of a table that stay known from one transaction to the next."""
-NUMBERS_KEPT = 200_000
-"""The same of rows that are nothing but numbers."""
+from projections.engine import binary_copy, statements
+from projections.engine.model import BulkDelete, DeleteRange, DeleteWhere, Key, Row, columns_of
+
+CACHED_ROWS = 20_000
+"""Rows of a table that stay in memory from one transaction to the next."""
+CACHED_NUMERIC_ROWS = 200_000
+"""The same for tables with nothing but numbers, whose rows are small."""
 
 
-class Span(NamedTuple):
-    """Rows that are gone: those whose `column` has a value from `first` to `last`."""
+class LoadRefused(Exception):
+    """A row cannot be stored. The load's transaction is rolled back; its events have to go through the engine."""
+
+
+class LoadConnection:
+    """The connection of a bulk load. It remembers the indexes that the load has created so far."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+        self._indexed: set[tuple[type[Row], str]] = set()
+
+    async def execute(self, query: str, *parameters: object) -> None:
+        await self.connection.execute(query.encode(), parameters, prepare=True)
+
+    async def ensure_index(self, row: type[Row], column: str) -> None:
+        """Creates the index that starts with this column, if the table has one."""
+        if (row, column) in self._indexed:
+            return
+        self._indexed.add((row, column))
+        for body, statement in zip(row.table.indexes, statements.create(row)[1:], strict=True):
+            if re.match(rf"[^(]*\({column}\b", body):
+                await self.connection.execute(statement.encode())
+                return
+
+
+class BufferedTable:
+    """A table with a primary key. Its bulk deletes are executed before its changed rows are written.
+
+    Rows are held by their flat key: the value of the key column, or a tuple where the key has several columns.
+    """
+
+    def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
+        self.row = row
+        self.flat_key_of: Callable[[Row], Any] = attrgetter(*row.table.key)
+        self.rows: dict[Any, Row | None] = {}
+        """None for a key that is known to have no row."""
+        self.changed: dict[Any, Row | None] = {}
+        self.is_complete = is_complete
+        """Every stored row is in `rows`."""
+        self.is_read = False
+        """A projection reads rows of this table."""
+        self._db = db
+        self._bulk_deletes: list[BulkDelete] = []
+        self._has_single_key = len(row.table.key) == 1
+        is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
+        self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
+
+    def flatten(self, key: Key) -> Any:
+        return key[0] if self._has_single_key else key
+
+    def _unflatten(self, flat_key: Any) -> Key:
+        return (flat_key,) if self._has_single_key else flat_key
+
+    def put(self, flat_key: Any, item: Row | None) -> None:
+        self.rows[flat_key] = self.changed[flat_key] = item
+
+    def put_all(self, rows: Mapping[Any, Row]) -> None:
+        self.rows.update(rows)
+        self.changed.update(rows)
+
+    def bulk_delete(self, deletion: BulkDelete) -> None:
+        self._bulk_deletes.append(deletion)
+        for flat_key in list(self._candidates(deletion)):
+            item = self.rows.get(flat_key)
+            if item is not None and deletion.matches(item):
+                self.put(flat_key, None)
+
+    def _candidates(self, deletion: BulkDelete) -> Iterable[Any]:
+        """Flat keys among which are all that the deletion matches; a range of keys may be smaller than the table."""
+        if isinstance(deletion, DeleteRange) and self.row.table.key == (deletion.column,):
+            keys = range(deletion.first, deletion.last + 1)
+            if len(keys) < len(self.rows):
+                return keys
+        return self.rows
+
+    async def fetch(self, keys: Iterable[Key]) -> None:
+        """Reads the rows with these keys into memory."""
+        self.is_read = True
+        await self._write_bulk_deletes()
+        cursor = await self._db.connection.execute(
+            statements.fetch(self.row).encode(), (statements.keys_json(self.row, keys),), prepare=True, binary=True
+        )
+        self.rows.update(dict.fromkeys(map(self.flatten, keys)))
+        found = [self.row(*values) for values in await cursor.fetchall()]
+        self.rows.update((self.flat_key_of(item), item) for item in found)
+
+    async def write(self) -> None:
+        """Writes all changes, and drops rows from memory beyond the limit, the oldest first."""
+        await self._write_bulk_deletes()
+        if deleted := [self._unflatten(key) for key, item in self.changed.items() if item is None]:
+            await self._db.execute(statements.delete(self.row), statements.keys_json(self.row, deleted))
+        if stored := [item for item in self.changed.values() if item is not None]:
+            await self._db.execute(statements.upsert(self.row), statements.rows_json(stored))
+        self.changed = {}
+        limit = self._cached if self.is_read else 0
+        if len(self.rows) > limit:
+            self.rows = dict(islice(self.rows.items(), len(self.rows) - limit, None))
+            self.is_complete = False
+
+    async def _write_bulk_deletes(self) -> None:
+        for column in {deletion.column for deletion in self._bulk_deletes}:
+            await self._db.ensure_index(self.row, column)
+        for query, parameters in statements.bulk_deletes(self._bulk_deletes):
+            await self._db.execute(query, *parameters)
+        self._bulk_deletes = []
+
+
+class DeferredDelete(NamedTuple):
+    """Deletes the rows whose `column` is between `first` and `last`, once the table has its index."""
 
     column: str
     first: int
     last: int
 
 
-class Spans:
-    """The spans of one column."""
+class DeferredDeletes:
+    """The deferred deletes by one column."""
 
     def __init__(self, column: str) -> None:
         self._column = column
-        self._single: set[int] = set()
-        self._wide: list[Span] = []
-        self._first = self._last = 0
-        """Of the wide ones."""
+        self._values: set[int] = set()
+        self._ranges: list[DeferredDelete] = []
+        self._lowest = self._highest = 0
+        """Bounds of `_ranges`."""
 
-    def add(self, span: Span) -> None:
-        if span.first == span.last:
-            self._single.add(span.first)
+    def add(self, deletion: DeferredDelete) -> None:
+        if deletion.first == deletion.last:
+            self._values.add(deletion.first)
             return
-        self._first = min(self._first, span.first) if self._wide else span.first
-        self._last = max(self._last, span.last) if self._wide else span.last
-        self._wide.append(span)
+        self._lowest = min(self._lowest, deletion.first) if self._ranges else deletion.first
+        self._highest = max(self._highest, deletion.last) if self._ranges else deletion.last
+        self._ranges.append(deletion)
 
-    def hit(self, row: Row) -> bool:
+    def matches(self, row: Row) -> bool:
         value: int = getattr(row, self._column)
-        if value in self._single:
+        if value in self._values:
             return True
-        # Most rows come after all that is deleted.
-        return self._first <= value <= self._last and any(span.first <= value <= span.last for span in self._wide)
-
-
-class BufferedTable:
-    """One table of rows with keys. Of what is to be written, deletions of many come first, then rows."""
-
-    def __init__(self, row: type[Row], *, is_whole: bool) -> None:
-        self.row = row
-        self.place_of: Callable[[Row], Any] = attrgetter(*row.table.key)
-        self.rows: dict[Any, Row | None] = {}
-        """By place: the key, where it is one column without a tuple around it. None for what is known not to exist."""
-        self.changed: dict[Any, Row | None] = {}
-        self.swept: list[Sweep] = []
-        self.is_whole = is_whole
-        """What is not in memory does not exist."""
-        self.is_asked = False
-        """A projection reads its rows."""
-        self._is_single = len(row.table.key) == 1
-        self._kept = NUMBERS_KEPT if all(item.sql_type in binary_copy.CODES for item in columns(row)) else ROWS_KEPT
-
-    def place(self, key: Key) -> Any:
-        return key[0] if self._is_single else key
-
-    def key(self, place: Any) -> Key:
-        return (place,) if self._is_single else place
-
-    def put(self, place: Any, item: Row | None) -> None:
-        self.rows[place] = self.changed[place] = item
-
-    def put_all(self, rows: Mapping[Any, Row]) -> None:
-        self.rows.update(rows)
-        self.changed.update(rows)
-
-    def sweep(self, sweep: Sweep) -> None:
-        self.swept.append(sweep)
-        for place in list(self._candidates(sweep)):
-            item = self.rows.get(place)
-            if item is not None and sweep.takes(item):
-                self.put(place, None)
-
-    def _candidates(self, sweep: Sweep) -> Iterable[Any]:
-        if isinstance(sweep, DeleteRange) and self.row.table.key == (sweep.column,):
-            span = range(sweep.first, sweep.last + 1)
-            if len(span) < len(self.rows):
-                return span
-        return self.rows
-
-    def written(self) -> Iterator[tuple[list[Row], list[Key]]]:
-        """Once, if anything changed: rows to write and keys to delete."""
-        if self.changed:
-            kept = [item for item in self.changed.values() if item is not None]
-            yield kept, [self.key(place) for place, item in self.changed.items() if item is None]
-        self.changed = {}
-
-    def forget(self) -> None:
-        """Leaves the rows that came last; none where no projection asks for them."""
-        kept = self._kept if self.is_asked else 0
-        if len(self.rows) > kept:
-            self.rows = dict(islice(self.rows.items(), len(self.rows) - kept, None))
-            self.is_whole = False
+        # Most new rows are beyond all that is deleted, so the bounds decide.
+        is_in_bounds = self._lowest <= value <= self._highest
+        return is_in_bounds and any(item.first <= value <= item.last for item in self._ranges)
 
 
 class AppendOnlyTable:
-    """One table that only grows. Its deletions wait for the end, when an index finds the rows: none that came after a
-    deletion may be among what it takes.
+    """An append-only table. New rows are written by COPY.
+
+    Deletes are deferred to the end of the load, when an index finds the rows; until then the table `waiting_deletions`
+    holds them. A delete must not match a row that was inserted after it, so `delete_deferred` has to run before such a
+    row is added.
     """
 
-    def __init__(self, row: type[Row]) -> None:
+    def __init__(self, db: LoadConnection, row: type[Row]) -> None:
         self.row = row
         self.rows: list[Row] = []
-        """New ones, not packed yet."""
-        self.packed: list[bytes | bytearray] = []
-        self.size = 0
-        """Of what is packed, in bytes."""
-        self.unsaved: list[Span] = []
-        """Deletions of this transaction."""
-        self._waiting: dict[str, Spans] = {}
+        """New rows that are not packed yet."""
+        self.packed_bytes = 0
+        self._db = db
+        self._packed: list[bytes | bytearray] = []
+        self._deferred: dict[str, DeferredDeletes] = {}
+        self._unsaved: list[DeferredDelete] = []
+
+    async def load_deferred(self) -> None:
+        """Reads the deletes that an earlier, interrupted load deferred."""
+        cursor = await self._db.connection.execute(
+            "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(self.row.table),)
+        )
+        for values in await cursor.fetchall():
+            self._defer(DeferredDelete(*values))
+
+    def bulk_delete(self, deletion: BulkDelete) -> None:
+        if isinstance(deletion, DeleteWhere):
+            deferred = DeferredDelete(deletion.column, deletion.value, deletion.value)
+        else:
+            deferred = DeferredDelete(deletion.column, deletion.first, deletion.last)
+        self._defer(deferred)
+        self._unsaved.append(deferred)
+
+    def _defer(self, deletion: DeferredDelete) -> None:
+        self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
+
+    def is_deferred(self, row: Row) -> bool:
+        """Whether a deferred delete would wrongly match this new row."""
+        return any(deletions.matches(row) for deletions in self._deferred.values())
 
     def pack(self) -> None:
-        """Raises one of `copying.ERRORS`."""
+        """Packs the new rows. Raises LoadRefused for a value that its column cannot hold."""
         if self.rows:
-            self.packed.append(binary_copy.packed(self.rows))
-            self.size += len(self.packed[-1])
+            try:
+                self._packed.append(binary_copy.pack_rows(self.rows))
+            except binary_copy.ERRORS as error:
+                raise LoadRefused(f"{self.row.table}: {error}") from error
+            self.packed_bytes += len(self._packed[-1])
             self.rows = []
 
-    def written(self) -> None:
-        self.packed, self.size = [], 0
+    async def write(self) -> None:
+        """Writes all new rows, and saves the deferred deletes. Raises as `pack`."""
+        self.pack()
+        if self._packed:
+            await binary_copy.copy_rows(self._db.connection, self.row, self._packed)
+            self._packed, self.packed_bytes = [], 0
+        if self._unsaved:
+            await self._db.execute(
+                "INSERT INTO waiting_deletions (table_name, column_name, first, last)"
+                " SELECT %s, * FROM unnest(%s::text[], %s::bigint[], %s::bigint[])",
+                str(self.row.table),
+                *(list(values) for values in zip(*self._unsaved, strict=True)),
+            )
+            self._unsaved = []
 
-    def sweep(self, sweep: Sweep) -> None:
-        if isinstance(sweep, DeleteWhere):
-            span = Span(sweep.column, sweep.value, sweep.value)
-        else:
-            span = Span(sweep.column, sweep.first, sweep.last)
-        self.wait(span)
-        self.unsaved.append(span)
-
-    def wait(self, span: Span) -> None:
-        self._waiting.setdefault(span.column, Spans(span.column)).add(span)
-
-    def would_lose(self, row: Row) -> bool:
-        """Whether a deletion that waits would wrongly take this new row."""
-        return any(spans.hit(row) for spans in self._waiting.values())
-
-    def settled(self) -> None:
-        self._waiting, self.unsaved = {}, []
+    async def delete_deferred(self) -> None:
+        """Executes the deferred deletes, also those that an earlier load left."""
+        table = str(self.row.table)
+        await self.write()
+        query = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"
+        cursor = await self._db.connection.execute(query.encode(), (table,), prepare=True)
+        for (column,) in await cursor.fetchall():
+            await self._db.ensure_index(self.row, column)
+            await self._db.execute(
+                f"DELETE FROM {table} USING waiting_deletions"
+                f" WHERE table_name = %s AND column_name = %s AND {column} BETWEEN first AND last",
+                table,
+                column,
+            )
+        await self._db.execute("DELETE FROM waiting_deletions WHERE table_name = %s", table)
+        self._deferred = {}

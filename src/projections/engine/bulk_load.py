@@ -1,4 +1,7 @@
-"""Loads read models along the whole log: what a build does until it is near the head."""
+"""Moves read models along the whole log with the bulk loader, until they are near its end.
+
+Whatever the loader refuses goes through the engine, which parks the events that cannot be stored.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,100 +9,90 @@ from collections.abc import Callable, Sequence
 import structlog
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded
-from projections.engine.bulk_loader import Loader, Refused, is_unfinished
+from projections.engine.buffers import LoadRefused
+from projections.engine.bulk_loader import BulkLoader, is_load_unfinished
 from projections.engine.engine import Engine, fetch_positions
 from projections.engine.model import Projection
 from store.log.event_log import EventLog
 
 log = structlog.get_logger()
 
-BATCH = 500
+BATCH_SIZE = 500
 """Events read at once; each may hold a thousand results."""
-NEAR = 1_000
-"""Events behind the end of the log that are the engine's."""
+NEAR_HEAD = 1_000
+"""Events before the end of the log that are left to the engine."""
+
+OnProgress = Callable[[int, int], None]
+"""Called with the position and the goal after every batch."""
 
 
-async def load(
+async def bulk_load(
     connection: AsyncConnection,
     event_log: EventLog,
     projections: Sequence[Projection],
-    told: Callable[[int, int], None] = lambda position, goal: None,
+    on_progress: OnProgress = lambda position, goal: None,
 ) -> None:
-    """Moves these tables near the end of the log; those that stand at different positions one after the other.
+    """Moves these projections near the end of the log; those at different positions one group after the other.
 
-    `told` hears the position and the goal with every batch. Raises LostLeadership and psycopg.OperationalError;
-    what was committed until then stays, and the next call goes on there.
+    Raises LostLeadership and psycopg.OperationalError. What was committed until then stays, and the next call goes on
+    from there.
     """
     while True:
         goal = await event_log.read_head()
-        found = await fetch_positions(connection, projections)
-        far = {position for position in found.values() if goal - position > NEAR}
+        positions = await fetch_positions(connection, projections)
+        far = {position for position in positions.values() if goal - position > NEAR_HEAD}
         for position in sorted(far):
-            group = [projection for projection in projections if found[projection.name] == position]
-            await _load(connection, event_log, group, position, goal, told)
+            group = [projection for projection in projections if positions[projection.name] == position]
+            await _load_group(connection, event_log, group, position, goal, on_progress)
         if not far:
             break
-    # What was killed in its last seconds stands where it should, and has deletions and indexes still to make.
-    for position in sorted(set(found.values())):
-        group = [projection for projection in projections if found[projection.name] == position]
-        if await is_unfinished(connection, group):
-            await Loader(connection, group, position).finish(position)
+    # An earlier load may have been killed between its last commit and the end of `finish`.
+    for position in sorted(set(positions.values())):
+        group = [projection for projection in projections if positions[projection.name] == position]
+        if await is_load_unfinished(connection, group):
+            await BulkLoader(connection, group, position).finish(position)
 
 
-async def _load(
+async def _load_group(
     connection: AsyncConnection,
     event_log: EventLog,
     projections: Sequence[Projection],
     position: int,
     goal: int,
-    told: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> None:
     while position < goal:
-        loader = Loader(connection, projections, position)
+        loader = BulkLoader(connection, projections, position)
         await loader.begin()
         try:
-            await _run(loader, event_log, goal, told)
+            await _run(loader, event_log, goal, on_progress)
             position = goal
-        except Refused as error:
-            log.warning("a part of the log could not be loaded, going through it slowly", error=str(error))
-            position = await _slowly(
-                connection, event_log, projections, loader.committed, loader.position, loader.names
-            )
+        except LoadRefused as error:
+            log.warning("bulk load refused, applying these events with the engine", error=str(error))
+            position = await _apply_with_engine(connection, event_log, projections, loader)
 
 
-async def _run(loader: Loader, event_log: EventLog, goal: int, told: Callable[[int, int], None]) -> None:
-    """While a batch is written, the next is read."""
-    names = loader.names
-    reading = asyncio.ensure_future(event_log.read(loader.position, BATCH, names))
+async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress) -> None:
+    """Loads up to `goal`. The next batch is read while one is written."""
+    names = loader.event_names
+    next_batch = asyncio.ensure_future(event_log.read(loader.position, BATCH_SIZE, names, goal))
     try:
-        while events := _up_to(goal, await reading):
-            reading = asyncio.ensure_future(event_log.read(events[-1].position, BATCH, names))
-            await loader.take(events)
-            told(loader.position, goal)
+        while events := await next_batch:
+            next_batch = asyncio.ensure_future(event_log.read(events[-1].position, BATCH_SIZE, names, goal))
+            await loader.apply(events)
+            on_progress(loader.position, goal)
     finally:
-        reading.cancel()
+        next_batch.cancel()
     await loader.finish(goal)
 
 
-def _up_to(goal: int, events: list[Recorded]) -> list[Recorded]:
-    if events and events[-1].position > goal:
-        return [event for event in events if event.position <= goal]
-    return events
-
-
-async def _slowly(
-    connection: AsyncConnection,
-    event_log: EventLog,
-    projections: Sequence[Projection],
-    committed: int,
-    reached: int,
-    names: Sequence[str] | None,
+async def _apply_with_engine(
+    connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], loader: BulkLoader
 ) -> int:
-    """Takes what the loader could not through the engine, which finds and parks what the database refuses."""
-    # The engine needs the indexes, and deletes at once.
-    await Loader(connection, projections, committed).finish(committed)
-    engine, position = Engine(connection, projections, announce=False), committed
-    while position <= reached and (events := await event_log.read(position, BATCH, names)):
+    """Applies the events of the transaction that was rolled back; returns the new position."""
+    # The engine needs the indexes, and executes deletes at once.
+    await BulkLoader(connection, projections, loader.committed).finish(loader.committed)
+    engine, position = Engine(connection, projections, announce=False), loader.committed
+    while position <= loader.position and (events := await event_log.read(position, BATCH_SIZE, loader.event_names)):
         position = await engine.apply(events, position)
     return position

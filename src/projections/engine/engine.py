@@ -1,10 +1,15 @@
-"""The engine: events in, rows and position out, in one statement.
+"""The engine: applies a batch of events to the tables of some projections.
 
-It prefetches the rows that a batch needs, applies the pure functions, and writes the difference, the position and the
-NOTIFY in one prepared statement. An event that a projection cannot take is parked for it with its error, and so are
-those that follow in its stream; the rest goes on. A rebuild is the same code from position 0.
+It fetches the rows that the batch needs, calls the pure functions, and writes the changed rows, the position and the
+NOTIFY in one prepared statement. An event that a projection fails on is parked for that projection with its error, and
+so are the later events of its stream; everything else goes on.
 
-SQL names no schema: which tables are meant is the connection's search path (`projections.engine.schemas`).
+The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
+most of the log, and the engine for the last events before its end and for what the loader refuses. Both call the same
+`apply` functions.
+
+The SQL names no schema: the search path of the connection decides which tables are written
+(`projections.engine.schemas`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,25 +21,34 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.engine import row_validation, statements
 from projections.engine.batch import Batch, Cache
-from projections.engine.model import Change, DeleteRange, DeleteWhere, Key, Projection, Row, digest, must_be_readable
+from projections.engine.model import (
+    Change,
+    DeleteRange,
+    DeleteWhere,
+    Key,
+    Projection,
+    Row,
+    check_readable,
+    versions_digest,
+)
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
 from store.postgres.notifications import PROJECTED
 
 log = structlog.get_logger()
 
 
-ROWS_AT_ONCE = 10_000
-"""Rows that one write may need: bounds the memory of the projector, not its speed."""
+MAX_BATCH_ROWS = 10_000
+"""Rows that one batch may read and change; bounds the memory of the projector."""
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
-"""What the database says of a row that it does not take."""
+"""The errors by which PostgreSQL rejects a row."""
 
 
 class LostLeadership(Exception):
-    """Someone else moved these projections on, or changed their rows."""
+    """Another process moved these projections or changed their rows; the rows in the cache may be stale."""
 
 
 async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Makes the tables of projections that have none and starts them at the beginning of the log."""
+    """Creates missing tables, and sets new projections to position 0 of the log."""
     for projection in projections:
         async with connection.transaction():
             for row in projection.rows:
@@ -59,29 +73,32 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
 
 
 async def fetch_positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
-    """By projection name, for the versions that this code knows."""
+    """Projection name -> position, for the versions of this release that have tables."""
     cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
     versions = {projection.name: projection.version for projection in projections}
     return {name: position for name, version, position in await cursor.fetchall() if versions.get(name) == version}
 
 
 class Engine:
-    """Moves projections that stand at one position. `connection` is autocommit and holds the leader's lock: losing it
-    ends both.
+    """Moves projections that are all at one position.
+
+    `connection` is autocommit and holds the leader lock, so whoever loses the lock can no longer write. With `announce`
+    each write sends a NOTIFY with the new position.
     """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
         self._connection = connection
         self._projections = projections
-        self._announced = digest(projections) if announce else None
+        self._announced = versions_digest(projections) if announce else None
         self._cache = Cache()
         self._written = 0
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies events that follow `position`; returns the new position. Raises LostLeadership and
-        psycopg.OperationalError.
+        """Applies events that follow `position`; returns the new position.
+
+        Raises LostLeadership and psycopg.OperationalError.
         """
         if events and not self._generations:
             await self._begin()
@@ -90,7 +107,7 @@ class Engine:
         return position
 
     async def _begin(self) -> None:
-        """Generations first: what someone else unparks after that look is noticed at the first write."""
+        """Reads generations, then blocked streams: the first write notices the new generation of a retry in between."""
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
         for projection in self._projections:
@@ -101,13 +118,13 @@ class Engine:
         self._blocked = await blocked_streams(self._connection, self._projections)
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
-        """Cuts a batch where it would need too many rows at once: a block of results alone needs a thousand."""
+        """Cuts a batch so that no part needs too many rows; one block of results needs a thousand."""
         part: list[Recorded] = []
         weight = 0
         for event in events:
             part.append(event)
             weight += 1 + sum(len(_keys(projection, event)) for projection in self._projections)
-            if weight >= ROWS_AT_ONCE:
+            if weight >= MAX_BATCH_ROWS:
                 yield part
                 part, weight = [], 0
         if part:
@@ -120,8 +137,8 @@ class Engine:
                 return await self._apply(events, position, self._projections)
             except REFUSALS as error:
                 self._cache.clear()
-                log.warning("a batch could not be written, going on one by one", error=error_message(error))
-            # A part of the batch may be written already.
+                log.warning("batch could not be written, applying its events one by one", error=error_message(error))
+            # Some of the events may be written already.
             for event in [event for event in events if event.position > self._written]:
                 await self._apply_alone(event, self._written)
             return self._written
@@ -153,17 +170,18 @@ class Engine:
         for event in events:
             changes: list[Change] = []
             for projection in projections:
-                place = (projection.name, event.stream)
-                if place in self._blocked or place in blocked:
+                blocked_key = (projection.name, event.stream)
+                if blocked_key in self._blocked or blocked_key in blocked:
                     parked.append((projection, event, WAITS))
                     continue
                 try:
                     changes.extend(compute_changes(projection, event, batch))
                 except Exception as error:
                     parked.append((projection, event, error_message(error)))
-                    blocked.add(place)
-            alone = any(isinstance(change, DeleteWhere | DeleteRange) for change in changes)
-            if alone and not batch.is_empty:
+                    blocked.add(blocked_key)
+            # The parts of one statement do not see each other's rows, so a bulk delete has a statement of its own.
+            has_bulk_delete = any(isinstance(change, DeleteWhere | DeleteRange) for change in changes)
+            if has_bulk_delete and not batch.is_empty:
                 before = [item for item in parked if item[1].position < event.position]
                 position = await self._write(batch, position, event.position - 1, projections, before)
                 parked = parked[len(before) :]
@@ -171,7 +189,7 @@ class Engine:
                 remaining = [later for later in events if later.position >= event.position]
                 await prefetch(self._connection, batch, remaining, projections)
             batch.change(changes)
-            if alone:
+            if has_bulk_delete:
                 position = await self._write(batch, position, event.position, projections, parked)
                 parked = []
                 batch = Batch(self._cache)
@@ -187,8 +205,8 @@ class Engine:
         for projection, event, error in parked:
             if error != WAITS:
                 log.error("event parked", projection=projection.name, position=event.position, error=error)
-        # First, so that while a switch holds the positions nothing else is held here.
-        moved: statements.Statement = (
+        # First in the statement: a switch locks the positions, and until it is done nothing else is locked here.
+        move_position: statements.Statement = (
             "UPDATE projection_positions SET position = %s, updated_at = now()"
             " WHERE name || ' ' || version || ' ' || generation = ANY (%s) AND position = %s RETURNING 1",
             [
@@ -197,26 +215,26 @@ class Engine:
                 str(old),
             ],
         )
-        parts = [moved, *batch.statements(), *([park(parked)] if parked else [])]
+        parts = [move_position, *batch.statements(), *([park(parked)] if parked else [])]
         query, parameters = join_parts(parts)
-        # A projection that someone else has moved makes this a division by zero, which rolls everything back.
+        # Divides by zero when another process moved one of the projections, which rolls everything back.
         query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
         if self._announced is not None:
-            whole = len(projections) == len(self._projections) and not parked
+            is_complete = len(projections) == len(self._projections) and not parked
             query += f", pg_notify('{PROJECTED}', %s)"
-            parameters.append(f"{new} {self._announced}" if whole else "")
+            parameters.append(f"{new} {self._announced}" if is_complete else "")
         try:
             await self._connection.execute(query.encode(), parameters, prepare=True)
         except psycopg.errors.DivisionByZero:
             raise LostLeadership from None
-        batch.written()
+        batch.update_cache()
         self._blocked.update((projection.name, event.stream) for projection, event, _ in parked)
         self._written = new
         return new
 
 
 def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
-    """The WITH of one statement, its parts named part0, part1 and so on, and all parameters."""
+    """A WITH clause whose parts are named part0, part1 and so on, and the parameters of all parts."""
     query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
     return query, [value for _, values in parts for value in values]
 
@@ -229,12 +247,15 @@ async def prefetch(
         cursor = await connection.execute(
             statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
         )
-        batch.fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
+        batch.add_fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
 
 
 def compute_changes(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
-    """What follows from an event. Raises Unreadable, whatever the projection raises, and fitting.Unfit."""
-    must_be_readable(projection, event)
+    """The validated changes that a projection makes for an event.
+
+    Raises Unreadable, InvalidValue, and whatever the projection raises.
+    """
+    check_readable(projection, event)
     changes = list(projection.apply(event, batch))
     for change in changes:
         row_validation.check(change)
@@ -242,7 +263,9 @@ def compute_changes(projection: Projection, event: Recorded, batch: Batch) -> li
 
 
 def error_message(error: Exception) -> str:
-    """An error in words that are shown to people. The database's own may quote whole rows after the first line."""
+    """The text of an error that is shown to operators. Only the first line of a PostgreSQL error: the others may quote
+    rows.
+    """
     if isinstance(error, psycopg.Error):
         return error.diag.message_primary or type(error).__name__
     return f"{type(error).__name__}: {error}"
@@ -252,8 +275,8 @@ def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]
     try:
         return list(projection.keys(event))
     except Exception as error:
-        # `apply` will miss its rows, and the event is parked for that.
-        log.error("keys failed", projection=projection.name, position=event.position, error=repr(error))
+        # `apply` then fails for want of its rows, which parks the event.
+        log.error("keys() failed", projection=projection.name, position=event.position, error=repr(error))
         return []
 
 

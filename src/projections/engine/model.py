@@ -1,8 +1,9 @@
-"""What a projection is made of: rows with a table, and two pure functions.
+"""The parts of a projection: row structs, each with its table, and two pure functions.
 
-`keys(event)` names the stored rows that the event needs to see. `apply(event, rows)` yields the changes: a row
-(inserted or replaced by its key), `Delete`, `DeleteWhere` or `DeleteRange` (delete by an indexed column;
-the engine writes such an event alone). A row that an event creates is not named by `keys`.
+`keys(event)` names the stored rows that applying the event needs. `apply(event, rows)` yields the changes: a row, which
+is inserted or replaces the one with its key; or `Delete`, `DeleteWhere`, `DeleteRange`. `keys` need not name rows that
+the event creates. `DeleteWhere` and `DeleteRange` delete by an indexed column; the engine writes the changes of such an
+event in a statement of their own.
 """
 
 import hashlib
@@ -37,16 +38,18 @@ Ints = Annotated[Sequence[int], "integer[]"]
 
 @dataclass(frozen=True)
 class Table:
-    """`str(table)` is its name in SQL; it carries the projection's version, so two versions stand side by side."""
+    """A table of a projection. `str(table)` is its name in SQL, which ends with the projection's version, so that the
+    tables of two versions can exist side by side.
+    """
 
     name: str
     version: int
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
-    """Bodies of CREATE INDEX, e.g. `(job_id, id DESC)`, `USING gin (case_ids)`."""
+    """What follows the table's name in CREATE INDEX: `(job_id, id DESC)`, `USING gin (case_ids)`."""
     append_only: bool = False
-    """Its rows are numbers and arrays of numbers, not read by a projection, not replaced, and deleted by sweeps alone:
-    nobody has to see to it that there is one with each key.
+    """Rows are only inserted, and deleted by `DeleteWhere` and `DeleteRange`. All columns are numbers or arrays of
+    numbers, and `keys` names none of the rows. The table has no primary key.
     """
 
     def __str__(self) -> str:
@@ -62,58 +65,58 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class Delete:
-    """The row with this key is deleted."""
+    """Deletes the row with this key."""
 
     def __init__(self, row: type[Row], *key: Any) -> None:
         self.row, self.key = row, key
 
 
 class DeleteWhere:
-    """All rows whose `column` has this value are deleted."""
+    """Deletes all rows whose `column` has this value."""
 
     def __init__(self, row: type[Row], column: str, value: Any) -> None:
         self.row, self.column, self.value = row, column, value
 
-    def takes(self, item: Row) -> bool:
+    def matches(self, item: Row) -> bool:
         return bool(getattr(item, self.column) == self.value)
 
 
 class DeleteRange:
-    """All rows whose `column` has a value from `first` to `last` are deleted."""
+    """Deletes all rows whose `column` is between `first` and `last`, both included."""
 
     def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
         self.row, self.column, self.first, self.last = row, column, first, last
 
-    def takes(self, item: Row) -> bool:
+    def matches(self, item: Row) -> bool:
         return bool(self.first <= getattr(item, self.column) <= self.last)
 
 
-class Many:
-    """Rows of one table by their key, which is one column. They differ by it and by counters, so that what is fit to be
-    stored is told by one.
+class RowsByKey:
+    """Many rows of one table by their key, which is a single column. Only the first of them is validated, so the others
+    may differ from it in nothing but the key and counters.
     """
 
     def __init__(self, row: type[Row], rows: Mapping[Any, Row]) -> None:
         self.row, self.rows = row, rows
 
 
-Sweep = DeleteWhere | DeleteRange
-"""Deletes rows that the event need not name one by one."""
-Change = Row | Delete | Sweep | Many
+BulkDelete = DeleteWhere | DeleteRange
+"""A deletion of rows that the event does not name one by one."""
+Change = Row | Delete | BulkDelete | RowsByKey
 
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """The row as the events before left it. Only for keys that `keys` named."""
+        """The row as earlier events left it; None when there is none. `keys` must have named it."""
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
-        """`get` for each of these keys, of a table whose key is one column."""
+        """`get` for each of these keys of a table whose key is a single column."""
         ...
 
 
 class Unreadable(Exception):
-    """An event that would have meant something to a projection is damaged."""
+    """A projection handles this type of event, and the event is damaged."""
 
 
 @dataclass(frozen=True)
@@ -123,22 +126,23 @@ class Projection:
     rows: tuple[type[Row], ...]
     keys: Callable[[Recorded], Iterable[tuple[type[Row], Key]]]
     apply: Callable[[Recorded, Rows], Iterable[Change]]
-    takes: tuple[type[Event], ...] | None = None
-    """The events that mean anything to it, by their classes or a base of them; None for all."""
+    handles: tuple[type[Event], ...] | None = None
+    """Event classes, or base classes of them, for which `apply` yields changes; None for all events."""
 
     def __post_init__(self) -> None:
-        assert all(row.table.version == self.version for row in self.rows), f"{self.name}: its tables carry its version"
+        versions = {row.table.version for row in self.rows}
+        assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
 
-def must_be_readable(projection: Projection, recorded: Recorded) -> None:
-    """Raises Unreadable where the event is damaged and of a type that the projection takes."""
-    event = recorded.event
-    if isinstance(event, Damaged) and (projection.takes is None or issubclass(EVENTS[event.type], projection.takes)):
+def check_readable(projection: Projection, recorded: Recorded) -> None:
+    """Raises Unreadable when the event is damaged and the projection handles its type."""
+    event, handles = recorded.event, projection.handles
+    if isinstance(event, Damaged) and (handles is None or issubclass(EVENTS[event.type], handles)):
         raise Unreadable(event.reason)
 
 
-def digest(projections: Iterable[Projection]) -> str:
-    """Which projections, in which versions: short enough for a notification."""
+def versions_digest(projections: Iterable[Projection]) -> str:
+    """A short hash of the names and versions of projections; notifications of the projector carry it."""
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 
@@ -150,7 +154,7 @@ class Column:
     nullable: bool
 
 
-def columns(row: type[Row]) -> list[Column]:
+def columns_of(row: type[Row]) -> list[Column]:
     hints = get_type_hints(row, include_extras=True)
     return [Column(name, *_sql_type(hints[name])) for name in row.__struct_fields__]
 

@@ -1,7 +1,7 @@
-"""Parked events: what a projection could not take, and what follows it in the same stream.
+"""Parked events: those that a projection failed on, and the later ones of the same streams.
 
-An event that is parked holds back the later ones of its stream for that projection, so that within a stream the order
-holds; all other streams go on. `projections.rebuild.retry` applies what waits, in order.
+A parked event blocks its stream for that projection, so that the order within the stream is kept; other streams go on.
+`projections.rebuild.retry` applies parked events again, in order.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,13 +11,13 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine.model import Projection
-from projections.engine.queries import fetch_all, fetch_value
+from projections.engine.queries import fetch_all, fetch_column, fetch_value
 from projections.engine.statements import Statement
 
 WAITS = "an earlier event of its stream is parked"
 
 Parked = tuple[Projection, Recorded, str]
-"""With why."""
+"""Projection, event, and the error or WAITS."""
 
 
 class ParkedEvent(msgspec.Struct):
@@ -42,7 +42,7 @@ def park(parked: Collection[Parked]) -> Statement:
 
 
 async def blocked_streams(connection: AsyncConnection, projections: Sequence[Projection]) -> set[tuple[str, str]]:
-    """(projection, stream): whose events have to wait."""
+    """(projection name, stream) of every stream that has parked events."""
     cursor = await connection.execute("SELECT DISTINCT projection, version, stream FROM parked_events")
     versions = {projection.name: projection.version for projection in projections}
     return {(name, stream) for name, version, stream in await cursor.fetchall() if versions.get(name) == version}
@@ -51,7 +51,7 @@ async def blocked_streams(connection: AsyncConnection, projections: Sequence[Pro
 async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
-    """The first of them, of one stream where one is given."""
+    """The first parked events by position, of one stream or of all."""
     return await fetch_all(
         connection,
         ParkedEvent,
@@ -72,17 +72,17 @@ async def count_parked(connection: AsyncConnection, projection: Projection, stre
 
 
 async def waiting_streams(connection: AsyncConnection, projection: Projection) -> list[str]:
-    """In the order in which they stopped."""
-    cursor = await connection.execute(
-        "SELECT stream FROM parked_events WHERE projection = %s AND version = %s"
+    """The streams with parked events, by the position of their first one."""
+    return await fetch_column(
+        connection,
+        "SELECT stream FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
         " GROUP BY stream ORDER BY min(position)",
-        (projection.name, projection.version),
+        {"name": projection.name, "version": projection.version},
     )
-    return [stream for (stream,) in await cursor.fetchall()]
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Whether one of these versions could not take an event between these positions."""
+    """Whether an event from `first` to `last` is parked for one of these projections (name -> version)."""
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)
     )

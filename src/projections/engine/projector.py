@@ -1,8 +1,8 @@
-"""The projector: moves the serving read models along the log; a standby takes over what is free.
+"""The projector: moves the live read models along the log, and takes over those that no other projector leads.
 
-Each projection is led, in its version, by whoever holds its advisory lock. So the projector of a new release leads the
-versions that are new in it while that of the release before keeps up those that it knows. The connection holds the
-locks and writes the rows: a leader that lost it can neither write nor lead.
+A projector leads a version of a projection while it holds its advisory lock. So the projector of a new release can lead
+the versions that are new in it, while the one of the old release leads the others. The connection that holds the locks
+also writes the rows: a projector that lost it can do neither.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.engine.engine import Engine, LostLeadership, fetch_positions
 from projections.engine.model import Projection
-from projections.engine.schemas import connect, lock_name
+from projections.engine.schemas import LIVE, connect, lock_name
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.notifications import Listener
@@ -25,7 +25,7 @@ from store.postgres.notifications import Listener
 log = structlog.get_logger()
 
 GATE = "testhide projector takes over"
-"""Held while locks are taken, so that of two projectors that start at once one gets all."""
+"""Name of the advisory lock under which a projector takes its locks: of two that start together, one gets all."""
 BATCH_SIZE = 500
 """Events that are read together, and written together while catching up."""
 TAKE_OVER_INTERVAL_S = 0.2
@@ -43,15 +43,15 @@ class Projector:
         self._cursor = LogCursor(event_log, listener, batch_size=BATCH_SIZE)
 
     async def run(self) -> None:
-        """Leads whatever it can, for ever."""
+        """Leads all projections that it can, for ever."""
         with self._cursor.listening():
             while True:
                 try:
                     async with await connect(self._conninfo) as connection:
                         await self._lead(connection)
                 except LostLeadership as error:
-                    # A switch or a retry changed the rows; what this process remembers of them is old.
-                    log.info("starting over", reason=str(error))
+                    # A switch or a retry changed the rows, so the cached ones are stale.
+                    log.info("leading anew", reason=str(error))
                 except psycopg.OperationalError as error:
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
@@ -61,9 +61,9 @@ class Projector:
         led: list[Projection] = []
         engine: Engine | None = None
         while True:
-            if taken := await self._take(connection, [item for item in self._projections if item not in led]):
-                log.info("leading", projections=[projection.name for projection in taken])
-                led = [item for item in self._projections if item in led or item in taken]
+            if locked := await self._lock(connection, [item for item in self._projections if item not in led]):
+                log.info("leading", projections=[projection.name for projection in locked])
+                led = [item for item in self._projections if item in led or item in locked]
                 self._cursor.position = await catch_up(connection, self._log, led)
                 engine = Engine(connection, led, announce=True)
             look_again = clock() + (TAKE_OVER_INTERVAL_S if len(led) < len(self._projections) else math.inf)
@@ -71,20 +71,20 @@ class Projector:
                 if engine is not None:
                     await self._cursor.drain(partial(self._apply, engine))
                 if not await self._cursor.wait(min(left, POLL_INTERVAL_S)):
-                    # Notices a server that is gone, too, while nothing happens.
+                    # Notices a lost connection while there are no events.
                     await connection.execute("SELECT 1")
 
-    async def _take(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-        """Those that serve and that nobody led."""
-        by_lock = {lock_name("public", item.name, item.version): item for item in projections}
+    async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
+        """Takes the locks of those that have live tables and no leader, and returns these."""
+        by_lock = {lock_name(LIVE, item.name, item.version): item for item in projections}
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (GATE,))
             cursor = await connection.execute(
-                # Materialized, so that no lock is taken of what does not serve.
-                "WITH serving AS MATERIALIZED ("
+                # Materialized, so that no lock is taken for a projection without live tables.
+                "WITH live AS MATERIALIZED ("
                 "  SELECT lock FROM unnest(%s::text[], %s::text[], %s::int[]) AS wanted (lock, name, version)"
                 "  JOIN projection_positions USING (name, version))"
-                " SELECT lock FROM serving WHERE pg_try_advisory_lock(hashtextextended(lock, 0))",
+                " SELECT lock FROM live WHERE pg_try_advisory_lock(hashtextextended(lock, 0))",
                 (list(by_lock), [item.name for item in projections], [item.version for item in projections]),
             )
             return [by_lock[lock] for (lock,) in await cursor.fetchall()]
@@ -96,12 +96,12 @@ class Projector:
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Brings all projections to one position, at least `goal`, those that lag by themselves; returns it."""
-    reached = await fetch_positions(connection, projections)
-    goal = max(goal, *reached.values())
-    for projection in projections:
-        position = reached[projection.name]
-        engine = Engine(connection, [projection], announce=False)
+    """Moves all projections to one position, which it returns: `goal`, or the highest of theirs if that is more."""
+    positions = await fetch_positions(connection, projections)
+    goal = max(goal, *positions.values())
+    for position in sorted(set(positions.values())):
+        group = [projection for projection in projections if positions[projection.name] == position]
+        engine = Engine(connection, group, announce=False)
         while position < goal:
             batch = await event_log.read_batch(position, BATCH_SIZE, up_to=goal)
             await engine.apply(batch.events, position)

@@ -1,7 +1,7 @@
-"""Whether a row fits its table, told before it is sent.
+"""Validates a row against its table before it is sent to PostgreSQL.
 
-What the database would refuse in a row by itself is found while its event is applied, so that an event is parked for
-the same reason whatever else is in its batch: a later event of the batch may write over the row.
+A value that PostgreSQL would reject is found while its event is applied. So an event is parked for the same reason
+whatever else is in its batch; PostgreSQL would only see the last version of a row in a batch.
 """
 
 import math
@@ -15,48 +15,52 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import Change, Column, Many, Row, columns
+from projections.engine.model import Change, Column, Row, RowsByKey, columns_of
 
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 INDEXED_BYTES = 2_000
-"""Longest text in a key or an index; PostgreSQL's own limit is a third of a page, less what it compresses."""
+"""Longest text in a key or an index. PostgreSQL's limit is a third of a page (2,704 bytes) after compression."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]
 
 
 class InvalidValue(ValueError):
-    """A value that its column cannot hold. Says which, not what it is."""
+    """A value that its column cannot hold. The message names the column, and does not quote the value."""
 
 
 def check(change: Change) -> None:
-    """Raises Unfit for a row that no database would take."""
+    """Raises InvalidValue for a row with a value that its column cannot hold."""
     if isinstance(change, Row):
         _row_check(type(change))(change)
-    elif isinstance(change, Many):
+    elif isinstance(change, RowsByKey):
         for one in islice(change.rows.values(), 1):
             check(one)
 
 
 @cache
 def _row_check(row: type[Row]) -> Callable[[Row], None]:
-    """Numbers and texts, which most rows are made of, are looked at all at once: a load checks millions."""
-    numbers = [column for column in columns(row) if column.sql_type in INTEGERS and not column.nullable]
+    """A function that checks a row of this type. Numbers and texts, which most rows are made of, are checked together
+    first, since a bulk load checks millions of rows.
+    """
+    numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack
     all_numbers = _values_of([column.name for column in numbers])
-    all_texts = _values_of([column.name for column in columns(row) if column.sql_type == "text"])
-    all_needed = _values_of([column.name for column in columns(row) if not column.nullable and column not in numbers])
-    checks = [(column.name, _check_of(row, column)) for column in columns(row)]
+    all_texts = _values_of([column.name for column in columns_of(row) if column.sql_type == "text"])
+    all_needed = _values_of(
+        [column.name for column in columns_of(row) if not column.nullable and column not in numbers]
+    )
+    checks = [(column.name, _check_of(row, column)) for column in columns_of(row)]
     others = [
         (column.name, _check_of(row, column))
-        for column in columns(row)
+        for column in columns_of(row)
         if column.sql_type in ("jsonb", "double precision")
         or column.sql_type.endswith("[]")
         or (column.sql_type in INTEGERS and column.nullable)
     ]
 
-    def fits(item: Row) -> None:
+    def check_row(item: Row) -> None:
         try:
             pack(*all_numbers(item))
             texts = "".join(filter(None, all_texts(item)))
@@ -68,7 +72,7 @@ def _row_check(row: type[Row]) -> Callable[[Row], None]:
         elif others:
             _check_each(item, others)
 
-    return fits
+    return check_row
 
 
 def _values_of(names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
@@ -78,7 +82,7 @@ def _values_of(names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
 
 
 def _is_plain(text: str) -> bool:
-    """Fits into any text column, however it is indexed."""
+    """Whether the text fits into any text column, indexed or not."""
     return text.isascii() and len(text) <= INDEXED_BYTES and "\0" not in text
 
 

@@ -1,7 +1,7 @@
-"""SQL that follows from a row's struct: its table, fetching rows by key, and writing a batch in one statement.
+"""SQL made from a row's struct: to create its table, to fetch rows by key, and to write the rows of a batch.
 
-Rows travel as one JSON text a table (`json_to_recordset`): one parameter with one type, so each shape of batch is
-prepared once.
+The rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters however many
+rows there are, and is prepared once.
 """
 
 from collections import defaultdict
@@ -11,26 +11,26 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import Column, DeleteRange, DeleteWhere, Key, Row, Sweep, columns
+from projections.engine.model import BulkDelete, Column, DeleteRange, DeleteWhere, Key, Row, columns_of
 
 Statement = tuple[str, list[Any]]
 
 
 def create(row: type[Row]) -> list[str]:
     table = row.table
-    body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns(row)]
+    body = [f"{column.name} {column.sql_type}{'' if column.nullable else ' NOT NULL'}" for column in columns_of(row)]
     if not table.append_only:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
-    fillfactor = 100 if table.append_only else 90  # room on the page for new versions of a row
-    made = f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})"
-    # The commonest elements of arrays help no query, and counting them takes seconds.
-    made += "".join(
+    fillfactor = 100 if table.append_only else 90  # leaves room on a page for new versions of its rows
+    create_table = f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})"
+    # Statistics on the elements of arrays help no query, and ANALYZE takes seconds for them.
+    create_table += "".join(
         f"; ALTER TABLE {table} ALTER {column.name} SET STATISTICS 0"
-        for column in columns(row)
+        for column in columns_of(row)
         if column.sql_type.endswith("[]")
     )
     return [
-        made,
+        create_table,
         *(
             f"CREATE INDEX IF NOT EXISTS {name} ON {table} {index}"
             for name, index in zip(index_names(row), table.indexes, strict=True)
@@ -48,8 +48,8 @@ def drop(row: type[Row]) -> str:
 
 @cache
 def fetch(row: type[Row]) -> str:
-    """Takes one parameter: the keys as JSON (`keys_json`)."""
-    wanted = ", ".join(f"t.{column.name}" for column in columns(row))
+    """A query for rows by their keys. Its one parameter is `keys_json`."""
+    wanted = ", ".join(f"t.{column.name}" for column in columns_of(row))
     record, joined = _keys(row)
     return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
 
@@ -60,7 +60,7 @@ def keys_json(row: type[Row], keys: Iterable[Key]) -> str:
 
 @cache
 def insert(row: type[Row]) -> str:
-    cols = columns(row)
+    cols = columns_of(row)
     names = ", ".join(column.name for column in cols)
     values = ", ".join(_from_json(column) for column in cols)
     record = ", ".join(f"{column.name} {'text' if column.sql_type == 'bytea' else column.sql_type}" for column in cols)
@@ -69,7 +69,7 @@ def insert(row: type[Row]) -> str:
 
 @cache
 def upsert(row: type[Row]) -> str:
-    others = [column.name for column in columns(row) if column.name not in row.table.key]
+    others = [column.name for column in columns_of(row) if column.name not in row.table.key]
     updates = ", ".join(f"{name} = EXCLUDED.{name}" for name in others)
     on_conflict = f"DO UPDATE SET {updates}" if updates else "DO NOTHING"
     return f"{insert(row)} ON CONFLICT ({', '.join(row.table.key)}) {on_conflict}"
@@ -81,39 +81,41 @@ def delete(row: type[Row]) -> str:
     return f"DELETE FROM {row.table} t USING json_to_recordset(%s::json) AS k({record}) WHERE {joined}"
 
 
-def sweep(swept: Sweep) -> Statement:
-    if isinstance(swept, DeleteWhere):
-        return f"DELETE FROM {swept.row.table} WHERE {swept.column} = %s", [swept.value]
-    return f"DELETE FROM {swept.row.table} WHERE {swept.column} BETWEEN %s AND %s", [swept.first, swept.last]
+def bulk_delete(deletion: BulkDelete) -> Statement:
+    if isinstance(deletion, DeleteWhere):
+        return f"DELETE FROM {deletion.row.table} WHERE {deletion.column} = %s", [deletion.value]
+    query = f"DELETE FROM {deletion.row.table} WHERE {deletion.column} BETWEEN %s AND %s"
+    return query, [deletion.first, deletion.last]
 
 
-def sweeps(swept: Sequence[Sweep]) -> list[Statement]:
-    """Many of one table in few statements."""
-    found: dict[tuple[str, bool], list[Sweep]] = defaultdict(list)
-    for one in swept:
-        found[one.column, isinstance(one, DeleteWhere)].append(one)
-    return [_sweeps(column, together) for (column, _), together in found.items()]
+def bulk_deletes(deletions: Sequence[BulkDelete]) -> list[Statement]:
+    """One statement for each column and kind of deletion; all deletions are from one table."""
+    groups: dict[tuple[str, bool], list[BulkDelete]] = defaultdict(list)
+    for deletion in deletions:
+        groups[deletion.column, isinstance(deletion, DeleteWhere)].append(deletion)
+    return [_grouped_delete(column, group) for (column, _), group in groups.items()]
 
 
-def _sweeps(column: str, swept: Sequence[Sweep]) -> Statement:
-    table, types = swept[0].row.table, {item.name: item.sql_type for item in columns(swept[0].row)}
-    values = [one.value for one in swept if isinstance(one, DeleteWhere)]
+def _grouped_delete(column: str, deletions: Sequence[BulkDelete]) -> Statement:
+    row = deletions[0].row
+    values = [deletion.value for deletion in deletions if isinstance(deletion, DeleteWhere)]
     if values:
-        return f"DELETE FROM {table} WHERE {column} = ANY (%s::{types[column]}[])", [values]
-    spans = [one for one in swept if isinstance(one, DeleteRange)]
+        types = {item.name: item.sql_type for item in columns_of(row)}
+        return f"DELETE FROM {row.table} WHERE {column} = ANY (%s::{types[column]}[])", [values]
+    ranges = [deletion for deletion in deletions if isinstance(deletion, DeleteRange)]
     return (
-        f"DELETE FROM {table} USING unnest(%s::bigint[], %s::bigint[]) AS span (first, last)"
-        f" WHERE {column} BETWEEN span.first AND span.last",
-        [[one.first for one in spans], [one.last for one in spans]],
+        f"DELETE FROM {row.table} USING unnest(%s::bigint[], %s::bigint[]) AS deleted (first, last)"
+        f" WHERE {column} BETWEEN deleted.first AND deleted.last",
+        [[deletion.first for deletion in ranges], [deletion.last for deletion in ranges]],
     )
 
 
 def rows_json(rows: Iterable[Row]) -> str:
-    return msgspec.json.encode(list(rows), enc_hook=list).decode()  # columns are arrays
+    return msgspec.json.encode(list(rows), enc_hook=list).decode()  # the hook encodes arrays of numbers
 
 
 def _keys(row: type[Row]) -> tuple[str, str]:
-    types = {column.name: column.sql_type for column in columns(row)}
+    types = {column.name: column.sql_type for column in columns_of(row)}
     record = ", ".join(f"{name} {types[name]}" for name in row.table.key)
     joined = " AND ".join(f"t.{name} = k.{name}" for name in row.table.key)
     return record, joined

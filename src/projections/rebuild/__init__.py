@@ -1,1 +1,1 @@
-"""What an operator does with read models: build them again beside, compare, switch, drop, retry, look."""
+"""Operations on read models: rebuild, compare, switch, drop, retry parked events, show the status."""

@@ -1,4 +1,4 @@
-"""Drops read tables that nothing needs any more: built beside, replaced by a switch, or of another release."""
+"""Drops tables that this release does not read: staging tables, retired ones, and live ones of other versions."""
 
 from collections.abc import Sequence
 
@@ -6,35 +6,43 @@ import psycopg
 from psycopg import AsyncConnection
 
 from projections.engine.model import Projection
-from projections.engine.schemas import LOCK_MS, PLACES, Place, Unready, at, lock_name
-from projections.rebuild.switch import drop_from
+from projections.engine.schemas import (
+    LIVE,
+    LOCK_TIMEOUT_MS,
+    SCHEMAS,
+    NotReady,
+    Schema,
+    fetch_schema_positions,
+    lock_name,
+)
+from projections.rebuild.switch import drop_version
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:
-    """What of these names does not serve this code, dropped: `builds version 1 (public)`. Raises Unready.
+    """Drops the tables of these projections that this release does not read; `names` may be unknown to it.
 
-    A name may be one that the code knows no more.
+    Returns what was dropped: `builds version 1 (public)`. Raises NotReady when a process still moves them.
     """
     versions = {projection.name: projection.version for projection in projections}
     dropped: list[str] = []
-    for place in PLACES:
-        for name, version in sorted(await at(connection, place)):
-            if name not in names or (place == "public" and versions.get(name) == version):
+    for schema in SCHEMAS:
+        for name, version in sorted(await fetch_schema_positions(connection, schema)):
+            if name not in names or (schema == LIVE and versions.get(name) == version):
                 continue
             async with connection.transaction():
-                await _is_free(connection, place, name, version)
-                if await drop_from(connection, place, name, version):
-                    dropped.append(f"{name} version {version} ({place})")
+                await _lock(connection, schema, name, version)
+                if await drop_version(connection, schema, name, version):
+                    dropped.append(f"{name} version {version} ({schema})")
     return dropped
 
 
-async def _is_free(connection: AsyncConnection, place: Place, name: str, version: int) -> None:
-    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_MS}ms",))
+async def _lock(connection: AsyncConnection, schema: Schema, name: str, version: int) -> None:
+    await connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
     try:
         await connection.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock_name(place, name, version),)
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock_name(schema, name, version),)
         )
     except psycopg.errors.LockNotAvailable:
-        doing = "is kept up by the projector of another release" if place == "public" else "is being built"
-        raise Unready(f"{name} version {version} {doing}; stop that process first.") from None
+        doing = "is moved by the projector of another release" if schema == LIVE else "is being built"
+        raise NotReady(f"{name} version {version} {doing}; stop that process first.") from None
     await connection.execute("SET LOCAL lock_timeout = 0")

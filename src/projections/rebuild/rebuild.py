@@ -1,7 +1,7 @@
-"""Builds read models beside the serving ones, while the live system writes on.
+"""Builds read models in staging tables while the server is in use.
 
-A build moves the tables in `beside` along the whole log. It goes on from where an earlier one stopped, however that
-ended, and ends near the head of the log. Nothing of what serves is touched: `projections.rebuild.switch` does that.
+A build moves the staging tables along the whole log: with the bulk loader until near its end, then with the engine. It
+goes on from where an earlier build stopped. Live tables are not touched; `projections.rebuild.switch` replaces them.
 """
 
 import contextlib
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from projections.engine.bulk_load import load
+from projections.engine.bulk_load import bulk_load
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Projection
 from projections.engine.projector import BATCH_SIZE, catch_up
-from projections.engine.schemas import alone_beside
+from projections.engine.schemas import lock_staging
 from store.log.event_log import EventLog
 
 
@@ -25,25 +25,26 @@ class Progress:
     head: int
 
 
-Told = Callable[[Progress], None]
+ProgressCallback = Callable[[Progress], None]
 
 
-def tell_nobody(progress: Progress) -> None:
+def no_progress(progress: Progress) -> None:
     pass
 
 
-async def build(
+async def build_staging(
     conninfo: str,
     event_log: EventLog,
     projections: Sequence[Projection],
     *,
     from_scratch: bool = False,
-    told: Told = tell_nobody,
+    on_progress: ProgressCallback = no_progress,
 ) -> int:
-    """Builds the tables of all these beside; the position that they reached. Raises places.Unready,
-    LostLeadership and psycopg.OperationalError; after each of them the same call goes on where this one ended.
+    """Builds the staging tables of these projections; returns the position that they reached.
+
+    Raises NotReady, LostLeadership and psycopg.OperationalError. The same call then goes on where this one stopped.
     """
-    async with alone_beside(conninfo, projections) as connection:
+    async with lock_staging(conninfo, projections) as connection:
         if from_scratch:
             await drop_tables(connection, projections)
         await ensure_tables(connection, projections)
@@ -53,16 +54,16 @@ async def build(
             " WHERE name = ANY (%s)",
             (names,),
         )
-        with _seldom_collecting():
-            await load(connection, event_log, projections, lambda position, goal: told(Progress(position, goal)))
-        position = await follow(connection, event_log, projections, told)
+        with _rare_garbage_collection():
+            await bulk_load(connection, event_log, projections, lambda *progress: on_progress(Progress(*progress)))
+        position = await follow_to_head(connection, event_log, projections, on_progress)
         await connection.execute("UPDATE projection_positions SET built_at = now() WHERE name = ANY (%s)", (names,))
         return position
 
 
 @contextlib.contextmanager
-def _seldom_collecting() -> Iterator[None]:
-    """Rows come and go by the hundred thousand and are in no cycles: looking for some takes a tenth of a load."""
+def _rare_garbage_collection() -> Iterator[None]:
+    """Makes the garbage collector run rarely: rows form no cycles, and looking for some takes a tenth of a load."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:
@@ -71,16 +72,19 @@ def _seldom_collecting() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-async def follow(
-    connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], told: Told = tell_nobody
+async def follow_to_head(
+    connection: AsyncConnection,
+    event_log: EventLog,
+    projections: Sequence[Projection],
+    on_progress: ProgressCallback = no_progress,
 ) -> int:
-    """Moves what stands beside to the head of the log, or as near as it gets while others write."""
+    """Moves staging tables to the end of the log, or to within a batch of it while others append."""
     position = await catch_up(connection, event_log, projections)
     engine = Engine(connection, projections, announce=False)
     while events := await event_log.read(position, BATCH_SIZE):
         position = await engine.apply(events, position)
         if len(events) < BATCH_SIZE:
             break
-        told(Progress(position, await event_log.read_head()))
-    told(Progress(position, position))
+        on_progress(Progress(position, await event_log.read_head()))
+    on_progress(Progress(position, position))
     return position

@@ -1,7 +1,7 @@
 """Applies parked events again, in the order of their streams.
 
-They come late: rows may have moved on by events of other streams. Where that matters, a rebuild is exact; a retry is
-for what failed by itself, and costs nothing.
+They are applied late: events of other streams may have changed rows since. Where that matters, rebuild the read model
+instead.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from projections.engine.engine import REFUSALS, compute_changes, error_message, 
 from projections.engine.model import Projection
 from projections.engine.parking import count_parked, parked_events, waiting_streams
 from projections.engine.schemas import connect
-from projections.rebuild.switch import patiently, stand_still
+from projections.rebuild.switch import block_projectors, retry_on_lock_timeout
 from store.log.event_log import EventLog
 from store.postgres.notifications import PROJECTED
 
-AT_ONCE = 200
-"""Events in one transaction, in which no projector moves."""
+BATCH_SIZE = 200
+"""Events that are applied in one transaction, which blocks projectors."""
 
 
 @dataclass(frozen=True)
@@ -30,41 +30,45 @@ class Retried:
     applied: int
     left: int
     errors: Sequence[str]
-    """Why a stream still waits: `build-7 at position 12: ...`."""
+    """Why streams are still parked: `build-7 at position 12: ...`."""
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
-    """Of the serving tables. Raises psycopg.OperationalError; what was applied until then is."""
+    """Applies the parked events of the live tables, of one stream or of all.
+
+    Raises psycopg.OperationalError; what was applied until then stays.
+    """
     applied = 0
     errors: list[str] = []
     async with await connect(conninfo) as connection:
         for name in [stream] if stream is not None else await waiting_streams(connection, projection):
             while True:
-                done, error = await patiently(partial(_some, connection, event_log, projection, name))
+                retry_batch = partial(_retry_batch, connection, event_log, projection, name)
+                done, error = await retry_on_lock_timeout(retry_batch)
                 applied += done
                 if error:
                     errors.append(error)
-                if error or done < AT_ONCE:
+                if error or done < BATCH_SIZE:
                     break
         left = await count_parked(connection, projection, stream)
     return Retried(applied, left, errors)
 
 
-async def _some(
+async def _retry_batch(
     connection: AsyncConnection, event_log: EventLog, projection: Projection, stream: str
 ) -> tuple[int, str | None]:
-    """How many of the stream's next events were applied, and what stopped it."""
+    """Applies the next parked events of a stream; returns how many were applied and the error that stopped it."""
     version = {"name": projection.name, "version": projection.version}
     done, error = 0, None
     async with connection.transaction():
-        await stand_still(connection)
-        # What a projector remembers of the rows is wrong from now on.
+        await block_projectors(connection)
+        # A new generation tells the projector that the rows in its cache are stale.
         await connection.execute(
             "UPDATE projection_positions SET generation = generation + 1"
             " WHERE name = %(name)s AND version = %(version)s",
             version,
         )
-        for parked in await parked_events(connection, projection, AT_ONCE, stream):
+        for parked in await parked_events(connection, projection, BATCH_SIZE, stream):
             (event,) = await event_log.read(parked.position - 1, 1)
             error = await _apply(connection, projection, event)
             at = version | {"position": parked.position, "error": error}
@@ -87,7 +91,7 @@ async def _some(
 
 
 async def _apply(connection: AsyncConnection, projection: Projection, event: Recorded) -> str | None:
-    """Writes what follows from one event; why not, when it cannot."""
+    """Applies one event and writes its changes; returns the error when that fails."""
     batch = Batch(Cache())
     try:
         async with connection.transaction():

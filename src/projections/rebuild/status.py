@@ -1,4 +1,4 @@
-"""How the read models stand: what an operator sees of them."""
+"""The status of the read models, as operators see it."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,30 +8,34 @@ from psycopg import AsyncConnection
 
 from projections.engine.model import Projection
 from projections.engine.queries import fetch_all
-from projections.engine.schemas import held, lock_name
+from projections.engine.schemas import LIVE, SCHEMAS, STAGING, find_held_locks, lock_name
 
 State = Literal["serving", "missing", "building", "interrupted", "built", "previous"]
-ERRORS_SHOWN = 3
+MAX_ERRORS = 3
+"""Errors of parked events that are shown for a read model."""
 
 
 class Standing(msgspec.Struct):
+    """The status of one version of a read model in one schema."""
+
     name: str
     version: int
     state: State
-    """`building`: beside, and a process is at it; `interrupted`: beside, and none is; `built`: beside, and can be
-    switched to; `previous`: replaced by a switch, or another release's; `missing`: nothing serves in this version.
+    """`serving`: live, in the version of this release. `missing`: this release needs it and it has no live tables.
+    `building`: staging, and a process builds it. `interrupted`: staging, and no process builds it. `built`: staging,
+    and can be switched to. `previous`: retired, or live for another release.
     """
     place: str | None
-    """The PostgreSQL schema that its tables are in."""
+    """The PostgreSQL schema of its tables; null when it is missing."""
     position: int
     lag: int
-    """Events of the log that it has not seen."""
+    """Events of the log that it has not applied."""
     parked: int = 0
-    """Events that it could not take, and those that wait for them."""
+    """Events that it failed on, and later ones of their streams."""
     errors: list[str] = []
-    """The first of what it could not take: `build-7 at position 12: ...`."""
+    """Errors of the first parked events: `build-7 at position 12: ...`."""
     progress: float | None = None
-    """While it is built: how much of the log it has seen, from 0 to 1."""
+    """While it is built: the part of the log that it has applied, from 0 to 1."""
     eta_s: int | None = None
 
 
@@ -57,17 +61,17 @@ QUERY = " UNION ALL ".join(
         )
     FROM {place}.projection_positions p
     """
-    for place in ("public", "beside", "previous")
+    for place in SCHEMAS
 )
 
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection], head: int) -> list[Standing]:
-    """Everything that stands, and what is missing, by the order of the catalogue."""
-    found = await fetch_all(connection, _Found, QUERY, {"errors": ERRORS_SHOWN})
-    builds = [lock_name("beside", item.name, item.version) for item in found if item.place == "beside"]
-    at_work = await held(connection, builds)
+    """Every version of every read model, and what is missing, in the order of the registry."""
+    found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
+    builds = [lock_name(STAGING, item.name, item.version) for item in found if item.place == STAGING]
+    active_builds = await find_held_locks(connection, builds)
     versions = {projection.name: projection.version for projection in projections}
-    standing = [_standing(item, versions, at_work, head) for item in found]
+    standing = [_standing(item, versions, active_builds, head) for item in found]
     serving = {item.name for item in standing if item.state == "serving"}
     standing += [
         Standing(name, version, "missing", None, 0, head) for name, version in versions.items() if name not in serving
@@ -79,18 +83,18 @@ async def overview(connection: AsyncConnection, projections: Sequence[Projection
     )
 
 
-def _standing(item: _Found, versions: dict[str, int], at_work: set[str], head: int) -> Standing:
+def _standing(item: _Found, versions: dict[str, int], active_builds: set[str], head: int) -> Standing:
     standing = Standing(
         item.name, item.version, "previous", item.place, item.position, max(head - item.position, 0), item.parked
     )
     standing.errors = item.errors
-    if item.place == "public" and versions.get(item.name) == item.version:
+    if item.place == LIVE and versions.get(item.name) == item.version:
         standing.state = "serving"
-    elif item.place == "beside":
-        is_at_work = lock_name("beside", item.name, item.version) in at_work
-        standing.state = "built" if item.built else "building" if is_at_work else "interrupted"
+    elif item.place == STAGING:
+        is_active = lock_name(STAGING, item.name, item.version) in active_builds
+        standing.state = "built" if item.built else "building" if is_active else "interrupted"
         if not item.built:
             standing.progress = item.position / head if head else 1.0
-            if is_at_work and item.events_per_s > 0:
+            if is_active and item.events_per_s > 0:
                 standing.eta_s = round(standing.lag / item.events_per_s)
     return standing

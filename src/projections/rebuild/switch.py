@@ -1,11 +1,12 @@
-"""Makes what was built beside serve, in one short transaction.
+"""Makes staging tables live, in one short transaction; the tables that they replace become retired.
 
-First it takes the lock of the positions, which every write of a projector takes before anything else: from then on
-the serving tables stand still and the tables beside are brought to exactly their position. Then tables and positions
-change places. Appends go on; what waits are answers to writes, for as long as this takes, well below a second.
+The transaction first locks the table of positions, as every write of a projector does before anything else. From then
+on the live tables do not change. The staging tables are brought to exactly their position; then tables and positions
+move between the schemas. Appends go on. Answers to writes wait for the switch, which takes well below a second.
 
-Readers are never made to fail: a lock that is not had at once is given up before anybody looks for a deadlock, all is
-undone, and the next try comes a moment later. So a crash at any point leaves the old tables serving.
+A switch never makes a reader fail. It gives up when it waits for a lock longer than STATEMENT_TIMEOUT_MS, which is less
+than PostgreSQL waits before it looks for deadlocks, rolls everything back, and tries again. A crash at any point leaves
+the old tables live.
 """
 
 import asyncio
@@ -17,154 +18,161 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Composed, Identifier
 
-from projections.engine.engine import Engine
 from projections.engine.model import Projection
-from projections.engine.projector import BATCH_SIZE, catch_up
-from projections.engine.schemas import Unready, alone_beside, at, connect
-from projections.rebuild.rebuild import Told, follow, tell_nobody
+from projections.engine.projector import catch_up
+from projections.engine.schemas import (
+    LIVE,
+    RETIRED,
+    STAGING,
+    NotReady,
+    Schema,
+    connect,
+    fetch_schema_positions,
+    lock_staging,
+)
+from projections.rebuild.rebuild import ProgressCallback, follow_to_head, no_progress
 from store.log.event_log import EventLog
 from store.postgres.notifications import PROJECTED
 
 T = TypeVar("T")
 
-HOLD_MS = 300
-"""How long one statement of the switch may wait; below PostgreSQL's `deadlock_timeout` of a second."""
-TRIES = 60
-PAUSE_S = 0.5
+STATEMENT_TIMEOUT_MS = 300
+"""Longest wait of one statement of the switch; below PostgreSQL's `deadlock_timeout` of 1 s."""
+MAX_ATTEMPTS = 60
+RETRY_INTERVAL_S = 0.5
 _CHOSEN = "(SELECT * FROM unnest(%s::text[], %s::int[]))"
-EXCHANGE = (
-    # What a projector remembers of the rows is wrong from now on: the generation tells it.
-    "UPDATE beside.projection_positions b SET generation = p.generation + 1 FROM public.projection_positions p"
-    f" WHERE p.name = b.name AND p.version = b.version AND (b.name, b.version) IN {_CHOSEN}",
+MOVE_POSITIONS = (
+    # A new generation tells projectors that the rows in their cache are stale.
+    f"UPDATE {STAGING}.projection_positions s SET generation = l.generation + 1 FROM {LIVE}.projection_positions l"
+    f" WHERE l.name = s.name AND l.version = s.version AND (s.name, s.version) IN {_CHOSEN}",
     *(
         f"WITH moved AS (DELETE FROM {source}.{table} WHERE ({name}, version) IN {_CHOSEN} RETURNING *)"
         f" INSERT INTO {target}.{table} SELECT * FROM moved"
-        for source, target in (("public", "previous"), ("beside", "public"))
+        for source, target in ((LIVE, RETIRED), (STAGING, LIVE))
         for table, name in (("projection_positions", "name"), ("parked_events", "projection"))
     ),
 )
-"""Of positions and parked events, for the chosen names and versions."""
+"""Statements that move positions and parked events; parameters are the names and versions of the projections."""
 
 
 @dataclass(frozen=True)
 class Switched:
     position: int
-    """At which these serve now."""
-    held_s: float
-    """How long the projectors stood still, and answers to writes with them."""
+    """Position of the tables that are live now."""
+    blocked_s: float
+    """Seconds for which projectors were blocked, and with them the answers to writes."""
 
 
 async def switch(
-    conninfo: str, event_log: EventLog, projections: Sequence[Projection], told: Told = tell_nobody
+    conninfo: str, event_log: EventLog, projections: Sequence[Projection], on_progress: ProgressCallback = no_progress
 ) -> Switched:
-    """Raises places.Unready, LostLeadership and psycopg.OperationalError; then nothing has changed."""
-    clock = asyncio.get_running_loop().time
-    async with alone_beside(conninfo, projections) as beside, await connect(conninfo) as serving:
-        await _all_built(beside, projections)
-        await _make_room(serving, projections)
+    """Makes the staging tables of these projections live.
 
-        async def exchanged() -> Switched:
-            await follow(beside, event_log, projections, told)
-            async with serving.transaction():
-                await stand_still(serving)
+    Raises NotReady, LostLeadership and psycopg.OperationalError; then nothing has changed.
+    """
+    clock = asyncio.get_running_loop().time
+    async with lock_staging(conninfo, projections) as staging, await connect(conninfo) as live:
+        await _check_built(staging, projections)
+        await _drop_retired(live, projections)
+
+        async def attempt() -> Switched:
+            await follow_to_head(staging, event_log, projections, on_progress)
+            async with live.transaction():
+                await block_projectors(live)
                 began = clock()
-                position = await _align(serving, beside, event_log, projections)
-                await _exchange(serving, projections)
+                position = await _align(live, staging, event_log, projections)
+                await _move_tables(live, projections)
             return Switched(position, clock() - began)
 
-        return await patiently(exchanged)
+        return await retry_on_lock_timeout(attempt)
 
 
-async def patiently(once: Callable[[], Awaitable[T]]) -> T:
-    """Does what stands still for a moment, again when a lock was not to be had. Raises places.Unready."""
-    for _ in range(TRIES):
+async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeats an attempt that blocks projectors until it gets all its locks. Raises NotReady after MAX_ATTEMPTS."""
+    for _ in range(MAX_ATTEMPTS):
         try:
-            return await once()
+            return await attempt()
         except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            await asyncio.sleep(PAUSE_S)
-    raise Unready(
+            await asyncio.sleep(RETRY_INTERVAL_S)
+    raise NotReady(
         "Nothing was changed: long queries or transactions keep the tables in use. Try again when those have ended."
     )
 
 
-async def stand_still(serving: AsyncConnection) -> None:
-    """Until the end of the transaction no projector moves anything."""
-    await serving.execute("SELECT set_config('statement_timeout', %s, true)", (f"{HOLD_MS}ms",))
-    await serving.execute("SET LOCAL synchronous_commit = on")
-    await serving.execute("LOCK TABLE public.projection_positions IN SHARE ROW EXCLUSIVE MODE")
+async def block_projectors(live: AsyncConnection) -> None:
+    """Keeps all projectors from writing until the end of the transaction."""
+    await live.execute("SELECT set_config('statement_timeout', %s, true)", (f"{STATEMENT_TIMEOUT_MS}ms",))
+    await live.execute("SET LOCAL synchronous_commit = on")
+    await live.execute(f"LOCK TABLE {LIVE}.projection_positions IN SHARE ROW EXCLUSIVE MODE")
 
 
 async def _align(
-    serving: AsyncConnection, beside: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
+    live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Brings what stands beside to where the same versions serve, if it is not further; the position."""
-    positions = await at(serving, "public")
+    """Brings the staging tables to the position of the live ones of the same version, unless they are past it."""
+    positions = await fetch_schema_positions(live, LIVE)
     goal = max((positions.get((item.name, item.version), 0) for item in projections), default=0)
-    position = await catch_up(beside, event_log, projections)
-    engine = Engine(beside, projections, announce=False)
-    while position < goal:
-        batch = await event_log.read_batch(position, BATCH_SIZE, up_to=goal)
-        await engine.apply(batch.events, position)
-        position = batch.position
-    return position
+    return await catch_up(staging, event_log, projections, goal)
 
 
-async def _all_built(beside: AsyncConnection, projections: Sequence[Projection]) -> None:
-    cursor = await beside.execute("SELECT name, version FROM projection_positions WHERE built_at IS NOT NULL")
+async def _check_built(staging: AsyncConnection, projections: Sequence[Projection]) -> None:
+    cursor = await staging.execute("SELECT name, version FROM projection_positions WHERE built_at IS NOT NULL")
     built = await cursor.fetchall()
-    if lacking := [item.name for item in projections if (item.name, item.version) not in built]:
-        raise Unready(f"{lacking[0]} is not built yet: run `testhide projections rebuild {' '.join(lacking)}` first.")
+    if missing := [item.name for item in projections if (item.name, item.version) not in built]:
+        raise NotReady(f"{missing[0]} is not built yet: run `testhide projections rebuild {' '.join(missing)}` first.")
 
 
-async def _make_room(serving: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """What an earlier switch replaced goes before this one begins: the more is dropped, the longer it takes."""
-    async with serving.transaction():
+async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]) -> None:
+    """Drops what an earlier switch replaced. It happens before the switch, since dropping large tables takes long."""
+    async with live.transaction():
         for projection in projections:
-            await drop_from(serving, "previous", projection.name, projection.version)
+            await drop_version(live, RETIRED, projection.name, projection.version)
 
 
-async def _exchange(serving: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Only a projection of the same version has tables that make room; another version's go on serving its release."""
-    old = [table for projection in projections for table in await _tables(serving, "public", projection)]
-    new = [table for projection in projections for table in await _tables(serving, "beside", projection)]
+async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
+    """Retires live tables of the same versions, and makes the staging ones live. Tables of other versions stay live,
+    since another release may read them.
+    """
+    old = [table for projection in projections for table in await _fetch_tables(live, LIVE, projection)]
+    new = [table for projection in projections for table in await _fetch_tables(live, STAGING, projection)]
     if old:
-        names = SQL(", ").join(Identifier("public", table) for table in old)
-        await serving.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
-    moves = [_move(table, "public", "previous") for table in old] + [_move(table, "beside", "public") for table in new]
+        names = SQL(", ").join(Identifier(LIVE, table) for table in old)
+        await live.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+    moves = [_set_schema(table, LIVE, RETIRED) for table in old] + [_set_schema(table, STAGING, LIVE) for table in new]
     versions = ([item.name for item in projections], [item.version for item in projections])
-    async with serving.pipeline():
+    async with live.pipeline():
         for move in moves:
-            await serving.execute(move)
-        for statement in EXCHANGE:
-            await serving.execute(statement.encode(), versions)
-        await serving.execute("SELECT pg_notify(%s, '')", (PROJECTED,))
+            await live.execute(move)
+        for statement in MOVE_POSITIONS:
+            await live.execute(statement.encode(), versions)
+        await live.execute("SELECT pg_notify(%s, '')", (PROJECTED,))
 
 
-async def _tables(connection: AsyncConnection, place: str, projection: Projection) -> list[str]:
+async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection: Projection) -> list[str]:
     cursor = await connection.execute(
-        f"SELECT tables FROM {place}.projection_positions WHERE name = %s AND version = %s".encode(),
+        f"SELECT tables FROM {schema}.projection_positions WHERE name = %s AND version = %s".encode(),
         (projection.name, projection.version),
     )
     row = await cursor.fetchone()
     return list(row[0]) if row is not None else []
 
 
-async def drop_from(connection: AsyncConnection, place: str, name: str, version: int) -> bool:
-    """Drops the tables of one version in one place; False when there are none. Within the caller's transaction."""
+async def drop_version(connection: AsyncConnection, schema: Schema, name: str, version: int) -> bool:
+    """Drops the tables of one version in one schema, in the caller's transaction; False when there are none."""
     cursor = await connection.execute(
-        f"DELETE FROM {place}.projection_positions WHERE name = %s AND version = %s RETURNING tables".encode(),
+        f"DELETE FROM {schema}.projection_positions WHERE name = %s AND version = %s RETURNING tables".encode(),
         (name, version),
     )
     row = await cursor.fetchone()
     if row is None:
         return False
     for table in row[0]:
-        await connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(place, table)))
+        await connection.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(schema, table)))
     await connection.execute(
-        f"DELETE FROM {place}.parked_events WHERE projection = %s AND version = %s".encode(), (name, version)
+        f"DELETE FROM {schema}.parked_events WHERE projection = %s AND version = %s".encode(), (name, version)
     )
     return True
 
 
-def _move(table: str, source: str, target: str) -> Composed:
+def _set_schema(table: str, source: Schema, target: Schema) -> Composed:
     return SQL("ALTER TABLE {} SET SCHEMA {}").format(Identifier(source, table), Identifier(target))

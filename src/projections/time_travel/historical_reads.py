@@ -32,41 +32,41 @@ from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow, SupersededRow
 from projections.results_cases import TestCaseRow
-from projections.time_travel.historical_tables import Only, PastTables
+from projections.time_travel.historical_tables import HistoricalTables, WantedKeys
 from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
-EVENTS_AT_ONCE = 50
+EVENT_BATCH = 50
 """Decoded together: one may hold a thousand results."""
-STREAMS_AT_ONCE = 10_000
-BUILDS_AT_ONCE = 20
+STREAM_BATCH = 10_000
+BUILD_BATCH = 20
 
 
-class Recall:
+class HistoricalReader:
     """Brings events back, up to a position, and folds them."""
 
     def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, rows: Iterable[type[Row]]) -> None:
         self._pool = pool
         self._log = event_log
         self._until = until
-        self.tables = PastTables(rows)
+        self.tables = HistoricalTables(rows)
 
     async def fold(
         self,
         own: Iterable[str] = (),
         aside: Iterable[str] = (),
         positions: Iterable[int] = (),
-        only: Only = MappingProxyType({}),
+        only: WantedKeys = MappingProxyType({}),
     ) -> None:
         """The events of these streams, and those at these positions, in the order of the log."""
         is_own = set(own)
         streams = [*is_own, *aside]
         wanted = set(positions)
-        for start in range(0, len(streams), STREAMS_AT_ONCE):
-            wanted.update(await self._log.find_positions(streams[start : start + STREAMS_AT_ONCE], self._until))
+        for start in range(0, len(streams), STREAM_BATCH):
+            wanted.update(await self._log.find_positions(streams[start : start + STREAM_BATCH], self._until))
         in_order = sorted(wanted)
-        for start in range(0, len(in_order), EVENTS_AT_ONCE):
-            events = await self._log.read_at(in_order[start : start + EVENTS_AT_ONCE])
+        for start in range(0, len(in_order), EVENT_BATCH):
+            events = await self._log.read_at(in_order[start : start + EVENT_BATCH])
             sealed = [recorded for recorded in events if recorded.stream in is_own and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
             gone = await self._log.find_destroyed_keys(keys) if keys else ()
@@ -87,7 +87,7 @@ class Recall:
         until = self._until
         while not self.tables.all(BuildRow):
             async with self._pool.connection() as connection:
-                positions = await event_index.find_positions(connection, "job", job_id, until, BUILDS_AT_ONCE)
+                positions = await event_index.find_positions(connection, "job", job_id, until, BUILD_BATCH)
             if not positions:
                 return
             until = positions[-1] - 1
@@ -96,11 +96,11 @@ class Recall:
 
 
 @dataclass(frozen=True)
-class Subject:
+class HistoricalResource:
     """A resource whose past can be shown; `recall` takes the first event of its stream."""
 
     prefix: str
-    recall: Callable[[Recall, Any], Awaitable[None]]
+    recall: Callable[[HistoricalReader, Any], Awaitable[None]]
     rows: tuple[type[Row], ...]
     """What its representation is read from."""
 
@@ -108,23 +108,23 @@ class Subject:
         return f"{self.prefix}-{id}"
 
 
-async def _build(recall: Recall, first: BuildQueued) -> None:
+async def _build(recall: HistoricalReader, first: BuildQueued) -> None:
     # Those of the job and the project only tell when they were deleted.
     await recall.fold(own=[first.stream], aside=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
 
 
-async def _build_with_comments(recall: Recall, first: BuildQueued) -> None:
+async def _build_with_comments(recall: HistoricalReader, first: BuildQueued) -> None:
     await _build(recall, first)
     await recall.people(comment.author for comment in recall.tables.all(CommentRow))
 
 
-async def _report(recall: Recall, first: BuildQueued) -> None:
+async def _report(recall: HistoricalReader, first: BuildQueued) -> None:
     await _build(recall, first)
     if recall.tables.get(BuildRow, first.build_id) is not None:
         await recall.fold(own=[results_stream(first.build_id)])
 
 
-async def _tests(recall: Recall, first: BuildQueued) -> None:
+async def _tests(recall: HistoricalReader, first: BuildQueued) -> None:
     await _report(recall, first)
     tables = recall.tables
     if tables.get(BuildRow, first.build_id) is None:
@@ -148,16 +148,16 @@ async def _tests(recall: Recall, first: BuildQueued) -> None:
     await recall.fold(own=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
-async def _job(recall: Recall, first: JobCreated) -> None:
+async def _job(recall: HistoricalReader, first: JobCreated) -> None:
     await recall.fold(own=[first.stream], aside=[PROJECT.at(first.project_id).name])
 
 
-async def _job_with_newest_build(recall: Recall, first: JobCreated) -> None:
+async def _job_with_newest_build(recall: HistoricalReader, first: JobCreated) -> None:
     await _job(recall, first)
     await recall.newest_build(first.job_id)
 
 
-async def _quarantine(recall: Recall, first: JobCreated) -> None:
+async def _quarantine(recall: HistoricalReader, first: JobCreated) -> None:
     await recall.fold(
         own=[first.stream, QUARANTINE.at(first.job_id).name],
         aside=[PROJECT.at(first.project_id).name],
@@ -165,11 +165,11 @@ async def _quarantine(recall: Recall, first: JobCreated) -> None:
     )
 
 
-async def _node(recall: Recall, first: NodeRegistered) -> None:
+async def _node(recall: HistoricalReader, first: NodeRegistered) -> None:
     await recall.fold(own=[first.stream], positions=await recall.related("node", first.node_id))
 
 
-async def _permissions(recall: Recall, first: UserRegistered) -> None:
+async def _permissions(recall: HistoricalReader, first: UserRegistered) -> None:
     memberships = await recall.related("user", first.user_id)
     await recall.fold(own=[first.stream], positions=[*memberships, *await recall.related("projects", 0)])
 
@@ -177,11 +177,11 @@ async def _permissions(recall: Recall, first: UserRegistered) -> None:
 _OF_REPORTS = (BuildRow, ReportRow, BlockRow, SupersededRow)
 _OF_TESTS = (ResultTextRow, TestCaseRow, TriageRow, UserRow, RuleMatchRow, KnownIssueRow, QuarantineRow)
 
-BUILD_PAST = Subject("build", _build_with_comments, (BuildRow, CommentRow, UserRow))
-REPORT_PAST = Subject("build", _report, _OF_REPORTS)
-TESTS_PAST = Subject("build", _tests, _OF_REPORTS + _OF_TESTS)
-JOB_PAST = Subject("job", _job_with_newest_build, (JobRow, BuildRow))
-CONFIGURATION_PAST = Subject("job", _job, (JobRow, ConfigurationRow))
-QUARANTINE_PAST = Subject("job", _quarantine, (JobRow, QuarantineRow))
-NODE_PAST = Subject("node", _node, (NodeRow,))
-PERMISSIONS_PAST = Subject("user", _permissions, (UserRow, MemberRow, ProjectRow))
+BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, UserRow))
+REPORT_HISTORY = HistoricalResource("build", _report, _OF_REPORTS)
+TESTS_HISTORY = HistoricalResource("build", _tests, _OF_REPORTS + _OF_TESTS)
+JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))
+CONFIGURATION_HISTORY = HistoricalResource("job", _job, (JobRow, ConfigurationRow))
+QUARANTINE_HISTORY = HistoricalResource("job", _quarantine, (JobRow, QuarantineRow))
+NODE_HISTORY = HistoricalResource("node", _node, (NodeRow,))
+PERMISSIONS_HISTORY = HistoricalResource("user", _permissions, (UserRow, MemberRow, ProjectRow))

@@ -23,30 +23,30 @@ from projections.engine.model import (
     DeleteRange,
     DeleteWhere,
     Key,
-    Many,
     R,
     Row,
-    columns,
-    must_be_readable,
+    RowsByKey,
+    check_readable,
+    columns_of,
 )
 from projections.registry import PROJECTIONS
 
 log = structlog.get_logger()
 
-AT_ONCE = 2
+MAX_CONCURRENT = 2
 """Looks into the past that one process has under way together."""
-TIME_LIMIT = "30s"
+STATEMENT_TIMEOUT = "30s"
 """Of each of its queries."""
-FEW = 1_000
+INDEX_FROM_ROWS = 1_000
 """Rows that are read as fast without indexes and statistics as these are made."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")
 """What live reads also show and no event tells: there, and empty."""
 
-Only = Mapping[type[Row], Collection[Key]]
+WantedKeys = Mapping[type[Row], Collection[Key]]
 """Of these tables only rows with these keys are wanted."""
 
 
-class PastTables:
+class HistoricalTables:
     """Implements `Rows`: the tables of these rows as far as events were applied, in memory."""
 
     def __init__(self, rows: Iterable[type[Row]]) -> None:
@@ -73,15 +73,15 @@ class PastTables:
     def all(self, row: type[R]) -> list[R]:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
 
-    def apply(self, recorded: Recorded, only: Only = MappingProxyType({}), *, is_blank: bool = False) -> None:
+    def apply(self, recorded: Recorded, only: WantedKeys = MappingProxyType({}), *, is_blank: bool = False) -> None:
         """`is_blank` when its contents were erased."""
         for projection in self._projections:
             place = (projection.name, recorded.stream)
-            takes = projection.takes is None or isinstance(recorded.event, (Damaged, *projection.takes))
+            takes = projection.handles is None or isinstance(recorded.event, (Damaged, *projection.handles))
             if not takes or place in self._stuck:
                 continue
             try:
-                must_be_readable(projection, recorded)
+                check_readable(projection, recorded)
                 changes = list(projection.apply(recorded, self))
             except Exception as error:
                 # Parked, live: so it is not shown here either, nor what follows it.
@@ -91,7 +91,7 @@ class PastTables:
             for change in changes:
                 self._change(change, only, is_blank)
 
-    def _change(self, change: Change, only: Only, is_blank: bool) -> None:
+    def _change(self, change: Change, only: WantedKeys, is_blank: bool) -> None:
         row = type(change) if isinstance(change, Row) else change.row
         if row not in self._rows:
             return
@@ -101,13 +101,13 @@ class PastTables:
                 if row not in only or change.row_key in only[row]:
                     rows[change.row_key] = change
                     self._erased.update([(row, change.row_key)] if is_blank else ())
-            case Many():
+            case RowsByKey():
                 for one in change.rows.values():
                     self._change(one, only, is_blank)
             case Delete():
                 self._remove(row, [change.key])
             case DeleteWhere() | DeleteRange():
-                self._remove(row, [key for key, item in rows.items() if change.takes(item)])
+                self._remove(row, [key for key, item in rows.items() if change.matches(item)])
             case _:
                 assert_never(change)
 
@@ -126,16 +126,16 @@ class PastTables:
             table, *indexes = statements.create(row)
             await connection.execute(table.encode())
             if found and row.table.append_only:
-                await binary_copy.copy(connection, row, [binary_copy.packed(list(found.values()))])
+                await binary_copy.copy_rows(connection, row, [binary_copy.pack_rows(list(found.values()))])
             elif found:
                 await _copy(connection, row, found.values())
-            if len(found) > FEW:
+            if len(found) > INDEX_FROM_ROWS:
                 for statement in (*indexes, f"ANALYZE {row.table}"):
                     await connection.execute(statement.encode())
 
 
 async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]) -> None:
-    cols = columns(row)
+    cols = columns_of(row)
     query = f"COPY {row.table} ({', '.join(column.name for column in cols)}) FROM STDIN"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copy:
         for item in rows:
@@ -148,12 +148,12 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
             )
 
 
-class Past:
+class HistoricalConnections:
     """Where past tables are put up."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(MAX_CONCURRENT)
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -162,7 +162,7 @@ class Past:
             yield
 
     @asynccontextmanager
-    async def showing(self, tables: PastTables) -> AsyncIterator[AsyncConnection]:
+    async def showing(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
         """A connection of its own, since prepared plans hold on to the tables that they were made for. Nothing of it
         stays.
         """
@@ -170,6 +170,6 @@ class Past:
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,
             connection.transaction(force_rollback=True),
         ):
-            await connection.execute(f"SET LOCAL statement_timeout = '{TIME_LIMIT}'")
+            await connection.execute(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
             await tables.write(connection)
             yield connection

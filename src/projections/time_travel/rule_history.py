@@ -16,13 +16,13 @@ from projections.results_cases import TestCaseRow
 from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
-LOOKED_UP = 1_000
+POSITION_BATCH = 1_000
 """Positions asked for in one query."""
-READ = 20
+EVENT_BATCH = 20
 """Events held at once: one of a report's may be megabytes."""
 
 
-def patient() -> bool:
+def never_stop() -> bool:
     return True
 
 
@@ -37,7 +37,7 @@ class _Said(msgspec.Struct, frozen=True):
     by_rule: int | None
 
 
-class PastReports:
+class RuleHistory:
     """Implements `commands.rules.simulation.History`. Rules count from the beginning, builds from `since` on.
 
     `go_on` is asked now and then; `complete` says whether the end was reached.
@@ -52,7 +52,7 @@ class PastReports:
         of_builds: Sequence[type[Event]],
         project_id: int | None = None,
         since: datetime | None = None,
-        go_on: Callable[[], bool] = patient,
+        go_on: Callable[[], bool] = never_stop,
     ) -> None:
         self.complete = False
         self._go_on = go_on
@@ -68,10 +68,10 @@ class PastReports:
         for wanted in self._wanted:
             position = 0
             while positions := await self._after(wanted, position):
-                for start in range(0, len(positions), READ):
+                for start in range(0, len(positions), EVENT_BATCH):
                     if not self._go_on():
                         return
-                    yield readable(await self._log.read_at(positions[start : start + READ]))
+                    yield readable(await self._log.read_at(positions[start : start + EVENT_BATCH]))
                 position = positions[-1]
         self.complete = True
 
@@ -99,5 +99,5 @@ class PastReports:
     async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
         async with self._pool.connection() as connection:
             return await audit_trail.find_positions(
-                connection, dataclasses.replace(wanted, after=position), newest=False, limit=LOOKED_UP
+                connection, dataclasses.replace(wanted, after=position), newest=False, limit=POSITION_BATCH
             )

@@ -28,7 +28,7 @@ def status(*, data: DataFolder = None) -> int:
 
 @app.command
 def rebuild(*names: str, switch: Flag = False, from_scratch: Flag = False, data: Path | None = None) -> int:
-    """Build read models beside those that serve, from the event log, while everything runs.
+    """Build read models from the event log, in staging tables, while everything runs.
 
     Without names those that this release misses; where it misses none, all. Goes on where an interrupted build ended.
 
@@ -50,19 +50,19 @@ def rebuild(*names: str, switch: Flag = False, from_scratch: Flag = False, data:
 
 @app.command
 def switch(name: str, *names: str, data: DataFolder = None) -> int:
-    """Let read models serve that were built beside. What they replace stays until `drop`."""
+    """Make staging tables live. The tables that they replace stay until `drop`."""
     return run_on_stack(data, lambda settings: _switch(settings, (name, *names)), run)
 
 
 @app.command
 def diff(name: str, *names: str, data: DataFolder = None) -> int:
-    """Compare, row by row, what was built beside with what serves. Ends with 1 when they differ."""
+    """Compare staging tables with the live ones, row by row. Ends with 1 when they differ."""
     return run_on_stack(data, lambda settings: _compare(settings, (name, *names)), run)
 
 
 @app.command
 def drop(name: str, *names: str, data: DataFolder = None) -> int:
-    """Drop what was built beside, what a switch replaced, and what other releases left. Never what serves."""
+    """Drop staging tables, those that a switch replaced, and those of other releases. Never live ones."""
     return run_on_stack(data, lambda settings: _drop(settings, (name, *names)), run)
 
 
@@ -134,7 +134,7 @@ def _describe_progress(item: Standing) -> str:
 
 def _describe_diff(found: Diff) -> list[str]:
     lines = [
-        f"{found.name}: version {found.serving_version} serves, version {found.beside_version} stands beside,"
+        f"{found.name}: live version {found.live_version}, staging version {found.staging_version},"
         f" both at position {found.position:,}"
     ]
     for table in found.tables:
@@ -142,18 +142,18 @@ def _describe_diff(found: Diff) -> list[str]:
             f"{count:,} {words}"
             for count, words in (
                 (table.changed, "changed"),
-                (table.only_serving, "only serving"),
-                (table.only_beside, "only beside"),
+                (table.only_live, "only live"),
+                (table.only_staging, "only staging"),
             )
             if count
         ]
         lines.append(
-            f"  {table.serving}: {table.rows_serving:,} rows, {table.rows_beside:,} beside:"
+            f"  {table.live}: {table.rows_live:,} rows live, {table.rows_staging:,} staging:"
             f" {', '.join(differences) or 'equal'}"
         )
-        lines += [f"    {line}" for line in table.first]
-        if table.left_out:
-            lines.append(f"    not compared, since only one side has them: {', '.join(table.left_out)}")
-    if found.left_out:
-        lines.append(f"  tables that only one side has: {', '.join(found.left_out)}")
+        lines += [f"    {line}" for line in table.differences]
+        if table.not_compared:
+            lines.append(f"    not compared, since only one side has them: {', '.join(table.not_compared)}")
+    if found.not_compared:
+        lines.append(f"  tables that only one side has: {', '.join(found.not_compared)}")
     return lines

@@ -18,8 +18,8 @@ from commands.rules.simulation import OF_BUILDS, OF_RULES, Difference, Replay, T
 from commands.rules.what_if import MAX_BYTES, SupposedRules, read_rules
 from domain.core.errors import Invalid
 from projections import audit_trail
-from projections.audit_view.entries import AT_ONCE, Folding, Told, category_of, told
-from projections.time_travel.rule_history import PastReports
+from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, describe, find_category
+from projections.time_travel.rule_history import RuleHistory
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
@@ -62,15 +62,15 @@ def replay(
 async def print_story(settings: Settings, stream: str) -> int:
     """Print every event of a stream with the changes it made. Raises Fault for an unknown stream."""
     async with core(settings, pool_size=2) as parts:
-        folding = None if category_of(stream) is None else Folding(stream, range(1, 2**62))
+        folding = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62))
         version = 0
-        while events := await parts.log.read_stream(stream, version, AT_ONCE):
+        while events := await parts.log.read_stream(stream, version, EVENT_BATCH):
             names = await _fetch_names(parts, {recorded.event.actor for recorded in events})
             if folding is not None:
                 folding.take(events)
             for recorded in events:
                 changes = [] if folding is None else folding.changes.pop(recorded.position)
-                one = told(recorded, names.get(recorded.event.actor))
+                one = describe(recorded, names.get(recorded.event.actor))
                 print("\n".join(format_entry(msgspec.structs.replace(one, changes=changes))))
             version = events[-1].version
         if version == 0:
@@ -87,7 +87,7 @@ async def print_differences(
             if project_id is not None and not await audit_trail.has_project(connection, project_id):
                 raise Fault(f"There is no project {project_id}.", 2)
         simulation = Replay(supposed)
-        history = PastReports(
+        history = RuleHistory(
             parts.pool,
             parts.log,
             of_rules=OF_RULES,

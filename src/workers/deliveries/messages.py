@@ -20,7 +20,7 @@ from domain.users import USER
 from projections.builds import BuildRow, CommentRow
 from projections.builds_views import BuildDetail, CommentView, detail
 from projections.nodes import NodeRow, NodeView
-from projections.time_travel.historical_tables import PastTables
+from projections.time_travel.historical_tables import HistoricalTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
@@ -100,7 +100,7 @@ class MessageBuilder:
                 raise LookupError(f"there are no notifications of {event.name}")
 
     async def _build_detail(self, build_id: int, version: int) -> BuildDetail:
-        tables = PastTables((BuildRow, CommentRow))
+        tables = HistoricalTables((BuildRow, CommentRow))
         await self._fold(tables, BUILD.at(build_id).name, version)
         row = tables.get(BuildRow, build_id)
         assert row is not None, "its stream holds the event"
@@ -111,13 +111,13 @@ class MessageBuilder:
         return detail(row, None, comments)
 
     async def _node(self, node_id: int, version: int) -> NodeView:
-        tables = PastTables((NodeRow,))
+        tables = HistoricalTables((NodeRow,))
         await self._fold(tables, NODE.at(node_id).name, version)
         row = tables.get(NodeRow, node_id)
         assert row is not None, "its stream holds the event"
         return offline_node(row)
 
-    async def _fold(self, tables: PastTables, stream: str, version: int) -> None:
+    async def _fold(self, tables: HistoricalTables, stream: str, version: int) -> None:
         for recorded in (await self._log.load([stream]))[stream]:
             if recorded.version <= version:
                 tables.apply(recorded)

@@ -21,8 +21,8 @@ from domain.registry import AREAS, EVENTS
 from domain.users import UserRegistered
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
-from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, Folding, category_of, told
-from projections.audit_view.summaries import predicate
+from projections.audit_view.entries import BLANK, MAX_CHANGES, SECRET, StreamFolder, describe, find_category
+from projections.audit_view.summaries import summarize
 from tests.support.spec import given
 from tests.support.strategies import structs
 
@@ -37,7 +37,7 @@ def recorded(events: Iterable[Event], erased: bool = False) -> list[Recorded]:
 
 def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
     """What the last of these events of one stream changed: field -> from and to."""
-    folding = Folding(events[-1].stream, {len(events)})
+    folding = StreamFolder(events[-1].stream, {len(events)})
     folding.take(recorded(events, erased))
     return {change.field: (change.before, change.after) for change in folding.changes[len(events)]}
 
@@ -66,7 +66,7 @@ def test_no_two_types_have_one_number() -> None:
 def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
     event = data.draw(structs(EVENTS[name]))
     for one in (event, blank(event)):
-        said = predicate(one)
+        said = summarize(one)
         assert said == said.strip()
         assert not {"None", "“”", "  ", "[", "{"} & set(said.split()), said
 
@@ -89,9 +89,9 @@ def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
     history = [in_the_dark(event) for event in data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))]
     for stream in {event.stream for event in history}:
         events = recorded(event for event in history if event.stream == stream)
-        text = msgspec.json.encode([told(one, None) for one in events]).decode()
-        if category_of(stream) is not None:
-            folding = Folding(stream, range(1, len(events) + 1))
+        text = msgspec.json.encode([describe(one, None) for one in events]).decode()
+        if find_category(stream) is not None:
+            folding = StreamFolder(stream, range(1, len(events) + 1))
             folding.take(events)
             text += msgspec.json.encode(folding.changes).decode()
         assert HIDDEN not in text
@@ -103,9 +103,9 @@ def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
 @hypothesis.given(data=st.data())
 def test_each_change_goes_on_from_the_one_before(area: Any, data: st.DataObject) -> None:
     history = data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))
-    for stream in {event.stream for event in history if category_of(event.stream) is not None}:
+    for stream in {event.stream for event in history if find_category(event.stream) is not None}:
         events = recorded(event for event in history if event.stream == stream)
-        folding = Folding(stream, range(1, len(events) + 1))
+        folding = StreamFolder(stream, range(1, len(events) + 1))
         folding.take(events)
         now: dict[str, Any] = {}
         for one in events:
@@ -187,7 +187,7 @@ def test_an_erased_event_changes_what_is_left_of_it() -> None:
     assert shown["project_id"] == (None, 2)
     queued = BuildQueued(build_id=1, job_id=2, project_id=3)
     (erased,) = recorded([EventMetadata(AT, "user:7").on(queued)], erased=True)
-    assert told(erased, "Anna").summary == "Anna queued build 1 of job 2. Its texts were erased."
+    assert describe(erased, "Anna").summary == "Anna queued build 1 of job 2. Its texts were erased."
 
 
 FIELDS = 2
@@ -215,7 +215,7 @@ def test_many_changes_are_cut_with_their_number() -> None:
 )
 def test_the_actor_is_called_as_today(actor: str, name: str | None, begins: str) -> None:
     (one,) = recorded([EventMetadata(AT, actor).on(JobUpdated(job_id=1, project_id=2, title="x"))])
-    assert told(one, name).summary == f"{begins} job 1."
+    assert describe(one, name).summary == f"{begins} job 1."
 
 
 @pytest.mark.parametrize(
@@ -231,5 +231,5 @@ def test_the_actor_is_called_as_today(actor: str, name: str | None, begins: str)
     ],
 )
 def test_streams_are_of_their_longest_kind(stream: str, prefix: str | None) -> None:
-    category = category_of(stream)
+    category = find_category(stream)
     assert (category.prefix if category else None) == prefix

@@ -11,8 +11,9 @@ from psycopg import AsyncConnection
 from domain.claims import ClaimTaken
 from domain.core.events import Event, EventMetadata, Recorded
 from projections.engine import bulk_load, bulk_loader
-from projections.engine.binary_copy import ERRORS, copy, packed
-from projections.engine.bulk_loader import Loader
+from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows
+from projections.engine.buffers import LoadRefused
+from projections.engine.bulk_loader import BulkLoader
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
@@ -81,16 +82,16 @@ async def load(
     projection: Projection = TOYS,
 ) -> None:
     """In batches that end at `cuts`, by a new loader after `kept` of them, as after a crash."""
-    loader = Loader(connection, [projection], 0)
+    loader = BulkLoader(connection, [projection], 0)
     await loader.begin()
     for number, cut in enumerate(sorted({*cuts, len(events)})):
         if number == kept:
             await connection.execute("ROLLBACK")
-            loader = Loader(connection, [projection], loader.committed)
+            loader = BulkLoader(connection, [projection], loader.committed)
             await loader.begin()
         batch = [event for event in events if loader.position < event.position <= cut]
         if batch:
-            await loader.take(batch)
+            await loader.apply(batch)
     await loader.finish(len(events))
 
 
@@ -118,8 +119,8 @@ async def test_loaded_rows_are_those_of_the_engine(
     await anew(beside, [TOYS])
     with pytest.MonkeyPatch.context() as patched:
         # Short transactions, and little that is remembered after them.
-        patched.setattr(bulk_loader, "ROWS_CHANGED", rows_changed)
-        patched.setattr("projections.engine.buffers.ROWS_KEPT", 2)
+        patched.setattr(bulk_loader, "MAX_CHANGED_ROWS", rows_changed)
+        patched.setattr("projections.engine.buffers.CACHED_ROWS", 2)
         await load(beside, events, cuts, kept)
     loaded = await rows(beside)
     if happened:
@@ -136,7 +137,7 @@ def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:
     yield PieceRow(event.position, number)
 
 
-NUMBERED = Projection("numbered", 1, (ToyRow, PieceRow), lambda recorded: (), numbered, takes=(ClaimTaken,))
+NUMBERED = Projection("numbered", 1, (ToyRow, PieceRow), lambda recorded: (), numbered, handles=(ClaimTaken,))
 
 
 async def happen(parts: Core, *numbers: int) -> None:
@@ -153,12 +154,12 @@ async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:
 async def test_deletions_that_wait_outlast_what_does_not_fit(
     parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_load, "NEAR", 0)
-    monkeypatch.setattr(bulk_load, "BATCH", 1)
-    monkeypatch.setattr(bulk_loader, "ROWS_CHANGED", 1)  # a transaction each
+    monkeypatch.setattr(bulk_load, "NEAR_HEAD", 0)
+    monkeypatch.setattr(bulk_load, "BATCH_SIZE", 1)
+    monkeypatch.setattr(bulk_loader, "MAX_CHANGED_ROWS", 1)  # a transaction each
     await happen(parts, 1, 2, 0, 5, 2**31, 6)
     await anew(beside, [NUMBERED])
-    await bulk_load.load(beside, parts.log, [NUMBERED])
+    await bulk_load.bulk_load(beside, parts.log, [NUMBERED])
     assert await table(beside, PieceRow) == [(3, 0), (4, 5), (6, 6)]
     assert await waiting(beside) == ([], [(["fillfactor=100"],)])
 
@@ -169,13 +170,13 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
     await happen(parts, 1, 2, 0, 5)
     await anew(beside, [NUMBERED])
     with monkeypatch.context() as ending:
-        ending.setattr(bulk_load, "NEAR", 0)
-        ending.setattr(bulk_loader, "MEMORY", "no memory")  # what `finish` asks for when all events are taken
-        with pytest.raises(bulk_loader.Refused):
+        ending.setattr(bulk_load, "NEAR_HEAD", 0)
+        ending.setattr(bulk_loader, "INDEX_MEMORY", "no memory")  # what `finish` asks for when all events are taken
+        with pytest.raises(LoadRefused):
             await load(beside, await parts.log.read(0, 10), [], 9, NUMBERED)
     assert [values for _, *values in await query(beside, "SELECT name, position FROM projection_positions")] == [[4]]
     assert await waiting(beside) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])
-    await bulk_load.load(beside, parts.log, [NUMBERED])
+    await bulk_load.bulk_load(beside, parts.log, [NUMBERED])
     assert await table(beside, PieceRow) == [(3, 0), (4, 5)]
     assert await waiting(beside) == ([], [(["fillfactor=100"],)])
 
@@ -185,11 +186,11 @@ async def test_what_only_shows_later_is_found_and_parked(
     parts: Core, beside: AsyncConnection, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
     """The loader undoes its transaction, and leaves the events in it to the engine."""
-    monkeypatch.setattr(bulk_load, "NEAR", 0)
+    monkeypatch.setattr(bulk_load, "NEAR_HEAD", 0)
     await happen(parts, 1, 2, odd, 3, 4)
     await anew(beside, [NUMBERED])
     await beside.execute("ALTER TABLE toys_v1 ADD CHECK (box <> 13)")
-    await bulk_load.load(beside, parts.log, [NUMBERED])
+    await bulk_load.bulk_load(beside, parts.log, [NUMBERED])
     assert [(name, position) for name, position, _ in await parked(beside)] == [("numbered", 3)]
     assert await table(beside, PieceRow) == [(1, 1), (2, 2), (4, 3), (5, 4)]
     assert [key for key, *_ in await table(beside, ToyRow)] == [1, 2, 4, 5]
@@ -198,7 +199,7 @@ async def test_what_only_shows_later_is_found_and_parked(
 @given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)), min_size=1, max_size=24))
 def test_packed_rows_are_the_same_however_many_there_are(values: list[tuple[int, int]]) -> None:
     rows = [PieceRow(*numbers) for numbers in values]
-    assert packed(rows) == b"".join(packed([row]) for row in rows)
+    assert pack_rows(rows) == b"".join(pack_rows([row]) for row in rows)
 
 
 deliveries = st.builds(
@@ -213,7 +214,7 @@ deliveries = st.builds(
 @given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda row: row.id))
 async def test_packed_arrays_are_what_they_were(parts: Core, beside: AsyncConnection, made: list[DeliveryRow]) -> None:
     await anew(beside, [TOYS])
-    await copy(beside, DeliveryRow, [packed(made[:1]), packed(made[1:])] if made[1:] else [packed(made)])
+    await copy_rows(beside, DeliveryRow, [pack_rows(made[:1]), pack_rows(made[1:])] if made[1:] else [pack_rows(made)])
     expected = [(row.id, row.sizes, row.places) for row in made]
     assert await table(beside, DeliveryRow) == sorted(expected)
 
@@ -224,7 +225,7 @@ async def test_packed_arrays_are_what_they_were(parts: Core, beside: AsyncConnec
 @pytest.mark.parametrize("count", [1, 9])
 def test_what_a_column_does_not_hold_is_not_packed(row: Row, count: int) -> None:
     with pytest.raises(ERRORS):
-        packed([row] * count)
+        pack_rows([row] * count)
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
@@ -236,8 +237,8 @@ def test_a_projection_takes_the_events_that_its_functions_name(projection: Proje
         for name in function.__code__.co_names
         if isinstance(found := function.__globals__.get(name), type) and issubclass(found, Event)
     }
-    if projection.takes is None:
+    if projection.handles is None:
         assert not named
     else:
-        assert all(issubclass(event, projection.takes) for event in named)
-        assert set(projection.takes) <= named
+        assert all(issubclass(event, projection.handles) for event in named)
+        assert set(projection.handles) <= named

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import psycopg
 import pytest
 
-from projections.engine.model import digest
-from projections.engine.read_your_writes import LIMIT_S, Waiter
+from projections.engine.model import versions_digest
+from projections.engine.read_your_writes import WAIT_TIMEOUT_S, ProjectionWaiter
 from store.postgres.notifications import PROJECTED, Listener
 from testhide.processes import Core
 from tests.projections.toys import SEEN, TOYS
@@ -24,7 +24,7 @@ class Models:
 
     database: str
     listener: Listener
-    waiter: Waiter
+    waiter: ProjectionWaiter
 
     def move(self, position: int, *, told: bool = True, names: tuple[str, ...] = ("toys", "seen")) -> None:
         with psycopg.connect(self.database) as connection:
@@ -36,7 +36,7 @@ class Models:
                     (name, position),
                 )
             if told:
-                connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"{position} {digest(BOTH)}"))
+                connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"{position} {versions_digest(BOTH)}"))
 
     async def move_and_be_heard(self, position: int) -> None:
         heard = asyncio.Event()
@@ -61,7 +61,7 @@ class Models:
 @pytest.fixture
 async def models(parts: Core) -> AsyncIterator[Models]:
     listener = Listener(parts.conninfo, PROJECTED)
-    waiter = Waiter(parts.pool, listener, BOTH)
+    waiter = ProjectionWaiter(parts.pool, listener, BOTH)
     await listener.start()
     running = asyncio.create_task(waiter.run())
     yield Models(parts.conninfo, listener, waiter)
@@ -94,7 +94,7 @@ async def test_it_does_not_wait_for_what_is_there(models: Models) -> None:
 async def test_a_wait_ends(models: Models) -> None:
     answered, after = await models.wait(1)
     assert not answered
-    assert LIMIT_S <= after < LIMIT_S + 1
+    assert WAIT_TIMEOUT_S <= after < WAIT_TIMEOUT_S + 1
 
 
 async def test_while_the_read_models_lag_nobody_waits(models: Models) -> None:
@@ -135,7 +135,7 @@ async def test_waits_in_vain_are_not_kept(models: Models) -> None:
     given_up.cancel()
     with pytest.raises(asyncio.CancelledError):
         await given_up
-    assert models.waiter.waiting == 0
+    assert models.waiter.waiter_count == 0
 
 
 async def test_a_position_counts_when_all_read_models_have_reached_it(models: Models) -> None:
@@ -160,7 +160,7 @@ async def test_what_read_models_of_another_release_have_reached_says_nothing(mod
     heard = asyncio.Event()
     with models.listener.subscribed(PROJECTED, lambda payload: heard.set()):
         with psycopg.connect(models.database) as connection:
-            connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"2 {digest([TOYS])}"))
+            connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"2 {versions_digest([TOYS])}"))
         await asyncio.wait_for(heard.wait(), 10)
     assert not wait.done()
     models.move(2)
@@ -175,8 +175,8 @@ async def test_a_parked_event_is_not_shown(models: Models) -> None:
         )
         connection.execute("SELECT pg_notify(%s, '')", (PROJECTED,))
     models.move(5)
-    assert await models.waiter.reached(5)
-    assert models.waiter.degraded
+    assert await models.waiter.wait_reached(5)
+    assert models.waiter.is_degraded
     assert not await models.waiter.wait(3)
     assert not await models.waiter.wait(5, first=2)
     assert await models.waiter.wait(5, first=4)
