@@ -12,7 +12,7 @@ from tests.api.test_audit_log import checkpoints, seal
 from tests.support.external import new_build, new_job, new_project
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
-HEADING = "## Proof that nothing was altered"
+HEADING = "## Proving that nothing was altered"
 COMMANDS = ("testhide ", "curl ", "HELD=")
 
 

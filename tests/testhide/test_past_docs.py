@@ -7,7 +7,7 @@ from typing import Any
 from tests.support.external import new_build, new_job, new_project
 from tests.testhide.test_audit_docs import DOCS
 
-HEADING = "## How something was"
+HEADING = "## Reading past states"
 
 
 def test_the_documented_commands(server: Any) -> None:
