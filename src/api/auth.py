@@ -100,7 +100,7 @@ class AuthController(Controller):
             async with ctx.reading() as connection:
                 user = await auth.find_by_email(connection, data.username)
             # Verifies a password for unknown addresses too: the time it takes must not tell which accounts exist.
-            proved = await passwords.matches(user.password_hash if user else "", data.password)
+            proved = await passwords.verify_password(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
                 raise Unauthenticated("The user name or the password is wrong.")
         services = ctx.services

@@ -14,7 +14,8 @@ from api.live.readers import watching_disconnect
 from commands.node_commands import RequestNodeCommand
 from domain.core.errors import NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
-from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 GRACE_S = 5.0
 """Seconds that are added to a command's time limit for its way to the agent and back."""

@@ -88,7 +88,7 @@ async def register_user(
             user_id=user_id,
             email=email,
             role=role,
-            password_hash=await passwords.hashed(password),
+            password_hash=await passwords.hash_password(password),
             claim=secrets.claim("email", email),
         ),
         caller,

@@ -7,7 +7,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from store.postgres.batch_loader import AT_ONCE, BatchLoader
+from store.postgres.batch_loader import MAX_CONCURRENT_QUERIES, BatchLoader
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def test_each_question_gets_its_own_answer_and_few_queries_are_made(pool: 
     asked = Asked()
     grouped = BatchLoader(pool, asked)
     assert await asyncio.gather(*(grouped(number) for number in range(100, 200))) == list(range(1000, 2000, 10))
-    assert len(asked.groups) <= AT_ONCE + 1
+    assert len(asked.groups) <= MAX_CONCURRENT_QUERIES + 1
     assert sorted(number for group in asked.groups for number in group) == list(range(100, 200))
 
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from store.postgres.notifications import EVENTS, POLLS, Listener, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import EVENTS, POLLS, Listener
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from domain.quarantine import QUARANTINE
 from projections import builds
 from projections.node_commands import find_unanswered
 from store.clock import utcnow
-from store.postgres.notifications import AGENT_NOTIFICATIONS, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 POLL_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection."""

@@ -33,7 +33,8 @@ from domain.builds import (
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded, readable
 from store.log.subscription import LogSubscription
-from store.postgres.notifications import BUILD_LOGS, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import BUILD_LOGS
 from store.tables.build_logs import BuildLogs, Line
 
 log = structlog.get_logger()

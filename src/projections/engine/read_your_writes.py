@@ -20,7 +20,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from projections.engine.model import Projection, versions_digest
 from projections.engine.parking import is_parked
-from store.postgres.notifications import PROJECTED, Listener, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import PROJECTED, Listener
 
 log = structlog.get_logger()
 

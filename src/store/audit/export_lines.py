@@ -7,7 +7,7 @@ import msgspec
 
 from store.audit.leaves import EventLeaf, Leaf, UnreadableLeaf, sha256
 from store.audit.merkle import HASH
-from store.log.codec import SALT
+from store.log.codec import SALT_BYTES
 
 
 class ExportHeader(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ def commitment_of(salt: str | None, sealed: bytes) -> str | None:
         salt_bytes = _from_hex(salt or "")
     except ValueError:
         return None
-    return hashlib.sha256(salt_bytes + sealed).hexdigest() if len(salt_bytes) == SALT else None
+    return hashlib.sha256(salt_bytes + sealed).hexdigest() if len(salt_bytes) == SALT_BYTES else None
 
 
 def _from_hex(text: str) -> bytes:

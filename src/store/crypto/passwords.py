@@ -1,4 +1,4 @@
-"""Passwords: hashed with Argon2id on threads of their own, as many as there are processors."""
+"""Password hashing with Argon2id, on a thread pool with one thread for each processor."""
 
 import asyncio
 import os
@@ -8,17 +8,20 @@ from functools import cache
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
-# OWASP's parameters for Argon2id: 19 MiB, two passes, one lane; about 20 ms.
+# The parameters that OWASP recommends for Argon2id: 19 MiB, two passes, one lane. They take about 20 ms.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
 
 
-async def hashed(password: str) -> str:
-    """In Argon2's usual encoding."""
+async def hash_password(password: str) -> str:
+    """Returns the hash in Argon2's text encoding, which includes the parameters and the salt."""
     return await asyncio.get_running_loop().run_in_executor(_threads(), _hasher.hash, password)
 
 
-async def matches(password_hash: str, password: str) -> bool:
-    """`password_hash` is empty for nobody, or a user without a password: no, after the same work."""
+async def verify_password(password_hash: str, password: str) -> bool:
+    """Tells whether the password has this hash.
+
+    An empty hash, for an unknown user or one without a password, matches nothing and takes the same time.
+    """
     return await asyncio.get_running_loop().run_in_executor(_threads(), _matches, password_hash, password)
 
 

@@ -1,11 +1,11 @@
-"""What the server keeps secret, all derived from one 32-byte master secret.
+"""Keys and encryption, all derived from one 32-byte master secret.
 
-- `seal`/`unseal`: values that are stored and used again (webhook secrets, a job's secrets).
-- data keys: a random key for each project, job, build, user and so on, wrapped by its parent's, the topmost by the
-  master; its destruction erases what it encrypts and what its children do.
-- `claim`: the name of a value's claim stream.
-- `session_key`: signs session tokens. `responses_key`: seals answers that may be given again.
-- `token_hash`: how tokens are stored.
+- `seal` and `unseal` encrypt values that the server needs in clear again: webhook secrets, the secrets of a job.
+- Data keys are random, one for each project, job, build, user and so on. Each is wrapped with its parent's key, the
+  topmost with a key of the master. Destroying a data key erases everything that it and the keys below it encrypt.
+- `claim` turns a value that must be unique into the name of its claim stream.
+- `session_key` signs session tokens, `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
+- `token_hash` is the stored form of a token.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-NONCE = 12
+NONCE_BYTES = 12
 
 
 class SecretMismatch(Exception):
@@ -26,22 +26,22 @@ class SecretMismatch(Exception):
 
 
 def encrypt(key: bytes, data: bytes, context: bytes) -> bytes:
-    """AES-256-GCM with a random nonce in front; `context` must be the same to decrypt."""
-    nonce = os.urandom(NONCE)
+    """Encrypts with AES-256-GCM. Returns the random nonce and the ciphertext; decrypting needs the same `context`."""
+    nonce = os.urandom(NONCE_BYTES)
     return nonce + AESGCM(key).encrypt(nonce, data, context)
 
 
 def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
     try:
-        return AESGCM(key).decrypt(data[:NONCE], data[NONCE:], context)
-    except (InvalidTag, ValueError):  # the latter for what is too short to be sealed
+        return AESGCM(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], context)
+    except (InvalidTag, ValueError):  # ValueError for data that is too short
         raise SecretMismatch(
             "stored data does not decrypt: is TESTHIDE_SECRET_KEY the one it was written with?"
         ) from None
 
 
 def token_hash(token: str) -> bytes:
-    """SHA-256 of a token of ours. Tokens carry 192 random bits, so a slow hash would add nothing."""
+    """Returns the SHA-256 of a token. Tokens have 192 random bits, so a slow hash would not protect them better."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -70,12 +70,12 @@ class Secrets:
         return decrypt(self._box, sealed, b"sealed").decode()
 
     def claim(self, kind: str, value: str) -> str:
-        """The claim name of a value, compared without regard to case: `node-name` and `agent-05`."""
+        """Returns the claim name of a value, such as `agent-05` of the kind `node-name`. Ignores case."""
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
-        """A fresh data key and its wrapped form for the table. `parent` is the key above it, None for the topmost."""
+        """Returns a new data key and its wrapped form. `parent` is the key above; None for a topmost one."""
         key = os.urandom(32)
         return key, encrypt(parent or self._wrap, key, name.encode())
 

@@ -1,13 +1,13 @@
-"""Group commit: the only way into the log.
+"""Group commit: the only way to append to the log.
 
-Callers queue their requests; one flusher on one connection writes everything that queued while the last commit was in
-flight with one call of one function. The function takes an advisory lock before anything else, so positions commit in
-their order and a follower that reads by position misses nothing. NOTIFY would serialise commits anyway, so the lock
-costs little.
+Callers queue requests. One flusher on one connection writes all requests that were queued during the last commit by
+one call of the append function (`store.log.append_function`). The function first takes an advisory lock, so positions
+are committed in their order and a reader that goes by position misses nothing. NOTIFY serialises commits anyway, so the
+lock costs little.
 
-A request is all or nothing. It conflicts when one of its versions is taken or one of its guarded streams has moved
-on, and then it fails alone: the others of its batch are written. Any other error reruns the batch one by one, so that
-one caller's bad data is that caller's error.
+A request is written whole or not at all. When one of its versions is taken, or one of its guarded streams has moved on,
+it fails alone and the rest of its batch is written. After any other error the requests of the batch are written one by
+one, so that bad data fails only the request that has it.
 """
 
 import asyncio
@@ -22,26 +22,27 @@ from psycopg.sql import SQL, Identifier
 
 from store.log.append_function import function_name
 
-MAX_EVENTS = 5_000
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BATCH_EVENTS = 5_000
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+"""Of stored states. A batch may exceed either limit by one request."""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
 class VersionConflict(IntegrityError):
-    """Another writer was first on a stream that this request writes or was decided on."""
+    """Another writer appended first to a stream that the request writes, or that its command was decided on."""
 
 
 class AlreadyDone(Exception):
-    """The client's idempotency key was used before; nothing was written now."""
+    """The client's idempotency key was used before. Nothing was written this time."""
 
 
 class AppendFailed(Exception):
-    """The log could not be reached; nothing was written."""
+    """The database of the log could not be reached. Nothing was written."""
 
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """Of what the client may send again: who asked for what under which key, and with which body (both hashed)."""
+    """Identifies a request that the client may send again: SHA-256 hashes of who asks for what, and of the body."""
 
     scope: bytes
     body: bytes
@@ -51,17 +52,17 @@ class IdempotencyKey:
 class Request:
     """Events to append together.
 
-    `guards` are (stream, version) pairs that must still be the newest. `keys` are new data keys, (name, wrapped key).
-    `wakes` are payloads for the channel that waiting agents listen on. `erased` are data keys to destroy. `once` is
-    noted with the events; where it was noted before, nothing is written.
+    `guards` are (stream, version) pairs that must still be the newest. `keys` are new data keys: (name, wrapped key).
+    `notifications` are payloads for AGENT_NOTIFICATIONS (`store.postgres.notifications`). `erased` are the names of
+    data keys to destroy. `idempotency_key` is stored with the events; nothing is written when it was stored before.
     """
 
     events: Sequence[StoredEvent]
     guards: Sequence[tuple[str, int]] = ()
     keys: Sequence[tuple[str, bytes]] = ()
-    wakes: Sequence[str] = ()
+    notifications: Sequence[str] = ()
     erased: Sequence[str] = ()
-    once: IdempotencyKey | None = None
+    idempotency_key: IdempotencyKey | None = None
 
     @property
     def size(self) -> int:
@@ -77,13 +78,13 @@ class Request:
             self.slots
             | {(stream, version + 1) for stream, version in self.guards}
             | {(name, 0) for name, _ in self.keys}
-            | ({(self.once.scope.hex(), 0)} if self.once is not None else set())
+            | ({(self.idempotency_key.scope.hex(), 0)} if self.idempotency_key is not None else set())
         )
 
 
 @dataclass
 class _Waiting:
-    """A request and its caller, who may have been cancelled in the meantime."""
+    """A queued request with the future of its caller, which may be cancelled in the meantime."""
 
     request: Request
     done: "asyncio.Future[list[int]]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -97,8 +98,8 @@ class _Waiting:
             self.done.set_exception(error)
 
 
-# Arrays are written as text of one fixed type. psycopg would pick int2[], int4[] or int8[] by value and prepare a
-# statement for each mixture, and takes ten times as long.
+# Arrays are passed as text of one fixed type. psycopg would choose int2[], int4[] or int8[] by value, prepare a
+# statement for every combination, and take ten times as long.
 
 
 def _ints(values: Iterable[int]) -> str:
@@ -112,8 +113,8 @@ def _texts(values: Iterable[str]) -> str:
 class GroupCommit:
     """The flusher of one process. Belongs to one event loop.
 
-    `append` may block for as long as the database is away (about 9 s), may raise VersionConflict, AlreadyDone,
-    AppendFailed or another database error; nothing was written then. A cancelled caller's events may still be written.
+    `append` waits up to 9 s for a database that is away. When it raises VersionConflict, AlreadyDone, AppendFailed or
+    another database error, nothing was written. The events of a caller that is cancelled may still be written.
     """
 
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
@@ -131,7 +132,7 @@ class GroupCommit:
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:
-        """Appends; returns the positions of the request's events, in their order."""
+        """Returns the positions of the request's events, in their order."""
         waiting = _Waiting(request)
         self._queue.append(waiting)
         if self._flusher is None or self._flusher.done():
@@ -155,15 +156,15 @@ class GroupCommit:
                     waiting.fail(error if isinstance(error, Exception) else AppendFailed("the process is stopping"))
                 if not isinstance(error, Exception):
                     raise
-            await asyncio.sleep(0)  # lets callers that this commit woke queue their next request
+            await asyncio.sleep(0)  # lets the callers of this batch queue their next requests
 
     def _take(self) -> list[_Waiting]:
-        """The oldest requests that can be written together: none depends on what another of them writes."""
+        """Dequeues the oldest requests that do not depend on each other's writes."""
         batch: list[_Waiting] = []
         later: list[_Waiting] = []
         written: set[tuple[str, int]] = set()
         events = size = 0
-        while self._queue and events < MAX_EVENTS and size < MAX_BYTES:
+        while self._queue and events < MAX_BATCH_EVENTS and size < MAX_BATCH_BYTES:
             waiting = self._queue.popleft()
             request = waiting.request
             if written.isdisjoint(request.depends_on):
@@ -191,7 +192,7 @@ class GroupCommit:
                     waiting.fail(error)
 
     async def _write_again(self, batch: list[_Waiting]) -> None:
-        """Nobody knows whether the commit of a lost connection went through, so what was written is looked up."""
+        """Writes a batch again after its connection was lost, less the requests that turn out to be committed."""
         for pause in RECONNECT_PAUSES_S:
             await asyncio.sleep(pause)
             try:
@@ -220,7 +221,8 @@ class GroupCommit:
     async def _connected(self) -> AsyncConnection:
         if self._connection is None or self._connection.closed:
             self._connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
-            # Plans made while the table was small are kept. As a setting of the function it would cost at every call.
+            # Keeps plans that were made for a small table from scanning a large one. As a setting of the function it
+            # would cost time at every call.
             await self._connection.execute("SET enable_seqscan = off")
         return self._connection
 
@@ -229,7 +231,9 @@ class GroupCommit:
         events = [(n, event) for n, request in enumerate(requests) for event in request.events]
         guards = [(n, *guard) for n, request in enumerate(requests) for guard in request.guards]
         keys = [(n, *key) for n, request in enumerate(requests) for key in request.keys]
-        once = [(n, request.once) for n, request in enumerate(requests) if request.once is not None]
+        idempotency_keys = [
+            (n, key) for n, request in enumerate(requests) if (key := request.idempotency_key) is not None
+        ]
         connection = await self._connected()
         cursor = await connection.execute(
             self._call,
@@ -247,10 +251,10 @@ class GroupCommit:
                 [value for _, _, value in keys],
                 _ints([n for n, request in enumerate(requests) for _ in request.erased]),
                 _texts([name for request in requests for name in request.erased]),
-                _texts([wake for request in requests for wake in request.wakes]),
-                _ints([n for n, _ in once]),
-                [item.scope for _, item in once],
-                [item.body for _, item in once],
+                _texts([payload for request in requests for payload in request.notifications]),
+                _ints([n for n, _ in idempotency_keys]),
+                [key.scope for _, key in idempotency_keys],
+                [key.body for _, key in idempotency_keys],
             ),
             prepare=True,
             binary=True,

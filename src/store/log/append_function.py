@@ -1,7 +1,7 @@
-"""The append function of an events table, and the tables that it writes besides that one.
+"""SQL of the function that appends to an events table, and of the tables that it writes besides.
 
-A single event, the usual batch while little happens, takes plain statements: a quarter of the time that arrays take.
-Lookups are scalar subqueries, which are never planned as anything but one index probe each.
+A batch of a single event, the usual case under low load, takes plain statements, which need a quarter of the time of
+the array statements. Lookups are scalar subqueries, so that PostgreSQL always plans them as one index probe each.
 """
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -12,8 +12,8 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """The tables of data keys and of idempotency keys, and the append function of one events table (one function a
-    table: the name holds the table's).
+    """Returns the repeatable statements for one events table: its tables of data keys and of idempotency keys, and its
+    append function.
     """
     names = {
         "schema": Identifier(schema),
@@ -111,7 +111,7 @@ def create_statements(schema: str, table: str) -> list[Composed]:
                 SELECT min(notification_id), max(notification_id) INTO first_position, last_position FROM written;
             END IF;
             IF cardinality(erased_reqs) > 0 THEN
-                -- Also of one that was never made: its name is taken then, and nobody makes it later.
+                -- A key that was never made gets a row, too, so that nobody makes it later.
                 INSERT INTO {schema}.{keys} AS d (name, destroyed_at)
                     SELECT DISTINCT k.name, now() FROM unnest(erased_reqs, erased_names) AS k(req, name)
                     WHERE k.req <> ALL (conflicts)

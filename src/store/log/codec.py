@@ -1,11 +1,13 @@
-"""How an event is stored, and how it is read back.
+"""The stored form of events: encoding, sealing, decoding, upcasting.
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
-of the data key, the clear fields, the sealed fields, the commitment. Sealed fields are encrypted under the data key,
-bound to their place, behind a random salt; when that key is gone they read as their defaults, and all the rest of the
-event as ever. The commitment stays: SHA-256 of the salt and the canonical sealed fields, which says nothing without the
-salt, and proves with it what had been there. Both parts are compressed when that pays. An event of an older class
-version goes through the upcasters of its name first: plain functions from one version's dict to the next.
+of the data key, clear fields, sealed fields, commitment. The sealed fields are prefixed with a random salt, encrypted
+with the data key and bound to their row. Once the key is destroyed they read as their defaults, and the rest of the
+event as before. The commitment stays: SHA-256 of the salt and the canonical sealed fields, which reveals nothing
+without the salt and proves with it what was sealed. Clear and sealed fields are compressed where that saves space.
+
+An event of an older class version passes through the upcasters of its name: functions from the fields of one version to
+those of the next.
 """
 
 import contextlib
@@ -26,19 +28,20 @@ from store.crypto.secrets import SecretMismatch, decrypt, encrypt
 
 COMPRESSED = 1
 SEALED_COMPRESSED = 2
-WORTH_COMPRESSING = 512  # bytes; below that zstd saves little and costs a call
-SALT = 16
+MIN_COMPRESSED_BYTES = 512
+"""Below this size zstd saves too little to be worth the call."""
+SALT_BYTES = 16
 
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
 KeyOf = Callable[[str], bytes | None]
 
 
 class UnknownEvent(Exception):
-    """The log holds an event that this version of the server does not know."""
+    """The log has an event, or a version of one, that this release does not know."""
 
 
 class Unreadable(Exception):
-    """The stored bytes are no event: they were damaged or changed."""
+    """The stored bytes are not an event. They were damaged or changed."""
 
 
 class Envelope(msgspec.Struct, array_like=True, frozen=True):
@@ -59,7 +62,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
     def stamp(self, event: Event) -> None:
-        """In place, since nobody else has seen this event yet."""
+        """Sets the metadata in place; the event is new and nobody else has a reference to it."""
         force_setattr(event, "at", self.at)
         force_setattr(event, "actor", self.actor)
         force_setattr(event, "correlation_id", self.correlation_id)
@@ -67,15 +70,15 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Opened(NamedTuple):
-    """What a stored event holds, in the shape of the class version that wrote it."""
+    """A decrypted event, still in the shape of the class version that wrote it."""
 
     envelope: Envelope
     clear: bytes
     """The clear fields, packed."""
     sealed: bytes | None
-    """The sealed fields, packed; None when there are none, or when their data key is gone."""
+    """The sealed fields, packed; None without any, and after their data key was destroyed."""
     salt: bytes
-    """What the commitment was made with; empty without sealed fields."""
+    """The salt of the commitment; empty without sealed fields."""
 
     @property
     def erased(self) -> bool:
@@ -83,7 +86,6 @@ class Opened(NamedTuple):
 
 
 def _as_stored(value: Any) -> bytes:
-    """Of what msgpack does not know."""
     assert isinstance(value, Column), f"{type(value).__name__} is not a type of fields"
     return value.stored
 
@@ -101,10 +103,7 @@ _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 
 def canonical(packed: bytes) -> bytes:
-    """The one way to write packed fields as text: JSON, compact, keys sorted, bytes as base64.
-
-    Raises Unreadable for what cannot have been packed here.
-    """
+    """Returns packed fields as canonical JSON: compact, keys sorted, bytes as base64. Raises Unreadable."""
     try:
         return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
@@ -112,12 +111,12 @@ def canonical(packed: bytes) -> bytes:
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
-    """To packed sealed fields: whoever knows neither learns nothing, whoever is given both can check."""
+    """Commits to packed sealed fields. Reveals nothing of them, and can be checked with both salt and fields."""
     return hashlib.sha256(salt + canonical(sealed)).digest()
 
 
 class Shape:
-    """A class of events as it is stored: all fields, and the sealed ones by themselves."""
+    """The stored form of one event class: splits its fields into clear and sealed ones, and joins them again."""
 
     def __init__(self, event: type[Event]) -> None:
         self.event = event
@@ -142,7 +141,7 @@ class Shape:
         return any(getattr(event, name) != blank for name, blank in self.blank.items())
 
     def split(self, event: Event) -> tuple[bytes, bytes]:
-        """The clear and the sealed fields, encoded; nothing sealed is in the first. Defaults need no sealing."""
+        """Encodes the clear fields and the sealed ones. Fields that have their defaults are not sealed."""
         if not self.blank:
             return _encoder.encode(event), b""
         sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
@@ -160,7 +159,7 @@ class Shape:
 
 
 class EventMapper(Mapper[str]):
-    """The library's mapper for msgspec events. `Recorded` plays the part of its domain event."""
+    """The mapper of the `eventsourcing` library for our events. `Recorded` takes the role of its domain event."""
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
         super().__init__(JSONTranscoder())
@@ -168,17 +167,17 @@ class EventMapper(Mapper[str]):
         self._shapes = {name: Shape(event) for name, event in catalogue.items()}
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
-        """`event` is unstamped; `key` is the data key where the event names one."""
+        """Encodes an event without metadata. `key` is its data key, None where it names none."""
         clear, sealed = self._shapes[event.name].split(event)
         flags, committed = 0, b""
-        if len(clear) > WORTH_COMPRESSING:
+        if len(clear) > MIN_COMPRESSED_BYTES:
             flags |= COMPRESSED
             clear = _compressor.compress(clear)
         if sealed:
             assert key is not None, f"{event.name} has sealed fields and needs its data key"
-            salt = os.urandom(SALT)
+            salt = os.urandom(SALT_BYTES)
             committed = commitment(salt, sealed)
-            if len(sealed) > WORTH_COMPRESSING:
+            if len(sealed) > MIN_COMPRESSED_BYTES:
                 flags |= SEALED_COMPRESSED
                 sealed = _compressor.compress(sealed)
             sealed = encrypt(key, salt + sealed, _context(stream, version, event.name))
@@ -199,7 +198,7 @@ class EventMapper(Mapper[str]):
         )
 
     def seals(self, event: Event) -> bool:
-        """Whether the event says anything that has to be sealed."""
+        """Tells whether any sealed field of the event has a value other than its default."""
         return self._shapes[event.name].seals(event)
 
     def envelope(self, state: bytes) -> Envelope:
@@ -209,9 +208,9 @@ class EventMapper(Mapper[str]):
             raise Unreadable(f"the stored state is not an event's: {error}") from None
 
     def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
-        """`key_of` answers None for a data key that was destroyed.
+        """Decompresses and decrypts a stored event. `key_of` returns None for a data key that was destroyed.
 
-        Raises Unreadable, or SecretMismatch where the sealed fields do not decrypt.
+        Raises Unreadable, and SecretMismatch for sealed fields that do not decrypt.
         """
         envelope = self.envelope(stored.state)
         clear = envelope.clear
@@ -219,28 +218,28 @@ class EventMapper(Mapper[str]):
             clear = _decompressed(clear)
         if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
             return Opened(envelope, clear, None, b"")
-        place = _context(str(stored.originator_id), stored.originator_version, stored.topic)
-        plain = decrypt(key, envelope.sealed, place)
-        salt, sealed = plain[:SALT], plain[SALT:]
+        context = _context(str(stored.originator_id), stored.originator_version, stored.topic)
+        plain = decrypt(key, envelope.sealed, context)
+        salt, sealed = plain[:SALT_BYTES], plain[SALT_BYTES:]
         if envelope.flags & SEALED_COMPRESSED:
             sealed = _decompressed(sealed)
         return Opened(envelope, clear, sealed, salt)
 
     def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """Raises as `opened`, and UnknownEvent."""
+        """Decodes a stored event. Raises Unreadable, SecretMismatch and UnknownEvent."""
         opened = self.opened(stored, key_of)
         try:
             event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
             opened.envelope.stamp(event)
         except UnknownEvent:
             raise
-        except Exception as error:  # an upcaster may say anything of fields that nobody stored, and quote them
-            said = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
-            raise Unreadable(f"the fields are not those of {stored.topic}: {said}") from None
+        except Exception as error:  # an upcaster may fail in any way on damaged fields, and its message may quote them
+            detail = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
+            raise Unreadable(f"the fields are not those of {stored.topic}: {detail}") from None
         return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
     def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """As `decode`, with Damaged in the place of what cannot be read. Raises UnknownEvent."""
+        """Decodes a stored event; returns Damaged for one that cannot be read. Raises UnknownEvent."""
         try:
             return self.decode(stored, position, key_of)
         except (Unreadable, SecretMismatch) as error:
@@ -252,7 +251,7 @@ class EventMapper(Mapper[str]):
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
     def key_name(self, state: bytes) -> str | None:
-        """Of the data key that the sealed fields need; None too for what cannot be read."""
+        """Returns the name of the event's data key; None without sealed fields, and for an unreadable state."""
         try:
             return self.envelope(state).key_name
         except Unreadable:
@@ -287,5 +286,5 @@ def _decompressed(data: bytes) -> bytes:
 
 
 def _context(stream: str, version: int, name: str) -> bytes:
-    # Binds a ciphertext to its place: moved to another row it does not decrypt.
+    # Binds a ciphertext to its row: moved to another one it does not decrypt.
     return f"{stream}\0{version}\0{name}".encode()

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 
 from domain.core.events import Recorded
 from store.log.event_log import EventLog
-from store.postgres.notifications import EVENTS, Listener, may_contain, newest_position, wait_for
+from store.postgres.cancellation import wait_for
+from store.postgres.notifications import EVENTS, Listener, may_contain, newest_position
 
 BATCH_SIZE = 500
 """Events."""

@@ -1,4 +1,4 @@
-"""The event log as the rest of the server sees it: append, load, read on."""
+"""The event log for the rest of the server: append events, load streams, read the whole log in order."""
 
 import contextlib
 import time
@@ -21,29 +21,29 @@ from store.postgres.batch_loader import BatchLoader
 
 S = TypeVar("S")
 
-KEYS_CACHED = 20_000
-KEYS_TRIED = 100
-"""Before it is said that the secret is another one."""
-KEYS_CACHED_S = 60.0
-"""A process that is not told of an erasure forgets the key by then."""
+MAX_CACHED_KEYS = 20_000
+KEY_CACHE_LIFETIME_S = 60.0
+"""A process that does not read an erasure's event forgets the destroyed data key after this time at the latest."""
+MAX_TRIED_KEYS = 100
+"""Data keys that fail to open before the configured secret counts as wrong."""
 
 
 @dataclass(frozen=True)
 class Write:
-    """An event and the version that it takes in its stream."""
+    """An event to append, and the version that it takes in its stream (from 1)."""
 
     version: int
     event: Event
 
 
 class Batch(NamedTuple):
-    """Events that follow each other, of the names that were asked for."""
+    """The next events with one of the names that were asked for."""
 
     events: Sequence[Recorded]
     position: int
-    """The log was read up to here; a stretch without such events is stepped over."""
+    """Up to here the log has no other such event."""
     is_full: bool
-    """More may follow at once."""
+    """Whether more events may follow at once."""
 
 
 class EventLog:
@@ -53,38 +53,44 @@ class EventLog:
         self._mapper = mapper
         self._secrets = secrets
         self._loading = BatchLoader(pool, _load)
-        # Emptied now and then: no key outlives its destruction by more than that.
         self._keys: dict[str, bytes | None] = {}
+        """A cache of data keys by name; None for a destroyed one. It is emptied after its lifetime."""
         self._keys_since = time.monotonic()
 
     async def append(
         self,
         writes: Sequence[Write],
-        stamp: EventMetadata,
+        metadata: EventMetadata,
         guards: Iterable[tuple[str, int]] = (),
-        once: IdempotencyKey | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> list[Recorded]:
-        """Appends all or nothing. Raises VersionConflict when a version is taken or a guarded stream has moved on, and
-        AlreadyDone when `once` was noted before.
+        """Appends all of the events, or none; `store.log.append.Request` describes the parameters.
+
+        Raises VersionConflict when a version is taken or a guarded stream has moved on, AlreadyDone for an idempotency
+        key that was used before, and Erased for an event whose data key was destroyed.
         """
         events = [write.event for write in writes]
         keys, new = await self._keys_for(writes)
         stored = [
-            self._mapper.encode(write.event.stream, write.version, write.event, stamp, keys.get(write.event.data_key))
+            self._mapper.encode(
+                write.event.stream, write.version, write.event, metadata, keys.get(write.event.data_key)
+            )
             for write in writes
         ]
         notifications = [payload for event in events if (payload := event.notifies) is not None]
         erased = [name for event in events if (name := event.erases) is not None]
-        positions = await self._commit.append(Request(stored, tuple(guards), new, notifications, erased, once))
+        positions = await self._commit.append(
+            Request(stored, tuple(guards), new, notifications, erased, idempotency_key)
+        )
         self._keys.update({name: keys[name] for name, _ in new})
         self._forget(events)
         return [
-            Recorded(write.event.stream, write.version, position, stamp.on(write.event))
+            Recorded(write.event.stream, write.version, position, metadata.on(write.event))
             for write, position in zip(writes, positions, strict=True)
         ]
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        """The events of each stream, in order; an empty list for a stream that does not exist. Raises StreamDamaged."""
+        """Returns the events of each stream by version; none for a stream that does not exist. Raises StreamDamaged."""
         rows = await self._loading(tuple(streams))
         loaded: dict[str, list[Recorded]] = {stream: [] for stream in streams}
         for recorded in readable(await self._decode(rows)):
@@ -92,15 +98,16 @@ class EventLog:
         return loaded
 
     async def load_state(self, stream: Stream[S]) -> S:
-        """What a stream's events fold to, right now. Raises StreamDamaged."""
+        """Folds all events of a stream to its state. Raises StreamDamaged."""
         return stream.fold(recorded.event for recorded in (await self.load([stream.name]))[stream.name])
 
     async def read(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> list[Recorded]:
-        """Reads the next events of the whole log, by position: with one of `names`, at most `up_to`, where given.
+        """Returns the next events of the whole log, by position.
 
-        An event that cannot be read is Damaged here. Raises UnknownEvent for one that a newer release wrote.
+        `names` and the position `up_to` narrow them where given. An event that cannot be read is returned as Damaged.
+        Raises UnknownEvent for one that a newer release wrote.
         """
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -113,10 +120,10 @@ class EventLog:
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Reads as `read`, and tells how far. `up_to` is a position that the log has already."""
+        """Reads like `read` and tells how far it came. `up_to` must be a position that the log has already."""
         end = up_to or after
         if up_to is None and names is not None:
-            # Asked before the events are read: nothing that is appended in between is stepped over.
+            # Read before the events, so that no event that is appended in between is stepped over.
             end = await self.read_head()
         events = await self.read(after, limit, names, up_to)
         last = events[-1].position if events else after
@@ -124,7 +131,7 @@ class EventLog:
         return Batch(events, last if is_full else max(last, end), is_full)
 
     async def find_positions(self, streams: Sequence[str], until: int) -> list[int]:
-        """Where the events of these streams stand, up to a position."""
+        """Returns the positions of all events of these streams up to position `until`."""
         rows = await self._rows(
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
             (list(streams), until),
@@ -132,7 +139,7 @@ class EventLog:
         return [position for (position,) in rows]
 
     async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
-        """The events at these positions, by position; what is not there is left out."""
+        """Returns the events at these positions, by position. Positions without an event are left out."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             " WHERE notification_id = ANY (%s) ORDER BY notification_id",
@@ -141,7 +148,7 @@ class EventLog:
         return await self._decode(rows)
 
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
-        """The next events of one stream, by version."""
+        """Returns the next events of one stream after version `after`, by version."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             " WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
@@ -150,7 +157,7 @@ class EventLog:
         return await self._decode(rows)
 
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
-        """The events of each stream, in order, up to its version here."""
+        """Returns the events of each stream up to the given version, by version."""
         rows = await self._rows(
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             " JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
@@ -164,7 +171,7 @@ class EventLog:
         return loaded
 
     async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
-        """Those of these data keys that are gone or lie below one that is, whatever this process remembers."""
+        """Returns those of the data keys that were destroyed, or lie below a destroyed one. Bypasses the cache."""
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
         query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
@@ -173,7 +180,7 @@ class EventLog:
         return {name for name, line in lines.items() if not gone.isdisjoint(line)}
 
     async def read_head(self) -> int:
-        """The newest position; 0 for an empty log."""
+        """Returns the newest position; 0 for an empty log."""
         rows = await self._rows("SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
         return int(rows[0][0])
 
@@ -185,24 +192,24 @@ class EventLog:
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
         names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
-        keys, key_of = await self._opening(names)
+        keys, key_of = await self._key_lookup(names)
         recorded = [self._mapper.read(event, position, key_of) for position, event in stored]
         erased = self._forget([item.event for item in recorded])
         if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
-            # This process remembered the key still; what came before its erasure reads as blank too.
-            _, key_of = await self._opening(names)
+            # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
+            _, key_of = await self._key_lookup(names)
             recorded = [self._mapper.read(event, position, key_of) for position, event in stored]
         return recorded
 
-    async def _opening(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """These data keys, and what answers for them: it raises Unreadable for one that is damaged itself.
+    async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
+        """Returns these data keys and a function that looks one up, which raises Unreadable for a damaged key.
 
-        Raises SecretMismatch when the secret is another one.
+        Raises SecretMismatch when the configured secret is wrong.
         """
         try:
             keys = await self.load_data_keys(names)
         except SecretMismatch:
-            await self._must_be_our_secret()
+            await self._check_secret()
         else:
             return keys, keys.get
         keys, damaged = {}, set[str]()
@@ -219,25 +226,28 @@ class EventLog:
 
         return keys, key_of
 
-    async def _must_be_our_secret(self) -> None:
-        """Raises SecretMismatch when it opens none of the topmost data keys."""
+    async def _check_secret(self) -> None:
+        """Raises SecretMismatch when the secret opens none of the topmost data keys."""
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
         )
-        for name, wrapped in await self._rows(query, (KEYS_TRIED,)):
+        for name, wrapped in await self._rows(query, (MAX_TRIED_KEYS,)):
             with contextlib.suppress(SecretMismatch):
                 self._secrets.unwrap(name, wrapped)
                 return
         raise SecretMismatch("no data key of this log opens: is TESTHIDE_SECRET_KEY the one that it was written with?")
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """The data keys that the sealed fields need, and which of them are new (with their wrapped form)."""
+        """Returns the data keys for the sealed fields by name, and (name, wrapped key) of those that are new.
+
+        Raises Erased when one of them was destroyed.
+        """
         needed = {
             name: write.version == 1 and write.event.stream == name.rpartition("/")[2]
             for write in reversed(writes)
             if (name := write.event.data_key) is not None and self._mapper.seals(write.event)
         }
-        # The first event of the stream of the same name makes the key: no need to look.
+        # The first event of the stream that a key is named after makes that key, so it cannot exist yet.
         known = await self.load_data_keys(
             above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )
@@ -257,16 +267,16 @@ class EventLog:
         return keys, new
 
     def _forget(self, events: Iterable[Event]) -> set[str]:
-        """An erasure reaches what this process remembers as soon as it sees it. Answers the keys that are gone."""
+        """Drops the data keys that these events destroy from the cache. Returns their names."""
         erased = {name for event in events if (name := event.erases) is not None}
         self._keys.update(dict.fromkeys(erased))
         return erased
 
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Those of `names` that were ever made; None for one that was destroyed, or that lies below a destroyed one."""
+        """Returns the keys of those `names` that were ever made: None for one that was destroyed or lies below one."""
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())
-        if len(self._keys) > KEYS_CACHED or time.monotonic() - self._keys_since > KEYS_CACHED_S:
+        if len(self._keys) > MAX_CACHED_KEYS or time.monotonic() - self._keys_since > KEY_CACHE_LIFETIME_S:
             self._keys.clear()
             self._keys_since = time.monotonic()
         keys = {name: self._keys[name] for name in wanted if name in self._keys}
@@ -281,7 +291,7 @@ class EventLog:
                 else:
                     fresh[name] = self._secrets.unwrap(name, wrapped, parent)
             for name, key in fresh.items():
-                self._keys.setdefault(name, key)  # what was seen to be erased in the meantime stays so
+                self._keys.setdefault(name, key)  # keeps the None of an erasure that was read in the meantime
             keys |= fresh
         return {
             name: None if None in map(keys.get, line) else keys[name] for name, line in lines.items() if name in keys

@@ -1,4 +1,4 @@
-"""Ids are drawn before the decision and carried in the event."""
+"""Ids come from sequences. A command carries the ids of what it creates, so deciding needs no database."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -40,7 +40,7 @@ class Ids:
         return await self._drawing(kind)
 
     async def draw_range(self, kind: Kind, count: int) -> int:
-        """The first of `count` ids in a row."""
+        """Returns the first of `count` consecutive ids."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute("SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count), prepare=True)
             row = await cursor.fetchone()

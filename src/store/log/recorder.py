@@ -1,7 +1,7 @@
-"""Our recorder as a recorder of the `eventsourcing` library: its table, its queries and subscriptions, our insert path.
+"""A recorder of the `eventsourcing` library that inserts through the group commit.
 
-The library's own insert paths either take a table lock over several round trips or, as a stored function, take none
-and let followers miss events (measured: docs/decisions/0002-group-commit.md).
+Table, queries and subscriptions are the library's. Of its insert paths one holds a table lock for several round trips,
+and the other takes none, so that readers miss events (measured: docs/decisions/0002-group-commit.md).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from store.log.append_function import create_statements
 
 
 def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
-    """The library's datastore for a connection string, with text stream ids."""
+    """Creates the library's datastore for a connection string, with stream ids of type text."""
     parts = conninfo_to_dict(conninfo)
     return PostgresDatastore(
         dbname=str(parts.get("dbname") or ""),
@@ -27,15 +27,13 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
         user=str(parts.get("user") or ""),
         password=str(parts.get("password") or ""),
         originator_id_type="text",
-        max_overflow=9,  # a subscription keeps one for itself
+        max_overflow=9,  # each subscription occupies one connection
         schema=schema,
     )
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Thread-safe and blocking, as the library wants it. The flusher runs on an event loop of its own thread, made at
-    the first insert.
-    """
+    """Blocks and is thread-safe, as the library requires. The first insert starts a thread for the flusher."""
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)

@@ -1,7 +1,7 @@
-"""What many ask at once, asked of the database once.
+"""A data loader: one query answers the lookups of many callers.
 
-A question that comes while queries of its kind are under way waits for the next, which answers all that came. An answer
-is always what the database said after the question.
+A lookup that arrives while queries are running waits for the next one, together with all others that arrived. Its
+result is read from the database after the call, never before.
 """
 
 import asyncio
@@ -12,63 +12,69 @@ from typing import Generic, TypeVar
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-A = TypeVar("A")
+K = TypeVar("K")
 V = TypeVar("V")
 
-AT_ONCE = 2
-"""Queries of one kind under way together: a slow one does not hold up all others."""
-MAX_ASKED = 200
+MAX_CONCURRENT_QUERIES = 2
+"""For one loader. With two, a slow query does not hold up every other caller."""
+MAX_BATCH_SIZE = 200
+"""Keys in one query."""
 
 
-class BatchLoader(Generic[A, V]):
-    """`await grouped(argument)`. `ask` answers each argument, in their order; an error reaches only whom it is for."""
+class BatchLoader(Generic[K, V]):
+    """`await loader(key)` returns the value of a key.
+
+    `fetch` returns the values of many keys, in their order. When it raises, each key is fetched again by itself, so
+    that an error reaches only the caller whose key causes it.
+    """
 
     def __init__(
-        self, pool: AsyncConnectionPool, ask: Callable[[AsyncConnection, Sequence[A]], Awaitable[Sequence[V]]]
+        self, pool: AsyncConnectionPool, fetch: Callable[[AsyncConnection, Sequence[K]], Awaitable[Sequence[V]]]
     ) -> None:
         self._pool = pool
-        self._ask = ask
-        self._waiting: deque[tuple[A, asyncio.Future[V]]] = deque()
-        self._under_way = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # or they could be collected while they run
+        self._fetch = fetch
+        self._waiting: deque[tuple[K, asyncio.Future[V]]] = deque()
+        self._queries = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # keeps running tasks from being garbage-collected
 
-    async def __call__(self, argument: A) -> V:
-        answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((argument, answer))
-        if self._under_way < AT_ONCE:
-            self._under_way += 1
-            task = asyncio.create_task(self._work())
+    async def __call__(self, key: K) -> V:
+        value: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, value))
+        if self._queries < MAX_CONCURRENT_QUERIES:
+            self._queries += 1
+            task = asyncio.create_task(self._run())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        return await value
 
-    async def _work(self) -> None:
+    async def _run(self) -> None:
         try:
             while self._waiting:
-                await self._answer_some([self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_ASKED))])
+                size = min(len(self._waiting), MAX_BATCH_SIZE)
+                await self._load([self._waiting.popleft() for _ in range(size)])
         finally:
-            self._under_way -= 1
+            self._queries -= 1
 
-    async def _answer_some(self, group: Sequence[tuple[A, "asyncio.Future[V]"]]) -> None:
+    async def _load(self, batch: Sequence[tuple[K, "asyncio.Future[V]"]]) -> None:
         try:
-            await self._answer(group)
+            await self._load_together(batch)
         except Exception:
-            for one in group:
-                await self._answer_alone(one)
+            for item in batch:
+                await self._load_alone(item)
         finally:
-            for _, answer in group:
-                answer.cancel()  # without effect on those that were answered
+            for _, value in batch:
+                value.cancel()  # no effect on those that have a result
 
-    async def _answer(self, group: Sequence[tuple[A, asyncio.Future[V]]]) -> None:
+    async def _load_together(self, batch: Sequence[tuple[K, asyncio.Future[V]]]) -> None:
         async with self._pool.connection() as connection:
-            found = await self._ask(connection, [argument for argument, _ in group])
-        for (_, answer), value in zip(group, found, strict=True):
-            if not answer.done():
-                answer.set_result(value)
+            found = await self._fetch(connection, [key for key, _ in batch])
+        for (_, value), result in zip(batch, found, strict=True):
+            if not value.done():
+                value.set_result(result)
 
-    async def _answer_alone(self, one: tuple[A, "asyncio.Future[V]"]) -> None:
+    async def _load_alone(self, item: tuple[K, "asyncio.Future[V]"]) -> None:
         try:
-            await self._answer([one])
+            await self._load_together([item])
         except Exception as error:
-            if not one[1].done():
-                one[1].set_exception(error)
+            if not item[1].done():
+                item[1].set_exception(error)

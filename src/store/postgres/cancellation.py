@@ -1,21 +1,31 @@
-"""The end of tasks that wait for the database."""
+"""Waiting and cancelling without `asyncio.wait_for`, which loses cancellations before Python 3.12.
+
+`asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. psycopg uses
+it for its own waits, so a task that waits for the database may have to be cancelled more than once.
+"""
 
 import asyncio
 from typing import Any
 
-AGAIN_S = 0.2
+RETRY_INTERVAL_S = 0.2
+"""A task that still runs after this time is cancelled again."""
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels them, and waits until they have ended; how is no matter.
-
-    Once may not be enough: psycopg waits by `asyncio.wait_for`, which swallows a cancellation that comes together with
-    what it waits for (before Python 3.12).
-    """
+    """Cancels the tasks, again and again until all of them have ended. Their results and errors are dropped."""
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=AGAIN_S)
+        await asyncio.wait(running, timeout=RETRY_INTERVAL_S)
     for task in tasks:
         if not task.cancelled():
-            task.exception()  # nobody else asks for it
+            task.exception()  # marks it as retrieved, else asyncio logs it
+
+
+async def wait_for(event: asyncio.Event, timeout_s: float) -> bool:
+    """Waits until the event is set. Returns False when that takes longer than `timeout_s`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False

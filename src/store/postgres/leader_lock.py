@@ -1,4 +1,4 @@
-"""One of many: whoever holds an advisory lock leads, for as long as the connection lives that holds it."""
+"""Leader election by advisory lock: the holder leads for as long as its connection lives."""
 
 import asyncio
 import contextlib
@@ -6,24 +6,27 @@ from collections.abc import AsyncIterator
 
 from psycopg import AsyncConnection
 
-ASK_AGAIN_S = 0.2
+RETRY_INTERVAL_S = 0.2
+CONNECT_TIMEOUT_S = 5
 
 
 @contextlib.asynccontextmanager
 async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConnection]:
-    """The connection that holds the lock, as soon as nobody else does. Raises psycopg.OperationalError.
+    """Waits until the lock called `name` is free, and yields the connection that holds it.
 
-    Asks again and again: a statement that waits for its lock holds a snapshot, and for as long as a standby waits no
-    vacuum could take away what was deleted anywhere in the database.
+    Tries again and again instead of blocking in PostgreSQL: a statement that waits for a lock holds a snapshot, which
+    would keep vacuum from removing any deleted row for as long as a standby waits. Raises psycopg.OperationalError.
     """
-    async with await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
+    async with await AsyncConnection.connect(
+        conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+    ) as connection:
         while True:
-            if await _taken(connection, name):
+            if await _try_lock(connection, name):
                 break
-            await asyncio.sleep(ASK_AGAIN_S)
+            await asyncio.sleep(RETRY_INTERVAL_S)
         yield connection
 
 
-async def _taken(connection: AsyncConnection, name: str) -> bool:
+async def _try_lock(connection: AsyncConnection, name: str) -> bool:
     cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
     return await cursor.fetchone() == (True,)

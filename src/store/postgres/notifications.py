@@ -1,7 +1,7 @@
-"""One LISTEN connection a process, shared by everything in it that waits for something.
+"""PostgreSQL notifications: one LISTEN connection for a process, shared by all its subscribers.
 
-A notification may be lost while the connection is down, so after every (re)connect each subscriber is called with
-None, which means: look again. Subscribers look first, then wait; and those with a deadline look once a second anyway.
+Notifications are lost while the connection is down. After every connect each subscriber is therefore called with None,
+which means that anything may have changed. A subscriber reads first and waits afterwards.
 """
 
 import asyncio
@@ -20,55 +20,50 @@ log = structlog.get_logger()
 
 Callback = Callable[[str | None], None]
 
+# The channels.
 EVENTS = "stored_events"
-"""Payload: the newest position in the log, and the names of what was appended: `1025 build.queued build.commented`."""
+"""Payload: the newest position in the log and the names of the appended events: `1025 build.queued build.commented`."""
 PROJECTED = "projected"
-"""Payload: a position and which read models have reached it (their `digest`); empty: look at the positions."""
+"""Payload: a position and the `digest` of the read models that have reached it. Empty: read the positions again."""
 AGENT_NOTIFICATIONS = "stored_events_wakes"
-"""Payload: the node whose agent has something to fetch, and what: `7:1025` a build, `7:cmd-3` a command. `done:3`: the
-command has been answered.
+"""Payload: a node id and what its agent can fetch: `7:1025` a build, `7:cmd-3` a command. `done:3`: command 3 has been
+answered.
 """
 POLLS = "polls"
-"""Payload: the node id whose agent asks for work or stopped asking."""
+"""Payload: a node id and how many builds its agent asks for: `7:2`. Zero: it stopped asking."""
 BUILD_LOGS = "build_logs"
-"""Payload: the build id that has new log lines."""
+"""Payload: the id of a build with new log lines."""
+
+CONNECT_TIMEOUT_S = 5
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 2.0
+"""Before the listener connects again. Each failure doubles the pause up to this."""
 
 
 def may_contain(payload: str, names: Collection[str]) -> bool:
-    """Whether an event with one of these names was appended, by a payload of EVENTS."""
+    """Tells from a payload of EVENTS whether an event with one of these names was appended."""
     return any(name in names for name in payload.split(" ")[1:])
 
 
 def newest_position(payload: str) -> int:
-    """The position in a payload of EVENTS."""
+    """Returns the position in a payload of EVENTS."""
     return int(payload.partition(" ")[0])
 
 
-async def wait_for(news: asyncio.Event, within_s: float) -> bool:
-    """Whether it is set in time.
-
-    Not by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that comes together with the event, and who
-    cancelled waits for ever.
-    """
-    try:
-        async with asyncio.timeout(within_s):
-            return await news.wait()
-    except TimeoutError:
-        return False
-
-
 class Listener:
+    """Listens on the given channels and connects again whenever the connection is lost."""
+
     def __init__(self, conninfo: str, *channels: str) -> None:
         self._conninfo = conninfo
         self._channels = channels
         self._callbacks: dict[str, list[Callback]] = defaultdict(list)
         self._task: asyncio.Task[None] | None = None
-        self._ready = asyncio.Event()
+        self._is_listening = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns once the process listens."""
+        """Returns once the process listens on all channels."""
         self._task = asyncio.create_task(self._run(), name="listener")
-        await self._ready.wait()
+        await self._is_listening.wait()
 
     async def close(self) -> None:
         if self._task is not None:
@@ -76,7 +71,7 @@ class Listener:
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
-        """Calls `callback` on the event loop for each notification; it must not block or raise."""
+        """Within it `callback` is called on the event loop with each payload. It must not block or raise."""
         assert channel in self._channels, f"this process does not listen on {channel}"
         self._callbacks[channel].append(callback)
         try:
@@ -85,16 +80,16 @@ class Listener:
             self._callbacks[channel].remove(callback)
 
     async def _run(self) -> None:
-        pause = 0.05
+        pause_s = FIRST_PAUSE_S
         while True:
             try:
                 async with await AsyncConnection.connect(
-                    self._conninfo, autocommit=True, connect_timeout=5
+                    self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
                 ) as connection:
                     for channel in self._channels:
                         await connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
-                    self._ready.set()
-                    pause = 0.05
+                    self._is_listening.set()
+                    pause_s = FIRST_PAUSE_S
                     for callbacks in list(self._callbacks.values()):
                         for callback in list(callbacks):
                             callback(None)
@@ -102,6 +97,6 @@ class Listener:
                         for callback in list(self._callbacks[notification.channel]):
                             callback(notification.payload)
             except psycopg.OperationalError as error:
-                log.warning("listener lost its connection", error=str(error).strip(), again_in_s=pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 2.0)
+                log.warning("listener lost its connection", error=str(error).strip(), again_in_s=pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""What agents are doing right now: open polls, free slots, load. No mutations, so no events; a crash may lose them."""
+"""The present state of agents: open polls, free slots, load. Not events, and a crash may lose them."""
 
 from datetime import datetime
 
@@ -13,14 +13,14 @@ class Gauge(msgspec.Struct, frozen=True):
     session: str
     seen_at: datetime
     free: int
-    """Builds that the agent could take now; only meaningful while `polling`."""
+    """Builds that the agent could take now. Valid only while `polling`."""
     polling: bool
     cpu_pct: float | None
     ram_pct: float | None
     disk_free_gb: float | None
     uptime_s: int | None
     silent_s: float
-    """Since any call of the agent, by the database's clock."""
+    """Seconds since the agent's last call, by the database's clock."""
 
 
 _COLUMNS = (
@@ -34,7 +34,7 @@ class AgentGauges:
         self._pool = pool
 
     async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """A poll opens or ends; the dispatcher is told. The end of a session's poll says nothing of a later session."""
+        """Records that a poll began or ended, and notifies the dispatcher. A poll's end changes no later session."""
         await self._execute(
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
             " VALUES (%(node)s, %(session)s, now(), %(free)s, %(polling)s) ON CONFLICT (node_id) DO UPDATE"
@@ -67,7 +67,7 @@ class AgentGauges:
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
-        """Any call of an agent shows that it lives."""
+        """Records any other call of an agent, which shows that it is alive."""
         await self._execute(
             "INSERT INTO agent_gauges (node_id, session, seen_at) VALUES (%(node)s, %(session)s, now())"
             " ON CONFLICT (node_id) DO UPDATE SET seen_at = now(), session = EXCLUDED.session",
@@ -76,8 +76,7 @@ class AgentGauges:
         )
 
     async def fetch(self, node_id: int) -> Gauge | None:
-        found = [gauge for gauge in await self.fetch_all() if gauge.node_id == node_id]
-        return found[0] if found else None
+        return next((gauge for gauge in await self.fetch_all() if gauge.node_id == node_id), None)
 
     async def fetch_all(self) -> list[Gauge]:
         async with self._pool.connection() as connection:

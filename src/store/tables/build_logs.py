@@ -1,8 +1,8 @@
-"""Build logs: numbered lines in compressed chunks, by build and attempt.
+"""Build logs: numbered lines in compressed chunks, by build and attempt. Lines are not events.
 
-Lines are not events. They are acknowledged only as far as they are stored without a gap; a resent line is recognised
-by its number. Each chunk has a hash over itself and all before it; the event that ends a build carries the line count
-and the last hash, so that a log that was changed later can be told.
+Lines are acknowledged as far as they are stored without a gap; a line that is sent again is recognised by its number.
+Each chunk has a hash of itself and all chunks before it. The event that ends a build has the number of lines and the
+last hash, by which a log that was changed later is recognised.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from domain.core.errors import TooLarge
 from store.postgres.notifications import BUILD_LOGS
 
 MAX_SIZE = 1024 * 1024 * 1024
-"""Bytes of one log before compression. Agents stop far earlier."""
+"""Bytes of one log before compression. Agents cut a log long before that."""
 
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
-"""Bytes before compression that a page may have besides its first chunk."""
+"""Bytes before compression that a page may have in addition to its first chunk."""
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
@@ -34,7 +34,7 @@ class Line(msgspec.Struct, array_like=True, frozen=True):
 class LogEnd(NamedTuple):
     lines: int
     digest: bytes
-    """SHA-256 over the digest before the last chunk and that chunk; empty for an empty log."""
+    """SHA-256 of the previous chunk's digest and the last chunk; empty for an empty log."""
     size: int
     """Bytes before compression."""
 
@@ -52,7 +52,7 @@ class BuildLogs:
         self._pool = pool
 
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
-        """Stores lines that follow what is there; answers how many are stored without a gap. Raises TooLarge."""
+        """Stores those lines that follow the stored ones. Returns how many are stored by then. Raises TooLarge."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
             stored, digest, size = await self._fetch_end(connection, build_id, attempt)
@@ -103,7 +103,7 @@ class BuildLogs:
             return {attempt: LogEnd(*end) for attempt, *end in await cursor.fetchall()}
 
     async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
-        """Whether the first `lines` lines are those that had this digest. Reads all of them."""
+        """Tells whether the first `lines` lines are stored unaltered, by their digest. Reads all of them."""
         reached, found = 0, b""
         while reached < lines:
             async with self._pool.connection() as connection:
@@ -125,7 +125,7 @@ class BuildLogs:
         return reached == lines and found == digest
 
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
-        """`limit` lines from line `offset` on; fewer at the end of what is stored."""
+        """Returns up to `limit` lines from line `offset` on."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
@@ -142,7 +142,7 @@ class BuildLogs:
         return lines
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
-        """Some lines from line `offset` on: what a few chunks hold. None at the end of what is stored."""
+        """Returns the lines of a few chunks from line `offset` on; none at the end."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"

@@ -1,4 +1,7 @@
-"""How often each flaky test had been flaky when that was last looked at. Worker state, not events."""
+"""Flaky baselines: how often each flaky test had been flaky when the flakiness watch last looked at it.
+
+State of that worker, not events. A test counts as newly flaky by the runs since its baseline.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +9,7 @@ from psycopg import AsyncConnection
 
 
 async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
-    """(runs, flaky runs) by test case, of those that were noted."""
+    """Returns (runs, flaky runs) by test case; without those that have no baseline."""
     cursor = await connection.execute(
         "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)", (list(case_ids),)
     )
@@ -14,7 +17,7 @@ async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[in
 
 
 async def store(connection: AsyncConnection, counts: Iterable[tuple[int, int, int]]) -> None:
-    """Test case, runs, flaky runs."""
+    """Stores baselines: (test case, runs, flaky runs)."""
     cases = list(zip(*counts, strict=True))
     if cases:
         await connection.execute(

@@ -1,7 +1,7 @@
-"""What was answered to a request with an idempotency key, for when it comes again.
+"""Idempotent responses: the response to a request with an idempotency key, for when the request is sent again.
 
-The append function notes the key in the transaction of the events (`store.log.append.IdempotencyKey`); the
-answer is added, sealed, when there is one. A day later all of it is gone.
+The append function stores the key in the transaction of the events (`store.log.append.IdempotencyKey`). The response is
+added, encrypted, when there is one. Both are deleted after a day.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from store.crypto.secrets import Secrets, decrypt, encrypt
 
-KEPT = timedelta(hours=24)
-SECRETS_KEPT = timedelta(minutes=5)
-"""How long an answer is kept that shows what is shown only once."""
+RETENTION = timedelta(hours=24)
+SECRET_RETENTION = timedelta(minutes=5)
+"""For a response with a secret, such as a new token, which is shown only once."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True, array_like=True):
@@ -27,13 +27,13 @@ class StoredResponse(msgspec.Struct, frozen=True, array_like=True):
 @dataclass(frozen=True)
 class EarlierRequest:
     body: bytes
-    """Hash of its body."""
+    """SHA-256 of the request's body."""
     position: int
     age: timedelta
     made: int | None
-    """Id of what was made, where the answer shows a secret of it."""
+    """The id of the created resource, for a response that shows a secret of it."""
     answer: StoredResponse | None
-    """None while it is still in flight, for ever when its process died in between, and when it is not shown again."""
+    """None while the request is running, when its process died meanwhile, and after SECRET_RETENTION."""
 
 
 _answers = msgspec.msgpack.Decoder(StoredResponse)
@@ -68,13 +68,13 @@ class IdempotentResponses:
             )
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Forgets what is too old: all of it, or one."""
+        """Deletes expired keys and responses: all of them, or only those of `scope`."""
         async with self._pool.connection() as connection:
-            for statement, kept in (
-                ("DELETE FROM stored_events_once WHERE at < now() - %s", KEPT),
+            for statement, age in (
+                ("DELETE FROM stored_events_once WHERE at < now() - %s", RETENTION),
                 (
                     "UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND at < now() - %s",
-                    SECRETS_KEPT,
+                    SECRET_RETENTION,
                 ),
             ):
-                await connection.execute(f"{statement} AND coalesce(scope = %s, true)".encode(), (kept, scope))
+                await connection.execute(f"{statement} AND coalesce(scope = %s, true)".encode(), (age, scope))

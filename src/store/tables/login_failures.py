@@ -1,14 +1,14 @@
-"""How often signing in failed lately. No mutation of ours, so no event.
+"""Failed logins of the last minutes, by subject: the account that was tried, the address that tried. Not events.
 
-Subjects are what is guessed or who guesses: an account, an address. What stands here after a window is dropped
-bit by bit by later failures, so that neither a look nor a note grows with their number.
+Each failure deletes a few expired rows, so that neither recording nor reading slows down with their number.
 """
 
 from collections.abc import Sequence
 
 from psycopg_pool import AsyncConnectionPool
 
-FAILURES = 10
+MAX_FAILURES = 10
+"""Failures within a window after which a subject has to wait for its end."""
 WINDOW_S = 300
 
 
@@ -17,19 +17,19 @@ class LoginFailures:
         self._pool = pool
 
     async def fetch_wait_s(self, subjects: Sequence[str]) -> int:
-        """Whole seconds until one may try again; 0 now."""
+        """Returns the seconds until the next attempt is allowed; 0 when it is allowed now."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT coalesce(max(ceil(extract(epoch FROM since - now()) + %(window)s)), 0)::int"
                 " FROM login_failures WHERE subject = ANY (%(subjects)s::text[]) AND failures >= %(failures)s",
-                {"window": WINDOW_S, "subjects": list(subjects), "failures": FAILURES},
+                {"window": WINDOW_S, "subjects": list(subjects), "failures": MAX_FAILURES},
                 prepare=True,
             )
             row = await cursor.fetchone()
         return 0 if row is None else max(0, int(row[0]))
 
     async def record(self, subjects: Sequence[str]) -> None:
-        """One more failure of each; the window begins with its first."""
+        """Adds a failure to each subject. A subject's window begins with its first failure."""
         window = f"interval '{WINDOW_S} seconds'"
         async with self._pool.connection() as connection:
             await connection.execute(

@@ -1,7 +1,7 @@
-"""Reactions: the position that each has reached in the log, and what is due to be run.
+"""Due reactions: events that a worker still has to react to, with tries and errors.
 
-A due reaction is leased for a while, which is longer after each try. After the last one it is parked: it stays, with
-its error, until somebody asks for it again.
+A worker leases a due reaction; each lease is longer than the one before. After the last try the reaction is parked: it
+stays, with its error, until an operator retries it.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,18 @@ from typing import NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
-FIRST_PAUSE_S = 5
+FIRST_LEASE_S = 5
+"""Each of the next ten leases is twice as long as the one before."""
 MAX_TRIES = 20
-"""Over some 17 hours."""
-ERRORS_SHOWN = 5
+"""They take some 17 hours."""
+MAX_SHOWN_ERRORS = 5
 
 
 class Due(NamedTuple):
     reaction: str
     position: int
     tries: int
-    """This one included."""
+    """Including this one."""
 
 
 class ReactionStanding(msgspec.Struct):
@@ -51,7 +52,9 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """What is due of these reactions, put off so that no one else runs it meanwhile; a crash makes it due again."""
+    """Returns due reactions with these names and postpones them, so that nobody else runs them. A crashed worker's
+    become due again at the end of the lease.
+    """
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
         " due_at = now() + make_interval(secs => %s * power(2, least(d.tries, 10)))"
@@ -59,7 +62,7 @@ async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: in
         "  WHERE due_at <= now() AND tries < %s AND reaction = ANY (%s)"
         "  ORDER BY due_at LIMIT %s FOR UPDATE SKIP LOCKED) l"
         " WHERE d.reaction = l.reaction AND d.position = l.position RETURNING d.reaction, d.position, d.tries",
-        (FIRST_PAUSE_S, MAX_TRIES, list(names), limit),
+        (FIRST_LEASE_S, MAX_TRIES, list(names), limit),
     )
     return [Due(*row) for row in await cursor.fetchall()]
 
@@ -85,7 +88,7 @@ async def has_parked(connection: AsyncConnection) -> bool:
 
 
 async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]:
-    """All that follow the log, and whatever else something is due of (of another release, perhaps)."""
+    """Returns every reaction that has a position or due events, those of other releases included."""
     cursor = await connection.execute(
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
         " count(d.position) FILTER (WHERE d.tries >= %(most)s),"
@@ -94,13 +97,13 @@ async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]
         " FROM (SELECT reaction AS name FROM reaction_positions UNION SELECT reaction FROM due_reactions) n"
         " LEFT JOIN reaction_positions p ON p.reaction = n.name LEFT JOIN due_reactions d ON d.reaction = n.name"
         " GROUP BY n.name, p.position ORDER BY n.name",
-        {"most": MAX_TRIES, "shown": ERRORS_SHOWN},
+        {"most": MAX_TRIES, "shown": MAX_SHOWN_ERRORS},
     )
     return [ReactionStanding(*row) for row in await cursor.fetchall()]
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
-    """What is parked, of one reaction or of all, is due now and has all its tries again; how many that are."""
+    """Makes the parked events of one reaction, or of all, due with all their tries. Returns how many they are."""
     cursor = await connection.execute(
         "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",
         (MAX_TRIES, name, name),

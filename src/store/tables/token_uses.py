@@ -1,4 +1,4 @@
-"""When API tokens were last used: no mutation, so a table of its own, written at most once a minute."""
+"""The last use of each API token. Not an event, and written at most once a minute."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 
 async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
-    """Only reads while the last note is younger than a minute."""
+    """Writes only when the recorded use is older than a minute."""
     await connection.execute(
         "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
         " (SELECT FROM token_uses WHERE token_id = %(id)s AND used_at > now() - interval '1 minute')"
@@ -18,7 +18,7 @@ async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
 
 
 async def fetch_last_token_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
-    """By token id; tokens that were never used are missing."""
+    """Returns the last use by token id; without tokens that were never used."""
     cursor = await connection.execute(
         "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",
         {"ids": list(token_ids)},

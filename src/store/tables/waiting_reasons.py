@@ -1,4 +1,4 @@
-"""Why queued builds wait, as the dispatcher sees it. No mutation: a crash may lose it, the next look makes it anew."""
+"""Why queued builds wait, as of the dispatcher's last round. A crash may lose it; the next round writes it anew."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ class WaitingReasons:
         self._pool = pool
 
     async def replace(self, reasons: Mapping[int, str]) -> None:
-        """By build id; those that are not named wait no more."""
+        """Replaces all reasons, by build id."""
         rows = [{"build_id": build_id, "reason": reason} for build_id, reason in reasons.items()]
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("TRUNCATE queue_reasons")

@@ -26,8 +26,9 @@ from domain.core.errors import Rejection
 from domain.deliveries import Outcome
 from domain.endpoints import EndpointKind
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.cancellation import wait_for
 from store.postgres.leader_lock import hold_leader_lock
-from store.postgres.notifications import Listener, wait_for
+from store.postgres.notifications import Listener
 from store.tables import deliveries, delivery_endpoints, delivery_upkeep
 from store.tables.deliveries import DELIVERIES_CHANNEL, CompletedAttempt, LeasedDelivery
 from workers.loops.outages import tolerate_outages
