@@ -18,9 +18,22 @@ def test_the_import_contract_covers_every_room() -> None:
     assert named | {"agent"} == ROOMS, "the agent has contracts of its own"
 
 
-def test_the_documentation_describes_every_room() -> None:
+def folders_of(room: str) -> set[str]:
+    return {path.parent.name for path in (ROOT / "src" / room).glob("*/__init__.py")}
+
+
+def test_the_import_contract_orders_the_folders_of_every_room() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    for room in ROOMS:
+        inside = next((item["layers"] for item in contracts if item.get("containers") == [room]), [])
+        ordered = {name.strip() for layer in inside for name in layer.split("|")}
+        assert folders_of(room) - {"injected"} <= ordered, f"a folder of {room} is in no layer"
+
+
+def test_the_documentation_describes_every_folder() -> None:
     table = (ROOT / "docs" / "architecture.md").read_text()
-    assert set(re.findall(r"^\| `src/(\w+)/`", table, re.MULTILINE)) == ROOMS
+    folders = {f"{room}/{folder}" for room in ROOMS for folder in folders_of(room)} - {"store/migrations"}
+    assert set(re.findall(r"^\| `src/([\w/]+)/`", table, re.MULTILINE)) == ROOMS | folders
 
 
 def test_no_other_distribution_owns_a_rooms_name() -> None:
