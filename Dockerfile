@@ -6,7 +6,7 @@ RUN python -m venv /opt/testhide
 COPY requirements/server.txt requirements/server.txt
 RUN /opt/testhide/bin/pip install --require-hashes -r requirements/server.txt
 COPY pyproject.toml README.md ./
-COPY requirements/server.in requirements/server.in
+COPY requirements/server.in requirements/embedded.in requirements/
 COPY src src
 # The build's own tool is pinned by the development lock.
 COPY requirements/dev.txt requirements/dev.txt
@@ -22,6 +22,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/testhide --create-home testhide
 COPY --from=build /opt/testhide /opt/testhide
+# What /healthz shows: docker build --build-arg TESTHIDE_BUILD=$(git rev-parse HEAD)
+ARG TESTHIDE_BUILD=
+ENV TESTHIDE_BUILD=$TESTHIDE_BUILD
 ENV PATH=/opt/testhide/bin:$PATH PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 TESTHIDE_DATA=/var/lib/testhide
 USER testhide
 WORKDIR /var/lib/testhide

@@ -73,12 +73,12 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running_stack(*, agent: bool) -> Iterator[Stack]:
+def running_stack(*, agent: bool, python: str | Path = sys.executable) -> Iterator[Stack]:
     """Raises StackFailed."""
     data = Path(tempfile.mkdtemp(prefix="testhide-bench-"))
     data.chmod(0o711)  # as root: the engines' account must get through
     port = _free_port()
-    command = [sys.executable, "-P", "-m", "testhide", "up", "--port", str(port), "--data", str(data)]
+    command = [str(python), "-P", "-m", "testhide", "up", "--port", str(port), "--data", str(data)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     process = subprocess.Popen(
         [*command, *([] if agent else ["--no-agent"])],

@@ -12,3 +12,4 @@ bundle         builds the zipapp; the only module that is not part of it
 """
 
 VERSION = "0.1.0"
+"""The version of the whole project: pyproject.toml reads it from here."""
