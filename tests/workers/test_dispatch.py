@@ -246,7 +246,7 @@ def is_assigned(state: Any) -> bool:
 
 async def test_an_assignment_is_taken_back_after_a_while(yard: Yard) -> None:
     await yard.start(1)
-    async with yard.dispatching(acknowledge_s=0.2):
+    async with yard.dispatching(acknowledge_timeout_s=0.2):
         await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)
         state = await yard.until(1, lambda state: isinstance(state, Queued) and state.attempt == 1)
@@ -265,7 +265,7 @@ async def test_a_poll_that_ends_late_says_nothing_of_the_next_session(yard: Yard
 
 async def test_a_silent_nodes_builds_are_lost(yard: Yard) -> None:
     await yard.start(1)
-    async with yard.dispatching(offline_s=1.0):
+    async with yard.dispatching(offline_after_s=1.0):
         await yard.gauges.record_poll(3, "first", 1, polling=True)
         await yard.until(1, is_assigned)
         await yard.logs.append(5, 1, 1, 0, [Line(0, "checking out")])
@@ -281,7 +281,7 @@ async def test_a_node_that_has_just_connected_is_not_silent(yard: Yard) -> None:
     def gone(node: Any) -> bool:
         return node.session is None
 
-    async with yard.dispatching(offline_s=2.0):
+    async with yard.dispatching(offline_after_s=2.0):
         await yard.seen(lambda: yard.parts.log.load_state(NODE.at(3)), gone)  # so it has led for longer than that
         connected = time.monotonic()
         await yard.handler.execute(ConnectNode(4, "late", "1", "linux", "h", 8, 16.0, replaces_dead=True), ANN)

@@ -14,7 +14,7 @@ from domain.jobs import JobCreated, JobUpdated
 from domain.nodes import NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
 from tests.workers.test_scheduler import NOW, connected
-from workers.dispatch.placement import assignments
+from workers.dispatch.placement import place_builds
 from workers.dispatch.scheduler import Scheduler
 
 JOBS, NODES, POOLS = (1, 2, 3), (1, 2, 3), (1, 2, 3)
@@ -226,7 +226,7 @@ class Placing(RuleBasedStateMachine):
     @rule()
     def assign(self) -> None:
         world = self.world
-        for queued, node_id in assignments(self.scheduler, world.now):
+        for queued, node_id in place_builds(self.scheduler, world.now):
             build = world.waiting[queued.build_id]
             assert world.fits(build, node_id), "no limit is exceeded, nothing runs where it may not"
             assert world.turn(build) == min(world.turn(other) for other in world.fitting()), "the order holds"
@@ -250,7 +250,7 @@ class Placing(RuleBasedStateMachine):
 
     @invariant()
     def it_knows_what_waits_and_what_runs(self) -> None:
-        assert self.scheduler.queue.keys() == self.world.waiting.keys()
+        assert self.scheduler.queued.keys() == self.world.waiting.keys()
         assert self.scheduler.active.keys() == self.world.running.keys()
 
 

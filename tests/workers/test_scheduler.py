@@ -14,7 +14,7 @@ from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
 from tests.support.strategies import histories
-from workers.dispatch.placement import assignments, waiting_for
+from workers.dispatch.placement import explain_waiting, place_builds
 from workers.dispatch.scheduler import LostBuild, Scheduler
 
 PROJECT, OTHER_PROJECT = 1, 2
@@ -62,7 +62,7 @@ def after(*events: Event, polls: dict[int, int] | None = None) -> Scheduler:
 
 
 def placed(scheduler: Scheduler, now: datetime = NOW) -> list[tuple[int, int]]:
-    return [(build.build_id, node_id) for build, node_id in assignments(scheduler, now)]
+    return [(build.build_id, node_id) for build, node_id in place_builds(scheduler, now)]
 
 
 def test_a_build_goes_to_a_node_that_asks() -> None:
@@ -91,7 +91,7 @@ def test_a_build_that_went_back_keeps_its_age() -> None:
     waiting = [queued(number) for number in (1, 2, 3, 4)]
     ended = BuildFinished(**ids(1), status="aborted", reason="stopped_by_user")
     scheduler = after(job(), *node(), *waiting, ended, assigned(2), lost, polls={3: 1})
-    ((build, _),) = assignments(scheduler, NOW)
+    ((build, _),) = place_builds(scheduler, NOW)
     assert (build.build_id, build.attempt) == (2, 1)
     moved = BuildMovedToTop(**ids(2))
     assert placed(after(job(), *node(), *waiting, moved, assigned(2), lost, polls={3: 1})) == [(2, 3)]
@@ -231,7 +231,7 @@ def test_what_nobody_took_up() -> None:
 
 
 def reasons(*events: Event) -> list[str]:
-    return list(waiting_for(after(*events), NOW).values())
+    return list(explain_waiting(after(*events), NOW).values())
 
 
 ON_GPU: dict[str, Any] = {"required_tags": ["gpu", "linux"]}
@@ -275,47 +275,47 @@ def test_builds_that_are_alike_wait_for_the_same() -> None:
     assert reasons(job(), *node()) == []
 
 
-def orphans(scheduler: Scheduler) -> list[tuple[int, int | None, str]]:
-    return [(orphan.build.build_id, orphan.node_id, orphan.reason) for orphan in scheduler.orphans()]
+def lost_builds(scheduler: Scheduler) -> list[tuple[int, int | None, str]]:
+    return [(lost.build.build_id, lost.node_id, lost.reason) for lost in scheduler.lost_builds()]
 
 
-def test_builds_of_a_deleted_job_are_orphans() -> None:
+def test_builds_of_a_deleted_job_are_lost() -> None:
     history = (job(), job(6), *node(), queued(1), queued(2), queued(3, job_id=6), assigned(1))
-    assert orphans(after(*history)) == []
-    assert orphans(after(*history, JobDeleted(job_id=5, project_id=PROJECT))) == [
+    assert lost_builds(after(*history)) == []
+    assert lost_builds(after(*history, JobDeleted(job_id=5, project_id=PROJECT))) == [
         (2, None, "job_deleted"),
         (1, 3, "job_deleted"),
     ]
 
 
-def test_builds_of_a_lost_agent_are_orphans() -> None:
+def test_builds_of_a_lost_agent_are_lost() -> None:
     history = (job(), *node(), queued(1), queued(2), assigned(1))
-    assert orphans(after(*history, connected(session="s1"))) == [], "the same agent came back"
-    assert orphans(after(*history, connected(session="s2"))) == [(1, 3, "agent_lost")]
+    assert lost_builds(after(*history, connected(session="s1"))) == [], "the same agent came back"
+    assert lost_builds(after(*history, connected(session="s2"))) == [(1, 3, "agent_lost")]
     gone = NodeWentOffline(node_id=3, session="s1", reason="silent")
-    assert orphans(after(*history, gone)) == [(1, 3, "agent_lost")]
-    assert orphans(after(*history, gone, connected(session="s2"))) == [(1, 3, "agent_lost")]
-    assert orphans(after(*history, NodeDeleted(node_id=3))) == [(1, 3, "node_removed")]
+    assert lost_builds(after(*history, gone)) == [(1, 3, "agent_lost")]
+    assert lost_builds(after(*history, gone, connected(session="s2"))) == [(1, 3, "agent_lost")]
+    assert lost_builds(after(*history, NodeDeleted(node_id=3))) == [(1, 3, "node_removed")]
 
 
 @pytest.mark.parametrize("stream", ["build-1", "job-5", "node-3", "node-pool-8"])
 def test_what_has_an_event_that_cannot_be_read_is_left_alone(stream: str) -> None:
     """Nothing is given to it and nothing is taken from it: whatever was said there may be the opposite."""
     scheduler = after(job(), pool(8), *node(pool=8), queued(1, pool=8), polls={3: 1})
-    scheduler.leave_alone(stream)
-    assert (assignments(scheduler, NOW), orphans(scheduler)) == ([], [])
+    scheduler.mark_damaged(stream)
+    assert (place_builds(scheduler, NOW), lost_builds(scheduler)) == ([], [])
     scheduler = after(job(), job(6), pool(8), *node(pool=8), *node(4), queued(1, pool=8), queued(2), assigned(1))
-    scheduler.leave_alone(stream)
-    assert orphans(scheduler) == []
+    scheduler.mark_damaged(stream)
+    assert lost_builds(scheduler) == []
 
 
-def test_an_orphan_that_was_taken_back_is_none() -> None:
+def test_a_lost_build_that_was_requeued_is_not_lost() -> None:
     history = (job(), *node(), queued(1), assigned(1), connected(session="s2"))
-    (orphan,) = after(*history).orphans()
-    assert orphan == LostBuild(orphan.build, 3, "agent_lost")
-    lost = BuildRequeued(**ids(1), node_id=3, attempt=1, reason="agent_lost")
-    assert orphans(after(*history, lost)) == []
-    assert orphans(after(*history, lost, assigned(1, attempt=2))) == []
+    (lost,) = after(*history).lost_builds()
+    assert lost == LostBuild(lost.build, 3, "agent_lost")
+    requeued = BuildRequeued(**ids(1), node_id=3, attempt=1, reason="agent_lost")
+    assert lost_builds(after(*history, requeued)) == []
+    assert lost_builds(after(*history, requeued, assigned(1, attempt=2))) == []
 
 
 @given(histories(*builds.EVENTS, *jobs.EVENTS, *nodes.EVENTS, *pools.EVENTS))
@@ -324,8 +324,9 @@ def test_no_history_fails(history: list[Event]) -> None:
     first = {event.stream: event for event in reversed(history) if isinstance(event, BuildQueued)}
     history = [event for event in history if not isinstance(event, BuildQueued) or first[event.stream] is event]
     scheduler = after(*history, polls={1: 1, 2: 2, 3: 3})
-    assignments(scheduler, NOW)
-    assert waiting_for(scheduler, NOW).keys() == scheduler.lanes.keys()
-    assert sorted(number for lane in scheduler.lanes.values() for number in lane) == sorted(scheduler.queue)
-    assert {orphan.build.build_id for orphan in scheduler.orphans()} <= scheduler.queue.keys() | scheduler.active.keys()
-    assert not scheduler.queue.keys() & scheduler.active.keys()
+    place_builds(scheduler, NOW)
+    assert explain_waiting(scheduler, NOW).keys() == scheduler.queues.keys()
+    assert sorted(number for key in scheduler.queues.values() for number in key) == sorted(scheduler.queued)
+    known = scheduler.queued.keys() | scheduler.active.keys()
+    assert {lost.build.build_id for lost in scheduler.lost_builds()} <= known
+    assert not scheduler.queued.keys() & scheduler.active.keys()

@@ -1,7 +1,7 @@
-"""The dispatcher: one leader gives queued builds to waiting agents, and takes them back from nodes that are lost.
+"""Dispatches builds: one leader assigns queued builds to waiting agents and ends or requeues builds of lost nodes.
 
-It holds queue and slots in memory, made by following the log from its start, and appends `build.assigned` fenced by
-its leadership. Standbys wait for its lock.
+It keeps queues and slots in memory, built by following the log from its beginning, and appends `build.assigned` fenced
+by its leadership. Other dispatchers wait for its lock.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
-from workers.dispatch.placement import assignments, waiting_for
+from workers.dispatch.placement import explain_waiting, place_builds
 from workers.dispatch.scheduler import PLACING, LostBuild, Scheduler
 
 log = structlog.get_logger()
@@ -40,23 +40,26 @@ log = structlog.get_logger()
 LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 NOTIFY_ON = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
-"""What may change who gets which build. The rest is only looked at for damage, once a second."""
+"""Events that may change what is placed where. Other events only matter when damaged and are read once a second."""
 BATCH_SIZE = 1_000
-"""Events."""
+"""Events read at once: a new leader reads the whole log."""
 DEBOUNCE_S = 0.003
 """Between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
-ACKNOWLEDGE_S = 5.0
-"""An assignment that its agent has not taken up by then goes back to the queue."""
-OFFLINE_S = 30.0
-"""A node whose agent was silent for this long is offline, and its builds are lost."""
-EXPLAINED = 200
-"""Builds of each kind for which is noted why they wait."""
-POLL_GRACE_S = 25.0
-"""Agents ask again at least every 20 s."""
+ACKNOWLEDGE_TIMEOUT_S = 5.0
+"""The time for an agent to begin an assigned build; then the build returns to the queue."""
+OFFLINE_AFTER_S = 30.0
+"""The silence of an agent after which its node is offline and its builds are lost."""
+MAX_EXPLAINED = 200
+"""Builds of each queue whose waiting reason is stored: those behind wait for the same."""
+POLL_EXPIRY_S = 25.0
+"""The silence after which a poll counts as closed: agents poll again every 20 s at least."""
+CHECK_INTERVAL_S = 1.0
+"""Between checks for silent agents, unacknowledged builds and repaired streams."""
+RECONNECT_DELAY_S = 0.2
 
 
 class SteppedDown(Exception):
-    """Another dispatcher leads."""
+    """This dispatcher must stop leading, because another one leads or its state is outdated."""
 
 
 @dataclass
@@ -68,8 +71,8 @@ class Dispatcher:
     gauges: AgentGauges
     build_logs: BuildLogs
     waiting_reasons: WaitingReasons
-    acknowledge_s: float = ACKNOWLEDGE_S
-    offline_s: float = OFFLINE_S
+    acknowledge_timeout_s: float = ACKNOWLEDGE_TIMEOUT_S
+    offline_after_s: float = OFFLINE_AFTER_S
     _cursor: LogCursor = field(init=False)
     _polls: dict[int, int] = field(default_factory=dict)
     _missed_polls: bool = False
@@ -80,7 +83,7 @@ class Dispatcher:
         )
 
     async def run(self) -> None:
-        """Leads whenever it can, until it is cancelled."""
+        """Dispatches whenever this process leads, until cancelled."""
         with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
@@ -88,7 +91,7 @@ class Dispatcher:
                         await _Leadership(self, lock).lead()
                 except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())
-                    await asyncio.sleep(0.2)
+                    await asyncio.sleep(RECONNECT_DELAY_S)
 
     def _polled(self, payload: str | None) -> None:
         if payload is None:
@@ -98,8 +101,8 @@ class Dispatcher:
             self._polls[int(node_id)] = int(free)
         self._cursor.notify()
 
-    async def new_polls(self) -> dict[int, int]:
-        """Node id -> builds that its agent takes now, for those that said so since the last call."""
+    async def take_polls(self) -> dict[int, int]:
+        """Returns by node id how many builds an agent takes, for the polls that changed since the last call."""
         polls, self._polls = self._polls, {}
         if self._missed_polls:
             self._missed_polls = False
@@ -126,30 +129,30 @@ class _Leadership:
         dispatcher = self._dispatcher
         await dispatcher.handler.execute(TakeLeadership(self._leader), self._caller)
         await self._cursor.drain(self._apply)
-        log.info("leading dispatch", queued=len(self._scheduler.queue), running=len(self._scheduler.active))
+        log.info("leading dispatch", queued=len(self._scheduler.queued), running=len(self._scheduler.active))
         dispatcher._missed_polls = True
         next_look = self._now()
         while True:
-            # Taken before the log is read: an agent connects before it polls, and a new session asks for nothing yet.
-            polls = await dispatcher.new_polls()
+            # Before the log is read: an agent connects before it polls, and connecting resets the poll of its node.
+            polls = await dispatcher.take_polls()
             await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
                 self._scheduler.polled(node_id, free)
-            for orphan in self._scheduler.orphans():
-                await self._take_back(orphan)
+            for lost in self._scheduler.lost_builds():
+                await self._end_lost(lost)
             await self._assign()
             if self._now() >= next_look:
-                await self._look_after()
-                await self._look_for_mended()
-                await self._say_why()
-                next_look = self._now() + 1.0
+                await self._check_agents()
+                await self._check_repaired()
+                await self._store_waiting_reasons()
+                next_look = self._now() + CHECK_INTERVAL_S
             await self._cursor.wait(max(0.0, next_look - self._now()))
 
     async def _apply(self, events: Sequence[Recorded]) -> None:
         for recorded in events:
             if isinstance(recorded.event, Damaged):
-                log.error("left alone", stream=recorded.stream, position=recorded.position)
-                self._scheduler.leave_alone(recorded.stream)
+                log.error("damaged stream ignored", stream=recorded.stream, position=recorded.position)
+                self._scheduler.mark_damaged(recorded.stream)
                 continue
             self._scheduler.apply(recorded.event)
             if isinstance(recorded.event, BuildAssigned):
@@ -159,71 +162,71 @@ class _Leadership:
             elif isinstance(recorded.event, NodeConnected):
                 self._connected_at[recorded.event.node_id] = self._now()
 
-    async def _take_back(self, orphan: LostBuild) -> None:
-        build, node_id = orphan.build, orphan.node_id
+    async def _end_lost(self, lost: LostBuild) -> None:
+        build, node_id = lost.build, lost.node_id
         logs = await self._dispatcher.build_logs.fetch_ends(build.build_id)
-        if orphan.reason == "agent_lost" and node_id is not None:
+        if lost.reason == "agent_lost" and node_id is not None:
             log_end = logs.get(build.attempt, EMPTY_LOG)
-            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, orphan.reason, log_end))
+            await self._execute(LoseBuild(build.build_id, node_id, build.attempt, lost.reason, log_end))
         else:
-            await self._execute(AbortBuild(build.build_id, orphan.reason, logs=logs))
-            if orphan.reason == "job_deleted":
-                # What its agent said after the logs of the job were deleted.
+            await self._execute(AbortBuild(build.build_id, lost.reason, logs=logs))
+            if lost.reason == "job_deleted":
+                # Lines that its agent sent after the logs of the job were deleted.
                 await self._dispatcher.build_logs.delete_build(build.build_id)
 
     async def _assign(self) -> None:
-        placed = assignments(self._scheduler, utcnow())
-        # All of them queue for the same commit.
+        placed = place_builds(self._scheduler, utcnow())
+        # All of them share one commit.
         done = await asyncio.gather(
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
         )
         for assigned, (_, node_id) in zip(done, placed, strict=True):
             if not assigned and (node := self._scheduler.nodes.get(node_id)):
-                node.asks += 1  # the build had ended meanwhile; the poll is still open
+                node.asks += 1  # the build ended meanwhile; the poll still takes one
 
-    async def _look_after(self) -> None:
-        """What no event tells: assignments that nobody took up, agents that fell silent."""
-        await self._lock.execute("SELECT")  # who has lost it leads no more
+    async def _check_agents(self) -> None:
+        """Handles what no event announces: unacknowledged assignments and silent agents."""
+        await self._lock.execute("SELECT")  # raises when the lock is lost
         now = self._now()
         for build_id, active in self._scheduler.unacknowledged():
-            if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_s:
+            if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_timeout_s:
                 continue
             if await self._dispatcher.build_logs.count_lines(build_id, active.build.attempt):
-                continue  # it is checking out
+                continue  # it has begun: it is checking out
             self._scheduler.polled(active.node_id, 0)
             await self._execute(LoseBuild(build_id, active.node_id, active.build.attempt, "not_acknowledged"))
         silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.fetch_all()}
         led_for = now - self._since
         for node_id, node in list(self._scheduler.nodes.items()):
-            # Whoever has just connected was heard of, though the gauge may not say so yet.
+            # An agent that has just connected is not silent, though its gauge may not show it yet.
             since_connect = now - self._connected_at.get(node_id, self._since)
             silence = min(silent.get(node_id, led_for), led_for, since_connect)
-            if silence > POLL_GRACE_S:
+            if silence > POLL_EXPIRY_S:
                 self._scheduler.polled(node_id, 0)
-            if node.session is not None and silence > self._dispatcher.offline_s:
-                # Its builds are orphans then.
+            if node.session is not None and silence > self._dispatcher.offline_after_s:
+                # Its builds are lost then: the next round ends them.
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
 
-    async def _look_for_mended(self) -> None:
-        """Whoever leads next goes through the log again."""
+    async def _check_repaired(self) -> None:
+        """Raises SteppedDown when a damaged stream is readable again: the next leader reads the log anew."""
         for stream in self._scheduler.damaged:
             with contextlib.suppress(StreamDamaged):
                 await self._dispatcher.log.load([stream])
                 raise SteppedDown(f"{stream} can be read again")
 
-    async def _say_why(self) -> None:
-        """What queued builds wait for, for whoever looks at them."""
+    async def _store_waiting_reasons(self) -> None:
+        """Stores why queued builds wait, for GET /builds/{id}."""
         reasons = {
             build_id: reason
-            for lane, reason in waiting_for(self._scheduler, utcnow()).items()
-            for build_id in self._scheduler.lanes[lane][:EXPLAINED]
+            for key, reason in explain_waiting(self._scheduler, utcnow()).items()
+            for build_id in self._scheduler.queues[key][:MAX_EXPLAINED]
         }
         if reasons != self._reasons:
             await self._dispatcher.waiting_reasons.replace(reasons)
             self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:
-        """Whether something happened."""
+        """Returns whether the command had an effect. Raises SteppedDown when another dispatcher acted meanwhile."""
         try:
             return (await self._dispatcher.handler.execute(command, self._caller)).position is not None
         except VersionConflict as error:

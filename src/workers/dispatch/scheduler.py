@@ -1,7 +1,7 @@
-"""The dispatcher's memory, pure: what waits, what runs, and where there is room. `workers.dispatch.placement`
-decides on it.
+"""The state that the dispatcher keeps in memory: queued and running builds, jobs, pools and nodes; pure.
 
-Fed by events and by the polls of agents. Builds that are alike but for their age wait in one lane, the oldest first.
+It follows events and the polls of agents. `workers.dispatch.placement` decides on it. Builds that differ only in age
+wait in one queue, the oldest first.
 """
 
 from bisect import bisect_left, insort
@@ -37,7 +37,7 @@ from domain.nodes import (
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
 
 PLACING = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
-"""What happens to a build and changes who waits or where there is room."""
+"""The events about builds that change what waits or where there is room."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class JobLimits:
 
 
 @dataclass
-class PoolPlace:
+class PoolState:
     project_id: int
     shared: bool
     labels: dict[str, str]
@@ -55,18 +55,18 @@ class PoolPlace:
 
 
 @dataclass
-class NodePlace:
+class NodeState:
     max_parallel: int
     pool_id: int | None
     tags: frozenset[str] = frozenset()
     quarantined: bool = False
     session: str | None = None
     asks: int = 0
-    """Builds that its open poll still takes."""
+    """Builds that the open poll of its agent still takes."""
 
 
 class Requirements(NamedTuple):
-    """Where a build may run."""
+    """Decides on which nodes a build may run."""
 
     project_id: int
     pool_id: int | None
@@ -74,38 +74,38 @@ class Requirements(NamedTuple):
     tags: frozenset[str]
 
 
-class Lane(NamedTuple):
-    """Builds that are alike to the scheduler but for their age."""
+class QueueKey(NamedTuple):
+    """Identifies a queue: everything but age that placement looks at."""
 
     top: int
-    """Above 0: moved to the top, the latest move has the highest."""
+    """Above 0 for builds moved to the top; the latest move has the highest number."""
     priority: int
     job_id: int
-    wish: Requirements
+    requirements: Requirements
 
 
 @dataclass
-class Queued:
+class QueuedBuild:
     build_id: int
-    lane: Lane
+    key: QueueKey
     queued_at: datetime
     attempt: int = 0
 
 
 @dataclass
-class Active:
-    build: Queued
+class ActiveBuild:
+    build: QueuedBuild
     node_id: int
     session: str | None
-    """Of the agent that it was given to."""
+    """The session of the agent that the build was assigned to."""
     acknowledged: bool = False
 
 
 @dataclass(frozen=True)
 class LostBuild:
-    """A build that lost its ground, and how; `node_id` is where it runs."""
+    """A build whose job, node or agent is gone; `node_id` is None while it is queued."""
 
-    build: Queued
+    build: QueuedBuild
     node_id: int | None
     reason: Literal["job_deleted", "node_removed", "agent_lost"]
 
@@ -113,16 +113,16 @@ class LostBuild:
 @dataclass
 class Scheduler:
     jobs: dict[int, JobLimits] = field(default_factory=dict)
-    pools: dict[int, PoolPlace] = field(default_factory=dict)
-    nodes: dict[int, NodePlace] = field(default_factory=dict)
-    queue: dict[int, Queued] = field(default_factory=dict)
-    active: dict[int, Active] = field(default_factory=dict)
-    lanes: dict[Lane, list[int]] = field(default_factory=dict)
-    """Ids of the builds in the queue, oldest first; no lane is empty."""
+    pools: dict[int, PoolState] = field(default_factory=dict)
+    nodes: dict[int, NodeState] = field(default_factory=dict)
+    queued: dict[int, QueuedBuild] = field(default_factory=dict)
+    active: dict[int, ActiveBuild] = field(default_factory=dict)
+    queues: dict[QueueKey, list[int]] = field(default_factory=dict)
+    """The ids of queued builds, the oldest first; no queue is empty."""
     served: Counter[int] = field(default_factory=Counter)
-    """When each project was last given a slot: 1 is the first slot of all."""
+    """The number of the last slot that each project was given; the first slot of all is number 1."""
     damaged: set[str] = field(default_factory=set)
-    """Streams with an event that cannot be read: nothing is given to them, and nothing taken from them."""
+    """Streams with an event that cannot be read: they neither get builds nor lose any."""
     _tops: int = 0
     _slots: int = 0
 
@@ -137,8 +137,8 @@ class Scheduler:
             case PoolEvent():
                 self._pool(event)
 
-    def leave_alone(self, stream: str) -> None:
-        """An event of it cannot be read, so nothing is known of its build, job, node or pool any more."""
+    def mark_damaged(self, stream: str) -> None:
+        """Forgets the build, job or node of a stream with an unreadable event: its state is unknown from here on."""
         self.damaged.add(stream)
         prefix, _, number = stream.rpartition("-")
         if prefix == BUILD.prefix:
@@ -151,18 +151,19 @@ class Scheduler:
 
     def _build(self, event: BuildEvent) -> None:
         match event:
-            case BuildQueued() if event.build_id not in self.queue and event.build_id not in self.active:
-                wish = Requirements(
+            case BuildQueued() if event.build_id not in self.queued and event.build_id not in self.active:
+                requirements = Requirements(
                     event.project_id,
                     event.node_pool_id,
                     frozenset(event.pool_labels.items()),
                     frozenset(event.required_tags),
                 )
-                self._enqueue(Queued(event.build_id, Lane(0, event.priority, event.job_id, wish), event.at))
+                key = QueueKey(0, event.priority, event.job_id, requirements)
+                self._enqueue(QueuedBuild(event.build_id, key, event.at))
             case BuildMovedToTop():
                 if build := self._dequeue(event.build_id):
                     self._tops += 1
-                    build.lane = build.lane._replace(top=self._tops)
+                    build.key = build.key._replace(top=self._tops)
                     self._enqueue(build)
             case BuildAssigned():
                 if build := self._dequeue(event.build_id):
@@ -170,9 +171,9 @@ class Scheduler:
                     self._slots += 1
                     self.served[event.project_id] = self._slots
                     node = self.nodes.get(event.node_id)
-                    self.active[event.build_id] = Active(build, event.node_id, node.session if node else None)
+                    self.active[event.build_id] = ActiveBuild(build, event.node_id, node.session if node else None)
             case BuildStarted():
-                if event.node_id is None:  # external: never ours to place
+                if event.node_id is None:  # external: not run by our nodes
                     self._dequeue(event.build_id)
                 elif active := self.active.get(event.build_id):
                     active.acknowledged = True
@@ -183,17 +184,17 @@ class Scheduler:
                 self._dequeue(event.build_id)
                 self.active.pop(event.build_id, None)
 
-    def _enqueue(self, build: Queued) -> None:
-        self.queue[build.build_id] = build
-        insort(self.lanes.setdefault(build.lane, []), build.build_id)
+    def _enqueue(self, build: QueuedBuild) -> None:
+        self.queued[build.build_id] = build
+        insort(self.queues.setdefault(build.key, []), build.build_id)
 
-    def _dequeue(self, build_id: int) -> Queued | None:
-        build = self.queue.pop(build_id, None)
+    def _dequeue(self, build_id: int) -> QueuedBuild | None:
+        build = self.queued.pop(build_id, None)
         if build is not None:
-            lane = self.lanes[build.lane]
-            del lane[bisect_left(lane, build_id)]
-            if not lane:
-                del self.lanes[build.lane]
+            queue = self.queues[build.key]
+            del queue[bisect_left(queue, build_id)]
+            if not queue:
+                del self.queues[build.key]
         return build
 
     def _job(self, event: JobEvent) -> None:
@@ -210,7 +211,7 @@ class Scheduler:
     def _pool(self, event: PoolEvent) -> None:
         match event:
             case PoolCreated():
-                self.pools[event.pool_id] = PoolPlace(event.project_id, event.shared, event.labels, event.max_parallel)
+                self.pools[event.pool_id] = PoolState(event.project_id, event.shared, event.labels, event.max_parallel)
             case PoolUpdated():
                 if pool := self.pools.get(event.pool_id):
                     pool.labels = pool.labels if event.labels is None else event.labels
@@ -222,7 +223,7 @@ class Scheduler:
 
     def _node(self, event: NodeEvent) -> None:
         if isinstance(event, NodeRegistered):
-            self.nodes[event.node_id] = NodePlace(event.max_parallel, event.pool_id, frozenset(event.tags))
+            self.nodes[event.node_id] = NodeState(event.max_parallel, event.pool_id, frozenset(event.tags))
             return
         node = self.nodes.get(event.node_id)
         if node is None:
@@ -247,21 +248,21 @@ class Scheduler:
                 return
 
     def polled(self, node_id: int, free: int) -> None:
-        """The agent's poll is open and takes `free` builds; 0 when it takes none."""
+        """Records that the poll of an agent takes `free` builds; 0: none, or it is closed."""
         if node := self.nodes.get(node_id):
             node.asks = free
 
-    def orphans(self) -> list[LostBuild]:
-        """Builds of a deleted job, on a deleted node, or of an agent that is gone or began anew."""
+    def lost_builds(self) -> list[LostBuild]:
+        """Returns the builds of deleted jobs, on deleted nodes, and of agents that are gone or have a new session."""
         found = [
-            LostBuild(self.queue[build_id], None, "job_deleted")
-            for lane, build_ids in self.lanes.items()
-            if self._is_gone(JOB, lane.job_id, self.jobs)
+            LostBuild(self.queued[build_id], None, "job_deleted")
+            for key, build_ids in self.queues.items()
+            if self._is_gone(JOB, key.job_id, self.jobs)
             for build_id in build_ids
         ]
         for active in self.active.values():
             node = self.nodes.get(active.node_id)
-            if self._is_gone(JOB, active.build.lane.job_id, self.jobs):
+            if self._is_gone(JOB, active.build.key.job_id, self.jobs):
                 found.append(LostBuild(active.build, active.node_id, "job_deleted"))
             elif self._is_gone(NODE, active.node_id, self.nodes):
                 found.append(LostBuild(active.build, active.node_id, "node_removed"))
@@ -272,5 +273,5 @@ class Scheduler:
     def _is_gone(self, category: Category[Any], number: int, known: Mapping[int, object]) -> bool:
         return number not in known and category.at(number).name not in self.damaged
 
-    def unacknowledged(self) -> list[tuple[int, Active]]:
+    def unacknowledged(self) -> list[tuple[int, ActiveBuild]]:
         return [(number, active) for number, active in self.active.items() if not active.acknowledged]
