@@ -1,7 +1,7 @@
-"""The audit trail's index: which events a project, a user or a kind of event has, and when.
+"""Read model of the audit trail: finds the positions of events by project, actor, type and time.
 
-What an event says is in the log alone. A row is five numbers, since every event has one; texts stand here as hashes,
-which find what is asked for exactly.
+The events themselves are only in the log. Every event has a row, so a row is five numbers; actors and types are stored
+as hashes.
 """
 
 import zlib
@@ -22,10 +22,10 @@ from projections.nodes import NodeRow
 
 VERSION = 1
 NO_PROJECT = 0
-LOOKED_UP_EACH = 50
-"""Projects or types."""
-SKEW = timedelta(hours=1)
-"""How far the clocks of those who append may be apart for a period to have all of its events."""
+MAX_INDEX_LOOKUPS = 50
+"""Projects or types that are looked up one by one in the index."""
+MAX_CLOCK_SKEW = timedelta(hours=1)
+"""Largest difference between the clocks of appending processes at which a period has all of its events."""
 
 
 class TrailRow(Row, frozen=True):
@@ -48,7 +48,7 @@ class TrailRow(Row, frozen=True):
     actor: int
     type: Int
     project_id: int
-    """NO_PROJECT where it has none."""
+    """NO_PROJECT for an event of no project."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -86,7 +86,7 @@ def type_number(name: str) -> int:
 
 @dataclass(frozen=True)
 class TrailFilter:
-    """What is wanted of the trail; None is everything."""
+    """Conditions on events; None does not filter."""
 
     projects: Collection[int] | None = None
     stream: str | None = None
@@ -99,20 +99,20 @@ class TrailFilter:
 
 
 async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
-    """The positions of what is wanted, in order."""
+    """The first `limit` positions of matching events: newest first, or oldest first."""
     conditions, parameters = ["true"], dict[str, Any](limit=limit)
 
     def must(condition: str, **values: Any) -> None:
         conditions.append(condition)
         parameters.update(values)
 
-    # Of what has the fewest values each is looked up by itself: only so an index holds the rows in the order that is
-    # wanted. Asked for several at once, the database goes back through all of the log to what was long ago. Very many
-    # are so much of the log that it soon finds some.
+    # The values of the column with the fewest are looked up one by one: only then an index returns the rows in the
+    # wanted order. For several values together, PostgreSQL would scan the log for matches that may be far back. With
+    # very many values matches are so frequent that this is fast.
     source = ""
     for column, sql_type, values in sorted(_chosen(wanted), key=lambda one: len(one[2])):
         parameters[column] = values
-        if source or len(values) > LOOKED_UP_EACH:
+        if source or len(values) > MAX_INDEX_LOOKUPS:
             must(f"{column} = ANY (%({column})s::{sql_type}[])")
         else:
             source = f"unnest(%({column})s::{sql_type}[]) AS one(value) CROSS JOIN LATERAL"
@@ -120,21 +120,21 @@ async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, ne
     if wanted.stream is not None:
         of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
         must(f"position = ANY (ARRAY({of_stream}))", stream=wanted.stream)
-    # Positions bound a period from outside, so that no row far from it is looked at. Nor are all within it, by their
-    # times: of a sum no index knows.
+    # Positions bound a period from outside, so that no row far from it is read. `at_us + 0` keeps the planner from
+    # using the index on time for the exact bound, which would read and sort all rows of the period.
     if wanted.since is not None:
         bound = f"SELECT position FROM {TrailRow.table} WHERE at_us < %(long_before)s ORDER BY at_us DESC LIMIT 1"
         must(
             f"at_us + 0 >= %(since)s AND position > coalesce(({bound}), 0)",
             since=microseconds(wanted.since),
-            long_before=microseconds(wanted.since) - SKEW // timedelta(microseconds=1),
+            long_before=microseconds(wanted.since) - MAX_CLOCK_SKEW // timedelta(microseconds=1),
         )
     if wanted.until is not None:
         bound = f"SELECT position FROM {TrailRow.table} WHERE at_us > %(long_after)s ORDER BY at_us LIMIT 1"
         must(
             f"at_us + 0 < %(until)s AND position < coalesce(({bound}), {2**62})",
             until=microseconds(wanted.until),
-            long_after=microseconds(wanted.until) + SKEW // timedelta(microseconds=1),
+            long_after=microseconds(wanted.until) + MAX_CLOCK_SKEW // timedelta(microseconds=1),
         )
     if wanted.after is not None:
         must("position > %(after)s", after=wanted.after)
@@ -148,7 +148,7 @@ async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, ne
 
 
 def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
-    """Column, type and values of what is compared with values."""
+    """(column, SQL type, values) of each condition that compares with a list of values."""
     if wanted.actor is not None:
         yield "actor", "bigint", [actor_number(wanted.actor)]
     if wanted.types is not None:
@@ -160,7 +160,7 @@ def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
 async def fetch_stream_positions(
     connection: AsyncConnection, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
-    """Version -> position of a stream's events between two versions, in order; straight from the log."""
+    """Version -> position of the stream's events between two versions (both excluded), in order; read from the log."""
     query = (
         "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
         " AND originator_version > %(after)s AND originator_version < %(before)s"
@@ -172,20 +172,20 @@ async def fetch_stream_positions(
 
 
 async def has_project(connection: AsyncConnection, project_id: int) -> bool:
-    """Whether there ever was such a project: its trail outlives it."""
+    """Whether the project ever existed; its trail stays after it is deleted."""
     query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
     return await fetch_value(connection, query, {"project": project_id}) is not None
 
 
 async def find_project_at(connection: AsyncConnection, position: int) -> int | None:
-    """The project that the event at a position belongs to."""
+    """The id of the project that the event at a position belongs to, if any."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
     found: int | None = await fetch_value(connection, query, {"position": position})
     return found
 
 
 async def has_unsealed(connection: AsyncConnection, before: datetime) -> bool:
-    """Whether an event of before this time is not covered by a checkpoint, where there are checkpoints."""
+    """Whether an event from before this time is not covered by the latest checkpoint; False without checkpoints."""
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
         " ORDER BY position LIMIT 1"
@@ -194,7 +194,7 @@ async def has_unsealed(connection: AsyncConnection, before: datetime) -> bool:
 
 
 async def fetch_actor_names(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
-    """What actors are called today; nothing for those who are gone and for the server itself."""
+    """Actor -> current name. Deleted users and nodes, and the server itself, are left out."""
     query = (
         f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
         f" WHERE id = ANY (%(users)s::bigint[]) UNION ALL"

@@ -1,7 +1,7 @@
-"""Which events tell of a thing without standing in a stream of its own, by position: what time travel has to look up.
+"""Event index: positions of the events that concern a resource and are in other streams than its own.
 
-Rows are only ever added, so they still say what a build that was deleted since once meant to its job and its node.
-They hold nothing but numbers.
+Historical reads look events up here. Rows are only added, so they still name the events of builds that were deleted
+since. They hold only numbers.
 """
 
 from collections.abc import Iterable
@@ -15,15 +15,20 @@ from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
 from projections.engine.model import Change, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.queries import fetch_column
 
 VERSION = 2
 
 Kind = Literal["job", "quarantine", "triage", "node", "user", "projects"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""A row says its place here.
+"""A row stores the index of its kind.
 
-`job`: builds were queued. `quarantine`: a job's quarantined tests ran. `triage`: a known issue was found among a job's
-older failures. `node`: builds came and went. `user`: memberships. `projects` (id 0): which projects there are.
+- `job`: its builds were queued
+- `quarantine`: quarantined tests of a job ran
+- `triage`: a search found a known issue among older failures of a job
+- `node`: builds were assigned to it, requeued or finished
+- `user`: it became a member of a project
+- `projects` (always with id 0): a project was created or deleted
 """
 
 
@@ -92,12 +97,10 @@ PROJECTION = Projection(
 async def find_positions(
     connection: AsyncConnection, kind: Kind, id: int, until: int, limit: int | None = None
 ) -> list[int]:
-    """Of the events up to a position, newest first."""
-    cursor = await connection.execute(
+    """Positions of the events of a resource up to `until`, newest first."""
+    return await fetch_column(
+        connection,
         f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"
-        " ORDER BY position DESC LIMIT %(limit)s".encode(),
+        " ORDER BY position DESC LIMIT %(limit)s",
         {"kind": KINDS.index(kind), "id": id, "until": until, "limit": limit},
-        prepare=True,
-        binary=True,
     )
-    return [position for (position,) in await cursor.fetchall()]

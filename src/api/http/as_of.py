@@ -108,14 +108,14 @@ async def _historical_context(
     # The subject's related events are found in a read model, which must have reached the position.
     if not await services.waiter.wait_reached(moment.position):
         raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
-    async with services.past.place():
-        recall = HistoricalReader(services.pool, services.log, moment.position, subject.rows)
-        await subject.recall(recall, first)
-        if recall.tables.is_erased:
+    async with services.past.limit():
+        reader = HistoricalReader(services.pool, services.log, moment.position, subject.rows)
+        await subject.fold(reader, first)
+        if reader.tables.has_erased_rows:
             raise Erased(
                 f"What {name} was at position {moment.position} cannot be shown: its contents have been erased since."
             )
-        async with services.past.showing(recall.tables) as connection:
+        async with services.past.open(reader.tables) as connection:
             yield HistoricalContext(services, request, connection, moment.at)
 
 

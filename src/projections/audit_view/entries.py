@@ -1,7 +1,7 @@
-"""A reading of the audit trail: each event with a sentence and with what it changed.
+"""Entries of the audit trail: each event with a summary sentence and the fields that it changed.
 
-What changed is what the stream's state was before the event against what it is after it, so a stream is folded once
-for all its events in one reading. Secrets show as SECRET, whether they were sealed or not.
+The changes of an event are the differences between the state of its stream before and after it. A stream is folded once
+for all of its events on a page. Secrets are shown as SECRET.
 """
 
 import re
@@ -37,20 +37,24 @@ from domain.webhooks import DELIVERY, WEBHOOK
 from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
 
-SECRET = "(secret)"  # noqa: S105 - stands for one
+SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
+"""Changed fields of an event that are shown."""
 MAX_TEXT = 500
+"""Characters of a text that are shown."""
 MAX_ITEMS = 20
+"""Items of a list that are shown."""
 MAX_FOLDED = 10_000
-"""Events of a stream; of later ones it is not said what they changed."""
+"""Events of a stream that are folded; changes of later events are not shown."""
 EVENT_BATCH = 10
-"""Events to hold together while they are told: one of a report's may be megabytes."""
+"""Events that callers should hold in memory at once; one of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200
+"""Streams of up to this many events are read together, longer ones in parts of this many."""
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
 }
-"""The area of each type of event."""
+"""Event name -> area: the name of its module in `domain`."""
 
 CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
@@ -62,6 +66,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
 }
 
 BLANK: tuple[Any, ...] = (None, "", [], False)
+"""Values that say nothing in a new state."""
 
 SYSTEM = {
     "deliveries": "The delivery of messages",
@@ -74,11 +79,11 @@ SYSTEM = {
 
 _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
 _INTERNAL = {"assigned_at", "claim", "queued", "read_id", "results_version", *Event.__struct_fields__}
-"""Fields that say nothing to a reader, or say again what stands beside them."""
+"""Fields of states that are not shown: they mean nothing to a reader, or repeat another field."""
 
 
 class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """One field; dots lead into what it is made of: `configuration.env.HOST`."""
+    """A changed field. Dots lead into nested values: `configuration.env.HOST`."""
 
     field: str
     before: Any
@@ -86,6 +91,8 @@ class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to
 
 
 class Told(msgspec.Struct, frozen=True):
+    """An entry of the audit trail. The class name is a name in the API's description, so it stays."""
+
     position: int
     stream: str
     version: int
@@ -94,15 +101,15 @@ class Told(msgspec.Struct, frozen=True):
     at: datetime
     actor: str
     actor_name: str | None
-    """As of today; null for somebody who is gone, and for the server itself."""
+    """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str
     causation: int | None
     project_id: int | None
     erased: bool
-    """Its texts were erased."""
+    """The event's texts have been erased."""
     summary: str
     changes: list[Change] | None = None
-    """Null for an event too far back in a long stream."""
+    """What the event changed; null for events of a stream beyond the first 10,000."""
 
 
 class _Secret(NamedTuple):
@@ -110,7 +117,7 @@ class _Secret(NamedTuple):
 
 
 def describe(recorded: Recorded, name: str | None) -> Told:
-    """The event by itself; `with_changes` says what it changed. `name` is the actor's of today."""
+    """The entry of an event without its changes, which `add_changes` adds. `name` is the actor's current name."""
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
     if isinstance(event, Damaged):
@@ -135,7 +142,7 @@ def describe(recorded: Recorded, name: str | None) -> Told:
 
 
 async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
-    """The same events, each with what it changed. Folds each of their streams once."""
+    """The same entries with the changes of each. Folds each stream once."""
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
     for one in shown:
@@ -146,13 +153,13 @@ async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
         {stream: version for stream, version in last.items() if version <= SHORT_STREAM_LENGTH}
     )
     for stream, version in last.items():
-        folding = StreamFolder(stream, by_stream[stream])
+        folder = StreamFolder(stream, by_stream[stream])
         if stream in short:
-            folding.take(short[stream])
+            folder.apply(short[stream])
         else:
             for start in range(0, version, SHORT_STREAM_LENGTH):
-                folding.take(await log.read_stream(stream, start, min(SHORT_STREAM_LENGTH, version - start)))
-        changed |= folding.changes
+                folder.apply(await log.read_stream(stream, start, min(SHORT_STREAM_LENGTH, version - start)))
+        changed |= folder.changes
     return [
         msgspec.structs.replace(one, changes=None if one.version > MAX_FOLDED else changed.get(one.position, []))
         for one in shown
@@ -173,44 +180,47 @@ def describe_actor(actor: str, name: str | None) -> str:
 
 
 def find_category(stream: str) -> Category[Any] | None:
-    """None for streams that nothing is folded from, as those of results."""
+    """The category of a stream by its prefix; None for a stream without a state, such as `results-7`."""
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
     return next((CATEGORIES[prefix] for prefix in prefixes if prefix in CATEGORIES), None)
 
 
 class StreamFolder:
-    """Folds a stream and keeps what the wanted versions changed, by position. Takes its events in order, in parts."""
+    """Folds a stream, whose events are given to `apply` in order, and collects the changes of the wanted versions."""
 
     def __init__(self, stream: str, wanted: Collection[int]) -> None:
         category = find_category(stream)
         assert category is not None, f"nothing is folded from {stream}"
         self._evolve = category.evolve
         self._initial = self._state = category.initial
-        self._own = f"{category.prefix.rpartition('-')[2]}_id"
+        self._id_field = f"{category.prefix.rpartition('-')[2]}_id"
         self._wanted = wanted
         self.changes: dict[int, list[Change]] = {}
 
-    def take(self, events: Iterable[Recorded]) -> None:
+    def apply(self, events: Iterable[Recorded]) -> None:
         for recorded in events:
             before, self._state = self._state, self._evolve(self._state, recorded.event)
             if recorded.version in self._wanted:
-                changes = [*_difference(self._facts(before), self._facts(self._state)), *_beside(recorded.event)]
-                self.changes[recorded.position] = _shown(changes, self._own, recorded.erased)
+                changes = [
+                    *_difference(self._fields_of(before), self._fields_of(self._state)),
+                    *_changes_outside_state(recorded.event),
+                ]
+                self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
 
-    def _facts(self, state: Any) -> dict[str, Any]:
-        """Nothing where nothing has happened yet."""
+    def _fields_of(self, state: Any) -> dict[str, Any]:
+        """The fields of a state by dotted names; none for the initial state."""
         return {} if state == self._initial else flatten(state)
 
 
 def flatten(state: Any) -> dict[str, Any]:
-    """What a state says, by dotted names; secrets as _Secret, so that they can be told apart and not be shown."""
+    """The fields of a state by dotted names. Secrets become `_Secret`, so that they are compared and not shown."""
     match state:
         case None:
             return {}
         case Build():
-            own = {name: value for name, value in _fields("", state) if value is not None}
-            return {**dict(_fields("", state.queued)), **own, "status": status_of(state)}  # type: ignore[arg-type]
+            fields = {name: value for name, value in _fields("", state) if value is not None}
+            return {**dict(_fields("", state.queued)), **fields, "status": status_of(state)}  # type: ignore[arg-type]
         case msgspec.Struct():
             return dict(_fields("", state))
         case _:
@@ -224,7 +234,7 @@ def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """`last` is the last part of the dotted name."""
+    """The leaves of a value by dotted names; `last` is the last part of `name`."""
     match value:
         case msgspec.Struct():
             yield from _fields(f"{name}.", value)
@@ -246,13 +256,13 @@ def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
     for field in dict.fromkeys([*after, *before]):
         was, now = before.get(field), after.get(field)
-        # Of what is new, only what somebody said.
+        # A new field with a blank value is not a change.
         if was != now and not (was is None and now in BLANK):
             yield Change(field, was, now)
 
 
-def _beside(event: Event) -> Iterator[Change]:
-    """What changed and is in no state, since nothing is decided by it."""
+def _changes_outside_state(event: Event) -> Iterator[Change]:
+    """Changes of fields that are in no state, because no command reads them."""
     match event:
         case ProjectCreated():
             yield Change("slug", None, event.slug)
@@ -267,9 +277,9 @@ def _beside(event: Event) -> Iterator[Change]:
             return
 
 
-def _shown(changes: Iterable[Change], own: str, erased: bool) -> list[Change]:
-    # The id that the stream is named by is no news, and defaults are not what an erased event said.
-    kept = [change for change in changes if change.field != own and not (erased and change.after in BLANK)]
+def _shown(changes: Iterable[Change], id_field: str, erased: bool) -> list[Change]:
+    # The id in the stream's name is no change, and the blank fields of an erased event were not its values.
+    kept = [change for change in changes if change.field != id_field and not (erased and change.after in BLANK)]
     shown = [Change(change.field, _plain(change.before), _plain(change.after)) for change in kept[:MAX_CHANGES]]
     if len(kept) > MAX_CHANGES:
         shown.append(Change("…", None, f"and {len(kept) - MAX_CHANGES:,} more"))

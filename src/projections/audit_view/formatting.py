@@ -1,15 +1,15 @@
-"""What sentences about events are made of."""
+"""Formats the values in event summaries."""
 
 from collections.abc import Iterable
 
 MAX_QUOTE_LENGTH = 120
-"""Characters of a text that a sentence quotes."""
+"""Characters of a text that a summary quotes."""
 MAX_LISTED = 3
-"""Items of a list that a sentence names."""
+"""Items of a list that a summary names."""
 
 
 def quoted(before: str, text: str | None) -> str:
-    """Nothing for no text."""
+    """`before` and the text in quotes, shortened; an empty string for no text."""
     short = " ".join((text or "").split())
     if len(short) > MAX_QUOTE_LENGTH:
         short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"

@@ -1,7 +1,6 @@
-"""Events in plain words: what a reader of the audit trail is told that somebody did.
+"""Event summaries: what an event did, as a sentence without its subject, for readers of the audit trail.
 
-A sentence is a predicate in the past tense; `trail_words` puts the actor before it. Texts that an erasure took are
-left out: their fields show defaults then.
+`entries` puts the actor before it. Texts that have been erased are left out, since their fields are empty then.
 """
 
 from collections.abc import Sequence
@@ -76,22 +75,22 @@ from projections.audit_view.formatting import count, listed, name_of_stream, quo
 
 
 def summarize(event: Event) -> str:
-    """`queued build 7 of job 3 on “main”`. Raises LookupError for an event that nobody has put into words."""
+    """The summary of an event: `queued build 7 of job 3 on “main”`. Raises LookupError for an event without one."""
     for area in AREAS:
-        if (said := area(event)) is not None:
-            return said
-    raise LookupError(f"{event.name} has no sentence in projections.audit_view.summaries")
+        if (summary := area(event)) is not None:
+            return summary
+    raise LookupError(f"{event.name} has no summary in projections.audit_view.summaries")
 
 
 def _builds(event: Event) -> str | None:
     match event:
         case BuildQueued():
-            told = [f"queued build {event.build_id} of job {event.job_id}", quoted(" on ", event.branch)]
+            parts = [f"queued build {event.build_id} of job {event.job_id}", quoted(" on ", event.branch)]
             if event.restarted_from is not None:
-                told.append(f", as build {event.restarted_from} again")
+                parts.append(f", as build {event.restarted_from} again")
             if event.test_ids is not None:
-                told.append(f", {count(len(event.test_ids), 'test')} only")
-            return "".join(told)
+                parts.append(f", {count(len(event.test_ids), 'test')} only")
+            return "".join(parts)
         case BuildAssigned():
             return f"gave build {event.build_id} to node {event.node_id}, attempt {event.attempt}"
         case BuildRequeued():

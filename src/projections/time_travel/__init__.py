@@ -1,1 +1,1 @@
-"""Looking back: answers as they were, the audit trail in words, and replays."""
+"""Reads the past: resources as they were (`?as_of=`), and the history that rule simulations replay."""

@@ -1,7 +1,11 @@
-"""What each resource is made of: which events its representation follows from, and which rows it shows.
+"""Historical reads: which events each resource is folded from, and which rows its representation shows.
 
-The rest of the log is not looked at. Events of the resource's own streams whose contents were erased since are noted:
-what they said cannot be shown any more. Of others (builds of a job, say) only facts are shown that no erasure takes.
+A resource has its own streams and supporting streams; the rest of the log is not read. When events of its own streams
+have been erased since, the rows that they made cannot be shown. Of supporting streams (the builds of a job, say) only
+fields are shown that no erasure destroys.
+
+A historical read runs the same query functions as a live read. They are given a connection on which the tables are
+temporary ones with the rows of the past (`historical_tables`), so no query has a second form for `?as_of=`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -37,13 +41,15 @@ from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
 EVENT_BATCH = 50
-"""Decoded together: one may hold a thousand results."""
+"""Events that are read and decoded together; one may hold a thousand results."""
 STREAM_BATCH = 10_000
+"""Streams whose positions are looked up in one query."""
 BUILD_BATCH = 20
+"""Builds that are folded together in search of the newest one that was not deleted."""
 
 
 class HistoricalReader:
-    """Brings events back, up to a position, and folds them."""
+    """Reads events up to a position, and folds them into `tables`."""
 
     def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, rows: Iterable[type[Row]]) -> None:
         self._pool = pool
@@ -54,36 +60,42 @@ class HistoricalReader:
     async def fold(
         self,
         own: Iterable[str] = (),
-        aside: Iterable[str] = (),
+        supporting: Iterable[str] = (),
         positions: Iterable[int] = (),
         only: WantedKeys = MappingProxyType({}),
     ) -> None:
-        """The events of these streams, and those at these positions, in the order of the log."""
-        is_own = set(own)
-        streams = [*is_own, *aside]
+        """Folds the events of these streams and those at these positions, in the order of the log.
+
+        `only` limits tables to the rows with these keys. Rows that erased events of `own` streams made are noted.
+        """
+        own_streams = set(own)
+        streams = [*own_streams, *supporting]
         wanted = set(positions)
         for start in range(0, len(streams), STREAM_BATCH):
             wanted.update(await self._log.find_positions(streams[start : start + STREAM_BATCH], self._until))
         in_order = sorted(wanted)
         for start in range(0, len(in_order), EVENT_BATCH):
             events = await self._log.read_at(in_order[start : start + EVENT_BATCH])
-            sealed = [recorded for recorded in events if recorded.stream in is_own and recorded.event.sealed]
+            sealed = [recorded for recorded in events if recorded.stream in own_streams and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
-            gone = await self._log.find_destroyed_keys(keys) if keys else ()
-            blank = {recorded.position for recorded in sealed if recorded.erased or recorded.event.data_key in gone}
+            destroyed = await self._log.find_destroyed_keys(keys) if keys else ()
+            erased = {
+                recorded.position for recorded in sealed if recorded.erased or recorded.event.data_key in destroyed
+            }
             for recorded in events:
-                self.tables.apply(recorded, only, is_blank=recorded.position in blank)
+                self.tables.apply(recorded, only, is_erased=recorded.position in erased)
 
-    async def related(self, kind: Kind, id: int) -> list[int]:
+    async def find_related(self, kind: Kind, id: int) -> list[int]:
+        """Positions of the events in other streams that concern this resource, newest first."""
         async with self._pool.connection() as connection:
             return await event_index.find_positions(connection, kind, id, self._until)
 
-    async def people(self, ids: Iterable[int | None]) -> None:
-        """Folds the users who are called by their email addresses."""
+    async def fold_users(self, ids: Iterable[int | None]) -> None:
+        """Folds the users whose email addresses are shown; None is skipped."""
         await self.fold(own=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
 
-    async def newest_build(self, job_id: int) -> None:
-        """Folds the job's newest builds, until there is one that was not deleted."""
+    async def fold_newest_build(self, job_id: int) -> None:
+        """Folds builds of the job, newest first, until one of them was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
             async with self._pool.connection() as connection:
@@ -92,94 +104,96 @@ class HistoricalReader:
                 return
             until = positions[-1] - 1
             queued = [recorded.event for recorded in await self._log.read_at(positions)]
-            await self.fold(aside=[event.stream for event in queued if isinstance(event, BuildQueued)])
+            await self.fold(supporting=[event.stream for event in queued if isinstance(event, BuildQueued)])
 
 
 @dataclass(frozen=True)
 class HistoricalResource:
-    """A resource whose past can be shown; `recall` takes the first event of its stream."""
+    """A resource that can be read as it was."""
 
     prefix: str
-    recall: Callable[[HistoricalReader, Any], Awaitable[None]]
+    """Prefix of its stream: `build` for `build-7`."""
+    fold: Callable[[HistoricalReader, Any], Awaitable[None]]
+    """Folds everything that its representation shows; is given the first event of its stream."""
     rows: tuple[type[Row], ...]
-    """What its representation is read from."""
+    """The tables that the queries of its live read use."""
 
     def stream(self, id: int) -> str:
         return f"{self.prefix}-{id}"
 
 
-async def _build(recall: HistoricalReader, first: BuildQueued) -> None:
-    # Those of the job and the project only tell when they were deleted.
-    await recall.fold(own=[first.stream], aside=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
+async def _build(reader: HistoricalReader, first: BuildQueued) -> None:
+    # The streams of job and project only say when the build was deleted with them.
+    await reader.fold(own=[first.stream], supporting=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
 
 
-async def _build_with_comments(recall: HistoricalReader, first: BuildQueued) -> None:
-    await _build(recall, first)
-    await recall.people(comment.author for comment in recall.tables.all(CommentRow))
+async def _build_with_comments(reader: HistoricalReader, first: BuildQueued) -> None:
+    await _build(reader, first)
+    await reader.fold_users(comment.author for comment in reader.tables.all(CommentRow))
 
 
-async def _report(recall: HistoricalReader, first: BuildQueued) -> None:
-    await _build(recall, first)
-    if recall.tables.get(BuildRow, first.build_id) is not None:
-        await recall.fold(own=[results_stream(first.build_id)])
+async def _report(reader: HistoricalReader, first: BuildQueued) -> None:
+    await _build(reader, first)
+    if reader.tables.get(BuildRow, first.build_id) is not None:
+        await reader.fold(own=[results_stream(first.build_id)])
 
 
-async def _tests(recall: HistoricalReader, first: BuildQueued) -> None:
-    await _report(recall, first)
-    tables = recall.tables
+async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
+    await _report(reader, first)
+    tables = reader.tables
     if tables.get(BuildRow, first.build_id) is None:
         return
     blocks = tables.all(BlockRow)
-    facts = ((block.first_result_id + place, fact) for block in blocks for place, fact in enumerate(block.facts))
+    facts = ((block.first_result_id + index, fact) for block in blocks for index, fact in enumerate(block.facts))
     failed = [result_id for result_id, fact in facts if (fact if fact >= 0 else ~fact) & STATUS == FAILED]
-    # Only of failures anything is said.
-    await recall.fold(
+    # Only failures have a triage.
+    await reader.fold(
         own=[TRIAGE.at(result_id).name for result_id in failed],
-        positions=await recall.related("triage", first.job_id),
+        positions=await reader.find_related("triage", first.job_id),
         only={TriageRow: {(result_id,) for result_id in failed}},
     )
-    said = tables.all(TriageRow)
-    await recall.people(user_id for row in said for user_id in (row.set_by, row.resolution_by))
-    linked = {row.known_issue_id for row in said} - {None}
+    triaged = tables.all(TriageRow)
+    await reader.fold_users(user_id for row in triaged for user_id in (row.set_by, row.resolution_by))
+    linked = {row.known_issue_id for row in triaged} - {None}
     issues = linked.union(row.known_issue_id for row in tables.all(RuleMatchRow))
     quarantine = QUARANTINE.at(first.job_id).name
-    await recall.fold(own=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
+    await reader.fold(own=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
     cases = {(case_id,) for block in blocks for case_id in block.case_ids}
-    await recall.fold(own=[cases_stream(first.project_id)], only={TestCaseRow: cases})
+    await reader.fold(own=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
-async def _job(recall: HistoricalReader, first: JobCreated) -> None:
-    await recall.fold(own=[first.stream], aside=[PROJECT.at(first.project_id).name])
+async def _job(reader: HistoricalReader, first: JobCreated) -> None:
+    await reader.fold(own=[first.stream], supporting=[PROJECT.at(first.project_id).name])
 
 
-async def _job_with_newest_build(recall: HistoricalReader, first: JobCreated) -> None:
-    await _job(recall, first)
-    await recall.newest_build(first.job_id)
+async def _job_with_newest_build(reader: HistoricalReader, first: JobCreated) -> None:
+    await _job(reader, first)
+    await reader.fold_newest_build(first.job_id)
 
 
-async def _quarantine(recall: HistoricalReader, first: JobCreated) -> None:
-    await recall.fold(
+async def _quarantine(reader: HistoricalReader, first: JobCreated) -> None:
+    await reader.fold(
         own=[first.stream, QUARANTINE.at(first.job_id).name],
-        aside=[PROJECT.at(first.project_id).name],
-        positions=await recall.related("quarantine", first.job_id),
+        supporting=[PROJECT.at(first.project_id).name],
+        positions=await reader.find_related("quarantine", first.job_id),
     )
 
 
-async def _node(recall: HistoricalReader, first: NodeRegistered) -> None:
-    await recall.fold(own=[first.stream], positions=await recall.related("node", first.node_id))
+async def _node(reader: HistoricalReader, first: NodeRegistered) -> None:
+    await reader.fold(own=[first.stream], positions=await reader.find_related("node", first.node_id))
 
 
-async def _permissions(recall: HistoricalReader, first: UserRegistered) -> None:
-    memberships = await recall.related("user", first.user_id)
-    await recall.fold(own=[first.stream], positions=[*memberships, *await recall.related("projects", 0)])
+async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
+    memberships = await reader.find_related("user", first.user_id)
+    await reader.fold(own=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
 
 
-_OF_REPORTS = (BuildRow, ReportRow, BlockRow, SupersededRow)
-_OF_TESTS = (ResultTextRow, TestCaseRow, TriageRow, UserRow, RuleMatchRow, KnownIssueRow, QuarantineRow)
+_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow)
+_TEST_ROWS = (ResultTextRow, TestCaseRow, TriageRow, UserRow, RuleMatchRow, KnownIssueRow, QuarantineRow)
 
 BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, UserRow))
-REPORT_HISTORY = HistoricalResource("build", _report, _OF_REPORTS)
-TESTS_HISTORY = HistoricalResource("build", _tests, _OF_REPORTS + _OF_TESTS)
+REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)
+TESTS_HISTORY = HistoricalResource("build", _tests, _REPORT_ROWS + _TEST_ROWS)
 JOB_HISTORY = HistoricalResource("job", _job_with_newest_build, (JobRow, BuildRow))
 CONFIGURATION_HISTORY = HistoricalResource("job", _job, (JobRow, ConfigurationRow))
 QUARANTINE_HISTORY = HistoricalResource("job", _quarantine, (JobRow, QuarantineRow))

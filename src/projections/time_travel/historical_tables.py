@@ -1,8 +1,9 @@
-"""Time travel: the read tables of one answer as they were at a position.
+"""Historical tables: the read tables of one answer as they were at a position of the log.
 
-The projections' own functions fold exactly the events that the answer is made of, in memory. What they leave goes to
-temporary tables with the names of the serving ones, and the queries of the live read run over these. Their connection
-sees no other table, so whatever a query touches is in the past too, or the query fails.
+The `apply` functions of the projections fold the events of the answer in memory. The resulting rows are written to
+temporary tables that have the names of the live ones, and the query functions of the live read run on them unchanged.
+Their connection sees no other tables, so a query that needs one which was not folded fails instead of reading the
+present.
 """
 
 import asyncio
@@ -34,35 +35,35 @@ from projections.registry import PROJECTIONS
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Looks into the past that one process has under way together."""
+"""Historical reads that a process runs at the same time."""
 STATEMENT_TIMEOUT = "30s"
-"""Of each of its queries."""
+"""Longest query of a historical read."""
 INDEX_FROM_ROWS = 1_000
-"""Rows that are read as fast without indexes and statistics as these are made."""
+"""Tables with more rows get indexes and statistics; smaller ones are read faster than these are made."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")
-"""What live reads also show and no event tells: there, and empty."""
+"""Tables that live reads join and that are not made from events. A historical read has them empty."""
 
 WantedKeys = Mapping[type[Row], Collection[Key]]
-"""Of these tables only rows with these keys are wanted."""
+"""Tables of which only the rows with these keys are kept; other tables are kept whole."""
 
 
 class HistoricalTables:
-    """Implements `Rows`: the tables of these rows as far as events were applied, in memory."""
+    """The tables of these rows in memory, as of the events that were applied. Implements `Rows`."""
 
     def __init__(self, rows: Iterable[type[Row]]) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
         self._projections = [item for item in PROJECTIONS if not self._rows.keys().isdisjoint(item.rows)]
-        self._stuck: set[tuple[str, str]] = set()
-        self._erased: set[tuple[type[Row], Key]] = set()
-        """Rows that erased events have made or changed."""
+        self._blocked: set[tuple[str, str]] = set()
+        self._erased_keys: set[tuple[type[Row], Key]] = set()
+        """Rows that were made or changed by events which have been erased since."""
 
     @property
-    def is_erased(self) -> bool:
-        """Whether rows are here that are not what they were."""
-        return bool(self._erased)
+    def has_erased_rows(self) -> bool:
+        """Whether some rows cannot be shown as they were, because events that made them have been erased."""
+        return bool(self._erased_keys)
 
     def get(self, row: type[R], *key: Any) -> R | None:
-        """None too for rows of tables that are not among these."""
+        """The row; None also for a table that is not among these."""
         found = self._rows.get(row, {}).get(key)
         assert found is None or isinstance(found, row)
         return found
@@ -73,25 +74,30 @@ class HistoricalTables:
     def all(self, row: type[R]) -> list[R]:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
 
-    def apply(self, recorded: Recorded, only: WantedKeys = MappingProxyType({}), *, is_blank: bool = False) -> None:
-        """`is_blank` when its contents were erased."""
+    def apply(self, recorded: Recorded, only: WantedKeys = MappingProxyType({}), *, is_erased: bool = False) -> None:
+        """Applies one event. `is_erased` says that its contents have been erased since."""
         for projection in self._projections:
-            place = (projection.name, recorded.stream)
-            takes = projection.handles is None or isinstance(recorded.event, (Damaged, *projection.handles))
-            if not takes or place in self._stuck:
+            blocked_key = (projection.name, recorded.stream)
+            handles = projection.handles is None or isinstance(recorded.event, (Damaged, *projection.handles))
+            if not handles or blocked_key in self._blocked:
                 continue
             try:
                 check_readable(projection, recorded)
                 changes = list(projection.apply(recorded, self))
             except Exception as error:
-                # Parked, live: so it is not shown here either, nor what follows it.
-                log.error("event not shown", projection=projection.name, position=recorded.position, error=repr(error))
-                self._stuck.add(place)
+                # The event is parked in the live tables, with the later ones of its stream; so it is left out here too.
+                log.error(
+                    "event left out of a historical read",
+                    projection=projection.name,
+                    position=recorded.position,
+                    error=repr(error),
+                )
+                self._blocked.add(blocked_key)
                 continue
             for change in changes:
-                self._change(change, only, is_blank)
+                self._change(change, only, is_erased)
 
-    def _change(self, change: Change, only: WantedKeys, is_blank: bool) -> None:
+    def _change(self, change: Change, only: WantedKeys, is_erased: bool) -> None:
         row = type(change) if isinstance(change, Row) else change.row
         if row not in self._rows:
             return
@@ -100,10 +106,10 @@ class HistoricalTables:
             case Row():
                 if row not in only or change.row_key in only[row]:
                     rows[change.row_key] = change
-                    self._erased.update([(row, change.row_key)] if is_blank else ())
+                    self._erased_keys.update([(row, change.row_key)] if is_erased else ())
             case RowsByKey():
                 for one in change.rows.values():
-                    self._change(one, only, is_blank)
+                    self._change(one, only, is_erased)
             case Delete():
                 self._remove(row, [change.key])
             case DeleteWhere() | DeleteRange():
@@ -114,11 +120,11 @@ class HistoricalTables:
     def _remove(self, row: type[Row], keys: Iterable[Key]) -> None:
         for key in keys:
             self._rows[row].pop(key, None)
-            self._erased.discard((row, key))
+            self._erased_keys.discard((row, key))
 
     async def write(self, connection: AsyncConnection) -> None:
-        """Makes the temporary tables; in a transaction."""
-        # Alone, so that new tables are temporary and others are not found.
+        """Creates and fills the temporary tables, in the caller's transaction."""
+        # With no other schema in the path, new tables are temporary and live tables are not found.
         await connection.execute("SET LOCAL search_path = pg_temp")
         for table in STORE_TABLES:
             await connection.execute(f"CREATE TABLE {table} (LIKE public.{table})".encode())
@@ -149,22 +155,22 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
 
 
 class HistoricalConnections:
-    """Where past tables are put up."""
+    """Opens connections on which historical tables stand in for the live ones."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._places = asyncio.Semaphore(MAX_CONCURRENT)
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Waits for its turn."""
-        async with self._places:
+    async def limit(self) -> AsyncIterator[None]:
+        """Waits until fewer than MAX_CONCURRENT historical reads are under way."""
+        async with self._slots:
             yield
 
     @asynccontextmanager
-    async def showing(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
-        """A connection of its own, since prepared plans hold on to the tables that they were made for. Nothing of it
-        stays.
+    async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
+        """A connection that sees these tables only. It is a new one, since prepared statements of pooled connections are
+        bound to the live tables; its transaction is rolled back.
         """
         async with (
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,

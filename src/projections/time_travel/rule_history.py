@@ -1,4 +1,4 @@
-"""The history that a replay goes through: the events of rules and builds, found by the trail."""
+"""The history that a simulation of rules replays: the events of rules and of builds, found by the audit trail."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -17,9 +17,9 @@ from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
 POSITION_BATCH = 1_000
-"""Positions asked for in one query."""
+"""Positions that are looked up in one query."""
 EVENT_BATCH = 20
-"""Events held at once: one of a report's may be megabytes."""
+"""Events in memory at once; one of a report may have megabytes."""
 
 
 def never_stop() -> bool:
@@ -38,9 +38,9 @@ class _Said(msgspec.Struct, frozen=True):
 
 
 class RuleHistory:
-    """Implements `commands.rules.simulation.History`. Rules count from the beginning, builds from `since` on.
+    """Implements `commands.rules.simulation.History`: all events of rules, and those of builds from `since` on.
 
-    `go_on` is asked now and then; `complete` says whether the end was reached.
+    `go_on` is called between batches and stops the replay by returning False; then `complete` stays False.
     """
 
     def __init__(

@@ -62,14 +62,14 @@ def replay(
 async def print_story(settings: Settings, stream: str) -> int:
     """Print every event of a stream with the changes it made. Raises Fault for an unknown stream."""
     async with core(settings, pool_size=2) as parts:
-        folding = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62))
+        folder = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62))
         version = 0
         while events := await parts.log.read_stream(stream, version, EVENT_BATCH):
             names = await _fetch_names(parts, {recorded.event.actor for recorded in events})
-            if folding is not None:
-                folding.take(events)
+            if folder is not None:
+                folder.apply(events)
             for recorded in events:
-                changes = [] if folding is None else folding.changes.pop(recorded.position)
+                changes = [] if folder is None else folder.changes.pop(recorded.position)
                 one = describe(recorded, names.get(recorded.event.actor))
                 print("\n".join(format_entry(msgspec.structs.replace(one, changes=changes))))
             version = events[-1].version
