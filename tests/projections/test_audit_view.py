@@ -37,9 +37,9 @@ def recorded(events: Iterable[Event], erased: bool = False) -> list[Recorded]:
 
 def changes(*events: Event, erased: bool = False) -> dict[str, tuple[Any, Any]]:
     """What the last of these events of one stream changed: field -> from and to."""
-    folding = StreamFolder(events[-1].stream, {len(events)})
-    folding.take(recorded(events, erased))
-    return {change.field: (change.before, change.after) for change in folding.changes[len(events)]}
+    folder = StreamFolder(events[-1].stream, {len(events)})
+    folder.apply(recorded(events, erased))
+    return {change.field: (change.before, change.after) for change in folder.changes[len(events)]}
 
 
 def test_every_event_has_a_row_of_numbers() -> None:
@@ -91,9 +91,9 @@ def test_no_secret_is_ever_shown(area: Any, data: st.DataObject) -> None:
         events = recorded(event for event in history if event.stream == stream)
         text = msgspec.json.encode([describe(one, None) for one in events]).decode()
         if find_category(stream) is not None:
-            folding = StreamFolder(stream, range(1, len(events) + 1))
-            folding.take(events)
-            text += msgspec.json.encode(folding.changes).decode()
+            folder = StreamFolder(stream, range(1, len(events) + 1))
+            folder.apply(events)
+            text += msgspec.json.encode(folder.changes).decode()
         assert HIDDEN not in text
         assert base64.b64encode(HIDDEN.encode()).decode() not in text
 
@@ -105,11 +105,11 @@ def test_each_change_goes_on_from_the_one_before(area: Any, data: st.DataObject)
     history = data.draw(st.lists(st.one_of(*map(structs, area.EVENTS)), max_size=8))
     for stream in {event.stream for event in history if find_category(event.stream) is not None}:
         events = recorded(event for event in history if event.stream == stream)
-        folding = StreamFolder(stream, range(1, len(events) + 1))
-        folding.take(events)
+        folder = StreamFolder(stream, range(1, len(events) + 1))
+        folder.apply(events)
         now: dict[str, Any] = {}
         for one in events:
-            for change in folding.changes[one.position]:
+            for change in folder.changes[one.position]:
                 assert change.before == now.get(change.field) or change.before in (*BLANK, SECRET)
                 now[change.field] = change.after
 

@@ -169,8 +169,8 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees these tables only. It is a new one, since prepared statements of pooled connections are
-        bound to the live tables; its transaction is rolled back.
+        """A connection that sees only these tables. It is a new one, since prepared statements of pooled connections
+        are bound to the live tables; its transaction is rolled back.
         """
         async with (
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,
