@@ -26,9 +26,9 @@ from typing import Any
 
 import msgspec
 import psycopg
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server, running_server
-from tests.support.shop import Shop
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 
 from store.audit.checkpoints import AuditTree

@@ -6,22 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s" tests="2" failures="1"><testcase classname="c" name="a"/>
 <testcase classname="c" name="b"><failure message="no">trace</failure></testcase></testsuite>"""
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
-
-
-@pytest.fixture(scope="module")
-def agent(shop: Shop) -> FakeAgent:
-    return shop.new_agent()
 
 
 @pytest.fixture(name="build")

@@ -8,29 +8,30 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server
 
 CONTENT = bytes(range(256)) * 40
 
 
 @pytest.fixture(name="project", scope="module")
-def _project(server: Any) -> int:
-    return new_project(server)
+def _project(server: Server) -> int:
+    return given_project(server)
 
 
 @pytest.fixture(name="build")
-def _build(server: Any, project: int) -> int:
-    return new_build(server, new_job(server, project))
+def _build(server: Server, project: int) -> int:
+    return given_build(server, given_job(server, project))
 
 
 @pytest.fixture(name="artifact")
-def _artifact(server: Any, build: int) -> int:
+def _artifact(server: Server, build: int) -> int:
     answer = upload(server.admin, build, CONTENT, 'Prüf "1".bin', "out/")
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])
 
 
-def test_upload(server: Any, build: int) -> None:
+def test_upload(server: Server, build: int) -> None:
     answer = upload(server.admin, build, b"<a/>", path="reports/")
     assert answer.status_code == 201
     assert answer.json().items() >= {"name": "report.xml", "size_bytes": 4, "path": "reports/report.xml"}.items()
@@ -44,16 +45,16 @@ def test_upload(server: Any, build: int) -> None:
     assert listed[0]["created_at"].endswith("Z")
 
 
-def test_the_same_file_again_is_the_same_artifact(server: Any, build: int) -> None:
+def test_the_same_file_again_is_the_same_artifact(server: Server, build: int) -> None:
     first, again, other = (upload(server.admin, build, content, "a.log") for content in (b"x", b"x", b"y"))
     assert first.json()["id"] == again.json()["id"] != other.json()["id"]
 
 
-def test_so_it_is_when_it_comes_while_the_first_is_still_being_stored(server: Any, build: int) -> None:
+def test_so_it_is_when_it_comes_while_the_first_is_still_being_stored(server: Server, build: int) -> None:
     """As from an agent whose connection was cut."""
     clients = [server.client() for _ in range(8)]
     for client in clients:
-        client.headers["Authorization"] = server.admin.headers["Authorization"]
+        client.authorize(server.admin.token)
     with ThreadPoolExecutor(len(clients)) as threads:
         answers = list(threads.map(lambda client: upload(client, build, CONTENT, "a.bin"), clients))
     assert {answer.status_code for answer in answers} == {201}
@@ -62,7 +63,7 @@ def test_so_it_is_when_it_comes_while_the_first_is_still_being_stored(server: An
     assert len(listed) == 1
 
 
-def test_a_deleted_file_can_be_stored_again(server: Any, build: int) -> None:
+def test_a_deleted_file_can_be_stored_again(server: Server, build: int) -> None:
     first = upload(server.admin, build, b"x", "a.log").json()["id"]
     server.admin.delete(f"/api/v3/artifacts/{first}").raise_for_status()
     again = upload(server.admin, build, b"x", "a.log")
@@ -71,32 +72,32 @@ def test_a_deleted_file_can_be_stored_again(server: Any, build: int) -> None:
     assert [item["id"] for item in listed] == [again.json()["id"]] != [first]
 
 
-def test_the_file_may_come_first(server: Any, build: int) -> None:
+def test_the_file_may_come_first(server: Server, build: int) -> None:
     parts = [("file", ("a.log", b"x")), ("build_id", (None, str(build)))]
     answer = server.admin.post("/api/v3/artifacts/upload", files=parts)
     assert (answer.status_code, answer.json().get("path")) == (201, "a.log")
 
 
-def test_an_empty_file(server: Any, build: int) -> None:
+def test_an_empty_file(server: Server, build: int) -> None:
     artifact = upload(server.admin, build, b"", "empty.log").json()["id"]
     answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download")
     assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
 
 
 @pytest.mark.parametrize("path", ["/etc/", "../", "a/../../b", "C:\\x\\", "a\x01/", "x" * 1_001])
-def test_paths_that_lead_out_are_refused(server: Any, build: int, path: str) -> None:
+def test_paths_that_lead_out_are_refused(server: Server, build: int, path: str) -> None:
     answer = upload(server.admin, build, b"x", path=path)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "path")
     assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
 
 
 @pytest.mark.parametrize("build", ["", "x", "0", "-1", "1.5", "²", "9" * 30, "true"])
-def test_builds_that_are_none(server: Any, build: str) -> None:
+def test_builds_that_are_none(server: Server, build: str) -> None:
     answer = upload(server.admin, build, b"x")
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "build_id")
 
 
-def test_unknown_builds(server: Any) -> None:
+def test_unknown_builds(server: Server) -> None:
     assert upload(server.admin, 2**52, b"x").status_code == 404
     for path in ("", "/tree"):
         answer = server.admin.get(f"/api/v3/artifacts{path}", params={"build_id": 2**52})
@@ -105,7 +106,7 @@ def test_unknown_builds(server: Any) -> None:
     assert server.admin.get("/api/v3/artifacts").status_code == 422
 
 
-def test_bodies_that_are_no_form(server: Any, build: int) -> None:
+def test_bodies_that_are_no_form(server: Server, build: int) -> None:
     post = server.admin.post
     url = "/api/v3/artifacts/upload"
     assert post(url, json={"build_id": build}).status_code == 415
@@ -124,11 +125,11 @@ def test_bodies_that_are_no_form(server: Any, build: int) -> None:
     assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
 
 
-def test_too_large_a_file_is_refused_at_its_head(server: Any) -> None:
+def test_too_large_a_file_is_refused_at_its_head(server: Server) -> None:
     address = urlsplit(server.url)
     head = (
         f"POST /api/v3/artifacts/upload HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {2**31 + 2**20}\r\n"
-        f"Authorization: {server.admin.headers['Authorization']}\r\n"
+        f"Authorization: Bearer {server.admin.token}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
     with socket.create_connection((address.hostname or "", address.port or 0), timeout=20) as connection:
@@ -136,7 +137,7 @@ def test_too_large_a_file_is_refused_at_its_head(server: Any) -> None:
         assert connection.recv(100).split()[1] == b"413"
 
 
-def test_download(server: Any, artifact: int) -> None:
+def test_download(server: Server, artifact: int) -> None:
     answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download")
     assert (answer.status_code, answer.content) == (200, CONTENT)
     assert answer.headers["Content-Length"] == str(len(CONTENT))
@@ -152,7 +153,7 @@ def test_download(server: Any, artifact: int) -> None:
     ("wanted", "start", "end"),
     [("bytes=0-0", 0, 1), ("bytes=5-9", 5, 10), ("bytes=10000-", 10_000, None), ("bytes=-5", -5, None)],
 )
-def test_ranges(server: Any, artifact: int, wanted: str, start: int, end: int | None) -> None:
+def test_ranges(server: Server, artifact: int, wanted: str, start: int, end: int | None) -> None:
     answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
     assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
     first = range(len(CONTENT))[start]
@@ -160,19 +161,19 @@ def test_ranges(server: Any, artifact: int, wanted: str, start: int, end: int | 
 
 
 @pytest.mark.parametrize("wanted", ["bytes=99999-", "bytes=-0"])
-def test_ranges_beyond_the_end(server: Any, artifact: int, wanted: str) -> None:
+def test_ranges_beyond_the_end(server: Server, artifact: int, wanted: str) -> None:
     answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
     assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{len(CONTENT)}")
     assert answer.json()["status"] == 416
 
 
 @pytest.mark.parametrize("wanted", ["bytes=5-1", "bytes=-", "lines=1-2", "bytes=0-1,3-4", "bytes=a-b"])
-def test_ranges_that_are_ignored(server: Any, artifact: int, wanted: str) -> None:
+def test_ranges_that_are_ignored(server: Server, artifact: int, wanted: str) -> None:
     answer = server.admin.get(f"/api/v3/artifacts/{artifact}/download", headers={"Range": wanted})
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
-def test_what_the_client_has_is_not_sent_again(server: Any, artifact: int) -> None:
+def test_what_the_client_has_is_not_sent_again(server: Server, artifact: int) -> None:
     url = f"/api/v3/artifacts/{artifact}/download"
     etag = server.admin.get(url).headers["ETag"]
     assert server.admin.get(url, headers={"If-None-Match": etag}).status_code == 304
@@ -181,7 +182,7 @@ def test_what_the_client_has_is_not_sent_again(server: Any, artifact: int) -> No
     assert server.admin.get(url, headers={"Range": "bytes=0-1", "If-Range": etag}).status_code == 206
 
 
-def test_filters_and_pages(server: Any, build: int) -> None:
+def test_filters_and_pages(server: Server, build: int) -> None:
     for name in ("a/report.xml", "b/Shot.png", "shot.log", "core"):
         assert upload(server.admin, build, name.encode(), path=name).status_code == 201
 
@@ -207,7 +208,7 @@ def test_filters_and_pages(server: Any, build: int) -> None:
     assert server.admin.get("/api/v3/artifacts", params={"build_id": build, "type": "x"}).status_code == 422
 
 
-def test_tree(server: Any, build: int) -> None:
+def test_tree(server: Server, build: int) -> None:
     ids = {
         path: upload(server.admin, build, path.encode(), path=path).json()["id"]
         for path in ("z.txt", "reports/b/deep.xml", "reports/a.xml", "logs/x.log")
@@ -227,7 +228,7 @@ def test_tree(server: Any, build: int) -> None:
     )
 
 
-def test_who_may(server: Any, project: int, build: int, artifact: int) -> None:
+def test_who_may(server: Server, project: int, build: int, artifact: int) -> None:
     writer, reader = (server.make_user("developer", {project: level}) for level in ("write", "read"))
     viewer, stranger = server.make_user("viewer", {project: "write"}), server.make_user("developer")
     assert upload(writer, build, b"1").status_code == 201
@@ -239,17 +240,17 @@ def test_who_may(server: Any, project: int, build: int, artifact: int) -> None:
     assert upload(server.client(), build, b"3").status_code == 401
 
 
-def test_agents_add_only_to_their_builds(server: Any, project: int, build: int) -> None:
+def test_agents_add_only_to_their_builds(server: Server, project: int, build: int) -> None:
     pool = server.admin.post("/api/v3/node-pools", json={"name": f"pool-{build}", "project_id": project}).json()["id"]
     created = server.admin.post("/api/v3/nodes", json={"name": f"agent-{build}", "pool_id": pool})
     assert created.status_code == 201, created.text
     agent = server.client()
-    agent.headers["Authorization"] = f"Bearer {created.json()['agent_token']}"
+    agent.authorize(created.json()["agent_token"])
     assert upload(agent, build, b"x").status_code == 404
     assert agent.get("/api/v3/artifacts", params={"build_id": build}).status_code == 401
 
 
-def test_a_large_file_goes_through(server: Any, build: int) -> None:
+def test_a_large_file_goes_through(server: Server, build: int) -> None:
     content = hashlib.sha256(b"seed").digest() * 2**20  # 32 MiB
     answer = upload(server.admin, build, content, "core.bin")
     assert answer.status_code == 201
@@ -263,15 +264,15 @@ def test_a_large_file_goes_through(server: Any, build: int) -> None:
 
 
 @pytest.mark.parametrize("build", [2**52, "none"])
-def test_a_large_file_that_nobody_may_send_is_refused_at_its_head(server: Any, build: object) -> None:
+def test_a_large_file_that_nobody_may_send_is_refused_at_its_head(server: Server, build: object) -> None:
     answer = upload(server.admin, build, bytes(64 * 2**20), "core.bin")
     assert answer.status_code in (404, 422)
     assert answer.elapsed.total_seconds() < 10
 
 
-def test_a_deleted_job_takes_its_artifacts_along(server: Any, project: int) -> None:
-    job = new_job(server, project)
-    build = new_build(server, job)
+def test_a_deleted_job_takes_its_artifacts_along(server: Server, project: int) -> None:
+    job = given_job(server, project)
+    build = given_build(server, job)
     artifact = upload(server.admin, build, b"x").json()["id"]
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204

@@ -11,10 +11,9 @@ from api.http.as_of import resolve_moment
 from commands.dispatch import TakeLeadership
 from commands.handler import CommandContext, Handler
 from testhide.processes import Core
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import Shop, given_build, given_job, given_project, upload
 from tests.support.http import Client
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>
@@ -25,12 +24,7 @@ NODE_ID = "t/test_x.py::test_a"
 
 @pytest.fixture(name="project", scope="module")
 def _project(server: Server) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Server, project: int) -> int:
-    return new_job(server, project)
+    return given_project(server)
 
 
 def shown(client: Client, path: str, as_of: object = None) -> Any:
@@ -58,7 +52,7 @@ def new_node(server: Server) -> int:
 
 def test_a_build_is_shown_as_it_was(server: Server, job: int) -> None:
     admin = server.admin
-    build = new_build(server, job, branch="main")
+    build = given_build(server, job, branch="main")
     before = shown(admin, f"/builds/{build}")
     then = position(admin.post(f"/api/v3/builds/{build}/comment", json={"text": "Look"}))
     commented = shown(admin, f"/builds/{build}")
@@ -73,7 +67,7 @@ def test_a_build_is_shown_as_it_was(server: Server, job: int) -> None:
 
 
 def test_before_it_was_there_it_is_not_found(server: Server, job: int) -> None:
-    build = new_build(server, job)
+    build = given_build(server, job)
     history = shown(server.admin, f"/builds/{build}")
     assert asked(server.admin, f"/builds/{build}", 0).status_code == 404
     earlier = datetime.fromisoformat(history["created_at"]) - timedelta(microseconds=1)
@@ -82,7 +76,7 @@ def test_before_it_was_there_it_is_not_found(server: Server, job: int) -> None:
 
 def test_a_time_stands_for_the_last_position_until_then(server: Server, job: int) -> None:
     admin = server.admin
-    build = new_build(server, job)
+    build = given_build(server, job)
     created = datetime.fromisoformat(shown(admin, f"/builds/{build}")["created_at"])
     finished = position(admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}))
 
@@ -115,7 +109,7 @@ async def test_a_time_means_the_same_position_while_the_log_grows(parts: Core) -
 
 def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Server, project: int, job: int) -> None:
     admin = server.admin
-    build = new_build(server, job)
+    build = given_build(server, job)
     upload(admin, build, REPORT)
     tests = f"/tests?build_id={build}"
     reported = shown(admin, tests)
@@ -145,8 +139,8 @@ def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Serv
 
 def test_a_job_is_shown_with_the_build_that_was_its_newest(server: Server, project: int) -> None:
     admin = server.admin
-    job = new_job(server, project)
-    first, second = new_build(server, job), new_build(server, job)
+    job = given_job(server, project)
+    first, second = given_build(server, job), given_build(server, job)
     both = shown(admin, f"/jobs/{job}")
     for build in (first, second):
         admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
@@ -188,7 +182,7 @@ def test_permissions_of_a_user(server: Server, project: int) -> None:
 
 
 def test_looking_back_needs_an_admin_of_the_project(server: Server, project: int, job: int) -> None:
-    build = new_build(server, job)
+    build = given_build(server, job)
     then = position(server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "x"}))
     node = new_node(server)
     for access, status in (("admin", 200), ("write", 403), (None, 404)):
@@ -202,8 +196,8 @@ def test_looking_back_needs_an_admin_of_the_project(server: Server, project: int
 
 def test_what_was_erased_since_is_gone(server: Server, project: int) -> None:
     admin = server.admin
-    job = new_job(server, project)
-    build = new_build(server, job)
+    job = given_job(server, project)
+    build = given_build(server, job)
     upload(admin, build, REPORT)
     then = position(admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}))
     assert asked(admin, f"/builds/{build}", then).status_code == 200
@@ -243,4 +237,4 @@ def test_where_the_past_is_not_shown_it_is_not_mistaken_for_today(server: Server
     ):
         assert answer.status_code == 422, answer.text
         assert answer.json()["errors"][0]["field"] == "as_of"
-    assert shown(admin, f"/jobs/{job}")["name"] == "Elsewhere"
+    assert shown(admin, f"/jobs/{job}")["name"] == "Smoke"

@@ -7,20 +7,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import given_build, given_project, upload
+from tests.support.server import Server
 
 REPORT = b"""<testsuite name="s"><testcase classname="t.test_x" name="test_a"><failure message="boom">trace</failure>
 </testcase></testsuite>"""
-
-
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return new_job(server, project)
 
 
 def events(client: Any, **params: Any) -> Any:
@@ -43,7 +34,7 @@ def changed(event: Any) -> dict[str, tuple[Any, Any]]:
     return {change["field"]: (change["from"], change["to"]) for change in event["changes"]}
 
 
-def test_everything_of_a_project_newest_first(server: Any, project: int, job: int) -> None:
+def test_everything_of_a_project_newest_first(server: Server, project: int, job: int) -> None:
     name = uuid.uuid4().hex
     answer = server.admin.put(f"/api/v3/jobs/{job}", json={"name": name})
     shown = events(server.admin, project_id=project)
@@ -51,7 +42,7 @@ def test_everything_of_a_project_newest_first(server: Any, project: int, job: in
     newest = shown[0]
     assert newest["position"] == int(answer.headers["Testhide-Position"])
     assert newest["summary"] == f"{newest['actor_name']} changed job {job}."
-    assert changed(newest) == {"title": ("Elsewhere", name)}
+    assert changed(newest) == {"title": ("Smoke", name)}
     expected = {"stream": f"job-{job}", "version": 2, "area": "jobs", "project_id": project, "erased": False}
     assert newest.items() >= expected.items()
     assert [event["position"] for event in events(server.admin, project_id=project, order="oldest")] == sorted(
@@ -59,8 +50,8 @@ def test_everything_of_a_project_newest_first(server: Any, project: int, job: in
     )
 
 
-def test_filters(server: Any, project: int, job: int) -> None:
-    build = new_build(server, job)
+def test_filters(server: Server, project: int, job: int) -> None:
+    build = given_build(server, job)
     assert types(events(server.admin, project_id=project, area="builds")) == ["build.started", "build.queued"]
     assert types(events(server.admin, project_id=project, type="job.created")) == ["job.created"]
     assert types(events(server.admin, project_id=project, type="job.created", area="jobs")) == ["job.created"]
@@ -76,7 +67,7 @@ def test_filters(server: Any, project: int, job: int) -> None:
     assert types(events(server.admin, actor=f"user:{me}", limit=1)) == ["build.commented"]
 
 
-def test_periods(server: Any, project: int, job: int) -> None:
+def test_periods(server: Server, project: int, job: int) -> None:
     shown = events(server.admin, project_id=project)
     at = [datetime.fromisoformat(event["at"]) for event in shown]
     middle = max(at)
@@ -93,7 +84,7 @@ def test_periods(server: Any, project: int, job: int) -> None:
     assert events(server.admin, project_id=project, until=since) == []
 
 
-def test_pages_follow_each_other(server: Any, project: int, job: int) -> None:
+def test_pages_follow_each_other(server: Server, project: int, job: int) -> None:
     every = events(server.admin, project_id=project)
     for order in ("newest", "oldest"):
         found, url = [], f"/api/v3/audit/events?project_id={project}&order={order}&limit=1"
@@ -105,8 +96,8 @@ def test_pages_follow_each_other(server: Any, project: int, job: int) -> None:
         assert [one for one in found if one["type"] != "audit.read"] == (every if order == "newest" else every[::-1])
 
 
-def test_the_story_of_a_stream(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_the_story_of_a_stream(server: Server, job: int) -> None:
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
     shown = story(server.admin, f"build-{build}")
@@ -120,8 +111,8 @@ def test_the_story_of_a_stream(server: Any, job: int) -> None:
     assert (results["type"], results["changes"]) == ("results.recorded", [])
 
 
-def test_a_deleted_build_stays_listed_without_its_texts(server: Any, project: int, job: int) -> None:
-    build = new_build(server, job, branch="very-secret-branch")
+def test_a_deleted_build_stays_listed_without_its_texts(server: Server, project: int, job: int) -> None:
+    build = given_build(server, job, branch="very-secret-branch")
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
     assert "very-secret-branch" in story(server.admin, f"build-{build}")[0]["summary"]
     assert server.admin.delete(f"/api/v3/builds/{build}").status_code == 204
@@ -134,7 +125,7 @@ def test_a_deleted_build_stays_listed_without_its_texts(server: Any, project: in
     assert changed(shown[-1])["status"] == ("failed", "deleted")
 
 
-def test_secrets_are_not_shown(server: Any, project: int, job: int) -> None:
+def test_secrets_are_not_shown(server: Server, project: int, job: int) -> None:
     configuration = {
         "command": "x",
         "setup": [],
@@ -153,8 +144,8 @@ def test_secrets_are_not_shown(server: Any, project: int, job: int) -> None:
     assert changed(token)["token_hash"] == (None, "(secret)")
 
 
-def test_a_projects_admin_reads_the_projects_trail_only(server: Any, project: int, job: int) -> None:
-    other = new_project(server)
+def test_a_projects_admin_reads_the_projects_trail_only(server: Server, project: int, job: int) -> None:
+    other = given_project(server)
     client = server.make_user("developer", {project: "admin"})
     assert {event["project_id"] for event in events(client)} == {project}
     assert types(story(client, f"job-{job}")) == ["job.created"]
@@ -165,7 +156,7 @@ def test_a_projects_admin_reads_the_projects_trail_only(server: Any, project: in
 
 
 @pytest.mark.parametrize("role", ["developer", "viewer"])
-def test_others_read_none_of_it(server: Any, project: int, job: int, role: Any) -> None:
+def test_others_read_none_of_it(server: Server, project: int, job: int, role: Any) -> None:
     member, stranger = server.make_user(role, {project: "write"}), server.make_user(role)
     assert member.get("/api/v3/audit/events").status_code == 403
     assert member.get("/api/v3/audit/events", params={"project_id": project}).status_code == 403
@@ -176,7 +167,7 @@ def test_others_read_none_of_it(server: Any, project: int, job: int, role: Any) 
     assert server.client().get("/api/v3/audit/events").status_code == 401
 
 
-def test_reading_what_others_did_is_seen(server: Any, project: int, job: int) -> None:
+def test_reading_what_others_did_is_seen(server: Server, project: int, job: int) -> None:
     client = server.make_user("developer", {project: "admin"})
     me = client.get("/api/v3/me").json()["id"]
     events(client, project_id=project, area="jobs", token="not to be kept")
@@ -189,7 +180,7 @@ def test_reading_what_others_did_is_seen(server: Any, project: int, job: int) ->
     assert f"read the story of a stream (stream job-{job}), 1 event." in second["summary"]
 
 
-def test_a_reading_is_noted_as_it_was_understood(server: Any, project: int, job: int) -> None:
+def test_a_reading_is_noted_as_it_was_understood(server: Server, project: int, job: int) -> None:
     other = server.make_user("developer").post("/api/v3/projects", json={"name": uuid.uuid4().hex}).json()["id"]
     since = f"2026-01-01T00:00:00.{'0' * 5_000}Z"
     server.admin.get(f"/api/v3/audit/events?project_id={project}&project_id={other}&since={since}").raise_for_status()
@@ -199,7 +190,7 @@ def test_a_reading_is_noted_as_it_was_understood(server: Any, project: int, job:
     assert len(noted["summary"]) < 500
 
 
-def test_reading_ones_own_acts_is_not(server: Any, project: int) -> None:
+def test_reading_ones_own_acts_is_not(server: Server, project: int) -> None:
     client = server.make_user("developer", {project: "admin"})
     me = client.get("/api/v3/me").json()["id"]
     client.post("/api/v3/jobs", json={"name": "Mine", "project_id": project}).raise_for_status()
@@ -227,7 +218,7 @@ def test_reading_ones_own_acts_is_not(server: Any, project: int) -> None:
         ({"project_id": "x"}, "project_id", ""),
     ],
 )
-def test_unknown_filters_are_named(server: Any, params: dict[str, str], field: str, says: str) -> None:
+def test_unknown_filters_are_named(server: Server, params: dict[str, str], field: str, says: str) -> None:
     answer = server.admin.get("/api/v3/audit/events", params=params)
     assert answer.status_code == 422, answer.text
     (error,) = answer.json()["errors"]
@@ -235,7 +226,7 @@ def test_unknown_filters_are_named(server: Any, params: dict[str, str], field: s
     assert says in error["message"]
 
 
-def test_what_is_not_there(server: Any) -> None:
+def test_what_is_not_there(server: Server) -> None:
     assert server.admin.get("/api/v3/audit/events", params={"project_id": 2**52}).status_code == 404
     for stream in ("build-99999999", "nonsense", quote("a b/ü")):
         assert server.admin.get(f"/api/v3/audit/streams/{stream}").status_code == 404

@@ -14,13 +14,14 @@ from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
 from testhide.processes import core
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server
 from workers.audit import Sealer
 
 REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
 
 
-def seal(server: Any) -> dict[str, Any]:
+def seal(server: Server) -> dict[str, Any]:
     """What `testhide work` does every ten seconds; the newest checkpoint."""
 
     async def sealed() -> None:
@@ -36,20 +37,15 @@ def seal(server: Any) -> dict[str, Any]:
     return newest
 
 
-def checkpoints(server: Any, **params: Any) -> Any:
+def checkpoints(server: Server, **params: Any) -> Any:
     answer = server.admin.get("/api/v3/audit/checkpoints", params=params)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
 @pytest.fixture(name="build")
-def _build(server: Any, project: int) -> int:
-    build = new_build(server, new_job(server, project))
+def _build(server: Server, project: int) -> int:
+    build = given_build(server, given_job(server, project))
     assert upload(server.admin, build, REPORT).ok
     return build
 
@@ -69,12 +65,12 @@ def verified(content: bytes, key: str, *notes: str) -> Verifier:
     return verifier
 
 
-def position_of(server: Any, stream: str) -> int:
+def position_of(server: Server, stream: str) -> int:
     position: int = server.admin.get(f"/api/v3/audit/streams/{stream}").json()[0]["position"]
     return position
 
 
-def test_checkpoints_are_signed_and_listed_newest_first(server: Any, build: int) -> None:
+def test_checkpoints_are_signed_and_listed_newest_first(server: Server, build: int) -> None:
     earlier = seal(server)
     server.admin.post("/api/v3/projects", json={"name": "Later"})
     later = seal(server)
@@ -89,7 +85,7 @@ def test_checkpoints_are_signed_and_listed_newest_first(server: Any, build: int)
     assert following["checkpoints"] == [earlier]
 
 
-def test_an_event_is_proved_to_be_in_a_checkpoint(server: Any, build: int) -> None:
+def test_an_event_is_proved_to_be_in_a_checkpoint(server: Server, build: int) -> None:
     earlier = seal(server)
     server.admin.post("/api/v3/projects", json={"name": "Later"})
     later = seal(server)
@@ -111,7 +107,7 @@ def test_an_event_is_proved_to_be_in_a_checkpoint(server: Any, build: int) -> No
             verify_inclusion(proof["index"] - 1, proof["size"], leaf, hashes, root)
 
 
-def test_a_later_log_begins_with_the_earlier_one(server: Any, build: int) -> None:
+def test_a_later_log_begins_with_the_earlier_one(server: Server, build: int) -> None:
     earlier = seal(server)
     server.admin.post("/api/v3/projects", json={"name": "Later"})
     later = seal(server)
@@ -128,14 +124,14 @@ def test_a_later_log_begins_with_the_earlier_one(server: Any, build: int) -> Non
     assert bytes.fromhex(proof["second_root"]) == checkpoint_of(later["note"]).root
 
 
-def test_the_whole_log_verifies_offline(server: Any, build: int) -> None:
+def test_the_whole_log_verifies_offline(server: Server, build: int) -> None:
     note, key = seal(server)["note"], checkpoints(server)["keys"][0]
     found = verified(export(server.admin), key, note)
     assert found.findings == []
     assert found.left_out == 0
 
 
-def test_a_project_admin_exports_the_project(server: Any, project: int, build: int) -> None:
+def test_a_project_admin_exports_the_project(server: Server, project: int, build: int) -> None:
     note, key = seal(server)["note"], checkpoints(server)["keys"][0]
     admin = server.make_user("developer", {project: "admin"})
     content = export(admin, project_id=project)
@@ -151,7 +147,7 @@ def test_a_project_admin_exports_the_project(server: Any, project: int, build: i
     assert found.events == len(story) + len(checkpoints(server)["keys"])
 
 
-def test_an_export_goes_on_where_it_was_cut_off(server: Any, build: int) -> None:
+def test_an_export_goes_on_where_it_was_cut_off(server: Server, build: int) -> None:
     checkpoint = seal(server)
     whole = export(server.admin).splitlines(keepends=True)
     rest = export(server.admin, after=20, size=checkpoint["size"]).splitlines(keepends=True)
@@ -160,7 +156,7 @@ def test_an_export_goes_on_where_it_was_cut_off(server: Any, build: int) -> None
     assert found.findings == []
 
 
-def test_an_export_is_noted(server: Any, project: int, build: int) -> None:
+def test_an_export_is_noted(server: Server, project: int, build: int) -> None:
     seal(server)
     admin = server.make_user("developer", {project: "admin"})
     export(admin, project_id=project, held=[1, 2], token="not to be kept")
@@ -171,7 +167,7 @@ def test_an_export_is_noted(server: Any, project: int, build: int) -> None:
     assert "not to be kept" not in str(noted)
 
 
-def test_a_log_that_is_not_sealed_any_more_is_said(server: Any, build: int) -> None:
+def test_a_log_that_is_not_sealed_any_more_is_said(server: Server, build: int) -> None:
     sealed = seal(server)["size"]
     later = server.admin.post("/api/v3/projects", json={"name": "Later"}).json()["id"]
     assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
@@ -186,10 +182,10 @@ def test_a_log_that_is_not_sealed_any_more_is_said(server: Any, build: int) -> N
     assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
 
 
-def test_who_may(server: Any, project: int, build: int) -> None:
+def test_who_may(server: Server, project: int, build: int) -> None:
     seal(server)
     position, elsewhere = position_of(server, f"build-{build}"), position_of(server, "user-1")
-    other = new_project(server)
+    other = given_project(server)
 
     def status(client: Any, path: str, **params: Any) -> int:
         answer: requests.Response = client.get(f"/api/v3/audit/{path}", params=params)
@@ -233,7 +229,7 @@ def test_who_may(server: Any, project: int, build: int) -> None:
         ("checkpoints?limit=0", 422, "limit"),
     ],
 )
-def test_what_there_is_not(server: Any, build: int, path: str, status: int, says: str) -> None:
+def test_what_there_is_not(server: Server, build: int, path: str, status: int, says: str) -> None:
     seal(server)
     answer = server.admin.get(f"/api/v3/audit/{path}")
     assert (answer.status_code, says in answer.text) == (status, True), answer.text

@@ -2,22 +2,23 @@
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 import requests
 
+from tests.support.server import Server
 
-def login(server: Any, username: str, password: str) -> requests.Response:
+
+def login(server: Server, username: str, password: str) -> requests.Response:
     body = {"username": username, "password": password}
     return requests.post(f"{server.url}/api/v3/authenticate", json=body, timeout=10)
 
 
-def bearer(server: Any, token: str, path: str = "/api/v3/me") -> requests.Response:
+def bearer(server: Server, token: str, path: str = "/api/v3/me") -> requests.Response:
     return requests.get(f"{server.url}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=10)
 
 
-def test_a_session_lasts_until_logout(server: Any) -> None:
+def test_a_session_lasts_until_logout(server: Server) -> None:
     me = server.make_user("developer", {})
     assert me.get("/api/v3/me").status_code == 200
     answer = me.post("/api/v3/logout")
@@ -27,7 +28,7 @@ def test_a_session_lasts_until_logout(server: Any) -> None:
     assert refused.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_me_says_who_and_where(server: Any) -> None:
+def test_me_says_who_and_where(server: Server) -> None:
     project = server.admin.post("/api/v3/projects", json={"name": "Mine"}).json()["id"]
     me = server.make_user("developer", {project: "write"}).get("/api/v3/me").json()
     assert {"id", "email", "role", "projects", "permissions"} <= me.keys()
@@ -37,49 +38,49 @@ def test_me_says_who_and_where(server: Any) -> None:
     assert not me["permissions"]["can_manage_nodes"]
 
 
-def test_an_admin_sees_every_project(server: Any) -> None:
+def test_an_admin_sees_every_project(server: Server) -> None:
     project = server.make_user("developer", {}).post("/api/v3/projects", json={"name": "Theirs"}).json()["id"]
     assert project in server.admin.get("/api/v3/me").json()["projects"]
 
 
-def test_the_answer_of_authenticate(server: Any) -> None:
+def test_the_answer_of_authenticate(server: Server) -> None:
     api = server.make_user("viewer", {})
     me = api.get("/api/v3/me").json()
     answer = login(server, me["email"].upper(), "wrong")
     assert answer.status_code == 401
     assert answer.headers["Content-Type"].startswith("application/problem+json")
-    token = api.headers["Authorization"].split()[1]
+    token = api.token
     assert bearer(server, token).json()["id"] == me["id"]
 
 
 @pytest.mark.parametrize(
     ("username", "password"), [("nobody@example.com", "x"), ("", "x"), ("a", "x" * 1001), ("\0", "x")]
 )
-def test_bad_logins_are_refused(server: Any, username: str, password: str) -> None:
+def test_bad_logins_are_refused(server: Server, username: str, password: str) -> None:
     assert login(server, username, password).status_code in (401, 422)
 
 
-def test_both_fields_are_required(server: Any) -> None:
+def test_both_fields_are_required(server: Server) -> None:
     answer = requests.post(f"{server.url}/api/v3/authenticate", json={"username": "a"}, timeout=10)
     assert answer.status_code == 422
     assert "password" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "th_live_unknown", "agt_unknown", "ü"])
-def test_made_up_tokens_are_refused(server: Any, token: str) -> None:
+def test_made_up_tokens_are_refused(server: Server, token: str) -> None:
     headers = {"Authorization": f"Bearer {token}".encode()}
     answer = requests.get(f"{server.url}/api/v3/me", headers=headers, timeout=10)
     assert answer.status_code == 401
 
 
-def test_config(server: Any) -> None:
+def test_config(server: Server) -> None:
     config = server.make_user("viewer", {}).get("/api/v3/config").json()
     assert isinstance(config["version"], str)
     assert config["global_options"]["ai_assist"] == {"enabled": False}
     assert isinstance(config["global_options"]["max_parallel_builds"], int)
 
 
-def test_an_api_token_works_until_it_is_revoked(server: Any) -> None:
+def test_an_api_token_works_until_it_is_revoked(server: Server) -> None:
     me = server.make_user("developer", {})
     created = me.post("/api/v3/api-tokens", json={"name": "CI Bot"})
     assert created.status_code == 201
@@ -95,7 +96,7 @@ def test_an_api_token_works_until_it_is_revoked(server: Any) -> None:
     assert me.delete(f"/api/v3/api-tokens/{token['id']}").status_code == 404
 
 
-def test_the_use_of_a_token_is_shown(server: Any) -> None:
+def test_the_use_of_a_token_is_shown(server: Server) -> None:
     me = server.make_user("developer", {})
     token = me.post("/api/v3/api-tokens", json={"name": uuid.uuid4().hex}).json()
     assert me.get("/api/v3/api-tokens").json()[0]["last_used"] is None
@@ -103,7 +104,7 @@ def test_the_use_of_a_token_is_shown(server: Any) -> None:
     assert datetime.fromisoformat(me.get("/api/v3/api-tokens").json()[0]["last_used"])
 
 
-def test_a_token_cannot_log_out(server: Any) -> None:
+def test_a_token_cannot_log_out(server: Server) -> None:
     token = server.admin.post("/api/v3/api-tokens", json={"name": "bot"}).json()
     headers = {"Authorization": f"Bearer {token['secret']}"}
     answer = requests.post(f"{server.url}/api/v3/logout", headers=headers, timeout=10)
@@ -111,7 +112,7 @@ def test_a_token_cannot_log_out(server: Any) -> None:
     assert "api-tokens" in answer.json()["detail"]
 
 
-def test_tokens_of_others_do_not_exist(server: Any) -> None:
+def test_tokens_of_others_do_not_exist(server: Server) -> None:
     token = server.admin.post("/api/v3/api-tokens", json={"name": "admin's"}).json()
     other = server.make_user("developer", {})
     assert other.delete(f"/api/v3/api-tokens/{token['id']}").status_code == 404
@@ -119,11 +120,11 @@ def test_tokens_of_others_do_not_exist(server: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 201, None, 5, "nul\0"])
-def test_labels_are_checked(server: Any, name: object) -> None:
+def test_labels_are_checked(server: Server, name: object) -> None:
     assert server.admin.post("/api/v3/api-tokens", json={"name": name}).status_code == 422
 
 
-def test_tokens_have_pages(server: Any) -> None:
+def test_tokens_have_pages(server: Server) -> None:
     me = server.make_user("developer", {})
     ids = [me.post("/api/v3/api-tokens", json={"name": str(n)}).json()["id"] for n in range(3)]
     first = me.get("/api/v3/api-tokens", params={"limit": 2})

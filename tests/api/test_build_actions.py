@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import upload
+from tests.support.builders import Shop, upload
 from tests.support.http import Client
-from tests.support.server import Server
-from tests.support.shop import Shop
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_good"/>
@@ -28,11 +26,6 @@ ACTIONS = [
     ("POST", "/comment"),
     ("DELETE", ""),
 ]
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
 
 
 @pytest.fixture(scope="module")

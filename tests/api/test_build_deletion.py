@@ -16,10 +16,9 @@ from projections.engine.engine import row_types
 from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
 from testhide.processes import core
-from tests.support.external import upload
+from tests.support.builders import Shop, upload
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import ADMIN, Server
-from tests.support.shop import Shop
 
 MARK = "Zweizehnhundert"
 """In every text that the build brings but its tests' names, which are the project's."""

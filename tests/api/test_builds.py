@@ -14,16 +14,11 @@ import pytest
 from store.postgres.notifications import POLLS
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin
+from tests.support.builders import Shop
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, running_server
-from tests.support.shop import Shop
 
 FAR = 10**15
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
 
 
 @pytest.fixture(name="build")

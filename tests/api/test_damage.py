@@ -1,26 +1,18 @@
 """An event that cannot be read, over HTTP: said where it lies, and in nobody else's way."""
 
-from typing import Any
-
-import pytest
-
+from tests.support.builders import given_build
 from tests.support.damage import damaged
-from tests.support.external import new_build, new_job, new_project
+from tests.support.server import Server
 
 
-@pytest.fixture(name="job")
-def _job(server: Any) -> int:
-    return new_job(server, new_project(server))
-
-
-def _queued(server: Any, build: int) -> int:
+def _queued(server: Server, build: int) -> int:
     (first,) = server.admin.get(f"/api/v3/audit/streams/build-{build}", params={"limit": 1}).json()
     assert first["type"] == "build.queued"
     return int(first["position"])
 
 
-def test_what_needs_it_is_refused_and_says_why(server: Any, job: int) -> None:
-    build, other = new_build(server, job), new_build(server, job)
+def test_what_needs_it_is_refused_and_says_why(server: Server, job: int) -> None:
+    build, other = given_build(server, job), given_build(server, job)
     position = _queued(server, build)
     with damaged(server.settings.database_url, position):
         for answer in (
@@ -37,8 +29,8 @@ def test_what_needs_it_is_refused_and_says_why(server: Any, job: int) -> None:
     assert server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "ah"}).status_code == 201
 
 
-def test_the_audit_trail_shows_that_it_is_there(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_the_audit_trail_shows_that_it_is_there(server: Server, job: int) -> None:
+    build = given_build(server, job)
     position = _queued(server, build)
     with damaged(server.settings.database_url, position):
         for path in (f"streams/build-{build}", "events"):
@@ -48,8 +40,8 @@ def test_the_audit_trail_shows_that_it_is_there(server: Any, job: int) -> None:
             assert "cannot be read any more: the stored state is not an event's" in one["summary"]
 
 
-def test_a_time_is_found_past_it(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_a_time_is_found_past_it(server: Server, job: int) -> None:
+    build = given_build(server, job)
     position = _queued(server, build)
     at = server.admin.get(f"/api/v3/audit/streams/build-{build}").json()[-1]["at"]
     job_position = int(server.admin.put(f"/api/v3/jobs/{job}", json={"name": "Later"}).headers["Testhide-Position"])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project
+from tests.support.builders import given_build, given_job, given_project
 from tests.support.http import Client
 from tests.support.server import Server
 
@@ -44,10 +44,10 @@ def head(server: Server) -> int:
 
 def test_a_reader_sees_its_projects_in_order_and_goes_on_where_it_was(server: Server) -> None:
     before = head(server)
-    mine, other = new_project(server), new_project(server)
+    mine, other = given_project(server), given_project(server)
     reader = server.make_user("viewer", {mine: "read"})
     for project in (mine, other):
-        new_build(server, new_job(server, project))
+        given_build(server, given_job(server, project))
     last = head(server)
     seen = until(messages(reader, before), last)
     assert {message["project_id"] for message in seen} == {mine, None}
@@ -63,13 +63,13 @@ def test_a_reader_sees_its_projects_in_order_and_goes_on_where_it_was(server: Se
 
 
 def test_what_was_erased_is_not_told_again(server: Server) -> None:
-    project = new_project(server)
+    project = given_project(server)
     branch = uuid.uuid4().hex
     with server.admin.get(AT, params={"project_id": project}, stream=True) as live:
         lines = live.iter_lines()
         # Where it begins; what comes after that the process remembers.
         begun = int(next(lines).removeprefix(b"id: "))
-        build = new_build(server, new_job(server, project), branch=branch)
+        build = given_build(server, given_job(server, project), branch=branch)
         server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
         next(line for line in lines if branch.encode() in line)
         deleted = server.admin.delete(f"/api/v3/builds/{build}")
@@ -95,7 +95,7 @@ def be_deleted(reader: Client, server: Server) -> None:
 def test_a_stream_ends_when_its_reader_has_lost_access(
     server: Server, leave: Callable[[Client, Server], None], of_project: bool
 ) -> None:
-    project = new_project(server)
+    project = given_project(server)
     reader = server.make_user("viewer", {project: "read"})
     with reader.get(AT, params={"project_id": project} if of_project else {}, stream=True) as answer:
         lines = answer.iter_lines()
@@ -114,7 +114,7 @@ def test_an_id_that_is_no_position_is_refused(server: Server, last: str) -> None
 
 
 def test_who_may(server: Server) -> None:
-    project = new_project(server)
+    project = given_project(server)
     assert server.client().get(AT).status_code == 401
     stranger = server.make_user("developer", {})
     assert stranger.get(AT, params={"project_id": project}).status_code == 404

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 import requests
 
+from tests.support.builders import Shop
 from tests.support.http import Client
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 BREAK_OFF = """
     CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -22,11 +22,6 @@ BREAK_OFF = """
     CREATE TRIGGER break_off BEFORE UPDATE ON stored_events_once FOR EACH ROW EXECUTE FUNCTION break_off()
 """
 """When an answer is to be kept."""
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
 
 
 def comment(client: Client, build: int, key: str, text: str = "seen") -> requests.Response:
@@ -79,7 +74,7 @@ def test_of_many_at_once_one_is_carried_out(server: Server, build: int) -> None:
     key = uuid4().hex
     clients = [server.client() for _ in range(12)]
     for client in clients:
-        client.headers["Authorization"] = str(server.admin.headers["Authorization"])
+        client.authorize(server.admin.token)
     with ThreadPoolExecutor(len(clients)) as threads:
         answers = list(threads.map(lambda client: comment(client, build, key), clients))
     assert {answer.status_code for answer in answers} <= {201, 409}

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.server import Server
+
 CONFIGURATION: dict[str, Any] = {
     "setup": ["pip install -r requirements.txt"],
     "command": "pytest tests/",
@@ -14,36 +16,31 @@ CONFIGURATION: dict[str, Any] = {
 TEMPLATE: dict[str, Any] = {"setup": ["npm ci"], "env": {"NODE_ENV": "test"}, "command": "npx jest"}
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-def new_project(server: Any) -> int:
+def new_project(server: Server) -> int:
     return int(server.admin.post("/api/v3/projects", json={"name": "Bundles"}).json()["id"])
 
 
-def new_job(server: Any, project: int, **more: Any) -> int:
+def new_job(server: Server, project: int, **more: Any) -> int:
     answer = server.admin.post("/api/v3/jobs", json={"name": "Regression", "project_id": project, **more})
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])
 
 
-def exported(server: Any, job: int) -> dict[str, Any]:
+def exported(server: Server, job: int) -> dict[str, Any]:
     answer = server.admin.post(f"/api/v3/jobs/{job}/export")
     assert answer.status_code == 200, answer.text
     bundle: dict[str, Any] = answer.json()
     return bundle
 
 
-def imported(server: Any, project: int, bundle: dict[str, Any]) -> dict[str, Any]:
+def imported(server: Server, project: int, bundle: dict[str, Any]) -> dict[str, Any]:
     answer = server.admin.post("/api/v3/jobs/import", json={"project_id": project, "bundle": bundle})
     assert answer.status_code == 201, answer.text
     job: dict[str, Any] = answer.json()
     return job
 
 
-def test_a_job_comes_back_as_it_was(server: Any, project: int) -> None:
+def test_a_job_comes_back_as_it_was(server: Server, project: int) -> None:
     pool = server.admin.post("/api/v3/node-pools", json={"name": "linux", "project_id": project}).json()["id"]
     settings = {
         "node_pool_id": pool,
@@ -70,7 +67,7 @@ def test_a_job_comes_back_as_it_was(server: Any, project: int) -> None:
     assert again == bundle | {"job": {name: value for name, value in bundle["job"].items() if name != "name"}}
 
 
-def test_what_cannot_come_along_is_said(server: Any, project: int) -> None:
+def test_what_cannot_come_along_is_said(server: Server, project: int) -> None:
     pool = server.admin.post("/api/v3/node-pools", json={"name": "linux", "project_id": project}).json()["id"]
     job = new_job(server, project, node_pool_id=pool)
     server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION | {"secrets": {"TOKEN": "hunter2"}})
@@ -82,7 +79,7 @@ def test_what_cannot_come_along_is_said(server: Any, project: int) -> None:
     assert server.admin.get(f"/api/v3/jobs/{copy['id']}").json()["node_pool_id"] is None
 
 
-def test_a_template_of_that_name_is_used(server: Any, project: int) -> None:
+def test_a_template_of_that_name_is_used(server: Server, project: int) -> None:
     body = TEMPLATE | {"name": uuid.uuid4().hex}
     template = server.admin.post("/api/v3/pipeline-templates", json=body).json()["id"]
     bundle = exported(server, new_job(server, project, pipeline_template_id=template))
@@ -92,7 +89,7 @@ def test_a_template_of_that_name_is_used(server: Any, project: int) -> None:
     assert server.admin.get(f"/api/v3/jobs/{copy['id']}").json()["pipeline_template_id"] == template
 
 
-def test_a_template_that_is_not_here_becomes_the_jobs_own_configuration(server: Any, project: int) -> None:
+def test_a_template_that_is_not_here_becomes_the_jobs_own_configuration(server: Server, project: int) -> None:
     body = TEMPLATE | {"name": uuid.uuid4().hex, "secrets": {"TOKEN": "x"}}
     template = server.admin.post("/api/v3/pipeline-templates", json=body).json()["id"]
     job = new_job(server, project, pipeline_template_id=template)
@@ -106,7 +103,7 @@ def test_a_template_that_is_not_here_becomes_the_jobs_own_configuration(server: 
     assert shown.items() >= (own | {"setup": ["npm ci"], "env": {"NODE_ENV": "test", "A": "1"}}).items()
 
 
-def test_a_long_name_stays_a_name(server: Any, project: int) -> None:
+def test_a_long_name_stays_a_name(server: Server, project: int) -> None:
     copy = imported(server, project, exported(server, new_job(server, project, name="x" * 200)))
     assert len(copy["name"]) == 200
     assert copy["name"].endswith("x (imported)")
@@ -129,20 +126,20 @@ def test_a_long_name_stays_a_name(server: Any, project: int) -> None:
         ({"pipeline_template": {"setup": []}}, "bundle.pipeline_template.name"),
     ],
 )
-def test_bundles_are_checked(server: Any, project: int, changes: dict[str, Any], field: str) -> None:
+def test_bundles_are_checked(server: Server, project: int, changes: dict[str, Any], field: str) -> None:
     bundle = {"export_version": "1", "job": {"name": "x"}, "configuration": {}} | changes
     answer = server.admin.post("/api/v3/jobs/import", json={"project_id": project, "bundle": bundle})
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
 
 
-def test_a_bundle_must_be_one(server: Any, project: int) -> None:
+def test_a_bundle_must_be_one(server: Server, project: int) -> None:
     bundles: tuple[Any, ...] = ({}, [], "x", None)
     for bundle in bundles:
         body = {"project_id": project, "bundle": bundle}
         assert server.admin.post("/api/v3/jobs/import", json=body).status_code == 422
 
 
-def test_who_may(server: Any, project: int) -> None:
+def test_who_may(server: Server, project: int) -> None:
     job = new_job(server, project)
     bundle = exported(server, job)
     stranger, reader = server.make_user("developer", {}), server.make_user("developer", {project: "read"})

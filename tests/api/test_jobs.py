@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.server import Server
+
 CONFIGURATION: dict[str, Any] = {
     "setup": ["pip install -r requirements.txt"],
     "command": "pytest tests/ --junitxml=report.xml",
@@ -13,22 +15,12 @@ CONFIGURATION: dict[str, Any] = {
 }
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return int(server.admin.post("/api/v3/projects", json={"name": "Jobs"}).json()["id"])
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return int(server.admin.post("/api/v3/jobs", json={"name": "Smoke", "project_id": project}).json()["id"])
-
-
-def new_pool(server: Any, project: int, **more: Any) -> int:
+def new_pool(server: Server, project: int, **more: Any) -> int:
     body = {"name": uuid.uuid4().hex, "project_id": project, **more}
     return int(server.admin.post("/api/v3/node-pools", json=body).json()["id"])
 
 
-def test_create(server: Any, project: int) -> None:
+def test_create(server: Server, project: int) -> None:
     pool = new_pool(server, project)
     body = {
         "name": "Smoke Tests",
@@ -46,7 +38,7 @@ def test_create(server: Any, project: int) -> None:
     assert server.admin.get(f"/api/v3/projects/{project}").json()["jobs_count"] == 1
 
 
-def test_defaults(server: Any, job: int) -> None:
+def test_defaults(server: Server, job: int) -> None:
     shown = server.admin.get(f"/api/v3/jobs/{job}").json()
     defaults = {
         "enabled": True,
@@ -86,7 +78,7 @@ def test_defaults(server: Any, job: int) -> None:
         ("default_branch", "a b"),
     ],
 )
-def test_fields_are_checked(server: Any, project: int, field: str, value: object) -> None:
+def test_fields_are_checked(server: Server, project: int, field: str, value: object) -> None:
     answer = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project, field: value})
     assert answer.status_code == 422, answer.text
     assert field in answer.json()["errors"][0]["field"]
@@ -103,12 +95,12 @@ def test_fields_are_checked(server: Any, project: int, field: str, value: object
         "/srv/git/my repo",
     ],
 )
-def test_repositories(server: Any, project: int, repository: str) -> None:
+def test_repositories(server: Server, project: int, repository: str) -> None:
     answer = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project, "repository": repository})
     assert (answer.status_code, answer.json().get("repository")) == (201, repository)
 
 
-def test_pools_of_other_projects_cannot_be_used(server: Any, project: int, job: int) -> None:
+def test_pools_of_other_projects_cannot_be_used(server: Server, project: int, job: int) -> None:
     other = int(server.admin.post("/api/v3/projects", json={"name": "Other"}).json()["id"])
     foreign, shared = new_pool(server, other), new_pool(server, other, shared=True)
     assert server.admin.put(f"/api/v3/jobs/{job}", json={"node_pool_id": foreign}).status_code == 422
@@ -116,11 +108,11 @@ def test_pools_of_other_projects_cannot_be_used(server: Any, project: int, job: 
     assert (moved.status_code, moved.json()["node_pool_id"]) == (200, shared)
 
 
-def test_unknown_projects(server: Any) -> None:
+def test_unknown_projects(server: Server) -> None:
     assert server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": 2**53}).status_code == 404
 
 
-def test_update(server: Any, project: int, job: int) -> None:
+def test_update(server: Server, project: int, job: int) -> None:
     pool = new_pool(server, project)
     changes = {"enabled": False, "timeout_minutes": 90, "node_pool_id": pool, "name": "Renamed"}
     answer = server.admin.put(f"/api/v3/jobs/{job}", json=changes)
@@ -131,7 +123,7 @@ def test_update(server: Any, project: int, job: int) -> None:
     assert (nothing.status_code, nothing.json()["name"]) == (200, "Renamed")
 
 
-def test_where_its_builds_may_run(server: Any, project: int, job: int) -> None:
+def test_where_its_builds_may_run(server: Server, project: int, job: int) -> None:
     body = {"required_tags": ["gpu"], "pool_labels": {"arch": "arm64"}, "quarantine_mode": "skip"}
     created = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": project} | body)
     assert (created.status_code, created.json().items() >= body.items()) == (201, True)
@@ -148,7 +140,7 @@ def test_where_its_builds_may_run(server: Any, project: int, job: int) -> None:
     assert server.admin.put(path, json=plain).json().items() >= plain.items()
 
 
-def test_list_filters(server: Any, project: int, job: int) -> None:
+def test_list_filters(server: Server, project: int, job: int) -> None:
     second = server.admin.post("/api/v3/jobs", json={"name": "Regression 100%", "project_id": project}).json()["id"]
     server.admin.put(f"/api/v3/jobs/{second}", json={"enabled": False})
 
@@ -173,11 +165,11 @@ def test_list_filters(server: Any, project: int, job: int) -> None:
     "params",
     [{"project_id": "x"}, {"enabled": "maybe"}, {"page": 0}, {"limit": 0}, {"limit": 501}, {"project_id": 2**70}],
 )
-def test_bad_filters(server: Any, params: dict[str, object]) -> None:
+def test_bad_filters(server: Server, params: dict[str, object]) -> None:
     assert server.admin.get("/api/v3/jobs", params=params).status_code == 422
 
 
-def test_only_members_see_jobs(server: Any, job: int) -> None:
+def test_only_members_see_jobs(server: Server, job: int) -> None:
     stranger = server.make_user("developer", {})
     assert stranger.get("/api/v3/jobs").json() == []
     for answer in (
@@ -190,7 +182,7 @@ def test_only_members_see_jobs(server: Any, job: int) -> None:
         assert answer.status_code == 404
 
 
-def test_readers_change_nothing(server: Any, project: int, job: int) -> None:
+def test_readers_change_nothing(server: Server, project: int, job: int) -> None:
     reader = server.make_user("developer", {project: "read"})
     assert reader.get(f"/api/v3/jobs/{job}").status_code == 200
     assert reader.post("/api/v3/jobs", json={"name": "x", "project_id": project}).status_code == 403
@@ -199,7 +191,7 @@ def test_readers_change_nothing(server: Any, project: int, job: int) -> None:
     assert server.make_user("developer", {project: "write"}).delete(f"/api/v3/jobs/{job}").status_code == 403
 
 
-def test_delete(server: Any, project: int, job: int) -> None:
+def test_delete(server: Server, project: int, job: int) -> None:
     assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
     for answer in (
         server.admin.get(f"/api/v3/jobs/{job}"),
@@ -212,7 +204,7 @@ def test_delete(server: Any, project: int, job: int) -> None:
     assert server.admin.get(f"/api/v3/projects/{project}").json()["jobs_count"] == 0
 
 
-def test_configuration(server: Any, job: int) -> None:
+def test_configuration(server: Server, job: int) -> None:
     empty = server.admin.get(f"/api/v3/jobs/{job}/configuration").json()
     assert empty == {"setup": [], "command": "", "env": {}, "artifacts": [], "secrets": [], "updated_at": None}
     answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION)
@@ -224,7 +216,7 @@ def test_configuration(server: Any, job: int) -> None:
     assert again.json() == answer.json()
 
 
-def test_secrets_are_kept_and_never_shown(server: Any, job: int) -> None:
+def test_secrets_are_kept_and_never_shown(server: Server, job: int) -> None:
     path = f"/api/v3/jobs/{job}/configuration"
     server.admin.put(path, json=CONFIGURATION | {"secrets": {"TOKEN": "hunter2", "OTHER": "x"}})
     shown = server.admin.get(path)
@@ -262,13 +254,13 @@ def test_secrets_are_kept_and_never_shown(server: Any, job: int) -> None:
         {"artifacts": [""]},
     ],
 )
-def test_configurations_are_checked(server: Any, job: int, changes: dict[str, Any]) -> None:
+def test_configurations_are_checked(server: Server, job: int, changes: dict[str, Any]) -> None:
     answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=CONFIGURATION | changes)
     assert answer.status_code == 422, answer.text
 
 
 @pytest.mark.parametrize("field", list(CONFIGURATION))
-def test_every_part_is_required(server: Any, job: int, field: str) -> None:
+def test_every_part_is_required(server: Server, job: int, field: str) -> None:
     body = {name: value for name, value in CONFIGURATION.items() if name != field}
     answer = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=body)
     assert answer.status_code == 422

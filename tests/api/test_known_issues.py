@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import new_project
+from tests.support.server import Server
 
 BODY: dict[str, Any] = {
     "title": "Flaky database",
@@ -15,17 +15,12 @@ BODY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
 @pytest.fixture(name="issue")
-def _issue(server: Any, project: int) -> int:
+def _issue(server: Server, project: int) -> int:
     return int(server.admin.post("/api/v3/known-issues", json={"project_id": project, **BODY}).json()["id"])
 
 
-def test_create_and_show(server: Any, project: int) -> None:
+def test_create_and_show(server: Server, project: int) -> None:
     answer = server.admin.post("/api/v3/known-issues", json={"project_id": project, **BODY})
     assert answer.status_code == 201, answer.text
     made = answer.json()
@@ -34,7 +29,7 @@ def test_create_and_show(server: Any, project: int) -> None:
     assert server.admin.get("/api/v3/known-issues", params={"project_id": project}).json() == [made]
 
 
-def test_list(server: Any, project: int, issue: int) -> None:
+def test_list(server: Server, project: int, issue: int) -> None:
     second = {"project_id": project, "title": "x", "classification": "flaky", "fail_id": "f1"}
     second_id = server.admin.post("/api/v3/known-issues", json=second).json()["id"]
 
@@ -49,7 +44,7 @@ def test_list(server: Any, project: int, issue: int) -> None:
     assert server.admin.get("/api/v3/known-issues", params={"project_id": 2**52}).status_code == 404
 
 
-def test_update(server: Any, issue: int) -> None:
+def test_update(server: Server, issue: int) -> None:
     path = f"/api/v3/known-issues/{issue}"
     answer = server.admin.put(path, json={"title": "Renamed", "signature": "s1", "defect_url": None})
     assert answer.status_code == 200, answer.text
@@ -60,7 +55,7 @@ def test_update(server: Any, issue: int) -> None:
     assert server.admin.put(path, json={"pattern": "a", "fail_id": "b"}).status_code == 422
 
 
-def test_delete(server: Any, issue: int) -> None:
+def test_delete(server: Server, issue: int) -> None:
     path = f"/api/v3/known-issues/{issue}"
     assert server.admin.delete(path).status_code == 204
     for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
@@ -81,14 +76,14 @@ def test_delete(server: Any, issue: int) -> None:
         ({"defect_url": "javascript:x"}, "defect_url", ""),
     ],
 )
-def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], field: str, says: str) -> None:
+def test_fields_are_checked(server: Server, project: int, changes: dict[str, Any], field: str, says: str) -> None:
     answer = server.admin.post("/api/v3/known-issues", json={"project_id": project, **BODY, **changes})
     assert answer.status_code == 422, answer.text
     error = answer.json()["errors"][0]
     assert (error["field"], says in error["message"]) == (field, True), error
 
 
-def test_who_may(server: Any, project: int, issue: int) -> None:
+def test_who_may(server: Server, project: int, issue: int) -> None:
     path, body = f"/api/v3/known-issues/{issue}", {"project_id": project, **BODY}
     listing = {"params": {"project_id": project}}
     stranger = server.make_user("developer", {})

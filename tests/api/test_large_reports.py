@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import psutil
 import psycopg
 
 from projections.results import BlockRow
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server
 
 CASES = 100_000
 SECONDS = 30.0
@@ -31,10 +31,10 @@ def large_report() -> Iterator[str]:
     yield "</testsuites>"
 
 
-def test_a_large_report(server: Any) -> None:
+def test_a_large_report(server: Server) -> None:
     content = "".join(large_report()).encode()
     assert len(content) > 45 * 10**6
-    build = new_build(server, new_job(server, new_project(server)))
+    build = given_build(server, given_job(server, given_project(server)))
     process = psutil.Process(server.processes["serve"].pid)
     before, begun = process.memory_info().rss, time.monotonic()
     answer = upload(server.admin, build, content)

@@ -12,11 +12,11 @@ import pytest
 from litestar.testing import RequestFactory
 
 from api.live import build_feed, readers
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import ADMIN, Server
-from tests.support.shop import Shop
 
 EVENTS = "/api/v3/events/stream"
 WITHIN_S = 20.0
@@ -31,16 +31,6 @@ def inside(server: Server) -> Iterator[InProcessServer]:
 @pytest.fixture(scope="module")
 def admin(inside: InProcessServer) -> Client:
     return inside.client(*ADMIN)
-
-
-@pytest.fixture(scope="module")
-def agent(shop: Shop) -> FakeAgent:
-    return shop.new_agent()
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 import requests
 
 from store.postgres.notifications import AGENT_NOTIFICATIONS
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.in_process_server import serve_in_process
-from tests.support.server import ADMIN
-from tests.support.shop import Shop
+from tests.support.server import ADMIN, Server
 
 RESULT = {"exit_code": 0, "stdout": "Filesystem Size", "stderr": "", "truncated": False, "timed_out": False}
 
@@ -31,17 +31,17 @@ class Machine:
         return self.agent.http.post(f"/api/v3/agent/commands/{command_id}/result", json=RESULT | more).status_code
 
 
-def new_machine(server: Any) -> Machine:
+def new_machine(server: Server) -> Machine:
     agent = FakeAgent(server.url, Shop(server).new_token())
     return Machine(agent.connect().json()["node_id"], agent)
 
 
 @pytest.fixture(name="machine")
-def _machine(server: Any) -> Machine:
+def _machine(server: Server) -> Machine:
     return new_machine(server)
 
 
-def execute(server: Any, node: int, **body: Any) -> requests.Response:
+def execute(server: Server, node: int, **body: Any) -> requests.Response:
     answer: requests.Response = server.admin.post(
         f"/api/v3/nodes/{node}/execute", json={"command": "df -h /", "timeout_s": 10} | body
     )
@@ -49,7 +49,7 @@ def execute(server: Any, node: int, **body: Any) -> requests.Response:
 
 
 @pytest.mark.parametrize("polls_first", [True, False])
-def test_execute(server: Any, machine: Machine, polls_first: bool) -> None:
+def test_execute(server: Server, machine: Machine, polls_first: bool) -> None:
     with ThreadPoolExecutor() as threads:
         if polls_first:
             heard, asked = threads.submit(machine.next), threads.submit(execute, server, machine.node)
@@ -72,7 +72,7 @@ def test_execute(server: Any, machine: Machine, polls_first: bool) -> None:
     assert server.admin.get(path).json() == RESULT
 
 
-def test_an_answer_that_comes_too_late_can_be_asked_for(server: Any, machine: Machine) -> None:
+def test_an_answer_that_comes_too_late_can_be_asked_for(server: Server, machine: Machine) -> None:
     answer = execute(server, machine.node, timeout_s=1)
     assert answer.status_code == 504
     assert answer.headers["Content-Type"].startswith("application/problem+json")
@@ -86,7 +86,7 @@ def test_an_answer_that_comes_too_late_can_be_asked_for(server: Any, machine: Ma
     assert server.make_user("developer", {}).get(path).status_code == 403
 
 
-def test_who_hangs_up_is_not_waited_for(server: Any, machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_who_hangs_up_is_not_waited_for(server: Server, machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     with serve_in_process(server) as inside:
         waiting = inside.services.listener._callbacks[AGENT_NOTIFICATIONS]
         admin = inside.client(*ADMIN)
@@ -100,7 +100,7 @@ def test_who_hangs_up_is_not_waited_for(server: Any, machine: Machine, capfd: py
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_restart(server: Any, machine: Machine) -> None:
+def test_restart(server: Server, machine: Machine) -> None:
     with ThreadPoolExecutor() as threads:
         heard = threads.submit(machine.next)
         answer = server.admin.post(f"/api/v3/nodes/{machine.node}/restart")
@@ -114,7 +114,7 @@ def test_restart(server: Any, machine: Machine) -> None:
     assert machine.answer(message["command_id"]) == 200
 
 
-def test_without_an_agent(server: Any) -> None:
+def test_without_an_agent(server: Server) -> None:
     shop = Shop(server)
     body = {"name": f"idle {shop.pool}", "pool_id": shop.pool}
     node = server.admin.post("/api/v3/nodes", json=body).json()["id"]
@@ -123,7 +123,7 @@ def test_without_an_agent(server: Any) -> None:
         assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_a_node_answers_only_for_itself(server: Any, machine: Machine) -> None:
+def test_a_node_answers_only_for_itself(server: Server, machine: Machine) -> None:
     path = execute(server, machine.node, timeout_s=1).headers["Location"]
     other = new_machine(server)
     assert other.answer(int(path.rpartition("/")[2])) == 404
@@ -131,7 +131,7 @@ def test_a_node_answers_only_for_itself(server: Any, machine: Machine) -> None:
     assert server.admin.get(path.replace(f"/nodes/{machine.node}/", f"/nodes/{other.node}/")).status_code == 404
 
 
-def test_who_may(server: Any, machine: Machine) -> None:
+def test_who_may(server: Server, machine: Machine) -> None:
     developer = server.make_user("developer", {})
     assert developer.post(f"/api/v3/nodes/{machine.node}/execute", json={"command": "id"}).status_code == 403
     assert developer.post(f"/api/v3/nodes/{machine.node}/restart").status_code == 403
@@ -141,11 +141,11 @@ def test_who_may(server: Any, machine: Machine) -> None:
 @pytest.mark.parametrize(
     "changes", [{"command": ""}, {"command": " "}, {"command": None}, {"timeout_s": 0}, {"timeout_s": 601}]
 )
-def test_fields_are_checked(server: Any, machine: Machine, changes: dict[str, Any]) -> None:
+def test_fields_are_checked(server: Server, machine: Machine, changes: dict[str, Any]) -> None:
     assert execute(server, machine.node, **changes).status_code == 422
 
 
-def test_any_output_can_be_told(server: Any, machine: Machine) -> None:
+def test_any_output_can_be_told(server: Server, machine: Machine) -> None:
     path = execute(server, machine.node, timeout_s=1).headers["Location"]
     assert machine.answer(int(path.rpartition("/")[2]), stdout="a\0b", stderr="x" * 262_144) == 200
     shown = server.admin.get(path).json()

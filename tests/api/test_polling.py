@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
+from tests.support.builders import Shop
 from tests.support.fake_agent import until_it_asks
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 DISCONNECT_LISTENERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity

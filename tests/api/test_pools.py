@@ -5,13 +5,10 @@ from typing import Any
 
 import pytest
 
-
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return int(server.admin.post("/api/v3/projects", json={"name": "Pools"}).json()["id"])
+from tests.support.server import Server
 
 
-def test_create_and_list(server: Any, project: int) -> None:
+def test_create_and_list(server: Server, project: int) -> None:
     body = {"name": "linux-large", "project_id": project, "labels": {"arch": "amd64"}, "max_parallel": 10}
     answer = server.admin.post("/api/v3/node-pools", json=body)
     assert answer.status_code == 201
@@ -19,7 +16,7 @@ def test_create_and_list(server: Any, project: int) -> None:
     assert server.admin.get("/api/v3/node-pools", params={"project_id": project}).json() == [answer.json()]
 
 
-def test_names_are_unique_in_a_project(server: Any, project: int) -> None:
+def test_names_are_unique_in_a_project(server: Server, project: int) -> None:
     body = {"name": "linux", "project_id": project}
     assert server.admin.post("/api/v3/node-pools", json=body).status_code == 201
     again = server.admin.post("/api/v3/node-pools", json=body)
@@ -29,7 +26,7 @@ def test_names_are_unique_in_a_project(server: Any, project: int) -> None:
     assert server.admin.post("/api/v3/node-pools", json=body | {"project_id": other}).status_code == 201
 
 
-def test_who_creates(server: Any, project: int) -> None:
+def test_who_creates(server: Server, project: int) -> None:
     body = {"name": uuid.uuid4().hex, "project_id": project}
     assert server.make_user("developer", {}).post("/api/v3/node-pools", json=body).status_code == 404
     assert server.make_user("developer", {project: "write"}).post("/api/v3/node-pools", json=body).status_code == 403
@@ -38,11 +35,11 @@ def test_who_creates(server: Any, project: int) -> None:
     assert admin.post("/api/v3/node-pools", json=body).status_code == 201
 
 
-def test_unknown_projects(server: Any) -> None:
+def test_unknown_projects(server: Server) -> None:
     assert server.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": 2**53}).status_code == 404
 
 
-def test_who_sees(server: Any, project: int) -> None:
+def test_who_sees(server: Server, project: int) -> None:
     ids = [
         server.admin.post("/api/v3/node-pools", json={"name": name, "project_id": project, "shared": shared}).json()[
             "id"
@@ -69,17 +66,17 @@ def test_who_sees(server: Any, project: int) -> None:
         {"shared": "x"},
     ],
 )
-def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any]) -> None:
+def test_fields_are_checked(server: Server, project: int, changes: dict[str, Any]) -> None:
     body = {"name": "x", "project_id": project} | changes
     assert server.admin.post("/api/v3/node-pools", json=body).status_code == 422
 
 
-def new_pool(server: Any, project: int, **more: Any) -> int:
+def new_pool(server: Server, project: int, **more: Any) -> int:
     body = {"name": uuid.uuid4().hex, "project_id": project, **more}
     return int(server.admin.post("/api/v3/node-pools", json=body).json()["id"])
 
 
-def test_update(server: Any, project: int) -> None:
+def test_update(server: Server, project: int) -> None:
     pool = new_pool(server, project, name="small", max_parallel=10, labels={"arch": "amd64"})
     path = f"/api/v3/node-pools/{pool}"
     changes = {"max_parallel": 20, "labels": {"size": "xlarge"}, "name": "linux-large", "shared": True}
@@ -90,7 +87,7 @@ def test_update(server: Any, project: int) -> None:
     assert server.admin.put(path, json={}).json()["name"] == "linux-large"
 
 
-def test_the_old_name_is_free_again(server: Any, project: int) -> None:
+def test_the_old_name_is_free_again(server: Server, project: int) -> None:
     first, second = new_pool(server, project, name="one"), new_pool(server, project, name="two")
     taken = server.admin.put(f"/api/v3/node-pools/{first}", json={"name": "two"})
     assert (taken.status_code, "'two'" in taken.json()["detail"]) == (409, True)
@@ -99,7 +96,7 @@ def test_the_old_name_is_free_again(server: Any, project: int) -> None:
     assert server.admin.put(f"/api/v3/node-pools/{second}", json={"name": "one"}).status_code == 200
 
 
-def test_the_nodes_of_a_deleted_pool_are_unassigned(server: Any, project: int) -> None:
+def test_the_nodes_of_a_deleted_pool_are_unassigned(server: Server, project: int) -> None:
     pool = new_pool(server, project, name="gone")
     node = server.admin.post("/api/v3/nodes", json={"name": uuid.uuid4().hex, "pool_id": pool}).json()["id"]
     path = f"/api/v3/node-pools/{pool}"
@@ -111,7 +108,7 @@ def test_the_nodes_of_a_deleted_pool_are_unassigned(server: Any, project: int) -
     assert new_pool(server, project, name="gone") > pool
 
 
-def test_a_pool_with_active_builds_stays(server: Any, project: int) -> None:
+def test_a_pool_with_active_builds_stays(server: Server, project: int) -> None:
     pool = new_pool(server, project)
     job = server.admin.post("/api/v3/jobs", json={"name": "J", "project_id": project, "node_pool_id": pool}).json()[
         "id"
@@ -127,7 +124,7 @@ def test_a_pool_with_active_builds_stays(server: Any, project: int) -> None:
     assert (never.status_code, f"pool {pool}" in never.json()["detail"]) == (409, True)
 
 
-def test_who_changes(server: Any, project: int) -> None:
+def test_who_changes(server: Server, project: int) -> None:
     own, shared = (f"/api/v3/node-pools/{new_pool(server, project, shared=shared)}" for shared in (False, True))
     stranger, writer = server.make_user("developer", {}), server.make_user("developer", {project: "write"})
     admin = server.make_user("developer", {project: "admin"})
@@ -141,5 +138,5 @@ def test_who_changes(server: Any, project: int) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"name": ""}, {"name": None}, {"labels": {"a": 1}}, {"max_parallel": 0}])
-def test_changes_are_checked(server: Any, project: int, changes: dict[str, Any]) -> None:
+def test_changes_are_checked(server: Server, project: int, changes: dict[str, Any]) -> None:
     assert server.admin.put(f"/api/v3/node-pools/{new_pool(server, project)}", json=changes).status_code == 422

@@ -9,25 +9,26 @@ import pytest
 import requests
 
 from tests.contract.problems import problem_of
+from tests.support.server import Server
 
 PROJECTS = "/api/v3/projects"
 JSON = {"Content-Type": "application/json"}
 MIB = 1024 * 1024
 
 
-def post(server: Any, body: bytes | str, path: str = PROJECTS) -> requests.Response:
+def post(server: Server, body: bytes | str, path: str = PROJECTS) -> requests.Response:
     answer: requests.Response = server.admin.post(path, data=body, headers=JSON)
     return answer
 
 
-def test_too_large(server: Any) -> None:
+def test_too_large(server: Server) -> None:
     body = json.dumps({"name": "x", "description": "y" * 17 * MIB})
     answer = post(server, body)
     assert "larger" in problem_of(answer, 413)["detail"]
     assert answer.headers["Connection"] == "close"
 
 
-def test_too_large_without_a_length(server: Any) -> None:
+def test_too_large_without_a_length(server: Server) -> None:
     """Chunked: how much it is shows only while it comes."""
     chunks = (b" " * MIB for _ in range(20))
     problem_of(server.admin.post(PROJECTS, data=chunks, headers=JSON), 413)
@@ -37,7 +38,7 @@ def test_too_large_without_a_length(server: Any) -> None:
     "body",
     [b"", b"{", b"}", b"nonsense", b'{"name": "x"', b"{'name': 'x'}", b'{"name": x}', b"\x00", b"\xff", b"Infinity"],
 )
-def test_malformed(server: Any, body: bytes) -> None:
+def test_malformed(server: Server, body: bytes) -> None:
     problem = problem_of(post(server, body), 400 if body else 422)
     assert "body" in problem["detail"].lower()
 
@@ -62,12 +63,12 @@ def test_malformed(server: Any, body: bytes) -> None:
         (5, "body"),
     ],
 )
-def test_wrong_types(server: Any, body: Any, field: str) -> None:
+def test_wrong_types(server: Server, body: Any, field: str) -> None:
     problem = problem_of(post(server, json.dumps(body)), 422)
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-def test_a_nested_field_is_named(server: Any) -> None:
+def test_a_nested_field_is_named(server: Server) -> None:
     configuration = {"command": "true", "setup": ["a", 5], "env": {}, "artifacts": []}
     job = server.admin.post(PROJECTS, json={"name": "x"}).json()["id"]
     made = server.admin.post("/api/v3/jobs", json={"name": "x", "project_id": job}).json()["id"]
@@ -76,12 +77,12 @@ def test_a_nested_field_is_named(server: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\0"])
-def test_nul(server: Any, name: str) -> None:
+def test_nul(server: Server, name: str) -> None:
     assert problem_of(post(server, json.dumps({"name": name})), 422)["errors"][0]["field"] == "name"
 
 
 @pytest.mark.parametrize("escape", [r"\ud800", r"\udc00", r"a\ud83d", r"\ude00\ud83d"])
-def test_lone_surrogates(server: Any, escape: str) -> None:
+def test_lone_surrogates(server: Server, escape: str) -> None:
     problem_of(post(server, '{"name": "' + escape + '"}'), 422)
     made = post(server, r'{"name": "\ud83d\ude00"}')
     assert (made.status_code, made.json()["name"]) == (201, "\U0001f600")
@@ -89,7 +90,7 @@ def test_lone_surrogates(server: Any, escape: str) -> None:
 
 @pytest.mark.parametrize("brackets", ["[]", "{}"])
 @pytest.mark.parametrize("depth", [2_000, 200_000])
-def test_deep_nesting(server: Any, brackets: str, depth: int) -> None:
+def test_deep_nesting(server: Server, brackets: str, depth: int) -> None:
     opening, closing = ("[", "]") if brackets == "[]" else ('{"a":', "}")
     nested = opening * depth + "1" + closing * depth
     problem_of(post(server, nested), 422)
@@ -97,30 +98,30 @@ def test_deep_nesting(server: Any, brackets: str, depth: int) -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 400, "1e400", "-1e400", "9" * 5_000, "2.5e308"])
-def test_huge_numbers(server: Any, number: str) -> None:
+def test_huge_numbers(server: Server, number: str) -> None:
     problem_of(post(server, '{"name": "x", "scm_endpoint_id": ' + number + "}"), 422)
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "-0", "9007199254740993", "9" * 19, "9" * 30, "9" * 3_000])
 @pytest.mark.parametrize("path", ["projects", "jobs", "builds", "nodes"])
-def test_ids_in_paths(server: Any, path: str, number: str) -> None:
+def test_ids_in_paths(server: Server, path: str, number: str) -> None:
     problem_of(server.admin.get(f"/api/v3/{path}/{number}"), 404)
 
 
-def test_the_last_of_double_keys_counts(server: Any) -> None:
+def test_the_last_of_double_keys_counts(server: Server) -> None:
     made = post(server, '{"name": "first", "name": "second"}')
     assert (made.status_code, made.json()["name"]) == (201, "second")
     problem_of(post(server, '{"name": "first", "name": 5}'), 422)
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "json"])
-def test_other_media_types(server: Any, media_type: str) -> None:
+def test_other_media_types(server: Server, media_type: str) -> None:
     answer = server.admin.post(PROJECTS, data=b'{"name": "x"}', headers={"Content-Type": media_type})
     assert media_type in problem_of(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"])
-def test_json_by_other_names(server: Any, media_type: str) -> None:
+def test_json_by_other_names(server: Server, media_type: str) -> None:
     answer = server.admin.post(PROJECTS, data=b'{"name": "x"}', headers={"Content-Type": media_type})
     assert answer.status_code == 201
 
@@ -145,19 +146,19 @@ def test_json_by_other_names(server: Any, media_type: str) -> None:
         "/agent/0/linux-amd64",
     ],
 )
-def test_unknown_paths(server: Any, path: str) -> None:
+def test_unknown_paths(server: Server, path: str) -> None:
     for client in (server.admin, server.client()):
         problem_of(client.get(f"{server.url}{path}"), 404)
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE", "TRACE", "BREW"])
-def test_wrong_methods(server: Any, method: str) -> None:
+def test_wrong_methods(server: Server, method: str) -> None:
     answer = server.admin.request(method, PROJECTS)
     assert method in problem_of(answer, 405)["detail"]
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "OPTIONS", "POST"}
 
 
-def test_options(server: Any) -> None:
+def test_options(server: Server) -> None:
     """Says which methods there are, to everyone."""
     paths = {
         PROJECTS: {"GET", "OPTIONS", "POST"},
@@ -172,7 +173,7 @@ def test_options(server: Any) -> None:
     problem_of(server.client().options("/api/v3/nothing"), 404)
 
 
-def test_head(server: Any) -> None:
+def test_head(server: Server) -> None:
     """Not offered, which is said; and never a body, which a client would take for the next answer."""
     for path, status in (("/api/v3/healthz", 405), (PROJECTS, 405), ("/api/v3/nothing", 404)):
         answer = server.admin.head(path)
@@ -191,7 +192,7 @@ def test_head(server: Any) -> None:
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_what_is_hardly_http(server: Any, raw: bytes) -> None:
+def test_what_is_hardly_http(server: Server, raw: bytes) -> None:
     """Refused or cut off, and the server goes on."""
     host, _, port = server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -206,11 +207,11 @@ def test_what_is_hardly_http(server: Any, raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("query", ["%00", "a%00b", "%ff", "%ed%a0%80"])
-def test_what_no_text_is_in_a_query(server: Any, query: str) -> None:
+def test_what_no_text_is_in_a_query(server: Server, query: str) -> None:
     problem_of(server.admin.get(f"/api/v3/builds?branch={query}"), 422)
 
 
-def test_a_refusal_changes_nothing(server: Any) -> None:
+def test_a_refusal_changes_nothing(server: Server) -> None:
     server.settle()
     before = server.client().get("/api/v3/readyz").json()["position"]
     for body in ({}, {"name": 5}, {"name": "a\0"}):

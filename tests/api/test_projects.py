@@ -6,18 +6,19 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.shop import Shop
+from tests.support.builders import Shop
+from tests.support.server import Server
 
 HUGE = "9" * 5_000
 
 
 @pytest.fixture(name="project")
-def _project(server: Any) -> dict[str, Any]:
+def _project(server: Server) -> dict[str, Any]:
     created: dict[str, Any] = server.admin.post("/api/v3/projects", json={"name": "Mobile App"}).json()
     return created
 
 
-def test_create(server: Any) -> None:
+def test_create(server: Server) -> None:
     developer = server.make_user("developer", {})
     body = {"name": "Größe & Co", "description": "iOS", "scm_endpoint_id": 2}
     answer = developer.post("/api/v3/projects", json=body)
@@ -33,23 +34,23 @@ def test_create(server: Any) -> None:
     assert "webhook_secret" not in shown
 
 
-def test_viewers_create_none(server: Any) -> None:
+def test_viewers_create_none(server: Server) -> None:
     assert server.make_user("viewer", {}).post("/api/v3/projects", json={"name": "x"}).status_code == 403
 
 
-def test_slugs_differ(server: Any, project: dict[str, Any]) -> None:
+def test_slugs_differ(server: Server, project: dict[str, Any]) -> None:
     again = server.admin.post("/api/v3/projects", json={"name": "Mobile App"}).json()
     assert again["slug"] != project["slug"]
 
 
-def test_what_one_is_no_member_of_does_not_exist(server: Any, project: dict[str, Any]) -> None:
+def test_what_one_is_no_member_of_does_not_exist(server: Server, project: dict[str, Any]) -> None:
     stranger = server.make_user("developer", {})
     assert stranger.get(f"/api/v3/projects/{project['id']}").status_code == 404
     assert stranger.put(f"/api/v3/projects/{project['id']}", json={"name": "x"}).status_code == 404
     assert stranger.get("/api/v3/projects").json() == []
 
 
-def test_projects_come_in_pages(server: Any) -> None:
+def test_projects_come_in_pages(server: Server) -> None:
     me = server.make_user("developer", {})
     ids = [me.post("/api/v3/projects", json={"name": "Paged"}).json()["id"] for _ in range(3)]
     assert [item["id"] for item in me.get("/api/v3/projects").json()] == ids
@@ -61,7 +62,7 @@ def test_projects_come_in_pages(server: Any) -> None:
         assert me.get("/api/v3/projects", params=bad).status_code == 422
 
 
-def test_update_takes_a_project_admin(server: Any, project: dict[str, Any]) -> None:
+def test_update_takes_a_project_admin(server: Server, project: dict[str, Any]) -> None:
     writer = server.make_user("developer", {project["id"]: "write"})
     assert writer.put(f"/api/v3/projects/{project['id']}", json={"name": "x"}).status_code == 403
     changed = server.admin.put(f"/api/v3/projects/{project['id']}", json={"description": "new"})
@@ -70,18 +71,18 @@ def test_update_takes_a_project_admin(server: Any, project: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("number", [0, 10**15, 2**53, 2**53 + 1, 2**63, 2**64, HUGE, -1, "x"])
-def test_ids_that_no_project_has(server: Any, number: int | str) -> None:
+def test_ids_that_no_project_has(server: Server, number: int | str) -> None:
     assert server.admin.get(f"/api/v3/projects/{number}").status_code == 404
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b"])
-def test_text_that_cannot_be_stored(server: Any, text: str) -> None:
+def test_text_that_cannot_be_stored(server: Server, text: str) -> None:
     answer = server.admin.post("/api/v3/projects", json={"name": "x", "description": text})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["field"] == "description"
 
 
-def test_an_escaped_backslash_is_no_nul(server: Any) -> None:
+def test_an_escaped_backslash_is_no_nul(server: Server) -> None:
     answer = server.admin.post(
         "/api/v3/projects", data=rb'{"name": "\\u0000"}', headers={"Content-Type": "application/json"}
     )
@@ -106,13 +107,13 @@ def test_an_escaped_backslash_is_no_nul(server: Any) -> None:
         (b"[" * 100_000, 422),
     ],
 )
-def test_bodies_that_are_no_project(server: Any, body: bytes, status: int) -> None:
+def test_bodies_that_are_no_project(server: Server, body: bytes, status: int) -> None:
     answer = server.admin.post("/api/v3/projects", data=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"].startswith("application/problem+json")
 
 
-def test_other_media_types(server: Any) -> None:
+def test_other_media_types(server: Server) -> None:
     assert server.admin.post("/api/v3/projects", data={"name": "x"}).status_code == 415
     plain = {"Content-Type": "application/json; charset=utf-8"}
     assert server.admin.post("/api/v3/projects", data=b'{"name": "x"}', headers=plain).status_code == 201
@@ -120,16 +121,16 @@ def test_other_media_types(server: Any) -> None:
 
 
 @pytest.mark.parametrize("query", ["search=%00", "search=%ff", "search=%ed%a0%80", "project_id=%00", "x=%00"])
-def test_query_strings_that_are_no_text(server: Any, query: str) -> None:
+def test_query_strings_that_are_no_text(server: Server, query: str) -> None:
     assert server.admin.get(f"/api/v3/jobs?{query}").status_code == 422
 
 
-def test_paths_that_are_no_text(server: Any) -> None:
+def test_paths_that_are_no_text(server: Server) -> None:
     for path in ("/agent/%00/linux-amd64", "/agent/%ff/linux-amd64", "/agent/%ed%a0%80/linux-amd64"):
         assert requests.get(server.url + path, timeout=10).status_code in (400, 404)
 
 
-def test_a_rotated_webhook_secret_is_another_one(server: Any) -> None:
+def test_a_rotated_webhook_secret_is_another_one(server: Server) -> None:
     created = server.admin.post("/api/v3/projects", json={"name": "Rotates"}).json()
     path = f"/api/v3/projects/{created['id']}/rotate-webhook-secret"
     answers = [server.admin.post(path) for _ in range(2)]
@@ -140,7 +141,7 @@ def test_a_rotated_webhook_secret_is_another_one(server: Any) -> None:
     assert server.make_user("developer", {created["id"]: "write"}).post(path).status_code == 403
 
 
-def test_deleting_takes_a_project_admin(server: Any, project: dict[str, Any]) -> None:
+def test_deleting_takes_a_project_admin(server: Server, project: dict[str, Any]) -> None:
     path = f"/api/v3/projects/{project['id']}"
     assert server.make_user("developer", {project["id"]: "write"}).delete(path).status_code == 403
     assert server.make_user("developer").delete(path).status_code == 404
@@ -153,14 +154,14 @@ def test_deleting_takes_a_project_admin(server: Any, project: dict[str, Any]) ->
     assert admin.get("/api/v3/projects").json() == []
 
 
-def test_a_deleted_projects_name_is_free_again(server: Any) -> None:
+def test_a_deleted_projects_name_is_free_again(server: Server) -> None:
     name = {"name": f"Once {id(server)}"}
     first = server.admin.post("/api/v3/projects", json=name).json()
     assert server.admin.delete(f"/api/v3/projects/{first['id']}").status_code == 204
     assert server.admin.post("/api/v3/projects", json=name).json()["slug"] == first["slug"]
 
 
-def test_all_that_was_in_it_goes_with_it(server: Any, project: dict[str, Any]) -> None:
+def test_all_that_was_in_it_goes_with_it(server: Server, project: dict[str, Any]) -> None:
     """What runs on a node is ended there, and no other project notices."""
     shop, other = Shop(server), Shop(server)
     agent, elsewhere = shop.new_agent(max_parallel=2), other.new_agent()
@@ -179,7 +180,7 @@ def test_all_that_was_in_it_goes_with_it(server: Any, project: dict[str, Any]) -
     assert other.ended(kept)["status"] == "passed"
 
 
-def test_a_project_whose_pools_others_use_at_this_moment_stays(server: Any) -> None:
+def test_a_project_whose_pools_others_use_at_this_moment_stays(server: Server) -> None:
     host, guest = Shop(server), Shop(server)
     server.admin.put(f"/api/v3/node-pools/{host.pool}", json={"shared": True}).raise_for_status()
     job = guest.new_job(node_pool_id=host.pool)

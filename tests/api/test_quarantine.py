@@ -5,24 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
-from tests.support.shop import Shop
+from tests.support.builders import Shop, given_build, upload
+from tests.support.server import Server
 
 A, B, C = (f"t/test_x.py::test_{name}" for name in "abc")
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a"><failure message="boom">trace</failure></testcase>
 <testcase classname="t.test_x" name="test_b"/>
 </testsuite>"""
-
-
-@pytest.fixture(name="project", scope="module")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return new_job(server, project)
 
 
 def add(client: Any, job: int, node_id: str = A, **more: Any) -> Any:
@@ -34,13 +24,13 @@ def bulk(client: Any, job: int, action: str, *node_ids: str, **more: Any) -> Any
     return client.post("/api/v3/quarantine/bulk", json=body)
 
 
-def asked(server: Any, job: int, what: str = "", **more: Any) -> Any:
+def asked(server: Server, job: int, what: str = "", **more: Any) -> Any:
     answer = server.admin.get(f"/api/v3/quarantine{what}", params={"job_id": job, **more})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_add_and_list(server: Any, job: int) -> None:
+def test_add_and_list(server: Server, job: int) -> None:
     answer = add(server.admin, job, owner="ann")
     assert answer.status_code == 201, answer.text
     made = answer.json()
@@ -53,7 +43,7 @@ def test_add_and_list(server: Any, job: int) -> None:
     assert asked(server, job, "/nodeids") == {"node_ids": [A, B]}
 
 
-def test_bulk(server: Any, job: int) -> None:
+def test_bulk(server: Server, job: int) -> None:
     add(server.admin, job)
     assert bulk(server.admin, job, "add", A, B, C, B).json() == {"added": 2, "skipped": 2}
     assert bulk(server.admin, job, "add", C, "d", reason="infra").json() == {"added": 1, "skipped": 1}
@@ -70,7 +60,7 @@ def test_bulk(server: Any, job: int) -> None:
     assert asked(server, job, "/nodeids") == {"node_ids": [B, C, "d"]}
 
 
-def test_many_at_once(server: Any, job: int) -> None:
+def test_many_at_once(server: Server, job: int) -> None:
     many = [f"t/test_many.py::test_{number}" for number in range(10_000)]
     assert bulk(server.admin, job, "add", *many).json() == {"added": 10_000, "skipped": 0}
     assert asked(server, job, "/nodeids")["node_ids"] == many
@@ -79,7 +69,7 @@ def test_many_at_once(server: Any, job: int) -> None:
     assert bulk(server.admin, job, "remove", *many).json() == {"removed": 10_000, "skipped": 0}
 
 
-def test_stats(server: Any, job: int) -> None:
+def test_stats(server: Server, job: int) -> None:
     nothing = {"total": 0, "by_reason": {"flaky": 0, "infra": 0, "wip": 0}, "oldest_days": 0}
     assert asked(server, job, "/stats").items() >= nothing.items()
     bulk(server.admin, job, "add", A, B)
@@ -89,7 +79,7 @@ def test_stats(server: Any, job: int) -> None:
     assert (found["oldest_days"], found["age_days"]) == (0, {"0-6": 3, "7-29": 0, "30-89": 0, "90+": 0})
 
 
-def test_delete(server: Any, job: int) -> None:
+def test_delete(server: Server, job: int) -> None:
     entry = add(server.admin, job).json()["id"]
     assert server.admin.delete(f"/api/v3/quarantine/{entry}").status_code == 204
     assert server.admin.delete(f"/api/v3/quarantine/{entry}").status_code == 404
@@ -111,21 +101,21 @@ def test_delete(server: Any, job: int) -> None:
         {"owner": ""},
     ],
 )
-def test_fields_are_checked(server: Any, job: int, changes: dict[str, Any]) -> None:
+def test_fields_are_checked(server: Server, job: int, changes: dict[str, Any]) -> None:
     answer = server.admin.post("/api/v3/quarantine", json={"job_id": job, "node_id": A, "reason": "flaky", **changes})
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == next(iter(changes))
 
 
 @pytest.mark.parametrize("what", ["", "/stats", "/nodeids"])
-def test_jobs_that_are_not_there(server: Any, job: int, what: str) -> None:
+def test_jobs_that_are_not_there(server: Server, job: int, what: str) -> None:
     stranger = server.make_user("developer", {})
     for client, wanted in ((server.admin, 2**52), (stranger, job)):
         assert client.get(f"/api/v3/quarantine{what}", params={"job_id": wanted}).status_code == 404
     assert server.admin.get(f"/api/v3/quarantine{what}").status_code == 422
 
 
-def test_readers_change_nothing(server: Any, project: int, job: int) -> None:
+def test_readers_change_nothing(server: Server, project: int, job: int) -> None:
     reader, entry = server.make_user("developer", {project: "read"}), add(server.admin, job).json()["id"]
     assert add(reader, job, B).status_code == 403
     assert bulk(reader, job, "remove", A).status_code == 403
@@ -133,16 +123,16 @@ def test_readers_change_nothing(server: Any, project: int, job: int) -> None:
     assert server.make_user("developer", {}).delete(f"/api/v3/quarantine/{entry}").status_code == 404
 
 
-def finished(server: Any, build: int, status: str = "passed") -> dict[str, Any]:
+def finished(server: Server, build: int, status: str = "passed") -> dict[str, Any]:
     answer = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": status})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = server.admin.get(f"/api/v3/builds/{build}").json()
     return found
 
 
-def test_quarantined_failures_do_not_fail_a_build(server: Any, job: int) -> None:
+def test_quarantined_failures_do_not_fail_a_build(server: Server, job: int) -> None:
     add(server.admin, job, "t/test_x.py")
-    build = new_build(server, job)
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     done = finished(server, build)
     assert (done["status"], done["reason"], done["detail"]) == ("passed", None, "1 quarantined failure was ignored.")
@@ -155,15 +145,15 @@ def test_quarantined_failures_do_not_fail_a_build(server: Any, job: int) -> None
     assert rows(server, build) == [(True, False), (False, False)]
 
 
-def test_a_later_quarantine_changes_no_verdict(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_a_later_quarantine_changes_no_verdict(server: Server, job: int) -> None:
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     add(server.admin, job)
     assert (finished(server, build)["status"], rows(server, build)) == ("failed", [(False, True), (False, False)])
     assert server.admin.get(f"/api/v3/report/{build}").json()["quarantined"] == 0
 
 
-def test_an_expired_entry_does_not_count(server: Any, job: int) -> None:
+def test_an_expired_entry_does_not_count(server: Server, job: int) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.3)
     add(server.admin, job, expires_at=soon.isoformat())
     while datetime.now(UTC) < soon:
@@ -173,20 +163,20 @@ def test_an_expired_entry_does_not_count(server: Any, job: int) -> None:
     assert asked(server, job, "/nodeids") == {"node_ids": []}
     stats = asked(server, job, "/stats")
     assert (stats["total"], stats["by_status"]) == (0, {"active": 0, "healthy": 0, "expired": 1})
-    build = new_build(server, job)
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     assert finished(server, build)["status"] == "failed"
     assert add(server.admin, job).status_code == 201
     assert len(asked(server, job)) == 1
 
 
-def rows(server: Any, build: int) -> list[tuple[bool, bool]]:
+def rows(server: Server, build: int) -> list[tuple[bool, bool]]:
     found = server.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"]
     return [(row["quarantined"], row["quarantined_now"]) for row in found]
 
 
 @pytest.mark.parametrize("mode", ["run", "skip"])
-def test_agents_are_told_only_where_the_job_asks_for_it(server: Any, mode: str) -> None:
+def test_agents_are_told_only_where_the_job_asks_for_it(server: Server, mode: str) -> None:
     shop = Shop(server)
     job = shop.new_job(quarantine_mode=mode)
     agent = shop.new_agent()

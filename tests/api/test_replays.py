@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
+from domain.projects import Access
+from tests.support.builders import given_build, upload
+from tests.support.server import Server
 
 DNS = {"title": "DNS", "classification": "infra", "pattern": "no such host"}
 REPORT = b"""<testsuite name="s">
@@ -15,19 +17,9 @@ REPORT = b"""<testsuite name="s">
 </testsuite>"""
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return new_job(server, project)
-
-
 @pytest.fixture(name="build")
-def _build(server: Any, job: int) -> int:
-    build = new_build(server, job)
+def _build(server: Server, job: int) -> int:
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     ended = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert ended.json()["status"] == "failed"
@@ -42,12 +34,12 @@ def replay(client: Any, project: int | None, **rules: Any) -> Any:
     return found
 
 
-def failures(server: Any, build: int) -> dict[str, Any]:
+def failures(server: Server, build: int) -> dict[str, Any]:
     found = server.admin.get("/api/v3/tests", params={"build_id": build, "status": "failed"}).json()["results"]
     return {item["node_id"].rpartition("::")[2]: item for item in found}
 
 
-def test_a_known_issue_that_was_not_there(server: Any, project: int, job: int, build: int) -> None:
+def test_a_known_issue_that_was_not_there(server: Server, project: int, job: int, build: int) -> None:
     found = replay(server.admin, project, known_issues=[DNS])
     test = failures(server, build)["test_a"]
     (differs,) = found["tests"]
@@ -66,7 +58,7 @@ def test_a_known_issue_that_was_not_there(server: Any, project: int, job: int, b
     assert found["replayed"].items() >= {"builds": 1, "reports": 1, "failures": 2, "erased": 0}.items()
 
 
-def test_a_quarantine_that_was_not_there(server: Any, project: int, job: int, build: int) -> None:
+def test_a_quarantine_that_was_not_there(server: Server, project: int, job: int, build: int) -> None:
     entry: dict[str, Any] = {"job_id": job, "node_ids": [failures(server, build)["test_a"]["node_id"]]}
     assert replay(server.admin, project, quarantine=[entry])["verdicts"] == []
     entry["node_ids"] += [failures(server, build)["test_b"]["node_id"]]
@@ -81,11 +73,11 @@ def test_a_quarantine_that_was_not_there(server: Any, project: int, job: int, bu
     }
 
 
-def test_rules_that_were_there(server: Any, project: int, job: int) -> None:
+def test_rules_that_were_there(server: Server, project: int, job: int) -> None:
     server.admin.post("/api/v3/known-issues", json={**DNS, "project_id": project}).raise_for_status()
     body = {"job_id": job, "action": "add", "node_ids": ["t/test_x.py"]}
     server.admin.post("/api/v3/quarantine/bulk", json=body).raise_for_status()
-    build = new_build(server, job)
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     ended = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).json()
     in_real = {"known_issues": [DNS], "quarantine": [{"job_id": job, "node_ids": ["t/test_x.py"]}]}
@@ -96,7 +88,7 @@ def test_rules_that_were_there(server: Any, project: int, job: int) -> None:
     assert [(item["from"], item["to"]) for item in found["verdicts"]] == [(ended["status"], "failed")]
 
 
-def test_what_a_person_said_stands(server: Any, project: int, build: int) -> None:
+def test_what_a_person_said_stands(server: Server, project: int, build: int) -> None:
     test = failures(server, build)["test_a"]["id"]
     body = {"classification": "product_bug"}
     server.admin.post(f"/api/v3/tests/{test}/classification", json=body).raise_for_status()
@@ -104,17 +96,18 @@ def test_what_a_person_said_stands(server: Any, project: int, build: int) -> Non
     assert (found["tests"], found["replayed"]["decided_by_people"]) == ([], 1)
 
 
-def test_erased_builds_and_a_period(server: Any, project: int, job: int, build: int) -> None:
-    later = server.admin.get(f"/api/v3/builds/{new_build(server, job)}").json()["created_at"]
+def test_erased_builds_and_a_period(server: Server, project: int, job: int, build: int) -> None:
+    later = server.admin.get(f"/api/v3/builds/{given_build(server, job)}").json()["created_at"]
     assert replay(server.admin, project, known_issues=[DNS], since=later)["replayed"]["failures"] == 0
     assert server.admin.delete(f"/api/v3/builds/{build}").status_code == 204
     found = replay(server.admin, project, known_issues=[DNS])
     assert (found["tests"], found["replayed"]["erased"]) == ([], 1)
 
 
-def test_who_may(server: Any, project: int, build: int) -> None:
+def test_who_may(server: Server, project: int, build: int) -> None:
     body = {"project_id": project, "known_issues": [DNS]}
-    for access, status in (("write", 200), ("read", 403), (None, 404)):
+    cases: tuple[tuple[Access | None, int], ...] = (("write", 200), ("read", 403), (None, 404))
+    for access, status in cases:
         client = server.make_user("developer", {project: access} if access else {})
         assert client.post("/api/v3/audit/replay", json=body).status_code == status
         everything = client.post("/api/v3/audit/replay", json={"known_issues": [DNS]})
@@ -135,7 +128,7 @@ def test_who_may(server: Any, project: int, build: int) -> None:
         ({"known_issues": [DNS], "since": "2026-05-20T10:00:00"}, "since"),
     ],
 )
-def test_rules_that_are_wrong_say_where(server: Any, rules: dict[str, Any], field: str) -> None:
+def test_rules_that_are_wrong_say_where(server: Server, rules: dict[str, Any], field: str) -> None:
     answer = server.admin.post("/api/v3/audit/replay", json=rules)
     assert answer.status_code == 422, answer.text
     assert answer.json()["errors"][0]["field"] == field
@@ -143,7 +136,7 @@ def test_rules_that_are_wrong_say_where(server: Any, rules: dict[str, Any], fiel
     assert large.status_code in (413, 422)
 
 
-def test_it_is_described(server: Any) -> None:
+def test_it_is_described(server: Server) -> None:
     described = json.loads(server.admin.get("/api/v3/openapi.json").text)
     schemas = described["components"]["schemas"]
     fields = next(schema["properties"] for name, schema in schemas.items() if name.endswith("SupposedIssue"))

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.external import new_project
+from tests.support.builders import Shop, given_project
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, running_server
-from tests.support.shop import Shop
 
 LINES = 24
 EVENTS = 12
@@ -72,7 +71,7 @@ def test_a_reader_of_a_build_goes_on_at_the_other_process(server: Server, admins
 
 
 def test_a_reader_of_all_events_goes_on_at_the_other_process(server: Server, admins: list[Client]) -> None:
-    project = new_project(server)
+    project = given_project(server)
     path = "/api/v3/events/stream"
     last, made, seen = "", list[str](), list[tuple[str, int]]()
     with ExitStack() as open_streams:

@@ -10,9 +10,9 @@ import pytest
 
 from testhide import http_server
 from tests.api.test_live import chunks, connect, has_none, of, until
+from tests.support.builders import Shop
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import ADMIN, Server
-from tests.support.shop import Shop
 
 TEXTS = [f"{number} {'x' * 10_000}" for number in range(2_000)]
 """More than lies in all buffers on the way."""

@@ -9,20 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
-from tests.support.server import Server
-from tests.support.shop import Shop
-
-
-@pytest.fixture(scope="module")
-def shop(server: Server) -> Shop:
-    return Shop(server)
-
-
-@pytest.fixture(scope="module")
-def agent(shop: Shop) -> FakeAgent:
-    return shop.new_agent()
 
 
 @pytest.fixture(name="build")
@@ -120,7 +109,7 @@ def test_a_stopped_build_ends_its_stream(shop: Shop) -> None:
 def with_token(reader: Client) -> Client:
     """The same user by an API token."""
     made = reader.post("/api/v3/api-tokens", json={"name": "reading"}).json()
-    reader.headers["Authorization"] = f"Bearer {made['secret']}"
+    reader.authorize(made["secret"])
     return reader
 
 

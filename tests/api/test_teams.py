@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.api.test_webhooks import made, wait_until
-from tests.support.external import new_build, new_job, new_project, upload
-from tests.support.server import server_with_workers
+from tests.api.test_webhooks import wait_until
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server, server_with_workers
 from tests.support.webhook_receiver import ReceivedRequest, WebhookReceiver, receive_webhooks
 
 AT = "/api/v3/ms-teams"
@@ -21,52 +21,47 @@ REPORT = b"""<testsuite name="shop"><testcase classname="t" name="test_ok"/>
 <testcase classname="t" name="test_pays"><failure message="no"/></testcase></testsuite>"""
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
 def body(project: int, **more: Any) -> dict[str, Any]:
     return {"name": "CI Alerts", "webhook_url": URL, "project_id": project, "events": EVENTS, **more}
 
 
 @pytest.fixture(name="channel")
-def _channel(server: Any, project: int) -> dict[str, Any]:
-    registered: dict[str, Any] = made(server.admin.post(AT, json=body(project, mention_on_fail="ann@example.com")))
+def _channel(server: Server, project: int) -> dict[str, Any]:
+    registered: dict[str, Any] = server.admin.post(AT, json=body(project, mention_on_fail="ann@example.com")).then(201)
     return registered
 
 
-def test_register_and_show(server: Any, project: int, channel: dict[str, Any]) -> None:
+def test_register_and_show(server: Server, project: int, channel: dict[str, Any]) -> None:
     shown = {"name": "CI Alerts", "webhook_url": SHOWN, "events": EVENTS, "active": True, "project_id": project}
     health = {"failing_since": None, "failing_error": None, "deliveries_ok": 0, "deliveries_failed": 0}
     assert channel.items() >= (shown | health | {"mention_on_fail": "ann@example.com"}).items()
-    assert made(server.admin.get(f"{AT}/{channel['id']}"), 200) == channel
-    assert made(server.admin.post(AT, json=body(project)))["mention_on_fail"] is None
+    assert server.admin.get(f"{AT}/{channel['id']}").then(200) == channel
+    assert server.admin.post(AT, json=body(project)).then(201)["mention_on_fail"] is None
 
 
-def test_list(server: Any, project: int, channel: dict[str, Any]) -> None:
-    second = made(server.admin.post(AT, json=body(project)))
+def test_list(server: Server, project: int, channel: dict[str, Any]) -> None:
+    second = server.admin.post(AT, json=body(project)).then(201)
     member = server.make_user("developer", {project: "read"})
-    assert made(member.get(AT), 200) == [channel, second]
-    assert made(member.get(AT, params={"limit": 1, "page": 2}), 200) == [second]
+    assert member.get(AT).then(200) == [channel, second]
+    assert member.get(AT, params={"limit": 1, "page": 2}).then(200) == [second]
     first = member.get(AT, params={"limit": 1})
     assert f"after={channel['id']}" in first.headers["Link"]
-    assert made(member.get(AT, params={"after": channel["id"]}), 200) == [second]
+    assert member.get(AT, params={"after": channel["id"]}).then(200) == [second]
 
 
-def test_update(server: Any, channel: dict[str, Any]) -> None:
+def test_update(server: Server, channel: dict[str, Any]) -> None:
     path = f"{AT}/{channel['id']}"
     changes = {"events": ["node.offline", "node.offline"], "active": False, "name": "Nodes"}
-    changed = made(server.admin.put(path, json=changes), 200)
+    changed = server.admin.put(path, json=changes).then(200)
     assert changed.items() >= {"events": ["node.offline"], "active": False, "name": "Nodes"}.items()
     assert changed["mention_on_fail"] == "ann@example.com"
     another = {"webhook_url": "https://other.example.com/hook", "mention_on_fail": None}
-    changed = made(server.admin.put(path, json=another), 200)
+    changed = server.admin.put(path, json=another).then(200)
     assert changed.items() >= {"webhook_url": "https://other.example.com/…", "mention_on_fail": None}.items()
-    assert made(server.admin.put(path, json=changed), 200) == changed, "GET fits PUT"
+    assert server.admin.put(path, json=changed).then(200) == changed, "GET fits PUT"
 
 
-def test_delete(server: Any, channel: dict[str, Any]) -> None:
+def test_delete(server: Server, channel: dict[str, Any]) -> None:
     path = f"{AT}/{channel['id']}"
     assert server.admin.delete(path).status_code == 204
     for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
@@ -90,7 +85,7 @@ def test_delete(server: Any, channel: dict[str, Any]) -> None:
         ({"mention_on_fail": "ann@example.com\n"}, "mention_on_fail", ""),
     ],
 )
-def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], field: str, says: str) -> None:
+def test_fields_are_checked(server: Server, project: int, changes: dict[str, Any], field: str, says: str) -> None:
     answer = server.admin.post(AT, json=body(project, **changes))
     assert answer.status_code == 422, answer.text
     error = answer.json()["errors"][0]
@@ -98,22 +93,22 @@ def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], 
 
 
 @pytest.mark.parametrize("name", ["name", "webhook_url", "project_id", "events"])
-def test_what_is_needed(server: Any, project: int, name: str) -> None:
+def test_what_is_needed(server: Server, project: int, name: str) -> None:
     given = body(project)
     del given[name]
-    answer = made(server.admin.post(AT, json=given), 422)
+    answer = server.admin.post(AT, json=given).then(422)
     assert answer["errors"] == [{"field": name, "message": "is required"}]
 
 
-def test_who_may(server: Any, project: int, channel: dict[str, Any]) -> None:
+def test_who_may(server: Server, project: int, channel: dict[str, Any]) -> None:
     path = f"{AT}/{channel['id']}"
     stranger = server.make_user("developer", {})
     writer = server.make_user("developer", {project: "write"})
     owner = server.make_user("developer", {project: "admin"})
-    assert made(stranger.get(AT), 200) == []
+    assert stranger.get(AT).then(200) == []
     for answer in (stranger.get(path), stranger.put(path, json={}), stranger.post(AT, json=body(project))):
         assert answer.status_code == 404
-    assert made(writer.get(path), 200) == channel
+    assert writer.get(path).then(200) == channel
     for answer in (
         writer.post(AT, json=body(project)),
         writer.put(path, json={}),
@@ -124,17 +119,17 @@ def test_who_may(server: Any, project: int, channel: dict[str, Any]) -> None:
     assert owner.put(path, json={"active": False}).status_code == 200
 
 
-def test_a_projects_channels_go_with_it(server: Any, project: int, channel: dict[str, Any]) -> None:
+def test_a_projects_channels_go_with_it(server: Server, project: int, channel: dict[str, Any]) -> None:
     assert server.admin.delete(f"/api/v3/projects/{project}").status_code == 204
     assert server.admin.get(f"{AT}/{channel['id']}").status_code == 404
 
 
-def test_the_address_is_shown_nowhere(server: Any, channel: dict[str, Any]) -> None:
+def test_the_address_is_shown_nowhere(server: Server, channel: dict[str, Any]) -> None:
     """Nor is it in clear in any table, the log included."""
     path = f"{AT}/{channel['id']}"
     server.admin.put(path, json={"webhook_url": URL}).raise_for_status()
     stream = server.admin.get(f"/api/v3/audit/streams/teams-channel-{channel['id']}")
-    told = made(stream, 200)
+    told = stream.then(200)
     assert "registered Teams channel" in str(told)
     answers = (server.admin.get(path), server.admin.get(AT), stream, server.admin.get("/api/v3/audit/export"))
     assert all(KEY not in answer.text for answer in answers)
@@ -167,13 +162,13 @@ def lines(request: ReceivedRequest) -> list[str]:
 
 
 def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
-    opened: Any, receiver: WebhookReceiver
+    opened: Server, receiver: WebhookReceiver
 ) -> None:
-    project = new_project(opened)
+    project = given_project(opened)
     receiver.statuses.append((503, b"later"))
     told = body(project, webhook_url=f"{receiver.url}?sig={KEY}", mention_on_fail="ann@example.com")
-    path = f"{AT}/{made(opened.admin.post(AT, json=told))['id']}"
-    build = new_build(opened, new_job(opened, project), branch="feature/<at>x</at>")
+    path = f"{AT}/{opened.admin.post(AT, json=told).then(201)['id']}"
+    build = given_build(opened, given_job(opened, project), branch="feature/<at>x</at>")
     assert upload(opened.admin, build, REPORT).status_code == 201
     opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
     wait_until(lambda: len(receiver.requests) == 2)  # five seconds later
@@ -187,26 +182,26 @@ def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
     assert lines(second) == ["t.test_pays"]
     assert "actions" not in card(second), "nobody told the server what it is called"
     wait_until(lambda: opened.admin.get(path).json()["deliveries_ok"] == 1)
-    assert made(opened.admin.get(path), 200)["deliveries_failed"] == 1
+    assert opened.admin.get(path).then(200)["deliveries_failed"] == 1
 
 
-def test_a_test_card(opened: Any, receiver: WebhookReceiver) -> None:
-    path = f"{AT}/{made(opened.admin.post(AT, json=body(new_project(opened), webhook_url=receiver.url)))['id']}"
-    answer = made(opened.admin.post(f"{path}/test"), 200)
+def test_a_test_card(opened: Server, receiver: WebhookReceiver) -> None:
+    path = f"{AT}/{opened.admin.post(AT, json=body(given_project(opened), webhook_url=receiver.url)).then(201)['id']}"
+    answer = opened.admin.post(f"{path}/test").then(200)
     assert answer.items() >= {"sent": True, "status_code": 200, "error": ""}.items()
     assert answer["latency_ms"] >= 0
     assert card(receiver.requests[0])["body"][0]["items"][0]["text"] == "Testhide can post here"
     for status, text, error in ((302, b"", "answered 302"), (200, b"Webhook message delivery failed: 429", "Webhook")):
         receiver.statuses.append((status, text))
-        answer = made(opened.admin.post(f"{path}/test"), 200)
+        answer = opened.admin.post(f"{path}/test").then(200)
         assert (answer["sent"], answer["status_code"], error in answer["error"]) == (False, status, True)
 
 
-def test_a_test_card_for_nobody(opened: Any) -> None:
+def test_a_test_card_for_nobody(opened: Server) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/{KEY}"
-        path = f"{AT}/{made(opened.admin.post(AT, json=body(new_project(opened), webhook_url=url)))['id']}"
+        path = f"{AT}/{opened.admin.post(AT, json=body(given_project(opened), webhook_url=url)).then(201)['id']}"
         answer = opened.admin.post(f"{path}/test")
-    assert made(answer, 200).items() >= {"sent": False, "status_code": 0, "error": "connection refused"}.items()
+    assert answer.then(200).items() >= {"sent": False, "status_code": 0, "error": "connection refused"}.items()
     assert KEY not in answer.text

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.server import Server
+
 TEMPLATE: dict[str, Any] = {
     "name": "Node.js Jest",
     "setup": ["npm ci"],
@@ -12,23 +14,18 @@ TEMPLATE: dict[str, Any] = {
 }
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return int(server.admin.post("/api/v3/projects", json={"name": "Templates"}).json()["id"])
-
-
 @pytest.fixture(name="template")
-def _template(server: Any) -> int:
+def _template(server: Server) -> int:
     return int(server.admin.post("/api/v3/pipeline-templates", json=TEMPLATE).json()["id"])
 
 
-def new_job(server: Any, project: int, **more: Any) -> int:
+def new_job(server: Server, project: int, **more: Any) -> int:
     answer = server.admin.post("/api/v3/jobs", json={"name": "Smoke", "project_id": project, **more})
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])
 
 
-def test_create(server: Any) -> None:
+def test_create(server: Server) -> None:
     body = TEMPLATE | {"description": "Standard", "command": "npx jest", "secrets": {"TOKEN": "hunter2"}}
     answer = server.make_user("developer", {}).post("/api/v3/pipeline-templates", json=body)
     assert answer.status_code == 201
@@ -38,14 +35,14 @@ def test_create(server: Any) -> None:
     assert shown.json() == answer.json()
 
 
-def test_list_says_how_many_jobs_use_it(server: Any, project: int, template: int) -> None:
+def test_list_says_how_many_jobs_use_it(server: Server, project: int, template: int) -> None:
     new_job(server, project, pipeline_template_id=template)
     listed = server.admin.get("/api/v3/pipeline-templates", params={"after": template - 1}).json()
     assert {"id", "name", "description", "jobs_using"} <= listed[0].keys()
     assert (listed[0]["id"], listed[0]["jobs_using"]) == (template, 1)
 
 
-def test_update(server: Any, template: int) -> None:
+def test_update(server: Server, template: int) -> None:
     path = f"/api/v3/pipeline-templates/{template}"
     before = server.admin.get(path).json()
     answer = server.admin.put(path, json={"setup": ["npm ci", "npx playwright install --with-deps"]})
@@ -56,7 +53,7 @@ def test_update(server: Any, template: int) -> None:
     assert server.admin.put(path, json=answer.json()).json() == answer.json()  # what GET answers fits PUT
 
 
-def test_secrets_are_kept_and_never_shown(server: Any, template: int) -> None:
+def test_secrets_are_kept_and_never_shown(server: Server, template: int) -> None:
     path = f"/api/v3/pipeline-templates/{template}"
     shown = server.admin.put(path, json={"secrets": {"TOKEN": "hunter2", "OTHER": "x"}})
     assert shown.json()["secrets"] == ["OTHER", "TOKEN"]
@@ -66,7 +63,7 @@ def test_secrets_are_kept_and_never_shown(server: Any, template: int) -> None:
     assert (unknown.status_code, unknown.json()["errors"][0]["field"]) == (422, "secrets.NEW")
 
 
-def test_a_template_in_use_stays(server: Any, project: int, template: int) -> None:
+def test_a_template_in_use_stays(server: Server, project: int, template: int) -> None:
     job = new_job(server, project, pipeline_template_id=template)
     path = f"/api/v3/pipeline-templates/{template}"
     refused = server.admin.delete(path)
@@ -80,7 +77,7 @@ def test_a_template_in_use_stays(server: Any, project: int, template: int) -> No
     assert (again.status_code, again.json()["errors"][0]["field"]) == (422, "pipeline_template_id")
 
 
-def test_changes_reach_the_next_build(server: Any, project: int, template: int) -> None:
+def test_changes_reach_the_next_build(server: Server, project: int, template: int) -> None:
     job = new_job(server, project, pipeline_template_id=template)
     server.admin.put(
         f"/api/v3/jobs/{job}/configuration", json={"setup": [], "command": "x", "env": {"A": "1"}, "artifacts": []}
@@ -94,7 +91,7 @@ def test_changes_reach_the_next_build(server: Any, project: int, template: int) 
     assert server.admin.get(f"/api/v3/builds/{build}").json()["configuration"]["setup"] == ["yarn"]
 
 
-def test_only_who_made_it_or_an_admin_changes_it(server: Any) -> None:
+def test_only_who_made_it_or_an_admin_changes_it(server: Server) -> None:
     author, other = server.make_user("developer", {}), server.make_user("developer", {})
     assert server.make_user("viewer", {}).post("/api/v3/pipeline-templates", json=TEMPLATE).status_code == 403
     path = f"/api/v3/pipeline-templates/{author.post('/api/v3/pipeline-templates', json=TEMPLATE).json()['id']}"
@@ -119,7 +116,7 @@ def test_only_who_made_it_or_an_admin_changes_it(server: Any) -> None:
         {"command": "x" * 65_537},
     ],
 )
-def test_fields_are_checked(server: Any, template: int, changes: dict[str, Any]) -> None:
+def test_fields_are_checked(server: Server, template: int, changes: dict[str, Any]) -> None:
     for answer in (
         server.admin.post("/api/v3/pipeline-templates", json=TEMPLATE | changes),
         server.admin.put(f"/api/v3/pipeline-templates/{template}", json=changes),
@@ -128,13 +125,13 @@ def test_fields_are_checked(server: Any, template: int, changes: dict[str, Any])
 
 
 @pytest.mark.parametrize("field", ["name", "setup", "env"])
-def test_required_fields(server: Any, field: str) -> None:
+def test_required_fields(server: Server, field: str) -> None:
     body = {name: value for name, value in TEMPLATE.items() if name != field}
     answer = server.admin.post("/api/v3/pipeline-templates", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
 
 
-def test_a_templates_secrets_are_not_for_everybodys_jobs(server: Any, project: int) -> None:
+def test_a_templates_secrets_are_not_for_everybodys_jobs(server: Server, project: int) -> None:
     """A job can print whatever its template knows."""
     template = server.admin.post("/api/v3/pipeline-templates", json=TEMPLATE | {"secrets": {"TOKEN": "s"}}).json()["id"]
     other = server.make_user("developer", {project: "write"})
@@ -152,7 +149,7 @@ def test_a_templates_secrets_are_not_for_everybodys_jobs(server: Any, project: i
     assert server.admin.put(f"/api/v3/jobs/{job}", json=change).status_code == 200
 
 
-def test_a_template_is_changed_only_by_who_may_write_where_it_is_used(server: Any, project: int) -> None:
+def test_a_template_is_changed_only_by_who_may_write_where_it_is_used(server: Server, project: int) -> None:
     """What it says runs with the secrets of the jobs that use it."""
     creator = server.make_user("developer", {project: "read"})
     template = creator.post("/api/v3/pipeline-templates", json=TEMPLATE).json()["id"]

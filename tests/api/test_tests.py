@@ -9,8 +9,8 @@ import pytest
 
 from tests.commands.reports.reading import parsed
 from tests.commands.reports.test_real_reporters import PYTEST_SAMPLE, UNITTEST_SAMPLE, run
-from tests.support.external import new_build, new_job, new_project, upload
-from tests.support.server import ADMIN
+from tests.support.builders import given_build, given_project, upload
+from tests.support.server import ADMIN, Server
 
 REPORT = b"""<testsuites>
 <testsuite name="auth">
@@ -30,31 +30,26 @@ FAILS = PASSES.replace(b"/></", b"><failure message='boom'/></testcase></")
 
 
 @pytest.fixture(name="project", scope="module")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return new_job(server, project)
+def _project(server: Server) -> int:
+    return given_project(server)
 
 
 @pytest.fixture(name="build")
-def _build(server: Any, job: int) -> int:
-    build = new_build(server, job, commit_sha="abc123")
+def _build(server: Server, job: int) -> int:
+    build = given_build(server, job, commit_sha="abc123")
     answer = upload(server.admin, build, REPORT, path="reports/")
     assert answer.json()["report"] == {"cases": 5, "warnings": []}, answer.text
     return build
 
 
-def results_of(server: Any, build: int, **more: Any) -> dict[str, Any]:
+def results_of(server: Server, build: int, **more: Any) -> dict[str, Any]:
     answer = server.admin.get("/api/v3/tests", params={"build_id": build, **more})
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
 
 
-def report_of(server: Any, build: int) -> dict[str, Any]:
+def report_of(server: Server, build: int) -> dict[str, Any]:
     answer = server.admin.get(f"/api/v3/report/{build}")
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -65,7 +60,7 @@ def names(found: dict[str, Any]) -> list[str]:
     return [result["node_id"].rpartition("::")[2] for result in found["results"]]
 
 
-def test_report(server: Any, build: int) -> None:
+def test_report(server: Server, build: int) -> None:
     found = report_of(server, build)
     assert found.items() >= {"build_id": build, "total": 4, "passed": 2, "failed": 1, "skipped": 1, "flaky": 1}.items()
     assert (found["duration_s"], type(found["duration_s"])) == (2, int)
@@ -75,7 +70,7 @@ def test_report(server: Any, build: int) -> None:
     ]
 
 
-def test_results(server: Any, build: int) -> None:
+def test_results(server: Server, build: int) -> None:
     found = results_of(server, build)
     assert found["total"] == 4
     assert names(found) == ["test_login", "test_token", "test_sso", "test_cart"]
@@ -95,7 +90,7 @@ def test_results(server: Any, build: int) -> None:
     assert [result["attempt"] for result in results_of(server, build, all_attempts=True)["results"]] == [1, 1, 1, 1, 2]
 
 
-def test_filters(server: Any, build: int) -> None:
+def test_filters(server: Server, build: int) -> None:
     assert names(results_of(server, build, status="failed")) == ["test_token"]
     assert names(results_of(server, build, status="passed")) == ["test_login", "test_cart"]
     assert names(results_of(server, build, status="skipped")) == ["test_sso"]
@@ -106,7 +101,7 @@ def test_filters(server: Any, build: int) -> None:
     assert names(results_of(server, build, search="test_auth", status="passed", suite="auth")) == ["test_login"]
 
 
-def test_pages(server: Any, build: int) -> None:
+def test_pages(server: Server, build: int) -> None:
     found = results_of(server, build, limit=3)
     assert (found["total"], names(found)) == (4, ["test_login", "test_token", "test_sso"])
     assert names(results_of(server, build, limit=3, page=2)) == ["test_cart"]
@@ -118,17 +113,17 @@ def test_pages(server: Any, build: int) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"status": "broken"}, {"limit": 201}, {"limit": 0}, {"page": 0}, {"build_id": "x"}, {"build_id": 2**70}]
 )
-def test_bounds(server: Any, build: int, wrong: dict[str, Any]) -> None:
+def test_bounds(server: Server, build: int, wrong: dict[str, Any]) -> None:
     assert server.admin.get("/api/v3/tests", params={"build_id": build, **wrong}).status_code == 422
 
 
-def test_what_does_not_exist(server: Any, build: int) -> None:
+def test_what_does_not_exist(server: Server, build: int) -> None:
     assert server.admin.get("/api/v3/tests").status_code == 422
     for url in (f"report/{2**52}", f"tests?build_id={2**52}", f"tests/{2**52}", f"tests/{2**52}/history", "tests/0"):
         assert server.admin.get(f"/api/v3/{url}").status_code == 404, url
 
 
-def test_one_result_in_full(server: Any, build: int) -> None:
+def test_one_result_in_full(server: Server, build: int) -> None:
     listed = results_of(server, build, status="failed")["results"][0]
     shown = server.admin.get(f"/api/v3/tests/{listed['id']}").json()
     assert shown.items() >= listed.items()
@@ -137,10 +132,10 @@ def test_one_result_in_full(server: Any, build: int) -> None:
     assert server.admin.get(f"/api/v3/tests/{passed['id']}").json()["trace"] == ""
 
 
-def test_history(server: Any, job: int) -> None:
+def test_history(server: Server, job: int) -> None:
     builds = []
     for content in (PASSES, FAILS, PASSES):
-        builds.append(new_build(server, job))
+        builds.append(given_build(server, job))
         upload(server.admin, builds[-1], content)
     results = [results_of(server, build)["results"][0] for build in builds]
     assert len({result["test_case_id"] for result in results}) == 1
@@ -155,8 +150,8 @@ def test_history(server: Any, job: int) -> None:
         assert server.admin.get(f"/api/v3/tests/{results[0]['id']}/history?limit={limit}").status_code == 422
 
 
-def test_the_later_file_of_a_build_wins(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_the_later_file_of_a_build_wins(server: Server, job: int) -> None:
+    build = given_build(server, job)
     upload(server.admin, build, FAILS, path="first.xml")
     upload(server.admin, build, PASSES, path="rerun.xml")
     found = report_of(server, build)
@@ -172,14 +167,14 @@ def test_the_later_file_of_a_build_wins(server: Any, job: int) -> None:
     assert done.json()["status"] == "passed"
 
 
-def test_the_same_file_again_counts_once(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_the_same_file_again_counts_once(server: Server, job: int) -> None:
+    build = given_build(server, job)
     for _ in range(2):
         assert upload(server.admin, build, REPORT).json()["report"]["cases"] == 5
     assert report_of(server, build)["total"] == 4
 
 
-def test_failures_fail_the_build(server: Any, build: int) -> None:
+def test_failures_fail_the_build(server: Server, build: int) -> None:
     done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert done.json()["status"] == "failed"
     late = upload(server.admin, build, PASSES, "late.xml")
@@ -190,15 +185,15 @@ def test_failures_fail_the_build(server: Any, build: int) -> None:
 @pytest.mark.parametrize(
     "content", [b"<html><body>502 Bad Gateway</body></html>", b"\x00\x01", b"<project><a/></project>"]
 )
-def test_what_is_no_report_is_only_stored(server: Any, job: int, content: bytes) -> None:
-    build = new_build(server, job)
+def test_what_is_no_report_is_only_stored(server: Server, job: int, content: bytes) -> None:
+    build = given_build(server, job)
     answer = upload(server.admin, build, content)
     assert (answer.status_code, answer.json()["report"]) == (201, None)
     assert report_of(server, build)["reports"] == []
 
 
-def test_a_broken_report_is_recorded_as_far_as_it_goes(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_a_broken_report_is_recorded_as_far_as_it_goes(server: Server, job: int) -> None:
+    build = given_build(server, job)
     broken = REPORT.replace(b"spoke", b"\x1b[31mred\x00 &#0; \xff")[:-200]
     recorded = upload(server.admin, build, broken).json()["report"]
     assert recorded["cases"] >= 3
@@ -206,14 +201,14 @@ def test_a_broken_report_is_recorded_as_far_as_it_goes(server: Any, job: int) ->
     assert report_of(server, build)["warnings"][0].startswith("report.xml: ")
 
 
-def test_a_build_without_reports(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_a_build_without_reports(server: Server, job: int) -> None:
+    build = given_build(server, job)
     found = report_of(server, build)
     assert (found["total"], found["duration_s"], found["suites"]) == (0, 0, [])
     assert results_of(server, build) == {"total": 0, "results": []}
 
 
-def test_who_may(server: Any, project: int, build: int) -> None:
+def test_who_may(server: Server, project: int, build: int) -> None:
     reader, stranger = server.make_user("viewer", {project: "read"}), server.make_user("developer")
     result = results_of(server, build)["results"][0]["id"]
     for url in (f"report/{build}", f"tests?build_id={build}", f"tests/{result}", f"tests/{result}/history"):
@@ -221,7 +216,7 @@ def test_who_may(server: Any, project: int, build: int) -> None:
         assert server.client().get(f"/api/v3/{url}").status_code == 401
 
 
-def test_a_deleted_job_takes_its_results_along(server: Any, job: int, build: int) -> None:
+def test_a_deleted_job_takes_its_results_along(server: Server, job: int, build: int) -> None:
     result = results_of(server, build)["results"][0]["id"]
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"})
     assert server.admin.delete(f"/api/v3/jobs/{job}").status_code == 204
@@ -229,11 +224,11 @@ def test_a_deleted_job_takes_its_results_along(server: Any, job: int, build: int
         assert server.admin.get(f"/api/v3/{url}").status_code == 404
 
 
-def test_many_builds_bring_the_same_new_tests_at_once(server: Any, job: int) -> None:
+def test_many_builds_bring_the_same_new_tests_at_once(server: Server, job: int) -> None:
     mark = uuid.uuid4().hex
     cases = "".join(f'<testcase classname="t.test_{mark}" name="test_{n}"/>' for n in range(50))
     content = f'<testsuite name="s">{cases}</testsuite>'.encode()
-    builds = [new_build(server, job) for _ in range(8)]
+    builds = [given_build(server, job) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda build: upload(server.client(*ADMIN), build, content), builds))
     assert [answer.json()["report"]["cases"] for answer in answers] == [50] * 8
@@ -242,8 +237,8 @@ def test_many_builds_bring_the_same_new_tests_at_once(server: Any, job: int) -> 
     assert all(len(set(cases)) == 50 and cases == by_build[0] for cases in by_build)
 
 
-def test_many_files_of_one_build_at_once(server: Any, job: int) -> None:
-    build = new_build(server, job)
+def test_many_files_of_one_build_at_once(server: Server, job: int) -> None:
+    build = given_build(server, job)
 
     def send(number: int) -> int:
         content = PASSES if number % 2 else FAILS
@@ -259,7 +254,7 @@ def test_many_files_of_one_build_at_once(server: Any, job: int) -> None:
 
 
 @pytest.mark.parametrize("runner", ["pytest", "unittest"])
-def test_the_real_reporters(server: Any, job: int, tmp_path: Path, runner: str) -> None:
+def test_the_real_reporters(server: Server, job: int, tmp_path: Path, runner: str) -> None:
     """What the public packages write is shown as their own files say."""
     if runner == "pytest":
         (tmp_path / "test_shop.py").write_text(PYTEST_SAMPLE, encoding="utf-8")
@@ -269,7 +264,7 @@ def test_the_real_reporters(server: Any, job: int, tmp_path: Path, runner: str) 
         said = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml")
     content = (tmp_path / "r.xml").read_bytes()
     local = parsed(content)
-    build = new_build(server, job)
+    build = given_build(server, job)
     assert upload(server.admin, build, content, "junittests.xml").json()["report"]["cases"] == len(local.cases), said
     found = results_of(server, build, limit=200)
     assert {result["node_id"]: result["status"] for result in found["results"]} == {

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
-from tests.support.server import ADMIN
-from tests.support.shop import Shop
+from tests.support.builders import Shop, given_build, given_project, upload
+from tests.support.server import ADMIN, Server
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a" fail_id="f-a"><failure message="boom">trace</failure></testcase>
@@ -23,23 +22,18 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(name="project", scope="module")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
-@pytest.fixture(name="job")
-def _job(server: Any, project: int) -> int:
-    return new_job(server, project)
+def _project(server: Server) -> int:
+    return given_project(server)
 
 
 @pytest.fixture(name="build")
-def _build(server: Any, job: int) -> int:
-    build = new_build(server, job)
+def _build(server: Server, job: int) -> int:
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     return build
 
 
-def results_of(server: Any, build: int, **more: Any) -> list[dict[str, Any]]:
+def results_of(server: Server, build: int, **more: Any) -> list[dict[str, Any]]:
     answer = server.admin.get("/api/v3/tests", params={"build_id": build, **more})
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["results"]
@@ -52,14 +46,14 @@ def say(client: Any, result: dict[str, Any] | int, what: str, **body: Any) -> An
     return client.post(f"/api/v3/tests/{test_id}/{what}", json=body or BODIES[what])
 
 
-def new_issue(server: Any, project: int, **more: Any) -> int:
+def new_issue(server: Server, project: int, **more: Any) -> int:
     body = {"project_id": project, "title": "Known", "classification": "infra", **more}
     answer = server.admin.post("/api/v3/known-issues", json=body)
     assert answer.status_code == 201, answer.text
     return int(answer.json()["id"])
 
 
-def test_classification(server: Any, project: int, build: int) -> None:
+def test_classification(server: Server, project: int, build: int) -> None:
     failed = results_of(server, build)[0]
     assert (failed["classification"], failed["classified_by"], failed["set_by"]) == (None, None, None)
     answer = say(server.admin, failed, "classification", classification="flaky")
@@ -76,7 +70,7 @@ def test_classification(server: Any, project: int, build: int) -> None:
         assert said == ("infra", "user", email)
 
 
-def test_defects_and_resolutions(server: Any, build: int) -> None:
+def test_defects_and_resolutions(server: Server, build: int) -> None:
     failed = results_of(server, build)[0]
     assert say(server.admin, failed, "defect").json() == {"test_id": failed["id"], **DEFECT}
     answer = say(server.admin, failed, "resolution")
@@ -86,9 +80,9 @@ def test_defects_and_resolutions(server: Any, build: int) -> None:
     assert shown["classification"] is None
 
 
-def test_the_list_is_filtered_by_classification(server: Any, project: int, job: int) -> None:
+def test_the_list_is_filtered_by_classification(server: Server, project: int, job: int) -> None:
     issue = new_issue(server, project, pattern="b(oo|an).*")
-    build = new_build(server, job)
+    build = given_build(server, job)
     upload(server.admin, build, REPORT)
     first, second, passed = results_of(server, build)
     assert (first["classification"], first["classified_by"], first["known_issue_id"]) == ("infra", "rule", issue)
@@ -101,7 +95,7 @@ def test_the_list_is_filtered_by_classification(server: Any, project: int, job: 
     server.admin.delete(f"/api/v3/known-issues/{issue}")
 
 
-def test_a_linked_known_issue_classifies_what_fails_alike(server: Any, project: int, job: int, build: int) -> None:
+def test_a_linked_known_issue_classifies_what_fails_alike(server: Server, project: int, job: int, build: int) -> None:
     issue = new_issue(server, project, signature="none of these", **DEFECT)
     first, second, _ = results_of(server, build)
     answer = say(server.admin, first, "known-issue", known_issue_id=issue)
@@ -113,7 +107,7 @@ def test_a_linked_known_issue_classifies_what_fails_alike(server: Any, project: 
         >= ({"classification": "infra", "classified_by": "rule", "known_issue_id": issue} | DEFECT).items()
     )
     say(server.admin, second, "known-issue", known_issue_id=issue)
-    later = new_build(server, job)
+    later = given_build(server, job)
     upload(server.admin, later, REPORT)
     by_fail_id, by_signature, passed = results_of(server, later)
     for alike in (by_fail_id, by_signature):
@@ -123,21 +117,21 @@ def test_a_linked_known_issue_classifies_what_fails_alike(server: Any, project: 
     server.admin.delete(f"/api/v3/known-issues/{issue}")
 
 
-def test_a_known_issue_of_another_project(server: Any, build: int) -> None:
-    foreign = new_issue(server, new_project(server), pattern="x")
+def test_a_known_issue_of_another_project(server: Server, build: int) -> None:
+    foreign = new_issue(server, given_project(server), pattern="x")
     for unknown in (foreign, 2**52):
         answer = say(server.admin, results_of(server, build)[0], "known-issue", known_issue_id=unknown)
         assert (answer.status_code, str(unknown) in answer.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize("what", BODIES)
-def test_only_failures(server: Any, build: int, what: str) -> None:
+def test_only_failures(server: Server, build: int, what: str) -> None:
     answer = say(server.admin, results_of(server, build, status="passed")[0], what)
     assert (answer.status_code, "is passed; only a failed one" in answer.json()["detail"]) == (409, True)
 
 
 @pytest.mark.parametrize("what", BODIES)
-def test_who_may(server: Any, project: int, build: int, what: str) -> None:
+def test_who_may(server: Server, project: int, build: int, what: str) -> None:
     failed = results_of(server, build)[0]
     assert say(server.make_user("developer", {}), failed, what).status_code == 404
     assert say(server.make_user("developer", {project: "read"}), failed, what).status_code == 403
@@ -158,12 +152,12 @@ def test_who_may(server: Any, project: int, build: int, what: str) -> None:
         ("known-issue", {"known_issue_id": "1"}),
     ],
 )
-def test_bodies_are_checked(server: Any, build: int, what: str, body: dict[str, Any]) -> None:
+def test_bodies_are_checked(server: Server, build: int, what: str, body: dict[str, Any]) -> None:
     answer = say(server.admin, results_of(server, build)[0], what, **body)
     assert answer.status_code == 422, answer.text
 
 
-def test_what_is_said_of_a_build_goes_with_it(server: Any, build: int) -> None:
+def test_what_is_said_of_a_build_goes_with_it(server: Server, build: int) -> None:
     failed = results_of(server, build)[0]
     say(server.admin, failed, "resolution")
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"})
@@ -173,7 +167,7 @@ def test_what_is_said_of_a_build_goes_with_it(server: Any, build: int) -> None:
     assert say(server.admin, failed, "resolution").status_code == 404
 
 
-def test_what_runs_again(server: Any) -> None:
+def test_what_runs_again(server: Server) -> None:
     """The failed tests, or those that are known for it: retried in one report, called flaky, or flaky before."""
     shop = Shop(server)
     agent = shop.new_agent()

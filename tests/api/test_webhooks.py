@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
 
-from tests.support.external import new_build, new_job, new_project, upload
-from tests.support.server import server_with_workers
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server, server_with_workers
 from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
 URL = "https://hooks.example.com/testhide"
@@ -17,21 +16,11 @@ EVENTS = ["build.finished", "build.failed"]
 AT = "/api/v3/webhooks"
 
 
-@pytest.fixture(name="project")
-def _project(server: Any) -> int:
-    return new_project(server)
-
-
 @pytest.fixture(name="webhook")
-def _webhook(server: Any, project: int) -> dict[str, Any]:
+def _webhook(server: Server, project: int) -> dict[str, Any]:
     body = {"url": URL, "events": EVENTS, "project_id": project, "secret": "s3cr3t"}
-    registered: dict[str, Any] = made(server.admin.post(AT, json=body))
+    registered: dict[str, Any] = server.admin.post(AT, json=body).then(201)
     return registered
-
-
-def made(answer: requests.Response, status: int = 201) -> Any:
-    assert answer.status_code == status, answer.text
-    return answer.json() if answer.content else None
 
 
 def wait_until(holds: Any) -> Any:
@@ -42,20 +31,20 @@ def wait_until(holds: Any) -> Any:
     return found
 
 
-def test_register_and_show(server: Any, project: int, webhook: dict[str, Any]) -> None:
+def test_register_and_show(server: Server, project: int, webhook: dict[str, Any]) -> None:
     shown = {"url": URL, "events": EVENTS, "active": True, "project_id": project, "has_secret": True}
     assert webhook.items() >= (shown | {"deliveries_ok": 0, "deliveries_failed": 0, "failing_since": None}).items()
     assert server.admin.get(f"{AT}/{webhook['id']}").json() == webhook
     assert "s3cr3t" not in str(webhook)
 
 
-def test_list(server: Any, project: int, webhook: dict[str, Any]) -> None:
+def test_list(server: Server, project: int, webhook: dict[str, Any]) -> None:
     off = {"url": URL, "events": EVENTS, "project_id": project, "active": False}
-    second = made(server.admin.post(AT, json=off))
+    second = server.admin.post(AT, json=off).then(201)
     assert second["has_secret"] is False
 
     def listed(**query: Any) -> list[int]:
-        return [item["id"] for item in made(server.admin.get(AT, params={"project_id": project, **query}), 200)]
+        return [item["id"] for item in server.admin.get(AT, params={"project_id": project, **query}).then(200)]
 
     assert listed() == [webhook["id"], second["id"]]
     assert listed(active="true") == [webhook["id"]]
@@ -64,16 +53,16 @@ def test_list(server: Any, project: int, webhook: dict[str, Any]) -> None:
     assert listed(limit=1) == [webhook["id"]]
 
 
-def test_update(server: Any, webhook: dict[str, Any]) -> None:
+def test_update(server: Server, webhook: dict[str, Any]) -> None:
     path = f"{AT}/{webhook['id']}"
     changes = {"url": "https://other.example.com/x", "events": ["node.offline", "node.offline"], "active": False}
-    changed = made(server.admin.put(path, json=changes), 200)
+    changed = server.admin.put(path, json=changes).then(200)
     assert changed.items() >= {"url": changes["url"], "events": ["node.offline"], "active": False}.items()
-    assert made(server.admin.put(path, json={"secret": "another"}), 200)["events"] == ["node.offline"]
-    assert made(server.admin.put(path, json=changed), 200).items() >= {"url": changes["url"]}.items(), "GET fits PUT"
+    assert server.admin.put(path, json={"secret": "another"}).then(200)["events"] == ["node.offline"]
+    assert server.admin.put(path, json=changed).then(200).items() >= {"url": changes["url"]}.items(), "GET fits PUT"
 
 
-def test_delete(server: Any, webhook: dict[str, Any]) -> None:
+def test_delete(server: Server, webhook: dict[str, Any]) -> None:
     path = f"{AT}/{webhook['id']}"
     assert server.admin.delete(path).status_code == 204
     for answer in (server.admin.get(path), server.admin.put(path, json={}), server.admin.delete(path)):
@@ -81,17 +70,17 @@ def test_delete(server: Any, webhook: dict[str, Any]) -> None:
     assert server.admin.post(f"{path}/test").status_code == 404
 
 
-def test_bulk_delete(server: Any, project: int) -> None:
+def test_bulk_delete(server: Server, project: int) -> None:
     body = {"url": URL, "events": EVENTS, "project_id": project}
-    ids = [made(server.admin.post(AT, json=body))["id"] for _ in range(3)]
-    other = made(server.admin.post(AT, json=body | {"project_id": new_project(server)}))["id"]
+    ids = [server.admin.post(AT, json=body).then(201)["id"] for _ in range(3)]
+    other = server.admin.post(AT, json=body | {"project_id": given_project(server)}).then(201)["id"]
     owner, reader = server.make_user("developer", {project: "admin"}), server.make_user("developer", {project: "read"})
     assert reader.post(f"{AT}/bulk-delete", json={"ids": ids}).status_code == 403
-    answer = made(owner.post(f"{AT}/bulk-delete", json={"ids": [*ids, other, 2**50, ids[0]]}), 200)
+    answer = owner.post(f"{AT}/bulk-delete", json={"ids": [*ids, other, 2**50, ids[0]]}).then(200)
     assert answer == {"deleted": 3, "ids": ids}
-    assert made(owner.get(AT), 200) == []
+    assert owner.get(AT).then(200) == []
     assert server.admin.get(f"{AT}/{other}").status_code == 200
-    assert made(owner.post(f"{AT}/bulk-delete", json={"ids": ids}), 200) == {"deleted": 0, "ids": []}
+    assert owner.post(f"{AT}/bulk-delete", json={"ids": ids}).then(200) == {"deleted": 0, "ids": []}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +103,7 @@ def test_bulk_delete(server: Any, project: int) -> None:
         ({"active": "yes"}, "active", ""),
     ],
 )
-def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], field: str, says: str) -> None:
+def test_fields_are_checked(server: Server, project: int, changes: dict[str, Any], field: str, says: str) -> None:
     body = {"url": URL, "events": EVENTS, "project_id": project, **changes}
     answer = server.admin.post(AT, json=body)
     assert answer.status_code == 422, answer.text
@@ -122,24 +111,24 @@ def test_fields_are_checked(server: Any, project: int, changes: dict[str, Any], 
     assert (error["field"], says in error["message"]) == (field, True), error
 
 
-def test_a_new_secret_is_checked_too(server: Any, webhook: dict[str, Any]) -> None:
+def test_a_new_secret_is_checked_too(server: Server, webhook: dict[str, Any]) -> None:
     path = f"{AT}/{webhook['id']}"
     refused = server.admin.put(path, json={"secret": "whsec_"})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "secret")
     for good in (f"whsec_{'A' * 32}", "s"):
-        made(server.admin.put(path, json={"secret": good}), 200)
+        server.admin.put(path, json={"secret": good}).then(200)
 
 
-def test_who_may(server: Any, project: int, webhook: dict[str, Any]) -> None:
+def test_who_may(server: Server, project: int, webhook: dict[str, Any]) -> None:
     path, body = f"{AT}/{webhook['id']}", {"url": URL, "events": EVENTS, "project_id": project}
     stranger = server.make_user("developer", {})
     writer = server.make_user("developer", {project: "write"})
     owner = server.make_user("developer", {project: "admin"})
-    assert made(stranger.get(AT), 200) == []
+    assert stranger.get(AT).then(200) == []
     for answer in (stranger.get(path), stranger.get(f"{path}/history"), stranger.post(AT, json=body)):
         assert answer.status_code == 404
-    assert [item["id"] for item in made(writer.get(AT), 200)] == [webhook["id"]]
-    assert made(writer.get(f"{path}/history"), 200) == []
+    assert [item["id"] for item in writer.get(AT).then(200)] == [webhook["id"]]
+    assert writer.get(f"{path}/history").then(200) == []
     for answer in (
         writer.post(AT, json=body),
         writer.put(path, json={}),
@@ -152,29 +141,29 @@ def test_who_may(server: Any, project: int, webhook: dict[str, Any]) -> None:
     assert owner.put(path, json={"active": False}).status_code == 200
 
 
-def test_those_of_all_projects_are_the_admins(server: Any, project: int) -> None:
+def test_those_of_all_projects_are_the_admins(server: Server, project: int) -> None:
     body = {"url": URL, "events": ["node.offline"]}
     owner = server.make_user("developer", {project: "admin"})
     assert owner.post(AT, json=body).status_code == 403
-    everywhere = made(server.admin.post(AT, json=body))
+    everywhere = server.admin.post(AT, json=body).then(201)
     assert everywhere["project_id"] is None
     assert owner.get(f"{AT}/{everywhere['id']}").status_code == 404
     assert owner.delete(f"{AT}/{everywhere['id']}").status_code == 404
-    assert everywhere["id"] in [item["id"] for item in made(server.admin.get(AT, params={"limit": 500}), 200)]
+    assert everywhere["id"] in [item["id"] for item in server.admin.get(AT, params={"limit": 500}).then(200)]
     assert server.admin.delete(f"{AT}/{everywhere['id']}").status_code == 204
 
 
-def test_a_projects_webhooks_go_with_it(server: Any, project: int, webhook: dict[str, Any]) -> None:
+def test_a_projects_webhooks_go_with_it(server: Server, project: int, webhook: dict[str, Any]) -> None:
     assert server.admin.delete(f"/api/v3/projects/{project}").status_code == 204
     assert server.admin.get(f"{AT}/{webhook['id']}").status_code == 404
 
 
-def test_what_is_to_be_replayed(server: Any, webhook: dict[str, Any]) -> None:
+def test_what_is_to_be_replayed(server: Server, webhook: dict[str, Any]) -> None:
     path = f"{AT}/{webhook['id']}/replay"
-    answer = made(server.admin.post(path, json={"position": 5}), 202)
+    answer = server.admin.post(path, json={"position": 5}).then(202)
     assert (answer["webhook_id"], answer["after_position"]) == (webhook["id"], 4)
     assert answer["up_to_position"] > 5
-    since = made(server.admin.post(path, json={"since": webhook["created_at"]}), 202)
+    since = server.admin.post(path, json={"since": webhook["created_at"]}).then(202)
     assert 4 < since["after_position"] < since["up_to_position"]
     for body, field in (
         ({}, "position"),
@@ -183,19 +172,19 @@ def test_what_is_to_be_replayed(server: Any, webhook: dict[str, Any]) -> None:
         ({"since": "2999-01-01T00:00:00Z"}, "since"),
         ({"since": "2020-01-01T00:00:00"}, "since"),
     ):
-        refused = made(server.admin.post(path, json=body), 422)
+        refused = server.admin.post(path, json=body).then(422)
         assert refused["errors"][0]["field"] == field
     server.admin.put(f"{AT}/{webhook['id']}", json={"active": False})
     assert server.admin.post(path, json={"position": 5}).status_code == 409
 
 
-def test_what_cannot_be_redelivered(server: Any, webhook: dict[str, Any]) -> None:
+def test_what_cannot_be_redelivered(server: Server, webhook: dict[str, Any]) -> None:
     assert server.admin.post(f"{AT}/{webhook['id']}/history/d-unknown/redeliver").status_code == 404
 
 
-def test_schemas_are_published(server: Any) -> None:
+def test_schemas_are_published(server: Server) -> None:
     anybody = server.client()
-    schemas = made(anybody.get(f"{AT}/schemas"), 200)
+    schemas = anybody.get(f"{AT}/schemas").then(200)
     assert len(schemas) == 8
     answer = anybody.get(f"{AT}/schemas/build.failed")
     assert (answer.status_code, answer.json()) == (200, schemas["build.failed"])
@@ -215,11 +204,11 @@ def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield server
 
 
-def test_from_the_build_to_the_receiver(opened: Any, receiver: WebhookReceiver) -> None:
-    project = new_project(opened)
+def test_from_the_build_to_the_receiver(opened: Server, receiver: WebhookReceiver) -> None:
+    project = given_project(opened)
     body = {"url": receiver.url, "events": [*EVENTS, "build.started"], "project_id": project, "secret": "s3cr3t"}
-    webhook = made(opened.admin.post(AT, json=body))
-    build = new_build(opened, new_job(opened, project))
+    webhook = opened.admin.post(AT, json=body).then(201)
+    build = given_build(opened, given_job(opened, project))
     opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
     wait_until(lambda: len(receiver.requests) == 3)
     bodies = [request.json for request in receiver.requests]
@@ -228,52 +217,52 @@ def test_from_the_build_to_the_receiver(opened: Any, receiver: WebhookReceiver) 
     assert [bodies[1]["data"], bodies[2]["data"]] == [shown, shown]
     path = f"{AT}/{webhook['id']}"
     wait_until(lambda: opened.admin.get(path).json()["deliveries_ok"] == 3)
-    history = made(opened.admin.get(f"{path}/history"), 200)
+    history = opened.admin.get(f"{path}/history").then(200)
     assert [item["event"] for item in history] == ["build.failed", "build.finished", "build.started"]
-    assert [item["event"] for item in made(opened.admin.get(f"{path}/history?limit=1"), 200)] == ["build.failed"]
-    older = made(opened.admin.get(f"{path}/history?before={history[0]['id']}"), 200)
+    assert [item["event"] for item in opened.admin.get(f"{path}/history?limit=1").then(200)] == ["build.failed"]
+    older = opened.admin.get(f"{path}/history?before={history[0]['id']}").then(200)
     assert older == history[1:]
-    assert made(opened.admin.get(f"{path}/history?status=failed"), 200) == []
+    assert opened.admin.get(f"{path}/history?status=failed").then(200) == []
 
 
-def test_a_failed_delivery_is_shown_and_redelivered(opened: Any, receiver: WebhookReceiver) -> None:
-    project = new_project(opened)
+def test_a_failed_delivery_is_shown_and_redelivered(opened: Server, receiver: WebhookReceiver) -> None:
+    project = given_project(opened)
     receiver.statuses.append((503, b"we are\0 closed"))
     body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}
-    path = f"{AT}/{made(opened.admin.post(AT, json=body))['id']}"
-    build = new_build(opened, new_job(opened, project))
+    path = f"{AT}/{opened.admin.post(AT, json=body).then(201)['id']}"
+    build = given_build(opened, given_job(opened, project))
     opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
-    (failed,) = wait_until(lambda: made(opened.admin.get(f"{path}/history?status=failed"), 200))
+    (failed,) = wait_until(lambda: opened.admin.get(f"{path}/history?status=failed").then(200))
     shown = {"status_code": 503, "error": "answered 503", "attempt": 1, "state": "pending", "ok": False}
     assert failed.items() >= shown.items()
     assert failed["excerpt"] == "we are\N{REPLACEMENT CHARACTER} closed"
     reader = opened.make_user("developer", {project: "read"})
-    assert made(reader.get(f"{path}/history"), 200)[0]["excerpt"] is None
+    assert reader.get(f"{path}/history").then(200)[0]["excerpt"] is None
     again = f"{path}/history/{failed['delivery_id']}/redeliver"
     assert opened.admin.post(again).status_code == 409, "it is still being tried"
     wait_until(lambda: len(receiver.requests) == 2)  # five seconds later
-    wait_until(lambda: made(opened.admin.get(f"{path}/history?status=ok"), 200))
-    assert made(opened.admin.post(again), 202) == {"delivery_id": failed["delivery_id"], "state": "pending"}
+    wait_until(lambda: opened.admin.get(f"{path}/history?status=ok").then(200))
+    assert opened.admin.post(again).then(202) == {"delivery_id": failed["delivery_id"], "state": "pending"}
     wait_until(lambda: len(receiver.requests) == 3)
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
 
 
-def test_a_ping(opened: Any, receiver: WebhookReceiver) -> None:
-    body = {"url": receiver.url, "events": EVENTS, "project_id": new_project(opened), "secret": "s3cr3t"}
-    webhook = made(opened.admin.post(AT, json=body))
+def test_a_ping(opened: Server, receiver: WebhookReceiver) -> None:
+    body = {"url": receiver.url, "events": EVENTS, "project_id": given_project(opened), "secret": "s3cr3t"}
+    webhook = opened.admin.post(AT, json=body).then(201)
     path = f"{AT}/{webhook['id']}"
-    answer = made(opened.admin.post(f"{path}/test"), 200)
+    answer = opened.admin.post(f"{path}/test").then(200)
     assert answer.items() >= {"delivered": True, "status_code": 200, "error": ""}.items()
     (request,) = receiver.requests
     assert (request.json["type"], request.json["data"]["id"]) == ("ping", webhook["id"])
     assert request.headers["X-Testhide-Signature-256"].startswith("sha256=")
     receiver.statuses.append((302, b""))
-    answer = made(opened.admin.post(f"{path}/test"), 200)
+    answer = opened.admin.post(f"{path}/test").then(200)
     assert answer.items() >= {"delivered": False, "status_code": 302, "error": "answered 302"}.items()
     opened.admin.put(path, json={"url": "http://127.0.0.1:1/"}).raise_for_status()
-    answer = made(opened.admin.post(f"{path}/test"), 200)
+    answer = opened.admin.post(f"{path}/test").then(200)
     assert answer.items() >= {"delivered": False, "status_code": 0, "error": "connection refused"}.items()
-    history = made(opened.admin.get(f"{path}/history"), 200)
+    history = opened.admin.get(f"{path}/history").then(200)
     assert [(item["event"], item["status_code"]) for item in history] == [("ping", 0), ("ping", 302), ("ping", 200)]
 
 
@@ -285,13 +274,13 @@ def flaky_report(*names: str) -> bytes:
     return f'<testsuite name="shop">{cases}</testsuite>'.encode()
 
 
-def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: WebhookReceiver) -> None:
-    project = new_project(opened)
+def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Server, receiver: WebhookReceiver) -> None:
+    project = given_project(opened)
     body = {"url": receiver.url, "events": ["test.flaky", "test.quarantined"], "project_id": project}
-    made(opened.admin.post(AT, json=body))
-    job = new_job(opened, project)
+    opened.admin.post(AT, json=body).then(201)
+    job = given_job(opened, project)
     for names in (("test_pays",), ("test_pays", "test_ships")):
-        build = new_build(opened, job)
+        build = given_build(opened, job)
         assert upload(opened.admin, build, flaky_report(*names)).status_code == 201
         wait_until(lambda names=names: len(receiver.requests) == len(names))
     messages = [request.json for request in receiver.requests]
@@ -301,18 +290,18 @@ def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Any, receiver: 
     told = messages[1]["data"]
     assert (told["result_id"], told["test_case_id"]) == (shown["id"], shown["test_case_id"])
     entry = {"job_id": job, "node_id": told["node_id"], "reason": "flaky"}
-    made(opened.admin.post("/api/v3/quarantine", json=entry))
+    opened.admin.post("/api/v3/quarantine", json=entry).then(201)
     wait_until(lambda: len(receiver.requests) == 3)
     assert receiver.requests[2].json["data"] == opened.admin.get(f"/api/v3/quarantine?job_id={job}").json()[0]
 
 
-def test_a_killed_worker_is_made_up_for(opened: Any, receiver: WebhookReceiver) -> None:
+def test_a_killed_worker_is_made_up_for(opened: Server, receiver: WebhookReceiver) -> None:
     """Killed while a receiver thinks: the delivery is made again as soon as there is a worker."""
-    project = new_project(opened)
+    project = given_project(opened)
     body = {"url": receiver.url, "events": ["build.finished"], "project_id": project}
-    path = f"{AT}/{made(opened.admin.post(AT, json=body))['id']}"
+    path = f"{AT}/{opened.admin.post(AT, json=body).then(201)['id']}"
     receiver.hold = threading.Event()
-    build = new_build(opened, new_job(opened, project))
+    build = given_build(opened, given_job(opened, project))
     opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).raise_for_status()
     wait_until(lambda: len(receiver.requests) == 1)
     opened.kill("work")
@@ -320,5 +309,5 @@ def test_a_killed_worker_is_made_up_for(opened: Any, receiver: WebhookReceiver) 
     opened.start("work")
     wait_until(lambda: len(receiver.requests) == 2)
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
-    (attempt,) = wait_until(lambda: made(opened.admin.get(f"{path}/history"), 200))
+    (attempt,) = wait_until(lambda: opened.admin.get(f"{path}/history").then(200))
     assert attempt.items() >= {"ok": True, "attempt": 1, "state": "delivered"}.items()

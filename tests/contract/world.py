@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-import requests
-
 from domain.deliveries import Outcome
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
@@ -61,11 +59,6 @@ CASES = [
 ]
 
 
-def answered(answer: requests.Response, status: int = 201) -> Any:
-    assert answer.status_code == status, f"{answer.request.method} {answer.request.path_url}: {answer.text}"
-    return answer.json() if answer.content else None
-
-
 @dataclass
 class World:
     server: Server
@@ -112,49 +105,49 @@ class World:
     # What tests may destroy.
 
     def new_project(self) -> int:
-        return int(answered(self.admin.post("/api/v3/projects", json={"name": self.unique("Fresh")}))["id"])
+        return int(self.admin.post("/api/v3/projects", json={"name": self.unique("Fresh")}).then(201)["id"])
 
     def new_job(self, **more: Any) -> int:
         """Configured, in the pool without nodes unless told otherwise."""
         body = {"name": self.unique("Fresh"), "project_id": self.project, "node_pool_id": self.empty_pool, **more}
-        job_id = int(answered(self.admin.post("/api/v3/jobs", json=body))["id"])
-        answered(self.admin.put(f"/api/v3/jobs/{job_id}/configuration", json=CONFIGURATION), 200)
+        job_id = int(self.admin.post("/api/v3/jobs", json=body).then(201)["id"])
+        self.admin.put(f"/api/v3/jobs/{job_id}/configuration", json=CONFIGURATION).then(200)
         return job_id
 
     def new_build(self, job_id: int, **more: Any) -> int:
-        return int(answered(self.admin.post("/api/v3/builds/start", json={"job_id": job_id, **more}))["id"])
+        return int(self.admin.post("/api/v3/builds/start", json={"job_id": job_id, **more}).then(201)["id"])
 
     def new_result(self) -> int:
         """A build that ended, with a test that failed and one that is flaky; run again, it stays queued."""
         build_id = self.new_build(self.waiting_job, external=True)
         self.upload(build_id, "report.xml", FLAKY)
-        answered(self.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": "failed"}), 200)
+        self.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": "failed"}).then(200)
         return build_id
 
     def new_node(self, pool_id: int) -> dict[str, Any]:
         body = {"name": self.unique("node").replace(" ", "-"), "pool_id": pool_id}
-        node: dict[str, Any] = answered(self.admin.post("/api/v3/nodes", json=body))
+        node: dict[str, Any] = self.admin.post("/api/v3/nodes", json=body).then(201)
         return node
 
     def new_pool(self) -> int:
         body = {"name": self.unique("Fresh"), "project_id": self.project}
-        return int(answered(self.admin.post("/api/v3/node-pools", json=body))["id"])
+        return int(self.admin.post("/api/v3/node-pools", json=body).then(201)["id"])
 
     def new_template(self) -> int:
         body = {"name": "Fresh", "description": "Standard", "setup": [], "env": {"NODE_ENV": "test"}}
-        return int(answered(self.admin.post("/api/v3/pipeline-templates", json=body))["id"])
+        return int(self.admin.post("/api/v3/pipeline-templates", json=body).then(201)["id"])
 
     def new_webhook(self, **more: Any) -> int:
         body = {"url": "https://hooks.example.com/", "events": ["build.failed"], "project_id": self.project, **more}
-        return int(answered(self.admin.post("/api/v3/webhooks", json=body))["id"])
+        return int(self.admin.post("/api/v3/webhooks", json=body).then(201)["id"])
 
     def new_channel(self) -> int:
         body = {"name": "CI Alerts", "webhook_url": "https://teams.example.com/hook", "events": ["build.failed"]}
         answer = self.admin.post("/api/v3/ms-teams", json=body | {"project_id": self.project})
-        return int(answered(answer)["id"])
+        return int(answer.then(201)["id"])
 
     def new_token(self) -> int:
-        return int(answered(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}))["id"])
+        return int(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}).then(201)["id"])
 
     def session(self) -> Client:
         return self.server.client(*ADMIN)
@@ -165,7 +158,7 @@ class World:
             data={"build_id": str(build_id), "path": path},
             files={"file": (path.rpartition("/")[2], io.BytesIO(content))},
         )
-        uploaded: dict[str, Any] = answered(answer)
+        uploaded: dict[str, Any] = answer.then(201)
         return uploaded
 
     def beat(self) -> None:
@@ -178,9 +171,9 @@ class World:
             "cpu_cores": 8,
             "ram_gb": 16,
         }
-        answered(self.agent.post("/api/v3/agent/connect", json=connection), 200)
+        self.agent.post("/api/v3/agent/connect", json=connection).then(200)
         gauges = {"session": SESSION, "cpu_pct": 61.7, "ram_pct": 48.2, "disk_free_gb": 120.4, "uptime_s": 86_400}
-        answered(self.agent.post("/api/v3/agent/heartbeat", json=gauges), 200)
+        self.agent.post("/api/v3/agent/heartbeat", json=gauges).then(200)
 
     def run_a_build(self) -> int:
         """As the node's agent: takes a build and reports a log and tests."""
@@ -194,12 +187,12 @@ class World:
         assert told["build"]["id"] == build_id
         at = f"/api/v3/agent/builds/{build_id}"
         attempt = {"attempt": told["build"]["attempt"]}
-        answered(self.agent.post(f"{at}/started", params=attempt, json={"commit_sha": "a1b2c3d4"}), 200)
+        self.agent.post(f"{at}/started", params=attempt, json={"commit_sha": "a1b2c3d4"}).then(200)
         lines = [[1_700_000_000_000 + number, f"line {number}"] for number in range(LINES)]
-        answered(self.agent.post(f"{at}/log", params=attempt, json={"offset": 0, "lines": lines}), 200)
-        answered(self.agent.post(f"{at}/report", params={**attempt, "path": "report.xml"}, data=junit(CASES)), 200)
+        self.agent.post(f"{at}/log", params=attempt, json={"offset": 0, "lines": lines}).then(200)
+        self.agent.post(f"{at}/report", params={**attempt, "path": "report.xml"}, data=junit(CASES)).then(200)
         finished = {"exit_code": 1, "reason": None, "detail": None, "log_lines": LINES}
-        answered(self.agent.post(f"{at}/finished", params=attempt, json=finished), 200)
+        self.agent.post(f"{at}/finished", params=attempt, json=finished).then(200)
         return build_id
 
 
@@ -208,20 +201,20 @@ def build_world(server: Server) -> World:
     _people_and_places(world)
     world.template = world.new_template()
     world.job = world.new_job(name="Regression Suite", node_pool_id=world.pool, max_parallel=2)
-    other_pool = answered(
-        world.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": world.other_project})
+    other_pool = world.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": world.other_project}).then(
+        201
     )["id"]
     world.waiting_job = world.new_job(name="Smoke Tests", max_parallel=50)
     world.disabled_job = world.new_job(name="Paused Tests")
-    answered(world.admin.put(f"/api/v3/jobs/{world.disabled_job}", json={"enabled": False}), 200)
+    world.admin.put(f"/api/v3/jobs/{world.disabled_job}", json={"enabled": False}).then(200)
     world.new_job(project_id=world.other_project, node_pool_id=other_pool)
     _builds(world)
-    tests = answered(world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}), 200)
+    tests = world.admin.get("/api/v3/tests", params={"build_id": world.build, "limit": 1}).then(200)
     world.test = tests["results"][0]["id"]
     issue = {"project_id": world.project, "title": "Refused", "classification": "infra", "pattern": "refused"}
-    world.known_issue = answered(world.admin.post("/api/v3/known-issues", json=issue))["id"]
+    world.known_issue = world.admin.post("/api/v3/known-issues", json=issue).then(201)["id"]
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
-    answered(world.admin.post("/api/v3/quarantine", json=entry))
+    world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
     server.settle()
     return world
@@ -252,21 +245,21 @@ def _people_and_places(world: World) -> None:
     world.stranger = server.make_user("developer", {})
     for name in ("pool", "empty_pool"):
         body = {"name": name, "project_id": world.project, "labels": {"arch": "amd64"}, "max_parallel": 10}
-        setattr(world, name, answered(world.admin.post("/api/v3/node-pools", json=body))["id"])
+        setattr(world, name, world.admin.post("/api/v3/node-pools", json=body).then(201)["id"])
     node = world.new_node(world.pool)
     world.node, world.node_name = node["id"], node["name"]
     # In a pool of its own: the empty pool stays without nodes.
     pool = {"name": "offline", "project_id": world.project}
-    offline_pool = answered(world.admin.post("/api/v3/node-pools", json=pool))["id"]
+    offline_pool = world.admin.post("/api/v3/node-pools", json=pool).then(201)["id"]
     world.offline_node = world.new_node(offline_pool)["id"]
     world.agent = server.client()
-    world.agent.headers["Authorization"] = f"Bearer {node['agent_token']}"
+    world.agent.authorize(node["agent_token"])
     world.beat()
-    token = answered(world.member.post("/api/v3/api-tokens", json={"name": "CI Bot"}))
+    token = world.member.post("/api/v3/api-tokens", json={"name": "CI Bot"}).then(201)
     world.token = token["id"]
     by_token = server.client()
-    by_token.headers["Authorization"] = f"Bearer {token['secret']}"
-    answered(by_token.get("/api/v3/me"), 200)
+    by_token.authorize(token["secret"])
+    by_token.get("/api/v3/me").then(200)
 
 
 def _builds(world: World) -> None:
@@ -274,12 +267,12 @@ def _builds(world: World) -> None:
         build_id = world.new_build(world.job, external=True, branch="release")
         world.upload(build_id, "reports/report.xml", junit([("auth", "test_1", "failed" if number % 2 else "passed")]))
         verdict = "failed" if number % 2 else "passed"
-        answered(world.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": verdict}), 200)
+        world.admin.post(f"/api/v3/builds/{build_id}/finish", json={"status": verdict}).then(200)
     world.build = world.run_a_build()
     world.running_build = world.new_build(world.job, external=True)
     world.queued_build = world.new_build(world.waiting_job)
     world.aborted_build = world.new_build(world.waiting_job)
-    answered(world.admin.post(f"/api/v3/builds/{world.aborted_build}/stop"), 200)
+    world.admin.post(f"/api/v3/builds/{world.aborted_build}/stop").then(200)
     artifact = world.upload(world.build, "reports/report.xml", junit(CASES))
     world.artifact = artifact["id"]
     for path in ("logs/run.log", "shots/page.png", "bin/core.bin"):

@@ -22,10 +22,10 @@ import requests
 from testhide.processes import core
 from tests.e2e.rules import LogRules
 from tests.e2e.steps import Step
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 PATIENCE_S = 0.15
 """How long a step waits for a poll to be answered before it leaves it open."""

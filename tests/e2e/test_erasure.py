@@ -21,11 +21,10 @@ from domain.registry import EVENTS, UPCASTERS
 from store.log.codec import COMPRESSED, EventMapper
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
-from tests.support.external import upload
+from tests.support.builders import Shop, upload
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
 from tests.support.server import Server
-from tests.support.shop import Shop
 from workers.reactions.registry import REACTIONS
 
 ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
@@ -69,22 +68,22 @@ def shop(working: Server) -> Shop:
 def filled(shop: Shop, marks: Marks, author: Client) -> tuple[int, int]:
     """A job of the shop's project, and a build of it: with all that can be said of the three."""
     admin, project = shop.admin, marks.project
-    made(admin.put(f"/api/v3/projects/{shop.project}", json={"name": project, "description": project}))
-    made(admin.put(f"/api/v3/node-pools/{shop.pool}", json={"name": project, "labels": {"os": project}}))
+    admin.put(f"/api/v3/projects/{shop.project}", json={"name": project, "description": project}).then(200)
+    admin.put(f"/api/v3/node-pools/{shop.pool}", json={"name": project, "labels": {"os": project}}).then(200)
     issue = {"project_id": shop.project, "title": project, "classification": "infra", "pattern": project}
     defect = {"defect_key": project, "defect_url": f"https://example.com/{project}"}
-    made(admin.post("/api/v3/known-issues", json=issue | defect))
+    admin.post("/api/v3/known-issues", json=issue | defect).then(201)
     hook = {"project_id": shop.project, "url": f"https://example.com/{project}", "events": ["node.offline"]}
-    made(admin.post("/api/v3/webhooks", json=hook | {"secret": project}))
+    admin.post("/api/v3/webhooks", json=hook | {"secret": project}).then(201)
     channel = {"project_id": shop.project, "name": project, "webhook_url": f"https://example.com/{project}"}
     mention = f"{project}@example.com"
-    made(admin.post("/api/v3/ms-teams", json=channel | {"events": ["node.offline"], "mention_on_fail": mention}))
+    admin.post("/api/v3/ms-teams", json=channel | {"events": ["node.offline"], "mention_on_fail": mention}).then(201)
     mark = marks.job
     job = shop.new_job(name=mark, repository=f"https://example.com/{mark}.git", default_branch=mark)
     configuration = {"command": mark * LONG, "setup": [mark], "env": {"A": mark}, "artifacts": [mark]}
-    made(admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration | {"secrets": {"KEY": mark}}))
+    admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration | {"secrets": {"KEY": mark}}).then(200)
     entry = {"job_id": job, "node_id": f"t.py::{mark}", "reason": "flaky", "owner": mark}
-    made(admin.post("/api/v3/quarantine", json=entry))
+    admin.post("/api/v3/quarantine", json=entry).then(201)
     return job, _built(shop, shop.new_agent(), job, marks, author)
 
 
@@ -103,9 +102,9 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
         <system-err>{mark}</system-err></testcase></testsuite>"""
     agent.report(build, report.encode(), f"{mark}.xml").raise_for_status()
     for client in (author, agent.http):
-        made(upload(client, number, f"{mark} content".encode(), f"{mark}.log"))
+        upload(client, number, f"{mark} content".encode(), f"{mark}.log").then(201)
     agent.finished(build, exit_code=1, detail=f"{mark} detail", log_lines=LONG).raise_for_status()
-    made(author.post(f"/api/v3/builds/{number}/comment", json={"text": f"{mark} remark" * LONG}))
+    author.post(f"/api/v3/builds/{number}/comment", json={"text": f"{mark} remark" * LONG}).then(201)
     (result,) = author.get("/api/v3/tests", params={"build_id": number}).json()["results"]
     said = {
         "classification": {"classification": "product_bug"},
@@ -113,13 +112,8 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
         "resolution": {"resolution": mark},
     }
     for what, body in said.items():
-        made(author.post(f"/api/v3/tests/{result['id']}/{what}", json=body))
+        author.post(f"/api/v3/tests/{result['id']}/{what}", json=body).then(200)
     return number
-
-
-def made(answer: Any) -> Any:
-    assert answer.status_code in (200, 201), answer.text
-    return answer.json()
 
 
 def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
@@ -173,7 +167,7 @@ def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
     ann = server.make_user("developer", {shop.project: "write"})
     me = ann.get("/api/v3/me").json()
     mark = str(me["email"])
-    token = made(ann.post("/api/v3/api-tokens", json={"name": f"of {mark}"}))
+    token = ann.post("/api/v3/api-tokens", json={"name": f"of {mark}"}).then(201)
     _, build = filled(shop, marks, ann)
     assert shop.build(build)["comments"][0]["author"] == mark
     assert said_in(server, mark) >= {"users", "api_tokens", "the events"}
@@ -181,7 +175,7 @@ def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
     assert shop.admin.delete(f"/api/v3/users/{me['id']}").status_code == 204
 
     with_token = server.client()
-    with_token.headers["Authorization"] = f"Bearer {token['secret']}"
+    with_token.authorize(token["secret"])
     assert {client.get("/api/v3/me").status_code for client in (ann, with_token)} == {401}
     assert shop.build(build)["comments"][0]["author"] == "deleted user"
     (result,) = shop.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.builders import Shop
 from tests.support.server import Server
-from tests.support.shop import Shop
 
 SUITE = """
     import os

@@ -9,9 +9,9 @@ import psycopg
 
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin
+from tests.support.builders import Shop
 from tests.support.fake_agent import until_it_asks
 from tests.support.server import running_server
-from tests.support.shop import Shop
 
 
 def test_what_waits_does_not_keep_a_server_that_is_told_to_end(engines: Engines, tmp_path: Path) -> None:

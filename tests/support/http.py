@@ -41,20 +41,37 @@ class Client(requests.Session):
             body = {"username": email, "password": password}
             self.authorize(self.when("POST", "/authenticate", json=body).then(200)["token"])
 
+    @property
+    def token(self) -> str:
+        """The bearer token that it sends."""
+        return str(self.headers["Authorization"]).removeprefix("Bearer ")
+
     def authorize(self, token: str) -> "Client":
         """Sends this token with every request from now on."""
         self.headers["Authorization"] = f"Bearer {token}"
         return self
 
-    def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> requests.Response:
+    def request(self, method: str | bytes, url: str | bytes, *args: object, **kwargs: object) -> Answer:
         kwargs.setdefault("timeout", TIMEOUT_S)
-        return super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
+        answer = super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
+        assert isinstance(answer, Answer)
+        return answer
+
+    def get(self, url: str | bytes, **kwargs: Any) -> Answer:
+        return self.request("GET", url, **kwargs)
+
+    def post(self, url: str | bytes, data: Any = None, json: Any = None, **kwargs: Any) -> Answer:
+        return self.request("POST", url, data=data, json=json, **kwargs)
+
+    def put(self, url: str | bytes, data: Any = None, **kwargs: Any) -> Answer:
+        return self.request("PUT", url, data=data, **kwargs)
+
+    def delete(self, url: str | bytes, **kwargs: Any) -> Answer:
+        return self.request("DELETE", url, **kwargs)
 
     def when(self, method: str, path: str, **kwargs: Any) -> Answer:
         """Sends a request to a path below `/api/v3`."""
-        answer = self.request(method, f"/api/v3{path}", **kwargs)
-        assert isinstance(answer, Answer)
-        return answer
+        return self.request(method, f"/api/v3{path}", **kwargs)
 
     def fetch(self, path: str, **params: Any) -> Any:
         """The JSON of a GET that succeeds."""

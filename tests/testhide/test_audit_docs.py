@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.api.test_audit_log import checkpoints, seal
-from tests.support.external import new_build, new_job, new_project
+from tests.support.builders import given_build, given_job, given_project
+from tests.support.server import Server
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
 HEADING = "## Proving that nothing was altered"
@@ -25,20 +25,20 @@ def commands() -> str:
 
 
 @pytest.fixture(name="environ")
-def _environ(server: Any) -> dict[str, str]:
+def _environ(server: Server) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     programs = str(Path(sys.executable).parent)
     settings = str(Path(server.settings.data_dir, "settings.json"))
     return kept | {"PATH": f"{programs}{os.pathsep}{kept['PATH']}", "TESTHIDE_SETTINGS": settings}
 
 
-def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path: Path) -> None:
-    project = new_project(server)
-    new_build(server, new_job(server, project))
+def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:
+    project = given_project(server)
+    given_build(server, given_job(server, project))
     seal(server)
     environ |= {
         "URL": f"{server.url}/api/v3",
-        "TOKEN": server.admin.headers["Authorization"].removeprefix("Bearer "),
+        "TOKEN": server.admin.token,
         "PROJECT": str(project),
     }
     script = f"set -eu\n{commands()}\n"

@@ -2,21 +2,21 @@
 
 import json
 import subprocess
-from typing import Any
 
-from tests.support.external import new_build, new_job, new_project
+from tests.support.builders import given_build, given_job, given_project
+from tests.support.server import Server
 from tests.testhide.test_audit_docs import DOCS
 
 HEADING = "## Reading past states"
 
 
-def test_the_documented_commands(server: Any) -> None:
+def test_the_documented_commands(server: Server) -> None:
     admin = server.admin
-    build = new_build(server, new_job(server, new_project(server)))
+    build = given_build(server, given_job(server, given_project(server)))
     commented = admin.post(f"/api/v3/builds/{build}/comment", json={"text": "Look"})
     variables = {
         "URL": f"{server.url}/api/v3",
-        "TOKEN": admin.headers["Authorization"].removeprefix("Bearer "),
+        "TOKEN": admin.token,
         "BUILD": str(build),
         "USER_ID": str(admin.get("/api/v3/me").json()["id"]),
         "POSITION": commented.headers["Testhide-Position"],

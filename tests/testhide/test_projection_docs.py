@@ -2,9 +2,9 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
-from tests.support.external import new_build, new_job, new_project
+from tests.support.builders import given_build, given_job, given_project
+from tests.support.server import Server
 from tests.testhide.test_audit_docs import _environ
 
 __all__ = ["_environ"]
@@ -17,11 +17,11 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith(("testhide ", "curl "))]
 
 
-def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path: Path) -> None:
-    build = new_build(server, new_job(server, new_project(server)))
+def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:
+    build = given_build(server, given_job(server, given_project(server)))
     environ |= {
         "URL": f"{server.url}/api/v3",
-        "TOKEN": server.admin.headers["Authorization"].removeprefix("Bearer "),
+        "TOKEN": server.admin.token,
         "BUILD": str(build),
     }
     said: dict[str, str] = {}
@@ -39,7 +39,7 @@ def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path:
     assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
 
 
-def test_everybody_signed_in_sees_how_they_stand(server: Any) -> None:
+def test_everybody_signed_in_sees_how_they_stand(server: Server) -> None:
     answer = server.make_user("viewer").get("/api/v3/projections")
     assert answer.status_code == 200
     (jobs,) = [item for item in answer.json() if (item["name"], item["state"]) == ("jobs", "serving")]

@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -11,6 +10,7 @@ from store.tables.reactions import MAX_TRIES
 from testhide.cli import main
 from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
+from tests.support.server import Server
 
 PARKED = "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, 1, %s, %s)"
 
@@ -48,7 +48,7 @@ def test_an_unknown_reaction_is_said(parked: Settings, capsys: pytest.CaptureFix
     assert "There is no reaction 'delete_flies'; there are: delete_files." in capsys.readouterr().err
 
 
-def test_the_server_is_degraded_and_only_admins_read_errors(server: Any) -> None:
+def test_the_server_is_degraded_and_only_admins_read_errors(server: Server) -> None:
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         connection.execute(PARKED, ("parked_for_a_test", MAX_TRIES, "OSError('no route')"))
         try:

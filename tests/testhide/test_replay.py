@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.external import new_build, new_job, new_project, upload
+from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.server import Server
 
 REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_a"><failure message="no such host">trace</failure></testcase>
@@ -17,11 +17,11 @@ REPORT = b"""<testsuite name="s">
 
 
 @pytest.fixture(name="build", scope="module")
-def _build(server: Any) -> tuple[int, int, int]:
+def _build(server: Server) -> tuple[int, int, int]:
     """Project, job and build."""
-    project = new_project(server)
-    job = new_job(server, project)
-    build = new_build(server, job, branch="main")
+    project = given_project(server)
+    job = given_job(server, project)
+    build = given_build(server, job, branch="main")
     server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "seeing \x1b[31mred"}).raise_for_status()
     upload(server.admin, build, REPORT)
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
@@ -29,14 +29,14 @@ def _build(server: Any) -> tuple[int, int, int]:
     return project, job, build
 
 
-def replay(server: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
+def replay(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     environ["TESTHIDE_SETTINGS"] = str(Path(server.settings.data_dir, "settings.json"))
     command = [sys.executable, "-P", "-m", "testhide", "replay", *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_story_of_a_build(server: Any, build: tuple[int, int, int]) -> None:
+def test_the_story_of_a_build(server: Server, build: tuple[int, int, int]) -> None:
     _, job, number = build
     told = replay(server, f"build-{number}")
     assert (told.returncode, told.stderr) == (0, "")
@@ -47,13 +47,13 @@ def test_the_story_of_a_build(server: Any, build: tuple[int, int, int]) -> None:
     assert "\x1b" not in told.stdout
 
 
-def test_the_story_of_a_stream_without_a_state(server: Any, build: tuple[int, int, int]) -> None:
+def test_the_story_of_a_stream_without_a_state(server: Server, build: tuple[int, int, int]) -> None:
     told = replay(server, f"results-{build[2]}")
     assert told.returncode == 0
     assert f"of build {build[2]}." in told.stdout
 
 
-def test_what_other_rules_would_have_made_of_it(server: Any, build: tuple[int, int, int], tmp_path: Path) -> None:
+def test_what_other_rules_would_have_made_of_it(server: Server, build: tuple[int, int, int], tmp_path: Path) -> None:
     project, job, _ = build
     rules = tmp_path / "rules.json"
     issue = {"title": "DNS", "classification": "infra", "pattern": "no such host"}
@@ -79,7 +79,7 @@ def test_what_other_rules_would_have_made_of_it(server: Any, build: tuple[int, i
         (("--rules", "WRONG"), "known_issues[0].classification"),
     ],
 )
-def test_what_is_wrong_is_said(server: Any, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_what_is_wrong_is_said(server: Server, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
     rules, wrong = tmp_path / "RULES", tmp_path / "WRONG"
     rules.write_text('{"quarantine": []}')
     wrong.write_text('{"known_issues": [{"title": "x", "classification": "weather", "pattern": "x"}]}')

@@ -2,9 +2,9 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
-from tests.support.external import new_build, new_job, new_project
+from tests.support.builders import given_build, given_job, given_project
+from tests.support.server import Server
 from tests.testhide.test_audit_docs import DOCS, _environ
 
 __all__ = ["_environ"]
@@ -21,14 +21,14 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith(("testhide ", "curl "))]
 
 
-def test_the_documented_commands(server: Any, environ: dict[str, str], tmp_path: Path) -> None:
-    project = new_project(server)
-    build = new_build(server, new_job(server, project))
+def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:
+    project = given_project(server)
+    build = given_build(server, given_job(server, project))
     server.settle()
     (tmp_path / "rules.json").write_text(section().partition("```json\n")[2].partition("```")[0])
     environ |= {
         "URL": f"{server.url}/api/v3",
-        "TOKEN": server.admin.headers["Authorization"].removeprefix("Bearer "),
+        "TOKEN": server.admin.token,
         "PROJECT": str(project),
         "BUILD": str(build),
     }

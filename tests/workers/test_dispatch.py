@@ -24,9 +24,9 @@ from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs, Line
 from store.tables.waiting_reasons import WaitingReasons
 from testhide.processes import Core
+from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent, until_it_asks
 from tests.support.server import Server
-from tests.support.shop import Shop
 from workers.dispatch.dispatcher import Dispatcher
 
 

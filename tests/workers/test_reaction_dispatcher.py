@@ -28,9 +28,9 @@ from store.tables.build_logs import BuildLogs, Line
 from store.tables.reactions import MAX_TRIES, ReactionStanding
 from testhide.engines import Engines
 from testhide.processes import Core
+from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
-from tests.support.shop import Shop
 from workers.reactions.dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Reaction, Tools
 

@@ -1,0 +1,78 @@
+"""Builders of projects, pools, nodes, jobs and builds over HTTP: what a test is given before it acts."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from tests.support.fake_agent import FakeAgent
+from tests.support.http import Answer, Client
+from tests.support.server import Server
+
+CONFIGURATION: dict[str, Any] = {"command": "pytest", "setup": [], "env": {}, "artifacts": []}
+
+
+def given_project(server: Server, **fields: Any) -> int:
+    return int(server.admin.create("/projects", **{"name": f"P {uuid.uuid4().hex[:8]}"} | fields)["id"])
+
+
+def given_pool(server: Server, project: int, **fields: Any) -> int:
+    return int(server.admin.create("/node-pools", **{"name": uuid.uuid4().hex, "project_id": project} | fields)["id"])
+
+
+def given_node(server: Server, **fields: Any) -> dict[str, Any]:
+    """A registered node, with the token of its agent."""
+    return server.admin.create("/nodes", **{"name": uuid.uuid4().hex} | fields)
+
+
+def given_job(server: Server, project: int, **fields: Any) -> int:
+    """A job without a configuration: only external builds can be started."""
+    return int(server.admin.create("/jobs", **{"name": "Smoke", "project_id": project} | fields)["id"])
+
+
+def given_build(server: Server, job: int, **fields: Any) -> int:
+    """A running build whose pipeline runs elsewhere."""
+    return int(server.admin.create("/builds/start", **{"job_id": job, "external": True} | fields)["id"])
+
+
+def upload(client: Client, build: object, content: bytes, name: str = "report.xml", path: str | None = None) -> Answer:
+    fields = {"build_id": str(build)} | ({} if path is None else {"path": path})
+    return client.when("POST", "/artifacts/upload", data=fields, files={"file": (name, content)})
+
+
+class Shop:
+    """A project of its own with jobs, builds and build machines that take nobody else's builds."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.admin = server.admin
+        self.project = given_project(server)
+        self.pool = given_pool(server, self.project, name="linux")
+        self.job = self.new_job()
+
+    def new_job(self, **fields: Any) -> int:
+        """A job that the nodes of the pool can run."""
+        job = given_job(self.server, self.project, **{"node_pool_id": self.pool, "max_parallel": 10} | fields)
+        self.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
+        return job
+
+    def new_token(self, max_parallel: int = 1) -> str:
+        """The agent token of a new node in the pool."""
+        return str(given_node(self.server, pool_id=self.pool, max_parallel=max_parallel)["agent_token"])
+
+    def new_agent(self, max_parallel: int = 1) -> FakeAgent:
+        return FakeAgent(self.server.url, self.new_token(max_parallel)).connected()
+
+    def start(self, job: int | None = None, **fields: Any) -> int:
+        return int(self.admin.create("/builds/start", job_id=job or self.job, **fields)["id"])
+
+    def build(self, build_id: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.admin.fetch(f"/builds/{build_id}")
+        return found
+
+    def ended(self, build_id: int, within_s: float = 30) -> dict[str, Any]:
+        """The build, once it has ended: its stream says when."""
+        with self.admin.get(f"/api/v3/builds/{build_id}/stream", stream=True, timeout=within_s) as stream:
+            assert b'"done"' in stream.content
+        self.server.settle()
+        return self.build(build_id)
