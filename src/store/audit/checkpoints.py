@@ -1,4 +1,4 @@
-"""The audit log's tree and checkpoints as they are stored. The leaf of position p is the tree's leaf p - 1."""
+"""The stored Merkle tree of the audit log, its checkpoints and its keys. Position p of the log is leaf p - 1."""
 
 import base64
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
 
 MAX_GAP = 100_000
-"""Positions without a row that are taken for what they are; a row beyond was not appended by this server."""
+"""Positions in a row without an event that count as rolled back. A row after a longer gap is not from this server."""
 UNKNOWN = bytes(HASH)
-"""Stands for a hash that the tiles do not have any more: it fits nothing."""
+"""Takes the place of a hash that the tiles no longer have. It equals no hash, so every check with it fails."""
 
 
 class SealedCheckpoint(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Of the stored tree's first leaves. What is stored behind them is not looked at."""
+    """Loads the unfinished tiles of the tree over the first `size` leaves. Ignores all stored leaves after them."""
     wanted: list[tuple[int, int, int]] = []
     while size:
         n, count = divmod(size, TILE)
@@ -44,7 +44,7 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
 
 
 async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
-    """The hashes of the leaves that follow, up to the end of a tile or the last row that there is."""
+    """Returns the hashes of the leaves after the first `size`, up to the end of their tile or of the log."""
     cursor = await connection.execute(
         "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
         " WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
@@ -57,7 +57,7 @@ async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
         missing = range(size + len(leaves) + 1, position)
         if len(missing) > MAX_GAP:
             break
-        # Positions are given out and committed in one order, so what is not there by now never comes.
+        # Positions are committed in their order, so a position that is missing now stays without a row.
         leaves += [hash_of(GapLeaf(absent)) for absent in missing]
         leaves.append(hash_of(leaf_of(position, row_of(*columns))))
     return leaves
@@ -85,7 +85,7 @@ async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey)
 
 
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
-    """Raises LookupError when it is not there, SecretMismatch when it was not sealed here."""
+    """Loads a private key. Raises LookupError for a missing one, SecretMismatch for one sealed with another secret."""
     cursor = await connection.execute("SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))
     row = await cursor.fetchone()
     if row is not None:
@@ -96,33 +96,33 @@ async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) 
 
 
 class AuditTree:
-    """Reads the tree and its checkpoints."""
+    """Reads the stored tree and its checkpoints."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
-        """The one of this size, else the newest."""
+        """Returns the checkpoint of this size, or the newest one without a size; None when there is no such."""
         found = await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)
         return found[0] if found else None
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
-        """The newest first."""
+        """Returns checkpoints smaller than `size`, newest first."""
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
 
     async def covering(self, position: int) -> SealedCheckpoint | None:
-        """The first checkpoint that covers a position."""
+        """Returns the first checkpoint that covers a position; None when there is none yet."""
         found = await self._checkpoints("size >= %(size)s", "ASC", 1, position)
         return found[0] if found else None
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
-        """Of complete subtrees, in their order."""
+        """Returns the hashes of complete subtrees, in their order."""
         places = [in_tile(subtree) for subtree in subtrees]
         tiles = await self._tiles({tile for tile, _, _ in places})
         return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in places]
 
     async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
-        """The hash over each range of leaves, as a proof holds it."""
+        """Returns the hash of each range of leaves, as proofs contain it."""
         covers = [cover(first, end) for first, end in ranges]
         hashes = iter(await self.hashes([subtree for subtrees in covers for subtree in subtrees]))
         return [fold([next(hashes) for _ in subtrees]) for subtrees in covers]
@@ -134,7 +134,7 @@ class AuditTree:
         return await self.hashes([(0, position - 1) for position in positions])
 
     async def row(self, position: int) -> StoredEvent | None:
-        """What stands at a position now."""
+        """Returns the row that is stored at a position now; None without one."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s",

@@ -1,4 +1,4 @@
-"""What the leaves of the audit log's tree are: compact JSON that names a position of the log and all that stands there.
+"""The leaves of the audit log's tree: compact JSON with a position of the log and everything that is stored there.
 
 Its last part is the hash of the row's bytes as they are stored, so no change of any of them goes unseen; the parts
 before let whoever holds an export check it without any key. Destroying a data key changes no leaf.
@@ -13,7 +13,7 @@ from store.audit.merkle import leaf_hash
 from store.log.codec import EventMapper, Opened, Unreadable, canonical
 
 MAPPER = EventMapper({}, {})
-"""Opens any event: what is in it does not matter here."""
+"""Opens events of every type, since it does not decode their fields."""
 
 
 class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
@@ -32,13 +32,13 @@ class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
     clear: str
     """Hash of the clear fields as canonical JSON."""
     commitment: str
-    """To the sealed fields: hash of the salt and their canonical JSON; empty when there are none."""
+    """Commitment to the sealed fields: hash of the salt and their canonical JSON; empty without any."""
     stored: str
     """Hash of the stored state."""
 
 
 class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A row that was no event of this server when it was sealed."""
+    """A row that could not be read as an event when it was sealed."""
 
     position: int
     stream: str
@@ -48,7 +48,7 @@ class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GapLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A position without a row: what was to stand there was never committed."""
+    """A position without a row, because its transaction was rolled back."""
 
     position: int
     nothing: None = None
@@ -58,7 +58,7 @@ Leaf = EventLeaf | UnreadableLeaf | GapLeaf
 
 
 def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
-    """A row's columns as the library has them. The table itself would take a row without any state."""
+    """Converts a row's columns. A missing state, which the table permits, becomes an empty one."""
     return StoredEvent(stream, version, type, state or b"")
 
 
@@ -71,7 +71,7 @@ def hash_of(leaf: Leaf) -> bytes:
 
 
 def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
-    """Of a row as it stands there."""
+    """Returns the leaf for a stored row."""
     try:
         return event_leaf(position, stored, MAPPER.opened(stored, lambda name: None))
     except Unreadable:
@@ -81,7 +81,7 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Raises Unreadable."""
+    """Returns the leaf for an event that was opened. Raises Unreadable."""
     envelope = opened.envelope
     return EventLeaf(
         position,

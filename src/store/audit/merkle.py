@@ -1,4 +1,4 @@
-"""A Merkle tree over a list of hashes, as RFC 6962 (section 2.1) has it. Pure; hashes are 32 bytes.
+"""A Merkle tree over a list of hashes, by RFC 6962 (section 2.1). Does no I/O; hashes have 32 bytes.
 
 The hash of any leaves from `first` up to `end` is folded from the complete subtrees that they are made of, so a tree is
 known by its complete subtrees alone. They are kept in tiles: tile n of level l holds the 256 hashes of the subtrees of
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 HASH = 32
 TILE = 256
 TILE_LEVELS = 8
-"""Levels of the tree that one level of tiles spans."""
+"""Levels of the tree in one tile."""
 
 Subtree = tuple[int, int]
 """(level, index): the complete subtree over the leaves from index * 2^level up to (index + 1) * 2^level."""
 Range = tuple[int, int]
-"""Leaves from the first up to, not including, the second."""
+"""A range of leaves: the first, and the one after the last."""
 
 
 class BadProof(Exception):
-    """A proof that does not prove what it should."""
+    """The proof does not prove its claim."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -36,7 +36,7 @@ EMPTY = hashlib.sha256(b"").digest()
 
 
 def cover(first: int, end: int) -> list[Subtree]:
-    """The fewest complete subtrees that make up these leaves, from left to right."""
+    """Splits a range of leaves into the fewest complete subtrees, from left to right."""
     found: list[Subtree] = []
     while first < end:
         level = (end - first).bit_length() - 1
@@ -48,7 +48,7 @@ def cover(first: int, end: int) -> list[Subtree]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """The hash over subtrees that get smaller from left to right."""
+    """Combines the hashes of adjacent subtrees, which get smaller from left to right, to one."""
     if not hashes:
         return EMPTY
     folded = hashes[-1]
@@ -58,7 +58,7 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 
 def complete(hashes: Sequence[bytes]) -> bytes:
-    """The hash over a power of two of hashes."""
+    """Combines a power of two of hashes to the root of their complete subtree."""
     row = list(hashes)
     while len(row) > 1:
         row = [node_hash(row[n], row[n + 1]) for n in range(0, len(row), 2)]
@@ -66,14 +66,14 @@ def complete(hashes: Sequence[bytes]) -> bytes:
 
 
 class Frontier:
-    """A tree that only grows to the right, known by the complete subtrees that it is made of: O(log n) of memory."""
+    """A tree that grows to the right. Stores only the roots of its complete subtrees, so it needs O(log n) memory."""
 
     def __init__(self) -> None:
         self.size = 0
         self._hashes: list[bytes] = []
 
     def append(self, added: bytes, level: int = 0) -> None:
-        """Adds a leaf, or a complete subtree where the tree's size is a multiple of its leaves (else BadProof)."""
+        """Appends a leaf or a complete subtree. Raises BadProof unless its leaves divide the tree's size."""
         leaves = 1 << level
         if self.size % leaves:
             raise BadProof(f"a subtree of {leaves} leaves cannot stand behind {self.size}")
@@ -85,7 +85,7 @@ class Frontier:
         self.size = grown
 
     def extend(self, end: int, hashes: Sequence[bytes]) -> None:
-        """Adds everything up to `end` by the hashes of its cover. Raises BadProof when they are not as many."""
+        """Appends the leaves up to `end` by the hashes of their cover. Raises BadProof for a wrong number of hashes."""
         subtrees = cover(self.size, end)
         if len(subtrees) != len(hashes):
             raise BadProof(f"positions {self.size + 1} to {end} take {len(subtrees)} hashes, not {len(hashes)}")
@@ -98,10 +98,10 @@ class Frontier:
 
 
 class Edge:
-    """The unfinished tile of each level of a growing tree. Full tiles are handed out and forgotten."""
+    """The unfinished tile of each level of a growing tree. Full tiles are returned once and dropped."""
 
     def __init__(self, last_tiles: Iterable[tuple[int, int, bytes]] = ()) -> None:
-        """`last_tiles` are (level, n, hashes) of the last tile that each level has."""
+        """`last_tiles` are (level, number, hashes) of the last tile of each level."""
         self._tiles: list[tuple[int, bytearray]] = []
         for level, n, hashes in sorted(last_tiles):
             assert level == len(self._tiles), "the levels of a tree have no holes"
@@ -116,7 +116,7 @@ class Edge:
         return n * TILE + len(hashes) // HASH
 
     def append(self, hashes: Iterable[bytes]) -> dict[Subtree, bytes]:
-        """Adds leaves; the tiles that this changed, by level and number."""
+        """Appends leaves. Returns the changed tiles by level and number."""
         changed: dict[Subtree, bytes] = {}
         for added in hashes:
             self._add(0, added, changed)
@@ -146,13 +146,13 @@ class Edge:
 
 
 def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
-    """The hash of the subtree `level` levels above a tile's hashes, whose first is at `offset`."""
+    """Returns the hash of the subtree `level` levels above a tile's hashes; its first hash is at `offset`."""
     hashes = [bytes(tile[place * HASH : (place + 1) * HASH]) for place in range(offset, offset + (1 << level))]
     return complete(hashes)
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
-    """Where a subtree's hash comes from: the tile, and `tile_subtree`'s level and offset in it."""
+    """Locates a subtree: its tile, and the level and offset for `tile_subtree`."""
     level, index = subtree
     tile_level, above = divmod(level, TILE_LEVELS)
     n, offset = divmod(index << above, TILE)
@@ -160,7 +160,7 @@ def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
 
 
 def inclusion(index: int, size: int) -> list[Range]:
-    """What a proof holds that the leaf at `index` is in the tree of `size` leaves, from the leaf upwards."""
+    """Returns the ranges of an inclusion proof for leaf `index` in the tree of `size` leaves, from the leaf upwards."""
     assert 0 <= index < size
     first, end = 0, size
     ranges: list[Range] = []
@@ -176,12 +176,12 @@ def inclusion(index: int, size: int) -> list[Range]:
 
 
 def consistency(size: int, later: int) -> list[Range]:
-    """What a proof holds that the tree of `later` leaves begins with the one of `size` leaves."""
+    """Returns the ranges of a consistency proof: the tree of `later` leaves begins with the one of `size` leaves."""
     return _consistency(size, later)[1]
 
 
 def verify_inclusion(index: int, size: int, leaf: bytes, hashes: Sequence[bytes], root: bytes) -> None:
-    """Raises BadProof."""
+    """Checks that leaf `index` is in the tree of this root. Raises BadProof."""
     if not 0 <= index < size:
         raise BadProof(f"a tree of {size} leaves has none at {index}")
     ranges = inclusion(index, size)
@@ -194,7 +194,7 @@ def verify_inclusion(index: int, size: int, leaf: bytes, hashes: Sequence[bytes]
 
 
 def verify_consistency(size: int, later: int, root: bytes, later_root: bytes, hashes: Sequence[bytes]) -> None:
-    """Raises BadProof."""
+    """Checks that the later tree begins with the earlier one. Raises BadProof."""
     if not 0 < size <= later:
         raise BadProof(f"a tree of {later} leaves does not begin with one of {size}")
     is_whole, ranges = _consistency(size, later)
@@ -213,7 +213,7 @@ def verify_consistency(size: int, later: int, root: bytes, later_root: bytes, ha
 
 
 def _consistency(size: int, later: int) -> tuple[bool, list[Range]]:
-    """The ranges, and whether the walk ended at the whole first tree."""
+    """Returns whether the walk ended at the whole first tree, and the ranges of the proof."""
     assert 0 < size <= later
     first, end = 0, later
     ranges: list[Range] = []
@@ -231,5 +231,5 @@ def _consistency(size: int, later: int) -> tuple[bool, list[Range]]:
 
 
 def _middle(first: int, end: int) -> int:
-    """Where RFC 6962 splits: behind the largest power of two that is smaller than the whole."""
+    """Returns where RFC 6962 splits a range: after the largest power of two of leaves that is smaller than all."""
     return first + (1 << (end - first - 1).bit_length() - 1)

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 ED25519 = b"\x01"
 DASH = "\N{EM DASH} "
 MAX_NOTE = 100_000
-"""Characters; what is longer is no note of ours."""
+"""Characters. This server signs no longer notes."""
 
 
 class BadNote(Exception):
-    """Text that is no note, no verifier key, or not signed by a key that counts."""
+    """The text is not a note or a verifier key, or no trusted key has signed it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, vkey: str) -> "VerifierKey":
-        """Raises BadNote."""
+        """Parses a verifier key. Raises BadNote."""
         name, _, rest = vkey.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         key = _unbase64(encoded)
@@ -62,7 +62,7 @@ class VerifierKey:
 class SigningKey:
     name: str
     private: bytes
-    """The 32 bytes that an Ed25519 key is made from."""
+    """The 32-byte seed of the Ed25519 key."""
 
     @classmethod
     def new(cls, name: str) -> "SigningKey":
@@ -74,7 +74,7 @@ class SigningKey:
         return VerifierKey(self.name, self._key.public_key().public_bytes_raw())
 
     def sign(self, text: str) -> str:
-        """The note."""
+        """Returns the text with its signature: the note."""
         assert text.endswith("\n")
         signature = self.verifier.key_id + self._key.sign(text.encode())
         return f"{text}\n{DASH}{self.name} {base64.b64encode(signature).decode()}\n"
@@ -92,7 +92,7 @@ def is_key_name(name: str) -> bool:
 
 
 def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
-    """The text of a note that one of the keys has signed. Raises BadNote."""
+    """Returns the text of a note that one of the keys has signed. Raises BadNote."""
     text, signatures = split_note(note)
     known = {(key.name, key.key_id): key for key in keys}
     for name, signature in signatures:
@@ -104,7 +104,7 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
 
 
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Text and signatures (name, key id and signature), none of them checked. Raises BadNote."""
+    """Splits a note into text and unverified signatures (name, key id, signature). Raises BadNote."""
     text, blank, lines = note[:MAX_NOTE].rpartition("\n\n")
     if not blank or not lines.endswith("\n") or len(note) > MAX_NOTE:
         raise BadNote("this is no signed note: expected text, a blank line and signature lines")
@@ -120,14 +120,14 @@ def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a log says about itself: that it has `size` leaves and which root they fold to."""
+    """A log's statement about itself: its number of leaves, and the root of their tree."""
 
     origin: str
     size: int
     root: bytes
     time: datetime
     previous: bytes | None = None
-    """SHA-256 of the note before this one."""
+    """SHA-256 of the previous note."""
 
     @property
     def text(self) -> str:
@@ -139,7 +139,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
-        """Of a note's text. Raises BadNote."""
+        """Parses the text of a note. Raises BadNote."""
         origin, *lines = text.removesuffix("\n").split("\n")
         extensions = {name: value for name, _, value in (line.partition(" ") for line in lines[2:])}
         try:
