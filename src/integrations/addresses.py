@@ -1,7 +1,7 @@
-"""Which URLs and addresses may be called: public ones, over https, written so that all readers read the same.
+"""Decides which URLs may be called: those of public addresses, over https, that all parsers understand in the same way.
 
-A URL that two parsers could understand differently is refused, not repaired. Ranges that the operator opened are
-the exception to all that is said about addresses, and may be called over http too.
+A URL that two parsers could understand differently is refused, not repaired. Networks that the operator opened may be
+called whatever their addresses are, over http too.
 """
 
 import re
@@ -24,7 +24,7 @@ PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# Public by the registries, but not for us: they lead back inside, or to whoever is near.
+# Not called: they lead to this machine, its network or its neighbours, or to nobody.
 _RANGES = (
     ("0.0.0.0/8", "means this machine"),
     ("10.0.0.0/8", "is private"),
@@ -61,16 +61,16 @@ _RANGES = (
 )
 REFUSED = tuple((ip_network(network), why) for network, why in _RANGES)
 ISATAP = 0x5EFE
-"""In any network, before an IPv4 address; behind the bit that says who gave the address out."""
+"""The 32 bits before the IPv4 address in an ISATAP address of any network, without the universal/local bit."""
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 
 @dataclass(frozen=True)
-class Target:
+class CallableUrl:
     url: URL
     host: str
     address: Address | None
-    """Where the host is one, not a name."""
+    """The host as an address; None when it is a name."""
 
     @property
     def is_https(self) -> bool:
@@ -83,8 +83,8 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 @lru_cache(maxsize=1_000)
-def target(text: str) -> Target:
-    """Raises Refused for what is no plain http(s) URL."""
+def parse_url(text: str) -> CallableUrl:
+    """Raises Refused for everything but a plain http(s) URL."""
     if len(text) > MAX_URL:
         raise Refused(f"is longer than {MAX_URL} characters")
     if not text.isascii():
@@ -108,11 +108,11 @@ def target(text: str) -> Target:
         raise Refused("has a % in its host: write the plain name, without a zone")
     if port == 0 or not same:
         raise Refused(NO_URL)
-    return Target(url, host, _literal(host, is_bracketed="[" in parts.netloc))
+    return CallableUrl(url, host, _literal(host, is_bracketed="[" in parts.netloc))
 
 
 def _host_of(text: str) -> str:
-    """IPv6 addresses can be written in many ways that mean the same."""
+    """Returns a host in its canonical spelling: IPv6 addresses have many."""
     try:
         return str(ip_address(text))
     except ValueError:

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 PART = 5 * 1024 * 1024
-"""S3 takes no smaller parts."""
-PARTS_AT_ONCE = 2
-READ = 256 * 1024
+"""Bytes of an uploaded part: the least that S3 accepts."""
+MAX_PARALLEL_PARTS = 2
+READ_CHUNK = 256 * 1024
+"""Bytes that are passed on at least at once."""
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
-"""What can be written to, of what obstore reads."""
+"""The stores of obstore that can be written to."""
 
 CLIENT: "ClientConfig" = {
     # obstore's own limit is 30 s for a whole transfer, which no large artifact on a slow line would meet.
@@ -50,7 +51,7 @@ class ObstoreBlobs:
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
         with _failures(key):
             await obstore.put_async(
-                self._store, key, chunks, use_multipart=True, chunk_size=PART, max_concurrency=PARTS_AT_ONCE
+                self._store, key, chunks, use_multipart=True, chunk_size=PART, max_concurrency=MAX_PARALLEL_PARTS
             )
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
@@ -105,7 +106,7 @@ def _local(folder: Path) -> LocalStore:
 
 async def _stream(key: str, found: "GetResult") -> AsyncIterator[bytes]:
     with _failures(key):
-        async for chunk in found.stream(min_chunk_size=READ):
+        async for chunk in found.stream(min_chunk_size=READ_CHUNK):
             yield bytes(chunk)
 
 

@@ -1,4 +1,4 @@
-"""Where checkpoints go so that whoever changes the database cannot change them too: a folder, one file for each."""
+"""Writes checkpoints of the audit log to a folder, out of reach of those who can change the database."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the server asks of outside systems: one small Protocol each; its docstrings are the contract."""
+"""The interfaces to outside systems, one Protocol each; their docstrings are the contract."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class BlobMissing(Exception):
 
 
 class Blobs(Protocol):
-    """Where the contents of artifacts lie.
+    """Stores the contents of artifacts.
 
-    Keys are ours, never a user's: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. Everything is
-    streamed; a call holds a few MiB however large the blob is. Any call may take long and may raise
-    Unavailable when the store cannot be reached or refuses us.
+    Keys are made by the server, never by users: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. Blobs
+    are streamed: a call holds a few MiB however large the blob is. Any call may take long, and raises Unavailable when
+    the store cannot be reached or refuses access.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
@@ -28,14 +28,14 @@ class Blobs(Protocol):
         ...
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` up to, not including, `end` (None: to the end).
+        """Returns the bytes from `start` up to, not including, `end` (None: to the end).
 
         Raises BlobMissing before the first byte.
         """
         ...
 
     async def size(self, key: str) -> int:
-        """In bytes. Raises BlobMissing."""
+        """Returns the size in bytes. Raises BlobMissing."""
         ...
 
     async def delete(self, key: str) -> None:
@@ -45,17 +45,17 @@ class Blobs(Protocol):
     async def delete_prefix(self, prefix: str) -> None:
         """Deletes everything below a folder of keys (`builds/7`, not a part of a name).
 
-        May have deleted some when it raises; call it again.
+        When it raises, some may be deleted; call it again.
         """
         ...
 
 
 class Refused(Exception):
-    """An address that this server does not call; says why, and what would be taken."""
+    """The URL is not called; the message says why and what would be accepted."""
 
 
 class Unanswered(Exception):
-    """A call that got no answer; says what happened, in a few words and without secrets."""
+    """A call got no answer; the message says what happened, in a few words and without secrets."""
 
     def __init__(self, what: str, ms: int) -> None:
         super().__init__(what)
@@ -68,15 +68,16 @@ class Answer:
     excerpt: str
     """The beginning of the body, as text."""
     ms: int
-    """From the call to the last byte that was read."""
+    """The time from the call to the last byte that was read."""
     retry_after_s: int = 0
-    """How long it asks to be left alone, by `Retry-After`."""
+    """The pause that `Retry-After` asks for; 0: none."""
 
 
 class Outgoing(Protocol):
-    """The only way out to addresses that people choose.
+    """Calls URLs that users enter.
 
-    Every address is looked up, checked and then connected to as it was checked. Redirects are answers like others.
+    The name is looked up, its addresses are checked, and the connection goes to a checked address. Redirects are not
+    followed: they are answers like others.
     """
 
     async def check(self, url: str) -> None:
@@ -84,12 +85,12 @@ class Outgoing(Protocol):
         ...
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Any status is an answer. Takes 10 s at most. Raises Refused or Unanswered."""
+        """Returns the answer, whatever its status. Takes 10 s at most. Raises Refused or Unanswered."""
         ...
 
 
 async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
-    """A call whose failure is an outcome too."""
+    """Makes a call; a failed call is an outcome too."""
     try:
         answer = await outgoing.post(url, body, headers)
     except Refused as error:

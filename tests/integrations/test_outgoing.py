@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from integrations.addresses import parse_networks, target
+from integrations.addresses import parse_networks, parse_url
 from integrations.outgoing import MAX_BODY, HttpOutgoing
 from integrations.ports import Outgoing, Refused, Unanswered
 from tests.integrations.receiving import receiving
@@ -200,7 +200,7 @@ async def test_public_ones_are_taken(url: str) -> None:
 
     async with outgoing(resolve) as client:
         await client.check(url)
-        assert target(url).is_https
+        assert parse_url(url).is_https
 
 
 async def test_a_name_that_cannot_be_looked_up_passes_until_it_is_called() -> None:
@@ -291,25 +291,22 @@ async def test_no_cookies_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Cookie" not in receiver.requests[1].headers
 
 
-async def test_who_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.outgoing.LIMIT_S", 0.2)
-    async with receiving() as receiver, outgoing(allowed=LOOPBACK) as client:
+async def test_who_never_answers() -> None:
+    async with receiving() as receiver, outgoing(allowed=LOOPBACK, timeout_s=0.2) as client:
         receiver.hold = asyncio.Event()
         with pytest.raises(Unanswered, match="no answer within"):
             await client.post(receiver.url, b"{}", {})
         receiver.hold.set()
 
 
-async def test_a_body_that_never_ends_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("integrations.outgoing.LIMIT_S", 0.3)
-
+async def test_a_body_that_never_ends_takes_nothing_back() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 1000\r\n\r\nbegun")
         await reader.read()
         writer.close()
 
-    async with speaking(serve) as port, outgoing(allowed=LOOPBACK) as client:
+    async with speaking(serve) as port, outgoing(allowed=LOOPBACK, timeout_s=0.3) as client:
         answer = await client.post(f"http://127.0.0.1:{port}/", b"", {})
         assert (answer.status, answer.excerpt) == (202, "begun")
 
