@@ -23,7 +23,7 @@ from domain.builds import BuildAssigned, BuildDeleted, BuildEvent, BuildFinished
 from domain.core.events import Recorded
 from domain.registry import EVENTS, UPCASTERS
 from projections.engine import statements
-from projections.engine.batch import Batch, Cache
+from projections.engine.batch import RowBatch, RowCache
 from projections.registry import PROJECTIONS
 from store.log.codec import EventMapper
 from store.log.recorder import datastore
@@ -91,7 +91,7 @@ class ReadModelsView(PostgresTrackingRecorder):
     def take(self, recorded: Recorded, tracking: Tracking) -> None:
         event = recorded.event
         takers = [item for item in PROJECTIONS if item.handles is None or isinstance(event, item.handles)]
-        batch = Batch(Cache())
+        batch = RowBatch(RowCache())
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             for row, keys in batch.missing(key for item in takers for key in item.keys(recorded)).items():

@@ -13,7 +13,7 @@ ROWS_CACHED = 20_000
 """Rows of each table that the cache holds, least recently used ones dropped first."""
 
 
-class Cache:
+class RowCache:
     """Rows as they are stored; None for a key that has no row."""
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Cache:
         self._rows.clear()
 
 
-class Batch:
+class RowBatch:
     """Implements `Rows` for the events of one batch. A change is visible to later events; all are written together."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: RowCache) -> None:
         self._cache = cache
         self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)

@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine import row_validation, statements
-from projections.engine.batch import Batch, Cache
+from projections.engine.batch import RowBatch, RowCache
 from projections.engine.model import (
     Change,
     DeleteRange,
@@ -90,7 +90,7 @@ class Engine:
         self._connection = connection
         self._projections = projections
         self._announced = versions_digest(projections) if announce else None
-        self._cache = Cache()
+        self._cache = RowCache()
         self._written = 0
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
@@ -158,14 +158,14 @@ class Engine:
             except REFUSALS as error:
                 self._cache.clear()
                 parked = [(projection, event, error_message(error))]
-                await self._write(Batch(self._cache), position, event.position, [projection], parked)
+                await self._write(RowBatch(self._cache), position, event.position, [projection], parked)
 
     async def _apply(self, events: Sequence[Recorded], position: int, projections: Sequence[Projection]) -> int:
         if not events:
             return position
         parked: list[Parked] = []
         blocked: set[tuple[str, str]] = set()
-        batch = Batch(self._cache)
+        batch = RowBatch(self._cache)
         await prefetch(self._connection, batch, events, projections)
         for event in events:
             changes: list[Change] = []
@@ -185,20 +185,20 @@ class Engine:
                 before = [item for item in parked if item[1].position < event.position]
                 position = await self._write(batch, position, event.position - 1, projections, before)
                 parked = parked[len(before) :]
-                batch = Batch(self._cache)
+                batch = RowBatch(self._cache)
                 remaining = [later for later in events if later.position >= event.position]
                 await prefetch(self._connection, batch, remaining, projections)
             batch.change(changes)
             if has_bulk_delete:
                 position = await self._write(batch, position, event.position, projections, parked)
                 parked = []
-                batch = Batch(self._cache)
+                batch = RowBatch(self._cache)
                 remaining = [later for later in events if later.position > event.position]
                 await prefetch(self._connection, batch, remaining, projections)
         return await self._write(batch, position, events[-1].position, projections, parked)
 
     async def _write(
-        self, batch: Batch, old: int, new: int, projections: Sequence[Projection], parked: Sequence[Parked]
+        self, batch: RowBatch, old: int, new: int, projections: Sequence[Projection], parked: Sequence[Parked]
     ) -> int:
         if new == old:
             return old
@@ -240,7 +240,7 @@ def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]
 
 
 async def prefetch(
-    connection: AsyncConnection, batch: Batch, events: Sequence[Recorded], projections: Sequence[Projection]
+    connection: AsyncConnection, batch: RowBatch, events: Sequence[Recorded], projections: Sequence[Projection]
 ) -> None:
     needed = {key for event in events for projection in projections for key in _keys(projection, event)}
     for row, keys in batch.missing(needed).items():
@@ -250,10 +250,10 @@ async def prefetch(
         batch.add_fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
 
 
-def compute_changes(projection: Projection, event: Recorded, batch: Batch) -> list[Change]:
+def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> list[Change]:
     """The validated changes that a projection makes for an event.
 
-    Raises Unreadable, InvalidValue, and whatever the projection raises.
+    Raises UnreadableEvent, InvalidValue, and whatever the projection raises.
     """
     check_readable(projection, event)
     changes = list(projection.apply(event, batch))

@@ -115,7 +115,7 @@ class Rows(Protocol):
         ...
 
 
-class Unreadable(Exception):
+class UnreadableEvent(Exception):
     """A projection handles this type of event, and the event is damaged."""
 
 
@@ -135,10 +135,10 @@ class Projection:
 
 
 def check_readable(projection: Projection, recorded: Recorded) -> None:
-    """Raises Unreadable when the event is damaged and the projection handles its type."""
+    """Raises UnreadableEvent when the event is damaged and the projection handles its type."""
     event, handles = recorded.event, projection.handles
     if isinstance(event, Damaged) and (handles is None or issubclass(EVENTS[event.type], handles)):
-        raise Unreadable(event.reason)
+        raise UnreadableEvent(event.reason)
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
@@ -148,15 +148,15 @@ def versions_digest(projections: Iterable[Projection]) -> str:
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     name: str
     sql_type: str
     nullable: bool
 
 
-def columns_of(row: type[Row]) -> list[Column]:
+def columns_of(row: type[Row]) -> list[TableColumn]:
     hints = get_type_hints(row, include_extras=True)
-    return [Column(name, *_sql_type(hints[name])) for name in row.__struct_fields__]
+    return [TableColumn(name, *_sql_type(hints[name])) for name in row.__struct_fields__]
 
 
 def _sql_type(hint: Any) -> tuple[str, bool]:

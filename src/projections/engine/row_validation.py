@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import Change, Column, Row, RowsByKey, columns_of
+from projections.engine.model import Change, Row, RowsByKey, TableColumn, columns_of
 
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
@@ -94,7 +94,7 @@ def _check_each(item: Row, checks: list[tuple[str, Check]]) -> None:
             raise InvalidValue(f"{item.table}.{name} cannot hold {error}") from None
 
 
-def _check_of(row: type[Row], column: Column) -> Check:
+def _check_of(row: type[Row], column: TableColumn) -> Check:
     match column.sql_type:
         case "smallint" | "integer" | "bigint":
             one: Check = _integer(column.sql_type)

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import BulkDelete, Column, DeleteRange, DeleteWhere, Key, Row, columns_of
+from projections.engine.model import BulkDelete, DeleteRange, DeleteWhere, Key, Row, TableColumn, columns_of
 
 Statement = tuple[str, list[Any]]
 
@@ -121,5 +121,5 @@ def _keys(row: type[Row]) -> tuple[str, str]:
     return record, joined
 
 
-def _from_json(column: Column) -> str:
+def _from_json(column: TableColumn) -> str:
     return f"decode(r.{column.name}, 'base64')" if column.sql_type == "bytea" else f"r.{column.name}"

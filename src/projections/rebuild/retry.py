@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
-from projections.engine.batch import Batch, Cache
+from projections.engine.batch import RowBatch, RowCache
 from projections.engine.engine import REFUSALS, compute_changes, error_message, join_parts, prefetch
 from projections.engine.model import Projection
 from projections.engine.parking import count_parked, parked_events, waiting_streams
@@ -92,7 +92,7 @@ async def _retry_batch(
 
 async def _apply(connection: AsyncConnection, projection: Projection, event: Recorded) -> str | None:
     """Applies one event and writes its changes; returns the error when that fails."""
-    batch = Batch(Cache())
+    batch = RowBatch(RowCache())
     try:
         async with connection.transaction():
             await prefetch(connection, batch, [event], [projection])

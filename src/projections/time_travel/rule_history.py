@@ -31,7 +31,7 @@ class _Case(msgspec.Struct, frozen=True):
     node_id: str
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Classified(msgspec.Struct, frozen=True):
     id: int
     by_person: Classification | None
     by_rule: int | None
@@ -87,7 +87,7 @@ class RuleHistory:
             f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
         )
         async with self._pool.connection() as connection:
-            found = await fetch_all(connection, _Said, query, {"ids": list(result_ids)})
+            found = await fetch_all(connection, _Classified, query, {"ids": list(result_ids)})
         said: dict[int, tuple[Classification, bool]] = {}
         for one in found:
             if one.by_person is not None:
