@@ -1,8 +1,8 @@
-"""What goes wrong outside of this program and is told to the operator in one sentence, without a trace."""
+"""Errors with a cause outside of this program: shown to the operator as one sentence, without a traceback."""
 
 
 class Fault(Exception):
-    """One clear sentence for the operator; `exit_code` is what the process ends with."""
+    """An error that ends the process with `exit_code` and one sentence for the operator."""
 
     def __init__(self, sentence: str, exit_code: int = 1) -> None:
         super().__init__(sentence)
@@ -10,14 +10,14 @@ class Fault(Exception):
 
 
 class InUse(Fault):
-    """A port or a data folder that another process holds."""
+    """Another process holds a port or a data folder."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, exit_code=3)
 
 
 class Unreachable(Fault):
-    """An outside service that does not answer."""
+    """A database or Redis of the operator does not answer."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, exit_code=4)

@@ -1,4 +1,4 @@
-"""What the server is told from outside: read once, passed down, never looked up elsewhere.
+"""The settings of the server: read once and passed down, never looked up elsewhere.
 
 `load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS, which the supervisor writes for
 its children so that no secret is in an environment that a build of the same user can read.
@@ -52,7 +52,7 @@ def variable(field: str) -> str:
 
 
 def known_names() -> set[str]:
-    """Every variable that is understood."""
+    """Return the names of all environment variables that the program reads."""
     return {variable(name) for name in MEANINGS} | {f"{variable(name)}_FILE" for name in SECRETS} | set(OTHER_NAMES)
 
 
@@ -87,7 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Raises Fault when something is missing or wrong."""
+    """Read the settings file that TESTHIDE_SETTINGS names, else the environment. Raises Fault."""
     file = environ.get("TESTHIDE_SETTINGS")
     if file:
         try:
@@ -102,7 +102,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
-    """`given` (fields of Settings) wins over the environment."""
+    """Read the environment. `given`, fields of Settings, takes precedence over it. Raises Fault."""
     found: dict[str, Any] = {}
     for name in MEANINGS:
         value = _value(name, environ)
@@ -168,7 +168,7 @@ def parse_key(text: str, where: str) -> bytes:
 
 
 def own_secret_key(data: Path, *, is_new: bool) -> bytes:
-    """The data folder's key, made with the folder. Raises Fault when it is gone later: what it sealed is lost."""
+    """Return the data folder's secret key, made with a new folder. Raises Fault if an old folder has lost it."""
     path = data / "secret.key"
     try:
         return parse_key(path.read_text(), str(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testhide.engines.folder import open_folder
-from testhide.stack.stack import answers
+from testhide.stack.stack import responds
 
 from .conftest import Python
 
@@ -103,7 +103,7 @@ def test_readiness_is_a_200_and_nothing_else() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         server.settimeout(0)
-        assert not answers("127.0.0.1", 1, "/")()
+        assert not responds("127.0.0.1", 1, "/")()
         server.settimeout(5)
         replies = [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
 
@@ -116,5 +116,5 @@ def test_readiness_is_a_200_and_nothing_else() -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert [answers("127.0.0.1", port, "/")() for _ in replies] == [False, True]
+        assert [responds("127.0.0.1", port, "/")() for _ in replies] == [False, True]
         thread.join()

@@ -1,8 +1,11 @@
-"""PostgreSQL and Valkey from their wheels, as children on unix sockets: `with embedded_engines(folder) as e`.
+"""Embedded PostgreSQL and Valkey: child processes on unix sockets (`with embedded_engines(folder) as engines`).
 
-folder     data folder: lock, home, record      accounts   who the engines run as
-postgres   cluster, settings, left-overs        valkey     the same for Valkey
-binaries   where the programs are               convert    other major versions
+folder     the data folder: lock, home of the engines, record of both
+accounts   the account that the engines run as
+postgres   PostgreSQL: cluster, settings, orphan processes
+valkey     Valkey: settings
+binaries   finds the programs
+convert    how to convert a cluster of another major version
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ from testhide.supervise.watchdog import Watchdog
 
 __all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault", "temporary_engines"]
 
-START_TIMEOUT = 60.0  # a cluster that was killed replays its log first
-_NEEDED = 150 * 2**20  # a new cluster and its first log
-_NEEDED_AGAIN = 48 * 2**20  # three log segments
+START_TIMEOUT_S = 60.0
+"""Seconds for an engine to become ready: a killed PostgreSQL replays its write-ahead log first."""
+FIRST_START_BYTES = 150 * 2**20
+"""Free disk space for a new cluster and its first write-ahead log."""
+LATER_START_BYTES = 48 * 2**20
+"""Free disk space for three segments of the write-ahead log."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Engines:
 
 @contextlib.contextmanager
 def embedded_engines(data: Path) -> Iterator[Engines]:
-    """Both engines on this data folder, for as long as the block runs. Raises Fault; blocks."""
+    """Run both engines on a data folder while the block runs. Blocks until they are ready. Raises Fault."""
     with open_folder(data) as folder, contextlib.ExitStack() as stack:
         free_space_or_fault(folder)
         watchdog = Watchdog()
@@ -55,8 +61,8 @@ def embedded_engines(data: Path) -> Iterator[Engines]:
 
 @contextlib.contextmanager
 def temporary_engines() -> Iterator[Engines]:
-    """For tests: engines on a folder of their own that is gone afterwards."""
-    # Not pytest's tmp_path: as root its mode keeps the engines' account out.
+    """Run engines on a temporary folder, for tests."""
+    # Not pytest's tmp_path, whose mode locks out the engines' account when we are root.
     data = Path(tempfile.mkdtemp(prefix="testhide-engines-"))
     data.chmod(0o711)
     try:
@@ -64,12 +70,12 @@ def temporary_engines() -> Iterator[Engines]:
             yield engines
     finally:
         record = read_record(data)
-        for place in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
-            shutil.rmtree(place, ignore_errors=True)
+        for folder in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_space_or_fault(folder: DataFolder) -> None:
-    needed = _NEEDED_AGAIN if (folder.home / "postgres").exists() else _NEEDED
+    needed = LATER_START_BYTES if (folder.home / "postgres").exists() else FIRST_START_BYTES
     free = shutil.disk_usage(folder.home).free
     if free < needed:
         raise Fault(f"{folder.home} has {free >> 20} MB free, and a start needs {needed >> 20} MB: make room first.")
@@ -82,7 +88,7 @@ def _running(engine: Postgres | Valkey, program: Program) -> Iterator[int]:
     with open(log, "wb") as output:
         process = program.start(stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not engine.ready(process.pid):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Fault(f"{engine.name} did not start: {reason_in(log.read_text(errors='replace'))}")
@@ -98,6 +104,6 @@ def _running(engine: Postgres | Valkey, program: Program) -> Iterator[int]:
 
 
 def reason_in(log: str) -> str:
-    """The line of an engine's log that says why it ended."""
+    """Return the line of an engine's log that best explains its end."""
     lines = log.strip().splitlines() or ["it said nothing"]
     return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1])

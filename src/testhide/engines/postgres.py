@@ -1,4 +1,4 @@
-"""PostgreSQL on a unix socket in the home: made once, configured anew at every start, left-overs cleared."""
+"""PostgreSQL on a unix socket: makes the cluster once, writes its settings at every start, ends orphan processes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import quote
 
-from testhide.engines.accounts import own
-from testhide.engines.binaries import PostgresBinaries, find_postgres
+from testhide.engines.accounts import change_owner
+from testhide.engines.binaries import USER, PostgresBinaries, find_postgres, initdb_command
 from testhide.engines.convert import how_to_convert
 from testhide.engines.folder import DataFolder, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import Program, send
 
-USER = "testhide"
 DATABASE = "postgres"  # there from the beginning: making another one costs a third of a first start
 PORT = "5432"  # names the socket; nothing listens on it
 
@@ -70,7 +68,7 @@ class Postgres:
         return f"postgresql://{USER}:{password}@/{DATABASE}?host={quote(str(self.folder.sockets), safe='')}"
 
     def program(self) -> Program:
-        """Makes the cluster when there is none. Raises Fault."""
+        """Make the cluster if there is none. Returns the program that runs it. Raises Fault."""
         binaries = find_postgres(self.folder.home, self.folder.account)
         if not (self.cluster / "PG_VERSION").exists():
             self._initialise(binaries)
@@ -89,7 +87,7 @@ class Postgres:
         )
 
     def ready(self, pid: int) -> bool:
-        """What pg_ctl looks at: the last line of postmaster.pid."""
+        """Return whether the server accepts connections, according to the status line of postmaster.pid."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -97,12 +95,12 @@ class Postgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _initialise(self, binaries: PostgresBinaries) -> None:
-        """Beside its place and then renamed: an interrupted one leaves nothing half made."""
+        """Make the cluster under a temporary name and rename it, so that an interruption leaves none half made."""
         if self.cluster.exists():
             raise Fault(f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away.")
         for old in self.folder.home.glob("postgres.new-*"):
             shutil.rmtree(old, ignore_errors=True)
-        # Named by us, since what a killed predecessor started may still be writing to its own.
+        # With our pid in its name, since an orphan of a killed start may still write to its own.
         fresh = self.cluster.with_name(f"postgres.new-{os.getpid()}")
         secret = self.folder.home / "password"
         write_private(secret, self.folder.record.postgres_password.encode(), self.folder.account)
@@ -129,7 +127,7 @@ class Postgres:
             raise Fault(f"PostgreSQL's data could not be made in {self.folder.home}: {reason}")
 
     def _before_start(self, binaries: PostgresBinaries) -> None:
-        clear_leftovers(self.cluster)
+        end_orphan_processes(self.cluster)
         newer = ""
         if binaries.major >= 18:
             # Three I/O processes less; reads are few and from the page cache.
@@ -140,7 +138,7 @@ class Postgres:
         custom = self.cluster / "custom.conf"
         if not custom.exists():
             custom.touch(mode=0o600)
-            own(self.folder.account, custom)
+            change_owner(self.folder.account, custom)
         main = self.cluster / "postgresql.conf"
         lines = main.read_text().splitlines()
         ours = ["include 'testhide.conf'", "include 'custom.conf'"]
@@ -148,24 +146,12 @@ class Postgres:
             write_private(main, "\n".join([*lines, *ours, ""]).encode(), self.folder.account)
 
 
-def initdb_command(binaries: PostgresBinaries, cluster: Path, *more: str) -> list[str]:
-    """The one set of options, also for converting a cluster."""
-    locale = ["--locale=C.UTF-8"]
-    if binaries.major >= 17:
-        # Sorts the same whatever the system's C library does after an upgrade.
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-    if binaries.major >= 17 and sys.platform == "linux":
-        more = ("--sync-method=syncfs", *more)  # one call in place of a thousand
-    initdb = str(binaries.bin / "initdb")
-    return [initdb, "-D", str(cluster), "-U", USER, "-E", "UTF8", *locale, *more]
+def end_orphan_processes(cluster: Path) -> None:
+    """End processes that a killed owner left running in this cluster, then remove its pid file. Raises Fault.
 
-
-def clear_leftovers(cluster: Path) -> None:
-    """Ends what a killed owner left running in this cluster, then drops its pid file.
-
-    Every process of a cluster has it as its working directory: with the lock of the data folder in our
-    hand those are left-overs, and none else is touched. Without a pid file PostgreSQL would not look for
-    surviving backends itself, so the file goes only after they are gone.
+    Every process of a cluster has it as its working directory, and the caller holds the lock of the data folder: so
+    these are orphans, and no other process is touched. Without a pid file PostgreSQL itself would not look for
+    orphans, so the file is removed last.
     """
     if os.path.isdir("/proc/self"):
         for signal_number, wait in ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0), (signal.SIGKILL, 1.0)):
@@ -184,12 +170,12 @@ def clear_leftovers(cluster: Path) -> None:
 
 
 def _processes_in(cluster: Path) -> list[int]:
-    place = str(cluster)
+    folder = str(cluster)
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                if os.readlink(f"/proc/{entry}/cwd") == place:
+                if os.readlink(f"/proc/{entry}/cwd") == folder:
                     found.append(int(entry))
             except OSError:
                 continue

@@ -1,4 +1,4 @@
-"""Valkey on a unix socket in the home. Nothing in it is kept: the truth is in PostgreSQL."""
+"""Valkey on a unix socket, without persistence: everything durable is in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 import socket
 from urllib.parse import quote
 
-from testhide.engines.accounts import own
+from testhide.engines.accounts import change_owner
 from testhide.engines.binaries import find_valkey
 from testhide.engines.folder import DataFolder, write_private
 from testhide.supervise.program import Program
 
-# The password is in here and not in argv, which every account of the machine may read.
+# The password is in this file and not in argv, which every account of the machine can read.
 _SETTINGS = """\
 # Written anew at every start.
 port 0
 unixsocket "{socket}"
 unixsocketperm 700
-dir "{place}"
+dir "{home}"
 requirepass {password}
 save ""
 appendonly no
@@ -34,7 +34,7 @@ class Valkey:
 
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder
-        self.place = folder.home / "valkey"
+        self.home = folder.home / "valkey"
         self.socket = folder.sockets / "valkey.sock"
 
     @property
@@ -44,13 +44,13 @@ class Valkey:
     def program(self) -> Program:
         server = find_valkey(self.folder.home, self.folder.account)
         with contextlib.suppress(FileExistsError):
-            self.place.mkdir(mode=0o700)
-            own(self.folder.account, self.place)
+            self.home.mkdir(mode=0o700)
+            change_owner(self.folder.account, self.home)
         return Program(
             self.name,
-            (str(server), str(self.place / "valkey.conf")),
+            (str(server), str(self.home / "valkey.conf")),
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-            cwd=self.place,
+            cwd=self.home,
             account=self.folder.account,
             prepare=self._before_start,
         )
@@ -75,10 +75,10 @@ class Valkey:
         self.socket.unlink(missing_ok=True)
         text = _SETTINGS.format(
             socket=_quoted(self.socket),
-            place=_quoted(self.place),
+            home=_quoted(self.home),
             password=self.folder.record.valkey_password,
         )
-        write_private(self.place / "valkey.conf", text.encode(), self.folder.account)
+        write_private(self.home / "valkey.conf", text.encode(), self.folder.account)
 
 
 def _quoted(path: os.PathLike[str]) -> str:

@@ -19,14 +19,14 @@ from testhide.supervise.program import Program, local_url
 from testhide.supervise.supervisor import Await, Run, Say, Start, Step, Supervisor
 
 AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
-BUILD_S = 24 * 3600.0
-"""For a release whose read models are new: all of the log."""
+PREPARE_TIMEOUT_S = 24 * 3600.0
+"""Seconds for `prepare`: a release with new read models builds them from the whole log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the first half decided. It goes through argv, so there is no secret in it."""
+    """What the first half decided. Passed by argv, so it holds no secret."""
 
     data: str
     host: str
@@ -55,13 +55,16 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         engines = [engine for engine in (Postgres(folder), Valkey(folder)) if engine.name in plan.embedded]
         found.append(Start(tuple(Service(engine.program(), ENGINE_WAVE, engine.ready) for engine in engines)))
     found += [
-        Run(_own("prepare"), timeout=BUILD_S),
-        Start(tuple(Service(_own(name), SERVER_WAVE) for name in SERVER_PROCESSES)),
-        Await(answers(plan.host, plan.port, "/api/v3/readyz"), "The server"),
+        Run(_server_program("prepare"), timeout=PREPARE_TIMEOUT_S),
+        Start(tuple(Service(_server_program(name), SERVER_WAVE) for name in SERVER_PROCESSES)),
+        Await(responds(plan.host, plan.port, "/api/v3/readyz"), "The server"),
     ]
     if plan.agent:
         token = data / "agent" / "token"
-        found += [Run(_own("local-node", str(token))), Start((Service(_agent(plan, token), AGENT_WAVE),))]
+        found += [
+            Run(_server_program("local-node", str(token))),
+            Start((Service(_agent_program(plan, token), AGENT_WAVE),)),
+        ]
     if plan.agent:
         found.append(Say("The local agent's builds are trusted: they run as you. --no-agent starts none."))
     if plan.opened:
@@ -74,13 +77,13 @@ def _shown_url(plan: Plan) -> str:
     return f"http://[{plan.host}]:{plan.port}" if ":" in plan.host else f"http://{plan.host}:{plan.port}"
 
 
-def _own(verb: str, *arguments: str) -> Program:
+def _server_program(verb: str, *arguments: str) -> Program:
     # Two arenas instead of eight per core: less memory that glibc keeps for threads.
     environ = {"MALLOC_ARENA_MAX": "2", **os.environ}
     return Program(verb, (sys.executable, "-P", "-m", "testhide", verb, *arguments), env=environ)
 
 
-def _agent(plan: Plan, token: Path) -> Program:
+def _agent_program(plan: Plan, token: Path) -> Program:
     environ = {name: value for name, value in os.environ.items() if name != "TESTHIDE_SETTINGS"}
     server = local_url(plan.host, plan.port)
     argv = [sys.executable, "-P", "-m", "agent", "--server", server, "--token-file", str(token)]
@@ -89,14 +92,14 @@ def _agent(plan: Plan, token: Path) -> Program:
     return Program("agent", tuple(argv), env=environ, stop_signal=signal.SIGQUIT)
 
 
-def answers(host: str, port: int, path: str) -> Callable[[], bool]:
-    """True once a GET is answered with 200. By hand: http.client would stay in memory for one request."""
-    place = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
+def responds(host: str, port: int, path: str) -> Callable[[], bool]:
+    """Return a check whether GET answers 200. Without http.client, which would stay in memory for one request."""
+    address = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
 
     def ask() -> bool:
         try:
-            with socket.create_connection((place, port), timeout=1) as client:
-                client.sendall(f"GET {path} HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
+            with socket.create_connection((address, port), timeout=1) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
                 return client.recv(64)[8:13] == b" 200 "
         except OSError:
             return False

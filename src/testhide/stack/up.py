@@ -32,9 +32,9 @@ from testhide.settings import (
 from testhide.stack.stack import Plan
 from testhide.supervise.orphan_processes import end_recorded
 
-_UNREACHABLE_AFTER = 5
+CONNECT_TIMEOUT_S = 5
 LOOPBACK = "127.0.0.0/8"
-"""What webhooks may call where nobody else reaches the server."""
+"""Networks that webhooks may call if only this machine reaches the server."""
 
 
 def up(
@@ -48,7 +48,7 @@ def up(
     unsafe: bool,
     verbose: bool,
 ) -> NoReturn:
-    """Raises Fault; does not return."""
+    """Replace this process by the supervisor of the stack. Raises Fault."""
     given: dict[str, object] = {}
     if host is not None:
         given["host"] = host
@@ -74,8 +74,8 @@ def up(
             if opened:
                 given["outgoing_allow"] = LOOPBACK
             settings, embedded = _complete(environ, given, folder)
-            for place in ("run", "logs", "blobs", "agent"):
-                (folder.path / place).mkdir(mode=0o700, exist_ok=True)
+            for name in ("run", "logs", "blobs", "agent"):
+                (folder.path / name).mkdir(mode=0o700, exist_ok=True)
             file = folder.path / "run" / "settings.json"
             save_settings(settings, file)
             plan = Plan(
@@ -97,7 +97,7 @@ def up(
 def _complete(
     environ: Mapping[str, str], given: Mapping[str, object], folder: DataFolder
 ) -> tuple[Settings, tuple[str, ...]]:
-    """The settings with the engines' URLs, and which engines are ours."""
+    """Return the settings with the URLs of the engines, and the names of the embedded engines. Raises Fault."""
     fill: dict[str, object] = dict(given)
     embedded = []
     for engine, field in ((Postgres(folder), "database_url"), (Valkey(folder), "redis_url")):
@@ -148,7 +148,7 @@ def _database_or_fault(url: str) -> None:
     password = ""
     try:
         password = str(conninfo_to_dict(url).get("password") or "")
-        with psycopg.connect(url, connect_timeout=_UNREACHABLE_AFTER) as connection:
+        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
             version = connection.info.server_version // 10000
     except psycopg.Error as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -166,7 +166,7 @@ def _redis_or_fault(url: str) -> None:
 
     try:
         with contextlib.closing(
-            redis.Redis.from_url(url, socket_connect_timeout=_UNREACHABLE_AFTER, socket_timeout=_UNREACHABLE_AFTER)
+            redis.Redis.from_url(url, socket_connect_timeout=CONNECT_TIMEOUT_S, socket_timeout=CONNECT_TIMEOUT_S)
         ) as client:
             client.ping()
     except (redis.RedisError, ValueError, OSError) as error:

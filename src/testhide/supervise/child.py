@@ -1,4 +1,4 @@
-"""One supervised child: start, output, death, and when to start it again."""
+"""One supervised process: its start, output and end, and when it starts again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAIL = 20
 
 @dataclass(frozen=True)
 class Service:
-    """A program that is kept running. `wave`: when it is stopped, lower first."""
+    """A program that is kept running. Services of a lower `wave` are stopped first."""
 
     program: Program
     wave: int = 1
@@ -57,7 +57,7 @@ class Child:
         return self.process is not None
 
     def start(self, stdout: int | IO[bytes] | None = None) -> int:
-        """Returns the file descriptor to read its output from. With `stdout`, only stderr goes there."""
+        """Start the process. Returns a file descriptor to read its output from; with `stdout`, only its stderr."""
         self.due = None
         self.service.program.prepare()
         self._started = time.monotonic()
@@ -84,7 +84,7 @@ class Child:
                 self._say(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
-        """Its exit code when it has just died; what it left in its session is killed."""
+        """Return the exit code once after the process ended, and kill what it left in its session; else None."""
         if self.process is None:
             return None
         code = self.process.poll()
@@ -95,7 +95,7 @@ class Child:
         return code
 
     def schedule(self) -> float:
-        """Plans the next start; returns the pause before it."""
+        """Plan the next start. Returns the seconds until then."""
         lived = time.monotonic() - self._started
         pause = self._pause = FIRST_PAUSE if lived >= _LONG_LIFE else self._pause
         self.due = time.monotonic() + pause
@@ -109,7 +109,7 @@ class Child:
         return ready
 
     def why(self) -> str:
-        """Its last words, best line first."""
+        """Return the line of its recent output that best explains its end."""
         lines = [line for line in self.tail if line.strip()] or ["it said nothing"]
         return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()
 

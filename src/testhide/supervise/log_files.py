@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class BoundedFile:
-    """Full, it becomes NAME.1 and begins anew. A full disk drops lines: no log stops a server."""
+    """Renames itself to NAME.1 at `limit` bytes and begins anew. Drops lines when the disk is full."""
 
     def __init__(self, path: Path, limit: int = 4 * 2**20) -> None:
         self._path = path

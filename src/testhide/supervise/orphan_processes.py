@@ -1,4 +1,4 @@
-"""The record of what runs, and the end of what a killed supervisor left running."""
+"""Records running processes, and ends those that a killed supervisor left behind."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from testhide.supervise.program import send, started_at
 
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
-    """(name, pid) of the leaders of sessions. Not synced: after a crash of the machine nothing of it runs."""
+    """Write name and pid of each session leader. Not synced to disk: after a crash of the machine none of them runs."""
     entries = [{"name": name, "pid": pid, "started": started_at(pid)} for name, pid in running]
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(entries))
     fresh.replace(path)
 
 
-def end_recorded(path: Path, patience: float = 3.0) -> list[str]:
-    """Names of what was still running. Only what has the recorded pid and start time is touched."""
+def end_recorded(path: Path, timeout_s: float = 3.0) -> list[str]:
+    """End recorded processes, if pid and start time still match. Returns the names of those that were running."""
     try:
         entries = json.loads(path.read_bytes())
         found = [(str(entry["name"]), int(entry["pid"]), entry["started"]) for entry in entries]
@@ -28,9 +28,9 @@ def end_recorded(path: Path, patience: float = 3.0) -> list[str]:
         return []
     left = [entry for entry in found if entry[2] is not None and started_at(entry[1]) == entry[2]]
     names = [name for name, _, _ in left]
-    for signal_number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 1.0)):
+    for signal_number, wait in ((signal.SIGTERM, timeout_s), (signal.SIGKILL, 1.0)):
         for name, pid, _ in left:
-            # For PostgreSQL SIGTERM means "wait for the clients": see `clear_leftovers`.
+            # PostgreSQL would wait for all clients: `engines.postgres.end_orphan_processes` ends it.
             if name != "postgres":
                 send(pid, signal_number, group=signal_number == signal.SIGKILL)
         left = [entry for entry in left if entry[0] != "postgres"]

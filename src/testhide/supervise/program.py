@@ -1,4 +1,4 @@
-"""What is started (`Program`), and which running process is which (`identity`). Standard library only."""
+"""Describes programs to start and identifies running processes. Standard library only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Program:
     def start(
         self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
-        """In a session of its own: a Ctrl-C in the terminal reaches only us, and we stop things in order."""
+        """Start the program in its own session: Ctrl-C reaches only the supervisor, which stops processes in order."""
         return subprocess.Popen(
             self.argv,
             env=None if self.env is None else dict(self.env),
@@ -58,9 +58,9 @@ class Program:
 
 
 def started_at(pid: int) -> str | None:
-    """When this process started, in words that only equal themselves; None when there is no such process.
+    """Return an opaque start time of a process; None if it does not run.
 
-    A pid alone is no identity, since it is used again; pid and start time are one.
+    A pid is reused, so only pid and start time together identify a process.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -83,7 +83,7 @@ def _started_by_ps(pid: int) -> str | None:
 
 
 def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
-    """False when there is nobody to receive it."""
+    """Send a signal to a process or its group. Returns False if there is none that can receive it."""
     try:
         (os.killpg if group else os.kill)(pid, signal_number)
     except (ProcessLookupError, PermissionError):
@@ -92,6 +92,6 @@ def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
 
 
 def local_url(host: str, port: int) -> str:
-    """Where a program on this machine finds a server that listens on `host`."""
+    """Return the URL by which a program on this machine reaches a server that listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 (compared, not bound)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

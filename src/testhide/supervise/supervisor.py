@@ -1,7 +1,7 @@
-"""Starts what it is given in order, keeps it running, stops it in order. Knows nothing of this product.
+"""Starts services in order, restarts those that end, and stops them in order. Knows nothing of this product.
 
 One process, one thread, one select loop over signals and the children's output: no asyncio, which would
-cost 10 MB for as long as the stack runs. A SIGKILL of it is survived by the watchdog's work.
+cost 10 MB for as long as the stack runs. After a SIGKILL of the supervisor the watchdog ends its services.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """A program that ends by itself, with 0. Its standard output is ours."""
+    """A program that must end with exit code 0. Its standard output is that of the supervisor."""
 
     program: Program
     timeout: float = 300.0
@@ -66,7 +66,7 @@ class _Stop(Exception):
 
 class Supervisor:
     def __init__(self, steps: Sequence[Step], folder: Path, *, verbose: bool = False) -> None:
-        """`folder` gets run/processes.json and logs/."""
+        """Prepare to run the steps. Writes run/processes.json and logs/ in `folder`."""
         self._steps = steps
         self._verbose = verbose
         self._record = folder / "run" / "processes.json"
@@ -76,10 +76,10 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> int:
-        """Returns the exit code: 0 after a signal, else a Fault's."""
+        """Run until a signal or a Fault. Returns the exit code: 0 after a signal."""
         code = 0
-        for place in (self._record.parent, self._logs):
-            place.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self._record.parent, self._logs):
+            folder.mkdir(mode=0o700, exist_ok=True)
         with self._signals_caught():
             self._watchdog = Watchdog()
             try:
@@ -159,7 +159,7 @@ class Supervisor:
     # Running
 
     def _tick(self, timeout: float | None) -> None:
-        """One turn: output, deaths, restarts. Raises _Stop after a signal."""
+        """Read output, notice ended services and restart due ones, once. Raises _Stop after a signal."""
         due = [child.due for child in self._children if child.due is not None]
         if due:
             pause = max(0.0, min(due) - time.monotonic())
@@ -203,7 +203,7 @@ class Supervisor:
                 os.close(key.fd)
 
     def _drain(self) -> None:
-        """What the dead wrote before."""
+        """Read what an ended process wrote before."""
         for _ in range(16):
             self._read_output(0)
 

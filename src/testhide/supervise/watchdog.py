@@ -1,4 +1,4 @@
-"""Takes everything down when its owner dies by SIGKILL.
+"""Ends all services when the supervisor is killed by SIGKILL.
 
 A shell of some 200 kB that reads from a pipe whose other end only the owner holds: each line is the list of
 what is running now, and the end of the pipe is the owner's end. The parent-death signal of Linux would do
@@ -39,14 +39,14 @@ class Watchdog:
         self.pid = self._process.pid
 
     def watch(self, running: Iterable[tuple[str, int]]) -> None:
-        """The whole list: (name of the signal without SIG, pid of a session's leader)."""
+        """Replace the list of what to end: name of the signal without SIG, pid of a session leader."""
         pipe = self._process.stdin
         assert pipe is not None
         try:
             pipe.write((" ".join(f"{name}:{pid}" for name, pid in running) + "\n").encode())
             pipe.flush()
         except BrokenPipeError:
-            # Somebody killed it. The next start still finds what we leave, by its record.
+            # The watchdog was killed. The next start still finds orphans by their record.
             return
 
     def close(self) -> None:
