@@ -25,7 +25,7 @@ def folders_of(room: str) -> set[str]:
 def test_the_import_contract_orders_the_folders_of_every_room() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     for room in ROOMS:
-        inside = next((item["layers"] for item in contracts if item.get("containers") == [room]), [])
+        inside: list[str] = next((item["layers"] for item in contracts if item.get("containers") == [room]), [])
         ordered = {name.strip() for layer in inside for name in layer.split("|")}
         assert folders_of(room) - {"injected"} <= ordered, f"a folder of {room} is in no layer"
 

@@ -64,9 +64,8 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         found += [
             Run(_server_program("local-node", str(token))),
             Start((Service(_agent_program(plan, token), AGENT_WAVE),)),
+            Say("The local agent's builds are trusted: they run as you. --no-agent starts none."),
         ]
-    if plan.agent:
-        found.append(Say("The local agent's builds are trusted: they run as you. --no-agent starts none."))
     if plan.opened:
         found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
     found.append(Say(f"ready {_shown_url(plan)}"))
