@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api.test_audit_log import checkpoints, seal
+from tests.api.test_audit_proofs import checkpoints, seal
 from tests.support.builders import given_build, given_job, given_project
 from tests.support.server import Server
 
