@@ -14,7 +14,7 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
-from commands.rules.patterns import MAX_PATTERN
+from commands.reports.patterns import MAX_PATTERN
 from domain.core.errors import FieldError, Invalid, NotFound
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification

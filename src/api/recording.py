@@ -7,8 +7,8 @@ from pathlib import Path
 
 from api.http.request_context import RequestContext
 from commands.reports.columns import ReportRead, read_report
+from commands.reports.matching import Match, Rule, Rules
 from commands.results import Earlier, NewCases, RecordReport, must_take_reports, recorded
-from commands.rules.matching import Match, Rule, Rules
 from domain.builds import BUILD, AnyBuild, Report, ReportRecorded
 from domain.core.errors import NotFound, Unavailable
 from domain.results import FAILED

@@ -11,8 +11,8 @@ from msgspec import Meta
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id
-from commands.rules.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, TestDiffers, VerdictDiffers, differences
-from commands.rules.what_if import MAX_BYTES, SupposedRules
+from commands.what_if.rules import MAX_BYTES, SupposedRules
+from commands.what_if.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, TestDiffers, VerdictDiffers, differences
 from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
 from projections import audit_trail
 from projections.time_travel.rule_history import RuleHistory

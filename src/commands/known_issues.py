@@ -8,7 +8,7 @@ import msgspec
 
 from commands.handler import Command
 from commands.projects import existing
-from commands.rules.patterns import must_be_a_pattern
+from commands.reports.patterns import must_be_a_pattern
 from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Event
 from domain.known_issues import (

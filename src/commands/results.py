@@ -9,7 +9,7 @@ import msgspec
 
 from commands.handler import Command
 from commands.reports.columns import ReportRead
-from commands.rules.matching import Match
+from commands.reports.matching import Match
 from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict, NotFound

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import CommandContext, Handler
 from commands.known_issues import NoteSearch
 from commands.reports.columns import ReportRead
-from commands.rules.matching import Rule, Rules
+from commands.reports.matching import Rule, Rules
 from domain.core.errors import Rejection
 from domain.known_issues import KNOWN_ISSUE, Kind, KnownIssue
 from domain.results import FAILED, ResultText

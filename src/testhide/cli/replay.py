@@ -14,8 +14,8 @@ import psycopg
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from commands.rules.simulation import OF_BUILDS, OF_RULES, Difference, Replay, TestDiffers, differences
-from commands.rules.what_if import MAX_BYTES, SupposedRules, read_rules
+from commands.what_if.rules import MAX_BYTES, SupposedRules, read_rules
+from commands.what_if.simulation import OF_BUILDS, OF_RULES, Difference, Replay, TestDiffers, differences
 from domain.core.errors import Invalid
 from projections import audit_trail
 from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, describe, find_category

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, LoseBuild, StartBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
-from commands.rules.simulation import Difference, Replay, TestDiffers, VerdictDiffers, differences
-from commands.rules.what_if import SupposedRules, read_rules
 from commands.triage import ClassifyResult
 from commands.triage import Recorded as Result
+from commands.what_if.rules import SupposedRules, read_rules
+from commands.what_if.simulation import Difference, Replay, TestDiffers, VerdictDiffers, differences
 from domain.builds import BUILD, Assigned, Running
 from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
-from tests.commands.replay_world import JOB, PROJECT, Ran, World, at
+from tests.commands.simulation_world import JOB, PROJECT, Ran, World, at
 
 A, B = "t.py::test_a", "t.py::test_b"
 Step = Callable[[World], None]

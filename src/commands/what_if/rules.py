@@ -1,5 +1,5 @@
 """Rules that somebody supposes: known issues and quarantines as they might have been.
-`commands.rules.simulation` asks what would have come of them.
+`commands.what_if.simulation` asks what would have come of them.
 
 They come as JSON, from a file or a request:
 
@@ -14,8 +14,8 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
-from commands.rules.matching import Rule
-from commands.rules.patterns import MAX_PATTERN, must_be_a_pattern
+from commands.reports.matching import Rule
+from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
 from domain.core.errors import Invalid
 from domain.known_issues import MAX_FAIL_ID, Kind
 from domain.triage import Classification

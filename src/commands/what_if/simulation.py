@@ -16,8 +16,8 @@ import msgspec
 
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.reports.columns import ReportRead
-from commands.rules.matching import Rule, Rules
-from commands.rules.what_if import FIRST_ID, SupposedRules
+from commands.reports.matching import Rule, Rules
+from commands.what_if.rules import FIRST_ID, SupposedRules
 from domain.builds import (
     BUILD,
     AnyBuild,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from commands.reports.columns import ReportRead
-from commands.rules.patterns import Pattern, any_of, searchable
+from commands.reports.patterns import Pattern, any_of, searchable
 from domain.known_issues import Kind
 from domain.results import FAILED
 from domain.triage import Classification

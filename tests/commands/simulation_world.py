@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from commands.builds import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
 from commands.reports.columns import ReportRead
+from commands.reports.matching import Rule, Rules
 from commands.results import Earlier, NewCases, RecordReport
-from commands.rules.matching import Rule, Rules
-from commands.rules.simulation import OF_BUILDS, OF_RULES
-from commands.rules.what_if import SupposedIssue, SupposedQuarantine, SupposedRules
+from commands.what_if.rules import SupposedIssue, SupposedQuarantine, SupposedRules
+from commands.what_if.simulation import OF_BUILDS, OF_RULES
 from domain.builds import BUILD, Assigned, BuildFinished, Running
 from domain.core.errors import Rejection
 from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded
@@ -51,7 +51,7 @@ def at(step: int) -> datetime:
 
 @dataclass
 class World:
-    """Implements `commands.rules.simulation.History`. Time passes with the steps of a script, not with events."""
+    """Implements `commands.what_if.simulation.History`. Time passes with the steps of a script, not with events."""
 
     step: int = 0
     log: list[Recorded] = field(default_factory=list)
