@@ -14,10 +14,10 @@ from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.live.agent_polls import POLL_S, AgentPolls
-from api.recording import record_report
 from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
+from commands.reports.recording import load_build
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE, Node
@@ -207,7 +207,8 @@ class AgentController(Controller):
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
         node_id = request.user.node_id
-        must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
+        build = await load_build(ctx.services.log, build_id)
+        must_hold(build.state, build_id, node_id, attempt)
         with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
             size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
@@ -218,7 +219,7 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
-            recorded = await record_report(ctx, build_id, attempt, path, Path(spooled.name))
+            recorded = await ctx.services.reports.record_file(ctx, build, attempt, path, Path(spooled.name))
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)

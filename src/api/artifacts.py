@@ -20,13 +20,14 @@ from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page, provide_paged, to_view
 from api.http.uploads import Upload, receive_upload
-from api.recording import record_parsed
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
-from commands.results import recorded
+from commands.reports.recording import load_build
+from commands.results import find_report
 from domain.artifacts import artifact_path, artifact_type, blob_key
-from domain.builds import BUILD, AnyBuild, Finished, Report
+from domain.builds import AnyBuild, Finished, Report
 from domain.core.errors import Invalid, NotFound, Rejection
+from domain.core.events import ExpectedVersion
 from domain.jobs import JOB
 from projections import artifacts
 from projections.artifacts import ArtifactRow
@@ -122,11 +123,12 @@ class ArtifactController(Controller):
                 await find_writable_build(request.user, ctx, fields["build_id"])
 
         async with receive_upload(request, ctx.services.spool, MAX_UPLOAD_BYTES, check) as upload:
-            build = await find_writable_build(request.user, ctx, upload.fields.get("build_id", ""))
+            loaded = await find_writable_build(request.user, ctx, upload.fields.get("build_id", ""))
+            build = loaded.state
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
             artifact = await store_artifact(ctx, request.user, build, path, upload)
             if build.queued.external and artifact.type == "report" and not isinstance(build, Finished):
-                artifact.report = await record_external_report(ctx, build, path, upload.path)
+                artifact.report = await record_external_report(ctx, loaded, path, upload.path)
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
@@ -215,35 +217,37 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
     return IdempotencyKey(scope, scope)
 
 
-async def record_external_report(ctx: RequestContext, build: AnyBuild, path: str, file: Path) -> RecordedReport | None:
+async def record_external_report(
+    ctx: RequestContext, build: ExpectedVersion[AnyBuild], path: str, file: Path
+) -> RecordedReport | None:
     """Records the results of an uploaded file; returns None for a file that is no report."""
-    known: Report | None = recorded(build, build.attempt, path)
+    attempt = build.state.attempt
+    known: Report | None = find_report(build.state, attempt, path)
     if known is None:
         report = await asyncio.to_thread(read_report, file)
         if not report.is_report:
             return None
-        known = await record_parsed(ctx, build, build.attempt, path, report)
+        known = await ctx.services.reports.record(ctx, build, attempt, path, report)
     return RecordedReport(known.cases, list(known.warnings))
 
 
-async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> AnyBuild:
+async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> ExpectedVersion[AnyBuild]:
     """Returns the build that a form field names. Raises Invalid, and NotFound or Forbidden when the caller may not add
     to it.
     """
     if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
     build_id = int(given)
-    build = await ctx.services.log.load_state(BUILD.at(build_id))
-    if build is None:
-        raise NotFound(f"There is no build {build_id}.")
+    build = await load_build(ctx.services.log, build_id)
+    queued = build.state.queued
     if isinstance(caller, Agent):
-        must_be_leased(build, caller.node_id)
+        must_be_leased(build.state, caller.node_id)
     else:
         # Reads the log, since read models may not show yet a build that was started a moment ago.
-        job = await ctx.services.log.load_state(JOB.at(build.queued.job_id))
+        job = await ctx.services.log.load_state(JOB.at(queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
-        caller.must("write", build.queued.project_id, f"build {build_id}")
+        caller.must("write", queued.project_id, f"build {build_id}")
     return build
 
 

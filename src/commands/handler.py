@@ -133,7 +133,7 @@ class Handler:
     async def _states(
         self, reads: Sequence[AnyStream], versions: dict[str, int], states_before: dict[str, Any]
     ) -> list[Any]:
-        """Returns the streams' states; adds their versions and states by name, those of an ExpectedVersion excepted."""
+        """Returns the streams' states; notes their versions and states by name."""
         loaded = (
             await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
             if reads
@@ -144,6 +144,7 @@ class Handler:
             if isinstance(read, ExpectedVersion):
                 versions[read.stream] = read.version
                 states.append(read.state)
+                states_before[read.stream] = read.state
             else:
                 history = loaded[read.name]
                 # Of a stream that is read twice the first look counts: the guard shows that it moved in between.

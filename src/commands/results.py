@@ -10,9 +10,9 @@ import msgspec
 from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.reports.matching import Match
-from domain.builds import BUILD, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
+from domain.builds import AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.core.columns import Int16s, Int32s
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict
 from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
 from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
 from domain.results import (
@@ -20,6 +20,7 @@ from domain.results import (
     PASSED,
     SKIPPED,
     CasesSeen,
+    CountedResult,
     Replaced,
     ResultsRecorded,
     cases_stream,
@@ -41,55 +42,44 @@ class NewCases:
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """A result of another report of the same build attempt."""
-
-    result_id: int
-    status: int
-    known_issue: bool
-    quarantined: bool = False
-
-
-@dataclass(frozen=True)
 class RecordReport(Command):
-    """A report of one attempt of a build. The same path of the same attempt again is nothing new.
+    """Records a report of one attempt of a build; does nothing for a path that the attempt has already.
 
-    `case_ids` are those of `report.node_ids`. `results_version` is the results stream's, as the build said when the
-    facts were looked up: deciding never loads results. A caller whose look is too old gets a VersionConflict.
+    Results are never loaded to decide: the build's state says which version their stream has. Raises VersionConflict
+    when the build changed or the project got new cases after they were looked up.
     """
 
-    build_id: int
+    build: ExpectedVersion[AnyBuild]
     attempt: int
     path: str
     report: ReportRead
     first_result_id: int
     case_ids: "array[int]"
-    results_version: int
+    """The case of each of the report's node ids."""
     new_cases: NewCases | None = None
-    earlier: Mapping[int, Earlier] = field(default_factory=dict)
-    """By case id."""
+    earlier: Mapping[int, CountedResult] = field(default_factory=dict)
+    """The results of other reports of this attempt, by case id."""
     matches: Sequence[Match] = ()
     """The failures that the project's known issues match."""
     now: datetime = UNSTAMPED
     """Decides which entries of the job's quarantine still count."""
 
     def reads(self) -> Sequence[AnyStream]:
+        build = self.build.state
         reads: list[AnyStream] = [
-            BUILD.at(self.build_id),
-            ExpectedVersion(results_stream(self.build_id), self.results_version, None),
+            self.build,
+            ExpectedVersion(results_stream(build.build_id), build.results_version, None),
         ]
         if self.new_cases is not None:
             new = self.new_cases
             reads.append(ExpectedVersion(cases_stream(new.project_id), new.catalogue_version, None))
         return reads
 
-    def then_reads(self, build: AnyBuild | None, *_: None) -> Sequence[AnyStream]:
-        return () if build is None else (QUARANTINE.at(build.queued.job_id),)
+    def then_reads(self, build: AnyBuild, *_: None) -> Sequence[AnyStream]:
+        return (QUARANTINE.at(build.queued.job_id),)
 
-    def decide(self, build: AnyBuild | None, *others: Quarantine | None) -> Iterable[Event]:
-        if build is None:
-            raise NotFound(f"There is no build {self.build_id}.")
-        if recorded(build, self.attempt, self.path) is not None:
+    def decide(self, build: AnyBuild, *others: Quarantine | None) -> Iterable[Event]:
+        if find_report(build, self.attempt, self.path) is not None:
             return
         must_take_reports(build, self.attempt)
         if self.new_cases is not None:
@@ -191,7 +181,7 @@ class RecordReport(Command):
             return
         for row, (case_id, final) in enumerate(zip(case_ids, finals, strict=True)):
             if final and (earlier := self.earlier.get(case_id)) is not None:
-                yield Replaced(row, earlier.result_id, earlier.status)
+                yield Replaced(row, earlier.id, earlier.status)
 
     def _summary(self, build: AnyBuild, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
@@ -229,8 +219,7 @@ class RecordReport(Command):
         )
 
 
-def recorded(build: AnyBuild, attempt: int, path: str) -> Report | None:
-    """The report of this attempt and path, if the build has it already."""
+def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
     return next((known for known in build.reports if (known.attempt, known.path) == (attempt, path)), None)
 
 

@@ -98,6 +98,15 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
     name: ClassVar[str] = "known_issue.deleted"
 
 
+class MatchRule(msgspec.Struct, frozen=True):
+    """A value by which a known issue matches failures, and what it classifies them as."""
+
+    known_issue_id: int
+    classification: Classification
+    kind: Kind
+    value: str
+
+
 class KnownIssue(msgspec.Struct, frozen=True):
     known_issue_id: int
     project_id: int
@@ -114,6 +123,16 @@ class KnownIssue(msgspec.Struct, frozen=True):
     searched: tuple[int, int] = (0, 0)
     """The edition that was last searched for, and down to which result."""
     deleted: bool = False
+
+    @property
+    def match_rules(self) -> list[MatchRule]:
+        """The rules that it was given and taught."""
+        values = [
+            (self.kind, self.value),
+            *(("fail_id", fail_id) for fail_id in self.fail_ids),
+            *(("signature", signature) for signature in self.signatures),
+        ]
+        return [MatchRule(self.known_issue_id, self.classification, kind, value) for kind, value in values if value]
 
     def knows(self, kind: Kind, value: str) -> bool:
         taught = {"fail_id": self.fail_ids, "signature": self.signatures}.get(kind, frozenset())

@@ -22,6 +22,16 @@ OTHER_SUITES = "(other suites)"
 """Stands for the suites of a report beyond MAX_SUITES."""
 
 
+class CountedResult(msgspec.Struct, frozen=True):
+    """A result that counts in its build: of its case's last attempt, in the last report that has the case."""
+
+    id: int
+    case_id: int
+    status: int
+    known_issue: bool
+    quarantined: bool = False
+
+
 class CasesSeen(Event, frozen=True):
     """New test cases; the n-th node id is case `first_case_id + n`."""
 

@@ -8,17 +8,16 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from domain.known_issues import (
-    Kind,
     KnownIssueCreated,
     KnownIssueDeleted,
     KnownIssueSearched,
     KnownIssueTaught,
     KnownIssueUpdated,
+    MatchRule,
     changes,
     edition_after,
 )
 from domain.projects import ProjectDeleted
-from domain.triage import Classification
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all, fetch_column, fetch_one
 
@@ -121,15 +120,6 @@ PROJECTION = Projection(
         ProjectDeleted,
     ),
 )
-
-
-class MatchRule(msgspec.Struct, frozen=True):
-    """A value by which a known issue matches failures."""
-
-    known_issue_id: int
-    classification: Classification
-    kind: Kind
-    value: str
 
 
 async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRow | None:

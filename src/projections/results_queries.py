@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.results import FAILED
+from domain.results import FAILED, CountedResult
 from projections.builds import BuildRow
 from projections.engine.queries import T, fetch_all, fetch_value
 from projections.results import (
@@ -179,16 +179,6 @@ class Result(msgspec.Struct, frozen=True):
     signature: str
     test_resolution: str
     triage: ResultTriage
-
-
-class CountedResult(msgspec.Struct, frozen=True):
-    """A result that counts, with the fields that recording a further report of the build needs."""
-
-    id: int
-    case_id: int
-    status: int
-    known_issue: bool
-    quarantined: bool
 
 
 async def fetch_reports(connection: AsyncConnection, build_id: int) -> ReportRanges:

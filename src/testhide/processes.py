@@ -114,6 +114,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from agent.bundle import build_zipapp
     from api.http.services import Services
     from commands.handler import Handler
+    from commands.reports.recording import ReportRecorder
     from integrations.addresses import parse_networks
     from integrations.blobs import open_blobs
     from integrations.outgoing import HttpOutgoing
@@ -121,6 +122,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from projections.engine.read_your_writes import ProjectionWaiter
     from projections.jobs import ProjectOfJob
     from projections.registry import PROJECTIONS
+    from projections.report_lookups import ReportLookups
     from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
     from store.tables.agent_gauges import AgentGauges
@@ -142,6 +144,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 log=parts.log,
                 handler=Handler(parts.log, utcnow),
                 ids=parts.ids,
+                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), waiter.wait),
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,

@@ -1,7 +1,7 @@
 """Classifies older failures that nobody has classified by known issues that are new or have changed."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -10,9 +10,9 @@ from psycopg_pool import AsyncConnectionPool
 from commands.handler import CommandContext, Handler
 from commands.known_issues import NoteSearch
 from commands.reports.columns import ReportRead
-from commands.reports.matching import Rule, Rules
+from commands.reports.matching import MatchRules
 from domain.core.errors import Rejection
-from domain.known_issues import KNOWN_ISSUE, Kind, KnownIssue
+from domain.known_issues import KNOWN_ISSUE
 from domain.results import FAILED, ResultText
 from projections import known_issues, results_history
 from projections.results_history import OlderFailure
@@ -56,7 +56,7 @@ class KnownIssueSearch:
         issue = await self.event_log.load_state(KNOWN_ISSUE.at(known_issue_id))
         if issue is None or issue.deleted:
             return
-        rules = Rules(_rules(issue))
+        rules = MatchRules(issue.match_rules)
         edition, down_to = issue.searched
         before = down_to if edition == issue.edition else NEWEST
         for number in range(self.max_chunks):
@@ -74,20 +74,7 @@ class KnownIssueSearch:
                     return
 
 
-def _rules(issue: KnownIssue) -> list[Rule]:
-    """Returns all rules by which a failure is recognized as the issue."""
-
-    def rules(kind: Kind, values: Iterable[str]) -> Iterator[Rule]:
-        return (Rule(issue.known_issue_id, issue.classification, kind, value) for value in values if value)
-
-    return [
-        *rules(issue.kind, [issue.value]),
-        *rules("fail_id", sorted(issue.fail_ids)),
-        *rules("signature", sorted(issue.signatures)),
-    ]
-
-
-def _matching(rules: Rules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
+def _matching(rules: MatchRules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
     """Returns the result and job ids of the failures that the rules match, as they would match a report of them."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(
@@ -96,4 +83,4 @@ def _matching(rules: Rules, chunk: Sequence[OlderFailure]) -> list[tuple[int, in
             ResultText(row, text.message, text.trace, text.fail_id, text.signature) for row, text in enumerate(found)
         ],
     )
-    return [(found[match.row].id, found[match.row].job_id) for match in rules.matches(report)]
+    return [(found[match.row].id, found[match.row].job_id) for match in rules.find_matches(report)]

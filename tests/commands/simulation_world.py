@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from commands.builds import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
 from commands.reports.columns import ReportRead
-from commands.reports.matching import Rule, Rules
-from commands.results import Earlier, NewCases, RecordReport
+from commands.reports.matching import MatchRules
+from commands.results import NewCases, RecordReport
 from commands.what_if.rules import SupposedIssue, SupposedQuarantine, SupposedRules
 from commands.what_if.simulation import OF_BUILDS, OF_RULES
 from domain.builds import BUILD, Assigned, BuildFinished, Running
@@ -21,7 +21,7 @@ from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
 from domain.projects import ProjectCreated
 from domain.quarantine import QUARANTINE, Quarantine, QuarantineEvent
-from domain.results import FAILED, PASSED, ResultsRecorded, ResultText
+from domain.results import FAILED, PASSED, CountedResult, ResultsRecorded, ResultText
 from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultClassified, ResultsClassifiedByRules
 from domain.users import UserRegistered
 
@@ -57,7 +57,7 @@ class World:
     log: list[Recorded] = field(default_factory=list)
     cases: dict[str, int] = field(default_factory=dict)
     results: int = 0
-    deciding: dict[tuple[int, int], dict[int, Earlier]] = field(default_factory=dict)
+    deciding: dict[tuple[int, int], dict[int, CountedResult]] = field(default_factory=dict)
     """By build and attempt: the result that counts of each case."""
     erased: set[int] = field(default_factory=set)
 
@@ -93,7 +93,7 @@ class World:
             self.do(AcknowledgeBuild(build_id, 1, build.attempt, None))
 
     def report(self, build_id: int, path: str, tests: Sequence[Ran]) -> None:
-        """Records a report as `api.recording` does."""
+        """Records a report as `commands.reports.recording` does."""
         build = self.state(BUILD.at(build_id))
         if not isinstance(build, Assigned | Running):
             return
@@ -103,20 +103,19 @@ class World:
         self.cases |= {node_id: first_case + number for number, node_id in enumerate(new)}
         case_ids = [self.cases[node_id] for node_id in report.node_ids]
         counting = self.deciding.setdefault((build_id, build.attempt), {})
-        rules = [rule for issue in self.issues() for rule in ways(issue)]
+        rules = [rule for issue in self.issues() for rule in issue.match_rules]
         before = len(self.log)
         self.do(
             RecordReport(
-                build_id=build_id,
+                build=ExpectedVersion(f"build-{build_id}", 0, build),
                 attempt=build.attempt,
                 path=path,
                 report=report,
                 first_result_id=self.results + 1,
                 case_ids=array("q", case_ids),
-                results_version=build.results_version,
                 new_cases=NewCases(PROJECT, 0, first_case, new, [""] * len(new)) if new else None,
                 earlier={case_id: counting[case_id] for case_id in case_ids if case_id in counting},
-                matches=Rules(rules).matches(report),
+                matches=MatchRules(rules).find_matches(report),
                 now=at(self.step),
             )
         )
@@ -174,7 +173,7 @@ class World:
                 if issue is None or issue.deleted:
                     continue
                 period: dict[str, Any] = {"since": event.at, "until": ends[number] if number < len(ends) else None}
-                for rule in ways(issue):
+                for rule in issue.match_rules:
                     found: dict[str, Any] = {rule.kind: rule.value}
                     yield SupposedIssue("was", rule.classification, **found, **period)
 
@@ -187,12 +186,6 @@ class World:
         yield from _entries(state, since, at(10_000))
 
 
-def ways(issue: KnownIssue) -> Iterable[Rule]:
-    yield Rule(issue.known_issue_id, issue.classification, issue.kind, issue.value)
-    yield from (Rule(issue.known_issue_id, issue.classification, "fail_id", value) for value in issue.fail_ids)
-    yield from (Rule(issue.known_issue_id, issue.classification, "signature", value) for value in issue.signatures)
-
-
 def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[SupposedQuarantine]:
     for node_id, entry in state.entries.items():
         end = min(until, entry.expires_at or until)
@@ -200,12 +193,12 @@ def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[Su
             yield SupposedQuarantine(JOB, [node_id], since, end)
 
 
-def _counting(event: ResultsRecorded) -> Iterable[tuple[int, Earlier]]:
+def _counting(event: ResultsRecorded) -> Iterable[tuple[int, CountedResult]]:
     quarantined = event.quarantined or bytes(len(event.case_ids))
     for row, case_id in enumerate(event.case_ids):
         if event.finals[row]:
             known, held = bool(event.known_issues[row]), bool(quarantined[row])
-            yield case_id, Earlier(event.first_result_id + row, event.statuses[row], known, held)
+            yield case_id, CountedResult(event.first_result_id + row, case_id, event.statuses[row], known, held)
 
 
 def _read(tests: Sequence[Ran]) -> ReportRead:

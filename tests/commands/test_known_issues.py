@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.reports.columns import ReportRead, read_chunks
-from commands.reports.matching import Match, Rule, Rules
+from commands.reports.matching import Match, MatchRules
 from commands.reports.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
 from domain import known_issues, projects
 from domain.builds import ReportRecorded
@@ -22,6 +22,7 @@ from domain.known_issues import (
     KnownIssueSearched,
     KnownIssueTaught,
     KnownIssueUpdated,
+    MatchRule,
 )
 from domain.projects import ProjectCreated
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
@@ -47,12 +48,12 @@ def failing(*failures: tuple[str, str, str]) -> ReportRead:
     return read_chunks([f"<testsuite name='s'>{cases}</testsuite>".encode()])
 
 
-def rule(number: int, kind: Any, value: str, classification: Any = "infra") -> Rule:
-    return Rule(number, classification, kind, value)
+def rule(number: int, kind: Any, value: str, classification: Any = "infra") -> MatchRule:
+    return MatchRule(number, classification, kind, value)
 
 
-def matched(rules: list[Rule], report: ReportRead) -> list[tuple[int, int]]:
-    return [(match.row, match.known_issue_id) for match in Rules(rules).matches(report)]
+def matched(rules: list[MatchRule], report: ReportRead) -> list[tuple[int, int]]:
+    return [(match.row, match.known_issue_id) for match in MatchRules(rules).find_matches(report)]
 
 
 def test_create() -> None:
@@ -237,7 +238,7 @@ def test_evil_patterns_are_linear() -> None:
 
 def test_all_automatic_classifications_of_a_report_are_one_event() -> None:
     read = failing(*[(f"f{number % 2}", "boom", "t") for number in range(2_500)])
-    matches = Rules([rule(17, "fail_id", "f1", "flaky")]).matches(read)
+    matches = MatchRules([rule(17, "fail_id", "f1", "flaky")]).find_matches(read)
     assert matches[0] == Match(1, 17, "flaky")
     events = test_results.decided(
         test_results.command(read, matches=matches), test_results.QUEUED, test_results.STARTED

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.handler import Command
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
-from commands.results import Earlier, RecordReport
+from commands.results import RecordReport
 from domain import jobs, quarantine
 from domain.builds import BUILD, BuildFinished, BuildStarted, ReportRecorded
 from domain.core.errors import Conflict, Invalid, NotFound
@@ -28,8 +28,8 @@ from domain.quarantine import (
     covering,
     fared,
 )
-from domain.results import FAILED, ResultsRecorded
-from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report
+from domain.results import FAILED, CountedResult, ResultsRecorded
+from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report, state
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -173,7 +173,7 @@ def test_folding_never_fails(history: list[Event]) -> None:
 
 
 def recorded(asked: RecordReport, *history: Event, held: tuple[Event, ...] = ()) -> list[Event]:
-    return list(asked.decide(BUILD.at(7).fold(history), QUARANTINE.at(5).fold(held)))
+    return list(asked.decide(state(*history), QUARANTINE.at(5).fold(held)))
 
 
 def finished(exit_code: int, *history: Event, **more: Any) -> BuildFinished:
@@ -185,7 +185,7 @@ def finished(exit_code: int, *history: Event, **more: Any) -> BuildFinished:
 
 def test_a_report_reads_its_jobs_quarantine() -> None:
     asked = command(report(("s", "a", FAILURE)))
-    assert [stream.name for stream in asked.then_reads(BUILD.at(7).fold([QUEUED]))] == ["quarantine-5"]  # type: ignore[union-attr]
+    assert [stream.name for stream in asked.then_reads(state(QUEUED))] == ["quarantine-5"]  # type: ignore[union-attr]
 
 
 def test_quarantined_failures_are_counted_apart() -> None:
@@ -212,9 +212,7 @@ def test_without_a_quarantine_nothing_is_stored_of_it() -> None:
 def test_a_later_file_takes_quarantined_failures_back() -> None:
     held = (quarantined(A),)
     first = recorded(command(report(("s", "a", FAILURE))), QUEUED, STARTED, held=held)
-    again = command(
-        report(("s", "a", "")), path="rerun.xml", results_version=1, earlier={1: Earlier(100, FAILED, False, True)}
-    )
+    again = command(report(("s", "a", "")), path="rerun.xml", earlier={1: CountedResult(100, 1, FAILED, False, True)})
     *_, summary = recorded(again, QUEUED, STARTED, *first, held=held)
     build = BUILD.at(7).fold([QUEUED, STARTED, *first, summary])
     assert build is not None

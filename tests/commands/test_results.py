@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks
-from commands.results import Earlier, NewCases, RecordReport
+from commands.reports.recording import load_build
+from commands.results import NewCases, RecordReport
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import Event
+from domain.core.events import Event, ExpectedVersion
 from domain.jobs import Configuration
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, commit_number
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, CountedResult, Replaced, ResultsRecorded, commit_number
+from testhide.processes import Core
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 QUEUED = BuildQueued(**IDS, configuration=Configuration(), branch="main", commit_sha="abc1")
@@ -38,11 +40,14 @@ FAILURE = '<failure message="boom">trace</failure>'
 
 def command(read: ReportRead, *, path: str = "r.xml", attempt: int = 1, **more: Any) -> RecordReport:
     ids = array("q", range(1, len(read.node_ids) + 1))
-    return RecordReport(7, attempt, path, read, 100, ids, more.pop("results_version", 0), **more)
+    build = ExpectedVersion("build-7", 1, state(QUEUED))
+    return RecordReport(build, attempt, path, read, 100, ids, **more)
 
 
-def state(*history: Event) -> AnyBuild | None:
-    return BUILD.at(7).fold(history)
+def state(*history: Event) -> AnyBuild:
+    build = BUILD.at(7).fold(history)
+    assert build is not None
+    return build
 
 
 def decided(asked: RecordReport, *history: Event) -> list[Event]:
@@ -141,22 +146,18 @@ def test_known_issues_do_not_count_against_the_build() -> None:
     assert isinstance(summary, ReportRecorded)
     assert (summary.failed, summary.known_issues) == (1, 1)
     build = state(QUEUED, STARTED, *events)
-    assert build is not None
     assert (build.failed, build.results_version) == (0, 1)
 
 
 def test_a_later_file_takes_the_place_of_an_earlier_result() -> None:
     first = decided(command(report(("s", "a", FAILURE), ("s", "b", ""))), QUEUED, STARTED)
-    again = command(
-        report(("s", "a", "")), path="rerun.xml", results_version=1, earlier={1: Earlier(100, FAILED, False)}
-    )
+    again = command(report(("s", "a", "")), path="rerun.xml", earlier={1: CountedResult(100, 1, FAILED, False)})
     block, summary = decided(again, QUEUED, STARTED, *first)
     assert isinstance(block, ResultsRecorded)
     assert block.replaced == [Replaced(0, 100, FAILED)]
     assert isinstance(summary, ReportRecorded)
     assert (summary.passed, summary.failed) == (1, -1)
     build = state(QUEUED, STARTED, *first, summary)
-    assert build is not None
     assert build.failed == 0
 
 
@@ -182,9 +183,9 @@ def test_builds_that_take_no_reports(history: tuple[Event, ...]) -> None:
         decided(command(report(("s", "a", ""))), *history)
 
 
-def test_there_is_no_such_build() -> None:
+async def test_there_is_no_such_build(parts: Core) -> None:
     with pytest.raises(NotFound):
-        decided(command(report(("s", "a", ""))))
+        await load_build(parts.log, 7)
 
 
 INSIDES = ("", FAILURE, "<skipped/>", "<error message='e'/>", "<system-out>o</system-out>")

@@ -11,6 +11,7 @@ from commands.jobs import CreateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.projects import CreateProject
 from commands.reports.columns import read_chunks
+from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult
 from domain.known_issues import KnownIssueSearched
@@ -49,16 +50,15 @@ class House:
         new = None
         if self.builds == 1 or project == 2:
             new = NewCases(project, 0, first, report.node_ids, ["s"] * len(contents))
+        await self.does(StartBuild(self.builds, project, external=True))
         await self.does(
-            StartBuild(self.builds, project, external=True),
             RecordReport(
-                build_id=self.builds,
+                build=await load_build(self.parts.log, self.builds),
                 attempt=1,
                 path="r.xml",
                 report=report,
                 first_result_id=first,
                 case_ids=array("q", range(100, 100 + len(contents))),
-                results_version=0,
                 new_cases=new,
             ),
         )

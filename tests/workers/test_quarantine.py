@@ -10,6 +10,7 @@ from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
+from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
 from domain.core.events import Event
 from domain.quarantine import HEALTHY_AFTER, QuarantineBecameHealthy, QuarantineExpired
@@ -49,16 +50,15 @@ class House:
         for content in contents:
             self.builds += 1
             new = None if self.builds > 1 else NewCases(1, 0, 1, [A], ["s"])
+            await self.does(StartBuild(self.builds, 5, external=True))
             await self.does(
-                StartBuild(self.builds, 5, external=True),
                 RecordReport(
-                    build_id=self.builds,
+                    build=await load_build(self.parts.log, self.builds),
                     attempt=1,
                     path="r.xml",
                     report=report(("s", "a", content)),
                     first_result_id=self.builds,
                     case_ids=array("q", [1]),
-                    results_version=0,
                     new_cases=new,
                     now=self.now,
                 ),

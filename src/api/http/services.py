@@ -6,6 +6,7 @@ from pathlib import Path
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Handler
+from commands.reports.recording import ReportRecorder
 from integrations.ports import Blobs, Outgoing
 from projections.auth import Credentials
 from projections.engine.read_your_writes import ProjectionWaiter
@@ -27,6 +28,7 @@ class Services:
     log: EventLog
     handler: Handler
     ids: Ids
+    reports: ReportRecorder
     secrets: Secrets
     listener: Listener
     waiter: ProjectionWaiter

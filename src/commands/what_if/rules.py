@@ -14,10 +14,9 @@ from typing import Annotated, Any, get_args
 import msgspec
 from msgspec import Meta
 
-from commands.reports.matching import Rule
 from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
 from domain.core.errors import Invalid
-from domain.known_issues import MAX_FAIL_ID, Kind
+from domain.known_issues import MAX_FAIL_ID, Kind, MatchRule
 from domain.triage import Classification
 
 MAX_BYTES = 1024 * 1024
@@ -90,10 +89,10 @@ class SupposedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for number, entry in enumerate(self.quarantine or ()):
             _must_be_a_period(f"quarantine[{number}]", entry.since, entry.until)
 
-    def issue_rules(self, at: datetime, project_id: int) -> Iterable[Rule]:
+    def issue_rules(self, at: datetime, project_id: int) -> Iterable[MatchRule]:
         for number, issue in enumerate(self.known_issues or ()):
             if issue.holds(at, project_id):
-                yield Rule(FIRST_ID + number, issue.classification, *issue.match)
+                yield MatchRule(FIRST_ID + number, issue.classification, *issue.match)
 
     def quarantined(self, at: datetime, job_id: int) -> Iterable[str]:
         return (node_id for entry in self.quarantine or () if entry.holds(at, job_id) for node_id in entry.node_ids)

@@ -16,7 +16,7 @@ import msgspec
 
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.reports.columns import ReportRead
-from commands.reports.matching import Rule, Rules
+from commands.reports.matching import MatchRules
 from commands.what_if.rules import FIRST_ID, SupposedRules
 from domain.builds import (
     BUILD,
@@ -41,6 +41,7 @@ from domain.known_issues import (
     KnownIssueEvent,
     KnownIssueTaught,
     KnownIssueUpdated,
+    MatchRule,
 )
 from domain.quarantine import QUARANTINE, Quarantine, QuarantineEvent, QuarantineLifted, TestsQuarantined, covered
 from domain.results import FAILED, ResultsRecorded
@@ -126,7 +127,7 @@ class _Open:
     """By the report that is being gone through: how many more they are."""
     cases: dict[int, int] = field(default_factory=dict)
     """Of that report: failed result -> case."""
-    matched: dict[int, Rule] = field(default_factory=dict)
+    matched: dict[int, MatchRule] = field(default_factory=dict)
     """Of that report: failed result -> what would have classified it."""
     said: dict[int, Classification] = field(default_factory=dict)
     """Of that report: failed result -> what rules said of it."""
@@ -140,7 +141,7 @@ class Replay:
         self._issues: dict[int, dict[int, KnownIssue]] = defaultdict(dict)
         self._quarantines: dict[int, Quarantine] = {}
         self._open: dict[int, _Open] = {}
-        self._rules: dict[int, tuple[list[Rule], Rules]] = {}
+        self._rules: dict[int, tuple[list[MatchRule], MatchRules]] = {}
         self.replayed = Replayed()
 
     def needs(self, recorded: Recorded) -> list[int]:
@@ -211,7 +212,7 @@ class Replay:
             rules, matcher = self._matcher(event.project_id, event.at)
             by_id = {rule.known_issue_id: rule for rule in rules}
             block = ReportRead(statuses=bytearray(event.statuses), texts=event.texts)
-            for match in matcher.matches(block):
+            for match in matcher.find_matches(block):
                 opened.matched[event.first_result_id + match.row] = by_id[match.known_issue_id]
         for replaced in event.replaced:
             if replaced.result_id in opened.held:
@@ -232,14 +233,14 @@ class Replay:
             entries += real.active(event.at)
         return entries
 
-    def _matcher(self, project_id: int, at: datetime) -> tuple[list[Rule], Rules]:
+    def _matcher(self, project_id: int, at: datetime) -> tuple[list[MatchRule], MatchRules]:
         """The rules that would have held, and the same at work: made anew only when they are others."""
         rules = list(self._supposed.issue_rules(at, project_id))
         if self._supposed.besides:
-            rules += [rule for issue in self._issues[project_id].values() for rule in _ways(issue)]
+            rules += [rule for issue in self._issues[project_id].values() for rule in issue.match_rules]
         known = self._rules.get(project_id)
         if known is None or known[0] != rules:
-            known = self._rules[project_id] = rules, Rules(rules)
+            known = self._rules[project_id] = rules, MatchRules(rules)
         return known
 
     def _classified(self, opened: _Open, event: ReportRecorded) -> Iterator[TestDiffers]:
@@ -271,15 +272,6 @@ def _counting(event: ResultsRecorded) -> list[int]:
     """The rows of failures that nothing but quarantine may keep from failing the build."""
     rows = enumerate(zip(event.statuses, event.known_issues, strict=True))
     return [row for row, (status, known) in rows if status == FAILED and not known]
-
-
-def _ways(issue: KnownIssue) -> Iterator[Rule]:
-    """All ways in which a known issue is known again, what it was taught among them."""
-    yield Rule(issue.known_issue_id, issue.classification, issue.kind, issue.value)
-    for fail_id in issue.fail_ids:
-        yield Rule(issue.known_issue_id, issue.classification, "fail_id", fail_id)
-    for signature in issue.signatures:
-        yield Rule(issue.known_issue_id, issue.classification, "signature", signature)
 
 
 def _judged(opened: _Open, event: BuildFinished) -> Iterator[VerdictDiffers]:

@@ -137,6 +137,8 @@ class ExpectedVersion(Generic[S]):
     stream: str
     version: int
     state: S
+    position: int = 0
+    """The position of the event of this version."""
 
 
 AnyStream = Stream[Any] | ExpectedVersion[Any]

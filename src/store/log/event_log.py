@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.data_keys import lineage
 from domain.core.errors import Erased
-from domain.core.events import Event, EventMetadata, Recorded, Stream, readable
+from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, Unreadable
@@ -96,6 +96,14 @@ class EventLog:
         for recorded in readable(await self._decode(rows)):
             loaded[recorded.stream].append(recorded)
         return loaded
+
+    async def load_at_version(self, stream: Stream[S]) -> ExpectedVersion[S]:
+        """Returns a stream's state and version now, for a command that is decided on them. Raises StreamDamaged."""
+        history = (await self.load([stream.name]))[stream.name]
+        state = stream.fold(recorded.event for recorded in history)
+        if not history:
+            return ExpectedVersion(stream.name, 0, state)
+        return ExpectedVersion(stream.name, history[-1].version, state, history[-1].position)
 
     async def load_state(self, stream: Stream[S]) -> S:
         """Folds all events of a stream to its state. Raises StreamDamaged."""

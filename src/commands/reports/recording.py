@@ -1,0 +1,164 @@
+"""Recording a report: read its file, look up its tests in the read models, and append its results."""
+
+import asyncio
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from commands.handler import Command, Receipt
+from commands.reports.columns import ReportRead, read_report
+from commands.reports.matching import Match, MatchRules
+from commands.results import NewCases, RecordReport, find_report, must_take_reports
+from domain.builds import BUILD, AnyBuild, Report
+from domain.core.errors import NotFound, Unavailable
+from domain.core.events import ExpectedVersion
+from domain.known_issues import MatchRule
+from domain.results import FAILED, CountedResult
+from store.clock import utcnow
+from store.log.append import VersionConflict
+from store.log.event_log import EventLog
+from store.log.ids import Ids
+
+MAX_TRIES = 10
+MAX_LAG_S = 30.0
+"""How long a report waits for the read models to show what was recorded before it."""
+
+Execute = Callable[[Command], Awaitable[Receipt]]
+"""Executes a command on behalf of whoever sent the report."""
+
+
+class ReadModels(Protocol):
+    """What recording needs from read models; `projections.report_lookups` implements it."""
+
+    async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
+        """Returns the match rules of all known issues of a project."""
+        ...
+
+    async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
+        """Returns the version of the project's stream of cases, and the case id of each node id.
+
+        A node id that had no case at this version has None.
+        """
+        ...
+
+    async def fetch_counted(self, build_id: int, attempt: int, case_ids: list[int]) -> Sequence[CountedResult]:
+        """Returns the results of these cases that count in an attempt of a build."""
+        ...
+
+
+async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
+    """Loads a build for recording reports of it. Raises NotFound."""
+    loaded = await log.load_at_version(BUILD.at(build_id))
+    if loaded.state is None:
+        raise NotFound(f"There is no build {build_id}.")
+    return ExpectedVersion(loaded.stream, loaded.version, loaded.state, loaded.position)
+
+
+@dataclass(frozen=True)
+class ReportRecorder:
+    """Records reports. A report that is sent again has the outcome of the first time.
+
+    Raises Conflict when the build takes no reports (any more), Unavailable when the read models lag behind.
+    """
+
+    log: EventLog
+    ids: Ids
+    read_models: ReadModels
+    wait_until_shown: Callable[[int], Awaitable[bool]]
+    """Waits for the read models to reach a position; returns whether they did, at once when they lag far behind."""
+
+    async def record_file(
+        self, execute: Execute, build: ExpectedVersion[AnyBuild], attempt: int, path: str, file: Path
+    ) -> Report:
+        """Records a report file under `path`, as a report of this attempt."""
+        if (known := find_report(build.state, attempt, path)) is not None:
+            return known
+        must_take_reports(build.state, attempt)
+        return await self.record(execute, build, attempt, path, await asyncio.to_thread(read_report, file))
+
+    async def record(
+        self, execute: Execute, build: ExpectedVersion[AnyBuild], attempt: int, path: str, report: ReportRead
+    ) -> Report:
+        """Records a report that was read already."""
+        first_result_id = await self.ids.draw_range("results", max(1, report.rows))
+        matches = await self._find_matches(build.state.queued.project_id, report)
+        for _ in range(MAX_TRIES):
+            if (known := find_report(build.state, attempt, path)) is not None:
+                return known
+            command = await self._prepare(build, attempt, path, report, first_result_id, matches)
+            try:
+                state = (await execute(command)).state(BUILD.at(build.state.build_id))
+            except VersionConflict:
+                # Others wrote to the build or added cases to the project: look again when the read models show it.
+                await self._wait(await self.log.read_head())
+                build = await load_build(self.log, build.state.build_id)
+            else:
+                assert state is not None
+                recorded = find_report(state, attempt, path)
+                assert recorded is not None
+                return recorded
+        raise Unavailable("Other reports of this project keep coming first; send this one again.")
+
+    async def _find_matches(self, project_id: int, report: ReportRead) -> Sequence[Match]:
+        if FAILED not in report.statuses or not (rules := await self.read_models.fetch_match_rules(project_id)):
+            return ()
+        return await asyncio.to_thread(lambda: MatchRules(rules).find_matches(report))
+
+    async def _prepare(
+        self,
+        build: ExpectedVersion[AnyBuild],
+        attempt: int,
+        path: str,
+        report: ReportRead,
+        first_result_id: int,
+        matches: Sequence[Match],
+    ) -> RecordReport:
+        project_id = build.state.queued.project_id
+        version, case_ids = await self.read_models.find_cases(project_id, report.node_ids)
+        new = [index for index, case_id in enumerate(case_ids) if case_id is None]
+        new_cases = None
+        if new:
+            new_cases = NewCases(
+                project_id=project_id,
+                catalogue_version=version,
+                first_case_id=await self.ids.draw_range("test_cases", len(new)),
+                node_ids=[report.node_ids[index] for index in new],
+                suites=[report.suites[report.case_suites[index]] for index in new],
+            )
+            for number, index in enumerate(new):
+                case_ids[index] = new_cases.first_case_id + number
+        ids = array("q", (case_id for case_id in case_ids if case_id is not None))
+        return RecordReport(
+            build=build,
+            attempt=attempt,
+            path=path,
+            report=report,
+            first_result_id=first_result_id,
+            case_ids=ids,
+            new_cases=new_cases,
+            earlier=await self._fetch_earlier(build, attempt, ids.tolist()),
+            matches=matches,
+            now=utcnow(),
+        )
+
+    async def _fetch_earlier(
+        self, build: ExpectedVersion[AnyBuild], attempt: int, case_ids: list[int]
+    ) -> dict[int, CountedResult]:
+        """Returns what other reports of this attempt brought of these cases, by case id."""
+        if not any(report.attempt == attempt and report.cases for report in build.state.reports):
+            return {}
+        await self._wait(build.position)
+        found = await self.read_models.fetch_counted(build.state.build_id, attempt, case_ids)
+        return {result.case_id: result for result in found}
+
+    async def _wait(self, position: int) -> None:
+        """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + MAX_LAG_S
+        while clock() < deadline:
+            if await self.wait_until_shown(position):
+                return
+            await asyncio.sleep(0.1)
+        raise Unavailable("The read models lag behind; send this report again.")
