@@ -253,7 +253,7 @@ async def prefetch(
 def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> list[Change]:
     """The validated changes that a projection makes for an event.
 
-    Raises UnreadableEvent, InvalidValue, and whatever the projection raises.
+    Raises Unreadable, InvalidValue, and whatever the projection raises.
     """
     check_readable(projection, event)
     changes = list(projection.apply(event, batch))

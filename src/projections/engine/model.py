@@ -115,7 +115,7 @@ class Rows(Protocol):
         ...
 
 
-class UnreadableEvent(Exception):
+class Unreadable(Exception):
     """A projection handles this type of event, and the event is damaged."""
 
 
@@ -135,10 +135,10 @@ class Projection:
 
 
 def check_readable(projection: Projection, recorded: Recorded) -> None:
-    """Raises UnreadableEvent when the event is damaged and the projection handles its type."""
+    """Raises Unreadable when the event is damaged and the projection handles its type."""
     event, handles = recorded.event, projection.handles
     if isinstance(event, Damaged) and (handles is None or issubclass(EVENTS[event.type], handles)):
-        raise UnreadableEvent(event.reason)
+        raise Unreadable(event.reason)
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
