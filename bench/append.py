@@ -1,7 +1,7 @@
-"""Appends per second: our recorder beside the library's, in one run: `python -m bench.append`.
+"""Compares appends per second of our recorder and the library's in one run: `./dev bench append`.
 
-Each is called the way it is made for: ours by asyncio tasks, the library's by threads. 300-byte events, each into a
-stream of its own, fsync on. Short rounds of both alternate, so that whatever else the machine does meets both; medians.
+Asyncio tasks call our recorder, threads call the library's. Every event has 300 bytes and its own stream; fsync is on.
+Short rounds of the two alternate, so that other load on the machine slows both. Figures are medians of the rounds.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from store.log.append import GroupCommit, Request
 from store.log.recorder import GroupCommitRecorder, datastore
 from testhide.engines import temporary_engines
 
-STATE = bytes(300)
-BOUNDS = {1: 1.5, 16: 8.0}
-"""Callers -> how many times the library's rate ours must be."""
+EVENT_BYTES = bytes(300)
+MIN_RATIO = {1: 1.5, 16: 8.0}
+"""Concurrent callers -> the least ratio of our rate to the library's."""
 
 
-def ours(conninfo: str, callers: int, seconds: float, streams: Iterator[int]) -> float:
-    """Appends per second."""
+def measure_ours(conninfo: str, callers: int, seconds: float, streams: Iterator[int]) -> float:
+    """Returns the appends per second of our group commit."""
 
     async def run() -> float:
         commit = GroupCommit(conninfo, table="ours")
-        await commit.append(_request(streams))  # the connection and the prepared statement
+        await commit.append(_request(streams))  # opens the connection and prepares the statement
         end = time.perf_counter() + seconds
 
         async def caller() -> int:
@@ -52,8 +52,10 @@ def ours(conninfo: str, callers: int, seconds: float, streams: Iterator[int]) ->
     return uvloop.run(run())
 
 
-def library(recorder: PostgresApplicationRecorder, callers: int, seconds: float, streams: Iterator[int]) -> float:
-    """Appends per second."""
+def measure_library(
+    recorder: PostgresApplicationRecorder, callers: int, seconds: float, streams: Iterator[int]
+) -> float:
+    """Returns the appends per second of the library's recorder."""
     counts: list[int] = []
     recorder.insert_events([_event(streams)])
     end = time.perf_counter() + seconds
@@ -75,7 +77,7 @@ def library(recorder: PostgresApplicationRecorder, callers: int, seconds: float,
 
 
 def _event(streams: Iterator[int]) -> StoredEvent:
-    return StoredEvent(f"build-{next(streams)}", 1, "build.queued", STATE)
+    return StoredEvent(f"build-{next(streams)}", 1, "build.queued", EVENT_BYTES)
 
 
 def _request(streams: Iterator[int]) -> Request:
@@ -91,15 +93,15 @@ def _library_store(conninfo: str) -> PostgresDatastore:
         user=parts["user"],
         password=parts["password"],
         originator_id_type="text",
-        pool_size=16,  # one for each caller: it shall not wait for connections
+        pool_size=16,  # one for each caller, so that none waits for a connection
         max_overflow=4,
     )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Appends per second beside the library's recorder.")
+    parser = argparse.ArgumentParser(description="Compare appends per second with the library's recorder.")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=0.7, help="of one round")
+    parser.add_argument("--seconds", type=float, default=0.7, help="length of one round")
     options = parser.parse_args()
     report = Report("append")
     streams = count(1)
@@ -112,13 +114,13 @@ def main() -> int:
         stock.create_table()
         with psycopg.connect(engines.database_url, autocommit=True) as connection:
             assert connection.execute("SHOW fsync").fetchone() == ("on",)
-        rounds: dict[int, list[tuple[float, float]]] = {callers: [] for callers in BOUNDS}
+        rounds: dict[int, list[tuple[float, float]]] = {callers: [] for callers in MIN_RATIO}
         for _ in range(options.rounds):
-            for callers in BOUNDS:
+            for callers in MIN_RATIO:
                 rounds[callers].append(
                     (
-                        ours(engines.database_url, callers, options.seconds, streams),
-                        library(stock, callers, options.seconds, streams),
+                        measure_ours(engines.database_url, callers, options.seconds, streams),
+                        measure_library(stock, callers, options.seconds, streams),
                     )
                 )
         for store in (ours_store, library_store):
@@ -128,7 +130,7 @@ def main() -> int:
         ratio = median([rate[0] / rate[1] for rate in rates])
         report.add(f"ours, {callers} callers", mine, "appends/s")
         report.add(f"library, {callers} callers", theirs, "appends/s")
-        report.add(f"ratio, {callers} callers", ratio, "times", at_least=BOUNDS[callers])
+        report.add(f"ratio, {callers} callers", ratio, "times", at_least=MIN_RATIO[callers])
     return report.finish()
 
 

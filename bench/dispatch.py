@@ -1,7 +1,7 @@
-"""From POST /builds/start to the command's first output at a client that follows the build: `python -m bench.dispatch`.
+"""Measures the time from POST /builds/start to the first output at a client: `./dev bench dispatch`.
 
-One agent, idle before each build. The command prints the time, so that its start, and then how long each line takes
-from print to arrival, are seen on one clock. Server, agent and client are on this machine.
+The stack has one agent, which is idle before each build. The build's command prints the time, so one clock gives the
+command's start and the delay from print to arrival of every line. Server, agent and client run on this machine.
 """
 
 import argparse
@@ -21,45 +21,45 @@ from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from store.log.codec import Envelope
 
-FIRST = "date +%s%N"
-LINES = "for i in $(seq 40); do date +%s%N; sleep 0.05; done"
-PRINTED = re.compile(r"\] (\d{19})$")
+PRINT_TIME = "date +%s%N"
+PRINT_40_TIMES = "for i in $(seq 40); do date +%s%N; sleep 0.05; done"
+PRINTED_TIME = re.compile(r"\] (\d{19})$")
 STEPS = {"build.queued": "queued", "build.assigned": "assigned", "build.started": "started"}
 
 
 async def follow(stack: Stack, job: int) -> tuple[int, float, float, list[tuple[float, float]]]:
-    """Starts a build; its id, when it was asked for, when that was answered, and (printed, arrived) of each line."""
+    """Starts a build and reads its stream; returns its id, times of request and answer, (printed, arrived) of lines."""
     connection = await Connection.open(stack.port, stack.token)
-    start = connection.prepared("POST", "/api/v3/builds/start", json.dumps({"job_id": job}).encode())
+    start = connection.prepare("POST", "/api/v3/builds/start", json.dumps({"job_id": job}).encode())
     asked = time.time()
     status, _, body = await connection.send(start)
     answered = time.time()
     assert status == 201, body
     build = json.loads(body)["id"]
     lines: list[tuple[float, float]] = []
-    async for chunk in connection.stream(connection.prepared("GET", f"/api/v3/builds/{build}/stream")):
+    async for chunk in connection.stream(connection.prepare("GET", f"/api/v3/builds/{build}/stream")):
         arrived = time.time()
-        said = [json.loads(text).get("data", "") for text in re.findall(r"data: (\{.*\})", chunk.decode())]
-        lines.extend((int(found[1]) / 1e9, arrived) for text in said if (found := PRINTED.search(text)))
+        texts = [json.loads(text).get("data", "") for text in re.findall(r"data: (\{.*\})", chunk.decode())]
+        lines.extend((int(found[1]) / 1e9, arrived) for text in texts if (found := PRINTED_TIME.search(text)))
     connection.close()
     return build, asked, answered, lines
 
 
 async def measure(stack: Stack, builds: int, report: Report) -> None:
-    first, many = stack.job("first", FIRST), stack.job("many", LINES)
+    first, many = stack.create_job("first", PRINT_TIME), stack.create_job("many", PRINT_40_TIMES)
     steps: dict[str, list[float]] = defaultdict(list)
     begun: dict[int, float] = {}
     for number in range(builds + 2):
-        await asyncio.sleep(0.5)  # idle again: the agent's poll is open
+        await asyncio.sleep(0.5)  # until the agent is idle and its poll is open
         build, asked, answered, lines = await follow(stack, first)
         if number < 2:
-            continue  # warm
+            continue  # the first two warm up connections and caches
         begun[build] = asked
         printed, arrived = lines[0]
         steps["answered"].append(answered - asked)
         steps["command printed"].append(printed - asked)
         steps["first output at the client"].append(arrived - asked)
-    for name, at, build in stamps(stack, list(begun)):
+    for name, at, build in fetch_event_times(stack, list(begun)):
         steps[name].append(at - begun[build])
     for name in ("queued", "assigned", "answered", "started", "command printed"):
         report.add(f"POST to {name}, p50", percentile(steps[name], 50) * 1000, "ms")
@@ -71,8 +71,8 @@ async def measure(stack: Stack, builds: int, report: Report) -> None:
     report.add("print to arrival, p99", percentile(delays, 99) * 1000, "ms")
 
 
-def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
-    """(step, time, build) as the events say."""
+def fetch_event_times(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
+    """Returns (step, time, build) of the stored events of these builds."""
     envelopes = msgspec.msgpack.Decoder(Envelope)
     with psycopg.connect(stack.settings.database_url) as connection:
         rows = connection.execute(
@@ -86,7 +86,7 @@ def stamps(stack: Stack, builds: list[int]) -> list[tuple[str, float, int]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="From POST to the command's first output.")
+    parser = argparse.ArgumentParser(description="Measure the time from POST to the command's first output.")
     parser.add_argument("--builds", type=int, default=20)
     options = parser.parse_args()
     report = Report("dispatch")

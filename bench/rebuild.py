@@ -1,9 +1,9 @@
-"""A rebuild of all read models while others write, beside the library's own projections: `python -m bench.rebuild`.
+"""Measures a rebuild of all read models during writes, and compares the library's runner: `./dev bench rebuild`.
 
-A stack gets a made-up history (bench/history/company.py), which its projector follows live. Then `testhide projections
-rebuild` builds all read models anew while 50 comments a second are written and some are read back, and `testhide
-projections diff` compares all rows. At the end the `eventsourcing` library's ProjectionRunner
-(bench/support/stock_runner.py) processes the same events for a while.
+Fills the log with a generated history (bench/history/company.py) and lets the live projector catch up. Then `testhide
+projections rebuild` rebuilds all read models while clients post 50 comments a second and read some of them back, and
+`testhide projections diff` compares all rows. Finally the `eventsourcing` library's ProjectionRunner
+(bench/support/stock_runner.py) processes the same events for some seconds.
 """
 
 import argparse
@@ -33,33 +33,34 @@ from store.tables.log_positions import MIN_SKIP
 
 WRITES_A_SECOND = 50
 CLIENTS = 10
-READ_BACK = 10
-"""One comment in so many is looked for."""
-BUILDS = 1_000
+READ_BACK_EVERY = 10
+"""One of so many comments is read back after its answer."""
+COMMENTED_BUILDS = 1_000
 NAMES = [projection.name for projection in PROJECTIONS]
-PATIENCE_S = 3_600.0
+CATCH_UP_TIMEOUT_S = 3_600.0
 QUIET_S = 15.0
+"""How long the log must not grow before the stack counts as idle."""
 STOCK_S, STOCK_SHORT_S = 20.0, 4.0
+"""How long the library's runner is measured, with and without bounds on speed."""
 
 
 class Writer:
-    """Comments on builds of the history, each on another one, and reads some back; at a fixed rate, whatever answers
-    take.
-    """
+    """Comments on builds of the history at a fixed rate, however long answers take, and reads some comments back."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         self.seconds: list[float] = []
-        """From a comment to its answer."""
+        """Seconds from each POST to its answer."""
         self.failed = 0
         self.unread = 0
-        """Comments that were not there when the build was read after the answer."""
+        """Acknowledged comments that the build did not show when it was read back."""
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Raises ConnectionLost, in the end."""
+        """Posts comments until the block ends. Raises ConnectionLost at the end of the block."""
         pages = [
-            self._stack.call("GET", f"/api/v3/builds?limit=100&page={page}") for page in range(1, BUILDS // 100 + 1)
+            self._stack.call("GET", f"/api/v3/builds?limit=100&page={page}")
+            for page in range(1, COMMENTED_BUILDS // 100 + 1)
         ]
         builds = [build["id"] for page in pages for build in page["results"]]
         stop = threading.Event()
@@ -83,13 +84,13 @@ class Writer:
             path = f"/api/v3/builds/{build}"
             begun = time.monotonic()
             status, _, written = await connection.send(
-                connection.prepared("POST", f"{path}/comment", b'{"text": "a word"}')
+                connection.prepare("POST", f"{path}/comment", b'{"text": "a word"}')
             )
             self.seconds.append(time.monotonic() - begun)
             if status != 201:
                 self.failed += 1
-            elif len(self.seconds) % READ_BACK == 0:
-                _, _, shown = await connection.send(connection.prepared("GET", path))
+            elif len(self.seconds) % READ_BACK_EVERY == 0:
+                _, _, shown = await connection.send(connection.prepare("GET", path))
                 ids = [item["id"] for item in json.loads(shown)["comments"]]
                 self.unread += json.loads(written)["id"] not in ids
             due += CLIENTS / WRITES_A_SECOND
@@ -97,23 +98,23 @@ class Writer:
         connection.close()
 
 
-def projections(stack: Stack, verb: str, *arguments: str) -> None:
-    """Raises subprocess.CalledProcessError."""
+def run_projections(stack: Stack, verb: str, *arguments: str) -> None:
+    """Runs `testhide projections VERB`. Raises subprocess.CalledProcessError."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     environment["TESTHIDE_SETTINGS"] = str(stack.data / "run" / "settings.json")
     command = [sys.executable, "-P", "-m", "testhide", "projections", verb, *arguments]
     subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
 
 
-def head(stack: Stack) -> int:
-    return _number(stack, "SELECT max(notification_id) FROM stored_events")
+def fetch_head(stack: Stack) -> int:
+    return _fetch_number(stack, "SELECT max(notification_id) FROM stored_events")
 
 
-def projected(stack: Stack) -> int:
-    return _number(stack, "SELECT min(position) FROM projection_positions")
+def fetch_projected(stack: Stack) -> int:
+    return _fetch_number(stack, "SELECT min(position) FROM projection_positions")
 
 
-def _number(stack: Stack, query: str) -> int:
+def _fetch_number(stack: Stack, query: str) -> int:
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
         row = connection.execute(query.encode()).fetchone()
     assert row is not None
@@ -121,26 +122,26 @@ def _number(stack: Stack, query: str) -> int:
 
 
 def wait_until_quiet(stack: Stack) -> None:
-    """Until the live tables are there, and all that follows the log has come to its end and adds nothing more."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Waits until all readers of the log have caught up and nothing was appended for QUIET_S."""
+    deadline = time.monotonic() + CATCH_UP_TIMEOUT_S
     since, seen = time.monotonic(), 0
     while time.monotonic() - since < QUIET_S:
-        assert time.monotonic() < deadline, "the stack does not catch up"
-        reached = head(stack)
-        is_behind = projected(stack) < reached or _number(stack, "SELECT count(*) FROM due_reactions") > 0
-        is_behind |= _number(stack, "SELECT min(position) FROM reaction_positions") < reached - MIN_SKIP
-        if is_behind or reached != seen or _number(stack, "SELECT max(size) FROM audit_checkpoints") < reached:
+        assert time.monotonic() < deadline, "the stack does not catch up with the log"
+        reached = fetch_head(stack)
+        is_behind = fetch_projected(stack) < reached or _fetch_number(stack, "SELECT count(*) FROM due_reactions") > 0
+        is_behind |= _fetch_number(stack, "SELECT min(position) FROM reaction_positions") < reached - MIN_SKIP
+        if is_behind or reached != seen or _fetch_number(stack, "SELECT max(size) FROM audit_checkpoints") < reached:
             since, seen = time.monotonic(), reached
         time.sleep(0.2)
 
 
 def vacuum(stack: Stack) -> None:
-    """What the database would do by itself within the next minutes, after so much came at once."""
+    """Does at once what autovacuum would do within minutes of the bulk insert."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")
 
 
-def fill(stack: Stack, events: int, results: int, report: Report) -> Written:
+def fill_log(stack: Stack, events: int, results: int, report: Report) -> Written:
     begun = time.monotonic()
     settings = stack.settings
     written = write_history(settings.database_url, Secrets(settings.secret_key), events=events, results=results)
@@ -153,16 +154,16 @@ def fill(stack: Stack, events: int, results: int, report: Report) -> Written:
     return written
 
 
-def serve_by_live_projector(stack: Stack, written: Written, report: Report) -> None:
+def wait_for_live_projector(stack: Stack, written: Written, report: Report) -> None:
     begun = time.monotonic()
-    while projected(stack) < written.last:
+    while fetch_projected(stack) < written.last:
         time.sleep(0.1)
     report.add("live projector, catching up", (written.last - written.first) / (time.monotonic() - begun), "events/s")
 
 
 @contextlib.contextmanager
-def standing_still(stack: Stack) -> Iterator[None]:
-    """The projector; it holds no transaction while nothing happens."""
+def paused_projector(stack: Stack) -> Iterator[None]:
+    """Stops the idle projector by SIGSTOP, when it holds no transaction."""
     pid = stack.pids["project"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -172,13 +173,13 @@ def standing_still(stack: Stack) -> Iterator[None]:
 
 
 def measure(stack: Stack, writer: Writer, written: Written, report: Report, *, bounds: bool) -> None:
-    """That nothing is lost or differs is asked always, how fast it is only with `bounds`."""
+    """Measures rebuild, diff and the library's runner. Correctness always has bounds, speed only with `bounds`."""
     wait_until_quiet(stack)
     with writer.writing():
         begun = time.monotonic()
-        projections(stack, "rebuild", *NAMES, "--from-scratch")
+        run_projections(stack, "rebuild", *NAMES, "--from-scratch")
         seconds = time.monotonic() - begun
-    events = (written.last - written.first) / seconds  # what the workers have added does not count
+    events = (written.last - written.first) / seconds  # without the events that the workers have appended
     report.add("rebuild", seconds, "s")
     report.add("rebuild: events", events, "events/s", at_least=20_000 if bounds else None)
     report.add("rebuild: results", written.results / seconds, "results/s", at_least=200_000 if bounds else None)
@@ -189,31 +190,31 @@ def measure(stack: Stack, writer: Writer, written: Written, report: Report, *, b
     report.add("writes meanwhile: p99", percentile(writer.seconds, 99) * 1000, "ms")
     begun = time.monotonic()
     try:
-        projections(stack, "diff", *NAMES)
+        run_projections(stack, "diff", *NAMES)
         differing = 0
     except subprocess.CalledProcessError:
         differing = 1
     report.add("diff", time.monotonic() - begun, "s")
     report.add("diff: read models differ", differing, "", at_most=0)
     stock_s = STOCK_S if bounds else STOCK_SHORT_S
-    theirs = stock_runner.same_read_models(stack.settings.database_url, written.last, stock_s)
+    theirs = stock_runner.measure_read_models(stack.settings.database_url, written.last, stock_s)
     report.add("library's ProjectionRunner, same read models", theirs, "events/s")
     report.add("ratio", events / theirs, "times", at_least=10 if bounds else None)
-    of_builds = stock_runner.builds_only(stack.settings.database_url, written.last, stock_s)
+    of_builds = stock_runner.measure_builds(stack.settings.database_url, written.last, stock_s)
     report.add("library's ProjectionRunner, a table of builds only", of_builds, "events/s")
     report.add("ratio to that", events / of_builds, "times")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Rebuild all read models while others write.")
+    parser = argparse.ArgumentParser(description="Rebuild all read models while clients write.")
     parser.add_argument("--events", type=int, default=50_000)
     parser.add_argument("--results", type=int, default=1_000_000)
     options = parser.parse_args()
     report = Report("rebuild")
     with running_stack(agent=False) as stack:
         writer = Writer(stack)
-        written = fill(stack, options.events, options.results, report)
-        serve_by_live_projector(stack, written, report)
+        written = fill_log(stack, options.events, options.results, report)
+        wait_for_live_projector(stack, written, report)
         measure(stack, writer, written, report, bounds=False)
     return report.finish()
 

@@ -1,6 +1,6 @@
-"""One report of 100,000 tests (about 50 MB): stored, classified, readable, and its cost: `python -m bench.results`.
+"""Measures one report of 100,000 tests (about 50 MB) from upload to readable results: `./dev bench results`.
 
-Bytes a result are those of the read tables and their indexes for passed results, over ten builds of the same tests.
+The bytes per result are those of the read tables and indexes, for passed results of ten builds with the same tests.
 """
 
 import argparse
@@ -20,7 +20,8 @@ BUILDS = 10
 READS = 200
 
 
-def junit(cases: int, *, failing: bool) -> Iterator[bytes]:
+def write_junit(cases: int, *, failing: bool) -> Iterator[bytes]:
+    """Yields a report of `cases` tests; with `failing` every 20th fails and the others have output."""
     yield b'<testsuites><testsuite name="pytest">'
     for number in range(cases):
         name = f'<testcase classname="tests.test_area{number // 500}" name="test_{number}" time="0.012"'
@@ -28,7 +29,7 @@ def junit(cases: int, *, failing: bool) -> Iterator[bytes]:
             trace = f"tests/test_area.py:{number}: in test\n    assert value == {number}\n" * 12
             yield f'{name}><failure message="assert {number} == 1">{trace}</failure></testcase>\n'.encode()
         elif failing:
-            yield f"{name}><system-out>{'something that a test says ' * 15}{number}</system-out></testcase>\n".encode()
+            yield f"{name}><system-out>{'a line that a test prints ' * 15}{number}</system-out></testcase>\n".encode()
         else:
             yield f"{name}/>\n".encode()
     yield b"</testsuite></testsuites>"
@@ -43,28 +44,28 @@ def upload(stack: Stack, build: int, content: bytes) -> None:
         timeout=120,
     )
     answer.raise_for_status()
-    assert answer.json()["report"] is not None, "the upload was not taken for a report"
+    assert answer.json()["report"] is not None, "the upload was not recognised as a report"
 
 
-def external_build(stack: Stack, job: int) -> int:
+def start_external_build(stack: Stack, job: int) -> int:
     build: int = stack.call("POST", "/api/v3/builds/start", {"job_id": job, "external": True})["id"]
     return build
 
 
-def memory_mb(pid: int) -> tuple[float, float]:
-    """Resident now, and at most so far."""
+def read_memory_mb(pid: int) -> tuple[float, float]:
+    """Returns the resident memory now and its peak so far."""
     with open(f"/proc/{pid}/status") as status:
         fields = dict(line.split(":", 1) for line in status)
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
 def measure(stack: Stack, report: Report) -> None:
-    job = stack.job("large", "true")
+    job = stack.create_job("large", "true")
     processes = {name: stack.pids[name] for name in ("serve", "project")}
-    before = {name: memory_mb(pid)[0] for name, pid in processes.items()}
-    content = b"".join(junit(CASES, failing=True))
+    before = {name: read_memory_mb(pid)[0] for name, pid in processes.items()}
+    content = b"".join(write_junit(CASES, failing=True))
     report.add("report", len(content) / 2**20, "MiB")
-    build = external_build(stack, job)
+    build = start_external_build(stack, job)
     begun = time.monotonic()
     upload(stack, build, content)
     failed = CASES // 20
@@ -72,7 +73,9 @@ def measure(stack: Stack, report: Report) -> None:
         time.sleep(0.05)
     report.add("stored, classified and readable", time.monotonic() - begun, "s", at_most=10)
     for name, pid in processes.items():
-        report.add(f"memory of {name} at its peak, above before", memory_mb(pid)[1] - before[name], "MB", at_most=300)
+        report.add(
+            f"memory of {name} at its peak, above before", read_memory_mb(pid)[1] - before[name], "MB", at_most=300
+        )
     for path in (f"tests?build_id={build}&status=failed", f"report/{build}"):
         times = []
         for _ in range(READS):
@@ -82,14 +85,17 @@ def measure(stack: Stack, report: Report) -> None:
         report.add(
             f"GET {path.partition('?')[0].partition('/')[0]}, p99", percentile(times, 99) * 1000, "ms", at_most=50
         )
-    before_size = size(stack)
-    passing = b"".join(junit(CASES, failing=False))
+    before_size = fetch_size(stack)
+    passing = b"".join(write_junit(CASES, failing=False))
     for _ in range(BUILDS):
-        upload(stack, external_build(stack, job), passing)
-    report.add("read tables and indexes", (size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=20)
+        upload(stack, start_external_build(stack, job), passing)
+    report.add(
+        "read tables and indexes", (fetch_size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=20
+    )
 
 
-def size(stack: Stack) -> int:
+def fetch_size(stack: Stack) -> int:
+    """Returns the bytes of the results' table with its indexes."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
         row = connection.execute(f"SELECT pg_total_relation_size('{BlockRow.table}')".encode()).fetchone()
     assert row is not None
@@ -97,7 +103,7 @@ def size(stack: Stack) -> int:
 
 
 def main() -> int:
-    argparse.ArgumentParser(description="One report of 100,000 tests.").parse_args()
+    argparse.ArgumentParser(description="Measure one report of 100,000 tests.").parse_args()
     report = Report("results")
     with running_stack(agent=False) as stack:
         measure(stack, report)

@@ -1,7 +1,7 @@
-"""Sealing, exporting and verifying a log: events a second, and what they take of memory: `./dev bench sealing`.
+"""Measures the speed and the memory of sealing, exporting and verifying a log: `./dev bench sealing`.
 
-The log is a made-up history of all types (bench/history/write.py). Only the memory has a bound: that none of the three
-grows with the log.
+The log is a generated history (bench/history/write.py). Only memory has a bound, since none of the three may need more
+memory for a longer log.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from testhide.processes import core
 from testhide.settings import Settings
 from workers.audit import Sealer
 
-MOST_GROWTH_MB = 32.0
+MAX_GROWTH_MB = 32.0
 
 
 async def measure(settings: Settings, export: Path, report: Report) -> None:
@@ -40,10 +40,10 @@ async def measure(settings: Settings, export: Path, report: Report) -> None:
         report.add("sealed", checkpoint.size / seconds, "events/s")
         begun = time.perf_counter()
         with export.open("wb") as file:
-            async for piece in Export(parts.pool, parts.log, checkpoint).lines():
-                file.write(piece)
+            async for chunk in Export(parts.pool, parts.log, checkpoint).lines():
+                file.write(chunk)
         report.add("exported", checkpoint.size / (time.perf_counter() - begun), "events/s")
-    report.add("an event's line", export.stat().st_size / checkpoint.size, "bytes")
+    report.add("exported line", export.stat().st_size / checkpoint.size, "bytes")
     verifier = Verifier()
     begun = time.perf_counter()
     with export.open("rb") as lines:
@@ -52,26 +52,26 @@ async def measure(settings: Settings, export: Path, report: Report) -> None:
     assert verifier.findings == []
 
 
-def most_memory_mb() -> float:
+def read_peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Seal, export and verify a log.")
+    parser = argparse.ArgumentParser(description="Measure sealing, exporting and verifying a log.")
     parser.add_argument("--events", type=int, default=100_000)
     options = parser.parse_args()
     report = Report("sealing")
     with temporary_engines() as engines, tempfile.TemporaryDirectory() as folder:
         settings = Settings(database_url=engines.database_url, redis_url="", secret_key=b"s" * 32, data_dir="")
         migrate(settings)
-        asyncio.run(fill(settings, options.events))
-        before = most_memory_mb()
+        asyncio.run(fill_log(settings, options.events))
+        before = read_peak_memory_mb()
         asyncio.run(measure(settings, Path(folder, "export.ndjson"), report))
-        report.add("memory that it took", most_memory_mb() - before, "MB", at_most=MOST_GROWTH_MB)
+        report.add("growth of peak memory", read_peak_memory_mb() - before, "MB", at_most=MAX_GROWTH_MB)
     return report.finish()
 
 
-async def fill(settings: Settings, events: int) -> None:
+async def fill_log(settings: Settings, events: int) -> None:
     async with core(settings) as parts:
         write_history(settings.database_url, parts.secrets, events=events, results=3 * events)
 

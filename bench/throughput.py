@@ -1,6 +1,6 @@
-"""How many trivial builds a second go from the queue to their end, and in which order: `python -m bench.throughput`.
+"""Measures how many trivial builds a second are assigned and finished, and in which order: `./dev bench throughput`.
 
-200 builds of all priorities wait before the agents come: 4 agents with 2 slots each, on this machine like the server.
+200 builds of all priorities are queued before the agents connect: 4 agents with 2 slots each, on the server's machine.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from bench.support.stack import Stack, running_stack
 from store.log.codec import Envelope
 
 AGENTS, SLOTS = 4, 2
-PATIENCE_S = 120
+FINISH_TIMEOUT_S = 120.0
 
 
 @contextlib.contextmanager
-def agents(stack: Stack, pool: int) -> Iterator[None]:
+def running_agents(stack: Stack, pool: int) -> Iterator[None]:
     running = []
     try:
         for number in range(AGENTS):
@@ -42,31 +42,28 @@ def agents(stack: Stack, pool: int) -> Iterator[None]:
 
 
 def measure(stack: Stack, builds: int, report: Report) -> None:
-    project = stack.call("POST", "/api/v3/projects", {"name": "throughput"})["id"]
-    pool = stack.call("POST", "/api/v3/node-pools", {"name": "throughput", "project_id": project})["id"]
-    body = {"name": "trivial", "project_id": project, "node_pool_id": pool, "max_parallel": 1_000}
-    job = stack.call("POST", "/api/v3/jobs", body)["id"]
-    configuration = {"command": "true", "setup": [], "env": {}, "artifacts": []}
-    stack.call("PUT", f"/api/v3/jobs/{job}/configuration", configuration)
-    priority = {}
+    project = stack.create_project("throughput")
+    pool = stack.create_pool(project)
+    job = stack.create_job("trivial", "true", project_id=project, node_pool_id=pool, max_parallel=1_000)
+    priorities = {}
     for number in range(builds):
-        wish = number * 7 % 10 + 1
-        build = stack.call("POST", "/api/v3/builds/start", {"job_id": job, "priority": wish})["id"]
-        priority[build] = wish
-    with agents(stack, pool):
-        deadline = time.monotonic() + PATIENCE_S
+        priority = number * 7 % 10 + 1
+        build = stack.call("POST", "/api/v3/builds/start", {"job_id": job, "priority": priority})["id"]
+        priorities[build] = priority
+    with running_agents(stack, pool):
+        deadline = time.monotonic() + FINISH_TIMEOUT_S
         while stack.call("GET", f"/api/v3/builds?job_id={job}&status=passed&limit=1")["total"] < builds:
-            assert time.monotonic() < deadline, "the builds do not end"
+            assert time.monotonic() < deadline, f"the builds have not finished after {FINISH_TIMEOUT_S:.0f} s"
             time.sleep(0.2)
-    assigned, began, ended = history(stack)
-    wanted = sorted(priority, key=lambda build: (-priority[build], build))
+    assigned, began, ended = fetch_assignments(stack)
+    wanted = sorted(priorities, key=lambda build: (-priorities[build], build))
     report.add("builds", builds, "builds")
     report.add("from the first assignment to the last end", builds / (ended - began), "builds/s", at_least=30)
     report.add("assigned out of order", sum(a != b for a, b in zip(assigned, wanted, strict=True)), "builds", at_most=0)
 
 
-def history(stack: Stack) -> tuple[list[int], float, float]:
-    """Builds in the order of their assignment, the time of the first assignment and of the last end."""
+def fetch_assignments(stack: Stack) -> tuple[list[int], float, float]:
+    """Returns the builds in order of assignment, the time of the first assignment and of the last end."""
     envelopes = msgspec.msgpack.Decoder(Envelope)
     with psycopg.connect(stack.settings.database_url) as connection:
         rows = connection.execute(
@@ -82,7 +79,7 @@ def history(stack: Stack) -> tuple[list[int], float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Trivial builds a second, and their order.")
+    parser = argparse.ArgumentParser(description="Measure trivial builds a second, and their order.")
     parser.add_argument("--builds", type=int, default=200)
     options = parser.parse_args()
     report = Report("throughput")

@@ -1,14 +1,14 @@
-"""The rebuild at its full size: `python -m bench.long.rebuild` (1,000,000 events that carry 20,000,000 results).
+"""Measures a rebuild at full size, 1,000,000 events with 20,000,000 results: `./dev long rebuild`.
 
-What serves is built from the log too, since the live projector takes long for it; its equality with what the projector
-keeps up is bench/rebuild.py's. With a smaller log (`--events`, `--results`) only what is right or wrong counts, not how
-fast it was: most of a short build is its start and its end. Writes results/rebuild_full.json.
+The live tables are bulk loaded as well, since the live projector would take long; bench/rebuild.py compares a rebuild
+with the live projector's rows. With a smaller log (`--events`, `--results`) only correctness has bounds, not speed:
+most of a short rebuild is its start and its end. Writes results/rebuild_full.json.
 """
 
 import argparse
 import sys
 
-from bench.rebuild import NAMES, Writer, fill, measure, projections, standing_still, vacuum
+from bench.rebuild import NAMES, Writer, fill_log, measure, paused_projector, run_projections, vacuum
 from bench.support.report import Report
 from bench.support.stack import running_stack
 
@@ -24,10 +24,10 @@ def main() -> int:
     report = Report("rebuild_full")
     with running_stack(agent=False) as stack:
         writer = Writer(stack)
-        with standing_still(stack):
-            written = fill(stack, options.events, options.results, report)
-            projections(stack, "rebuild", *NAMES, "--switch")
-        projections(stack, "drop", *NAMES)
+        with paused_projector(stack):
+            written = fill_log(stack, options.events, options.results, report)
+            run_projections(stack, "rebuild", *NAMES, "--switch")
+        run_projections(stack, "drop", *NAMES)
         vacuum(stack)
         measure(stack, writer, written, report, bounds=is_whole)
     return report.finish()

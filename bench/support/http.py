@@ -1,6 +1,6 @@
-"""An HTTP/1.1 client for load: one kept connection, one request at a time, little work a request.
+"""HTTP/1.1 client for load: one persistent connection, one request at a time, little CPU per request.
 
-It understands what our server answers: Content-Length or chunks. Not a general client.
+It reads bodies with Content-Length or in chunks, which is all that this server sends.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class ConnectionLost(Exception):
-    """The server closed the connection before the answer was whole."""
+    """Raised when the server closed the connection before the end of an answer."""
 
 
 class Connection:
@@ -25,13 +25,13 @@ class Connection:
     def close(self) -> None:
         self._writer.close()
 
-    def prepared(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """A request that may be sent many times."""
+    def prepare(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Returns the bytes of a request, which may be sent many times."""
         head = f"{method} {path} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
         return head.encode() + body
 
     async def send(self, prepared: bytes) -> tuple[int, bytes, bytes]:
-        """Status, head and body of the answer. Raises ConnectionLost."""
+        """Returns status, head and body of the answer. Raises ConnectionLost."""
         try:
             self._writer.write(prepared)
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -48,7 +48,7 @@ class Connection:
         return int(head[9:12]), head, body
 
     async def stream(self, prepared: bytes) -> AsyncIterator[bytes]:
-        """The chunks of the answer's body as they arrive."""
+        """Yields the chunks of the answer's body as they arrive."""
         self._writer.write(prepared)
         head = await self._reader.readuntil(b"\r\n\r\n")
         assert int(head[9:12]) == 200, head

@@ -1,4 +1,4 @@
-"""What a benchmark says: a table on the screen, results/NAME.json, and an exit code."""
+"""Output of benchmarks and long checks: a table on the screen, results/NAME.json, and an exit code."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Figure:
 
 @dataclass
 class Report:
-    """One run of one benchmark. `at_least` and `at_most` are its bounds; a figure without one is only told."""
+    """Figures of one run of one benchmark. Only `at_least` and `at_most` decide whether it holds."""
 
     name: str
     figures: list[Figure] = field(default_factory=list)
@@ -47,16 +48,21 @@ class Report:
         self.figures.append(Figure(name, value, unit, at_least, at_most))
 
     def finish(self, folder: Path = Path("results")) -> int:
-        """Prints and writes; the exit code: 1 when a bound was missed."""
-        table(
+        """Prints the figures and writes results/NAME.json; returns the exit code, 1 if a bound was missed."""
+        print_table(
             ("", "", "", "bound", ""),
             [
-                (figure.name, f"{figure.value:,.{digits(figure.value)}f}", figure.unit, figure.bound, figure.verdict)
+                (
+                    figure.name,
+                    f"{figure.value:,.{count_decimals(figure.value)}f}",
+                    figure.unit,
+                    figure.bound,
+                    figure.verdict,
+                )
                 for figure in self.figures
             ],
         )
         holds = all(figure.holds for figure in self.figures)
-        folder.mkdir(parents=True, exist_ok=True)
         result = {
             "name": self.name,
             "holds": holds,
@@ -64,15 +70,20 @@ class Report:
             "machine": platform.machine(),
             "figures": [asdict(figure) for figure in self.figures],
         }
-        (folder / f"{self.name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_result(folder, self.name, result)
         return 0 if holds else 1
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """First column to the left, numbers to the right."""
-    every = [header, *rows] if any(header) else list(rows)
-    widths = [max(len(row[column]) for row in every) for column in range(len(header))]
-    for row in every:
+def write_result(folder: Path, name: str, result: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows with the first, third and fifth column aligned left and the others right."""
+    all_rows = [header, *rows] if any(header) else list(rows)
+    widths = [max(len(row[column]) for row in all_rows) for column in range(len(header))]
+    for row in all_rows:
         first, *others = (
             cell.ljust(width) if column in (0, 2, 4) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -80,12 +91,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join([first, *others]).rstrip())
 
 
-def digits(value: float) -> int:
+def count_decimals(value: float) -> int:
+    """Returns how many decimals to print, so that a value shows about three digits."""
     return 0 if abs(value) >= 100 or value == int(value) else 1 if abs(value) >= 10 else 2
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed."""
+    """Returns the value that `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 

@@ -1,4 +1,4 @@
-"""A whole stack for a benchmark: `testhide up` on a data folder and a port of its own, gone afterwards."""
+"""Whole stack for a benchmark: `testhide up` with a temporary data folder and a free port."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ ADMIN = ("admin@example.com", "correct horse battery")
 
 
 class StackFailed(Exception):
-    """It did not become ready, with what it said."""
+    """Raised with the output of a stack that did not become ready."""
 
 
 @dataclass
@@ -43,13 +43,13 @@ class Stack:
 
     @property
     def pids(self) -> dict[str, int]:
-        """What the supervisor runs right now, by name."""
+        """Process ids that the supervisor runs now, by name."""
         return {
             entry["name"]: entry["pid"] for entry in json.loads((self.data / "run" / "processes.json").read_bytes())
         }
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """One request as the administrator; the decoded answer. Raises urllib.error.HTTPError."""
+        """Sends one request as the administrator and returns the decoded answer. Raises urllib.error.HTTPError."""
         headers = {"Content-Type": "application/json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -58,31 +58,39 @@ class Stack:
             content = answer.read()
         return json.loads(content) if content else None
 
-    def job(self, name: str, command: str, **settings: object) -> int:
-        """A job in a project of its own; its id."""
-        project = self.call("POST", "/api/v3/projects", {"name": name})
-        body = {"name": name, "project_id": project["id"], **settings}
+    def create_project(self, name: str) -> int:
+        project: int = self.call("POST", "/api/v3/projects", {"name": name})["id"]
+        return project
+
+    def create_pool(self, project: int) -> int:
+        pool: int = self.call("POST", "/api/v3/node-pools", {"name": "bench", "project_id": project})["id"]
+        return pool
+
+    def create_job(self, name: str, command: str, *, project_id: int | None = None, **settings: object) -> int:
+        """Creates a job, in a new project unless `project_id` is given, and returns its id."""
+        project = self.create_project(name) if project_id is None else project_id
+        body = {"name": name, "project_id": project, **settings}
         job: int = self.call("POST", "/api/v3/jobs", body)["id"]
         configuration = {"command": command, "setup": [], "env": {}, "artifacts": []}
         self.call("PUT", f"/api/v3/jobs/{job}/configuration", configuration)
         return job
 
     def kill(self, name: str) -> None:
-        """SIGKILL; the supervisor starts it again."""
+        """Kills a process by SIGKILL; the supervisor starts it again."""
         os.kill(self.pids[name], signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def running_stack(*, agent: bool, python: str | Path = sys.executable) -> Iterator[Stack]:
-    """Raises StackFailed."""
+    """Starts a stack, signs in as administrator, and stops and deletes it at the end. Raises StackFailed."""
     data = Path(tempfile.mkdtemp(prefix="testhide-bench-"))
-    data.chmod(0o711)  # as root: the engines' account must get through
-    port = _free_port()
+    data.chmod(0o711)  # as root: the engines run under another account and must reach their folders
+    port = _find_free_port()
     command = [str(python), "-P", "-m", "testhide", "up", "--port", str(port), "--data", str(data)]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
     process = subprocess.Popen(
         [*command, *([] if agent else ["--no-agent"])],
-        env={**kept, "TESTHIDE_ADMIN_EMAIL": ADMIN[0], "TESTHIDE_ADMIN_PASSWORD": ADMIN[1]},
+        env={**inherited, "TESTHIDE_ADMIN_EMAIL": ADMIN[0], "TESTHIDE_ADMIN_PASSWORD": ADMIN[1]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -101,30 +109,30 @@ def running_stack(*, agent: bool, python: str | Path = sys.executable) -> Iterat
             process.kill()
             process.wait()
         record = read_record(data)
-        for place in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
-            shutil.rmtree(place, ignore_errors=True)
+        for folder in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_until_ready(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if line.startswith("ready "):
             break
     else:
-        raise StackFailed("".join(said))
-    # Somebody has to read on, or a full pipe stops the supervisor.
-    threading.Thread(target=_forward, args=(process,), daemon=True).start()
+        raise StackFailed("".join(output))
+    # A thread reads on: a full pipe would block the supervisor.
+    threading.Thread(target=_copy_output, args=(process,), daemon=True).start()
 
 
-def _forward(process: subprocess.Popen[str]) -> None:
+def _copy_output(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         print(f"  | {line.rstrip()}", file=sys.stderr)
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,9 +1,8 @@
-"""The `eventsourcing` library's own way to a read model: a ProjectionRunner over the same stored events.
+"""Measures the `eventsourcing` library's ProjectionRunner on the stored events of our log.
 
-Its recorder reads our log, its view is a PostgresTrackingRecorder as its documentation has it: one transaction an
-event, for the rows and the tracking. What stands in the rows is said by the same pure functions as in a rebuild, so
-both keep the same read models; `builds_only` materialises a small table of builds instead. Either is spared the sealed
-fields: nothing is decrypted.
+Its recorder reads our log; its view is a PostgresTrackingRecorder, used as the library documents: one transaction per
+event, for the rows and the tracking. `measure_read_models` builds our read models with the pure functions of a rebuild,
+`measure_builds` builds one small table of builds. Neither decrypts sealed fields.
 """
 
 import os
@@ -29,7 +28,7 @@ from store.log.codec import EventMapper
 from store.log.recorder import datastore
 
 SCHEMA = "stock"
-"""Where its tables are; gone afterwards."""
+"""Schema of the runner's tables, dropped afterwards."""
 
 
 class Log(Application[str]):
@@ -88,7 +87,7 @@ class Builds(Projection[BuildsView]):
 
 
 class ReadModelsView(PostgresTrackingRecorder):
-    def take(self, recorded: Recorded, tracking: Tracking) -> None:
+    def apply(self, recorded: Recorded, tracking: Tracking) -> None:
         event = recorded.event
         takers = [item for item in PROJECTIONS if item.handles is None or isinstance(event, item.handles)]
         batch = RowBatch(RowCache())
@@ -108,20 +107,20 @@ class ReadModels(Projection[ReadModelsView]):
 
     @singledispatchmethod
     def process_event(self, domain_event: Any, tracking: Tracking) -> None:
-        self.view.take(domain_event, tracking)
+        self.view.apply(domain_event, tracking)
 
 
 class _Tracked(Protocol):
     def max_tracking_id(self, application_name: str) -> int | None: ...
 
 
-def builds_only(conninfo: str, head: int, seconds: float) -> float:
-    """Events a second: from the beginning of the log to `head`, or for as long as is given."""
+def measure_builds(conninfo: str, head: int, seconds: float) -> float:
+    """Processes the log up to `head`, for `seconds` at most, into a table of builds. Returns the events per second."""
     return _run(conninfo, Builds, BuildsView, head, seconds)
 
 
-def same_read_models(conninfo: str, head: int, seconds: float) -> float:
-    """As `builds_only`."""
+def measure_read_models(conninfo: str, head: int, seconds: float) -> float:
+    """Processes the log up to `head`, for `seconds` at most, into our read models. Returns the events per second."""
     return _run(conninfo, ReadModels, ReadModelsView, head, seconds)
 
 
@@ -131,10 +130,10 @@ def _run(conninfo: str, projection: Any, view: Any, head: int, seconds: float) -
     env |= {f"POSTGRES_{name.upper()}": parts[name] for name in ("dbname", "host", "user", "password")}
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {SCHEMA}".encode())
-        os.environ["PGOPTIONS"] = f"-c search_path={SCHEMA}"  # our statements name no schema, the library's do
+        os.environ["PGOPTIONS"] = f"-c search_path={SCHEMA}"  # our statements name no schema; the library's do
         try:
             _make_tables(conninfo)
-            return _rate(projection, view, env, head, seconds)
+            return _measure_rate(projection, view, env, head, seconds)
         finally:
             del os.environ["PGOPTIONS"]
             connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE".encode())
@@ -147,12 +146,12 @@ def _make_tables(conninfo: str) -> None:
                 connection.execute(statement.encode())
 
 
-def _rate(projection: Any, view: Any, env: dict[str, str], head: int, seconds: float) -> float:
+def _measure_rate(projection: Any, view: Any, env: dict[str, str], head: int, seconds: float) -> float:
     begun = time.monotonic()
     with ProjectionRunner(application_class=Log, projection_class=projection, view_class=view, env=env) as runner:
         tracked: _Tracked = runner.view
         reached = 0
         while reached < head and time.monotonic() - begun < seconds:
-            runner.run_forever(timeout=0.2)  # raises what went wrong
+            runner.run_forever(timeout=0.2)  # raises the errors of the projection
             reached = tracked.max_tracking_id("testhide") or 0
         return reached / (time.monotonic() - begun)
