@@ -52,7 +52,7 @@ def install(wheel: Path, environment: Path) -> Path:
 
 def run_build(stack: Stack) -> str:
     """Run a build on the local agent. Returns its status."""
-    job = stack.job("wheel", "echo from the wheel")
+    job = stack.create_job("wheel", "echo from the wheel")
     build = stack.call("POST", "/api/v3/builds/start", {"job_id": job})["id"]
     deadline = time.monotonic() + BUILD_TIMEOUT_S
     while (status := stack.call("GET", f"/api/v3/builds/{build}")["status"]) in ("queued", "running"):
