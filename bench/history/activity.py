@@ -1,4 +1,4 @@
-"""What happens at the made-up company besides builds."""
+"""Events of the generated company other than builds: users, nodes, jobs, settings and quarantine."""
 
 from datetime import timedelta
 from typing import Any
@@ -37,12 +37,15 @@ from domain.webhooks import WebhookDeleted, WebhookFailing, WebhookRecovered, We
 PROJECTS, JOBS, NODES, PEOPLE = 12, 10, 40, 60
 
 
-class Everyday:
+class Activity:
+    """Generates the commits that do not belong to a build."""
+
     def __init__(self, world: World) -> None:
         self.world = world
         self._deleted_jobs = 0
 
-    def founding(self) -> Commits:
+    def found_company(self) -> Commits:
+        """Yields the commits that create users, projects, jobs, pools, known issues and nodes."""
         rng = self.world.rng
         yield [LeadershipTaken(leader="dispatcher")]
         for _ in range(PEOPLE):
@@ -95,10 +98,10 @@ class Everyday:
                 ClaimTaken(claim=claim, owner=f"node-{node}"),
                 NodeRegistered(node_id=node, title=f"node-{node}", claim=claim, token_hash=rng.randbytes(32)),
             ]
-            yield [self._connected(node)]
+            yield [self._connect(node)]
 
-    def meanwhile(self, progress: float) -> Commits:
-        """Whatever else happens at a server, a commit or two at a time."""
+    def generate(self, progress: float) -> Commits:
+        """Yields the commits of one random activity. `progress` is the written share of the history, from 0 to 1."""
         rng, user = self.world.rng, self.world.rng.choice(self.world.people)
         job, node, (pool, project) = (
             rng.choice(self.world.jobs),
@@ -123,7 +126,7 @@ class Everyday:
                     yield [ApiTokenRevoked(token_id=token, user_id=user)]
             case 3:
                 yield [NodeWentOffline(node_id=node, session="s", reason="agent_stopped")]
-                yield [self._connected(node)]
+                yield [self._connect(node)]
             case 4:
                 command = next(self.world.ids["node_commands"])
                 yield [NodeCommandRequested(command_id=command, node_id=node, kind="execute", command="df -h")]
@@ -138,27 +141,27 @@ class Everyday:
                 yield [WebhookSecretRotated(project_id=project, sealed_webhook_secret=rng.randbytes(60))]
                 yield [PoolUpdated(pool_id=pool, project_id=project, max_parallel=rng.randrange(1, 9))]
             case 7:
-                yield from self._template(user)
+                yield from self._create_template(user)
             case 8:
                 yield [NodeQuarantined(node_id=node)]
                 yield [NodeReleased(node_id=node), NodeUpdated(node_id=node, tags=["linux", f"t{rng.randrange(9)}"])]
             case 9:
-                yield from self._held(job)
+                yield from self._quarantine_test(job)
             case 10:
                 value = f"connection (refused|reset|closed {rng.randrange(99)})"
                 yield [KnownIssueUpdated(known_issue_id=issue, project_id=project, kind="pattern", value=value)]
             case 11:
-                yield from self._short_lived(project)
+                yield from self._create_and_delete_parts(project)
             case 12:
-                yield from self._gone_again()
+                yield from self._create_and_delete_project()
             case 13:
                 yield [AuditRead(read_id=next(self.world.ids["audit_reads"]), what="events", shown=50)]
             case _:
                 return
         if progress > 0.3 + 0.2 * self._deleted_jobs:
-            yield from self._job_gone(job)
+            yield from self._replace_job(job)
 
-    def _template(self, user: int) -> Commits:
+    def _create_template(self, user: int) -> Commits:
         template = next(self.world.ids["templates"])
         configuration = Configuration(command="tox", setup=["pip install tox"])
         yield [
@@ -170,7 +173,7 @@ class Everyday:
         if self.world.rng.random() < 0.5:
             yield [TemplateDeleted(template_id=template)]
 
-    def _held(self, job: Job) -> Commits:
+    def _quarantine_test(self, job: Job) -> Commits:
         first = next(self.world.ids["quarantine"])
         node_ids = [f"tests/area_0/test_j{job.job_id}_0.py::TestArea::test_case_{self.world.rng.randrange(8)}_{first}"]
         yield [TestsQuarantined(**job.ids, first_id=first, node_ids=node_ids, reason="flaky")]
@@ -181,8 +184,8 @@ class Everyday:
         if self.world.rng.random() < 0.7:
             yield [QuarantineLifted(**job.ids, ids=[first], node_ids=node_ids)]
 
-    def _short_lived(self, project: int) -> Commits:
-        """A pool, a node and a known issue that do not stay."""
+    def _create_and_delete_parts(self, project: int) -> Commits:
+        """Yields the commits that create a pool, a node and a known issue and delete them."""
         pool, node = next(self.world.ids["node_pools"]), next(self.world.ids["nodes"])
         yield [PoolCreated(pool_id=pool, project_id=project, title=f"pool {pool}")]
         claim = f"node-name-{node:032x}"
@@ -205,8 +208,8 @@ class Everyday:
         ]
         yield [KnownIssueDeleted(known_issue_id=issue, project_id=project)]
 
-    def _gone_again(self) -> Commits:
-        """A project with a webhook that never was active, and a user."""
+    def _create_and_delete_project(self) -> Commits:
+        """Yields the commits that create and delete a project, with a webhook that is never active, and a user."""
         project, webhook, user = (next(self.world.ids[kind]) for kind in ("projects", "webhooks", "users"))
         slug = ClaimTaken(claim=f"slug-{project:032x}", owner=f"project-{project}")
         yield [slug, ProjectCreated(project_id=project, title="Trial", slug="trial", sealed_webhook_secret=b"s" * 60)]
@@ -220,19 +223,19 @@ class Everyday:
         yield [UserRegistered(user_id=user, role="viewer", email=f"guest{user}@example.com", password_hash="hash")]
         yield [UserDeleted(user_id=user)]
 
-    def _job_gone(self, job: Job) -> Commits:
+    def _replace_job(self, job: Job) -> Commits:
         self._deleted_jobs += 1
         job.deleted = True
         self.world.jobs.remove(job)
         yield [JobDeleted(**job.ids)]
         yield self.world.new_job(job.project_id, job.weight)
 
-    def _connected(self, node: int) -> NodeConnected:
-        described: dict[str, Any] = {
+    def _connect(self, node: int) -> NodeConnected:
+        machine: dict[str, Any] = {
             "version": "1.0",
             "platform": "linux",
             "hostname": f"host-{node}",
             "cpu_cores": 8,
             "ram_gb": 32.0,
         }
-        return NodeConnected(node_id=node, session=f"{self.world.rng.getrandbits(64):016x}", **described)
+        return NodeConnected(node_id=node, session=f"{self.world.rng.getrandbits(64):016x}", **machine)

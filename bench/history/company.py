@@ -1,25 +1,25 @@
-"""A long history of a made-up company, written straight into an empty log as the server would have written it.
+"""Generates the long history of a company, as the server would have written it.
 
-Everything follows from the seed. Twelve projects with ten jobs each, forty nodes, sixty people; some forty builds are
-under way at any moment, so that their events lie mixed. Of a hundred builds
+The seed determines everything. The company has twelve projects with ten jobs each, forty nodes and sixty users. Forty
+builds run at any moment, so that their events interleave. Of a hundred builds
 
-- 96 are queued by us and 4 are external; 3 lose their agent and are queued again, 2 are moved to the top;
-- 90 bring reports, large and small (a tenth of the jobs bring half of all results), in blocks of up to 1,000 rows;
-  0.4 % of the results fail, with message and trace, 2.5 % are skipped; every tenth report has tests that were retried,
-  every fiftieth replaces results of an earlier file; about a third of the failures match a known issue;
-- 150 artifacts are stored; 5 builds get comments, 4 a pin, 10 triage by people;
-- 5 are deleted later, and their data keys with them. One job in forty is deleted as a whole.
+- 96 run on nodes and 4 are external; 3 lose their agent and are queued again, 2 are moved to the top;
+- 90 have reports, large and small (a tenth of the jobs has half of all results), in blocks of up to 1,000 rows;
+  0.4 % of the results fail, with message and trace, 2.5 % are skipped; every tenth report has retried tests, every
+  fiftieth replaces results of an earlier file; about a third of the failures match a known issue;
+- 150 artifacts are stored; 5 builds get comments, 4 are pinned, 10 are triaged by users;
+- 5 are deleted later, with their data keys. One job in forty is deleted as a whole.
 
-In between people log in and out, make tokens, change jobs, projects, pools and templates, put tests into quarantine,
-and nodes come and go and run commands; a few projects, users and webhooks (never active) come and are deleted. So a
-thousand events are about a hundred builds. What is missing of all types is what would make the server's own workers act
-again: requests to deliver webhooks, tests that turned flaky, searches for known issues, a new signing key.
+Meanwhile users sign in and out, create tokens, change jobs, projects, pools and templates, and quarantine tests; nodes
+connect, disconnect and run commands; a few projects, users and inactive webhooks are created and deleted. A thousand
+events contain about a hundred builds. Event types on which the server's workers would act are left out: requests to
+deliver webhooks, tests that turned flaky, searches for known issues, new signing keys.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.history.activity import Everyday
+from bench.history.activity import Activity
 from bench.history.reports import Reports
 from bench.history.world import Build, Commits, World
 from domain.artifacts import ArtifactDeleted, ArtifactStored, blob_key
@@ -43,12 +43,12 @@ BUILDS_AT_ONCE = 40
 
 
 class Company:
-    """Makes up commits: events that the server would have appended together, without their stamps."""
+    """Generates commits: events that the server would have appended together, without their metadata."""
 
     def __init__(self, events: int, results: int, seed: int, first_id: int) -> None:
         self.world = World(seed, first_id)
         self._events = events
-        self._everyday = Everyday(self.world)
+        self._activity = Activity(self.world)
         self._reports = Reports(self.world, events, results)
         self._old: list[Build] = []
         self.written = self.erased = 0
@@ -58,22 +58,22 @@ class Company:
         return self._reports.results
 
     def commits(self) -> Commits:
-        yield from self._counted(self._everyday.founding())
+        yield from self._count(self._activity.found_company())
         running: list[Commits] = []
         while self.written < self._events:
             while len(running) < BUILDS_AT_ONCE:
                 running.append(self._build())
             if self.world.rng.random() < 0.12:
-                yield from self._counted(self._everyday.meanwhile(self.written / self._events))
-            place = self.world.rng.randrange(len(running))
-            commit = next(running[place], None)
+                yield from self._count(self._activity.generate(self.written / self._events))
+            index = self.world.rng.randrange(len(running))
+            commit = next(running[index], None)
             if commit is None:
-                running[place] = running[-1]
+                running[index] = running[-1]
                 running.pop()
             else:
-                yield from self._counted([commit])
+                yield from self._count([commit])
 
-    def _counted(self, commits: Iterable[Sequence[Event]]) -> Commits:
+    def _count(self, commits: Iterable[Sequence[Event]]) -> Commits:
         for commit in commits:
             self.written += len(commit)
             yield commit
@@ -125,16 +125,16 @@ class Company:
                 node_id=node,
             )
         ]
-        yield from self._afterwards(build, artifacts)
+        yield from self._handle_finished(build, artifacts)
 
-    def _afterwards(self, build: Build, artifacts: list[ArtifactStored]) -> Commits:
+    def _handle_finished(self, build: Build, artifacts: list[ArtifactStored]) -> Commits:
         rng = self.world.rng
         if rng.random() < 0.05:
             for _ in range(rng.choice((1, 1, 2, 4))):
-                said = "Looked at it: the lab's proxy was down between nine and ten, nothing of ours."
+                text = "Looked at it: the lab's proxy was down between nine and ten, nothing of ours."
                 comment = next(self.world.ids["comments"])
                 author = rng.choice(self.world.people)
-                yield [BuildCommented(**build.ids, comment_id=comment, text=said, author=author)]
+                yield [BuildCommented(**build.ids, comment_id=comment, text=text, author=author)]
         if rng.random() < 0.04:
             yield [BuildPinned(**build.ids)]
             if rng.random() < 0.5:
@@ -148,7 +148,7 @@ class Company:
         if rng.random() < 0.055:
             self._old.append(build)
         if len(self._old) > 30:
-            # Some hundreds of builds later.
+            # By now some hundreds of builds have finished since.
             old = self._old.pop(rng.randrange(20))
             if not old.job.deleted:
                 self.erased += 1

@@ -1,4 +1,4 @@
-"""The reports of the made-up company's builds."""
+"""Reports of the generated company's builds."""
 
 import random
 from collections import Counter
@@ -7,9 +7,7 @@ from itertools import count
 import msgspec
 
 from bench.history.world import Build, Job, World
-from domain.builds import (
-    ReportRecorded,
-)
+from domain.builds import ReportRecorded
 from domain.core.columns import Int16s, Int32s
 from domain.core.events import Event
 from domain.quarantine import QuarantinedTestsRan
@@ -23,7 +21,7 @@ TRACE = "".join(
 
 
 class Reports:
-    """`results` of them in all, over a history of `events`."""
+    """Generates reports with about `results` results in total, spread over a history of `events` events."""
 
     def __init__(self, world: World, events: int, results: int) -> None:
         self.world = world
@@ -33,12 +31,12 @@ class Reports:
         self.reports = self.results = 0
 
     def report(self, build: Build, *, replacing: bool, written: int) -> list[Event]:
-        """What recording one report appends at once."""
+        """Returns the events that recording one report appends together. `written` is the number of events so far."""
         rng, job = self.world.rng, build.job
-        rows = self._size(job, written)
+        rows = self._choose_size(job, written)
         commit: list[Event] = []
         if rows > len(job.cases):
-            commit.append(self._seen(job, rows - len(job.cases)))
+            commit.append(self._add_cases(job, rows - len(job.cases)))
         self.reports += 1
         self.results += rows
         first, self._next_result = self._next_result, self._next_result + rows
@@ -49,9 +47,9 @@ class Reports:
         failures: list[int] = []
         for start in range(0, rows, BLOCK_ROWS):
             size = min(BLOCK_ROWS, rows - start)
-            block = self._block(build, first + start, start, size, retried=retried)
+            block = self._make_block(build, first + start, start, size, retried=retried)
             if replaced_first is not None and start == 0:
-                block = _replacing(block, replaced_first)
+                block = _replace_results(block, replaced_first)
             failures += [first + start + row for row, status in enumerate(block.statuses) if status == FAILED]
             counts.update(block.statuses)
             commit.append(block)
@@ -86,15 +84,15 @@ class Reports:
         )
         return commit
 
-    def _size(self, job: Job, written: int) -> int:
-        """Steers towards the results that are wanted in all."""
+    def _choose_size(self, job: Job, written: int) -> int:
+        """Returns how many results the next report has, so that the history ends with the wanted total."""
         events_a_report = written / self.reports if self.reports > 50 else 10.0
         left = max(1.0, (self._events - written) / events_a_report)
         mean = min((self._results - self.results) / left, 3 * self._results / self._events * events_a_report)
         return max(1, int(mean * job.weight * self.world.rng.uniform(0.8, 1.2)))
 
-    def _seen(self, job: Job, missing: int) -> CasesSeen:
-        """New tests, a few more than needed now: reports do not grow with each build."""
+    def _add_cases(self, job: Job, missing: int) -> CasesSeen:
+        """Adds tests to a job, more than it needs now, so that not every report brings new ones."""
         wanted = max(missing, len(job.cases) // 20)
         first = next(self.world.ids["test_cases"])
         self.world.ids["test_cases"] = count(first + wanted)
@@ -107,13 +105,13 @@ class Reports:
             suites=["tests.unit"] * wanted,
         )
 
-    def _block(self, build: Build, first: int, start: int, size: int, *, retried: bool) -> ResultsRecorded:
+    def _make_block(self, build: Build, first: int, start: int, size: int, *, retried: bool) -> ResultsRecorded:
         rng, job = self.world.rng, build.job
         case_ids = job.cases[start : start + size]
         statuses, finals, flaky = bytearray(size), bytearray(b"\1" * size), bytearray(size)
         attempts = bytearray(b"\1" * size)
         statuses[7::40] = bytes([SKIPPED]) * len(statuses[7::40])
-        failing = sorted({rng.randrange(size) for _ in range(_around(rng, size * 0.004))})
+        failing = sorted({rng.randrange(size) for _ in range(_round_randomly(rng, size * 0.004))})
         for row in failing:
             statuses[row] = FAILED
         texts = [
@@ -128,7 +126,7 @@ class Reports:
         if retried:
             for row in failing:
                 if row + 1 < size and statuses[row + 1] == PASSED:
-                    # The next row is the same test again, and decides.
+                    # The next row is the second attempt at the same test, and counts.
                     case_ids[row + 1] = case_ids[row]
                     finals[row], attempts[row + 1], flaky[row + 1] = 0, 2, 1
         offset = rng.randrange(len(self._durations) - size)
@@ -148,11 +146,12 @@ class Reports:
         )
 
 
-def _replacing(block: ResultsRecorded, first: int) -> ResultsRecorded:
-    """With results of an earlier file of the same build that no longer count: those of its first rows."""
+def _replace_results(block: ResultsRecorded, first: int) -> ResultsRecorded:
+    """Returns the block with its first rows replacing results of an earlier file of the same build."""
     rows = min(3, len(block.case_ids))
     return msgspec.structs.replace(block, replaced=[Replaced(row, first + row, PASSED) for row in range(rows)])
 
 
-def _around(rng: random.Random, mean: float) -> int:
+def _round_randomly(rng: random.Random, mean: float) -> int:
+    """Returns `mean` rounded up or down, so that the average of many calls is `mean`."""
     return int(mean) + (rng.random() < mean - int(mean))

@@ -1,4 +1,4 @@
-"""What the made-up company consists of, for those who make up what happens there."""
+"""State of the generated company, shared by the modules that generate its events."""
 
 import random
 from collections import defaultdict
@@ -21,7 +21,7 @@ class Job:
     job_id: int
     project_id: int
     weight: float
-    """Share of the results that its reports bring, around 1."""
+    """Size of its reports, relative to the mean of all jobs."""
     configuration: Configuration
     cases: list[int] = field(default_factory=list)
     commits: int = 0
@@ -39,8 +39,9 @@ class Build:
     commit: str
     attempt: int = 1
     reports: list[tuple[int, int]] = field(default_factory=list)
+    """First result id and number of results of each report."""
     failures: list[int] = field(default_factory=list)
-    """Result ids."""
+    """Ids of failed results."""
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -56,11 +57,11 @@ class World:
         self.nodes: list[int] = []
         self.people: list[int] = []
         self.pools: list[tuple[int, int]] = []
-        """With their projects."""
+        """Ids of pools and of their projects."""
         self.sessions: list[tuple[str, int]] = []
-        """With their users."""
+        """Ids of open sessions and of their users."""
         self.issues: dict[int, int] = {}
-        """Of each project one."""
+        """Id of the known issue of each project."""
 
     def new_job(self, project: int, weight: float) -> Sequence[Event]:
         number = next(self.ids["jobs"])

@@ -1,4 +1,4 @@
-"""Writes a made-up history (bench/history/company.py) into an empty log by COPY, encoded as the server encodes it.
+"""Writes a generated history (bench/history/company.py) into an empty log by COPY, encoded as the server encodes it.
 
 python -m bench.history.write postgresql://... --events 50000 --results 1000000 --secret-key HEX
 """
@@ -23,16 +23,17 @@ from store.log.codec import EventMapper
 from store.migrations.baseline import SEQUENCES
 
 FIRST_ID = 1_000
-"""Leaves room for what a server's first start makes."""
+"""Lowest id in the history, above the ids that a server's first start assigns."""
 LAST_ID = 1_000_000_000
-"""Where the sequences of a filled log go on."""
+"""Value of the id sequences after the history, above all ids in it."""
 
 
 @dataclass
 class Written:
     first: int
-    """The position before the history."""
+    """Position before the history."""
     last: int
+    """Position of its last event."""
     results: int
     erased_builds: int
     builds: int
@@ -40,7 +41,7 @@ class Written:
 
 
 class Encoder:
-    """Commits to stored events, and the data keys that they need."""
+    """Turns commits into stored events, and creates and destroys the data keys that they need."""
 
     def __init__(self, secrets: Secrets, versions: dict[str, int]) -> None:
         self._secrets = secrets
@@ -48,19 +49,19 @@ class Encoder:
         self._versions = Counter(versions)
         self._keys: dict[str, bytes] = {}
         self.wrapped: dict[str, bytes | None] = {}
-        """The rows of the data keys' table; None for a destroyed one."""
+        """Rows of the data keys' table: name and wrapped key, None for a destroyed one."""
         self.types: Counter[str] = Counter()
 
-    def stored(self, company: Company) -> Iterator[StoredEvent]:
+    def encode(self, company: Company) -> Iterator[StoredEvent]:
         at = BEGIN
         for number, commit in enumerate(company.commits()):
             at += timedelta(milliseconds=400)
-            stamp = EventMetadata(at, "user:1000", f"request-{number}")
+            metadata = EventMetadata(at, "user:1000", f"request-{number}")
             for event in commit:
                 version = self._versions[event.stream] = self._versions[event.stream] + 1
                 key = self._key(event.data_key) if event.sealed and event.data_key else None
                 self.types[event.name] += 1
-                yield self._mapper.encode(event.stream, version, event, stamp, key)
+                yield self._mapper.encode(event.stream, version, event, metadata, key)
                 if event.erases is not None:
                     self._erase(event.erases)
 
@@ -77,13 +78,13 @@ class Encoder:
 
 
 def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int, seed: int = 1) -> Written:
-    """Blocks; nobody else may append meanwhile."""
+    """Writes the history. Blocks until it is written; nothing else may append meanwhile."""
     company = Company(events, results, seed, FIRST_ID)
     with psycopg.connect(conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events")
         ((first,),) = cursor.fetchall()
         position = int(first)
-        # What a server's first start has written.
+        # Streams that a server's first start has written continue with their next version.
         cursor.execute("SELECT originator_id, max(originator_version) FROM stored_events GROUP BY 1")
         encoder = Encoder(secrets, dict(cursor.fetchall()))
         with cursor.copy(
@@ -91,7 +92,7 @@ def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int,
             " FROM STDIN (FORMAT binary)"
         ) as copy:
             copy.set_types(["int8", "text", "int8", "text", "bytea"])
-            for stored in encoder.stored(company):
+            for stored in encoder.encode(company):
                 position += 1
                 copy.write_row((position, stored.originator_id, stored.originator_version, stored.topic, stored.state))
         with cursor.copy("COPY stored_events_keys (name, wrapped, destroyed_at) FROM STDIN (FORMAT binary)") as copy:
@@ -107,7 +108,7 @@ def write_history(conninfo: str, secrets: Secrets, *, events: int, results: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fill an empty log with a made-up history.")
+    parser = argparse.ArgumentParser(description="Fill an empty log with a generated history.")
     parser.add_argument("database")
     parser.add_argument("--secret-key", required=True, help="64 hex digits, as in TESTHIDE_SECRET_KEY")
     parser.add_argument("--events", type=int, default=50_000)

@@ -1,11 +1,11 @@
-"""An auditor's day, scripted: `python -m bench.long.audit --events 10000 --tamperings 200 --seed 1`.
+"""Tampers with a real log and verifies it: `./dev long audit --events 10000 --tamperings 200 --seed 1`.
 
-Starts its own server and uses it as people and machines do, over HTTP: projects, jobs, agents with builds, logs and
-reports, uploads from elsewhere, triage, quarantine, deletions. Meanwhile `testhide work` seals the log and writes its
-checkpoints to a folder, the auditor's. He exports the log and verifies it offline by `testhide audit verify`. Then an
-intruder who has the database and the master secret changes it, a thing at a time, at or below a checkpoint that the
-auditor holds: each must be found, and where; at the end also with a tree made to fit, and with the tail removed. Writes
-results/audit.json and exits with 1 if anything was missed.
+Starts a server and fills its log over HTTP: projects, jobs, agents that run builds, external builds, triage, quarantine
+and deletions. Meanwhile `testhide work` seals the log and writes its checkpoints to a folder that stands for the
+auditor's. The log is exported and verified offline by `testhide audit verify`. Then an intruder with the database and
+the master secret makes one change after the other, each at or below a checkpoint of the auditor; the verifier must find
+each at its position. At the end the intruder changes the audit tree to match, and removes the tail of the log. Writes
+results/audit.json and exits with 1 if a change was not found.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server, running_server
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 
+from bench.support.report import write_result
 from store.audit.checkpoints import AuditTree
 from store.audit.export import Export
 from store.audit.verifier import HeldCheckpoint, Verifier
@@ -42,11 +43,14 @@ from testhide.processes import core
 from testhide.settings import save_settings
 
 TEAMS = 8
-PATIENCE_S = 60.0
+"""How many teams work at the same time."""
+MAX_BUILDS_OF_TEAM = 20
+"""A team deletes one of its builds when it has more."""
+SEALING_TIMEOUT_S = 60.0
 
 
 class Team:
-    """A project with people and a machine that work all day."""
+    """A project with a job, people and an agent."""
 
     def __init__(self, server: Server, chance: random.Random) -> None:
         self.chance = chance
@@ -59,7 +63,7 @@ class Team:
         self.builds: list[int] = []
 
     def work(self) -> None:
-        """One build and what people do about it; some twenty events."""
+        """Runs one build and what people do about it: some twenty events."""
         if self.chance.random() < 0.7:
             build = self.shop.start(branch=self.chance.choice(["main", "feature/x"]))
             self._run(self.agent.take_up())
@@ -70,43 +74,43 @@ class Team:
                 data={"build_id": str(build)},
                 files={"file": ("report.xml", self._report())},
             ).raise_for_status()
-            self._say("POST", f"/api/v3/builds/{build}/finish", {"status": "failed"})
+            self._call("POST", f"/api/v3/builds/{build}/finish", {"status": "failed"})
         self.builds.append(build)
-        self._talk(build)
-        if len(self.builds) > 20:
-            gone = self.builds.pop(self.chance.randrange(len(self.builds)))
-            self._say("DELETE", f"/api/v3/builds/{gone}")
+        self._triage(build)
+        if len(self.builds) > MAX_BUILDS_OF_TEAM:
+            deleted = self.builds.pop(self.chance.randrange(len(self.builds)))
+            self._call("DELETE", f"/api/v3/builds/{deleted}")
         if self.chance.random() < 0.2:
-            self._arrange()
+            self._change_settings()
 
     def _run(self, build: dict[str, Any]) -> None:
         self.agent.log(build, 0, ["collecting", "running"]).raise_for_status()
         self.agent.report(build, self._report()).raise_for_status()
         self.agent.finished(build, self.chance.choice([0, 1]), log_lines=2).raise_for_status()
 
-    def _talk(self, build: int) -> None:
+    def _triage(self, build: int) -> None:
         for number in range(self.chance.randrange(3)):
-            self._say("POST", f"/api/v3/builds/{build}/comment", {"text": f"Looked at it, {number}"})
+            self._call("POST", f"/api/v3/builds/{build}/comment", {"text": f"Looked at it, {number}"})
         found = self.admin.get("/api/v3/tests", params={"build_id": str(build), "status": "failed"}).json()
         for test in (found["results"] if isinstance(found, dict) else found)[:4]:
             kind = self.chance.choice(["product_bug", "infra", "flaky"])
-            self._say("POST", f"/api/v3/tests/{test['id']}/classification", {"classification": kind})
-            self._say("POST", f"/api/v3/tests/{test['id']}/resolution", {"resolution": "known"})
+            self._call("POST", f"/api/v3/tests/{test['id']}/classification", {"classification": kind})
+            self._call("POST", f"/api/v3/tests/{test['id']}/resolution", {"resolution": "known"})
 
-    def _arrange(self) -> None:
-        self._say("PUT", f"/api/v3/jobs/{self.shop.job}", {"description": f"since {self.chance.random()}"})
-        self._say(
+    def _change_settings(self) -> None:
+        self._call("PUT", f"/api/v3/jobs/{self.shop.job}", {"description": f"changed {self.chance.random()}"})
+        self._call(
             "POST",
             "/api/v3/quarantine/bulk",
             {"job_id": self.shop.job, "node_ids": self.chance.sample(self.tests, 2), "action": "add"},
         )
         issue = {"project_id": self.shop.project, "title": "Timeout", "classification": "infra", "pattern": "timed out"}
-        self._say("POST", "/api/v3/known-issues", issue)
-        self._say("POST", "/api/v3/authenticate", {"username": "nobody@example.com", "password": "wrong"})
+        self._call("POST", "/api/v3/known-issues", issue)
+        self._call("POST", "/api/v3/authenticate", {"username": "nobody@example.com", "password": "wrong"})
 
-    def _say(self, method: str, path: str, body: object = None) -> None:
+    def _call(self, method: str, path: str, body: object = None) -> None:
         answer = self.admin.request(method, path, json=body)
-        if not answer.ok and answer.status_code not in (401, 409, 429):  # these are ordinary too
+        if not answer.ok and answer.status_code not in (401, 409, 429):  # expected for some of the calls
             raise RuntimeError(f"{method} {path}: {answer.status_code} {answer.text}")
 
     def _report(self) -> bytes:
@@ -119,132 +123,137 @@ class Team:
         return f'<testsuite name="all">{cases}</testsuite>'.encode()
 
 
-def use(server: Server, events: int, seed: int) -> None:
-    """Until the log holds so many events."""
+def fill_log(server: Server, events: int, seed: int) -> None:
+    """Lets all teams work until the log holds so many events."""
     teams = [Team(server, random.Random(f"{seed} {number}")) for number in range(TEAMS)]
 
     def work(team: Team) -> None:
-        while log_length(server) < events:
+        while count_events(server) < events:
             team.work()
 
     with ThreadPoolExecutor(TEAMS) as threads:
-        for done in [threads.submit(work, team) for team in teams]:
-            done.result()
+        for running in [threads.submit(work, team) for team in teams]:
+            running.result()
 
 
-def log_length(server: Server) -> int:
+def count_events(server: Server) -> int:
     with psycopg.connect(server.settings.database_url) as connection:
         row = connection.execute("SELECT coalesce(max(notification_id), 0) FROM stored_events").fetchone()
     return int(row[0]) if row else 0
 
 
 def wait_for_checkpoint(folder: Path, size: int) -> list[Path]:
-    """All that were written, the newest of which covers `size`."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Waits until a checkpoint covers `size`. Returns all files, the newest last. Raises RuntimeError."""
+    deadline = time.monotonic() + SEALING_TIMEOUT_S
     while time.monotonic() < deadline:
         found = sorted(folder.glob("checkpoint-*.txt"))
         if found and int(found[-1].stem.partition("-")[2]) >= size:
             return found
         time.sleep(0.2)
-    raise RuntimeError(f"no checkpoint covers position {size} after {PATIENCE_S:.0f} s")
+    raise RuntimeError(f"no checkpoint covers position {size} after {SEALING_TIMEOUT_S:.0f} s")
 
 
-def auditor(export: Path, checkpoints: list[Path], key: Path) -> subprocess.CompletedProcess[str]:
-    """`testhide audit verify`, with nothing of the server's around it."""
+def verify_offline(export: Path, checkpoints: list[Path], key: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `testhide audit verify` without the server's settings."""
     command = [sys.executable, "-P", "-m", "testhide", "audit", "verify", str(export), "--key", str(key)]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
-    held = itertools.chain.from_iterable(("--checkpoint", str(file)) for file in checkpoints)
-    return subprocess.run([*command, *held], env=kept, cwd=export.parent, capture_output=True, text=True, check=False)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+    options = itertools.chain.from_iterable(("--checkpoint", str(file)) for file in checkpoints)
+    return subprocess.run([*command, *options], env=env, cwd=export.parent, capture_output=True, text=True, check=False)
 
 
 class Audit:
-    """Verifies what the database says now."""
+    """Exports the log as it is in the database now, and verifies the export."""
 
-    def __init__(self, server: Server, held: list[HeldCheckpoint], key: Path) -> None:
+    def __init__(self, server: Server, checkpoints: list[HeldCheckpoint], key: Path) -> None:
         self._settings = server.settings
-        self._held = held
+        self._checkpoints = checkpoints
         self._key = read_key(key)
 
-    def findings(self, *, cut_off: bool = False) -> Verifier:
-        """Against the newest checkpoint that the auditor holds; `cut_off`: exported from what the server has left."""
+    def verify(self, *, cut_off: bool = False) -> Verifier:
+        """Exports up to the auditor's newest checkpoint; with `cut_off` up to the newest that the server still has."""
 
-        async def lines() -> list[bytes]:
+        async def export() -> list[bytes]:
             async with core(self._settings, pool_size=2) as parts:
-                size = None if cut_off else self._held[-1].checkpoint.size
+                size = None if cut_off else self._checkpoints[-1].checkpoint.size
                 checkpoint = await AuditTree(parts.pool).checkpoint(size)
                 assert checkpoint is not None
                 return [piece async for piece in Export(parts.pool, parts.log, checkpoint).lines()]
 
-        verifier = Verifier(self._key, self._held)
-        verifier.verify(b"".join(asyncio.run(lines())).splitlines())
+        verifier = Verifier(self._key, self._checkpoints)
+        verifier.verify(b"".join(asyncio.run(export())).splitlines())
         return verifier
 
 
 def tamper(audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, count: int, seed: int) -> Iterator[str]:
-    """What was missed, told."""
+    """Makes `count` changes, each undone before the next. Yields a description of each that was not found."""
     intruder = Intruder(connection, secrets, random.Random(seed))
     for number in range(count):
-        done = TAMPERINGS[number % len(TAMPERINGS)]
-        places = done(intruder)
-        found = audit.findings()
-        if not places <= {finding.position for finding in found.findings}:
-            yield f"{done.__name__} at {sorted(places)}, number {number}: found {found.findings[:5]}"
+        change = TAMPERINGS[number % len(TAMPERINGS)]
+        positions = change(intruder)
+        findings = audit.verify().findings
+        if not positions <= {finding.position for finding in findings}:
+            yield f"{change.__name__} at {sorted(positions)}, number {number}: found {findings[:5]}"
         intruder.undo()
         if number % 20 == 19:
             print(f"{number + 1} of {count} tamperings", file=sys.stderr)
-    if audit.findings().found:
-        yield "something was found in a log that is as it was"
+    if audit.verify().found:
+        yield "a finding in the unchanged log"
 
 
-def hide(
-    audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, held: list[HeldCheckpoint], seed: int
+def tamper_with_tree(
+    audit: Audit, connection: psycopg.Connection[Any], secrets: Secrets, checkpoints: list[HeldCheckpoint], seed: int
 ) -> Iterator[str]:
-    """The tree is made to fit; the checkpoints narrow down where."""
+    """Changes events, and the audit tree to match: the verifier must name the checkpoints before and after each change.
+
+    Yields a description of each change that was not found.
+    """
     chance = random.Random(seed)
     tiles = connection.execute("SELECT level, n, hashes FROM audit_tiles").fetchall()
     intruder = Intruder(connection, secrets, chance)
-    sizes = [0, *(one.checkpoint.size for one in held)]
+    sizes = [0, *(held.checkpoint.size for held in checkpoints)]
     for _ in range(10):
         position = chance.randrange(1, sizes[-1] + 1)
         intruder.change(position, "topic", "build.pinned" if chance.random() < 0.5 else "build.unpinned")
         hide_in_the_tree(connection)
         after = max(size for size in sizes if size < position)
-        said = [finding.text for finding in audit.findings().findings]
-        if not any(one.startswith(f"the tree from position {after + 1} to ") for one in said):
-            yield f"a change at {position} that the tree was made to fit: found {said[:5]}"
+        texts = [finding.text for finding in audit.verify().findings]
+        if not any(text.startswith(f"the tree from position {after + 1} to ") for text in texts):
+            yield f"a change at {position}, with the tree changed to match: found {texts[:5]}"
         intruder.undo()
         connection.execute("TRUNCATE audit_tiles")
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO audit_tiles VALUES (%s, %s, %s)", tiles)
 
 
-def cut_off(audit: Audit, connection: psycopg.Connection[Any], held: list[HeldCheckpoint]) -> Iterator[str]:
-    size = held[len(held) // 2 - 1].checkpoint.size
+def remove_tail(audit: Audit, connection: psycopg.Connection[Any], checkpoints: list[HeldCheckpoint]) -> Iterator[str]:
+    """Removes the second half of the log. Yields a description if the verifier does not say so."""
+    size = checkpoints[len(checkpoints) // 2 - 1].checkpoint.size
     cut_off_after(connection, size)
-    said = [finding.text for finding in audit.findings(cut_off=True).findings]
-    if not any("its tail was removed" in one for one in said):
-        yield f"the tail after {size} was removed: found {said[:5]}"
+    texts = [finding.text for finding in audit.verify(cut_off=True).findings]
+    if not any("its tail was removed" in text for text in texts):
+        yield f"the tail after {size} was removed: found {texts[:5]}"
 
 
 def run(events: int, tamperings: int, seed: int) -> dict[str, Any]:
     missed: list[str] = []
     with (
-        tempfile.TemporaryDirectory(prefix="testhide-audit-") as place,
+        tempfile.TemporaryDirectory(prefix="testhide-audit-") as temporary,
         temporary_engines() as engines,
-        running_server(engines, Path(place), "serve", "project", "dispatch") as server,
+        running_server(engines, Path(temporary), "serve", "project", "dispatch") as server,
     ):
-        folder, export, key = Path(place, "held"), Path(place, "export.ndjson"), Path(place, "key.txt")
+        data = Path(temporary)
+        folder, export, key = data / "checkpoints", data / "export.ndjson", data / "key.txt"
         server.settings = msgspec.structs.replace(server.settings, checkpoints_to=str(folder))
-        save_settings(server.settings, Path(place, "settings.json"))
+        save_settings(server.settings, data / "settings.json")
         asyncio.run(create_first_admin(server.settings))
         server.settle()
         server.start("work")
         begun = time.monotonic()
-        use(server, events, seed)
-        used_s = time.monotonic() - begun
-        files = wait_for_checkpoint(folder, log_length(server))
-        held = [read_checkpoint(file) for file in files]
-        size = held[-1].checkpoint.size
+        fill_log(server, events, seed)
+        fill_s = time.monotonic() - begun
+        files = wait_for_checkpoint(folder, count_events(server))
+        checkpoints = [read_checkpoint(file) for file in files]
+        size = checkpoints[-1].checkpoint.size
         key.write_text(server.admin.get("/api/v3/audit/checkpoints").json()["keys"][0])
         begun = time.monotonic()
         answer = server.admin.get("/api/v3/audit/export", params={"size": size})
@@ -254,46 +263,45 @@ def run(events: int, tamperings: int, seed: int) -> dict[str, Any]:
         for name in list(server.processes):
             server.kill(name)
         begun = time.monotonic()
-        verified = auditor(export, files, key)
+        verified = verify_offline(export, files, key)
         verify_s = time.monotonic() - begun
         print(verified.stdout, verified.stderr, file=sys.stderr)
         if verified.returncode != 0:
-            missed.append(f"the log as it is does not verify: {verified.stdout} {verified.stderr}")
-        secrets, audit = Secrets(server.settings.secret_key), Audit(server, held, key)
+            missed.append(f"the unchanged log does not verify: {verified.stdout} {verified.stderr}")
+        secrets, audit = Secrets(server.settings.secret_key), Audit(server, checkpoints, key)
         with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
             connection.execute("DELETE FROM stored_events WHERE notification_id > %s", (size,))
             types: Counter[str] = Counter(
                 dict(connection.execute("SELECT topic, count(*) FROM stored_events GROUP BY 1").fetchall())
             )
             missed += tamper(audit, connection, secrets, tamperings, seed)
-            missed += hide(audit, connection, secrets, held, seed)
-            missed += cut_off(audit, connection, held)
+            missed += tamper_with_tree(audit, connection, secrets, checkpoints, seed)
+            missed += remove_tail(audit, connection, checkpoints)
     return {
         "seed": seed,
         "events": size,
-        "used_s": round(used_s, 1),
+        "fill_s": round(fill_s, 1),
         "export_s": round(export_s, 2),
         "export_bytes": len(answer.content),
         "verify_s": round(verify_s, 2),
-        "checkpoints": [one.checkpoint.size for one in held],
+        "checkpoints": [held.checkpoint.size for held in checkpoints],
         "types": dict(types.most_common()),
         "tamperings": {
-            done.__name__: len(range(number, tamperings, len(TAMPERINGS))) for number, done in enumerate(TAMPERINGS)
+            change.__name__: len(range(number, tamperings, len(TAMPERINGS))) for number, change in enumerate(TAMPERINGS)
         },
         "missed": missed,
     }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="An auditor against an intruder.")
+    parser = argparse.ArgumentParser(description="Tamper with a log and verify that each change is found.")
     parser.add_argument("--events", type=int, default=10_000)
     parser.add_argument("--tamperings", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     result = run(options.events, options.tamperings, options.seed)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "audit.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "audit", result)
     print(json.dumps(result))
     return 1 if result["missed"] else 0
 

@@ -1,9 +1,8 @@
-"""PostgreSQL killed in mid-write: `python -m bench.long.durability --rounds 100 --seed 1`.
+"""Kills PostgreSQL while it writes: `./dev long durability --rounds 100 --seed 1`.
 
-Sixteen writers append without a pause while every process of the database is killed with SIGKILL and started again.
-Afterwards everything that was acknowledged must be in the log, and nothing else. Writes results/durability.json and
-exits with 1 if anything was lost. That a kill loses nothing says little about a loss of power: whether the log is
-flushed before an answer is what tests/real/durability traces.
+Sixteen writers append without a pause while all processes of the database are killed with SIGKILL and started again.
+Afterwards the log must hold exactly the acknowledged events. Writes results/durability.json and exits with 1 if it does
+not. A kill is no loss of power: tests/real/durability traces that the log is flushed before an answer.
 """
 
 import argparse
@@ -15,15 +14,17 @@ from pathlib import Path
 
 from tests.real.durability.crashes import crash
 
+from bench.support.report import write_result
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Kill a database in mid-write, again and again.")
+    parser = argparse.ArgumentParser(description="Kill a database while it writes, again and again.")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="testhide-crashes-"))
-    folder.chmod(0o711)  # the engines' account has to get through
+    folder.chmod(0o711)  # as root the engines run under another account, which must enter the folder
     try:
         written = crash(folder, options.rounds, options.seed)
     finally:
@@ -36,8 +37,7 @@ def main() -> int:
         "lost": sorted(written.lost),
         "unasked": sorted(written.unasked),
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "durability.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "durability", result)
     print(json.dumps(result))
     return 1 if written.lost or written.unasked or not written.acknowledged else 0
 

@@ -1,9 +1,9 @@
-"""Fuzzes the report parser: `python -m bench.long.fuzz --seconds 60 --seed 1`.
+"""Fuzzes the report parser: `./dev long fuzz --seconds 60 --seed 1`.
 
-Takes reports of every shape, damages them (cuts, flips, entity tricks, nesting, doubled attributes, odd
-encodings, one token a hundred thousand times) and parses them in a child process with a bounded address space.
-A crash, more than 5 s for a megabyte, or more memory than the bound is a failure. Everything follows from the
-seed: `--case N` runs one again. Writes results/fuzz.json and exits with 1 if anything failed.
+Takes reports of every shape, damages them (cuts, flipped bits, entities, nesting, repeated attributes, odd encodings, a
+token repeated up to a million characters) and parses them in a child process with limited memory. A crash, more than
+5 s per megabyte, or more memory than the limit is a failure. The seed determines all inputs; `--case N` runs one of
+them again. Writes results/fuzz.json and exits with 1 if anything failed.
 """
 
 import argparse
@@ -20,12 +20,17 @@ from typing import Any
 
 from tests.commands.reports import samples
 
+from bench.support.report import write_result
 from commands.reports.parser import Case, Limits, Suite, Summary, parse_report
 
 SECONDS_PER_MB = 5.0
-MEMORY = 384 * 1024 * 1024
-"""Bytes of address space beyond what the process has at its start; inputs themselves are below 8 MB."""
-LARGEST = 2_000_000
+MEMORY_LIMIT = 384 * 1024 * 1024
+"""Bytes of address space beyond what the process has at its start. Inputs are below 8 MB."""
+MAX_CHARACTERS = 2_000_000
+"""Input is cut to this length after each damage, before it is encoded."""
+IMPORT_TIME_S = 20.0
+"""Allowed on top for the first input, with which the child imports the parser."""
+MAX_FAILURES = 100
 
 TOKENS = [
     "<",
@@ -110,13 +115,13 @@ ENCODINGS = [
 ]
 
 
-def damaged(rng: random.Random) -> bytes:
-    """One input: a report of some shape with a few faults."""
+def make_input(rng: random.Random) -> bytes:
+    """Returns a report of some shape with a few damages."""
     text = rng.choice(list(samples.ALL.values()))
     if rng.random() < 0.1:
         text += rng.choice(list(samples.ALL.values()))
     for _ in range(rng.choice([0, 1, 1, 2, 3, 8])):
-        text = _damage_text(text, rng)[:LARGEST]
+        text = _damage_text(text, rng)[:MAX_CHARACTERS]
     data = text.encode(rng.choice(ENCODINGS), "replace")
     for _ in range(rng.choice([0, 0, 1, 2, 5])):
         data = _damage_bytes(data, rng)
@@ -164,18 +169,18 @@ def _damage_bytes(data: bytes, rng: random.Random) -> bytes:
     return data[:at] + data[at + rng.choice([1, 3]) :]
 
 
-def chunks(data: bytes, rng: random.Random) -> Iterator[bytes]:
+def split(data: bytes, rng: random.Random) -> Iterator[bytes]:
     size = rng.choice([13, 1000, 65_536, 10_000_000])
     size = max(size, len(data) // 20_000)
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
 def check(data: bytes, rng: random.Random) -> None:
-    """Parses, and raises AssertionError if what comes out breaks its own rules."""
+    """Parses `data`. Raises AssertionError if an item breaks a limit or the summary does not match the cases."""
     limits = Limits()
     items: list[Case | Suite | Summary] = []
     seen = 0
-    for item in parse_report(chunks(data, rng), limits=limits):
+    for item in parse_report(split(data, rng), limits=limits):
         seen += isinstance(item, Case)
         if isinstance(item, Case):
             assert item.node_id, "a case without an id"
@@ -185,7 +190,7 @@ def check(data: bytes, rng: random.Random) -> None:
             assert len(item.system_out) <= limits.output + 100, "a long output"
             assert (item.status == "failed") == bool(item.signature), "a signature without a failure, or none"
         items = [item]
-    assert len(items) == 1, "nothing came"
+    assert len(items) == 1, "no item came"
     (summary,) = items
     assert isinstance(summary, Summary), "the last item is no summary"
     assert summary.cases == seen
@@ -194,18 +199,18 @@ def check(data: bytes, rng: random.Random) -> None:
     assert len(summary.warnings) < 100
 
 
-def work(connection: Connection, seed: int) -> None:
-    """The child: takes numbers of cases, answers with (number, size, seconds, fault)."""
+def run_child(connection: Connection, seed: int) -> None:
+    """Receives numbers of cases, and sends (number, size, seconds, fault, peak memory in KiB) for each."""
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_LIMIT, size + MEMORY_LIMIT))
     while (number := connection.recv()) is not None:
         rng = random.Random(f"{seed}-{number}")
-        data = damaged(rng)
+        data = make_input(rng)
         start = time.perf_counter()
         fault = ""
         try:
             check(data, rng)
-        except BaseException as error:  # a crash of any kind is what we look for
+        except BaseException as error:  # any exception is a failure to report
             fault = f"{type(error).__name__}: {error}"[:500]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         connection.send((number, len(data), time.perf_counter() - start, fault, peak))
@@ -214,17 +219,17 @@ def work(connection: Connection, seed: int) -> None:
 class Worker:
     def __init__(self, seed: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, seed), daemon=True)
+        self._connection, child_end = context.Pipe()
+        self._process = context.Process(target=run_child, args=(child_end, seed), daemon=True)
         self._process.start()
-        theirs.close()
+        child_end.close()
 
     def run(self, number: int) -> tuple[int, float, str, int]:
-        """(size, seconds, fault, peak memory in KiB) of one case; a hang and a death of the child are faults too."""
+        """Returns size, seconds, fault and peak memory in KiB of one case. A hang or death of the child is a fault."""
         try:
             self._connection.send(number)
-            # The largest inputs have about 8 MB; importing takes its time with the first one.
-            if not self._connection.poll(8 * SECONDS_PER_MB + 20):
+            # The largest inputs have about 8 MB.
+            if not self._connection.poll(8 * SECONDS_PER_MB + IMPORT_TIME_S):
                 self._process.kill()
                 return 0, 0.0, "hang", 0
             _, size, seconds, fault, peak = self._connection.recv()
@@ -247,13 +252,14 @@ def fuzz(seconds: float, seed: int, only: int | None = None) -> dict[str, Any]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         number = only if only is not None else number + 1
-        size, took, fault, memory = worker.run(number)
-        cases, total, slowest, peak = cases + 1, total + size, max(slowest, took), max(peak, memory)
+        size, seconds_taken, fault, memory = worker.run(number)
+        cases, total = cases + 1, total + size
+        slowest, peak = max(slowest, seconds_taken), max(peak, memory)
         if fault:
             failures.append({"case": number, "fault": fault, "bytes": size})
             worker.stop()
             worker = Worker(seed)
-        if only is not None or len(failures) >= 100:
+        if only is not None or len(failures) >= MAX_FAILURES:
             break
     worker.stop()
     return {
@@ -271,12 +277,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzz the report parser.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--case", type=int, default=None, help="run only this one")
+    parser.add_argument("--case", type=int, default=None, help="run only this case")
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     result = fuzz(options.seconds, options.seed, options.case)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "fuzz.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "fuzz", result)
     print(json.dumps(result))
     return 1 if result["failures"] else 0
 

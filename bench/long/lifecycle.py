@@ -1,7 +1,7 @@
-"""Made-up histories against real processes, for longer: `python -m bench.long.lifecycle --seconds 600 --seed 1`.
+"""Plays generated histories against real processes: `./dev long lifecycle --seconds 600 --seed 1`.
 
-Starts its own server and plays histories of users, builds and build machines (tests/e2e/lifecycle.py), again and again
-with another seed, until the time is over. What breaks a rule is a failure, told with the steps that led there. Writes
+Starts a server and plays histories of users, builds and agents (tests/e2e/lifecycle.py), with a new seed in each round,
+until the time is over. A history that breaks a rule is a failure and is printed with its steps. Writes
 results/lifecycle.json and exits with 1 if anything failed.
 """
 
@@ -20,12 +20,12 @@ from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
 from tests.support.server import running_server
 
+from bench.support.report import write_result
 from testhide.engines import temporary_engines
 from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 10
-EXAMPLES = 10
-"""Of each seed."""
+HISTORIES_PER_ROUND = 10
 
 
 def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
         company = Company.of(server, threads)
         until = time.monotonic() + seconds
 
-        def one(steps: list[Step]) -> None:
+        def play_one(steps: list[Step]) -> None:
             nonlocal played
             if time.monotonic() < until:
                 play(company, steps)
@@ -51,7 +51,7 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
         while time.monotonic() < until and len(failures) < MAX_FAILURES:
             number, rounds = first_seed + rounds, rounds + 1
             limits = settings(
-                max_examples=EXAMPLES,
+                max_examples=HISTORIES_PER_ROUND,
                 database=None,
                 deadline=None,
                 phases=[Phase.generate],
@@ -62,12 +62,12 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
                 ],
             )
             try:
-                seed(number)(limits(given(steps=histories(steps))(one)))()
-            except Exception as error:  # whatever it is: it was found
-                said = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-                print(said, file=sys.stderr)
-                failures.append({"seed": number, "fault": said[:8_000]})
-                # What it left behind must not matter to the next.
+                seed(number)(limits(given(steps=histories(steps))(play_one)))()
+            except Exception as error:  # any exception is a failure to report
+                text = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+                print(text, file=sys.stderr)
+                failures.append({"seed": number, "fault": text[:8_000]})
+                # The next round must not depend on what the failed history left.
                 company = Company.of(server, threads)
     return {
         "seed": first_seed,
@@ -81,15 +81,14 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Play made-up histories against a server.")
+    parser = argparse.ArgumentParser(description="Play generated histories against a server.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=60, help="of each history")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each history")
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     result = run(options.seconds, options.seed, options.steps)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "lifecycle.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "lifecycle", result)
     print(json.dumps(result))
     return 1 if result["failures"] or not result["histories"] else 0
 

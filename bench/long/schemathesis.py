@@ -1,9 +1,9 @@
-"""The server against its own description, for longer: `python -m bench.long.schemathesis --seconds 600 --seed 1`.
+"""Fuzzes the API by its OpenAPI description: `./dev long schemathesis --seconds 600 --seed 1`.
 
-Starts its own server and goes through all described operations, again and again with another seed, until the time is
-over. An answer of 5xx, one of a status, media type or form that is not described, or none in time is a failure. Writes
-results/schemathesis.json and exits with 1 if anything failed. Everything follows from the seed and the ids that the
-server gives out; a failure tells the request as a curl line.
+Starts a server and calls all described operations, with a new seed in each round, until the time is over. A status of
+5xx, a status, media type or body that is not described, or no answer in time is a failure, printed as a curl command.
+The seed and the ids that the server assigns determine the requests. Writes results/schemathesis.json and exits with 1
+if anything failed.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
 from tests.support.server import ADMIN, running_server
 
+from bench.support.report import write_result
 from testhide.engines import temporary_engines
 from testhide.preparation import create_first_admin
 
@@ -39,7 +40,7 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
         until = time.monotonic() + seconds
         while time.monotonic() < until and len(failures) < MAX_FAILURES:
             rounds += 1
-            # Anew, since the round before ended by deleting what it found.
+            # The round before has deleted its project, users and builds.
             fuzzed = a_small_world(server.client(*ADMIN), f"round {rounds}")
             for operation in fuzzed.operations():
                 if time.monotonic() >= until:
@@ -47,10 +48,10 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
                 counted = answers.setdefault(operation.label, Counter())
                 try:
                     counted.update(fuzz(fuzzed, operation, examples, seed + rounds))
-                except Exception as error:  # whatever it is: it was found
-                    said = "".join(_told(error))
-                    print(f"{operation.label}: {said}", file=sys.stderr)
-                    failures.append({"operation": operation.label, "seed": seed + rounds, "fault": said[:4_000]})
+                except Exception as error:  # any exception is a failure to report
+                    text = "\n".join(_format_error(error))
+                    print(f"{operation.label}: {text}", file=sys.stderr)
+                    failures.append({"operation": operation.label, "seed": seed + rounds, "fault": text[:4_000]})
     return {
         "seed": seed,
         "seconds": seconds,
@@ -62,22 +63,21 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
     }
 
 
-def _told(error: BaseException) -> list[str]:
-    """What it says, and what those say that it is made of."""
+def _format_error(error: BaseException) -> list[str]:
+    """Returns the text of an error, followed by the texts of the errors in it if it is a group."""
     inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return [f"{type(error).__name__}: {error}\n", *(line for one in inner for line in _told(one))]
+    return [f"{type(error).__name__}: {error}", *(text for one in inner for text in _format_error(one))]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Try the server against its own description.")
+    parser = argparse.ArgumentParser(description="Fuzz the API by its OpenAPI description.")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--examples", type=int, default=100, help="requests of each operation in a round")
+    parser.add_argument("--examples", type=int, default=100, help="requests to each operation in a round")
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
     result = run(options.seconds, options.seed, options.examples)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "schemathesis.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "schemathesis", result)
     print(json.dumps({name: value for name, value in result.items() if name != "answers"}))
     return 1 if result["failures"] or not result["requests"] else 0
 

@@ -1,7 +1,7 @@
-"""The wheel in an empty environment outside of the checkout: `python -m bench.long.wheel`.
+"""Runs the wheel in an empty environment outside the checkout: `./dev long wheel`.
 
 Builds the wheel from a copy of the sources, installs it with its extra `embedded` and the locked requirements, starts
-`testhide up` of that environment and runs one build on the local agent. The exit code is 1 when anything differs.
+`testhide up` in that environment and runs one build on the local agent. Exits with 1 if the build does not pass.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RUN_PIP = ("-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "--qu
 
 
 def build_wheel(folder: Path) -> Path:
-    """Return the wheel, built from a copy, since setuptools reuses and leaves files beside the sources."""
+    """Builds the wheel from a copy, since setuptools leaves files among the sources. Returns its path."""
     sources = folder / "sources"
     sources.mkdir()
     for name in SOURCES:
@@ -38,20 +38,20 @@ def build_wheel(folder: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> Path:
-    """Return the Python of a new environment that has the wheel and the locked versions of what it requires."""
+    """Installs the wheel and its locked requirements into a new environment. Returns the path of its Python."""
     run(sys.executable, "-I", "-m", "venv", environment)
     python = environment / "bin" / "python"
     locks = [CHECKOUT / "requirements" / name for name in ("server.txt", "embedded.txt")]
     run(python, *RUN_PIP, "install", "--require-hashes", "--no-deps", "-r", locks[0], "-r", locks[1])
     run(python, *RUN_PIP, "install", "--no-deps", wheel)
-    # With nothing to install it from, pip fails for a requirement that the locks lack or that is out of its bounds.
+    # Without an index pip fails if a requirement is not in the lock files, or its locked version is out of bounds.
     run(python, *RUN_PIP, "install", "--no-index", f"{wheel}[embedded]")
     run(python, *RUN_PIP, "check")
     return python
 
 
 def run_build(stack: Stack) -> str:
-    """Run a build on the local agent. Returns its status."""
+    """Runs a build on the local agent. Returns its status, or a sentence if it did not end in time."""
     job = stack.create_job("wheel", "echo from the wheel")
     build = stack.call("POST", "/api/v3/builds/start", {"job_id": job})["id"]
     deadline = time.monotonic() + BUILD_TIMEOUT_S
@@ -68,9 +68,9 @@ def run(*command: str | Path) -> None:
 
 def main() -> int:
     argparse.ArgumentParser(description="Install the wheel into an empty environment and run a build.").parse_args()
-    with tempfile.TemporaryDirectory(prefix="testhide-wheel-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)  # as root the embedded database runs as another user, who must get in
+    with tempfile.TemporaryDirectory(prefix="testhide-wheel-") as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o711)  # as root the engines run under another account, which must enter the folder
         os.chdir(folder)
         python = install(build_wheel(folder), folder / "environment")
         with running_stack(agent=True, python=python) as stack:
@@ -78,7 +78,7 @@ def main() -> int:
             status = run_build(stack)
     print(f"version {health['version']}, build {health['build']}; a build on the local agent: {status}")
     if health["build"] != health["version"]:
-        print("outside of a checkout the build is the version")
+        print("outside a checkout the build must be the version")
         return 1
     return 0 if status == "passed" else 1
 
