@@ -1,311 +1,185 @@
-"""Event summaries: what an event did, as a sentence without its subject, for readers of the audit trail.
+"""Event summaries: sentences without a subject about what an event did, for readers of the audit trail.
 
 `entries` puts the actor before it. Texts that have been erased are left out, since their fields are empty then.
 """
 
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from domain.artifacts import ArtifactDeleted, ArtifactStored
-from domain.audit import AuditRead
-from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
-from domain.builds import (
-    BuildAssigned,
-    BuildCommented,
-    BuildDeleted,
-    BuildFinished,
-    BuildMovedToTop,
-    BuildPinned,
-    BuildQueued,
-    BuildRequeued,
-    BuildStarted,
-    BuildUnpinned,
-    ReportRecorded,
+from domain import (
+    artifacts,
+    audit,
+    auth,
+    builds,
+    claims,
+    dispatch,
+    flakiness,
+    jobs,
+    known_issues,
+    node_commands,
+    nodes,
+    pools,
+    projects,
+    quarantine,
+    results,
+    sealing,
+    teams,
+    templates,
+    triage,
+    users,
+    webhooks,
 )
-from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.events import Event
-from domain.dispatch import LeadershipTaken
-from domain.flakiness import TestTurnedFlaky
-from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated
-from domain.known_issues import (
-    KnownIssueCreated,
-    KnownIssueDeleted,
-    KnownIssueSearched,
-    KnownIssueTaught,
-    KnownIssueUpdated,
-)
-from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
-from domain.nodes import (
-    NodeConnected,
-    NodeDeleted,
-    NodeQuarantined,
-    NodeRegistered,
-    NodeReleased,
-    NodeUpdated,
-    NodeWentOffline,
-)
-from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
-from domain.projects import (
-    MemberAdmitted,
-    ProjectClosed,
-    ProjectCreated,
-    ProjectDeleted,
-    ProjectUpdated,
-    WebhookSecretRotated,
-)
-from domain.quarantine import (
-    QuarantineBecameHealthy,
-    QuarantinedTestsRan,
-    QuarantineExpired,
-    QuarantineLifted,
-    TestsQuarantined,
-)
-from domain.results import CasesSeen, ResultsRecorded
-from domain.sealing import SigningKeyChanged
-from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
-from domain.triage import (
-    DefectLinked,
-    KnownIssueLinked,
-    ResolutionSet,
-    ResultClassified,
-    ResultsClassifiedByRules,
-)
-from domain.users import UserDeleted, UserRegistered
-from projections.audit_view.delivery_summaries import teams, webhooks
-from projections.audit_view.formatting import count, listed, name_of_stream, quoted, spaced
+
+MAX_QUOTE_LENGTH = 120
+"""Characters of a text that a summary quotes."""
+MAX_LISTED = 3
+"""Items of a list that a summary names."""
 
 
 def summarize(event: Event) -> str:
-    """The summary of an event: `queued build 7 of job 3 on “main”`. Raises LookupError for an event without one."""
-    for area in AREAS:
-        if (summary := area(event)) is not None:
-            return summary
-    raise LookupError(f"{event.name} has no summary in projections.audit_view.summaries")
+    """Returns the summary of an event: `queued build 7 of job 3 on “main”`."""
+    summary = SUMMARIES[type(event)]
+    return _Fields().vformat(summary, [event], {}) if isinstance(summary, str) else summary(event)
 
 
-def _builds(event: Event) -> str | None:
-    match event:
-        case BuildQueued():
-            parts = [f"queued build {event.build_id} of job {event.job_id}", quoted(" on ", event.branch)]
-            if event.restarted_from is not None:
-                parts.append(f", as build {event.restarted_from} again")
-            if event.test_ids is not None:
-                parts.append(f", {count(len(event.test_ids), 'test')} only")
-            return "".join(parts)
-        case BuildAssigned():
-            return f"gave build {event.build_id} to node {event.node_id}, attempt {event.attempt}"
-        case BuildRequeued():
-            why = "did not take it up" if event.reason == "not_acknowledged" else "was lost"
-            return f"put build {event.build_id} back into the queue: node {event.node_id} {why}"
-        case BuildStarted(node_id=None):
-            return f"started build {event.build_id}, which runs elsewhere"
-        case BuildStarted():
-            commit = f" at commit {event.commit_sha[:12]}" if event.commit_sha else ""
-            return f"started build {event.build_id} on node {event.node_id}{commit}"
-        case ReportRecorded():
-            counts = f"{event.passed:,} passed, {event.failed:,} failed, {event.skipped:,} skipped"
-            return f"recorded the report{quoted(' ', event.path)} of build {event.build_id}: {counts}"
-        case BuildFinished(reason="stopped_by_user"):
-            return f"stopped build {event.build_id}{quoted(': ', event.detail)}"
-        case BuildFinished():
-            why = f" ({spaced(event.reason)})" if event.reason else ""
-            return f"ended build {event.build_id} as {event.status}{why}{quoted(': ', event.detail)}"
-        case BuildMovedToTop():
-            return f"moved build {event.build_id} to the top of the queue"
-        case BuildPinned():
-            return f"chose to keep build {event.build_id} for ever"
-        case BuildUnpinned():
-            return f"chose to keep build {event.build_id} no longer for ever"
-        case BuildCommented():
-            return f"commented on build {event.build_id}{quoted(': ', event.text)}"
-        case BuildDeleted():
-            why = ", which its project no longer keeps" if event.reason == "retention" else ""
-            return f"deleted build {event.build_id}{why}; its texts were erased"
-        case _:
-            return None
+class _Fields(string.Formatter):
+    """Fills fields of an event into a text: `{job_id}`; `{title: “}` with a space before it and in quotes, and nothing
+    when it is empty; `{attempts:attempt}` as `1 attempt` or `7 attempts`.
+    """
+
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return getattr(args[0], str(key))
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec.endswith("“"):
+            return quoted(format_spec[:-1], value)
+        return count(value, format_spec) if format_spec else str(value)
 
 
-def _results(event: Event) -> str | None:
-    match event:
-        case CasesSeen():
-            return f"saw {count(len(event.node_ids), 'new test')} in project {event.project_id}"
-        case ResultsRecorded():
-            last = event.first_result_id + len(event.case_ids) - 1
-            return f"recorded results {event.first_result_id} to {last} of build {event.build_id}"
-        case ResultsClassifiedByRules():
-            results, issues = len(event.result_ids), len(set(event.known_issue_ids))
-            by = count(issues, "known issue")
-            return f"classified {count(results, 'failure')} of build {event.build_id} by {by}"
-        case ArtifactStored():
-            return f"stored the artifact{quoted(' ', event.path)} of build {event.build_id}"
-        case ArtifactDeleted():
-            return f"deleted artifact {event.artifact_id} of build {event.build_id}"
-        case _:
-            return None
+def quoted(before: str, text: str | None) -> str:
+    """Returns `before` and the text in quotes, shortened; an empty string for no text."""
+    short = " ".join((text or "").split())
+    if len(short) > MAX_QUOTE_LENGTH:
+        short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"
+    return f"{before}“{short}”" if short else ""
 
 
-def _triage(event: Event) -> str | None:
-    match event:
-        case ResultClassified():
-            before = f", before {spaced(event.replaced)}" if event.replaced else ""
-            return f"classified test result {event.result_id} as {spaced(event.classification)}{before}"
-        case DefectLinked():
-            return f"linked test result {event.result_id} to defect{quoted(' ', event.defect_key)}"
-        case ResolutionSet():
-            return f"resolved test result {event.result_id}{quoted(': ', event.resolution)}"
-        case KnownIssueLinked():
-            return f"linked test result {event.result_id} to known issue {event.known_issue_id}"
-        case KnownIssueCreated():
-            kind, classification = spaced(event.kind), spaced(event.classification)
-            title = quoted(" ", event.title)
-            return f"added known issue {event.known_issue_id}{title}, {classification} by {kind}"
-        case KnownIssueUpdated():
-            return f"changed known issue {event.known_issue_id}"
-        case KnownIssueTaught():
-            return f"taught known issue {event.known_issue_id} the failure of test result {event.result_id}"
-        case KnownIssueSearched():
-            found = f"{len(event.result_ids):,} found"
-            return f"searched older failures for known issue {event.known_issue_id}: {found}"
-        case KnownIssueDeleted():
-            return f"deleted known issue {event.known_issue_id}"
-        case _:
-            return None
+def spaced(name: str | None) -> str:
+    return (name or "").replace("_", " ")
 
 
-def _quarantine(event: Event) -> str | None:
-    match event:
-        case TestsQuarantined():
-            until = f" until {event.expires_at:%Y-%m-%d %H:%M}" if event.expires_at else ""
-            tests = _tests(event.node_ids)
-            return f"quarantined {tests} of job {event.job_id} as {event.reason}{until}"
-        case QuarantineLifted():
-            why = ", expired" if event.why == "expired" else ""
-            return f"took {_tests(event.node_ids)} of job {event.job_id} out of quarantine{why}"
-        case QuarantineExpired():
-            return f"noticed that {_entries(event.ids)} of job {event.job_id} expired"
-        case QuarantineBecameHealthy():
-            return f"noticed that {_entries(event.ids)} of job {event.job_id} became healthy"
-        case TestTurnedFlaky():
-            named = quoted(" ", event.node_id)
-            return f"noticed that test {event.test_case_id}{named} turned flaky in build {event.build_id}"
-        case QuarantinedTestsRan():
-            ran = f"{len(event.passed):,} passed, {len(event.failed):,} failed"
-            return f"noted how the quarantined tests of build {event.build_id} fared: {ran}"
-        case _:
-            return None
+def count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _projects(event: Event) -> str | None:
-    match event:
-        case ProjectCreated():
-            return f"created project {event.project_id}{quoted(' ', event.title)}"
-        case ProjectUpdated():
-            return f"changed project {event.project_id}"
-        case WebhookSecretRotated():
-            return f"renewed the webhook secret of project {event.project_id}"
-        case MemberAdmitted():
-            return f"gave user {event.user_id} {event.access} access to project {event.project_id}"
-        case ProjectClosed():
-            return f"closed project {event.project_id} in order to delete it"
-        case ProjectDeleted():
-            return f"deleted project {event.project_id} with all that was in it; its texts were erased"
-        case _:
-            return None
+def listed(items: Iterable[str]) -> str:
+    every = list(items)
+    more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""
+    return ", ".join(every[:MAX_LISTED]) + more
 
 
-def _jobs(event: Event) -> str | None:
-    match event:
-        case JobCreated():
-            return f"created job {event.job_id}{quoted(' ', event.title)} in project {event.project_id}"
-        case JobUpdated():
-            return f"changed job {event.job_id}"
-        case JobConfigured():
-            return f"configured job {event.job_id}"
-        case JobDeleted():
-            return f"deleted job {event.job_id} with its builds"
-        case TemplateCreated():
-            return f"created pipeline template {event.template_id}{quoted(' ', event.title)}"
-        case TemplateUpdated():
-            return f"changed pipeline template {event.template_id}"
-        case TemplateDeleted():
-            return f"deleted pipeline template {event.template_id}"
-        case _:
-            return None
+def _queued(event: builds.BuildQueued) -> str:
+    restart = "" if event.restarted_from is None else f", as build {event.restarted_from} again"
+    tests = "" if event.test_ids is None else f", {count(len(event.test_ids), 'test')} only"
+    return f"queued build {event.build_id} of job {event.job_id}{quoted(' on ', event.branch)}{restart}{tests}"
 
 
-def _nodes(event: Event) -> str | None:
-    match event:
-        case NodeRegistered():
-            return f"registered node {event.node_id}{quoted(' ', event.title)}"
-        case NodeConnected():
-            return f"connected node {event.node_id} from{quoted(' ', event.hostname)}, agent {event.version}"
-        case NodeWentOffline():
-            return f"saw node {event.node_id} go offline{quoted(': ', event.reason)}"
-        case NodeUpdated():
-            return f"changed node {event.node_id}"
-        case NodeQuarantined():
-            return f"put node {event.node_id} into quarantine"
-        case NodeReleased():
-            return f"released node {event.node_id} from quarantine"
-        case NodeDeleted():
-            return f"deleted node {event.node_id}"
-        case NodeCommandRequested(kind="restart"):
-            return f"asked the agent of node {event.node_id} to restart"
-        case NodeCommandRequested():
-            return f"asked node {event.node_id} to execute{quoted(' ', event.command) or ' a command'}"
-        case NodeCommandCompleted():
-            how = "was killed for its time" if event.exit_code is None else f"ended with {event.exit_code}"
-            return f"said that command {event.command_id} on node {event.node_id} {how}"
-        case _:
-            return None
+def _requeued(event: builds.BuildRequeued) -> str:
+    why = "did not take it up" if event.reason == "not_acknowledged" else "was lost"
+    return f"put build {event.build_id} back into the queue: node {event.node_id} {why}"
 
 
-def _pools(event: Event) -> str | None:
-    match event:
-        case PoolCreated():
-            return f"created node pool {event.pool_id}{quoted(' ', event.title)} in project {event.project_id}"
-        case PoolUpdated():
-            return f"changed node pool {event.pool_id}"
-        case PoolDeleted():
-            return f"deleted node pool {event.pool_id}"
-        case LeadershipTaken():
-            return f"took over the dispatching as {event.leader}"
-        case _:
-            return None
+def _started(event: builds.BuildStarted) -> str:
+    if event.node_id is None:
+        return f"started build {event.build_id}, which runs elsewhere"
+    commit = f" at commit {event.commit_sha[:12]}" if event.commit_sha else ""
+    return f"started build {event.build_id} on node {event.node_id}{commit}"
 
 
-def _people(event: Event) -> str | None:
-    match event:
-        case UserRegistered():
-            return f"registered user {event.user_id}{quoted(' ', event.email)} as {event.role}"
-        case UserDeleted():
-            return f"deleted user {event.user_id}; what was known of this person was erased"
-        case SessionOpened():
-            return "signed in"
-        case SessionRevoked():
-            return f"ended a session of user {event.user_id}"
-        case ApiTokenCreated():
-            return f"made API token {event.token_id}{quoted(' ', event.label)} for user {event.user_id}"
-        case ApiTokenRevoked():
-            return f"revoked API token {event.token_id} of user {event.user_id}"
-        case _:
-            return None
+def _reported(event: builds.ReportRecorded) -> str:
+    counts = f"{event.passed:,} passed, {event.failed:,} failed, {event.skipped:,} skipped"
+    return f"recorded the report{quoted(' ', event.path)} of build {event.build_id}: {counts}"
 
 
-def _records(event: Event) -> str | None:
-    match event:
-        case AuditRead():
-            what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
-            asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
-            shown = "" if event.shown is None else f", {count(event.shown, 'event')}"
-            return f"read {what[event.what]}{f' ({asked})' if asked else ''}{shown}"
-        case SigningKeyChanged():
-            return "gave the audit log a new signing key"
-        case ClaimTaken():
-            return f"reserved a name for {name_of_stream(event.owner)}"
-        case ClaimReleased():
-            return f"gave a name of {name_of_stream(event.owner)} free"
-        case _:
-            return None
+def _finished(event: builds.BuildFinished) -> str:
+    detail = quoted(": ", event.detail)
+    if event.reason == "stopped_by_user":
+        return f"stopped build {event.build_id}{detail}"
+    why = f" ({spaced(event.reason)})" if event.reason else ""
+    return f"ended build {event.build_id} as {event.status}{why}{detail}"
+
+
+def _build_deleted(event: builds.BuildDeleted) -> str:
+    why = ", which its project no longer keeps" if event.reason == "retention" else ""
+    return f"deleted build {event.build_id}{why}; its texts were erased"
+
+
+def _results_recorded(event: results.ResultsRecorded) -> str:
+    last = event.first_result_id + len(event.case_ids) - 1
+    return f"recorded results {event.first_result_id} to {last} of build {event.build_id}"
+
+
+def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
+    by = count(len(set(event.known_issue_ids)), "known issue")
+    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} by {by}"
+
+
+def _classified(event: triage.ResultClassified) -> str:
+    before = f", before {spaced(event.replaced)}" if event.replaced else ""
+    return f"classified test result {event.result_id} as {spaced(event.classification)}{before}"
+
+
+def _known_issue_created(event: known_issues.KnownIssueCreated) -> str:
+    by = f"{spaced(event.classification)} by {spaced(event.kind)}"
+    return f"added known issue {event.known_issue_id}{quoted(' ', event.title)}, {by}"
+
+
+def _searched(event: known_issues.KnownIssueSearched) -> str:
+    return f"searched older failures for known issue {event.known_issue_id}: {len(event.result_ids):,} found"
+
+
+def _quarantined(event: quarantine.TestsQuarantined) -> str:
+    until = f" until {event.expires_at:%Y-%m-%d %H:%M}" if event.expires_at else ""
+    return f"quarantined {_tests(event.node_ids)} of job {event.job_id} as {event.reason}{until}"
+
+
+def _lifted(event: quarantine.QuarantineLifted) -> str:
+    why = ", expired" if event.why == "expired" else ""
+    return f"took {_tests(event.node_ids)} of job {event.job_id} out of quarantine{why}"
+
+
+def _quarantined_ran(event: quarantine.QuarantinedTestsRan) -> str:
+    ran = f"{len(event.passed):,} passed, {len(event.failed):,} failed"
+    return f"noted how the quarantined tests of build {event.build_id} fared: {ran}"
+
+
+def _command_requested(event: node_commands.NodeCommandRequested) -> str:
+    if event.kind == "restart":
+        return f"asked the agent of node {event.node_id} to restart"
+    return f"asked node {event.node_id} to execute{quoted(' ', event.command) or ' a command'}"
+
+
+def _command_completed(event: node_commands.NodeCommandCompleted) -> str:
+    how = "was killed for its time" if event.exit_code is None else f"ended with {event.exit_code}"
+    return f"said that command {event.command_id} on node {event.node_id} {how}"
+
+
+def _webhook_registered(event: webhooks.WebhookRegistered) -> str:
+    return f"registered webhook {event.webhook_id} for {listed(map(str, event.events)) or 'nothing'}"
+
+
+def _channel_registered(event: teams.ChannelRegistered) -> str:
+    name = f"{event.channel_id}{quoted(' ', event.title)}"
+    return f"registered Teams channel {name} for {listed(event.events) or 'nothing'}"
+
+
+def _audit_read(event: audit.AuditRead) -> str:
+    what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
+    asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
+    shown = "" if event.shown is None else f", {count(event.shown, 'event')}"
+    return f"read {what[event.what]}{f' ({asked})' if asked else ''}{shown}"
 
 
 def _tests(node_ids: Sequence[str]) -> str:
@@ -313,8 +187,90 @@ def _tests(node_ids: Sequence[str]) -> str:
     return listed(named) if named else count(len(node_ids), "test")
 
 
-def _entries(ids: Sequence[int]) -> str:
-    return f"quarantine entry {listed(map(str, ids))}"
+def _entries(event: quarantine.QuarantineExpired | quarantine.QuarantineBecameHealthy) -> str:
+    return f"quarantine entry {listed(map(str, event.ids))} of job {event.job_id}"
 
 
-AREAS = (_builds, _results, _triage, _quarantine, _projects, _jobs, _nodes, _pools, webhooks, teams, _people, _records)
+SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
+    builds.BuildQueued: _queued,
+    builds.BuildAssigned: "gave build {build_id} to node {node_id}, attempt {attempt}",
+    builds.BuildRequeued: _requeued,
+    builds.BuildStarted: _started,
+    builds.ReportRecorded: _reported,
+    builds.BuildFinished: _finished,
+    builds.BuildMovedToTop: "moved build {build_id} to the top of the queue",
+    builds.BuildPinned: "chose to keep build {build_id} for ever",
+    builds.BuildUnpinned: "chose to keep build {build_id} no longer for ever",
+    builds.BuildCommented: "commented on build {build_id}{text:: “}",
+    builds.BuildDeleted: _build_deleted,
+    results.CasesSeen: lambda event: f"saw {count(len(event.node_ids), 'new test')} in project {event.project_id}",
+    results.ResultsRecorded: _results_recorded,
+    artifacts.ArtifactStored: "stored the artifact{path: “} of build {build_id}",
+    artifacts.ArtifactDeleted: "deleted artifact {artifact_id} of build {build_id}",
+    triage.ResultsClassifiedByRules: _classified_by_rules,
+    triage.ResultClassified: _classified,
+    triage.DefectLinked: "linked test result {result_id} to defect{defect_key: “}",
+    triage.ResolutionSet: "resolved test result {result_id}{resolution:: “}",
+    triage.KnownIssueLinked: "linked test result {result_id} to known issue {known_issue_id}",
+    known_issues.KnownIssueCreated: _known_issue_created,
+    known_issues.KnownIssueUpdated: "changed known issue {known_issue_id}",
+    known_issues.KnownIssueTaught: "taught known issue {known_issue_id} the failure of test result {result_id}",
+    known_issues.KnownIssueSearched: _searched,
+    known_issues.KnownIssueDeleted: "deleted known issue {known_issue_id}",
+    quarantine.TestsQuarantined: _quarantined,
+    quarantine.QuarantineLifted: _lifted,
+    quarantine.QuarantineExpired: lambda event: f"noticed that {_entries(event)} expired",
+    quarantine.QuarantineBecameHealthy: lambda event: f"noticed that {_entries(event)} became healthy",
+    quarantine.QuarantinedTestsRan: _quarantined_ran,
+    flakiness.TestTurnedFlaky: "noticed that test {test_case_id}{node_id: “} turned flaky in build {build_id}",
+    projects.ProjectCreated: "created project {project_id}{title: “}",
+    projects.ProjectUpdated: "changed project {project_id}",
+    projects.WebhookSecretRotated: "renewed the webhook secret of project {project_id}",
+    projects.MemberAdmitted: "gave user {user_id} {access} access to project {project_id}",
+    projects.ProjectClosed: "closed project {project_id} in order to delete it",
+    projects.ProjectDeleted: "deleted project {project_id} with all that was in it; its texts were erased",
+    jobs.JobCreated: "created job {job_id}{title: “} in project {project_id}",
+    jobs.JobUpdated: "changed job {job_id}",
+    jobs.JobConfigured: "configured job {job_id}",
+    jobs.JobDeleted: "deleted job {job_id} with its builds",
+    templates.TemplateCreated: "created pipeline template {template_id}{title: “}",
+    templates.TemplateUpdated: "changed pipeline template {template_id}",
+    templates.TemplateDeleted: "deleted pipeline template {template_id}",
+    nodes.NodeRegistered: "registered node {node_id}{title: “}",
+    nodes.NodeConnected: "connected node {node_id} from{hostname: “}, agent {version}",
+    nodes.NodeWentOffline: "saw node {node_id} go offline{reason:: “}",
+    nodes.NodeUpdated: "changed node {node_id}",
+    nodes.NodeQuarantined: "put node {node_id} into quarantine",
+    nodes.NodeReleased: "released node {node_id} from quarantine",
+    nodes.NodeDeleted: "deleted node {node_id}",
+    node_commands.NodeCommandRequested: _command_requested,
+    node_commands.NodeCommandCompleted: _command_completed,
+    pools.PoolCreated: "created node pool {pool_id}{title: “} in project {project_id}",
+    pools.PoolUpdated: "changed node pool {pool_id}",
+    pools.PoolDeleted: "deleted node pool {pool_id}",
+    dispatch.LeadershipTaken: "took over the dispatching as {leader}",
+    webhooks.WebhookRegistered: _webhook_registered,
+    webhooks.WebhookUpdated: "changed webhook {webhook_id}",
+    webhooks.WebhookDeleted: "deleted webhook {webhook_id}",
+    webhooks.WebhookFailing: "noticed that webhook {webhook_id} does not answer{error:: “}",
+    webhooks.WebhookRecovered: "noticed that webhook {webhook_id} answers again",
+    webhooks.ReplayRequested: "asked to tell webhook {webhook_id} once more what came after position {after}",
+    webhooks.DeliveryGivenUp: "gave delivery {delivery_id} up after {attempts:attempt}",
+    webhooks.RedeliveryRequested: "asked for delivery {delivery_id} once more",
+    teams.ChannelRegistered: _channel_registered,
+    teams.ChannelUpdated: "changed Teams channel {channel_id}",
+    teams.ChannelDeleted: "deleted Teams channel {channel_id}",
+    teams.ChannelFailing: "noticed that Teams channel {channel_id} does not answer{error:: “}",
+    teams.ChannelRecovered: "noticed that Teams channel {channel_id} answers again",
+    teams.CardGivenUp: "gave a card for Teams channel {channel_id} up after {attempts:attempt}{error:: “}",
+    users.UserRegistered: "registered user {user_id}{email: “} as {role}",
+    users.UserDeleted: "deleted user {user_id}; what was known of this person was erased",
+    auth.SessionOpened: "signed in",
+    auth.SessionRevoked: "ended a session of user {user_id}",
+    auth.ApiTokenCreated: "made API token {token_id}{label: “} for user {user_id}",
+    auth.ApiTokenRevoked: "revoked API token {token_id} of user {user_id}",
+    audit.AuditRead: _audit_read,
+    sealing.SigningKeyChanged: "gave the audit log a new signing key",
+    claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
+    claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
+}
