@@ -127,7 +127,7 @@ class KnownIssue(msgspec.Struct, frozen=True):
     @property
     def match_rules(self) -> list[MatchRule]:
         """The rules that it was given and taught."""
-        values = [
+        values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),
             *(("signature", signature) for signature in self.signatures),

@@ -3,6 +3,9 @@
 The URL of a channel is a secret, because everybody who knows it may post there.
 """
 
+# Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+
 from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 

@@ -4,6 +4,9 @@ Single attempts are no events. An event is recorded when a delivery is given up,
 failing.
 """
 
+# Fields stand here for the properties that the base declares, since msgspec lays out the fields of one base only.
+# pyright: reportIncompatibleMethodOverride=false, reportIncompatibleVariableOverride=false
+
 from typing import ClassVar
 
 import msgspec

@@ -49,7 +49,7 @@ def endpoint_projection(
                 yield new_row(event)
             case EndpointDeleted() as event:
                 yield Delete(row_type, event.endpoint_id)
-            case event:
+            case EndpointEvent() as event:
                 if (row := rows.get(row_type, event.endpoint_id)) is not None:
                     yield _changed(row, event)
 

@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
+from requests.adapters import HTTPAdapter
 
 TIMEOUT_S = 30
 
@@ -23,7 +24,7 @@ class Answer(requests.Response):
         return body
 
 
-class _Adapter(requests.adapters.HTTPAdapter):
+class _Adapter(HTTPAdapter):
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> Answer:
         answer = Answer()
         answer.__dict__.update(super().build_response(req, resp).__dict__)
