@@ -39,6 +39,21 @@ WIPE = """
 """
 """Emptying tables takes milliseconds, making a database half a second."""
 
+LONG_FILES = (
+    "tests/contract/test_schemathesis.py",
+    "tests/projections/test_live_rebuild.py",
+    "tests/api/test_historical_states.py",
+    "tests/testhide/test_engines.py",
+    "tests/agent/test_selection.py",
+    "tests/store/test_verifier.py",
+)
+"""Run first, so that no worker is left with one of them at the end while the other has none."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(LONG_FILES)))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -1,16 +1,14 @@
 """What the server says of itself holds: requests made from its own description are never answered with 5xx, and answers
 have the described status, media type and form. `python -m bench.long.schemathesis` does the same for longer."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from testhide.engines import temporary_engines
-from testhide.preparation import create_first_admin
-from tests.support.server import ADMIN, running_server
+from testhide.engines import Engines
+from tests.support.server import server_on_new_database
 
 from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations
@@ -20,16 +18,12 @@ SEED = 20_260_520
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+def fuzzed(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
     """On a server of its own, since made-up ids are small numbers: they may well be someone's."""
-    data = tmp_path_factory.mktemp("fuzzed")
-    with (
-        temporary_engines() as engines,
-        running_server(engines, data, *PROCESSES, outgoing_allow=OUTGOING) as server,
-    ):
-        asyncio.run(create_first_admin(server.settings))
-        server.settle()
-        yield a_small_world(server.client(*ADMIN))
+    with server_on_new_database(
+        engines, tmp_path_factory.mktemp("fuzzed"), *PROCESSES, outgoing_allow=OUTGOING
+    ) as server:
+        yield a_small_world(server.admin)
 
 
 def test_described_operations_hold(fuzzed: Fuzzed, described: dict[str, Any]) -> None:

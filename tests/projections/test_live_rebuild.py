@@ -1,7 +1,6 @@
 """Rebuild and switch under a whole server that is in use, and processes that are killed at any moment."""
 
 import asyncio
-import dataclasses
 import os
 import random
 import re
@@ -15,7 +14,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Event, EventMetadata
@@ -25,17 +23,16 @@ from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.log.event_log import Write
 from testhide.engines import Engines
-from testhide.preparation import create_first_admin
 from testhide.processes import core
 from tests.support.http import Client
-from tests.support.server import ADMIN, Server, running_server
+from tests.support.server import ADMIN, Server, server_on_new_database
 
-HISTORY = 2_500
-"""Builds."""
+HISTORY = 1_000
+"""Builds, of four events each."""
 
 
 def history() -> list[list[Event]]:
-    """A log that takes a build of the read models about a second."""
+    """A log that takes a build of the read models about half a second."""
     ids: dict[str, Any] = {"job_id": 900_000, "project_id": 900_000}
     streams: list[list[Event]] = [
         [ProjectCreated(project_id=900_000, title="Old", slug="old", sealed_webhook_secret=b"")],
@@ -51,7 +48,6 @@ def history() -> list[list[Event]]:
 
 async def remember(server: Server) -> None:
     async with core(server.settings, pool_size=2) as parts:
-        await create_first_admin(server.settings)
         stamp = EventMetadata(utcnow(), "system:tests")
 
         async def append(events: list[Event]) -> None:
@@ -66,10 +62,7 @@ async def remember(server: Server) -> None:
 @pytest.fixture(scope="module")
 def live(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on a database of its own, with a history."""
-    with psycopg.connect(engines.database_url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE live")
-    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname="live"))
-    with running_server(own, tmp_path_factory.mktemp("live"), "serve", "project") as started:
+    with server_on_new_database(engines, tmp_path_factory.mktemp("live"), "serve", "project") as started:
         asyncio.run(remember(started))
         started.settle()
         yield started
@@ -140,7 +133,7 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     project = live.admin.post("/api/v3/projects", json={"name": "Killing"}).json()["id"]
     for number in range(20):
         rebuilding = operate(live, "rebuild", *chance.choice([[], ["--from-scratch"]]), "--switch")
-        time.sleep(chance.uniform(0.5, 2.5))  # the moment
+        time.sleep(chance.uniform(0.4, 1.6))  # the moment
         made = live.admin.post("/api/v3/jobs", json={"name": f"job {number}", "project_id": project})
         assert made.status_code == 201
         victims = chance.choice(["rebuilder", "projector", "both"])

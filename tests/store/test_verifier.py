@@ -19,6 +19,7 @@ from store.audit.signed_notes import SigningKey, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from testhide.cli.audit import verify
 from testhide.processes import Core
+from tests.support.snapshot import Snapshot
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
 
@@ -35,16 +36,20 @@ class Archive(Yard):
         await self.happen(20)
         await self.seal()
         await self.happen(20)
-        self.second_key = await self.rotate()
+        await self.rotate()
         sequence = "pg_get_serial_sequence('stored_events', 'notification_id')"
         await self.execute(f"SELECT setval({sequence}, nextval({sequence}) + {GAPS - 1})")
         await self.happen(20)
         await self.seal()
         await self.happen(100)
         await self.seal()
+        await self.look_up()
+
+    async def look_up(self) -> None:
+        """Names the checkpoints and the first key of what is there."""
         self.third, self.second, self.between, self.first = await self.tree.checkpoints_before(None, 10)
         keys = (await self.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
-        self.first_key = VerifierKey.parse(keys[0].event.public_key)  # type: ignore[attr-defined]
+        self.first_key, self.second_key = (VerifierKey.parse(key.event.public_key) for key in keys)  # type: ignore[attr-defined]
 
     async def export(self, checkpoint: SealedCheckpoint | None = None, **options: Any) -> list[bytes]:
         """Its lines; without a checkpoint those up to the newest."""
@@ -57,11 +62,23 @@ class Archive(Yard):
         return psycopg.connect(self.parts.conninfo, autocommit=True)
 
 
+@pytest.fixture(scope="module")
+def filled() -> list[Snapshot]:
+    """The content of the archive, once a test has filled it."""
+    return []
+
+
 @pytest.fixture
-async def archive(parts: Core) -> Archive:
-    made = Archive(parts)
-    await made.fill()
-    return made
+async def archive(parts: Core, filled: list[Snapshot]) -> Archive:
+    archive = Archive(parts)
+    with archive.connect() as connection:
+        if filled:
+            filled[0].restore(connection)
+            await archive.look_up()
+        else:
+            await archive.fill()
+            filled.append(Snapshot.take(connection))
+    return archive
 
 
 def held(*checkpoints: SealedCheckpoint) -> list[HeldCheckpoint]:

@@ -141,13 +141,20 @@ def _answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def server_with_workers(engines: Engines, data: Path) -> Iterator[Server]:
-    """A server with workers that may call this machine, on a database of its own."""
+def server_on_new_database(engines: Engines, data: Path, *names: str, outgoing_allow: str = "") -> Iterator[Server]:
+    """The named processes of a server on a database of its own, with the first administrator."""
     name = f"tests_{uuid4().hex}"
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
-    with running_server(own, data, "serve", "project", "work", outgoing_allow="127.0.0.0/8") as server:
+    with running_server(own, data, *names, outgoing_allow=outgoing_allow) as server:
         asyncio.run(create_first_admin(server.settings))
         server.settle()
+        yield server
+
+
+@contextlib.contextmanager
+def server_with_workers(engines: Engines, data: Path) -> Iterator[Server]:
+    """A server with workers that may call this machine, on a database of its own."""
+    with server_on_new_database(engines, data, "serve", "project", "work", outgoing_allow="127.0.0.0/8") as server:
         yield server
