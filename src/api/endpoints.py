@@ -9,7 +9,7 @@ from domain.core.errors import Invalid, NotFound
 from domain.endpoints import EndpointKind
 from integrations.ports import Refused
 from projections import projects
-from projections.endpoints import find_endpoint
+from projections.engine.queries import find_row
 from projections.teams import ChannelRow
 from projections.webhooks import WebhookRow
 from store.tables import delivery_history
@@ -38,7 +38,7 @@ async def find_accessible(
 ) -> R:
     """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
     async with ctx.reading() as connection:
-        row = await find_endpoint(connection, row_type, endpoint_id)
+        row = await find_row(connection, row_type, endpoint_id)
     if row is None:
         raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
     must_access(user, level, row)

@@ -18,8 +18,8 @@ from domain.teams import CardType, correct_outcome, redact_url
 from domain.teams_cards import HEADERS, render_card
 from integrations.ports import attempt
 from projections import projects
-from projections.endpoints import list_endpoints
-from projections.teams import ChannelRow, new_row
+from projections.endpoints import list_endpoints, new_row
+from projections.teams import ChannelRow
 from projections.teams_cards import make_test_card
 from store.clock import utcnow
 from store.tables import deliveries, delivery_history
@@ -114,7 +114,7 @@ class TeamsController(Controller):
                 mention=data.mention_on_fail or "",
             )
         )
-        return to_item(new_row(receipt.events[-1].event), DeliveryStats())
+        return to_item(new_row(ChannelRow, receipt.events[-1].event), DeliveryStats())
 
     @get("/{id:int}")
     async def get_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelItem:

@@ -29,9 +29,9 @@ from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
 from domain.notifications import PING, NotificationMessage, NotificationType
 from domain.webhook_signatures import build_headers, check_secret
 from integrations.ports import attempt
-from projections.endpoints import list_endpoints
+from projections.endpoints import list_endpoints, new_row
 from projections.webhook_views import WebhookView, schema, schemas
-from projections.webhooks import WebhookRow, find_existing, new_row
+from projections.webhooks import WebhookRow, find_existing
 from store.clock import utcnow
 from store.tables import deliveries, delivery_history
 from store.tables.delivery_history import DeliveryStats
@@ -171,7 +171,7 @@ class WebhookController(Controller):
                 active=data.active,
             )
         )
-        return to_item(new_row(receipt.events[-1].event), DeliveryStats())
+        return to_item(new_row(WebhookRow, receipt.events[-1].event), DeliveryStats())
 
     @get("/schemas", opt=PUBLIC)
     async def list_schemas(self) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,8 @@ from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.builds import BuildDeleted
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one
+from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, copy_fields, no_rows
+from projections.engine.queries import fetch_all, fetch_one, find_row
 
 VERSION = 1
 
@@ -34,42 +34,24 @@ class ArtifactRow(Row, frozen=True):
         return self.path.rpartition("/")[2]
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    return ()
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ArtifactStored():
-            yield ArtifactRow(
-                id=event.artifact_id,
-                build_id=event.build_id,
-                job_id=event.job_id,
-                project_id=event.project_id,
-                path=event.path,
-                type=event.type,
-                content_type=event.content_type,
-                size_bytes=event.size_bytes,
-                sha256=event.sha256,
-                blob=event.blob,
-                created_at=event.at,
-            )
+            yield copy_fields(ArtifactRow, event, id=event.artifact_id, created_at=event.at)
         case ArtifactDeleted():
             yield Delete(ArtifactRow, event.artifact_id)
         case BuildDeleted():
             yield DeleteWhere(ArtifactRow, "build_id", event.build_id)
         case JobDeleted():
             yield DeleteWhere(ArtifactRow, "job_id", event.job_id)
-        case _:
-            return
 
 
 PROJECTION = Projection(
     "artifacts",
     VERSION,
     (ArtifactRow,),
-    keys,
+    no_rows,
     apply,
     handles=(ArtifactDeleted, ArtifactStored, BuildDeleted, JobDeleted),
 )
@@ -99,8 +81,7 @@ async def fetch_page(
 
 
 async def find(connection: AsyncConnection, artifact_id: int) -> ArtifactRow | None:
-    query = f"SELECT * FROM {ArtifactRow.table} WHERE id = %(id)s"
-    return await fetch_one(connection, ArtifactRow, query, {"id": artifact_id})
+    return await find_row(connection, ArtifactRow, artifact_id)
 
 
 async def find_duplicate(connection: AsyncConnection, build_id: int, path: str, sha256: str) -> ArtifactRow | None:

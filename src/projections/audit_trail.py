@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.auth import UserRow
-from projections.engine.model import Change, Int, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Int, Projection, Row, Rows, Table, no_rows
 from projections.engine.queries import fetch_value
 from projections.nodes import NodeRow
 
@@ -51,10 +51,6 @@ class TrailRow(Row, frozen=True):
     """NO_PROJECT for an event of no project."""
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    return ()
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     project_id: int | None = getattr(event, "project_id", None)
@@ -67,7 +63,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     )
 
 
-PROJECTION = Projection("trail", VERSION, (TrailRow,), keys, apply)
+PROJECTION = Projection("trail", VERSION, (TrailRow,), no_rows, apply)
 
 
 def microseconds(at: datetime) -> int:

@@ -6,11 +6,11 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
+from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
 from domain.core.events import Recorded
-from domain.users import UserDeleted, UserRegistered
-from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one
+from domain.users import UserDeleted, UserEvent, UserRegistered
+from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
 
 VERSION = 1
@@ -47,27 +47,11 @@ class ApiTokenRow(Row, frozen=True):
     created_at: datetime
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case SessionOpened():
-            yield UserRow, (recorded.event.user_id,)
-        case _:
-            return
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case UserRegistered():
-            yield UserRow(
-                id=event.user_id,
-                email=event.email,
-                role=event.role,
-                password_hash=event.password_hash,
-                created_at=event.at,
-                first_name=event.first_name,
-                last_name=event.last_name,
-            )
+            yield copy_fields(UserRow, event, id=event.user_id, created_at=event.at)
         case SessionOpened():
             yield SessionRow(event.session_id, event.user_id, event.expires_at)
             if user := rows.get(UserRow, event.user_id):
@@ -82,8 +66,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield Delete(UserRow, event.user_id)
             yield DeleteWhere(SessionRow, "user_id", event.user_id)
             yield DeleteWhere(ApiTokenRow, "user_id", event.user_id)
-        case _:
-            return
 
 
 def email_column(user_id: str) -> str:
@@ -98,9 +80,9 @@ PROJECTION = Projection(
     "auth",
     VERSION,
     (UserRow, SessionRow, ApiTokenRow),
-    keys,
+    row_of(UserRow, "user_id", SessionOpened),
     apply,
-    handles=(ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked, UserDeleted, UserRegistered),
+    handles=(ApiTokenEvent, SessionEvent, UserEvent),
 )
 
 
@@ -150,27 +132,19 @@ async def find_token_credentials(connection: AsyncConnection, token_hash: bytes)
 
 
 async def find(connection: AsyncConnection, user_id: int) -> UserRow | None:
-    return await fetch_one(connection, UserRow, f"SELECT * FROM {UserRow.table} WHERE id = %(id)s", {"id": user_id})
+    return await find_row(connection, UserRow, user_id)
 
 
 async def find_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
-    return await fetch_one(
-        connection,
-        UserRow,
-        f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)",
-        {"email": email},
-    )
+    query = f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)"
+    return await fetch_one(connection, UserRow, query, {"email": email})
 
 
 async def fetch_tokens(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
-    return await fetch_all(
-        connection,
-        ApiTokenRow,
-        f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id",
-        {"user": user_id},
-    )
+    query = f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id"
+    return await fetch_all(connection, ApiTokenRow, query, {"user": user_id})
 
 
 async def has_admin(connection: AsyncConnection) -> bool:
-    query = f"SELECT * FROM {UserRow.table} WHERE role = 'admin' AND active LIMIT 1"
-    return await fetch_one(connection, UserRow, query, {}) is not None
+    query = f"SELECT 1 FROM {UserRow.table} WHERE role = 'admin' AND active LIMIT 1"
+    return await fetch_value(connection, query, {}) is not None

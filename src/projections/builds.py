@@ -114,8 +114,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             build = rows.get(BuildRow, event.build_id)
             if build is not None:  # None once its job is deleted
                 yield msgspec.structs.replace(build, **_changes(recorded, event, build))
-        case _:
-            return
 
 
 def _queued(event: BuildQueued) -> BuildRow:

@@ -1,6 +1,6 @@
 """The projections of endpoints: one row for each webhook, or for each Teams channel."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,21 +16,19 @@ from domain.endpoints import (
     EndpointUpdated,
 )
 from domain.projects import ProjectDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
-from projections.engine.queries import fetch_all, fetch_one
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, copy_fields
+from projections.engine.queries import fetch_all
 
 R = TypeVar("R", bound=Row)
 
 PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFailing, EndpointRecovered)
 
 
-def endpoint_projection(
-    name: str, row_type: type[R], new_row: Callable[[Event], R], events: Sequence[type[EndpointEvent]]
-) -> Projection:
-    """Returns the projection of the endpoints that `events` are about; `new_row` makes the row of a registered one.
+def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
+    """Returns the projection of the endpoints that `events` are about.
 
-    The rows need the columns id, project_id, updated_at, failing_since, failing_error and those that
-    `EndpointUpdated.changes` returns.
+    The rows need the columns id, project_id, created_at, updated_at, failing_since, failing_error and those that
+    `EndpointUpdated.changes` returns. Columns without a default are fields of the registered event.
     """
     taken = tuple(event for event in events if issubclass(event, PROJECTED))
 
@@ -46,7 +44,7 @@ def endpoint_projection(
             case event if not isinstance(event, taken):
                 return
             case EndpointRegistered() as event:
-                yield new_row(event)
+                yield new_row(row_type, event)
             case EndpointDeleted() as event:
                 yield Delete(row_type, event.endpoint_id)
             case EndpointEvent() as event:
@@ -54,6 +52,13 @@ def endpoint_projection(
                     yield _changed(row, event)
 
     return Projection(name, row_type.table.version, (row_type,), keys, apply, handles=(ProjectDeleted, *taken))
+
+
+def new_row(row_type: type[R], event: Event) -> R:
+    """Returns the row of an endpoint that was just registered."""
+    assert isinstance(event, EndpointRegistered)
+    ids = {"id": event.endpoint_id, "project_id": event.project_id}
+    return copy_fields(row_type, event, **ids, created_at=event.at, updated_at=event.at)
 
 
 def _changed(row: R, event: EndpointEvent) -> R:
@@ -64,11 +69,6 @@ def _changed(row: R, event: EndpointEvent) -> R:
             return msgspec.structs.replace(row, failing_since=event.at, failing_error=event.error)
         case _:
             return msgspec.structs.replace(row, failing_since=None, failing_error=None)
-
-
-async def find_endpoint(connection: AsyncConnection, row_type: type[R], endpoint_id: int) -> R | None:
-    query = f"SELECT * FROM {row_type.table} WHERE id = %(id)s"
-    return await fetch_one(connection, row_type, query, {"id": endpoint_id})
 
 
 async def list_endpoints(

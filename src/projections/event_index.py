@@ -14,7 +14,7 @@ from domain.core.events import Recorded
 from domain.known_issues import KnownIssueSearched
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
-from projections.engine.model import Change, Key, Projection, Row, Rows, SmallInt, Table
+from projections.engine.model import Change, Projection, Row, Rows, SmallInt, Table, no_rows
 from projections.engine.queries import fetch_column
 
 VERSION = 2
@@ -45,10 +45,6 @@ class RelatedRow(Row, frozen=True):
     position: int
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    return ()
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event, position = recorded.event, recorded.position
     match event:
@@ -66,8 +62,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield _row("user", event.user_id, position)
         case ProjectCreated() | ProjectDeleted():
             yield _row("projects", 0, position)
-        case _:
-            return
 
 
 def _row(kind: Kind, id: int, position: int) -> RelatedRow:
@@ -78,7 +72,7 @@ PROJECTION = Projection(
     "related",
     VERSION,
     (RelatedRow,),
-    keys,
+    no_rows,
     apply,
     handles=(
         BuildAssigned,

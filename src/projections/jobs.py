@@ -9,10 +9,10 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Recorded
-from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobUpdated, changes
+from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, changes
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, find_row
 
 VERSION = 1
 JOBS_CACHED = 10_000
@@ -49,63 +49,31 @@ class ConfigurationRow(Row, frozen=True):
     updated_at: datetime
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case JobUpdated():
-            yield JobRow, (recorded.event.job_id,)
-        case _:
-            return
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case JobCreated():
-            yield JobRow(
-                id=event.job_id,
-                project_id=event.project_id,
-                name=event.title,
-                enabled=True,
-                node_pool_id=event.node_pool_id,
-                timeout_minutes=event.timeout_minutes,
-                max_parallel=event.max_parallel,
-                repository=event.repository,
-                default_branch=event.default_branch,
-                pipeline_template_id=event.pipeline_template_id,
-                created_at=event.at,
-                required_tags=event.required_tags,
-                pool_labels=event.pool_labels,
-                quarantine_mode=event.quarantine_mode,
-            )
+            yield copy_fields(JobRow, event, id=event.job_id, name=event.title, enabled=True, created_at=event.at)
         case JobUpdated():
             job = rows.get(JobRow, event.job_id)
             if job is not None:
                 columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
                 yield msgspec.structs.replace(job, **columns)
         case JobConfigured():
-            yield ConfigurationRow(
+            yield copy_fields(
+                ConfigurationRow,
+                event.configuration,
                 job_id=event.job_id,
-                setup=event.configuration.setup,
-                command=event.configuration.command,
-                env=event.configuration.env,
-                artifacts=event.configuration.artifacts,
                 secrets=sorted(event.configuration.secrets),
                 updated_at=event.at,
             )
         case JobDeleted():
             yield Delete(JobRow, event.job_id)
             yield Delete(ConfigurationRow, event.job_id)
-        case _:
-            return
 
 
 PROJECTION = Projection(
-    "jobs",
-    VERSION,
-    (JobRow, ConfigurationRow),
-    keys,
-    apply,
-    handles=(JobConfigured, JobCreated, JobDeleted, JobUpdated),
+    "jobs", VERSION, (JobRow, ConfigurationRow), row_of(JobRow, "job_id", JobUpdated), apply, handles=(JobEvent,)
 )
 
 
@@ -131,8 +99,7 @@ class JobDetail(msgspec.Struct, frozen=True):
 
 
 async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
-    query = f"SELECT * FROM {JobRow.table} WHERE id = %(id)s"
-    return await fetch_one(connection, JobRow, query, {"id": job_id})
+    return await find_row(connection, JobRow, job_id)
 
 
 class ProjectOfJob:
@@ -169,8 +136,7 @@ async def find_detail(connection: AsyncConnection, job_id: int) -> JobDetail | N
 
 async def find_configuration(connection: AsyncConnection, job_id: int) -> ConfigurationRow | None:
     """The job's configuration; None for a job that was never configured."""
-    query = f"SELECT * FROM {ConfigurationRow.table} WHERE job_id = %(id)s"
-    return await fetch_one(connection, ConfigurationRow, query, {"id": job_id})
+    return await find_row(connection, ConfigurationRow, job_id)
 
 
 async def fetch_ids(connection: AsyncConnection, project_id: int) -> list[int]:

@@ -10,6 +10,7 @@ from domain.core.events import Recorded
 from domain.known_issues import (
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueEvent,
     KnownIssueSearched,
     KnownIssueTaught,
     KnownIssueUpdated,
@@ -18,12 +19,10 @@ from domain.known_issues import (
     edition_after,
 )
 from domain.projects import ProjectDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.queries import fetch_all, fetch_column, find_row
 
 VERSION = 1
-
-
 _UNSEARCHED = "searched < edition"
 
 
@@ -58,30 +57,11 @@ class TaughtRow(Row, frozen=True):
     value: str
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case KnownIssueUpdated() | KnownIssueSearched():
-            yield KnownIssueRow, (recorded.event.known_issue_id,)
-        case _:
-            return
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case KnownIssueCreated():
-            yield KnownIssueRow(
-                id=event.known_issue_id,
-                project_id=event.project_id,
-                title=event.title,
-                classification=event.classification,
-                kind=event.kind,
-                value=event.value,
-                defect_key=event.defect_key,
-                defect_url=event.defect_url,
-                created_at=event.at,
-                updated_at=event.at,
-            )
+            yield copy_fields(KnownIssueRow, event, id=event.known_issue_id, created_at=event.at, updated_at=event.at)
         case KnownIssueUpdated():
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
@@ -101,30 +81,20 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case ProjectDeleted():
             yield DeleteWhere(KnownIssueRow, "project_id", event.project_id)
             yield DeleteWhere(TaughtRow, "project_id", event.project_id)
-        case _:
-            return
 
 
 PROJECTION = Projection(
     "known_issues",
     VERSION,
     (KnownIssueRow, TaughtRow),
-    keys,
+    row_of(KnownIssueRow, "known_issue_id", KnownIssueUpdated, KnownIssueSearched),
     apply,
-    handles=(
-        KnownIssueCreated,
-        KnownIssueDeleted,
-        KnownIssueSearched,
-        KnownIssueTaught,
-        KnownIssueUpdated,
-        ProjectDeleted,
-    ),
+    handles=(KnownIssueEvent, ProjectDeleted),
 )
 
 
 async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRow | None:
-    query = f"SELECT * FROM {KnownIssueRow.table} WHERE id = %(id)s"
-    return await fetch_one(connection, KnownIssueRow, query, {"id": known_issue_id})
+    return await find_row(connection, KnownIssueRow, known_issue_id)
 
 
 async def fetch_page(

@@ -6,9 +6,9 @@ from datetime import datetime
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
-from domain.node_commands import NodeCommandCompleted, NodeCommandRequested
+from domain.node_commands import NodeCommandCompleted, NodeCommandEvent, NodeCommandRequested
 from domain.nodes import NodeDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, no_rows
 from projections.engine.queries import fetch_column
 
 VERSION = 1
@@ -22,10 +22,6 @@ class NodeCommandRow(Row, frozen=True):
     requested_at: datetime
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    return ()
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
@@ -35,17 +31,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield Delete(NodeCommandRow, event.command_id)
         case NodeDeleted():
             yield DeleteWhere(NodeCommandRow, "node_id", event.node_id)
-        case _:
-            return
 
 
 PROJECTION = Projection(
-    "node_commands",
-    VERSION,
-    (NodeCommandRow,),
-    keys,
-    apply,
-    handles=(NodeCommandCompleted, NodeCommandRequested, NodeDeleted),
+    "node_commands", VERSION, (NodeCommandRow,), no_rows, apply, handles=(NodeCommandEvent, NodeDeleted)
 )
 
 

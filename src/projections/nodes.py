@@ -20,8 +20,8 @@ from domain.nodes import (
     NodeWentOffline,
     changes,
 )
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, copy_fields
+from projections.engine.queries import fetch_all, fetch_one, find_row
 
 VERSION = 1
 
@@ -62,23 +62,13 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             yield NodeRow, (recorded.event.node_id,)
         case BuildFinished(node_id=int(node_id)):
             yield NodeRow, (node_id,)
-        case _:
-            return
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case NodeRegistered():
-            yield NodeRow(
-                id=event.node_id,
-                name=event.title,
-                pool_id=event.pool_id,
-                tags=event.tags,
-                max_parallel=event.max_parallel,
-                token_hash=event.token_hash,
-                created_at=event.at,
-            )
+            yield copy_fields(NodeRow, event, id=event.node_id, name=event.title, created_at=event.at)
         case NodeDeleted():
             yield Delete(NodeRow, event.node_id)
         case NodeEvent():
@@ -90,8 +80,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             node = None if event.node_id is None else rows.get(NodeRow, event.node_id)
             if node is not None:
                 yield msgspec.structs.replace(node, **_build_counts(event, node))
-        case _:
-            return
 
 
 def _status(node: NodeRow) -> str:
@@ -186,7 +174,7 @@ async def find_by_token(connection: AsyncConnection, token_hash: bytes) -> NodeR
 
 
 async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
-    return await fetch_one(connection, NodeRow, f"SELECT * FROM {NodeRow.table} WHERE id = %(id)s", {"id": node_id})
+    return await find_row(connection, NodeRow, node_id)
 
 
 async def find_view(connection: AsyncConnection, node_id: int) -> NodeView | None:

@@ -8,9 +8,9 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
-from domain.pools import PoolCreated, PoolDeleted, PoolUpdated, changes
+from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated, changes
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.nodes import NodeRow
 
@@ -28,27 +28,11 @@ class PoolRow(Row, frozen=True):
     created_at: datetime
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case PoolUpdated():
-            yield PoolRow, (recorded.event.pool_id,)
-        case _:
-            return
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case PoolCreated():
-            yield PoolRow(
-                id=event.pool_id,
-                project_id=event.project_id,
-                name=event.title,
-                labels=event.labels,
-                max_parallel=event.max_parallel,
-                shared=event.shared,
-                created_at=event.at,
-            )
+            yield copy_fields(PoolRow, event, id=event.pool_id, name=event.title, created_at=event.at)
         case PoolUpdated():
             pool = rows.get(PoolRow, event.pool_id)
             columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
@@ -57,11 +41,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 yield msgspec.structs.replace(pool, **columns)
         case PoolDeleted():
             yield Delete(PoolRow, event.pool_id)
-        case _:
-            return
 
 
-PROJECTION = Projection("pools", VERSION, (PoolRow,), keys, apply, handles=(PoolCreated, PoolDeleted, PoolUpdated))
+PROJECTION = Projection(
+    "pools", VERSION, (PoolRow,), row_of(PoolRow, "pool_id", PoolUpdated), apply, handles=(PoolEvent,)
+)
 
 
 class PoolView(msgspec.Struct, frozen=True):

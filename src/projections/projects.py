@@ -11,8 +11,8 @@ from domain.core.events import Recorded
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.queries import fetch_all, find_row
 
 VERSION = 1
 
@@ -39,27 +39,15 @@ class MemberRow(Row, frozen=True):
     access: str
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():
-            yield ProjectRow, (recorded.event.project_id,)
-        case _:
-            return
+CHANGED_BY = (ProjectUpdated, WebhookSecretRotated, JobCreated, JobDeleted, BuildQueued)
+"""Events that change the row of their project."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case ProjectCreated():
-            yield ProjectRow(
-                id=event.project_id,
-                name=event.title,
-                slug=event.slug,
-                description=event.description,
-                scm_endpoint_id=event.scm_endpoint_id,
-                sealed_webhook_secret=event.sealed_webhook_secret,
-                created_at=event.at,
-            )
+            yield copy_fields(ProjectRow, event, id=event.project_id, name=event.title, created_at=event.at)
         case ProjectDeleted():
             yield Delete(ProjectRow, event.project_id)
             yield DeleteWhere(MemberRow, "project_id", event.project_id)
@@ -71,8 +59,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             project = rows.get(ProjectRow, event.project_id)
             if project is not None:
                 yield msgspec.structs.replace(project, **_changes(event, project))
-        case _:
-            return
 
 
 def _changes(
@@ -102,19 +88,9 @@ PROJECTION = Projection(
     "projects",
     VERSION,
     (ProjectRow, MemberRow),
-    keys,
+    row_of(ProjectRow, "project_id", *CHANGED_BY),
     apply,
-    handles=(
-        BuildQueued,
-        JobCreated,
-        JobDeleted,
-        MemberAdmitted,
-        ProjectCreated,
-        ProjectDeleted,
-        ProjectUpdated,
-        UserDeleted,
-        WebhookSecretRotated,
-    ),
+    handles=(*CHANGED_BY, MemberAdmitted, ProjectCreated, ProjectDeleted, UserDeleted),
 )
 
 
@@ -133,14 +109,11 @@ async def fetch_visible(
 
 
 async def find(connection: AsyncConnection, project_id: int) -> ProjectRow | None:
-    return await fetch_one(
-        connection, ProjectRow, f"SELECT * FROM {ProjectRow.table} WHERE id = %(id)s", {"id": project_id}
-    )
+    return await find_row(connection, ProjectRow, project_id)
 
 
 async def fetch_access(connection: AsyncConnection, user_id: int) -> dict[int, str]:
     """Project id -> `read`, `write` or `admin`, for each project that the user is a member of."""
-    members = await fetch_all(
-        connection, MemberRow, f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s", {"user": user_id}
-    )
+    query = f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s"
+    members = await fetch_all(connection, MemberRow, query, {"user": user_id})
     return {member.project_id: member.access for member in members}

@@ -17,16 +17,15 @@ from domain.quarantine import (
     HEALTHY_AFTER,
     QuarantineBecameHealthy,
     QuarantinedTestsRan,
+    QuarantineEvent,
     QuarantineExpired,
     QuarantineLifted,
     TestsQuarantined,
 )
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table, copy_fields
+from projections.engine.queries import fetch_all, fetch_column, find_row
 
 VERSION = 1
-
-
 _EXPIRY_UNRECORDED = "expired_at IS NULL"
 _RECOVERY_UNRECORDED = f"healthy_at IS NULL AND jsonb_array_length(passed_in) >= {HEALTHY_AFTER}"
 
@@ -64,8 +63,6 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             yield from ((QuarantineRow, (quarantine_id,)) for quarantine_id in ids)
         case QuarantinedTestsRan(passed=passed, failed=failed):
             yield from ((QuarantineRow, (quarantine_id,)) for quarantine_id in (*passed, *failed))
-        case _:
-            return
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -73,16 +70,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     match event:
         case TestsQuarantined():
             for number, node_id in enumerate(event.node_ids):
-                yield QuarantineRow(
+                yield copy_fields(
+                    QuarantineRow,
+                    event,
                     id=event.first_id + number,
-                    job_id=event.job_id,
-                    project_id=event.project_id,
                     node_id=node_id,
-                    reason=event.reason,
                     quarantined_at=event.at,
                     quarantined_by=event.actor,
-                    expires_at=event.expires_at,
-                    owner=event.owner,
                 )
         case QuarantineLifted():
             for quarantine_id in event.ids:
@@ -102,11 +96,16 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                     yield msgspec.structs.replace(row, passed_in=passed_in)
             for row in _existing(rows, event.failed):
                 if event.build_id != row.failed_in:
-                    yield _failed(row, event)
+                    yield msgspec.structs.replace(
+                        row,
+                        failed_at=event.at,
+                        failed_in=event.build_id,
+                        failures=row.failures + 1,
+                        passed_in=[],
+                        healthy_at=None,
+                    )
         case JobDeleted():
             yield DeleteWhere(QuarantineRow, "job_id", event.job_id)
-        case _:
-            return
 
 
 def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
@@ -118,26 +117,8 @@ def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
             yield row
 
 
-def _failed(row: QuarantineRow, event: QuarantinedTestsRan) -> QuarantineRow:
-    return msgspec.structs.replace(
-        row, failed_at=event.at, failed_in=event.build_id, failures=row.failures + 1, passed_in=[], healthy_at=None
-    )
-
-
 PROJECTION = Projection(
-    "quarantine",
-    VERSION,
-    (QuarantineRow,),
-    keys,
-    apply,
-    handles=(
-        JobDeleted,
-        QuarantineBecameHealthy,
-        QuarantineExpired,
-        QuarantineLifted,
-        QuarantinedTestsRan,
-        TestsQuarantined,
-    ),
+    "quarantine", VERSION, (QuarantineRow,), keys, apply, handles=(JobDeleted, QuarantineEvent, QuarantinedTestsRan)
 )
 
 
@@ -180,8 +161,7 @@ _IS_ACTIVE = "job_id = %(job)s AND (expires_at IS NULL OR expires_at > %(now)s)"
 
 
 async def find(connection: AsyncConnection, quarantine_id: int) -> QuarantineRow | None:
-    query = f"SELECT * FROM {QuarantineRow.table} WHERE id = %(id)s"
-    return await fetch_one(connection, QuarantineRow, query, {"id": quarantine_id})
+    return await find_row(connection, QuarantineRow, quarantine_id)
 
 
 async def fetch_page(

@@ -3,8 +3,6 @@
 from datetime import datetime
 
 from domain import teams
-from domain.core.events import Event
-from domain.teams import ChannelRegistered
 from projections.endpoints import endpoint_projection
 from projections.engine.model import Row, Table
 
@@ -29,19 +27,4 @@ class ChannelRow(Row, frozen=True):
     failing_error: str | None = None
 
 
-def new_row(event: Event) -> ChannelRow:
-    assert isinstance(event, ChannelRegistered)
-    return ChannelRow(
-        id=event.channel_id,
-        project_id=event.project_id,
-        title=event.title,
-        shown_url=event.shown_url,
-        sealed_url=event.sealed_url,
-        events=event.events,
-        mention=event.mention,
-        created_at=event.at,
-        updated_at=event.at,
-    )
-
-
-PROJECTION = endpoint_projection("teams_channels", ChannelRow, new_row, teams.EVENTS)
+PROJECTION = endpoint_projection("teams_channels", ChannelRow, teams.EVENTS)

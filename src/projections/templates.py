@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from domain.jobs import Configuration
-from domain.templates import TemplateCreated, TemplateDeleted, TemplateUpdated
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
+from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, TemplateUpdated
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.jobs import JobRow
 
@@ -33,61 +33,44 @@ class TemplateRow(Row, frozen=True):
     updated_at: datetime
 
 
-def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
-    match recorded.event:
-        case TemplateUpdated():
-            yield TemplateRow, (recorded.event.template_id,)
-        case _:
-            return
-
-
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
         case TemplateCreated():
-            blank = TemplateRow(
+            yield copy_fields(
+                TemplateRow,
+                event,
                 id=event.template_id,
                 name=event.title,
-                description=event.description,
-                setup=[],
-                command="",
-                env={},
-                artifacts=[],
-                secrets=[],
-                creator_id=event.creator_id,
                 created_at=event.at,
                 updated_at=event.at,
+                **_configuration_columns(event.configuration),
             )
-            yield _configured(blank, event.configuration)
         case TemplateUpdated():
             template = rows.get(TemplateRow, event.template_id)
             if template is not None:
-                template = msgspec.structs.replace(
+                yield msgspec.structs.replace(
                     template,
                     name=template.name if event.title is None else event.title,
                     description=template.description if event.description is None else event.description,
                     updated_at=event.at,
+                    **({} if event.configuration is None else _configuration_columns(event.configuration)),
                 )
-                yield template if event.configuration is None else _configured(template, event.configuration)
         case TemplateDeleted():
             yield Delete(TemplateRow, event.template_id)
-        case _:
-            return
 
 
-def _configured(template: TemplateRow, configuration: Configuration) -> TemplateRow:
-    return msgspec.structs.replace(
-        template,
-        setup=configuration.setup,
-        command=configuration.command,
-        env=configuration.env,
-        artifacts=configuration.artifacts,
-        secrets=sorted(configuration.secrets),
-    )
+def _configuration_columns(configuration: Configuration) -> dict[str, Any]:
+    return msgspec.structs.asdict(configuration) | {"secrets": sorted(configuration.secrets)}
 
 
 PROJECTION = Projection(
-    "templates", VERSION, (TemplateRow,), keys, apply, handles=(TemplateCreated, TemplateDeleted, TemplateUpdated)
+    "templates",
+    VERSION,
+    (TemplateRow,),
+    row_of(TemplateRow, "template_id", TemplateUpdated),
+    apply,
+    handles=(TemplateEvent,),
 )
 
 

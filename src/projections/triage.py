@@ -60,8 +60,6 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             yield TriageRow, (result_id,)
         case KnownIssueSearched(result_ids=result_ids):
             yield from ((TriageRow, (result_id,)) for result_id in result_ids)
-        case _:
-            return
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -82,8 +80,6 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for first, cases in event.results:
                 for row in (RuleMatchRow, TriageRow):
                     yield DeleteRange(row, "id", first, first + cases - 1)
-        case _:
-            return
 
 
 def _classified_by_search(event: KnownIssueSearched, rows: Rows) -> Iterator[TriageRow]:

@@ -6,8 +6,6 @@ from datetime import datetime
 from psycopg import AsyncConnection
 
 from domain import webhooks
-from domain.core.events import Event
-from domain.webhooks import WebhookRegistered
 from projections.endpoints import endpoint_projection
 from projections.engine.model import Row, Table
 from projections.engine.queries import fetch_all
@@ -30,21 +28,7 @@ class WebhookRow(Row, frozen=True):
     failing_error: str | None = None
 
 
-def new_row(event: Event) -> WebhookRow:
-    assert isinstance(event, WebhookRegistered)
-    return WebhookRow(
-        id=event.webhook_id,
-        project_id=event.project_id,
-        url=event.url,
-        events=event.events,
-        active=event.active,
-        sealed_secret=event.sealed_secret,
-        created_at=event.at,
-        updated_at=event.at,
-    )
-
-
-PROJECTION = endpoint_projection("webhooks", WebhookRow, new_row, webhooks.EVENTS)
+PROJECTION = endpoint_projection("webhooks", WebhookRow, webhooks.EVENTS)
 
 
 async def find_existing(connection: AsyncConnection, webhook_ids: Sequence[int]) -> list[WebhookRow]:

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -19,6 +20,7 @@ from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 
 R = TypeVar("R", bound="Row")
+T = TypeVar("T", bound=msgspec.Struct)
 Key = tuple[Any, ...]
 
 SQL_TYPES = {
@@ -115,6 +117,33 @@ class Rows(Protocol):
         ...
 
 
+def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
+    """Returns a struct with these fields; the rest are copied from the fields of the same names in `source`."""
+    return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
+
+
+@cache
+def _shared_fields(into: type[msgspec.Struct], source: type[msgspec.Struct]) -> list[str]:
+    return [name for name in into.__struct_fields__ if name in source.__struct_fields__]
+
+
+Keys = Callable[[Recorded], Iterable[tuple[type[Row], Key]]]
+
+
+def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+    return ()
+
+
+def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
+    """Returns a `keys` function: each of these events needs the row whose key is in `field` of the event."""
+
+    def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
+        if isinstance(recorded.event, events):
+            yield row, (getattr(recorded.event, field),)
+
+    return keys
+
+
 class Unreadable(Exception):
     """A projection handles this type of event, and the event is damaged."""
 
@@ -124,7 +153,7 @@ class Projection:
     name: str
     version: int
     rows: tuple[type[Row], ...]
-    keys: Callable[[Recorded], Iterable[tuple[type[Row], Key]]]
+    keys: Keys
     apply: Callable[[Recorded, Rows], Iterable[Change]]
     handles: tuple[type[Event], ...] | None = None
     """Event classes, or base classes of them, for which `apply` yields changes; None for all events."""

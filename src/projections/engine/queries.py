@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 from psycopg import AsyncConnection, AsyncCursor
 
+from projections.engine.model import Row
+
+R = TypeVar("R", bound=Row)
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -20,6 +23,12 @@ async def fetch_all(connection: AsyncConnection, into: type[T], query: str, para
 async def fetch_one(connection: AsyncConnection, into: type[T], query: str, parameters: Mapping[str, Any]) -> T | None:
     row = await (await _execute(connection, query, parameters)).fetchone()
     return None if row is None else into(*row)
+
+
+async def find_row(connection: AsyncConnection, row: type[R], key: int) -> R | None:
+    """Returns the row with this key, which is a single column."""
+    query = f"SELECT * FROM {row.table} WHERE {row.table.key[0]} = %(key)s"
+    return await fetch_one(connection, row, query, {"key": key})
 
 
 async def fetch_column(connection: AsyncConnection, query: str, parameters: Mapping[str, Any]) -> list[Any]:
