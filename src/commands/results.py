@@ -1,8 +1,8 @@
 """What is asked of test results, and what follows."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -20,8 +20,6 @@ from domain.results import (
     PASSED,
     SKIPPED,
     CasesSeen,
-    CountedResult,
-    Replaced,
     ResultsRecorded,
     cases_stream,
     commit_number,
@@ -57,8 +55,6 @@ class RecordReport(Command):
     case_ids: "array[int]"
     """The case of each of the report's node ids."""
     new_cases: NewCases | None = None
-    earlier: Mapping[int, CountedResult] = field(default_factory=dict)
-    """The results of other reports of this attempt, by case id."""
     matches: Sequence[Match] = ()
     """The failures that the project's known issues match."""
     now: datetime = UNSTAMPED
@@ -156,13 +152,12 @@ class RecordReport(Command):
             while text is not None and text.row < end:
                 own.append(msgspec.structs.replace(text, row=text.row - start))
                 text = next(texts, None)
-            case_ids = Int32s(self.case_ids[test] for test in report.tests[start:end])
             yield ResultsRecorded(
                 build_id=queued.build_id,
                 job_id=queued.job_id,
                 project_id=queued.project_id,
                 first_result_id=self.first_result_id + start,
-                case_ids=case_ids,
+                case_ids=Int32s(self.case_ids[test] for test in report.tests[start:end]),
                 suites=Int16s(report.row_suites[start:end]),
                 durations_ms=Int32s(report.durations_ms[start:end]),
                 statuses=bytes(report.statuses[start:end]),
@@ -171,17 +166,9 @@ class RecordReport(Command):
                 known_issues=bytes(report.known_issues[start:end]),
                 flaky=bytes(report.flaky[start:end]),
                 texts=own,
-                replaced=list(self._replaced(case_ids, report.finals[start:end])),
                 commit=commit_number(commit_sha),
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
-
-    def _replaced(self, case_ids: Sequence[int], finals: bytearray) -> Iterator[Replaced]:
-        if not self.earlier:
-            return
-        for row, (case_id, final) in enumerate(zip(case_ids, finals, strict=True)):
-            if final and (earlier := self.earlier.get(case_id)) is not None:
-                yield Replaced(row, earlier.id, earlier.status)
 
     def _summary(self, build: AnyBuild, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
@@ -195,10 +182,6 @@ class RecordReport(Command):
                 known += known_issue
                 ignored += in_quarantine
                 duration += ms
-        for earlier in self.earlier.values():
-            own[earlier.status] -= 1
-            known -= earlier.known_issue
-            ignored -= earlier.quarantined
         return ReportRecorded(
             build_id=queued.build_id,
             job_id=queued.job_id,

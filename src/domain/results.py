@@ -22,16 +22,6 @@ OTHER_SUITES = "(other suites)"
 """Stands for the suites of a report beyond MAX_SUITES."""
 
 
-class CountedResult(msgspec.Struct, frozen=True):
-    """A result that counts in its build: of its case's last attempt, in the last report that has the case."""
-
-    id: int
-    case_id: int
-    status: int
-    known_issue: bool
-    quarantined: bool = False
-
-
 class CasesSeen(Event, frozen=True):
     """New test cases; the n-th node id is case `first_case_id + n`."""
 
@@ -70,7 +60,7 @@ class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 
 class Replaced(msgspec.Struct, frozen=True, array_like=True):
-    """An earlier result that no longer decides: another file of the same build attempt has the test again."""
+    """An earlier result that no longer decides: once, another file of the build attempt took the place of results."""
 
     row: int
     """Of the result that takes its place."""
@@ -97,13 +87,14 @@ class ResultsRecorded(Event, frozen=True):
     attempts: bytes
     """One byte a row, from 1; 255 stands for 255 and more."""
     finals: bytes
-    """One byte a row: 1 for a test's last attempt, which decides, else 0."""
+    """One byte a row: 1 for a test's last attempt in its suite, which decides, else 0."""
     known_issues: bytes
     """One byte a row: 1 for a failure that the reporter calls a known issue; it does not fail the build."""
     flaky: bytes
     """One byte a row: 1 for a last attempt that passed where an earlier one of this report failed."""
     texts: list[ResultText] = []
     replaced: list[Replaced] = []
+    """Only events of older releases have any: results of other reports count now, whatever comes later."""
     commit: int = 0
     """Its `commit_number`: what a flip on the same commit is found by when the build is long erased."""
     quarantined: bytes = b""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from psycopg_pool import AsyncConnectionPool
 
 from domain.known_issues import MatchRule
-from domain.results import CountedResult
-from projections import known_issues, results_queries
+from projections import known_issues
 from projections.results_cases import fetch_catalogue_version, find_case_ids
 
 BATCH_SIZE = 5_000
@@ -31,8 +30,3 @@ class ReportLookups:
             for start in range(0, len(node_ids), BATCH_SIZE):
                 case_ids += await find_case_ids(connection, project_id, list(node_ids[start : start + BATCH_SIZE]))
         return version, case_ids
-
-    async def fetch_counted(self, build_id: int, attempt: int, case_ids: list[int]) -> Sequence[CountedResult]:
-        async with self.pool.connection() as connection:
-            ranges = await results_queries.fetch_reports_of_attempt(connection, build_id, attempt)
-            return await results_queries.fetch_counted(connection, ranges, case_ids)

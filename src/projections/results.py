@@ -5,7 +5,7 @@ A row of `result_blocks` holds up to a thousand results as arrays, as they were 
 17 bytes a result with indexes. The results of a report have contiguous ids, which its row in `reports` names. Texts are
 in a table of their own, since a passed test has none.
 
-Rows of results are never updated: a result that another one replaces is listed in `superseded_results`.
+Rows of results are never updated: `superseded_results` lists what reports of older releases replaced one by one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,6 +40,7 @@ from projections.results_cases import (
     TestCaseRow,
     add_run,
     correct_run,
+    replace_run,
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
@@ -96,7 +97,7 @@ class OutputsRow(Row, frozen=True):
 
 
 class SupersededRow(Row, frozen=True):
-    """A result that does not count, because another file of the same build attempt reported the same test again."""
+    """A result that does not count, because an event of an older release says that another one replaced it."""
 
     table = Table("superseded_results", VERSION, indexes=("(job_id)",))
     id: int
@@ -274,6 +275,8 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
             )
         elif row in replaced and is_other:
             after[case_id] = correct_run(stats, replaced[row], status)
+        elif row in replaced:
+            after[case_id] = replace_run(stats, build_id, commit, status, flaky == 1)
         else:
             after[case_id] = add_run(stats, build_id, commit, status, flaky == 1)
     return RowsByKey(CaseStatsRow, after)

@@ -10,10 +10,17 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from projections.engine.queries import fetch_value
 
-VERSION = 2
+VERSION = 3
 """Version of the projection `results`, which also writes the tables of this file."""
 
 NO_RUN = -1
+MIXED = 3
+"""The outcome of a run with results of both kinds: the test failed in one report or suite and passed in another."""
+
+
+RETRIED, FLIPPED = 1, 2
+"""Why a run is flaky: a result of it was reported as flaky, or it flipped on the commit of the run before."""
+_FAILURES = (FAILED, MIXED)
 
 
 class TestCaseRow(Row, frozen=True):
@@ -28,7 +35,9 @@ class TestCaseRow(Row, frozen=True):
 
 
 class CaseStatsRow(Row, frozen=True):
-    """Outcome counters of a test case. A run is a result that counts and is not skipped, in the order of the log."""
+    """Outcome counters of a test case. A run is all its results in one build that are not skipped, in the order of the
+    log. It failed when one of them did. A mixed run is no flip, nor flaky by itself: that may be Python 3.11 and 3.12.
+    """
 
     table = Table("case_stats", VERSION, key=("case_id",))
     case_id: int
@@ -41,13 +50,13 @@ class CaseStatsRow(Row, frozen=True):
     """Runs that passed only on a retry, or flipped on the same commit as the run before."""
     last_status: SmallInt = SKIPPED
     verdict: SmallInt = NO_RUN
-    """Status of the last run; NO_RUN when there was none."""
+    """Outcome of the last run; NO_RUN when there was none, MIXED when its results differ."""
     commit: int = 0
     """`commit_number` of the last run; 0 when it is not known."""
     verdict_before: SmallInt = NO_RUN
     commit_before: int = 0
     last_is_flaky: SmallInt = 0
-    """1 when the last run is counted in `flaky_runs`, else 0."""
+    """RETRIED or FLIPPED when the last run is counted in `flaky_runs`, else 0."""
 
 
 class CatalogueRow(Row, frozen=True):
@@ -60,23 +69,26 @@ class CatalogueRow(Row, frozen=True):
 
 
 def add_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
-    """The counters after one more run. A second result of the same build, from another file or attempt, replaces the
-    first.
+    """The counters after one more result; a second one of the same build, from another report or suite, is of the same
+    run.
     """
     if stats.last_build_id == build_id and stats.last_status != SKIPPED:
-        flaky = flaky or (stats.verdict == FAILED and status == PASSED)
+        if status == SKIPPED:
+            return stats
+        flaky = flaky or stats.last_is_flaky == RETRIED
+        status = status if status == stats.verdict else MIXED
         stats = _without_last_run(stats)
     if status == SKIPPED:
         return msgspec.structs.replace(stats, last_build_id=build_id, last_status=SKIPPED, last_is_flaky=0)
     verdict = stats.verdict
-    flip = verdict != status and verdict != NO_RUN
+    flip = _is_flip(verdict, status)
     is_flaky = flaky or (flip and commit != 0 and commit == stats.commit)
     # Positional arguments: every result of a report comes through here, and keywords cost a third more.
     return CaseStatsRow(
         stats.case_id,
         build_id,
         stats.runs + 1,
-        stats.failures + (status == FAILED),
+        stats.failures + (status in _FAILURES),
         stats.flips + flip,
         stats.flaky_runs + is_flaky,
         status,  # last_status
@@ -84,23 +96,35 @@ def add_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky:
         commit,
         verdict,  # verdict_before
         stats.commit,  # commit_before
-        int(is_flaky),  # last_is_flaky
+        RETRIED if flaky else FLIPPED if is_flaky else 0,  # last_is_flaky
     )
+
+
+def replace_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
+    """The counters after the last run was replaced by a result of the same build."""
+    if stats.last_status == SKIPPED:
+        return add_run(stats, build_id, commit, status, flaky)
+    flaky = flaky or (stats.verdict == FAILED and status == PASSED)
+    return add_run(msgspec.structs.replace(_without_last_run(stats), last_build_id=0), build_id, commit, status, flaky)
 
 
 def _without_last_run(stats: CaseStatsRow) -> CaseStatsRow:
     return msgspec.structs.replace(
         stats,
         runs=stats.runs - 1,
-        failures=stats.failures - (stats.verdict == FAILED),
-        flips=stats.flips - (stats.verdict_before not in (NO_RUN, stats.verdict)),
-        flaky_runs=stats.flaky_runs - stats.last_is_flaky,
+        failures=stats.failures - (stats.verdict in _FAILURES),
+        flips=stats.flips - _is_flip(stats.verdict_before, stats.verdict),
+        flaky_runs=stats.flaky_runs - (stats.last_is_flaky != 0),
         verdict=stats.verdict_before,
         commit=stats.commit_before,
         verdict_before=NO_RUN,
         commit_before=0,
         last_is_flaky=0,
     )
+
+
+def _is_flip(before: int, after: int) -> bool:
+    return before != after and {before, after} == {PASSED, FAILED}
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.results import FAILED, CountedResult
+from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.engine.queries import T, fetch_all, fetch_value
 from projections.results import (
@@ -190,14 +190,6 @@ async def fetch_reports(connection: AsyncConnection, build_id: int) -> ReportRan
     return ReportRanges(await fetch_all(connection, ReportRow, query, {"build": build_id}))
 
 
-async def fetch_reports_of_attempt(connection: AsyncConnection, build_id: int, attempt: int) -> ReportRanges:
-    query = (
-        f"SELECT r.* FROM {ReportRow.table} r WHERE r.build_id = %(build)s AND r.attempt = %(attempt)s"
-        " ORDER BY r.first_result_id"
-    )
-    return ReportRanges(await fetch_all(connection, ReportRow, query, {"build": build_id, "attempt": attempt}))
-
-
 async def find_report_of(connection: AsyncConnection, result_id: int) -> ReportRanges:
     """The report that a result is in, whether it counts or not; no ranges when there is none."""
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
@@ -247,16 +239,6 @@ async def fetch_with_triage(
     cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await cursor.fetchall()]
-
-
-async def fetch_counted(connection: AsyncConnection, ranges: ReportRanges, case_ids: list[int]) -> list[CountedResult]:
-    """The results of these test cases that count."""
-    query = (
-        f"SELECT t.id, t.case_id, t.facts & {STATUS}, (t.facts & {KNOWN_ISSUE}) <> 0,"
-        f" (t.facts & {QUARANTINED}) <> 0 FROM {_EACH} t"
-        f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
-    )
-    return await fetch_all(connection, CountedResult, query, ranges.parameters | {"cases": case_ids})
 
 
 async def fetch_failed_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:

@@ -150,21 +150,20 @@ def test_history(server: Server, job: int) -> None:
         assert server.admin.get(f"/api/v3/tests/{results[0]['id']}/history?limit={limit}").status_code == 422
 
 
-def test_the_later_file_of_a_build_wins(server: Server, job: int) -> None:
+def test_a_pass_in_one_report_hides_no_failure_of_another(server: Server, job: int) -> None:
     build = given_build(server, job)
-    upload(server.admin, build, FAILS, path="first.xml")
-    upload(server.admin, build, PASSES, path="rerun.xml")
+    upload(server.admin, build, FAILS, path="py311/junit.xml")
+    upload(server.admin, build, PASSES, path="py312/junit.xml")
     found = report_of(server, build)
-    assert (found["total"], found["passed"], found["failed"], len(found["reports"])) == (1, 1, 0, 2)
-    assert [result["status"] for result in results_of(server, build)["results"]] == ["passed"]
-    assert results_of(server, build, all_attempts=True)["total"] == 2
+    assert (found["total"], found["passed"], found["failed"], found["flaky"], len(found["reports"])) == (2, 1, 1, 0, 2)
+    assert [result["status"] for result in results_of(server, build)["results"]] == ["failed", "passed"]
     shown = server.admin.get(f"/api/v3/builds/{build}").json()
-    assert (shown["passed"], shown["failed"]) == (1, 0)
-    (result,) = results_of(server, build)["results"]
+    assert (shown["passed"], shown["failed"]) == (1, 1)
+    result = results_of(server, build)["results"][0]
     history = server.admin.get(f"/api/v3/tests/{result['id']}/history").json()["history"]
-    assert [run["status"] for run in history if run["build_id"] == build] == ["passed"]
+    assert [run["status"] for run in history if run["build_id"] == build] == ["passed", "failed"]
     done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
-    assert done.json()["status"] == "passed"
+    assert done.json()["status"] == "failed"
 
 
 def test_the_same_file_again_counts_once(server: Server, job: int) -> None:
@@ -248,7 +247,7 @@ def test_many_files_of_one_build_at_once(server: Server, job: int) -> None:
         assert list(threads.map(send, range(8))) == [201] * 8
     server.settle()
     found = report_of(server, build)
-    assert (found["total"], len(found["reports"])) == (1, 8)
+    assert (found["total"], found["failed"], len(found["reports"])) == (8, 4, 8)
     shown = server.admin.get(f"/api/v3/builds/{build}").json()
     assert (shown["passed"], shown["failed"]) == (found["passed"], found["failed"])
 

@@ -21,7 +21,7 @@ from domain.jobs import Configuration, JobConfigured, JobCreated
 from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
 from domain.projects import ProjectCreated
 from domain.quarantine import QUARANTINE, Quarantine, QuarantineEvent
-from domain.results import FAILED, PASSED, CountedResult, ResultsRecorded, ResultText
+from domain.results import FAILED, PASSED, ResultText
 from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultClassified, ResultsClassifiedByRules
 from domain.users import UserRegistered
 
@@ -57,8 +57,6 @@ class World:
     log: list[Recorded] = field(default_factory=list)
     cases: dict[str, int] = field(default_factory=dict)
     results: int = 0
-    deciding: dict[tuple[int, int], dict[int, CountedResult]] = field(default_factory=dict)
-    """By build and attempt: the result that counts of each case."""
     erased: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -102,9 +100,7 @@ class World:
         first_case = len(self.cases) + 1
         self.cases |= {node_id: first_case + number for number, node_id in enumerate(new)}
         case_ids = [self.cases[node_id] for node_id in report.node_ids]
-        counting = self.deciding.setdefault((build_id, build.attempt), {})
         rules = [rule for issue in self.issues() for rule in issue.match_rules]
-        before = len(self.log)
         self.do(
             RecordReport(
                 build=ExpectedVersion(f"build-{build_id}", 0, build),
@@ -114,15 +110,11 @@ class World:
                 first_result_id=self.results + 1,
                 case_ids=array("q", case_ids),
                 new_cases=NewCases(PROJECT, 0, first_case, new, [""] * len(new)) if new else None,
-                earlier={case_id: counting[case_id] for case_id in case_ids if case_id in counting},
                 matches=MatchRules(rules).find_matches(report),
                 now=at(self.step),
             )
         )
         self.results += len(tests)
-        for recorded in self.log[before:]:
-            if isinstance(recorded.event, ResultsRecorded):
-                counting |= dict(_counting(recorded.event))
 
     def issues(self) -> list[KnownIssue]:
         ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})
@@ -191,14 +183,6 @@ def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[Su
         end = min(until, entry.expires_at or until)
         if since < end:
             yield SupposedQuarantine(JOB, [node_id], since, end)
-
-
-def _counting(event: ResultsRecorded) -> Iterable[tuple[int, CountedResult]]:
-    quarantined = event.quarantined or bytes(len(event.case_ids))
-    for row, case_id in enumerate(event.case_ids):
-        if event.finals[row]:
-            known, held = bool(event.known_issues[row]), bool(quarantined[row])
-            yield case_id, CountedResult(event.first_result_id + row, case_id, event.statuses[row], known, held)
 
 
 def _read(tests: Sequence[Ran]) -> ReportRead:

@@ -28,7 +28,7 @@ from domain.quarantine import (
     covering,
     fared,
 )
-from domain.results import FAILED, CountedResult, ResultsRecorded
+from domain.results import ResultsRecorded
 from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report, state
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
@@ -207,16 +207,6 @@ def test_without_a_quarantine_nothing_is_stored_of_it() -> None:
         assert isinstance(block, ResultsRecorded)
         assert isinstance(summary, ReportRecorded)
         assert (block.quarantined, summary.quarantined) == (b"", 0)
-
-
-def test_a_later_file_takes_quarantined_failures_back() -> None:
-    held = (quarantined(A),)
-    first = recorded(command(report(("s", "a", FAILURE))), QUEUED, STARTED, held=held)
-    again = command(report(("s", "a", "")), path="rerun.xml", earlier={1: CountedResult(100, 1, FAILED, False, True)})
-    *_, summary = recorded(again, QUEUED, STARTED, *first, held=held)
-    build = BUILD.at(7).fold([QUEUED, STARTED, *first, summary])
-    assert build is not None
-    assert (build.failed, build.quarantined) == (0, 0)
 
 
 def test_quarantined_failures_do_not_fail_a_build() -> None:

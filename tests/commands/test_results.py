@@ -2,6 +2,8 @@
 
 from array import array
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequ
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event, ExpectedVersion
 from domain.jobs import Configuration
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, CountedResult, Replaced, ResultsRecorded, commit_number
+from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, ResultsRecorded, commit_number
 from testhide.processes import Core
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
@@ -27,12 +29,17 @@ Test = tuple[str, str, str]
 
 
 def report(*tests: Test) -> ReportRead:
-    cases = "".join(
-        f'<testsuite name="{suite}"><testcase classname="t.test_x" name="test_{name}" time="0.5">{inside}</testcase>'
-        "</testsuite>"
-        for suite, name, inside in tests
+    """Tests of one suite that follow each other lie in one element."""
+    suites = (
+        f'<testsuite name="{suite}">'
+        + "".join(
+            f'<testcase classname="t.test_x" name="test_{name}" time="0.5">{inside}</testcase>'
+            for _, name, inside in cases
+        )
+        + "</testsuite>"
+        for suite, cases in groupby(tests, key=itemgetter(0))
     )
-    return read_chunks([f"<testsuites>{cases}</testsuites>".encode()])
+    return read_chunks([f"<testsuites>{''.join(suites)}</testsuites>".encode()])
 
 
 FAILURE = '<failure message="boom">trace</failure>'
@@ -66,6 +73,21 @@ def test_a_pass_after_a_failure_is_flaky() -> None:
     assert list(report(("s", "a", FAILURE), ("s", "a", "")).flaky) == [0, 1]
     assert list(report(("s", "a", ""), ("s", "a", FAILURE)).flaky) == [0, 0]
     assert list(report(("s", "a", FAILURE), ("s", "a", FAILURE), ("s", "a", "")).flaky) == [0, 0, 1]
+
+
+def test_a_failure_in_another_suite_is_no_attempt() -> None:
+    read = report(("s", "a", FAILURE), ("u", "a", ""))
+    assert (list(read.finals), list(read.attempts), list(read.flaky)) == ([1, 1], [1, 1], [0, 0])
+    assert read.node_ids == ["t/test_x.py::test_a"]
+
+
+def test_two_suites_of_one_name_are_two() -> None:
+    """As when the reports of shards are merged: each has a suite `pytest`."""
+    shards = (
+        f'<testsuite name="pytest"><testcase name="test_a">{inside}</testcase></testsuite>' for inside in (FAILURE, "")
+    )
+    read = read_chunks([f"<testsuites>{''.join(shards)}</testsuites>".encode()])
+    assert (list(read.finals), list(read.flaky), read.suites) == ([1, 1], [0, 0], ["pytest"])
 
 
 def test_only_what_says_something_has_a_text() -> None:
@@ -106,12 +128,12 @@ def test_record() -> None:
     assert seen == CasesSeen(project_id=1, first_case_id=2, node_ids=new.node_ids, suites=["s", "u"])
     assert isinstance(block, ResultsRecorded)
     assert (block.first_result_id, [*block.case_ids], [*block.suites]) == (100, [1, 2, 1, 3], [0, 0, 1, 1])
-    assert (block.statuses, block.finals, block.attempts) == (b"\1\0\0\2", b"\0\1\1\1", b"\1\1\2\1")
+    assert (block.statuses, block.finals, block.attempts) == (b"\1\0\0\2", b"\1\1\1\1", b"\1\1\1\1")
     assert (block.commit, [text.row for text in block.texts]) == (commit_number("abc123"), [0, 3])
     assert isinstance(summary, ReportRecorded)
     counts = (summary.cases, summary.passed, summary.failed, summary.skipped, summary.known_issues)
-    assert counts == (4, 2, 0, 1, 0)
-    assert (summary.blocks, summary.suites, summary.duration_ms) == (1, ["s", "u"], 1_500)
+    assert counts == (4, 2, 1, 1, 0)
+    assert (summary.blocks, summary.suites, summary.duration_ms) == (1, ["s", "u"], 2_000)
 
 
 def test_a_large_report_is_cut_into_blocks() -> None:
@@ -149,16 +171,10 @@ def test_known_issues_do_not_count_against_the_build() -> None:
     assert (build.failed, build.results_version) == (0, 1)
 
 
-def test_a_later_file_takes_the_place_of_an_earlier_result() -> None:
+def test_a_pass_in_another_report_hides_no_failure() -> None:
     first = decided(command(report(("s", "a", FAILURE), ("s", "b", ""))), QUEUED, STARTED)
-    again = command(report(("s", "a", "")), path="rerun.xml", earlier={1: CountedResult(100, 1, FAILED, False)})
-    block, summary = decided(again, QUEUED, STARTED, *first)
-    assert isinstance(block, ResultsRecorded)
-    assert block.replaced == [Replaced(0, 100, FAILED)]
-    assert isinstance(summary, ReportRecorded)
-    assert (summary.passed, summary.failed) == (1, -1)
-    build = state(QUEUED, STARTED, *first, summary)
-    assert build.failed == 0
+    second = decided(command(report(("s", "a", "")), path="rerun.xml"), QUEUED, STARTED, *first)
+    assert state(QUEUED, STARTED, *first, *second).failed == 1
 
 
 def test_the_same_report_again_is_nothing_new() -> None:
@@ -195,7 +211,8 @@ TESTS = st.lists(st.tuples(st.sampled_from("su"), st.sampled_from("abc"), st.sam
 @given(TESTS)
 def test_columns_fit_together(tests: list[Test]) -> None:
     read = report(*tests)
-    names = [name for _, name, _ in tests]
+    elements = [number for number, (_, cases) in enumerate(groupby(tests, key=itemgetter(0))) for _ in cases]
+    names = [(element, name) for element, (_, name, _) in zip(elements, tests, strict=True)]
     columns = (
         read.tests,
         read.row_suites,
@@ -206,11 +223,12 @@ def test_columns_fit_together(tests: list[Test]) -> None:
         read.flaky,
     )
     assert {len(column) for column in columns} == {read.rows} == {len(tests)}
-    assert sum(read.finals) == len(read.node_ids) == len(set(names))
-    for row, (suite, name, _) in enumerate(tests):
+    assert sum(read.finals) == len(set(names))
+    assert len(read.node_ids) == len({name for _, name, _ in tests})
+    for row, (suite, _, _) in enumerate(tests):
         assert read.suites[read.row_suites[row]] == suite
-        assert read.attempts[row] == names[: row + 1].count(name)
-        assert read.finals[row] == (name not in names[row + 1 :])
+        assert read.attempts[row] == names[: row + 1].count(names[row])
+        assert read.finals[row] == (names[row] not in names[row + 1 :])
         assert not read.flaky[row] or (read.finals[row] and read.statuses[row] == PASSED)
 
 

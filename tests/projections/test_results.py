@@ -171,9 +171,23 @@ def test_a_late_file_of_an_older_build() -> None:
     assert (row.runs, row.failures, row.last_build_id, row.last_status) == (2, 1, 2, PASSED)
 
 
-def test_a_second_attempt_of_the_build_takes_the_place_of_the_first() -> None:
+def test_results_of_one_build_are_one_run() -> None:
     row = stats(block(1, PASSED), block(2, FAILED), block(2, FAILED, first_result_id=250))
     assert (row.runs, row.failures, row.flips) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("outcomes", [(FAILED, PASSED), (PASSED, FAILED), (FAILED, SKIPPED, PASSED)])
+def test_a_run_that_failed_in_one_report_has_failed_and_is_not_flaky(outcomes: tuple[int, ...]) -> None:
+    commit = commit_number("abc")
+    run = [block(2, status, first_result_id=250 + n, commit=commit) for n, status in enumerate(outcomes)]
+    again = [block(3, status, first_result_id=350 + n, commit=commit) for n, status in enumerate(outcomes)]
+    row = stats(block(1, PASSED), *run, *again)
+    assert (row.runs, row.failures, row.flips, row.flaky_runs) == (3, 2, 0, 0)
+
+
+def test_a_retried_test_stays_flaky_beside_another_report() -> None:
+    retried = block(1, FAILED, PASSED, case_ids=Int32s([1, 1]), attempts=b"\1\2", finals=b"\0\1", flaky=b"\0\1")
+    assert stats(retried, block(1, FAILED, first_result_id=150)).flaky_runs == 1
 
 
 def test_a_deleted_job_leaves_no_results() -> None:

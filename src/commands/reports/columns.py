@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from commands.reports.parser import Case, Summary, parse_report
+from commands.reports.parser import Case, Suite, Summary, parse_report
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
 
 CHUNK = 256 * 1024
@@ -71,11 +71,15 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
         match item:
             case Case():
                 reading.add(item)
+            case Suite():
+                reading.end_suite(item)
             case Summary():
                 reading.end(item)
-            case _:
-                continue
     return reading.report
+
+
+_Attempts = tuple[int, int, bool]
+"""The row of a test's last attempt in its suite, how many there were, and whether one before it failed."""
 
 
 class _Reading:
@@ -83,9 +87,8 @@ class _Reading:
         self.report = ReportRead()
         self._places: dict[str, int] = {}
         self._suites: dict[str, int] = {}
-        self._last_rows = array("I")
-        self._runs = array("I")
-        self._failed_before = bytearray()
+        self._attempts: dict[str, dict[str, _Attempts]] = {}
+        """By the name of an open suite and by node id."""
         self._block_text = 0
         self._text = 0
         self._left_out = 0
@@ -99,27 +102,31 @@ class _Reading:
             place = self._places[case.node_id] = len(report.node_ids)
             report.node_ids.append(case.node_id)
             report.case_suites.append(suite)
-            self._last_rows.append(row)
-            self._runs.append(0)
-            self._failed_before.append(0)
-        else:
-            earlier = self._last_rows[place]
-            report.finals[earlier] = report.flaky[earlier] = 0
-            self._failed_before[place] |= report.statuses[earlier] == FAILED
-            self._last_rows[place] = row
-        self._runs[place] += 1
+        tests = self._attempts.setdefault(case.suite, {})
+        before = tests.get(case.node_id)
+        attempt, failed_before = 1, False
+        if before is not None:
+            last, attempt, failed_before = before
+            report.finals[last] = report.flaky[last] = 0
+            failed_before |= report.statuses[last] == FAILED
+            attempt += 1
+        tests[case.node_id] = row, attempt, failed_before
         report.tests.append(place)
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
         report.statuses.append(status)
-        report.attempts.append(min(self._runs[place], MAX_ATTEMPTS))
+        report.attempts.append(min(attempt, MAX_ATTEMPTS))
         report.finals.append(1)
         report.known_issues.append(status == FAILED and case.known_issue)
-        report.flaky.append(status == PASSED and self._failed_before[place])
+        report.flaky.append(status == PASSED and failed_before)
         self._keep_text(row, case)
         if report.rows - report.cuts[-1] >= BLOCK_ROWS or self._block_text >= BLOCK_TEXT:
             report.cuts.append(report.rows)
             self._block_text = 0
+
+    def end_suite(self, suite: Suite) -> None:
+        """Another suite of this name is not the same one: merged reports of shards have many called `pytest`."""
+        self._attempts.pop(suite.name, None)
 
     def end(self, summary: Summary) -> None:
         report = self.report

@@ -15,7 +15,7 @@ from domain.builds import BUILD, AnyBuild, Report
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import ExpectedVersion
 from domain.known_issues import MatchRule
-from domain.results import FAILED, CountedResult
+from domain.results import FAILED
 from store.clock import utcnow
 from store.log.append import VersionConflict
 from store.log.event_log import EventLog
@@ -41,10 +41,6 @@ class ReadModels(Protocol):
 
         A node id that had no case at this version has None.
         """
-        ...
-
-    async def fetch_counted(self, build_id: int, attempt: int, case_ids: list[int]) -> Sequence[CountedResult]:
-        """Returns the results of these cases that count in an attempt of a build."""
         ...
 
 
@@ -129,29 +125,17 @@ class ReportRecorder:
             )
             for number, index in enumerate(new):
                 case_ids[index] = new_cases.first_case_id + number
-        ids = array("q", (case_id for case_id in case_ids if case_id is not None))
         return RecordReport(
             build=build,
             attempt=attempt,
             path=path,
             report=report,
             first_result_id=first_result_id,
-            case_ids=ids,
+            case_ids=array("q", (case_id for case_id in case_ids if case_id is not None)),
             new_cases=new_cases,
-            earlier=await self._fetch_earlier(build, attempt, ids.tolist()),
             matches=matches,
             now=utcnow(),
         )
-
-    async def _fetch_earlier(
-        self, build: ExpectedVersion[AnyBuild], attempt: int, case_ids: list[int]
-    ) -> dict[int, CountedResult]:
-        """Returns what other reports of this attempt brought of these cases, by case id."""
-        if not any(report.attempt == attempt and report.cases for report in build.state.reports):
-            return {}
-        await self._wait(build.position)
-        found = await self.read_models.fetch_counted(build.state.build_id, attempt, case_ids)
-        return {result.case_id: result for result in found}
 
     async def _wait(self, position: int) -> None:
         """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S."""
