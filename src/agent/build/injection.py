@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.process.privileges import BuildAccount
 
-_MODULES = ("testhide_startup", "testhide_pytest_selection")
+_MODULES = ("testhide_startup", "testhide_pytest_selection", "testhide_pytest_junit")
 _SITECUSTOMIZE = b"""\
 import sys
 

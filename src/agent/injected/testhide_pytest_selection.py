@@ -2,8 +2,9 @@
 
 It records each test's node id as the property `nodeid` of its case in the JUnit file. With TESTHIDE_TEST_IDS_FILE it
 runs only the tests listed in that file: exact node ids, one a line; an id without parameters stands for the test with
-all of its parameters. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node ids, or prefixes of them that end
-before `::` or `[`. A pytest that a test starts is left alone. No defect of this plugin ends a test run.
+all of its parameters, that of a subtest for its whole test. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node
+ids, or prefixes of them that end before `::` or `[`. A pytest that a test starts is left alone. No defect of this
+plugin ends a test run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from importlib import import_module
 from typing import Any, Iterator  # noqa: UP035 (collections.abc is not enough for 3.8)
 
 import pytest
@@ -24,6 +26,7 @@ _PROPERTY = "nodeid"
 _COUNTS_KEY, _SKIPPED_KEY = "testhide_selection", "testhide_skipped"
 """Keys of `workeroutput`, in which an xdist worker passes its counts to the main process."""
 _PREFIX_ENDS = re.compile(r"::|\[")
+_SUBTEST = re.compile(r"::(?=\[|\()")
 _MAX_SHOWN_IDS = 3
 
 
@@ -49,7 +52,11 @@ class Selection:
         if not is_worker:
             os.environ[_RUNNING] = str(os.getpid())
         self._wanted = self._read_list(FILE, "all tests are kept")
-        self._wanted_set = frozenset(self._wanted or ())
+        self._wanted_set = frozenset(
+            prefix
+            for node_id in self._wanted or ()
+            for prefix in (node_id, *(node_id[: end.start()] for end in _SUBTEST.finditer(node_id)))
+        )
         quarantine = self._read_list(QUARANTINE_FILE, "quarantined tests run") or []
         self._quarantine = frozenset(line for line in quarantine if not line.startswith("#"))
 
@@ -69,6 +76,10 @@ class Selection:
             os.environ.pop(_RUNNING, None)
         if self._plugins:
             os.environ[_PLUGINS] = self._plugins
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        with suppress(Exception):
+            import_module("testhide_pytest_junit").install(session)
 
     @pytest.hookimpl(trylast=True)
     def pytest_itemcollected(self, item: pytest.Item) -> None:
@@ -142,7 +153,7 @@ class Selection:
         if self._wanted is None or self._counts is None:
             return
         kept, collected = self._counts
-        wanted_by_build = f"among the {len(self._wanted_set)} that this build asks for"
+        wanted_by_build = f"among the {len(set(self._wanted))} that this build asks for"
         if kept:
             yield f"{kept} of {collected} tests are {wanted_by_build}."
             return

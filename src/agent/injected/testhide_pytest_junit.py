@@ -1,0 +1,160 @@
+"""Makes pytest's JUnit file tell what it leaves out (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
+
+- A test that pytest-rerunfailures runs again has a `<flakyFailure>` or `<flakyError>` for each earlier attempt, as
+  Maven's surefire writes them: its own verdict is that of the last attempt.
+- Each subtest is a case of its own, `test_file.py::test::[message] (i=1)`.
+- A collection error has the property `nodeid`; a test marked as xfail the property `outcome`, `xfailed` or `xpassed`.
+- The suite's property `testhide_explained_exit_code` is the exit code that its results explain: 0, or 1 when nothing
+  but failed tests of a complete run caused it. `none` otherwise: a coverage gate, an internal error, `--maxfail`.
+"""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from contextlib import suppress
+from copy import copy
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from _pytest import junitxml
+
+_EXPLAINED = "testhide_explained_exit_code"
+_TESTS_FAILED = 1  # pytest's exit code
+
+
+def install(session: pytest.Session) -> None:
+    """Exchange the plugin that writes the JUnit file, if this run has one, for one that shares its state."""
+    config = session.config
+    stash: Any = config.stash if hasattr(config, "stash") else config._store
+    replaced = stash.get(junitxml.xml_key, None)
+    if type(replaced) is not junitxml.LogXML:
+        return
+    log = CompleteLog.__new__(CompleteLog)
+    log.__dict__ = replaced.__dict__
+    log.rerun = set()
+    log.subtests = {}
+    log.failures = Failures()
+    config.pluginmanager.register(log.failures)
+    config.pluginmanager.unregister(replaced)
+    config.pluginmanager.register(log, "testhide-junit")
+    stash[junitxml.xml_key] = log
+
+
+class Failures:
+    """Counts as the session does, and before a terminal reporter changes outcomes."""
+
+    count = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.count += report.failed and not hasattr(report, "wasxfail")
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+class CompleteLog(junitxml.LogXML):
+    rerun: set[tuple[str, object]]
+    """Node id and xdist worker of the tests whose attempt failed and is to be repeated."""
+    subtests: dict[tuple[str, object], list[str]]
+    """Descriptions of the subtests that the current attempt of each test has had."""
+    failures: Failures
+
+    @pytest.hookimpl(trylast=True)  # pytest 9 fails a test with a failed subtest only when it prints the outcome
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        is_written = False
+        with suppress(Exception):
+            is_written = self._write(report)
+        if not is_written:
+            super().pytest_runtest_logreport(report)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        super().pytest_collectreport(report)
+        with suppress(Exception):
+            if not report.passed:
+                self.node_reporter(report).add_property("nodeid", report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:  # type: ignore[override]
+        with suppress(Exception):
+            code = int(session.exitstatus)
+            is_complete = not session.shouldfail and not session.shouldstop
+            are_failed_tests = code == _TESTS_FAILED and is_complete and session.testsfailed <= self.failures.count
+            self.add_global_property(_EXPLAINED, str(code) if code == 0 or are_failed_tests else "none")
+        super().pytest_sessionfinish()
+
+    def _write(self, report: Any) -> bool:
+        """Return whether nothing is left to be written of the report."""
+        key = report.nodeid, getattr(report, "node", None)
+        if report.when == "setup":
+            self.rerun.discard(key)
+            self.subtests[key] = []
+        if hasattr(report, "context"):
+            self._add_subtest(report, self.subtests.setdefault(key, []))
+            return True
+        if key in self.rerun:  # the rest of an attempt that was written already
+            return True
+        if report.outcome == "rerun":
+            self.rerun.add(key)
+            self._add_attempt(report)
+            return True
+        if hasattr(report, "wasxfail") and report.outcome != "failed":
+            outcome = "xfailed" if report.skipped else "xpassed"
+            self.node_reporter(report).add_property("outcome", outcome)
+        return False
+
+    def _add_attempt(self, report: Any) -> None:
+        case: Any = self._opentestcase(report)
+        if report.when == "teardown":
+            self.stats["passed"] -= 1  # counted at its call; the next attempt counts
+        text = str(report.longrepr or "a subtest failed")
+        crash = getattr(report.longrepr, "reprcrash", None)
+        attributes = {
+            "message": junitxml.bin_xml_escape(crash.message if crash else text),
+            "time": f"{case.duration + report.duration:.3f}",
+        }
+        case.append(_element("flakyFailure" if report.when == "call" else "flakyError", text, attributes))
+        case.duration = 0.0
+
+    def _add_subtest(self, report: Any, earlier: list[str]) -> None:
+        suffix = f"::{_describe(report)}"
+        earlier.append(suffix)
+        if earlier.count(suffix) > 1:  # not a second attempt, whose success would hide the first one's failure
+            suffix += f" #{earlier.count(suffix)}"
+        subtest = copy(report)
+        subtest.node = object()  # a reporter of its own: reporters are kept by node id and worker
+        subtest.user_properties = []
+        case: Any = self._opentestcase(subtest)
+        append = {"passed": case.append_pass, "failed": case.append_failure}.get(report.outcome, case.append_skipped)
+        append(subtest)
+        case.duration = report.duration
+        name = junitxml.mangle_test_address(report.nodeid)[-1]
+        case.attrs["name"] = junitxml.bin_xml_escape(name + suffix)
+        case.add_property("nodeid", report.nodeid + suffix)
+        self.finalize(subtest)
+
+
+def _describe(report: Any) -> str:
+    """Describe a subtest as pytest does, but with and without xdist alike: it quotes pytest 9's values once more."""
+    context = report.context
+    is_builtin = type(context).__module__ == "_pytest.subtests"  # whose values are texts already
+    values = {}
+    for name, value in context.kwargs.items():
+        values[name] = value if is_builtin else repr(value)
+        if is_builtin and hasattr(report, "node"):
+            with suppress(SyntaxError, ValueError):
+                values[name] = str(literal_eval(value))
+    parts = [f"[{context.msg}]"] if isinstance(context.msg, str) else []
+    if values:
+        described = ", ".join(f"{name}={value}" for name, value in values.items())
+        parts.append(f"({described})")
+    return " ".join(parts) or "(<subtest>)"
+
+
+def _element(tag: str, text: str, attributes: dict[str, str]) -> Any:
+    escaped = junitxml.bin_xml_escape(text)
+    if hasattr(junitxml, "Junit"):  # pytest 6.0 and 6.1 build the file with py.xml
+        return getattr(junitxml.Junit, tag)(escaped, **attributes)
+    element = ElementTree.Element(tag, attributes)
+    element.text = escaped
+    return element

@@ -1,0 +1,172 @@
+"""pytest's JUnit file under the agent's plugin: reruns, subtests, collection errors, and the explained exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.agent.test_selection import PluginRun
+
+from commands.reports.parser import Case, Suite, Summary, parse_report
+
+SUITE = {
+    "test_a.py": """
+        from pathlib import Path
+        import unittest
+        import pytest
+
+        def assert_second_time(name):
+            is_first = not Path(name).exists()
+            Path(name).touch()
+            assert not is_first, name
+
+        @pytest.fixture
+        def slow_start(): assert_second_time("set up")
+
+        @pytest.fixture
+        def slow_end():
+            yield
+            assert_second_time("torn down")
+
+        def test_flaky(): assert_second_time("called")
+        def test_set_up(slow_start): pass
+        def test_torn_down(slow_end): pass
+        def test_bad(): assert 0
+        @pytest.mark.xfail(reason="later")
+        def test_expected(): assert 0
+        @pytest.mark.xfail
+        def test_unexpected(): pass
+    """,
+    "test_sub.py": """
+        import unittest
+        import pytest
+
+        @pytest.mark.parametrize("x", ["a", "b"])
+        def test_parts(subtests, x):
+            for n in (1, 2):
+                with subtests.test("part", n=n, x=x):
+                    assert (n, x) != (1, "b")
+
+        def test_nameless(subtests):
+            for n in (1, 2):
+                with subtests.test():
+                    assert n == 2
+
+        class Case(unittest.TestCase):
+            def test_u(self):
+                for n in (1, 2):
+                    with self.subTest(n=n):
+                        self.assertEqual(n, 1)
+    """,
+    "test_gone.py": "import nothing_of_this_name",
+    "test_fine.py": "def test_fine(): pass",
+    "conftest.py": """
+        import pytest
+
+        @pytest.hookimpl(hookwrapper=True)
+        def pytest_runtestloop(session):
+            yield
+            if session.config.getoption("--gate"):
+                session.testsfailed += 1  # as pytest-cov does below its limit
+        def pytest_addoption(parser):
+            parser.addoption("--gate", action="store_true")
+    """,
+}
+XDIST = pytest.mark.parametrize("xdist", ["", "-p xdist -n 2"])
+
+
+class Ran:
+    """One run of pytest: the results that its JUnit file tells, as (node id, status), and what explains its exit."""
+
+    def __init__(self, folder: Path, options: str) -> None:
+        run = PluginRun(folder, files=SUITE)
+        self.done = run.shell(f"pytest -p pytest_rerunfailures {options} --junit-xml=r.xml")
+        with (run.root / "r.xml").open("rb") as file:
+            items = list(parse_report(file))
+        self.cases = [item for item in items if isinstance(item, Case)]
+        self.warnings = [warning.message for item in items if isinstance(item, Summary) for warning in item.warnings]
+        properties = [pair for item in items if isinstance(item, Suite) for pair in item.properties]
+        self.explained = dict(properties)["testhide_explained_exit_code"]
+
+    def results(self) -> list[tuple[str, str]]:
+        return [(case.node_id, case.status) for case in self.cases]
+
+
+@XDIST
+def test_each_attempt_of_a_repeated_test_is_told(folder: Path, xdist: str) -> None:
+    ran = Ran(folder, f"{xdist} --reruns 2 test_a.py")
+
+    assert ran.done.returncode == 1, ran.done.stdout
+    repeated = {name: ["failed", "passed"] for name in ("test_flaky", "test_set_up", "test_torn_down")}
+    for name, statuses in {**repeated, "test_bad": ["failed"] * 3}.items():
+        assert [status for node_id, status in ran.results() if node_id == f"test_a.py::{name}"] == statuses
+    first = next(case for case in ran.cases if case.name == "test_flaky")
+    assert first.message.startswith("AssertionError: called")
+    assert "is_first, name\nE       AssertionError: called" in first.trace
+    assert ran.warnings == []
+
+
+@XDIST
+def test_each_subtest_is_a_result(folder: Path, xdist: str) -> None:
+    ran = Ran(folder, f"{xdist} test_sub.py")
+
+    assert sorted(ran.results()) == [
+        ("test_sub.py::Case::test_u", "passed"),
+        ("test_sub.py::Case::test_u::(n=1)", "passed"),
+        ("test_sub.py::Case::test_u::(n=2)", "failed"),
+        ("test_sub.py::test_nameless", "failed"),
+        ("test_sub.py::test_nameless::(<subtest>)", "failed"),
+        ("test_sub.py::test_nameless::(<subtest>) #2", "passed"),
+        ("test_sub.py::test_parts[a]", "passed"),
+        ("test_sub.py::test_parts[a]::[part] (n=1, x='a')", "passed"),
+        ("test_sub.py::test_parts[a]::[part] (n=2, x='a')", "passed"),
+        ("test_sub.py::test_parts[b]", "failed"),
+        ("test_sub.py::test_parts[b]::[part] (n=1, x='b')", "failed"),
+        ("test_sub.py::test_parts[b]::[part] (n=2, x='b')", "passed"),
+    ]
+    assert ran.warnings == []
+
+
+def test_collection_errors_and_expected_failures_are_told(folder: Path) -> None:
+    ran = Ran(folder, "--continue-on-collection-errors test_gone.py test_a.py")
+
+    assert ("test_gone.py", "failed") in ran.results()
+    assert [case.properties for case in ran.cases if "expected" in case.name] == [
+        (("outcome", "xfailed"),),
+        (("outcome", "xpassed"),),
+    ]
+
+
+@XDIST
+@pytest.mark.parametrize(
+    ("options", "code", "explained"),
+    [
+        ("test_fine.py", 0, "0"),
+        ("test_a.py", 1, "1"),
+        ("test_sub.py", 1, "1"),
+        ("test_gone.py --continue-on-collection-errors test_fine.py", 1, "1"),
+        ("test_a.py --maxfail 1", 1, "none"),
+        ("test_a.py --gate", 1, "none"),
+        ("test_fine.py -k nothing", 5, "none"),
+    ],
+)
+def test_the_exit_code_that_failed_tests_explain(
+    folder: Path, xdist: str, options: str, code: int, explained: str
+) -> None:
+    ran = Ran(folder, f"{xdist} {options}")
+
+    assert ran.done.returncode in (code, 2 if "maxfail" in options else code), ran.done.stdout
+    assert ran.explained == explained
+
+
+def test_the_id_of_a_subtest_selects_its_test(folder: Path) -> None:
+    run = PluginRun(
+        folder, ["test_sub.py::test_parts[b]::[part] (n=1, x='b')", "test_sub.py::Case::test_u::(n=1)"], SUITE
+    )
+    done = run.shell("pytest test_sub.py --junit-xml=r.xml")
+
+    assert {node_id.partition("::[")[0].partition("::(")[0] for node_id in run.ids()} == {
+        "test_sub.py::test_parts[b]",
+        "test_sub.py::Case::test_u",
+    }
+    assert "Testhide: 2 of" in done.stdout
