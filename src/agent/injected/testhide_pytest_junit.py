@@ -153,8 +153,9 @@ def _describe(report: Any) -> str:
 
 def _element(tag: str, text: str, attributes: dict[str, str]) -> Any:
     escaped = junitxml.bin_xml_escape(text)
-    if hasattr(junitxml, "Junit"):  # pytest 6.0 and 6.1 build the file with py.xml
-        return getattr(junitxml.Junit, tag)(escaped, **attributes)
+    py_xml: Any = getattr(junitxml, "Junit", None)  # of pytest 6.0 and 6.1
+    if py_xml is not None:
+        return getattr(py_xml, tag)(escaped, **attributes)
     element = ElementTree.Element(tag, attributes)
     element.text = escaped
     return element
