@@ -1,10 +1,10 @@
-"""Real processes, a real load, and faults at random moments: what `bench.long.faults` is made of.
+"""Real processes under real load, with faults at random moments: the parts of `./dev long faults`.
 
-stack      every process, killed and stopped by name and started again by its keeper
-proxy      on each way between two processes: cuts, delays, holds, loses answers
-calling    who asks the API, and repeats what was not answered
-reading    who reads streams, is cut off and comes back
-load       builds that know what they should come to, who writes about them, a receiver of webhooks
-trouble    the faults, drawn from a seed
-rules      what has to hold when it is quiet again
+stack      runs every process, kills and pauses it by name, starts it again when it ended
+proxy      stands on each connection between two processes: cuts, delays, stalls, loses answers
+client     calls the API and repeats calls without an answer
+readers    read streams, are cut off and reconnect
+load       builds with a known outcome, users who comment on them, a receiver of webhooks
+injector   draws faults from a seed and injects them
+rules      check what must hold after each round
 """

@@ -1,4 +1,4 @@
-"""What goes on while things break: builds that say what they should come to, and people who write and read."""
+"""Load during the faults: builds with a known outcome, users who comment on, read and stop them, a webhook receiver."""
 
 import asyncio
 import json
@@ -9,21 +9,21 @@ from dataclasses import asdict, dataclass, field
 
 from aiohttp import web
 
-from tests.faults.calling import ANSWER_S, PAUSE_S, Answer, Caller, File
-from tests.faults.reading import HeardOfBuild, listen
+from tests.faults.client import ANSWER_TIMEOUT_S, RETRY_DELAY_S, Answer, File, RetryingClient
+from tests.faults.readers import BuildReader, read_stream
 
 PLAN = "FAULTS_PLAN"
 SCRIPT = """
 import json, os, subprocess, sys, time
 plan = json.loads(os.environ["FAULTS_PLAN"])
 token, lines = plan["token"], plan["lines"]
-if plan["leaves"]:
+if plan["leaves_process"]:
     subprocess.Popen(["sleep", "600"], start_new_session=True)
 for number in range(1, lines + 1):
     print(f"line {number} of {lines} of {token}", flush=True)
     time.sleep(plan["pause_s"])
 with open("proof.bin", "wb") as proof:
-    proof.write((token.encode() * (plan["size"] // len(token) + 1))[: plan["size"]])
+    proof.write((token.encode() * (plan["proof_bytes"] // len(token) + 1))[: plan["proof_bytes"]])
 with open("junittests.xml", "w") as report:
     report.write(plan["report"])
 print(f"end of {token}", flush=True)
@@ -33,7 +33,7 @@ sys.exit(plan["exit_code"])
 
 @dataclass(frozen=True)
 class Plan:
-    """A build, and what it comes to when nothing is in its way."""
+    """What a build does, and how it ends if no fault prevents it."""
 
     token: str
     lines: int
@@ -41,31 +41,32 @@ class Plan:
     passed: int
     failed: int
     exit_code: int
-    size: int
-    leaves: bool
-    """It leaves a process behind that goes on."""
+    proof_bytes: int
+    """Size of the artifact `proof.bin`."""
+    leaves_process: bool
+    """Whether it starts a process that outlives it."""
     external: bool
-    """Its pipeline runs elsewhere and reports, without lines."""
+    """Whether its pipeline runs outside the server's agents. It has no log then."""
 
     @property
     def verdict(self) -> tuple[str, int | None]:
-        """Status and exit code."""
+        """Expected status and exit code."""
         return "failed" if self.failed or self.exit_code else "passed", None if self.external else self.exit_code
 
     @property
-    def takes_s(self) -> float:
+    def duration_s(self) -> float:
         return self.lines * self.pause_s
 
     @property
     def output(self) -> list[str]:
         if self.external:
             return []
-        said = [f"line {number} of {self.lines} of {self.token}" for number in range(1, self.lines + 1)]
-        return [*said, f"end of {self.token}"]
+        lines = [f"line {number} of {self.lines} of {self.token}" for number in range(1, self.lines + 1)]
+        return [*lines, f"end of {self.token}"]
 
     @property
     def proof(self) -> bytes:
-        return (self.token.encode() * (self.size // len(self.token) + 1))[: self.size]
+        return (self.token.encode() * (self.proof_bytes // len(self.token) + 1))[: self.proof_bytes]
 
     @property
     def report(self) -> str:
@@ -78,8 +79,8 @@ class Plan:
         return {PLAN: json.dumps(asdict(self) | {"report": self.report})}
 
 
-def drawn_plan(rng: random.Random, token: str) -> Plan:
-    """Some are over at once, none takes longer than some three seconds."""
+def draw_plan(rng: random.Random, token: str) -> Plan:
+    """Draws a plan that takes 0.3 to 3 s."""
     failed = rng.choice((0, 0, 1, 3))
     lines = rng.choice((5, 40, 200, 1_500))
     return Plan(
@@ -89,109 +90,108 @@ def drawn_plan(rng: random.Random, token: str) -> Plan:
         passed=rng.randrange(1, 30),
         failed=failed,
         exit_code=1 if failed else rng.choice((0, 0, 0, 3)),
-        size=rng.choice((10, 5_000, 700_000)),
-        leaves=rng.random() < 0.2,
+        proof_bytes=rng.choice((10, 5_000, 700_000)),
+        leaves_process=rng.random() < 0.2,
         external=rng.random() < 0.25,
     )
 
 
-def command() -> str:
-    """Of the job: does what the build's plan says."""
+def make_job_command() -> str:
+    """Returns the command of a job whose builds carry out the plan in their environment."""
     return f"exec {sys.executable} -I - <<'END'{SCRIPT}END"
 
 
 @dataclass
 class Order:
-    """A build that somebody asks for, talks about, reads and perhaps stops; and what was answered."""
+    """One build that users start, comment on, read and perhaps stop, with the answers that they got."""
 
     plan: Plan
-    comments: int
-    readers: int
+    comment_count: int
+    reader_count: int
     stop_after_s: float | None
-    started: Answer | None = None
-    stopped: Answer | None = None
-    commented: list[str] = field(default_factory=list)
-    """Texts that were taken."""
-    heard: list[HeardOfBuild] = field(default_factory=list)
+    start_answer: Answer | None = None
+    stop_answer: Answer | None = None
+    accepted_comments: list[str] = field(default_factory=list)
+    readers: list[BuildReader] = field(default_factory=list)
 
-    async def follow(self, caller: Caller, job: int, rng: random.Random) -> None:
-        """Until its readers were told that it has ended. Raises TimeoutError."""
-        what = {"job_id": job, "branch": self.plan.token, "external": self.plan.external}
-        self.started = await caller.call("POST", "/api/v3/builds/start", what | {"env": self.plan.env})
-        if self.started.status in (200, 201):
-            build = int(self.started.body["id"])
+    async def carry_out(self, client: RetryingClient, job: int, rng: random.Random) -> None:
+        """Starts the build and does the rest until all its readers have received its end. Raises TimeoutError."""
+        body = {"job_id": job, "branch": self.plan.token, "external": self.plan.external}
+        self.start_answer = await client.call("POST", "/api/v3/builds/start", body | {"env": self.plan.env})
+        if self.start_answer.status in (200, 201):
+            build = int(self.start_answer.body["id"])
         else:
-            assert self.started.carried_out, self.started
-            build = await self._found(caller)
-        self.heard = [HeardOfBuild(build) for _ in range(self.readers)]
-        async with asyncio.TaskGroup() as people:
-            for heard in self.heard:
-                people.create_task(listen(caller, heard, random.Random(rng.random())))
-            people.create_task(self._comment(caller, build))
-            people.create_task(self._stop(caller, build))
+            assert self.start_answer.carried_out, self.start_answer
+            build = await self._find_build(client)
+        self.readers = [BuildReader(build) for _ in range(self.reader_count)]
+        async with asyncio.TaskGroup() as users:
+            for reader in self.readers:
+                users.create_task(read_stream(client, reader, random.Random(rng.random())))
+            users.create_task(self._comment(client, build))
+            users.create_task(self._stop(client, build))
             if self.plan.external:
-                people.create_task(self._report(caller, build))
+                users.create_task(self._report(client, build))
 
-    async def _found(self, caller: Caller) -> int:
-        """What was started, where that is all that is known of it."""
-        async with asyncio.timeout(ANSWER_S):
+    async def _find_build(self, client: RetryingClient) -> int:
+        """Returns the id of the build if the answer to its start was lost."""
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
             while True:
-                answer = await caller.call("GET", f"/api/v3/builds?branch={self.plan.token}")
+                answer = await client.call("GET", f"/api/v3/builds?branch={self.plan.token}")
                 if answer.body["results"]:
                     return int(answer.body["results"][0]["id"])
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
-    async def _comment(self, caller: Caller, build: int) -> None:
-        for number in range(self.comments):
+    async def _comment(self, client: RetryingClient, build: int) -> None:
+        for number in range(self.comment_count):
             text = f"comment {number} on {self.plan.token}"
-            answer = await caller.call("POST", f"/api/v3/builds/{build}/comment", {"text": text})
+            answer = await client.call("POST", f"/api/v3/builds/{build}/comment", {"text": text})
             if answer.carried_out:
-                self.commented.append(text)
+                self.accepted_comments.append(text)
 
-    async def _stop(self, caller: Caller, build: int) -> None:
+    async def _stop(self, client: RetryingClient, build: int) -> None:
         if self.stop_after_s is not None:
             await asyncio.sleep(self.stop_after_s)
-            self.stopped = await caller.call("POST", f"/api/v3/builds/{build}/stop")
+            self.stop_answer = await client.call("POST", f"/api/v3/builds/{build}/stop")
 
-    async def _report(self, caller: Caller, build: int) -> None:
-        """What the pipeline elsewhere does."""
-        await asyncio.sleep(self.plan.takes_s)
+    async def _report(self, client: RetryingClient, build: int) -> None:
+        """Reports and finishes the build as an external pipeline does."""
+        await asyncio.sleep(self.plan.duration_s)
         for file in (
             File(build, "junittests.xml", self.plan.report.encode()),
             File(build, "proof.bin", self.plan.proof),
         ):
-            await caller.call("POST", "/api/v3/artifacts/upload", file=file)
+            await client.call("POST", "/api/v3/artifacts/upload", file=file)
         status = "failed" if self.plan.exit_code else "passed"
-        await caller.call("POST", f"/api/v3/builds/{build}/finish", {"status": status})
+        await client.call("POST", f"/api/v3/builds/{build}/finish", {"status": status})
 
 
-def drawn_order(rng: random.Random, token: str) -> Order:
+def draw_order(rng: random.Random, token: str) -> Order:
     return Order(
-        drawn_plan(rng, token),
-        comments=rng.choice((0, 1, 3)),
-        readers=rng.choice((1, 1, 2)),
+        draw_plan(rng, token),
+        comment_count=rng.choice((0, 1, 3)),
+        reader_count=rng.choice((1, 1, 2)),
         stop_after_s=rng.uniform(0, 2) if rng.random() < 0.15 else None,
     )
 
 
-HOOKS = {
-    "of-project": ("build.started", "build.finished", "build.failed", "build.cancelled"),
-    "of-all": ("build.finished",),
+WEBHOOK_EVENTS = {
+    "project": ("build.started", "build.finished", "build.failed", "build.cancelled"),
+    "all": ("build.finished",),
 }
-"""What each webhook is to be told."""
-Lane = tuple[str, int]
-"""A webhook and a build: what it is told of that comes in order."""
+"""Notification types of each webhook: one belongs to the project, the other to all projects."""
+OrderingKey = tuple[str, int]
+"""Webhook and build id. Messages with the same key must arrive in order."""
 
 
 @dataclass
 class Receiver:
-    """Takes webhooks; refuses or drops some the first time that they come."""
+    """Receives webhooks. Refuses some at their first delivery, and accepts others without answering."""
 
     rng: random.Random
-    trouble: float = 0.05
+    failure_rate: float = 0.05
     port: int = 0
-    taken: defaultdict[Lane, list[str]] = field(default_factory=lambda: defaultdict(list))
-    """The ids of messages in the order in which they were first taken."""
+    received: defaultdict[OrderingKey, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Ids of messages in the order of their first arrival."""
     deliveries: int = 0
     _seen: set[str] = field(default_factory=set)
     _runner: web.ServerRunner | None = None
@@ -209,23 +209,23 @@ class Receiver:
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         body = await request.json()
-        lane = request.path.strip("/"), int(body["data"]["id"])
+        key = request.path.strip("/"), int(body["data"]["id"])
         delivery = request.headers["webhook-id"]
         self.deliveries += 1
         if delivery not in self._seen:
             self._seen.add(delivery)
             drawn = self.rng.random()
-            if drawn < self.trouble / 2:
+            if drawn < self.failure_rate / 2:
                 return web.Response(status=503)
-            if drawn < self.trouble:
-                # Taken, but its sender is not told so.
-                self._take(lane, body["id"])
-                assert request.transport is not None, "it has just asked"
+            if drawn < self.failure_rate:
+                # The message is received, but the sender gets no answer.
+                self._receive(key, body["id"])
+                assert request.transport is not None, "the connection of a request is open"
                 request.transport.abort()
                 return web.Response()
-        self._take(lane, body["id"])
+        self._receive(key, body["id"])
         return web.Response()
 
-    def _take(self, lane: Lane, message: str) -> None:
-        if message not in self.taken[lane]:
-            self.taken[lane].append(message)
+    def _receive(self, key: OrderingKey, message: str) -> None:
+        if message not in self.received[key]:
+            self.received[key].append(message)

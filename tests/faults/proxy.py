@@ -1,4 +1,4 @@
-"""A TCP proxy on the way to one or more ends of the same kind, which can be told to misbehave."""
+"""TCP proxy in front of one or more servers of the same kind, which can cut, delay, stall and refuse connections."""
 
 import asyncio
 import contextlib
@@ -8,26 +8,26 @@ from pathlib import Path
 
 CHUNK = 64 * 1024
 
-End = int | Path
-"""A port of this machine, or a unix socket."""
+Address = int | Path
+"""Port of this machine, or unix socket."""
 
 
 class Proxy:
-    """Takes each connection to one of the ends that answer. All of it in the loop that starts it."""
+    """Forwards each connection to a random server that accepts it. Runs in the event loop that starts it."""
 
-    def __init__(self, ends: Sequence[End], rng: random.Random) -> None:
+    def __init__(self, addresses: Sequence[Address], rng: random.Random) -> None:
         self.port = 0
         self.delay_s = 0.0
-        """Of every piece, in both directions."""
+        """Delay of each chunk, in both directions."""
         self.refuses = False
-        self.lost = 0
-        """How many answers, from now on, come to the far end of the connection and no further."""
-        self._ends = list(ends)
+        self.answers_to_lose = 0
+        """How many of the next answers are not forwarded: their connections are closed instead."""
+        self._addresses = list(addresses)
         self._rng = rng
-        self._flows = asyncio.Event()
-        self._flows.set()
-        self._open: set[asyncio.StreamWriter] = set()
-        self._open_there: set[asyncio.StreamWriter] = set()
+        self._is_flowing = asyncio.Event()
+        self._is_flowing.set()
+        self._to_clients: set[asyncio.StreamWriter] = set()
+        self._to_servers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -38,71 +38,72 @@ class Proxy:
     async def close(self) -> None:
         assert self._server is not None, "it was started"
         self._server.close()
-        self.behave()
+        self.reset()
         self.cut()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def behave(self) -> None:
-        self.delay_s, self.refuses, self.lost = 0.0, False, 0
-        self._flows.set()
+    def reset(self) -> None:
+        """Ends all misbehaviour: data flows at once and new connections are accepted."""
+        self.delay_s, self.refuses, self.answers_to_lose = 0.0, False, 0
+        self._is_flowing.set()
 
-    def hold(self) -> None:
-        """Nothing passes until it behaves again."""
-        self._flows.clear()
+    def stall(self) -> None:
+        """Forwards nothing until `reset`."""
+        self._is_flowing.clear()
 
-    def leave(self) -> None:
-        """Nothing passes either, and the far ends are cut: whoever asked believes that it is still connected."""
-        self.hold()
-        for writer in self._open_there:
+    def half_close(self) -> None:
+        """Stalls, and resets the connections to the servers: clients believe that they are still connected."""
+        self.stall()
+        for writer in self._to_servers:
             writer.transport.abort()
 
     def cut(self) -> None:
-        """Every connection, with a reset."""
-        for writer in self._open | self._open_there:
+        """Resets every connection, on both sides."""
+        for writer in self._to_clients | self._to_servers:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None, "it runs in one"
+        assert task is not None, "a coroutine runs in a task"
         self._tasks.add(task)
         try:
             with contextlib.suppress(OSError):
-                await self._pass_on(reader, writer)
+                await self._forward(reader, writer)
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = None if self.refuses else await self._connect()
-        if there is None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected = None if self.refuses else await self._connect()
+        if connected is None:
             return
-        its_reader, its_writer = there
-        self._open.add(writer)
-        self._open_there.add(its_writer)
-        ways = [
-            asyncio.create_task(self._pump(reader, its_writer, answers=False)),
-            asyncio.create_task(self._pump(its_reader, writer, answers=True)),
+        server_reader, server_writer = connected
+        self._to_clients.add(writer)
+        self._to_servers.add(server_writer)
+        pumps = [
+            asyncio.create_task(self._pump(reader, server_writer, answers=False)),
+            asyncio.create_task(self._pump(server_reader, writer, answers=True)),
         ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             if not writer.transport.is_closing():
-                await self._flows.wait()  # an end, too, is only told then
+                await self._is_flowing.wait()  # a stalled proxy does not forward the end of a connection either
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            self._open.discard(writer)
-            self._open_there.discard(its_writer)
-            its_writer.transport.abort()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            self._to_clients.discard(writer)
+            self._to_servers.discard(server_writer)
+            server_writer.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        for end in self._rng.sample(self._ends, len(self._ends)):
+        for address in self._rng.sample(self._addresses, len(self._addresses)):
             with contextlib.suppress(OSError):
-                if isinstance(end, Path):
-                    return await asyncio.open_unix_connection(end)
-                return await asyncio.open_connection("127.0.0.1", end)
+                if isinstance(address, Path):
+                    return await asyncio.open_unix_connection(address)
+                return await asyncio.open_connection("127.0.0.1", address)
         return None
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
@@ -110,13 +111,13 @@ class Proxy:
             while data := await reader.read(CHUNK):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                await self._flows.wait()
-                if answers and self.lost:
-                    self.lost -= 1
+                await self._is_flowing.wait()
+                if answers and self.answers_to_lose:
+                    self.answers_to_lose -= 1
                     return
                 writer.write(data)
                 await writer.drain()
-            # What was written still has to arrive.
+            # Let written data arrive before the connection ends.
             await asyncio.sleep(0)
             if writer.can_write_eof() and not writer.is_closing():
                 writer.write_eof()

@@ -1,7 +1,7 @@
-"""A stack of real processes: engines, two of each of the server's processes, agents. Whatever ends is started again.
+"""Stack of real processes: engines, two of each of the server's processes, agents. Ended processes are started again.
 
-What ended without having been told to is remembered with its last words. Every way between two processes leads through
-a proxy of its own; the suite itself asks the engines directly.
+A process that ends without a reason is noted with the last line of its log. Each connection between two processes goes
+through a proxy; the suite connects to the engines directly.
 """
 
 import asyncio
@@ -30,261 +30,271 @@ from testhide.operator_errors import Fault
 from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
 from testhide.supervise.program import Program
-from tests.faults.proxy import End, Proxy
+from tests.faults.proxy import Address, Proxy
 from tests.support.server import ADMIN, free_port
 
 SERVERS = ("serve", "project", "dispatch", "work")
 ENGINES = ("postgres", "valkey")
-OF_EACH = 2
-LOOK_S = 0.05
-AGAIN_S = 0.3
-START_S = 60.0
-STOP_S = 10.0
-SHOWN = 300
+INSTANCES = 2
+"""Processes of each of the server's kinds."""
+POLL_INTERVAL_S = 0.05
+RESTART_DELAY_S = 0.3
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+MAX_SHOWN_CHARACTERS = 300
 NO_DATABASE = "testhide: The database cannot be reached."
-"""Of what a process said last."""
-DISK_OF_AGENT = "48m"
-"""Of each agent's working folder, where it can be a disk of its own."""
-DISK_OF_DATABASE = "768m"
+"""End of the last line of a process that found no database when it started."""
+AGENT_DISK_SIZE = "48m"
+"""Size of each agent's working folder, if a disk can be mounted there."""
+DATABASE_DISK_SIZE = "768m"
 CUSTOM_CONF = "max_wal_size = 96MB\n"
-"""Of the database on a small disk."""
+"""PostgreSQL settings that suit the small disk."""
 DATABASE = "database"
-PIECE = 1 << 20
+WRITE_BYTES = 1 << 20
 
 
 @dataclass
 class Unit:
-    """One process that is kept running."""
+    """A process that is kept running."""
 
     name: str
-    begin: Callable[[], "subprocess.Popen[bytes]"]
+    start: Callable[[], "subprocess.Popen[bytes]"]
     log: Path
     process: "subprocess.Popen[bytes] | None" = None
-    due: float = 0.0
-    expected: bool = False
-    """Its end was asked for."""
-    held: bool = False
-    """Stays down until it is released."""
+    restart_at: float = 0.0
+    """Time by the monotonic clock."""
+    is_end_expected: bool = False
+    """Whether a fault or the suite ends it."""
+    is_held: bool = False
+    """Whether it stays down until it is released."""
 
     @property
     def pids(self) -> list[int]:
-        """An engine is all of its processes; what an agent leaves behind is its successor's matter."""
+        """Process ids: all of PostgreSQL; for an agent not its builds, which the next agent has to end."""
         if self.process is None:
             return []
-        return [self.process.pid, *(children(self.process.pid) if self.name == "postgres" else [])]
+        return [self.process.pid, *(list_children(self.process.pid) if self.name == "postgres" else [])]
 
     def signal(self, number: signal.Signals) -> None:
         for pid in self.pids:
-            send(pid, number)
+            send_signal(pid, number)
 
 
 @dataclass
 class Stack:
     folder: Path
     settings: Settings
-    """The database is asked directly, too."""
+    """Settings of the suite, with the database's direct address."""
     postgres: Postgres
-    ways: dict[str, Proxy] = field(default_factory=dict)
-    """`api`, `database of serve-0`, `redis of work-1`."""
+    proxies: dict[str, Proxy] = field(default_factory=dict)
+    """Proxies by name: `api`, `database of serve-0`, `redis of work-1`."""
     units: dict[str, Unit] = field(default_factory=dict)
-    unasked: list[str] = field(default_factory=list)
-    """Processes that ended by themselves: name, how, last words."""
+    unexpected_ends: list[str] = field(default_factory=list)
+    """Processes that ended without a reason: name, exit code, last line of the log."""
     disks: dict[str, Path] = field(default_factory=dict)
-    """Folders that are disks of their own: of agents by their names, and `database`."""
-    _full: set[Path] = field(default_factory=set)
+    """Folders with a disk mounted there, by the name of the agent, or `database`."""
+    _fillers: set[Path] = field(default_factory=set)
+    """Files that fill disks now."""
     _may_end: set[str] = field(default_factory=set)
-    """Engines that have, or had in this round, no room on their disk."""
-    _keeper: asyncio.Task[None] | None = None
+    """Engines whose disk was full in this round: they may end by themselves."""
+    _keeper_task: asyncio.Task[None] | None = None
 
-    def names(self, kind: str) -> list[str]:
+    def list_names(self, kind: str) -> list[str]:
         return [name for name in self.units if name.partition("-")[0] == kind]
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL, *, hold: bool = False) -> None:
         unit = self.units[name]
-        unit.held = hold
+        unit.is_held = hold
         if unit.process is not None and unit.process.poll() is None:
-            unit.expected = True
+            unit.is_end_expected = True
             unit.signal(number)
 
-    def end(self, name: str) -> None:
+    def terminate(self, name: str) -> None:
         self.kill(name, signal.SIGTERM)
 
     @staticmethod
     def pause(pids: Sequence[int]) -> None:
         for pid in pids:
-            send(pid, signal.SIGSTOP)
+            send_signal(pid, signal.SIGSTOP)
 
     @staticmethod
     def resume(pids: Sequence[int]) -> None:
         for pid in pids:
-            send(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
 
-    def release(self) -> None:
-        """What was to stay down starts again."""
+    def release_held(self) -> None:
+        """Lets processes that were held down start again."""
         for unit in self.units.values():
-            unit.held = False
+            unit.is_held = False
 
     def fill_disk(self, name: str) -> None:
         filler = self.disks[name] / "filler"
-        self._full.add(filler)
+        self._fillers.add(filler)
         if name == DATABASE:
             self._may_end |= set(ENGINES)
         with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-            while file.write(bytes(PIECE)) == PIECE:
+            while file.write(bytes(WRITE_BYTES)) == WRITE_BYTES:
                 continue
 
-    def use_up_log(self) -> None:
-        """Other work writes until PostgreSQL has no room for its log, which ends it."""
+    def fill_wal(self) -> None:
+        """Writes to PostgreSQL until it has no room for its write-ahead log and ends."""
         with (
             contextlib.suppress(psycopg.OperationalError),
             psycopg.connect(self.settings.database_url, autocommit=True, connect_timeout=2) as connection,
         ):
-            while self._full:
-                connection.execute("SELECT pg_logical_emit_message(false, 'filler', repeat('x', %s))", (PIECE,))
+            while self._fillers:
+                connection.execute("SELECT pg_logical_emit_message(false, 'filler', repeat('x', %s))", (WRITE_BYTES,))
 
     def empty_disks(self) -> None:
-        for filler in self._full:
+        for filler in self._fillers:
             filler.unlink(missing_ok=True)
-        self._full.clear()
+        self._fillers.clear()
 
-    async def all_run(self) -> None:
-        deadline = time.monotonic() + START_S
-        while down := [unit for unit in self.units.values() if not self._runs(unit)]:
-            said = self.unasked, {unit.name: last_words(unit.log) for unit in down}
-            assert time.monotonic() < deadline, f"not everything starts again: {said}"
-            await asyncio.sleep(LOOK_S)
+    async def wait_until_running(self) -> None:
+        """Waits until every process runs and PostgreSQL accepts connections. Raises AssertionError after a minute."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while down := [unit for unit in self.units.values() if not self._is_running(unit)]:
+            details = self.unexpected_ends, {unit.name: read_last_line(unit.log) for unit in down}
+            assert time.monotonic() < deadline, f"processes do not start again: {details}"
+            await asyncio.sleep(POLL_INTERVAL_S)
         self._may_end.clear()
 
-    async def lead_way(self, name: str, ends: Sequence[End], rng: random.Random) -> int:
-        """The port at which it begins."""
-        proxy = self.ways[name] = Proxy(ends, rng)
+    async def add_proxy(self, name: str, addresses: Sequence[Address], rng: random.Random) -> int:
+        """Starts a proxy and returns its port."""
+        proxy = self.proxies[name] = Proxy(addresses, rng)
         await proxy.start()
         return proxy.port
 
     @property
     def url(self) -> str:
-        """Where clients find the API."""
+        """Address of the API for clients: that of its proxy."""
         return self.settings.base_url
 
-    def begin(self, name: str, argv: Sequence[str], **env: str) -> None:
+    def add_process(self, name: str, argv: Sequence[str], **env: str) -> None:
+        """Adds a process, which the keeper starts."""
         log = self.folder / "logs" / f"{name}.log"
 
-        def begin() -> "subprocess.Popen[bytes]":
+        def start() -> "subprocess.Popen[bytes]":
             with log.open("ab") as output:
                 return subprocess.Popen(
                     argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=output, stderr=output
                 )
 
-        self.units[name] = Unit(name, begin, log)
+        self.units[name] = Unit(name, start, log)
 
-    def begin_agent(self, name: str, token: str) -> None:
-        place = self.folder / "agents" / name
-        place.mkdir(parents=True)
-        if mounted(place, f"size={DISK_OF_AGENT},mode=711"):
-            self.disks[name] = place
+    def add_agent(self, name: str, token: str) -> None:
+        workdir = self.folder / "agents" / name
+        workdir.mkdir(parents=True)
+        if mount_disk(workdir, f"size={AGENT_DISK_SIZE},mode=711"):
+            self.disks[name] = workdir
         token_file = self.folder / f"{name}.token"
         token_file.write_text(token)
         token_file.chmod(0o600)
         program = [sys.executable, "-I", str(self.folder / "agent.pyz"), "--server", self.url, "--trust-builds"]
-        self.begin(name, [*program, "--token-file", str(token_file), "--workdir", str(place)])
+        self.add_process(name, [*program, "--token-file", str(token_file), "--workdir", str(workdir)])
 
-    def keep(self) -> None:
-        self._keeper = asyncio.create_task(self._keep())
+    def start_keeper(self) -> None:
+        self._keeper_task = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> None:
-        """Agents first, engines last."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        waves = [self.names("agent"), [name for kind in SERVERS for name in self.names(kind)], ENGINES]
+        """Stops the agents first and the engines last, then the proxies, and unmounts the disks."""
+        if self._keeper_task is not None:
+            self._keeper_task.cancel()
+            await asyncio.gather(self._keeper_task, return_exceptions=True)
+        waves = [self.list_names("agent"), [name for kind in SERVERS for name in self.list_names(kind)], ENGINES]
         for wave in waves:
             running = [self.units[name] for name in wave if name in self.units]
             for unit in running:
                 unit.signal(signal.SIGCONT)
                 if unit.process is not None:
-                    send(unit.process.pid, signal.SIGINT if unit.name == "postgres" else signal.SIGTERM)
+                    send_signal(unit.process.pid, signal.SIGINT if unit.name == "postgres" else signal.SIGTERM)
             for unit in running:
-                await asyncio.to_thread(_end, unit)
-        for proxy in self.ways.values():
+                await asyncio.to_thread(_wait_for_end, unit)
+        for proxy in self.proxies.values():
             await proxy.close()
         for disk in self.disks.values():
             subprocess.run(["umount", "-l", str(disk)], check=False)
 
-    def builds_at_work(self) -> list[str]:
-        """Processes that builds have started and that are still there."""
+    def list_build_processes(self) -> list[str]:
+        """Returns id and command line of the running processes that builds have started."""
         mark = b"TESTHIDE_WORKSPACE=" + os.fsencode(self.folder)
-        return [f"{pid}: {words[:SHOWN]}" for pid, words, environ in processes() if mark in environ]
+        return [
+            f"{pid}: {command[:MAX_SHOWN_CHARACTERS]}"
+            for pid, command, environ in iterate_processes()
+            if mark in environ
+        ]
 
-    async def _keep(self) -> None:
-        """For ever."""
+    async def _keep_running(self) -> None:
+        """Starts ended processes again until cancelled."""
         while True:
             for unit in list(self.units.values()):
-                await self._look_after(unit)
-            await asyncio.sleep(LOOK_S)
+                await self._restart_if_ended(unit)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _look_after(self, unit: Unit) -> None:
+    async def _restart_if_ended(self, unit: Unit) -> None:
         if unit.process is not None and (code := unit.process.poll()) is not None:
-            words = last_words(unit.log)
-            # Who finds no database when it starts says so and leaves the rest to its keeper.
-            if not unit.expected and unit.name not in self._may_end and not words.endswith(NO_DATABASE):
-                self.unasked.append(f"{unit.name} ended with {code}: {words}")
-            unit.process, unit.expected, unit.due = None, False, time.monotonic() + AGAIN_S
-        if unit.process is None and not unit.held and time.monotonic() >= unit.due:
+            line = read_last_line(unit.log)
+            # A process that finds no database at its start ends and has to be started again.
+            if not unit.is_end_expected and unit.name not in self._may_end and not line.endswith(NO_DATABASE):
+                self.unexpected_ends.append(f"{unit.name} ended with {code}: {line}")
+            unit.process, unit.is_end_expected = None, False
+            unit.restart_at = time.monotonic() + RESTART_DELAY_S
+        if unit.process is None and not unit.is_held and time.monotonic() >= unit.restart_at:
             try:
-                unit.process = await asyncio.to_thread(unit.begin)
+                unit.process = await asyncio.to_thread(unit.start)
             except (OSError, Fault) as error:
                 if unit.name not in self._may_end:
-                    self.unasked.append(f"{unit.name} cannot be started: {error}")
-                unit.due = time.monotonic() + AGAIN_S
+                    self.unexpected_ends.append(f"{unit.name} cannot be started: {error}")
+                unit.restart_at = time.monotonic() + RESTART_DELAY_S
 
-    def _runs(self, unit: Unit) -> bool:
+    def _is_running(self, unit: Unit) -> bool:
         if unit.process is None or unit.process.poll() is not None:
             return False
         return unit.name != "postgres" or self.postgres.ready(unit.process.pid)
 
 
-def children(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
 
 
-def send(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
-def processes() -> Iterator[tuple[int, str, bytes]]:
-    """Id, command line and environment of what may be looked at."""
+def iterate_processes() -> Iterator[tuple[int, str, bytes]]:
+    """Yields id, command line and environment of the processes that this user may inspect."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                yield int(entry), words, Path(f"/proc/{entry}/environ").read_bytes()
+                command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                yield int(entry), command, Path(f"/proc/{entry}/environ").read_bytes()
 
 
-def last_words(log: Path) -> str:
+def read_last_line(log: Path) -> str:
     try:
         lines = log.read_text(errors="replace").strip().splitlines()
     except OSError:
         return ""
-    return lines[-1][-SHOWN:] if lines else ""
+    return lines[-1][-MAX_SHOWN_CHARACTERS:] if lines else ""
 
 
-def mounted(place: Path, options: str) -> bool:
-    """Whether the folder is a disk of its own now: only root may have that, and not everywhere."""
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+def mount_disk(folder: Path, options: str) -> bool:
+    """Mounts a disk at the folder. Returns whether that worked: only root may do it, and not on every machine."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
 @contextlib.asynccontextmanager
 async def running_stack(rng: random.Random) -> AsyncIterator[Stack]:
-    """Engines and server processes. No agents yet."""
+    """Starts engines and server processes, without agents. Stops and deletes everything at the end."""
     folder = Path(tempfile.mkdtemp(prefix="testhide-faults-"))
-    folder.chmod(0o711)  # the engines' account has to get through
+    folder.chmod(0o711)  # as root the engines run under another account, which must enter the folder
     data = folder / "data"
-    disks = _disk_of_database(data / "engines")
+    disks = _mount_database_disk(data / "engines")
     try:
         with open_folder(data) as opened:
             postgres, valkey = Postgres(opened), Valkey(opened)
@@ -299,30 +309,30 @@ async def running_stack(rng: random.Random) -> AsyncIterator[Stack]:
             )
             stack = Stack(folder, settings, postgres, disks=disks)
             try:
-                await _begin(stack, postgres, valkey, rng)
+                await _start_all(stack, postgres, valkey, rng)
                 yield stack
             finally:
                 await stack.stop()
     finally:
         record = read_record(data)
-        for place in {folder, *([Path(record.home), Path(record.sockets)] if record else [])}:
-            shutil.rmtree(place, ignore_errors=True)
+        for leftover in {folder, *([Path(record.home), Path(record.sockets)] if record else [])}:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _disk_of_database(home: Path) -> dict[str, Path]:
-    """Where that is possible."""
+def _mount_database_disk(home: Path) -> dict[str, Path]:
+    """Mounts a small disk for the database. Returns no disk if that is not possible."""
     account = engine_account(home)
     home.mkdir(parents=True)
-    size = f"size={DISK_OF_DATABASE},mode=700"
-    if account is not None and mounted(home, f"{size},uid={account.uid},gid={account.gid}"):
+    size = f"size={DATABASE_DISK_SIZE},mode=700"
+    if account is not None and mount_disk(home, f"{size},uid={account.uid},gid={account.gid}"):
         return {DATABASE: home}
     home.rmdir()
     return {}
 
 
-async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey, rng: random.Random) -> None:
-    ports = [free_port() for _ in range(OF_EACH)]
-    url = f"http://127.0.0.1:{await stack.lead_way('api', ports, rng)}"
+async def _start_all(stack: Stack, postgres: Postgres, valkey: Valkey, rng: random.Random) -> None:
+    ports = [free_port() for _ in range(INSTANCES)]
+    url = f"http://127.0.0.1:{await stack.add_proxy('api', ports, rng)}"
     stack.settings = msgspec.structs.replace(stack.settings, base_url=url)
     save_settings(stack.settings, stack.folder / "settings.json")
     (stack.folder / "logs").mkdir()
@@ -330,40 +340,40 @@ async def _begin(stack: Stack, postgres: Postgres, valkey: Valkey, rng: random.R
         program = engine.program()
         log = stack.folder / "logs" / f"{engine.name}.log"
 
-        def begin(program: Program = program, log: Path = log) -> "subprocess.Popen[bytes]":
+        def start(program: Program = program, log: Path = log) -> "subprocess.Popen[bytes]":
             program.prepare()
             with log.open("ab") as output:
                 return program.start(stdout=output, stderr=output)
 
-        stack.units[engine.name] = Unit(engine.name, begin, log)
+        stack.units[engine.name] = Unit(engine.name, start, log)
     (postgres.cluster / "custom.conf").write_text(CUSTOM_CONF)
-    stack.keep()
-    await stack.all_run()
+    stack.start_keeper()
+    await stack.wait_until_running()
     await asyncio.to_thread(migrate, stack.settings)
     await create_first_admin(stack.settings)
     (stack.folder / "agent.pyz").write_bytes(build_zipapp())
     for kind in SERVERS:
-        for number in range(OF_EACH):
+        for number in range(INSTANCES):
             name = f"{kind}-{number}"
-            to_database = await stack.lead_way(f"database of {name}", [postgres.socket], rng)
-            to_redis = await stack.lead_way(f"redis of {name}", [valkey.socket], rng)
-            own = msgspec.structs.replace(
+            to_database = await stack.add_proxy(f"database of {name}", [postgres.socket], rng)
+            to_redis = await stack.add_proxy(f"redis of {name}", [valkey.socket], rng)
+            settings = msgspec.structs.replace(
                 stack.settings,
                 port=ports[number],
                 database_url=make_conninfo(postgres.url, host="127.0.0.1", port=to_database),
                 redis_url=f"redis://:{valkey.folder.record.valkey_password}@127.0.0.1:{to_redis}/0",
             )
             file = stack.folder / f"settings-{name}.json"
-            save_settings(own, file)
-            stack.begin(name, [sys.executable, "-P", "-m", "testhide", kind], TESTHIDE_SETTINGS=str(file))
-    await stack.all_run()
+            save_settings(settings, file)
+            stack.add_process(name, [sys.executable, "-P", "-m", "testhide", kind], TESTHIDE_SETTINGS=str(file))
+    await stack.wait_until_running()
 
 
-def _end(unit: Unit) -> None:
+def _wait_for_end(unit: Unit) -> None:
     if unit.process is None:
         return
     try:
-        unit.process.wait(STOP_S)
+        unit.process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         unit.signal(signal.SIGKILL)
         unit.process.wait()

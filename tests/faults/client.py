@@ -1,4 +1,4 @@
-"""Who asks the API, and repeats what was not answered."""
+"""Client of the API that repeats calls without an answer."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ import aiohttp
 
 from tests.support.server import ADMIN
 
-ANSWER_S = 40.0
-PAUSE_S = 0.2
-CARRIED_OUT = re.compile(r"still being answered|was carried out")
+ANSWER_TIMEOUT_S = 40.0
+RETRY_DELAY_S = 0.2
+CARRIED_OUT_MESSAGES = re.compile(r"still being answered|was carried out")
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Answer:
     body: Any
     position: int | None
     carried_out: bool
-    """Whether it certainly was: also where only that is known."""
+    """Whether the server certainly executed the request. A 409 about a repeated key may say only this."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class File:
         return form
 
 
-class Caller:
-    """The administrator, who repeats what was not answered, each POST under one key."""
+class RetryingClient:
+    """Calls the API as administrator, repeats calls without an answer. All tries of a POST have one idempotency key."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self._http = http
         self.url = url
         self._headers: dict[str, str] = {}
         self.acknowledged: list[tuple[int, str]] = []
-        """Positions that answers told, and of what."""
+        """Position in the log that an answer named, with method and path of the request."""
 
     async def sign_in(self) -> None:
         body = {"username": ADMIN[0], "password": ADMIN[1]}
@@ -55,44 +55,44 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {answer.body['token']}"}
 
     async def call(
-        self, method: str, path: str, body: object = None, within_s: float = ANSWER_S, file: File | None = None
+        self, method: str, path: str, body: object = None, within_s: float = ANSWER_TIMEOUT_S, file: File | None = None
     ) -> Answer:
-        """Tries until there is an answer that is none of trouble. Raises TimeoutError.
+        """Repeats the call until the answer is neither 5xx nor 429, and returns it. Raises TimeoutError.
 
-        A file is an artifact, which needs no key to be kept once.
+        An upload of `file` has no idempotency key: an artifact that is uploaded again is stored once.
         """
         is_keyed = method == "POST" and file is None
         headers = self._headers | ({"Idempotency-Key": uuid.uuid4().hex} if is_keyed else {})
         async with asyncio.timeout(within_s):
             while True:
                 try:
-                    answer = await self._once(method, path, headers, body, file)
+                    answer = await self._try(method, path, headers, body, file)
                 except (aiohttp.ClientError, OSError, TimeoutError):
-                    await asyncio.sleep(PAUSE_S)
+                    await asyncio.sleep(RETRY_DELAY_S)
                     continue
                 if answer.status < 500 and answer.status != 429:
                     if answer.position is not None and answer.status < 300:
                         self.acknowledged.append((answer.position, f"{method} {path}"))
                     return answer
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(RETRY_DELAY_S)
 
-    async def content(self, path: str) -> bytes:
+    async def download(self, path: str) -> bytes:
         async with self._http.get(self.url + path, headers=self._headers) as answer:
             answer.raise_for_status()
             return await answer.read()
 
     def stream(self, path: str, last_event_id: str | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         headers = self._headers | ({} if last_event_id is None else {"Last-Event-ID": last_event_id})
-        # Longer than the comments that keep a stream alive are apart.
+        # Keep-alive comments come more often than every 40 s.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=40)
         return self._http.get(self.url + path, headers=headers, timeout=timeout)
 
-    async def _once(self, method: str, path: str, headers: dict[str, str], body: object, file: File | None) -> Answer:
+    async def _try(self, method: str, path: str, headers: dict[str, str], body: object, file: File | None) -> Answer:
         content: dict[str, Any] = {"json": body} if file is None else {"data": file.form()}
         timeout = aiohttp.ClientTimeout(total=10)
         async with self._http.request(method, self.url + path, headers=headers, timeout=timeout, **content) as answer:
             text = await answer.text()
-            found = json.loads(text) if text else None
+            body_read = json.loads(text) if text else None
             position = answer.headers.get("Testhide-Position")
-            done = answer.status < 300 or (answer.status == 409 and bool(CARRIED_OUT.search(text)))
-            return Answer(answer.status, found, None if position is None else int(position), done)
+            done = answer.status < 300 or (answer.status == 409 and bool(CARRIED_OUT_MESSAGES.search(text)))
+            return Answer(answer.status, body_read, None if position is None else int(position), done)
