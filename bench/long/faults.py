@@ -264,8 +264,8 @@ class RunRecord:
 
     def add(self, stack: Stack, step: str, broken: list[str], faults: Sequence[Fault] = ()) -> None:
         """Prints the outcome of a step. If a rule was broken, notes it and copies the logs."""
-        drawn = ", ".join(map(str, faults))
-        print(f"{step}: {drawn}{'' if broken else ': all rules hold'}", file=sys.stderr, flush=True)
+        parts = [step, ", ".join(map(str, faults)), "" if broken else "all rules hold"]
+        print(": ".join(filter(None, parts)), file=sys.stderr, flush=True)
         if broken:
             print("\n".join(f"    BROKEN {rule}" for rule in broken), file=sys.stderr, flush=True)
             self.broken.append({"at": step, "faults": list(map(str, faults)), "broken": broken})

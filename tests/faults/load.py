@@ -33,7 +33,7 @@ sys.exit(plan["exit_code"])
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build does, and how it ends if no fault prevents it."""
+    """Steps of a build, and its outcome if no fault prevents it."""
 
     token: str
     lines: int

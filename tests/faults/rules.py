@@ -32,7 +32,7 @@ class BuildEnd:
 
 @dataclass
 class LogState:
-    """What the checks read from the log in all rounds so far."""
+    """State that the checks keep across rounds: all that they read from the log."""
 
     project: int
     position: int = 0
