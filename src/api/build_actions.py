@@ -15,8 +15,7 @@ from commands.reruns import RestartBuild
 from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from domain.builds import BUILD
 from projections import builds
-from projections.builds import BuildRow
-from projections.builds_views import CommentView
+from projections.builds import BuildRow, CommentView
 from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
 
 

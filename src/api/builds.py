@@ -23,7 +23,7 @@ from domain.builds import BUILD, Verdict, status_of
 from domain.core.errors import NotFound
 from projections import builds
 from projections.builds import BuildFilters, BuildRow
-from projections.builds_views import BuildDetail, BuildItem, CommentView, detail, item_fields
+from projections.builds_views import BuildDetail, BuildItem, detail, item
 from projections.time_travel.historical_reads import BUILD_HISTORY
 from store.tables.waiting_reasons import fetch_waiting_reason
 
@@ -133,7 +133,7 @@ class BuildController(Controller):
         headers = next_page(request, Paged(page, limit, before or 0), [row.id for row in found], key="before")
         if total.is_lower_bound:
             headers["Testhide-Total"] = "lower-bound"
-        return Response(BuildPage(total.builds, [BuildItem(**item_fields(row)) for row in found]), headers=headers)
+        return Response(BuildPage(total.builds, [item(row) for row in found]), headers=headers)
 
     @get("/{build_id:int}", **as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
@@ -141,8 +141,7 @@ class BuildController(Controller):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
-        views = [CommentView(item.id, item.build_id, item.text, item.author, item.created_at) for item in comments]
-        return detail(row, waiting_for, views)
+        return detail(row, waiting_for, comments)
 
     @post("/{build_id:int}/stop", status_code=200)
     async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:

@@ -7,25 +7,24 @@ from typing import Any, NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.builds import (
-    BuildAssigned,
-    BuildCommented,
-    BuildDeleted,
-    BuildEvent,
-    BuildFinished,
-    BuildMovedToTop,
-    BuildPinned,
-    BuildQueued,
-    BuildRequeued,
-    BuildStarted,
-    BuildUnpinned,
-    ReportRecorded,
-)
+from domain import builds
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
 from projections.auth import email_column
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
+from projections.engine.model import (
+    Change,
+    Delete,
+    DeleteWhere,
+    Int,
+    Key,
+    Projection,
+    Row,
+    Rows,
+    SmallInt,
+    Table,
+    copy_fields,
+)
+from projections.engine.queries import fetch_all, fetch_column, fetch_value, find_row
 from projections.projects import ProjectRow
 
 VERSION = 1
@@ -93,63 +92,49 @@ class CommentRow(Row, frozen=True):
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     event = recorded.event
-    if isinstance(event, BuildEvent) and not isinstance(event, BuildQueued | BuildCommented | BuildDeleted):
+    if isinstance(event, builds.BuildEvent) and not isinstance(
+        event, builds.BuildQueued | builds.BuildCommented | builds.BuildDeleted
+    ):
         yield BuildRow, (event.build_id,)
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
-        case BuildQueued():
-            yield _queued(event)
+        case builds.BuildQueued():
+            yield copy_fields(
+                BuildRow,
+                event,
+                id=event.build_id,
+                status="queued",
+                created_at=event.at,
+                created_by=event.actor,
+                selected_tests=None if event.test_ids is None else len(event.test_ids),
+                configuration=msgspec.structs.asdict(event.configuration)
+                | {"secrets": sorted(event.configuration.secrets)},
+            )
         case JobDeleted():
             yield DeleteWhere(BuildRow, "job_id", event.job_id)
             yield DeleteWhere(CommentRow, "job_id", event.job_id)
-        case BuildCommented():
+        case builds.BuildCommented():
             yield CommentRow(event.comment_id, event.build_id, event.job_id, event.text, event.author, event.at)
-        case BuildDeleted():
+        case builds.BuildDeleted():
             yield Delete(BuildRow, event.build_id)
             yield DeleteWhere(CommentRow, "build_id", event.build_id)
-        case BuildEvent():
+        case builds.BuildEvent():
             build = rows.get(BuildRow, event.build_id)
             if build is not None:  # None once its job is deleted
                 yield msgspec.structs.replace(build, **_changes(recorded, event, build))
 
 
-def _queued(event: BuildQueued) -> BuildRow:
-    configuration = event.configuration
-    return BuildRow(
-        id=event.build_id,
-        job_id=event.job_id,
-        project_id=event.project_id,
-        status="queued",
-        branch=event.branch,
-        priority=event.priority,
-        external=event.external,
-        node_pool_id=event.node_pool_id,
-        created_at=event.at,
-        created_by=event.actor,
-        commit_sha=event.commit_sha,
-        restarted_from=event.restarted_from,
-        selected_tests=None if event.test_ids is None else len(event.test_ids),
-        configuration={
-            "command": configuration.command,
-            "setup": configuration.setup,
-            "env": configuration.env,
-            "artifacts": configuration.artifacts,
-            "secrets": sorted(configuration.secrets),
-        },
-    )
-
-
-def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str, Any]:
+def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> dict[str, Any]:
     match event:
-        case BuildAssigned():
+        case builds.BuildAssigned():
             return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
-        case BuildRequeued():
+        case builds.BuildRequeued():
             lost = {"status": "queued", "node_id": None, "assigned_at": None, "started_at": None}
             return lost | dict.fromkeys(COUNTS, 0) | {"reason": event.reason}
-        case BuildStarted():
+        case builds.BuildStarted():
             return {
                 "status": "running",
                 "reason": None,
@@ -158,9 +143,9 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
                 "started_at": event.at,
                 "commit_sha": event.commit_sha or build.commit_sha,
             }
-        case ReportRecorded():
+        case builds.ReportRecorded():
             return {name: getattr(build, name) + getattr(event, name) for name in COUNTS}
-        case BuildFinished():
+        case builds.BuildFinished():
             return {
                 "status": event.status,
                 "reason": event.reason,
@@ -169,15 +154,15 @@ def _changes(recorded: Recorded, event: BuildEvent, build: BuildRow) -> dict[str
                 "log_lines": event.log_lines,
                 "finished_at": event.at,
             }
-        case BuildMovedToTop():
+        case builds.BuildMovedToTop():
             return {"moved_to_top": recorded.position}
-        case BuildPinned() | BuildUnpinned():
-            return {"pinned": isinstance(event, BuildPinned)}
+        case builds.BuildPinned() | builds.BuildUnpinned():
+            return {"pinned": isinstance(event, builds.BuildPinned)}
         case _:
             return {}
 
 
-PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, handles=(BuildEvent, JobDeleted))
+PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, handles=(builds.BuildEvent, JobDeleted))
 
 
 class BuildFilters(msgspec.Struct, frozen=True):
@@ -207,7 +192,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
 
 
 async def find(connection: AsyncConnection, build_id: int) -> BuildRow | None:
-    return await fetch_one(connection, BuildRow, f"SELECT * FROM {BuildRow.table} WHERE id = %(id)s", {"id": build_id})
+    return await find_row(connection, BuildRow, build_id)
 
 
 async def fetch_page(connection: AsyncConnection, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
@@ -258,19 +243,18 @@ async def find_queue_position(connection: AsyncConnection, build_id: int) -> int
     return int(await fetch_value(connection, query, {"id": build_id}) or 0)
 
 
-class Comment(msgspec.Struct, frozen=True):
+class CommentView(msgspec.Struct):
     id: int
     build_id: int
     text: str
     author: str
-    """The author's email address."""
     created_at: datetime
 
 
-async def fetch_comments(connection: AsyncConnection, build_id: int) -> list[Comment]:
+async def fetch_comments(connection: AsyncConnection, build_id: int) -> list[CommentView]:
     return await fetch_all(
         connection,
-        Comment,
+        CommentView,
         f"SELECT id, build_id, text, {email_column('c.author')}, created_at"
         f" FROM {CommentRow.table} c WHERE build_id = %(id)s ORDER BY id",
         {"id": build_id},

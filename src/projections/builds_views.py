@@ -1,12 +1,12 @@
 """The representation of builds in API answers, webhooks and Teams cards."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from projections.builds import BuildRow
+from projections.builds import BuildRow, CommentView
+from projections.engine.model import copy_fields
 
 
 class BuildItem(msgspec.Struct):
@@ -24,14 +24,6 @@ class BuildItem(msgspec.Struct):
     duration_s: int
     total_tests: int
     failed_tests: int
-
-
-class CommentView(msgspec.Struct):
-    id: int
-    build_id: int
-    text: str
-    author: str
-    created_at: datetime
 
 
 class BuildDetail(BuildItem):
@@ -57,46 +49,27 @@ class BuildDetail(BuildItem):
     configuration: dict[str, Any]
 
 
-def item_fields(row: BuildRow) -> Mapping[str, Any]:
-    begun = row.started_at
-    ended = row.finished_at
+def item(row: BuildRow) -> BuildItem:
+    return copy_fields(BuildItem, row, **_calculated(row))
+
+
+def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) -> BuildDetail:
+    return copy_fields(
+        BuildDetail,
+        row,
+        **_calculated(row),
+        triggered_by=row.created_by,
+        keep_forever=row.pinned,
+        waiting_for=waiting_for,
+        comments=comments,
+    )
+
+
+def _calculated(row: BuildRow) -> dict[str, int]:
+    """Returns the fields of `BuildItem` that are not columns of the row."""
+    begun, ended = row.started_at, row.finished_at
     return {
-        "id": row.id,
-        "job_id": row.job_id,
-        "project_id": row.project_id,
-        "status": row.status,
-        "reason": row.reason,
-        "branch": row.branch,
-        "commit_sha": row.commit_sha,
-        "priority": row.priority,
-        "created_at": row.created_at,
-        "started_at": begun,
-        "finished_at": ended,
         "duration_s": round((ended - begun).total_seconds()) if begun and ended else 0,
         "total_tests": row.passed + row.failed + row.skipped,
         "failed_tests": row.failed,
     }
-
-
-def detail(row: BuildRow, waiting_for: str | None, comments: list[CommentView]) -> BuildDetail:
-    return BuildDetail(
-        **item_fields(row),
-        passed=row.passed,
-        failed=row.failed,
-        skipped=row.skipped,
-        known_issues=row.known_issues,
-        quarantined=row.quarantined,
-        node_id=row.node_id,
-        attempt=row.attempt,
-        detail=row.detail,
-        exit_code=row.exit_code,
-        log_lines=row.log_lines,
-        external=row.external,
-        triggered_by=row.created_by,
-        restarted_from=row.restarted_from,
-        selected_tests=row.selected_tests,
-        keep_forever=row.pinned,
-        waiting_for=waiting_for,
-        comments=comments,
-        configuration=row.configuration,
-    )

@@ -6,18 +6,8 @@ from datetime import datetime
 import msgspec
 from psycopg import AsyncConnection
 
+from domain import known_issues
 from domain.core.events import Recorded
-from domain.known_issues import (
-    KnownIssueCreated,
-    KnownIssueDeleted,
-    KnownIssueEvent,
-    KnownIssueSearched,
-    KnownIssueTaught,
-    KnownIssueUpdated,
-    MatchRule,
-    changes,
-    edition_after,
-)
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, find_row
@@ -60,22 +50,24 @@ class TaughtRow(Row, frozen=True):
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
-        case KnownIssueCreated():
+        case known_issues.KnownIssueCreated():
             yield copy_fields(KnownIssueRow, event, id=event.known_issue_id, created_at=event.at, updated_at=event.at)
-        case KnownIssueUpdated():
+        case known_issues.KnownIssueUpdated():
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
-                edition = edition_after(issue.edition, event)
-                yield msgspec.structs.replace(issue, **changes(event), updated_at=event.at, edition=edition)
-        case KnownIssueSearched(down_to=0):
+                edition = known_issues.edition_after(issue.edition, event)
+                yield msgspec.structs.replace(
+                    issue, **known_issues.changes(event), updated_at=event.at, edition=edition
+                )
+        case known_issues.KnownIssueSearched(down_to=0):
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
                 yield msgspec.structs.replace(issue, searched=event.edition)
-        case KnownIssueTaught():
+        case known_issues.KnownIssueTaught():
             for kind, value in (("fail_id", event.fail_id), ("signature", event.signature)):
                 if value:
                     yield TaughtRow(event.known_issue_id, event.project_id, kind, value)
-        case KnownIssueDeleted():
+        case known_issues.KnownIssueDeleted():
             yield Delete(KnownIssueRow, event.known_issue_id)
             yield DeleteWhere(TaughtRow, "known_issue_id", event.known_issue_id)
         case ProjectDeleted():
@@ -87,9 +79,9 @@ PROJECTION = Projection(
     "known_issues",
     VERSION,
     (KnownIssueRow, TaughtRow),
-    row_of(KnownIssueRow, "known_issue_id", KnownIssueUpdated, KnownIssueSearched),
+    row_of(KnownIssueRow, "known_issue_id", known_issues.KnownIssueUpdated, known_issues.KnownIssueSearched),
     apply,
-    handles=(KnownIssueEvent, ProjectDeleted),
+    handles=(known_issues.KnownIssueEvent, ProjectDeleted),
 )
 
 
@@ -109,11 +101,11 @@ async def fetch_page(
     )
 
 
-async def fetch_match_rules(connection: AsyncConnection, project_id: int) -> list[MatchRule]:
+async def fetch_match_rules(connection: AsyncConnection, project_id: int) -> list[known_issues.MatchRule]:
     """The match rules of all known issues of a project, taught ones included."""
     return await fetch_all(
         connection,
-        MatchRule,
+        known_issues.MatchRule,
         f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
         f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {TaughtRow.table} l"
         f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",

@@ -7,19 +7,9 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
+from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
 from domain.core.events import Recorded
-from domain.nodes import (
-    NodeConnected,
-    NodeDeleted,
-    NodeEvent,
-    NodeQuarantined,
-    NodeRegistered,
-    NodeReleased,
-    NodeUpdated,
-    NodeWentOffline,
-    changes,
-)
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, copy_fields
 from projections.engine.queries import fetch_all, fetch_one, find_row
 
@@ -56,8 +46,10 @@ class NodeRow(Row, frozen=True):
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
-        case NodeConnected() | NodeWentOffline() | NodeUpdated() | NodeQuarantined() | NodeReleased():
-            yield NodeRow, (recorded.event.node_id,)
+        case nodes.NodeRegistered() | nodes.NodeDeleted():
+            return
+        case nodes.NodeEvent() as event:
+            yield NodeRow, (event.node_id,)
         case BuildAssigned() | BuildRequeued():
             yield NodeRow, (recorded.event.node_id,)
         case BuildFinished(node_id=int(node_id)):
@@ -67,11 +59,11 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
-        case NodeRegistered():
+        case nodes.NodeRegistered():
             yield copy_fields(NodeRow, event, id=event.node_id, name=event.title, created_at=event.at)
-        case NodeDeleted():
+        case nodes.NodeDeleted():
             yield Delete(NodeRow, event.node_id)
-        case NodeEvent():
+        case nodes.NodeEvent():
             node = rows.get(NodeRow, event.node_id)
             if node is not None and (columns := _node_changes(event, node)):
                 node = msgspec.structs.replace(node, **columns)
@@ -88,19 +80,19 @@ def _status(node: NodeRow) -> str:
     return "offline" if node.session is None else "online"
 
 
-def _node_changes(event: NodeEvent, node: NodeRow) -> dict[str, Any]:
+def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
     match event:
-        case NodeConnected():
+        case nodes.NodeConnected():
             described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
             return {field: getattr(event, field) for field in described} | {"connected_at": event.at}
-        case NodeWentOffline():
+        case nodes.NodeWentOffline():
             # A session that was already replaced by another one may end late.
             return {"session": None} if event.session == node.session else {}
-        case NodeUpdated():
-            given = changes(event)
+        case nodes.NodeUpdated():
+            given = nodes.changes(event)
             return {"name" if field == "title" else field: given[field] for field in given if field != "claim"}
-        case NodeQuarantined() | NodeReleased():
-            return {"quarantined": isinstance(event, NodeQuarantined)}
+        case nodes.NodeQuarantined() | nodes.NodeReleased():
+            return {"quarantined": isinstance(event, nodes.NodeQuarantined)}
         case _:
             return {}
 
@@ -118,7 +110,7 @@ def _build_counts(event: BuildAssigned | BuildRequeued | BuildFinished, node: No
 
 
 PROJECTION = Projection(
-    "nodes", VERSION, (NodeRow,), keys, apply, handles=(BuildAssigned, BuildFinished, BuildRequeued, NodeEvent)
+    "nodes", VERSION, (NodeRow,), keys, apply, handles=(BuildAssigned, BuildFinished, BuildRequeued, nodes.NodeEvent)
 )
 
 

@@ -11,23 +11,15 @@ from typing import Literal
 import msgspec
 from psycopg import AsyncConnection
 
+from domain import quarantine
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
-from domain.quarantine import (
-    HEALTHY_AFTER,
-    QuarantineBecameHealthy,
-    QuarantinedTestsRan,
-    QuarantineEvent,
-    QuarantineExpired,
-    QuarantineLifted,
-    TestsQuarantined,
-)
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table, copy_fields
 from projections.engine.queries import fetch_all, fetch_column, find_row
 
 VERSION = 1
 _EXPIRY_UNRECORDED = "expired_at IS NULL"
-_RECOVERY_UNRECORDED = f"healthy_at IS NULL AND jsonb_array_length(passed_in) >= {HEALTHY_AFTER}"
+_RECOVERY_UNRECORDED = f"healthy_at IS NULL AND jsonb_array_length(passed_in) >= {quarantine.HEALTHY_AFTER}"
 
 
 class QuarantineRow(Row, frozen=True):
@@ -54,21 +46,21 @@ class QuarantineRow(Row, frozen=True):
     failures: Int = 0
     """Builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """The last builds, at most HEALTHY_AFTER, in which the test passed since its last failure."""
+    """The last builds, at most quarantine.HEALTHY_AFTER, in which the test passed since its last failure."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
-        case QuarantineExpired(ids=ids) | QuarantineBecameHealthy(ids=ids):
+        case quarantine.QuarantineExpired(ids=ids) | quarantine.QuarantineBecameHealthy(ids=ids):
             yield from ((QuarantineRow, (quarantine_id,)) for quarantine_id in ids)
-        case QuarantinedTestsRan(passed=passed, failed=failed):
+        case quarantine.QuarantinedTestsRan(passed=passed, failed=failed):
             yield from ((QuarantineRow, (quarantine_id,)) for quarantine_id in (*passed, *failed))
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
     event = recorded.event
     match event:
-        case TestsQuarantined():
+        case quarantine.TestsQuarantined():
             for number, node_id in enumerate(event.node_ids):
                 yield copy_fields(
                     QuarantineRow,
@@ -78,21 +70,21 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                     quarantined_at=event.at,
                     quarantined_by=event.actor,
                 )
-        case QuarantineLifted():
+        case quarantine.QuarantineLifted():
             for quarantine_id in event.ids:
                 yield Delete(QuarantineRow, quarantine_id)
-        case QuarantineExpired():
+        case quarantine.QuarantineExpired():
             for row in _existing(rows, event.ids):
                 yield msgspec.structs.replace(row, expired_at=event.at)
-        case QuarantineBecameHealthy():
+        case quarantine.QuarantineBecameHealthy():
             failures = dict(zip(event.ids, event.failures, strict=False))
             for row in _existing(rows, event.ids):
                 if row.failures == failures.get(row.id):
                     yield msgspec.structs.replace(row, healthy_at=event.at)
-        case QuarantinedTestsRan():
+        case quarantine.QuarantinedTestsRan():
             for row in _existing(rows, event.passed):
                 if event.build_id not in (row.failed_in, *row.passed_in):
-                    passed_in = [*row.passed_in, event.build_id][-HEALTHY_AFTER:]
+                    passed_in = [*row.passed_in, event.build_id][-quarantine.HEALTHY_AFTER :]
                     yield msgspec.structs.replace(row, passed_in=passed_in)
             for row in _existing(rows, event.failed):
                 if event.build_id != row.failed_in:
@@ -118,7 +110,12 @@ def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
 
 
 PROJECTION = Projection(
-    "quarantine", VERSION, (QuarantineRow,), keys, apply, handles=(JobDeleted, QuarantineEvent, QuarantinedTestsRan)
+    "quarantine",
+    VERSION,
+    (QuarantineRow,),
+    keys,
+    apply,
+    handles=(JobDeleted, quarantine.QuarantineEvent, quarantine.QuarantinedTestsRan),
 )
 
 

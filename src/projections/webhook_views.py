@@ -11,6 +11,7 @@ from domain.flakiness import TestTurnedFlaky
 from domain.notifications import PING, TYPES
 from domain.quarantine import TestsQuarantined
 from projections.builds_views import BuildDetail
+from projections.engine.model import copy_fields
 from projections.nodes import NodeRow, NodeView
 
 
@@ -72,28 +73,17 @@ DATA: Mapping[str, type[msgspec.Struct]] = {
 
 
 def flaky_test(event: TestTurnedFlaky) -> FlakyTest:
-    return FlakyTest(
-        event.test_case_id,
-        event.node_id,
-        event.suite,
-        event.job_id,
-        event.build_id,
-        event.result_id,
-        event.runs,
-        event.flaky_runs,
-    )
+    return copy_fields(FlakyTest, event)
 
 
 def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
-    return QuarantinedTest(
+    return copy_fields(
+        QuarantinedTest,
+        event,
         id=event.first_id + item,
         # An erased event has no node ids.
         node_id=event.node_ids[item] if item < len(event.node_ids) else "",
-        reason=event.reason,
         quarantined_at=event.at,
-        expires_at=event.expires_at,
-        owner=event.owner,
-        job_id=event.job_id,
         quarantined_by=event.actor,
         status="active",
         status_since=event.at,
@@ -103,25 +93,7 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 def offline_node(row: NodeRow) -> NodeView:
     """Returns the node as `GET /nodes/{id}` shows it without an agent: all gauges are 0."""
-    return NodeView(
-        id=row.id,
-        name=row.name,
-        status=row.status,
-        pool_id=row.pool_id,
-        running_builds=row.running_builds,
-        cpu_pct=0,
-        tags=row.tags,
-        max_parallel=row.max_parallel,
-        connected_at=row.connected_at,
-        uptime_s=0,
-        cpu_cores=row.cpu_cores,
-        ram_gb=round(row.ram_gb),
-        version=row.version,
-        platform=row.platform,
-        hostname=row.hostname,
-        failed_builds=row.failed_builds,
-        lost_builds=row.lost_builds,
-    )
+    return copy_fields(NodeView, row, cpu_pct=0, uptime_s=0, ram_gb=round(row.ram_gb))
 
 
 def schema(event_type: str) -> dict[str, Any]:
