@@ -270,7 +270,7 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
         live = await dump(connection)
         for near in (bulk_load.NEAR_HEAD, 0):  # by the engine alone, and by the loader
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(bulk_load, "NEAR", near)
+                patched.setattr(bulk_load, "NEAR_HEAD", near)
                 built = await build_staging(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
             assert built == await event_log.read_head()
             again = await dump(connection, "beside")
