@@ -129,11 +129,11 @@ async def test_what_was_long_ago_is_not_searched_for_in_all_of_the_log(parts: Co
             for newest in (True, False):
                 async with connection.transaction():
                     read = [0, 0]
-                    for place in range(2):
-                        if place:
+                    for attempt in range(2):
+                        if attempt:
                             await find_positions(connection, asked, newest=newest, limit=50)
                         cursor = await connection.execute(query, (str(TrailRow.table),))
-                        ((read[place],),) = await cursor.fetchall()
+                        ((read[attempt],),) = await cursor.fetchall()
                 if read[1] - read[0] > LONG / 20:
                     much.append(f"{what}, {'newest' if newest else 'oldest'} first: {read[1] - read[0]} rows")
     assert much == []

@@ -66,9 +66,9 @@ def test_no_two_types_have_one_number() -> None:
 def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
     event = data.draw(structs(EVENTS[name]))
     for one in (event, blank(event)):
-        said = summarize(one)
-        assert said == said.strip()
-        assert not {"None", "“”", "  ", "[", "{"} & set(said.split()), said
+        summary = summarize(one)
+        assert summary == summary.strip()
+        assert not {"None", "“”", "  ", "[", "{"} & set(summary.split()), summary
 
 
 def blank(event: Event) -> Event:

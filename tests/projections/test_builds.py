@@ -84,10 +84,10 @@ async def test_the_place_in_the_queue(tables: Tables) -> None:
         BuildAssigned(**ids(3), node_id=1, attempt=1),
     )
 
-    async def places() -> list[int]:
+    async def positions() -> list[int]:
         """0 for a build that does not wait."""
         return [await builds.find_queue_position(tables.connection, number) for number in range(1, 6)]
 
-    assert await places() == [3, 1, 0, 4, 2]
+    assert await positions() == [3, 1, 0, 4, 2]
     await tables.after(BuildMovedToTop(**ids(4)), BuildFinished(**ids(5), status="aborted"))
-    assert await places() == [3, 2, 0, 1, 0]
+    assert await positions() == [3, 2, 0, 1, 0]

@@ -67,9 +67,9 @@ async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:
         async with projecting(parts, RELEASE) as waiter:
             await waiter.wait_reached(2)
         await build_staging(parts.conninfo, parts.log, RELEASE)
-        async with await connect(parts.conninfo, "beside") as beside, await connect(parts.conninfo) as serving:
-            assert await parked(beside) == await parked(serving) != []
-            assert await rows(beside, "owners_v1") == await rows(serving, "owners_v1") == [("good", "ann", 1)]
+        async with await connect(parts.conninfo, "beside") as staging, await connect(parts.conninfo) as serving:
+            assert await parked(staging) == await parked(serving) != []
+            assert await rows(staging, "owners_v1") == await rows(serving, "owners_v1") == [("good", "ann", 1)]
 
 
 async def test_a_projector_does_not_go_past_what_a_newer_release_wrote(parts: Core) -> None:

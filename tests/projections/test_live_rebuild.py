@@ -75,9 +75,9 @@ def operate(server: Server, *arguments: str) -> subprocess.Popen[str]:
 
 
 def done(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
 
 
 class Writer(threading.Thread):
@@ -113,9 +113,9 @@ def test_who_reads_and_writes_during_rebuild_and_switch_notices_nothing(live: Se
         writer.start()
     try:
         for _ in range(2):
-            said = done(operate(live, "rebuild", "--from-scratch", "--switch"))
-            switched = re.search(r"switched auth, projects, .*; writes waited ([\d.]+) s at most", said)
-            assert switched is not None, said
+            output = done(operate(live, "rebuild", "--from-scratch", "--switch"))
+            switched = re.search(r"switched auth, projects, .*; writes waited ([\d.]+) s at most", output)
+            assert switched is not None, output
             assert float(switched[1]) < 1.0
     finally:
         for writer in writers:
@@ -146,9 +146,9 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     live.settle()
     names = [projection.name for projection in PROJECTIONS]
     done(operate(live, "rebuild", "--from-scratch", *names))
-    said = done(operate(live, "diff", *names))
-    assert "builds_v" in said
-    assert f"{HISTORY:,} rows live, {HISTORY:,} staging: equal" in said
+    output = done(operate(live, "diff", *names))
+    assert "builds_v" in output
+    assert f"{HISTORY:,} rows live, {HISTORY:,} staging: equal" in output
     assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == 20
 
 

@@ -68,9 +68,9 @@ async def test_a_retry_in_several_steps(parts: Core) -> None:
 async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:
     await spoiled(parts)
     await build_staging(parts.conninfo, parts.log, [OWNERS])
-    async with await connect(parts.conninfo, "beside") as beside, await connect(parts.conninfo) as serving:
-        assert await parked(beside) == await parked(serving)
-        assert await rows(beside, "owners_v1") == await rows(serving, "owners_v1") == [("good", "bob", 2)]
+    async with await connect(parts.conninfo, "beside") as staging, await connect(parts.conninfo) as serving:
+        assert await parked(staging) == await parked(serving)
+        assert await rows(staging, "owners_v1") == await rows(serving, "owners_v1") == [("good", "bob", 2)]
 
 
 async def test_a_rebuild_with_mended_code_parks_nothing(parts: Core) -> None:

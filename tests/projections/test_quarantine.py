@@ -77,8 +77,8 @@ def test_an_entry_is_healthy_until_it_fails() -> None:
 def test_an_entry_expires_whether_that_was_said_or_not() -> None:
     soon = NOW + timedelta(minutes=1)
     added = msgspec.structs.replace(ADDED, expires_at=soon)
-    said = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])
-    for row in given(added, healthy(0), said).when(PROJECTION).all(QuarantineRow):
+    recorded_expiry = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])
+    for row in given(added, healthy(0), recorded_expiry).when(PROJECTION).all(QuarantineRow):
         assert [status_at(row, now)[0] for now in (NOW, soon)] == ["healthy" if row.id == 10 else "active", "expired"]
         assert row.expired_at == (soon if row.id == 10 else None)
 

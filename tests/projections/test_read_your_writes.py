@@ -26,7 +26,7 @@ class Models:
     listener: Listener
     waiter: ProjectionWaiter
 
-    def move(self, position: int, *, told: bool = True, names: tuple[str, ...] = ("toys", "seen")) -> None:
+    def move(self, position: int, *, notify: bool = True, names: tuple[str, ...] = ("toys", "seen")) -> None:
         with psycopg.connect(self.database) as connection:
             for name in names:
                 connection.execute(
@@ -35,7 +35,7 @@ class Models:
                     " DO UPDATE SET position = EXCLUDED.position",
                     (name, position),
                 )
-            if told:
+            if notify:
                 connection.execute("SELECT pg_notify(%s, %s)", (PROJECTED, f"{position} {versions_digest(BOTH)}"))
 
     async def move_and_be_heard(self, position: int) -> None:
@@ -139,16 +139,16 @@ async def test_waits_in_vain_are_not_kept(models: Models) -> None:
 
 
 async def test_a_position_counts_when_all_read_models_have_reached_it(models: Models) -> None:
-    models.move(9, told=False, names=("toys",))
+    models.move(9, notify=False, names=("toys",))
     assert await models.waiter.read_position() == 0
-    models.move(4, told=False, names=("seen",))
+    models.move(4, notify=False, names=("seen",))
     assert await models.waiter.read_position() == 4
 
 
 async def test_a_lost_notification_is_found_again(models: Models) -> None:
     wait = asyncio.create_task(models.waiter.wait(1))
     await asyncio.sleep(0)
-    models.move(1, told=False)
+    models.move(1, notify=False)
     assert await wait
 
 

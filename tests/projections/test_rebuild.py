@@ -173,7 +173,7 @@ results = st.builds(
     st.integers(1, 2),
     st.integers(10, 12),
 )
-said = st.one_of(
+triage_commands = st.one_of(
     *(commands(kind, result=results) for kind in (ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue))
 )
 # What happens to builds, more often than all the rest.
@@ -201,15 +201,15 @@ happening = st.one_of(
         st.sampled_from(["", "c0ffee", "decade"]),
     ),
 )
-histories = st.lists(st.one_of(happening, happening, anything, said), max_size=40)
+histories = st.lists(st.one_of(happening, happening, anything, triage_commands), max_size=40)
 
 
-async def dump(connection: AsyncConnection, place: Schema = "public") -> dict[str, list[Any]]:
+async def dump(connection: AsyncConnection, schema: Schema = "public") -> dict[str, list[Any]]:
     """All read tables that stand there, ordered, and how far they are."""
     tables = [str(row.table) for row in row_types(PROJECTIONS)]
-    content = {name: await query(connection, f"SELECT t FROM {place}.{name} t ORDER BY t::text") for name in tables}
+    content = {name: await query(connection, f"SELECT t FROM {schema}.{name} t ORDER BY t::text") for name in tables}
     for name in ("projection_positions", "parked_events"):
-        content[name] = await query(connection, f"SELECT * FROM {place}.{name} ORDER BY 1, 2, 3")
+        content[name] = await query(connection, f"SELECT * FROM {schema}.{name} ORDER BY 1, 2, 3")
         content[name] = [row[:3] for row in content[name]]
     return content
 
@@ -226,7 +226,7 @@ class Story:
         self._position = 0
         self._recordings = count(10)
 
-    async def tell(self, command: Command) -> None:
+    async def execute(self, command: Command) -> None:
         if isinstance(command, Recording):
             command = dataclasses.replace(command, number=next(self._recordings))
         steps: list[Command] = [command]
@@ -264,7 +264,7 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
         event_log = EventLog(parts.pool, commit, EventMapper(EVENTS, UPCASTERS), parts.secrets)
         story = Story(event_log, connection)
         for number, command in enumerate((*START, *history)):
-            await story.tell(command)
+            await story.execute(command)
             await story.project(batches[number % len(batches)])
         await story.project(10_000)
         live = await dump(connection)

@@ -155,9 +155,9 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
     first_case, events = world.cases()
     (one, begun), (other, also_begun) = world.build(), world.build()
     row = (0, 1, False, 0, 1, 0)
-    whole, told = world.upload(one, 0, first_case, [[row]], [])
+    whole, result_events = world.upload(one, 0, first_case, [[row]], [])
     part, (block, _) = world.upload(other, 0, first_case, [[row]], [])
-    await world.happens([*events, *begun, *also_begun, *told, block])
+    await world.happens([*events, *begun, *also_begun, *result_events, block])
     history = await results_history.fetch_history(world.connection, first_case, 5)
     assert [run.id for run in history] == [whole[0].id]
     assert await results_history.find_origin(world.connection, part[0].id) is None
@@ -198,10 +198,10 @@ async def test_every_question(
     reports = dict.fromkeys(of, 0)
     for which, blocks in uploaded:
         build = order[which]
-        made, told = world.upload(build, reports[build], first_case, blocks, of[build])
+        made, result_events = world.upload(build, reports[build], first_case, blocks, of[build])
         of[build] += made
         reports[build] += 1
-        events += told
+        events += result_events
     gone: list[Result] = []
     if deleted is not None:
         build = order[deleted]
@@ -286,7 +286,9 @@ def totals_of(found: Sequence[Result]) -> dict[tuple[int, int, int], tuple[int, 
     totals: dict[tuple[int, int, int], tuple[int, ...]] = {}
     for one in found:
         if one.counts:
-            place = (one.report, one.suite, one.status)
-            own = (1, one.duration_ms, one.known_issue, one.flaky, one.quarantined)
-            totals[place] = tuple(map(sum, zip(totals.get(place, (0,) * len(own)), own, strict=True)))
+            suite_key = (one.report, one.suite, one.status)
+            row_counts = (1, one.duration_ms, one.known_issue, one.flaky, one.quarantined)
+            totals[suite_key] = tuple(
+                map(sum, zip(totals.get(suite_key, (0,) * len(row_counts)), row_counts, strict=True))
+            )
     return totals

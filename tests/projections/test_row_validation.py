@@ -25,7 +25,7 @@ class NamedRow(Row, frozen=True):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"id": 2**63}, "kinds_v1.id cannot hold a number outside of bigint"),
         ({"small": -(2**15) - 1}, "kinds_v1.small cannot hold a number outside of smallint"),
@@ -39,8 +39,8 @@ class NamedRow(Row, frozen=True):
         ({"word": None}, "kinds_v1.word cannot hold nothing"),
     ],
 )
-def test_what_does_not_fit(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidValue, match=f"^{said}$"):
+def test_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValue, match=f"^{message}$"):
         row_validation.check(msgspec.structs.replace(GOOD, **changes))
 
 

@@ -43,11 +43,11 @@ async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> 
 
 async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
     await serve(parts, RELEASE)
-    told: list[Progress] = []
+    reported: list[Progress] = []
     async with projecting(parts) as waiter:
         assert await waiter.wait(await take(parts, "thing", times=1200))
-        assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=told.append) == 1200
-        assert told[-1] == Progress(1200, 1200)
+        assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=reported.append) == 1200
+        assert reported[-1] == Progress(1200, 1200)
         assert await states(parts) == [
             ("seen", 1, "serving", 1200),
             ("owners", 1, "serving", 1200),
@@ -74,9 +74,9 @@ async def test_an_interrupted_build_goes_on_where_it_stopped(parts: Core, short_
     with pytest.raises(KeyboardInterrupt):
         await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=stop)
     assert ("owners", 1, "interrupted", 500) in await states(parts)
-    told: list[Progress] = []
-    assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=told.append) == 1200
-    assert told[0] == Progress(1000, 1200)
+    reported: list[Progress] = []
+    assert await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=reported.append) == 1200
+    assert reported[0] == Progress(1000, 1200)
     async with parts.pool.connection() as connection:
         assert await rows(connection, "beside.owners_v1") == [("thing", "ann", 1200)]
         await connection.execute("UPDATE beside.owners_v1 SET times = 7")

@@ -18,7 +18,7 @@ NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ABOUT = CardContext(project="Web", job="Smoke", tests=["t::a", "t::b"], number=12, mention="ann@example.com")
 
 
-def told(event_type: str, data: Any) -> NotificationMessage:
+def notification(event_type: str, data: Any) -> NotificationMessage:
     return NotificationMessage("evt-1", event_type, NOW, 1, msgspec.Raw(msgspec.json.encode(data)))
 
 
@@ -41,7 +41,7 @@ def build(**more: Any) -> BuildDetail:
 
 def test_a_failed_build() -> None:
     shown = build(reason="tests_failed", passed=1_200, failed=12, total_tests=1_212, duration_s=65)
-    card = make_card(told("build.failed", shown), ABOUT)
+    card = make_card(notification("build.failed", shown), ABOUT)
     assert card == Card(
         title="Build 8 failed",
         tone="attention",
@@ -59,14 +59,16 @@ def test_a_failed_build() -> None:
         lines=["t::a", "t::b"],
         more=10,
     )
-    with_url = make_card(told("build.failed", shown), msgspec.structs.replace(ABOUT, base_url="https://ci.example.com"))
+    with_url = make_card(
+        notification("build.failed", shown), msgspec.structs.replace(ABOUT, base_url="https://ci.example.com")
+    )
     assert with_url.link == "https://ci.example.com/api/v3/builds/8"
 
 
 def test_what_is_not_known_is_left_out() -> None:
     """As of a build that was erased."""
     shown = build(status="passed", branch="", commit_sha=None, reason="tests_failed", duration_s=7_260)
-    card = render_card(make_card(told("build.finished", shown), CardContext()))["attachments"][0]["content"]
+    card = render_card(make_card(notification("build.finished", shown), CardContext()))["attachments"][0]["content"]
     assert [part["type"] for part in card["body"]] == ["Container", "FactSet"]
     assert card["body"][1]["facts"] == [{"title": "Duration", "value": "2 h 1 min"}]
     assert card["body"][0]["style"] == "good"
@@ -74,7 +76,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 def test_what_channels_are_not_told() -> None:
     with pytest.raises(LookupError, match=r"build\.started"):
-        make_card(told("build.started", build()), CardContext())
+        make_card(notification("build.started", build()), CardContext())
 
 
 @given(st.text(), st.integers(1, 300))

@@ -105,7 +105,7 @@ class DeliveryRow(Row, frozen=True):
     table = Table("deliveries", 1, indexes=("USING gin (sizes)",), append_only=True)
     id: int
     sizes: Ints
-    places: SmallInts
+    small_sizes: SmallInts
 
 
 class KindRow(Row, frozen=True):

@@ -142,7 +142,7 @@ def describe(recorded: Recorded, name: str | None) -> Told:
 
 
 async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
-    """The same entries with the changes of each. Folds each stream once."""
+    """Returns the entries with the changes of each. Folds each stream once."""
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
     for one in shown:

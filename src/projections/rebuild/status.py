@@ -40,7 +40,7 @@ class Standing(msgspec.Struct):
 
 
 class _Found(msgspec.Struct):
-    place: str
+    schema: str
     name: str
     version: int
     position: int
@@ -52,23 +52,23 @@ class _Found(msgspec.Struct):
 
 QUERY = " UNION ALL ".join(
     f"""
-    SELECT '{place}', p.name, p.version, p.position, p.built_at IS NOT NULL,
+    SELECT '{schema}', p.name, p.version, p.position, p.built_at IS NOT NULL,
         (p.position - p.started_from) / greatest(extract(epoch FROM p.updated_at - p.started_at), 0.001)::float8,
-        (SELECT count(*) FROM {place}.parked_events e WHERE e.projection = p.name AND e.version = p.version),
+        (SELECT count(*) FROM {schema}.parked_events e WHERE e.projection = p.name AND e.version = p.version),
         ARRAY(
-            SELECT e.stream || ' at position ' || e.position || ': ' || e.error FROM {place}.parked_events e
+            SELECT e.stream || ' at position ' || e.position || ': ' || e.error FROM {schema}.parked_events e
             WHERE e.projection = p.name AND e.version = p.version ORDER BY e.position LIMIT %(errors)s
         )
-    FROM {place}.projection_positions p
+    FROM {schema}.projection_positions p
     """
-    for place in SCHEMAS
+    for schema in SCHEMAS
 )
 
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection], head: int) -> list[Standing]:
     """Every version of every read model, and what is missing, in the order of the registry."""
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
-    builds = [lock_name(STAGING, item.name, item.version) for item in found if item.place == STAGING]
+    builds = [lock_name(STAGING, item.name, item.version) for item in found if item.schema == STAGING]
     active_builds = await find_held_locks(connection, builds)
     versions = {projection.name: projection.version for projection in projections}
     standing = [_standing(item, versions, active_builds, head) for item in found]
@@ -85,12 +85,12 @@ async def overview(connection: AsyncConnection, projections: Sequence[Projection
 
 def _standing(item: _Found, versions: dict[str, int], active_builds: set[str], head: int) -> Standing:
     standing = Standing(
-        item.name, item.version, "previous", item.place, item.position, max(head - item.position, 0), item.parked
+        item.name, item.version, "previous", item.schema, item.position, max(head - item.position, 0), item.parked
     )
     standing.errors = item.errors
-    if item.place == LIVE and versions.get(item.name) == item.version:
+    if item.schema == LIVE and versions.get(item.name) == item.version:
         standing.state = "serving"
-    elif item.place == STAGING:
+    elif item.schema == STAGING:
         is_active = lock_name(STAGING, item.name, item.version) in active_builds
         standing.state = "built" if item.built else "building" if is_active else "interrupted"
         if not item.built:

@@ -59,24 +59,24 @@ class HistoricalReader:
 
     async def fold(
         self,
-        own: Iterable[str] = (),
+        streams: Iterable[str] = (),
         supporting: Iterable[str] = (),
         positions: Iterable[int] = (),
         only: WantedKeys = MappingProxyType({}),
     ) -> None:
         """Folds the events of these streams and those at these positions, in the order of the log.
 
-        `only` limits tables to the rows with these keys. Rows that erased events of `own` streams made are noted.
+        `only` limits tables to the rows with these keys. Rows that erased events of `streams` made are noted.
         """
-        own_streams = set(own)
-        streams = [*own_streams, *supporting]
+        erasable = set(streams)
+        all_streams = [*erasable, *supporting]
         wanted = set(positions)
-        for start in range(0, len(streams), STREAM_BATCH):
-            wanted.update(await self._log.find_positions(streams[start : start + STREAM_BATCH], self._until))
+        for start in range(0, len(all_streams), STREAM_BATCH):
+            wanted.update(await self._log.find_positions(all_streams[start : start + STREAM_BATCH], self._until))
         in_order = sorted(wanted)
         for start in range(0, len(in_order), EVENT_BATCH):
             events = await self._log.read_at(in_order[start : start + EVENT_BATCH])
-            sealed = [recorded for recorded in events if recorded.stream in own_streams and recorded.event.sealed]
+            sealed = [recorded for recorded in events if recorded.stream in erasable and recorded.event.sealed]
             keys = {name for recorded in sealed if (name := recorded.event.data_key) is not None}
             destroyed = await self._log.find_destroyed_keys(keys) if keys else ()
             erased = {
@@ -92,7 +92,7 @@ class HistoricalReader:
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
         """Folds the users whose email addresses are shown; None is skipped."""
-        await self.fold(own=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
+        await self.fold(streams=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
 
     async def fold_newest_build(self, job_id: int) -> None:
         """Folds builds of the job, newest first, until one of them was not deleted."""
@@ -124,7 +124,7 @@ class HistoricalResource:
 
 async def _build(reader: HistoricalReader, first: BuildQueued) -> None:
     # The streams of job and project only say when the build was deleted with them.
-    await reader.fold(own=[first.stream], supporting=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
+    await reader.fold(streams=[first.stream], supporting=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
 
 
 async def _build_with_comments(reader: HistoricalReader, first: BuildQueued) -> None:
@@ -135,7 +135,7 @@ async def _build_with_comments(reader: HistoricalReader, first: BuildQueued) -> 
 async def _report(reader: HistoricalReader, first: BuildQueued) -> None:
     await _build(reader, first)
     if reader.tables.get(BuildRow, first.build_id) is not None:
-        await reader.fold(own=[results_stream(first.build_id)])
+        await reader.fold(streams=[results_stream(first.build_id)])
 
 
 async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
@@ -144,11 +144,15 @@ async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
     if tables.get(BuildRow, first.build_id) is None:
         return
     blocks = tables.all(BlockRow)
-    facts = ((block.first_result_id + index, fact) for block in blocks for index, fact in enumerate(block.facts))
-    failed = [result_id for result_id, fact in facts if (fact if fact >= 0 else ~fact) & STATUS == FAILED]
+    failed = [
+        block.first_result_id + index
+        for block in blocks
+        for index, flags in enumerate(block.facts)
+        if (flags if flags >= 0 else ~flags) & STATUS == FAILED
+    ]
     # Only failures have a triage.
     await reader.fold(
-        own=[TRIAGE.at(result_id).name for result_id in failed],
+        streams=[TRIAGE.at(result_id).name for result_id in failed],
         positions=await reader.find_related("triage", first.job_id),
         only={TriageRow: {(result_id,) for result_id in failed}},
     )
@@ -157,13 +161,13 @@ async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
     linked = {row.known_issue_id for row in triaged} - {None}
     issues = linked.union(row.known_issue_id for row in tables.all(RuleMatchRow))
     quarantine = QUARANTINE.at(first.job_id).name
-    await reader.fold(own=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
+    await reader.fold(streams=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
     cases = {(case_id,) for block in blocks for case_id in block.case_ids}
-    await reader.fold(own=[cases_stream(first.project_id)], only={TestCaseRow: cases})
+    await reader.fold(streams=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
 async def _job(reader: HistoricalReader, first: JobCreated) -> None:
-    await reader.fold(own=[first.stream], supporting=[PROJECT.at(first.project_id).name])
+    await reader.fold(streams=[first.stream], supporting=[PROJECT.at(first.project_id).name])
 
 
 async def _job_with_newest_build(reader: HistoricalReader, first: JobCreated) -> None:
@@ -173,19 +177,19 @@ async def _job_with_newest_build(reader: HistoricalReader, first: JobCreated) ->
 
 async def _quarantine(reader: HistoricalReader, first: JobCreated) -> None:
     await reader.fold(
-        own=[first.stream, QUARANTINE.at(first.job_id).name],
+        streams=[first.stream, QUARANTINE.at(first.job_id).name],
         supporting=[PROJECT.at(first.project_id).name],
         positions=await reader.find_related("quarantine", first.job_id),
     )
 
 
 async def _node(reader: HistoricalReader, first: NodeRegistered) -> None:
-    await reader.fold(own=[first.stream], positions=await reader.find_related("node", first.node_id))
+    await reader.fold(streams=[first.stream], positions=await reader.find_related("node", first.node_id))
 
 
 async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
     memberships = await reader.find_related("user", first.user_id)
-    await reader.fold(own=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
+    await reader.fold(streams=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
 
 
 _REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow)

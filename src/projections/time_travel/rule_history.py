@@ -88,13 +88,13 @@ class RuleHistory:
         )
         async with self._pool.connection() as connection:
             found = await fetch_all(connection, _Classified, query, {"ids": list(result_ids)})
-        said: dict[int, tuple[Classification, bool]] = {}
+        classified: dict[int, tuple[Classification, bool]] = {}
         for one in found:
             if one.by_person is not None:
-                said[one.id] = one.by_person, True
+                classified[one.id] = one.by_person, True
             elif one.by_rule is not None:
-                said[one.id] = CLASSIFICATIONS[one.by_rule], False
-        return said
+                classified[one.id] = CLASSIFICATIONS[one.by_rule], False
+        return classified
 
     async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
         async with self._pool.connection() as connection:
