@@ -25,6 +25,7 @@ from api.http.request_context import add_position, provide_request_context, wait
 from api.http.security import Authentication
 from api.http.services import Services
 from api.http.types import JsonRequest, require_storable
+from api.http.validation import refuse_unknown_parameters
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -77,6 +78,7 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
     if request.method == "OPTIONS":
         return openapi.answer_options(request)
     refuse_unsupported_as_of(request)
+    refuse_unknown_parameters(request)
     await wait_for_min_position(request)
     return None
 

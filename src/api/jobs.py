@@ -202,7 +202,7 @@ class JobController(Controller):
             return ConfigurationView([], "", {}, [], [], None)
         return to_view(ConfigurationView, found)
 
-    @put("/{job_id:int}/configuration")
+    @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView})
     async def configure(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: NewConfiguration
     ) -> Configured:

@@ -27,7 +27,15 @@ AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
 OLDEST_RANGE = "90+"
 
 # Each becomes a line of the file that agents write for the tests, so it must be one line.
-NodeId = Annotated[str, Meta(min_length=1, max_length=4_096, pattern=r"^(?=.*\S)[^\x00-\x1f\x7f]+\Z")]
+NodeId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4_096,
+        pattern=r"^(?=.*\S)[^\x00-\x1f\x7f]+\Z",
+        description="the node id of a test, in one line",
+    ),
+]
 JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query quarantine for")]
 # Larger than other lists' limits: clients that know no pages get all entries at once.
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]

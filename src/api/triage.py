@@ -15,9 +15,20 @@ from domain.results import STATUSES
 from domain.triage import CLASSIFICATIONS, Classification
 from projections.results_history import ResultOrigin
 
-DefectKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*\Z")]
+DefectKey = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f\s][^\x00-\x1f\x7f]*\Z",
+        description="a key like SHOP-12, in one line",
+    ),
+]
 # It is shown as a link, so other schemes (`javascript:`) must be refused.
-DefectUrl = Annotated[str, Meta(max_length=2_000, pattern=r"^https?://[^\s/?#][^\s\x00-\x1f\x7f]*\Z")]
+DefectUrl = Annotated[
+    str,
+    Meta(max_length=2_000, pattern=r"^https?://[^\s/?#][^\s\x00-\x1f\x7f]*\Z", description="an http or https address"),
+]
 
 
 class NewClassification(msgspec.Struct):

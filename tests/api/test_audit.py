@@ -170,7 +170,9 @@ def test_others_read_none_of_it(server: Server, project: int, job: int, role: An
 def test_reading_what_others_did_is_seen(server: Server, project: int, job: int) -> None:
     client = server.make_user("developer", {project: "admin"})
     me = client.get("/api/v3/me").json()["id"]
-    events(client, project_id=project, area="jobs", token="not to be kept")
+    refused = client.get("/api/v3/audit/events", params={"project_id": project, "token": "not to be kept"})
+    assert refused.status_code == 422
+    events(client, project_id=project, area="jobs")
     story(client, f"job-{job}")
     server.settle()
     second, first = events(server.admin, project_id=project, type="audit.read")

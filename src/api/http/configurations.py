@@ -14,7 +14,9 @@ SetupLine = Annotated[str, Meta(max_length=65_536)]
 Glob = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Value = Annotated[str, Meta(max_length=65_536)]
 Repository = Annotated[str, Meta(min_length=1, max_length=2_000)]
-Branch = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$")]
+Branch = Annotated[
+    str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$", description="a branch of git")
+]
 
 MAX_VARIABLES = 500
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

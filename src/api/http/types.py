@@ -6,7 +6,6 @@ every path and query string.
 """
 
 import json
-import re
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -18,6 +17,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
 from msgspec import Meta
 
+from api.http.validation import convert_body, drop_read_only
 from domain.core.errors import Invalid, NotFound
 
 V = TypeVar("V", bound=msgspec.Struct)
@@ -27,10 +27,6 @@ MAX_ID = 2**53
 
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
-
-MISSING_FIELD = re.compile(r"Object missing required field `(\w+)`")
-FAULT_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*)`$")
-"""The path in a message of msgspec such as ``Expected `str`, got `int` - at `$.env[...]` ``."""
 
 NUL = "contains the character U+0000, which cannot be stored"
 
@@ -59,7 +55,14 @@ class JsonRequest(Request[Any, Any, Any]):
             elif (field := find_nul(value)) is not None:
                 raise Invalid.field(field, NUL)
         expected = self.route_handler.parsed_data_field
-        return value if expected is None else convert_body(value, expected.annotation)
+        if expected is None:
+            return value
+        if self.method == "PUT":
+            answered = self.route_handler.parsed_fn_signature.return_type.annotation
+            representation = self.route_handler.opt.get("representation", answered)
+            value = drop_read_only(value, expected.annotation, representation)
+        # Agents of a newer release may send more than this server knows.
+        return convert_body(value, expected.annotation, ignore_unknown=bool(self.route_handler.opt.get("agents")))
 
 
 def is_deeper_than(levels: int, value: Any) -> bool:
@@ -67,19 +70,6 @@ def is_deeper_than(levels: int, value: Any) -> bool:
         return True
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(is_deeper_than(levels - 1, item) for item in items if isinstance(item, dict | list))
-
-
-def convert_body(value: Any, expected: Any) -> Any:
-    """Converts a decoded body to a type. Raises Invalid, also for "5" as a number, which a query string may have."""
-    try:
-        return msgspec.convert(value, expected)
-    except msgspec.ValidationError as error:
-        message, field = str(error), ""
-        if fault := FAULT_PATH.search(message):
-            message, field = message[: fault.start()], fault[1]
-        if missing := MISSING_FIELD.fullmatch(message):
-            raise Invalid.field(f"{field}.{missing[1]}" if field else missing[1], "is required") from None
-        raise Invalid.field(field or "body", message) from None
 
 
 def check_media_type(content_type: str | None) -> None:

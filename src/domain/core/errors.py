@@ -17,6 +17,7 @@ Rejection
 `application/problem+json`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -72,7 +73,11 @@ class Invalid(Rejection):
 
     @classmethod
     def field(cls, field: str, message: str) -> "Invalid":
-        return cls(f"{field}: {message}", FieldError(field, message))
+        return cls.fields([FieldError(field, message)])
+
+    @classmethod
+    def fields(cls, errors: Sequence[FieldError]) -> "Invalid":
+        return cls("; ".join(f"{error.field}: {error.message}" for error in errors), *errors)
 
 
 class TooManyRequests(Rejection):

@@ -1,0 +1,224 @@
+"""Checks bodies and query strings against their types: every wrong field is named, with what was sent and what is
+possible, and nothing that is not known is ignored.
+"""
+
+import difflib
+import json
+import types
+from collections.abc import Collection, Iterator
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from litestar import Request
+from litestar.handlers import BaseRouteHandler
+from litestar.params import ParameterKwarg
+from msgspec import inspect
+
+from domain.core.errors import FieldError, Invalid
+
+MAX_ERRORS = 50
+MAX_SHOWN = 60
+"""Most characters of a wrong value that an error repeats."""
+RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", "scope", "state", "socket", "self"})
+"""Names of handlers' parameters that Litestar fills itself."""
+AS_OF = "as_of"
+"""Known everywhere: `api.http.as_of` explains where it can be used."""
+
+
+def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
+    """Converts a decoded body to a type. Raises Invalid with all wrong and, unless ignored, unknown fields."""
+    unknown = () if ignore_unknown else tuple(find_unknown(value, expected))
+    try:
+        converted = msgspec.convert(value, expected)
+    except msgspec.ValidationError:
+        wrong = list(find_wrong(value, expected)) or [FieldError("body", "does not have the documented form")]
+        raise Invalid.fields([*wrong, *unknown][:MAX_ERRORS]) from None
+    if unknown:
+        raise Invalid.fields(list(unknown)[:MAX_ERRORS])
+    return converted
+
+
+def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
+    """Returns the body of a PUT without the fields that only GET has, where it is what GET answered as a whole."""
+    body, view = struct_of(expected), struct_of(answered)
+    if body is None or view is None or not isinstance(value, dict) or not value.keys() >= struct_members(view).keys():
+        return value
+    return {
+        name: item for name, item in value.items() if name in struct_members(body) or name not in struct_members(view)
+    }
+
+
+def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
+    """Yields the fields of a decoded body that its type does not have, at any depth."""
+    for member, item, where in children(value, expected, path):
+        if member is None:
+            yield FieldError(where, f"is not known here{suggestion(where, item)}")
+        else:
+            yield from find_unknown(item, member, where)
+
+
+def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
+    """Yields the fields of a decoded body that are missing or do not fit their type."""
+    parts = [part for part in children(value, expected, path) if part[0] is not None]
+    for member, item, where in parts:
+        yield from find_wrong(item, member, where)
+    struct = struct_of(expected)
+    if struct is not None and isinstance(value, dict):
+        for field in msgspec.structs.fields(struct):
+            if field.required and field.encode_name not in value:
+                yield FieldError(join(path, field.encode_name), "is required")
+    elif not fits(value, expected) and all(fits(item, member) for member, item, _ in parts):
+        yield FieldError(path or "body", f"must be {describe(expected)}, not {shown(value)}")
+
+
+def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
+    """Yields the parts of a decoded value: the type, the value and the path of each.
+
+    The type is None for a field that a struct does not have; its value is then the names that the struct has.
+    """
+    match value:
+        case dict() if (struct := struct_of(expected)) is not None:
+            members = struct_members(struct)
+            for name, item in value.items():
+                where = join(path, name)
+                yield (members[name], item, where) if name in members else (None, tuple(members), where)
+        case dict() if (arguments := arguments_of(expected, dict)) is not None:
+            yield from ((arguments[1], item, join(path, key)) for key, item in value.items())
+        case list() if (arguments := arguments_of(expected, list)) is not None:
+            yield from ((arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+        case _:
+            return
+
+
+@cache
+def struct_members(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    hints = get_type_hints(struct, include_extras=True)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
+
+
+def alternatives(expected: Any) -> Iterator[Any]:
+    """Yields the plain types that an annotation allows."""
+    origin = get_origin(expected)
+    if origin is Annotated:
+        yield from alternatives(get_args(expected)[0])
+    elif origin is Union or origin is types.UnionType:
+        for member in get_args(expected):
+            yield from alternatives(member)
+    else:
+        yield expected
+
+
+def struct_of(expected: Any) -> type[msgspec.Struct] | None:
+    plain = (item for item in alternatives(expected) if isinstance(item, type))
+    return next((item for item in plain if issubclass(item, msgspec.Struct)), None)
+
+
+def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
+    return next((get_args(item) for item in alternatives(expected) if get_origin(item) is container), None)
+
+
+def fits(value: Any, expected: Any) -> bool:
+    try:
+        msgspec.convert(value, expected)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text):,} characters)"
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Returns the part of a sentence that names the nearest known name, or all where none is near."""
+    near = difflib.get_close_matches(name.rpartition(".")[2], sorted(known), n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; possible are {', '.join(sorted(known))}" if known else ""
+
+
+def describe(expected: Any) -> str:
+    """Returns what a value of a type must be, e.g. `a whole number from 1 to 10`."""
+    return describe_type(inspect.type_info(expected))
+
+
+def describe_type(kind: inspect.Type) -> str:
+    match kind:
+        case inspect.Metadata():
+            description = (kind.extra_json_schema or {}).get("description")
+            is_noun = str(description).startswith(("a ", "an ", "the "))
+            return str(description) if is_noun else describe_type(kind.type)
+        case inspect.UnionType():
+            return " or ".join(describe_type(item) for item in kind.types)
+        case inspect.IntType() | inspect.FloatType():
+            return f"a {'whole ' * isinstance(kind, inspect.IntType)}number{describe_range(kind.ge, kind.le)}"
+        case inspect.StrType():
+            form = " that is not blank" if kind.pattern == r"\S" else " of another form" if kind.pattern else ""
+            return f"a text{describe_size(kind.min_length, kind.max_length, 'characters')}{form}"
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.NoneType():
+            return "null"
+        case inspect.LiteralType():
+            return f"one of {', '.join(map(str, kind.values))}"
+        case inspect.DateTimeType():
+            return "a time like 2026-05-20T14:00:00Z"
+        case inspect.ListType():
+            return f"a list{describe_size(kind.min_length, kind.max_length, 'items')}"
+        case _:
+            return "an object"
+
+
+def describe_range(low: float | None, high: float | None) -> str:
+    match low, high:
+        case None, None:
+            return ""
+        case _, None:
+            return f" of at least {low}"
+        case None, _:
+            return f" of at most {high}"
+        case _:
+            return f" from {low} to {high}"
+
+
+def describe_size(low: int | None, high: int | None, unit: str) -> str:
+    if high is None:
+        return f" of at least {low} {unit}" if low else ""
+    return f" of {low} to {high} {unit}" if low else f" of at most {high} {unit}"
+
+
+def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """Raises Invalid for parameters in the query string that the operation does not have."""
+    known = query_parameters(request.route_handler)
+    unknown = sorted({name for name in request.query_params if name not in known and name != AS_OF})
+    if unknown:
+        raise Invalid.fields([FieldError(name, f"is not known here{suggestion(name, known)}") for name in unknown])
+
+
+@cache
+def query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    """Returns the names of the query parameters of a handler and of what is injected into it."""
+    dependencies = handler.resolve_dependencies()
+    path_names = {name for path in handler.paths for name in _path_names(path)}
+    signatures = [handler.parsed_fn_signature, *(item.parsed_fn_signature for item in dependencies.values())]
+    names = set()
+    for signature in signatures:
+        for name, parameter in signature.parameters.items():
+            if name in RESERVED or name in dependencies or name in path_names:
+                continue
+            described = parameter.kwarg_definition if isinstance(parameter.kwarg_definition, ParameterKwarg) else None
+            if described is None or not (described.header or described.cookie):
+                names.add((described.query if described else None) or name)
+    return frozenset(names)
+
+
+def _path_names(path: str) -> Iterator[str]:
+    for part in path.split("/"):
+        if part.startswith("{"):
+            yield part.strip("{}").partition(":")[0]

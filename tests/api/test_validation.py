@@ -1,0 +1,73 @@
+"""Requests say what is wrong with them, and nothing that they ask for is ignored."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.server import Server
+
+
+def errors(server: Server, path: str, body: Any) -> dict[str, str]:
+    answer = server.admin.post(f"/api/v3{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    return {error["field"]: error["message"] for error in answer.json()["errors"]}
+
+
+def test_an_unknown_field_is_named_with_the_nearest_known_one(server: Server, project: int) -> None:
+    body = {"name": "Nightly", "project_id": project, "max_paralel": 2}
+    assert errors(server, "/jobs", body) == {"max_paralel": "is not known here; did you mean max_parallel?"}
+
+
+def test_scopes_that_do_not_exist_make_no_token_with_all_rights(server: Server) -> None:
+    before = server.admin.get("/api/v3/api-tokens").json()
+    found = errors(server, "/api-tokens", {"name": "reader", "scopes": ["read"]})
+    assert found.keys() == {"scopes"}
+    assert found["scopes"].startswith("is not known here")
+    assert server.admin.get("/api/v3/api-tokens").json() == before
+
+
+def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None:
+    assert errors(server, "/builds/start", {"job_id": "12", "priority": 11, "env": {"A": 1}, "jobid": 3}) == {
+        "job_id": 'must be a whole number from 1 to 9007199254740992, not "12"',
+        "priority": "must be a whole number from 1 to 10, not 11",
+        "env.A": "must be a text of at most 65536 characters, not 1",
+        "jobid": "is not known here; did you mean job_id?",
+    }
+
+
+def test_a_missing_field_is_required(server: Server) -> None:
+    found = errors(server, "/jobs", {"title": "x"})
+    assert found.keys() == {"name", "project_id", "title"}
+    assert found["name"] == found["project_id"] == "is required"
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/builds?branchh=main", "branchh: is not known here; did you mean branch?"),
+        ("/projects?colour=red", "colour: is not known here"),
+        ("/me?verbose=1", "verbose: is not known here"),
+    ],
+)
+def test_an_unknown_query_parameter_is_refused(server: Server, path: str, hint: str) -> None:
+    answer = server.admin.get(f"/api/v3{path}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(hint)
+
+
+def test_an_agent_may_send_what_a_newer_release_knows(server: Server, project: int) -> None:
+    """Agents and server are replaced one after the other: what one of them adds is ignored by the other."""
+    pool = server.admin.create("/node-pools", name="newer", project_id=project)["id"]
+    token = server.admin.create("/nodes", name="newer agent", pool_id=pool)["agent_token"]
+    hello = {"version": "9", "platform": "linux", "hostname": "h", "cpu_cores": 1, "ram_gb": 1.0, "running": []}
+    agent = server.client().authorize(token)
+    agent.post("/api/v3/agent/connect", json=hello | {"session": "session-of-newer", "gpu": "none"}).raise_for_status()
+
+
+def test_what_get_answered_fits_put_but_a_read_only_field_alone_does_not(server: Server, job: int) -> None:
+    path = f"/api/v3/jobs/{job}"
+    whole = server.admin.get(path).json()
+    server.admin.put(path, json=whole | {"name": "Renamed"}).then(200, name="Renamed")
+    answer = server.admin.put(path, json={"project_id": whole["project_id"] + 1})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "project_id"
