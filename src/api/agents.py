@@ -14,7 +14,8 @@ from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.live.agent_polls import POLL_S, AgentPolls
-from commands.builds import AcknowledgeBuild, FinishBuild, must_hold
+from commands.build_assignment import AcknowledgeBuild, must_hold
+from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
 from commands.reports.recording import load_build

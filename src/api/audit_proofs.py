@@ -16,8 +16,8 @@ from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import Invalid, NotFound, Unavailable
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from projections import audit_trail
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export import Export, Following, of_stream

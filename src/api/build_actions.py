@@ -10,9 +10,7 @@ from msgspec import Meta
 from api.builds import find_visible_build, read_build
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from commands.builds import MoveBuildToTop
-from commands.reruns import RestartBuild
-from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
+from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
 from domain.builds import BUILD
 from projections import builds
 from projections.builds import BuildRow, CommentView

@@ -6,16 +6,14 @@ from typing import Any
 
 import msgspec
 
+from commands.build_assignment import must_hold
 from commands.handler import Command
 from domain.builds import (
     BUILD,
     AnyBuild,
     Assigned,
-    BuildAssigned,
     BuildFinished,
-    BuildMovedToTop,
     BuildQueued,
-    BuildRequeued,
     BuildStarted,
     Deleted,
     Finished,
@@ -23,18 +21,13 @@ from domain.builds import (
     Reason,
     Running,
     Verdict,
-    status_of,
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
-from domain.dispatch import LEADER
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
 from store.tables.build_logs import EMPTY_LOG, LogEnd
-
-MAX_ATTEMPTS = 3
-"""How often a build is given to a node before its loss ends it."""
 
 
 @dataclass(frozen=True)
@@ -112,48 +105,6 @@ class StartBuild(Command):
 
 
 @dataclass(frozen=True)
-class AssignBuild(Command):
-    """Only holds while `leader` leads: the leader stream that it reads is its fence."""
-
-    build_id: int
-    node_id: int
-    leader: str
-
-    def reads(self) -> Sequence[AnyStream]:
-        return BUILD.at(self.build_id), LEADER.at("leader")
-
-    def decide(self, build: AnyBuild | None, leader: str) -> Iterable[Event]:
-        if leader != self.leader:
-            raise Conflict("Another dispatcher leads.")
-        if not isinstance(build, Queued):
-            return
-        yield BuildAssigned(**ids_of(build), node_id=self.node_id, attempt=build.attempt + 1)
-
-
-@dataclass(frozen=True)
-class AcknowledgeBuild(Command):
-    """The agent is about to run the first command."""
-
-    build_id: int
-    node_id: int
-    attempt: int
-    commit_sha: str | None
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        held = must_hold(build, self.build_id, self.node_id, self.attempt)
-        if isinstance(held, Assigned):
-            yield BuildStarted(
-                **ids_of(held),
-                node_id=self.node_id,
-                attempt=self.attempt,
-                commit_sha=self.commit_sha or held.queued.commit_sha,
-            )
-
-
-@dataclass(frozen=True)
 class FinishBuild(Command):
     """The agent's last word. `reason` is the agent's; without one the exit code and the results decide."""
 
@@ -174,7 +125,7 @@ class FinishBuild(Command):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         status, reason = verdict(self.exit_code, self.reason, held.failed, held.quarantined + held.known_issues)
         yield BuildFinished(
-            **ids_of(held),
+            **held.ids,
             status=status,
             reason=reason,
             detail=self.detail or (ignored_failures(held) if status == "passed" else None),
@@ -206,7 +157,7 @@ class FinishExternalBuild(Command):
                 if status == "passed" and build.failed:
                     status, reason = "failed", "tests_failed"
                 yield BuildFinished(
-                    **ids_of(build),
+                    **build.ids,
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
                     detail=ignored_failures(build) if status == "passed" else None,
@@ -239,77 +190,14 @@ class AbortBuild(Command):
             case Queued() | Assigned() | Running():
                 log = self.logs.get(build.attempt, EMPTY_LOG)
                 yield BuildFinished(
-                    **ids_of(build),
+                    **build.ids,
                     status="aborted",
                     reason=self.reason,
                     detail=self.detail,
                     log_lines=log.lines,
                     log_digest=log.digest,
-                    node_id=node_of(build),
+                    node_id=None if isinstance(build, Queued) else build.node_id,
                 )
-
-
-@dataclass(frozen=True)
-class MoveBuildToTop(Command):
-    build_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        match build:
-            case None | Deleted():
-                raise NotFound(f"There is no build {self.build_id}.")
-            case Queued():
-                yield BuildMovedToTop(**ids_of(build))
-            case Assigned():
-                raise Conflict(f"Build {self.build_id} has just been assigned to a node, so it waits no more.")
-            case Running() | Finished():
-                raise Conflict(f"Build {self.build_id} is {status_of(build)}; only a queued build can be moved.")
-
-
-@dataclass(frozen=True)
-class LoseBuild(Command):
-    """Its node did not acknowledge it or is gone: back to the queue, or aborted after MAX_ATTEMPTS."""
-
-    build_id: int
-    node_id: int
-    attempt: int
-    reason: str
-    log: LogEnd = EMPTY_LOG
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
-    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        if not isinstance(build, Assigned | Running) or build.node_id != self.node_id or build.attempt != self.attempt:
-            return
-        if self.reason == "not_acknowledged" and isinstance(build, Running):
-            return
-        if build.attempt >= MAX_ATTEMPTS:
-            yield BuildFinished(
-                **ids_of(build),
-                status="aborted",
-                reason="agent_lost",
-                detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
-                log_lines=self.log.lines,
-                log_digest=self.log.digest,
-                node_id=self.node_id,
-            )
-            return
-        reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
-        yield BuildRequeued(**ids_of(build), node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
-
-
-def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
-    """The build, if this node holds it in this attempt; else Conflict, which tells an agent to drop it."""
-    match build:
-        case None | Deleted():
-            raise NotFound(f"There is no build {build_id}.")
-        case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
-            return build
-        case _:
-            raise Conflict(f"Build {build_id} is {status_of(build)} and not this node's (any more), attempt {attempt}.")
 
 
 def verdict(
@@ -340,12 +228,3 @@ def ignored_failures(build: AnyBuild) -> str | None:
             return "1 quarantined failure was ignored."
         case many:
             return f"{many:,} quarantined failures were ignored."
-
-
-def node_of(build: AnyBuild) -> int | None:
-    return build.node_id if isinstance(build, Assigned | Running | Finished) else None
-
-
-def ids_of(build: AnyBuild) -> dict[str, Any]:
-    queued = build.queued
-    return {"build_id": queued.build_id, "job_id": queued.job_id, "project_id": queued.project_id}

@@ -8,7 +8,6 @@ import msgspec
 
 from commands.handler import Command
 from commands.projects import must_be_open
-from commands.secrets import kept
 from domain.core.errors import Invalid, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import (
@@ -22,6 +21,7 @@ from domain.jobs import (
     JobDeleted,
     JobUpdated,
     QuarantineMode,
+    merge_secrets,
 )
 from domain.pools import POOL, Pool
 from domain.projects import PROJECT, Project
@@ -147,7 +147,7 @@ class ConfigureJob(Command):
             setup=list(self.setup),
             env=dict(self.env),
             artifacts=list(self.artifacts),
-            secrets=kept(self.secrets, job.configuration.secrets),
+            secrets=merge_secrets(self.secrets, job.configuration.secrets),
         )
         if configuration != job.configuration:
             yield JobConfigured(job_id=self.job_id, project_id=job.project_id, configuration=configuration)

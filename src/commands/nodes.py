@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from hmac import compare_digest
 from typing import Any
 
-from commands.claims import release, take
 from commands.handler import Command
-from domain.claims import CLAIM, Claim
+from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import AnyStream, Event
 from domain.nodes import (
@@ -46,7 +45,7 @@ class RegisterNode(Command):
         if node is not None:
             return
         _must_exist(self.pool_id, pool)
-        yield from take(self.claim, claim, _owner(self.node_id), _taken(self.title))
+        yield from take_claim(self.claim, claim, _owner(self.node_id), _taken(self.title))
         yield NodeRegistered(
             node_id=self.node_id,
             title=self.title,
@@ -145,8 +144,8 @@ class UpdateNode(Command):
         cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(node, name) is not None)
         if claims:
             new, old = claims
-            yield from take(changed["claim"], new, _owner(self.node_id), _taken(self.title or node.title))
-            yield from release(node.claim, old, _owner(self.node_id))
+            yield from take_claim(changed["claim"], new, _owner(self.node_id), _taken(self.title or node.title))
+            yield from release_claim(node.claim, old, _owner(self.node_id))
         if changed or cleared:
             yield NodeUpdated(node_id=self.node_id, cleared=cleared, **changed)
 
@@ -195,7 +194,7 @@ class DeleteNode(Command):
         if node.deleted:
             return
         for claim in claims:
-            yield from release(node.claim, claim, _owner(self.node_id))
+            yield from release_claim(node.claim, claim, _owner(self.node_id))
         yield NodeDeleted(node_id=self.node_id)
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from commands.claims import release, take
 from commands.handler import Command
 from commands.projects import must_be_open
-from domain.claims import CLAIM, Claim
+from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.nodes import NODE, Node, NodeUpdated
@@ -34,7 +33,7 @@ class CreatePool(Command):
         if pool is not None:
             return
         must_be_open(project, self.project_id)
-        yield from take(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
+        yield from take_claim(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
         yield PoolCreated(
             pool_id=self.pool_id,
             project_id=self.project_id,
@@ -78,8 +77,8 @@ class UpdatePool(Command):
         if claims:
             new, old = claims
             refusal = _taken(pool.project_id, self.title or pool.title)
-            yield from take(changed["claim"], new, _owner(self.pool_id), refusal)
-            yield from release(pool.claim, old, _owner(self.pool_id))
+            yield from take_claim(changed["claim"], new, _owner(self.pool_id), refusal)
+            yield from release_claim(pool.claim, old, _owner(self.pool_id))
         if changed or cleared:
             yield PoolUpdated(pool_id=self.pool_id, project_id=pool.project_id, cleared=cleared, **changed)
 
@@ -112,7 +111,7 @@ class DeletePool(Command):
                 case Node(deleted=False) if other.pool_id == self.pool_id:
                     yield NodeUpdated(node_id=other.node_id, cleared=("pool_id",))
                 case Claim():
-                    yield from release(pool.claim, other, _owner(self.pool_id))
+                    yield from release_claim(pool.claim, other, _owner(self.pool_id))
                 case _:
                     continue
         yield PoolDeleted(pool_id=self.pool_id, project_id=pool.project_id)

@@ -3,15 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.claims import release
 from commands.handler import Command
-from domain.claims import CLAIM, Claim, ClaimTaken
+from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
     UPDATABLE,
+    Access,
     MemberAdmitted,
     Project,
     ProjectClosed,
@@ -95,6 +95,21 @@ class RotateWebhookSecret(Command):
 
 
 @dataclass(frozen=True)
+class AdmitMember(Command):
+    project_id: int
+    user_id: int
+    access: Access
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id),)
+
+    def decide(self, project: Project | None) -> Iterable[Event]:
+        project = existing(project, self.project_id)
+        if project.members.get(self.user_id) != self.access:
+            yield MemberAdmitted(project_id=self.project_id, user_id=self.user_id, access=self.access)
+
+
+@dataclass(frozen=True)
 class CloseProject(Command):
     """The first step of its deletion."""
 
@@ -132,7 +147,7 @@ class DeleteProject(Command):
                 case Job(deleted=False) if other.project_id == self.project_id:
                     yield JobDeleted(job_id=other.job_id, project_id=self.project_id)
                 case Claim():
-                    yield from release(project.claim, other, _owner(self.project_id))
+                    yield from release_claim(project.claim, other, _owner(self.project_id))
                 case _:
                     continue
         yield ProjectDeleted(project_id=self.project_id)

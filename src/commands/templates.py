@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.handler import Command
-from commands.secrets import kept
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
-from domain.jobs import Configuration
+from domain.jobs import Configuration, merge_secrets
 from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
 
 
@@ -75,7 +74,7 @@ class UpdateTemplate(Command):
                 setup=stored.setup if self.setup is None else list(self.setup),
                 env=stored.env if self.env is None else dict(self.env),
                 artifacts=stored.artifacts if self.artifacts is None else list(self.artifacts),
-                secrets=stored.secrets if self.secrets is None else kept(self.secrets, stored.secrets),
+                secrets=stored.secrets if self.secrets is None else merge_secrets(self.secrets, stored.secrets),
             ),
         }
         changed: dict[str, Any] = {

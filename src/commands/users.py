@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.claims import release
 from commands.handler import Command, CommandContext, Handler
-from domain.claims import CLAIM, Claim, ClaimTaken
+from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import AnyStream, Event
 from domain.users import USER, Role, User, UserDeleted, UserRegistered
@@ -70,7 +69,7 @@ class DeleteUser(Command):
         if self.user_id == self.admin_id:
             raise Conflict("You cannot delete yourself; another admin can.")
         for claim in claims:
-            yield from release(user.claim, claim, _owner(self.user_id))
+            yield from release_claim(user.claim, claim, _owner(self.user_id))
         yield UserDeleted(user_id=self.user_id)
 
 

@@ -1,6 +1,7 @@
-"""The audit trail as an area of its own: who has read it.
+"""The audit log: who read it, and whose signature its checkpoints carry.
 
-Each reading is a stream of one event, so that noting it never waits for another reading.
+Each reading is a stream of one event, so that recording it never waits for another reading. The signing keys are in
+the log itself: each key vouches for the next, so those who trust one of them can verify all later ones.
 """
 
 from typing import ClassVar, Literal
@@ -28,7 +29,7 @@ class AuditRead(Event, frozen=True):
         return f"audit-read-{self.read_id}"
 
 
-def evolve(state: AuditRead | None, event: Event) -> AuditRead | None:
+def evolve_reading(state: AuditRead | None, event: Event) -> AuditRead | None:
     match event:
         case AuditRead():
             return event
@@ -36,5 +37,26 @@ def evolve(state: AuditRead | None, event: Event) -> AuditRead | None:
             return state
 
 
-AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve)
-EVENTS = (AuditRead,)
+class SigningKeyChanged(Event, frozen=True):
+    """The first checkpoint that covers this event is still signed by the key before, later ones by this one."""
+
+    name: ClassVar[str] = "audit.signing_key_changed"
+    public_key: str
+    """As a verifier key: NAME+ID+KEY."""
+
+    @property
+    def stream(self) -> str:
+        return SIGNING_KEY.name
+
+
+def evolve_signing_key(state: str | None, event: Event) -> str | None:
+    match event:
+        case SigningKeyChanged():
+            return event.public_key
+        case _:
+            return state
+
+
+AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
+SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
+EVENTS = (AuditRead, SigningKeyChanged)

@@ -221,6 +221,12 @@ class Build(msgspec.Struct, frozen=True):
     def build_id(self) -> int:
         return self.queued.build_id
 
+    @property
+    def ids(self) -> dict[str, Any]:
+        """The fields that all events of the build have in common."""
+        queued = self.queued
+        return {"build_id": queued.build_id, "job_id": queued.job_id, "project_id": queued.project_id}
+
 
 class Queued(Build, frozen=True):
     pass

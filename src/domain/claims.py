@@ -4,10 +4,12 @@ The stream's name is an HMAC of the value (made by the store), so that it reveal
 Two claims at once meet as a version conflict on that stream.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
 
+from domain.core.errors import Conflict
 from domain.core.events import Category, Event
 
 
@@ -45,6 +47,19 @@ def evolve(state: Claim, event: Event) -> Claim:
             return Claim()
         case _:
             return state
+
+
+def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
+    """Raises Conflict with the refusal when somebody else has it."""
+    if state.owner not in ("", owner):
+        raise Conflict(refusal)
+    if not state.owner:
+        yield ClaimTaken(claim=claim, owner=owner)
+
+
+def release_claim(claim: str, state: Claim, owner: str) -> Iterable[Event]:
+    if state.owner == owner:
+        yield ClaimReleased(claim=claim, owner=owner)
 
 
 CLAIM = Category("claim", Claim(), evolve)

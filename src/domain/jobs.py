@@ -1,10 +1,12 @@
 """Jobs: what runs, where and how often at once. A job makes builds."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import job_key
+from domain.core.errors import Invalid
 from domain.core.events import Category, Event
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
@@ -20,6 +22,13 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     env: dict[str, str] = {}
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
+
+
+def merge_secrets(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The given values, and the stored ones where None is given. Raises Invalid where there is none to keep."""
+    if unknown := sorted(name for name, value in given.items() if value is None and name not in stored):
+        raise Invalid.field(f"secrets.{unknown[0]}", "has no stored value that could be kept; give one")
+    return {name: stored[name] if value is None else value for name, value in given.items()}
 
 
 class JobEvent(Event, frozen=True):

@@ -15,11 +15,11 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from commands.audit import new_signing_key
 from commands.handler import CommandContext, Handler
-from commands.sealing import new_signing_key
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import (
     AuditTree,
     SealedCheckpoint,

@@ -7,8 +7,8 @@ from datetime import datetime
 import structlog
 from psycopg_pool import AsyncConnectionPool
 
+from commands.build_actions import DeleteBuild
 from commands.handler import CommandContext, Handler
-from commands.retention import DeleteBuild
 from domain.core.errors import Rejection
 from projections import builds
 

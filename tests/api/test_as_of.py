@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from api.http.as_of import resolve_moment
-from commands.dispatch import TakeLeadership
+from commands.build_assignment import TakeLeadership
 from commands.handler import CommandContext, Handler
 from testhide.processes import Core
 from tests.support.builders import Shop, given_build, given_job, given_project, upload

@@ -19,12 +19,12 @@ from api.app import create_app
 from api.http.security import session_token
 from api.http.services import Services
 from commands.auth import OpenSession
-from commands.builds import AbortBuild, AcknowledgeBuild, AssignBuild, FinishBuild, LoseBuild, StartBuild
-from commands.dispatch import TakeLeadership
+from commands.build_actions import CommentOnBuild, DeleteBuild, PinBuild
+from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
+from commands.builds import AbortBuild, FinishBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
-from commands.members import AdmitMember
 from commands.nodes import (
     ConnectNode,
     DeleteNode,
@@ -34,9 +34,8 @@ from commands.nodes import (
     ReleaseNode,
     UpdateNode,
 )
-from commands.projects import CloseProject, CreateProject, DeleteProject
+from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
-from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser

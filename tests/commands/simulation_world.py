@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from commands.builds import AcknowledgeBuild, AssignBuild
+from commands.build_assignment import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules

@@ -5,17 +5,8 @@ from typing import Any, get_args
 import hypothesis
 import pytest
 
-from commands.builds import (
-    MAX_ATTEMPTS,
-    AbortBuild,
-    AcknowledgeBuild,
-    AssignBuild,
-    FinishBuild,
-    FinishExternalBuild,
-    LoseBuild,
-    StartBuild,
-    verdict,
-)
+from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild, verdict
 from domain import builds, dispatch, jobs
 from domain.builds import (
     BUILD,
@@ -123,35 +114,7 @@ def test_a_job_that_cannot_run_says_why(history: tuple[Event, ...], says: str) -
         given(*history).when(StartBuild(1, 5))
 
 
-# ----- assign, acknowledge -----
-
-
-def test_the_leader_assigns_what_is_queued() -> None:
-    command = AssignBuild(1, 3, "me")
-    given(LED, QUEUED).when(command).then(ASSIGNED)
-    given(LED, QUEUED, ASSIGNED, requeued()).when(command).then(BuildAssigned(**IDS, node_id=3, attempt=2))
-    assert ASSIGNED.notifies == "3:1"
-
-
-@pytest.mark.parametrize("history", [(), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED), (QUEUED, ABORTED), EXTERNAL])
-def test_nothing_else_is_assigned(history: tuple[Event, ...]) -> None:
-    given(LED, *history).when(AssignBuild(1, 3, "me")).then_nothing()
-
-
-@pytest.mark.parametrize("history", [(), (LED, LeadershipTaken(leader="another"))])
-def test_who_does_not_lead_assigns_nothing(history: tuple[Event, ...]) -> None:
-    with pytest.raises(Conflict, match="Another dispatcher leads"):
-        given(*history, QUEUED).when(AssignBuild(1, 3, "me"))
-
-
-def test_an_agent_takes_its_build_up() -> None:
-    given(QUEUED, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
-    given(QUEUED, ASSIGNED, STARTED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then_nothing()
-
-
-def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
-    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="c0ffee")
-    given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(STARTED)
+# ----- what an agent does not hold -----
 
 
 @pytest.mark.parametrize("command", [AcknowledgeBuild(1, 3, 1, None), finish()])
@@ -284,7 +247,7 @@ def test_only_external_builds_are_ended_from_outside(history: tuple[Event, ...])
         given(*history).when(FinishExternalBuild(1, "passed"))
 
 
-# ----- abort, lose -----
+# ----- abort -----
 
 
 @pytest.mark.parametrize(
@@ -321,39 +284,6 @@ def test_an_abort_seals_the_log_of_the_attempt_that_it_ends() -> None:
 )
 def test_an_agent_that_ended_the_build_itself_is_not_notified(finished: BuildFinished) -> None:
     assert finished.notifies is None
-
-
-def test_an_assignment_that_nobody_took_up_goes_back() -> None:
-    lost = requeued(reason="not_acknowledged")
-    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "not_acknowledged")).then(lost)
-    given(QUEUED, ASSIGNED, lost).when(LoseBuild(1, 3, 1, "not_acknowledged")).then_nothing()
-    assert given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "not_acknowledged")) == [], (
-        "it was taken up meanwhile"
-    )
-
-
-def test_a_lost_agents_build_goes_back() -> None:
-    given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
-    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
-
-
-@pytest.mark.parametrize("other", [LoseBuild(1, 4, 1, "agent_lost"), LoseBuild(1, 3, 2, "agent_lost")])
-def test_another_nodes_loss_is_none(other: LoseBuild) -> None:
-    given(QUEUED, ASSIGNED, STARTED).when(other).then_nothing()
-
-
-def test_a_build_is_not_given_out_for_ever() -> None:
-    history: list[Event] = [LED, QUEUED]
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        history += given(*history).when(AssignBuild(1, 3, "me"))
-        history += given(*history).when(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)))
-    assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
-        BuildAssigned,
-        BuildFinished,
-    ]
-    last = history[-1]
-    assert isinstance(last, BuildFinished)
-    assert (last.status, last.reason, last.log_lines) == ("aborted", "agent_lost", 4)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import strategies as st
 
 from commands.jobs import CreateJob
-from commands.members import AdmitMember
 from commands.pools import CreatePool
-from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
+from commands.projects import (
+    AdmitMember,
+    CloseProject,
+    CreateProject,
+    DeleteProject,
+    RotateWebhookSecret,
+    UpdateProject,
+)
 from domain import projects
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.data_keys import job_key, lineage, project_key

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, LoseBuild, StartBuild
+from commands.build_assignment import LoseBuild
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from commands.triage import ClassifyResult

@@ -15,27 +15,16 @@ from psycopg import AsyncConnection
 
 from commands.artifacts import DeleteArtifact
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from commands.builds import (
-    AbortBuild,
-    AcknowledgeBuild,
-    AssignBuild,
-    FinishBuild,
-    FinishExternalBuild,
-    LoseBuild,
-    MoveBuildToTop,
-    StartBuild,
-)
-from commands.dispatch import TakeLeadership
+from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
+from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
-from commands.members import AdmitMember
 from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool, DeletePool
-from commands.projects import CloseProject, CreateProject, DeleteProject, UpdateProject
+from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject, UpdateProject
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
-from commands.reruns import RestartBuild
-from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from commands.build_actions import CommentOnBuild, DeleteBuild, PinBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject
-from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
 from domain.builds import BUILD, AnyBuild, BuildCommented, BuildDeleted, BuildQueued, Deleted
 from domain.core.data_keys import build_key
 from domain.core.errors import Conflict, Erased, NotFound

@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from commands.build_actions import CommentOnBuild
 from commands.handler import CommandContext, Handler
-from commands.retention import CommentOnBuild
 from domain.builds import BUILD, Finished
 from domain.core.columns import Int16s, Int32s
 from domain.results import ResultsRecorded, commit_number

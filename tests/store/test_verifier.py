@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from bench.history.write import write_history
 
-from domain.sealing import SIGNING_KEY
+from domain.audit import SIGNING_KEY
 from projections import audit_trail
 from projections.engine.engine import Engine, ensure_tables
 from store.audit.checkpoints import SealedCheckpoint

@@ -21,7 +21,7 @@ import requests
 from psycopg.conninfo import make_conninfo
 
 from commands.handler import CommandContext, Handler
-from commands.members import AdmitMember
+from commands.projects import AdmitMember
 from commands.users import register_user
 from domain.projects import Access
 from domain.users import Role

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+from commands.build_actions import DeleteBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.endpoints import DeleteEndpoints
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CloseProject, CreateProject, DeleteProject
-from commands.retention import DeleteBuild
 from commands.teams import RegisterChannel, UpdateChannel
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.events import Event

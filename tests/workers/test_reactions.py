@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from commands.artifacts import DeleteArtifact, StoreArtifact
+from commands.build_actions import DeleteBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob, DeleteJob
 from commands.projects import CreateProject
-from commands.retention import DeleteBuild
 from domain.artifacts import blob_key
 from integrations.blobs import open_blobs
 from store.clock import utcnow

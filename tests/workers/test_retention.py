@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from commands.build_actions import PinBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject, UpdateProject
-from commands.retention import PinBuild
 from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from commands.audit import ChangeSigningKey, new_signing_key
 from commands.handler import CommandContext, Handler
-from commands.sealing import ChangeSigningKey, new_signing_key
+from domain.audit import SIGNING_KEY
 from domain.claims import ClaimTaken
 from domain.core.events import EventMetadata
-from domain.sealing import SIGNING_KEY
 from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import AuditTree
 from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of

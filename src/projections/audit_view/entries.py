@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from domain.artifacts import ARTIFACT
-from domain.audit import AUDIT_READ
+from domain.audit import AUDIT_READ, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
 from domain.builds import BUILD, Build, status_of
 from domain.claims import CLAIM
@@ -28,7 +28,6 @@ from domain.pools import POOL
 from domain.projects import PROJECT, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import QUARANTINE
 from domain.registry import AREAS
-from domain.sealing import SIGNING_KEY
 from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
 from domain.triage import TRIAGE

@@ -23,7 +23,6 @@ from domain import (
     projects,
     quarantine,
     results,
-    sealing,
     teams,
     templates,
     triage,
@@ -270,7 +269,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     auth.ApiTokenCreated: "made API token {token_id}{label: “} for user {user_id}",
     auth.ApiTokenRevoked: "revoked API token {token_id} of user {user_id}",
     audit.AuditRead: _audit_read,
-    sealing.SigningKeyChanged: "gave the audit log a new signing key",
+    audit.SigningKeyChanged: "gave the audit log a new signing key",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }

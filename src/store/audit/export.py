@@ -14,8 +14,8 @@ import msgspec
 from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.data_keys import lineage
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of

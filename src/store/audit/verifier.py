@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from store.audit.export_lines import ExportHeader, ExportLine, commitment_of, is_unambiguous, leaf_of_line, parse_hashes
 from store.audit.leaves import GapLeaf, hash_of
 from store.audit.merkle import BadProof, Frontier

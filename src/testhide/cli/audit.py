@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cyclopts import App
 
+from commands.audit import new_signing_key
 from commands.handler import CommandContext, Handler
-from commands.sealing import new_signing_key
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from store.audit.checkpoints import AuditTree
 from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey

@@ -14,8 +14,8 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from commands.builds import AbortBuild, AssignBuild, LoseBuild
-from commands.dispatch import TakeLeadership
+from commands.build_assignment import AssignBuild, LoseBuild, TakeLeadership
+from commands.builds import AbortBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.nodes import MarkNodeOffline
 from domain import builds, jobs, nodes, pools

@@ -1,11 +1,11 @@
-"""Running a finished build once more."""
+"""Tests of restarting a finished build."""
 
 from typing import Any
 
 import hypothesis
 import pytest
 
-from commands.reruns import RestartBuild
+from commands.build_actions import RestartBuild
 from domain import builds, jobs, pools, templates
 from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildQueued, BuildStarted
 from domain.core.errors import Conflict, NotFound

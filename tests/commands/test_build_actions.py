@@ -1,12 +1,12 @@
-"""What people keep of a build and what they let go."""
+"""Tests of the commands on existing builds: move to the top, comment, pin, delete."""
 
 from typing import Any
 
 import hypothesis
 import pytest
 
-from commands.builds import FinishExternalBuild, MoveBuildToTop
-from commands.retention import CommentOnBuild, DeleteBuild, PinBuild
+from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild
+from commands.builds import FinishExternalBuild
 from domain import builds
 from domain.builds import (
     BuildAssigned,

@@ -1,10 +1,26 @@
-"""Running a finished build once more."""
+"""Commands on existing builds: restart, move to the top of the queue, comment, pin, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from commands.handler import Command
-from domain.builds import BUILD, AnyBuild, BuildQueued, Deleted, Finished, status_of
+from domain.builds import (
+    BUILD,
+    AnyBuild,
+    Assigned,
+    BuildCommented,
+    BuildDeleted,
+    BuildMovedToTop,
+    BuildPinned,
+    BuildQueued,
+    BuildUnpinned,
+    Deleted,
+    Finished,
+    Queued,
+    Running,
+    status_of,
+)
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -64,9 +80,7 @@ class RestartBuild(Command):
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
             )
         yield BuildQueued(
-            build_id=self.build_id,
-            job_id=queued.job_id,
-            project_id=queued.project_id,
+            **source.ids | {"build_id": self.build_id},
             configuration=configuration,
             branch=queued.branch,
             commit_sha=source.commit_sha or queued.commit_sha,
@@ -81,3 +95,81 @@ class RestartBuild(Command):
             pool_labels=queued.pool_labels,
             quarantine_mode=queued.quarantine_mode,
         )
+
+
+@dataclass(frozen=True)
+class MoveBuildToTop(Command):
+    build_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        match build:
+            case None | Deleted():
+                raise NotFound(f"There is no build {self.build_id}.")
+            case Queued():
+                yield BuildMovedToTop(**build.ids)
+            case Assigned():
+                raise Conflict(f"Build {self.build_id} has just been assigned to a node, so it waits no more.")
+            case Running() | Finished():
+                raise Conflict(f"Build {self.build_id} is {status_of(build)}; only a queued build can be moved.")
+
+
+@dataclass(frozen=True)
+class CommentOnBuild(Command):
+    build_id: int
+    comment_id: int
+    text: str
+    author: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        build = must_exist(build, self.build_id)
+        if self.comment_id not in build.comments:
+            yield BuildCommented(**build.ids, comment_id=self.comment_id, text=self.text, author=self.author)
+
+
+@dataclass(frozen=True)
+class PinBuild(Command):
+    build_id: int
+    pinned: bool
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        build = must_exist(build, self.build_id)
+        if build.pinned != self.pinned:
+            yield BuildPinned(**build.ids) if self.pinned else BuildUnpinned(**build.ids)
+
+
+@dataclass(frozen=True)
+class DeleteBuild(Command):
+    """For good: the data key of the build goes in the same commit."""
+
+    build_id: int
+    reason: Literal["requested", "retention"] = "requested"
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        build = must_exist(build, self.build_id)
+        if not isinstance(build, Finished):
+            raise Conflict(f"Build {self.build_id} is {status_of(build)}; stop it first.")
+        if build.pinned:
+            raise Conflict(
+                f"Build {self.build_id} is kept for ever;"
+                f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
+            )
+        results = [(report.first_result_id, report.cases) for report in build.reports]
+        yield BuildDeleted(**build.ids, results=results, reason=self.reason)
+
+
+def must_exist(build: AnyBuild | None, build_id: int) -> AnyBuild:
+    if build is None or isinstance(build, Deleted):
+        raise NotFound(f"There is no build {build_id}.")
+    return build

@@ -1,15 +1,15 @@
-"""New signing keys: decided once, and only instead of the key that was seen."""
+"""Tests of changing the key that signs the checkpoints of the audit log."""
 
 from typing import Any
 
 import hypothesis
 import pytest
 
-from commands.sealing import ChangeSigningKey
-from domain import sealing
+from commands.audit import ChangeSigningKey
+from domain import audit
+from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import Conflict
 from domain.core.events import Event
-from domain.sealing import SIGNING_KEY, SigningKeyChanged
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -31,11 +31,11 @@ def test_a_key_is_changed_from_the_one_that_was_seen() -> None:
     assert SIGNING_KEY.fold([FIRST, second]) == "b"
 
 
-@hypothesis.given(commands(ChangeSigningKey), histories(*sealing.EVENTS))
+@hypothesis.given(commands(ChangeSigningKey), histories(*audit.EVENTS))
 def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
     is_decided_once(command, history)
 
 
-@hypothesis.given(histories(*sealing.EVENTS))
+@hypothesis.given(histories(*audit.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(SIGNING_KEY.category, history)

@@ -1,0 +1,124 @@
+"""Commands that assign builds to nodes, and requeue builds that their nodes lost."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from commands.handler import Command
+from domain.builds import (
+    BUILD,
+    AnyBuild,
+    Assigned,
+    BuildAssigned,
+    BuildFinished,
+    BuildRequeued,
+    BuildStarted,
+    Deleted,
+    Queued,
+    Running,
+    status_of,
+)
+from domain.core.errors import Conflict, NotFound
+from domain.core.events import AnyStream, Event
+from domain.dispatch import LEADER, LeadershipTaken
+from store.tables.build_logs import EMPTY_LOG, LogEnd
+
+MAX_ATTEMPTS = 3
+"""The number of nodes that a build is assigned to before it is aborted."""
+
+
+@dataclass(frozen=True)
+class TakeLeadership(Command):
+    leader: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (LEADER.at("leader"),)
+
+    def decide(self, leader: str) -> Iterable[Event]:
+        if leader != self.leader:
+            yield LeadershipTaken(leader=self.leader)
+
+
+@dataclass(frozen=True)
+class AssignBuild(Command):
+    """Only holds while `leader` leads: the leader stream that it reads is its fence."""
+
+    build_id: int
+    node_id: int
+    leader: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return BUILD.at(self.build_id), LEADER.at("leader")
+
+    def decide(self, build: AnyBuild | None, leader: str) -> Iterable[Event]:
+        if leader != self.leader:
+            raise Conflict("Another dispatcher leads.")
+        if not isinstance(build, Queued):
+            return
+        yield BuildAssigned(**build.ids, node_id=self.node_id, attempt=build.attempt + 1)
+
+
+@dataclass(frozen=True)
+class AcknowledgeBuild(Command):
+    """The agent is about to run the first command."""
+
+    build_id: int
+    node_id: int
+    attempt: int
+    commit_sha: str | None
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        held = must_hold(build, self.build_id, self.node_id, self.attempt)
+        if isinstance(held, Assigned):
+            yield BuildStarted(
+                **held.ids,
+                node_id=self.node_id,
+                attempt=self.attempt,
+                commit_sha=self.commit_sha or held.queued.commit_sha,
+            )
+
+
+@dataclass(frozen=True)
+class LoseBuild(Command):
+    """Its node did not acknowledge it or is gone: back to the queue, or aborted after MAX_ATTEMPTS."""
+
+    build_id: int
+    node_id: int
+    attempt: int
+    reason: str
+    log: LogEnd = EMPTY_LOG
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (BUILD.at(self.build_id),)
+
+    def decide(self, build: AnyBuild | None) -> Iterable[Event]:
+        if not isinstance(build, Assigned | Running) or build.node_id != self.node_id or build.attempt != self.attempt:
+            return
+        if self.reason == "not_acknowledged" and isinstance(build, Running):
+            return
+        if build.attempt >= MAX_ATTEMPTS:
+            yield BuildFinished(
+                **build.ids,
+                status="aborted",
+                reason="agent_lost",
+                detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
+                log_lines=self.log.lines,
+                log_digest=self.log.digest,
+                node_id=self.node_id,
+            )
+            return
+        reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
+        yield BuildRequeued(**build.ids, node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
+
+
+def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
+    """The build, if this node holds it in this attempt; else Conflict, which tells an agent to drop it."""
+    match build:
+        case None | Deleted():
+            raise NotFound(f"There is no build {build_id}.")
+        case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
+            return build
+        case _:
+            raise Conflict(f"Build {build_id} is {status_of(build)} and not this node's (any more), attempt {attempt}.")

@@ -1,0 +1,105 @@
+"""Tests of the leadership of dispatch, of assignments, and of builds that their nodes lost."""
+
+from typing import Any
+
+import hypothesis
+import pytest
+
+from commands.build_assignment import MAX_ATTEMPTS, AcknowledgeBuild, AssignBuild, LoseBuild, TakeLeadership
+from domain import dispatch
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
+from domain.core.errors import Conflict
+from domain.core.events import Event
+from domain.dispatch import LEADER, LeadershipTaken
+from store.tables.build_logs import LogEnd
+from tests.commands.test_builds import ABORTED, ASSIGNED, CONFIGURATION, EXTERNAL, IDS, LED, QUEUED, STARTED, requeued
+from tests.support.spec import folds, given, is_decided_once
+from tests.support.strategies import commands, histories
+
+MINE, ANOTHERS = LeadershipTaken(leader="me"), LeadershipTaken(leader="another")
+
+
+def test_leadership_is_taken() -> None:
+    given().when(TakeLeadership("me")).then(MINE)
+    given(ANOTHERS).when(TakeLeadership("me")).then(MINE)
+    given(ANOTHERS, MINE, ANOTHERS).when(TakeLeadership("me")).then(MINE)
+
+
+def test_who_leads_already_does_not_take_it_again() -> None:
+    given(ANOTHERS, MINE).when(TakeLeadership("me")).then_nothing()
+
+
+def test_the_last_one_leads() -> None:
+    assert LEADER.at("leader").fold([MINE, ANOTHERS]) == "another"
+    assert MINE.stream == LEADER.at("leader").name
+
+
+def test_the_leader_assigns_what_is_queued() -> None:
+    command = AssignBuild(1, 3, "me")
+    given(LED, QUEUED).when(command).then(ASSIGNED)
+    given(LED, QUEUED, ASSIGNED, requeued()).when(command).then(BuildAssigned(**IDS, node_id=3, attempt=2))
+    assert ASSIGNED.notifies == "3:1"
+
+
+@pytest.mark.parametrize("history", [(), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED), (QUEUED, ABORTED), EXTERNAL])
+def test_nothing_else_is_assigned(history: tuple[Event, ...]) -> None:
+    given(LED, *history).when(AssignBuild(1, 3, "me")).then_nothing()
+
+
+@pytest.mark.parametrize("history", [(), (LED, LeadershipTaken(leader="another"))])
+def test_who_does_not_lead_assigns_nothing(history: tuple[Event, ...]) -> None:
+    with pytest.raises(Conflict, match="Another dispatcher leads"):
+        given(*history, QUEUED).when(AssignBuild(1, 3, "me"))
+
+
+def test_an_agent_takes_its_build_up() -> None:
+    given(QUEUED, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
+    given(QUEUED, ASSIGNED, STARTED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then_nothing()
+
+
+def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
+    asked = BuildQueued(**IDS, configuration=CONFIGURATION, branch="dev", commit_sha="c0ffee")
+    given(asked, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(STARTED)
+
+
+def test_an_assignment_that_nobody_took_up_goes_back() -> None:
+    lost = requeued(reason="not_acknowledged")
+    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "not_acknowledged")).then(lost)
+    given(QUEUED, ASSIGNED, lost).when(LoseBuild(1, 3, 1, "not_acknowledged")).then_nothing()
+    assert given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "not_acknowledged")) == [], (
+        "it was taken up meanwhile"
+    )
+
+
+def test_a_lost_agents_build_goes_back() -> None:
+    given(QUEUED, ASSIGNED, STARTED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
+    given(QUEUED, ASSIGNED).when(LoseBuild(1, 3, 1, "agent_lost")).then(requeued())
+
+
+@pytest.mark.parametrize("other", [LoseBuild(1, 4, 1, "agent_lost"), LoseBuild(1, 3, 2, "agent_lost")])
+def test_another_nodes_loss_is_none(other: LoseBuild) -> None:
+    given(QUEUED, ASSIGNED, STARTED).when(other).then_nothing()
+
+
+def test_a_build_is_not_given_out_for_ever() -> None:
+    history: list[Event] = [LED, QUEUED]
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        history += given(*history).when(AssignBuild(1, 3, "me"))
+        history += given(*history).when(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)))
+    assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
+        BuildAssigned,
+        BuildFinished,
+    ]
+    last = history[-1]
+    assert isinstance(last, BuildFinished)
+    assert (last.status, last.reason, last.log_lines) == ("aborted", "agent_lost", 4)
+
+
+@hypothesis.given(commands(TakeLeadership), histories(*dispatch.EVENTS))
+def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
+    is_decided_once(command, history)
+
+
+@hypothesis.given(histories(*dispatch.EVENTS))
+def test_folding_never_fails(history: list[Event]) -> None:
+    folds(LEADER, history)
