@@ -206,7 +206,7 @@ class JobController(Controller):
     async def configure(
         self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: NewConfiguration
     ) -> Configured:
-        """Replaces the whole configuration; used from the next build on. A secret that is null keeps its value."""
+        """Replaces the configuration, used from the next build on. Secrets that are not sent stay; null removes one."""
         job = await find_visible_job(request.user, ctx, job_id, "write")
         data.check()
         seal = ctx.services.secrets.seal

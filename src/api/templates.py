@@ -48,11 +48,13 @@ class TemplateChanges(msgspec.Struct):
     artifacts: Artifacts | UnsetType = UNSET
     command: Command | UnsetType = UNSET
     secrets: dict[str, Value | None] | list[str] | UnsetType = UNSET
-    """Values by name. Null keeps the stored value, and so does a list of names, as GET returns it."""
+    """Values by name. A secret that is not sent keeps its value, null removes it; a list of names, as GET returns it,
+    changes none.
+    """
 
     @property
     def secret_values(self) -> Mapping[str, str | None] | UnsetType:
-        return dict.fromkeys(self.secrets) if isinstance(self.secrets, list) else self.secrets
+        return {} if isinstance(self.secrets, list) else self.secrets
 
     def check(self) -> None:
         check_parts(self.env or {}, self.secret_values or {}, self.artifacts or [])

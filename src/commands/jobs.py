@@ -128,7 +128,7 @@ class UpdateJob(Command):
 
 @dataclass(frozen=True)
 class ConfigureJob(Command):
-    """Replaces the whole configuration. `secrets` are sealed values; None keeps the stored one."""
+    """Replaces the configuration, except for secrets that are not named. Secrets are sealed; None removes one."""
 
     job_id: int
     command: str

@@ -48,7 +48,7 @@ class CreateTemplate(Command):
 
 @dataclass(frozen=True)
 class UpdateTemplate(Command):
-    """None leaves a field as it is. `secrets` are sealed values; None keeps the stored one."""
+    """None leaves a field as it is. `secrets` are sealed values; None removes one, and others stay."""
 
     template_id: int
     title: str | None = None

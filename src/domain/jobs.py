@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import job_key
-from domain.core.errors import Invalid
 from domain.core.events import Category, Event
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
@@ -25,10 +24,8 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def merge_secrets(given: Mapping[str, bytes | None], stored: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The given values, and the stored ones where None is given. Raises Invalid where there is none to keep."""
-    if unknown := sorted(name for name, value in given.items() if value is None and name not in stored):
-        raise Invalid.field(f"secrets.{unknown[0]}", "has no stored value that could be kept; give one")
-    return {name: stored[name] if value is None else value for name, value in given.items()}
+    """Returns the stored values with the given ones in their place; None removes a value. Both are sealed."""
+    return {name: value for name, value in {**stored, **given}.items() if value is not None}
 
 
 class JobEvent(Event, frozen=True):

@@ -36,11 +36,13 @@ class NewConfiguration(msgspec.Struct):
     env: dict[str, Value]
     artifacts: Annotated[list[Glob], Meta(max_length=100)]
     secrets: dict[str, Value | None] | list[str] = {}
-    """Values by name. Null keeps the stored value, and so does a list of names, as GET returns it."""
+    """Values by name. A secret that is not sent keeps its value, null removes it; a list of names, as GET returns it,
+    changes none.
+    """
 
     @property
     def secret_values(self) -> Mapping[str, str | None]:
-        return self.secrets if isinstance(self.secrets, dict) else dict.fromkeys(self.secrets)
+        return self.secrets if isinstance(self.secrets, dict) else {}
 
     def check(self) -> None:
         """Raises Invalid for what the types do not refuse."""
