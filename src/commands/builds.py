@@ -1,6 +1,6 @@
 """What is asked of builds, and what follows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from commands.build_assignment import must_hold
 from commands.handler import Command
 from domain.builds import (
     BUILD,
+    UNEXPLAINED,
     AnyBuild,
     Assigned,
     BuildFinished,
@@ -29,6 +30,8 @@ from domain.pools import POOL, Pool
 from domain.templates import TEMPLATE, Template, overlaid
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
+TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
+"""Environment variable of a job: comma-separated, `1` without it."""
 
 @dataclass(frozen=True)
 class StartBuild(Command):
@@ -123,12 +126,13 @@ class FinishBuild(Command):
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
             return
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
-        status, reason = verdict(self.exit_code, self.reason, held.failed, held.quarantined + held.known_issues)
+        failed = held.failed or count_unloaded(held)
+        status, reason = verdict(self.exit_code, self.reason, failed, find_excused_exit_codes(held))
         yield BuildFinished(
             **held.ids,
             status=status,
             reason=reason,
-            detail=self.detail or (ignored_failures(held) if status == "passed" else None),
+            detail=self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
             exit_code=self.exit_code,
             log_lines=self.log.lines,
             log_digest=self.log.digest,
@@ -154,7 +158,7 @@ class FinishExternalBuild(Command):
                 raise Conflict(f"Build {self.build_id} has already {build.status}.")
             case Running(node_id=None):
                 status, reason = self.status, None if self.status == "passed" else "reported"
-                if status == "passed" and build.failed:
+                if status == "passed" and (build.failed or count_unloaded(build)):
                     status, reason = "failed", "tests_failed"
                 yield BuildFinished(
                     **build.ids,
@@ -201,12 +205,11 @@ class AbortBuild(Command):
 
 
 def verdict(
-    exit_code: int | None, reason: Reason | None, failed: int, ignored: int = 0
+    exit_code: int | None, reason: Reason | None, failed: int, excused: Collection[int] = ()
 ) -> tuple[Verdict, Reason | None]:
-    """What the agent saw and what the reports say, reconciled: a lost report never turns a build green.
+    """Reconciles what the agent saw with what the reports say: a lost report never turns a build green.
 
-    Test runners exit with 1 when tests failed and with something else when anything else is wrong. So a 1 is explained
-    by the `ignored` failures, which do not count, if there are any.
+    `excused` are the exit codes that failures account for which do not count.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -214,9 +217,49 @@ def verdict(
         return "failed", reason
     if failed:
         return "failed", "tests_failed"
-    if exit_code == 0 or (exit_code == 1 and ignored > 0):
+    if exit_code == 0 or exit_code in excused:
         return "passed", None
     return "failed", "command_failed"
+
+
+def find_excused_exit_codes(build: AnyBuild) -> set[int]:
+    """Returns the exit codes for which ignored failures (in quarantine, or known to the reporter) account.
+
+    A report says so itself where the agent's pytest plugin wrote it; for any other the job says with what its test
+    runner exits when tests failed. Nothing is excused when a suite is missing, or when a test runner ended for
+    another reason.
+    """
+    reports = [report for report in build.reports if report.attempt == build.attempt]
+    if any(report.unloaded or report.explained_exit_code == UNEXPLAINED for report in reports):
+        return set()
+    runners = find_exit_codes_of_failed_tests(build.queued.configuration.env)
+    excused = [
+        runners if report.explained_exit_code is None else {report.explained_exit_code}
+        for report in reports
+        if report.ignored
+    ]
+    return set().union(*excused)
+
+
+def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
+    """Returns the exit codes by which a job's test runner says that tests failed: 1, or what its variable lists."""
+    return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
+
+
+def count_unloaded(build: AnyBuild) -> int:
+    """Returns how many test suites could not be loaded, so that their tests are missing: never excused."""
+    return sum(report.unloaded for report in build.reports if report.attempt == build.attempt)
+
+
+def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
+    """Says what failed a build although its failures are ignored: suites that are missing, or its exit code."""
+    if reason not in ("command_failed", "tests_failed"):
+        return None
+    if unloaded := count_unloaded(build):
+        return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded."
+    if reason == "command_failed" and any(r.ignored for r in build.reports if r.attempt == build.attempt):
+        return "The ignored failures do not account for the exit code of the command."
+    return None
 
 
 def ignored_failures(build: AnyBuild) -> str | None:

@@ -199,6 +199,8 @@ class RecordReport(Command):
             quarantined=ignored,
             suites=report.suites,
             warnings=report.warnings,
+            explained_exit_code=report.explained_exit_code,
+            unloaded=report.unloaded,
         )
 
 

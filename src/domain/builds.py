@@ -35,6 +35,10 @@ Reason = Literal[
 ]
 
 
+UNEXPLAINED = -1
+"""As the explained exit code of a report: something else than failed tests ended its test runner."""
+
+
 class BuildEvent(Event, frozen=True):
     build_id: int
     job_id: int
@@ -132,6 +136,10 @@ class ReportRecorded(BuildEvent, frozen=True):
     path: str = ""
     suites: list[str] = []
     warnings: list[str] = []
+    explained_exit_code: int | None = None
+    """The exit code of its test runner that its results explain; UNEXPLAINED, or None where the report does not say."""
+    unloaded: int = 0
+    """Suites that could not be loaded, so that their tests are missing."""
 
 
 class BuildFinished(BuildEvent, frozen=True):
@@ -196,6 +204,10 @@ class Report(msgspec.Struct, frozen=True):
     first_result_id: int
     cases: int
     warnings: list[str]
+    ignored: int = 0
+    """Failures in quarantine, and those that the reporter calls known."""
+    explained_exit_code: int | None = None
+    unloaded: int = 0
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -290,7 +302,16 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
 
 
 def _report(event: ReportRecorded) -> Report:
-    return Report(event.attempt, event.path, event.first_result_id, event.cases, event.warnings)
+    return Report(
+        event.attempt,
+        event.path,
+        event.first_result_id,
+        event.cases,
+        event.warnings,
+        ignored=event.quarantined + event.known_issues,
+        explained_exit_code=event.explained_exit_code,
+        unloaded=event.unloaded,
+    )
 
 
 def _common(state: Build, **changes: Any) -> dict[str, Any]:

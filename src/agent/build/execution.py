@@ -134,7 +134,8 @@ class Execution:
         lists = injection.write_lists(workspace.folder, workspace.root, message, self._context.account)
         if message.get("test_ids") is not None:
             self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
-        return injection.install_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
+        runners = {"JEST_JUNIT_REPORT_TEST_SUITE_ERRORS": "true"}  # else jest-junit leaves out files that do not load
+        return injection.install_plugin(workspace.folder, {**runners, **lists, **workspace.environment(message, commit)})
 
     def _run_commands(self, env: dict[str, str]) -> BuildVerdict:
         self._environment = env

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from commands.builds import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
 
 Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
@@ -28,6 +29,9 @@ REPOSITORY = re.compile(
     r"|file:///[^\0-\x1f\x7f]+"
     r"|/[^\0-\x1f\x7f]+"
 )
+
+
+EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 
 
 class NewConfiguration(msgspec.Struct):
@@ -60,6 +64,11 @@ def check_variables(field: str, names: Iterable[str]) -> None:
             )
         if number >= MAX_VARIABLES:
             raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
+    if isinstance(names, Mapping) and not EXIT_CODES.fullmatch(names.get(TEST_FAILURE_EXIT_CODES) or "1"):
+        raise Invalid.field(
+            f"{field}.{TEST_FAILURE_EXIT_CODES}",
+            "lists the exit codes, 1 to 255, by which the test runner says that tests failed, such as 1,2",
+        )
 
 
 def check_glob(field: str, glob: str) -> None:

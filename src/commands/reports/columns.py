@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from commands.reports.parser import Case, Suite, Summary, parse_report
+from domain.builds import UNEXPLAINED
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
 
 CHUNK = 256 * 1024
@@ -46,6 +47,10 @@ class ReportRead:
     cuts: list[int] = field(default_factory=lambda: [0])
     """Rows at which a block begins."""
     warnings: list[str] = field(default_factory=list)
+    explained_exit_code: int | None = None
+    """What the agent's pytest plugin says of it: see `domain.builds.ReportRecorded`."""
+    unloaded: int = 0
+    """Suites that could not be loaded."""
     is_report: bool = False
     """Whether the file is a report of any known shape."""
 
@@ -119,6 +124,7 @@ class _Reading:
         report.finals.append(1)
         report.known_issues.append(status == FAILED and case.known_issue)
         report.flaky.append(status == PASSED and failed_before)
+        report.unloaded += status == FAILED and _is_unloaded_suite(case)
         self._keep_text(row, case)
         if report.rows - report.cuts[-1] >= BLOCK_ROWS or self._block_text >= BLOCK_TEXT:
             report.cuts.append(report.rows)
@@ -127,6 +133,11 @@ class _Reading:
     def end_suite(self, suite: Suite) -> None:
         """Another suite of this name is not the same one: merged reports of shards have many called `pytest`."""
         self._attempts.pop(suite.name, None)
+        code = dict(suite.properties).get("testhide_explained_exit_code")
+        if code is not None and self.report.explained_exit_code != UNEXPLAINED:
+            self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
+        # jest-junit tells of a file that it could not load only by these counts.
+        self.report.unloaded += suite.counts.tests == 0 and bool(suite.declared.errors)
 
     def end(self, summary: Summary) -> None:
         report = self.report
@@ -177,6 +188,16 @@ class _Reading:
             self.report.texts.append(text)
             self._text += size
             self._block_text += size
+
+
+def _is_unloaded_suite(case: Case) -> bool:
+    """Returns whether a failed case stands for a suite or file that could not be loaded, as test runners write it."""
+    return (
+        (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
+        or case.classname == "Test suite failed to run"  # jest-junit
+        or case.name.endswith("initializationError")  # surefire
+        or (case.error_kind == "error" and case.message == "collection failure")  # pytest
+    )
 
 
 def _properties(case: Case, failed: bool) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,111 @@
+"""Ignored failures excuse a failing exit code only where the reports account for it."""
+
+from typing import Any
+
+import pytest
+
+from commands.builds import FinishBuild, find_exit_codes_of_failed_tests
+from commands.reports.columns import read_chunks
+from domain.builds import UNEXPLAINED, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
+from domain.jobs import Configuration
+from domain.results import FAILED
+from tests.support.spec import given
+
+IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
+
+
+def report(path: str, quarantined: int, explained: int | None = None, unloaded: int = 0) -> ReportRecorded:
+    counts: dict[str, Any] = {"cases": 9, "passed": 9 - quarantined, "failed": quarantined, "skipped": 0}
+    counts |= {"known_issues": 0, "duration_ms": 1, "blocks": 1, "quarantined": quarantined, "first_result_id": 1}
+    return ReportRecorded(**IDS, attempt=1, path=path, **counts, explained_exit_code=explained, unloaded=unloaded)
+
+
+def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) -> BuildFinished:
+    env = {} if codes is None else {"TESTHIDE_TEST_FAILURE_EXIT_CODES": codes}
+    history = (
+        BuildQueued(**IDS, configuration=Configuration(command="make", env=env)),
+        BuildAssigned(**IDS, node_id=3, attempt=1),
+        BuildStarted(**IDS, node_id=3, attempt=1),
+        *reports,
+    )
+    (finished,) = given(*history).when(
+        FinishBuild(build_id=1, node_id=3, attempt=1, exit_code=exit_code, reason=None, detail=None)
+    )
+    assert isinstance(finished, BuildFinished)
+    return finished
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "reports", "codes", "status"),
+    [
+        pytest.param(1, [report("a", 1)], None, "passed", id="the default"),
+        pytest.param(2, [report("a", 1)], None, "failed", id="another exit code"),
+        pytest.param(2, [report("a", 1)], "2, 3", "passed", id="a code that the job names"),
+        pytest.param(1, [report("a", 1)], "2", "failed", id="a code that it does not"),
+        pytest.param(1, [report("a", 0)], None, "failed", id="nothing ignored"),
+        pytest.param(1, [report("a", 1, explained=1)], "7", "passed", id="pytest explains it"),
+        pytest.param(1, [report("a", 1, explained=UNEXPLAINED)], None, "failed", id="a coverage gate"),
+        pytest.param(2, [report("a", 1, explained=1)], None, "failed", id="what ran after pytest"),
+        pytest.param(1, [report("a", 1, explained=0)], None, "failed", id="pytest passed"),
+        pytest.param(1, [report("a", 1, explained=1), report("b", 0, explained=0)], None, "passed", id="two runs"),
+        pytest.param(1, [report("a", 1, 1), report("b", 0, UNEXPLAINED)], None, "failed", id="another run's gate"),
+        pytest.param(1, [report("a", 1, unloaded=1)], None, "failed", id="a suite is missing"),
+        pytest.param(1, [report("a", 1), report("b", 0, unloaded=2)], None, "failed", id="suites are missing"),
+    ],
+)
+def test_excused_exit_codes(exit_code: int, reports: list[ReportRecorded], codes: str | None, status: str) -> None:
+    assert ended(exit_code, *reports, codes=codes).status == status
+
+
+def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
+    assert ended(1, report("a", 1, unloaded=2)).detail == "2 test suites could not be loaded."
+    explanation = "The ignored failures do not account for the exit code of the command."
+    assert ended(2, report("a", 1)).detail == explanation
+    assert ended(2, report("a", 0)).detail is None
+
+
+def test_a_list_of_exit_codes_that_is_none_excuses_nothing() -> None:
+    assert find_exit_codes_of_failed_tests({"TESTHIDE_TEST_FAILURE_EXIT_CODES": "any"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("property_value", "explained"), [(None, None), ("0", 0), ("1", 1), ("none", UNEXPLAINED), ("x", UNEXPLAINED)]
+)
+def test_a_report_says_which_exit_code_it_explains(property_value: str | None, explained: int | None) -> None:
+    one = f'<property name="testhide_explained_exit_code" value="{property_value}"/>' if property_value else ""
+    suite = f'<testsuite name="pytest"><properties>{one}</properties><testcase name="a"/></testsuite>'
+    assert read_chunks([suite.encode()]).explained_exit_code == explained
+
+
+def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
+    jest = b"""<testsuites tests="1" failures="0" errors="1">
+        <testsuite name="undefined" errors="1" failures="0" skipped="0" tests="0"></testsuite>
+        <testsuite name="sum" errors="0" failures="0" skipped="0" tests="1"><testcase name="adds"/></testsuite>
+    </testsuites>"""
+    assert read_chunks([jest]).unloaded == 1
+
+
+@pytest.mark.parametrize(
+    ("suite", "case"),
+    [
+        ("src/a.test.js", 'classname="src/a.test.js" name="src/a.test.js"><failure message="no module"/>'),
+        ("a", 'classname="Test suite failed to run" name="src/a.test.js"><error>no module</error>'),
+        ("com.acme.FooTest", 'classname="com.acme.FooTest" name="initializationError"><error/>'),
+        ("com.acme.FooTest", 'classname="com.acme.FooTest" name="com.acme.FooTest"><error/>'),
+        ("pytest", 'classname="" name="tests.test_a"><error message="collection failure"/>'),
+    ],
+)
+def test_a_case_can_stand_for_a_suite_that_could_not_be_loaded(suite: str, case: str) -> None:
+    read = read_chunks([f'<testsuite name="{suite}"><testcase {case}</testcase></testsuite>'.encode()])
+    assert (read.unloaded, list(read.statuses)) == (1, [FAILED])
+
+
+def test_a_failed_case_named_as_its_class_or_suite_is_a_test() -> None:
+    cases = '<testcase classname="sum adds" name="sum adds"><failure/></testcase><testcase name="sum"><failure/></testcase>'
+    assert read_chunks([f'<testsuite name="sum">{cases}</testsuite>'.encode()]).unloaded == 0
+
+
+def test_a_missing_suite_fails_a_build_that_exits_with_0() -> None:
+    finished = ended(0, report("a", 1, unloaded=1))
+    assert (finished.status, finished.reason) == ("failed", "tests_failed")
+    assert finished.detail == "1 test suite could not be loaded."
