@@ -189,3 +189,14 @@ def test_agents_are_told_only_where_the_job_asks_for_it(server: Server, mode: st
     agent.finished(build, exit_code=1).raise_for_status()
     done = shop.build(build_id)
     assert (done["status"], done["detail"]) == ("passed", "1 quarantined failure was ignored.")
+
+
+def test_a_list_of_exit_codes_that_is_none_is_refused(server: Server, job: int) -> None:
+    configuration = {"command": "make test", "setup": [], "artifacts": []}
+    path = f"/api/v3/jobs/{job}/configuration"
+    refused = server.admin.put(path, json=configuration | {"env": {"TESTHIDE_TEST_FAILURE_EXIT_CODES": "0,any"}})
+    (error,) = refused.json()["errors"]
+    assert (refused.status_code, error["field"]) == (422, "env.TESTHIDE_TEST_FAILURE_EXIT_CODES")
+    assert "such as 1,2" in error["message"]
+    taken = server.admin.put(path, json=configuration | {"env": {"TESTHIDE_TEST_FAILURE_EXIT_CODES": "1, 2"}})
+    assert taken.status_code == 200

@@ -101,7 +101,9 @@ def test_a_case_can_stand_for_a_suite_that_could_not_be_loaded(suite: str, case:
 
 
 def test_a_failed_case_named_as_its_class_or_suite_is_a_test() -> None:
-    cases = '<testcase classname="sum adds" name="sum adds"><failure/></testcase><testcase name="sum"><failure/></testcase>'
+    cases = (
+        '<testcase classname="sum adds" name="sum adds"><failure/></testcase><testcase name="sum"><failure/></testcase>'
+    )
     assert read_chunks([f'<testsuite name="sum">{cases}</testsuite>'.encode()]).unloaded == 0
 
 

@@ -135,7 +135,9 @@ class Execution:
         if message.get("test_ids") is not None:
             self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
         runners = {"JEST_JUNIT_REPORT_TEST_SUITE_ERRORS": "true"}  # else jest-junit leaves out files that do not load
-        return injection.install_plugin(workspace.folder, {**runners, **lists, **workspace.environment(message, commit)})
+        return injection.install_plugin(
+            workspace.folder, {**runners, **lists, **workspace.environment(message, commit)}
+        )
 
     def _run_commands(self, env: dict[str, str]) -> BuildVerdict:
         self._environment = env
