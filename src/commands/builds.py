@@ -33,6 +33,7 @@ from store.tables.build_logs import EMPTY_LOG, LogEnd
 TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
 """Environment variable of a job: comma-separated, `1` without it."""
 
+
 @dataclass(frozen=True)
 class StartBuild(Command):
     """`env` and `secrets` go over the job's; None takes the job's branch and the newest commit."""
