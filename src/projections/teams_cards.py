@@ -23,9 +23,9 @@ class CardContext(msgspec.Struct, frozen=True):
     project: str = ""
     job: str = ""
     tests: Sequence[str] = ()
-    """The node ids of the first tests that the event is context."""
+    """The node ids of the first tests that the event is about."""
     number: int = 0
-    """The number of all tests that the event is context."""
+    """The number of all tests that the event is about."""
     mention: str = ""
     """The email of the user to mention when a build failed."""
     base_url: str = ""

@@ -1,4 +1,4 @@
-"""The audit trail: its index, its sentences, and what it says that events changed."""
+"""The audit trail: its index, the summaries of events, and the fields that events changed."""
 
 import base64
 from collections.abc import Iterable
@@ -63,7 +63,7 @@ def test_no_two_types_have_one_number() -> None:
 @pytest.mark.parametrize("name", EVENTS)
 @settings(max_examples=20)
 @hypothesis.given(data=st.data())
-def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
+def test_every_event_has_a_summary(name: str, data: st.DataObject) -> None:
     event = data.draw(structs(EVENTS[name]))
     for one in (event, blank(event)):
         summary = summarize(one)
@@ -72,7 +72,7 @@ def test_every_event_has_a_sentence(name: str, data: st.DataObject) -> None:
 
 
 def blank(event: Event) -> Event:
-    """As it reads when it was erased."""
+    """Returns the event as it is read after its sealed fields were erased."""
     defaults = {field.name: field for field in msgspec.structs.fields(event)}
     made = {
         name: found.default if found.default is not msgspec.NODEFAULT else found.default_factory()
@@ -129,7 +129,7 @@ def in_the_dark(value: Any) -> Any:
             return value
 
 
-def test_a_made_thing_shows_what_somebody_said_of_it() -> None:
+def test_a_created_resource_shows_its_given_fields() -> None:
     assert changes(JOB).items() >= {"title": (None, "Smoke"), "project_id": (None, 2), "enabled": (None, True)}.items()
     assert not {"job_id", "repository", "required_tags", "deleted"} & changes(JOB).keys()
 

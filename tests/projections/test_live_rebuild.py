@@ -107,7 +107,7 @@ class Writer(threading.Thread):
                 self.wrong.append(f"{seen.status_code} {seen.text} {counts}")
 
 
-def test_who_reads_and_writes_during_rebuild_and_switch_notices_nothing(live: Server) -> None:
+def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) -> None:
     writers = [Writer(live.client(*ADMIN), f"writer {number}") for number in range(2)]
     for writer in writers:
         writer.start()

@@ -74,7 +74,7 @@ def test_an_entry_is_healthy_until_it_fails() -> None:
     assert status_at(first(), NOW) == ("active", NOW)
 
 
-def test_an_entry_expires_whether_that_was_said_or_not() -> None:
+def test_an_entry_expires_whether_the_expiry_is_recorded_or_not() -> None:
     soon = NOW + timedelta(minutes=1)
     added = msgspec.structs.replace(ADDED, expires_at=soon)
     recorded_expiry = QuarantineExpired(at=soon, job_id=5, project_id=1, ids=[10])

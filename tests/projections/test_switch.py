@@ -60,7 +60,7 @@ async def test_a_rebuild_touches_nothing_that_serves(parts: Core) -> None:
 
 @pytest.fixture
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build commits, and tells how far it is, after each batch."""
+    """a build commits, and reports its progress, after each batch."""
     monkeypatch.setattr("projections.engine.bulk_loader.MAX_EVENTS", 1)
 
 
