@@ -21,7 +21,7 @@ async def spoiled(parts: Core) -> None:
             assert await waiter.wait(position) == (claim == "good")
 
 
-async def test_a_write_whose_event_is_parked_is_answered_as_not_shown(parts: Core) -> None:
+async def test_the_status_shows_parked_events_and_the_first_error(parts: Core) -> None:
     await spoiled(parts)
     async with parts.pool.connection() as connection:
         assert [position for _, position, _ in await parked(connection)] == [2, 3, 5]
