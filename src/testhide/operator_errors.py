@@ -4,20 +4,20 @@
 class Fault(Exception):
     """An error that ends the process with `exit_code` and one sentence for the operator."""
 
-    def __init__(self, sentence: str, exit_code: int = 1) -> None:
+    exit_code = 1
+
+    def __init__(self, sentence: str, exit_code: int | None = None) -> None:
         super().__init__(sentence)
-        self.exit_code = exit_code
+        self.exit_code = exit_code or self.exit_code
 
 
 class InUse(Fault):
     """Another process holds a port or a data folder."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, exit_code=3)
+    exit_code = 3
 
 
 class Unreachable(Fault):
     """A database or Redis of the operator does not answer."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence, exit_code=4)
+    exit_code = 4

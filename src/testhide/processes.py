@@ -188,10 +188,7 @@ def dispatch(settings: Settings) -> None:
     from workers.dispatch.dispatcher import Dispatcher
 
     async def run() -> None:
-        async with (
-            core(settings, pool_size=4) as parts,
-            _listening(parts, EVENTS_CHANNEL, POLLS) as listener,
-        ):
+        async with core(settings, pool_size=4) as parts, _listening(parts, EVENTS_CHANNEL, POLLS) as listener:
             dispatcher = Dispatcher(
                 parts.conninfo,
                 parts.log,

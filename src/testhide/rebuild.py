@@ -34,7 +34,7 @@ SECOND_PROCESS = ("results",)
 
 
 class SecondBuild(msgspec.Struct):
-    """What the second process reads from its standard input, as one line of JSON."""
+    """The order of the second process, which reads it from its standard input as one line of JSON."""
 
     settings: Settings
     from_scratch: bool

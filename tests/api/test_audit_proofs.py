@@ -9,12 +9,13 @@ import requests
 
 from commands.handler import Handler
 from projections.audit_trail import TrailRow
-from store.audit.merkle import BadProof, leaf_hash, verify_consistency, verify_inclusion
+from store.audit.merkle import BadProof, leaf_hash
 from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
 from testhide.processes import core
 from tests.support.builders import given_build, given_job, given_project, upload
+from tests.support.proofs import verify_consistency, verify_inclusion
 from tests.support.server import Server
 from workers.audit import Sealer
 

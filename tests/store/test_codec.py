@@ -15,7 +15,7 @@ from domain.core.columns import Column, Int16s, Int32s
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import EventMapper, UnknownEvent, Unreadable, canonical
+from store.log.codec import EventMapper, UnknownEvent, UnreadableEvent, canonical
 from tests.store.events import events
 
 KEY = b"k" * 32
@@ -188,7 +188,7 @@ def test_damaged_bytes_are_unreadable_and_nothing_worse(garbage: bytes, place: i
             try:
                 opened = SECRETS.opened(StoredEvent("thing-1", 1, "thing.happened", damaged), lambda name: KEY)
                 canonical(opened.clear)
-            except (Unreadable, SecretMismatch):
+            except (UnreadableEvent, SecretMismatch):
                 continue
 
 
@@ -219,7 +219,7 @@ def test_what_is_no_column_is_unreadable(numbers: object) -> None:
     envelope = mapper.envelope(stored.state)
     fields = msgspec.msgpack.decode(envelope.clear) | {"numbers": numbers}
     changed = msgspec.structs.replace(envelope, clear=msgspec.msgpack.encode(fields))
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableEvent):
         mapper.decode(dataclasses.replace(stored, state=msgspec.msgpack.encode(changed)), 1, lambda name: None)
 
 

@@ -24,9 +24,8 @@ from store.audit.merkle import (
     leaf_hash,
     node_hash,
     tile_subtree,
-    verify_consistency,
-    verify_inclusion,
 )
+from tests.support.proofs import verify_consistency, verify_inclusion
 
 # The leaves and roots that RFC 6962's reference implementation is tested with.
 LEAVES = [

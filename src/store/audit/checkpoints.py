@@ -13,6 +13,7 @@ from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in_tile, tile_subtree
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
+from store.postgres.queries import execute, fetch_row, fetch_rows
 
 MAX_GAP = 100_000
 """Positions in a row without an event that count as rolled back. A row after a longer gap is not from this server."""
@@ -34,26 +35,26 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
         n, count = divmod(size, TILE)
         wanted.append((len(wanted), n, count * HASH))
         size = n
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        connection,
         "SELECT level, n, substr(hashes, 1, length) FROM audit_tiles"
         " JOIN unnest(%s::int[], %s::bigint[], %s::int[]) AS wanted(level, n, length) USING (level, n)",
         [list(column) for column in zip(*wanted, strict=True)] or [[], [], []],
     )
-    tiles = {(level, n): hashes for level, n, hashes in await cursor.fetchall()}
+    tiles = {(level, n): hashes for level, n, hashes in rows}
     return Edge((level, n, tiles.get((level, n), b"")) for level, n, _ in wanted)
 
 
 async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
     """Returns the hashes of the leaves after the first `size`, up to the end of their tile or of the log."""
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        connection,
         "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
         " WHERE notification_id > %s ORDER BY notification_id LIMIT %s",
         (size, TILE - size % TILE),
-        prepare=True,
-        binary=True,
     )
     leaves: list[bytes] = []
-    for position, *columns in await cursor.fetchall():
+    for position, *columns in rows:
         missing = range(size + len(leaves) + 1, position)
         if len(missing) > MAX_GAP:
             break
@@ -80,15 +81,12 @@ async def write_checkpoint(connection: AsyncConnection, checkpoint: SealedCheckp
 
 async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey) -> None:
     sealed = secrets.seal(base64.b64encode(key.private).decode())
-    async with pool.connection() as connection:
-        await connection.execute("INSERT INTO audit_keys (vkey, sealed) VALUES (%s, %s)", (str(key.verifier), sealed))
+    await execute(pool, "INSERT INTO audit_keys (vkey, sealed) VALUES (%s, %s)", (str(key.verifier), sealed))
 
 
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
     """Loads a private key. Raises LookupError for a missing one, SecretMismatch for one sealed with another secret."""
-    cursor = await connection.execute("SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))
-    row = await cursor.fetchone()
-    if row is not None:
+    if (row := await fetch_row(connection, "SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))) is not None:
         key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))
         if str(key.verifier) == vkey:
             return key
@@ -117,9 +115,16 @@ class AuditTree:
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
         """Returns the hashes of complete subtrees, in their order."""
-        places = [in_tile(subtree) for subtree in subtrees]
-        tiles = await self._tiles({tile for tile, _, _ in places})
-        return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in places]
+        located = [in_tile(subtree) for subtree in subtrees]
+        wanted = {tile for tile, _, _ in located}
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT level, n, hashes FROM audit_tiles"
+            " JOIN unnest(%s::int[], %s::bigint[]) AS wanted(level, n) USING (level, n)",
+            ([level for level, _ in wanted], [n for _, n in wanted]),
+        )
+        tiles = {(level, n): hashes for level, n, hashes in rows}
+        return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in located]
 
     async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
         """Returns the hash of each range of leaves, as proofs contain it."""
@@ -135,34 +140,15 @@ class AuditTree:
 
     async def row(self, position: int) -> StoredEvent | None:
         """Returns the row that is stored at a position now; None without one."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s",
-                (position,),
-                prepare=True,
-                binary=True,
-            )
-            row = await cursor.fetchone()
-            return None if row is None else row_of(*row)
-
-    async def _tiles(self, wanted: set[Subtree]) -> dict[Subtree, bytes]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT level, n, hashes FROM audit_tiles"
-                " JOIN unnest(%s::int[], %s::bigint[]) AS wanted(level, n) USING (level, n)",
-                ([level for level, _ in wanted], [n for _, n in wanted]),
-                prepare=True,
-                binary=True,
-            )
-            return {(level, n): hashes for level, n, hashes in await cursor.fetchall()}
+        query = "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s"
+        row = await fetch_row(self._pool, query, (position,))
+        return None if row is None else row_of(*row)
 
     async def _checkpoints(self, condition: str, order: str, limit: int, size: int | None) -> list[SealedCheckpoint]:
         query = (
             f"SELECT size, root, note, at FROM audit_checkpoints WHERE {condition} ORDER BY size {order} LIMIT {limit}"
         )
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(query.encode(), {"size": size})
-            return [SealedCheckpoint(*row) for row in await cursor.fetchall()]
+        return [SealedCheckpoint(*row) for row in await fetch_rows(self._pool, query, {"size": size})]
 
 
 def _subtree(tile: bytes, above: int, offset: int) -> bytes:

@@ -15,14 +15,14 @@ from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 
 from domain.audit import SIGNING_KEY, SigningKeyChanged
-from domain.core.data_keys import lineage
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
 from store.audit.merkle import cover
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import Unreadable, canonical
+from store.log.codec import UnreadableEvent, canonical
 from store.log.event_log import EventLog
+from store.postgres.queries import fetch_rows
 
 CHUNK = 250
 """Positions that are in memory together."""
@@ -73,7 +73,8 @@ class Export:
             )
         )
         if self.following is None and self.after == 0:
-            yield b"".join([_text(line) for line in await self._rows_before_the_first()])
+            # The log begins at 1: any row before was inserted by somebody else.
+            yield b"".join([_text(line) for _, line in await self._rows("notification_id < 1", [])])
         at = self.after
         while at < size:
             wanted, reached = await self._wanted(at)
@@ -105,7 +106,7 @@ class Export:
         }
         for position in wanted:
             lines[position - 1] = rows.get(position) or [ExportLine(gap=position, leaf=leaves[position].hex())]
-        return [line for place in sorted(lines) for line in lines[place]]
+        return [line for index in sorted(lines) for line in lines[index]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
         """The leaves from `at` to `reached` that are not shown, in stretches that end at the boundaries."""
@@ -118,19 +119,13 @@ class Export:
                 yield at, position - 1
             at = position
 
-    async def _rows_before_the_first(self) -> list[ExportLine]:
-        """The log begins at 1: what stands before that was put there by somebody else."""
-        return [line for _, line in await self._rows("notification_id < 1", [])]
-
     async def _rows(self, condition: str, parameters: Sequence[Any]) -> list[tuple[int, ExportLine]]:
         query = (
             "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
             f" WHERE {condition} ORDER BY notification_id, originator_id, originator_version LIMIT 10000"
         )
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(query.encode(), parameters, binary=True)
-            rows = [(position, row_of(*columns)) for position, *columns in await cursor.fetchall()]
-        sealed_by = [(position, stored, _key_name(stored)) for position, stored in rows]
+        rows = [(position, row_of(*columns)) for position, *columns in await fetch_rows(self.pool, query, parameters)]
+        sealed_by = [(position, stored, MAPPER.key_name(stored.state)) for position, stored in rows]
         keys = await self._data_keys({name for _, _, name in sealed_by if name is not None})
         return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
 
@@ -145,43 +140,28 @@ class Export:
                     found |= await self.log.load_data_keys([name])
                 except SecretMismatch:
                     found[name] = f"the data key {name} is damaged"
-        # What the log's cache has not heard of yet.
-        lines = {name: lineage(name) for name in names}
-        async with self.pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL",
-                (list({above for line in lines.values() for above in line}),),
-            )
-            destroyed = {name for (name,) in await cursor.fetchall()}
-        return found | {name: None for name, line in lines.items() if not destroyed.isdisjoint(line)}
+        # The log's cache may still have keys that were destroyed a moment ago.
+        return found | dict.fromkeys(await self.log.find_destroyed_keys(names))
 
 
 def of_stream(pool: AsyncConnectionPool, stream: str) -> Following:
     async def following(after: int, limit: int) -> list[int]:
-        async with pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT notification_id FROM stored_events WHERE originator_id = %s AND notification_id > %s"
-                " ORDER BY notification_id LIMIT %s",
-                (stream, after, limit),
-                prepare=True,
-            )
-            return [position for (position,) in await cursor.fetchall()]
+        rows = await fetch_rows(
+            pool,
+            "SELECT notification_id FROM stored_events WHERE originator_id = %s AND notification_id > %s"
+            " ORDER BY notification_id LIMIT %s",
+            (stream, after, limit),
+        )
+        return [position for (position,) in rows]
 
     return following
-
-
-def _key_name(stored: StoredEvent) -> str | None:
-    try:
-        return MAPPER.envelope(stored.state).key_name
-    except Unreadable:
-        return None
 
 
 def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> ExportLine:
     try:
         opened = MAPPER.opened(stored, lambda name: None)
         leaf = event_leaf(position, stored, opened)
-    except Unreadable:
+    except UnreadableEvent:
         return ExportLine(
             **msgspec.structs.asdict(leaf_of(position, stored)), unreadable="the stored bytes are no event"
         )
@@ -192,7 +172,7 @@ def _line(position: int, stored: StoredEvent, key: bytes | str | None) -> Export
             _, _, packed, salted = MAPPER.opened(stored, lambda name: key)
             assert packed is not None, "its key is at hand"
             sealed, salt = msgspec.Raw(canonical(packed)), salted.hex()
-        except (SecretMismatch, Unreadable):
+        except (SecretMismatch, UnreadableEvent):
             reason = "the sealed fields do not decrypt"
     values: dict[str, Any] = msgspec.structs.asdict(leaf)
     values["clear"] = msgspec.Raw(canonical(opened.clear))

@@ -68,24 +68,9 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
     if line.clear is msgspec.UNSET:
         return UnreadableLeaf(position, line.stream, line.version, line.type, line.stored)
     try:
-        return msgspec.convert(
-            (
-                position,
-                line.stream,
-                line.version,
-                line.type,
-                line.class_version,
-                line.at_us,
-                line.actor,
-                line.correlation_id,
-                line.causation,
-                line.key,
-                sha256(bytes(line.clear)),
-                line.commitment,
-                line.stored,
-            ),
-            EventLeaf,
-        )
+        values = {name: getattr(line, name) for name in EventLeaf.__struct_fields__}
+        values["clear"] = sha256(bytes(line.clear))
+        return msgspec.convert(list(values.values()), EventLeaf)
     except msgspec.ValidationError:
         return None
 
@@ -96,26 +81,16 @@ def is_unambiguous(line: ExportLine) -> bool:
     Another program might believe an additional field, although no hash covers it.
     """
     if line.position is None:
-        kinds = (
-            ExportLine(export=line.export),
-            ExportLine(end=line.end),
-            ExportLine(skipped=line.skipped, hashes=line.hashes),
-            ExportLine(gap=line.gap, leaf=line.leaf),
-        )
-        return line in kinds
+        return any(_has_only(line, *names) for names in (("export",), ("end",), ("skipped", "hashes"), ("gap", "leaf")))
     if line.export or line.end is not None or line.skipped or line.hashes is not None or line.gap is not None:
         return False
     if line.clear is not msgspec.UNSET:
         return line.salt is None or line.sealed is not msgspec.UNSET
-    return line == ExportLine(
-        position=line.position,
-        stream=line.stream,
-        version=line.version,
-        type=line.type,
-        stored=line.stored,
-        unreadable=line.unreadable,
-        leaf=line.leaf,
-    )
+    return _has_only(line, "position", "stream", "version", "type", "stored", "unreadable", "leaf")
+
+
+def _has_only(line: ExportLine, *names: str) -> bool:
+    return line == ExportLine(**{name: getattr(line, name) for name in names})
 
 
 def parse_hashes(texts: Iterable[str]) -> list[bytes]:

@@ -10,7 +10,7 @@ import msgspec
 from eventsourcing.persistence import StoredEvent
 
 from store.audit.merkle import leaf_hash
-from store.log.codec import EventMapper, Opened, Unreadable, canonical
+from store.log.codec import EventMapper, Opened, UnreadableEvent, canonical
 
 MAPPER = EventMapper({}, {})
 """Opens events of every type, since it does not decode their fields."""
@@ -74,30 +74,18 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
     """Returns the leaf for a stored row."""
     try:
         return event_leaf(position, stored, MAPPER.opened(stored, lambda name: None))
-    except Unreadable:
+    except UnreadableEvent:
         return UnreadableLeaf(
             position, str(stored.originator_id), stored.originator_version, stored.topic, sha256(stored.state)
         )
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Returns the leaf for an event that was opened. Raises Unreadable."""
-    envelope = opened.envelope
-    return EventLeaf(
-        position,
-        str(stored.originator_id),
-        stored.originator_version,
-        stored.topic,
-        envelope.class_version,
-        envelope.at_us,
-        envelope.actor,
-        envelope.correlation_id,
-        envelope.causation,
-        envelope.key_name,
-        sha256(canonical(opened.clear)),
-        envelope.commitment.hex(),
-        sha256(stored.state),
-    )
+    """Returns the leaf for an event that was opened. Raises UnreadableEvent."""
+    _, *metadata, _, _, commitment = msgspec.structs.astuple(opened.envelope)
+    row = [position, str(stored.originator_id), stored.originator_version, stored.topic]
+    hashes = [sha256(canonical(opened.clear)), commitment.hex(), sha256(stored.state)]
+    return EventLeaf(*[*row, *metadata, *hashes])
 
 
 def sha256(data: bytes) -> str:

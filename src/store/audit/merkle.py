@@ -147,8 +147,7 @@ class Edge:
 
 def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
     """Returns the hash of the subtree `level` levels above a tile's hashes; its first hash is at `offset`."""
-    hashes = [bytes(tile[place * HASH : (place + 1) * HASH]) for place in range(offset, offset + (1 << level))]
-    return complete(hashes)
+    return complete([bytes(tile[n * HASH : (n + 1) * HASH]) for n in range(offset, offset + (1 << level))])
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
@@ -177,43 +176,6 @@ def inclusion(index: int, size: int) -> list[Range]:
 
 def consistency(size: int, later: int) -> list[Range]:
     """Returns the ranges of a consistency proof: the tree of `later` leaves begins with the one of `size` leaves."""
-    return _consistency(size, later)[1]
-
-
-def verify_inclusion(index: int, size: int, leaf: bytes, hashes: Sequence[bytes], root: bytes) -> None:
-    """Checks that leaf `index` is in the tree of this root. Raises BadProof."""
-    if not 0 <= index < size:
-        raise BadProof(f"a tree of {size} leaves has none at {index}")
-    ranges = inclusion(index, size)
-    if len(ranges) != len(hashes):
-        raise BadProof(f"the proof takes {len(ranges)} hashes, not {len(hashes)}")
-    for (first, _), other in zip(ranges, hashes, strict=True):
-        leaf = node_hash(leaf, other) if first > index else node_hash(other, leaf)
-    if leaf != root:
-        raise BadProof("the leaf is not in this tree")
-
-
-def verify_consistency(size: int, later: int, root: bytes, later_root: bytes, hashes: Sequence[bytes]) -> None:
-    """Checks that the later tree begins with the earlier one. Raises BadProof."""
-    if not 0 < size <= later:
-        raise BadProof(f"a tree of {later} leaves does not begin with one of {size}")
-    is_whole, ranges = _consistency(size, later)
-    if len(ranges) != len(hashes):
-        raise BadProof(f"the proof takes {len(ranges)} hashes, not {len(hashes)}")
-    known = [*zip(ranges, hashes, strict=True)]
-    # The first tree's right edge; where that is the whole first tree, its root is known already.
-    before = after = root if is_whole else known.pop(0)[1]
-    for (first, _), other in known:
-        if first >= size:
-            after = node_hash(after, other)
-        else:
-            before, after = node_hash(other, before), node_hash(other, after)
-    if before != root or after != later_root:
-        raise BadProof("the later tree does not begin with the earlier one")
-
-
-def _consistency(size: int, later: int) -> tuple[bool, list[Range]]:
-    """Returns whether the walk ended at the whole first tree, and the ranges of the proof."""
     assert 0 < size <= later
     first, end = 0, later
     ranges: list[Range] = []
@@ -227,7 +189,7 @@ def _consistency(size: int, later: int) -> tuple[bool, list[Range]]:
             first = middle
     if first:
         ranges.append((first, end))
-    return first == 0, ranges[::-1]
+    return ranges[::-1]
 
 
 def _middle(first: int, end: int) -> int:

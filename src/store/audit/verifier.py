@@ -56,7 +56,7 @@ class Verifier:
         """Checkpoints whose root the export reproduces."""
         self._held = list(held)
         self._compared: list[HeldCheckpoint] = []
-        self._at = self._covered = 0
+        self._at = self._last_covered = 0
         self._tree: Frontier | None = Frontier()
         """None once lines are missing, since no root can be computed then."""
         self.begins_at = 1
@@ -124,7 +124,7 @@ class Verifier:
         # Otherwise it repeats positions, and each of them becomes a finding.
 
     def _add_checkpoints(self, header: ExportHeader) -> None:
-        self._covered = header.size
+        self._last_covered = header.size
         known = {held.note for held in self._held}
         handovers = [("the export's handover", note, True) for note in header.handovers]
         for label, note, is_handover in [*handovers, ("the export's own", header.checkpoint, False)]:
@@ -133,7 +133,7 @@ class Verifier:
                 if note not in known:
                     self._held.append(HeldCheckpoint(f"{label} checkpoint", note, checkpoint, is_handover))
                 if not is_handover and checkpoint.size != header.size:
-                    self._covered = min(self._covered, checkpoint.size)
+                    self._last_covered = min(self._last_covered, checkpoint.size)
                     self._report(None, "the header's size is not that of its checkpoint")
             except BadNote as error:
                 self._report(None, f"{label} checkpoint: {error}")
@@ -166,16 +166,13 @@ class Verifier:
         elif line.unreadable is not None or line.clear is msgspec.UNSET:
             self._report(position, f"is the row that was sealed here, but cannot be read: {line.unreadable}")
         else:
-            self._check_sealed(position, line)
+            if line.sealed is msgspec.UNSET:
+                self.erased += bool(line.commitment)
+            elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
+                self._report(position, "the sealed fields are not those that the event was committed to")
             self._note_key(position, line)
         self._check_version(position, line)
         self._compare_checkpoints()
-
-    def _check_sealed(self, position: int, line: ExportLine) -> None:
-        if line.sealed is msgspec.UNSET:
-            self.erased += bool(line.commitment)
-        elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
-            self._report(position, "the sealed fields are not those that the event was committed to")
 
     def _check_version(self, position: int, line: ExportLine) -> None:
         stream, version = line.stream or "", line.version or 0
@@ -230,7 +227,7 @@ class Verifier:
         return True
 
     def _must_be_covered(self, position: int) -> None:
-        if position > self._covered:
+        if position > self._last_covered:
             self._report(position, "is not covered by the export's own checkpoint")
 
     # Checkpoints.

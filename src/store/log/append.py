@@ -266,12 +266,9 @@ class GroupCommit:
             if n in (done or ()):
                 waiting.fail(AlreadyDone("this idempotency key was used before"))
             elif n in conflicts:
-                waiting.fail(VersionConflict("another writer was first on " + _streams(waiting.request)))
+                streams = sorted({str(event.originator_id) for event in waiting.request.events})
+                waiting.fail(VersionConflict(f"another writer was first on {', '.join(streams)}"))
             else:
                 count = len(waiting.request.events)
                 waiting.succeed(list(range(position, position + count)))
                 position += count
-
-
-def _streams(request: Request) -> str:
-    return ", ".join(sorted({str(event.originator_id) for event in request.events}))

@@ -12,9 +12,7 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns the repeatable statements for one events table: its tables of data keys and of idempotency keys, and its
-    append function.
-    """
+    """Returns repeatable statements: an events table's data keys, its idempotency keys and its append function."""
     names = {
         "schema": Identifier(schema),
         "table": Identifier(table),
@@ -23,17 +21,18 @@ def create_statements(schema: str, table: str) -> list[Composed]:
         "function": Identifier(function_name(table)),
         "lock": Literal(f"{schema}.{table}"),
         "channel": Literal(table),
-        "wake_channel": Literal(wake_channel(table)),
+        "wake_channel": Literal(f"{table}_wakes"),
     }
-    keys = SQL(
-        "CREATE TABLE IF NOT EXISTS {schema}.{keys} (name text PRIMARY KEY, wrapped bytea, destroyed_at timestamptz)"
-    ).format(**names)
-    once = SQL(
-        "CREATE TABLE IF NOT EXISTS {schema}.{once} (scope bytea PRIMARY KEY, body bytea NOT NULL,"
-        " position bigint NOT NULL, at timestamptz NOT NULL DEFAULT now(), made bigint, answer bytea)"
-    ).format(**names)
-    function = SQL(
-        """
+    statements = (
+        SQL(
+            "CREATE TABLE IF NOT EXISTS {schema}.{keys}"
+            " (name text PRIMARY KEY, wrapped bytea, destroyed_at timestamptz)"
+        ),
+        SQL(
+            "CREATE TABLE IF NOT EXISTS {schema}.{once} (scope bytea PRIMARY KEY, body bytea NOT NULL,"
+            " position bigint NOT NULL, at timestamptz NOT NULL DEFAULT now(), made bigint, answer bytea)"
+        ),
+        SQL("""
         CREATE OR REPLACE FUNCTION {schema}.{function}(
             reqs int[], streams text[], versions bigint[], topics text[], states bytea[],
             guard_reqs int[], guard_streams text[], guard_versions bigint[],
@@ -133,10 +132,6 @@ def create_statements(schema: str, table: str) -> list[Composed]:
             END IF;
         END
         $body$
-        """
-    ).format(**names)
-    return [keys, once, function]
-
-
-def wake_channel(table: str) -> str:
-    return f"{table}_wakes"
+        """),
+    )
+    return [statement.format(**names) for statement in statements]

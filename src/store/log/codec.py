@@ -40,7 +40,7 @@ class UnknownEvent(Exception):
     """The log has an event, or a version of one, that this release does not know."""
 
 
-class Unreadable(Exception):
+class UnreadableEvent(Exception):
     """The stored bytes are not an event. They were damaged or changed."""
 
 
@@ -63,10 +63,8 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
 
     def stamp(self, event: Event) -> None:
         """Sets the metadata in place; the event is new and nobody else has a reference to it."""
-        force_setattr(event, "at", self.at)
-        force_setattr(event, "actor", self.actor)
-        force_setattr(event, "correlation_id", self.correlation_id)
-        force_setattr(event, "causation", self.causation)
+        for name in ("at", "actor", "correlation_id", "causation"):
+            force_setattr(event, name, getattr(self, name))
 
 
 class Opened(NamedTuple):
@@ -103,11 +101,11 @@ _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 
 def canonical(packed: bytes) -> bytes:
-    """Returns packed fields as canonical JSON: compact, keys sorted, bytes as base64. Raises Unreadable."""
+    """Returns packed fields as canonical JSON: compact, keys sorted, bytes as base64. Raises UnreadableEvent."""
     try:
         return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-        raise Unreadable(f"the fields are not msgpack: {error}") from None
+        raise UnreadableEvent(f"the fields are not msgpack: {error}") from None
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
@@ -142,8 +140,6 @@ class Shape:
 
     def split(self, event: Event) -> tuple[bytes, bytes]:
         """Encodes the clear fields and the sealed ones. Fields that have their defaults are not sealed."""
-        if not self.blank:
-            return _encoder.encode(event), b""
         sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
         if not sealed:
             return _encoder.encode(event), b""
@@ -205,12 +201,12 @@ class EventMapper(Mapper[str]):
         try:
             return _envelopes.decode(state)
         except (msgspec.MsgspecError, ValueError) as error:
-            raise Unreadable(f"the stored state is not an event's: {error}") from None
+            raise UnreadableEvent(f"the stored state is not an event's: {error}") from None
 
     def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
         """Decompresses and decrypts a stored event. `key_of` returns None for a data key that was destroyed.
 
-        Raises Unreadable, and SecretMismatch for sealed fields that do not decrypt.
+        Raises UnreadableEvent, and SecretMismatch for sealed fields that do not decrypt.
         """
         envelope = self.envelope(stored.state)
         clear = envelope.clear
@@ -226,7 +222,7 @@ class EventMapper(Mapper[str]):
         return Opened(envelope, clear, sealed, salt)
 
     def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
-        """Decodes a stored event. Raises Unreadable, SecretMismatch and UnknownEvent."""
+        """Decodes a stored event. Raises UnreadableEvent, SecretMismatch and UnknownEvent."""
         opened = self.opened(stored, key_of)
         try:
             event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
@@ -235,18 +231,18 @@ class EventMapper(Mapper[str]):
             raise
         except Exception as error:  # an upcaster may fail in any way on damaged fields, and its message may quote them
             detail = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
-            raise Unreadable(f"the fields are not those of {stored.topic}: {detail}") from None
+            raise UnreadableEvent(f"the fields are not those of {stored.topic}: {detail}") from None
         return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
     def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
         """Decodes a stored event; returns Damaged for one that cannot be read. Raises UnknownEvent."""
         try:
             return self.decode(stored, position, key_of)
-        except (Unreadable, SecretMismatch) as error:
+        except (UnreadableEvent, SecretMismatch) as error:
             if stored.topic not in self._shapes:
                 raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
             event: Event = Damaged(type=stored.topic, reason=str(error))
-            with contextlib.suppress(Unreadable, OverflowError):
+            with contextlib.suppress(UnreadableEvent, OverflowError):
                 self.envelope(stored.state).stamp(event)
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
@@ -254,7 +250,7 @@ class EventMapper(Mapper[str]):
         """Returns the name of the event's data key; None without sealed fields, and for an unreadable state."""
         try:
             return self.envelope(state).key_name
-        except Unreadable:
+        except UnreadableEvent:
             return None
 
     def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
@@ -282,7 +278,7 @@ def _decompressed(data: bytes) -> bytes:
     try:
         return _decompressor.decompress(data)
     except (zstandard.ZstdError, MemoryError) as error:  # the latter for a changed length
-        raise Unreadable(f"the fields do not decompress: {error}") from None
+        raise UnreadableEvent(f"the fields do not decompress: {error}") from None
 
 
 def _context(stream: str, version: int, name: str) -> bytes:

@@ -7,6 +7,7 @@ transaction of its effect, keeps it in a row (`store.tables.log_positions`) and 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, field
 
 from domain.core.events import Recorded
 from store.log.event_log import EventLog
@@ -19,6 +20,7 @@ POLL_INTERVAL_S = 1.0
 """A reader looks again after this long without a notification, which may be lost together with its connection."""
 
 
+@dataclass(eq=False)
 class LogCursor:
     """Moves along the log, batch by batch. Belongs to one task.
 
@@ -27,27 +29,17 @@ class LogCursor:
     the next one, so that a burst of events costs few reads.
     """
 
-    def __init__(
-        self,
-        event_log: EventLog,
-        listener: Listener,
-        names: Sequence[str] | None = None,
-        *,
-        notify_on: Collection[str] | None = None,
-        batch_size: int = BATCH_SIZE,
-        poll_interval_s: float = POLL_INTERVAL_S,
-        debounce_s: float = 0.0,
-    ) -> None:
-        self.names = names
-        self.position = 0
-        """Every event of interest up to here has been handled."""
-        self._log = event_log
-        self._listener = listener
-        self._notify_on = notify_on
-        self._batch_size = batch_size
-        self._poll_interval_s = poll_interval_s
-        self._debounce_s = debounce_s
-        self._changed = asyncio.Event()
+    event_log: EventLog
+    listener: Listener
+    names: Sequence[str] | None = None
+    _: KW_ONLY
+    notify_on: Collection[str] | None = None
+    batch_size: int = BATCH_SIZE
+    poll_interval_s: float = POLL_INTERVAL_S
+    debounce_s: float = 0.0
+    position: int = field(default=0, init=False)
+    """Every event of interest up to here has been handled."""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:
         """Calls `step` now and whenever events of interest were appended, for ever."""
@@ -63,22 +55,22 @@ class LogCursor:
         """
         is_full = True
         while is_full:
-            events, position, is_full = await self._log.read_batch(self.position, self._batch_size, self.names)
+            events, position, is_full = await self.event_log.read_batch(self.position, self.batch_size, self.names)
             if events:
                 await handle(events)
             self.position = position
 
     def listening(self, *, min_new: int = 1) -> AbstractContextManager[None]:
-        """Within it the append of an event of interest, at least `min_new` beyond the position, ends a wait."""
+        """Ends waits at the append of an event of interest, at least `min_new` beyond the position, while open."""
 
         def appended(payload: str | None) -> None:
-            names = self.names if self._notify_on is None else self._notify_on
+            names = self.names if self.notify_on is None else self.notify_on
             if payload is None or (
                 newest_position(payload) >= self.position + min_new and (names is None or may_contain(payload, names))
             ):
                 self.notify()
 
-        return self._listener.subscribed(EVENTS, appended)
+        return self.listener.subscribed(EVENTS, appended)
 
     def notify(self) -> None:
         """Ends the wait that is under way, or the next one."""
@@ -86,8 +78,8 @@ class LogCursor:
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for a notification since the last wait, `timeout_s` or the poll interval at most; False without one."""
-        if self._debounce_s:
-            await asyncio.sleep(self._debounce_s)
-        changed = await wait_for(self._changed, self._poll_interval_s if timeout_s is None else timeout_s)
+        if self.debounce_s:
+            await asyncio.sleep(self.debounce_s)
+        changed = await wait_for(self._changed, self.poll_interval_s if timeout_s is None else timeout_s)
         self._changed.clear()
         return changed

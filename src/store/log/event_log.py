@@ -16,8 +16,9 @@ from domain.core.errors import Erased
 from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
-from store.log.codec import EventMapper, KeyOf, Unreadable
+from store.log.codec import EventMapper, KeyOf, UnreadableEvent
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.queries import fetch_rows
 
 S = TypeVar("S")
 
@@ -26,6 +27,8 @@ KEY_CACHE_LIFETIME_S = 60.0
 """A process that does not read an erasure's event forgets the destroyed data key after this time at the latest."""
 MAX_TRIED_KEYS = 100
 """Data keys that fail to open before the configured secret counts as wrong."""
+
+_SELECT = "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,7 @@ class EventLog:
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
         """Returns the events of each stream by version; none for a stream that does not exist. Raises StreamDamaged."""
-        rows = await self._loading(tuple(streams))
-        loaded: dict[str, list[Recorded]] = {stream: [] for stream in streams}
-        for recorded in readable(await self._decode(rows)):
-            loaded[recorded.stream].append(recorded)
-        return loaded
+        return _by_stream(streams, readable(await self._decode(await self._loading(tuple(streams)))))
 
     async def load_at_version(self, stream: Stream[S]) -> ExpectedVersion[S]:
         """Returns a stream's state and version now, for a command that is decided on them. Raises StreamDamaged."""
@@ -117,9 +116,9 @@ class EventLog:
         `names` and the position `up_to` narrow them where given. An event that cannot be read is returned as Damaged.
         Raises UnknownEvent for one that a newer release wrote.
         """
-        rows = await self._rows(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
+        rows = await fetch_rows(
+            self._pool,
+            f"{_SELECT} WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
             f"{'' if up_to is None else ' AND notification_id <= %s'} ORDER BY notification_id LIMIT %s",
             (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit),
         )
@@ -140,7 +139,8 @@ class EventLog:
 
     async def find_positions(self, streams: Sequence[str], until: int) -> list[int]:
         """Returns the positions of all events of these streams up to position `until`."""
-        rows = await self._rows(
+        rows = await fetch_rows(
+            self._pool,
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
             (list(streams), until),
         )
@@ -148,54 +148,43 @@ class EventLog:
 
     async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
         """Returns the events at these positions, by position. Positions without an event are left out."""
-        rows = await self._rows(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " WHERE notification_id = ANY (%s) ORDER BY notification_id",
-            (list(positions),),
+        rows = await fetch_rows(
+            self._pool, f"{_SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
         )
         return await self._decode(rows)
 
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
         """Returns the next events of one stream after version `after`, by version."""
-        rows = await self._rows(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
+        rows = await fetch_rows(
+            self._pool,
+            f"{_SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
             (name, after, limit),
         )
         return await self._decode(rows)
 
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
         """Returns the events of each stream up to the given version, by version."""
-        rows = await self._rows(
-            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-            " JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
+        rows = await fetch_rows(
+            self._pool,
+            f"{_SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
             " ON originator_id = wanted.name AND originator_version <= wanted.version"
             " ORDER BY originator_id, originator_version",
             (list(versions), list(versions.values())),
         )
-        loaded: dict[str, list[Recorded]] = {stream: [] for stream in versions}
-        for recorded in await self._decode(rows):
-            loaded[recorded.stream].append(recorded)
-        return loaded
+        return _by_stream(versions, await self._decode(rows))
 
     async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
         """Returns those of the data keys that were destroyed, or lie below a destroyed one. Bypasses the cache."""
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
         query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
-        rows = await self._rows(query, (wanted,))
-        gone = {name for (name,) in rows}
-        return {name for name, line in lines.items() if not gone.isdisjoint(line)}
+        destroyed = {name for (name,) in await fetch_rows(self._pool, query, (wanted,))}
+        return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
     async def read_head(self) -> int:
         """Returns the newest position; 0 for an empty log."""
-        rows = await self._rows("SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
+        rows = await fetch_rows(self._pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
         return int(rows[0][0])
-
-    async def _rows(self, query: str, params: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(query.encode(), params, prepare=True, binary=True)
-            return await cursor.fetchall()
 
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
         stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
@@ -210,7 +199,7 @@ class EventLog:
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns these data keys and a function that looks one up, which raises Unreadable for a damaged key.
+        """Returns these data keys and a function that looks one up, which raises UnreadableEvent for a damaged key.
 
         Raises SecretMismatch when the configured secret is wrong.
         """
@@ -229,7 +218,7 @@ class EventLog:
 
         def key_of(name: str) -> bytes | None:
             if name in damaged:
-                raise Unreadable(f"the data key {name} does not open")
+                raise UnreadableEvent(f"the data key {name} does not open")
             return keys.get(name)
 
         return keys, key_of
@@ -239,7 +228,7 @@ class EventLog:
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
         )
-        for name, wrapped in await self._rows(query, (MAX_TRIED_KEYS,)):
+        for name, wrapped in await fetch_rows(self._pool, query, (MAX_TRIED_KEYS,)):
             with contextlib.suppress(SecretMismatch):
                 self._secrets.unwrap(name, wrapped)
                 return
@@ -289,9 +278,11 @@ class EventLog:
             self._keys_since = time.monotonic()
         keys = {name: self._keys[name] for name in wanted if name in self._keys}
         if missing := list(wanted - keys.keys()):
-            rows = await self._rows("SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,))
+            rows = await fetch_rows(
+                self._pool, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
+            )
             fresh: dict[str, bytes | None] = {}
-            for name, wrapped in sorted(rows, key=_depth):
+            for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
                 above, _, _ = name.rpartition("/")
                 parent = fresh.get(above, keys.get(above))
                 if wrapped is None or (above and parent is None):
@@ -306,19 +297,20 @@ class EventLog:
         }
 
 
-def _depth(row: tuple[Any, ...]) -> int:
-    return str(row[0]).count("/")
+def _by_stream(streams: Iterable[str], events: Iterable[Recorded]) -> dict[str, list[Recorded]]:
+    found: dict[str, list[Recorded]] = {stream: [] for stream in streams}
+    for recorded in events:
+        found[recorded.stream].append(recorded)
+    return found
 
 
 async def _load(connection: AsyncConnection, asked: Sequence[Sequence[str]]) -> list[list[tuple[Any, ...]]]:
-    cursor = await connection.execute(
-        "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
-        " WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
+    found = await fetch_rows(
+        connection,
+        f"{_SELECT} WHERE originator_id = ANY (%s) ORDER BY originator_id, originator_version",
         (list({stream for streams in asked for stream in streams}),),
-        prepare=True,
-        binary=True,
     )
     rows: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in await cursor.fetchall():
+    for row in found:
         rows[row[1]].append(row)
     return [[row for stream in streams for row in rows[stream]] for streams in asked]

@@ -7,6 +7,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from store.postgres.batch_loader import BatchLoader
+from store.postgres.queries import fetch_rows
 
 Kind = Literal[
     "users",
@@ -41,15 +42,10 @@ class Ids:
 
     async def draw_range(self, kind: Kind, count: int) -> int:
         """Returns the first of `count` consecutive ids."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute("SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count), prepare=True)
-            row = await cursor.fetchone()
-            assert row is not None
-            return int(row[0])
+        rows = await fetch_rows(self._pool, "SELECT draw_ids(%s::regclass, %s)", (f"{kind}_ids", count))
+        return int(rows[0][0])
 
 
 async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[int]:
-    sequences = [f"{kind}_ids" for kind in kinds]
     query = "SELECT nextval(name::regclass) FROM unnest(%s::text[]) AS name"
-    cursor = await connection.execute(query, (sequences,), prepare=True)
-    return [number for (number,) in await cursor.fetchall()]
+    return [number for (number,) in await fetch_rows(connection, query, ([f"{kind}_ids" for kind in kinds],))]

@@ -38,8 +38,8 @@ class LogSubscription:
 
     @contextlib.asynccontextmanager
     async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
-        """Within it `handler` is called with the events that are appended, in order; the next batch is read when it
-        has returned. A batch for which any handler raises is passed again to all of them.
+        """Calls `handler` with the events that are appended, in order, while it is open. The next batch is read when
+        it has returned. A batch for which any handler raises is passed again to all of them.
         """
         self._handlers.append(handler)
         if self._task is None:

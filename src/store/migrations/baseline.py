@@ -9,25 +9,10 @@ from store.log.append_function import create_statements
 
 Statement = str | Composed
 
-SEQUENCES = (
-    "users",
-    "api_tokens",
-    "projects",
-    "jobs",
-    "node_pools",
-    "nodes",
-    "node_commands",
-    "templates",
-    "builds",
-    "comments",
-    "artifacts",
-    "test_cases",
-    "known_issues",
-    "quarantine",
-    "results",
-    "webhooks",
-    "audit_reads",
-)
+SEQUENCES = (  # noqa: SIM905
+    "users api_tokens projects jobs node_pools nodes node_commands templates builds comments artifacts test_cases"
+    " known_issues quarantine results webhooks audit_reads"
+).split()
 """Of ids, one for each kind that there was (`store.log.ids`)."""
 
 STATEMENTS: tuple[Statement, ...] = (
@@ -129,11 +114,11 @@ STATEMENTS: tuple[Statement, ...] = (
     # Read tables that are being built beside the serving ones, and those that a switch replaced.
     *(
         statement
-        for place in ("beside", "previous")
+        for schema in ("beside", "previous")
         for statement in (
-            f"CREATE SCHEMA IF NOT EXISTS {place}",
-            f"CREATE TABLE IF NOT EXISTS {place}.projection_positions (LIKE projection_positions INCLUDING ALL)",
-            f"CREATE TABLE IF NOT EXISTS {place}.parked_events (LIKE parked_events INCLUDING ALL)",
+            f"CREATE SCHEMA IF NOT EXISTS {schema}",
+            f"CREATE TABLE IF NOT EXISTS {schema}.projection_positions (LIKE projection_positions INCLUDING ALL)",
+            f"CREATE TABLE IF NOT EXISTS {schema}.parked_events (LIKE parked_events INCLUDING ALL)",
         )
     ),
     # Deletions of a build beside that wait for an index.

@@ -60,7 +60,11 @@ class BatchLoader(Generic[K, V]):
             await self._load_together(batch)
         except Exception:
             for item in batch:
-                await self._load_alone(item)
+                try:
+                    await self._load_together([item])
+                except Exception as error:
+                    if not item[1].done():
+                        item[1].set_exception(error)
         finally:
             for _, value in batch:
                 value.cancel()  # no effect on those that have a result
@@ -71,10 +75,3 @@ class BatchLoader(Generic[K, V]):
         for (_, value), result in zip(batch, found, strict=True):
             if not value.done():
                 value.set_result(result)
-
-    async def _load_alone(self, item: tuple[K, "asyncio.Future[V]"]) -> None:
-        try:
-            await self._load_together([item])
-        except Exception as error:
-            if not item[1].done():
-                item[1].set_exception(error)

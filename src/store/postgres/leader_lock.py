@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_row
+
 RETRY_INTERVAL_S = 0.2
 CONNECT_TIMEOUT_S = 5
 
@@ -20,13 +22,9 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
     async with await AsyncConnection.connect(
         conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
     ) as connection:
+        query = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
         while True:
-            if await _try_lock(connection, name):
+            if await fetch_row(connection, query, (name,)) == (True,):
                 break
             await asyncio.sleep(RETRY_INTERVAL_S)
         yield connection
-
-
-async def _try_lock(connection: AsyncConnection, name: str) -> bool:
-    cursor = await connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
-    return await cursor.fetchone() == (True,)

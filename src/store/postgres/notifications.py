@@ -71,7 +71,7 @@ class Listener:
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
-        """Within it `callback` is called on the event loop with each payload. It must not block or raise."""
+        """Calls `callback` on the event loop with each payload while it is open. It must not block or raise."""
         assert channel in self._channels, f"this process does not listen on {channel}"
         self._callbacks[channel].append(callback)
         try:

@@ -6,6 +6,7 @@ import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from store.postgres.notifications import POLLS
+from store.postgres.queries import execute, fetch_rows
 
 
 class Gauge(msgspec.Struct, frozen=True):
@@ -35,56 +36,40 @@ class AgentGauges:
 
     async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
         """Records that a poll began or ended, and notifies the dispatcher. A poll's end changes no later session."""
-        await self._execute(
+        await execute(
+            self._pool,
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"
-            " VALUES (%(node)s, %(session)s, now(), %(free)s, %(polling)s) ON CONFLICT (node_id) DO UPDATE"
+            " VALUES (%s, %s, now(), %s, %s) ON CONFLICT (node_id) DO UPDATE"
             " SET session = EXCLUDED.session, seen_at = now(), free = EXCLUDED.free, polling = EXCLUDED.polling"
             " WHERE EXCLUDED.polling OR agent_gauges.session = EXCLUDED.session RETURNING node_id)"
-            " SELECT pg_notify(%(channel)s, %(payload)s) FROM seen",
-            node=node_id,
-            session=session,
-            free=free,
-            polling=polling,
-            channel=POLLS,
-            payload=f"{node_id}:{free if polling else 0}",
+            " SELECT pg_notify(%s, %s) FROM seen",
+            (node_id, session, free, polling, POLLS, f"{node_id}:{free if polling else 0}"),
         )
 
     async def record_heartbeat(
         self, node_id: int, session: str, cpu_pct: float, ram_pct: float, disk_free_gb: float, uptime_s: int
     ) -> None:
-        await self._execute(
+        await execute(
+            self._pool,
             "INSERT INTO agent_gauges (node_id, session, seen_at, cpu_pct, ram_pct, disk_free_gb, uptime_s)"
-            " VALUES (%(node)s, %(session)s, now(), %(cpu)s, %(ram)s, %(disk)s, %(uptime)s)"
+            " VALUES (%s, %s, now(), %s, %s, %s, %s)"
             " ON CONFLICT (node_id) DO UPDATE"
             " SET session = EXCLUDED.session, seen_at = now(), cpu_pct = EXCLUDED.cpu_pct, ram_pct = EXCLUDED.ram_pct,"
             " disk_free_gb = EXCLUDED.disk_free_gb, uptime_s = EXCLUDED.uptime_s",
-            node=node_id,
-            session=session,
-            cpu=cpu_pct,
-            ram=ram_pct,
-            disk=disk_free_gb,
-            uptime=uptime_s,
+            (node_id, session, cpu_pct, ram_pct, disk_free_gb, uptime_s),
         )
 
     async def record_contact(self, node_id: int, session: str) -> None:
         """Records any other call of an agent, which shows that it is alive."""
-        await self._execute(
-            "INSERT INTO agent_gauges (node_id, session, seen_at) VALUES (%(node)s, %(session)s, now())"
+        await execute(
+            self._pool,
+            "INSERT INTO agent_gauges (node_id, session, seen_at) VALUES (%s, %s, now())"
             " ON CONFLICT (node_id) DO UPDATE SET seen_at = now(), session = EXCLUDED.session",
-            node=node_id,
-            session=session,
+            (node_id, session),
         )
 
     async def fetch(self, node_id: int) -> Gauge | None:
         return next((gauge for gauge in await self.fetch_all() if gauge.node_id == node_id), None)
 
     async def fetch_all(self) -> list[Gauge]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                f"SELECT {_COLUMNS} FROM agent_gauges".encode(), prepare=True, binary=True
-            )
-            return [Gauge(*row) for row in await cursor.fetchall()]
-
-    async def _execute(self, query: str, **parameters: object) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute(query.encode(), parameters, prepare=True)
+        return [Gauge(*row) for row in await fetch_rows(self._pool, f"SELECT {_COLUMNS} FROM agent_gauges")]

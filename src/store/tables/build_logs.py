@@ -7,15 +7,15 @@ last hash, by which a log that was changed later is recognised.
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import TooLarge
 from store.postgres.notifications import BUILD_LOGS
+from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of one log before compression. Agents cut a log long before that."""
@@ -55,31 +55,24 @@ class BuildLogs:
         """Stores those lines that follow the stored ones. Returns how many are stored by then. Raises TooLarge."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
-            stored, digest, size = await self._fetch_end(connection, build_id, attempt)
+            stored, digest, size = await _fetch_end(connection, build_id, attempt)
             fresh = lines[stored - first_line :] if first_line <= stored else []
             if not fresh:
                 return stored
             chunk = msgspec.msgpack.encode(fresh)
             size += len(chunk)
+            digest = _digest(digest, chunk)
             if size > MAX_SIZE:
                 raise TooLarge(f"The log of a build may have {MAX_SIZE >> 20} MiB.")
-            await connection.execute(
+            await execute(
+                connection,
                 "WITH stored AS ("
                 "INSERT INTO build_log_chunks (job_id, build_id, attempt, first_line, line_count, lines, digest, size)"
                 " VALUES (%s, %s, %s, %s, %s, %s, %s, %s)) SELECT pg_notify(%s, %s)",
                 (
-                    job_id,
-                    build_id,
-                    attempt,
-                    stored,
-                    len(fresh),
-                    _compressor.compress(chunk),
-                    _digest(digest, chunk),
-                    size,
-                    BUILD_LOGS,
-                    str(build_id),
+                    *(job_id, build_id, attempt, stored, len(fresh), _compressor.compress(chunk), digest, size),
+                    *(BUILD_LOGS, str(build_id)),
                 ),
-                prepare=True,
             )
             return stored + len(fresh)
 
@@ -87,34 +80,28 @@ class BuildLogs:
         return (await self.fetch_end(build_id, attempt)).lines
 
     async def fetch_end(self, build_id: int, attempt: int) -> LogEnd:
-        async with self._pool.connection() as connection:
-            return await self._fetch_end(connection, build_id, attempt)
+        return await _fetch_end(self._pool, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
         """Returns the ends of a build's logs, by attempt; none for an attempt without lines."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
-                " WHERE build_id = %s ORDER BY attempt, first_line DESC",
-                (build_id,),
-                prepare=True,
-                binary=True,
-            )
-            return {attempt: LogEnd(*end) for attempt, *end in await cursor.fetchall()}
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
+            " WHERE build_id = %s ORDER BY attempt, first_line DESC",
+            (build_id,),
+        )
+        return {attempt: LogEnd(*end) for attempt, *end in rows}
 
     async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
         """Tells whether the first `lines` lines are stored unaltered, by their digest. Reads all of them."""
         reached, found = 0, b""
         while reached < lines:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(
-                    "SELECT line_count, lines FROM build_log_chunks"
-                    " WHERE build_id = %s AND attempt = %s AND first_line = %s",
-                    (build_id, attempt, reached),
-                    prepare=True,
-                    binary=True,
-                )
-                row = await cursor.fetchone()
+            row = await fetch_row(
+                self._pool,
+                "SELECT line_count, lines FROM build_log_chunks"
+                " WHERE build_id = %s AND attempt = %s AND first_line = %s",
+                (build_id, attempt, reached),
+            )
             if row is None:
                 return False
             try:
@@ -126,60 +113,49 @@ class BuildLogs:
 
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
         """Returns up to `limit` lines from line `offset` on."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
-                " AND first_line < %s AND first_line + line_count > %s ORDER BY first_line",
-                (build_id, attempt, offset + limit, offset),
-                prepare=True,
-                binary=True,
-            )
-            chunks = await cursor.fetchall()
-        lines: list[Line] = []
-        for first_line, chunk in chunks:
-            found = _lines.decode(_decompressor.decompress(chunk))
-            lines.extend(found[max(0, offset - first_line) : offset + limit - first_line])
-        return lines
+        chunks = await fetch_rows(
+            self._pool,
+            "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
+            " AND first_line < %s AND first_line + line_count > %s ORDER BY first_line",
+            (build_id, attempt, offset + limit, offset),
+        )
+        return _lines_from(chunks, offset)[:limit]
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
         """Returns the lines of a few chunks from line `offset` on; none at the end."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
-                " AND attempt = %(attempt)s AND first_line <= %(offset)s ORDER BY first_line DESC LIMIT 1)"
-                " SELECT next.first_line, next.lines FROM first, LATERAL (SELECT first_line, size, lines"
-                " FROM build_log_chunks WHERE build_id = %(build)s AND attempt = %(attempt)s"
-                " AND first_line >= first.first_line ORDER BY first_line LIMIT %(chunks)s) AS next"
-                " WHERE next.size <= first.size + %(size)s ORDER BY next.first_line",
-                {"build": build_id, "attempt": attempt, "offset": offset, "chunks": PAGE_CHUNKS, "size": PAGE_SIZE},
-                prepare=True,
-                binary=True,
-            )
-            chunks = await cursor.fetchall()
-        lines: list[Line] = []
-        for first_line, chunk in chunks:
-            lines.extend(_lines.decode(_decompressor.decompress(chunk))[max(0, offset - first_line) :])
-        return lines
+        chunks = await fetch_rows(
+            self._pool,
+            "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
+            " AND attempt = %(attempt)s AND first_line <= %(offset)s ORDER BY first_line DESC LIMIT 1)"
+            " SELECT next.first_line, next.lines FROM first, LATERAL (SELECT first_line, size, lines"
+            " FROM build_log_chunks WHERE build_id = %(build)s AND attempt = %(attempt)s"
+            " AND first_line >= first.first_line ORDER BY first_line LIMIT %(chunks)s) AS next"
+            " WHERE next.size <= first.size + %(size)s ORDER BY next.first_line",
+            {"build": build_id, "attempt": attempt, "offset": offset, "chunks": PAGE_CHUNKS, "size": PAGE_SIZE},
+        )
+        return _lines_from(chunks, offset)
 
     async def delete_build(self, build_id: int) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute("DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
+        await execute(self._pool, "DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
 
     async def delete_job(self, job_id: int) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute("DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
+        await execute(self._pool, "DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
 
-    @staticmethod
-    async def _fetch_end(connection: AsyncConnection, build_id: int, attempt: int) -> LogEnd:
-        cursor = await connection.execute(
-            "SELECT first_line + line_count, digest, size FROM build_log_chunks"
-            " WHERE build_id = %s AND attempt = %s ORDER BY first_line DESC LIMIT 1",
-            (build_id, attempt),
-            prepare=True,
-            binary=True,
-        )
-        row = await cursor.fetchone()
-        return EMPTY_LOG if row is None else LogEnd(*row)
+
+async def _fetch_end(source: Source, build_id: int, attempt: int) -> LogEnd:
+    row = await fetch_row(
+        source,
+        "SELECT first_line + line_count, digest, size FROM build_log_chunks"
+        " WHERE build_id = %s AND attempt = %s ORDER BY first_line DESC LIMIT 1",
+        (build_id, attempt),
+    )
+    return EMPTY_LOG if row is None else LogEnd(*row)
+
+
+def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
+    """Decodes adjacent chunks, less the lines before `offset`."""
+    lines = [line for _, chunk in chunks for line in _lines.decode(_decompressor.decompress(chunk))]
+    return lines[max(0, offset - chunks[0][0]) :] if chunks else []
 
 
 def _digest(before: bytes, chunk: bytes) -> bytes:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
@@ -108,21 +109,10 @@ async def enqueue(connection: AsyncConnection, deliveries: Sequence[PlannedDeliv
         " SELECT delivery_id, webhook_id, position, type, item, lane, replay,"
         "  CASE WHEN behind OR EXISTS (SELECT FROM webhook_deliveries d WHERE d.webhook_id = n.webhook_id"
         "   AND d.lane = n.lane AND d.state IN ('waiting', 'pending')) THEN 'waiting' ELSE 'pending' END,"
-        "  %(now)s, %(now)s"
-        " FROM unnest(%(ids)s::text[], %(webhooks)s::bigint[], %(positions)s::bigint[], %(types)s::text[],"
-        "  %(items)s::int[], %(lanes)s::text[], %(replays)s::bool[], %(behind)s::bool[]) WITH ORDINALITY"
+        "  %s, %s FROM unnest(%s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::int[], %s::text[], %s::bool[],"
+        "  %s::bool[]) WITH ORDINALITY"
         "  n(delivery_id, webhook_id, position, type, item, lane, replay, behind, number) ORDER BY number",
-        {
-            "now": now,
-            "behind": behind,
-            **dict(
-                zip(
-                    ("ids", "webhooks", "positions", "types", "items", "lanes", "replays"),
-                    map(list, zip(*deliveries, strict=True)),
-                    strict=True,
-                )
-            ),
-        },
+        (now, now, *(list(column) for column in zip(*deliveries, strict=True)), behind),
         prepare=True,
     )
 
@@ -169,15 +159,8 @@ async def lease(
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
             _LEASE,
-            {
-                "now": now,
-                "until": until,
-                "by": by,
-                "busy": list(running),
-                "running": list(running.values()),
-                "each": each,
-                "limit": limit,
-            },
+            {"now": now, "until": until, "by": by, "each": each, "limit": limit}
+            | {"busy": list(running), "running": list(running.values())},
             prepare=True,
         )
         return sorted(await cursor.fetchall(), key=lambda leased: leased.id)
@@ -187,26 +170,16 @@ async def complete_attempts(connection: AsyncConnection, completed: Sequence[Com
     """Records the outcomes of attempts; returns for each whether other deliveries became due by it."""
     # Everybody who locks several endpoints does so in this order.
     order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))
-    rows = [completed[at] for at in order]
+    rows = [
+        (one.leased.id, one.leased.endpoint_id, one.at, *msgspec.structs.astuple(one.outcome), one.state, one.due_at)
+        for one in (completed[at] for at in order)
+    ]
     cursor = await connection.execute(
         "SELECT end_webhook_attempt(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, asked, %s, %s, %s)"
         " FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bool[], %s::int[], %s::text[], %s::int[],"
-        "  %s::text[], %s::text[], %s::timestamptz[], %s::int[])"
-        "  e(id, webhook, at, ok, status, error, ms, excerpt, state, due_at, asked)",
-        (
-            *BREAKER,
-            [row.leased.id for row in rows],
-            [row.leased.endpoint_id for row in rows],
-            [row.at for row in rows],
-            [row.outcome.ok for row in rows],
-            [row.outcome.status for row in rows],
-            [row.outcome.error for row in rows],
-            [row.outcome.ms for row in rows],
-            [row.outcome.excerpt for row in rows],
-            [row.state for row in rows],
-            [row.due_at for row in rows],
-            [row.outcome.retry_after_s for row in rows],
-        ),
+        "  %s::text[], %s::int[], %s::text[], %s::timestamptz[])"
+        "  e(id, webhook, at, ok, status, error, ms, excerpt, asked, state, due_at)",
+        (*BREAKER, *(list(column) for column in zip(*rows, strict=True))),
         prepare=True,
     )
     others_due = dict(zip(order, [bool(more) for (more,) in await cursor.fetchall()], strict=True))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_row
 from store.tables.deliveries import notify_due
 from store.tables.delivery_endpoints import DeliveryTarget
 from store.tables.reactions import MAX_TRIES
@@ -31,16 +32,15 @@ class DeliveryReplay(NamedTuple):
 
 async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
     """Returns what there is to do, in one query, because most events need nothing."""
-    cursor = await connection.execute(
+    row = await fetch_row(
+        connection,
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
         " OR (SELECT max(notification_id) FROM stored_events) > p.position + %s,"
         " EXISTS (SELECT FROM due_reactions WHERE reaction = %s AND due_at <= now() AND tries < %s),"
         " EXISTS (SELECT FROM webhook_replays)"
         " FROM (SELECT coalesce((SELECT position FROM reaction_positions WHERE reaction = %s), 0) AS position) p",
         (names, min_skip, planner, MAX_TRIES, planner),
-        prepare=True,
     )
-    row = await cursor.fetchone()
     assert row is not None, "it selects from one row"
     return PendingWork(*row)
 
@@ -64,16 +64,15 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
     """Returns a replay with fewer than `max_open` open deliveries, locked until the transaction ends."""
-    cursor = await connection.execute(
+    row = await fetch_row(
+        connection,
         "SELECT r.replay, r.position, r.up_to, e.id, e.kind, e.project_id, e.events, e.active FROM webhook_replays r"
         " JOIN webhook_endpoints e ON e.id = r.webhook_id"
         " WHERE (SELECT count(*) FROM (SELECT FROM webhook_deliveries d WHERE d.webhook_id = r.webhook_id AND d.replay"
         "  AND d.state IN ('waiting', 'pending') LIMIT %s) open) < %s"
         " ORDER BY r.replay LIMIT 1 FOR UPDATE OF r SKIP LOCKED",
         (max_open, max_open),
-        prepare=True,
     )
-    row = await cursor.fetchone()
     return None if row is None else DeliveryReplay(row[0], row[1], row[2], DeliveryTarget(*row[3:]))
 
 

@@ -78,7 +78,7 @@ async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, l
         "   AND w.state IN ('waiting', 'pending')) AS id"
         "  FROM unnest(%s::bigint[], %s::text[]) l(webhook_id, lane)) next"
         " WHERE d.id = next.id AND d.state = 'waiting'",
-        (now, now, [webhook_id for webhook_id, _ in ended], [lane for _, lane in ended]),
+        (now, now, [webhook_id for webhook_id, _ in ended], [key for _, key in ended]),
     )
     return len(ended)
 

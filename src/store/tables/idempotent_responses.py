@@ -12,6 +12,7 @@ import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from store.crypto.secrets import Secrets, decrypt, encrypt
+from store.postgres.queries import execute, fetch_row
 
 RETENTION = timedelta(hours=24)
 SECRET_RETENTION = timedelta(minutes=5)
@@ -46,15 +47,8 @@ class IdempotentResponses:
 
     async def find(self, scope: bytes) -> EarlierRequest | None:
         await self.delete_expired(scope)
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT body, position, now() - at, made, answer FROM stored_events_once WHERE scope = %s",
-                (scope,),
-                prepare=True,
-                binary=True,
-            )
-            row = await cursor.fetchone()
-        if row is None:
+        query = "SELECT body, position, now() - at, made, answer FROM stored_events_once WHERE scope = %s"
+        if (row := await fetch_row(self._pool, query, (scope,))) is None:
             return None
         body, position, age, made, sealed = row
         answer = None if sealed is None else _answers.decode(decrypt(self._key, sealed, scope))
@@ -62,19 +56,13 @@ class IdempotentResponses:
 
     async def store(self, scope: bytes, answer: StoredResponse, made: int | None) -> None:
         sealed = encrypt(self._key, msgspec.msgpack.encode(answer), scope)
-        async with self._pool.connection() as connection:
-            await connection.execute(
-                "UPDATE stored_events_once SET answer = %s, made = %s WHERE scope = %s", (sealed, made, scope)
-            )
+        query = "UPDATE stored_events_once SET answer = %s, made = %s WHERE scope = %s"
+        await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
         """Deletes expired keys and responses: all of them, or only those of `scope`."""
-        async with self._pool.connection() as connection:
-            for statement, age in (
-                ("DELETE FROM stored_events_once WHERE at < now() - %s", RETENTION),
-                (
-                    "UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND at < now() - %s",
-                    SECRET_RETENTION,
-                ),
-            ):
-                await connection.execute(f"{statement} AND coalesce(scope = %s, true)".encode(), (age, scope))
+        for statement, age in (
+            ("DELETE FROM stored_events_once WHERE", RETENTION),
+            ("UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND", SECRET_RETENTION),
+        ):
+            await execute(self._pool, f"{statement} at < now() - %s AND coalesce(scope = %s, true)", (age, scope))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_row
+
 MIN_SKIP = 200
 """Positions without an event of interest that are worth a write: after fewer the stored position may stay behind."""
 
@@ -25,10 +27,7 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 
 async def lock_position(connection: AsyncConnection, name: str) -> int | None:
     """The position, which nobody else can move until the transaction ends; None for a worker without one."""
-    cursor = await connection.execute(
-        "SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,), prepare=True
-    )
-    row = await cursor.fetchone()
+    row = await fetch_row(connection, "SELECT position FROM reaction_positions WHERE reaction = %s FOR UPDATE", (name,))
     return None if row is None else int(row[0])
 
 

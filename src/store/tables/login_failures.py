@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from psycopg_pool import AsyncConnectionPool
 
+from store.postgres.queries import execute, fetch_rows
+
 MAX_FAILURES = 10
 """Failures within a window after which a subject has to wait for its end."""
 WINDOW_S = 300
@@ -18,15 +20,13 @@ class LoginFailures:
 
     async def fetch_wait_s(self, subjects: Sequence[str]) -> int:
         """Returns the seconds until the next attempt is allowed; 0 when it is allowed now."""
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(
-                "SELECT coalesce(max(ceil(extract(epoch FROM since - now()) + %(window)s)), 0)::int"
-                " FROM login_failures WHERE subject = ANY (%(subjects)s::text[]) AND failures >= %(failures)s",
-                {"window": WINDOW_S, "subjects": list(subjects), "failures": MAX_FAILURES},
-                prepare=True,
-            )
-            row = await cursor.fetchone()
-        return 0 if row is None else max(0, int(row[0]))
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT greatest(0, max(ceil(extract(epoch FROM since - now()) + %s)))::int FROM login_failures"
+            " WHERE subject = ANY (%s::text[]) AND failures >= %s",
+            (WINDOW_S, list(subjects), MAX_FAILURES),
+        )
+        return int(rows[0][0])
 
     async def record(self, subjects: Sequence[str]) -> None:
         """Adds a failure to each subject. A subject's window begins with its first failure."""
@@ -47,5 +47,4 @@ class LoginFailures:
             )
 
     async def clear(self, subject: str) -> None:
-        async with self._pool.connection() as connection:
-            await connection.execute("DELETE FROM login_failures WHERE subject = %s", (subject,), prepare=True)
+        await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))

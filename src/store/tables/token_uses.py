@@ -5,6 +5,8 @@ from datetime import datetime
 
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_rows
+
 
 async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
     """Writes only when the recorded use is older than a minute."""
@@ -19,10 +21,9 @@ async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
 
 async def fetch_last_token_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
     """Returns the last use by token id; without tokens that were never used."""
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        connection,
         "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",
         {"ids": list(token_ids)},
-        prepare=True,
-        binary=True,
     )
-    return dict(await cursor.fetchall())
+    return dict(rows)

@@ -13,11 +13,10 @@ from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
-from testhide.cli.options import DataFolder, run_on_stack
+from testhide.cli.options import on_stack
 from testhide.cli.printing import printable
 from testhide.operator_errors import Fault
-from testhide.processes import core
-from testhide.settings import Settings
+from testhide.processes import Core
 
 app = App(name="audit", help="Proof that the log was not altered.")
 
@@ -59,24 +58,37 @@ def verify(export: Path, *, checkpoint: list[Path] | None = None, key: Path | No
 
 
 @app.command(name="checkpoint")
-def newest_checkpoint(*, data: DataFolder = None) -> int:
+@on_stack
+async def newest_checkpoint(parts: Core) -> int:
     """Print the newest checkpoint, to be kept elsewhere."""
-    return run_on_stack(data, _print_checkpoint)
+    newest = await AuditTree(parts.pool).checkpoint()
+    if newest is None:
+        raise Fault("The log has no checkpoint yet: `testhide work` makes the first a few seconds after its start.")
+    print(newest.note, end="")
+    return 0
 
 
 @app.command
-def keys(*, data: DataFolder = None) -> int:
+@on_stack
+async def keys(parts: Core) -> int:
     """Print the verifier keys of the log's checkpoints, the first one first; the last one signs."""
-    return run_on_stack(data, _print_keys)
+    changes = (await parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+    if not changes:
+        raise Fault("The log has no signing key yet: `testhide work` makes the first at its start.")
+    print("\n".join(change.event.public_key for change in changes if isinstance(change.event, SigningKeyChanged)))
+    return 0
 
 
 @app.command
-def rotate_key(*, data: DataFolder = None) -> int:
+@on_stack
+async def rotate_key(parts: Core) -> int:
     """Make a new signing key and print its verifier key.
 
     The next checkpoint, signed by the old one, hands over to it.
     """
-    return run_on_stack(data, _rotate_key)
+    handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
+    print(await new_signing_key(handler, parts.log, parts.pool, parts.secrets, caller))
+    return 0
 
 
 def read_checkpoint(file: Path) -> HeldCheckpoint:
@@ -116,28 +128,3 @@ def _summarize(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
         at = held.checkpoint
         yield f"agrees with {held.label}: size {at.size}, {at.time:%Y-%m-%d %H:%M:%S} UTC"
     yield f"findings: {verifier.found}"
-
-
-async def _print_checkpoint(settings: Settings) -> int:
-    async with core(settings, pool_size=1) as parts:
-        newest = await AuditTree(parts.pool).checkpoint()
-    if newest is None:
-        raise Fault("The log has no checkpoint yet: `testhide work` makes the first a few seconds after its start.")
-    print(newest.note, end="")
-    return 0
-
-
-async def _print_keys(settings: Settings) -> int:
-    async with core(settings, pool_size=1) as parts:
-        changes = (await parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
-    if not changes:
-        raise Fault("The log has no signing key yet: `testhide work` makes the first at its start.")
-    print("\n".join(change.event.public_key for change in changes if isinstance(change.event, SigningKeyChanged)))
-    return 0
-
-
-async def _rotate_key(settings: Settings) -> int:
-    async with core(settings, pool_size=2) as parts:
-        handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
-        print(await new_signing_key(handler, parts.log, parts.pool, parts.secrets, caller))
-    return 0

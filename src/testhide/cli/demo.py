@@ -180,11 +180,8 @@ class Demo:
         token_file = self.folder / "agent-token"
         token_file.touch(mode=0o600)
         token_file.write_text(node["agent_token"])
-        job = self.call(
-            "POST",
-            "/jobs",
-            {"name": "Tests", "project_id": project, "node_pool_id": pool, "repository": str(repository)},
-        )["id"]
+        settings = {"name": "Tests", "project_id": project, "node_pool_id": pool, "repository": str(repository)}
+        job = self.call("POST", "/jobs", settings)["id"]
         python = sys.executable
         configuration = {
             "setup": [f"{python} --version"],
@@ -240,8 +237,7 @@ class Demo:
         """Compare the checksum in the log with that of the downloaded artifact."""
         checksum = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
         artifact = next(
-            (item for item in self.call("GET", "/artifacts", build_id=build) if item["name"] == "report.xml"),
-            None,
+            (item for item in self.call("GET", "/artifacts", build_id=build) if item["name"] == "report.xml"), None
         )
         if artifact is None or checksum is None:
             raise DemoFailed(f"build {build} has no report.xml among its artifacts")

@@ -1,6 +1,8 @@
-"""Options that several verbs share, and how a verb gets the settings of the stack that they name."""
+"""Options that several verbs share, and how a verb gets to the database of the stack that they name."""
 
 import asyncio
+import functools
+import inspect
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from testhide.processes import core
 from testhide.settings import Settings
 from testhide.stack.offline import settings_of
 
@@ -15,12 +18,30 @@ Flag = Annotated[bool, Parameter(negative=())]
 """An option without a value and without a `--no-` form."""
 DataFolder = Annotated[Path | None, Parameter(help="Data folder of an embedded database.")]
 
+Runner = Callable[[Coroutine[Any, Any, int]], int]
+
 
 def run_on_stack(
-    data: Path | None,
-    work: Callable[[Settings], Coroutine[Any, Any, int]],
-    run: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run,
+    data: Path | None, work: Callable[[Settings], Coroutine[Any, Any, int]], run: Runner = asyncio.run
 ) -> int:
     """Run `work` on the database of the environment or of `data`. Returns its exit code. Raises Fault."""
     with settings_of(data, os.environ) as settings:
         return run(work(settings))
+
+
+def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
+    """Make a verb of a coroutine function: its first argument becomes the Core of the stack that `--data` names."""
+
+    @functools.wraps(verb)
+    def run_verb(*arguments: Any, data: Path | None = None, **options: Any) -> int:
+        async def work(settings: Settings) -> int:
+            async with core(settings, pool_size=2) as parts:
+                return await verb(parts, *arguments, **options)
+
+        return run_on_stack(data, work, run)
+
+    _, *parameters = inspect.signature(verb).parameters.values()
+    parameters.append(inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=DataFolder))
+    run_verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run_verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run_verb

@@ -1,6 +1,6 @@
 """`testhide projections`: show, rebuild, switch, compare and drop read models, and retry parked events."""
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cyclopts import App
@@ -12,22 +12,36 @@ from projections.rebuild.retry import retry as retry_events
 from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
 from testhide import rebuild as rebuilding
-from testhide.cli.options import DataFolder, Flag, run_on_stack
-from testhide.processes import core
+from testhide.cli import options
+from testhide.processes import Core
 from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
-from testhide.settings import Settings
 
 app = App(name="projections", help="Read models.")
+on_stack = partial(options.on_stack, run=run)
 
 
 @app.command
-def status(*, data: DataFolder = None) -> int:
+@on_stack
+async def status(parts: Core) -> int:
     """Show how far each read model is, what is being built, and what could not be projected."""
-    return run_on_stack(data, _print_status, run)
+    head = await parts.log.read_head()
+    async with parts.pool.connection() as connection:
+        found = await overview(connection, PROJECTIONS, head)
+    print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
+    for item in found:
+        print(
+            f"{item.name:<16} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
+            f" {item.parked:>7,}{_describe_progress(item)}"
+        )
+        for error in item.errors:
+            print(f"    parked: {error}")
+    return 0
 
 
 @app.command
-def rebuild(*names: str, switch: Flag = False, from_scratch: Flag = False, data: Path | None = None) -> int:
+def rebuild(
+    *names: str, switch: options.Flag = False, from_scratch: options.Flag = False, data: Path | None = None
+) -> int:
     """Build read models from the event log, in staging tables, while everything runs.
 
     Without names those that this release misses; where it misses none, all. Goes on where an interrupted build ended.
@@ -41,33 +55,44 @@ def rebuild(*names: str, switch: Flag = False, from_scratch: Flag = False, data:
     data
         Data folder of an embedded database, which is started for it unless its stack runs.
     """
-    return run_on_stack(
-        data,
-        lambda settings: rebuilding.rebuild(settings, names, from_scratch=from_scratch, then_switch=switch),
-        run,
+    return options.run_on_stack(
+        data, lambda settings: rebuilding.rebuild(settings, names, from_scratch=from_scratch, then_switch=switch), run
     )
 
 
 @app.command
-def switch(name: str, *names: str, data: DataFolder = None) -> int:
+@on_stack
+async def switch(parts: Core, name: str, *names: str) -> int:
     """Make staging tables live. The tables that they replace stay until `drop`."""
-    return run_on_stack(data, lambda settings: _switch(settings, (name, *names)), run)
+    chosen = find_projections((name, *names))
+    await switch_over(parts, chosen, ProgressPrinter(join_names(chosen)))
+    return 0
 
 
 @app.command
-def diff(name: str, *names: str, data: DataFolder = None) -> int:
+@on_stack
+async def diff(parts: Core, name: str, *names: str) -> int:
     """Compare staging tables with the live ones, row by row. Ends with 1 when they differ."""
-    return run_on_stack(data, lambda settings: _compare(settings, (name, *names)), run)
+    chosen = find_projections((name, *names))
+    found = [await compare_tables(parts.conninfo, parts.log, projection) for projection in chosen]
+    for item in found:
+        print("\n".join(_describe_diff(item)))
+    return 0 if all(item.is_equal for item in found) else 1
 
 
 @app.command
-def drop(name: str, *names: str, data: DataFolder = None) -> int:
+@on_stack
+async def drop(parts: Core, name: str, *names: str) -> int:
     """Drop staging tables, those that a switch replaced, and those of other releases. Never live ones."""
-    return run_on_stack(data, lambda settings: _drop(settings, (name, *names)), run)
+    async with parts.pool.connection() as connection:
+        for what in await drop_unused(connection, PROJECTIONS, (name, *names)) or ["nothing"]:
+            print(f"dropped {what}")
+    return 0
 
 
 @app.command
-def retry(name: str, *, stream: str | None = None, data: DataFolder = None) -> int:
+@on_stack
+async def retry(parts: Core, name: str, *, stream: str | None = None) -> int:
     """Apply parked events again, in order. Ends with 1 when some stay parked.
 
     Parameters
@@ -75,55 +100,12 @@ def retry(name: str, *, stream: str | None = None, data: DataFolder = None) -> i
     stream
         Only this one, such as `build-7`.
     """
-    return run_on_stack(data, lambda settings: _retry_parked(settings, name, stream), run)
-
-
-async def _switch(settings: Settings, names: Sequence[str]) -> int:
-    async with core(settings, pool_size=2) as parts:
-        chosen = find_projections(names)
-        await switch_over(parts, chosen, ProgressPrinter(join_names(chosen)))
-        return 0
-
-
-async def _compare(settings: Settings, names: Sequence[str]) -> int:
-    async with core(settings, pool_size=2) as parts:
-        found = [await compare_tables(parts.conninfo, parts.log, projection) for projection in find_projections(names)]
-    for item in found:
-        print("\n".join(_describe_diff(item)))
-    return 0 if all(item.is_equal for item in found) else 1
-
-
-async def _drop(settings: Settings, names: Sequence[str]) -> int:
-    async with core(settings, pool_size=2) as parts, parts.pool.connection() as connection:
-        for what in await drop_unused(connection, PROJECTIONS, names) or ["nothing"]:
-            print(f"dropped {what}")
-    return 0
-
-
-async def _retry_parked(settings: Settings, name: str, stream: str | None) -> int:
     (projection,) = find_projections([name])
-    async with core(settings, pool_size=2) as parts:
-        done = await retry_events(parts.conninfo, parts.log, projection, stream)
+    done = await retry_events(parts.conninfo, parts.log, projection, stream)
     for error in done.errors:
         print(error)
     print(f"applied {done.applied:,} parked events of {name}, {done.left:,} left")
     return 1 if done.left else 0
-
-
-async def _print_status(settings: Settings) -> int:
-    async with core(settings, pool_size=2) as parts:
-        head = await parts.log.read_head()
-        async with parts.pool.connection() as connection:
-            found = await overview(connection, PROJECTIONS, head)
-    print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
-    for item in found:
-        print(
-            f"{item.name:<16} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
-            f" {item.parked:>7,}{_describe_progress(item)}"
-        )
-        for error in item.errors:
-            print(f"    parked: {error}")
-    return 0
 
 
 def _describe_progress(item: Standing) -> str:
@@ -138,15 +120,8 @@ def _describe_diff(found: Diff) -> list[str]:
         f" both at position {found.position:,}"
     ]
     for table in found.tables:
-        differences = [
-            f"{count:,} {words}"
-            for count, words in (
-                (table.changed, "changed"),
-                (table.only_live, "only live"),
-                (table.only_staging, "only staging"),
-            )
-            if count
-        ]
+        counts = {"changed": table.changed, "only live": table.only_live, "only staging": table.only_staging}
+        differences = [f"{count:,} {words}" for words, count in counts.items() if count]
         lines.append(
             f"  {table.live}: {table.rows_live:,} rows live, {table.rows_staging:,} staging:"
             f" {', '.join(differences) or 'equal'}"

@@ -3,31 +3,20 @@
 from cyclopts import App
 
 from store.tables import reactions
-from testhide.cli.options import DataFolder, run_on_stack
+from testhide.cli.options import on_stack
 from testhide.operator_errors import Fault
-from testhide.processes import core
-from testhide.settings import Settings
+from testhide.processes import Core
 
 app = App(name="reactions", help="What follows from events outside the log.")
 
 
 @app.command
-def status(*, data: DataFolder = None) -> int:
+@on_stack
+async def status(parts: Core) -> int:
     """Show how far along the log each reaction is, what is due and what is parked."""
-    return run_on_stack(data, _print_status)
-
-
-@app.command
-def retry(name: str | None = None, *, data: DataFolder = None) -> int:
-    """Let what is parked be tried again, of one reaction or of all."""
-    return run_on_stack(data, lambda settings: _retry_parked(settings, name))
-
-
-async def _print_status(settings: Settings) -> int:
-    async with core(settings, pool_size=1) as parts:
-        head = await parts.log.read_head()
-        async with parts.pool.connection() as connection:
-            standings = await reactions.fetch_standings(connection)
+    head = await parts.log.read_head()
+    async with parts.pool.connection() as connection:
+        standings = await reactions.fetch_standings(connection)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
     for item in standings:
         progress = (
@@ -39,8 +28,11 @@ async def _print_status(settings: Settings) -> int:
     return 0
 
 
-async def _retry_parked(settings: Settings, name: str | None) -> int:
-    async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+@app.command
+@on_stack
+async def retry(parts: Core, name: str | None = None) -> int:
+    """Let what is parked be tried again, of one reaction or of all."""
+    async with parts.pool.connection() as connection:
         known = [item.name for item in await reactions.fetch_standings(connection)]
         if name is not None and name not in known:
             raise Fault(f"There is no reaction {name!r}; there are: {', '.join(known) or 'none yet'}.", 2)

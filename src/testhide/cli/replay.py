@@ -79,14 +79,14 @@ async def print_story(settings: Settings, stream: str) -> int:
 
 
 async def print_differences(
-    settings: Settings, supposed: SupposedRules, project_id: int | None, since: datetime | None
+    settings: Settings, what_if: SupposedRules, project_id: int | None, since: datetime | None
 ) -> int:
     """Print which test results and verdicts these rules would have changed. Raises Fault for an unknown project."""
     async with core(settings, pool_size=2) as parts:
         async with parts.pool.connection() as connection:
             if project_id is not None and not await audit_trail.has_project(connection, project_id):
                 raise Fault(f"There is no project {project_id}.", 2)
-        simulation = Replay(supposed)
+        simulation = Replay(what_if)
         history = RuleHistory(
             parts.pool,
             parts.log,

@@ -22,6 +22,7 @@ from testhide.engines.folder import DataFolder, open_folder, read_record
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault
+from testhide.supervise.child import reason_in
 from testhide.supervise.program import Program, send
 from testhide.supervise.watchdog import Watchdog
 
@@ -91,7 +92,7 @@ def _running(engine: Postgres | Valkey, program: Program) -> Iterator[int]:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not engine.ready(process.pid):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise Fault(f"{engine.name} did not start: {reason_in(log.read_text(errors='replace'))}")
+                raise Fault(f"{engine.name} did not start: {reason_in(log.read_text(errors='replace').splitlines())}")
             time.sleep(0.01)
         yield process.pid
     finally:
@@ -101,9 +102,3 @@ def _running(engine: Postgres | Valkey, program: Program) -> Iterator[int]:
         except Exception:  # also an interrupt while waiting
             send(process.pid, 9, group=True)
             process.wait()
-
-
-def reason_in(log: str) -> str:
-    """Return the line of an engine's log that best explains its end."""
-    lines = log.strip().splitlines() or ["it said nothing"]
-    return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1])

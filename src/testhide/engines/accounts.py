@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from testhide.operator_errors import Fault
-from testhide.supervise.program import Account
+from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
@@ -42,7 +42,7 @@ def can_enter(account: Account | None, folder: Path) -> bool:
             ["/bin/sh", "-c", 'cd -- "$1" 2>/dev/null', "sh", str(folder)],
             check=False,
             cwd="/",
-            **account.popen(),
+            **popen_options(account),
         )
     except PermissionError:
         raise Fault(

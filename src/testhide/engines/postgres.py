@@ -15,7 +15,7 @@ from testhide.engines.binaries import USER, PostgresBinaries, find_postgres, ini
 from testhide.engines.convert import how_to_convert
 from testhide.engines.folder import DataFolder, write_private
 from testhide.operator_errors import Fault
-from testhide.supervise.program import Program, send
+from testhide.supervise.program import Program, popen_options, send
 
 DATABASE = "postgres"  # there from the beginning: making another one costs a third of a first start
 PORT = "5432"  # names the socket; nothing listens on it
@@ -119,7 +119,7 @@ class Postgres:
             check=False,
             env=self._env,
             cwd=self.folder.home,
-            **(self.folder.account.popen() if self.folder.account else {}),
+            **popen_options(self.folder.account),
         )
         if done.returncode != 0:
             why = [line for line in done.stderr.splitlines() if ("error:" in line or "FATAL" in line)]
@@ -128,10 +128,8 @@ class Postgres:
 
     def _before_start(self, binaries: PostgresBinaries) -> None:
         end_orphan_processes(self.cluster)
-        newer = ""
-        if binaries.major >= 18:
-            # Three I/O processes less; reads are few and from the page cache.
-            newer += "io_method = sync\n"
+        # Three I/O processes less; reads are few and from the page cache.
+        newer = "io_method = sync\n" if binaries.major >= 18 else ""
         settings = _SETTINGS.format(port=PORT, sockets=str(self.folder.sockets).replace("'", "''"), newer=newer)
         write_private(self.cluster / "testhide.conf", settings.encode(), self.folder.account)
         write_private(self.cluster / "pg_hba.conf", _ACCESS.encode(), self.folder.account)

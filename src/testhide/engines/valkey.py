@@ -74,9 +74,7 @@ class Valkey:
     def _before_start(self) -> None:
         self.socket.unlink(missing_ok=True)
         text = _SETTINGS.format(
-            socket=_quoted(self.socket),
-            home=_quoted(self.home),
-            password=self.folder.record.valkey_password,
+            socket=_quoted(self.socket), home=_quoted(self.home), password=self.folder.record.valkey_password
         )
         write_private(self.home / "valkey.conf", text.encode(), self.folder.account)
 

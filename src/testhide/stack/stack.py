@@ -26,7 +26,7 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """What the first half decided. Passed by argv, so it holds no secret."""
+    """The decisions of the first half. Passed by argv, so it holds no secret."""
 
     data: str
     host: str

@@ -20,15 +20,7 @@ from testhide.engines.folder import DataFolder, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault, InUse, Unreachable
-from testhide.settings import (
-    MEANINGS,
-    SECRETS,
-    Settings,
-    from_environment,
-    own_secret_key,
-    save_settings,
-    variable,
-)
+from testhide.settings import MEANINGS, SECRETS, Settings, from_environment, own_secret_key, save_settings, variable
 from testhide.stack.stack import Plan
 from testhide.supervise.orphan_processes import end_recorded
 
@@ -49,15 +41,8 @@ def up(
     verbose: bool,
 ) -> NoReturn:
     """Replace this process by the supervisor of the stack. Raises Fault."""
-    given: dict[str, object] = {}
-    if host is not None:
-        given["host"] = host
-    if port is not None:
-        given["port"] = port
-    if data is not None:
-        given["data_dir"] = str(data.absolute())
-    if unsafe:
-        given["unsafe"] = True
+    options = {"host": host, "port": port, "data_dir": data and str(data.absolute()), "unsafe": unsafe or None}
+    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     # What a data folder provides is filled in as soon as there is one.
     asked = from_environment(environ, **{"database_url": "-", "redis_url": "-", "secret_key": b"", **given})
     if agent and not trust and not is_loopback(asked.host):
@@ -125,11 +110,10 @@ def is_loopback(host: str) -> bool:
 
 def port_or_fault(host: str, port: int) -> None:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise Fault(f"--host {host}: {error.strerror or error}", 2) from None
+    family, kind, _, _, address = found[0]
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -30,13 +30,7 @@ class Service:
 
 class Child:
     def __init__(
-        self,
-        service: Service,
-        logs: Path,
-        say: Callable[[str], None],
-        *,
-        verbose: bool,
-        one_shot: bool = False,
+        self, service: Service, logs: Path, print_line: Callable[[str], None], *, verbose: bool, one_shot: bool = False
     ) -> None:
         self.service = service
         self.one_shot = one_shot
@@ -48,7 +42,7 @@ class Child:
         self._pause = FIRST_PAUSE
         self._started = 0.0
         self._log = BoundedFile(logs / f"{self.name}.log")
-        self._say = say
+        self._print_line = print_line
         self._verbose = verbose
         self._partial = b""
 
@@ -81,7 +75,7 @@ class Child:
             text = line.decode(errors="replace")[:2000]
             self.tail.append(text)
             if self._verbose:
-                self._say(f"{self.name}: {text}")
+                self._print_line(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
         """Return the exit code once after the process ended, and kill what it left in its session; else None."""
@@ -109,9 +103,13 @@ class Child:
         return ready
 
     def why(self) -> str:
-        """Return the line of its recent output that best explains its end."""
-        lines = [line for line in self.tail if line.strip()] or ["it said nothing"]
-        return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()
+        return reason_in(self.tail)
 
     def close(self) -> None:
         self._log.close()
+
+
+def reason_in(output: Iterable[str]) -> str:
+    """Return the line of a program's output that best explains its end."""
+    lines = [line for line in output if line.strip()] or ["it said nothing"]
+    return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()

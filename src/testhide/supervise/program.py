@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,12 +19,10 @@ class Account:
     uid: int
     gid: int
 
-    def popen(self) -> dict[str, Any]:
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-
-def _nothing() -> None:
-    pass
+def popen_options(account: Account | None) -> dict[str, Any]:
+    """Return the arguments of Popen that start a program as this account; none for our own."""
+    return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Program:
     stop_signal: int = signal.SIGTERM
     abort_signal: int = signal.SIGKILL  # when it does not stop in time; SIGKILL follows
     # Runs before every start, also before a restart; may block for some seconds and may raise Fault.
-    prepare: Callable[[], None] = field(default=_nothing)
+    prepare: Callable[[], None] = lambda: None
 
     def start(
         self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
@@ -51,9 +49,7 @@ class Program:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            user=self.account.uid if self.account else None,
-            group=self.account.gid if self.account else None,
-            extra_groups=[] if self.account else None,
+            **popen_options(self.account),
         )
 
 

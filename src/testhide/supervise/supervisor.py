@@ -90,7 +90,7 @@ class Supervisor:
             except _Stop:
                 pass
             except Fault as fault:
-                self._say(str(fault))
+                self._report(str(fault))
                 code = fault.exit_code
             finally:
                 self._shut_down()
@@ -113,7 +113,7 @@ class Supervisor:
                 _print(1, text)
 
     def _add(self, service: Service) -> Child:
-        child = Child(service, self._logs, self._say, verbose=self._verbose)
+        child = Child(service, self._logs, self._report, verbose=self._verbose)
         self._children.append(child)
         self._start(child)
         return child
@@ -127,7 +127,7 @@ class Supervisor:
         self._note_running()
 
     def _run_to_end(self, program: Program, timeout: float) -> None:
-        child = Child(Service(program), self._logs, self._say, verbose=self._verbose, one_shot=True)
+        child = Child(Service(program), self._logs, self._report, verbose=self._verbose, one_shot=True)
         self._children.append(child)
         self._start(child, stdout=1)
         deadline = time.monotonic() + timeout
@@ -175,7 +175,7 @@ class Supervisor:
                 self._drain()
                 pause = child.schedule()
                 self._note_running()
-                self._say(f"{child.name} ended ({_ending(code)}), again in {pause:.1f} s: {child.why()}")
+                self._report(f"{child.name} ended ({_ending(code)}), again in {pause:.1f} s: {child.why()}")
             elif child.due is not None and child.due <= time.monotonic():
                 self._restart(child)
 
@@ -184,7 +184,7 @@ class Supervisor:
             self._start(child)
         except Fault as fault:
             pause = child.schedule()
-            self._say(f"{fault} Again in {pause:.1f} s.")
+            self._report(f"{fault} Again in {pause:.1f} s.")
 
     def _read_output(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
@@ -235,7 +235,7 @@ class Supervisor:
                     child.poll()
             for child in members:
                 if child.process is not None:
-                    self._say(f"{child.name} does not stop: killed.")
+                    self._report(f"{child.name} does not stop: killed.")
                     _abort(child.process, child.service.program.abort_signal)
                     child.poll()
         self._note_running()
@@ -249,7 +249,7 @@ class Supervisor:
 
     # Around it
 
-    def _say(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         _print(2, f"testhide: {text}")
 
     @contextlib.contextmanager

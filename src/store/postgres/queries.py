@@ -1,0 +1,30 @@
+"""Runs one statement, on a connection of the caller or on one of a pool. Statements are prepared, rows are binary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg_pool import AsyncConnectionPool
+
+Source = AsyncConnection | AsyncConnectionPool
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+async def fetch_rows(source: Source, query: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:
+    if not isinstance(source, AsyncConnection):
+        async with source.connection() as connection:
+            return await fetch_rows(connection, query, parameters)
+    cursor = await execute(source, query, parameters)
+    return await cursor.fetchall()
+
+
+async def fetch_row(source: Source, query: str, parameters: Parameters = None) -> tuple[Any, ...] | None:
+    """Returns the first row; None without one."""
+    return next(iter(await fetch_rows(source, query, parameters)), None)
+
+
+async def execute(source: Source, query: str, parameters: Parameters = None) -> AsyncCursor:
+    if not isinstance(source, AsyncConnection):
+        async with source.connection() as connection:
+            return await execute(connection, query, parameters)
+    return await source.execute(query.encode(), parameters, prepare=True, binary=True)
