@@ -17,11 +17,11 @@ import uvloop
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
+from tests.support.engines import temporary_engines
 
 from bench.support.report import Report, median
 from store.log.append import GroupCommit, Request
 from store.log.recorder import GroupCommitRecorder, datastore
-from testhide.engines import temporary_engines
 
 EVENT_BYTES = bytes(300)
 MIN_RATIO = {1: 1.5, 16: 8.0}

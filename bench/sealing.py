@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.support.engines import temporary_engines
+
 from bench.history.write import write_history
 from bench.support.report import Report
 from commands.handler import Handler
@@ -19,7 +21,6 @@ from store.audit.checkpoints import AuditTree
 from store.audit.export import Export
 from store.audit.verifier import Verifier
 from store.clock import utcnow
-from testhide.engines import temporary_engines
 from testhide.preparation import migrate
 from testhide.processes import core
 from testhide.settings import Settings

@@ -7,10 +7,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from testhide.engines import Engines, temporary_engines
+from testhide.engines import Engines
 from testhide.preparation import create_first_admin, migrate
 from testhide.processes import Core, core
 from testhide.settings import Settings
+from tests.support.engines import temporary_engines
 
 pytest.register_assert_rewrite("tests.support")
 from tests.support.server import Server, running_server  # noqa: E402 - its assertions are rewritten, too

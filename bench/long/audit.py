@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import psycopg
 from tests.support.builders import Shop
+from tests.support.engines import temporary_engines
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server, running_server
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
@@ -37,7 +38,6 @@ from store.audit.export import Export
 from store.audit.verifier import HeldCheckpoint, Verifier
 from store.crypto.secrets import Secrets
 from testhide.cli.audit import read_checkpoint, read_key
-from testhide.engines import temporary_engines
 from testhide.preparation import create_first_admin
 from testhide.processes import core
 from testhide.settings import save_settings

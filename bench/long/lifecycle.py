@@ -18,10 +18,10 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
+from tests.support.engines import temporary_engines
 from tests.support.server import running_server
 
 from bench.support.report import write_result
-from testhide.engines import temporary_engines
 from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 10

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract.fuzzing import OUTGOING, PROCESSES, a_small_world, fuzz
+from tests.support.engines import temporary_engines
 from tests.support.server import ADMIN, running_server
 
 from bench.support.report import write_result
-from testhide.engines import temporary_engines
 from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50

@@ -125,9 +125,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from projections.report_lookups import ReportLookups
     from projections.time_travel.historical_tables import HistoricalConnections
     from store.postgres.batch_loader import BatchLoader
-    from store.tables.agent_gauges import AgentGauges
-    from store.tables.build_logs import BuildLogs
-    from store.tables.idempotent_responses import IdempotentResponses
+    from store.tables import agent_gauges, build_logs, idempotent_responses
 
     spool = Path(settings.data_dir, "spool")
     spool.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -151,9 +149,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 sessions=BatchLoader(parts.pool, fetch_session_credentials),
                 project_of_job=ProjectOfJob(parts.pool),
                 past=HistoricalConnections(parts.conninfo),
-                build_logs=BuildLogs(parts.pool),
-                idempotent_responses=IdempotentResponses(parts.pool, parts.secrets),
-                gauges=AgentGauges(parts.pool),
+                build_logs=build_logs.BuildLogs(parts.pool),
+                idempotent_responses=idempotent_responses.IdempotentResponses(parts.pool, parts.secrets),
+                gauges=agent_gauges.AgentGauges(parts.pool),
                 blobs=open_blobs(settings.blobs),
                 outgoing=outgoing,
                 base_url=settings.public_url,
@@ -182,22 +180,15 @@ def project(settings: Settings) -> None:
 def dispatch(settings: Settings) -> None:
     """Run the dispatcher until SIGTERM. Raises Fault."""
     from commands.handler import Handler
-    from store.tables.agent_gauges import AgentGauges
-    from store.tables.build_logs import BuildLogs
-    from store.tables.waiting_reasons import WaitingReasons
+    from store.tables import agent_gauges, build_logs, waiting_reasons
     from workers.dispatch.dispatcher import Dispatcher
 
     async def run() -> None:
         async with core(settings, pool_size=4) as parts, _listening(parts, EVENTS_CHANNEL, POLLS) as listener:
-            dispatcher = Dispatcher(
-                parts.conninfo,
-                parts.log,
-                Handler(parts.log, utcnow),
-                listener,
-                AgentGauges(parts.pool),
-                BuildLogs(parts.pool),
-                WaitingReasons(parts.pool),
-            )
+            pool, log = parts.pool, parts.log
+            gauges, logs = agent_gauges.AgentGauges(pool), build_logs.BuildLogs(pool)
+            reasons = waiting_reasons.WaitingReasons(pool)
+            dispatcher = Dispatcher(parts.conninfo, log, Handler(log, utcnow), listener, gauges, logs, reasons)
             await runtime.until_signalled(dispatcher.run())
 
     runtime.run(run())
@@ -264,17 +255,7 @@ def work(settings: Settings) -> None:
             sender = DeliverySender(
                 parts.conninfo, pool, handler, {"webhook": webhooks, "teams": teams}, listener, utcnow
             )
-
-            flakiness = FlakinessWatch(pool, log, handler)
-
-            await runtime.until_signalled(
-                reactions.run(),
-                schedules.run(),
-                sealer.run(listener),
-                planner.run(),
-                sender.run(),
-                flakiness.run(),
-                waiter.run(),
-            )
+            works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), waiter)
+            await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
 
     runtime.run(run())

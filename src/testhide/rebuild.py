@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import psycopg
@@ -80,12 +81,6 @@ def run(work: Coroutine[None, None, int]) -> int:
         ) from None
 
 
-async def build_missing(settings: Settings, names: Sequence[str]) -> int:
-    """Build read models that are new in this release and let them serve, before any process starts. Raises Fault."""
-    print(f"building read models from the log: {', '.join(names)}", flush=True)
-    return await rebuild(settings, names, from_scratch=False, then_switch=True)
-
-
 async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
     """Build the named read models; without names the missing ones, or all if none is missing. Raises Fault."""
     async with core(settings, pool_size=2) as parts:
@@ -124,12 +119,11 @@ async def _build_in_two_processes(
     settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
 ) -> int:
     """Return the position that all read models reached. Raises Fault and what `build` raises."""
+    build = partial(build_staging, parts.conninfo, parts.log, on_progress=printer)
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]
     here = [projection for projection in projections if projection not in there]
     if not there or not here:
-        return await build_staging(
-            parts.conninfo, parts.log, projections, from_scratch=from_scratch, on_progress=printer
-        )
+        return await build(projections, from_scratch=from_scratch)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "testhide.rebuild", stdin=asyncio.subprocess.PIPE
     )
@@ -137,7 +131,7 @@ async def _build_in_two_processes(
     try:
         process.stdin.write(msgspec.json.encode(SecondBuild(settings, from_scratch)) + b"\n")
         await process.stdin.drain()
-        await build_staging(parts.conninfo, parts.log, here, from_scratch=from_scratch, on_progress=printer)
+        await build(here, from_scratch=from_scratch)
         if await process.wait() != 0:
             raise Fault(f"{join_names(there)} could not be built; the reason stands above.")
     finally:
@@ -145,7 +139,7 @@ async def _build_in_two_processes(
             process.kill()
         await process.wait()
     # Brings all to one position: few events were appended in the meantime.
-    return await build_staging(parts.conninfo, parts.log, projections, on_progress=printer)
+    return await build(projections)
 
 
 async def _build_second(order: SecondBuild) -> int:

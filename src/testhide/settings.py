@@ -4,8 +4,6 @@
 its children so that no secret is in an environment that a build of the same user can read.
 """
 
-from __future__ import annotations
-
 import base64
 import ipaddress
 import os

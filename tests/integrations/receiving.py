@@ -57,6 +57,6 @@ async def receiving(tls: ssl.SSLContext | None = None) -> AsyncIterator[Receiver
         await runner.cleanup()
 
 
-def told(receiver: Receiver) -> list[tuple[str, int]]:
+def messages(receiver: Receiver) -> list[tuple[str, int]]:
     """(type, build) of what came, in order."""
     return [(request.json["type"], request.json["data"]["id"]) for request in receiver.requests]

@@ -53,12 +53,12 @@ async def test_a_flood_takes_little_memory_and_no_longer_than_other_calls(
         tracemalloc.start()
         try:
             answer = await client.post(f"http://127.0.0.1:{port}/", b"{}", {})
-            said, length = str(answer.status), len(answer.excerpt)
+            outcome, length = str(answer.status), len(answer.excerpt)
         except Unanswered as error:
-            said, length = str(error), 0
+            outcome, length = str(error), 0
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert re.search(what, said)
+        assert re.search(what, outcome)
         assert length <= MAX_BODY
         assert peak < 16 * 1024 * 1024
         assert time.monotonic() - began < 5

@@ -134,12 +134,12 @@ def test_nothing_is_sealed_without_a_key() -> None:
 )
 def test_a_sealed_field_only_opens_at_its_place(moved: dict[str, Any]) -> None:
     stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
-    place: dict[str, Any] = {"originator_id": "thing-1", "originator_version": 1, "topic": "thing.happened"}
-    place["state"] = stored.state
+    row: dict[str, Any] = {"originator_id": "thing-1", "originator_version": 1, "topic": "thing.happened"}
+    row["state"] = stored.state
     mapper = EventMapper({"thing.happened": Secret, "other.happened": Secret}, {})
     key = moved.get("key", KEY)
     with pytest.raises(SecretMismatch):
-        decoded(mapper, StoredEvent(**place | {name: value for name, value in moved.items() if name != "key"}), key)
+        decoded(mapper, StoredEvent(**row | {name: value for name, value in moved.items() if name != "key"}), key)
 
 
 def test_without_its_key_an_event_is_erased_and_keeps_the_rest() -> None:
@@ -148,14 +148,14 @@ def test_without_its_key_an_event_is_erased_and_keeps_the_rest() -> None:
     assert recorded == Recorded("thing-1", 1, 5, STAMP.on(Secret(count=3)), erased=True)
 
 
-@pytest.mark.parametrize("said", [SAID, Secret(count=3, text="said " * 1000)])
-def test_what_an_event_holds_is_opened_and_committed_to(said: Secret) -> None:
-    stored = SECRETS.encode("thing-1", 1, said, STAMP, KEY)
-    again = SECRETS.encode("thing-1", 1, said, STAMP, KEY)
+@pytest.mark.parametrize("secret", [SAID, Secret(count=3, text="said " * 1000)])
+def test_what_an_event_holds_is_opened_and_committed_to(secret: Secret) -> None:
+    stored = SECRETS.encode("thing-1", 1, secret, STAMP, KEY)
+    again = SECRETS.encode("thing-1", 1, secret, STAMP, KEY)
     opened = SECRETS.opened(stored, lambda name: KEY)
     assert msgspec.msgpack.decode(opened.clear) == {"count": 3}
     assert opened.sealed is not None
-    assert msgspec.msgpack.decode(opened.sealed).items() <= msgspec.structs.asdict(said).items()
+    assert msgspec.msgpack.decode(opened.sealed).items() <= msgspec.structs.asdict(secret).items()
     assert opened.envelope.commitment == hashlib.sha256(opened.salt + canonical(opened.sealed)).digest()
     assert opened.envelope.commitment != SECRETS.envelope(again.state).commitment, "the same words twice do not show"
     assert (len(opened.salt), opened.erased) == (16, False)
@@ -180,10 +180,10 @@ def test_there_is_one_way_to_write_fields_as_text() -> None:
 
 @given(st.binary(), st.integers(0), st.integers(1, 255))
 @settings(deadline=None)
-def test_damaged_bytes_are_unreadable_and_nothing_worse(garbage: bytes, place: int, change: int) -> None:
-    for said in (SAID, Secret(count=3, text="said " * 1000)):
-        state = bytearray(SECRETS.encode("thing-1", 1, said, STAMP, KEY).state)
-        state[place % len(state)] ^= change
+def test_damaged_bytes_are_unreadable_and_nothing_worse(garbage: bytes, index: int, change: int) -> None:
+    for secret in (SAID, Secret(count=3, text="said " * 1000)):
+        state = bytearray(SECRETS.encode("thing-1", 1, secret, STAMP, KEY).state)
+        state[index % len(state)] ^= change
         for damaged in (bytes(state), garbage):
             try:
                 opened = SECRETS.opened(StoredEvent("thing-1", 1, "thing.happened", damaged), lambda name: KEY)

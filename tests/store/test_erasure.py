@@ -46,7 +46,7 @@ async def of_build(log: EventLog, build_id: int) -> list[Recorded]:
 def texts(events: list[Recorded]) -> set[str]:
     """What the events say that a deletion has to take."""
 
-    def said(event: Event) -> list[str]:
+    def texts_of(event: Event) -> list[str]:
         match event:
             case BuildQueued():
                 return [event.branch, event.job_title]
@@ -55,7 +55,7 @@ def texts(events: list[Recorded]) -> set[str]:
             case _:
                 return []
 
-    return {text for recorded in events for text in said(recorded.event)} - {""}
+    return {text for recorded in events for text in texts_of(recorded.event)} - {""}
 
 
 async def test_a_deleted_builds_texts_are_gone(parts: Core, handler: Handler) -> None:

@@ -130,10 +130,10 @@ async def test_news_say_what_was_appended(parts: Core) -> None:
     async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as listening:
         await listening.execute("LISTEN stored_events")
         await parts.log.append([Write(1, claim("a")), Write(1, claim("b")), Write(1, token(1))], STAMP)
-        (news,) = [note.payload async for note in listening.notifies(timeout=5, stop_after=1)]
-    assert may_contain(news, ["other", ClaimTaken.name])
-    assert may_contain(news, [ApiTokenCreated.name])
-    assert not may_contain(news, ["other", "3"])
+        (payload,) = [note.payload async for note in listening.notifies(timeout=5, stop_after=1)]
+    assert may_contain(payload, ["other", ClaimTaken.name])
+    assert may_contain(payload, [ApiTokenCreated.name])
+    assert not may_contain(payload, ["other", "3"])
 
 
 async def test_a_data_key_is_made_once_whoever_is_first(parts: Core) -> None:

@@ -14,7 +14,7 @@ from store.audit.export_lines import ExportLine, leaf_of_line
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
 from store.log.event_log import Write
 from testhide.cli.audit import verify
-from tests.store.test_verifier import Archive, archive, said, verified
+from tests.store.test_verifier import Archive, archive, texts, verified
 from tests.workers.test_sealing import NOW
 
 __all__ = ["archive"]
@@ -88,21 +88,21 @@ async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
     else:
         lines = [*lines, *more]
     found = verified(lines, archive.third, key=archive.first_key)
-    assert f"position {size + 1}: is not covered by the export's own checkpoint" in said(found)
+    assert f"position {size + 1}: is not covered by the export's own checkpoint" in texts(found)
 
 
 async def test_a_header_of_another_size_than_its_checkpoint(archive: Archive) -> None:
     lines = await archive.export(checkpoint=archive.first)
     for size in (archive.first.size - 1, archive.first.size + 1):
         forged = [header(lines[0], size=size), *lines[1:-1], written(ExportLine(end=size))]
-        assert "the header's size is not that of its checkpoint" in said(verified(forged, key=archive.first_key))
+        assert "the header's size is not that of its checkpoint" in texts(verified(forged, key=archive.first_key))
 
 
 async def test_a_part_that_says_to_begin_before_the_first(archive: Archive) -> None:
     """So that a stream's first events could be left out unseen."""
     lines = await archive.export(following=of_stream(archive.parts.pool, "project-1"), filter={"stream": "project-1"})
     forged = [header(lines[0], after=-1), written(ExportLine(skipped=(0, 0), hashes=[])), *lines[1:]]
-    assert "the header's hashes are not those" in said(verified(forged, archive.third, key=archive.first_key))
+    assert "the header's hashes are not those" in texts(verified(forged, archive.third, key=archive.first_key))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ async def test_a_line_that_is_of_two_kinds(archive: Archive, kind: dict[str, Any
         more = {name: value for name, value in kind.items() if getattr(line, name) in (None, value)}
         if more and not (number == 5 and more.keys() == {"actor"}):
             forged = [*lines[:number], changed(lines[number], **more), *lines[number + 1 :]]
-            assert f"line {number + 1} says more than one thing" in said(verified(forged, archive.third)), more
+            assert f"line {number + 1} says more than one thing" in texts(verified(forged, archive.third)), more
 
 
 async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive) -> None:
@@ -131,10 +131,10 @@ async def test_a_row_that_could_not_be_read_when_it_was_sealed(archive: Archive)
     leaf = UnreadableLeaf(position, "claim-odd", 1, "claim.taken", sha256(b"odd"))
     assert (line.leaf, line.unreadable) == (hash_of(leaf).hex(), "the stored bytes are no event")
     quiet = [*lines[:position], changed(lines[position], unreadable=None), *lines[position + 1 :]]
-    assert f"position {position}: " in said(verified(quiet, archive.third))
+    assert f"position {position}: " in texts(verified(quiet, archive.third))
     for more in ({"actor": "user:1"}, {"at_us": 7}, {"key": "user-1"}):
         forged = [*lines[:position], changed(lines[position], unreadable=None, **more), *lines[position + 1 :]]
-        assert f"line {position + 1} says more than one thing" in said(verified(forged, archive.third))
+        assert f"line {position + 1} says more than one thing" in texts(verified(forged, archive.third))
 
 
 async def test_where_an_export_begins_is_said(

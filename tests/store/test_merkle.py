@@ -193,7 +193,7 @@ def mutations(proof: list[bytes], data: st.DataObject) -> list[list[bytes]]:
     """One hash too many, one too few, and a single bit turned."""
     wrong = [[*proof, EMPTY]]
     if proof:
-        place, bit = data.draw(st.integers(0, len(proof) - 1)), data.draw(st.integers(0, 255))
-        turned = (int.from_bytes(proof[place]) ^ 1 << bit).to_bytes(32)
-        wrong += [proof[:-1], [*proof[:place], turned, *proof[place + 1 :]]]
+        position, bit = data.draw(st.integers(0, len(proof) - 1)), data.draw(st.integers(0, 255))
+        turned = (int.from_bytes(proof[position]) ^ 1 << bit).to_bytes(32)
+        wrong += [proof[:-1], [*proof[:position], turned, *proof[position + 1 :]]]
     return wrong

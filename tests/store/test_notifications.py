@@ -91,17 +91,17 @@ async def test_a_channel_must_be_listened_on(listener: Listener) -> None:
 @pytest.mark.parametrize("turns", range(4))
 async def test_who_waits_for_news_can_be_cancelled_when_they_come(turns: int) -> None:
     """This many turns of the event loop later."""
-    news = asyncio.Event()
+    changed = asyncio.Event()
 
     async def follow() -> None:
         while True:
-            news.clear()
-            await wait_for(news, 60)
+            changed.clear()
+            await wait_for(changed, 60)
 
     following = asyncio.create_task(follow())
     for _ in range(3):
         await asyncio.sleep(0)
-    news.set()
+    changed.set()
     for _ in range(turns):
         await asyncio.sleep(0)
     following.cancel()

@@ -42,11 +42,11 @@ def test_a_key_opens_with_its_parents_only() -> None:
 
 
 @given(st.binary(), st.binary(), st.integers(0), st.integers(0, 7))
-def test_a_changed_ciphertext_does_not_decrypt(data: bytes, context: bytes, place: int, bit: int) -> None:
+def test_a_changed_ciphertext_does_not_decrypt(data: bytes, context: bytes, index: int, bit: int) -> None:
     key = b"k" * 32
     sealed = bytearray(encrypt(key, data, context))
     assert decrypt(key, bytes(sealed), context) == data
-    sealed[place % len(sealed)] ^= 1 << bit
+    sealed[index % len(sealed)] ^= 1 << bit
     with pytest.raises(SecretMismatch):
         decrypt(key, bytes(sealed), context)
 

@@ -47,10 +47,10 @@ def test_what_is_signed_opens_with_its_key_alone() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 7))
-def test_a_note_in_which_a_bit_turned_does_not_open(place: int, bit: int) -> None:
+def test_a_note_in_which_a_bit_turned_does_not_open(index: int, bit: int) -> None:
     note = KEY.sign(CHECKPOINT.text)
     raw = bytearray(note.encode())
-    raw[place % len(raw)] ^= 1 << bit
+    raw[index % len(raw)] ^= 1 << bit
     turned = raw.decode(errors="replace")
     with pytest.raises(BadNote):
         open_note(turned, [KEY.verifier])

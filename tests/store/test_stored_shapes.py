@@ -88,9 +88,9 @@ def test_no_stored_shape_changes_unnoticed() -> None:
     ],
 )
 def test_a_change_is_complained_about(stored: dict[str, Any] | None, now: dict[str, Any] | None, says: str) -> None:
-    said = complaint("thing.happened", stored, now)
-    assert says in said
-    assert bool(said) == bool(says)
+    message = complaint("thing.happened", stored, now)
+    assert says in message
+    assert bool(message) == bool(says)
 
 
 def test_a_shape_names_fields_types_and_what_they_are_made_of() -> None:

@@ -91,7 +91,7 @@ def verified(lines: Iterable[bytes], *checkpoints: SealedCheckpoint, key: Verifi
     return verifier
 
 
-def said(verifier: Verifier) -> str:
+def texts(verifier: Verifier) -> str:
     return "\n".join(map(str, verifier.findings))
 
 
@@ -131,12 +131,16 @@ async def test_every_tampering_is_found_where_it_was_done(archive: Archive) -> N
         intruder = Intruder(connection, archive.parts.secrets, random.Random(7))
         for number in range(3 * len(TAMPERINGS)):
             tamper = TAMPERINGS[number % len(TAMPERINGS)]
-            places = tamper(intruder)
+            changed = tamper(intruder)
             found = verified(await archive.export(), archive.third)
-            assert places <= {finding.position for finding in found.findings}, (tamper.__name__, places, said(found))
+            assert changed <= {finding.position for finding in found.findings}, (
+                tamper.__name__,
+                changed,
+                texts(found),
+            )
             if tamper.__name__ != "insert_between_and_shift":
                 # What follows from it is found in the same streams, not all over the log.
-                assert found.found <= 8, (tamper.__name__, places, said(found))
+                assert found.found <= 8, (tamper.__name__, changed, texts(found))
             intruder.undo()
         assert verified(await archive.export(), archive.third).findings == []
 
@@ -147,9 +151,9 @@ async def test_who_changes_the_tree_too_is_found_by_the_checkpoints_held(archive
         intruder.change(archive.first.size + 5, "topic", "build.pinned")
         hide_in_the_tree(connection)
     lines = await archive.export()
-    assert f"from position 1 to {archive.third.size} is not" in said(verified(lines, archive.third))
+    assert f"from position 1 to {archive.third.size} is not" in texts(verified(lines, archive.third))
     narrowed = verified(lines, archive.first, archive.second, archive.third)
-    assert f"from position {archive.first.size + 1} to {archive.second.size} is not" in said(narrowed)
+    assert f"from position {archive.first.size + 1} to {archive.second.size} is not" in texts(narrowed)
     assert [one.checkpoint.size for one in narrowed.agreed] == [archive.first.size]
 
 
@@ -159,8 +163,8 @@ async def test_a_removed_tail_is_found_by_the_checkpoint_held(archive: Archive) 
     lines = await archive.export()
     assert verified(lines, archive.first, key=archive.first_key).findings == []
     found = verified(lines, archive.third)
-    assert f"the log ends at {archive.first.size}" in said(found)
-    assert "its tail was removed" in said(found)
+    assert f"the log ends at {archive.first.size}" in texts(found)
+    assert "its tail was removed" in texts(found)
 
 
 async def test_an_event_that_went_before_it_was_sealed_leaves_a_hole_in_its_stream(archive: Archive) -> None:
@@ -170,7 +174,7 @@ async def test_an_event_that_went_before_it_was_sealed_leaves_a_hole_in_its_stre
         f"DELETE FROM stored_events WHERE originator_id = '{SIGNING_KEY.name}' AND originator_version = 3"
     )
     await archive.seal()
-    assert "stream audit-signing-keys goes from version 2 to 4" in said(verified(await archive.export()))
+    assert "stream audit-signing-keys goes from version 2 to 4" in texts(verified(await archive.export()))
 
 
 async def test_damaged_data_keys_are_told_from_damaged_rows(archive: Archive) -> None:
@@ -252,7 +256,7 @@ async def test_one_project(archive: Archive, of_project: Callable[[int], Followi
     assert found.findings == []
     assert 10 < found.events < archive.third.size / 2
     # With a checkpoint in the midst of what is left out only when it was asked for.
-    assert "ask for an export with ?held=" in said(verified(lines, archive.between))
+    assert "ask for an export with ?held=" in texts(verified(lines, archive.between))
     lines = await archive.export(**asked, boundaries=[archive.between.size])
     assert verified(lines, archive.between, key=archive.first_key).findings == []
 
@@ -273,7 +277,7 @@ async def test_an_export_that_was_cut_off_goes_on(archive: Archive, kept: int) -
     whole = await archive.export()
     begun = whole[:kept]
     found = verified(begun)
-    assert "cut off after position" in said(found)
+    assert "cut off after position" in texts(found)
     last = msgspec.json.decode(begun[-1]).get("position", msgspec.json.decode(begun[-1]).get("gap", 0))
     rest = await archive.export(after=last)
     assert begun + rest[1:] == whole
@@ -295,7 +299,7 @@ async def test_a_continuation_of_another_past_is_found(archive: Archive) -> None
     with archive.connect() as connection:
         hide_in_the_tree(connection)
     rest = await archive.export(after=archive.first.size)
-    assert "of a log that was another there" in said(verified(begun + rest))
+    assert "of a log that was another there" in texts(verified(begun + rest))
 
 
 # The file itself.
@@ -324,7 +328,7 @@ async def test_a_continuation_of_another_past_is_found(archive: Archive) -> None
     ],
 )
 async def test_files_that_are_not_what_was_exported(archive: Archive, change: Any, says: str) -> None:
-    assert says in said(verified(change(await archive.export())))
+    assert says in texts(verified(change(await archive.export())))
 
 
 async def test_any_byte_of_the_file_counts(archive: Archive) -> None:
@@ -333,11 +337,11 @@ async def test_any_byte_of_the_file_counts(archive: Archive) -> None:
     text, chance = b"".join(lines), random.Random(7)
     begin = len(lines[0])
     for _ in range(150):
-        place = chance.randrange(begin, len(text) - 1)
+        index = chance.randrange(begin, len(text) - 1)
         turned = bytearray(text)
-        turned[place] ^= 1 << chance.randrange(8)
+        turned[index] ^= 1 << chance.randrange(8)
         found = verified(bytes(turned).splitlines(keepends=True), archive.third, key=archive.first_key)
-        assert found.findings, (text[place - 40 : place + 40], bytes(turned[place - 40 : place + 40]))
+        assert found.findings, (text[index - 40 : index + 40], bytes(turned[index - 40 : index + 40]))
 
 
 # Keys.
@@ -348,7 +352,7 @@ async def test_later_keys_follow_from_the_first(archive: Archive) -> None:
     assert verified(lines, key=archive.first_key).findings == []
     assert verified(lines, key=archive.second_key).findings == []
     other = SigningKey.new(archive.first_key.name).verifier
-    assert "is not one of the keys" in said(verified(lines, key=other))
+    assert "is not one of the keys" in texts(verified(lines, key=other))
 
 
 async def test_a_key_that_nobody_handed_over_to_does_not_count(archive: Archive) -> None:
@@ -356,15 +360,15 @@ async def test_a_key_that_nobody_handed_over_to_does_not_count(archive: Archive)
     note = forged.sign(checkpoint_of(archive.third.note).text)
     with archive.connect() as connection:
         connection.execute("UPDATE audit_checkpoints SET note = %s WHERE size = %s", (note, archive.third.size))
-    assert "is not one of the keys" in said(verified(await archive.export()))
-    assert "is not one of the keys" in said(verified(await archive.export(), key=archive.first_key))
+    assert "is not one of the keys" in texts(verified(await archive.export()))
+    assert "is not one of the keys" in texts(verified(await archive.export(), key=archive.first_key))
 
 
 async def test_a_hand_over_needs_the_signature_of_the_old_key(archive: Archive) -> None:
     with archive.connect() as connection:
         forged = SigningKey.new(archive.first_key.name).sign(checkpoint_of(archive.second.note).text)
         connection.execute("UPDATE audit_checkpoints SET note = %s WHERE size = %s", (forged, archive.second.size))
-    assert "is not one of the keys" in said(verified(await archive.export(), key=archive.first_key))
+    assert "is not one of the keys" in texts(verified(await archive.export(), key=archive.first_key))
 
 
 # The command.

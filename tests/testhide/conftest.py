@@ -30,8 +30,8 @@ def gone(*pids: int) -> bool:
 def clear(data: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         record = read_record(data)
-        for place in (data, *((Path(record.home), Path(record.sockets)) if record else ())):
-            shutil.rmtree(place, ignore_errors=True)
+        for folder in (data, *((Path(record.home), Path(record.sockets)) if record else ())):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

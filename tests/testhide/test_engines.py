@@ -13,10 +13,11 @@ import psycopg
 import pytest
 import redis
 
-from testhide.engines import embedded_engines, temporary_engines
+from testhide.engines import embedded_engines
 from testhide.engines.folder import open_folder, read_record
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise import program
+from tests.support.engines import temporary_engines
 
 from .conftest import Python, clear, gone, until
 
@@ -40,7 +41,7 @@ def ask(url: str, statement: LiteralString) -> object:
     return row[0] if row else None
 
 
-def say(url: str, *statements: LiteralString) -> None:
+def execute(url: str, *statements: LiteralString) -> None:
     with psycopg.connect(url) as connection:
         for statement in statements:
             connection.execute(statement)
@@ -77,7 +78,7 @@ def test_both_engines_answer_ask_for_a_password_and_end_with_the_block(data: Pat
 
 def test_two_at_once_do_not_meet(data: Path) -> None:
     with embedded_engines(data) as one, temporary_engines() as other:
-        say(one.database_url, "CREATE TABLE only_here (x int)")
+        execute(one.database_url, "CREATE TABLE only_here (x int)")
         assert ask(other.database_url, "SELECT to_regclass('only_here')") is None
 
 
@@ -98,7 +99,7 @@ def test_after_a_kill_the_engines_end_and_nothing_is_lost(data: Path, python: Py
     owner = python("-c", HOLD, str(data))
     assert owner.stdout
     pids = [int(word) for word in owner.stdout.readline().split()]
-    say(database_of(data), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)")
+    execute(database_of(data), "CREATE TABLE kept (x int)", "INSERT INTO kept VALUES (42)")
     children = Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().split()
     (watchdog,) = {int(child) for child in children} - set(pids)
     if watchdog_too:
@@ -132,11 +133,11 @@ def test_a_stale_pid_file_does_not_stop_a_start_but_another_major_version_does(d
     shutil.chown(pid_file, (data / "engines/postgres").stat().st_uid)
     with embedded_engines(data) as engines:
         assert ask(engines.database_url, "SELECT 1") == 1
-    for major, told in (("15", "pg_upgrade"), ("99", "TESTHIDE_POSTGRES_BIN")):
+    for major, message in (("15", "pg_upgrade"), ("99", "TESTHIDE_POSTGRES_BIN")):
         (data / "engines/postgres/PG_VERSION").write_text(f"{major}\n")
         with pytest.raises(Fault, match=f"holds data of PostgreSQL {major}") as refused, embedded_engines(data):
             pass
-        assert told in str(refused.value)
+        assert message in str(refused.value)
 
 
 def test_a_path_too_long_for_a_socket(data: Path) -> None:
@@ -157,7 +158,7 @@ def test_below_a_folder_that_the_account_cannot_enter() -> None:
     try:
         for _ in range(2):
             with embedded_engines(closed / "data") as engines:
-                say(engines.database_url, "CREATE TABLE IF NOT EXISTS seen (x int)")
+                execute(engines.database_url, "CREATE TABLE IF NOT EXISTS seen (x int)")
                 record = read_record(closed / "data")
                 assert record
                 home = Path(record.home)
@@ -191,8 +192,8 @@ def test_as_a_normal_user(python: Python) -> None:
     nobody = pwd.getpwnam("nobody")
     account = program.Account("nobody", nobody.pw_uid, nobody.pw_gid)
     source = Path(program.__file__).parents[2]
-    place = Path(tempfile.mkdtemp(prefix="testhide-nobody-"))
-    os.chown(place, account.uid, account.gid)
+    folder = Path(tempfile.mkdtemp(prefix="testhide-nobody-"))
+    os.chown(folder, account.uid, account.gid)
     code = HOLD.replace("print(", "import os; print(os.geteuid(), ")
     interpreters = [
         sys.executable,
@@ -202,8 +203,8 @@ def test_as_a_normal_user(python: Python) -> None:
         for interpreter in interpreters:
             done = (
                 subprocess.run(
-                    [interpreter, "-P", "-c", code, str(place / "data"), "until the input ends"],
-                    env={"PYTHONPATH": f"{source}:{PACKAGES}", "PATH": os.defpath, "HOME": str(place)},
+                    [interpreter, "-P", "-c", code, str(folder / "data"), "until the input ends"],
+                    env={"PYTHONPATH": f"{source}:{PACKAGES}", "PATH": os.defpath, "HOME": str(folder)},
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
                     text=True,
@@ -224,14 +225,15 @@ def test_as_a_normal_user(python: Python) -> None:
         euid, *pids = map(int, done.stdout.split())
         assert euid == account.uid
         assert gone(*pids)
-        assert (place / "data").stat().st_mode & 0o777 == 0o700
+        assert (folder / "data").stat().st_mode & 0o777 == 0o700
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(folder)
 
 
 def can_run(interpreter: str, account: program.Account) -> bool:
     try:
         check = [interpreter, "-I", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-        return subprocess.run(check, check=False, cwd="/", capture_output=True, **account.popen()).returncode == 0
+        options = program.popen_options(account)
+        return subprocess.run(check, check=False, cwd="/", capture_output=True, **options).returncode == 0
     except OSError:
         return False

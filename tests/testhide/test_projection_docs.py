@@ -24,18 +24,18 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
         "TOKEN": server.admin.token,
         "BUILD": str(build),
     }
-    said: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     for command in commands():
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        said[command] = done.stdout
-    assert len(said) == 10
-    assert ": equal" in said["testhide projections diff builds"]
-    assert said["testhide projections switch builds"].splitlines()[-1].startswith("switched builds at position ")
-    assert said["testhide projections drop builds"] == "dropped builds version 1 (previous)\n"
-    assert "applied 0 parked events of builds, 0 left\n" in said["testhide projections retry builds"]
+        outputs[command] = done.stdout
+    assert len(outputs) == 10
+    assert ": equal" in outputs["testhide projections diff builds"]
+    assert outputs["testhide projections switch builds"].splitlines()[-1].startswith("switched builds at position ")
+    assert outputs["testhide projections drop builds"] == "dropped builds version 1 (previous)\n"
+    assert "applied 0 parked events of builds, 0 left\n" in outputs["testhide projections retry builds"]
     assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
 
 

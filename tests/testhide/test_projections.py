@@ -35,8 +35,8 @@ def users(settings: Settings) -> list[tuple[str]]:
 
 def test_migrate_says_what_has_to_be_built(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["migrate"]) == 0
-    said = capsys.readouterr().out
-    assert said == "auth has to be built from the log: run `testhide projections rebuild auth --switch`\n"
+    output = capsys.readouterr().out
+    assert output == "auth has to be built from the log: run `testhide projections rebuild auth --switch`\n"
     with pytest.raises(psycopg.errors.UndefinedTable):
         users(lacking)
     assert main.main(["projections", "rebuild", "--switch"]) == 0
@@ -53,7 +53,7 @@ def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (["rebuild", "bulids"], "There is no projection 'bulids'; there are: auth, "),
         (["switch", "jobs"], "jobs is not built yet: run `testhide projections rebuild jobs` first."),
@@ -61,10 +61,10 @@ def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.
     ],
 )
 def test_what_is_not_possible_is_said(
-    lacking: Settings, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    lacking: Settings, arguments: list[str], output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["projections", *arguments]) != 0
-    assert said in capsys.readouterr().err
+    assert output in capsys.readouterr().err
 
 
 def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,13 +76,13 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
     with psycopg.connect(lacking.database_url) as connection:
         connection.execute("UPDATE users_v1 SET first_name = 'Ann'")
     assert main.main(["projections", "diff", "auth"]) == 1
-    said = capsys.readouterr().out
-    assert '  users_v1: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in said
+    output = capsys.readouterr().out
+    assert '  users_v1: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in output
 
 
 def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([10.0, 10.5, 12.0, 12.1])
-    tell = ProgressPrinter("builds", lambda: next(times))
+    printer = ProgressPrinter("builds", lambda: next(times))
     for position in (0, 500, 4_000, 4_100):
-        tell(Progress(position, 10_000))
+        printer(Progress(position, 10_000))
     assert capsys.readouterr().out == "builds: 4,000 of 10,000 events (40%), 2,000/s, 3 s to go\n"

@@ -38,19 +38,19 @@ def replay(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_story_of_a_build(server: Server, build: tuple[int, int, int]) -> None:
     _, job, number = build
-    told = replay(server, f"build-{number}")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert f"queued build {number} of job {job} on “main”." in told.stdout
-    assert f"commented on build {number}: “seeing  [31mred”." in told.stdout
-    assert "status: queued -> running" in told.stdout
-    assert "status: running -> failed" in told.stdout
-    assert "\x1b" not in told.stdout
+    replayed = replay(server, f"build-{number}")
+    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert f"queued build {number} of job {job} on “main”." in replayed.stdout
+    assert f"commented on build {number}: “seeing  [31mred”." in replayed.stdout
+    assert "status: queued -> running" in replayed.stdout
+    assert "status: running -> failed" in replayed.stdout
+    assert "\x1b" not in replayed.stdout
 
 
 def test_the_story_of_a_stream_without_a_state(server: Server, build: tuple[int, int, int]) -> None:
-    told = replay(server, f"results-{build[2]}")
-    assert told.returncode == 0
-    assert f"of build {build[2]}." in told.stdout
+    replayed = replay(server, f"results-{build[2]}")
+    assert replayed.returncode == 0
+    assert f"of build {build[2]}." in replayed.stdout
 
 
 def test_what_other_rules_would_have_made_of_it(server: Server, build: tuple[int, int, int], tmp_path: Path) -> None:
@@ -60,10 +60,10 @@ def test_what_other_rules_would_have_made_of_it(server: Server, build: tuple[int
     rules.write_text(
         json.dumps({"known_issues": [issue], "quarantine": [{"job_id": job, "node_ids": ["t/test_x.py"]}]})
     )
-    told = replay(server, "--rules", str(rules), "--project", str(project), "--since", "2020-01-01")
-    assert (told.returncode, told.stderr) == (0, "")
-    assert "unclassified -> infra (DNS)" in told.stdout
-    assert "1 failures in 1 reports of 1 builds that ended: 1 would be classified otherwise" in told.stdout
+    replayed = replay(server, "--rules", str(rules), "--project", str(project), "--since", "2020-01-01")
+    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert "unclassified -> infra (DNS)" in replayed.stdout
+    assert "1 failures in 1 reports of 1 builds that ended: 1 would be classified otherwise" in replayed.stdout
     assert replay(server, "--rules", str(rules), "--since", "2999-01-01").stdout.startswith("0 failures")
 
 
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_said(server: Server, tmp_path: Path, arguments: tuple[
     rules.write_text('{"quarantine": []}')
     wrong.write_text('{"known_issues": [{"title": "x", "classification": "weather", "pattern": "x"}]}')
     files = {"RULES": str(rules), "WRONG": str(wrong)}
-    told = replay(server, *(files.get(argument, argument) for argument in arguments))
-    assert told.returncode == 2, told.stderr
-    assert says in told.stderr
-    assert "Traceback" not in told.stderr
+    replayed = replay(server, *(files.get(argument, argument) for argument in arguments))
+    assert replayed.returncode == 2, replayed.stderr
+    assert says in replayed.stderr
+    assert "Traceback" not in replayed.stderr

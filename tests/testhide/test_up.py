@@ -51,7 +51,7 @@ def test_others_could_reach_the_local_agent(data: Path, refused) -> None:  # typ
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "told"),
+    ("name", "url", "message"),
     [
         ("TESTHIDE_DATABASE_URL", "postgresql://u:hush@127.0.0.1:1/x", "The database of TESTHIDE_DATABASE_URL"),
         ("TESTHIDE_DATABASE_URL", "nonsense", "The database of TESTHIDE_DATABASE_URL"),
@@ -59,26 +59,26 @@ def test_others_could_reach_the_local_agent(data: Path, refused) -> None:  # typ
         ("TESTHIDE_REDIS_URL", "nonsense", "The Redis or Valkey of TESTHIDE_REDIS_URL"),
     ],
 )
-def test_unreachable_services(data: Path, refused, name: str, url: str, told: str) -> None:  # type: ignore[no-untyped-def]
+def test_unreachable_services(data: Path, refused, name: str, url: str, message: str) -> None:  # type: ignore[no-untyped-def]
     code, errors = refused("--data", str(data), "--port", "18999", **{name: url})
     assert code == 4
-    assert told in errors
+    assert message in errors
     assert "hush" not in errors
     assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"TESTHIDE_PORT": "eighty"}, "TESTHIDE_PORT must be a number"),
         ({"TESTHIDE_SECRET_KEY": "short"}, "TESTHIDE_SECRET_KEY must be 32 bytes"),
         ({"TESTHIDE_HOST": "no such host.invalid"}, "--host no such host.invalid"),
     ],
 )
-def test_wrong_settings(data: Path, refused, environ: dict[str, str], told: str) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_settings(data: Path, refused, environ: dict[str, str], message: str) -> None:  # type: ignore[no-untyped-def]
     code, errors = refused("--data", str(data), "--no-agent", **environ)
     assert code == 2
-    assert told in errors
+    assert message in errors
 
 
 def test_a_data_folder_that_is_a_file(data: Path, refused) -> None:  # type: ignore[no-untyped-def]

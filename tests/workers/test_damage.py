@@ -9,7 +9,7 @@ from domain.core.errors import StreamDamaged
 from store.tables import reactions
 from store.tables.reactions import ReactionStanding
 from testhide.processes import Core
-from tests.integrations.receiving import receiving, told
+from tests.integrations.receiving import messages, receiving
 from tests.support.damage import damaged
 from tests.workers.hooks import Hooks
 from tests.workers.test_dispatch import Yard, is_assigned
@@ -37,7 +37,7 @@ async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None
         first = (await parts.log.read(0, 100, ["build.finished"]))[0].position
         with damaged(parts.conninfo, first):
             await hooks.deliver()
-            assert told(receiver) == [("build.finished", 2)]
+            assert messages(receiver) == [("build.finished", 2)]
             shown = await standing(parts)
             assert (shown.due, shown.parked) == (0, 1)
             assert shown.errors[0].startswith(f"position {first}: build-1 cannot be used")
@@ -46,7 +46,7 @@ async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None
             assert (await standing(parts)).parked == 1, "it still cannot be read"
         await retry(parts)
         await hooks.deliver()
-        assert told(receiver) == [("build.finished", 2), ("build.finished", 1)]
+        assert messages(receiver) == [("build.finished", 2), ("build.finished", 1)]
         async with parts.pool.connection() as connection:
             assert not await reactions.has_parked(connection)
 
@@ -61,7 +61,7 @@ async def test_a_replay_leaves_it_out(hooks: Hooks) -> None:
         with damaged(hooks.parts.conninfo, first):
             await hooks.replay(webhook)
             await hooks.deliver()
-        assert Counter(told(receiver)) == {("build.finished", 1): 1, ("build.finished", 2): 2}
+        assert Counter(messages(receiver)) == {("build.finished", 1): 1, ("build.finished", 2): 2}
 
 
 async def test_the_rest_is_dispatched_and_what_was_damaged_once_it_is_mended(parts: Core) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from store.tables import delivery_history
-from tests.integrations.receiving import receiving, told
+from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks
 from workers.deliveries.sender import LEASE_S, MAX_PER_ENDPOINT, RETENTION
 
@@ -22,13 +22,13 @@ async def test_who_is_told_what(hooks: Hooks) -> None:
         for build, status in ((1, "passed"), (2, "failed"), (3, "aborted")):
             await hooks.build(build, status)
         await hooks.deliver()
-        by_build = {build: [name for name, of in told(everything) if of == build] for build in (1, 2, 3)}
+        by_build = {build: [name for name, of in messages(everything) if of == build] for build in (1, 2, 3)}
         assert by_build == {
             1: ["build.started", "build.finished"],
             2: ["build.started", "build.finished", "build.failed"],
             3: ["build.started", "build.finished", "build.cancelled"],
         }
-        assert told(failures) == [("build.failed", 2)]
+        assert messages(failures) == [("build.failed", 2)]
         assert (others.requests, off.requests) == ([], [])
 
 
@@ -58,10 +58,10 @@ async def test_only_what_happens_after_it_was_registered(hooks: Hooks) -> None:
         await hooks.update(webhook, active=False)
         await hooks.build(4, "passed")
         await hooks.deliver()  # all at once: what counted was what was wanted at each moment
-        assert told(receiver) == []
+        assert messages(receiver) == []
         await hooks.update(webhook, active=True)
         await hooks.deliver()
-        assert sorted(told(receiver)) == [("build.finished", 2), ("build.started", 3)]
+        assert sorted(messages(receiver)) == [("build.finished", 2), ("build.started", 3)]
 
 
 async def test_order_within_a_build_and_nobody_else_waits(hooks: Hooks) -> None:
@@ -72,14 +72,14 @@ async def test_order_within_a_build_and_nobody_else_waits(hooks: Hooks) -> None:
         await hooks.build(1, "failed")
         await hooks.follow()
         assert await hooks.send() == 4, "three for the sound one; the broken one's second and third wait"
-        assert told(broken) == [("build.started", 1)]
-        assert [name for name, _ in told(sound)] == ["build.started", "build.finished", "build.failed"]
+        assert messages(broken) == [("build.started", 1)]
+        assert [name for name, _ in messages(sound)] == ["build.started", "build.finished", "build.failed"]
         await hooks.build(2, "passed")
         await hooks.deliver()
-        assert told(broken)[1:] == [("build.started", 2), ("build.finished", 2)], "another build does not wait"
+        assert messages(broken)[1:] == [("build.started", 2), ("build.finished", 2)], "another build does not wait"
         hooks.later(6)
         await hooks.deliver()
-        assert [name for name, of in told(broken) if of == 1] == [
+        assert [name for name, of in messages(broken) if of == 1] == [
             "build.started",
             "build.started",
             "build.finished",
@@ -142,7 +142,10 @@ async def test_what_somebody_has_begun_is_due_as_soon_as_he_is_gone(hooks: Hooks
             await hooks.until(lambda: len(receiver.requests) == 6)
         assert len({request.headers["webhook-id"] for request in receiver.requests}) == 4
         for build in (1, 2):
-            assert [name for name, of in told(receiver)[2:] if of == build] == ["build.started", "build.finished"]
+            assert [name for name, of in messages(receiver)[2:] if of == build] == [
+                "build.started",
+                "build.finished",
+            ]
 
 
 async def test_who_dies_in_the_middle_leaves_it_due(hooks: Hooks) -> None:
@@ -176,7 +179,7 @@ async def test_several_workers_share_the_work(hooks: Hooks) -> None:
             await asyncio.gather(*(worker.run_due() for worker in workers))
         assert len(receiver.requests) == 120, "each once"
         for build in range(1, 41):
-            assert [name for name, of in told(receiver) if of == build] == [
+            assert [name for name, of in messages(receiver) if of == build] == [
                 "build.started",
                 "build.finished",
                 "build.failed",
@@ -203,7 +206,7 @@ async def test_it_runs_by_itself(hooks: Hooks) -> None:
         await hooks.register(receiver.url, ALL)
         await hooks.build(1, "failed")
         await hooks.until(lambda: len(receiver.requests) == 3)
-        assert [name for name, _ in told(receiver)] == ["build.started", "build.finished", "build.failed"]
+        assert [name for name, _ in messages(receiver)] == ["build.started", "build.finished", "build.failed"]
 
 
 async def test_what_is_deleted_is_told_nothing_more(hooks: Hooks) -> None:
@@ -275,6 +278,6 @@ async def test_what_happens_while_it_follows_is_told_once(hooks: Hooks) -> None:
 
     hooks.parts.log.read_head = head_of_a_busy_log  # type: ignore[method-assign]
     await hooks.follow()
-    told = await hooks.rows("SELECT position, type FROM webhook_deliveries")
+    messages = await hooks.rows("SELECT position, type FROM webhook_deliveries")
     assert len(built) > 1
-    assert (len(told), len(set(told))) == (2 * len(built), 2 * len(built))
+    assert (len(messages), len(set(messages))) == (2 * len(built), 2 * len(built))

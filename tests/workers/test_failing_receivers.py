@@ -3,7 +3,7 @@
 import asyncio
 
 from store.tables.deliveries import BREAKER
-from tests.integrations.receiving import receiving, told
+from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks
 from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S
 
@@ -51,7 +51,7 @@ async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:
             assert await hooks.deliver() == 0
             hooks.later(1 + pause * 0.1)
             await hooks.deliver()
-        assert [name for name, of in told(receiver) if of == 1] == [*["build.started"] * 3, "build.finished"]
+        assert [name for name, of in messages(receiver) if of == 1] == [*["build.started"] * 3, "build.finished"]
         assert len(channel.requests) == 4
         errors = [one.error for one in await hooks.history(webhook) if not one.ok]
         assert errors == ["answered 503, asked to wait 60 s", "answered 429, asked to wait 60 s"]
@@ -80,7 +80,7 @@ async def test_the_next_goes_when_one_is_given_up(hooks: Hooks) -> None:
         for pause in RETRY_DELAYS_S:
             hooks.later(pause * 1.2)
             await hooks.deliver()
-        assert [name for name, _ in told(receiver)] == ["build.started"] * 8 + ["build.finished"]
+        assert [name for name, _ in messages(receiver)] == ["build.started"] * 8 + ["build.finished"]
 
 
 async def test_a_day_of_downtime_loses_nothing_and_delays_nobody(hooks: Hooks) -> None:
@@ -102,8 +102,8 @@ async def test_a_day_of_downtime_loses_nothing_and_delays_nobody(hooks: Hooks) -
         before = len(down.requests)
         hooks.later(BREAKER.longest_pause_s)
         await hooks.deliver()
-        arrived = [(name, build) for name, build in told(down)[before:]]
-        assert sorted(arrived) == sorted(told(up)), "each once, as soon as it is back"
+        arrived = [(name, build) for name, build in messages(down)[before:]]
+        assert sorted(arrived) == sorted(messages(up)), "each once, as soon as it is back"
         for build in range(1, 121):
             order = ["build.started", "build.finished", *(["build.failed"] if build % 2 == 0 else [])]
             assert [name for name, of in arrived if of == build] == order
@@ -158,7 +158,7 @@ async def test_another_url_is_tried_at_once(hooks: Hooks) -> None:
         await hooks.deliver()
         await hooks.update(webhook, url=right.url)
         await hooks.deliver()
-        assert sorted(told(right)) == [("build.finished", build) for build in range(1, 21)]
+        assert sorted(messages(right)) == [("build.finished", build) for build in range(1, 21)]
 
 
 async def test_what_is_too_late_is_given_up_and_can_be_asked_for(hooks: Hooks) -> None:
@@ -177,10 +177,10 @@ async def test_what_is_too_late_is_given_up_and_can_be_asked_for(hooks: Hooks) -
         hooks.later(BREAKER.longest_pause_s)
         receiver.requests.clear()
         await hooks.deliver()
-        assert sorted(told(receiver)) == sorted(("build.finished", build) for build in range(1, 16))
+        assert sorted(messages(receiver)) == sorted(("build.finished", build) for build in range(1, 16))
         await hooks.redeliver(webhook, given_up[0].delivery_id)
         await hooks.deliver()
-        assert told(receiver)[-1][0] == "build.started"
+        assert messages(receiver)[-1][0] == "build.started"
         assert receiver.requests[-1].headers["webhook-id"] == given_up[0].delivery_id
 
 

@@ -101,8 +101,7 @@ class AuditTree:
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
         """Returns the checkpoint of this size, or the newest one without a size; None when there is no such."""
-        found = await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)
-        return found[0] if found else None
+        return next(iter(await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
         """Returns checkpoints smaller than `size`, newest first."""
@@ -110,8 +109,7 @@ class AuditTree:
 
     async def covering(self, position: int) -> SealedCheckpoint | None:
         """Returns the first checkpoint that covers a position; None when there is none yet."""
-        found = await self._checkpoints("size >= %(size)s", "ASC", 1, position)
-        return found[0] if found else None
+        return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
         """Returns the hashes of complete subtrees, in their order."""

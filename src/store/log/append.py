@@ -65,10 +65,6 @@ class Request:
     idempotency_key: IdempotencyKey | None = None
 
     @property
-    def size(self) -> int:
-        return sum(len(event.state) for event in self.events)
-
-    @property
     def slots(self) -> set[tuple[str, int]]:
         return {(str(event.originator_id), event.originator_version) for event in self.events}
 
@@ -170,7 +166,7 @@ class GroupCommit:
             if written.isdisjoint(request.depends_on):
                 batch.append(waiting)
                 events += len(request.events)
-                size += request.size
+                size += sum(len(event.state) for event in request.events)
             else:
                 later.append(waiting)
             written |= request.slots | {(name, 0) for name, _ in request.keys}

@@ -177,18 +177,10 @@ class EventMapper(Mapper[str]):
                 flags |= SEALED_COMPRESSED
                 sealed = _compressor.compress(sealed)
             sealed = encrypt(key, salt + sealed, _context(stream, version, event.name))
-        envelope = Envelope(
-            flags,
-            event.class_version,
-            (stamp.at - UNSTAMPED) // timedelta(microseconds=1),
-            stamp.actor,
-            stamp.correlation_id,
-            stamp.causation,
-            event.data_key if sealed else None,
-            clear,
-            sealed,
-            committed,
-        )
+        at_us = (stamp.at - UNSTAMPED) // timedelta(microseconds=1)
+        metadata = (at_us, stamp.actor, stamp.correlation_id, stamp.causation)
+        key_name = event.data_key if sealed else None
+        envelope = Envelope(flags, event.class_version, *metadata, key_name, clear, sealed, committed)
         return StoredEvent(
             originator_id=stream, originator_version=version, topic=event.name, state=_encoder.encode(envelope)
         )

@@ -6,7 +6,7 @@ and the other takes none, so that readers miss events (measured: docs/decisions/
 
 import asyncio
 from collections.abc import Sequence
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 from eventsourcing.persistence import StoredEvent
@@ -33,41 +33,28 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Blocks and is thread-safe, as the library requires. The first insert starts a thread for the flusher."""
+    """Blocks and is thread-safe, as the library requires. A thread runs the flusher."""
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)
         self.sql_create_statements.extend(create_statements(datastore.schema, events_table_name))
-        self._lock = Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: Thread | None = None
-        self._commit: GroupCommit | None = None
+        self._commit = GroupCommit(_conninfo(datastore), schema=datastore.schema, table=events_table_name)
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever, daemon=True, name="group-commit")
+        self._thread.start()
 
     def insert_events(self, stored_events: Sequence[StoredEvent], **kwargs: Any) -> Sequence[int] | None:
         if not stored_events:
             return []
-        loop, commit = self._started()
-        return asyncio.run_coroutine_threadsafe(commit.append(Request(list(stored_events))), loop).result()
+        append = self._commit.append(Request(list(stored_events)))
+        return asyncio.run_coroutine_threadsafe(append, self._loop).result()
 
     def close(self) -> None:
-        with self._lock:
-            if self._loop is not None and self._commit is not None and self._thread is not None:
-                asyncio.run_coroutine_threadsafe(self._commit.close(), self._loop).result()
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                self._thread.join()
-                self._loop.close()
-            self._loop = self._commit = self._thread = None
-
-    def _started(self) -> tuple[asyncio.AbstractEventLoop, GroupCommit]:
-        with self._lock:
-            if self._loop is None or self._commit is None:
-                self._loop = asyncio.new_event_loop()
-                self._commit = GroupCommit(
-                    _conninfo(self.datastore), schema=self.datastore.schema, table=self.events_table_name
-                )
-                self._thread = Thread(target=self._loop.run_forever, daemon=True, name="group-commit")
-                self._thread.start()
-            return self._loop, self._commit
+        if not self._loop.is_closed():
+            asyncio.run_coroutine_threadsafe(self._commit.close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
 
 def _conninfo(datastore: PostgresDatastore) -> str:

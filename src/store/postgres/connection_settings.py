@@ -5,22 +5,13 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-KEEPALIVE_IDLE_S = 10
-KEEPALIVE_INTERVAL_S = 5
-KEEPALIVE_COUNT = 3
-UNACKNOWLEDGED_MS = 20_000
-"""How long data that was sent may stay unacknowledged before the connection counts as broken."""
-
 CLIENT_SETTINGS: dict[str, Any] = {
-    "keepalives_idle": KEEPALIVE_IDLE_S,
-    "keepalives_interval": KEEPALIVE_INTERVAL_S,
-    "keepalives_count": KEEPALIVE_COUNT,
-    "tcp_user_timeout": UNACKNOWLEDGED_MS,
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,  # seconds
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds that sent data may stay unacknowledged
 }
-SERVER_OPTIONS = (
-    f"-c tcp_keepalives_idle={KEEPALIVE_IDLE_S} -c tcp_keepalives_interval={KEEPALIVE_INTERVAL_S}"
-    f" -c tcp_keepalives_count={KEEPALIVE_COUNT} -c tcp_user_timeout={UNACKNOWLEDGED_MS}"
-)
+SERVER_OPTIONS = " ".join(f"-c tcp_{name.removeprefix('tcp_')}={value}" for name, value in CLIENT_SETTINGS.items())
 """Session settings for the server's end of the connection. Without effect on a unix socket."""
 
 DURABILITY_RISKS = {

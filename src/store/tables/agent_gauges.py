@@ -24,12 +24,6 @@ class Gauge(msgspec.Struct, frozen=True):
     """Seconds since the agent's last call, by the database's clock."""
 
 
-_COLUMNS = (
-    "node_id, session, seen_at, free, polling, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
-    " extract(epoch FROM now() - seen_at)::float8"
-)
-
-
 class AgentGauges:
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
@@ -72,4 +66,9 @@ class AgentGauges:
         return next((gauge for gauge in await self.fetch_all() if gauge.node_id == node_id), None)
 
     async def fetch_all(self) -> list[Gauge]:
-        return [Gauge(*row) for row in await fetch_rows(self._pool, f"SELECT {_COLUMNS} FROM agent_gauges")]
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT node_id, session, seen_at, free, polling, cpu_pct, ram_pct, disk_free_gb, uptime_s,"
+            " extract(epoch FROM now() - seen_at)::float8 FROM agent_gauges",
+        )
+        return [Gauge(*row) for row in rows]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 
 from domain.endpoints import EndpointKind
+from store.postgres.queries import fetch_rows
 
 FOLDED_COLUMNS = ("url", "events", "sealed_secret", "active")
 """The columns that an update of an endpoint may change. A channel has no URL here: its sender reads the stream."""
@@ -40,9 +41,8 @@ class HealthChange(NamedTuple):
 
 
 async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
-    query = b"SELECT id, kind, project_id, events, active FROM webhook_endpoints"
-    cursor = await connection.execute(query, prepare=True)
-    return [DeliveryTarget(*row) for row in await cursor.fetchall()]
+    query = "SELECT id, kind, project_id, events, active FROM webhook_endpoints"
+    return [DeliveryTarget(*row) for row in await fetch_rows(connection, query)]
 
 
 async def add_endpoint(
@@ -87,10 +87,8 @@ async def delete_endpoints(connection: AsyncConnection, endpoint_ids: list[int])
 
 
 async def delete_endpoints_of_project(connection: AsyncConnection, project_id: int) -> None:
-    cursor = await connection.execute(
-        "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id", (project_id,)
-    )
-    await delete_endpoints(connection, [endpoint_id for (endpoint_id,) in await cursor.fetchall()])
+    query = "SELECT id FROM webhook_endpoints WHERE project_id = %s ORDER BY id"
+    await delete_endpoints(connection, [row[0] for row in await fetch_rows(connection, query, (project_id,))])
 
 
 async def fetch_health_changes(connection: AsyncConnection) -> list[HealthChange]:

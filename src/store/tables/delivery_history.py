@@ -7,6 +7,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.deliveries import Outcome
+from store.postgres.queries import fetch_row
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True):
@@ -74,9 +75,6 @@ async def find_delivery_state(
     connection: AsyncConnection, endpoint_id: int, delivery_id: str
 ) -> tuple[str, int] | None:
     """Returns the state of a delivery and the number of its attempts."""
-    cursor = await connection.execute(
-        "SELECT state, attempts FROM webhook_deliveries WHERE webhook_id = %s AND delivery_id = %s",
-        (endpoint_id, delivery_id),
-    )
-    row = await cursor.fetchone()
+    query = "SELECT state, attempts FROM webhook_deliveries WHERE webhook_id = %s AND delivery_id = %s"
+    row = await fetch_row(connection, query, (endpoint_id, delivery_id))
     return None if row is None else (row[0], row[1])

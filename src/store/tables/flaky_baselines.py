@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_rows
+
 
 async def fetch(connection: AsyncConnection, case_ids: Sequence[int]) -> dict[int, tuple[int, int]]:
     """Returns (runs, flaky runs) by test case; without those that have no baseline."""
-    cursor = await connection.execute(
-        "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)", (list(case_ids),)
-    )
-    return {case_id: (runs, flaky_runs) for case_id, runs, flaky_runs in await cursor.fetchall()}
+    query = "SELECT test_case_id, runs, flaky_runs FROM flaky_tests WHERE test_case_id = ANY (%s)"
+    return {row[0]: (row[1], row[2]) for row in await fetch_rows(connection, query, (list(case_ids),))}
 
 
 async def store(connection: AsyncConnection, counts: Iterable[tuple[int, int, int]]) -> None:

@@ -31,20 +31,19 @@ class LoginFailures:
     async def record(self, subjects: Sequence[str]) -> None:
         """Adds a failure to each subject. A subject's window begins with its first failure."""
         window = f"interval '{WINDOW_S} seconds'"
-        async with self._pool.connection() as connection:
-            await connection.execute(
-                f"INSERT INTO login_failures AS f SELECT subject, 1, now() FROM unnest(%s::text[]) AS subject"
-                " ORDER BY subject ON CONFLICT (subject) DO UPDATE SET"
-                f" failures = CASE WHEN f.since < now() - {window} THEN 1 ELSE f.failures + 1 END,"
-                f" since = CASE WHEN f.since < now() - {window} THEN now() ELSE f.since END".encode(),
-                (list(subjects),),
-                prepare=True,
-            )
-            await connection.execute(
-                "DELETE FROM login_failures WHERE subject IN (SELECT subject FROM login_failures"
-                f" WHERE since < now() - {window} ORDER BY since LIMIT 10 FOR UPDATE SKIP LOCKED)".encode(),
-                prepare=True,
-            )
+        await execute(
+            self._pool,
+            f"INSERT INTO login_failures AS f SELECT subject, 1, now() FROM unnest(%s::text[]) AS subject"
+            " ORDER BY subject ON CONFLICT (subject) DO UPDATE SET"
+            f" failures = CASE WHEN f.since < now() - {window} THEN 1 ELSE f.failures + 1 END,"
+            f" since = CASE WHEN f.since < now() - {window} THEN now() ELSE f.since END",
+            (list(subjects),),
+        )
+        await execute(
+            self._pool,
+            "DELETE FROM login_failures WHERE subject IN (SELECT subject FROM login_failures"
+            f" WHERE since < now() - {window} ORDER BY since LIMIT 10 FOR UPDATE SKIP LOCKED)",
+        )
 
     async def clear(self, subject: str) -> None:
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
+from store.postgres.queries import fetch_row
+
 FIRST_LEASE_S = 5
 """Each of the next ten leases is twice as long as the one before."""
 MAX_TRIES = 20
@@ -81,10 +83,8 @@ async def mark_failed(connection: AsyncConnection, due: Due, error: str) -> None
 
 
 async def has_parked(connection: AsyncConnection) -> bool:
-    cursor = await connection.execute(
-        "SELECT EXISTS (SELECT FROM due_reactions WHERE tries >= %s)", (MAX_TRIES,), prepare=True
-    )
-    return await cursor.fetchone() == (True,)
+    query = "SELECT EXISTS (SELECT FROM due_reactions WHERE tries >= %s)"
+    return await fetch_row(connection, query, (MAX_TRIES,)) == (True,)
 
 
 async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]:

@@ -5,8 +5,6 @@ repository, queues three builds and prints their logs live, then the report, the
 build. Compares everything that it prints with another source; a difference ends it with exit code 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -77,7 +75,7 @@ def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False
 
 
 @contextlib.contextmanager
-def _running_stack(folder: Path) -> Iterator[Demo]:
+def _running_stack(folder: Path) -> "Iterator[Demo]":
     """Start a stack without a local agent, and sign in."""
     print_step("Starting PostgreSQL, Valkey and the server")
     begun = time.monotonic()
@@ -236,15 +234,13 @@ class Demo:
     def compare_artifact(self, build: int, log: list[str]) -> None:
         """Compare the checksum in the log with that of the downloaded artifact."""
         checksum = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
-        artifact = next(
-            (item for item in self.call("GET", "/artifacts", build_id=build) if item["name"] == "report.xml"), None
-        )
-        if artifact is None or checksum is None:
+        artifacts = {item["name"]: item["id"] for item in self.call("GET", "/artifacts", build_id=build)}
+        if "report.xml" not in artifacts or checksum is None:
             raise DemoFailed(f"build {build} has no report.xml among its artifacts")
-        with self.request("GET", f"/artifacts/{artifact['id']}/download") as response:
+        with self.request("GET", f"/artifacts/{artifacts['report.xml']}/download") as response:
             content = response.read()
         if hashlib.sha256(content).hexdigest() != checksum:
-            raise DemoFailed(f"artifact {artifact['id']} is not the file that the build wrote")
+            raise DemoFailed(f"artifact {artifacts['report.xml']} is not the file that the build wrote")
 
     def print_failures(self, build: int) -> None:
         print_step(f"Failures of build {build}")
@@ -267,22 +263,15 @@ class Demo:
     def print_events(self, build: int) -> None:
         print_step(f"The events of build {build}")
         database_url = settings_of_running_stack(self.folder / "data", {}).database_url
-        names = []
-        for position, name in read_event_names(database_url, build):
+        query = "SELECT notification_id, topic FROM stored_events WHERE originator_id = ANY (%s) ORDER BY 1"
+        with psycopg.connect(database_url) as connection:
+            events = connection.execute(query, ([f"build-{build}", f"results-{build}"],)).fetchall()
+        for position, name in events:
             print_detail(f"{position:>5}  {name}")
-            names.append(name)
+        names = [name for _, name in events]
         expected = ["build.queued", "build.assigned", "build.started", "results.recorded", "build.finished"]
         if [name for name in names if name in expected] != expected:
             raise DemoFailed(f"the events of build {build} are {names}, expected {expected} in this order")
-
-
-def read_event_names(database_url: str, build: int) -> list[tuple[int, str]]:
-    """Return position and name of the events of a build and of its results, in order."""
-    with psycopg.connect(database_url) as connection:
-        return connection.execute(
-            "SELECT notification_id, topic FROM stored_events WHERE originator_id = ANY (%s) ORDER BY notification_id",
-            ([f"build-{build}", f"results-{build}"],),
-        ).fetchall()
 
 
 def find_free_port() -> int:

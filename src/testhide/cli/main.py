@@ -18,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_process(arguments[0])
         if arguments[:1] == ["agent"]:
             return run_agent(*arguments[1:])
-        return _run_app(arguments)
+        from testhide.cli.app import app
+
+        result = app(arguments, result_action="return_value")
+        return result if isinstance(result, int) else 0
     except Fault as fault:
         print(f"testhide: {fault}", file=sys.stderr)
         return fault.exit_code
@@ -32,10 +35,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _run_app(arguments: list[str]) -> int:
-    from testhide.cli.app import app
-
-    result = app(arguments, result_action="return_value")
-    return result if isinstance(result, int) else 0

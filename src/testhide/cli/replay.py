@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,7 +94,7 @@ async def print_differences(
             of_builds=OF_BUILDS,
             project_id=project_id,
             since=since,
-            go_on=_Progress(simulation, await parts.log.read_head()).go_on,
+            go_on=_progress_printer(simulation, await parts.log.read_head()),
         )
         tests = verdicts = 0
         async for difference in differences(history, simulation):
@@ -152,20 +152,19 @@ def format_value(shown: Any) -> str:
     return "-" if shown is None else printable(shown if isinstance(shown, str) else json.dumps(shown))
 
 
-class _Progress:
-    """Prints on stderr how far a replay is, at most once in PRINT_INTERVAL_S."""
+def _progress_printer(simulation: Replay, head: int) -> Callable[[], bool]:
+    """Return a function that prints on stderr how far a replay is, at most once in PRINT_INTERVAL_S."""
+    next_at = time.monotonic() + PRINT_INTERVAL_S
 
-    def __init__(self, replay: Replay, head: int) -> None:
-        self._replay = replay
-        self._head = head
-        self._next = time.monotonic() + PRINT_INTERVAL_S
-
-    def go_on(self) -> bool:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PRINT_INTERVAL_S
-            position = self._replay.replayed.position
-            print(f"position {position:,} of {self._head:,} ({position / max(1, self._head):.0%})", file=sys.stderr)
+    def go_on() -> bool:
+        nonlocal next_at
+        if time.monotonic() >= next_at:
+            next_at = time.monotonic() + PRINT_INTERVAL_S
+            position = simulation.replayed.position
+            print(f"position {position:,} of {head:,} ({position / max(1, head):.0%})", file=sys.stderr)
         return True
+
+    return go_on
 
 
 async def _fetch_names(parts: Core, actors: Collection[str]) -> dict[str, str]:

@@ -2,23 +2,19 @@
 
 folder     the data folder: lock, home of the engines, record of both
 accounts   the account that the engines run as
-postgres   PostgreSQL: cluster, settings, orphan processes
+postgres   PostgreSQL: cluster, settings, orphan processes, conversion of older clusters
 valkey     Valkey: settings
 binaries   finds the programs
-convert    how to convert a cluster of another major version
 """
-
-from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testhide.engines.folder import DataFolder, open_folder, read_record
+from testhide.engines.folder import DataFolder, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault
@@ -26,7 +22,7 @@ from testhide.supervise.child import reason_in
 from testhide.supervise.program import Program, send
 from testhide.supervise.watchdog import Watchdog
 
-__all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault", "temporary_engines"]
+__all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault"]
 
 START_TIMEOUT_S = 60.0
 """Seconds for an engine to become ready: a killed PostgreSQL replays its write-ahead log first."""
@@ -58,21 +54,6 @@ def embedded_engines(data: Path) -> Iterator[Engines]:
             running.append((signal_name, pids[engine.name]))
             watchdog.watch(running)
         yield Engines(postgres.url, valkey.url, pids)
-
-
-@contextlib.contextmanager
-def temporary_engines() -> Iterator[Engines]:
-    """Run engines on a temporary folder, for tests."""
-    # Not pytest's tmp_path, whose mode locks out the engines' account when we are root.
-    data = Path(tempfile.mkdtemp(prefix="testhide-engines-"))
-    data.chmod(0o711)
-    try:
-        with embedded_engines(data) as engines:
-            yield engines
-    finally:
-        record = read_record(data)
-        for folder in {data, *([Path(record.home), Path(record.sockets)] if record else [])}:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_space_or_fault(folder: DataFolder) -> None:

@@ -1,7 +1,5 @@
 """Chooses the account that the engines run as: PostgreSQL refuses to run as root, so both then use an existing one."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import subprocess

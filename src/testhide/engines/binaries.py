@@ -1,7 +1,5 @@
 """Finds the programs of the engines: named by the environment, else in their wheels, else on the system."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import platform

@@ -9,8 +9,6 @@ When we are root, the engines' account may be unable to enter DATA, below /root 
 /var/lib/testhide/engines, or in the system's temporary folder if DATA lies there, and recorded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Valkey on a unix socket, without persistence: everything durable is in PostgreSQL."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -1,7 +1,5 @@
 """Finds the settings of a stack from outside, whether it runs, is offline, or uses a database of the environment."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path

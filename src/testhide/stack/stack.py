@@ -1,7 +1,5 @@
 """`testhide up`, second half: supervisor of engines, server processes and agent. Standard library only."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -15,7 +13,7 @@ from testhide.engines import Postgres, Valkey
 from testhide.engines.folder import reopen_folder
 from testhide.operator_errors import Fault
 from testhide.supervise.child import Service
-from testhide.supervise.program import Program, local_url
+from testhide.supervise.program import Program, http_url, local_url
 from testhide.supervise.supervisor import Await, Run, Say, Start, Step, Supervisor
 
 AGENT_WAVE, SERVER_WAVE, ENGINE_WAVE = range(3)
@@ -41,7 +39,7 @@ class Plan:
         return json.dumps(asdict(self))
 
     @classmethod
-    def decode(cls, text: str) -> Plan:
+    def decode(cls, text: str) -> "Plan":
         fields = json.loads(text)
         return cls(**{**fields, "embedded": tuple(fields["embedded"])})
 
@@ -68,12 +66,8 @@ def steps(plan: Plan, lock_fd: int) -> list[Step]:
         ]
     if plan.opened:
         found.append(Say(f"Webhooks may call {plan.opened}, over http too. TESTHIDE_OUTGOING_ALLOW says otherwise."))
-    found.append(Say(f"ready {_shown_url(plan)}"))
+    found.append(Say(f"ready {http_url(plan.host, plan.port)}"))
     return found
-
-
-def _shown_url(plan: Plan) -> str:
-    return f"http://[{plan.host}]:{plan.port}" if ":" in plan.host else f"http://{plan.host}:{plan.port}"
 
 
 def _server_program(verb: str, *arguments: str) -> Program:

@@ -4,8 +4,6 @@ This half imports much (settings, for an external database its driver); it then 
 `testhide.stack.stack`, which imports little, stays as long as the stack runs, and inherits the data folder's lock.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """One supervised process: its start, output and end, and when it starts again."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import time
@@ -11,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from testhide.supervise.log_files import BoundedFile
 from testhide.supervise.program import Program, send
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
@@ -107,6 +104,32 @@ class Child:
 
     def close(self) -> None:
         self._log.close()
+
+
+class BoundedFile:
+    """Renames itself to NAME.1 at `limit` bytes and begins anew. Drops lines when the disk is full."""
+
+    def __init__(self, path: Path, limit: int = 4 * 2**20) -> None:
+        self._path = path
+        self._limit = limit
+        self._open()
+
+    def write(self, content: bytes) -> None:
+        try:
+            if self._size + len(content) > self._limit:
+                os.close(self._file)
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._open()
+            self._size += os.write(self._file, content)
+        except OSError:
+            return
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _open(self) -> None:
+        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._file).st_size
 
 
 def reason_in(output: Iterable[str]) -> str:

@@ -1,7 +1,5 @@
 """Records running processes, and ends those that a killed supervisor left behind."""
 
-from __future__ import annotations
-
 import json
 import signal
 import time

@@ -1,7 +1,5 @@
 """Describes programs to start and identifies running processes. Standard library only."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -90,4 +88,8 @@ def send(pid: int, signal_number: int, *, group: bool = False) -> bool:
 def local_url(host: str, port: int) -> str:
     """Return the URL by which a program on this machine reaches a server that listens on `host`."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return http_url(host, port)
+
+
+def http_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

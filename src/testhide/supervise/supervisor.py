@@ -4,8 +4,6 @@ One process, one thread, one select loop over signals and the children's output:
 cost 10 MB for as long as the stack runs. After a SIGKILL of the supervisor the watchdog ends its services.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import selectors

@@ -5,8 +5,6 @@ what is running now, and the end of the pipe is the owner's end. The parent-deat
 the same for one child, but belongs to the thread that started it and is lost where accounts change.
 """
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Iterable
 

@@ -11,9 +11,10 @@ import pytest
 from eventsourcing.persistence import StoredEvent
 
 from store.log.append import GroupCommit, Request
-from testhide.engines import Engines, temporary_engines
+from testhide.engines import Engines
 from testhide.preparation import migrate
 from testhide.settings import Settings
+from tests.support.engines import temporary_engines
 
 from .crashes import crash
 from .flushes import Trace, traced
