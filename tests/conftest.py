@@ -11,9 +11,9 @@ from testhide.engines import Engines
 from testhide.preparation import create_first_admin, migrate
 from testhide.processes import Core, core
 from testhide.settings import Settings
-from tests.support.engines import temporary_engines
 
 pytest.register_assert_rewrite("tests.support")
+from tests.support.engines import temporary_engines  # noqa: E402
 from tests.support.server import Server, running_server  # noqa: E402 - its assertions are rewritten, too
 
 DISCONNECT_OTHERS = """

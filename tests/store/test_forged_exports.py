@@ -14,7 +14,7 @@ from store.audit.export_lines import ExportLine, leaf_of_line
 from store.audit.leaves import UnreadableLeaf, hash_of, sha256
 from store.log.event_log import Write
 from testhide.cli.audit import verify
-from tests.store.test_verifier import Archive, archive, texts, verified
+from tests.store.test_verifier import Archive, archive, filled, texts, verified  # noqa: F401 - archive needs filled
 from tests.workers.test_sealing import NOW
 
 __all__ = ["archive"]
