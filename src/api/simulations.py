@@ -11,27 +11,35 @@ from msgspec import Meta
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id
-from commands.what_if.rules import MAX_BYTES, SupposedRules
-from commands.what_if.simulation import OF_BUILDS, OF_RULES, Replay, Replayed, TestDiffers, VerdictDiffers, differences
+from commands.what_if.rules import MAX_BYTES, WhatIfRules
+from commands.what_if.simulation import (
+    BUILD_EVENTS,
+    RULE_EVENTS,
+    Replayed,
+    Simulation,
+    TestDiffers,
+    VerdictDiffers,
+    differences,
+)
 from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
 from projections import audit_trail
 from projections.time_travel.rule_history import RuleHistory
 
 TIME_LIMIT_S = 20.0
-"""Seconds that one request may replay the history."""
+"""Seconds that one request may simulate the history."""
 MAX_SHOWN = 1_000
 
 one_at_a_time = asyncio.Lock()
-"""Lets one request replay at a time: it searches patterns in all failures, and two would take both cores."""
+"""Lets one request simulate at a time: it searches patterns in all failures, and two would take both cores."""
 
 
-class ReplayRequest(SupposedRules, frozen=True, forbid_unknown_fields=True):
-    """The rules of a rules file, and the part of the history to replay."""
+class ReplayRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
+    """The rules of a rules file, and the part of the history to simulate."""
 
     project_id: Id | None = None
     """Required of users who are not admins."""
     since: Annotated[datetime, Meta(tz=True)] | None = None
-    """Replays only builds that were queued at this time or later."""
+    """Simulates only builds that were queued at this time or later."""
 
 
 class ReplayAnswer(msgspec.Struct):
@@ -75,15 +83,15 @@ async def replay_history(ctx: RequestContext, data: ReplayRequest) -> ReplayAnsw
     history = RuleHistory(
         ctx.services.pool,
         ctx.services.log,
-        of_rules=OF_RULES,
-        of_builds=OF_BUILDS,
+        of_rules=RULE_EVENTS,
+        of_builds=BUILD_EVENTS,
         project_id=data.project_id,
         since=data.since,
         go_on=lambda: clock() < deadline,
     )
-    replay = Replay(data)
-    answer = ReplayAnswer([], 0, [], 0, replay.replayed, complete=True)
-    async for difference in differences(history, replay):
+    simulation = Simulation(data)
+    answer = ReplayAnswer([], 0, [], 0, simulation.counts, complete=True)
+    async for difference in differences(history, simulation):
         match difference:
             case TestDiffers():
                 answer.tests_total += 1

@@ -16,7 +16,7 @@ from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page
 from domain.core.errors import NotFound
-from domain.quarantine import covered
+from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES
 from domain.triage import Classification
 from projections import quarantine, results_history, results_queries
@@ -248,7 +248,7 @@ async def find_quarantined(
 ) -> set[str]:
     """Returns the node ids of those results that are in the job's quarantine at a time."""
     entries = await quarantine.fetch_node_ids(connection, job_id, now) if found else []
-    return covered((result.node_id for result in found), entries)
+    return filter_quarantined((result.node_id for result in found), entries)
 
 
 def result_not_found(result_id: int) -> NotFound:

@@ -9,7 +9,7 @@ from domain.flakiness import FLAKINESS, Flakiness, TestTurnedFlaky
 
 
 @dataclass(frozen=True)
-class SayFlaky(Command):
+class RecordFlakyTests(Command):
     """Of a build it is only said once."""
 
     tests: tuple[TestTurnedFlaky, ...]

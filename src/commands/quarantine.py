@@ -94,7 +94,7 @@ class RemoveFromQuarantine(Command):
 
 
 @dataclass(frozen=True)
-class SayExpired(Command):
+class RecordExpiry(Command):
     """Says of every entry once that its time is over."""
 
     job_id: int
@@ -107,12 +107,12 @@ class SayExpired(Command):
         if job is None or job.deleted:
             return
         entries = quarantine.entries.values()
-        if ids := [entry.quarantine_id for entry in entries if not (entry.counts(self.now) or entry.expiry_said)]:
+        if ids := [entry.quarantine_id for entry in entries if not (entry.counts(self.now) or entry.expiry_recorded)]:
             yield QuarantineExpired(job_id=self.job_id, project_id=job.project_id, ids=sorted(ids))
 
 
 @dataclass(frozen=True)
-class SayHealthy(Command):
+class RecordRecovery(Command):
     """Says of entries that they have recovered, once for each time. What is older than what was said does not count."""
 
     job_id: int

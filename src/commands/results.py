@@ -14,7 +14,7 @@ from domain.builds import AnyBuild, Assigned, Report, ReportRecorded, Running, s
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
 from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
-from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, covered, fared
+from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, filter_quarantined, split_by_outcome
 from domain.results import (
     FAILED,
     PASSED,
@@ -106,7 +106,7 @@ class RecordReport(Command):
             for row, (status, known) in enumerate(zip(report.statuses, report.known_issues, strict=True))
             if status == FAILED and not known
         ]
-        node_ids = covered({report.node_ids[report.tests[row]] for row in failures}, entries)
+        node_ids = filter_quarantined({report.node_ids[report.tests[row]] for row in failures}, entries)
         for row in failures:
             flags[row] = report.node_ids[report.tests[row]] in node_ids
         return flags
@@ -120,7 +120,9 @@ class RecordReport(Command):
         for test, status in zip(report.tests, report.statuses, strict=True):
             if status != SKIPPED:
                 ran[test] = status == FAILED or ran.get(test, False)
-        passed, failed = fared(((report.node_ids[test], is_failure) for test, is_failure in ran.items()), active)
+        passed, failed = split_by_outcome(
+            ((report.node_ids[test], is_failure) for test, is_failure in ran.items()), active
+        )
         if passed or failed:
             yield QuarantinedTestsRan(
                 build_id=queued.build_id,

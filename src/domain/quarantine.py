@@ -103,7 +103,7 @@ class Entry(msgspec.Struct, frozen=True):
     quarantine_id: int
     reason: Reason
     expires_at: datetime | None = None
-    expiry_said: bool = False
+    expiry_recorded: bool = False
     healthy_after: int | None = None
     """How many failures had come before its last recovery that was said."""
 
@@ -123,29 +123,29 @@ class Quarantine(msgspec.Struct, frozen=True):
         return {node_id: entry for node_id, entry in self.entries.items() if entry.counts(now)}
 
 
-def covering(node_id: str) -> Iterator[str]:
+def possible_entries(node_id: str) -> Iterator[str]:
     """The entries that would quarantine this test: its id, and each prefix of it that may be one."""
     yield node_id
     for end in islice(_ENDS.finditer(node_id), MAX_PREFIXES):
         yield node_id[: end.start()]
 
 
-def covered(node_ids: Iterable[str], entries: Iterable[str]) -> set[str]:
+def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[str]:
     """Those of the node ids that one of the entries quarantines."""
     known = frozenset(entries)
     if not known:
         return set()
-    return {node_id for node_id in node_ids if any(entry in known for entry in covering(node_id))}
+    return {node_id for node_id in node_ids if any(entry in known for entry in possible_entries(node_id))}
 
 
-def fared(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
+def split_by_outcome(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
     """Ids of the entries whose tests all passed, and of those of which one failed.
 
     `ran` has each test that was not only skipped, and whether it failed in any attempt.
     """
     failures: dict[int, bool] = {}
     for node_id, failed in ran:
-        for covers in covering(node_id):
+        for covers in possible_entries(node_id):
             if (entry := entries.get(covers)) is not None:
                 failures[entry.quarantine_id] = failed or failures.get(entry.quarantine_id, False)
     passed = sorted(quarantine_id for quarantine_id, failed in failures.items() if not failed)
@@ -165,7 +165,7 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
             kept = {node: entry for node, entry in state.entries.items() if entry.quarantine_id not in lifted}
             return Quarantine(kept)
         case QuarantineExpired():
-            return _changed(state, {quarantine_id: {"expiry_said": True} for quarantine_id in event.ids})
+            return _changed(state, {quarantine_id: {"expiry_recorded": True} for quarantine_id in event.ids})
         case QuarantineBecameHealthy():
             said = zip(event.ids, event.failures, strict=False)
             return _changed(state, {quarantine_id: {"healthy_after": failures} for quarantine_id, failures in said})

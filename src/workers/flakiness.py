@@ -12,7 +12,7 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from commands.flakiness import SayFlaky
+from commands.flakiness import RecordFlakyTests
 from commands.handler import CommandContext, Handler
 from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
@@ -106,7 +106,7 @@ class FlakinessWatch:
         ]
         for first in range(0, len(tests), COMMAND_SIZE):
             try:
-                await self.handler.execute(SayFlaky(tuple(tests[first : first + COMMAND_SIZE])), CALLER)
+                await self.handler.execute(RecordFlakyTests(tuple(tests[first : first + COMMAND_SIZE])), CALLER)
             except StreamDamaged as error:
                 log.error("flaky tests not recorded", build=event.build_id, detail=error.detail)
 

@@ -9,7 +9,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Command, CommandContext, Handler
-from commands.quarantine import SayExpired, SayHealthy
+from commands.quarantine import RecordExpiry, RecordRecovery
 from domain.core.errors import Rejection
 from projections import quarantine
 
@@ -45,9 +45,9 @@ class QuarantineWatch:
             expired = await quarantine.find_jobs_with_expired(connection, now, SWEEP_SIZE)
             recovered = await quarantine.find_recovered(connection, now, SWEEP_SIZE)
         return [
-            *(SayExpired(job_id, now) for job_id in expired),
+            *(RecordExpiry(job_id, now) for job_id in expired),
             *(
-                SayHealthy(job_id, {entry.quarantine_id: entry.failures for entry in entries}, now)
+                RecordRecovery(job_id, {entry.quarantine_id: entry.failures for entry in entries}, now)
                 for job_id, entries in groupby(recovered, lambda entry: entry.job_id)
             ),
         ]

@@ -35,7 +35,7 @@ from commands.nodes import (
     UpdateNode,
 )
 from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject
-from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
+from commands.quarantine import AddToQuarantine, RecordExpiry, RecordRecovery, RemoveFromQuarantine
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser
@@ -236,8 +236,8 @@ of_jobs = st.one_of(
         )
     ),
     commands(RemoveFromQuarantine, job_id=JOB_ID),
-    commands(SayExpired, job_id=JOB_ID),
-    commands(SayHealthy, job_id=JOB_ID, now=AT_START),
+    commands(RecordExpiry, job_id=JOB_ID),
+    commands(RecordRecovery, job_id=JOB_ID, now=AT_START),
 )
 of_nodes = st.one_of(
     commands(ConnectNode, node_id=NODE_ID),

@@ -11,8 +11,8 @@ from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
 from commands.results import NewCases, RecordReport
-from commands.what_if.rules import SupposedIssue, SupposedQuarantine, SupposedRules
-from commands.what_if.simulation import OF_BUILDS, OF_RULES
+from commands.what_if.rules import SupposedIssue, SupposedQuarantine, WhatIfRules
+from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS
 from domain.builds import BUILD, Assigned, BuildFinished, Running
 from domain.core.errors import Rejection
 from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded
@@ -123,7 +123,7 @@ class World:
 
     async def parts(self) -> AsyncIterator[list[Recorded]]:
         for recorded in self.log:
-            if isinstance(recorded.event, (*OF_RULES, *OF_BUILDS)):
+            if isinstance(recorded.event, (*RULE_EVENTS, *BUILD_EVENTS)):
                 is_erased = getattr(recorded.event, "build_id", None) in self.erased
                 yield [Recorded(recorded.stream, recorded.version, recorded.position, recorded.event, is_erased)]
 
@@ -131,7 +131,7 @@ class World:
         names = {case_id: node_id for node_id, case_id in self.cases.items()}
         return {case_id: names[case_id] for case_id in case_ids}
 
-    async def said_of(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
+    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
         said: dict[int, tuple[Classification, bool]]
         said = {result: (classification, False) for result, classification in self.by_rules().items()}
         for result in {one.event.result_id for one in self.log if isinstance(one.event, ResultClassified)}:
@@ -151,9 +151,9 @@ class World:
         events = (recorded.event for recorded in self.log)
         return {event.build_id: event.status for event in events if isinstance(event, BuildFinished)}
 
-    def as_they_were(self) -> SupposedRules:
+    def as_they_were(self) -> WhatIfRules:
         """The rules that held in this history, as a rules file would state them."""
-        return SupposedRules(known_issues=list(self._issues()), quarantine=list(self._quarantines()))
+        return WhatIfRules(known_issues=list(self._issues()), quarantine=list(self._quarantines()))
 
     def _issues(self) -> Iterable[SupposedIssue]:
         ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from commands.flakiness import SayFlaky
+from commands.flakiness import RecordFlakyTests
 from domain.flakiness import TestTurnedFlaky
 from projections.flakiness import FlakyCase
 from tests.support.spec import given
@@ -16,9 +16,9 @@ TURNED = TestTurnedFlaky(
 def test_once_a_build() -> None:
     later = msgspec.structs.replace(TURNED, build_id=8)
     other = msgspec.structs.replace(TURNED, test_case_id=5)
-    given().when(SayFlaky((TURNED, other))).then(TURNED, other)
-    given(TURNED).when(SayFlaky((TURNED, other))).then(other)
-    given(TURNED).when(SayFlaky((later,))).then(later)
+    given().when(RecordFlakyTests((TURNED, other))).then(TURNED, other)
+    given(TURNED).when(RecordFlakyTests((TURNED, other))).then(other)
+    given(TURNED).when(RecordFlakyTests((later,))).then(later)
 
 
 def test_when_an_episode_begins() -> None:

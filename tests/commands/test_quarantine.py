@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from commands.builds import FinishBuild, FinishExternalBuild
 from commands.handler import Command
-from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
+from commands.quarantine import AddToQuarantine, RecordExpiry, RecordRecovery, RemoveFromQuarantine
 from commands.results import RecordReport
 from domain import jobs, quarantine
 from domain.builds import BUILD, BuildFinished, BuildStarted, ReportRecorded
@@ -24,9 +24,9 @@ from domain.quarantine import (
     QuarantineExpired,
     QuarantineLifted,
     TestsQuarantined,
-    covered,
-    covering,
-    fared,
+    filter_quarantined,
+    possible_entries,
+    split_by_outcome,
 )
 from domain.results import ResultsRecorded
 from tests.commands.test_results import FAILURE, IDS, QUEUED, STARTED, command, report, state
@@ -76,29 +76,31 @@ def test_expiry_is_said_once() -> None:
         quarantined(B, first_id=2, expires_at=NOW + DAY),
         quarantined(C, first_id=3),
     )
-    (said,) = given(*history).when(SayExpired(5, NOW))
+    (said,) = given(*history).when(RecordExpiry(5, NOW))
     assert said == QuarantineExpired(**OF_JOB, ids=[1])
-    given(*history, said).when(SayExpired(5, NOW)).then_nothing()
-    given(*history, said).when(SayExpired(5, NOW + DAY)).then(QuarantineExpired(**OF_JOB, ids=[2]))
+    given(*history, said).when(RecordExpiry(5, NOW)).then_nothing()
+    given(*history, said).when(RecordExpiry(5, NOW + DAY)).then(QuarantineExpired(**OF_JOB, ids=[2]))
 
 
 def test_each_recovery_is_said_once() -> None:
     history: tuple[Event, ...] = (JOB, quarantined(A, B))
     for failures in (0, 3):
-        recovered = SayHealthy(5, {1: failures, 7: 0}, NOW)
+        recovered = RecordRecovery(5, {1: failures, 7: 0}, NOW)
         (said,) = given(*history).when(recovered)
         assert said == QuarantineBecameHealthy(**OF_JOB, ids=[1], failures=[failures])
         history = (*history, said)
         given(*history).when(recovered).then_nothing()
-    assert given(*history).when(SayHealthy(5, {1: 2}, NOW)) == [], "a late look at what was before the last failure"
-    given(*history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])).when(SayHealthy(5, {1: 9}, NOW)).then_nothing()
+    assert given(*history).when(RecordRecovery(5, {1: 2}, NOW)) == [], "recorded before the last failure"
+    given(*history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])).when(
+        RecordRecovery(5, {1: 9}, NOW)
+    ).then_nothing()
 
 
 def test_what_has_expired_does_not_recover() -> None:
-    given(JOB, quarantined(A, expires_at=NOW)).when(SayHealthy(5, {1: 0}, NOW)).then_nothing()
+    given(JOB, quarantined(A, expires_at=NOW)).when(RecordRecovery(5, {1: 0}, NOW)).then_nothing()
 
 
-@pytest.mark.parametrize("asked", [SayExpired(5, NOW), SayHealthy(5, {1: 0}, NOW)])
+@pytest.mark.parametrize("asked", [RecordExpiry(5, NOW), RecordRecovery(5, {1: 0}, NOW)])
 def test_nothing_is_said_of_deleted_jobs(asked: Command) -> None:
     gone = JobDeleted(job_id=5, project_id=1)
     given(JOB, quarantined(A, expires_at=NOW), quarantined(B, first_id=1), gone).when(asked).then_nothing()
@@ -137,7 +139,7 @@ def test_a_quarantine_needs_its_job(asked: Command, history: tuple[Event, ...]) 
     ],
 )
 def test_prefixes_as_pytest_understands_them(entry: str, node_id: str, is_covered: bool) -> None:
-    assert bool(covered([node_id], [entry])) is is_covered
+    assert bool(filter_quarantined([node_id], [entry])) is is_covered
 
 
 @hypothesis.given(st.text("a:[]x", max_size=12), st.text("a:[]x", max_size=12))
@@ -146,14 +148,14 @@ def test_prefixes_are_what_they_are_said_to_be(entry: str, node_id: str) -> None
     is_covered = node_id.startswith(entry) and (not rest or rest.startswith(("::", "[")))
     # `a:::b` is seen as `a` and `:b`: no reporter writes that.
     if ":::" not in node_id:
-        assert bool(covered([node_id], [entry])) is is_covered
+        assert bool(filter_quarantined([node_id], [entry])) is is_covered
 
 
 def test_an_evil_id_is_looked_at_only_so_far() -> None:
-    assert len(list(covering("[" * 4_096))) <= 65
+    assert len(list(possible_entries("[" * 4_096))) <= 65
 
 
-@pytest.mark.parametrize("kind", [AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy])
+@pytest.mark.parametrize("kind", [AddToQuarantine, RemoveFromQuarantine, RecordExpiry, RecordRecovery])
 def test_deciding_again_does_nothing(kind: type[Any]) -> None:
     fixed = {} if kind is RemoveFromQuarantine else {"now": st.sampled_from([NOW, NOW - DAY])}
 
@@ -267,9 +269,9 @@ def test_the_summary_counts_what_lies_beside_the_results() -> None:
 @hypothesis.given(st.dictionaries(st.sampled_from([A, A + "[1]", A + "[2]", B]), st.booleans()))
 def test_an_entry_passes_when_all_its_tests_do(outcomes: dict[str, bool]) -> None:
     entries = QUARANTINE.at(5).fold([quarantined(A, B, "t/test_x.py")]).entries
-    passed, failed = fared(outcomes.items(), entries)
+    passed, failed = split_by_outcome(outcomes.items(), entries)
     for node_id, entry in entries.items():
-        own = [is_failure for test, is_failure in outcomes.items() if covered([test], [node_id])]
+        own = [is_failure for test, is_failure in outcomes.items() if filter_quarantined([test], [node_id])]
         assert (entry.quarantine_id in passed) == (bool(own) and not any(own))
         assert (entry.quarantine_id in failed) == any(own)
 

@@ -16,8 +16,8 @@ from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnow
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from commands.triage import ClassifyResult
 from commands.triage import Recorded as Result
-from commands.what_if.rules import SupposedRules, read_rules
-from commands.what_if.simulation import Difference, Replay, TestDiffers, VerdictDiffers, differences
+from commands.what_if.rules import WhatIfRules, read_rules
+from commands.what_if.simulation import Difference, Simulation, TestDiffers, VerdictDiffers, differences
 from domain.builds import BUILD, Assigned, Running
 from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
@@ -27,9 +27,9 @@ A, B = "t.py::test_a", "t.py::test_b"
 Step = Callable[[World], None]
 
 
-def replayed(world: World, supposed: SupposedRules | dict[str, Any]) -> tuple[list[Difference], Replay]:
-    rules = supposed if isinstance(supposed, SupposedRules) else read_rules(json.dumps(supposed).encode())
-    replay = Replay(rules)
+def replayed(world: World, supposed: WhatIfRules | dict[str, Any]) -> tuple[list[Difference], Simulation]:
+    rules = supposed if isinstance(supposed, WhatIfRules) else read_rules(json.dumps(supposed).encode())
+    replay = Simulation(rules)
 
     async def every() -> list[Difference]:
         return [difference async for difference in differences(world, replay)]
@@ -114,7 +114,7 @@ ONE_FAILED: tuple[Step, ...] = (
 def test_a_known_issue_that_was_not_there() -> None:
     found, replay = replayed(played(*ONE_FAILED), {"known_issues": [DNS]})
     assert found == [TestDiffers(1, 1, JOB, PROJECT, 1, None, "infra", "DNS", A)]
-    assert dataclasses.asdict(replay.replayed).items() >= {"builds": 1, "reports": 1, "failures": 1}.items()
+    assert dataclasses.asdict(replay.counts).items() >= {"builds": 1, "reports": 1, "failures": 1}.items()
 
 
 def test_a_quarantine_that_was_not_there() -> None:
@@ -148,15 +148,15 @@ def test_besides_the_real_rules_those_come_first() -> None:
 def test_what_a_person_said_stands() -> None:
     said = ClassifyResult(Result(1, 1, JOB, PROJECT, "failed"), "product_bug")
     found, replay = replayed(played(*ONE_FAILED, do(said)), {"known_issues": [DNS]})
-    assert (found, replay.replayed.decided_by_people) == ([], 1)
+    assert (found, replay.counts.decided_by_people) == ([], 1)
 
 
-def test_nothing_is_said_of_erased_builds() -> None:
+def test_nothing_is_current_classifications_erased_builds() -> None:
     world = played(*ONE_FAILED)
     world.erased = {1}
     everything = {"known_issues": [DNS], "quarantine": [{"job_id": JOB, "node_ids": [A]}]}
     found, replay = replayed(world, everything)
-    assert (found, replay.replayed.erased, replay.replayed.builds) == ([], 1, 0)
+    assert (found, replay.counts.erased, replay.counts.builds) == ([], 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -276,4 +276,4 @@ def test_a_replay_tells_what_really_differs_between_two_pasts(script: list[tuple
         if status != other.verdicts()[build_id]
     }
     assert replayed(one, one.as_they_were())[0] == []
-    assert replayed(one, SupposedRules(known_issues=[], quarantine=[], besides=True))[0] == []
+    assert replayed(one, WhatIfRules(known_issues=[], quarantine=[], additive=True))[0] == []

@@ -24,7 +24,7 @@ from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch
 from commands.nodes import ConnectNode, DeleteNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool, DeletePool
 from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject, UpdateProject
-from commands.quarantine import AddToQuarantine, RemoveFromQuarantine, SayExpired, SayHealthy
+from commands.quarantine import AddToQuarantine, RecordExpiry, RecordRecovery, RemoveFromQuarantine
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
 from commands.triage import Recorded as Result
 from commands.users import DeleteUser, RegisterUser
@@ -153,8 +153,8 @@ anything = st.one_of(
     commands(NoteSearch, found=st.just([(100, 1), (110, 2)])),
     commands(AddToQuarantine, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
     commands(RemoveFromQuarantine, job_id=st.integers(1, 2)),
-    commands(SayExpired, job_id=st.integers(1, 2)),
-    commands(SayHealthy, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
+    commands(RecordExpiry, job_id=st.integers(1, 2)),
+    commands(RecordRecovery, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
 )
 # Of builds 1 and 2 and their first recordings.
 results = st.builds(

@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from commands.flakiness import SayFlaky
+from commands.flakiness import RecordFlakyTests
 from commands.nodes import ConnectNode, MarkNodeOffline, RegisterNode
 from commands.pools import CreatePool
 from commands.quarantine import AddToQuarantine
@@ -32,7 +32,7 @@ async def everything_happens(hooks: Hooks) -> None:
     for build, status in ((1, "passed"), (2, "failed"), (3, "aborted")):
         await hooks.build(build, status)
     await hooks.do(AddToQuarantine(1, 1, ("tests/a.py::test_x", "tests/a.py::test_y"), hooks.now, owner="Ann"))
-    await hooks.do(SayFlaky((TURNED,)))
+    await hooks.do(RecordFlakyTests((TURNED,)))
     await hooks.do(CreatePool(1, 1, "linux", "pool-1"))
     await hooks.do(RegisterNode(1, "box", "node-1", b"", 1, tags=["gpu"]))
     await hooks.do(ConnectNode(1, "s", "1.0", "linux-amd64", "box", 8, 15.6))

@@ -1,7 +1,6 @@
-"""Rules that somebody supposes: known issues and quarantines as they might have been.
-`commands.what_if.simulation` asks what would have come of them.
+"""What-if rules: known issues and quarantines for `commands.what_if.simulation`.
 
-They come as JSON, from a file or a request:
+They are read from JSON, in a file or a request:
 
     {"known_issues": [{"title": "DNS", "classification": "infra", "pattern": "Name or service not known"}],
      "quarantine": [{"job_id": 55, "node_ids": ["t/test_x.py::test_a"], "from": "2026-05-01T00:00:00Z"}]}
@@ -23,7 +22,7 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
 MAX_RULES = 10_000
 FIRST_ID = 2**53
-"""Ids of supposed known issues, which are younger than all real ones."""
+"""The first id of known issues of what-if rules, above all ids of real ones."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -33,8 +32,9 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
-    """With exactly one of `pattern`, `signature`, `fail_id`. It classifies what was recorded from `from` on, before
-    `until`; without them at all times.
+    """A known issue with exactly one of `pattern`, `signature` and `fail_id`.
+
+    It classifies failures that were recorded at `from` or later and before `until`; without these, all failures.
     """
 
     title: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -43,7 +43,7 @@ class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     signature: Text | None = None
     fail_id: Text | None = None
     project_id: Id | None = None
-    """None: of every project that is looked at."""
+    """None: of every project that is simulated."""
     since: Time | None = None
     until: Time | None = None
 
@@ -51,55 +51,55 @@ class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     def match(self) -> tuple[Kind, str]:
         return next((kind, value) for kind in KINDS if (value := getattr(self, kind)) is not None)
 
-    def holds(self, at: datetime, project_id: int) -> bool:
+    def applies(self, at: datetime, project_id: int) -> bool:
         return self.project_id in (None, project_id) and _within(at, self.since, self.until)
 
 
 class SupposedQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+    """Tests of a job that were in quarantine from `from` until `until`."""
+
     job_id: Id
     node_ids: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_RULES)]
     since: Time | None = None
     until: Time | None = None
 
-    def holds(self, at: datetime, job_id: int) -> bool:
+    def applies(self, at: datetime, job_id: int) -> bool:
         return self.job_id == job_id and _within(at, self.since, self.until)
 
 
-class SupposedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A list that is there takes the place of the real rules of its kind, or comes besides them; without it, all is as
-    it was.
-    """
+class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
+    """Rules that replace the real rules of their kind, or are added to them. A kind without a list keeps its rules."""
 
     known_issues: Annotated[list[SupposedIssue], Meta(max_length=MAX_RULES)] | None = None
     quarantine: Annotated[list[SupposedQuarantine], Meta(max_length=MAX_RULES)] | None = None
-    besides: bool = False
-    """The real rules hold as well."""
+    additive: bool = False
+    """Whether the real rules apply as well."""
 
     def check(self) -> None:
-        """Raises Invalid, naming the field."""
+        """Raises Invalid with the name of the field."""
         if self.known_issues is None and self.quarantine is None:
             raise Invalid.field("known_issues", "is required, or `quarantine` is: suppose at least one of them")
         for number, issue in enumerate(self.known_issues or ()):
-            place = f"known_issues[{number}]"
+            field = f"known_issues[{number}]"
             if sum(getattr(issue, kind) is not None for kind in KINDS) != 1:
-                raise Invalid.field(place, "must have exactly one of pattern, signature, fail_id")
+                raise Invalid.field(field, "must have exactly one of pattern, signature, fail_id")
             if issue.pattern is not None:
-                must_be_a_pattern(f"{place}.pattern", issue.pattern)
-            _must_be_a_period(place, issue.since, issue.until)
+                must_be_a_pattern(f"{field}.pattern", issue.pattern)
+            _must_be_a_period(field, issue.since, issue.until)
         for number, entry in enumerate(self.quarantine or ()):
             _must_be_a_period(f"quarantine[{number}]", entry.since, entry.until)
 
     def issue_rules(self, at: datetime, project_id: int) -> Iterable[MatchRule]:
         for number, issue in enumerate(self.known_issues or ()):
-            if issue.holds(at, project_id):
+            if issue.applies(at, project_id):
                 yield MatchRule(FIRST_ID + number, issue.classification, *issue.match)
 
     def quarantined(self, at: datetime, job_id: int) -> Iterable[str]:
-        return (node_id for entry in self.quarantine or () if entry.holds(at, job_id) for node_id in entry.node_ids)
+        return (node_id for entry in self.quarantine or () if entry.applies(at, job_id) for node_id in entry.node_ids)
 
 
-def read_rules(content: bytes) -> SupposedRules:
-    """Raises Invalid, naming the field where there is one."""
+def read_rules(content: bytes) -> WhatIfRules:
+    """Parses rules. Raises Invalid, with the name of the field when a field is the reason."""
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")
     try:
@@ -109,10 +109,10 @@ def read_rules(content: bytes) -> SupposedRules:
     if _is_deeper(MAX_DEPTH, value):
         raise Invalid(f"The rules are nested more than {MAX_DEPTH} levels deep.")
     try:
-        rules = msgspec.convert(value, SupposedRules)
+        rules = msgspec.convert(value, WhatIfRules)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        raise Invalid.field(place.strip("`").removeprefix("$").removeprefix(".") or "rules", message) from None
+        message, _, field = str(error).partition(" - at ")
+        raise Invalid.field(field.strip("`").removeprefix("$").removeprefix(".") or "rules", message) from None
     rules.check()
     return rules
 
@@ -121,9 +121,9 @@ def _within(at: datetime, since: datetime | None, until: datetime | None) -> boo
     return (since is None or since <= at) and (until is None or at < until)
 
 
-def _must_be_a_period(place: str, since: datetime | None, until: datetime | None) -> None:
+def _must_be_a_period(field: str, since: datetime | None, until: datetime | None) -> None:
     if since is not None and until is not None and until <= since:
-        raise Invalid.field(f"{place}.until", "must be later than `from`")
+        raise Invalid.field(f"{field}.until", "must be later than `from`")
 
 
 def _is_deeper(levels: int, value: Any) -> bool:

@@ -81,7 +81,7 @@ class RuleHistory:
             found = await fetch_all(connection, _Case, query, {"ids": list(case_ids)})
         return {case.id: case.node_id for case in found}
 
-    async def said_of(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
+    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
         query = (
             "SELECT wanted.id, v.classification, m.classification FROM unnest(%(ids)s::bigint[]) wanted(id)"
             f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"

@@ -14,8 +14,8 @@ import psycopg
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from commands.what_if.rules import MAX_BYTES, SupposedRules, read_rules
-from commands.what_if.simulation import OF_BUILDS, OF_RULES, Difference, Replay, TestDiffers, differences
+from commands.what_if.rules import MAX_BYTES, WhatIfRules, read_rules
+from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Difference, Simulation, TestDiffers, differences
 from domain.core.errors import Invalid
 from projections import audit_trail
 from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, describe, find_category
@@ -79,19 +79,19 @@ async def print_story(settings: Settings, stream: str) -> int:
 
 
 async def print_differences(
-    settings: Settings, what_if: SupposedRules, project_id: int | None, since: datetime | None
+    settings: Settings, what_if: WhatIfRules, project_id: int | None, since: datetime | None
 ) -> int:
     """Print which test results and verdicts these rules would have changed. Raises Fault for an unknown project."""
     async with core(settings, pool_size=2) as parts:
         async with parts.pool.connection() as connection:
             if project_id is not None and not await audit_trail.has_project(connection, project_id):
                 raise Fault(f"There is no project {project_id}.", 2)
-        simulation = Replay(what_if)
+        simulation = Simulation(what_if)
         history = RuleHistory(
             parts.pool,
             parts.log,
-            of_rules=OF_RULES,
-            of_builds=OF_BUILDS,
+            of_rules=RULE_EVENTS,
+            of_builds=BUILD_EVENTS,
             project_id=project_id,
             since=since,
             go_on=_progress_printer(simulation, await parts.log.read_head()),
@@ -101,7 +101,7 @@ async def print_differences(
             tests += isinstance(difference, TestDiffers)
             verdicts += not isinstance(difference, TestDiffers)
             print(format_difference(difference))
-        done = simulation.replayed
+        done = simulation.counts
         print(
             f"{done.failures:,} failures in {done.reports:,} reports of {done.builds:,} builds that ended:"
             f" {tests:,} would be classified otherwise, {verdicts:,} builds would have ended otherwise"
@@ -113,7 +113,7 @@ async def print_differences(
     return 0
 
 
-def read_rules_file(file: Path) -> SupposedRules:
+def read_rules_file(file: Path) -> WhatIfRules:
     """Raises Fault, with the name of an invalid field."""
     try:
         with file.open("rb") as content:
@@ -152,7 +152,7 @@ def format_value(shown: Any) -> str:
     return "-" if shown is None else printable(shown if isinstance(shown, str) else json.dumps(shown))
 
 
-def _progress_printer(simulation: Replay, head: int) -> Callable[[], bool]:
+def _progress_printer(simulation: Simulation, head: int) -> Callable[[], bool]:
     """Return a function that prints on stderr how far a replay is, at most once in PRINT_INTERVAL_S."""
     next_at = time.monotonic() + PRINT_INTERVAL_S
 
@@ -160,7 +160,7 @@ def _progress_printer(simulation: Replay, head: int) -> Callable[[], bool]:
         nonlocal next_at
         if time.monotonic() >= next_at:
             next_at = time.monotonic() + PRINT_INTERVAL_S
-            position = simulation.replayed.position
+            position = simulation.counts.position
             print(f"position {position:,} of {head:,} ({position / max(1, head):.0%})", file=sys.stderr)
         return True
 
