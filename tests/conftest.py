@@ -41,12 +41,15 @@ WIPE = """
 """Emptying tables takes milliseconds, making a database half a second."""
 
 LONG_FILES = (
-    "tests/contract/test_schemathesis.py",
     "tests/projections/test_live_rebuild.py",
+    "tests/contract/test_schemathesis.py",
+    "tests/projections/test_rebuild.py",
     "tests/api/test_historical_states.py",
     "tests/testhide/test_engines.py",
     "tests/agent/test_selection.py",
     "tests/store/test_verifier.py",
+    "tests/projections/test_audit_view.py",
+    "tests/api/test_large_reports.py",
 )
 """Run first, so that no worker is left with one of them at the end while the other has none."""
 
@@ -108,5 +111,5 @@ def _settings(database_url: str) -> Settings:
 def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(engines, tmp_path_factory.mktemp("data"), "serve", "project", "dispatch") as started:
         asyncio.run(create_first_admin(started.settings))
-        started.settle()
+        started.wait_until_projected()
         yield started

@@ -246,7 +246,7 @@ def run(events: int, tamperings: int, seed: int) -> dict[str, Any]:
         server.settings = msgspec.structs.replace(server.settings, checkpoints_to=str(folder))
         save_settings(server.settings, data / "settings.json")
         asyncio.run(create_first_admin(server.settings))
-        server.settle()
+        server.wait_until_projected()
         server.start("work")
         begun = time.monotonic()
         fill_log(server, events, seed)

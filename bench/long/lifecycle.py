@@ -38,7 +38,7 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
         ThreadPoolExecutor(64) as threads,
     ):
         asyncio.run(create_first_admin(server.settings))
-        server.settle()
+        server.wait_until_projected()
         company = Company.of(server, threads)
         until = time.monotonic() + seconds
 

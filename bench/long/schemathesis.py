@@ -36,7 +36,7 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
         running_server(engines, Path(data), *PROCESSES, outgoing_allow=OUTGOING) as server,
     ):
         asyncio.run(create_first_admin(server.settings))
-        server.settle()
+        server.wait_until_projected()
         until = time.monotonic() + seconds
         while time.monotonic() < until and len(failures) < MAX_FAILURES:
             rounds += 1

@@ -148,7 +148,7 @@ def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "reason"),
+    ("ending", "status", "reason"),
     [
         ({"exit_code": 0}, "passed", None),
         ({"exit_code": 2}, "failed", "command_failed"),
@@ -158,12 +158,12 @@ def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]
     ],
 )
 def test_verdicts(
-    shop: Shop, agent: FakeAgent, build: dict[str, Any], said: dict[str, Any], status: str, reason: str | None
+    shop: Shop, agent: FakeAgent, build: dict[str, Any], ending: dict[str, Any], status: str, reason: str | None
 ) -> None:
-    assert agent.finished(build, **said).json() == {"status": status}
-    assert agent.finished(build, **said).json() == {"status": status}, "said twice"
+    assert agent.finished(build, **ending).json() == {"status": status}
+    assert agent.finished(build, **ending).json() == {"status": status}, "sent twice"
     shown = shop.build(build["id"])
-    assert (shown["status"], shown["reason"], shown["detail"]) == (status, reason, said.get("detail"))
+    assert (shown["status"], shown["reason"], shown["detail"]) == (status, reason, ending.get("detail"))
 
 
 def test_an_agent_has_no_say_in_another_agents_build(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:

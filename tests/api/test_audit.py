@@ -60,9 +60,9 @@ def test_filters(server: Server, project: int, job: int) -> None:
     me = who.get("/api/v3/me").json()["id"]
     commented = who.post(f"/api/v3/builds/{build}/comment", json={"text": "hm"})
     assert commented.status_code in (200, 201), commented.text
-    (said,) = events(server.admin, project_id=project, actor=f"user:{me}")
-    assert (said["type"], said["actor"]) == ("build.commented", f"user:{me}")
-    assert said["summary"].endswith(f"commented on build {build}: “hm”.")
+    (shown,) = events(server.admin, project_id=project, actor=f"user:{me}")
+    assert (shown["type"], shown["actor"]) == ("build.commented", f"user:{me}")
+    assert shown["summary"].endswith(f"commented on build {build}: “hm”.")
     assert events(server.admin, project_id=project, actor="node:1") == []
     assert types(events(server.admin, actor=f"user:{me}", limit=1)) == ["build.commented"]
 
@@ -174,7 +174,7 @@ def test_reading_what_others_did_is_seen(server: Server, project: int, job: int)
     assert refused.status_code == 422
     events(client, project_id=project, area="jobs")
     story(client, f"job-{job}")
-    server.settle()
+    server.wait_until_projected()
     second, first = events(server.admin, project_id=project, type="audit.read")
     assert (first["actor"], first["project_id"]) == (f"user:{me}", project)
     assert f"read the audit trail (area jobs, project_id {project}), 1 event." in first["summary"]
@@ -186,7 +186,7 @@ def test_a_reading_is_noted_as_it_was_understood(server: Server, project: int, j
     other = server.make_user("developer").post("/api/v3/projects", json={"name": uuid.uuid4().hex}).json()["id"]
     since = f"2026-01-01T00:00:00.{'0' * 5_000}Z"
     server.admin.get(f"/api/v3/audit/events?project_id={project}&project_id={other}&since={since}").raise_for_status()
-    server.settle()
+    server.wait_until_projected()
     (noted,) = events(server.admin, project_id=other, type="audit.read")
     assert f"project_id {other}" in noted["summary"]
     assert len(noted["summary"]) < 500
@@ -197,7 +197,7 @@ def test_reading_ones_own_acts_is_not(server: Server, project: int) -> None:
     me = client.get("/api/v3/me").json()["id"]
     client.post("/api/v3/jobs", json={"name": "Mine", "project_id": project}).raise_for_status()
     assert types(events(client, project_id=project, actor=f"user:{me}")) == ["job.created"]
-    server.settle()
+    server.wait_until_projected()
     assert events(server.admin, project_id=project, type="audit.read") == []
 
 

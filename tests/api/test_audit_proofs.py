@@ -33,7 +33,7 @@ def seal(server: Server) -> dict[str, Any]:
                 await sealer.seal(connection)
 
     asyncio.run(sealed())
-    server.settle()
+    server.wait_until_projected()
     newest: dict[str, Any] = checkpoints(server)["checkpoints"][0]
     return newest
 
@@ -161,7 +161,7 @@ def test_an_export_is_noted(server: Server, project: int, build: int) -> None:
     seal(server)
     admin = server.make_user("developer", {project: "admin"})
     export(admin, project_id=project, held=[1, 2], token="not to be kept")
-    server.settle()
+    server.wait_until_projected()
     (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
     assert noted["actor"].startswith("user:")
     assert f"(project_id {project}, held [1, 2])" in noted["summary"]

@@ -34,7 +34,7 @@ def quiet_job(shop: Shop) -> int:
     return shop.new_job(required_tags=["none-such"])
 
 
-def act(client: Client, build: int, method: str, action: str) -> Any:
+def call_action(client: Client, build: int, method: str, action: str) -> Any:
     body = {"text": "Flaky"} if action == "/comment" else None
     return client.request(method, f"/api/v3/builds/{build}{action}", json=body)
 
@@ -67,37 +67,40 @@ def test_who_may(shop: Shop, method: str, action: str) -> None:
     build = shop.start(external=True)
     viewer = shop.server.make_user("viewer", {shop.project: "admin"})
     reader = shop.server.make_user("developer", {shop.project: "read"})
-    assert [act(client, build, method, action).status_code for client in (viewer, reader)] == [403, 403]
+    assert [call_action(client, build, method, action).status_code for client in (viewer, reader)] == [403, 403]
     stranger = shop.server.make_user("developer")
-    assert refused(act(stranger, build, method, action)) == (404, f"There is no build {build}.")
-    assert act(shop.admin, 2**52, method, action).status_code == 404
-    assert act(shop.server.client(), build, method, action).status_code == 401
+    assert refused(call_action(stranger, build, method, action)) == (404, f"There is no build {build}.")
+    assert call_action(shop.admin, 2**52, method, action).status_code == 404
+    assert call_action(shop.server.client(), build, method, action).status_code == 401
 
 
 def test_a_writer_may_all_but_delete(shop: Shop) -> None:
     build = ran(shop)
     writer = shop.server.make_user("developer", {shop.project: "write"})
     for method, action in ACTIONS[:2] + ACTIONS[3:6]:
-        assert act(writer, build, method, action).ok, action
-    assert act(writer, build, "DELETE", "").status_code == 403
+        assert call_action(writer, build, method, action).ok, action
+    assert call_action(writer, build, "DELETE", "").status_code == 403
     owner = shop.server.make_user("developer", {shop.project: "admin"})
-    assert act(owner, build, "DELETE", "").status_code == 204
+    assert call_action(owner, build, "DELETE", "").status_code == 204
 
 
 def test_the_state_forbids(shop: Shop, quiet_job: int) -> None:
     queued, running, ended = shop.start(quiet_job), shop.start(external=True), ran(shop, report=None)
     for action in ("/restart", "/retry-flaky"):
-        assert refused(act(shop.admin, queued, "POST", action)) == (
+        assert refused(call_action(shop.admin, queued, "POST", action)) == (
             409,
             f"Build {queued} is queued; only a finished one can be restarted.",
         )
-        assert "is running" in refused(act(shop.admin, running, "POST", action))[1]
+        assert "is running" in refused(call_action(shop.admin, running, "POST", action))[1]
     for build, state in ((running, "running"), (ended, "failed")):
-        status, detail = refused(act(shop.admin, build, "POST", "/push_to_top"))
+        status, detail = refused(call_action(shop.admin, build, "POST", "/push_to_top"))
         assert (status, state in detail) == (409, True)
     for build, state in ((queued, "queued"), (running, "running")):
-        assert refused(act(shop.admin, build, "DELETE", "")) == (409, f"Build {build} is {state}; stop it first.")
-    status, detail = refused(act(shop.admin, ended, "POST", "/retry-flaky"))
+        assert refused(call_action(shop.admin, build, "DELETE", "")) == (
+            409,
+            f"Build {build} is {state}; stop it first.",
+        )
+    status, detail = refused(call_action(shop.admin, ended, "POST", "/retry-flaky"))
     assert (status, "no such tests" in detail) == (409, True)
     failed_only = shop.admin.post(f"/api/v3/builds/{ended}/restart", json={"failed_only": True})
     assert failed_only.status_code == 409
@@ -152,7 +155,7 @@ def test_an_external_build_runs_here_the_second_time(shop: Shop) -> None:
 
 def test_an_external_build_of_a_job_without_a_command_does_not(shop: Shop) -> None:
     job = shop.admin.post("/api/v3/jobs", json={"name": "Bare", "project_id": shop.project}).json()["id"]
-    status, detail = refused(act(shop.admin, ran(shop, job), "POST", "/restart"))
+    status, detail = refused(call_action(shop.admin, ran(shop, job), "POST", "/restart"))
     assert (status, f"Job {job} has no command" in detail) == (409, True)
 
 
@@ -212,20 +215,23 @@ def test_push_to_top(shop: Shop) -> None:
 def test_what_a_queued_build_waits_for(shop: Shop) -> None:
     shop_here = Shop(shop.server)
     build = shop_here.start()
-    assert said(shop_here, build, "no node") == f"There is no node in node pool {shop_here.pool}."
+    assert waiting_reason(shop_here, build, "no node") == f"There is no node in node pool {shop_here.pool}."
     agent = shop_here.new_agent()
     held = agent.run()
     assert (held["id"], shop_here.build(build)["status"]) == (build, "queued")
     assert shop_here.build(build)["waiting_for"] is None, "a node has it already"
     agent.started(held).raise_for_status()
     second = shop_here.start()
-    assert said(shop_here, second, "busy") == "All nodes that it may use are busy, or their pool is at its limit."
+    assert (
+        waiting_reason(shop_here, second, "busy")
+        == "All nodes that it may use are busy, or their pool is at its limit."
+    )
     agent.finished(held).raise_for_status()
     agent.finished(agent.take_up()).raise_for_status()
     assert shop_here.build(second)["waiting_for"] is None
 
 
-def said(shop: Shop, build: int, part: str) -> str:
+def waiting_reason(shop: Shop, build: int, part: str) -> str:
     """What the build waits for, once the dispatcher, which looks every second, says this of it."""
     for _ in range(1_000):
         reason = shop.build(build)["waiting_for"]

@@ -164,13 +164,15 @@ def test_the_log_no_longer_says_what_it_was_and_the_tables_follow_from_it(shop: 
     server = shop.server
     gone, kept = ran(shop, agent), ran(shop, agent)
     shop.admin.delete(f"/api/v3/builds/{gone}").raise_for_status()
-    server.settle()
+    server.kill("dispatch")  # it may write that the agent is offline, after the projector has ended
+    server.wait_until_projected()
     server.kill("project")
     try:
         asyncio.run(_look(server, gone, kept))
     finally:
         server.start("project")
-        server.settle()
+        server.start("dispatch")
+        server.wait_until_projected()
 
 
 async def _look(server: Server, gone: int, kept: int) -> None:
@@ -178,19 +180,19 @@ async def _look(server: Server, gone: int, kept: int) -> None:
     async with core(server.settings, pool_size=2) as parts:
         streams = {number: [f"build-{number}", f"results-{number}"] for number in (gone, kept)}
         loaded = await parts.log.load([name for names in streams.values() for name in names])
-        said = {number: [item.event for name in streams[number] for item in loaded[name]] for number in streams}
+        events = {number: [item.event for name in streams[number] for item in loaded[name]] for number in streams}
         for number, is_gone in ((gone, True), (kept, False)):
             texts = [
                 value
-                for event in said[number]
+                for event in events[number]
                 for name in event.sealed
                 if isinstance(event, BuildQueued | BuildCommented | ResultsRecorded)
                 if MARK in repr(value := getattr(event, name))
             ]
             assert (texts == []) == is_gone
-            assert any(isinstance(event, BuildDeleted) for event in said[number]) == is_gone
+            assert any(isinstance(event, BuildDeleted) for event in events[number]) == is_gone
         assert all(item.erased for item in loaded[f"build-{gone}"] if isinstance(item.event, BuildCommented))
-        keys = {number: said[number][0].data_key for number in said}
+        keys = {number: events[number][0].data_key for number in events}
         async with parts.pool.connection() as connection:
             cursor = await connection.execute(
                 "SELECT name, wrapped IS NULL, destroyed_at IS NULL FROM stored_events_keys WHERE name = ANY (%s)",
@@ -205,10 +207,10 @@ async def _look(server: Server, gone: int, kept: int) -> None:
     assert live["parked_events"] == []
 
 
-async def _tables(connection: psycopg.AsyncConnection[Any], place: str = "public") -> dict[str, list[Any]]:
+async def _tables(connection: psycopg.AsyncConnection[Any], schema: str = "public") -> dict[str, list[Any]]:
     names = [*(str(row.table) for row in row_types(PROJECTIONS)), "parked_events"]
     content = {}
     for name in names:
-        query = f"SELECT t::text FROM {place}.{name} t ORDER BY 1"
+        query = f"SELECT t::text FROM {schema}.{name} t ORDER BY 1"
         content[name] = await (await connection.execute(query.encode())).fetchall()
     return content

@@ -224,10 +224,10 @@ def test_a_position_is_a_number(shop: Shop, build: int, position: str) -> None:
 @pytest.fixture
 def own_server(engines: Engines, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose processes may be killed."""
-    own = Engines(database, engines.redis_url, {})
-    with running_server(own, tmp_path_factory.mktemp("own"), "serve", "project") as started:
+    engines_there = Engines(database, engines.redis_url, {})
+    with running_server(engines_there, tmp_path_factory.mktemp("own"), "serve", "project") as started:
         asyncio.run(create_first_admin(started.settings))
-        started.settle()
+        started.wait_until_projected()
         yield started
 
 
@@ -249,7 +249,7 @@ def test_without_a_projector_a_write_says_that_it_cannot_be_read_yet(own_server:
     assert took < 1, "it lags already: nobody waits"
     assert shop.admin.get(f"/api/v3/builds/{first}").status_code == 404
     own_server.start("project")
-    own_server.settle()
+    own_server.wait_until_projected()
     assert [shop.build(number)["status"] for number in (first, second)] == ["running"] * 2
     _, projected, _ = write()
     assert projected is None
@@ -270,7 +270,7 @@ def test_a_stop_reaches_the_agent_of_an_assignment_that_cannot_be_read_yet(own_s
         message = polling.result().json()
     assert message.items() >= {"type": "stop", "build_id": number, "attempt": 1}.items()
     own_server.start("project")
-    own_server.settle()
+    own_server.wait_until_projected()
     assert shop.build(number)["log_lines"] == 2, "the log of the attempt that was stopped"
 
 

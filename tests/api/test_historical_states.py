@@ -198,7 +198,7 @@ of_builds = st.one_of(
         )
     ),
 )
-said = st.one_of(
+of_triage = st.one_of(
     commands(ClassifyResult, result=RESULTS, set_by=USER_ID),
     commands(SetResolution, result=RESULTS, set_by=USER_ID),
     commands(LinkDefect, result=RESULTS, set_by=USER_ID),
@@ -257,7 +257,7 @@ ends = st.one_of(
     commands(DeleteUser, user_id=USER_ID, admin_id=st.just(ROOT)),
     st.sampled_from([CloseProject(PROJECT), DeleteProject(PROJECT, JOBS)]),
 )
-kinds = [of_builds] * 5 + [reports] * 2 + [said] * 3 + [of_jobs] * 3 + [of_nodes, of_users, ends]
+kinds = [of_builds] * 5 + [reports] * 2 + [of_triage] * 3 + [of_jobs] * 3 + [of_nodes, of_users, ends]
 histories = st.lists(st.integers(0, len(kinds) - 1).flatmap(kinds.__getitem__), min_size=STEPS, max_size=STEPS)
 
 
@@ -296,7 +296,7 @@ class History:
     shown: dict[int, dict[Subject, Any]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
 
-    async def tell(self, command: Command) -> None:
+    async def execute(self, command: Command) -> None:
         if isinstance(command, Recording):
             number = _first_recording(command.build_id) + next(self.recordings)
             command = replace(command, number=number)
@@ -339,9 +339,9 @@ class History:
 
     def turns(self, subject: Subject) -> list[int]:
         """The first and the last position of everything that the resource ever was."""
-        places = sorted(self.shown)
-        same = [self.shown[a][subject] == self.shown[b][subject] for a, b in pairwise(places)]
-        return [p for n, p in enumerate(places) if n in (0, len(places) - 1) or not (same[n - 1] and same[n])]
+        positions = sorted(self.shown)
+        same = [self.shown[a][subject] == self.shown[b][subject] for a, b in pairwise(positions)]
+        return [p for n, p in enumerate(positions) if n in (0, len(positions) - 1) or not (same[n - 1] and same[n])]
 
 
 @asynccontextmanager
@@ -364,10 +364,10 @@ async def history_of(parts: Core, folder: Path) -> AsyncIterator[History]:
             begin = datetime(2026, 5, 20, tzinfo=UTC)
             handler = Handler(services.log, lambda: begin + timedelta(seconds=next(seconds)))
             history = History(services, client, Engine(connection, PROJECTIONS, announce=True), handler)
-            await history.tell(RegisterUser(ROOT, "root@example.com", "admin", "hash", "email-root"))
-            await history.tell(OpenSession("root", ROOT, utcnow() + timedelta(days=1)))
+            await history.execute(RegisterUser(ROOT, "root@example.com", "admin", "hash", "email-root"))
+            await history.execute(OpenSession("root", ROOT, utcnow() + timedelta(days=1)))
             for command in START:
-                await history.tell(command)
+                await history.execute(command)
             history.position = await history.engine.apply(await services.log.read(0, 1_000), 0)
             yield history
 
@@ -383,7 +383,7 @@ async def history_of(parts: Core, folder: Path) -> AsyncIterator[History]:
 async def test_as_of_is_what_was_shown_then_or_gone_since(parts: Core, tmp_path: Path, commands: list[Command]) -> None:
     async with history_of(parts, tmp_path) as history:
         for command in commands:
-            await history.tell(command)
+            await history.execute(command)
             await history.watch()
         for subject in SUBJECTS:
             for position in history.turns(subject):

@@ -93,14 +93,14 @@ def test_a_template_that_is_not_here_becomes_the_jobs_own_configuration(server: 
     body = TEMPLATE | {"name": uuid.uuid4().hex, "secrets": {"TOKEN": "x"}}
     template = server.admin.post("/api/v3/pipeline-templates", json=body).json()["id"]
     job = new_job(server, project, pipeline_template_id=template)
-    own = {"setup": [], "command": "pytest", "env": {"A": "1"}, "artifacts": []}
-    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=own)
+    configuration = {"setup": [], "command": "pytest", "env": {"A": "1"}, "artifacts": []}
+    server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration)
     bundle = exported(server, job)
     bundle["pipeline_template"]["name"] = uuid.uuid4().hex
     copy = imported(server, project, bundle)
     assert "TOKEN" in " ".join(copy["warnings"])
     shown = server.admin.get(f"/api/v3/jobs/{copy['id']}/configuration").json()
-    assert shown.items() >= (own | {"setup": ["npm ci"], "env": {"NODE_ENV": "test", "A": "1"}}).items()
+    assert shown.items() >= (configuration | {"setup": ["npm ci"], "env": {"NODE_ENV": "test", "A": "1"}}).items()
 
 
 def test_a_long_name_stays_a_name(server: Server, project: int) -> None:

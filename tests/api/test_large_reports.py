@@ -40,7 +40,7 @@ def test_a_large_report(server: Server) -> None:
     answer = upload(server.admin, build, content)
     assert answer.json()["report"]["cases"] == CASES, answer.text
     grown = (process.memory_info().rss - before) / 2**20
-    server.settle()
+    server.wait_until_projected()
     report = server.admin.get(f"/api/v3/report/{build}").json()
     took = time.monotonic() - begun
     assert (report["total"], report["failed"], len(report["suites"])) == (CASES, 100, 100)

@@ -125,16 +125,16 @@ def test_a_pool_with_active_builds_stays(server: Server, project: int) -> None:
 
 
 def test_who_changes(server: Server, project: int) -> None:
-    own, shared = (f"/api/v3/node-pools/{new_pool(server, project, shared=shared)}" for shared in (False, True))
+    of_project, shared = (f"/api/v3/node-pools/{new_pool(server, project, shared=shared)}" for shared in (False, True))
     stranger, writer = server.make_user("developer", {}), server.make_user("developer", {project: "write"})
     admin = server.make_user("developer", {project: "admin"})
-    assert [stranger.get(path).status_code for path in (own, shared)] == [404, 200]
-    assert [stranger.put(path, json={}).status_code for path in (own, shared)] == [404, 403]
-    assert [stranger.delete(path).status_code for path in (own, shared)] == [404, 403]
-    assert (writer.put(own, json={}).status_code, writer.delete(own).status_code) == (403, 403)
-    assert admin.put(own, json={"shared": False, "max_parallel": 1}).status_code == 200
-    assert admin.put(own, json={"shared": True}).status_code == 403
-    assert admin.delete(own).status_code == 204
+    assert [stranger.get(path).status_code for path in (of_project, shared)] == [404, 200]
+    assert [stranger.put(path, json={}).status_code for path in (of_project, shared)] == [404, 403]
+    assert [stranger.delete(path).status_code for path in (of_project, shared)] == [404, 403]
+    assert (writer.put(of_project, json={}).status_code, writer.delete(of_project).status_code) == (403, 403)
+    assert admin.put(of_project, json={"shared": False, "max_parallel": 1}).status_code == 200
+    assert admin.put(of_project, json={"shared": True}).status_code == 403
+    assert admin.delete(of_project).status_code == 204
 
 
 @pytest.mark.parametrize("changes", [{"name": ""}, {"name": None}, {"labels": {"a": 1}}, {"max_parallel": 0}])

@@ -212,7 +212,7 @@ def test_what_no_text_is_in_a_query(server: Server, query: str) -> None:
 
 
 def test_a_refusal_changes_nothing(server: Server) -> None:
-    server.settle()
+    server.wait_until_projected()
     before = server.client().get("/api/v3/readyz").json()["position"]
     for body in ({}, {"name": 5}, {"name": "a\0"}):
         problem_of(post(server, json.dumps(body)), 422)

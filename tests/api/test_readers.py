@@ -182,8 +182,8 @@ def test_only_streams_with_ids_are_kept_alive(
         until(inside, lambda: len(inside.streams.readers) == 3, "they are not read")
         alive = chunks(numbered)
         assert [next(alive) for _ in range(3)] == [b": still here\n\n"] * 3
-        told = chunks(events)
-        position = next(told)
-        assert next(told) == b": still here\n" + position
+        received = chunks(events)
+        position = next(received)
+        assert next(received) == b": still here\n" + position
         agent.log(build, 0, ["one"]).raise_for_status()
         assert next(chunks(plain)) == b'data: {"type":"log","data":"[10:00:05] one"}\n\n'

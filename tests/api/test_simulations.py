@@ -82,7 +82,8 @@ def test_rules_that_were_there(server: Server, project: int, job: int) -> None:
     ended = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"}).json()
     in_real = {"known_issues": [DNS], "quarantine": [{"job_id": job, "node_ids": ["t/test_x.py"]}]}
     assert replay(server.admin, project, **in_real)["tests"] == []
-    assert replay(server.admin, project, known_issues=[], quarantine=[], besides=True)["verdicts"] == []
+    additive = {"known_issues": [], "quarantine": [], "besides": True}
+    assert replay(server.admin, project, **additive)["verdicts"] == []
     found = replay(server.admin, project, known_issues=[], quarantine=[])
     assert [(item["from"], item["to"]) for item in found["tests"]] == [("infra", None)]
     assert [(item["from"], item["to"]) for item in found["verdicts"]] == [(ended["status"], "failed")]

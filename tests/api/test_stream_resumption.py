@@ -20,8 +20,8 @@ EVENTS = 12
 @pytest.fixture(scope="module")
 def admins(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     """The admin at either of two processes on one database."""
-    with running_server(server.engines, tmp_path_factory.mktemp("beside"), "serve") as beside:
-        yield [server.admin, beside.client(*ADMIN)]
+    with running_server(server.engines, tmp_path_factory.mktemp("beside"), "serve") as second:
+        yield [server.admin, second.client(*ADMIN)]
 
 
 def first(client: Client, path: str, last: str | None, **params: Any) -> tuple[str, dict[str, Any]]:

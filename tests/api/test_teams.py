@@ -129,8 +129,8 @@ def test_the_address_is_shown_nowhere(server: Server, channel: dict[str, Any]) -
     path = f"{AT}/{channel['id']}"
     server.admin.put(path, json={"webhook_url": URL}).raise_for_status()
     stream = server.admin.get(f"/api/v3/audit/streams/teams-channel-{channel['id']}")
-    told = stream.then(200)
-    assert "registered Teams channel" in str(told)
+    answer = stream.then(200)
+    assert "registered Teams channel" in str(answer)
     answers = (server.admin.get(path), server.admin.get(AT), stream, server.admin.get("/api/v3/audit/export"))
     assert all(KEY not in answer.text for answer in answers)
     with psycopg.connect(server.settings.database_url) as connection:
@@ -166,8 +166,8 @@ def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
 ) -> None:
     project = given_project(opened)
     receiver.statuses.append((503, b"later"))
-    told = body(project, webhook_url=f"{receiver.url}?sig={KEY}", mention_on_fail="ann@example.com")
-    path = f"{AT}/{opened.admin.post(AT, json=told).then(201)['id']}"
+    fields = body(project, webhook_url=f"{receiver.url}?sig={KEY}", mention_on_fail="ann@example.com")
+    path = f"{AT}/{opened.admin.post(AT, json=fields).then(201)['id']}"
     build = given_build(opened, given_job(opened, project), branch="feature/<at>x</at>")
     assert upload(opened.admin, build, REPORT).status_code == 201
     opened.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
@@ -175,8 +175,8 @@ def test_a_failed_build_is_told_with_its_tests_although_the_first_attempts_fail(
     first, second = receiver.requests
     assert first.body == second.body
     assert card(second)["body"][0]["items"][0]["text"] == f"Build {build} failed"
-    (facts,) = [part["facts"] for part in card(second)["body"] if part["type"] == "FactSet"]
-    shown = {fact["title"]: fact["value"] for fact in facts}
+    (fact_set,) = [part["facts"] for part in card(second)["body"] if part["type"] == "FactSet"]
+    shown = {fact["title"]: fact["value"] for fact in fact_set}
     assert shown["Tests"] == "1 passed, 1 failed, 0 skipped"
     assert shown["Branch"] == r"feature/\<at\>x\</at\>"
     assert lines(second) == ["t.test_pays"]

@@ -231,7 +231,7 @@ def test_many_builds_bring_the_same_new_tests_at_once(server: Server, job: int) 
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda build: upload(server.client(*ADMIN), build, content), builds))
     assert [answer.json()["report"]["cases"] for answer in answers] == [50] * 8
-    server.settle()
+    server.wait_until_projected()
     by_build = [[result["test_case_id"] for result in results_of(server, build)["results"]] for build in builds]
     assert all(len(set(cases)) == 50 and cases == by_build[0] for cases in by_build)
 
@@ -245,7 +245,7 @@ def test_many_files_of_one_build_at_once(server: Server, job: int) -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(send, range(8))) == [201] * 8
-    server.settle()
+    server.wait_until_projected()
     found = report_of(server, build)
     assert (found["total"], found["failed"], len(found["reports"])) == (8, 4, 8)
     shown = server.admin.get(f"/api/v3/builds/{build}").json()
@@ -257,14 +257,14 @@ def test_the_real_reporters(server: Server, job: int, tmp_path: Path, runner: st
     """What the public packages write is shown as their own files say."""
     if runner == "pytest":
         (tmp_path / "test_shop.py").write_text(PYTEST_SAMPLE, encoding="utf-8")
-        said = run(tmp_path, "-m", "pytest", "--report-xml=r.xml", "test_shop.py")
+        output = run(tmp_path, "-m", "pytest", "--report-xml=r.xml", "test_shop.py")
     else:
         (tmp_path / "test_mod.py").write_text(UNITTEST_SAMPLE)
-        said = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml")
+        output = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml")
     content = (tmp_path / "r.xml").read_bytes()
     local = parsed(content)
     build = given_build(server, job)
-    assert upload(server.admin, build, content, "junittests.xml").json()["report"]["cases"] == len(local.cases), said
+    assert upload(server.admin, build, content, "junittests.xml").json()["report"]["cases"] == len(local.cases), output
     found = results_of(server, build, limit=200)
     assert {result["node_id"]: result["status"] for result in found["results"]} == {
         case.node_id: case.status for case in local.cases

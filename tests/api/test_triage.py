@@ -41,7 +41,7 @@ def results_of(server: Server, build: int, **more: Any) -> list[dict[str, Any]]:
     return found
 
 
-def say(client: Any, result: dict[str, Any] | int, what: str, **body: Any) -> Any:
+def triage(client: Any, result: dict[str, Any] | int, what: str, **body: Any) -> Any:
     test_id = result if isinstance(result, int) else result["id"]
     return client.post(f"/api/v3/tests/{test_id}/{what}", json=body or BODIES[what])
 
@@ -56,24 +56,24 @@ def new_issue(server: Server, project: int, **more: Any) -> int:
 def test_classification(server: Server, project: int, build: int) -> None:
     failed = results_of(server, build)[0]
     assert (failed["classification"], failed["classified_by"], failed["set_by"]) == (None, None, None)
-    answer = say(server.admin, failed, "classification", classification="flaky")
+    answer = triage(server.admin, failed, "classification", classification="flaky")
     assert answer.status_code == 200
     assert answer.json() == {"test_id": failed["id"], "classification": "flaky", "set_by": ADMIN[0]}
     other = server.make_user("developer", {project: "write"})
-    email = say(other, failed, "classification", classification="infra").json()["set_by"]
+    email = triage(other, failed, "classification", classification="infra").json()["set_by"]
     for shown in (
         results_of(server, build)[0],
         server.admin.get(f"/api/v3/tests/{failed['id']}").json(),
         server.admin.get(f"/api/v3/tests/{failed['id']}/history").json()["history"][0],
     ):
-        said = (shown["classification"], shown["classified_by"], shown["set_by"])
-        assert said == ("infra", "user", email)
+        classified = (shown["classification"], shown["classified_by"], shown["set_by"])
+        assert classified == ("infra", "user", email)
 
 
 def test_defects_and_resolutions(server: Server, build: int) -> None:
     failed = results_of(server, build)[0]
-    assert say(server.admin, failed, "defect").json() == {"test_id": failed["id"], **DEFECT}
-    answer = say(server.admin, failed, "resolution")
+    assert triage(server.admin, failed, "defect").json() == {"test_id": failed["id"], **DEFECT}
+    answer = triage(server.admin, failed, "resolution")
     assert answer.json() == {"test_id": failed["id"], **BODIES["resolution"], "set_by": ADMIN[0]}
     shown = server.admin.get(f"/api/v3/tests/{failed['id']}").json()
     assert shown.items() >= (DEFECT | BODIES["resolution"] | {"resolution_by": ADMIN[0], "message": "boom"}).items()
@@ -87,7 +87,7 @@ def test_the_list_is_filtered_by_classification(server: Server, project: int, jo
     first, second, passed = results_of(server, build)
     assert (first["classification"], first["classified_by"], first["known_issue_id"]) == ("infra", "rule", issue)
     assert passed["classification"] is None
-    say(server.admin, second, "classification", classification="test_bug")
+    triage(server.admin, second, "classification", classification="test_bug")
     assert [item["id"] for item in results_of(server, build, classification="infra")] == [first["id"]]
     assert [item["id"] for item in results_of(server, build, classification="test_bug")] == [second["id"]]
     assert results_of(server, build, classification="flaky") == []
@@ -98,15 +98,15 @@ def test_the_list_is_filtered_by_classification(server: Server, project: int, jo
 def test_a_linked_known_issue_classifies_what_fails_alike(server: Server, project: int, job: int, build: int) -> None:
     issue = new_issue(server, project, signature="none of these", **DEFECT)
     first, second, _ = results_of(server, build)
-    answer = say(server.admin, first, "known-issue", known_issue_id=issue)
+    answer = triage(server.admin, first, "known-issue", known_issue_id=issue)
     assert answer.json() == {"test_id": first["id"], "known_issue_id": issue, "auto_classify_future": True}
-    assert say(server.admin, first, "known-issue", known_issue_id=issue).status_code == 200
+    assert triage(server.admin, first, "known-issue", known_issue_id=issue).status_code == 200
     linked = results_of(server, build)[0]
     assert (
         linked.items()
         >= ({"classification": "infra", "classified_by": "rule", "known_issue_id": issue} | DEFECT).items()
     )
-    say(server.admin, second, "known-issue", known_issue_id=issue)
+    triage(server.admin, second, "known-issue", known_issue_id=issue)
     later = given_build(server, job)
     upload(server.admin, later, REPORT)
     by_fail_id, by_signature, passed = results_of(server, later)
@@ -120,22 +120,22 @@ def test_a_linked_known_issue_classifies_what_fails_alike(server: Server, projec
 def test_a_known_issue_of_another_project(server: Server, build: int) -> None:
     foreign = new_issue(server, given_project(server), pattern="x")
     for unknown in (foreign, 2**52):
-        answer = say(server.admin, results_of(server, build)[0], "known-issue", known_issue_id=unknown)
+        answer = triage(server.admin, results_of(server, build)[0], "known-issue", known_issue_id=unknown)
         assert (answer.status_code, str(unknown) in answer.json()["detail"]) == (404, True)
 
 
 @pytest.mark.parametrize("what", BODIES)
 def test_only_failures(server: Server, build: int, what: str) -> None:
-    answer = say(server.admin, results_of(server, build, status="passed")[0], what)
+    answer = triage(server.admin, results_of(server, build, status="passed")[0], what)
     assert (answer.status_code, "is passed; only a failed one" in answer.json()["detail"]) == (409, True)
 
 
 @pytest.mark.parametrize("what", BODIES)
 def test_who_may(server: Server, project: int, build: int, what: str) -> None:
     failed = results_of(server, build)[0]
-    assert say(server.make_user("developer", {}), failed, what).status_code == 404
-    assert say(server.make_user("developer", {project: "read"}), failed, what).status_code == 403
-    assert say(server.admin, 2**52, what).status_code == 404
+    assert triage(server.make_user("developer", {}), failed, what).status_code == 404
+    assert triage(server.make_user("developer", {project: "read"}), failed, what).status_code == 403
+    assert triage(server.admin, 2**52, what).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ def test_who_may(server: Server, project: int, build: int, what: str) -> None:
     ],
 )
 def test_bodies_are_checked(server: Server, build: int, what: str, body: dict[str, Any]) -> None:
-    answer = say(server.admin, results_of(server, build)[0], what, **body)
+    answer = triage(server.admin, results_of(server, build)[0], what, **body)
     assert answer.status_code == 422, answer.text
 
 
 def test_what_is_said_of_a_build_goes_with_it(server: Server, build: int) -> None:
     failed = results_of(server, build)[0]
-    say(server.admin, failed, "resolution")
+    triage(server.admin, failed, "resolution")
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"})
     answer = server.admin.delete(f"/api/v3/builds/{build}")
     assert answer.status_code == 204, answer.text
     assert server.admin.get(f"/api/v3/tests/{failed['id']}").status_code == 404
-    assert say(server.admin, failed, "resolution").status_code == 404
+    assert triage(server.admin, failed, "resolution").status_code == 404
 
 
 def test_what_runs_again(server: Server) -> None:
@@ -199,6 +199,6 @@ def test_what_runs_again(server: Server) -> None:
         ("test_retried", "passed"),
     )
     called = next(item for item in results_of(server, build) if item["node_id"].endswith("test_called"))
-    say(server.admin, called, "classification", classification="flaky")
+    triage(server.admin, called, "classification", classification="flaky")
     assert again(build, "restart", failed_only=True) == ["test_waved", "test_broken", "test_called"]
     assert again(build, "retry-flaky") == ["test_waved", "test_called", "test_retried"]

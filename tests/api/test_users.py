@@ -70,7 +70,7 @@ def test_the_address_is_free_again_and_what_was_given_is_not(server: Server) -> 
             )
 
     number = asyncio.run(again())
-    server.settle()
+    server.wait_until_projected()
     namesake: Any = server.client(me["email"], ADMIN[1])
     assert namesake.get("/api/v3/me").json().items() >= {"id": number, "projects": []}.items()
     assert number != me["id"]

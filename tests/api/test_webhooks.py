@@ -287,9 +287,9 @@ def test_a_test_that_turns_flaky_is_told_once_an_episode(opened: Server, receive
     assert [message["type"] for message in messages] == ["test.flaky", "test.flaky"]
     assert [message["data"]["node_id"].rpartition(".")[2] for message in messages] == ["test_pays", "test_ships"]
     shown = opened.admin.get("/api/v3/tests", params={"build_id": build, "search": "test_ships"}).json()["results"][0]
-    told = messages[1]["data"]
-    assert (told["result_id"], told["test_case_id"]) == (shown["id"], shown["test_case_id"])
-    entry = {"job_id": job, "node_id": told["node_id"], "reason": "flaky"}
+    data = messages[1]["data"]
+    assert (data["result_id"], data["test_case_id"]) == (shown["id"], shown["test_case_id"])
+    entry = {"job_id": job, "node_id": data["node_id"], "reason": "flaky"}
     opened.admin.post("/api/v3/quarantine", json=entry).then(201)
     wait_until(lambda: len(receiver.requests) == 3)
     assert receiver.requests[2].json["data"] == opened.admin.get(f"/api/v3/quarantine?job_id={job}").json()[0]

@@ -75,8 +75,8 @@ class Fuzzed:
         return str(self.session.headers["Authorization"])
 
     def ids_in(self, path: str) -> dict[str, int]:
-        own = next((own for begin, own in self.own_ids.items() if path.startswith(begin)), 0)
-        return {**self.ids, "id": own}
+        own_id = next((own_id for begin, own_id in self.own_ids.items() if path.startswith(begin)), 0)
+        return {**self.ids, "id": own_id}
 
     def operations(self) -> Iterator[Described]:
         """Deletions last: made-up ids are small numbers, and what they hit is gone."""
@@ -111,8 +111,13 @@ def a_small_world(session: Client, name: str = "fuzzed") -> Fuzzed:
     test = session.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
     # Nobody listens there, and nothing leaves the machine.
     webhook = make("/webhooks", {"url": "http://127.0.0.1:9/", "events": ["build.failed"]})["id"]
-    told = {"name": name, "project_id": project, "events": ["build.failed"], "webhook_url": "http://127.0.0.1:9/"}
-    channel = make("/ms-teams", told)["id"]
+    channel_fields = {
+        "name": name,
+        "project_id": project,
+        "events": ["build.failed"],
+        "webhook_url": "http://127.0.0.1:9/",
+    }
+    channel = make("/ms-teams", channel_fields)["id"]
     issue = {"project_id": project, "title": name, "classification": "infra", "pattern": "never"}
     known_issue = make("/known-issues", issue)["id"]
     user = session.get("/api/v3/me").json()["id"]
@@ -174,10 +179,10 @@ def fuzz(fuzzed: Fuzzed, operation: Described, examples: int, number: int) -> Co
 
 def _about(case: schemathesis.Case[Any], ids: Mapping[str, int]) -> None:
     """Puts real ids in the places of made-up ones."""
-    for place in (case.path_parameters, case.query, case.body):
-        if isinstance(place, dict):
-            for name in place.keys() & ids.keys():
-                place[name] = ids[name]
+    for parameters in (case.path_parameters, case.query, case.body):
+        if isinstance(parameters, dict):
+            for name in parameters.keys() & ids.keys():
+                parameters[name] = ids[name]
 
 
 def _loosen_tuples(described: Any) -> None:

@@ -38,9 +38,9 @@ def call_of(operation: Operation, world: World) -> Call:
     call = Call(
         operation.path,
         operation.method,
-        ids={parameter.name: _thing(operation, parameter.name, world) for parameter in operation.path_params},
+        ids={parameter.name: _id_of(operation, parameter.name, world) for parameter in operation.path_params},
         query={
-            parameter.name: world.node_name if parameter.name == "name" else _thing(operation, parameter.name, world)
+            parameter.name: world.node_name if parameter.name == "name" else _id_of(operation, parameter.name, world)
             for parameter in operation.query
             if parameter.required
         },
@@ -57,7 +57,7 @@ def caller_of(operation: Operation, world: World) -> Client:
     return world.admin if operation.writes else world.member
 
 
-def _thing(operation: Operation, name: str, world: World) -> int:
+def _id_of(operation: Operation, name: str, world: World) -> int:
     names = {
         "project_id": world.project,
         "job_id": world.job,
@@ -73,8 +73,8 @@ def _thing(operation: Operation, name: str, world: World) -> int:
         "node_pool_id": world.empty_pool,
     }
     if name == "id":  # as the reference calls it for several things
-        own = {"webhooks": world.webhook, "ms-teams": world.channel, "node-pools": world.pool}
-        return own[operation.path.split("/")[3]]
+        by_path = {"webhooks": world.webhook, "ms-teams": world.channel, "node-pools": world.pool}
+        return by_path[operation.path.split("/")[3]]
     return names[name]
 
 
@@ -84,7 +84,7 @@ def _body(operation: Operation, world: World) -> dict[str, Any] | None:
         return None
     body = dict(example)
     for name in body.keys() & {"project_id", "job_id", "pool_id", "node_pool_id", "known_issue_id"}:
-        body[name] = _thing(operation, name, world)
+        body[name] = _id_of(operation, name, world)
     for name in body.keys() & {"name", "node_id"}:
         body[name] = world.unique(body[name])
     if "node_ids" in body:

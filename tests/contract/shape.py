@@ -5,7 +5,7 @@ from typing import Any
 
 
 def same_shape(
-    documented: Any, actual: Any, optional: Collection[str] = (), free: Collection[str] = (), place: str = ""
+    documented: Any, actual: Any, optional: Collection[str] = (), free: Collection[str] = (), path: str = ""
 ) -> list[str]:
     """The defects of `actual`, none when it fits: missing keys and other types. Extra keys are welcome.
 
@@ -14,37 +14,37 @@ def same_shape(
     the place (`results[].last_used`) is one of `optional`. Objects under the names in `free` have keys of people's own:
     their values are checked against the first documented one.
     """
-    return list(_defects(documented, actual, optional, free, place))
+    return list(_defects(documented, actual, optional, free, path))
 
 
 def _defects(
-    documented: Any, actual: Any, optional: Collection[str], free: Collection[str], place: str
+    documented: Any, actual: Any, optional: Collection[str], free: Collection[str], path: str
 ) -> Iterator[str]:
     if actual is None:
-        if documented is not None and place not in optional:
-            yield f"{place or 'the answer'}: is null, documented is {_kind(documented)}"
+        if documented is not None and path not in optional:
+            yield f"{path or 'the answer'}: is null, documented is {_kind(documented)}"
         return
     if _kind(actual) != _kind(documented):
-        yield f"{place or 'the answer'}: is {_kind(actual)}, documented is {_kind(documented)}"
+        yield f"{path or 'the answer'}: is {_kind(actual)}, documented is {_kind(documented)}"
         return
     match documented:
-        case dict() if place.rpartition(".")[2] in free:
+        case dict() if path.rpartition(".")[2] in free:
             for example in list(documented.values())[:1]:
                 for key, value in actual.items():
-                    yield from _defects(example, value, optional, free, f"{place}.{key}")
+                    yield from _defects(example, value, optional, free, f"{path}.{key}")
         case dict():
             for key, example in documented.items():
-                inner = f"{place}.{key}" if place else key
+                inner = f"{path}.{key}" if path else key
                 if key not in actual:
                     yield f"{inner}: is missing"
                 else:
                     yield from _defects(example, actual[key], optional, free, inner)
         case [first, *more]:
             if not actual:
-                yield f"{place or 'the answer'}[]: is empty, so it shows nothing"
+                yield f"{path or 'the answer'}[]: is empty, so it shows nothing"
             examples = [first, *(example for example in more if _keys(example) != _keys(first))]
             for element in actual:
-                tried = [list(_defects(example, element, optional, free, f"{place}[]")) for example in examples]
+                tried = [list(_defects(example, element, optional, free, f"{path}[]")) for example in examples]
                 yield from min(tried, key=len)
 
 

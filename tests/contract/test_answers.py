@@ -42,11 +42,11 @@ def test_stream_of_a_finished_build(world: World, operation: Operation) -> None:
     assert answer.headers["Content-Type"].partition(";")[0] == "text/event-stream"
     lines = [line for line in answer.content.decode().split("\n") if line]
     assert all(line.startswith("data: ") for line in lines)
-    told = [json.loads(line.removeprefix("data: ")) for line in lines]
+    messages = [json.loads(line.removeprefix("data: ")) for line in lines]
     documented = [json.loads(line.removeprefix("data: ")) for line in operation.response]
-    assert [message["type"] for message in told] == ["log"] * LINES + ["status", "done"]
-    assert [same_shape(documented[0], message) for message in told[:LINES]] == [[]] * LINES
-    assert told[-2:] == [{"type": "status", "data": "failed"}, {"type": "done"}]
+    assert [message["type"] for message in messages] == ["log"] * LINES + ["status", "done"]
+    assert [same_shape(documented[0], message) for message in messages[:LINES]] == [[]] * LINES
+    assert messages[-2:] == [{"type": "status", "data": "failed"}, {"type": "done"}]
 
 
 def test_download(world: World) -> None:
@@ -58,27 +58,27 @@ def test_values_that_the_examples_only_hint_at(world: World) -> None:
     """What a shape cannot say: which values they are."""
     world.beat()
 
-    def told(path: str) -> Any:
+    def answer_of(path: str) -> Any:
         return world.member.get(f"/api/v3{path}").json()
 
-    build = told(f"/builds/{world.build}")
+    build = answer_of(f"/builds/{world.build}")
     assert (build["status"], build["node_id"], build["job_id"]) == ("failed", world.node, world.job)
     assert (build["total_tests"], build["passed"], build["failed"], build["skipped"]) == (60, 30, 15, 15)
-    report = told(f"/report/{world.build}")
+    report = answer_of(f"/report/{world.build}")
     assert (report["total"], report["passed"], report["failed"], report["skipped"]) == (60, 30, 15, 15)
     assert {suite["name"]: suite["passed"] + suite["failed"] for suite in report["suites"]}.keys() == {"auth", "cart"}
-    assert told(f"/jobs/{world.job}")["last_build_id"] >= world.running_build
-    me = told("/me")
+    assert answer_of(f"/jobs/{world.job}")["last_build_id"] >= world.running_build
+    me = answer_of("/me")
     assert (me["id"], me["role"]) == (world.member_id, "developer")
     assert me["projects"] == [world.project, world.other_project]
-    assert {job["id"]: job["enabled"] for job in told("/jobs")}[world.disabled_job] is False
-    node = told(f"/nodes/{world.node}")
+    assert {job["id"]: job["enabled"] for job in answer_of("/jobs")}[world.disabled_job] is False
+    node = answer_of(f"/nodes/{world.node}")
     assert (node["name"], node["status"], node["cpu_cores"]) == (world.node_name, "online", 8)
-    health = told(f"/nodes/{world.node}/health")
+    health = answer_of(f"/nodes/{world.node}/health")
     assert (health["node_id"], health["cpu_pct"]) == (world.node, 62)
-    tree = told(f"/artifacts/tree?build_id={world.build}")
+    tree = answer_of(f"/artifacts/tree?build_id={world.build}")
     assert tree["name"] == "/"
     assert [child["name"] for child in tree["children"]] == ["bin", "logs", "reports", "shots"]
     assert tree["children"][2]["children"][0]["id"] == world.artifact
-    latest = told("/nodes/agent/latest")
+    latest = answer_of("/nodes/agent/latest")
     assert latest["linux_amd64"]["url"].endswith(f"/agent/{latest['version']}/linux-amd64")

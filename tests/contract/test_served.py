@@ -32,18 +32,18 @@ def test_the_documentation_is_whole() -> None:
 
 
 def test_what_is_served_is_listed(described: dict[str, Any]) -> None:
-    own = {(method, _plain(path)) for method, path in own_operations(described)}
+    described_here = {(method, _plain(path)) for method, path in own_operations(described)}
     documented = {(method, _plain(path)): (method, path) for method, path in DOCUMENTED}
-    assert {documented[key] for key in own & documented.keys()} == set(SERVED)
+    assert {documented[key] for key in described_here & documented.keys()} == set(SERVED)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_every_documented_parameter_is_described(described: dict[str, Any], operation: Operation) -> None:
-    own = own_parameters(described, operation)
+    described_here = own_parameters(described, operation)
     for parameter in operation.query:
-        assert parameter.name in own, f"{operation} has no {parameter.name}"
-        assert own[parameter.name]["required"] is parameter.required
-        schema = own[parameter.name]["schema"]
+        assert parameter.name in described_here, f"{operation} has no {parameter.name}"
+        assert described_here[parameter.name]["required"] is parameter.required
+        schema = described_here[parameter.name]["schema"]
         assert schema.get("type") == {"int": "integer", "bool": "boolean"}.get(parameter.type, parameter.type)
         if parameter.default is not None:
             assert schema["default"] == parameter.default

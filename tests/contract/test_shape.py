@@ -17,7 +17,7 @@ def test_what_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "place"),
+    ("change", "path"),
     [
         ({"id": 5.0}, "results[].id"),
         ({"id": True}, "results[].id"),
@@ -31,10 +31,10 @@ def test_what_fits() -> None:
         ({"tags": ["a", 1]}, "results[].tags[]"),
     ],
 )
-def test_another_type(change: dict[str, Any], place: str) -> None:
+def test_another_type(change: dict[str, Any], path: str) -> None:
     good = PAGE["results"][0]  # type: ignore[index]
     (defect,) = same_shape(PAGE, {"total": 1, "results": [good, {**good, **change}]})
-    assert defect.startswith(f"{place}: ")
+    assert defect.startswith(f"{path}: ")
 
 
 def test_what_is_missing() -> None:

@@ -179,14 +179,14 @@ class World:
         """As the node's agent: takes a build and reports a log and tests."""
         build_id = self.new_build(self.job, branch="main", commit_sha="a1b2c3d4")
         deadline = time.monotonic() + PATIENCE_S
-        told = None
-        while told is None:
+        assignment = None
+        while assignment is None:
             assert time.monotonic() < deadline, "no build was assigned"
             answer = self.agent.get(f"/api/v3/agent/next?session={SESSION}&free=1")
-            told = answer.json() if answer.status_code == 200 else None
-        assert told["build"]["id"] == build_id
+            assignment = answer.json() if answer.status_code == 200 else None
+        assert assignment["build"]["id"] == build_id
         at = f"/api/v3/agent/builds/{build_id}"
-        attempt = {"attempt": told["build"]["attempt"]}
+        attempt = {"attempt": assignment["build"]["attempt"]}
         self.agent.post(f"{at}/started", params=attempt, json={"commit_sha": "a1b2c3d4"}).then(200)
         lines = [[1_700_000_000_000 + number, f"line {number}"] for number in range(LINES)]
         self.agent.post(f"{at}/log", params=attempt, json={"offset": 0, "lines": lines}).then(200)
@@ -216,7 +216,7 @@ def build_world(server: Server) -> World:
     entry = {"job_id": world.job, "node_id": "tests/test_auth.py::test_token_refresh", "reason": "flaky"}
     world.admin.post("/api/v3/quarantine", json=entry).then(201)
     _webhooks(world)
-    server.settle()
+    server.wait_until_projected()
     return world
 
 

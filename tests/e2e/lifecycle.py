@@ -147,13 +147,13 @@ class World:
         clients = [self.admin, self.company.users["writer"]] * 2
         calls = [self.company.threads.submit(client.post, path) for client, path in zip(clients, paths, strict=True)]
         running = _pick(self.machines, machine)
-        said = [self.company.threads.submit(running.agent.finished, held) for held in running.held]
+        calls = [self.company.threads.submit(running.agent.finished, held) for held in running.held]
         for call in calls:
             answer = call.result()
             assert answer.status_code in (200, 201, 409), answer.text
             if answer.status_code == 201:
                 self.builds.append(answer.json()["id"])
-        assert all(call.result().status_code in (200, 404, 409) for call in said)
+        assert all(call.result().status_code in (200, 404, 409) for call in calls)
         running.held.clear()
 
     # ----- machines -----
@@ -227,8 +227,8 @@ class World:
         haunted = _pick(self.machines, machine)
         if haunted.ghosts:
             agent, build = _pick(haunted.ghosts, which)
-            for say in (agent.started, lambda build: agent.log(build, 0, ["boo"]), agent.finished)[: until + 1]:
-                assert say(build).status_code in (200, 404, 409)
+            for report in (agent.started, lambda build: agent.log(build, 0, ["boo"]), agent.finished)[: until + 1]:
+                assert report(build).status_code in (200, 404, 409)
             assert agent.ask().status_code == 409
 
     def _hear(self, machine: Machine, patience_s: float) -> None:
@@ -258,21 +258,21 @@ class World:
             if self.shop.build(number)["external"]:
                 assert self.admin.post(f"/api/v3/builds/{number}/stop").status_code in (200, 409)
         staying = self.machines[::2]
-        for place in range(len(staying)):
-            self.vanish(2 * place)
+        for index in range(len(staying)):
+            self.vanish(2 * index)
         deadline = monotonic() + END_S
         while left := self._open():
             assert monotonic() < deadline, f"these wait or run for ever: {left}"
-            for place, machine in enumerate(staying):
+            for index, machine in enumerate(staying):
                 if not machine.held:
-                    self.poll(2 * place, machine.max_parallel)
+                    self.poll(2 * index, machine.max_parallel)
                 for build in machine.held:
                     assert machine.agent.finished(build).status_code in (200, 404, 409)
                 machine.held = []
         for machine in staying:
             self._hang_up(machine)
             assert self.admin.delete(f"/api/v3/nodes/{machine.node_id}").status_code == 204
-        self.company.server.settle()
+        self.company.server.wait_until_projected()
         rules = asyncio.run(self._rules())
         self._fits(rules)
         self.company.seen.update(rules.seen)
@@ -367,8 +367,8 @@ def play(company: Company, steps: Sequence[Step]) -> None:
         raise
 
 
-def _pick(things: Sequence[Any], number: int) -> Any:
-    return things[number % len(things)] if things else None
+def _pick(items: Sequence[Any], number: int) -> Any:
+    return items[number % len(items)] if items else None
 
 
 def _report(passed: int, failed: int) -> bytes:

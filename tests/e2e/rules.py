@@ -26,7 +26,7 @@ from domain.jobs import JobCreated
 from domain.nodes import NodeConnected, NodeEvent, NodeQuarantined, NodeRegistered, NodeReleased
 
 MAX_ATTEMPTS = 3
-AT_ONCE = timedelta(seconds=0.1)
+SAME_MOMENT = timedelta(seconds=0.1)
 """What a dispatcher decides in one round may come to the log in another order, but soon."""
 
 
@@ -206,4 +206,4 @@ class LogRules:
 
     def _moves_soon(self, life: Life, position: int, at: datetime) -> bool:
         """Whether the next that happens to this build happens in the same moment."""
-        return any(place > position and then - at <= AT_ONCE for place, then in self._times[life.build_id])
+        return any(other > position and then - at <= SAME_MOMENT for other, then in self._times[life.build_id])

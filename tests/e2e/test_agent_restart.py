@@ -32,20 +32,20 @@ def test_the_next_agent_of_a_node_connects_at_once(works: Works) -> None:
 
 
 def test_a_killed_agents_builds_go_to_the_next_one_in_its_folder_at_once(works: Works) -> None:
-    place = works.errors.parent
+    folder = works.errors.parent
     job = works.shop.new_job()
-    command = f"touch {place}/begun; while [ ! -e {place}/gate ]; do sleep 0.05; done"
+    command = f"touch {folder}/begun; while [ ! -e {folder}/gate ]; do sleep 0.05; done"
     configuration = {"command": command, "setup": [], "env": {}, "artifacts": []}
     works.shop.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
     build = works.shop.start(job)
-    while not (place / "begun").exists():
+    while not (folder / "begun").exists():
         time.sleep(0.02)  # between two looks
     works.agent.kill()
     works.agent.wait()
     killed = time.monotonic()
-    (place / "gate").touch()
+    (folder / "gate").touch()
     with works.errors.open("a") as errors:
-        works.agent = subprocess.Popen(works.agent.args, stderr=errors, cwd=place)
+        works.agent = subprocess.Popen(works.agent.args, stderr=errors, cwd=folder)
     assert works.ended(build)["status"] == "passed"
     assert time.monotonic() - killed < 10, "a session whose agent may still live is waited for for 15 s"
     assert "Another agent" not in works.errors.read_text()

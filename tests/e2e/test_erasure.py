@@ -106,20 +106,20 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
     agent.finished(build, exit_code=1, detail=f"{mark} detail", log_lines=LONG).raise_for_status()
     author.post(f"/api/v3/builds/{number}/comment", json={"text": f"{mark} remark" * LONG}).then(201)
     (result,) = author.get("/api/v3/tests", params={"build_id": number}).json()["results"]
-    said = {
+    writes = {
         "classification": {"classification": "product_bug"},
         "defect": {"defect_key": mark, "defect_url": f"https://example.com/{mark}"},
         "resolution": {"resolution": mark},
     }
-    for what, body in said.items():
+    for what, body in writes.items():
         author.post(f"/api/v3/tests/{result['id']}/{what}", json=body).then(200)
     return number
 
 
 def test_of_a_deleted_build_nothing_is_left(shop: Shop, marks: Marks) -> None:
     _, build = filled(shop, marks, shop.admin)
-    places = said_in(shop.server, marks.build)
-    assert places >= {
+    found = said_in(shop.server, marks.build)
+    assert found >= {
         *("builds", "build_comments", "result_texts", "result_outputs", "reports", "artifacts"),
         *("triage", "build_log_chunks", "the events", "the files"),
     }
@@ -186,8 +186,8 @@ def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
 def is_forgotten(server: Server, mark: str) -> None:
     """As soon as all reactions have run; and a backup that is taken then does not say it either."""
     deadline = time.monotonic() + 30
-    while places := said_in(server, mark):
-        assert time.monotonic() < deadline, places
+    while found := said_in(server, mark):
+        assert time.monotonic() < deadline, found
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         connection.execute("VACUUM")
     pg_dump = find_postgres(Path(server.settings.data_dir), None).bin / "pg_dump"
@@ -225,10 +225,10 @@ def said_in(server: Server, mark: str) -> set[str]:
 
 def _files(folder: str) -> Iterator[tuple[str, bytes]]:
     """All that are still there when they are opened: meanwhile a worker deletes."""
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
-                yield name, Path(place, name).read_bytes()
+                yield name, Path(parent, name).read_bytes()
 
 
 async def _events_say(server: Server, mark: str) -> bool:

@@ -59,9 +59,9 @@ GIT_USER = ("-c", "user.name=Ann", "-c", "user.email=ann@example.com")
 class Works:
     """A project whose one job tests a git repository, and an agent for it."""
 
-    def __init__(self, server: Server, place: Path) -> None:
+    def __init__(self, server: Server, folder: Path) -> None:
         self.shop = Shop(server)
-        repository = place / "repository"
+        repository = folder / "repository"
         (repository / "tests").mkdir(parents=True)
         (repository / FILE).write_text(textwrap.dedent(SUITE), encoding="utf-8")
         (repository / "pytest.ini").write_text("[pytest]\n")
@@ -74,21 +74,21 @@ class Works:
             "env": {
                 "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "SEEN": str(place / "seen"),
+                "SEEN": str(folder / "seen"),
             },
             "artifacts": ["*.xml"],
         }
         self.shop.admin.put(f"/api/v3/jobs/{self.job}/configuration", json=configuration).raise_for_status()
-        token = place / "token"
+        token = folder / "token"
         token.write_text(self.shop.new_token())
         token.chmod(0o600)
-        self.errors = place / "stderr"
-        options = ["--server", server.url, "--token-file", str(token), "--workdir", str(place / "work")]
+        self.errors = folder / "stderr"
+        options = ["--server", server.url, "--token-file", str(token), "--workdir", str(folder / "work")]
         with self.errors.open("w") as errors:
             self.agent = subprocess.Popen(
                 [sys.executable, "-m", "agent", *options, "--trust-builds", "--allow-local-repositories"],
                 stderr=errors,
-                cwd=place,
+                cwd=folder,
             )
 
     def close(self) -> None:

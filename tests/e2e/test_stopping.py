@@ -17,7 +17,7 @@ from tests.support.server import running_server
 def test_what_waits_does_not_keep_a_server_that_is_told_to_end(engines: Engines, tmp_path: Path) -> None:
     with running_server(engines, tmp_path, "serve", "project") as server, ThreadPoolExecutor() as threads:
         asyncio.run(create_first_admin(server.settings))
-        server.settle()
+        server.wait_until_projected()
         shop, agent = Shop(server), Shop(server).new_agent()
         build = shop.start()
         asking = threads.submit(agent.ask)

@@ -64,7 +64,7 @@ def live(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A server on a database of its own, with a history."""
     with server_on_new_database(engines, tmp_path_factory.mktemp("live"), "serve", "project") as started:
         asyncio.run(remember(started))
-        started.settle()
+        started.wait_until_projected()
         yield started
 
 
@@ -143,7 +143,7 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
             live.kill("project")
             live.start("project")
         rebuilding.communicate(timeout=120)
-    live.settle()
+    live.wait_until_projected()
     names = [projection.name for projection in PROJECTIONS]
     done(operate(live, "rebuild", "--from-scratch", *names))
     output = done(operate(live, "diff", *names))
@@ -167,7 +167,7 @@ def test_without_a_read_model_it_is_not_ready(live: Server) -> None:
         "read models are not built yet: run `testhide projections rebuild known_issues --switch`"
     )
     done(operate(live, "rebuild", "known_issues", "--switch"))
-    live.settle()
+    live.wait_until_projected()
     assert live.admin.get("/api/v3/known-issues", params={"project_id": 900_000}).status_code == 200
 
 
@@ -192,5 +192,5 @@ def test_what_is_parked_is_seen_and_applied_again(live: Server) -> None:
     done(operate(live, "retry", "jobs"))
     jobs = live.admin.get("/api/v3/jobs", params={"project_id": project}).json()
     assert {job["name"] for job in jobs} == {"poison", "others"}
-    live.settle()
+    live.wait_until_projected()
     assert live.client().get("/api/v3/healthz").json()["status"] == "ok"

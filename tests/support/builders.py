@@ -74,5 +74,5 @@ class Shop:
         """The build, once it has ended: its stream says when."""
         with self.admin.get(f"/api/v3/builds/{build_id}/stream", stream=True, timeout=within_s) as stream:
             assert b'"done"' in stream.content
-        self.server.settle()
+        self.server.wait_until_projected()
         return self.build(build_id)

@@ -78,21 +78,21 @@ class FakeAgent:
         return lost
 
     def started(self, build: dict[str, Any], commit_sha: str | None = None) -> requests.Response:
-        return self._say(build, "started", {"commit_sha": commit_sha})
+        return self._report(build, "started", {"commit_sha": commit_sha})
 
     def log(
         self, build: dict[str, Any], offset: int, lines: Sequence[str], at_ms: int = 36_005_000
     ) -> requests.Response:
-        return self._say(build, "log", {"offset": offset, "lines": [[at_ms, line] for line in lines]})
+        return self._report(build, "log", {"offset": offset, "lines": [[at_ms, line] for line in lines]})
 
     def report(self, build: dict[str, Any], content: bytes, path: str = "junittests.xml") -> requests.Response:
         params = {"attempt": build["attempt"], "path": path}
         return self.http.post(f"/api/v3/agent/builds/{build['id']}/report", params=params, data=content)
 
     def finished(self, build: dict[str, Any], exit_code: int | None = 0, **more: Any) -> requests.Response:
-        return self._say(build, "finished", {"exit_code": exit_code, "log_lines": 0} | more)
+        return self._report(build, "finished", {"exit_code": exit_code, "log_lines": 0} | more)
 
-    def _say(self, build: dict[str, Any], what: str, body: dict[str, Any]) -> requests.Response:
+    def _report(self, build: dict[str, Any], what: str, body: dict[str, Any]) -> requests.Response:
         params = {"attempt": build["attempt"]}
         return self.http.post(f"/api/v3/agent/builds/{build['id']}/{what}", params=params, json=body)
 

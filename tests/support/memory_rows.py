@@ -46,7 +46,7 @@ class MemoryRows:
             assert self.all(row) == [one for one in rows if isinstance(one, row)]
 
     def _of(self, row: type[Row]) -> Iterable[tuple[tuple[type[Row], Key], Row]]:
-        return [(place, found) for place, found in self._rows.items() if place[0] is row]
+        return [(key, found) for key, found in self._rows.items() if key[0] is row]
 
     def _apply(self, projection: Projection, recorded: Recorded) -> None:
         self._named = set(projection.keys(recorded))
@@ -59,6 +59,6 @@ class MemoryRows:
                 case Delete():
                     self._rows.pop((change.row, change.key), None)
                 case DeleteWhere() | DeleteRange():
-                    for place, found in self._of(change.row):
+                    for key, found in self._of(change.row):
                         if change.matches(found):
-                            del self._rows[place]
+                            del self._rows[key]

@@ -68,10 +68,10 @@ class Server:
                     await handler.execute(AdmitMember(project_id, user_id, level), caller)
 
         asyncio.run(make())
-        self.settle()
+        self.wait_until_projected()
         return self.client(email, password)
 
-    def settle(self) -> None:
+    def wait_until_projected(self) -> None:
         """Returns once the read models are at the log's end."""
         deadline = time.monotonic() + READY_S
         while requests.get(f"{self.url}/api/v3/readyz", timeout=5).status_code != 200:
@@ -146,10 +146,10 @@ def server_on_new_database(engines: Engines, data: Path, *names: str, outgoing_a
     name = f"tests_{uuid4().hex}"
     with psycopg.connect(engines.database_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
-    own = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
-    with running_server(own, data, *names, outgoing_allow=outgoing_allow) as server:
+    engines_there = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
+    with running_server(engines_there, data, *names, outgoing_allow=outgoing_allow) as server:
         asyncio.run(create_first_admin(server.settings))
-        server.settle()
+        server.wait_until_projected()
         yield server
 
 

@@ -73,8 +73,8 @@ class Intruder:
 
 def turn_a_bit_of_the_state(intruder: Intruder) -> set[int]:
     position, _, _, _, state = intruder.any_row()
-    place, bit = intruder.chance.randrange(len(state)), 1 << intruder.chance.randrange(8)
-    intruder.change(position, "state", state[:place] + bytes([state[place] ^ bit]) + state[place + 1 :])
+    index, bit = intruder.chance.randrange(len(state)), 1 << intruder.chance.randrange(8)
+    intruder.change(position, "state", state[:index] + bytes([state[index] ^ bit]) + state[index + 1 :])
     return {position}
 
 

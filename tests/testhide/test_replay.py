@@ -25,7 +25,7 @@ def _build(server: Server) -> tuple[int, int, int]:
     server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "seeing \x1b[31mred"}).raise_for_status()
     upload(server.admin, build, REPORT)
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()
-    server.settle()
+    server.wait_until_projected()
     return project, job, build
 
 

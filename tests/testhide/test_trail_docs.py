@@ -24,7 +24,7 @@ def commands() -> list[str]:
 def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:
     project = given_project(server)
     build = given_build(server, given_job(server, project))
-    server.settle()
+    server.wait_until_projected()
     (tmp_path / "rules.json").write_text(section().partition("```json\n")[2].partition("```")[0])
     environ |= {
         "URL": f"{server.url}/api/v3",
