@@ -147,13 +147,13 @@ class World:
         clients = [self.admin, self.company.users["writer"]] * 2
         calls = [self.company.threads.submit(client.post, path) for client, path in zip(clients, paths, strict=True)]
         running = _pick(self.machines, machine)
-        calls = [self.company.threads.submit(running.agent.finished, held) for held in running.held]
+        endings = [self.company.threads.submit(running.agent.finished, held) for held in running.held]
         for call in calls:
             answer = call.result()
             assert answer.status_code in (200, 201, 409), answer.text
             if answer.status_code == 201:
                 self.builds.append(answer.json()["id"])
-        assert all(call.result().status_code in (200, 404, 409) for call in calls)
+        assert all(call.result().status_code in (200, 404, 409) for call in endings)
         running.held.clear()
 
     # ----- machines -----
