@@ -60,9 +60,10 @@ def ran(shop: Shop, agent: FakeAgent, mark: str = MARK) -> int:
 def reads(shop: Shop, build: int) -> dict[str, Any]:
     """What each read of the build answers, by path."""
     admin, params = shop.admin, {"build_id": build}
-    paths = [f"/api/v3/builds/{build}{more}" for more in ("", "/pipeline_logs", "/stream")]
-    paths += [f"/api/v3/report/{build}", "/api/v3/tests", "/api/v3/artifacts", "/api/v3/artifacts/tree"]
-    answers = {path: admin.get(path, params=params if path.endswith(("s", "tree")) else None) for path in paths}
+    alone = [f"/api/v3/builds/{build}{more}" for more in ("", "/pipeline_logs", "/stream")]
+    alone.append(f"/api/v3/report/{build}")
+    listing = ["/api/v3/tests", "/api/v3/artifacts", "/api/v3/artifacts/tree"]
+    answers = {path: admin.get(path) for path in alone} | {path: admin.get(path, params=params) for path in listing}
     return {path: answer.text if answer.ok else answer.status_code for path, answer in answers.items()}
 
 
