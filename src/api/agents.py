@@ -18,7 +18,7 @@ from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
-from commands.reports.recording import load_build
+from commands.reports.recording import ReportFile, load_build
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE, Node
@@ -220,7 +220,8 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
-            recorded = await ctx.services.reports.record_file(ctx, build, attempt, path, Path(spooled.name))
+            file = ReportFile(attempt, path, Path(spooled.name), hashed.digest())
+            recorded = await ctx.services.reports.record_file(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)

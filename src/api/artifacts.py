@@ -22,8 +22,7 @@ from api.http.types import MAX_ID, Paged, next_page, provide_paged, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
-from commands.reports.recording import load_build
-from commands.results import find_report
+from commands.reports.recording import ReportFile, load_build
 from domain.artifacts import artifact_path, artifact_type, blob_key
 from domain.builds import AnyBuild, Finished, Report
 from domain.core.errors import Invalid, NotFound, Rejection
@@ -40,6 +39,7 @@ UPLOAD = {
     "properties": {
         "build_id": {"type": "integer", "minimum": 1, "maximum": MAX_ID},
         "path": {"type": "string"},
+        "replace": {"type": "string", "enum": ["true", "false"]},
         "file": {"type": "string", "format": "binary"},
     },
     "required": ["build_id", "file"],
@@ -113,9 +113,11 @@ class ArtifactController(Controller):
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
     async def upload(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
-        """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports/`) or the whole path.
+        """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports`), or the whole path when
+        it ends in the file's name.
 
-        For a running external build the results of a test report are also recorded.
+        For a running external build the results of a test report are also recorded. Another report at the path of one
+        gets a path of its own (`junit-2.xml`), and both count; with `replace=true` it takes the place of the first.
         """
 
         async def check(fields: Mapping[str, str]) -> None:
@@ -126,9 +128,17 @@ class ArtifactController(Controller):
             loaded = await find_writable_build(request.user, ctx, upload.fields.get("build_id", ""))
             build = loaded.state
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
-            artifact = await store_artifact(ctx, request.user, build, path, upload)
-            if build.queued.external and artifact.type == "report" and not isinstance(build, Finished):
-                artifact.report = await record_external_report(ctx, loaded, path, upload.path)
+            is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
+            report = None
+            if build.queued.external and artifact_type(path) == "report" and not isinstance(build, Finished):
+                file = ReportFile(
+                    build.attempt, path, upload.path, bytes.fromhex(upload.sha256), is_replacement=is_replacement
+                )
+                report = await record_external_report(ctx, loaded, file)
+            elif is_replacement:
+                raise Invalid.field("replace", "is possible for test reports of a running external build only")
+            artifact = await store_artifact(ctx, request.user, build, path if report is None else report.path, upload)
+        artifact.report = None if report is None else show_report(report, path)
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
@@ -218,17 +228,32 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 
 
 async def record_external_report(
-    ctx: RequestContext, build: ExpectedVersion[AnyBuild], path: str, file: Path
-) -> RecordedReport | None:
+    ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: ReportFile
+) -> Report | None:
     """Records the results of an uploaded file; returns None for a file that is no report."""
-    attempt = build.state.attempt
-    known: Report | None = find_report(build.state, attempt, path)
-    if known is None:
-        report = await asyncio.to_thread(read_report, file)
-        if not report.is_report:
-            return None
-        known = await ctx.services.reports.record(ctx, build, attempt, path, report)
-    return RecordedReport(known.cases, list(known.warnings))
+    if (known := file.find_in(build.state)) is not None:
+        return known
+    report = await asyncio.to_thread(read_report, file.content)
+    if not report.is_report:
+        return None
+    return await ctx.services.reports.record(ctx, build, file, report)
+
+
+def show_report(report: Report, wanted_path: str) -> RecordedReport:
+    warnings = list(report.warnings)
+    if report.path != wanted_path:
+        warnings.insert(
+            0,
+            f"another report is at {wanted_path}: this one is {report.path}, and both count;"
+            " to replace a report, send replace=true",
+        )
+    return RecordedReport(report.cases, warnings)
+
+
+def parse_flag(field: str, given: str) -> bool:
+    if given not in ("true", "false"):
+        raise Invalid.field(field, "must be true or false")
+    return given == "true"
 
 
 async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: str) -> ExpectedVersion[AnyBuild]:

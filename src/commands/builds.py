@@ -230,7 +230,7 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
     runner exits when tests failed. Nothing is excused when a suite is missing, or when a test runner ended for
     another reason.
     """
-    reports = [report for report in build.reports if report.attempt == build.attempt]
+    reports = build.counting_reports
     if any(report.unloaded or report.explained_exit_code == UNEXPLAINED for report in reports):
         return set()
     runners = find_exit_codes_of_failed_tests(build.queued.configuration.env)
@@ -249,7 +249,7 @@ def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
 
 def count_unloaded(build: AnyBuild) -> int:
     """Returns how many test suites could not be loaded, so that their tests are missing: never excused."""
-    return sum(report.unloaded for report in build.reports if report.attempt == build.attempt)
+    return sum(report.unloaded for report in build.counting_reports)
 
 
 def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
@@ -258,7 +258,7 @@ def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
         return None
     if unloaded := count_unloaded(build):
         return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded."
-    if reason == "command_failed" and any(r.ignored for r in build.reports if r.attempt == build.attempt):
+    if reason == "command_failed" and any(report.ignored for report in build.counting_reports):
         return "The ignored failures do not account for the exit code of the command."
     return None
 

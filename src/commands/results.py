@@ -4,20 +4,22 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
+from operator import sub
+from typing import Any
 
 import msgspec
 
 from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.reports.matching import Match
-from domain.builds import AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
+from domain.builds import COUNTS, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
 from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
 from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, filter_quarantined, split_by_outcome
 from domain.results import (
     FAILED,
-    PASSED,
     SKIPPED,
     CasesSeen,
     ResultsRecorded,
@@ -41,7 +43,7 @@ class NewCases:
 
 @dataclass(frozen=True)
 class RecordReport(Command):
-    """Records a report of one attempt of a build; does nothing for a path that the attempt has already.
+    """Records a report of one attempt of a build; does nothing for the bytes that the attempt has at this path already.
 
     Results are never loaded to decide: the build's state says which version their stream has. Raises VersionConflict
     when the build changed or the project got new cases after they were looked up.
@@ -57,6 +59,9 @@ class RecordReport(Command):
     new_cases: NewCases | None = None
     matches: Sequence[Match] = ()
     """The failures that the project's known issues match."""
+    digest: bytes = b""
+    is_replacement: bool = False
+    """The report takes the place of the one at its path, which counts no more. Else both count."""
     now: datetime = UNSTAMPED
     """Decides which entries of the job's quarantine still count."""
 
@@ -75,7 +80,8 @@ class RecordReport(Command):
         return (QUARANTINE.at(build.queued.job_id),)
 
     def decide(self, build: AnyBuild, *others: Quarantine | None) -> Iterable[Event]:
-        if find_report(build, self.attempt, self.path) is not None:
+        path, known = self.place(build)
+        if known is not None:
             return
         must_take_reports(build, self.attempt)
         if self.new_cases is not None:
@@ -92,7 +98,10 @@ class RecordReport(Command):
         blocks += self._classified(build)
         blocks += self._ran(build, quarantine)
         yield from blocks
-        yield self._summary(build, len(blocks), quarantined)
+        yield self._summary(build, path, len(blocks), quarantined)
+
+    def place(self, build: AnyBuild) -> tuple[str, Report | None]:
+        return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)
 
     def _quarantined(self, quarantine: Quarantine | None) -> bytearray:
         """One byte a row: 1 for a failure that nothing but the quarantine keeps from failing the build."""
@@ -172,7 +181,7 @@ class RecordReport(Command):
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
 
-    def _summary(self, build: AnyBuild, blocks: int, quarantined: bytearray) -> ReportRecorded:
+    def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
         own = [0, 0, 0]
         known = ignored = duration = 0
@@ -184,21 +193,24 @@ class RecordReport(Command):
                 known += known_issue
                 ignored += in_quarantine
                 duration += ms
+        replaced = _reports(build, self.attempt).get(path)
+        own += [known, ignored]
+        if replaced is not None:
+            own = list(map(sub, own, replaced.counts))
+        counts: dict[str, Any] = dict(zip(COUNTS, own, strict=True))
         return ReportRecorded(
             build_id=queued.build_id,
             job_id=queued.job_id,
             project_id=queued.project_id,
             attempt=self.attempt,
-            path=self.path,
+            path=path,
             first_result_id=self.first_result_id,
             cases=report.rows,
-            passed=own[PASSED],
-            failed=own[FAILED],
-            skipped=own[SKIPPED],
-            known_issues=known,
+            **counts,
             duration_ms=duration,
             blocks=blocks,
-            quarantined=ignored,
+            digest=self.digest,
+            replaces=None if replaced is None else replaced.first_result_id,
             suites=report.suites,
             warnings=report.warnings,
             explained_exit_code=report.explained_exit_code,
@@ -206,8 +218,36 @@ class RecordReport(Command):
         )
 
 
-def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
-    return next((known for known in build.reports if (known.attempt, known.path) == (attempt, path)), None)
+def place_report(
+    build: AnyBuild, attempt: int, path: str, digest: bytes, *, is_replacement: bool = False
+) -> tuple[str, Report | None]:
+    """The path at which a report is recorded, and the report of the same bytes that is there already.
+
+    `junit.xml` is `junit-2.xml` when another report has its path.
+    """
+    reports = _reports(build, attempt)
+    for name in numbered(path):
+        known = reports.get(name)
+        if known is None or (known.digest == digest and digest):
+            return name, known
+        if is_replacement:
+            break
+    return path, None
+
+
+def numbered(path: str) -> Iterator[str]:
+    """`a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
+    yield path
+    folder, slash, name = path.rpartition("/")
+    packed = ".gz" if name.endswith(".gz") else ""
+    stem, dot, ending = name.removesuffix(packed).rpartition(".")
+    if not stem:
+        stem, dot, ending = name.removesuffix(packed), "", ""
+    yield from (f"{folder}{slash}{stem}-{number}{dot}{ending}{packed}" for number in count(2))
+
+
+def _reports(build: AnyBuild, attempt: int) -> dict[str, Report]:
+    return {known.path: known for known in build.reports if known.attempt == attempt and not known.is_replaced}
 
 
 def must_take_reports(build: AnyBuild, attempt: int) -> None:

@@ -14,6 +14,8 @@ MAX_PATH = 1_000
 """Characters."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NO_NAMES = ("", "-", "file", "blob")
+"""Names that clients and our own form parser give to files without one."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TYPES: dict[str, ArtifactType] = {
     ".xml": "report",
@@ -67,15 +69,17 @@ class ArtifactDeleted(Event, frozen=True):
 
 
 def artifact_path(folder: str, file_name: str) -> str:
-    """Where a file goes in its build's tree. `folder` may be empty, end in a slash, or be the whole path already.
+    """Where a file goes in its build's tree. `folder` may be the whole path: when the file's name ends it, or the file
+    has none.
 
     Raises Invalid for what leads out of the tree or cannot be shown. Only the last part of `file_name` counts: some
     clients send the path on their disk.
     """
-    whole = folder
-    if not folder or folder.endswith(("/", "\\")):
-        whole += file_name.replace("\\", "/").rpartition("/")[2]
-    whole = whole.replace("\\", "/")
+    whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
+    if not whole or whole.endswith("/"):
+        whole += name
+    elif name not in (whole.rpartition("/")[2], *_NO_NAMES):
+        whole += f"/{name}"
     if _CONTROL.search(whole):
         raise Invalid.field("path", "must not have control characters")
     if whole.startswith("/") or _DRIVE.match(whole):

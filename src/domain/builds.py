@@ -9,6 +9,7 @@ its data key goes, and with it every text that it brought.
 """
 
 from datetime import datetime
+from operator import add
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -37,6 +38,8 @@ Reason = Literal[
 
 UNEXPLAINED = -1
 """As the explained exit code of a report: something else than failed tests ended its test runner."""
+COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
+"""Fields of `build.report_recorded` that are added up over the reports of a build."""
 
 
 class BuildEvent(Event, frozen=True):
@@ -113,12 +116,11 @@ class ReportRecorded(BuildEvent, frozen=True):
     """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit.
 
     `passed`, `failed`, `skipped`, `known_issues` and `quarantined` are what it adds to the build's counts: its tests
-    by their last attempts, less those of earlier reports of the same attempt whose place they take. So they may be
-    negative.
+    by their last attempts, less the counts of the report that it replaces. So they may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
-    sealed: ClassVar[tuple[str, ...]] = ("path", "suites", "warnings")
+    sealed: ClassVar[tuple[str, ...]] = ("path", "suites", "warnings", "digest")
     attempt: int
     first_result_id: int
     cases: int
@@ -140,6 +142,10 @@ class ReportRecorded(BuildEvent, frozen=True):
     """The exit code of its test runner that its results explain; UNEXPLAINED, or None where the report does not say."""
     unloaded: int = 0
     """Suites that could not be loaded, so that their tests are missing."""
+    digest: bytes = b""
+    """SHA-256 of the file, by which the same bytes at the same path are no new report; empty in older events."""
+    replaces: int | None = None
+    """The first result id of the report whose results count no more."""
 
 
 class BuildFinished(BuildEvent, frozen=True):
@@ -204,10 +210,17 @@ class Report(msgspec.Struct, frozen=True):
     first_result_id: int
     cases: int
     warnings: list[str]
-    ignored: int = 0
-    """Failures in quarantine, and those that the reporter calls known."""
     explained_exit_code: int | None = None
     unloaded: int = 0
+    digest: bytes = b""
+    counts: tuple[int, ...] = ()
+    """Its tests by their last attempts, in the order of COUNTS."""
+    is_replaced: bool = False
+
+    @property
+    def ignored(self) -> int:
+        """Failures in quarantine, and those that the reporter calls known."""
+        return sum(self.counts[COUNTS.index("known_issues") :])
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -232,6 +245,11 @@ class Build(msgspec.Struct, frozen=True):
     @property
     def build_id(self) -> int:
         return self.queued.build_id
+
+    @property
+    def counting_reports(self) -> list[Report]:
+        """The reports of this attempt that no other one has replaced."""
+        return [report for report in self.reports if report.attempt == self.attempt and not report.is_replaced]
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -283,7 +301,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
         case ReportRecorded():
             return msgspec.structs.replace(
                 state,
-                reports=(*state.reports, _report(event)),
+                reports=_with_report(state.reports, event),
                 results_version=state.results_version + event.blocks,
                 failed=state.failed + event.failed - event.known_issues - event.quarantined,
                 quarantined=state.quarantined + event.quarantined,
@@ -301,16 +319,26 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return state
 
 
-def _report(event: ReportRecorded) -> Report:
-    return Report(
-        event.attempt,
-        event.path,
-        event.first_result_id,
-        event.cases,
-        event.warnings,
-        ignored=event.quarantined + event.known_issues,
-        explained_exit_code=event.explained_exit_code,
-        unloaded=event.unloaded,
+def _with_report(reports: tuple[Report, ...], event: ReportRecorded) -> tuple[Report, ...]:
+    counts = tuple(getattr(event, name) for name in COUNTS)
+    kept = list(reports)
+    for number, report in enumerate(reports):
+        if report.first_result_id == event.replaces:
+            counts = tuple(map(add, counts, report.counts))
+            kept[number] = msgspec.structs.replace(report, is_replaced=True)
+    return (
+        *kept,
+        Report(
+            event.attempt,
+            event.path,
+            event.first_result_id,
+            event.cases,
+            event.warnings,
+            explained_exit_code=event.explained_exit_code,
+            unloaded=event.unloaded,
+            digest=event.digest,
+            counts=counts,
+        ),
     )
 
 

@@ -31,8 +31,6 @@ VERSION = 1
 
 MAX_COUNT = 10_000
 """Builds that are counted when several filters are combined; a filter alone is counted exactly."""
-COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
-"""Fields of `report.recorded` that are added up over the reports of a build."""
 
 
 class BuildRow(Row, frozen=True):
@@ -133,7 +131,7 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
             return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
         case builds.BuildRequeued():
             lost = {"status": "queued", "node_id": None, "assigned_at": None, "started_at": None}
-            return lost | dict.fromkeys(COUNTS, 0) | {"reason": event.reason}
+            return lost | dict.fromkeys(builds.COUNTS, 0) | {"reason": event.reason}
         case builds.BuildStarted():
             return {
                 "status": "running",
@@ -144,7 +142,7 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
                 "commit_sha": event.commit_sha or build.commit_sha,
             }
         case builds.ReportRecorded():
-            return {name: getattr(build, name) + getattr(event, name) for name in COUNTS}
+            return {name: getattr(build, name) + getattr(event, name) for name in builds.COUNTS}
         case builds.BuildFinished():
             return {
                 "status": event.status,

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import compress, count
 
+import msgspec
+
 from domain.builds import BuildDeleted, ReportRecorded
 from domain.core.columns import Int16s
 from domain.core.events import Recorded
@@ -117,6 +119,8 @@ class ReportRow(Row, frozen=True):
     suites: list[str]
     warnings: list[str]
     recorded_at: datetime
+    is_replaced: bool = False
+    """Another report took its place, so its results do not count."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -127,6 +131,8 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             for case_id, final in zip(case_ids, finals, strict=True):
                 if final:
                     yield CaseStatsRow, (case_id,)
+        case ReportRecorded(replaces=int(first_result_id)):
+            yield ReportRow, (first_result_id,)
         case _:
             return
 
@@ -155,6 +161,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
             yield _stats(event, rows)
         case ReportRecorded():
+            if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
+                yield msgspec.structs.replace(report, is_replaced=True)
             yield ReportRow(
                 first_result_id=event.first_result_id,
                 build_id=event.build_id,

@@ -43,7 +43,7 @@ MESSAGE_LENGTH = 4_000
 MAX_SUITES = 32_768
 """More suites than a report can have; makes one number of a report and a suite in it."""
 
-IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued'"
+IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
 """SQL condition: report `r` belongs to the current attempt of build `b`. Reports of an attempt that was lost with its
 node do not count, and a queued build has no results.
 """

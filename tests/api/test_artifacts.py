@@ -84,6 +84,22 @@ def test_an_empty_file(server: Server, build: int) -> None:
     assert (answer.status_code, answer.content, answer.headers["Content-Length"]) == (200, b"", "0")
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "whole"),
+    [
+        ("py311", "junit.xml", "py311/junit.xml"),
+        ("py311/", "junit.xml", "py311/junit.xml"),
+        ("py311/junit.xml", "junit.xml", "py311/junit.xml"),
+        ("py311\\x", "C:\\junit.xml", "py311/x/junit.xml"),
+        ("py311/core", "-", "py311/core"),
+    ],
+)
+def test_a_path_is_a_folder_unless_it_ends_in_the_name(
+    server: Server, build: int, path: str, name: str, whole: str
+) -> None:
+    assert upload(server.admin, build, b"x", name, path).json()["path"] == whole
+
+
 @pytest.mark.parametrize("path", ["/etc/", "../", "a/../../b", "C:\\x\\", "a\x01/", "x" * 1_001])
 def test_paths_that_lead_out_are_refused(server: Server, build: int, path: str) -> None:
     answer = upload(server.admin, build, b"x", path=path)
@@ -184,7 +200,7 @@ def test_what_the_client_has_is_not_sent_again(server: Server, artifact: int) ->
 
 def test_filters_and_pages(server: Server, build: int) -> None:
     for name in ("a/report.xml", "b/Shot.png", "shot.log", "core"):
-        assert upload(server.admin, build, name.encode(), path=name).status_code == 201
+        assert upload(server.admin, build, name.encode(), name.rpartition("/")[2], name).status_code == 201
 
     def names(**more: Any) -> list[str]:
         answer = server.admin.get("/api/v3/artifacts", params={"build_id": build, **more})
@@ -210,7 +226,7 @@ def test_filters_and_pages(server: Server, build: int) -> None:
 
 def test_tree(server: Server, build: int) -> None:
     ids = {
-        path: upload(server.admin, build, path.encode(), path=path).json()["id"]
+        path: upload(server.admin, build, path.encode(), path.rpartition("/")[2], path).json()["id"]
         for path in ("z.txt", "reports/b/deep.xml", "reports/a.xml", "logs/x.log")
     }
     tree = server.admin.get("/api/v3/artifacts/tree", params={"build_id": build}).json()

@@ -152,8 +152,8 @@ def test_history(server: Server, job: int) -> None:
 
 def test_a_pass_in_one_report_hides_no_failure_of_another(server: Server, job: int) -> None:
     build = given_build(server, job)
-    upload(server.admin, build, FAILS, path="py311/junit.xml")
-    upload(server.admin, build, PASSES, path="py312/junit.xml")
+    upload(server.admin, build, FAILS, "junit.xml", path="py311")
+    upload(server.admin, build, PASSES, "junit.xml", path="py312/junit.xml")
     found = report_of(server, build)
     assert (found["total"], found["passed"], found["failed"], found["flaky"], len(found["reports"])) == (2, 1, 1, 0, 2)
     assert [result["status"] for result in results_of(server, build)["results"]] == ["failed", "passed"]
@@ -171,6 +171,41 @@ def test_the_same_file_again_counts_once(server: Server, job: int) -> None:
     for _ in range(2):
         assert upload(server.admin, build, REPORT).json()["report"]["cases"] == 5
     assert report_of(server, build)["total"] == 4
+
+
+def test_other_bytes_at_the_same_path_are_one_more_report(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    first, second, again = (upload(server.admin, build, content) for content in (FAILS, PASSES, PASSES))
+    assert (first.json()["path"], first.json()["report"]["warnings"]) == ("report.xml", [])
+    assert (second.json()["path"], second.json()["name"], second.json()["report"]["cases"]) == (
+        *("report-2.xml", "report-2.xml", 1),
+    )
+    assert "replace=true" in second.json()["report"]["warnings"][0]
+    assert again.json() == second.json()
+    found = report_of(server, build)
+    assert (found["total"], found["failed"]) == (2, 1)
+    listed = server.admin.get("/api/v3/artifacts", params={"build_id": build}).json()
+    assert [item["path"] for item in listed] == ["report.xml", "report-2.xml"]
+
+
+def test_a_report_is_replaced_where_it_is_asked_for(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    upload(server.admin, build, FAILS)
+    fields = {"build_id": str(build), "replace": "true"}
+    url = "/artifacts/upload"
+    for _ in range(2):
+        answer = server.admin.when("POST", url, data=fields, files={"file": ("report.xml", PASSES)})
+        assert (answer.status_code, answer.json()["path"], answer.json()["report"]["cases"]) == (201, "report.xml", 1)
+    found = report_of(server, build)
+    assert (found["total"], found["failed"], len(found["reports"])) == (1, 0, 1)
+    shown = server.admin.get(f"/api/v3/builds/{build}").json()
+    assert (shown["passed"], shown["failed"]) == (1, 0)
+    assert [result["status"] for result in results_of(server, build, all_attempts=True)["results"]] == ["passed"]
+    for wrong in ({"replace": "maybe"}, {}):
+        refused = server.admin.when("POST", url, data=fields | wrong, files={"file": ("a.log", b"x")})
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "replace")
+    done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    assert done.json()["status"] == "passed"
 
 
 def test_failures_fail_the_build(server: Server, build: int) -> None:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks
 from commands.reports.recording import load_build
-from commands.results import NewCases, RecordReport
+from commands.results import NewCases, RecordReport, numbered
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event, ExpectedVersion
@@ -48,6 +48,7 @@ FAILURE = '<failure message="boom">trace</failure>'
 def command(read: ReportRead, *, path: str = "r.xml", attempt: int = 1, **more: Any) -> RecordReport:
     ids = array("q", range(1, len(read.node_ids) + 1))
     build = ExpectedVersion("build-7", 1, state(QUEUED))
+    more.setdefault("digest", bytes(read.statuses) + b"digest")
     return RecordReport(build, attempt, path, read, 100, ids, **more)
 
 
@@ -183,6 +184,41 @@ def test_the_same_report_again_is_nothing_new() -> None:
     assert decided(asked, QUEUED, STARTED, *events) == []
     finished = BuildFinished(**IDS, status="failed")
     assert decided(asked, QUEUED, STARTED, *events, finished) == []
+
+
+def test_other_bytes_at_the_same_path_are_one_more_report() -> None:
+    first = decided(command(report(("s", "a", FAILURE))), QUEUED, STARTED)
+    second = command(report(("s", "a", "")))
+    events = decided(second, QUEUED, STARTED, *first)
+    build = state(QUEUED, STARTED, *first, *events)
+    assert ([known.path for known in build.reports], build.failed) == (["r.xml", "r-2.xml"], 1)
+    assert decided(second, QUEUED, STARTED, *first, *events) == []
+
+
+def test_a_replaced_report_counts_no_more() -> None:
+    first = decided(command(report(("s", "a", FAILURE), ("s", "b", FAILURE))), QUEUED, STARTED)
+    replacing = command(report(("s", "a", ""), ("s", "c", FAILURE)), is_replacement=True)
+    *_, summary = second = decided(replacing, QUEUED, STARTED, *first)
+    assert isinstance(summary, ReportRecorded)
+    assert (summary.path, summary.replaces, summary.passed, summary.failed) == ("r.xml", 100, 1, -1)
+    build = state(QUEUED, STARTED, *first, *second)
+    assert build.failed == 1
+    assert decided(replacing, QUEUED, STARTED, *first, *second) == []
+    third = decided(command(report(("s", "a", "")), is_replacement=True, digest=b"3"), QUEUED, STARTED, *first, *second)
+    assert state(QUEUED, STARTED, *first, *second, *third).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "second"),
+    [
+        ("a.b/junit", "a.b/junit-2"),
+        ("TEST-a.b.xml", "TEST-a.b-2.xml"),
+        ("a/.xml", "a/.xml-2"),
+        ("r.xml.gz", "r-2.xml.gz"),
+    ],
+)
+def test_names_of_further_reports(path: str, second: str) -> None:
+    assert list(islice(numbered(path), 2)) == [path, second]
 
 
 @pytest.mark.parametrize(

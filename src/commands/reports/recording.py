@@ -10,7 +10,7 @@ from typing import Protocol
 from commands.handler import Command, Receipt
 from commands.reports.columns import ReportRead, read_report
 from commands.reports.matching import Match, MatchRules
-from commands.results import NewCases, RecordReport, find_report, must_take_reports
+from commands.results import NewCases, RecordReport, must_take_reports, place_report
 from domain.builds import BUILD, AnyBuild, Report
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import ExpectedVersion
@@ -53,6 +53,22 @@ async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
 
 
 @dataclass(frozen=True)
+class ReportFile:
+    """A file that is sent as a report of one attempt of a build."""
+
+    attempt: int
+    path: str
+    content: Path
+    digest: bytes
+    """SHA-256 of the content."""
+    is_replacement: bool = False
+
+    def find_in(self, build: AnyBuild) -> Report | None:
+        """Returns the report of these bytes that the build has at this path."""
+        return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
+
+
+@dataclass(frozen=True)
 class ReportRecorder:
     """Records reports. A report that is sent again has the outcome of the first time.
 
@@ -65,25 +81,23 @@ class ReportRecorder:
     wait_until_shown: Callable[[int], Awaitable[bool]]
     """Waits for the read models to reach a position; returns whether they did, at once when they lag far behind."""
 
-    async def record_file(
-        self, execute: Execute, build: ExpectedVersion[AnyBuild], attempt: int, path: str, file: Path
-    ) -> Report:
-        """Records a report file under `path`, as a report of this attempt."""
-        if (known := find_report(build.state, attempt, path)) is not None:
+    async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: ReportFile) -> Report:
+        """Records a file of a report, unless the build has it already."""
+        if (known := file.find_in(build.state)) is not None:
             return known
-        must_take_reports(build.state, attempt)
-        return await self.record(execute, build, attempt, path, await asyncio.to_thread(read_report, file))
+        must_take_reports(build.state, file.attempt)
+        return await self.record(execute, build, file, await asyncio.to_thread(read_report, file.content))
 
     async def record(
-        self, execute: Execute, build: ExpectedVersion[AnyBuild], attempt: int, path: str, report: ReportRead
+        self, execute: Execute, build: ExpectedVersion[AnyBuild], file: ReportFile, report: ReportRead
     ) -> Report:
         """Records a report that was read already."""
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
         matches = await self._find_matches(build.state.queued.project_id, report)
         for _ in range(MAX_TRIES):
-            if (known := find_report(build.state, attempt, path)) is not None:
+            if (known := file.find_in(build.state)) is not None:
                 return known
-            command = await self._prepare(build, attempt, path, report, first_result_id, matches)
+            command = await self._prepare(build, file, report, first_result_id, matches)
             try:
                 state = (await execute(command)).state(BUILD.at(build.state.build_id))
             except VersionConflict:
@@ -92,7 +106,7 @@ class ReportRecorder:
                 build = await load_build(self.log, build.state.build_id)
             else:
                 assert state is not None
-                recorded = find_report(state, attempt, path)
+                recorded = file.find_in(state)
                 assert recorded is not None
                 return recorded
         raise Unavailable("Other reports of this project keep coming first; send this one again.")
@@ -105,8 +119,7 @@ class ReportRecorder:
     async def _prepare(
         self,
         build: ExpectedVersion[AnyBuild],
-        attempt: int,
-        path: str,
+        file: ReportFile,
         report: ReportRead,
         first_result_id: int,
         matches: Sequence[Match],
@@ -127,8 +140,10 @@ class ReportRecorder:
                 case_ids[index] = new_cases.first_case_id + number
         return RecordReport(
             build=build,
-            attempt=attempt,
-            path=path,
+            attempt=file.attempt,
+            path=file.path,
+            digest=file.digest,
+            is_replacement=file.is_replacement,
             report=report,
             first_result_id=first_result_id,
             case_ids=array("q", (case_id for case_id in case_ids if case_id is not None)),

@@ -141,6 +141,14 @@ class _Open:
     classified: dict[int, Classification] = field(default_factory=dict)
     """The classifications that the real rules gave them."""
 
+    def drop_replaced(self, event: ReportRecorded) -> None:
+        """Takes back what a report that is replaced had in quarantine."""
+        for report in self.build.reports:
+            if report.first_result_id == event.replaces:
+                replaced = self.quarantined.intersection(range(event.replaces, event.replaces + report.cases))
+                self.quarantined -= replaced
+                self.newly_quarantined -= len(replaced)
+
 
 class Simulation:
     """Processes events in the order of the log. Blocks: patterns may be searched for in many texts."""
@@ -204,6 +212,7 @@ class Simulation:
                 self.counts.reports += 1
                 yield from self._compare_tests(opened, event)
                 if self._what_if.quarantine is not None:
+                    opened.drop_replaced(event)
                     simulated = msgspec.structs.replace(event, quarantined=opened.newly_quarantined)
                 opened.newly_quarantined = 0
             case BuildRequeued():
