@@ -13,6 +13,7 @@ from msgspec import Meta
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
+from api.http.types import fields_of
 from api.live.agent_polls import POLL_S, AgentPolls
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
@@ -21,7 +22,7 @@ from commands.nodes import ConnectNode, MarkNodeOffline
 from commands.reports.recording import ReportFile, load_build
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.core.errors import Conflict, TooLarge
-from domain.nodes import NODE, Node
+from domain.nodes import NODE
 from store.tables.build_logs import Line
 
 HEARTBEAT_S = 10
@@ -120,21 +121,17 @@ class AgentController(Controller):
     guards = [agents_only]
 
     @post("/connect", status_code=200)
-    async def connect(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Connection) -> Connected:
-        node_id = request.user.node_id
+    async def connect(self, ctx: RequestContext, data: Connection) -> Connected:
+        node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
+        attributes = {name: value for name, value in fields_of(data).items() if name not in ("running", "replaces")}
         receipt = await ctx(
             ConnectNode(
                 node_id=node_id,
-                session=data.session,
-                version=data.version,
-                platform=data.platform,
-                hostname=data.hostname,
-                cpu_cores=data.cpu_cores,
-                ram_gb=data.ram_gb,
                 replaces_dead=dead,
                 replaces_session=hashlib.sha256(data.replaces.encode()).hexdigest() if data.replaces else None,
+                **attributes,
             )
         )
         await ctx.services.gauges.record_contact(node_id, data.session)
@@ -142,11 +139,9 @@ class AgentController(Controller):
         return Connected(node_id, node.title, node.max_parallel)
 
     @post("/disconnect", status_code=200)
-    async def disconnect(
-        self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Disconnection
-    ) -> dict[str, str]:
+    async def disconnect(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
         """Ends the agent's session. Does nothing for a session that is not the node's (any more)."""
-        await ctx(MarkNodeOffline(request.user.node_id, data.session, "its agent was stopped"))
+        await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
     @get("/next")
@@ -161,16 +156,16 @@ class AgentController(Controller):
         """Waits for a message for the agent; 204 after a while without one. `receipt` is that of the last message that
         arrived, empty before the first: a message that did not arrive is sent again.
         """
-        node_id = request.user.node_id
-        await _must_be_connected(ctx, node_id, session)
+        node_id = ctx.node_id
+        await _must_be_connected(ctx, session)
         polls: AgentPolls = request.app.state.polls
         message = await polls.next(request, node_id, session, free, receipt)
         return Response(message, status_code=204 if message is None else 200)
 
     @post("/heartbeat", status_code=200)
-    async def heartbeat(self, request: Request[Agent, Any, Any], ctx: RequestContext, data: Heartbeat) -> Lost:
-        node_id = request.user.node_id
-        await _must_be_connected(ctx, node_id, data.session)
+    async def heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
+        node_id = ctx.node_id
+        await _must_be_connected(ctx, data.session)
         await ctx.services.gauges.record_heartbeat(
             node_id, data.session, data.cpu_pct, data.ram_pct, data.disk_free_gb, data.uptime_s
         )
@@ -182,18 +177,13 @@ class AgentController(Controller):
         return Lost(lost)
 
     @post("/builds/{build_id:int}/started", status_code=200)
-    async def started(
-        self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
-    ) -> dict[str, str]:
-        node_id = request.user.node_id
-        await ctx(AcknowledgeBuild(build_id, node_id, attempt, data.commit_sha))
+    async def started(self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started) -> dict[str, str]:
+        await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
         return {}
 
     @post("/builds/{build_id:int}/log", status_code=200)
-    async def log(
-        self, request: Request[Agent, Any, Any], ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
-    ) -> Acknowledged:
-        node_id = request.user.node_id
+    async def log(self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines) -> Acknowledged:
+        node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
@@ -207,7 +197,7 @@ class AgentController(Controller):
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
-        node_id = request.user.node_id
+        node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
         must_hold(build.state, build_id, node_id, attempt)
         with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
@@ -226,18 +216,12 @@ class AgentController(Controller):
 
     @post("/builds/{build_id:int}/finished", status_code=200)
     async def finished(
-        self,
-        request: Request[Agent, Any, Any],
-        ctx: RequestContext,
-        build_id: int,
-        attempt: Attempt,
-        data: FinishedReport,
+        self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
-        node_id = request.user.node_id
         receipt = await ctx(
             FinishBuild(
                 build_id=build_id,
-                node_id=node_id,
+                node_id=ctx.node_id,
                 attempt=attempt,
                 exit_code=data.exit_code,
                 reason="agent_stopped" if data.reason == "stopped" else data.reason,
@@ -249,22 +233,15 @@ class AgentController(Controller):
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
 
     @post("/commands/{command_id:int}/result", status_code=200)
-    async def command_result(
-        self, request: Request[Agent, Any, Any], ctx: RequestContext, command_id: int, data: CommandResult
-    ) -> dict[str, str]:
+    async def command_result(self, ctx: RequestContext, command_id: int, data: CommandResult) -> dict[str, str]:
         """Takes the result of an `execute` or `restart` command; only the first one counts."""
-        node_id = request.user.node_id
-        await ctx(CompleteNodeCommand(command_id, node_id, **msgspec.structs.asdict(data)))
+        await ctx(CompleteNodeCommand(command_id, ctx.node_id, **msgspec.structs.asdict(data)))
         return {}
 
 
-async def _node(ctx: RequestContext, node_id: int) -> Node:
-    node = await ctx.services.log.load_state(NODE.at(node_id))
+async def _must_be_connected(ctx: RequestContext, session: str) -> None:
+    node = await ctx.services.log.load_state(NODE.at(ctx.node_id))
     if node is None or node.deleted:
         raise Conflict("This node was deleted.")
-    return node
-
-
-async def _must_be_connected(ctx: RequestContext, node_id: int, session: str) -> None:
-    if (await _node(ctx, node_id)).session != session:
+    if node.session != session:
         raise Conflict("This session is not the node's (any more): connect again.")

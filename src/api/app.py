@@ -24,7 +24,7 @@ from api.http.idempotency import IdempotencyMiddleware
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
-from api.http.types import JsonRequest, require_storable
+from api.http.types import JsonRequest, provide_paged, require_storable
 from api.http.validation import refuse_unknown_parameters
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
@@ -103,6 +103,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         guards=[require_storable],
         dependencies={
             "ctx": Provide(provide_request_context, sync_to_thread=False),
+            "paged": Provide(provide_paged, sync_to_thread=False),
         },
         middleware=[
             DefineMiddleware(Authentication, exclude=f"^{openapi.PATH}", exclude_from_auth_key="public"),

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
-from litestar.di import Provide
 from litestar.params import Parameter
 from litestar.response import Stream
 
@@ -18,7 +17,7 @@ from api.http.downloads import choose_content_type, make_file_response
 from api.http.idempotency import ReplayedResponse
 from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page, provide_paged, to_view
+from api.http.types import MAX_ID, Paged, next_page, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
@@ -82,7 +81,7 @@ class ArtifactController(Controller):
     path = "/artifacts"
     tags = ["Artifacts"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_artifacts(
         self,
         request: Request[User, Any, Any],
@@ -92,7 +91,7 @@ class ArtifactController(Controller):
         type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
-        async with read_build(ctx, request.user, build_id) as (connection, _):
+        async with read_build(ctx, build_id) as (connection, _):
             found = await artifacts.fetch_page(
                 connection,
                 build_id,
@@ -102,13 +101,13 @@ class ArtifactController(Controller):
                 limit=paged.limit,
                 offset=paged.offset,
             )
-        headers = next_page(request, paged, [row.id for row in found])
+        headers = next_page(request, paged.limit, [row.id for row in found])
         return Response([to_view(ArtifactItem, row) for row in found], headers=headers)
 
     @get("/tree")
     async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
         """The build's artifacts as folders and files, folders first."""
-        async with read_build(ctx, request.user, build_id) as (connection, _):
+        async with read_build(ctx, build_id) as (connection, _):
             return make_tree(await artifacts.fetch_page(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)

@@ -7,15 +7,14 @@ recorded as an event itself.
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from typing import Annotated, Literal
 
-from litestar import Controller, Request, Response, get
+from litestar import Controller, Response, get
 from litestar.params import Parameter
 
-from api.http.permissions import User
+from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID
+from api.http.types import MAX_ID, next_page
 from commands.audit import NoteReading
 from domain.audit import What
 from domain.core.errors import Forbidden, Invalid, NotFound
@@ -66,7 +65,6 @@ class AuditController(Controller):
     @get("/events")
     async def list_events(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         stream: StreamFilter = None,
         area: AreaFilter = None,
@@ -82,7 +80,7 @@ class AuditController(Controller):
     ) -> Response[list[Told]]:
         """Events of the whole log, the newest first; with `order=oldest` in the order in which they happened."""
         wanted = TrailFilter(
-            projects=await find_readable_projects(request.user, ctx, project_id),
+            projects=await find_readable_projects(ctx, project_id),
             stream=stream,
             types=types_of(area, type),
             actor=check_actor(actor),
@@ -94,18 +92,17 @@ class AuditController(Controller):
         if since is not None and until is not None and until <= since:
             raise Invalid.field("until", "must be later than `since`")
         if stream is not None:
-            await check_stream(request.user, ctx, stream)
+            await check_stream(ctx, stream)
         async with ctx.reading() as connection:
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
         shown = await load_entries(ctx, positions)
-        await record_reading(request, ctx, "events", shown, project_id)
+        await record_reading(ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
-        return Response(shown, headers=make_next_link(request, key, positions, limit))
+        return Response(shown, headers=next_page(ctx.request, limit, positions, key=key))
 
     @get("/streams/{stream:str}")
     async def story(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         stream: str,
         after: AfterVersion = None,
@@ -114,8 +111,8 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[Told]]:
         """The events of one stream, such as `build-1025`, `job-55` or `user-7`, by version from its beginning."""
-        project_id = await project_of(request.user, ctx, stream)
-        newest = order == "newest"
+        project_id = await project_of(ctx, stream)
+        newest, key = (True, "before") if order == "newest" else (False, "after")
         async with ctx.reading() as connection:
             positions = await audit_trail.fetch_stream_positions(
                 connection,
@@ -126,8 +123,8 @@ class AuditController(Controller):
                 limit=limit,
             )
         shown = await load_entries(ctx, list(positions.values()))
-        await record_reading(request, ctx, "stream", shown, project_id, stream=stream)
-        return Response(shown, headers=make_next_link(request, "before" if newest else "after", list(positions), limit))
+        await record_reading(ctx, "stream", shown, project_id, stream=stream)
+        return Response(shown, headers=next_page(ctx.request, limit, list(positions), key=key))
 
 
 async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
@@ -142,39 +139,44 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[To
     return await add_changes(ctx.services.log, [found[position] for position in positions if position in found])
 
 
-async def find_readable_projects(user: User, ctx: RequestContext, project_id: int | None) -> list[int] | None:
+async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:
     """Returns the projects whose trail the user wants and may read; None for all.
 
     Raises NotFound for a project that the user cannot see, Forbidden for too little access.
     """
     if project_id is not None:
-        user.must("admin", project_id, f"project {project_id}")
-        async with ctx.reading() as connection:
-            if not await audit_trail.has_project(connection, project_id):
-                raise NotFound(f"There is no project {project_id}.")
+        await must_access_project(ctx, project_id, "admin")
         return [project_id]
-    if user.is_admin:
+    if ctx.user.is_admin:
         return None
-    projects = [project for project in user.access if user.may("admin", project)]
+    projects = [project for project in ctx.user.access if ctx.user.may("admin", project)]
     if not projects:
         raise Forbidden("The audit trail is for admins, and a project's part of it for the project's admins.")
     return projects
 
 
-async def project_of(user: User, ctx: RequestContext, stream: str) -> int | None:
+async def must_access_project(ctx: RequestContext, project_id: int, level: Level) -> None:
+    """Raises NotFound for a project without events or that the user cannot see, Forbidden for too little access."""
+    ctx.user.must(level, project_id)
+    async with ctx.reading() as connection:
+        if not await audit_trail.has_project(connection, project_id):
+            raise NotFound(f"There is no project {project_id}.")
+
+
+async def project_of(ctx: RequestContext, stream: str) -> int | None:
     """Returns the project of a stream. Raises NotFound for a stream that the user cannot see."""
     first = await ctx.services.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
-    if not first or (project_id is None and not user.is_admin):
+    if not first or (project_id is None and not ctx.user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")
     if project_id is not None:
-        user.must("admin", project_id, f"stream {stream!r}")
+        ctx.user.must("admin", project_id, f"stream {stream!r}")
     return project_id
 
 
-async def check_stream(user: User, ctx: RequestContext, stream: str) -> None:
+async def check_stream(ctx: RequestContext, stream: str) -> None:
     try:
-        await project_of(user, ctx, stream)
+        await project_of(ctx, stream)
     except NotFound as error:
         raise Invalid.field("stream", error.detail) from None
 
@@ -207,25 +209,12 @@ def check_time_zone(field: str, at: datetime | None) -> datetime | None:
 
 
 async def record_reading(
-    request: Request[User, Any, Any],
-    ctx: RequestContext,
-    what: What,
-    shown: Sequence[Told],
-    project_id: int | None,
-    **more: str,
+    ctx: RequestContext, what: What, shown: Sequence[Told], project_id: int | None, **more: str
 ) -> None:
     """Records the reading, unless the reader has caused all the events that are shown."""
-    if any(one.actor != request.user.actor for one in shown):
+    if any(one.actor != ctx.user.actor for one in shown):
         read_id = await ctx.services.ids.draw("audit_reads")
-        given = request.query_params
+        given = ctx.request.query_params
         # Of a repeated parameter the last value counts, as for Litestar; long values are cut.
         parameters = {name: str(given.getall(name)[-1])[:MAX_STREAM] for name in RECORDED_PARAMS if name in given}
         await ctx.execute_unseen(NoteReading(read_id, what, parameters | more, len(shown), project_id))
-
-
-def make_next_link(request: Request[Any, Any, Any], key: str, positions: Sequence[int], limit: int) -> dict[str, str]:
-    """Returns the `Link` header to the events that follow; nothing on the last page."""
-    if len(positions) < limit:
-        return {}
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name != key]
-    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, positions[-1])])}>; rel="next"'}

@@ -80,7 +80,7 @@ class AuditLogController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
         """The log's signed checkpoints, the newest first. Keep some of them elsewhere."""
-        await find_readable_projects(request.user, ctx, None)
+        await find_readable_projects(ctx, None)
         found = await AuditTree(ctx.services.pool).checkpoints_before(before, limit)
         keys = (await ctx.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         headers = {}
@@ -96,11 +96,9 @@ class AuditLogController(Controller):
         )
 
     @get("/proof/{position:int}")
-    async def proof(
-        self, request: Request[User, Any, Any], ctx: RequestContext, position: int, size: Size = None
-    ) -> InclusionProof:
+    async def proof(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
         """Proves that the event at a position is in the tree of a checkpoint."""
-        await check_event_access(request.user, ctx, position, f"event at position {position}")
+        await check_event_access(ctx, position, f"event at position {position}")
         checkpoint = await find_checkpoint(ctx, size)
         if position > checkpoint.size:
             detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
@@ -122,13 +120,12 @@ class AuditLogController(Controller):
     @get("/consistency")
     async def consistency(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
         """Proves that the log of the later checkpoint begins with the log of the earlier one."""
-        await find_readable_projects(request.user, ctx, None)
+        await find_readable_projects(ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
         earlier, later = await find_checkpoint(ctx, first), await find_checkpoint(ctx, second)
@@ -138,7 +135,6 @@ class AuditLogController(Controller):
     @get("/export", media_type=NDJSON)
     async def export(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only this project's events")] = None,
         stream: Annotated[str | None, Parameter(max_length=MAX_STREAM, description="Only this stream's events")] = None,
@@ -152,7 +148,7 @@ class AuditLogController(Controller):
         checkpoint = await find_checkpoint(ctx, size)
         if after > checkpoint.size:
             raise Invalid.field("after", f"is behind the checkpoint's last position, {checkpoint.size}")
-        following, selection, noted = await choose_events(request.user, ctx, project_id, stream)
+        following, selection, noted = await choose_events(ctx, project_id, stream)
         if not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
         given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
@@ -175,19 +171,19 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
     return found
 
 
-async def check_event_access(user: User, ctx: RequestContext, position: int, what: str) -> int | None:
+async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
     """Returns the project of the event at a position. Raises NotFound or Forbidden for what the user may not see."""
     async with ctx.reading() as connection:
         project_id = await audit_trail.find_project_at(connection, position)
-    if project_id is None and not user.is_admin:
+    if project_id is None and not ctx.user.is_admin:
         raise NotFound(f"There is no {what}.")
     if project_id is not None:
-        user.must("admin", project_id, what)
+        ctx.user.must("admin", project_id, what)
     return project_id
 
 
 async def choose_events(
-    user: User, ctx: RequestContext, project_id: int | None, stream: str | None
+    ctx: RequestContext, project_id: int | None, stream: str | None
 ) -> tuple[Following | None, dict[str, str], int | None]:
     """Returns which positions an export holds (None for all), the parameters that name them, and their project.
 
@@ -197,15 +193,15 @@ async def choose_events(
     if stream is not None:
         following = of_stream(pool, stream)
         first = await following(0, 1)
-        owner = await check_event_access(user, ctx, first[0] if first else 0, f"stream {stream!r}")
+        owner = await check_event_access(ctx, first[0] if first else 0, f"stream {stream!r}")
         if not first or project_id not in (None, owner):
             raise NotFound(f"There is no stream {stream!r}{'' if project_id is None else f' in project {project_id}'}.")
         return following, {"stream": stream}, owner
     if project_id is None:
-        if not user.is_admin:
+        if not ctx.user.is_admin:
             raise Invalid.field("project_id", "is required: the whole log is for admins")
         return None, {}, None
-    await find_readable_projects(user, ctx, project_id)
+    await find_readable_projects(ctx, project_id)
 
     async def of_project(after: int, limit: int) -> list[int]:
         wanted = audit_trail.TrailFilter(projects=[project_id], after=after)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
-from litestar.di import Provide
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
@@ -16,7 +15,7 @@ from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
-from api.http.types import Name, Paged, next_page, provide_paged
+from api.http.types import Name, Paged, paginate
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from domain.core.errors import Conflict, TooManyRequests, Unauthenticated
 from projections import auth, projects
@@ -111,14 +110,14 @@ class AuthController(Controller):
         return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
 
     @post("/logout", status_code=204)
-    async def logout(self, request: Request[User, Any, Any], ctx: RequestContext) -> None:
-        if request.user.session_id is None:
+    async def logout(self, ctx: RequestContext) -> None:
+        if ctx.user.session_id is None:
             raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
-        await ctx(RevokeSession(request.user.session_id, request.user.user_id))
+        await ctx(RevokeSession(ctx.user.session_id, ctx.user.user_id))
 
     @get("/me")
-    async def me(self, request: Request[User, Any, Any], ctx: RequestContext) -> Me:
-        user = request.user
+    async def me(self, ctx: RequestContext) -> Me:
+        user = ctx.user
         visible = user.projects
         if visible is None:
             async with ctx.reading() as connection:
@@ -130,32 +129,28 @@ class AuthController(Controller):
         services = ctx.services
         return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
-    @get("/api-tokens", dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
-    async def list_tokens(
-        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
-    ) -> Response[list[ApiTokenItem]]:
+    @get("/api-tokens")
+    async def list_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
         """The caller's API tokens by id, without their secrets."""
         async with ctx.reading() as connection:
-            own = await auth.fetch_tokens(connection, request.user.user_id)
-            shown = [token for token in own if token.id > paged.after][paged.offset :][: paged.limit]
+            tokens = await auth.fetch_tokens(connection, ctx.user.user_id)
+            shown = [token for token in tokens if token.id > paged.after][paged.offset :][: paged.limit]
             used = await fetch_last_token_uses(connection, [token.id for token in shown])
         items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]
-        return Response(items, headers=next_page(request, paged, [token.id for token in shown]))
+        return paginate(ctx.request, paged, items)
 
     @post("/api-tokens", opt=SHOWN_ONCE)
-    async def create_token(
-        self, request: Request[User, Any, Any], ctx: RequestContext, data: NewApiToken
-    ) -> CreatedApiToken:
+    async def create_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """The secret is shown only here."""
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
-        receipt = await ctx(CreateApiToken(token_id, request.user.user_id, data.name, token_hash(secret)))
+        receipt = await ctx(CreateApiToken(token_id, ctx.user.user_id, data.name, token_hash(secret)))
         return CreatedApiToken(token_id, data.name, secret, receipt.at)
 
     @delete("/api-tokens/{token_id:int}")
-    async def revoke_token(self, request: Request[User, Any, Any], ctx: RequestContext, token_id: int) -> None:
+    async def revoke_token(self, ctx: RequestContext, token_id: int) -> None:
         """Revokes a token; it is refused from now on."""
-        await ctx(RevokeApiToken(token_id, request.user.user_id))
+        await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 
 
 def permissions(user: User, visible: list[int]) -> Permissions:

@@ -1,14 +1,13 @@
 """Acts on existing builds: runs them again, moves, keeps, comments on and deletes them."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, delete, post
+from litestar import Controller, delete, post
 from msgspec import Meta
 
 from api.builds import find_visible_build, read_build
-from api.http.permissions import User
 from api.http.request_context import RequestContext
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
 from domain.builds import BUILD
@@ -51,59 +50,55 @@ class BuildActionController(Controller):
     tags = ["Builds"]
 
     @post("/restart")
-    async def restart(
-        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: Restart | None = None
-    ) -> RestartedBuild:
+    async def restart(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
         """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed."""
         failed_only = data is not None and data.failed_only
-        async with read_build(ctx, request.user, build_id, "write") as (connection, row):
+        async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_failed_node_ids(connection, build_id)) if failed_only else None
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
-    async def retry_flaky(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> RetriedBuild:
+    async def retry_flaky(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
         """Queues a build for only those tests of this build that are known to be flaky."""
-        async with read_build(ctx, request.user, build_id, "write") as (connection, row):
+        async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids)
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
-    async def push_to_top(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> QueuePlace:
+    async def push_to_top(self, ctx: RequestContext, build_id: int) -> QueuePlace:
         """Moves a queued build before all others that are waiting now."""
-        await find_visible_build(request.user, ctx, build_id, "write")
+        await find_visible_build(ctx, build_id, "write")
         await ctx(MoveBuildToTop(build_id))
         async with ctx.reading() as connection:
             # 0 if a node has got the build meanwhile
             return QueuePlace(build_id, await builds.find_queue_position(connection, build_id))
 
     @post("/keep-forever", status_code=200)
-    async def keep(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> Kept:
+    async def keep(self, ctx: RequestContext, build_id: int) -> Kept:
         """Excludes a build from retention, and its artifacts from deletion."""
-        await find_visible_build(request.user, ctx, build_id, "write")
+        await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, True))
         return Kept(build_id, True)
 
     @delete("/keep-forever", status_code=200)
-    async def let_go(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> Kept:
-        await find_visible_build(request.user, ctx, build_id, "write")
+    async def let_go(self, ctx: RequestContext, build_id: int) -> Kept:
+        await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, False))
         return Kept(build_id, False)
 
     @post("/comment")
-    async def comment(
-        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: NewComment
-    ) -> CommentView:
-        await find_visible_build(request.user, ctx, build_id, "write")
+    async def comment(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
+        await find_visible_build(ctx, build_id, "write")
         comment_id = await ctx.services.ids.draw("comments")
-        receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, request.user.user_id))
-        return CommentView(comment_id, build_id, data.text, request.user.email, receipt.at)
+        receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, ctx.user.user_id))
+        return CommentView(comment_id, build_id, data.text, ctx.user.email, receipt.at)
 
     @delete(status_code=204)
-    async def delete_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> None:
+    async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log."""
-        await find_visible_build(request.user, ctx, build_id, "admin")
+        await find_visible_build(ctx, build_id, "admin")
         await ctx(DeleteBuild(build_id))
 
     @staticmethod

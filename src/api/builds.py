@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from api.http.as_of import as_of
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page
+from api.http.types import MAX_ID, Id, fields_of, next_page, to_view
 from api.live.build_feed import STILL_HERE, BuildStream, format_line
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
@@ -44,7 +44,7 @@ Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}$", description="a comm
 
 
 class NewBuild(msgspec.Struct):
-    job_id: Annotated[int, Meta(ge=1, le=MAX_ID)]
+    job_id: Id
     branch: Ref | None = None
     commit_sha: Commit | None = None
     env: Variables = {}
@@ -86,40 +86,22 @@ class BuildController(Controller):
     tags = ["Builds"]
 
     @post("/start")
-    async def start(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewBuild) -> StartedBuild:
+    async def start(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
         project_id = await ctx.services.project_of_job(data.job_id)
         if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
-        request.user.must("write", project_id, f"job {data.job_id}")
+        ctx.user.must("write", project_id, f"job {data.job_id}")
         build_id = await ctx.services.ids.draw("builds")
-        receipt = await ctx(
-            StartBuild(
-                build_id=build_id,
-                job_id=data.job_id,
-                branch=data.branch,
-                commit_sha=data.commit_sha,
-                env=dict(data.env),
-                secrets={name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()},
-                priority=data.priority,
-                external=data.external,
-            )
-        )
+        sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
+        receipt = await ctx(StartBuild(build_id, **fields_of(data) | {"secrets": sealed}))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
-        return StartedBuild(
-            id=build_id,
-            job_id=data.job_id,
-            status=status_of(build),
-            branch=build.queued.branch,
-            commit_sha=build.queued.commit_sha,
-            created_at=build.queued.at,
-        )
+        return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)
 
     @get()
     async def list_builds(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
         status: Literal["queued", "running", "passed", "failed", "aborted"] | None = None,
@@ -133,37 +115,35 @@ class BuildController(Controller):
         ] = None,
     ) -> Response[BuildPage]:
         """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth."""
-        filters = BuildFilters(request.user.projects, job_id, status, branch, created_after, created_before)
+        filters = BuildFilters(ctx.user.projects, job_id, status, branch, created_after, created_before)
         offset = 0 if before is not None else (page - 1) * limit
         async with ctx.reading() as connection:
             found = await builds.fetch_page(connection, structs.replace(filters, before_id=before), limit, offset)
             total = await builds.count(connection, filters)
-        headers = next_page(request, Paged(page, limit, before or 0), [row.id for row in found], key="before")
+        headers = next_page(ctx.request, limit, [row.id for row in found], key="before")
         if total.is_lower_bound:
             headers["Testhide-Total"] = "lower-bound"
         return Response(BuildPage(total.builds, [item(row) for row in found]), headers=headers)
 
     @get("/{build_id:int}", **as_of(BUILD_HISTORY, "build_id"))
-    async def get_build(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildDetail:
-        async with read_build(ctx, request.user, build_id) as (connection, row):
+    async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
+        async with read_build(ctx, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
         return detail(row, waiting_for, comments)
 
     @post("/{build_id:int}/stop", status_code=200)
-    async def stop(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> BuildStatus:
+    async def stop(self, ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills the processes."""
-        await find_visible_build(request.user, ctx, build_id, "write")
+        await find_visible_build(ctx, build_id, "write")
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
     @post("/{build_id:int}/finish", status_code=200)
-    async def finish(
-        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, data: ExternalResult
-    ) -> BuildStatus:
+    async def finish(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
         """Ends an external build."""
-        await find_visible_build(request.user, ctx, build_id, "write")
+        await find_visible_build(ctx, build_id, "write")
         receipt = await ctx(FinishExternalBuild(build_id, data.status))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
@@ -172,13 +152,12 @@ class BuildController(Controller):
     @get("/{build_id:int}/pipeline_logs")
     async def pipeline_logs(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         build_id: int,
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
         limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
     ) -> LogPage:
-        row = await find_visible_build(request.user, ctx, build_id)
+        row = await find_visible_build(ctx, build_id)
         logs = ctx.services.build_logs
         total = await logs.count_lines(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
@@ -189,7 +168,7 @@ class BuildController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream:
         """Server-sent events: each line of the log, then the status, then `done`."""
-        project_id = (await find_visible_build(request.user, ctx, build_id)).project_id
+        project_id = (await find_visible_build(ctx, build_id)).project_id
         last = request.headers.get("last-event-id")
         with_ids = ids or last is not None
         streams: Streams = request.app.state.streams
@@ -202,7 +181,7 @@ class BuildController(Controller):
 
 @asynccontextmanager
 async def read_build(
-    ctx: RequestContext, user: User, build_id: int, level: Level = "read"
+    ctx: RequestContext, build_id: int, level: Level = "read"
 ) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Finds a build and yields the connection and the build.
 
@@ -220,11 +199,11 @@ async def read_build(
                 row = await builds.find(connection, build_id)
         if row is None:
             raise NotFound(f"There is no build {build_id}.")
-        user.must(level, row.project_id, f"build {build_id}")
+        ctx.user.must(level, row.project_id, f"build {build_id}")
         yield connection, row
 
 
-async def find_visible_build(user: User, ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
-    """Returns the build, for handlers that read nothing else. Raises as `reading_build` does."""
-    async with read_build(ctx, user, build_id, level) as (_, row):
+async def find_visible_build(ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
+    """Returns the build, for handlers that read nothing else. Raises as `read_build` does."""
+    async with read_build(ctx, build_id, level) as (_, row):
         return row

@@ -8,7 +8,6 @@ from commands.endpoints import NAMES
 from domain.core.errors import Invalid, NotFound
 from domain.endpoints import EndpointKind
 from integrations.ports import Refused
-from projections import projects
 from projections.engine.queries import find_row
 from projections.teams import ChannelRow
 from projections.webhooks import WebhookRow
@@ -33,24 +32,14 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
         raise NotFound(f"There is no {name}.")
 
 
-async def find_accessible(
-    user: User, ctx: RequestContext, row_type: type[R], endpoint_id: int, level: Level = "read"
-) -> R:
+async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int, level: Level = "read") -> R:
     """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
     async with ctx.reading() as connection:
         row = await find_row(connection, row_type, endpoint_id)
     if row is None:
         raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
-    must_access(user, level, row)
+    must_access(ctx.user, level, row)
     return row
-
-
-async def must_administer_project(user: User, ctx: RequestContext, project_id: int) -> None:
-    """Raises NotFound or Forbidden unless the user may register endpoints in the project."""
-    user.must("admin", project_id, f"project {project_id}")
-    async with ctx.reading() as connection:
-        if await projects.find(connection, project_id) is None:
-            raise NotFound(f"There is no project {project_id}.")
 
 
 async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:

@@ -5,15 +5,14 @@ from typing import Annotated, Any
 from litestar import Controller, Request, get
 from litestar.params import Parameter
 
-from api.audit import types_of
+from api.audit import must_access_project, types_of
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.live.event_feed import EventStream
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
-from domain.core.errors import Invalid, NotFound
-from projections import audit_trail
+from domain.core.errors import Invalid
 
 
 class EventController(Controller):
@@ -40,10 +39,7 @@ class EventController(Controller):
         names = [name for part in type or () for name in part.split(",")]
         types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
         if project_id is not None:
-            request.user.must("read", project_id, f"project {project_id}")
-            async with ctx.reading() as connection:
-                if not await audit_trail.has_project(connection, project_id):
-                    raise NotFound(f"There is no project {project_id}.")
+            await must_access_project(ctx, project_id, "read")
         streams: Streams = request.app.state.streams
         source = EventStream(streams.events, project_id, types, parse_position(request.headers.get("last-event-id")))
         return LiveStream(streams.readers, Reader(request, source.may_read, source.keep_alive), source)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from litestar import Controller, Request, Response, get
+from litestar import Controller, Response, get
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
@@ -47,7 +47,7 @@ class HealthController(Controller):
     opt = PUBLIC
 
     @get("/healthz")
-    async def healthz(self, request: Request[Any, Any, Any], ctx: RequestContext) -> Health:
+    async def healthz(self, ctx: RequestContext) -> Health:
         """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
         status = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Health(status, ctx.services.version, ctx.services.build)
@@ -83,14 +83,14 @@ class ProjectionController(Controller):
     tags = ["Projections"]
 
     @get("")
-    async def list_projections(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[Standing]:
+    async def list_projections(self, ctx: RequestContext) -> Sequence[Standing]:
         """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
         errors.
         """
         head = await ctx.services.log.read_head()
         async with ctx.reading() as connection:
             found = await overview(connection, PROJECTIONS, head)
-        return without_errors(found, request.user)
+        return without_errors(found, ctx.user)
 
 
 class ReactionController(Controller):
@@ -98,10 +98,10 @@ class ReactionController(Controller):
     tags = ["Reactions"]
 
     @get("")
-    async def list_reactions(self, request: Request[User, Any, Any], ctx: RequestContext) -> Sequence[ReactionStanding]:
+    async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStanding]:
         """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
         async with ctx.reading() as connection:
-            return without_errors(await reactions.fetch_standings(connection), request.user)
+            return without_errors(await reactions.fetch_standings(connection), ctx.user)
 
 
 def without_errors(standings: Sequence[S], user: User) -> Sequence[S]:

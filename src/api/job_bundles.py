@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, post
+from litestar import Controller, post
 from msgspec import Meta
 
 from api.http.configurations import (
@@ -20,7 +20,6 @@ from api.http.configurations import (
     check_repository,
     check_variables,
 )
-from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, to_view
 from api.jobs import Minutes, Parallel, find_visible_job
@@ -103,10 +102,10 @@ class JobBundleController(Controller):
     tags = ["Jobs"]
 
     @post("/{job_id:int}/export", status_code=200)
-    async def export(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> Bundle:
+    async def export(self, ctx: RequestContext, job_id: int) -> Bundle:
         """The job, its configuration and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
-            job = await find_visible_job(request.user, ctx, job_id)
+            job = await find_visible_job(ctx, job_id)
             configuration = await jobs.find_configuration(connection, job_id)
             pool = None if job.node_pool_id is None else await pools.find(connection, job.node_pool_id)
             template = (
@@ -120,13 +119,11 @@ class JobBundleController(Controller):
         )
 
     @post("/import")
-    async def import_job(
-        self, request: Request[User, Any, Any], ctx: RequestContext, data: ImportRequest
-    ) -> ImportedJob:
+    async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
         """Creates a job from a bundle. A pipeline template with the name of the bundle's is used if there is one;
         otherwise its content becomes part of the job's own configuration.
         """
-        request.user.must("write", data.project_id, f"project {data.project_id}")
+        ctx.user.must("write", data.project_id)
         bundle = read(data.bundle)
         job = bundle.job
         warnings: list[str] = []
@@ -141,7 +138,7 @@ class JobBundleController(Controller):
                 if job.node_pool is None
                 else await pools.find_id_by_name(connection, data.project_id, job.node_pool)
             )
-        await check_secrets_lendable(request.user, ctx, template_id)
+        await check_secrets_lendable(ctx, template_id)
         if job.node_pool is not None and pool_id is None:
             warnings.append(
                 f"Project {data.project_id} has no node pool {job.node_pool!r}: the job takes any that it may use."

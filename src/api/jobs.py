@@ -1,26 +1,23 @@
 """Jobs and their configurations."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
-from api.http.configurations import Branch, NewConfiguration, Repository, check_repository
-from api.http.permissions import Level, User
+from api.http.configurations import Branch, NewConfiguration, Repository, check_repository, seal_values
+from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
 from api.nodes import Tags
 from api.pools import Label, check_labels
 from api.templates import check_secrets_lendable
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain.core.errors import NotFound
-from domain.jobs import JOB, Clearable, QuarantineMode
+from domain.jobs import JOB, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
@@ -90,10 +87,9 @@ class JobController(Controller):
     path = "/jobs"
     tags = ["Jobs"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_jobs(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
@@ -104,122 +100,69 @@ class JobController(Controller):
         async with ctx.reading() as connection:
             found = await jobs.fetch_page(
                 connection,
-                projects=request.user.projects,
+                projects=ctx.user.projects,
                 project_id=project_id,
                 search=search or None,
                 enabled=enabled,
-                after=paged.after,
-                offset=paged.offset,
-                limit=paged.limit,
+                **paged.window,
             )
-        return Response(
-            [to_view(JobItem, row) for row in found], headers=next_page(request, paged, [row.id for row in found])
-        )
+        return paginate(ctx.request, paged, [to_view(JobItem, row) for row in found])
 
     @post()
-    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewJob) -> JobDetail:
-        request.user.must("write", data.project_id, f"project {data.project_id}")
+    async def create(self, ctx: RequestContext, data: NewJob) -> JobDetail:
+        ctx.user.must("write", data.project_id)
         if data.repository is not None:
             check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
-        await check_secrets_lendable(request.user, ctx, data.pipeline_template_id)
-        required_tags = list(dict.fromkeys(data.required_tags))
+        await check_secrets_lendable(ctx, data.pipeline_template_id)
         job_id = await ctx.services.ids.draw("jobs")
-        receipt = await ctx(
-            CreateJob(
-                job_id=job_id,
-                project_id=data.project_id,
-                title=data.name,
-                node_pool_id=data.node_pool_id,
-                timeout_minutes=data.timeout_minutes,
-                max_parallel=data.max_parallel,
-                pipeline_template_id=data.pipeline_template_id,
-                repository=data.repository,
-                default_branch=data.default_branch,
-                required_tags=required_tags,
-                pool_labels=data.pool_labels,
-                quarantine_mode=data.quarantine_mode,
-            )
-        )
+        fields = fields_of(data, name="title") | {"required_tags": list(dict.fromkeys(data.required_tags))}
+        receipt = await ctx(CreateJob(job_id=job_id, **fields))
         job = receipt.existing(JOB.at(job_id))
         return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
 
     @get("/{job_id:int}", **as_of(JOB_HISTORY, "job_id"))
-    async def get_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> JobDetail:
-        return await find_visible_detail(request.user, ctx, job_id)
+    async def get_job(self, ctx: RequestContext, job_id: int) -> JobDetail:
+        return await find_visible_detail(ctx, job_id)
 
     @put("/{job_id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: JobChanges
-    ) -> JobDetail:
+    async def update(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
         """Changes a job. Builds that are already queued keep what they were queued with."""
-        await find_visible_job(request.user, ctx, job_id, "write")
+        await find_visible_job(ctx, job_id, "write")
         if isinstance(data.repository, str):
             check_repository(data.repository)
         if not isinstance(data.pool_labels, UnsetType):
             check_labels("pool_labels", data.pool_labels)
         if isinstance(data.pipeline_template_id, int):
-            await check_secrets_lendable(request.user, ctx, data.pipeline_template_id)
-        given: Mapping[str, Any] = {
-            "title": data.name,
-            "enabled": data.enabled,
-            "node_pool_id": data.node_pool_id,
-            "timeout_minutes": data.timeout_minutes,
-            "max_parallel": data.max_parallel,
-            "pipeline_template_id": data.pipeline_template_id,
-            "repository": data.repository,
-            "default_branch": data.default_branch,
-            "required_tags": UNSET
-            if isinstance(data.required_tags, UnsetType)
-            else list(dict.fromkeys(data.required_tags)),
-            "pool_labels": data.pool_labels,
-            "quarantine_mode": data.quarantine_mode,
-        }
-        clearable: tuple[Clearable, ...] = ("node_pool_id", "pipeline_template_id", "repository")
-        await ctx(
-            UpdateJob(
-                job_id,
-                **{name: value for name, value in given.items() if value is not UNSET},
-                cleared=tuple(name for name in clearable if given[name] is None),
-            )
-        )
-        return await find_visible_detail(request.user, ctx, job_id)
+            await check_secrets_lendable(ctx, data.pipeline_template_id)
+        changes = changes_in(data, name="title")
+        if not isinstance(data.required_tags, UnsetType):
+            changes["required_tags"] = list(dict.fromkeys(data.required_tags))
+        await ctx(UpdateJob(job_id, **changes))
+        return await find_visible_detail(ctx, job_id)
 
     @delete("/{job_id:int}")
-    async def delete_job(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int) -> None:
+    async def delete_job(self, ctx: RequestContext, job_id: int) -> None:
         """Deletes the job with all its builds; queued and running ones are aborted."""
-        await find_visible_job(request.user, ctx, job_id, "admin")
+        await find_visible_job(ctx, job_id, "admin")
         await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_HISTORY, "job_id"))
-    async def get_configuration(
-        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int
-    ) -> ConfigurationView:
+    async def get_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
         async with ctx.reading() as connection:
-            await find_visible_job(request.user, ctx, job_id)
+            await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
         if found is None:
             return ConfigurationView([], "", {}, [], [], None)
         return to_view(ConfigurationView, found)
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView})
-    async def configure(
-        self, request: Request[User, Any, Any], ctx: RequestContext, job_id: int, data: NewConfiguration
-    ) -> Configured:
+    async def configure(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
         """Replaces the configuration, used from the next build on. Secrets that are not sent stay; null removes one."""
-        job = await find_visible_job(request.user, ctx, job_id, "write")
+        job = await find_visible_job(ctx, job_id, "write")
         data.check()
-        seal = ctx.services.secrets.seal
-        receipt = await ctx(
-            ConfigureJob(
-                job_id,
-                command=data.command,
-                setup=data.setup,
-                env=data.env,
-                artifacts=data.artifacts,
-                secrets={name: None if value is None else seal(value) for name, value in data.secret_values.items()},
-            )
-        )
+        sealed = seal_values(ctx.services.secrets, data.secret_values)
+        receipt = await ctx(ConfigureJob(job_id, **fields_of(data) | {"secrets": sealed}))
         if receipt.events:
             return Configured(job_id, receipt.at)
         async with ctx.reading() as connection:
@@ -227,20 +170,9 @@ class JobController(Controller):
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 
-async def find_visible_job(user: User, ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
-    """Returns the job. Raises NotFound for a job that the user cannot see, Forbidden for too little access."""
-    async with ctx.reading() as connection:
-        found = await jobs.find(connection, job_id)
-    if found is None:
-        raise NotFound(f"There is no job {job_id}.")
-    user.must(level, found.project_id, f"job {job_id}")
-    return found
+async def find_visible_job(ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
+    return await ctx.find_visible(jobs.find, "job", job_id, level)
 
 
-async def find_visible_detail(user: User, ctx: RequestContext, job_id: int) -> JobDetail:
-    async with ctx.reading() as connection:
-        found = await jobs.find_detail(connection, job_id)
-    if found is None:
-        raise NotFound(f"There is no job {job_id}.")
-    user.must("read", found.project_id, f"job {job_id}")
-    return found
+async def find_visible_detail(ctx: RequestContext, job_id: int) -> JobDetail:
+    return await ctx.find_visible(jobs.find_detail, "job", job_id)

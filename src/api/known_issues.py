@@ -4,21 +4,21 @@ from datetime import datetime
 from typing import Annotated, Any, get_args
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.permissions import Level, User
+from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, paginate, to_view
+from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.reports.patterns import MAX_PATTERN
-from domain.core.errors import FieldError, Invalid, NotFound
+from domain.core.errors import FieldError, Invalid
 from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, Clearable, Kind, KnownIssue
 from domain.triage import Classification
-from projections import known_issues, projects
+from projections import known_issues
 from projections.known_issues import KnownIssueRow
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -71,30 +71,22 @@ class KnownIssueController(Controller):
     path = "/known-issues"
     tags = ["Known issues"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_known_issues(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Project to list the known issues of")],
     ) -> Response[list[KnownIssueView]]:
         """The known issues of a project, by id."""
-        request.user.must("read", project_id, f"project {project_id}")
         async with ctx.reading() as connection:
-            if await projects.find(connection, project_id) is None:
-                raise NotFound(f"There is no project {project_id}.")
-            found = await known_issues.fetch_page(
-                connection, project_id, after=paged.after, offset=paged.offset, limit=paged.limit
-            )
-        headers = next_page(request, paged, [row.id for row in found])
-        return Response([to_known_issue_view(row) for row in found], headers=headers)
+            await find_visible_project(ctx, project_id)
+            found = await known_issues.fetch_page(connection, project_id, **paged.window)
+        return paginate(ctx.request, paged, [to_known_issue_view(row) for row in found])
 
     @post()
-    async def create(
-        self, request: Request[User, Any, Any], ctx: RequestContext, data: NewKnownIssue
-    ) -> KnownIssueView:
-        request.user.must("write", data.project_id, f"project {data.project_id}")
+    async def create(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
+        ctx.user.must("write", data.project_id)
         match = parse_match(data)
         if match is None:
             raise match_error("one of them is required")
@@ -119,17 +111,13 @@ class KnownIssueController(Controller):
         )
 
     @get("/{known_issue_id:int}")
-    async def get_known_issue(
-        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
-    ) -> KnownIssueView:
-        return to_known_issue_view(await find_visible_known_issue(request.user, ctx, known_issue_id))
+    async def get_known_issue(self, ctx: RequestContext, known_issue_id: int) -> KnownIssueView:
+        return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
     @put("/{known_issue_id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
-    ) -> KnownIssueView:
+    async def update(self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges) -> KnownIssueView:
         """Changes a known issue; counts for reports that are recorded from now on."""
-        await find_visible_known_issue(request.user, ctx, known_issue_id, "write")
+        await find_visible_known_issue(ctx, known_issue_id, "write")
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
             UpdateKnownIssue(
@@ -142,27 +130,17 @@ class KnownIssueController(Controller):
                 cleared=tuple(name for name in clearable if getattr(data, name) is None),
             )
         )
-        return to_known_issue_view(await find_visible_known_issue(request.user, ctx, known_issue_id))
+        return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
     @delete("/{known_issue_id:int}")
-    async def delete_known_issue(
-        self, request: Request[User, Any, Any], ctx: RequestContext, known_issue_id: int
-    ) -> None:
+    async def delete_known_issue(self, ctx: RequestContext, known_issue_id: int) -> None:
         """Deletes a known issue; what it has classified stays so."""
-        await find_visible_known_issue(request.user, ctx, known_issue_id, "write")
+        await find_visible_known_issue(ctx, known_issue_id, "write")
         await ctx(DeleteKnownIssue(known_issue_id))
 
 
-async def find_visible_known_issue(
-    user: User, ctx: RequestContext, known_issue_id: int, level: Level = "read"
-) -> KnownIssueRow:
-    """Returns the known issue. Raises NotFound for one that the user cannot see, Forbidden for too little access."""
-    async with ctx.reading() as connection:
-        found = await known_issues.find(connection, known_issue_id)
-    if found is None:
-        raise NotFound(f"There is no known issue {known_issue_id}.")
-    user.must(level, found.project_id, f"known issue {known_issue_id}")
-    return found
+async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int, level: Level = "read") -> KnownIssueRow:
+    return await ctx.find_visible(known_issues.find, "known issue", known_issue_id, level)
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:

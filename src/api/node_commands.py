@@ -10,10 +10,11 @@ from msgspec import Meta
 
 from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
+from api.http.types import to_view
 from api.live.readers import watching_disconnect
 from commands.node_commands import RequestNodeCommand
 from domain.core.errors import NotFound, StillRunning
-from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
+from domain.node_commands import NODE_COMMAND, NodeCommand, completion_notification
 from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
@@ -45,7 +46,7 @@ class NodeCommandController(Controller):
     tags = ["Nodes / CI Agents"]
 
     @post("/restart", status_code=202, guards=[admins_only("manage nodes")])
-    async def restart(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> Detail:
+    async def restart(self, ctx: RequestContext, node_id: int) -> Detail:
         """Has the agent end its builds and start again."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
@@ -71,7 +72,7 @@ class NodeCommandController(Controller):
                     completed.clear()
                     command = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
                     if command is not None and command.result is not None:
-                        return to_result(command.result)
+                        return to_view(CommandResult, command.result)
                     left = deadline - asyncio.get_running_loop().time()
                     if left <= 0 or is_gone.is_set():
                         raise StillRunning(
@@ -85,17 +86,11 @@ class NodeCommandController(Controller):
         guards=[admins_only("run commands on nodes")],
         responses={202: ResponseSpec(Detail, description="Not answered yet", generate_examples=False)},
     )
-    async def command(
-        self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, command_id: int
-    ) -> Response[CommandResult | Detail]:
+    async def command(self, ctx: RequestContext, node_id: int, command_id: int) -> Response[CommandResult | Detail]:
         """The result of a command; 202 until there is one."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:
             raise NotFound(f"There is no command {command_id} for node {node_id}.")
         if found.result is None:
             return Response(Detail("The agent has not answered yet."), status_code=202)
-        return Response(to_result(found.result), status_code=200)
-
-
-def to_result(result: NodeCommandCompleted) -> CommandResult:
-    return CommandResult(result.exit_code, result.stdout, result.stderr, result.timed_out, result.truncated)
+        return Response(to_view(CommandResult, found.result), status_code=200)

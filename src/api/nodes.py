@@ -1,26 +1,24 @@
 """Nodes, and the download of the agent that runs on them."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
-from api.http.permissions import User, admins_only
+from api.http.permissions import admins_only
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
 from domain.core.errors import NotFound
 from domain.nodes import NODE
 from projections import nodes
-from projections.nodes import Health, NodeRow, NodeView
+from projections.nodes import Health, NodeView
 from projections.time_travel.historical_reads import NODE_HISTORY
 from store.crypto.secrets import new_token, token_hash
 
@@ -80,10 +78,9 @@ class NodeController(Controller):
     path = "/nodes"
     tags = ["Nodes / CI Agents"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_nodes(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         paged: Paged,
         pool_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by node pool")] = None,
@@ -93,31 +90,17 @@ class NodeController(Controller):
     ) -> Response[list[NodeView]]:
         """All nodes by id, with the last measurements of their agents."""
         async with ctx.reading() as connection:
-            found = await nodes.fetch_page(
-                connection,
-                pool_id=pool_id,
-                status=status,
-                after=paged.after,
-                offset=paged.offset,
-                limit=paged.limit,
-            )
-        return Response(found, headers=next_page(request, paged, [node.id for node in found]))
+            found = await nodes.fetch_page(connection, pool_id=pool_id, status=status, **paged.window)
+        return paginate(ctx.request, paged, found)
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
-    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewNode) -> RegisteredNode:
+    async def register(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
+        fields = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
         receipt = await ctx(
-            RegisterNode(
-                node_id=node_id,
-                title=data.name,
-                claim=name_claim(ctx, data.name),
-                token_hash=token_hash(token),
-                pool_id=data.pool_id,
-                tags=list(dict.fromkeys(data.tags)),
-                max_parallel=data.max_parallel,
-            )
+            RegisterNode(node_id, claim=name_claim(ctx, data.name), token_hash=token_hash(token), **fields)
         )
         node = receipt.existing(NODE.at(node_id))
         return to_view(RegisteredNode, node, id=node_id, name=node.title, agent_token=token)
@@ -155,47 +138,33 @@ class NodeController(Controller):
     @get("/{node_id:int}/health")
     async def health(self, ctx: RequestContext, node_id: int) -> Health:
         """The last measurements of the agent. `last_heartbeat_s` is -1 before its first request."""
-        async with ctx.reading() as connection:
-            found = await nodes.find_health(connection, node_id)
-        if found is None:
-            raise NotFound(f"There is no node {node_id}.")
-        return found
+        return await ctx.find(nodes.find_health, "node", node_id)
 
     @delete("/{node_id:int}", guards=[admins_only("manage nodes")])
-    async def deregister(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> None:
+    async def deregister(self, ctx: RequestContext, node_id: int) -> None:
         """Deletes the node: its token is refused from now on, and builds that run there are aborted."""
-        await find_node(ctx, node_id)
+        await ctx.find(nodes.find, "node", node_id)
         await ctx(DeleteNode(node_id))
 
     @put("/{node_id:int}", guards=[admins_only("manage nodes")])
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NodeChanges
-    ) -> NodeView:
+    async def update(self, ctx: RequestContext, node_id: int, data: NodeChanges) -> NodeView:
         """Changes a node; counts for builds that are assigned from now on."""
-        given: Mapping[str, Any] = {
-            "title": data.name,
-            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, data.name),
-            "pool_id": data.pool_id,
-            "tags": UNSET if isinstance(data.tags, UnsetType) else list(dict.fromkeys(data.tags)),
-            "max_parallel": data.max_parallel,
-        }
-        await ctx(
-            UpdateNode(
-                node_id,
-                **{name: value for name, value in given.items() if value is not UNSET},
-                cleared=("pool_id",) if data.pool_id is None else (),
-            )
-        )
+        changes = changes_in(data, name="title")
+        if not isinstance(data.name, UnsetType):
+            changes["claim"] = name_claim(ctx, data.name)
+        if not isinstance(data.tags, UnsetType):
+            changes["tags"] = list(dict.fromkeys(data.tags))
+        await ctx(UpdateNode(node_id, **changes))
         return await find_node_view(ctx, node_id)
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
-    async def quarantine(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
+    async def quarantine(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         """Stops the assignment of builds to the node. Builds that run there go on, and commands still reach it."""
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
-    async def release(self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int) -> NodeStatus:
+    async def release(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
@@ -222,19 +191,7 @@ class AgentDownloadController(Controller):
 
 
 async def find_node_view(ctx: RequestContext, node_id: int) -> NodeView:
-    async with ctx.reading() as connection:
-        found = await nodes.find_view(connection, node_id)
-    if found is None:
-        raise NotFound(f"There is no node {node_id}.")
-    return found
-
-
-async def find_node(ctx: RequestContext, node_id: int) -> NodeRow:
-    async with ctx.reading() as connection:
-        found = await nodes.find(connection, node_id)
-    if found is None:
-        raise NotFound(f"There is no node {node_id}.")
-    return found
+    return await ctx.find(nodes.find_view, "node", node_id)
 
 
 def name_claim(ctx: RequestContext, name: str) -> str:

@@ -1,19 +1,18 @@
 """Node pools."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, provide_paged, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
 from commands.pools import CreatePool, DeletePool, UpdatePool
-from domain.core.errors import Forbidden, Invalid, NotFound
+from domain.core.errors import Forbidden, Invalid
 from domain.pools import POOL
 from projections import pools
 from projections.pools import PoolView
@@ -46,10 +45,9 @@ class PoolController(Controller):
     path = "/node-pools"
     tags = ["Node Pools"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_pools(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
@@ -57,71 +55,45 @@ class PoolController(Controller):
         """The pools of the caller's projects and the shared ones, by id."""
         async with ctx.reading() as connection:
             found = await pools.fetch_page(
-                connection,
-                projects=request.user.projects,
-                project_id=project_id,
-                after=paged.after,
-                offset=paged.offset,
-                limit=paged.limit,
+                connection, projects=ctx.user.projects, project_id=project_id, **paged.window
             )
-        return Response(found, headers=next_page(request, paged, [pool.id for pool in found]))
+        return paginate(ctx.request, paged, found)
 
     @post()
-    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewPool) -> PoolView:
-        request.user.must("admin", data.project_id, f"project {data.project_id}")
+    async def create(self, ctx: RequestContext, data: NewPool) -> PoolView:
+        ctx.user.must("admin", data.project_id)
         if data.shared:
-            request.user.must_manage_nodes()
+            ctx.user.must_manage_nodes()
         check_labels("labels", data.labels)
         pool_id = await ctx.services.ids.draw("node_pools")
-        receipt = await ctx(
-            CreatePool(
-                pool_id=pool_id,
-                project_id=data.project_id,
-                title=data.name,
-                claim=name_claim(ctx, data.project_id, data.name),
-                labels=data.labels,
-                max_parallel=data.max_parallel,
-                shared=data.shared,
-            )
-        )
+        claim = name_claim(ctx, data.project_id, data.name)
+        receipt = await ctx(CreatePool(pool_id=pool_id, claim=claim, **fields_of(data, name="title")))
         pool = receipt.existing(POOL.at(pool_id))
         return to_view(PoolView, pool, id=pool_id, name=pool.title, node_count=0)
 
     @get("/{id:int}")
-    async def get_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> PoolView:
-        return await find_visible_pool(request.user, ctx, id)
+    async def get_pool(self, ctx: RequestContext, id: int) -> PoolView:
+        return await find_visible_pool(ctx, id)
 
     @put("/{id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: PoolChanges
-    ) -> PoolView:
+    async def update(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
         """Changes a pool; limits and labels count for builds that are assigned from now on."""
-        pool = await find_visible_pool(request.user, ctx, id)
-        check_may_change(request.user, pool)
+        pool = await find_visible_pool(ctx, id)
+        check_may_change(ctx.user, pool)
         if data.shared not in (UNSET, pool.shared):
-            request.user.must_manage_nodes()
+            ctx.user.must_manage_nodes()
         if not isinstance(data.labels, UnsetType):
             check_labels("labels", data.labels)
-        given: Mapping[str, Any] = {
-            "title": data.name,
-            "claim": UNSET if isinstance(data.name, UnsetType) else name_claim(ctx, pool.project_id, data.name),
-            "labels": data.labels,
-            "max_parallel": data.max_parallel,
-            "shared": data.shared,
-        }
-        await ctx(
-            UpdatePool(
-                id,
-                **{name: value for name, value in given.items() if value is not UNSET},
-                cleared=("max_parallel",) if data.max_parallel is None else (),
-            )
-        )
-        return await find_visible_pool(request.user, ctx, id)
+        changes = changes_in(data, name="title")
+        if not isinstance(data.name, UnsetType):
+            changes["claim"] = name_claim(ctx, pool.project_id, data.name)
+        await ctx(UpdatePool(id, **changes))
+        return await find_visible_pool(ctx, id)
 
     @delete("/{id:int}")
-    async def delete_pool(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
+    async def delete_pool(self, ctx: RequestContext, id: int) -> None:
         """Deletes a pool; its nodes stay, without a pool. Refused while builds are queued or running in it."""
-        check_may_change(request.user, await find_visible_pool(request.user, ctx, id))
+        check_may_change(ctx.user, await find_visible_pool(ctx, id))
         await ctx.wait_for_head()
         async with ctx.reading() as connection:
             node_ids = await pools.fetch_node_ids(connection, id)
@@ -129,14 +101,11 @@ class PoolController(Controller):
         await ctx(DeletePool(id, node_ids, active))
 
 
-async def find_visible_pool(user: User, ctx: RequestContext, pool_id: int) -> PoolView:
+async def find_visible_pool(ctx: RequestContext, pool_id: int) -> PoolView:
     """Returns the pool. Raises NotFound for a pool that is not shared, of a project that the user cannot see."""
-    async with ctx.reading() as connection:
-        found = await pools.find(connection, pool_id)
-    if found is None:
-        raise NotFound(f"There is no node pool {pool_id}.")
+    found = await ctx.find(pools.find, "node pool", pool_id)
     if not found.shared:
-        user.must("read", found.project_id, f"node pool {pool_id}")
+        ctx.user.must("read", found.project_id, f"node pool {pool_id}")
     return found
 
 

@@ -3,25 +3,22 @@
 import re
 import unicodedata
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.idempotency import SHOWN_ONCE
-from api.http.permissions import User, developers_only
+from api.http.permissions import Level, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Id, Paged, next_page, provide_paged, to_view
+from api.http.types import Id, Name, Paged, fields_of, paginate, to_view
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
-from domain.core.errors import Conflict, NotFound, Unavailable
+from domain.core.errors import Conflict, Unavailable
 from projections import jobs, pools, projects
 from projections.projects import ProjectRow
 from store.crypto.secrets import new_token
-
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
 
 
 class NewProject(msgspec.Struct):
@@ -76,21 +73,16 @@ class ProjectController(Controller):
     path = "/projects"
     tags = ["Projects"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
-    async def list_projects(
-        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
-    ) -> Response[list[ProjectItem]]:
+    @get()
+    async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
         """The projects that the caller is a member of, by id."""
-        member = None if request.user.is_admin else request.user.user_id
+        member = None if ctx.user.is_admin else ctx.user.user_id
         async with ctx.reading() as connection:
-            found = await projects.fetch_visible(
-                connection, member, after=paged.after, offset=paged.offset, limit=paged.limit
-            )
-        items = [to_view(ProjectItem, row) for row in found]
-        return Response(items, headers=next_page(request, paged, [row.id for row in found]))
+            found = await projects.fetch_visible(connection, member, **paged.window)
+        return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 
     @post(opt=SHOWN_ONCE, guards=[developers_only])
-    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewProject) -> CreatedProject:
+    async def create(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
         """Creates a project with the caller as its admin. `webhook_secret` is shown only here."""
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
@@ -100,58 +92,40 @@ class ProjectController(Controller):
         receipt = await ctx(
             CreateProject(
                 project_id=project_id,
-                title=data.name,
-                creator_id=request.user.user_id,
+                creator_id=ctx.user.user_id,
                 slugs=tuple((slug, secrets.claim("slug", slug)) for slug in candidates),
                 sealed_webhook_secret=secrets.seal(secret),
-                description=data.description,
-                scm_endpoint_id=data.scm_endpoint_id,
+                **fields_of(data, name="title"),
             )
         )
         created = next(item.event for item in receipt.events if item.event.name == "project.created")
         return CreatedProject(project_id, data.name, getattr(created, "slug", base), secret)
 
     @get("/{project_id:int}")
-    async def get_project(
-        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
-    ) -> ProjectDetail:
-        return to_detail(await find_visible_project(request.user, ctx, project_id), ctx.services.base_url)
+    async def get_project(self, ctx: RequestContext, project_id: int) -> ProjectDetail:
+        return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
     @put("/{project_id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int, data: ProjectChanges
-    ) -> ProjectDetail:
-        request.user.must("admin", project_id, f"project {project_id}")
-        await find_visible_project(request.user, ctx, project_id)
-        changes: dict[str, Any] = {
-            "title": data.name,
-            "description": data.description,
-            "scm_endpoint_id": data.scm_endpoint_id,
-            "retention_days": data.retention_days,
-            "retention_builds": data.retention_builds,
-        }
-        await ctx(UpdateProject(project_id, **{name: value for name, value in changes.items() if value is not UNSET}))
-        return to_detail(await find_visible_project(request.user, ctx, project_id), ctx.services.base_url)
+    async def update(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
+        await find_visible_project(ctx, project_id, "admin")
+        await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
+        return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
     @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE)
-    async def rotate_webhook_secret(
-        self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int
-    ) -> NewSecret:
+    async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
         """Replaces the secret: the old one is refused from now on, the new one is shown only here."""
-        request.user.must("admin", project_id, f"project {project_id}")
-        await find_visible_project(request.user, ctx, project_id)
+        await find_visible_project(ctx, project_id, "admin")
         secret = new_token("wh_sec_")
         await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
         return NewSecret(secret)
 
     @delete("/{project_id:int}")
-    async def delete_project(self, request: Request[User, Any, Any], ctx: RequestContext, project_id: int) -> None:
+    async def delete_project(self, ctx: RequestContext, project_id: int) -> None:
         """Deletes the project for good, with its jobs, their builds and all their data; queued and running builds are
         aborted. Refused while builds of other projects are queued or running in its node pools.
         """
-        request.user.must("admin", project_id, f"project {project_id}")
         async with ctx.reading() as connection:
-            await find_visible_project(request.user, ctx, project_id)
+            await find_visible_project(ctx, project_id, "admin")
             guests = await pools.count_guest_builds(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
@@ -169,14 +143,10 @@ class ProjectController(Controller):
         await ctx(DeleteProject(project_id, job_ids))
 
 
-async def find_visible_project(user: User, ctx: RequestContext, project_id: int) -> ProjectRow:
-    """Returns the project. Raises NotFound for one that does not exist or that the user cannot see."""
-    user.must("read", project_id, f"project {project_id}")
-    async with ctx.reading() as connection:
-        found = await projects.find(connection, project_id)
-    if found is None:
-        raise NotFound(f"There is no project {project_id}.")
-    return found
+async def find_visible_project(ctx: RequestContext, project_id: int, level: Level = "read") -> ProjectRow:
+    """Returns the project. Raises NotFound for one that the user cannot see, Forbidden for too little access."""
+    ctx.user.must(level, project_id)
+    return await ctx.find(projects.find, "project", project_id)
 
 
 def to_detail(row: ProjectRow, base_url: str) -> ProjectDetail:

@@ -1,20 +1,18 @@
 """Quarantine: tests of a job whose failures do not fail its builds."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post
+from litestar import Controller, Response, delete, get, post
 from litestar.params import Parameter
 from msgspec import Meta
 
 from api.http.as_of import as_of
-from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, next_page, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, paginate, to_view
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
-from domain.core.errors import NotFound
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
 from projections.quarantine import AgeTotal, QuarantineRow, Status
@@ -116,53 +114,30 @@ class QuarantineController(Controller):
 
     @get(**as_of(QUARANTINE_HISTORY, "job_id"))
     async def list_entries(
-        self,
-        request: Request[User, Any, Any],
-        ctx: RequestContext,
-        job_id: JobId,
-        page: Page = 1,
-        limit: Limit = 10_000,
-        after: After = 0,
+        self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = 0
     ) -> Response[list[EntryItem]]:
         """All entries of a job by id, also expired ones."""
         paged = Paged(page, limit, after)
         async with ctx.reading() as connection:
-            await find_visible_job(request.user, ctx, job_id)
-            found = await quarantine.fetch_page(
-                connection, job_id, after=paged.after, offset=paged.offset, limit=paged.limit
-            )
-        headers = next_page(request, paged, [row.id for row in found])
-        return Response([to_item(row, ctx.effective_time) for row in found], headers=headers)
+            await find_visible_job(ctx, job_id)
+            found = await quarantine.fetch_page(connection, job_id, **paged.window)
+        return paginate(ctx.request, paged, [to_item(row, ctx.effective_time) for row in found])
 
     @post()
-    async def add(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
+    async def add(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
         """Adds a test to the quarantine; builds still run it. `node_id` may be a prefix that `::` or `[` follows."""
-        await find_visible_job(request.user, ctx, data.job_id, "write")
+        await find_visible_job(ctx, data.job_id, "write")
         quarantine_id = await ctx.services.ids.draw("quarantine")
-        receipt = await ctx(
-            AddToQuarantine(
-                job_id=data.job_id,
-                first_id=quarantine_id,
-                node_ids=(data.node_id,),
-                now=utcnow(),
-                reason=data.reason,
-                expires_at=data.expires_at,
-                owner=data.owner,
-            )
+        wanted = AddToQuarantine(
+            data.job_id, quarantine_id, (data.node_id,), utcnow(), data.reason, data.expires_at, data.owner
         )
-        return NewEntryAnswer(
-            id=quarantine_id,
-            node_id=data.node_id,
-            reason=data.reason,
-            quarantined_at=receipt.at,
-            expires_at=data.expires_at,
-            owner=data.owner,
-        )
+        receipt = await ctx(wanted)
+        return to_view(NewEntryAnswer, data, id=quarantine_id, quarantined_at=receipt.at)
 
     @post("/bulk", status_code=200)
-    async def bulk(self, request: Request[User, Any, Any], ctx: RequestContext, data: Bulk) -> Added | Removed:
+    async def bulk(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Adds or removes many tests; skips those that are in the quarantine already, or are not in it."""
-        await find_visible_job(request.user, ctx, data.job_id, "write")
+        await find_visible_job(ctx, data.job_id, "write")
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
             receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
@@ -186,10 +161,10 @@ class QuarantineController(Controller):
         return Added(added, len(node_ids) - added)
 
     @get("/stats")
-    async def stats(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> Stats:
+    async def stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
         now = utcnow()
         async with ctx.reading() as connection:
-            await find_visible_job(request.user, ctx, job_id)
+            await find_visible_job(ctx, job_id)
             reasons = await quarantine.count_by_reason(connection, job_id, now)
             ages = await quarantine.count_by_age(connection, job_id, now)
             statuses = await quarantine.count_by_status(connection, job_id, now)
@@ -203,18 +178,14 @@ class QuarantineController(Controller):
         )
 
     @get("/nodeids")
-    async def node_ids(self, request: Request[User, Any, Any], ctx: RequestContext, job_id: JobId) -> NodeIds:
+    async def node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
         async with ctx.reading() as connection:
-            await find_visible_job(request.user, ctx, job_id)
+            await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
-    async def remove(self, request: Request[User, Any, Any], ctx: RequestContext, quarantine_id: int) -> None:
-        async with ctx.reading() as connection:
-            entry = await quarantine.find(connection, quarantine_id)
-        if entry is None:
-            raise NotFound(f"There is no quarantine entry {quarantine_id}.")
-        request.user.must("write", entry.project_id, f"quarantine entry {quarantine_id}")
+    async def remove(self, ctx: RequestContext, quarantine_id: int) -> None:
+        entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id, "write")
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 

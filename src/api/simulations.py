@@ -2,13 +2,13 @@
 
 import asyncio
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, post
+from litestar import Controller, post
 from msgspec import Meta
 
-from api.http.permissions import User
+from api.audit import must_access_project
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from commands.what_if.rules import MAX_BYTES, WhatIfRules
@@ -21,8 +21,7 @@ from commands.what_if.simulation import (
     VerdictDiffers,
     differences,
 )
-from domain.core.errors import Invalid, NotFound, TooLarge, TooManyRequests
-from projections import audit_trail
+from domain.core.errors import Invalid, TooLarge, TooManyRequests
 from projections.time_travel.rule_history import RuleHistory
 
 TIME_LIMIT_S = 20.0
@@ -58,17 +57,14 @@ class ReplayController(Controller):
     tags = ["Audit"]
 
     @post(status_code=200)
-    async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
+    async def replay(self, ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
-        user, project_id = request.user, data.project_id
+        project_id = data.project_id
         if project_id is not None:
-            user.must("write", project_id, f"project {project_id}")
-            async with ctx.reading() as connection:
-                if not await audit_trail.has_project(connection, project_id):
-                    raise NotFound(f"There is no project {project_id}.")
-        elif not user.is_admin:
+            await must_access_project(ctx, project_id, "write")
+        elif not ctx.user.is_admin:
             raise Invalid.field("project_id", "is required: only admins replay all projects at once")
-        if len(await request.body()) > MAX_BYTES:
+        if len(await ctx.request.body()) > MAX_BYTES:
             raise TooLarge(f"Rules have at most {MAX_BYTES:,} bytes.")
         await asyncio.to_thread(data.check)
         if one_at_a_time.locked():

@@ -1,17 +1,16 @@
 """Microsoft Teams channels: register and test them."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, must_administer_project, must_be_callable, read_stats
-from api.http.permissions import User
+from api.endpoints import find_accessible, must_be_callable, read_stats
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name, Paged, next_page, provide_paged
+from api.http.types import Id, Name, Paged, paginate, to_view
+from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel
 from domain.teams import CardType, correct_outcome, redact_url
@@ -82,28 +81,18 @@ class TeamsController(Controller):
     path = "/ms-teams"
     tags = ["MS Teams"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
-    async def list_channels(
-        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
-    ) -> Response[list[ChannelItem]]:
+    @get()
+    async def list_channels(self, ctx: RequestContext, paged: Paged) -> Response[list[ChannelItem]]:
         """Of the caller's projects, by id."""
         async with ctx.reading() as connection:
-            found = await list_endpoints(
-                connection,
-                ChannelRow,
-                request.user.projects,
-                after=paged.after,
-                offset=paged.offset,
-                limit=paged.limit,
-            )
+            found = await list_endpoints(connection, ChannelRow, ctx.user.projects, **paged.window)
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
-        items = [to_item(row, stats[row.id]) for row in found]
-        return Response(items, headers=next_page(request, paged, [row.id for row in found]))
+        return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
     @post()
-    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewChannel) -> ChannelItem:
+    async def register(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
         """The URL is of a workflow or an incoming webhook of the channel."""
-        await must_administer_project(request.user, ctx, data.project_id)
+        await find_visible_project(ctx, data.project_id, "admin")
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
         receipt = await ctx(
             RegisterChannel(
@@ -119,15 +108,13 @@ class TeamsController(Controller):
         return to_item(new_row(ChannelRow, receipt.events[-1].event), DeliveryStats())
 
     @get("/{id:int}")
-    async def get_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelItem:
-        return to_item(await find_accessible(request.user, ctx, ChannelRow, id), await read_stats(ctx, id))
+    async def get_channel(self, ctx: RequestContext, id: int) -> ChannelItem:
+        return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: ChannelChanges
-    ) -> ChannelItem:
+    async def update(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        row = await find_accessible(request.user, ctx, ChannelRow, id, "admin")
+        row = await find_accessible(ctx, ChannelRow, id, "admin")
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
             url = None
@@ -144,18 +131,18 @@ class TeamsController(Controller):
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return to_item(await find_accessible(request.user, ctx, ChannelRow, id), await read_stats(ctx, id))
+        return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @delete("/{id:int}")
-    async def delete_channel(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
+    async def delete_channel(self, ctx: RequestContext, id: int) -> None:
         """With what was still to be delivered."""
-        await find_accessible(request.user, ctx, ChannelRow, id, "admin")
+        await find_accessible(ctx, ChannelRow, id, "admin")
         await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> ChannelTested:
+    async def test(self, ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once and says how it was answered. It is not tried again."""
-        row = await find_accessible(request.user, ctx, ChannelRow, id, "admin")
+        row = await find_accessible(ctx, ChannelRow, id, "admin")
         async with ctx.reading() as connection:
             project = await projects.find(connection, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)
@@ -168,18 +155,12 @@ class TeamsController(Controller):
 
 
 def to_item(row: ChannelRow, stats: DeliveryStats) -> ChannelItem:
-    return ChannelItem(
-        id=row.id,
+    return to_view(
+        ChannelItem,
+        row,
         name=row.title,
-        project_id=row.project_id,
         webhook_url=row.shown_url,
-        events=row.events,
         mention_on_fail=row.mention or None,
-        active=row.active,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        failing_since=row.failing_since,
-        failing_error=row.failing_error,
         deliveries_ok=stats.ok,
         deliveries_failed=stats.failed,
     )

@@ -1,19 +1,18 @@
 """Pipeline templates: configurations that jobs start from. All users read them, without the values of secrets."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.configurations import Glob, SetupLine, Value, check_glob, check_variables
+from api.http.configurations import Glob, SetupLine, Value, check_glob, check_variables, seal_values
 from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Name, Paged, next_page, provide_paged, to_view
+from api.http.types import Name, Paged, fields_of, paginate, to_view
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
-from domain.core.errors import Forbidden, NotFound
+from domain.core.errors import Forbidden
 from domain.templates import TEMPLATE
 from projections import templates
 from projections.templates import TemplateView
@@ -72,32 +71,20 @@ class TemplateController(Controller):
     path = "/pipeline-templates"
     tags = ["Pipeline Templates"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
-    async def list_templates(
-        self, request: Request[User, Any, Any], ctx: RequestContext, paged: Paged
-    ) -> Response[list[TemplateView]]:
+    @get()
+    async def list_templates(self, ctx: RequestContext, paged: Paged) -> Response[list[TemplateView]]:
         """All templates, by id."""
         async with ctx.reading() as connection:
-            found = await templates.fetch_page(connection, after=paged.after, offset=paged.offset, limit=paged.limit)
-        return Response(found, headers=next_page(request, paged, [template.id for template in found]))
+            found = await templates.fetch_page(connection, **paged.window)
+        return paginate(ctx.request, paged, found)
 
     @post(guards=[developers_only])
-    async def create(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewTemplate) -> TemplateView:
+    async def create(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
         data.check()
         template_id = await ctx.services.ids.draw("templates")
-        receipt = await ctx(
-            CreateTemplate(
-                template_id=template_id,
-                creator_id=request.user.user_id,
-                title=data.name,
-                description=data.description,
-                command=data.command,
-                setup=data.setup,
-                env=data.env,
-                artifacts=data.artifacts,
-                secrets={name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()},
-            )
-        )
+        fields = fields_of(data, name="title")
+        fields["secrets"] = seal_values(ctx.services.secrets, data.secrets)
+        receipt = await ctx(CreateTemplate(template_id, ctx.user.user_id, **fields))
         template = receipt.existing(TEMPLATE.at(template_id))
         return to_view(
             TemplateView,
@@ -109,7 +96,7 @@ class TemplateController(Controller):
             secrets=sorted(template.configuration.secrets),
             created_at=receipt.at,
             updated_at=receipt.at,
-            creator_id=request.user.user_id,
+            creator_id=ctx.user.user_id,
         )
 
     @get("/{template_id:int}")
@@ -117,49 +104,38 @@ class TemplateController(Controller):
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int, data: TemplateChanges
-    ) -> TemplateView:
+    async def update(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
         """Changes a template; counts for the next builds of all jobs that use it."""
-        check_ownership(request.user, await find_template(ctx, template_id))
-        await check_write_where_used(request.user, ctx, template_id)
+        check_ownership(ctx.user, await find_template(ctx, template_id))
+        await check_write_where_used(ctx, template_id)
         data.check()
-        seal = ctx.services.secrets.seal
-        given: Mapping[str, Any] = {
-            "title": data.name,
-            "description": data.description,
-            "command": data.command,
-            "setup": data.setup,
-            "env": data.env,
-            "artifacts": data.artifacts,
-            "secrets": UNSET
-            if isinstance(data.secret_values, UnsetType)
-            else {name: None if value is None else seal(value) for name, value in data.secret_values.items()},
-        }
-        await ctx(UpdateTemplate(template_id, **{name: value for name, value in given.items() if value is not UNSET}))
+        changes = fields_of(data, name="title")
+        if not isinstance(data.secret_values, UnsetType):
+            changes["secrets"] = seal_values(ctx.services.secrets, data.secret_values)
+        await ctx(UpdateTemplate(template_id, **changes))
         return await find_template(ctx, template_id)
 
     @delete("/{template_id:int}")
-    async def delete_template(self, request: Request[User, Any, Any], ctx: RequestContext, template_id: int) -> None:
+    async def delete_template(self, ctx: RequestContext, template_id: int) -> None:
         """Deletes a template. Refused while jobs use it."""
         template = await find_template(ctx, template_id)
-        check_ownership(request.user, template)
+        check_ownership(ctx.user, template)
         await ctx(DeleteTemplate(template_id, template.jobs_using))
 
 
-async def check_write_where_used(user: User, ctx: RequestContext, template_id: int) -> None:
+async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
     """Raises Forbidden unless the user may write to all projects whose jobs use the template: it runs with their
     secrets.
     """
     async with ctx.reading() as connection:
         used_in = await templates.fetch_project_ids(connection, template_id)
-    if foreign := [project_id for project_id in used_in if not user.may("write", project_id)]:
+    if foreign := [project_id for project_id in used_in if not ctx.user.may("write", project_id)]:
         raise Forbidden(
             f"Jobs of {len(foreign)} projects that you may not write to use this template; ask an admin to change it."
         )
 
 
-async def check_secrets_lendable(user: User, ctx: RequestContext, template_id: int | None) -> None:
+async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -> None:
     """Raises Forbidden when a template has secrets and the user is neither its creator nor an admin: the job could read
     them.
 
@@ -169,18 +145,14 @@ async def check_secrets_lendable(user: User, ctx: RequestContext, template_id: i
         return
     async with ctx.reading() as connection:
         template = await templates.find(connection, template_id)
-    if template is not None and template.secrets and not (user.is_admin or user.user_id == template.creator_id):
+    if template is not None and template.secrets and not (ctx.user.is_admin or ctx.user.user_id == template.creator_id):
         raise Forbidden(
             f"Template {template_id} has secrets, which your job could read; ask its creator or an admin to attach it."
         )
 
 
 async def find_template(ctx: RequestContext, template_id: int) -> TemplateView:
-    async with ctx.reading() as connection:
-        found = await templates.find(connection, template_id)
-    if found is None:
-        raise NotFound(f"There is no pipeline template {template_id}.")
-    return found
+    return await ctx.find(templates.find, "pipeline template", template_id)
 
 
 def check_ownership(user: User, template: TemplateView) -> None:

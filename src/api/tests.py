@@ -3,18 +3,18 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, get
+from litestar import Controller, Response, get
 from litestar.params import Parameter
 from psycopg import AsyncConnection
 
 from api.builds import read_build
 from api.http.as_of import as_of
-from api.http.permissions import Level, User
+from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page
+from api.http.types import MAX_ID, Paged, next_page, to_view
 from domain.core.errors import NotFound
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES
@@ -147,8 +147,8 @@ class TestController(Controller):
     tags = ["Reports & Tests"]
 
     @get("/report/{build_id:int}", **as_of(REPORT_HISTORY, "build_id"))
-    async def report(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int) -> ReportView:
-        async with read_build(ctx, request.user, build_id) as (connection, _):
+    async def report(self, ctx: RequestContext, build_id: int) -> ReportView:
+        async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
         return to_report_view(build_id, ranges, totals)
@@ -156,7 +156,6 @@ class TestController(Controller):
     @get("/tests", **as_of(TESTS_HISTORY, "build_id"))
     async def list_tests(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         build_id: BuildId,
         status: Annotated[Literal["passed", "failed", "skipped"] | None, Parameter()] = None,
@@ -177,33 +176,33 @@ class TestController(Controller):
             all_attempts=all_attempts,
         )
         paged = Paged(page, limit, after)
-        async with read_build(ctx, request.user, build_id) as (connection, build):
+        async with read_build(ctx, build_id) as (connection, build):
             ranges = await results_queries.fetch_reports(connection, build_id)
             total = await results_queries.count(connection, ranges, filters)
             keyset = msgspec.structs.replace(filters, after_id=after)
             found = await results_queries.fetch_page(connection, ranges, keyset, limit, paged.offset)
             quarantined = await find_quarantined(connection, build.job_id, ctx.effective_time, found)
-        headers = next_page(request, paged, [result.id for result in found])
+        headers = next_page(ctx.request, limit, [result.id for result in found])
         return Response(TestPage(total, [to_item(ranges, result, quarantined) for result in found]), headers=headers)
 
     @get("/tests/{test_id:int}")
-    async def get_test(self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int) -> TestDetail:
+    async def get_test(self, ctx: RequestContext, test_id: int) -> TestDetail:
         """One result with its trace, output and properties."""
         async with ctx.reading() as connection:
-            origin = await find_visible_result(request.user, ctx, test_id)
+            origin = await find_visible_result(ctx, test_id)
             ranges = await results_queries.find_report_of(connection, test_id)
             alone = ResultFilters(all_attempts=True, after_id=test_id - 1)
             found = await results_queries.fetch_page(connection, ranges, alone, 1, 0)
             if not found:  # deleted a moment ago
-                raise result_not_found(test_id)
+                raise NotFound(f"There is no test result {test_id}.")
             (result,) = found
             text = await results_history.find_text(connection, test_id)
             quarantined = await find_quarantined(connection, origin.job_id, ctx.effective_time, [result])
             system_out, system_err = await results_history.fetch_outputs(connection, ranges, test_id)
-        shown: dict[str, Any] = msgspec.structs.asdict(to_item(ranges, result, quarantined))
-        shown["message"] = text.message if text is not None else ""
-        return TestDetail(
-            **shown,
+        return to_view(
+            TestDetail,
+            to_item(ranges, result, quarantined),
+            message=text.message if text is not None else "",
             build_id=origin.build_id,
             trace=text.trace if text is not None else "",
             system_out=system_out,
@@ -212,32 +211,16 @@ class TestController(Controller):
         )
 
     @get("/tests/{test_id:int}/history")
-    async def history(
-        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, limit: Past = 20
-    ) -> History:
+    async def history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
         """The results of the test of this result, the newest first. `test_id` is the id of a result."""
         async with ctx.reading() as connection:
-            origin = await find_visible_result(request.user, ctx, test_id)
+            origin = await find_visible_result(ctx, test_id)
             runs = await results_history.fetch_history(connection, origin.case_id, limit)
         return History(
             test_case_id=origin.case_id,
             node_id=origin.node_id,
             history=[
-                HistoryItem(
-                    id=run.id,
-                    build_id=run.build_id,
-                    status=STATUSES[run.status],
-                    duration_ms=run.duration_ms,
-                    attempt=run.attempt,
-                    flaky=run.flaky,
-                    known_issue=run.known_issue,
-                    quarantined=run.quarantined,
-                    message=run.message,
-                    branch=run.branch,
-                    commit_sha=run.commit_sha,
-                    recorded_at=run.recorded_at,
-                    **msgspec.structs.asdict(run.triage),
-                )
+                to_view(HistoryItem, run, status=STATUSES[run.status], **msgspec.structs.asdict(run.triage))
                 for run in runs
             ],
         )
@@ -251,20 +234,8 @@ async def find_quarantined(
     return filter_quarantined((result.node_id for result in found), entries)
 
 
-def result_not_found(result_id: int) -> NotFound:
-    return NotFound(f"There is no test result {result_id}.")
-
-
-async def find_visible_result(user: User, ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
-    """Returns the result's origin. Raises NotFound for a result that the user cannot see, Forbidden for too little
-    access.
-    """
-    async with ctx.reading() as connection:
-        found = await results_history.find_origin(connection, result_id)
-    if found is None:
-        raise result_not_found(result_id)
-    user.must(level, found.project_id, f"test result {result_id}")
-    return found
+async def find_visible_result(ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
+    return await ctx.find_visible(results_history.find_origin, "test result", result_id, level)
 
 
 def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:
@@ -296,27 +267,18 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
             )
             for name, counts in suites.items()
         ],
-        reports=[ReportFile(report.path, report.cases, report.warnings) for report in ranges.reports],
+        reports=[to_view(ReportFile, report) for report in ranges.reports],
         warnings=[f"{report.path}: {warning}" for report in ranges.reports for warning in report.warnings],
     )
 
 
 def to_item(ranges: ReportRanges, result: Result, quarantined_now: set[str]) -> TestItem:
-    return TestItem(
-        id=result.id,
+    return to_view(
+        TestItem,
+        result,
         test_case_id=result.case_id,
-        node_id=result.node_id,
         status=STATUSES[result.status],
-        duration_ms=result.duration_ms,
-        message=result.message,
         suite=ranges.report_of(result.id).suites[result.suite],
-        attempt=result.attempt,
-        flaky=result.flaky,
-        known_issue=result.known_issue,
-        quarantined=result.quarantined,
         quarantined_now=result.node_id in quarantined_now,
         **msgspec.structs.asdict(result.triage),
-        fail_id=result.fail_id,
-        signature=result.signature,
-        test_resolution=result.test_resolution,
     )

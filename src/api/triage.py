@@ -1,12 +1,11 @@
 """Triage of failed results by people: classification, defect, resolution, known issue."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Request, post
+from litestar import Controller, post
 from msgspec import Meta
 
-from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.tests import find_visible_result
@@ -77,48 +76,40 @@ class TriageController(Controller):
     tags = ["Reports & Tests"]
 
     @post("/classification", status_code=200)
-    async def classify(
-        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewClassification
-    ) -> Classified:
+    async def classify(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
         """Classifies a failure. Overrides rules and models, which never override a person."""
-        user = request.user
-        result = await find_writable_result(user, ctx, test_id)
+        user = ctx.user
+        result = await find_writable_result(ctx, test_id)
         await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
     @post("/defect", status_code=200)
-    async def link_defect(
-        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewDefect
-    ) -> LinkedDefect:
-        result = await find_writable_result(request.user, ctx, test_id)
-        await ctx(LinkDefect(result, data.defect_key, data.defect_url, request.user.user_id))
+    async def link_defect(self, ctx: RequestContext, test_id: int, data: NewDefect) -> LinkedDefect:
+        result = await find_writable_result(ctx, test_id)
+        await ctx(LinkDefect(result, data.defect_key, data.defect_url, ctx.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
-    async def resolve(
-        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewResolution
-    ) -> Resolved:
-        result = await find_writable_result(request.user, ctx, test_id)
-        await ctx(SetResolution(result, data.resolution, request.user.user_id))
-        return Resolved(test_id, data.resolution, request.user.email)
+    async def resolve(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
+        result = await find_writable_result(ctx, test_id)
+        await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
+        return Resolved(test_id, data.resolution, ctx.user.email)
 
     @post("/known-issue", status_code=200)
-    async def link_known_issue(
-        self, request: Request[User, Any, Any], ctx: RequestContext, test_id: int, data: NewKnownIssueLink
-    ) -> LinkedKnownIssue:
+    async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
         """Classifies this failure, and from now on those with the same fail_id or signature, as the known issue."""
-        result = await find_writable_result(request.user, ctx, test_id)
-        await ctx(LinkKnownIssue(result, data.known_issue_id, request.user.user_id))
+        result = await find_writable_result(ctx, test_id)
+        await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 
 
-async def find_writable_result(user: User, ctx: RequestContext, result_id: int) -> Recorded:
+async def find_writable_result(ctx: RequestContext, result_id: int) -> Recorded:
     """Returns the result for a command. Raises NotFound, or Forbidden if the user can only read it."""
-    return to_recorded(await find_visible_result(user, ctx, result_id, "write"))
+    return to_recorded(await find_visible_result(ctx, result_id, "write"))
 
 
 def to_recorded(origin: ResultOrigin) -> Recorded:
-    place = origin.rule_classification
+    by_rule = None if origin.rule_classification is None else CLASSIFICATIONS[origin.rule_classification]
     return Recorded(
         result_id=origin.result_id,
         build_id=origin.build_id,
@@ -127,6 +118,6 @@ def to_recorded(origin: ResultOrigin) -> Recorded:
         status=STATUSES[origin.status],
         fail_id=origin.fail_id,
         signature=origin.signature,
-        by_rule=None if place is None else CLASSIFICATIONS[place],
+        by_rule=by_rule,
         rule=origin.rule,
     )

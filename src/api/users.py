@@ -1,9 +1,7 @@
 """Users: what they may do, and the deletion of their accounts."""
 
-from typing import Any
-
 import msgspec
-from litestar import Controller, Request, delete, get
+from litestar import Controller, delete, get
 
 from api.auth import Permissions, permissions
 from api.http.as_of import as_of
@@ -24,11 +22,9 @@ class UserController(Controller):
     tags = ["Users"]
 
     @get("/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
-    async def user_permissions(
-        self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int
-    ) -> UserPermissions:
+    async def user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
         """What a user may do in each project. For admins, and for the users themselves."""
-        if not request.user.is_admin and request.user.user_id != user_id:
+        if not ctx.user.is_admin and ctx.user.user_id != user_id:
             raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
         async with ctx.reading() as connection:
             row = await auth.find(connection, user_id)
@@ -42,6 +38,6 @@ class UserController(Controller):
         return UserPermissions(**msgspec.structs.asdict(permissions(user, visible)), user_id=user_id)
 
     @delete(guards=[admins_only("delete users")])
-    async def delete_user(self, request: Request[User, Any, Any], ctx: RequestContext, user_id: int) -> None:
+    async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
         """Deletes the account for good: name, address, credentials. Its sessions and API tokens end."""
-        await ctx(DeleteUser(user_id, request.user.user_id))
+        await ctx(DeleteUser(user_id, ctx.user.user_id))

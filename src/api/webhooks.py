@@ -5,24 +5,16 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, post, put
-from litestar.di import Provide
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import (
-    find_accessible,
-    may_access,
-    must_access,
-    must_administer_project,
-    must_be_callable,
-    read_stats,
-)
+from api.endpoints import find_accessible, may_access, must_access, must_be_callable, read_stats
 from api.http.as_of import resolve_moment
-from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
-from api.http.types import MAX_ID, Id, Paged, next_page, provide_paged
+from api.http.types import MAX_ID, Id, Paged, next_page, paginate, to_view
+from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
 from domain.core.errors import Conflict, Forbidden, Invalid, NotFound
@@ -128,10 +120,9 @@ class WebhookController(Controller):
     path = "/webhooks"
     tags = ["Webhooks"]
 
-    @get(dependencies={"paged": Provide(provide_paged, sync_to_thread=False)})
+    @get()
     async def list_webhooks(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
@@ -140,25 +131,17 @@ class WebhookController(Controller):
         """Of the caller's projects, by id; those of all projects are shown to admins."""
         async with ctx.reading() as connection:
             found = await list_endpoints(
-                connection,
-                WebhookRow,
-                request.user.projects,
-                project_id=project_id,
-                active=active,
-                after=paged.after,
-                offset=paged.offset,
-                limit=paged.limit,
+                connection, WebhookRow, ctx.user.projects, project_id=project_id, active=active, **paged.window
             )
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
-        items = [to_item(row, stats[row.id]) for row in found]
-        return Response(items, headers=next_page(request, paged, [row.id for row in found]))
+        return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
     @post()
-    async def register(self, request: Request[User, Any, Any], ctx: RequestContext, data: NewWebhook) -> WebhookItem:
+    async def register(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
         """Deliveries are signed with the secret, where one is given."""
         if data.project_id is not None:
-            await must_administer_project(request.user, ctx, data.project_id)
-        elif not request.user.is_admin:
+            await find_visible_project(ctx, data.project_id, "admin")
+        elif not ctx.user.is_admin:
             raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
         await must_be_callable(ctx, data.url, "url")
         receipt = await ctx(
@@ -185,15 +168,13 @@ class WebhookController(Controller):
         return schema(event_type)
 
     @get("/{id:int}")
-    async def get_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> WebhookItem:
-        return to_item(await find_accessible(request.user, ctx, WebhookRow, id), await read_stats(ctx, id))
+    async def get_webhook(self, ctx: RequestContext, id: int) -> WebhookItem:
+        return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
-    async def update(
-        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: WebhookChanges
-    ) -> WebhookItem:
+    async def update(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
         """Another URL, or activating it, tries at once what waits to be delivered."""
-        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id, "admin")
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")
         await ctx(
@@ -205,31 +186,31 @@ class WebhookController(Controller):
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return to_item(await find_accessible(request.user, ctx, WebhookRow, id), await read_stats(ctx, id))
+        return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @delete("/{id:int}")
-    async def delete_webhook(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> None:
+    async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
         """With its history, and with what was still to be delivered."""
-        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id, "admin")
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200)
-    async def bulk_delete(self, request: Request[User, Any, Any], ctx: RequestContext, data: BulkDelete) -> Deleted:
+    async def bulk_delete(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
         """All or, where one of them may not be deleted, none. What the caller cannot see is passed over."""
         async with ctx.reading() as connection:
             found = await find_existing(connection, data.ids)
-        visible = [row for row in found if may_access(request.user, "read", row)]
+        visible = [row for row in found if may_access(ctx.user, "read", row)]
         for row in visible:
-            must_access(request.user, "admin", row)
+            must_access(ctx.user, "admin", row)
         await ctx(DeleteEndpoints("webhook", tuple(row.id for row in visible)))
         return Deleted(len(visible), [row.id for row in visible])
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, request: Request[User, Any, Any], ctx: RequestContext, id: int) -> Tested:
+    async def test(self, ctx: RequestContext, id: int) -> Tested:
         """Sends a `ping`, signed like a delivery, and says how it was answered. It is not tried again."""
-        row = await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        row = await find_accessible(ctx, WebhookRow, id, "admin")
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
-        data = msgspec.Raw(msgspec.json.encode(to_view(row)))
+        data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
         body = msgspec.json.encode(NotificationMessage(f"evt-{delivery_id}", PING, now, row.project_id, data))
         secret = None if row.sealed_secret is None else ctx.services.secrets.unseal(row.sealed_secret)
         headers = build_headers(secret, delivery_id, PING, now, body)
@@ -241,7 +222,6 @@ class WebhookController(Controller):
     @get("/{id:int}/history")
     async def history(
         self,
-        request: Request[User, Any, Any],
         ctx: RequestContext,
         id: int,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Max attempts to return")] = 50,
@@ -251,24 +231,20 @@ class WebhookController(Controller):
         ] = 0,
     ) -> Response[list[HistoryItem]]:
         """Every attempt of the last 30 days, newest first."""
-        row = await find_accessible(request.user, ctx, WebhookRow, id)
-        with_excerpts = may_access(request.user, "admin", row)
+        row = await find_accessible(ctx, WebhookRow, id)
+        with_excerpts = may_access(ctx.user, "admin", row)
         async with ctx.reading() as connection:
             found = await delivery_history.read_history(
-                connection,
-                id,
-                ok=None if status is None else status == "ok",
-                before=before or None,
-                limit=limit,
+                connection, id, ok=None if status is None else status == "ok", before=before or None, limit=limit
             )
         items = [to_history_item(one, with_excerpt=with_excerpts) for one in found]
-        links = next_page(request, Paged(1, limit, before), [one.id for one in found], key="before")
+        links = next_page(ctx.request, limit, [one.id for one in found], key="before")
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
-    async def replay(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: Replay) -> Replaying:
+    async def replay(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
         """Delivers once more what happened from a position or time until now, marked as replay."""
-        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
             raise Invalid.field("position", "give either position or since")
@@ -286,11 +262,9 @@ class WebhookController(Controller):
         return Replaying(id, after, head)
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
-    async def redeliver(
-        self, request: Request[User, Any, Any], ctx: RequestContext, id: int, delivery_id: str
-    ) -> Redelivering:
+    async def redeliver(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
         """A delivery that has ended is made once more, with the same id, and tried as often as a new one."""
-        await find_accessible(request.user, ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id, "admin")
         async with ctx.reading() as connection:
             found = await delivery_history.find_delivery_state(connection, id, delivery_id)
         if found is None:
@@ -310,38 +284,19 @@ def seal_secret(ctx: RequestContext, secret: str) -> bytes:
     return ctx.services.secrets.seal(secret)
 
 
-def to_view(row: WebhookRow) -> WebhookView:
-    return WebhookView(
-        id=row.id,
-        url=row.url,
-        events=row.events,
-        active=row.active,
-        project_id=row.project_id,
-        has_secret=row.sealed_secret is not None,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        failing_since=row.failing_since,
-        failing_error=row.failing_error,
-    )
-
-
 def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
-    return WebhookItem(**msgspec.structs.asdict(to_view(row)), deliveries_ok=stats.ok, deliveries_failed=stats.failed)
+    has_secret = row.sealed_secret is not None
+    return to_view(WebhookItem, row, has_secret=has_secret, deliveries_ok=stats.ok, deliveries_failed=stats.failed)
 
 
 def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool) -> HistoryItem:
     state = "given_up" if one.state == "giving_up" else one.state
-    return HistoryItem(
-        id=one.id,
-        delivery_id=one.delivery_id,
+    return to_view(
+        HistoryItem,
+        one,
         event=one.type,
-        ok=one.ok,
-        status_code=one.status_code,
-        error=one.error,
-        attempted_at=one.attempted_at,
         attempt=one.number,
         latency_ms=one.ms,
-        replay=one.replay,
         state=state,
         next_attempt_at=one.due_at if state == "pending" else None,
         excerpt=one.excerpt if with_excerpt else None,

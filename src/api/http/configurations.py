@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from commands.builds import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
+from store.crypto.secrets import Secrets
 
 Command = Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
 SetupLine = Annotated[str, Meta(max_length=65_536)]
@@ -54,6 +55,10 @@ class NewConfiguration(msgspec.Struct):
         check_variables("secrets", self.secret_values)
         for number, glob in enumerate(self.artifacts):
             check_glob(f"artifacts[{number}]", glob)
+
+
+def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str, bytes | None]:
+    return {name: None if value is None else secrets.seal(value) for name, value in values.items()}
 
 
 def check_variables(field: str, names: Iterable[str]) -> None:

@@ -54,13 +54,13 @@ class User:
             return False
         return RANK.get(self.access.get(project_id, ""), 0) >= RANK[level]
 
-    def must(self, level: Level, project_id: int, what: str) -> None:
+    def must(self, level: Level, project_id: int, what: str | None = None) -> None:
         """Raises NotFound for a project that the user cannot see, Forbidden for one that they can only see.
 
-        `what` names in the NotFound what they asked for, which lies in the project.
+        `what` names in the NotFound what they asked for, if it is not the project itself but lies in it.
         """
         if not self.may("read", project_id):
-            raise NotFound(f"There is no {what}.")
+            raise NotFound(f"There is no {what or f'project {project_id}'}.")
         if not self.may(level, project_id):
             self.must_be_developer()
             raise Forbidden(f"This needs {level} access to project {project_id}; ask one of its admins.")

@@ -16,15 +16,7 @@ from litestar.exceptions import (
 )
 
 from api.http.idempotency import InFlight, ReplayedResponse, replay
-from domain.core.errors import (
-    Invalid,
-    Rejection,
-    StillRunning,
-    TooLarge,
-    TooManyRequests,
-    Unauthenticated,
-    Unavailable,
-)
+from domain.core.errors import Invalid, Rejection, StillRunning, TooLarge, TooManyRequests, Unauthenticated, Unavailable
 from store.log.append import AppendFailed
 
 log = structlog.get_logger()

@@ -7,10 +7,10 @@ response carries `Testhide-Projected: false`.
 """
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from litestar import Request
@@ -19,10 +19,10 @@ from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
 from api.http.idempotency import IdempotentRequest
-from api.http.permissions import Agent, User
+from api.http.permissions import Agent, Level, User
 from api.http.services import Services
 from commands.handler import Command, CommandContext, Receipt
-from domain.core.errors import Invalid
+from domain.core.errors import Invalid, NotFound
 from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
 
@@ -32,6 +32,17 @@ PROJECTED = "Testhide-Projected"
 AS_OF = "Testhide-As-Of"
 
 
+class OfProject(Protocol):
+    @property
+    def project_id(self) -> int: ...
+
+
+R = TypeVar("R")
+P = TypeVar("P", bound=OfProject)
+Find = Callable[[AsyncConnection, int], Awaitable[R | None]]
+"""Finds the row with an id in a read model."""
+
+
 class RequestContext:
     """Gives a handler its commands and queries. Injected as `ctx`."""
 
@@ -39,7 +50,7 @@ class RequestContext:
         self, services: Services, request: Request[Any, Any, Any], connection: AsyncConnection | None = None
     ) -> None:
         self.services = services
-        self._request = request
+        self.request = request
         self._connection = connection
 
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
@@ -63,9 +74,9 @@ class RequestContext:
         """Adds a position to the response's headers and, unless the caller sent `Prefer: respond-async`, waits until
         the read models show the events from `first` to it.
         """
-        state = self._request.state
+        state = self.request.state
         state.position = max(position, getattr(state, "position", 0))
-        if "respond-async" not in self._request.headers.get("prefer", ""):
+        if "respond-async" not in self.request.headers.get("prefer", ""):
             shown = await self.services.waiter.wait(position, first)
             state.projected = shown and getattr(state, "projected", True)
 
@@ -90,6 +101,34 @@ class RequestContext:
                 self._connection = None
 
     @property
+    def user(self) -> User:
+        """The user who calls."""
+        user: User = self.request.user
+        return user
+
+    @property
+    def node_id(self) -> int:
+        """The node whose agent calls."""
+        agent: Agent = self.request.user
+        return agent.node_id
+
+    async def find(self, find: Find[R], name: str, row_id: int) -> R:
+        """Returns the row with an id. Raises NotFound, with the name of what it is, if there is none."""
+        async with self.reading() as connection:
+            row = await find(connection, row_id)
+        if row is None:
+            raise NotFound(f"There is no {name} {row_id}.")
+        return row
+
+    async def find_visible(self, find: Find[P], name: str, row_id: int, level: Level = "read") -> P:
+        """Returns the row with an id. Raises NotFound for one of a project that the user cannot see, Forbidden for too
+        little access to the project.
+        """
+        row = await self.find(find, name, row_id)
+        self.user.must(level, row.project_id, f"{name} {row_id}")
+        return row
+
+    @property
     def is_historical(self) -> bool:
         """Whether the handler reads a past state (`?as_of=`)."""
         return False
@@ -102,10 +141,10 @@ class RequestContext:
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
         """Registers the `Idempotency-Key` of the request, if it has one, with its first command."""
         assert self._connection is None, "a command would take a second connection"
-        idempotent: IdempotentRequest | None = getattr(self._request.state, "idempotent", None)
+        idempotent: IdempotentRequest | None = getattr(self.request.state, "idempotent", None)
         if idempotent is None or idempotent.is_carried_out:
             return await self.services.handler.execute(command, caller)
-        once = await idempotent.register(self._request)
+        once = await idempotent.register(self.request)
         try:
             receipt = await self.services.handler.execute(command, dataclasses.replace(caller, once=once))
         except AlreadyDone:
@@ -115,8 +154,8 @@ class RequestContext:
         return receipt
 
     def _caller(self, actor: str | None) -> CommandContext:
-        user: User | Agent | None = self._request.scope.get("user")
-        correlation_id = self._request.headers.get("x-request-id", "")[:64] or uuid4().hex
+        user: User | Agent | None = self.request.scope.get("user")
+        correlation_id = self.request.headers.get("x-request-id", "")[:64] or uuid4().hex
         return CommandContext(actor or (user.actor if user is not None else "anonymous"), correlation_id)
 
 

@@ -6,21 +6,29 @@ every path and query string.
 """
 
 import json
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, TypedDict, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
 
 import msgspec
-from litestar import Request
+from litestar import Request, Response
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, SerializationException
 from litestar.handlers import BaseRouteHandler
 from litestar.params import Parameter
-from msgspec import Meta
+from msgspec import UNSET, Meta, structs
 
 from api.http.validation import convert_body, drop_read_only
 from domain.core.errors import Invalid, NotFound
 
+
+class WithId(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
 V = TypeVar("V", bound=msgspec.Struct)
+Item = TypeVar("Item", bound=WithId)
 
 MAX_ID = 2**53
 """The largest integer up to which every JSON reader keeps numbers exact."""
@@ -149,10 +157,28 @@ def is_text(raw: bytes) -> bool:
         return False
 
 
+def fields_of(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
+    """Returns the fields that a body gives, for a command. `renamed` has other names that the command has for them."""
+    given = structs.asdict(body).items()
+    return {renamed.get(name, name): value for name, value in given if value is not UNSET}
+
+
+def changes_in(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
+    """Returns the fields as `fields_of` does, and in `cleared` the names of those that are null."""
+    cleared = tuple(name for name, value in fields_of(body).items() if value is None)
+    return fields_of(body, **renamed) | ({"cleared": cleared} if cleared else {})
+
+
 def to_view(view: type[V], source: msgspec.Struct, **more: Any) -> V:
     """Returns a view made of the fields that it shares with `source`, and of `more`."""
     common = {name: getattr(source, name) for name in view.__struct_fields__ if hasattr(source, name)}
     return view(**common | more)
+
+
+class Window(TypedDict):
+    after: int
+    offset: int
+    limit: int
 
 
 class Paged(msgspec.Struct, frozen=True):
@@ -166,6 +192,11 @@ class Paged(msgspec.Struct, frozen=True):
     def offset(self) -> int:
         return 0 if self.after else (self.page - 1) * self.limit
 
+    @property
+    def window(self) -> Window:
+        """The parameters of a query for the items."""
+        return {"after": self.after, "offset": self.offset, "limit": self.limit}
+
 
 def provide_paged(
     page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
@@ -176,9 +207,14 @@ def provide_paged(
     return Paged(page, limit, after)
 
 
-def next_page(request: Request[Any, Any, Any], paged: Paged, ids: list[int], *, key: str = "after") -> dict[str, str]:
+def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -> Response[list[Item]]:
+    """Returns a page of a list, with the `Link` header to the next one."""
+    return Response(items, headers=next_page(request, paged.limit, [item.id for item in items]))
+
+
+def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
     """Returns the `Link` header to the items that follow; nothing on the last page."""
-    if len(ids) < paged.limit:
+    if len(ids) < limit:
         return {}
     kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", key)]
     return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, ids[-1])])}>; rel="next"'}

@@ -14,12 +14,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 from litestar.exceptions import HTTPException
-from multipart import (  # type: ignore[import-untyped]
-    MultipartError,
-    MultipartSegment,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header  # type: ignore[import-untyped]
 
 from api.http.idempotency import BODY_HASH
 from domain.core.errors import Invalid, TooLarge
@@ -71,12 +66,7 @@ async def receive_upload(
         spooled.flush()
         request.state[BODY_HASH] = form.hash()
         yield Upload(
-            form.fields,
-            form.file_name,
-            form.content_type,
-            form.size,
-            form.digest.hexdigest(),
-            Path(spooled.name),
+            form.fields, form.file_name, form.content_type, form.size, form.digest.hexdigest(), Path(spooled.name)
         )
 
 
