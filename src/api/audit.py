@@ -92,7 +92,10 @@ class AuditController(Controller):
         if since is not None and until is not None and until <= since:
             raise Invalid.field("until", "must be later than `since`")
         if stream is not None:
-            await check_stream(ctx, stream)
+            try:
+                await project_of(ctx, stream)
+            except NotFound as error:
+                raise Invalid.field("stream", error.detail) from None
         async with ctx.reading() as connection:
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
         shown = await load_entries(ctx, positions)
@@ -172,13 +175,6 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
     if project_id is not None:
         ctx.user.must("admin", project_id, f"stream {stream!r}")
     return project_id
-
-
-async def check_stream(ctx: RequestContext, stream: str) -> None:
-    try:
-        await project_of(ctx, stream)
-    except NotFound as error:
-        raise Invalid.field("stream", error.detail) from None
 
 
 def types_of(area: str | None, name: str | None) -> list[str] | None:

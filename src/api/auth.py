@@ -11,7 +11,7 @@ from litestar import Controller, Request, Response, delete, get, post
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
-from api.http.permissions import User
+from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
@@ -154,11 +154,11 @@ class AuthController(Controller):
 
 
 def permissions(user: User, visible: list[int]) -> Permissions:
-    levels: dict[str, str] = {}
-    for project_id in visible:
-        levels[str(project_id)] = next(
-            level for level in ("admin", "write", "read") if level == "read" or user.may(level, project_id)
-        )
+    ranked: tuple[Level, ...] = ("admin", "write")
+    levels = {
+        str(project_id): next((level for level in ranked if user.may(level, project_id)), "read")
+        for project_id in visible
+    }
     return Permissions(
         can_start_builds=user.is_admin or any(level != "read" for level in levels.values()),
         can_manage_nodes=user.is_admin,

@@ -10,18 +10,9 @@ import msgspec
 from litestar import Controller, post
 from msgspec import Meta
 
-from api.http.configurations import (
-    Branch,
-    Glob,
-    Repository,
-    SetupLine,
-    Value,
-    check_glob,
-    check_repository,
-    check_variables,
-)
+from api.http.configurations import Branch, Glob, Repository, SetupLine, Value, check_parts, check_repository
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name, to_view
+from api.http.types import Id, Name, fields_of, to_view
 from api.jobs import Minutes, Parallel, find_visible_job
 from api.nodes import Tags
 from api.pools import Label, check_labels
@@ -59,12 +50,9 @@ class ConfigurationPart(msgspec.Struct, forbid_unknown_fields=True):
     secrets: Annotated[list[str], Meta(max_length=500)] = []
     """Names of the secrets, without values."""
 
-    def check(self, place: str) -> None:
+    def check(self, field: str) -> None:
         """Raises Invalid for what the types do not refuse."""
-        check_variables(f"{place}.env", self.env)
-        check_variables(f"{place}.secrets", self.secrets)
-        for number, glob in enumerate(self.artifacts):
-            check_glob(f"{place}.artifacts[{number}]", glob)
+        check_parts(f"{field}.", self.env, self.secrets, self.artifacts)
 
     @property
     def stored(self) -> Configuration:
@@ -158,22 +146,17 @@ class JobBundleController(Controller):
                 f" PUT /api/v3/jobs/{job_id}/configuration."
             )
         name = job.name[: MAX_NAME - len(IMPORTED)] + IMPORTED
+        fields = {field: value for field, value in fields_of(job).items() if field not in ("name", "node_pool")}
+        fields["required_tags"] = list(dict.fromkeys(job.required_tags))
         await ctx(
             ImportJob(
                 job_id=job_id,
                 project_id=data.project_id,
                 title=name,
                 node_pool_id=pool_id,
-                timeout_minutes=job.timeout_minutes,
-                max_parallel=job.max_parallel,
                 pipeline_template_id=template_id,
-                repository=job.repository,
-                default_branch=job.default_branch,
-                required_tags=list(dict.fromkeys(job.required_tags)),
-                pool_labels=job.pool_labels,
-                quarantine_mode=job.quarantine_mode,
-                enabled=job.enabled,
                 configuration=configuration,
+                **fields,
             )
         )
         return ImportedJob(job_id, name, data.project_id, warnings)

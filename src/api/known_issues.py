@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, Paged, fields_of, paginate, to_view
 from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
@@ -92,16 +92,7 @@ class KnownIssueController(Controller):
             raise match_error("one of them is required")
         known_issue_id = await ctx.services.ids.draw("known_issues")
         receipt = await ctx(
-            CreateKnownIssue(
-                known_issue_id=known_issue_id,
-                project_id=data.project_id,
-                title=data.title,
-                classification=data.classification,
-                kind=match[0],
-                value=match[1],
-                defect_key=data.defect_key,
-                defect_url=data.defect_url,
-            )
+            CreateKnownIssue(known_issue_id, kind=match[0], value=match[1], **fields_without_match(data))
         )
         return to_known_issue_view(
             receipt.existing(KNOWN_ISSUE.at(known_issue_id)),
@@ -122,12 +113,9 @@ class KnownIssueController(Controller):
         await ctx(
             UpdateKnownIssue(
                 known_issue_id,
-                title=none_if_unset(data.title),
-                classification=none_if_unset(data.classification),
                 match=parse_match(data),
-                defect_key=none_if_unset(data.defect_key),
-                defect_url=none_if_unset(data.defect_url),
                 cleared=tuple(name for name in clearable if getattr(data, name) is None),
+                **fields_without_match(data),
             )
         )
         return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
@@ -145,10 +133,14 @@ async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int, lev
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:
     """Returns the match rule as kind and value; None if there is none. Raises Invalid for more than one."""
-    values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := none_if_unset(getattr(data, kind)))]
+    values: list[tuple[Kind, str]] = [(kind, value) for kind in KINDS if (value := getattr(data, kind) or None)]
     if len(values) > 1:
         raise match_error("only one of them can be given")
     return values[0] if values else None
+
+
+def fields_without_match(data: NewKnownIssue | KnownIssueChanges) -> dict[str, Any]:
+    return {name: value for name, value in fields_of(data).items() if name not in KINDS}
 
 
 def match_error(why: str) -> Invalid:
@@ -156,10 +148,6 @@ def match_error(why: str) -> Invalid:
         f"A known issue has exactly one of pattern, signature, fail_id: {why}.",
         *(FieldError(kind, f"exactly one of pattern, signature, fail_id: {why}") for kind in KINDS),
     )
-
-
-def none_if_unset(value: Any) -> Any:
-    return None if value is UNSET else value
 
 
 def to_known_issue_view(issue: KnownIssue | KnownIssueRow, **more: Any) -> KnownIssueView:

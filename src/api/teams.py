@@ -40,7 +40,7 @@ class NewChannel(msgspec.Struct):
 
 
 class ChannelChanges(msgspec.Struct):
-    """What is not given stays."""
+    """Fields that are left out stay as they are."""
 
     name: Name | UnsetType = UNSET
     webhook_url: Url | UnsetType = UNSET
@@ -83,7 +83,7 @@ class TeamsController(Controller):
 
     @get()
     async def list_channels(self, ctx: RequestContext, paged: Paged) -> Response[list[ChannelItem]]:
-        """Of the caller's projects, by id."""
+        """The channels of the caller's projects, by id."""
         async with ctx.reading() as connection:
             found = await list_endpoints(connection, ChannelRow, ctx.user.projects, **paged.window)
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
@@ -91,7 +91,7 @@ class TeamsController(Controller):
 
     @post()
     async def register(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
-        """The URL is of a workflow or an incoming webhook of the channel."""
+        """Registers a channel by the URL of its workflow or incoming webhook."""
         await find_visible_project(ctx, data.project_id, "admin")
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
         receipt = await ctx(
@@ -113,7 +113,7 @@ class TeamsController(Controller):
 
     @put("/{id:int}")
     async def update(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
-        """Another URL, or activating it, tries at once what waits to be delivered."""
+        """Changes a channel. A new URL, or activating it, tries waiting deliveries at once."""
         row = await find_accessible(ctx, ChannelRow, id, "admin")
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
@@ -135,13 +135,13 @@ class TeamsController(Controller):
 
     @delete("/{id:int}")
     async def delete_channel(self, ctx: RequestContext, id: int) -> None:
-        """With what was still to be delivered."""
+        """Deletes a channel, with the cards that were not delivered yet."""
         await find_accessible(ctx, ChannelRow, id, "admin")
         await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200)
     async def test(self, ctx: RequestContext, id: int) -> ChannelTested:
-        """Sends a card at once and says how it was answered. It is not tried again."""
+        """Sends a card at once, without retries, and returns how it was answered."""
         row = await find_accessible(ctx, ChannelRow, id, "admin")
         async with ctx.reading() as connection:
             project = await projects.find(connection, row.project_id)

@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.http.configurations import Glob, SetupLine, Value, check_glob, check_variables, seal_values
+from api.http.configurations import Glob, SetupLine, Value, check_parts, seal_values
 from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
 from api.http.types import Name, Paged, fields_of, paginate, to_view
@@ -34,7 +34,7 @@ class NewTemplate(msgspec.Struct):
     secrets: dict[str, Value] = {}
 
     def check(self) -> None:
-        check_parts(self.env, self.secrets, self.artifacts)
+        check_parts("", self.env, self.secrets, self.artifacts)
 
 
 class TemplateChanges(msgspec.Struct):
@@ -56,15 +56,7 @@ class TemplateChanges(msgspec.Struct):
         return {} if isinstance(self.secrets, list) else self.secrets
 
     def check(self) -> None:
-        check_parts(self.env or {}, self.secret_values or {}, self.artifacts or [])
-
-
-def check_parts(env: Mapping[str, str], secrets: Mapping[str, str | None], artifacts: list[str]) -> None:
-    """Raises Invalid for what the types do not refuse."""
-    check_variables("env", env)
-    check_variables("secrets", secrets)
-    for number, glob in enumerate(artifacts):
-        check_glob(f"artifacts[{number}]", glob)
+        check_parts("", self.env or {}, self.secret_values or {}, self.artifacts or [])
 
 
 class TemplateController(Controller):

@@ -79,33 +79,28 @@ class TriageController(Controller):
     async def classify(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
         """Classifies a failure. Overrides rules and models, which never override a person."""
         user = ctx.user
-        result = await find_writable_result(ctx, test_id)
+        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
     @post("/defect", status_code=200)
     async def link_defect(self, ctx: RequestContext, test_id: int, data: NewDefect) -> LinkedDefect:
-        result = await find_writable_result(ctx, test_id)
+        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(LinkDefect(result, data.defect_key, data.defect_url, ctx.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
     async def resolve(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
-        result = await find_writable_result(ctx, test_id)
+        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)
 
     @post("/known-issue", status_code=200)
     async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
         """Classifies this failure, and from now on those with the same fail_id or signature, as the known issue."""
-        result = await find_writable_result(ctx, test_id)
+        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
-
-
-async def find_writable_result(ctx: RequestContext, result_id: int) -> Recorded:
-    """Returns the result for a command. Raises NotFound, or Forbidden if the user can only read it."""
-    return to_recorded(await find_visible_result(ctx, result_id, "write"))
 
 
 def to_recorded(origin: ResultOrigin) -> Recorded:

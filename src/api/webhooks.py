@@ -34,7 +34,7 @@ Secret = Annotated[str, Meta(min_length=1, max_length=500, description="Write-on
 
 
 class NewWebhook(msgspec.Struct):
-    """Without a project it is told of all of them."""
+    """A webhook without a project gets the notifications of all projects."""
 
     url: Url
     events: Events
@@ -44,7 +44,7 @@ class NewWebhook(msgspec.Struct):
 
 
 class WebhookChanges(msgspec.Struct):
-    """What is not given stays."""
+    """Fields that are left out stay as they are."""
 
     url: Url | UnsetType = UNSET
     events: Events | UnsetType = UNSET
@@ -99,7 +99,7 @@ class HistoryItem(msgspec.Struct):
 
 
 class Replay(msgspec.Struct):
-    """One of them."""
+    """Either a position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Annotated[datetime, Meta(tz=True)] | None = None
@@ -128,7 +128,7 @@ class WebhookController(Controller):
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
         active: Annotated[bool | None, Parameter(description="Return only active/inactive hooks")] = None,
     ) -> Response[list[WebhookItem]]:
-        """Of the caller's projects, by id; those of all projects are shown to admins."""
+        """The webhooks of the caller's projects, by id; admins also see those of all projects."""
         async with ctx.reading() as connection:
             found = await list_endpoints(
                 connection, WebhookRow, ctx.user.projects, project_id=project_id, active=active, **paged.window
@@ -138,7 +138,7 @@ class WebhookController(Controller):
 
     @post()
     async def register(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
-        """Deliveries are signed with the secret, where one is given."""
+        """Registers a webhook. With a secret, its deliveries are signed."""
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id, "admin")
         elif not ctx.user.is_admin:
@@ -173,7 +173,7 @@ class WebhookController(Controller):
 
     @put("/{id:int}")
     async def update(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Another URL, or activating it, tries at once what waits to be delivered."""
+        """Changes a webhook. A new URL, or activating it, tries waiting deliveries at once."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")
@@ -190,13 +190,13 @@ class WebhookController(Controller):
 
     @delete("/{id:int}")
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
-        """With its history, and with what was still to be delivered."""
+        """Deletes a webhook, with its history and the messages that were not delivered yet."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200)
     async def bulk_delete(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
-        """All or, where one of them may not be deleted, none. What the caller cannot see is passed over."""
+        """Deletes all of the webhooks, or none if the caller may not delete one. Skips those that they cannot see."""
         async with ctx.reading() as connection:
             found = await find_existing(connection, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
@@ -207,7 +207,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/test", status_code=200)
     async def test(self, ctx: RequestContext, id: int) -> Tested:
-        """Sends a `ping`, signed like a delivery, and says how it was answered. It is not tried again."""
+        """Sends a `ping`, signed like a delivery, without retries, and returns how it was answered."""
         row = await find_accessible(ctx, WebhookRow, id, "admin")
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
         data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
@@ -243,7 +243,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202)
     async def replay(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
-        """Delivers once more what happened from a position or time until now, marked as replay."""
+        """Delivers the notifications since a position or time once more, marked as replay."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
@@ -263,7 +263,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
     async def redeliver(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """A delivery that has ended is made once more, with the same id, and tried as often as a new one."""
+        """Makes a delivery that has ended once more, with the same id and as many attempts as a new one."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         async with ctx.reading() as connection:
             found = await delivery_history.find_delivery_state(connection, id, delivery_id)

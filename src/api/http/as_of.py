@@ -16,7 +16,6 @@ from litestar import Request
 from litestar.di import Provide
 from litestar.params import Parameter
 from msgspec import Meta
-from psycopg import AsyncConnection
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
@@ -34,24 +33,6 @@ AsOf = Annotated[
         max_length=40, description="As it was at this position of the log, or at this time (RFC 3339, with its offset)"
     ),
 ]
-
-
-class HistoricalContext(RequestContext):
-    """Reads tables that hold a past state; executes no commands."""
-
-    def __init__(
-        self, services: Services, request: Request[Any, Any, Any], connection: AsyncConnection, at: datetime
-    ) -> None:
-        super().__init__(services, request, connection)
-        self._at = at
-
-    @property
-    def is_historical(self) -> bool:
-        return True
-
-    @property
-    def effective_time(self) -> datetime:
-        return self._at
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -115,7 +96,7 @@ async def _historical_context(
                 f"What {name} was at position {moment.position} cannot be shown: its contents have been erased since."
             )
         async with services.past.open(reader.tables) as connection:
-            yield HistoricalContext(services, request, connection, moment.at)
+            yield RequestContext(services, request, connection, moment.at)
 
 
 def _check_access(user: User, first: Event, name: str) -> None:

@@ -51,14 +51,19 @@ class NewConfiguration(msgspec.Struct):
 
     def check(self) -> None:
         """Raises Invalid for what the types do not refuse."""
-        check_variables("env", self.env)
-        check_variables("secrets", self.secret_values)
-        for number, glob in enumerate(self.artifacts):
-            check_glob(f"artifacts[{number}]", glob)
+        check_parts("", self.env, self.secret_values, self.artifacts)
 
 
 def seal_values(secrets: Secrets, values: Mapping[str, str | None]) -> dict[str, bytes | None]:
     return {name: None if value is None else secrets.seal(value) for name, value in values.items()}
+
+
+def check_parts(prefix: str, env: Iterable[str], secrets: Iterable[str], artifacts: list[str]) -> None:
+    """Raises Invalid for what the types do not refuse. `prefix` precedes the names of the fields."""
+    check_variables(f"{prefix}env", env)
+    check_variables(f"{prefix}secrets", secrets)
+    for number, glob in enumerate(artifacts):
+        check_glob(f"{prefix}artifacts[{number}]", glob)
 
 
 def check_variables(field: str, names: Iterable[str]) -> None:

@@ -44,14 +44,22 @@ Find = Callable[[AsyncConnection, int], Awaitable[R | None]]
 
 
 class RequestContext:
-    """Gives a handler its commands and queries. Injected as `ctx`."""
+    """Gives a handler its commands and queries. Injected as `ctx`.
+
+    With `at`, the tables of the connection hold the state of that time, and no command can be executed.
+    """
 
     def __init__(
-        self, services: Services, request: Request[Any, Any, Any], connection: AsyncConnection | None = None
+        self,
+        services: Services,
+        request: Request[Any, Any, Any],
+        connection: AsyncConnection | None = None,
+        at: datetime | None = None,
     ) -> None:
         self.services = services
         self.request = request
         self._connection = connection
+        self._at = at
 
     async def __call__(self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None) -> Receipt:
         """Executes a command for the caller and waits until the read models show its events.
@@ -131,12 +139,12 @@ class RequestContext:
     @property
     def is_historical(self) -> bool:
         """Whether the handler reads a past state (`?as_of=`)."""
-        return False
+        return self._at is not None
 
     @property
     def effective_time(self) -> datetime:
         """The time whose state the handler reads."""
-        return utcnow()
+        return self._at or utcnow()
 
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
         """Registers the `Idempotency-Key` of the request, if it has one, with its first command."""
