@@ -206,10 +206,11 @@ def query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
     """Returns the names of the query parameters of a handler and of what is injected into it."""
     dependencies = handler.resolve_dependencies()
     path_names = {name for path in handler.paths for name in _path_names(path)}
-    signatures = [handler.parsed_fn_signature, *(item.parsed_fn_signature for item in dependencies.values())]
+    signature = handler.parsed_fn_signature
+    injected = [dependencies[name].parsed_fn_signature for name in signature.parameters if name in dependencies]
     names = set()
-    for signature in signatures:
-        for name, parameter in signature.parameters.items():
+    for part in (signature, *injected):
+        for name, parameter in part.parameters.items():
             if name in RESERVED or name in dependencies or name in path_names:
                 continue
             described = parameter.kwarg_definition if isinstance(parameter.kwarg_definition, ParameterKwarg) else None
