@@ -1,4 +1,4 @@
-"""What is asked of artifacts, and what follows."""
+"""Commands on artifacts: store, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from domain.jobs import JOB, Job
 
 @dataclass(frozen=True)
 class StoreArtifact(Command):
-    """The content lies in the blob store already. `by_node` is the node whose agent sends it, None for a person."""
+    """Records an artifact whose blob is stored. `by_node` is the node whose agent sent it; None: a user sent it."""
 
     artifact_id: int
     build_id: int
@@ -27,7 +27,7 @@ class StoreArtifact(Command):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def then_reads(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Sequence[AnyStream]:
-        """The job: when that is deleted, so are the contents of all its artifacts, and none may come later."""
+        """Names the job: its deletion deletes the contents of all artifacts, so none may be stored after it."""
         return () if build is None else (JOB.at(build.queued.job_id),)
 
     def decide(
@@ -80,7 +80,7 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises NotFound for a build that is not this node's, Conflict for one that has ended: the agent drops it."""
+    """Raises NotFound for a build that this node does not run, Conflict for one that has ended: the agent drops it."""
     match build:
         case Assigned() | Running() if build.node_id == node_id:
             return

@@ -18,6 +18,8 @@ from store.log.event_log import EventLog
 
 @dataclass(frozen=True)
 class NoteReading(Command):
+    """Records that somebody read the audit log."""
+
     read_id: int
     what: What
     filter: Mapping[str, str] = field(default_factory=dict)
@@ -42,7 +44,7 @@ class NoteReading(Command):
 class ChangeSigningKey(Command):
     public_key: str
     instead_of: str | None
-    """None for the first one."""
+    """The current key; None when there is none yet."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (SIGNING_KEY,)
@@ -58,7 +60,7 @@ class ChangeSigningKey(Command):
 async def new_signing_key(
     handler: Handler, log: EventLog, pool: AsyncConnectionPool, secrets: Secrets, caller: CommandContext
 ) -> VerifierKey:
-    """Makes a key and hands signing over to it. The first one also gives the log its name, for ever."""
+    """Creates a key and makes it the signing key. The first key also sets the name (origin) of the log for good."""
     current = await log.load_state(SIGNING_KEY)
     origin = VerifierKey.parse(current).name if current else f"testhide/{random.token_hex(8)}"
     key = SigningKey.new(origin)

@@ -1,4 +1,4 @@
-"""What is asked of sessions and API tokens, and what follows."""
+"""Commands on sessions and API tokens: open, create, revoke."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from domain.core.events import AnyStream, Event
 
 @dataclass(frozen=True)
 class OpenSession(Command):
-    """Who asks has proved to be the user."""
+    """Opens a session of a user who has been authenticated."""
 
     session_id: str
     user_id: int
@@ -73,7 +73,7 @@ class RevokeApiToken(Command):
         return (API_TOKEN.at(self.token_id),)
 
     def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
-        # The token of another user is not told apart from none.
+        # Another user's token gets the same answer as an unknown one.
         if token is None or token.user_id != self.user_id:
             raise NotFound(f"You have no API token {self.token_id}.")
         yield ApiTokenRevoked(token_id=self.token_id, user_id=self.user_id)

@@ -30,7 +30,7 @@ from domain.templates import TEMPLATE, Template, overlaid
 
 @dataclass(frozen=True)
 class RestartBuild(Command):
-    """The same commit and configuration again; with `test_ids` only these tests."""
+    """Queues a build of the same commit and configuration; with `test_ids` only of these tests."""
 
     build_id: int
     restarted_from: int
@@ -41,7 +41,7 @@ class RestartBuild(Command):
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
 
     def then_reads(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
-        """The pool that the build wants and the template that an external build's job has, where there are any."""
+        """Names the pool of the build and, for an external build, the template of its job."""
         if source is None or job is None:
             return ()
         queued, template_id = source.queued, job.pipeline_template_id
@@ -70,7 +70,7 @@ class RestartBuild(Command):
             )
         configuration = queued.configuration
         if queued.external:
-            # It ran elsewhere; here its job's own command runs.
+            # An external build has no command of its own, so the job's runs.
             configuration = job.configuration
             for state in named:
                 if isinstance(state, Template) and not state.deleted:
@@ -148,7 +148,7 @@ class PinBuild(Command):
 
 @dataclass(frozen=True)
 class DeleteBuild(Command):
-    """For good: the data key of the build goes in the same commit."""
+    """Deletes a build for good: its data key is destroyed in the same commit."""
 
     build_id: int
     reason: Literal["requested", "retention"] = "requested"

@@ -28,6 +28,8 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class TakeLeadership(Command):
+    """Makes a dispatcher the leader; the one before it can no longer assign builds."""
+
     leader: str
 
     def reads(self) -> Sequence[AnyStream]:
@@ -40,7 +42,7 @@ class TakeLeadership(Command):
 
 @dataclass(frozen=True)
 class AssignBuild(Command):
-    """Only holds while `leader` leads: the leader stream that it reads is its fence."""
+    """Assigns a queued build to a node, only while `leader` leads: the leader stream is the fence."""
 
     build_id: int
     node_id: int
@@ -59,7 +61,7 @@ class AssignBuild(Command):
 
 @dataclass(frozen=True)
 class AcknowledgeBuild(Command):
-    """The agent is about to run the first command."""
+    """Records that the agent is about to run the first command of its build."""
 
     build_id: int
     node_id: int
@@ -82,7 +84,7 @@ class AcknowledgeBuild(Command):
 
 @dataclass(frozen=True)
 class LoseBuild(Command):
-    """Its node did not acknowledge it or is gone: back to the queue, or aborted after MAX_ATTEMPTS."""
+    """Requeues a build that its node did not acknowledge or lost; aborts it after MAX_ATTEMPTS."""
 
     build_id: int
     node_id: int
@@ -114,7 +116,7 @@ class LoseBuild(Command):
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
-    """The build, if this node holds it in this attempt; else Conflict, which tells an agent to drop it."""
+    """Returns the build if this node runs it in this attempt. Else raises Conflict, on which the agent drops it."""
     match build:
         case None | Deleted():
             raise NotFound(f"There is no build {build_id}.")

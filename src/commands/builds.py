@@ -1,4 +1,4 @@
-"""What is asked of builds, and what follows."""
+"""Commands on builds: start, finish, abort."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
 
 @dataclass(frozen=True)
 class StartBuild(Command):
-    """`env` and `secrets` go over the job's; None takes the job's branch and the newest commit."""
+    """Queues a build. `env` and `secrets` override the job's; defaults are the job's branch and its newest commit."""
 
     build_id: int
     job_id: int
@@ -51,7 +51,7 @@ class StartBuild(Command):
         return BUILD.at(self.build_id), JOB.at(self.job_id)
 
     def then_reads(self, build: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
-        """The job's template and pool, where it has them."""
+        """Names the template and the pool of the job."""
         if build is not None or job is None:
             return ()
         template = () if job.pipeline_template_id is None else (TEMPLATE.at(job.pipeline_template_id),)
@@ -71,7 +71,7 @@ class StartBuild(Command):
                 f" choose another by PUT /api/v3/jobs/{self.job_id}."
             )
         if any(isinstance(state, Template) and state.deleted for state in named):
-            # The job took it in the very moment in which it was deleted; what it said is erased.
+            # The job chose the template while it was being deleted; its content is erased.
             raise Conflict(
                 f"Pipeline template {job.pipeline_template_id} of job {self.job_id} was deleted;"
                 f" choose another, or null, by PUT /api/v3/jobs/{self.job_id}."
@@ -110,7 +110,7 @@ class StartBuild(Command):
 
 @dataclass(frozen=True)
 class FinishBuild(Command):
-    """The agent's last word. `reason` is the agent's; without one the exit code and the results decide."""
+    """Ends a build that an agent ran. Without a `reason` from the agent, the exit code and the results decide."""
 
     build_id: int
     node_id: int
@@ -143,6 +143,8 @@ class FinishBuild(Command):
 
 @dataclass(frozen=True)
 class FinishExternalBuild(Command):
+    """Ends an external build with the verdict that its pipeline reports."""
+
     build_id: int
     status: Verdict
 
@@ -175,13 +177,13 @@ class FinishExternalBuild(Command):
 
 @dataclass(frozen=True)
 class AbortBuild(Command):
-    """Ends a build that has not finished: a user stopped it, or its job or node was removed."""
+    """Aborts a build that has not finished: a user stopped it, or its job or node was deleted."""
 
     build_id: int
     reason: Reason
     detail: str | None = None
     logs: Mapping[int, LogEnd] = field(default_factory=dict)
-    """The ends of the build's logs, by attempt."""
+    """The end of the build log of each attempt, by attempt."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -208,9 +210,9 @@ class AbortBuild(Command):
 def verdict(
     exit_code: int | None, reason: Reason | None, failed: int, excused: Collection[int] = ()
 ) -> tuple[Verdict, Reason | None]:
-    """Reconciles what the agent saw with what the reports say: a lost report never turns a build green.
+    """Returns verdict and reason, from what the agent and the reports say. A lost report never lets a build pass.
 
-    `excused` are the exit codes that failures account for which do not count.
+    `excused` are the exit codes that are explained by failures that do not count.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -264,7 +266,7 @@ def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
 
 
 def ignored_failures(build: AnyBuild) -> str | None:
-    """What a passed build says of its failures in quarantine."""
+    """Returns the detail of a passed build with quarantined failures; None when it has none."""
     match build.quarantined:
         case 0:
             return None

@@ -1,4 +1,4 @@
-"""What is said of flaky tests."""
+"""Commands on flaky tests."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from domain.flakiness import FLAKINESS, Flakiness, TestTurnedFlaky
 
 @dataclass(frozen=True)
 class RecordFlakyTests(Command):
-    """Of a build it is only said once."""
+    """Records that tests turned flaky, once for each build and test."""
 
     tests: tuple[TestTurnedFlaky, ...]
 

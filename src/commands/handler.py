@@ -1,8 +1,8 @@
-"""The one handler: load, fold, decide, append, and again on a conflict.
+"""Handler of all commands: loads streams, folds their states, decides, appends; retries after a version conflict.
 
-A command says which streams it reads (`reads`, and `then_reads` for those that the first ones name) and what follows
-from them (`decide`, pure: no clock, no ids, no randomness; they come in as fields). Every stream that was read is
-guarded: the events are only appended while it still is at the version that the decision saw.
+A command names the streams that it reads (`reads`, and `then_reads` for those that the first states refer to) and
+decides which events to append. `decide` is pure: times, ids and randomness are fields of the command. The events are
+appended only if every stream that was read still has the version that the decision saw.
 """
 
 import asyncio
@@ -25,33 +25,31 @@ MAX_TRIES = 12
 
 
 class Command:
-    """Base of commands: what is asked, and the pure decision that answers it."""
+    """Base of commands: a request, and the pure decision which events follow from it."""
 
     def reads(self) -> Sequence[AnyStream]:
-        """Names the streams whose states `decide` takes, in its order."""
+        """Names the streams whose states `decide` takes, in the order of its parameters."""
         raise NotImplementedError
 
     def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
-        """Names further streams, given the states of the first; their states come after those."""
+        """Names further streams, given the states of the first; `decide` takes their states after those."""
         return ()
 
     def decide(self, *states: Any, **more: Any) -> Iterable[Event]:
-        """Returns the events that follow; none when there is nothing to do. Raises a Rejection when the states forbid
-        it.
-        """
+        """Returns the events to append, none when there is nothing to do. Raises a Rejection to refuse the command."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class CommandContext:
-    """On whose behalf, and in the course of what."""
+    """Metadata of a command: who executes it, and as part of which request or reaction."""
 
     actor: str
     """`user:7`, `node:12`, `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None
-    """What the client may ask again without having it done again."""
+    """The key of a request that the client may repeat without a second effect."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Receipt:
 
     events: tuple[Recorded, ...]
     states_before: Mapping[str, Any]
-    """By stream name, of the streams that the command read."""
+    """The states of the streams that the command read, by stream name."""
 
     @property
     def position(self) -> int | None:
@@ -100,10 +98,10 @@ class Handler:
         try:
             return await self._once(command, caller)
         except VersionConflict:
-            # A Known state is as old as its reader's look: only the caller can look again.
+            # Only the caller can read the state of an ExpectedVersion again.
             if any(isinstance(stream, ExpectedVersion) for stream in command.reads()):
                 raise
-        # Someone else writes the same streams: line up behind the others of this process instead of racing them.
+        # Others write the same streams: queue behind those in this process instead of racing them.
         async with AsyncExitStack() as stack:
             for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, ExpectedVersion)}):
                 await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
@@ -124,7 +122,7 @@ class Handler:
         for event in command.decide(*states):
             versions[event.stream] = versions.get(event.stream, 0) + 1
             writes.append(Write(versions[event.stream], event))
-            guards.pop(event.stream, None)  # its own version is the guard
+            guards.pop(event.stream, None)  # the version of the appended event is its guard
         if not writes:
             return Receipt((), before)
         stamp = EventMetadata(self._clock(), caller.actor, caller.correlation_id, caller.causation)
@@ -147,7 +145,7 @@ class Handler:
                 states_before[read.stream] = read.state
             else:
                 history = loaded[read.name]
-                # Of a stream that is read twice the first look counts: the guard shows that it moved in between.
+                # For a stream that is read twice the first version counts, so the guard fails if it changed in between.
                 versions.setdefault(read.name, history[-1].version if history else 0)
                 states.append(read.fold(recorded.event for recorded in history))
                 states_before.setdefault(read.name, states[-1])

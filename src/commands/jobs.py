@@ -1,4 +1,4 @@
-"""What is asked of jobs, and what follows."""
+"""Commands on jobs: create, import, update, configure, delete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ class CreateJob(Command):
 
 @dataclass(frozen=True)
 class ImportJob(CreateJob):
-    """A job with its whole configuration from elsewhere."""
+    """Creates a job with its whole configuration, as exported from another server."""
 
     enabled: bool = True
     configuration: Configuration = field(default_factory=Configuration)
@@ -91,7 +91,7 @@ class ImportJob(CreateJob):
 
 @dataclass(frozen=True)
 class UpdateJob(Command):
-    """None leaves a field as it is; `cleared` names those to set back to None."""
+    """Changes the given fields; None leaves a field as it is, `cleared` names those to set to None."""
 
     job_id: int
     title: str | None = None
@@ -178,7 +178,7 @@ def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, Any
 
 
 def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
-    # A pool of another project is not told apart from none: that it exists is not the caller's to know.
+    # Another project's pool gets the same answer as an unknown one: the caller may not learn that it exists.
     if pool_id is not None and (pool is None or pool.deleted or not (pool.shared or pool.project_id == project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")
 

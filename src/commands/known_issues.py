@@ -1,4 +1,4 @@
-"""What is asked of known issues, and what follows."""
+"""Commands on known issues: create, update, delete, record a search."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class CreateKnownIssue(Command):
 
 @dataclass(frozen=True)
 class UpdateKnownIssue(Command):
-    """None leaves a field as it is; `cleared` names those to set back to None."""
+    """Changes the given fields; None leaves a field as it is, `cleared` names those to set to None."""
 
     known_issue_id: int
     title: str | None = None
@@ -109,15 +109,16 @@ class DeleteKnownIssue(Command):
 
 @dataclass(frozen=True)
 class NoteSearch(Command):
-    """What a search through older failures has found on its way down. Nothing when the issue has changed meanwhile or
-    another search came as far.
+    """Records the matches in older failures, from the newest down to result `down_to`.
+
+    Does nothing when the issue has changed since the search began, or another search has come as far.
     """
 
     known_issue_id: int
     edition: int
     down_to: int
     found: Sequence[tuple[int, int]]
-    """Result and job, of each."""
+    """Result id and job id of each match."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (KNOWN_ISSUE.at(self.known_issue_id),)

@@ -1,4 +1,4 @@
-"""What agents of nodes are told outside of builds, and what they answer."""
+"""Commands on node commands: request one, complete it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from domain.nodes import NODE, Node
 
 @dataclass(frozen=True)
 class RequestNodeCommand(Command):
-    """`command` is a shell line for `execute`."""
+    """Requests a command of a node's agent. `command` is the shell line of kind `execute`."""
 
     command_id: int
     node_id: int
@@ -41,7 +41,7 @@ class RequestNodeCommand(Command):
 
 @dataclass(frozen=True)
 class CompleteNodeCommand(Command):
-    """The agent's answer; a second one is ignored."""
+    """Records the result that the agent reports; a second result is ignored."""
 
     command_id: int
     node_id: int
@@ -55,7 +55,7 @@ class CompleteNodeCommand(Command):
         return (NODE_COMMAND.at(self.command_id),)
 
     def decide(self, command: NodeCommand | None) -> Iterable[Event]:
-        # That another node has a command of this number is not this node's to know.
+        # Another node's command gets the same answer as an unknown one.
         if command is None or command.node_id != self.node_id:
             raise NotFound(f"There is no command {self.command_id} for this node.")
         if command.result is None:

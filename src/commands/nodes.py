@@ -1,4 +1,4 @@
-"""What is asked of nodes, and what follows."""
+"""Commands on nodes: register, connect, update, quarantine, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from domain.pools import POOL, Pool
 
 @dataclass(frozen=True)
 class RegisterNode(Command):
-    """`claim` is that of the name."""
+    """Registers a node. `claim` is the claim of its name."""
 
     node_id: int
     title: str
     claim: str
     token_hash: bytes
     pool_id: int | None
-    """None: the node takes builds of any project whose job wants no pool."""
+    """None: the node takes builds of all projects, from jobs without a pool."""
     tags: Sequence[str] = ()
     max_parallel: int = 1
 
@@ -98,7 +98,7 @@ class ConnectNode(Command):
 
 @dataclass(frozen=True)
 class MarkNodeOffline(Command):
-    """Nothing happens when another session has connected since."""
+    """Marks a node offline, unless another session has connected since."""
 
     node_id: int
     session: str
@@ -114,7 +114,7 @@ class MarkNodeOffline(Command):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
+    """Changes the given fields; None leaves a field as it is. `claim` is the claim of the new title."""
 
     node_id: int
     title: str | None = None
@@ -128,7 +128,7 @@ class UpdateNode(Command):
         return (NODE.at(self.node_id), POOL.at(self.pool_id or 0))
 
     def then_reads(self, node: Node | None, pool: Pool | None) -> Sequence[AnyStream]:
-        """The claims of the new and the old name, where it is renamed."""
+        """Names the claims of the new and the old name of a node that is renamed."""
         if node is None or self.claim in (None, node.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(node.claim)
@@ -152,7 +152,7 @@ class UpdateNode(Command):
 
 @dataclass(frozen=True)
 class QuarantineNode(Command):
-    """It is given no builds until it is released; those that run there go on."""
+    """Keeps new builds from a node until it is released; running builds go on."""
 
     node_id: int
 
@@ -178,7 +178,7 @@ class ReleaseNode(Command):
 
 @dataclass(frozen=True)
 class DeleteNode(Command):
-    """Its name is free again. The dispatcher ends the builds that run there."""
+    """Deletes a node and releases its name. The dispatcher then aborts the builds that run there."""
 
     node_id: int
 

@@ -1,4 +1,4 @@
-"""What is asked of node pools, and what follows."""
+"""Commands on node pools: create, update, delete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from domain.projects import PROJECT, Project
 
 @dataclass(frozen=True)
 class CreatePool(Command):
-    """`claim` is that of the name within the project."""
+    """Creates a node pool. `claim` is the claim of its name within the project."""
 
     pool_id: int
     project_id: int
@@ -47,7 +47,7 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command):
-    """None leaves a field as it is. `claim` is that of the new name, given with it; the old one's is released."""
+    """Changes the given fields; None leaves a field as it is. `claim` is the claim of the new title."""
 
     pool_id: int
     title: str | None = None
@@ -61,7 +61,7 @@ class UpdatePool(Command):
         return (POOL.at(self.pool_id),)
 
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
-        """The claims of the new and the old name, where it is renamed."""
+        """Names the claims of the new and the old name of a pool that is renamed."""
         if pool is None or self.claim in (None, pool.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(pool.claim)
@@ -85,8 +85,9 @@ class UpdatePool(Command):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Its nodes are unassigned. `node_ids` are those that the read model has in it, `active_builds` how many builds
-    that have not ended are routed to it.
+    """Deletes a pool and takes its nodes out of it.
+
+    `node_ids` are the pool's nodes in the read model, `active_builds` is the number of its builds that have not ended.
     """
 
     pool_id: int

@@ -1,4 +1,4 @@
-"""What is asked of projects, and what follows."""
+"""Commands on projects and their members: create, update, admit, close, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from domain.projects import (
 
 @dataclass(frozen=True)
 class CreateProject(Command):
-    """`slugs` are the candidates with their claims, best first: the first free one is taken."""
+    """Creates a project. `slugs` are candidates with their claims, best first; the first free one is taken."""
 
     project_id: int
     title: str
@@ -58,7 +58,7 @@ class CreateProject(Command):
 
 @dataclass(frozen=True)
 class UpdateProject(Command):
-    """None leaves a field as it is."""
+    """Changes the given fields; None leaves a field as it is."""
 
     project_id: int
     title: str | None = None
@@ -111,7 +111,7 @@ class AdmitMember(Command):
 
 @dataclass(frozen=True)
 class CloseProject(Command):
-    """The first step of its deletion."""
+    """Closes a project for new jobs and pools: the first step of its deletion."""
 
     project_id: int
 
@@ -125,8 +125,9 @@ class CloseProject(Command):
 
 @dataclass(frozen=True)
 class DeleteProject(Command):
-    """For good, with its jobs: their builds that have not ended are aborted. `job_ids` are all of them, as the read
-    model has them since it is closed.
+    """Deletes a closed project and its jobs for good; builds that have not ended are aborted.
+
+    `job_ids` are all jobs of the project. The read model knows them, since a closed project gets no new ones.
     """
 
     project_id: int
@@ -154,14 +155,14 @@ class DeleteProject(Command):
 
 
 def existing(project: Project | None, project_id: int) -> Project:
-    """Raises NotFound when there is none, or none any more."""
+    """Returns the project. Raises NotFound when it does not exist or was deleted."""
     if project is None or project.deleted:
         raise NotFound(f"There is no project {project_id}.")
     return project
 
 
 def must_be_open(project: Project | None, project_id: int) -> None:
-    """Raises NotFound as `existing`, and Conflict when it is about to be deleted."""
+    """Raises NotFound like `existing`, and Conflict for a project that is being deleted."""
     if existing(project, project_id).closed:
         raise Conflict(
             f"Project {project_id} is being deleted and takes nothing new; DELETE /api/v3/projects/{project_id}"

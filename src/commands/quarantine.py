@@ -1,4 +1,4 @@
-"""What is asked of a job's quarantine, and what follows."""
+"""Commands on the quarantine of a job: add, remove, record expiry and recovery."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from domain.quarantine import (
 
 @dataclass(frozen=True)
 class AddToQuarantine(Command):
-    """`first_id` is the first of as many ids as there are node ids. `now` decides which entries still count."""
+    """Adds entries with the ids `first_id`, `first_id + 1`, …; entries that expired before `now` do not count."""
 
     job_id: int
     first_id: int
@@ -32,7 +32,7 @@ class AddToQuarantine(Command):
     expires_at: datetime | None = None
     owner: str | None = None
     skip_known: bool = False
-    """Leave out what is there already; else that is a Conflict."""
+    """Whether node ids that are in quarantine are left out; else they are a Conflict."""
 
     def reads(self) -> Sequence[AnyStream]:
         return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
@@ -42,7 +42,7 @@ class AddToQuarantine(Command):
         entries = quarantine.entries
         ids: dict[str, Any] = {"job_id": self.job_id, "project_id": job.project_id}
         if any(self.first_id <= entry.quarantine_id < self.first_id + len(self.node_ids) for entry in entries.values()):
-            return  # this very request, again
+            return  # this request was carried out before
         if self.expires_at is not None and self.expires_at <= self.now:
             raise Invalid.field("expires_at", "is in the past")
         known = {node_id for node_id in self.node_ids if node_id in entries and entries[node_id].counts(self.now)}
@@ -69,7 +69,7 @@ class AddToQuarantine(Command):
 
 @dataclass(frozen=True)
 class RemoveFromQuarantine(Command):
-    """By node id, or one entry by its id; what is not there is no matter."""
+    """Removes the entries of these node ids and the entry of this id; unknown ones are ignored."""
 
     job_id: int
     node_ids: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class RemoveFromQuarantine(Command):
 
 @dataclass(frozen=True)
 class RecordExpiry(Command):
-    """Says of every entry once that its time is over."""
+    """Records that entries expired, once for each entry."""
 
     job_id: int
     now: datetime
@@ -113,11 +113,11 @@ class RecordExpiry(Command):
 
 @dataclass(frozen=True)
 class RecordRecovery(Command):
-    """Says of entries that they have recovered, once for each time. What is older than what was said does not count."""
+    """Records that entries recovered, once for each recovery; older ones than the last recorded are ignored."""
 
     job_id: int
     recovered: Mapping[int, int]
-    """The entry's id, and in how many builds it has failed."""
+    """The number of builds in which each entry failed, by entry id: tells one recovery from the next."""
     now: datetime
 
     def reads(self) -> Sequence[AnyStream]:
@@ -126,17 +126,17 @@ class RecordRecovery(Command):
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         if job is None or job.deleted:
             return
-        news = {
+        recovered = {
             entry.quarantine_id: failures
             for entry in quarantine.entries.values()
             if entry.counts(self.now)
             and (failures := self.recovered.get(entry.quarantine_id)) is not None
             and (entry.healthy_after is None or entry.healthy_after < failures)
         }
-        if news:
-            ids = sorted(news)
+        if recovered:
+            ids = sorted(recovered)
             yield QuarantineBecameHealthy(
-                job_id=self.job_id, project_id=job.project_id, ids=ids, failures=[news[number] for number in ids]
+                job_id=self.job_id, project_id=job.project_id, ids=ids, failures=[recovered[number] for number in ids]
             )
 
 

@@ -1,4 +1,4 @@
-"""What is asked of pipeline templates, and what follows."""
+"""Commands on pipeline templates: create, update, delete."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, Tem
 
 @dataclass(frozen=True)
 class CreateTemplate(Command):
-    """`secrets` are sealed values."""
+    """Creates a template. `secrets` are sealed values."""
 
     template_id: int
     creator_id: int
@@ -48,7 +48,7 @@ class CreateTemplate(Command):
 
 @dataclass(frozen=True)
 class UpdateTemplate(Command):
-    """None leaves a field as it is. `secrets` are sealed values; None removes one, and others stay."""
+    """Changes the given fields; None leaves a field as it is. A secret of None is removed, others stay."""
 
     template_id: int
     title: str | None = None
@@ -86,7 +86,7 @@ class UpdateTemplate(Command):
 
 @dataclass(frozen=True)
 class DeleteTemplate(Command):
-    """`jobs_using` is how many jobs the read model knows to use it."""
+    """Deletes a template that no job uses. `jobs_using` is the number of jobs that use it in the read model."""
 
     template_id: int
     jobs_using: int = 0

@@ -1,4 +1,4 @@
-"""What is said of failed results, and what follows."""
+"""Commands on failed results: classify, link a defect or a known issue, set a resolution."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from domain.triage import (
 )
 
 MAX_TAUGHT = 1_000
-"""Failures that one known issue learns; beyond that it wants a pattern."""
+"""The most failures that one known issue can be taught; for more it needs a pattern."""
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What was recorded of a result. It never changes, so it may come from the read model."""
+    """A result as it was recorded. It never changes, so it may come from the read model."""
 
     result_id: int
     build_id: int
@@ -40,7 +40,7 @@ class Recorded(msgspec.Struct, frozen=True):
     signature: str = ""
     by_rule: Classification | None = None
     rule: int | None = None
-    """The known issue that classified it then."""
+    """The known issue that classified it when it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class _OfResult(Command):
     result: Recorded
 
     def reads(self) -> Sequence[AnyStream]:
-        """The build and the job too: whatever is said of a result goes with them."""
+        """Names the build and the job too: when they are deleted, so is the triage of their results."""
         result = self.result
         return TRIAGE.at(result.result_id), BUILD.at(result.build_id), JOB.at(result.job_id)
 
     def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> dict[str, Any]:
-        """The ids of its events. Raises NotFound when the result is gone, Conflict when it did not fail."""
+        """Returns the id fields of events. Raises NotFound for a deleted result, Conflict for one that did not fail."""
         result = self.result
         if build is None or isinstance(build, Deleted) or job is None or job.deleted:
             raise NotFound(f"There is no test result {result.result_id}.")
@@ -69,7 +69,7 @@ class _OfResult(Command):
 
 @dataclass(frozen=True)
 class ClassifyResult(_OfResult):
-    """Nothing happens when somebody of more weight has classified it already."""
+    """Classifies a failed result, unless a source of more weight has done so."""
 
     classification: Classification
     set_by_kind: Source = "user"
@@ -125,7 +125,7 @@ class SetResolution(_OfResult):
 
 @dataclass(frozen=True)
 class LinkKnownIssue(_OfResult):
-    """Also teaches the known issue: what fails alike from now on is this issue too."""
+    """Links a result to a known issue, and teaches the issue to match failures like it."""
 
     known_issue_id: int
     set_by: int | None = None
@@ -138,7 +138,7 @@ class LinkKnownIssue(_OfResult):
     ) -> Iterable[Event]:
         result = self.result
         ids = self.must_be_a_failure(build, job, "can be linked to a known issue")
-        # An issue of another project is not told apart from none: that it exists is not the caller's to know.
+        # Another project's issue gets the same answer as an unknown one: the caller may not learn that it exists.
         if issue is None or issue.deleted or issue.project_id != result.project_id:
             raise NotFound(f"There is no known issue {self.known_issue_id}.")
         if triage.known_issue_id != self.known_issue_id:
@@ -150,16 +150,16 @@ class LinkKnownIssue(_OfResult):
                 replaced=result.rule if triage.known_issue_id is None else triage.known_issue_id,
             )
         fail_id = result.fail_id if len(result.fail_id) <= MAX_FAIL_ID else ""
-        news: dict[str, Any] = {
+        taught: dict[str, Any] = {
             "fail_id": "" if issue.knows("fail_id", fail_id) else fail_id,
             "signature": "" if issue.knows("signature", result.signature) else result.signature,
         }
-        if any(news.values()):
+        if any(taught.values()):
             if max(len(issue.fail_ids), len(issue.signatures)) >= MAX_TAUGHT:
                 raise Conflict(
                     f"Known issue {self.known_issue_id} has learnt {MAX_TAUGHT:,} failures already;"
                     f" give it a pattern by PUT /api/v3/known-issues/{self.known_issue_id}."
                 )
             yield KnownIssueTaught(
-                known_issue_id=self.known_issue_id, project_id=issue.project_id, result_id=result.result_id, **news
+                known_issue_id=self.known_issue_id, project_id=issue.project_id, result_id=result.result_id, **taught
             )

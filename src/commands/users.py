@@ -1,4 +1,4 @@
-"""What is asked of users, and what follows."""
+"""Commands on users: register, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class RegisterUser(Command):
-    """`claim` is that of the email address."""
+    """Registers a user. `claim` is the claim of the email address."""
 
     user_id: int
     email: str
@@ -49,7 +49,7 @@ class RegisterUser(Command):
 
 @dataclass(frozen=True)
 class DeleteUser(Command):
-    """For good. The admin who asks stays, so there always is one."""
+    """Deletes a user for good. The admin who does it stays, so there always is an admin."""
 
     user_id: int
     admin_id: int
@@ -61,7 +61,7 @@ class DeleteUser(Command):
         return () if user is None or user.deleted else (CLAIM.at(user.claim),)
 
     def decide(self, user: User | None, admin: User | None, *claims: Claim) -> Iterable[Event]:
-        # Two admins who delete each other at the same time: the second is none any more.
+        # When two admins delete each other at the same time, the second is no admin any more.
         if admin is None or admin.deleted or admin.role != "admin":
             raise Forbidden("Only admins delete users.")
         if user is None or user.deleted:
@@ -80,7 +80,7 @@ def _owner(user_id: int) -> str:
 async def register_user(
     handler: Handler, ids: Ids, secrets: Secrets, caller: CommandContext, *, email: str, password: str, role: Role
 ) -> int:
-    """The new user's id. Raises Conflict when the address is taken."""
+    """Registers a user and returns their id. Raises Conflict when the address is taken."""
     user_id = await ids.draw("users")
     await handler.execute(
         RegisterUser(

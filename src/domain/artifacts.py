@@ -11,7 +11,7 @@ from domain.core.events import Category, Event
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
 
 MAX_PATH = 1_000
-"""Characters."""
+"""The longest path, in characters."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
@@ -72,8 +72,8 @@ def artifact_path(folder: str, file_name: str) -> str:
     """Where a file goes in its build's tree. `folder` may be the whole path: when the file's name ends it, or the file
     has none.
 
-    Raises Invalid for what leads out of the tree or cannot be shown. Only the last part of `file_name` counts: some
-    clients send the path on their disk.
+    Raises Invalid for a path that leads out of the tree or cannot be shown. Only the last part of `file_name`
+    counts, because some clients send the path on their disk.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
     if not whole or whole.endswith("/"):
@@ -103,7 +103,7 @@ def artifact_type(path: str) -> ArtifactType:
 
 
 def job_blobs(job_id: int) -> str:
-    """What the keys of all blobs of a job begin with."""
+    """Returns the prefix of the keys of all blobs of a job."""
     return f"jobs/{job_id}/"
 
 

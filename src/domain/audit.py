@@ -12,17 +12,17 @@ What = Literal["events", "stream", "export"]
 
 
 class AuditRead(Event, frozen=True):
-    """Somebody was shown what others did."""
+    """A user was shown a part of the audit log."""
 
     name: ClassVar[str] = "audit.read"
     read_id: int
     what: What
     filter: dict[str, str] = {}
-    """What was asked for, by the names of the parameters."""
+    """The filters of the request, by parameter."""
     shown: int | None = None
-    """Events in the answer; None where it was still to be sent."""
+    """The number of events in the answer; None for an answer that is streamed."""
     project_id: int | None = None
-    """The one that the reading was limited to."""
+    """The project that the reading was limited to; None: all."""
 
     @property
     def stream(self) -> str:
@@ -42,7 +42,7 @@ class SigningKeyChanged(Event, frozen=True):
 
     name: ClassVar[str] = "audit.signing_key_changed"
     public_key: str
-    """As a verifier key: NAME+ID+KEY."""
+    """The key as a verifier key: NAME+ID+KEY."""
 
     @property
     def stream(self) -> str:

@@ -1,4 +1,4 @@
-"""Sessions and API tokens: what a request proves who it is with."""
+"""Sessions and API tokens: the credentials of a request."""
 
 from datetime import datetime
 from typing import ClassVar, Literal

@@ -5,7 +5,7 @@
        +---------+-----------+   requeued: not acknowledged, or its agent is lost
 
 An external build (its pipeline runs elsewhere) starts as Running and never has a node. A finished build can be deleted:
-its data key goes, and with it every text that it brought.
+its data key is destroyed, and with it all its texts.
 """
 
 from datetime import datetime
@@ -57,7 +57,7 @@ class BuildEvent(Event, frozen=True):
 
 
 class BuildQueued(BuildEvent, frozen=True):
-    """Carries the configuration it will run with: a later change of the job does not reach it."""
+    """Holds the configuration that the build runs with, so a later change of the job does not affect it."""
 
     name: ClassVar[str] = "build.queued"
     sealed: ClassVar[tuple[str, ...]] = (
@@ -81,7 +81,7 @@ class BuildQueued(BuildEvent, frozen=True):
     external: bool = False
     restarted_from: int | None = None
     test_ids: list[str] | None = None
-    """Only these tests are wanted; None runs all."""
+    """The tests to run; None runs all."""
     required_tags: list[str] = []
     pool_labels: dict[str, str] = {}
     quarantine_mode: QuarantineMode = "run"
@@ -113,7 +113,7 @@ class BuildStarted(BuildEvent, frozen=True):
 
 
 class ReportRecorded(BuildEvent, frozen=True):
-    """A report was read whole; its results stand in `blocks` events of the results stream, in the same commit.
+    """A report was recorded; its results are in `blocks` events of the results stream, appended in the same commit.
 
     `passed`, `failed`, `skipped`, `known_issues` and `quarantined` are what it adds to the build's counts: its tests
     by their last attempts, less the counts of the report that it replaces. So they may be negative.
@@ -129,12 +129,12 @@ class ReportRecorded(BuildEvent, frozen=True):
     failed: int
     skipped: int
     known_issues: int
-    """Of `failed`: those that the reporter calls known, which do not fail the build."""
+    """The part of `failed` that the reporter calls known issues, which do not fail the build."""
     duration_ms: int
-    """Of the last attempts together."""
+    """The sum over the last attempts."""
     blocks: int
     quarantined: int = 0
-    """Of `failed`: those that only the job's quarantine keeps from failing the build."""
+    """The part of `failed` that only the job's quarantine keeps from failing the build."""
     path: str = ""
     suites: list[str] = []
     warnings: list[str] = []
@@ -157,7 +157,7 @@ class BuildFinished(BuildEvent, frozen=True):
     exit_code: int | None = None
     log_lines: int = 0
     log_digest: bytes = b""
-    """The hash over its log as it was then: `store.tables.build_logs`."""
+    """The hash of the build log at this time: `store.tables.build_logs`."""
     node_id: int | None = None
 
     @property
@@ -169,13 +169,13 @@ class BuildFinished(BuildEvent, frozen=True):
 
 
 class BuildMovedToTop(BuildEvent, frozen=True):
-    """Before all that waits now, whatever its priority."""
+    """The build was moved before all builds that wait now, whatever their priority."""
 
     name: ClassVar[str] = "build.moved_to_top"
 
 
 class BuildPinned(BuildEvent, frozen=True):
-    """Kept for ever: no retention deletes it, nobody its artifacts."""
+    """The build is kept for ever: neither retention deletes it nor users its artifacts."""
 
     name: ClassVar[str] = "build.pinned"
 
@@ -189,7 +189,7 @@ class BuildCommented(BuildEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("text",)
     comment_id: int
     author: int
-    """A user."""
+    """The id of a user."""
     text: str = ""
 
 
@@ -224,21 +224,21 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Build(msgspec.Struct, frozen=True):
-    """What every phase knows."""
+    """Base of the states of a build, one for each phase."""
 
     queued: BuildQueued
     reports: tuple[Report, ...] = ()
     results_version: int = 0
-    """Events in the results stream."""
+    """The version of the results stream."""
     failed: int = 0
     """Failures that count against the build."""
     quarantined: int = 0
-    """Failures that do not, because their tests were in quarantine when they were reported."""
+    """Failures that do not count, because their tests were in quarantine when they were reported."""
     known_issues: int = 0
-    """Failures that do not, because the reporter calls them known."""
+    """Failures that do not count, because the reporter calls them known issues."""
     attempt: int = 0
     commit_sha: str | None = None
-    """What is or was checked out, once an agent has said so."""
+    """The commit that the agent has checked out; None before that."""
     pinned: bool = False
     comments: tuple[int, ...] = ()
 
@@ -293,7 +293,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
         case BuildAssigned():
             return Assigned(**_common(state, attempt=event.attempt), node_id=event.node_id, assigned_at=event.at)
         case BuildRequeued():
-            # What the lost attempt reported does not count against the next one.
+            # Failures of the lost attempt do not count against the next one.
             return Queued(**_common(state, failed=0, quarantined=0, known_issues=0))
         case BuildStarted():
             commit_sha = event.commit_sha or state.queued.commit_sha
@@ -347,7 +347,7 @@ def _common(state: Build, **changes: Any) -> dict[str, Any]:
 
 
 def status_of(state: AnyBuild) -> Status:
-    """An assigned build is still `queued` to the outside: nobody has begun."""
+    """Returns the status that users see: an assigned build is still `queued`."""
     match state:
         case Queued() | Assigned():
             return "queued"

@@ -1,7 +1,7 @@
-"""Uniqueness by claim: whoever holds the stream of a value holds the value.
+"""Claims: the owner of the stream of a value owns the value, which makes it unique.
 
 The stream's name is an HMAC of the value (made by the store), so that it reveals nothing once the owner is erased.
-Two claims at once meet as a version conflict on that stream.
+Two claims at the same time are a version conflict on that stream.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from domain.core.events import Category, Event
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Who holds the value: `user-7`, `node-12`; nobody when empty."""
+    """The owner of a value, like `user-7` or `node-12`; empty when it is free."""
 
     owner: str = ""
 
@@ -50,7 +50,7 @@ def evolve(state: Claim, event: Event) -> Claim:
 
 
 def take_claim(claim: str, state: Claim, owner: str, refusal: str) -> Iterable[Event]:
-    """Raises Conflict with the refusal when somebody else has it."""
+    """Yields the event that takes a free value. Raises Conflict with `refusal` when it has another owner."""
     if state.owner not in ("", owner):
         raise Conflict(refusal)
     if not state.owner:

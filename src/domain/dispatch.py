@@ -1,7 +1,7 @@
-"""Who dispatches: the fence that keeps a dispatcher that lost its leadership from assigning builds.
+"""Leadership of dispatch: the fence that keeps a dispatcher that lost it from assigning builds.
 
-Every assignment is guarded by this one stream: it only holds while no newer leader has taken over. So limits of
-nodes, pools and jobs can be kept in the leader's memory and are still never overrun, by however many dispatchers
+Every assignment is guarded by this one stream, so it fails when a newer leader has taken over. Therefore the leader can
+keep the limits of nodes, pools and jobs in memory, and several dispatchers never exceed them
 (docs/decisions/0003-dispatch-fence.md).
 """
 

@@ -1,7 +1,7 @@
-"""Flakiness: a test that gives different answers for the same code.
+"""Flakiness: tests with different results for the same code.
 
 An episode begins with a run that passed only after a failure of the same build, or that flipped on the commit of the
-run before. It ends when STEADY_AFTER runs in a row were neither; what comes then is a new episode.
+run before. It ends when STEADY_AFTER runs in a row were neither; a later one begins a new episode.
 """
 
 from typing import ClassVar
@@ -12,10 +12,11 @@ from domain.core.data_keys import project_key
 from domain.core.events import Category, Event
 
 STEADY_AFTER = 10
+"""Steady runs in a row that end an episode."""
 
 
 class TestTurnedFlaky(Event, frozen=True):
-    """Once an episode."""
+    """A test turned flaky; recorded once for each episode."""
 
     __test__: ClassVar[bool] = False
     name: ClassVar[str] = "test.turned_flaky"
@@ -24,11 +25,11 @@ class TestTurnedFlaky(Event, frozen=True):
     project_id: int
     job_id: int
     build_id: int
-    """The build whose report showed it."""
+    """The build whose report has the flaky result."""
     result_id: int
     runs: int
     flaky_runs: int
-    """Of `runs`, since the test is known."""
+    """The number of `runs` that were flaky, since the test is known."""
     node_id: str = ""
     suite: str = ""
 
@@ -43,7 +44,7 @@ class TestTurnedFlaky(Event, frozen=True):
 
 class Flakiness(msgspec.Struct, frozen=True):
     build_id: int | None = None
-    """With which the last episode began."""
+    """The build in which the last episode began."""
 
 
 def evolve(state: Flakiness, event: Event) -> Flakiness:

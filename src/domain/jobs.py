@@ -1,4 +1,4 @@
-"""Jobs: what runs, where and how often at once. A job makes builds."""
+"""Jobs: the command to run, its nodes and its limits. Each run of a job is a build."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -10,11 +10,11 @@ from domain.core.events import Category, Event
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
-"""What a build does with quarantined tests."""
+"""Whether builds run or skip quarantined tests."""
 
 
 class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a build does. `secrets` are sealed values by name; they reach the agent and nobody else."""
+    """The steps and variables of a build. `secrets` are sealed values by name, which only the agent gets in clear."""
 
     command: str = ""
     setup: list[str] = []
@@ -55,14 +55,14 @@ class JobCreated(JobEvent, frozen=True):
     repository: str | None = None
     default_branch: str = "main"
     required_tags: list[str] = []
-    """A node must have all of them."""
+    """Tags that a node must have, all of them."""
     pool_labels: dict[str, str] = {}
-    """A pool must have all of them; instead of `node_pool_id`."""
+    """Labels that a pool must have, all of them; instead of `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
 
 
 class JobUpdated(JobEvent, frozen=True):
-    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "job.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -102,7 +102,7 @@ class JobConfigured(JobEvent, frozen=True):
 
 
 class JobDeleted(JobEvent, frozen=True):
-    """Its builds go with it; those that had not ended are aborted. What it says about them lies below its data key."""
+    """The job was deleted with its builds, whose keys its data key wraps; those that had not ended are aborted."""
 
     name: ClassVar[str] = "job.deleted"
 

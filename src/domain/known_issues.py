@@ -1,10 +1,9 @@
-"""Known issues: failures that are understood, and by what they are known again.
+"""Known issues: failures that are understood, with the rules that match and classify them.
 
-Each has one way that it was given: a pattern (RE2) over message and trace, a signature, or a reporter's fail_id. By
-linking results it learns more: the fail_ids and signatures of those.
+Each has one rule that a user gave: a pattern (RE2) over message and trace, a signature, or a fail_id of a reporter.
+Results that are linked to the issue add rules: their fail_ids and signatures.
 
-Failures that were recorded before are searched through once for each edition: what the issue is known by, and as what
-it classifies.
+A change of the rule or the classification makes a new edition. For each edition, older failures are searched once.
 """
 
 from typing import ClassVar, Literal
@@ -19,7 +18,7 @@ Kind = Literal["pattern", "signature", "fail_id"]
 Clearable = Literal["defect_key", "defect_url"]
 
 MAX_FAIL_ID = 200
-"""Characters; they are 32 as reporters write them."""
+"""The longest fail_id, in characters; reporters write 32."""
 
 
 class KnownIssueEvent(Event, frozen=True):
@@ -51,7 +50,7 @@ class KnownIssueCreated(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueUpdated(KnownIssueEvent, frozen=True):
-    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "known_issue.updated"
     sealed: ClassVar[tuple[str, ...]] = TEXTS
@@ -68,7 +67,7 @@ UPDATABLE = ("title", "classification", "kind", "value", "defect_key", "defect_u
 
 
 class KnownIssueTaught(KnownIssueEvent, frozen=True):
-    """A failure that a person linked: those that are identical are this issue too, from now on."""
+    """A user linked a failure to the issue, which matches identical failures from now on."""
 
     name: ClassVar[str] = "known_issue.taught"
     sealed: ClassVar[tuple[str, ...]] = ("fail_id", "signature")
@@ -78,22 +77,22 @@ class KnownIssueTaught(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueSearched(KnownIssueEvent, frozen=True):
-    """Of failures of the past, from the newest down to result `down_to`, these are the issue too. A classification that
-    a result has got meanwhile stays.
+    """Older failures, from the newest down to result `down_to`, that the issue matches. Results that were classified
+    meanwhile keep their classification.
     """
 
     name: ClassVar[str] = "known_issue.searched"
     edition: int
     down_to: int
-    """0 when the search is over."""
+    """The oldest result that was searched; 0 when the search is over."""
     classification: Classification
     result_ids: list[int] = []
     job_ids: list[int] = []
-    """Of the results, in the same order."""
+    """The jobs of the results, in the same order."""
 
 
 class KnownIssueDeleted(KnownIssueEvent, frozen=True):
-    """Knows nothing again; what it has classified stays."""
+    """The issue matches nothing any more; results keep the classifications that it gave them."""
 
     name: ClassVar[str] = "known_issue.deleted"
 
@@ -117,16 +116,16 @@ class KnownIssue(msgspec.Struct, frozen=True):
     defect_key: str | None
     defect_url: str | None
     fail_ids: frozenset[str] = frozenset()
-    """Those that it was taught."""
+    """The fail_ids of linked results."""
     signatures: frozenset[str] = frozenset()
     edition: int = 1
     searched: tuple[int, int] = (0, 0)
-    """The edition that was last searched for, and down to which result."""
+    """The edition that was searched for last, and the oldest result that the search has reached."""
     deleted: bool = False
 
     @property
     def match_rules(self) -> list[MatchRule]:
-        """The rules that it was given and taught."""
+        """The rule of the issue and those of linked results."""
         values: list[tuple[Kind, str]] = [
             (self.kind, self.value),
             *(("fail_id", fail_id) for fail_id in self.fail_ids),

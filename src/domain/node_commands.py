@@ -1,6 +1,6 @@
-"""Commands for the agent of a node, outside any build: a shell line of an administrator, or to begin anew.
+"""Commands for the agent of a node, outside of builds: run an admin's shell line, or restart the agent.
 
-They have streams of their own, so that what they print is not loaded whenever a node is looked at.
+Each has its own stream, so that its output is not loaded with the state of the node.
 """
 
 from datetime import datetime
@@ -41,7 +41,7 @@ class NodeCommandRequested(NodeCommandEvent, frozen=True):
 
 
 class NodeCommandCompleted(NodeCommandEvent, frozen=True):
-    """What the agent answered. `exit_code` is None when the command was killed for its time."""
+    """The result of a command. `exit_code` is None when the command was killed at its timeout."""
 
     name: ClassVar[str] = "node.command_completed"
     sealed: ClassVar[tuple[str, ...]] = ("stdout", "stderr")
@@ -76,7 +76,7 @@ def evolve(state: NodeCommand | None, event: Event) -> NodeCommand | None:
 
 
 def notification_subject(command_id: int) -> str:
-    """Returns what stands for a command in a notification to its node's agent; for a build it is the build's id."""
+    """Returns the subject of the notification about a command; the subject of one about a build is the build id."""
     return f"cmd-{command_id}"
 
 

@@ -23,7 +23,7 @@ class NodeRegistered(NodeEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
     title: str
     claim: str = ""
-    """Of the name."""
+    """The claim of the name."""
     token_hash: bytes = b""
     pool_id: int | None = None
     tags: list[str] = []
@@ -51,7 +51,7 @@ class NodeWentOffline(NodeEvent, frozen=True):
 
 
 class NodeUpdated(NodeEvent, frozen=True):
-    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "node.updated"
     title: str | None = None
@@ -66,13 +66,13 @@ UPDATABLE = ("title", "claim", "pool_id", "tags", "max_parallel")
 
 
 class NodeQuarantined(NodeEvent, frozen=True):
-    """From now on it is given no builds; what runs there goes on."""
+    """The node gets no builds any more; running builds go on."""
 
     name: ClassVar[str] = "node.quarantined"
 
 
 class NodeReleased(NodeEvent, frozen=True):
-    """From quarantine."""
+    """The node was released from quarantine."""
 
     name: ClassVar[str] = "node.released"
 

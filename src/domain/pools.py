@@ -28,14 +28,14 @@ class PoolCreated(PoolEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
     title: str = ""
     claim: str = ""
-    """Of the name within the project."""
+    """The claim of the name within the project."""
     labels: dict[str, str] = {}
     max_parallel: int | None = None
     shared: bool = False
 
 
 class PoolUpdated(PoolEvent, frozen=True):
-    """Only what changed; None is unchanged. `cleared` names the fields that are set back to None."""
+    """Holds the changed fields; None means unchanged. `cleared` names the fields that were set to None."""
 
     name: ClassVar[str] = "node_pool.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "labels")
@@ -51,7 +51,7 @@ UPDATABLE = ("title", "claim", "labels", "max_parallel", "shared")
 
 
 class PoolDeleted(PoolEvent, frozen=True):
-    """Its nodes were unassigned in the same commit."""
+    """The pool was deleted; its nodes were taken out of it in the same commit."""
 
     name: ClassVar[str] = "node_pool.deleted"
 

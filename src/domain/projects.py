@@ -28,14 +28,14 @@ class ProjectCreated(ProjectEvent, frozen=True):
     title: str = ""
     slug: str = ""
     claim: str = ""
-    """Of the slug."""
+    """The claim of the slug."""
     sealed_webhook_secret: bytes = b""
     description: str = ""
     scm_endpoint_id: int | None = None
 
 
 class ProjectUpdated(ProjectEvent, frozen=True):
-    """Only what changed; None is unchanged."""
+    """Holds the changed fields; None means unchanged."""
 
     name: ClassVar[str] = "project.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description")
@@ -45,11 +45,11 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     retention_days: int | None = None
     """Finished builds older than this are deleted; 0 keeps them whatever their age."""
     retention_builds: int | None = None
-    """Of each job only this many of the newest finished builds are kept; 0 keeps all."""
+    """The number of the newest finished builds that are kept for each job; 0 keeps all."""
 
 
 class WebhookSecretRotated(ProjectEvent, frozen=True):
-    """The old secret is worth nothing from here on."""
+    """The old secret is invalid from now on."""
 
     name: ClassVar[str] = "project.webhook_secret_rotated"
     sealed: ClassVar[tuple[str, ...]] = ("sealed_webhook_secret",)
@@ -63,13 +63,13 @@ class MemberAdmitted(ProjectEvent, frozen=True):
 
 
 class ProjectClosed(ProjectEvent, frozen=True):
-    """It is about to be deleted: no jobs and node pools come into it any more, so who lists them misses none."""
+    """The project is being deleted and gets no new jobs and node pools, so a list of them is complete."""
 
     name: ClassVar[str] = "project.closed"
 
 
 class ProjectDeleted(ProjectEvent, frozen=True):
-    """After all its jobs and node pools."""
+    """The project was deleted, after all its jobs and node pools."""
 
     name: ClassVar[str] = "project.deleted"
 

@@ -1,8 +1,8 @@
-"""Quarantine: tests of a job that run as ever, but whose failures do not fail its builds.
+"""Quarantine: tests of a job whose failures do not fail its builds.
 
 A job's quarantine is one stream. An entry is a test's node id or, as pytest's reporter understands it, a prefix of
 node ids: what follows it begins with `::` or `[`. An entry that has expired does not count. One whose tests have
-recovered still does, until somebody lifts it; both are said once, by events.
+recovered counts until it is lifted. Events record both, once.
 """
 
 import re
@@ -22,10 +22,10 @@ Reason = Literal["flaky", "infra", "wip"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 HEALTHY_AFTER = 10
-"""Builds in a row in which an entry's tests passed, and none of them failed in any attempt."""
+"""Builds in a row without a failure in any attempt after which an entry has recovered."""
 
 MAX_PREFIXES = 64
-"""Of an id with more places where an entry may end, only the first ones are looked at."""
+"""The most prefixes of a node id that are tried; further ones are ignored."""
 _ENDS = re.compile(r"::|\[")
 
 
@@ -43,7 +43,7 @@ class QuarantineEvent(Event, frozen=True):
 
 
 class TestsQuarantined(QuarantineEvent, frozen=True):
-    """The n-th node id is entry `first_id + n`."""
+    """Tests were put in quarantine; the n-th node id is entry `first_id + n`."""
 
     __test__: ClassVar[bool] = False
     name: ClassVar[str] = "quarantine.added"
@@ -60,9 +60,9 @@ class QuarantineLifted(QuarantineEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("node_ids",)
     ids: list[int]
     node_ids: list[str] = []
-    """Of the entries, in the same order."""
+    """The node ids of the entries, in the same order."""
     why: Literal["removed", "expired"] = "removed"
-    """Expired entries are only taken away when the same id is quarantined anew."""
+    """An expired entry is only removed when its node id is put in quarantine again."""
 
 
 class QuarantineExpired(QuarantineEvent, frozen=True):
@@ -71,18 +71,18 @@ class QuarantineExpired(QuarantineEvent, frozen=True):
 
 
 class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
-    """True until a test of the entry fails again; recovering from that is news again."""
+    """Entries recovered. When a test of an entry fails later, the next recovery is recorded again."""
 
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
     failures: list[int]
-    """In how many builds tests of each entry had failed since it was quarantined: tells one recovery from the next."""
+    """The number of builds in which each entry failed since it was added: tells one recovery from the next."""
 
 
 class QuarantinedTestsRan(Event, frozen=True):
-    """How the entries that counted fared in a report of a build; an entry whose tests were all skipped did not run.
+    """Outcomes of the entries in a report of a build; entries whose tests were all skipped are left out.
 
-    It lies beside the report's results, so that reports of a job do not wait for each other.
+    It is in the results stream of the build, so that reports of a job do not wait for each other.
     """
 
     name: ClassVar[str] = "quarantine.tests_ran"
@@ -105,7 +105,7 @@ class Entry(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_recorded: bool = False
     healthy_after: int | None = None
-    """How many failures had come before its last recovery that was said."""
+    """The number of failures before the last recovery that was recorded."""
 
     def counts(self, now: datetime) -> bool:
         return self.expires_at is None or self.expires_at > now
@@ -113,7 +113,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 class Quarantine(msgspec.Struct, frozen=True):
     entries: Mapping[str, Entry] = MappingProxyType({})
-    """By node id."""
+    """The entries by node id."""
 
     def active(self, now: datetime) -> list[str]:
         return list(self.counting(now))
@@ -124,14 +124,14 @@ class Quarantine(msgspec.Struct, frozen=True):
 
 
 def possible_entries(node_id: str) -> Iterator[str]:
-    """The entries that would quarantine this test: its id, and each prefix of it that may be one."""
+    """Yields the entries that would quarantine a test: its node id, and the prefixes of it that may be entries."""
     yield node_id
     for end in islice(_ENDS.finditer(node_id), MAX_PREFIXES):
         yield node_id[: end.start()]
 
 
 def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[str]:
-    """Those of the node ids that one of the entries quarantines."""
+    """Returns the node ids that one of the entries quarantines."""
     known = frozenset(entries)
     if not known:
         return set()
@@ -139,9 +139,9 @@ def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[s
 
 
 def split_by_outcome(ran: Iterable[tuple[str, bool]], entries: Mapping[str, Entry]) -> tuple[list[int], list[int]]:
-    """Ids of the entries whose tests all passed, and of those of which one failed.
+    """Returns the ids of the entries whose tests all passed, and of those with a failure.
 
-    `ran` has each test that was not only skipped, and whether it failed in any attempt.
+    `ran` has the node id of each test that ran, and whether it failed in any attempt.
     """
     failures: dict[int, bool] = {}
     for node_id, failed in ran:
@@ -174,7 +174,7 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
 
 
 def _changed(state: Quarantine, changes: Mapping[int, Mapping[str, Any]]) -> Quarantine:
-    """`changes` by the id of an entry."""
+    """Returns the quarantine with these changes of entries, by entry id."""
     entries = dict(state.entries)
     for node_id, entry in state.entries.items():
         if (changed := changes.get(entry.quarantine_id)) is not None:

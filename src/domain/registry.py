@@ -1,4 +1,4 @@
-"""All events by their stored name, and how older versions of them become today's."""
+"""Registry of all events by their stored names, and the upcasters of their older versions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -56,4 +56,4 @@ UPCASTERS: Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] 
     (results.ResultsRecorded.name, 1): results.without_commit_name,
     (results.ResultsRecorded.name, 2): results.with_packed_columns,
 }
-"""(event name, version) -> fields of that version to fields of the next."""
+"""By event name and version: the function that turns the fields of that version into those of the next."""

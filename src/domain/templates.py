@@ -31,7 +31,7 @@ class TemplateCreated(TemplateEvent, frozen=True):
 
 
 class TemplateUpdated(TemplateEvent, frozen=True):
-    """Only what changed; None is unchanged."""
+    """Holds the changed fields; None means unchanged."""
 
     name: ClassVar[str] = "template.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "description", "configuration")
@@ -64,7 +64,7 @@ def changes(event: TemplateUpdated) -> dict[str, Any]:
 
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
-    """What a build of the job runs: the job's where it says something, else the template's; of variables both."""
+    """Returns the configuration of a build: the job's values, else the template's; variables and secrets of both."""
     return Configuration(
         command=job.command or template.command,
         setup=job.setup or template.setup,

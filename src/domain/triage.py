@@ -1,12 +1,12 @@
-"""Triage: what people, rules and models make of a failed result.
+"""Triage: the classification of failed results by users, rules and models.
 
-    who says so     over whom
-    user            everyone
-    rule            ai
-    ai              nobody
+    source    overrides
+    user      user, rule, ai
+    rule      rule, ai
+    ai        ai
 
-A person's classification is never overwritten by anyone but a person. Rules speak while a report is recorded, of
-results that nobody has seen yet: so all that they say of a report is one event, beside its results.
+Only users override the classification of a user. Rules classify results while their report is recorded, before anybody
+can have seen them, so all classifications of a report are one event in the results stream.
 """
 
 from typing import ClassVar, Literal, get_args
@@ -34,7 +34,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
     result_ids: list[int]
     known_issue_ids: list[int]
     classifications: bytes
-    """One byte a row: the place in CLASSIFICATIONS."""
+    """One byte a row: the index in CLASSIFICATIONS."""
 
     @property
     def stream(self) -> str:
@@ -42,7 +42,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
 
 
 class ResultEvent(Event, frozen=True):
-    """What was there before is part of it: `replaced...`."""
+    """Base of the events about one result; `replaced…` fields hold the values before."""
 
     result_id: int
     build_id: int
@@ -63,7 +63,7 @@ class ResultClassified(ResultEvent, frozen=True):
     classification: Classification
     set_by_kind: Source
     set_by: int | None = None
-    """The user, where it was a person."""
+    """The id of the user; None for other sources."""
     replaced: Classification | None = None
     replaced_kind: Source | None = None
 
@@ -87,7 +87,7 @@ class ResolutionSet(ResultEvent, frozen=True):
 
 
 class KnownIssueLinked(ResultEvent, frozen=True):
-    """A person says which known issue this is. The result is classified as the issue, unless a person had done so."""
+    """A user linked a known issue, whose classification the result gets unless a user has classified it."""
 
     name: ClassVar[str] = "result.known_issue_linked"
     known_issue_id: int
@@ -97,7 +97,7 @@ class KnownIssueLinked(ResultEvent, frozen=True):
 
 
 class Triage(msgspec.Struct, frozen=True):
-    """What was said of one result, besides what rules said when it was recorded."""
+    """The triage of one result, without the classification by rules when it was recorded."""
 
     classification: Classification | None = None
     set_by_kind: Source | None = None

@@ -1,4 +1,4 @@
-"""People who use the server."""
+"""Users: the people with an account on the server."""
 
 from typing import ClassVar, Literal
 
@@ -28,7 +28,7 @@ class UserRegistered(UserEvent, frozen=True):
     role: Role
     email: str = ""
     claim: str = ""
-    """Of the email address."""
+    """The claim of the email address."""
     password_hash: str = ""
     """Argon2id in its usual encoding; empty while an invitation is open."""
     first_name: str = ""
@@ -36,7 +36,7 @@ class UserRegistered(UserEvent, frozen=True):
 
 
 class UserDeleted(UserEvent, frozen=True):
-    """What they did stays in the log under their number."""
+    """The user was deleted; their events stay in the log under their id."""
 
     name: ClassVar[str] = "user.deleted"
 

@@ -1,4 +1,4 @@
-"""Columns of numbers as events hold them: arrays, stored as their bytes, little-endian."""
+"""Columns of integers in events: arrays that are stored as little-endian bytes."""
 
 import sys
 from array import array
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 if TYPE_CHECKING:
     Numbers = array[int]
 else:
-    Numbers = array  # of nothing in particular until Python 3.12
+    Numbers = array  # not generic before Python 3.12
 
 
 class Column(Numbers):
-    """Numbers of one size. Raises OverflowError for one that does not fit."""
+    """Integers of a fixed size. Raises OverflowError for one that does not fit."""
 
     code: ClassVar[str]
 
@@ -21,7 +21,7 @@ class Column(Numbers):
 
     @classmethod
     def of(cls, stored: bytes | bytearray) -> Self:
-        """Raises ValueError when these are no whole numbers."""
+        """Returns the column of stored bytes. Raises ValueError when their length is not a multiple of the size."""
         column = cls()
         column.frombytes(stored)
         if sys.byteorder == "big":

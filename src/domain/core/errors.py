@@ -1,4 +1,4 @@
-"""Why a request is refused.
+"""Rejections: the reasons why a request is refused.
 
 Rejection
     ├── Unauthenticated      401
@@ -27,7 +27,7 @@ class FieldError(NamedTuple):
 
 
 class Rejection(Exception):
-    """A request that is refused for a reason the caller can do something about."""
+    """Base of the errors that refuse a request for a reason that the caller can act on."""
 
     status: ClassVar[int]
     slug: ClassVar[str]
@@ -63,7 +63,7 @@ class TooLarge(Rejection):
 
 
 class Invalid(Rejection):
-    """Well-formed but not acceptable; `errors` names the fields."""
+    """A well-formed request with unacceptable values; `errors` names the fields."""
 
     status, slug, title = 422, "invalid", "Invalid input"
 
@@ -93,13 +93,13 @@ class Unavailable(Rejection):
 
 
 class StreamDamaged(Unavailable):
-    """A stored event cannot be read, and without it nothing can be said or decided of its stream."""
+    """A stored event cannot be read, so the state of its stream is unknown."""
 
     slug, title = "damaged", "A stored event cannot be read"
 
 
 class StillRunning(Rejection):
-    """What was asked for goes on outside; `location` answers when it has ended."""
+    """The requested work goes on in the background; `location` is the URL of its result."""
 
     status, slug, title = 504, "still-running", "Still running"
 

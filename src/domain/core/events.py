@@ -1,8 +1,8 @@
-"""What an event, a stream and a folded state are.
+"""Events, streams and the states that they fold to.
 
-An event says what happened, in the past tense, and belongs to one stream. A category is a kind of stream (`build`,
-`job`) with the state that its events fold to. `evolve` never fails: an event that makes no sense for a state leaves
-it as it is.
+An event is a fact in the past tense and belongs to one stream. A category is a kind of stream (`build`,
+`job`) with the state that its events fold to. `evolve` never fails: an event that makes no sense in a state leaves
+it unchanged.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     name: ClassVar[str]
     class_version: ClassVar[int] = 1
     sealed: ClassVar[tuple[str, ...]] = ()
-    """Fields that are stored under the data key. Each has a default: what an erased event shows."""
+    """Fields that are encrypted under the data key. Each has a default, which an erased event shows."""
 
     at: datetime = UNSTAMPED
     actor: str = ""
@@ -58,7 +58,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
 
 class Damaged(Event, frozen=True):
-    """Stands where the log holds an event that cannot be read. Never stored, and of no meaning to any `evolve`."""
+    """Stands for a stored event that cannot be read. It is never stored itself, and every `evolve` ignores it."""
 
     name: ClassVar[str] = "damaged"
 
@@ -68,7 +68,7 @@ class Damaged(Event, frozen=True):
 
 
 class EventMetadata(msgspec.Struct, frozen=True):
-    """When, by whom and in the course of what: the part of an event that a decision does not make up."""
+    """Time, actor and origin of an event: the part that a decision does not determine."""
 
     at: datetime
     actor: str
@@ -76,6 +76,7 @@ class EventMetadata(msgspec.Struct, frozen=True):
     causation: int | None = None
 
     def on(self, event: Event) -> Event:
+        """Returns the event with this metadata."""
         return msgspec.structs.replace(
             event,
             at=self.at,
@@ -86,18 +87,18 @@ class EventMetadata(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True, gc=False):
-    """An event at its place: `version` in its stream (from 1), `position` in the whole log (from 1)."""
+    """An event in the log: `version` counts in its stream, `position` in the whole log, both from 1."""
 
     stream: str
     version: int
     position: int
     event: Event
     erased: bool = False
-    """Its data key was destroyed: the sealed fields show their defaults."""
+    """Whether its data key was destroyed, so that the sealed fields show their defaults."""
 
 
 def readable(events: Sequence[Recorded]) -> Sequence[Recorded]:
-    """The same events. Raises StreamDamaged when one of them cannot be read."""
+    """Returns the events. Raises StreamDamaged when one of them cannot be read."""
     for recorded in events:
         if isinstance(recorded.event, Damaged):
             raise StreamDamaged(
@@ -109,7 +110,7 @@ def readable(events: Sequence[Recorded]) -> Sequence[Recorded]:
 
 @dataclass(frozen=True)
 class Category(Generic[S]):
-    """A kind of stream: how its events fold to a state."""
+    """A kind of stream, with the function that folds its events to a state."""
 
     prefix: str
     initial: S
@@ -130,15 +131,15 @@ class Stream(Generic[S]):
 
 @dataclass(frozen=True)
 class ExpectedVersion(Generic[S]):
-    """A state that the caller already has at a version. It is not loaded again, but a decision made on it only holds
-    at that version.
+    """A state that the caller has already loaded. It is not loaded again; the command fails with a version conflict
+    when the stream is not at this version any more.
     """
 
     stream: str
     version: int
     state: S
     position: int = 0
-    """The position of the event of this version."""
+    """The position in the log of the stream's event of this version."""
 
 
 AnyStream = Stream[Any] | ExpectedVersion[Any]
