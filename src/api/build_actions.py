@@ -55,7 +55,7 @@ class BuildActionController(Controller):
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_failed_node_ids(connection, build_id)) if failed_only else None
-        new_id, created_at = await self._queue(ctx, row, test_ids)
+        new_id, created_at = await self._queue(ctx, row, test_ids, "failed")
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
@@ -63,7 +63,7 @@ class BuildActionController(Controller):
         """Queues a build for only those tests of this build that are known to be flaky."""
         async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
-        new_id, created_at = await self._queue(ctx, row, test_ids)
+        new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
@@ -102,9 +102,11 @@ class BuildActionController(Controller):
         await ctx(DeleteBuild(build_id))
 
     @staticmethod
-    async def _queue(ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None) -> tuple[int, datetime]:
+    async def _queue(
+        ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None, which: str
+    ) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
-        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids))
+        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which))
         build = receipt.state(BUILD.at(new_id))
         assert build is not None
         return new_id, build.queued.at

@@ -36,6 +36,8 @@ class RestartBuild(Command):
     restarted_from: int
     job_id: int
     test_ids: tuple[str, ...] | None = None
+    which: str = ""
+    """The kind of the tests in `test_ids`: failed or flaky."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
@@ -61,7 +63,7 @@ class RestartBuild(Command):
         if not job.enabled:
             raise Conflict(f"Job {job.job_id} is disabled; enable it by PUT /api/v3/jobs/{job.job_id}.")
         if self.test_ids == ():
-            raise Conflict(f"Build {self.restarted_from} has no such tests, so there is nothing to run again.")
+            raise Conflict(f"Build {self.restarted_from} has no {self.which} tests, so there is nothing to run again.")
         queued = source.queued
         if any(isinstance(state, Pool) and state.deleted for state in named):
             raise Conflict(

@@ -17,7 +17,14 @@ from domain.builds import COUNTS, AnyBuild, Assigned, Report, ReportRecorded, Ru
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
 from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
-from domain.quarantine import QUARANTINE, Quarantine, QuarantinedTestsRan, filter_quarantined, split_by_outcome
+from domain.quarantine import (
+    QUARANTINE,
+    Quarantine,
+    QuarantinedTestsRan,
+    filter_quarantined,
+    possible_entries,
+    split_by_outcome,
+)
 from domain.results import (
     FAILED,
     SKIPPED,
@@ -181,6 +188,22 @@ class RecordReport(Command):
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
 
+    def _selection_warnings(self, wanted: Sequence[str] | None) -> Iterator[str]:
+        """Says that a build which was to run some of its tests ran others too."""
+        if wanted is None:
+            return
+        report = self.report
+        ran = {test for test, status in zip(report.tests, report.statuses, strict=True) if status != SKIPPED}
+        # A whole test runs for one of its subtests, and all variants of a test for its bare id.
+        tests = {*wanted, *(node_id.partition("::[")[0].partition("::(")[0] for node_id in wanted)}
+        others = sum(tests.isdisjoint(possible_entries(report.node_ids[test])) for test in ran)
+        if others:
+            yield (
+                f"the build was to run only {len(wanted):,} of its tests, but this report has {others:,} others that"
+                " ran: the command has to select the tests that the file $TESTHIDE_TEST_IDS_FILE lists"
+                " (examples/runners/README.md)"
+            )
+
     def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
         own = [0, 0, 0]
@@ -212,7 +235,7 @@ class RecordReport(Command):
             digest=self.digest,
             replaces=None if replaced is None else replaced.first_result_id,
             suites=report.suites,
-            warnings=report.warnings,
+            warnings=[*report.warnings, *self._selection_warnings(queued.test_ids)],
             explained_exit_code=report.explained_exit_code,
             unloaded=report.unloaded,
         )

@@ -6,6 +6,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -285,3 +286,25 @@ def test_counts_are_of_the_blocks(tests: list[Test], block_rows: int) -> None:
 def _rows(block: Event) -> Iterator[tuple[int, int]]:
     assert isinstance(block, ResultsRecorded)
     return zip(block.statuses, block.finals, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others"),
+    [
+        (None, 0),
+        (["t.py::a", "t.py::b", "t.py::c[1]"], 0),
+        (["t.py::a", "t.py::b", "t.py::c"], 0),
+        (["t.py::a", "t.py::b::[part] (n=1)", "t.py::c"], 0),
+        (["t.py::a", "t.py::c[2]"], 2),
+    ],
+)
+def test_a_build_of_some_tests_says_that_it_ran_others(wanted: list[str] | None, others: int) -> None:
+    cases = "".join(
+        f'<testcase name="x"><properties><property name="nodeid" value="t.py::{name}"/></properties>{outcome}</testcase>'
+        for name, outcome in (("a", ""), ("b", FAILURE), ("c[1]", ""), ("left out", "<skipped/>"))
+    )
+    read = read_chunks([f"<testsuite>{cases}</testsuite>".encode()])
+    queued = msgspec.structs.replace(QUEUED, test_ids=wanted)
+    *_, summary = decided(command(read), queued, STARTED)
+    assert isinstance(summary, ReportRecorded)
+    assert [f"has {others} others" in warning for warning in summary.warnings] == [True] * bool(others)

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.process.privileges import BuildAccount
 
-_MODULES = ("testhide_startup", "testhide_pytest_selection", "testhide_pytest_junit")
+_MODULES = ("testhide_startup", "testhide_pytest_selection", "testhide_pytest_junit", "testhide_unittest")
 _SITECUSTOMIZE = b"""\
 import sys
 

@@ -2,22 +2,26 @@
 
 It adds the agent's plugin to PYTEST_PLUGINS, next to what the job has there, but only in a process that imports pytest.
 If the variable were set for the whole build, every pytest whose command replaces PYTHONPATH would fail to import the
-plugin. Supports Python 3.7 or newer, and must never raise.
+plugin. In a process that imports unittest it selects the tests that the build asks for. Supports Python 3.7 or newer,
+and must never raise.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 PLUGIN = "testhide_pytest_selection"
 
 
-class _PytestImportHook:
+class _ImportHook:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Python calls this before it imports a module for the first time. It never finds one itself."""
+        if name == "unittest.main" and os.environ.get("TESTHIDE_TEST_IDS_FILE"):
+            import_module("testhide_unittest").begin()
         if name == "_pytest":
             names = [name for name in os.environ.get("PYTEST_PLUGINS", "").split(",") if name]
             if PLUGIN not in names:
@@ -25,7 +29,7 @@ class _PytestImportHook:
 
 
 def begin() -> None:
-    sys.meta_path.insert(0, _PytestImportHook())
+    sys.meta_path.insert(0, _ImportHook())
     _run_hidden_sitecustomize()
 
 
