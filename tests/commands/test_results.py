@@ -300,8 +300,8 @@ def _rows(block: Event) -> Iterator[tuple[int, int]]:
 )
 def test_a_build_of_some_tests_says_that_it_ran_others(wanted: list[str] | None, others: int) -> None:
     cases = "".join(
-        f'<testcase name="x"><properties><property name="nodeid" value="t.py::{name}"/></properties>{outcome}</testcase>'
-        for name, outcome in (("a", ""), ("b", FAILURE), ("c[1]", ""), ("left out", "<skipped/>"))
+        f'<testcase name="x"><properties><property name="nodeid" value="t.py::{name}"/></properties>{end}</testcase>'
+        for name, end in (("a", ""), ("b", FAILURE), ("c[1]", ""), ("left out", "<skipped/>"))
     )
     read = read_chunks([f"<testsuite>{cases}</testsuite>".encode()])
     queued = msgspec.structs.replace(QUEUED, test_ids=wanted)
