@@ -40,16 +40,12 @@ class StoreArtifact(Command):
         if self.by_node is not None:
             must_be_leased(build, self.by_node)
         queued = build.queued
-        yield ArtifactStored(
-            artifact_id=self.artifact_id,
+        yield self.event(
+            ArtifactStored,
             build_id=queued.build_id,
             job_id=queued.job_id,
             project_id=queued.project_id,
-            path=self.path,
             type=artifact_type(self.path),
-            content_type=self.content_type,
-            size_bytes=self.size_bytes,
-            sha256=self.sha256,
             blob=blob_key(queued.job_id, queued.build_id, self.artifact_id),
         )
 

@@ -31,13 +31,7 @@ class NoteReading(Command):
 
     def decide(self, noted: AuditRead | None) -> Iterable[Event]:
         if noted is None:
-            yield AuditRead(
-                read_id=self.read_id,
-                what=self.what,
-                filter=dict(self.filter),
-                shown=self.shown,
-                project_id=self.project_id,
-            )
+            yield self.event(AuditRead)
 
 
 @dataclass(frozen=True)

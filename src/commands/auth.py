@@ -31,7 +31,7 @@ class OpenSession(Command):
 
     def decide(self, session: Validity) -> Iterable[Event]:
         if session == "unknown":
-            yield SessionOpened(session_id=self.session_id, user_id=self.user_id, expires_at=self.expires_at)
+            yield self.event(SessionOpened)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RevokeSession(Command):
 
     def decide(self, session: Validity) -> Iterable[Event]:
         if session == "valid":
-            yield SessionRevoked(session_id=self.session_id, user_id=self.user_id)
+            yield self.event(SessionRevoked)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class CreateApiToken(Command):
 
     def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
         if token is None:
-            yield ApiTokenCreated(
-                token_id=self.token_id, user_id=self.user_id, label=self.label, token_hash=self.token_hash
-            )
+            yield self.event(ApiTokenCreated)
 
 
 @dataclass(frozen=True)
@@ -76,4 +74,4 @@ class RevokeApiToken(Command):
         # Another user's token gets the same answer as an unknown one.
         if token is None or token.user_id != self.user_id:
             raise NotFound(f"You have no API token {self.token_id}.")
-        yield ApiTokenRevoked(token_id=self.token_id, user_id=self.user_id)
+        yield self.event(ApiTokenRevoked)

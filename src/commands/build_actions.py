@@ -131,7 +131,7 @@ class CommentOnBuild(Command):
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         build = must_exist(build, self.build_id)
         if self.comment_id not in build.comments:
-            yield BuildCommented(**build.ids, comment_id=self.comment_id, text=self.text, author=self.author)
+            yield self.event(BuildCommented, **build.ids)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class StartBuild(Command):
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
         ids: dict[str, Any] = {"build_id": self.build_id, "job_id": self.job_id, "project_id": job.project_id}
-        yield BuildQueued(
+        yield self.event(
+            BuildQueued,
             **ids,
             configuration=msgspec.structs.replace(
                 configuration,
@@ -93,13 +94,10 @@ class StartBuild(Command):
                 secrets=configuration.secrets | self.secrets,
             ),
             branch=self.branch or job.default_branch,
-            commit_sha=self.commit_sha,
             repository=job.repository,
-            priority=self.priority,
             timeout_minutes=job.timeout_minutes,
             node_pool_id=job.node_pool_id,
             job_title=job.title,
-            external=self.external,
             required_tags=job.required_tags,
             pool_labels=job.pool_labels,
             quarantine_mode=job.quarantine_mode,

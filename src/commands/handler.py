@@ -14,12 +14,15 @@ from functools import reduce
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event, EventMetadata, ExpectedVersion, Recorded, Stream
 from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
 S = TypeVar("S")
+E = TypeVar("E", bound=Event)
 
 MAX_TRIES = 12
 
@@ -38,6 +41,11 @@ class Command:
     def decide(self, *states: Any, **more: Any) -> Iterable[Event]:
         """Returns the events to append, none when there is nothing to do. Raises a Rejection to refuse the command."""
         raise NotImplementedError
+
+    def event(self, kind: type[E], **more: Any) -> E:
+        """Returns an event with the values of the command's fields of the same names, and `more`."""
+        shared = {name: getattr(self, name) for name in kind.__struct_fields__ if hasattr(self, name)}
+        return msgspec.convert(shared | more, kind)
 
 
 @dataclass(frozen=True)

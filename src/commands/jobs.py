@@ -9,10 +9,9 @@ import msgspec
 from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.errors import Invalid, NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.jobs import (
     JOB,
-    UPDATABLE,
     Clearable,
     Configuration,
     Job,
@@ -55,20 +54,7 @@ class CreateJob(Command):
         _must_serve(self.node_pool_id, pool, self.project_id)
         _must_exist(self.pipeline_template_id, template)
         _must_route_one_way(self.node_pool_id, self.pool_labels)
-        yield JobCreated(
-            job_id=self.job_id,
-            project_id=self.project_id,
-            title=self.title,
-            node_pool_id=self.node_pool_id,
-            timeout_minutes=self.timeout_minutes,
-            max_parallel=self.max_parallel,
-            pipeline_template_id=self.pipeline_template_id,
-            repository=self.repository,
-            default_branch=self.default_branch,
-            required_tags=list(self.required_tags),
-            pool_labels=dict(self.pool_labels),
-            quarantine_mode=self.quarantine_mode,
-        )
+        yield self.event(JobCreated)
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ class ImportJob(CreateJob):
             if not self.enabled:
                 yield JobUpdated(job_id=self.job_id, project_id=self.project_id, enabled=False)
             if self.configuration != Configuration():
-                yield JobConfigured(job_id=self.job_id, project_id=self.project_id, configuration=self.configuration)
+                yield self.event(JobConfigured)
 
 
 @dataclass(frozen=True)
@@ -114,7 +100,7 @@ class UpdateJob(Command):
         job = _existing(job, self.job_id)
         _must_serve(self.node_pool_id, pool, job.project_id)
         _must_exist(self.pipeline_template_id, template)
-        wanted = {name: getattr(self, name) for name in UPDATABLE if name not in self.cleared}
+        wanted = {name: getattr(self, name) for name in updatable_fields(JobUpdated) if name not in self.cleared}
         wanted["required_tags"] = None if self.required_tags is None else list(self.required_tags)
         changed: dict[str, Any] = {
             name: value for name, value in wanted.items() if value not in (None, getattr(job, name))

@@ -10,10 +10,9 @@ from commands.handler import Command
 from commands.projects import existing
 from commands.reports.patterns import must_be_a_pattern
 from domain.core.errors import NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.known_issues import (
     KNOWN_ISSUE,
-    UPDATABLE,
     Clearable,
     Kind,
     KnownIssue,
@@ -46,16 +45,7 @@ class CreateKnownIssue(Command):
         existing(project, self.project_id)
         if self.kind == "pattern":
             must_be_a_pattern("pattern", self.value)
-        yield KnownIssueCreated(
-            known_issue_id=self.known_issue_id,
-            project_id=self.project_id,
-            title=self.title,
-            classification=self.classification,
-            kind=self.kind,
-            value=self.value,
-            defect_key=self.defect_key,
-            defect_url=self.defect_url,
-        )
+        yield self.event(KnownIssueCreated)
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,9 @@ class UpdateKnownIssue(Command):
         for name in ("title", "classification", "defect_key", "defect_url"):
             given[name] = None if name in self.cleared else getattr(self, name)
         changed: dict[str, Any] = {
-            name: given[name] for name in UPDATABLE if given[name] not in (None, getattr(issue, name))
+            name: given[name]
+            for name in updatable_fields(KnownIssueUpdated)
+            if given[name] not in (None, getattr(issue, name))
         }
         cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(issue, name) is not None)
         if changed or cleared:
@@ -129,11 +121,9 @@ class NoteSearch(Command):
         edition, down_to = issue.searched
         if edition == self.edition and down_to <= self.down_to:
             return
-        yield KnownIssueSearched(
-            known_issue_id=self.known_issue_id,
+        yield self.event(
+            KnownIssueSearched,
             project_id=issue.project_id,
-            edition=self.edition,
-            down_to=self.down_to,
             classification=issue.classification,
             result_ids=[result_id for result_id, _ in self.found],
             job_ids=[job_id for _, job_id in self.found],

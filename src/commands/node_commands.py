@@ -30,13 +30,7 @@ class RequestNodeCommand(Command):
             raise NotFound(f"There is no node {self.node_id}.")
         if node.session is None:
             raise Unavailable(f"No agent is connected as node {node.title!r}; start it, then try again.")
-        yield NodeCommandRequested(
-            command_id=self.command_id,
-            node_id=self.node_id,
-            kind=self.kind,
-            command=self.command,
-            timeout_s=self.timeout_s,
-        )
+        yield self.event(NodeCommandRequested)
 
 
 @dataclass(frozen=True)
@@ -59,12 +53,4 @@ class CompleteNodeCommand(Command):
         if command is None or command.node_id != self.node_id:
             raise NotFound(f"There is no command {self.command_id} for this node.")
         if command.result is None:
-            yield NodeCommandCompleted(
-                command_id=self.command_id,
-                node_id=self.node_id,
-                exit_code=self.exit_code,
-                stdout=self.stdout,
-                stderr=self.stderr,
-                truncated=self.truncated,
-                timed_out=self.timed_out,
-            )
+            yield self.event(NodeCommandCompleted)

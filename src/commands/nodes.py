@@ -8,10 +8,9 @@ from typing import Any
 from commands.handler import Command
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, Invalid, NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.nodes import (
     NODE,
-    UPDATABLE,
     Clearable,
     Node,
     NodeConnected,
@@ -46,15 +45,7 @@ class RegisterNode(Command):
             return
         _must_exist(self.pool_id, pool)
         yield from take_claim(self.claim, claim, _owner(self.node_id), _taken(self.title))
-        yield NodeRegistered(
-            node_id=self.node_id,
-            title=self.title,
-            claim=self.claim,
-            token_hash=self.token_hash,
-            pool_id=self.pool_id,
-            tags=list(self.tags),
-            max_parallel=self.max_parallel,
-        )
+        yield self.event(NodeRegistered)
 
 
 @dataclass(frozen=True)
@@ -85,15 +76,7 @@ class ConnectNode(Command):
         replaces = self.replaces_dead or compare_digest(node.session or "", self.replaces_session or "")
         if node.session is not None and not replaces:
             raise Conflict(f"Another agent is connected as node {node.title!r}; stop it, or register this machine too.")
-        yield NodeConnected(
-            node_id=self.node_id,
-            session=self.session,
-            version=self.version,
-            platform=self.platform,
-            hostname=self.hostname,
-            cpu_cores=self.cpu_cores,
-            ram_gb=self.ram_gb,
-        )
+        yield self.event(NodeConnected)
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ class MarkNodeOffline(Command):
 
     def decide(self, node: Node | None) -> Iterable[Event]:
         if node is not None and node.session == self.session:
-            yield NodeWentOffline(node_id=self.node_id, session=self.session, reason=self.reason)
+            yield self.event(NodeWentOffline)
 
 
 @dataclass(frozen=True)
@@ -136,7 +119,7 @@ class UpdateNode(Command):
     def decide(self, node: Node | None, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         node = _existing(node, self.node_id)
         _must_exist(self.pool_id, pool)
-        wanted = {name: getattr(self, name) for name in UPDATABLE if name not in self.cleared}
+        wanted = {name: getattr(self, name) for name in updatable_fields(NodeUpdated) if name not in self.cleared}
         wanted["tags"] = None if self.tags is None else list(self.tags)
         changed: dict[str, Any] = {
             name: value for name, value in wanted.items() if value not in (None, getattr(node, name))

@@ -8,9 +8,9 @@ from commands.handler import Command
 from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.nodes import NODE, Node, NodeUpdated
-from domain.pools import POOL, UPDATABLE, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
+from domain.pools import POOL, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project
 
 
@@ -34,15 +34,7 @@ class CreatePool(Command):
             return
         must_be_open(project, self.project_id)
         yield from take_claim(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
-        yield PoolCreated(
-            pool_id=self.pool_id,
-            project_id=self.project_id,
-            title=self.title,
-            claim=self.claim,
-            labels=dict(self.labels),
-            max_parallel=self.max_parallel,
-            shared=self.shared,
-        )
+        yield self.event(PoolCreated)
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ class UpdatePool(Command):
         pool = _existing(pool, self.pool_id)
         changed: dict[str, Any] = {
             name: value
-            for name in UPDATABLE
+            for name in updatable_fields(PoolUpdated)
             if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(pool, name))
         }
         cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(pool, name) is not None)

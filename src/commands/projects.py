@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from commands.handler import Command
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
-    UPDATABLE,
     Access,
     MemberAdmitted,
     Project,
@@ -44,15 +43,7 @@ class CreateProject(Command):
         free = [slug for slug, claim in zip(self.slugs, claims, strict=True) if claim.owner in ("", owner)]
         slug, claim = free[0]
         yield ClaimTaken(claim=claim, owner=owner)
-        yield ProjectCreated(
-            project_id=self.project_id,
-            title=self.title,
-            slug=slug,
-            claim=claim,
-            sealed_webhook_secret=self.sealed_webhook_secret,
-            description=self.description,
-            scm_endpoint_id=self.scm_endpoint_id,
-        )
+        yield self.event(ProjectCreated, slug=slug, claim=claim)
         yield MemberAdmitted(project_id=self.project_id, user_id=self.creator_id, access="admin")
 
 
@@ -74,7 +65,7 @@ class UpdateProject(Command):
         project = existing(project, self.project_id)
         changed = {
             field: value
-            for field in UPDATABLE
+            for field in updatable_fields(ProjectUpdated)
             if (value := getattr(self, field)) not in (None, getattr(project, field))
         }
         if changed:
@@ -91,7 +82,7 @@ class RotateWebhookSecret(Command):
 
     def decide(self, project: Project | None) -> Iterable[Event]:
         existing(project, self.project_id)
-        yield WebhookSecretRotated(project_id=self.project_id, sealed_webhook_secret=self.sealed_webhook_secret)
+        yield self.event(WebhookSecretRotated)
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class AdmitMember(Command):
     def decide(self, project: Project | None) -> Iterable[Event]:
         project = existing(project, self.project_id)
         if project.members.get(self.user_id) != self.access:
-            yield MemberAdmitted(project_id=self.project_id, user_id=self.user_id, access=self.access)
+            yield self.event(MemberAdmitted)
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,7 @@ class AddToQuarantine(Command):
                 why="expired",
             )
         if new:
-            yield TestsQuarantined(
-                **ids,
-                first_id=self.first_id,
-                node_ids=new,
-                reason=self.reason,
-                expires_at=self.expires_at,
-                owner=self.owner,
-            )
+            yield self.event(TestsQuarantined, **ids, node_ids=new)
 
 
 @dataclass(frozen=True)

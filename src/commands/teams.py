@@ -28,15 +28,7 @@ class RegisterChannel(Command):
         if channel is not None:
             return
         must_be_open(project, self.project_id)
-        yield ChannelRegistered(
-            channel_id=self.channel_id,
-            project_id=self.project_id,
-            title=self.title,
-            shown_url=self.shown_url,
-            sealed_url=self.sealed_url,
-            events=list(self.events),
-            mention=self.mention,
-        )
+        yield self.event(ChannelRegistered)
 
 
 @dataclass(frozen=True)

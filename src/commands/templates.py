@@ -6,9 +6,9 @@ from typing import Any
 
 from commands.handler import Command
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import AnyStream, Event, updatable_fields
 from domain.jobs import Configuration, merge_secrets
-from domain.templates import TEMPLATE, UPDATABLE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
+from domain.templates import TEMPLATE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,8 @@ class CreateTemplate(Command):
     def decide(self, template: Template | None) -> Iterable[Event]:
         if template is not None:
             return
-        yield TemplateCreated(
-            template_id=self.template_id,
-            creator_id=self.creator_id,
-            title=self.title,
-            description=self.description,
+        yield self.event(
+            TemplateCreated,
             configuration=Configuration(
                 command=self.command,
                 setup=list(self.setup),
@@ -78,7 +75,9 @@ class UpdateTemplate(Command):
             ),
         }
         changed: dict[str, Any] = {
-            name: wanted[name] for name in UPDATABLE if wanted[name] not in (None, getattr(template, name))
+            name: wanted[name]
+            for name in updatable_fields(TemplateUpdated)
+            if wanted[name] not in (None, getattr(template, name))
         }
         if changed:
             yield TemplateUpdated(template_id=self.template_id, **changed)

@@ -83,14 +83,7 @@ class ClassifyResult(_OfResult):
         if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
             return
         if (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
-            yield ResultClassified(
-                **ids,
-                classification=self.classification,
-                set_by_kind=self.set_by_kind,
-                set_by=self.set_by,
-                replaced=before,
-                replaced_kind=kind,
-            )
+            yield self.event(ResultClassified, **ids, replaced=before, replaced_kind=kind)
 
 
 @dataclass(frozen=True)
@@ -102,14 +95,7 @@ class LinkDefect(_OfResult):
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
         ids = self.must_be_a_failure(build, job, "can be linked to a defect")
         if (triage.defect_key, triage.defect_url) != (self.defect_key, self.defect_url):
-            yield DefectLinked(
-                **ids,
-                defect_key=self.defect_key,
-                defect_url=self.defect_url,
-                set_by=self.set_by,
-                replaced_key=triage.defect_key,
-                replaced_url=triage.defect_url,
-            )
+            yield self.event(DefectLinked, **ids, replaced_key=triage.defect_key, replaced_url=triage.defect_url)
 
 
 @dataclass(frozen=True)

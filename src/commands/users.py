@@ -36,15 +36,7 @@ class RegisterUser(Command):
             raise Conflict(f"There already is a user with the address {self.email}.")
         if not claim.owner:
             yield ClaimTaken(claim=self.claim, owner=owner)
-        yield UserRegistered(
-            user_id=self.user_id,
-            email=self.email,
-            claim=self.claim,
-            role=self.role,
-            password_hash=self.password_hash,
-            first_name=self.first_name,
-            last_name=self.last_name,
-        )
+        yield self.event(UserRegistered)
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,7 @@ class RegisterWebhook(Command):
             return
         if self.project_id is not None:
             must_be_open(project, self.project_id)
-        yield WebhookRegistered(
-            webhook_id=self.webhook_id,
-            project_id=self.project_id,
-            url=self.url,
-            events=list(self.events),
-            sealed_secret=self.sealed_secret,
-            active=self.active,
-        )
+        yield self.event(WebhookRegistered)
 
 
 @dataclass(frozen=True)
@@ -85,13 +78,7 @@ class ReplayWebhook(Command):
         if not webhook.active:
             raise Conflict(f"Webhook {self.webhook_id} is not active; activate it by PUT first.")
         if webhook.replay != self.replay:
-            yield ReplayRequested(
-                webhook_id=self.webhook_id,
-                project_id=webhook.project_id,
-                replay=self.replay,
-                after=self.after,
-                up_to=self.up_to,
-            )
+            yield self.event(ReplayRequested, project_id=webhook.project_id)
 
 
 @dataclass(frozen=True)
@@ -107,9 +94,4 @@ class Redeliver(Command):
     def decide(self, webhook: Webhook | None, delivery: Delivery) -> Iterable[Event]:
         webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
         if delivery.requested < self.attempts:
-            yield RedeliveryRequested(
-                webhook_id=self.webhook_id,
-                project_id=webhook.project_id,
-                delivery_id=self.delivery_id,
-                attempts=self.attempts,
-            )
+            yield self.event(RedeliveryRequested, project_id=webhook.project_id)

@@ -1,12 +1,12 @@
 """Jobs: the command to run, its nodes and its limits. Each run of a job is a build."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import job_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
@@ -80,21 +80,6 @@ class JobUpdated(JobEvent, frozen=True):
     cleared: tuple[Clearable, ...] = ()
 
 
-UPDATABLE = (
-    "title",
-    "enabled",
-    "node_pool_id",
-    "timeout_minutes",
-    "max_parallel",
-    "pipeline_template_id",
-    "repository",
-    "default_branch",
-    "required_tags",
-    "pool_labels",
-    "quarantine_mode",
-)
-
-
 class JobConfigured(JobEvent, frozen=True):
     name: ClassVar[str] = "job.configured"
     sealed: ClassVar[tuple[str, ...]] = ("configuration",)
@@ -129,11 +114,6 @@ class Job(msgspec.Struct, frozen=True):
     deleted: bool = False
 
 
-def changes(event: JobUpdated) -> dict[str, Any]:
-    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
-    return given | dict.fromkeys(event.cleared)
-
-
 def evolve(state: Job | None, event: Event) -> Job | None:
     match event:
         case JobCreated():
@@ -154,7 +134,7 @@ def evolve(state: Job | None, event: Event) -> Job | None:
                 configuration=Configuration(),
             )
         case JobUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
+            return msgspec.structs.replace(state, **changes_of(event))
         case JobConfigured() if state is not None:
             return msgspec.structs.replace(state, configuration=event.configuration)
         case JobDeleted() if state is not None:

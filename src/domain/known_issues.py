@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 from domain.triage import Classification
 
 Kind = Literal["pattern", "signature", "fail_id"]
@@ -61,9 +61,6 @@ class KnownIssueUpdated(KnownIssueEvent, frozen=True):
     defect_key: str | None = None
     defect_url: str | None = None
     cleared: tuple[Clearable, ...] = ()
-
-
-UPDATABLE = ("title", "classification", "kind", "value", "defect_key", "defect_url")
 
 
 class KnownIssueTaught(KnownIssueEvent, frozen=True):
@@ -138,11 +135,6 @@ class KnownIssue(msgspec.Struct, frozen=True):
         return (self.kind, self.value) == (kind, value) or value in taught
 
 
-def changes(event: KnownIssueUpdated) -> dict[str, str | None]:
-    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
-    return given | dict.fromkeys(event.cleared)
-
-
 def edition_after(edition: int, event: KnownIssueUpdated) -> int:
     return edition + any(value is not None for value in (event.classification, event.kind, event.value))
 
@@ -162,7 +154,7 @@ def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
             )
         case KnownIssueUpdated() if state is not None:
             edition = edition_after(state.edition, event)
-            return msgspec.structs.replace(state, **changes(event), edition=edition)
+            return msgspec.structs.replace(state, **changes_of(event), edition=edition)
         case KnownIssueSearched() if state is not None:
             return msgspec.structs.replace(state, searched=(event.edition, event.down_to))
         case KnownIssueTaught() if state is not None:

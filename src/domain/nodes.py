@@ -1,11 +1,11 @@
 """Nodes: build machines, each with one agent at a time (its session)."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import node_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 
 Clearable = Literal["pool_id"]
 
@@ -62,9 +62,6 @@ class NodeUpdated(NodeEvent, frozen=True):
     cleared: tuple[Clearable, ...] = ()
 
 
-UPDATABLE = ("title", "claim", "pool_id", "tags", "max_parallel")
-
-
 class NodeQuarantined(NodeEvent, frozen=True):
     """The node gets no builds any more; running builds go on."""
 
@@ -94,11 +91,6 @@ class Node(msgspec.Struct, frozen=True):
     deleted: bool = False
 
 
-def changes(event: NodeUpdated) -> dict[str, Any]:
-    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
-    return given | dict.fromkeys(event.cleared)
-
-
 def evolve(state: Node | None, event: Event) -> Node | None:
     match event:
         case NodeRegistered():
@@ -108,7 +100,7 @@ def evolve(state: Node | None, event: Event) -> Node | None:
         case NodeWentOffline() if state is not None and state.session == event.session:
             return msgspec.structs.replace(state, session=None)
         case NodeUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
+            return msgspec.structs.replace(state, **changes_of(event))
         case NodeQuarantined() | NodeReleased() if state is not None:
             return msgspec.structs.replace(state, quarantined=isinstance(event, NodeQuarantined))
         case NodeDeleted() if state is not None:

@@ -1,11 +1,11 @@
 """Node pools: groups of nodes that jobs are routed to."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 
 Clearable = Literal["max_parallel"]
 
@@ -47,9 +47,6 @@ class PoolUpdated(PoolEvent, frozen=True):
     cleared: tuple[Clearable, ...] = ()
 
 
-UPDATABLE = ("title", "claim", "labels", "max_parallel", "shared")
-
-
 class PoolDeleted(PoolEvent, frozen=True):
     """The pool was deleted; its nodes were taken out of it in the same commit."""
 
@@ -67,11 +64,6 @@ class Pool(msgspec.Struct, frozen=True):
     deleted: bool = False
 
 
-def changes(event: PoolUpdated) -> dict[str, Any]:
-    given = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
-    return given | dict.fromkeys(event.cleared)
-
-
 def evolve(state: Pool | None, event: Event) -> Pool | None:
     match event:
         case PoolCreated():
@@ -85,7 +77,7 @@ def evolve(state: Pool | None, event: Event) -> Pool | None:
                 shared=event.shared,
             )
         case PoolUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
+            return msgspec.structs.replace(state, **changes_of(event))
         case PoolDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:

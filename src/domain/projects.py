@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 
 Access = Literal["read", "write", "admin"]
 
@@ -78,9 +78,6 @@ class ProjectDeleted(ProjectEvent, frozen=True):
         return self.data_key
 
 
-UPDATABLE = ("title", "description", "scm_endpoint_id", "retention_days", "retention_builds")
-
-
 class Project(msgspec.Struct, frozen=True):
     project_id: int
     title: str
@@ -99,8 +96,7 @@ def evolve(state: Project | None, event: Event) -> Project | None:
         case ProjectCreated():
             return Project(event.project_id, event.title, event.description, event.scm_endpoint_id, claim=event.claim)
         case ProjectUpdated() if state is not None:
-            changes = {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
-            return msgspec.structs.replace(state, **changes)
+            return msgspec.structs.replace(state, **changes_of(event))
         case MemberAdmitted() if state is not None:
             return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})
         case ProjectClosed() if state is not None:

@@ -1,11 +1,11 @@
 """Pipeline templates: what the builds of several jobs have in common."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from domain.core.data_keys import template_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, changes_of
 from domain.jobs import Configuration
 
 
@@ -40,9 +40,6 @@ class TemplateUpdated(TemplateEvent, frozen=True):
     configuration: Configuration | None = None
 
 
-UPDATABLE = ("title", "description", "configuration")
-
-
 class TemplateDeleted(TemplateEvent, frozen=True):
     name: ClassVar[str] = "template.deleted"
 
@@ -57,10 +54,6 @@ class Template(msgspec.Struct, frozen=True):
     description: str
     configuration: Configuration
     deleted: bool = False
-
-
-def changes(event: TemplateUpdated) -> dict[str, Any]:
-    return {field: value for field in UPDATABLE if (value := getattr(event, field)) is not None}
 
 
 def overlaid(template: Configuration, job: Configuration) -> Configuration:
@@ -79,7 +72,7 @@ def evolve(state: Template | None, event: Event) -> Template | None:
         case TemplateCreated():
             return Template(event.template_id, event.title, event.description, event.configuration)
         case TemplateUpdated() if state is not None:
-            return msgspec.structs.replace(state, **changes(event))
+            return msgspec.structs.replace(state, **changes_of(event))
         case TemplateDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:

@@ -8,8 +8,8 @@ from cachetools import LRUCache
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.core.events import Recorded
-from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, changes
+from domain.core.events import Recorded, changes_of
+from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, find_row
@@ -57,7 +57,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobUpdated():
             job = rows.get(JobRow, event.job_id)
             if job is not None:
-                columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
+                columns = {"name" if field == "title" else field: value for field, value in changes_of(event).items()}
                 yield msgspec.structs.replace(job, **columns)
         case JobConfigured():
             yield copy_fields(

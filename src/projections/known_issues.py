@@ -7,7 +7,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain import known_issues
-from domain.core.events import Recorded
+from domain.core.events import Recorded, changes_of
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, find_row
@@ -56,9 +56,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
                 edition = known_issues.edition_after(issue.edition, event)
-                yield msgspec.structs.replace(
-                    issue, **known_issues.changes(event), updated_at=event.at, edition=edition
-                )
+                yield msgspec.structs.replace(issue, **changes_of(event), updated_at=event.at, edition=edition)
         case known_issues.KnownIssueSearched(down_to=0):
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:

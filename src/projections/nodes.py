@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.core.events import Recorded
+from domain.core.events import Recorded, changes_of
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, copy_fields
 from projections.engine.queries import fetch_all, fetch_one, find_row
 
@@ -89,7 +89,7 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
             # A session that was already replaced by another one may end late.
             return {"session": None} if event.session == node.session else {}
         case nodes.NodeUpdated():
-            given = nodes.changes(event)
+            given = changes_of(event)
             return {"name" if field == "title" else field: given[field] for field in given if field != "claim"}
         case nodes.NodeQuarantined() | nodes.NodeReleased():
             return {"quarantined": isinstance(event, nodes.NodeQuarantined)}

@@ -7,8 +7,8 @@ from typing import cast
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded
-from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated, changes
+from domain.core.events import Recorded, changes_of
+from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
@@ -35,7 +35,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield copy_fields(PoolRow, event, id=event.pool_id, name=event.title, created_at=event.at)
         case PoolUpdated():
             pool = rows.get(PoolRow, event.pool_id)
-            columns = {"name" if field == "title" else field: value for field, value in changes(event).items()}
+            columns = {"name" if field == "title" else field: value for field, value in changes_of(event).items()}
             columns.pop("claim", None)
             if pool is not None and columns:
                 yield msgspec.structs.replace(pool, **columns)

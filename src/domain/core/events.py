@@ -8,7 +8,7 @@ it unchanged.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
+from functools import cache, reduce
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
@@ -55,6 +55,19 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     def notifies(self) -> str | None:
         """The payload of the notification to waiting agents that is sent in the commit that appends this event."""
         return None
+
+
+@cache
+def updatable_fields(kind: type[Event]) -> tuple[str, ...]:
+    """Returns the fields of an update event that may be None, which means unchanged."""
+    fields = msgspec.structs.fields(kind)
+    return tuple(field.name for field in fields if field.default is None and field.name not in Event.__struct_fields__)
+
+
+def changes_of(event: Event) -> dict[str, Any]:
+    """Returns the fields that an update event changes, with their new values."""
+    given = {name: value for name in updatable_fields(type(event)) if (value := getattr(event, name)) is not None}
+    return given | dict.fromkeys(getattr(event, "cleared", ()))
 
 
 class Damaged(Event, frozen=True):
