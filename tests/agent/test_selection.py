@@ -64,7 +64,7 @@ ALL = {
     f"{B}::test_plain",
 }
 WANTED = [f"{A}::TestOuter::test_one", NON_ASCII, f"{A}::test_größe", f"{A}::TestOuter::TestInner::test_deep"]
-KEPT = {*WANTED[:3], *(f"{A}::TestOuter::TestInner::test_deep[{n}]" for n in (1, 2))}
+SELECTED = {*WANTED[:3], *(f"{A}::TestOuter::TestInner::test_deep[{n}]" for n in (1, 2))}
 
 
 def write(folder: Path, files: dict[str, str]) -> None:
@@ -136,7 +136,7 @@ def test_only_the_wanted_tests_run(server: FakeServer, folder: Path, command: st
     build = queue(server, folder, command, test_ids=WANTED)
 
     assert server.wait_finished(build)["exit_code"] == 1, build.lines
-    assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(KEPT)
+    assert sorted(node_ids(build.reports["junittests.xml"])) == sorted(SELECTED)
     assert "Testhide: 5 of 12 tests are among the 4 that this build asks for." in build.printed
     assert "==> Only these tests are wanted: 4, named in $TESTHIDE_TEST_IDS_FILE" in build.lines
 

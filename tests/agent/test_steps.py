@@ -80,6 +80,7 @@ def test_a_build_sees_only_its_own_environment(server: FakeServer) -> None:
         env.pop(shells_own, None)
     root = Path(env["TESTHIDE_WORKSPACE"])
     assert env == {
+        "JEST_JUNIT_REPORT_TEST_SUITE_ERRORS": "true",
         "PATH": AGENT_ENVIRONMENT["PATH"],
         "TZ": "UTC",
         "HTTPS_PROXY": "http://proxy.example",

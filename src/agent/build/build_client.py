@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from agent.server_client import RetryPause, ServerClient
@@ -12,15 +13,18 @@ from agent.server_client import RetryPause, ServerClient
 _CHUNK_BYTES = 1 << 18
 
 
+@dataclass
 class BuildClient:
-    """Repeats every request until it is answered or `pause` gives up. Raises the exceptions of `server_client`."""
+    """Repeats every request until it is answered or the pause gives up. Raises the exceptions of `server_client`."""
 
-    def __init__(self, server: ServerClient, build_id: int, attempt: int, pause: RetryPause) -> None:
-        self._server = server
-        self._build_id = build_id
-        self._path = f"/api/v3/agent/builds/{build_id}"
-        self._attempt = attempt
-        self._pause = pause
+    _server: ServerClient
+    _build_id: int
+    _attempt: int
+    _pause: RetryPause
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v3/agent/builds/{self._build_id}"
 
     def start(self, commit: str | None, pause: RetryPause) -> None:
         """Report that the first command is about to run, at which commit."""
@@ -86,8 +90,4 @@ class _MultipartForm:
 def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
     """Yield the whole file from its beginning."""
     file.seek(0)
-    while True:
-        chunk = file.read(_CHUNK_BYTES)
-        if not chunk:
-            return
-        yield chunk
+    yield from iter(lambda: file.read(_CHUNK_BYTES), b"")

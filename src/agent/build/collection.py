@@ -6,8 +6,9 @@ import fnmatch
 import os
 import re
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from agent.build.artifacts import UnusablePath, find_files, open_inside
@@ -17,6 +18,7 @@ from agent.build.masking import Masker
 from agent.build.workspace import Workspace
 from agent.process.privileges import BuildAccount
 from agent.server_client import RequestRefused, TokenRefused
+from agent.task import Interrupt
 
 _REPORT_ENDINGS = (".xml", ".trx")
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
@@ -26,25 +28,16 @@ _REPORT_NAMES = ("junit*.xml", "report*.xml", "TEST-*.xml")
 _MAX_SHOWN_WARNINGS = 20
 
 
+@dataclass
 class Collector:
-    """Stops before the next file once `is_interrupted` returns True."""
+    """Stops before the next file once there is an interrupt."""
 
-    def __init__(
-        self,
-        workspace: Workspace,
-        account: BuildAccount | None,
-        client: BuildClient,
-        masker: Masker,
-        log: Log,
-        is_interrupted: Callable[[], bool],
-    ) -> None:
-        self._folder = str(workspace.folder)
-        self._root = str(workspace.root)
-        self._owner = account.uid if account else None
-        self._client = client
-        self._masker = masker
-        self._log = log
-        self._is_interrupted = is_interrupted
+    _workspace: Workspace
+    _account: BuildAccount | None
+    _client: BuildClient
+    _masker: Masker
+    _log: Log
+    _interrupt: Interrupt
 
     def run(self, patterns: list[str], report: str, since_ns: int) -> None:
         """Send all reports and artifacts. `report` is the path that the build gave its test reporters.
@@ -60,7 +53,7 @@ class Collector:
         found: dict[str, None] = {}
         for pattern in patterns:
             try:
-                paths = find_files(self._root, pattern)
+                paths = find_files(str(self._workspace.root), pattern)
             except UnusablePath as why:
                 self._log.note(f"Artifacts {pattern}: refused, {why}")
                 continue
@@ -70,7 +63,7 @@ class Collector:
         return list(found)
 
     def _send_if_report(self, path: str, since_ns: int) -> bool:
-        if not path.endswith(_REPORT_ENDINGS) or self._is_interrupted():
+        if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
             return False
         try:
             file = self._open(path)
@@ -79,7 +72,7 @@ class Collector:
         with file:
             if not _is_report(path, file, since_ns):
                 return False
-            with _mask_report(file, self._masker, self._folder) as masked:
+            with _mask_report(file, self._masker, self._workspace.folder) as masked:
                 self._send_report(path, masked)
         return True
 
@@ -101,13 +94,13 @@ class Collector:
             self._log.note(f"{path}: {len(warnings) - _MAX_SHOWN_WARNINGS} more warnings")
 
     def _send_artifact(self, path: str, is_report: bool) -> None:
-        if self._is_interrupted():
+        if self._interrupt.cause:
             return
         try:
             with ExitStack() as opened:
                 file = opened.enter_context(self._open(path))
                 if is_report:  # a report is masked as an artifact too; any other file is sent byte for byte
-                    file = opened.enter_context(_mask_report(file, self._masker, self._folder))
+                    file = opened.enter_context(_mask_report(file, self._masker, self._workspace.folder))
                 self._client.send_artifact(path, file)
                 size = file_size(file)
         except TokenRefused:
@@ -119,7 +112,8 @@ class Collector:
         self._log.note(f"{path}: kept, {size} bytes")
 
     def _open(self, path: str) -> BinaryIO:
-        return open_inside(self._root, path, self._owner)
+        owner = self._account.uid if self._account else None
+        return open_inside(str(self._workspace.root), path, owner)
 
 
 def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
@@ -139,7 +133,7 @@ def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
     return has_usual_name and (not text.strip() or bool(_HTML.search(text)))
 
 
-def _mask_report(file: BinaryIO, masker: Masker, folder: str) -> BinaryIO:
+def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
     """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both."""
     if not masker:
         return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agent.build import injection
@@ -34,35 +35,25 @@ class BuildVerdict(NamedTuple):
 
 
 class _BuildEnded(Exception):
-    """Ends the build before its next step."""
-
-    def __init__(self, verdict: BuildVerdict) -> None:
-        super().__init__()
-        self.verdict = verdict
+    """Ends the build before its next step, with a verdict as its argument."""
 
 
+@dataclass
 class Execution:
-    def __init__(
-        self,
-        message: dict[str, Any],
-        context: AgentContext,
-        client: BuildClient,
-        interrupt: Interrupt,
-        deadline: float,
-        workspace: Workspace,
-        masker: Masker,
-        log: Log,
-    ) -> None:
-        self._message = message
-        self._context = context
-        self._client = client
-        self._interrupt = interrupt
-        self._deadline = deadline
-        self._workspace = workspace
-        self._masker = masker
-        self._log = log
-        self._supervisor = context.supervisors.acquire()
-        self._steps = Steps(self._supervisor, interrupt, deadline, context.account, workspace, masker)
+    _message: dict[str, Any]
+    _context: AgentContext
+    _client: BuildClient
+    _interrupt: Interrupt
+    _deadline: float
+    _workspace: Workspace
+    _masker: Masker
+    _log: Log
+
+    def __post_init__(self) -> None:
+        self._supervisor = self._context.supervisors.acquire()
+        self._steps = Steps(
+            self._supervisor, self._interrupt, self._deadline, self._context.account, self._workspace, self._masker
+        )
         self._environment: dict[str, str] = {}
         self._prepared_ns = 0
         """File time (ns) just before the first command; 0 until then. An older file is no result of this build."""
@@ -87,7 +78,7 @@ class Execution:
             try:
                 verdict = self._run_commands(self._prepare())
             except _BuildEnded as ended:
-                verdict = ended.verdict
+                (verdict,) = ended.args
             except OSError as error:  # for example a full disk
                 verdict = BuildVerdict(None, SETUP_FAILED, f"the agent failed: {error}")
             # No process of the build may write any more while its files are read.
@@ -134,10 +125,7 @@ class Execution:
         lists = injection.write_lists(workspace.folder, workspace.root, message, self._context.account)
         if message.get("test_ids") is not None:
             self._log.note(f"Only these tests are wanted: {len(message['test_ids'])}, named in $TESTHIDE_TEST_IDS_FILE")
-        runners = {"JEST_JUNIT_REPORT_TEST_SUITE_ERRORS": "true"}  # else jest-junit leaves out files that do not load
-        return injection.install_plugin(
-            workspace.folder, {**runners, **lists, **workspace.environment(message, commit)}
-        )
+        return injection.install_plugin(workspace.folder, {**lists, **workspace.environment(message, commit)})
 
     def _run_commands(self, env: dict[str, str]) -> BuildVerdict:
         self._environment = env
@@ -154,14 +142,8 @@ class Execution:
         return BuildVerdict(result.exit_code)
 
     def _collect(self) -> None:
-        collector = Collector(
-            self._workspace,
-            self._context.account,
-            self._client,
-            self._masker,
-            self._log,
-            lambda: self._interrupt.cause is not None,
-        )
+        account = self._context.account
+        collector = Collector(self._workspace, account, self._client, self._masker, self._log, self._interrupt)
         report = os.path.relpath(self._environment["TESTHIDE_REPORT_XML"] or ".", self._workspace.root)
         collector.run(self._message["artifacts"], report, self._prepared_ns)
 

@@ -51,10 +51,7 @@ class Masker:
 
     def mask_stream(self, source: BinaryIO) -> Iterator[bytes]:
         rest = b""
-        while True:
-            chunk = source.read(_CHUNK_BYTES)
-            if not chunk:
-                break
+        for chunk in iter(lambda: source.read(_CHUNK_BYTES), b""):
             masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
             yield masked
         yield self.mask(rest)
@@ -69,12 +66,8 @@ class Masker:
 
 def _encode_forms(text: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield each way to write the text (plain or escaped for XML, in each encoding), and its mask."""
-    for written in {
-        text,
-        escape(text),
-        escape(text, {'"': "&quot;"}),
-        escape(text, {'"': "&quot;", "'": "&apos;"}),
-    }:
+    quotes = {'"': "&quot;", "'": "&apos;"}
+    for written in {text, escape(text), escape(text, {'"': "&quot;"}), escape(text, quotes)}:
         for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
             yield written.encode(encoding, "replace"), "***".encode(encoding)
 

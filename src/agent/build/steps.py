@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from agent.build.lines import LineReader
@@ -29,24 +30,16 @@ class StepResult(NamedTuple):
     refused: str | None = None  # why it could not be started
 
 
+@dataclass
 class Steps:
-    """Runs one step after the other, each in the workspace, as `account`, until `deadline` (monotonic time)."""
+    """Runs one step after the other, each in the workspace, as the account, until the deadline (monotonic time)."""
 
-    def __init__(
-        self,
-        supervisor: SupervisorClient,
-        interrupt: Interrupt,
-        deadline: float,
-        account: BuildAccount | None,
-        workspace: Workspace,
-        masker: Masker,
-    ) -> None:
-        self._supervisor = supervisor
-        self._interrupt = interrupt
-        self._deadline = deadline
-        self._account = account
-        self._workspace = workspace
-        self._masker = masker
+    _supervisor: SupervisorClient
+    _interrupt: Interrupt
+    _deadline: float
+    _account: BuildAccount | None
+    _workspace: Workspace
+    _masker: Masker
 
     def run(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
         """Return when the step's first process has ended. Its children run on, until the build's last step is over."""

@@ -57,6 +57,7 @@ class Workspace:
             "CI": "true",
             "TESTHIDE": "true",
             "PYTHONUNBUFFERED": "1",  # otherwise the output of a Python test run arrives in blocks
+            "JEST_JUNIT_REPORT_TEST_SUITE_ERRORS": "true",  # otherwise it leaves out files that do not load
             "TESTHIDE_BUILD_ID": str(build["id"]),
             "TESTHIDE_JOB_ID": str(build["job_id"]),
             "TESTHIDE_JOB_NAME": str(build["job_name"]),

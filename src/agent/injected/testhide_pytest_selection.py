@@ -113,14 +113,10 @@ class Selection:
                 terminalreporter.write_line(f"Testhide: {line}")
 
     def _select(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        kept: list[pytest.Item] = []
-        deselected: list[pytest.Item] = []
-        for item in items:
-            (kept if self._is_wanted(item) else deselected).append(item)
+        kept = [item for item in items if self._is_wanted(item)]
+        deselected = [item for item in items if not self._is_wanted(item)]
         self._counts = len(kept), len(items)
-        output = getattr(config, "workeroutput", None)
-        if output is not None:
-            output[_COUNTS_KEY] = list(self._counts)
+        getattr(config, "workeroutput", {})[_COUNTS_KEY] = list(self._counts)
         if deselected:
             items[:] = kept
             config.hook.pytest_deselected(items=deselected)
@@ -131,9 +127,7 @@ class Selection:
             if self._is_quarantined(item):
                 item.add_marker(skip, append=False)
                 self._skipped += 1
-        output = getattr(config, "workeroutput", None)
-        if output is not None:
-            output[_SKIPPED_KEY] = self._skipped
+        getattr(config, "workeroutput", {})[_SKIPPED_KEY] = self._skipped
 
     def _is_quarantined(self, item: pytest.Item) -> bool:
         return any(

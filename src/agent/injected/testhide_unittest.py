@@ -19,15 +19,15 @@ def begin() -> None:
     with suppress(Exception):
         loader = sys.modules["unittest.loader"].TestLoader
         load = loader.loadTestsFromTestCase
-        own = str(os.getpid())
+        process_id = str(os.getpid())
         with open(os.environ["TESTHIDE_TEST_IDS_FILE"], encoding="utf-8") as file:
             wanted = frozenset(file.read().split("\n"))
 
         def load_wanted(self: Any, case: Any) -> Any:
             suite = load(self, case)
             with suppress(Exception):
-                if all(os.environ.get(name, own) == own for name in _RUNNING):
-                    os.environ[_RUNNING[0]] = own
+                if all(os.environ.get(name, process_id) == process_id for name in _RUNNING):
+                    os.environ[_RUNNING[0]] = process_id
                     return self.suiteClass([test for test in suite if test.id() in wanted])
             return suite
 
