@@ -22,7 +22,7 @@ from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
 from commands.reports.recording import ReportFile, load_build
-from domain.artifacts import artifact_path, artifact_type, blob_key
+from domain.artifacts import artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished, Report
 from domain.core.errors import Invalid, NotFound, Rejection
 from domain.core.events import ExpectedVersion
@@ -137,7 +137,12 @@ class ArtifactController(Controller):
             elif is_replacement:
                 raise Invalid.field("replace", "is possible for test reports of a running external build only")
             artifact = await store_artifact(ctx, request.user, build, path if report is None else report.path, upload)
-        artifact.report = None if report is None else show_report(report, path)
+        if report is not None:
+            artifact.report = show_report(report, path)
+        elif build.queued.external and isinstance(build, Finished) and is_report_name(path):
+            artifact.report = RecordedReport(
+                0, [f"the build has already {build.status}: the report is kept, but its results are not counted"]
+            )
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
@@ -229,11 +234,11 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 async def record_external_report(
     ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: ReportFile
 ) -> Report | None:
-    """Records the results of an uploaded file; returns None for a file that is no report."""
+    """Records the results of an uploaded file; returns None for a file that is meant for something else."""
     if (known := file.find_in(build.state)) is not None:
         return known
     report = await asyncio.to_thread(read_report, file.content)
-    if not report.is_report:
+    if not report.is_report and not (report.is_unreadable and is_report_name(file.path)):
         return None
     return await ctx.services.reports.record(ctx, build, file, report)
 

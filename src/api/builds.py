@@ -69,6 +69,8 @@ class BuildStatus(msgspec.Struct):
 
 class ExternalResult(msgspec.Struct):
     status: Verdict
+    ignore_unreadable_reports: bool = False
+    """Lets a build pass although a report of it cannot be read; else it fails with the reason `reports_unreadable`."""
 
 
 class BuildPage(msgspec.Struct):
@@ -144,7 +146,7 @@ class BuildController(Controller):
     async def finish(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
         """Ends an external build."""
         await find_visible_build(ctx, build_id, "write")
-        receipt = await ctx(FinishExternalBuild(build_id, data.status))
+        receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return BuildStatus(build_id, status_of(build))

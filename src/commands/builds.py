@@ -131,7 +131,10 @@ class FinishBuild(Command):
             **held.ids,
             status=status,
             reason=reason,
-            detail=self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
+            detail=join_sentences(
+                self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
+                describe_unreadable(held),
+            ),
             exit_code=self.exit_code,
             log_lines=self.log.lines,
             log_digest=self.log.digest,
@@ -145,6 +148,8 @@ class FinishExternalBuild(Command):
 
     build_id: int
     status: Verdict
+    ignore_unreadable: bool = False
+    """A passed build stays passed although results of reports are missing."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (BUILD.at(self.build_id),)
@@ -161,11 +166,14 @@ class FinishExternalBuild(Command):
                 status, reason = self.status, None if self.status == "passed" else "reported"
                 if status == "passed" and (build.failed or count_unloaded(build)):
                     status, reason = "failed", "tests_failed"
+                unreadable = describe_unreadable(build)
+                if status == "passed" and unreadable and not self.ignore_unreadable:
+                    status, reason = "failed", "reports_unreadable"
                 yield BuildFinished(
                     **build.ids,
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
-                    detail=ignored_failures(build) if status == "passed" else None,
+                    detail=join_sentences(ignored_failures(build) if status == "passed" else None, unreadable),
                 )
             case _:
                 raise Conflict(
@@ -261,6 +269,22 @@ def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
     if reason == "command_failed" and any(report.ignored for report in build.counting_reports):
         return "The ignored failures do not account for the exit code of the command."
     return None
+
+
+def describe_unreadable(build: AnyBuild) -> str | None:
+    """Says which reports lack results because they cannot be read; None when all can."""
+    match [report.path for report in build.counting_reports if report.unreadable]:
+        case []:
+            return None
+        case [path]:
+            return f"The report {path} cannot be read."
+        case paths:
+            more = f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
+            return f"{len(paths):,} reports cannot be read: {', '.join(paths[:5])}{more}."
+
+
+def join_sentences(*sentences: str | None) -> str | None:
+    return " ".join(filter(None, sentences)) or None
 
 
 def ignored_failures(build: AnyBuild) -> str | None:

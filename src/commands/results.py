@@ -233,6 +233,7 @@ class RecordReport(Command):
             duration_ms=duration,
             blocks=blocks,
             digest=self.digest,
+            unreadable=report.is_unreadable,
             replaces=None if replaced is None else replaced.first_result_id,
             suites=report.suites,
             warnings=[*report.warnings, *self._selection_warnings(queued.test_ids)],

@@ -18,8 +18,6 @@ _NO_NAMES = ("", "-", "file", "blob")
 """Names that clients and our own form parser give to files without one."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TYPES: dict[str, ArtifactType] = {
-    ".xml": "report",
-    ".trx": "report",
     ".log": "log",
     ".txt": "log",
     ".png": "screenshot",
@@ -97,9 +95,16 @@ def artifact_path(folder: str, file_name: str) -> str:
 
 def artifact_type(path: str) -> ArtifactType:
     name = PurePosixPath(path.lower())
+    if is_report_name(path):
+        return "report"
     if name.suffix in (".json", ".html", ".htm"):
         return "report" if name.name.startswith("report") else "binary"
     return _TYPES.get(name.suffix, "binary")
+
+
+def is_report_name(path: str) -> bool:
+    """Returns whether a file may hold test results that the server can read."""
+    return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
 
 
 def job_blobs(job_id: int) -> str:

@@ -23,6 +23,7 @@ Verdict = Literal["passed", "failed", "aborted"]
 Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
 Reason = Literal[
     "tests_failed",
+    "reports_unreadable",
     "command_failed",
     "setup_failed",
     "checkout_failed",
@@ -146,6 +147,8 @@ class ReportRecorded(BuildEvent, frozen=True):
     """SHA-256 of the file, by which the same bytes at the same path are no new report; empty in older events."""
     replaces: int | None = None
     """The first result id of the report whose results count no more."""
+    unreadable: bool = False
+    """Results of it are missing: it is empty, cut off, or no report at all."""
 
 
 class BuildFinished(BuildEvent, frozen=True):
@@ -216,6 +219,7 @@ class Report(msgspec.Struct, frozen=True):
     counts: tuple[int, ...] = ()
     """Its tests by their last attempts, in the order of COUNTS."""
     is_replaced: bool = False
+    unreadable: bool = False
 
     @property
     def ignored(self) -> int:
@@ -338,6 +342,7 @@ def _with_report(reports: tuple[Report, ...], event: ReportRecorded) -> tuple[Re
             unloaded=event.unloaded,
             digest=event.digest,
             counts=counts,
+            unreadable=event.unreadable,
         ),
     )
 

@@ -1,5 +1,6 @@
 """Reports and tests over HTTP, of builds whose pipeline runs elsewhere."""
 
+import gzip
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -212,16 +213,54 @@ def test_failures_fail_the_build(server: Server, build: int) -> None:
     done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert done.json()["status"] == "failed"
     late = upload(server.admin, build, PASSES, "late.xml")
-    assert (late.status_code, late.json()["report"]) == (201, None)
+    assert (late.status_code, late.json()["report"]["cases"]) == (201, 0)
+    assert late.json()["report"]["warnings"][0].startswith("the build has already failed")
     assert report_of(server, build)["total"] == 4
 
 
 @pytest.mark.parametrize(
-    "content", [b"<html><body>502 Bad Gateway</body></html>", b"\x00\x01", b"<project><a/></project>"]
+    ("content", "name"),
+    [
+        (b"<html><body>502 Bad Gateway</body></html>", "report.xml"),
+        (b"\x00\x01", "report.xml"),
+        (b"", "report.xml"),
+        (PASSES[:-5], "report.xml"),
+        (gzip.compress(PASSES)[:-5], "report.xml.gz"),
+        (b"\x1f\x8bnonsense", "report.xml.gz"),
+    ],
 )
-def test_what_is_no_report_is_only_stored(server: Server, job: int, content: bytes) -> None:
+def test_no_build_passes_with_a_report_that_cannot_be_read(server: Server, job: int, content: bytes, name: str) -> None:
+    for ignore, ended in ((False, ("failed", "reports_unreadable")), (True, ("passed", None))):
+        build = given_build(server, job)
+        answer = upload(server.admin, build, content, name)
+        assert answer.status_code == 201
+        assert answer.json()["report"]["warnings"]
+        assert report_of(server, build)["warnings"][0].startswith(f"{name}: ")
+        finish = {"status": "passed"} | ({"ignore_unreadable_reports": True} if ignore else {})
+        server.admin.post(f"/api/v3/builds/{build}/finish", json=finish).raise_for_status()
+        shown = server.admin.get(f"/api/v3/builds/{build}").json()
+        assert (shown["status"], shown["reason"]) == ended
+        assert shown["detail"] == f"The report {name} cannot be read."
+
+
+def test_a_report_that_cannot_be_read_is_replaced(server: Server, job: int) -> None:
     build = given_build(server, job)
-    answer = upload(server.admin, build, content)
+    upload(server.admin, build, b"")
+    fields = {"build_id": str(build), "replace": "true"}
+    server.admin.when("POST", "/artifacts/upload", data=fields, files={"file": ("report.xml", PASSES)})
+    done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
+    assert done.json()["status"] == "passed"
+
+
+def test_a_compressed_report_is_read(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    answer = upload(server.admin, build, gzip.compress(REPORT), "report.xml.gz")
+    assert (answer.json()["type"], answer.json()["report"]) == ("report", {"cases": 5, "warnings": []})
+
+
+def test_what_is_no_report_is_only_stored(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    answer = upload(server.admin, build, b"<project><a/></project>")
     assert (answer.status_code, answer.json()["report"]) == (201, None)
     assert report_of(server, build)["reports"] == []
 

@@ -1,9 +1,11 @@
 """Reports read into columns, and recorded."""
 
+import gzip
 from array import array
 from collections.abc import Iterator
 from itertools import groupby, islice
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks
+from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks, read_report
 from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport, numbered
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
@@ -121,6 +123,15 @@ def test_what_is_no_report() -> None:
     assert not read_chunks([b"<html><body>502</body></html>"]).is_report
     assert not read_chunks([b""]).is_report
     assert report(("s", "a", "")).is_report
+
+
+def test_a_compressed_report_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("commands.reports.columns.MAX_UNPACKED", 1_000_000)
+    file = tmp_path / "r.xml.gz"
+    file.write_bytes(gzip.compress(b'<testsuite name="s"><testcase name="test_a"/>' + b" " * 50_000_000))
+    read = read_report(file)
+    assert (read.rows, read.is_unreadable) == (1, True)
+    assert "unpacks to more than" in read.warnings[0]
 
 
 def test_record() -> None:

@@ -6,16 +6,22 @@ only results that say something keep an object for their texts.
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from commands.reports.parser import Case, Suite, Summary, parse_report
 from domain.builds import UNEXPLAINED
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
 
 CHUNK = 256 * 1024
+GZIP = b"\x1f\x8b"
+MAX_UNPACKED = 512 * 1024 * 1024
+"""Bytes that a compressed report may unpack to, the same as an agent may send uncompressed."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
 """Characters of text after which a block ends early, so that no single event grows large."""
@@ -53,6 +59,8 @@ class ReportRead:
     """Suites that could not be loaded."""
     is_report: bool = False
     """Whether the file is a report of any known shape."""
+    is_unreadable: bool = False
+    """Whether results are missing: the file is empty, cut off, no XML at all, or cannot be unpacked."""
 
     @property
     def rows(self) -> int:
@@ -67,7 +75,35 @@ class ReportRead:
 def read_report(path: Path) -> ReportRead:
     """Raises OSError; nothing in the file makes it raise."""
     with path.open("rb") as file:
-        return read_chunks(iter(lambda: file.read(CHUNK), b""))
+        if file.peek(2)[:2] != GZIP:
+            return read_chunks(iter(lambda: file.read(CHUNK), b""))
+        unpacking = _Unpacking(file)
+        report = read_chunks(unpacking)
+    if unpacking.problem:
+        report.is_unreadable = True
+        report.warnings.insert(0, unpacking.problem)
+    return report
+
+
+class _Unpacking:
+    """Iterates over the content of a gzip file, as far as it can be unpacked."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.problem = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        with gzip.GzipFile(fileobj=self._file) as unpacked:
+            try:
+                while chunk := unpacked.read(CHUNK):
+                    size += len(chunk)
+                    if size > MAX_UNPACKED:
+                        self.problem = f"it unpacks to more than {MAX_UNPACKED // 2**20} MiB: the rest was not read"
+                        return
+                    yield chunk
+            except (OSError, EOFError, zlib.error) as error:
+                self.problem = f"it cannot be unpacked: {error}"
 
 
 def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
@@ -143,6 +179,7 @@ class _Reading:
         report = self.report
         report.is_report = summary.dialect != ""
         report.warnings = [warning.message for warning in summary.warnings]
+        report.is_unreadable = _is_unreadable(summary)
         if self._left_out:
             report.warnings.append(
                 f"the report holds more than {REPORT_TEXT // 2**20} MiB of text: "
@@ -188,6 +225,13 @@ class _Reading:
             self.report.texts.append(text)
             self._text += size
             self._block_text += size
+
+
+def _is_unreadable(summary: Summary) -> bool:
+    """Returns whether results are missing. XML of another kind, like a coverage report, is just no test report."""
+    kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
+    no_xml = not summary.dialect and ("<" not in (no_report := kinds.get("not_a_report", "<")) or "<html" in no_report)
+    return "empty" in kinds or no_xml or (summary.dialect != "" and "truncated" in kinds)
 
 
 def _is_unloaded_suite(case: Case) -> bool:

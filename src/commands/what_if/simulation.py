@@ -297,8 +297,8 @@ def _compare_verdicts(opened: _Open, event: BuildFinished) -> Iterator[VerdictDi
     build = opened.build
     command: FinishBuild | FinishExternalBuild
     if event.node_id is None:
-        reported: Verdict = "passed" if event.reason == "tests_failed" else event.status
-        command = FinishExternalBuild(event.build_id, reported)
+        reported: Verdict = "passed" if event.reason in ("tests_failed", "reports_unreadable") else event.status
+        command = FinishExternalBuild(event.build_id, reported, ignore_unreadable=event.status == "passed")
     else:
         # Only these reasons come from the agent; the others were derived from the exit code and the results.
         reported_reason = None if event.reason in ("tests_failed", "command_failed") else event.reason
