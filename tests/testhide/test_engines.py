@@ -82,6 +82,54 @@ def test_two_at_once_do_not_meet(data: Path) -> None:
         assert ask(other.database_url, "SELECT to_regclass('only_here')") is None
 
 
+@pytest.mark.parametrize("depth", [0, 120])
+def test_a_copy_of_a_folder_has_a_database_of_its_own(data: Path, depth: int) -> None:
+    """120 more bytes make the path too long for a socket, so that the sockets lie outside of the folder."""
+    original, copied = data / "original" / ("d" * depth), data / "copied" / ("d" * depth)
+    with embedded_engines(original) as engines:
+        execute(engines.database_url, "CREATE TABLE copied (x int)")
+    subprocess.run(["cp", "-a", data / "original", data / "copied"], check=True)
+    with embedded_engines(original) as engines, embedded_engines(copied) as other:
+        execute(other.database_url, "SELECT x FROM copied", "CREATE TABLE only_in_the_copy (x int)")
+        assert ask(engines.database_url, "SELECT to_regclass('only_in_the_copy')") is None
+        assert not gone(*engines.pids.values())
+        for url in (engines.redis_url, other.redis_url):
+            with redis.Redis.from_url(url) as client:
+                assert client.ping()
+        assert engines.redis_url != other.redis_url
+    assert Path(database_home(copied)).is_relative_to(copied)
+    clear(original)
+    clear(copied)
+
+
+def test_a_folder_that_was_moved_takes_its_database_along(data: Path) -> None:
+    with embedded_engines(data / "before") as engines:
+        execute(engines.database_url, "CREATE TABLE moved (x int)")
+    (data / "before").rename(data / "after")
+    with embedded_engines(data / "after") as engines:
+        execute(engines.database_url, "SELECT x FROM moved")
+    assert os.listdir(data) == ["after"]
+
+
+def test_a_copy_whose_database_lies_outside_of_it_is_refused_and_a_moved_folder_is_not(data: Path) -> None:
+    disk = data / "disk"
+    with embedded_engines(data / "original") as engines:
+        execute(engines.database_url, "CREATE TABLE here (x int)")
+    # As on a machine whose databases lie on another disk.
+    (data / "original/engines").rename(disk)
+    (data / "original/engines").symlink_to(disk)
+    with embedded_engines(data / "original"):
+        pass
+    subprocess.run(["cp", "-a", data / "original", data / "copied"], check=True)
+    with pytest.raises(Fault, match=f"{data}/copied is a copy of {data}/original"), open_folder(data / "copied"):
+        pass
+    (data / "original").rename(data / "moved")
+    with embedded_engines(data / "moved") as engines:
+        execute(engines.database_url, "SELECT x FROM here")
+    with pytest.raises(Fault, match=f"{data}/copied is a copy of {data}/moved"), open_folder(data / "copied"):
+        pass
+
+
 def test_a_folder_in_use_is_refused_by_the_name_of_its_process(data: Path) -> None:
     with open_folder(data), pytest.raises(InUse, match=f"already in use by process {os.getpid()}"), open_folder(data):
         pass
@@ -116,6 +164,12 @@ def test_after_a_kill_the_engines_end_and_nothing_is_lost(data: Path, python: Py
         with redis.Redis.from_url(engines.redis_url) as client:
             assert client.ping()
     program.send(pids[1], signal.SIGKILL)
+
+
+def database_home(data: Path) -> str:
+    record = read_record(data)
+    assert record
+    return record.home
 
 
 def database_of(data: Path) -> str:
@@ -166,6 +220,20 @@ def test_below_a_folder_that_the_account_cannot_enter() -> None:
                 assert home.stat().st_mode & 0o077 == 0
     finally:
         clear(closed / "data")
+        shutil.rmtree(closed)
+
+
+@as_root
+def test_a_folder_whose_database_outside_of_it_is_gone_is_refused() -> None:
+    closed = Path(tempfile.mkdtemp(prefix="testhide-closed-"))
+    try:
+        with open_folder(closed / "data") as folder:
+            home = folder.home
+        shutil.rmtree(home)
+        with pytest.raises(Fault, match=f"{home}, which is gone"), open_folder(closed / "data"):
+            pass
+        assert not home.exists()
+    finally:
         shutil.rmtree(closed)
 
 

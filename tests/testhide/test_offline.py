@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -13,6 +14,7 @@ from testhide.engines import embedded_engines
 from testhide.engines.folder import read_record
 from testhide.preparation import migrate
 from testhide.settings import Settings, save_settings
+from testhide.stack.offline import settings_of
 
 
 @pytest.fixture(name="folder")
@@ -48,6 +50,16 @@ def test_a_stopped_stack_is_looked_at_and_rebuilt(folder: Path) -> None:
     assert "builds" in status.stdout
     rebuilt = projections("rebuild", "builds", "--data", str(folder))
     assert (rebuilt.returncode, rebuilt.stdout.strip()) == (0, "built builds up to position 0")
+
+
+def test_the_settings_of_a_copied_folder_name_the_copy(folder: Path) -> None:
+    copied = folder / "copied"
+    subprocess.run(["cp", "-a", folder, folder.with_name(folder.name + "-copy")], check=True)
+    folder.with_name(folder.name + "-copy").rename(copied)
+    with settings_of(copied, {}) as settings:
+        assert settings.data_dir == str(copied)
+        assert settings.blobs == (copied / "blobs").as_uri()
+        assert str(copied) in unquote(settings.database_url)
 
 
 def test_what_is_no_data_folder_is_said_to_be_none(tmp_path: Path) -> None:

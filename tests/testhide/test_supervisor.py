@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -142,6 +143,20 @@ def test_a_killed_supervisor_takes_its_children_along(stack: Stack) -> None:
     pids = [stack.pid("engine"), stack.pid("deaf")]
     stack.process.kill()
     until(lambda: gone(*pids), "the watchdog ends them")
+
+
+def test_a_copied_record_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / "original").mkdir()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as running:
+        try:
+            record_running(tmp_path / "original/processes.json", [("serve", running.pid)])
+            shutil.copytree(tmp_path / "original", tmp_path / "copied")
+            assert end_recorded(tmp_path / "copied/processes.json") == []
+            assert started_at(running.pid) is not None
+            (tmp_path / "original").rename(tmp_path / "moved")
+            assert end_recorded(tmp_path / "moved/processes.json") == ["serve"]
+        finally:
+            running.kill()
 
 
 def test_only_what_the_record_means_is_ended(tmp_path: Path) -> None:

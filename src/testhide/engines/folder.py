@@ -5,8 +5,11 @@
     DATA/engines/       the home: mode 0700, owned by the account that the engines run as
     DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
 
+A copied or moved folder takes all of this along: the paths in the record follow the folder.
+
 When we are root, the engines' account may be unable to enter DATA, below /root say. The home is then made in
-/var/lib/testhide/engines, or in the system's temporary folder if DATA lies there, and recorded.
+/var/lib/testhide/engines, or in the system's temporary folder if DATA lies there, and recorded. A home outside of DATA
+holds the path of its data folder (`data-folder`), so that a copy of DATA does not open the original's database.
 """
 
 import contextlib
@@ -24,7 +27,9 @@ from testhide.operator_errors import Fault, InUse
 from testhide.supervise.program import Account
 
 _RECORD = "engines.json"
-_OURS = {"lock", _RECORD, "engines", "run", "logs", "blobs", "agent", "secret.key", "lost+found"}
+_HOME_INSIDE = "engines"
+_OWNER = "data-folder"
+_OURS = {"lock", _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", "secret.key", "lost+found"}
 _LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
 _LONGEST_NAME = len("/.s.PGSQL.5432.lock")
 
@@ -130,14 +135,37 @@ def read_record(data: Path) -> Record | None:
 
 def _opened(data: Path, lock: int) -> DataFolder:
     before = read_record(data)
-    record = before or Record(str(data / "engines"), "", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
-    account = engine_account(Path(record.home))
-    home = _usable_home(data, Path(record.home), account, fresh=before is None)
-    sockets = _usable_sockets(home, record.sockets, account)
+    record = before or Record("", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+    home = data / _HOME_INSIDE
+    if before and Path(before.home).name != _HOME_INSIDE:
+        home = Path(before.home)
+        if not home.exists():
+            raise Fault(f"The database of {data} lay in {home}, which is gone: put it back.")
+    account = engine_account(home)
+    home = _usable_home(data, home, account, fresh=before is None)
+    if not home.resolve().is_relative_to(data.resolve()):
+        _take_outside_home(data, home, account)
+    # Sockets outside of the home are those of the folder that this one is a copy of.
+    sockets = _usable_sockets(home, record.sockets if record.home == str(home) else "", account)
     record = replace(record, home=str(home), sockets=str(sockets))
     if record != before:
         write_private(data / _RECORD, json.dumps(asdict(record), indent=1).encode())
     return DataFolder(data, lock, account, record)
+
+
+def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
+    """Note that the home belongs to `data`. Raises Fault when it belongs to another folder, which still is there."""
+    note = home / _OWNER
+    owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data
+    if owner != data and (record := read_record(owner)):
+        with contextlib.suppress(FileNotFoundError):
+            if Path(record.home).samefile(home):
+                raise Fault(
+                    f"{data} is a copy of {owner}, whose database lies outside of it, in {home}: stop that one, copy "
+                    f'{home} as well, and name the copy as "home" in {data / _RECORD}.'
+                )
+    if owner != data or not note.exists():
+        write_private(note, os.fsencode(data), account)
 
 
 def _usable_home(data: Path, home: Path, account: Account | None, *, fresh: bool) -> Path:

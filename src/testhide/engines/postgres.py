@@ -198,7 +198,7 @@ def end_orphan_processes(cluster: Path) -> None:
 
 
 def _processes_in(cluster: Path) -> list[int]:
-    folder = str(cluster)
+    folder = os.path.realpath(cluster)
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -24,7 +24,8 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
     folder = _data_folder(data, environ).absolute()
     if not _settings_file(folder).exists():
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
-    settings = _load(folder)
+    # The file may have come with a copied or moved folder.
+    settings = msgspec.structs.replace(_load(folder), data_dir=str(folder))
     if is_locked(folder):
         yield settings
         return

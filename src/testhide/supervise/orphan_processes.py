@@ -11,16 +11,21 @@ from testhide.supervise.program import send, started_at
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
     """Write name and pid of each session leader. Not synced to disk: after a crash of the machine none of them runs."""
-    entries = [{"name": name, "pid": pid, "started": started_at(pid)} for name, pid in running]
+    folder = path.parent.stat().st_ino
+    entries = [{"name": name, "pid": pid, "started": started_at(pid), "folder": folder} for name, pid in running]
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(entries))
     fresh.replace(path)
 
 
 def end_recorded(path: Path, timeout_s: float = 3.0) -> list[str]:
-    """End recorded processes, if pid and start time still match. Returns the names of those that were running."""
+    """End recorded processes, if pid and start time still match. Returns the names of those that were running.
+
+    A copied record is another folder's, whose processes are left alone; a moved folder keeps its inode.
+    """
     try:
-        entries = json.loads(path.read_bytes())
+        folder = path.parent.stat().st_ino
+        entries = [entry for entry in json.loads(path.read_bytes()) if entry["folder"] == folder]
         found = [(str(entry["name"]), int(entry["pid"]), entry["started"]) for entry in entries]
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return []
