@@ -123,7 +123,7 @@ def test_who_may(server: Server, project: int, build: int) -> None:
     [
         ({}, "known_issues"),
         ({"known_issues": [{**DNS, "pattern": "("}]}, "known_issues[0].pattern"),
-        ({"known_issues": [{**DNS, "colour": "red"}]}, "known_issues[0]"),
+        ({"known_issues": [{**DNS, "colour": "red"}]}, "known_issues[0].colour"),
         ({"known_issues": [{"title": "x", "classification": "infra"}]}, "known_issues[0]"),
         ({"quarantine": [{"job_id": "1", "node_ids": []}]}, "quarantine[0].job_id"),
         ({"known_issues": [DNS], "since": "2026-05-20T10:00:00"}, "since"),

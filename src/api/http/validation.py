@@ -32,10 +32,10 @@ def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> 
     try:
         converted = msgspec.convert(value, expected)
     except msgspec.ValidationError:
-        wrong = list(find_wrong(value, expected)) or [FieldError("body", "does not have the documented form")]
-        raise Invalid.fields([*wrong, *unknown][:MAX_ERRORS]) from None
+        wrong = [*find_wrong(value, expected), *unknown] or [FieldError("body", "does not have the documented form")]
+        raise Invalid.fields(wrong[:MAX_ERRORS]) from None
     if unknown:
-        raise Invalid.fields(list(unknown)[:MAX_ERRORS])
+        raise Invalid.fields(unknown[:MAX_ERRORS])
     return converted
 
 
@@ -60,16 +60,19 @@ def find_unknown(value: Any, expected: Any, path: str = "") -> Iterator[FieldErr
 
 def find_wrong(value: Any, expected: Any, path: str = "") -> Iterator[FieldError]:
     """Yields the fields of a decoded body that are missing or do not fit their type."""
-    parts = [part for part in children(value, expected, path) if part[0] is not None]
-    for member, item, where in parts:
-        yield from find_wrong(item, member, where)
+    parts = list(children(value, expected, path))
     struct = struct_of(expected)
+    found = [fault for member, item, where in parts if member is not None for fault in find_wrong(item, member, where)]
     if struct is not None and isinstance(value, dict):
-        for field in msgspec.structs.fields(struct):
-            if field.required and field.encode_name not in value:
-                yield FieldError(join(path, field.encode_name), "is required")
-    elif not fits(value, expected) and all(fits(item, member) for member, item, _ in parts):
-        yield FieldError(path or "body", f"must be {describe(expected)}, not {shown(value)}")
+        missing = (item.encode_name for item in msgspec.structs.fields(struct) if item.required)
+        found += [FieldError(join(path, name), "is required") for name in missing if name not in value]
+    yield from found
+    # What an unknown field makes wrong around it needs no error of its own.
+    is_explained = found or next(find_unknown(value, expected), None) is not None
+    if not is_explained and (refusal := refuse(value, expected)) is not None:
+        is_whole = struct is not None and isinstance(value, dict)
+        message = refusal if is_whole else f"must be {describe(expected)}, not {shown(value)}"
+        yield FieldError(path or "body", message)
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
@@ -118,12 +121,13 @@ def arguments_of(expected: Any, container: type) -> tuple[Any, ...] | None:
     return next((get_args(item) for item in alternatives(expected) if get_origin(item) is container), None)
 
 
-def fits(value: Any, expected: Any) -> bool:
+def refuse(value: Any, expected: Any) -> str | None:
+    """Returns why a value does not fit a type, in the words of the type; None if it fits."""
     try:
         msgspec.convert(value, expected)
-    except msgspec.ValidationError:
-        return False
-    return True
+    except msgspec.ValidationError as error:
+        return str(error).partition(" - at ")[0]
+    return None
 
 
 def join(path: str, name: str) -> str:
