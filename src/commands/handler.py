@@ -17,7 +17,16 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from domain.core.errors import Conflict
-from domain.core.events import AnyStream, Event, EventMetadata, ExpectedVersion, Recorded, Stream
+from domain.core.events import (
+    AnyStream,
+    Event,
+    EventMetadata,
+    ExpectedVersion,
+    Recorded,
+    Stream,
+    changes_of,
+    updatable_fields,
+)
 from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
@@ -46,6 +55,19 @@ class Command:
         """Returns an event with the values of the command's fields of the same names, and `more`."""
         shared = {name: getattr(self, name) for name in kind.__struct_fields__ if hasattr(self, name)}
         return msgspec.convert(shared | more, kind)
+
+    def update(self, kind: type[E], state: Any, **more: Any) -> E | None:
+        """Returns the event of the given fields that differ from the state, and of `cleared`; None without a change."""
+        event, cleared = self.event(kind, **more), getattr(self, "cleared", ())
+        values: dict[str, Any] = {
+            name: None
+            for name in updatable_fields(kind)
+            if name in cleared or getattr(event, name) == getattr(state, name)
+        }
+        if cleared:
+            values["cleared"] = tuple(name for name in cleared if getattr(state, name) is not None)
+        event = msgspec.structs.replace(event, **values)
+        return event if changes_of(event) else None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.errors import Invalid, NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import AnyStream, Event, changes_of
 from domain.jobs import (
     JOB,
     Clearable,
@@ -100,16 +99,10 @@ class UpdateJob(Command):
         job = _existing(job, self.job_id)
         _must_serve(self.node_pool_id, pool, job.project_id)
         _must_exist(self.pipeline_template_id, template)
-        wanted = {name: getattr(self, name) for name in updatable_fields(JobUpdated) if name not in self.cleared}
-        wanted["required_tags"] = None if self.required_tags is None else list(self.required_tags)
-        changed: dict[str, Any] = {
-            name: value for name, value in wanted.items() if value not in (None, getattr(job, name))
-        }
-        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(job, name) is not None)
-        after: dict[str, Any] = msgspec.structs.asdict(job) | changed | dict.fromkeys(cleared)
-        _must_route_one_way(after["node_pool_id"], after["pool_labels"])
-        if changed or cleared:
-            yield JobUpdated(job_id=self.job_id, project_id=job.project_id, cleared=cleared, **changed)
+        if updated := self.update(JobUpdated, job, project_id=job.project_id):
+            after = msgspec.structs.replace(job, **changes_of(updated))
+            _must_route_one_way(after.node_pool_id, after.pool_labels)
+            yield updated
 
 
 @dataclass(frozen=True)

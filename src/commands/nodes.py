@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any
 
 from commands.handler import Command
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, Invalid, NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import AnyStream, Event
 from domain.nodes import (
     NODE,
     Clearable,
@@ -119,18 +118,12 @@ class UpdateNode(Command):
     def decide(self, node: Node | None, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         node = _existing(node, self.node_id)
         _must_exist(self.pool_id, pool)
-        wanted = {name: getattr(self, name) for name in updatable_fields(NodeUpdated) if name not in self.cleared}
-        wanted["tags"] = None if self.tags is None else list(self.tags)
-        changed: dict[str, Any] = {
-            name: value for name, value in wanted.items() if value not in (None, getattr(node, name))
-        }
-        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(node, name) is not None)
         if claims:
             new, old = claims
-            yield from take_claim(changed["claim"], new, _owner(self.node_id), _taken(self.title or node.title))
+            yield from take_claim(self.claim or node.claim, new, _owner(self.node_id), _taken(self.title or node.title))
             yield from release_claim(node.claim, old, _owner(self.node_id))
-        if changed or cleared:
-            yield NodeUpdated(node_id=self.node_id, cleared=cleared, **changed)
+        if updated := self.update(NodeUpdated, node):
+            yield updated
 
 
 @dataclass(frozen=True)

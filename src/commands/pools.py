@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from commands.handler import Command
 from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import AnyStream, Event
 from domain.nodes import NODE, Node, NodeUpdated
 from domain.pools import POOL, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
 from domain.projects import PROJECT, Project
@@ -60,19 +59,13 @@ class UpdatePool(Command):
 
     def decide(self, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
         pool = _existing(pool, self.pool_id)
-        changed: dict[str, Any] = {
-            name: value
-            for name in updatable_fields(PoolUpdated)
-            if name not in self.cleared and (value := getattr(self, name)) not in (None, getattr(pool, name))
-        }
-        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(pool, name) is not None)
         if claims:
             new, old = claims
             refusal = _taken(pool.project_id, self.title or pool.title)
-            yield from take_claim(changed["claim"], new, _owner(self.pool_id), refusal)
+            yield from take_claim(self.claim or pool.claim, new, _owner(self.pool_id), refusal)
             yield from release_claim(pool.claim, old, _owner(self.pool_id))
-        if changed or cleared:
-            yield PoolUpdated(pool_id=self.pool_id, project_id=pool.project_id, cleared=cleared, **changed)
+        if updated := self.update(PoolUpdated, pool, project_id=pool.project_id):
+            yield updated
 
 
 @dataclass(frozen=True)

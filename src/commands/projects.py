@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from commands.handler import Command
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
@@ -63,13 +63,8 @@ class UpdateProject(Command):
 
     def decide(self, project: Project | None) -> Iterable[Event]:
         project = existing(project, self.project_id)
-        changed = {
-            field: value
-            for field in updatable_fields(ProjectUpdated)
-            if (value := getattr(self, field)) not in (None, getattr(project, field))
-        }
-        if changed:
-            yield ProjectUpdated(project_id=self.project_id, **changed)
+        if updated := self.update(ProjectUpdated, project):
+            yield updated
 
 
 @dataclass(frozen=True)
