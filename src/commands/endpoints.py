@@ -110,9 +110,3 @@ def existing_endpoint(endpoint: E | None, kind: EndpointKind, endpoint_id: int) 
     if endpoint is None or endpoint.deleted:
         raise NotFound(f"There is no {NAMES[kind]} {endpoint_id}.")
     return endpoint
-
-
-def changed_fields(command: Command, endpoint: Endpoint, names: Sequence[str]) -> dict[str, Any]:
-    """Returns the fields of an update that are given (not None) and differ from the endpoint's."""
-    given = {name: list(value) if isinstance(value := getattr(command, name), tuple) else value for name in names}
-    return {name: value for name, value in given.items() if value not in (None, getattr(endpoint, name))}

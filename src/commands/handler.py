@@ -51,17 +51,17 @@ class Command:
         """Returns the events to append, none when there is nothing to do. Raises a Rejection to refuse the command."""
         raise NotImplementedError
 
-    def event(self, kind: type[E], **more: Any) -> E:
+    def event(self, event_type: type[E], /, **more: Any) -> E:
         """Returns an event with the values of the command's fields of the same names, and `more`."""
-        shared = {name: getattr(self, name) for name in kind.__struct_fields__ if hasattr(self, name)}
-        return msgspec.convert(shared | more, kind)
+        shared = {name: getattr(self, name) for name in event_type.__struct_fields__ if hasattr(self, name)}
+        return msgspec.convert(shared | more, event_type)
 
-    def update(self, kind: type[E], state: Any, **more: Any) -> E | None:
+    def update(self, event_type: type[E], state: Any, /, **more: Any) -> E | None:
         """Returns the event of the given fields that differ from the state, and of `cleared`; None without a change."""
-        event, cleared = self.event(kind, **more), getattr(self, "cleared", ())
+        event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {
             name: None
-            for name in updatable_fields(kind)
+            for name in updatable_fields(event_type)
             if name in cleared or getattr(event, name) == getattr(state, name)
         }
         if cleared:

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from commands.handler import Command
 from commands.projects import existing
 from commands.reports.patterns import must_be_a_pattern
 from domain.core.errors import NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import AnyStream, Event
 from domain.known_issues import (
     KNOWN_ISSUE,
     Clearable,
@@ -70,19 +67,8 @@ class UpdateKnownIssue(Command):
         kind, value = self.match or (None, None)
         if kind == "pattern" and value is not None and value != issue.value:
             must_be_a_pattern("pattern", value)
-        given = msgspec.structs.asdict(issue) | {"kind": kind, "value": value}
-        for name in ("title", "classification", "defect_key", "defect_url"):
-            given[name] = None if name in self.cleared else getattr(self, name)
-        changed: dict[str, Any] = {
-            name: given[name]
-            for name in updatable_fields(KnownIssueUpdated)
-            if given[name] not in (None, getattr(issue, name))
-        }
-        cleared: tuple[Clearable, ...] = tuple(name for name in self.cleared if getattr(issue, name) is not None)
-        if changed or cleared:
-            yield KnownIssueUpdated(
-                known_issue_id=self.known_issue_id, project_id=issue.project_id, cleared=cleared, **changed
-            )
+        if updated := self.update(KnownIssueUpdated, issue, project_id=issue.project_id, kind=kind, value=value):
+            yield updated
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import changed_fields, existing_endpoint
+from commands.endpoints import existing_endpoint
 from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.events import AnyStream, Event
@@ -48,5 +48,5 @@ class UpdateChannel(Command):
 
     def decide(self, channel: Channel | None) -> Iterable[Event]:
         channel = existing_endpoint(channel, "teams", self.channel_id)
-        if changed := changed_fields(self, channel, ChannelUpdated.updatable):
-            yield ChannelUpdated(channel_id=self.channel_id, project_id=channel.project_id, **changed)
+        if updated := self.update(ChannelUpdated, channel, project_id=channel.project_id):
+            yield updated

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import changed_fields, existing_endpoint
+from commands.endpoints import existing_endpoint
 from commands.handler import Command
 from commands.projects import must_be_open
 from domain.core.errors import Conflict
@@ -58,8 +58,8 @@ class UpdateWebhook(Command):
 
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
         webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
-        if changed := changed_fields(self, webhook, WebhookUpdated.updatable):
-            yield WebhookUpdated(webhook_id=self.webhook_id, project_id=webhook.project_id, **changed)
+        if updated := self.update(WebhookUpdated, webhook, project_id=webhook.project_id):
+            yield updated
 
 
 @dataclass(frozen=True)
