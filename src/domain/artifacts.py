@@ -67,8 +67,9 @@ class ArtifactDeleted(Event, frozen=True):
 
 
 def artifact_path(folder: str, file_name: str) -> str:
-    """Where a file goes in its build's tree. `folder` may be the whole path: when the file's name ends it, or the file
-    has none.
+    """Returns the path of a file in its build's tree.
+
+    `folder` may be the whole path: when the file's name ends it, or the file has none.
 
     Raises Invalid for a path that leads out of the tree or cannot be shown. Only the last part of `file_name`
     counts, because some clients send the path on their disk.

@@ -38,7 +38,7 @@ Reason = Literal[
 
 
 UNEXPLAINED = -1
-"""As the explained exit code of a report: something else than failed tests ended its test runner."""
+"""The explained exit code of a report whose test runner ended for another reason than failed tests."""
 COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
 """Fields of `build.report_recorded` that are added up over the reports of a build."""
 
