@@ -16,7 +16,7 @@ from agent.console import print_line
 from agent.context import AgentContext
 from agent.process.privileges import BuildAccount
 from agent.process.supervisor_client import SupervisorClient, SupervisorLost
-from agent.server_client import RequestAbandoned, RequestRefused, RetryPause
+from agent.server_client import RequestAbandoned, RequestRefused, RetryPause, TokenRefused
 from agent.task import Task
 
 MAX_OUTPUT_BYTES = 256 * 1024  # of standard output and of standard error each, as the protocol says
@@ -43,7 +43,7 @@ class AdminCommand(Task):
             except OSError as error:
                 self._fail(str(error))
             post_result(self._context, self._id, self._result(), self._pause)
-        except (RequestRefused, RequestAbandoned, OSError) as why:
+        except (RequestRefused, TokenRefused, RequestAbandoned, OSError) as why:
             print_line(f"Dropped the result of command {self._id}: {why}")
         finally:
             self._interrupt.close()

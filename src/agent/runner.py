@@ -13,7 +13,7 @@ from agent.admin_command import AdminCommand, post_result
 from agent.build.build_task import BuildTask
 from agent.console import print_line
 from agent.context import AgentContext
-from agent.server_client import Cancellation, RequestAbandoned, RequestRefused, pause_forever
+from agent.server_client import Cancellation, RequestAbandoned, RequestRefused, TokenRefused, pause_forever
 from agent.task import Task
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2
@@ -166,7 +166,7 @@ class TaskRunner:
         result = {"exit_code": 0, "stdout": "", "stderr": "", "truncated": False, "timed_out": False}
         try:
             post_result(self._context, command_id, result, lambda seconds: pause_forever(seconds) or self.is_closing)
-        except (RequestRefused, RequestAbandoned) as why:
+        except (RequestRefused, TokenRefused, RequestAbandoned) as why:
             print_line(f"Not restarted: {why}")
             return
         print_line("Restarting, as the server asks.")

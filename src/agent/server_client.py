@@ -1,8 +1,8 @@
 """HTTP client for the server: JSON over connections that are kept open, with retries for as long as the caller wants.
 
 Exception
-├── RequestRefused       the server answered with a status that no retry changes (any but 5xx and 429)
-│   └── TokenRefused     401
+├── RequestRefused       the server answered with a status that no retry changes (any but 401, 429 and 5xx)
+├── TokenRefused         401
 └── RequestAbandoned     the caller's `RetryPause` gave up, or its `Cancellation` was used
 """
 
@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from agent import VERSION
@@ -38,7 +38,7 @@ class RequestRefused(Exception):
         self.status = status
 
 
-class TokenRefused(RequestRefused):
+class TokenRefused(Exception):
     pass
 
 
@@ -70,6 +70,20 @@ class Cancellation:
                     socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
 
 
+class _Request(NamedTuple):
+    method: str
+    target: str
+    body: Callable[[], bytes | Iterable[bytes]]
+    headers: Mapping[str, str]
+    timeout: float
+    pause: RetryPause
+    cancellation: Cancellation | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.cancellation is not None and self.cancellation.is_cancelled
+
+
 class ServerClient:
     """Thread-safe: every request takes an idle connection or opens one.
 
@@ -90,13 +104,13 @@ class ServerClient:
         self._is_unreachable = False
 
     def get(self, path: str, *, timeout: float, pause: RetryPause, cancellation: Cancellation, **query: object) -> Any:
-        return self._request("GET", path, query, lambda: b"", {}, timeout, pause, cancellation)
+        return self._send(_Request("GET", self._target(path, query), lambda: b"", {}, timeout, pause, cancellation))
 
     def post(self, path: str, body: object, *, pause: RetryPause, **query: object) -> Any:
         """Send `body` as JSON, or as it is if it is bytes, which must be JSON already."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        return self._request("POST", path, query, lambda: data, headers, _TIMEOUT_S, pause)
+        return self._send(_Request("POST", self._target(path, query), lambda: data, headers, _TIMEOUT_S, pause))
 
     def upload(
         self,
@@ -107,70 +121,52 @@ class ServerClient:
         pause: RetryPause,
     ) -> Any:
         """Send the chunks of `body`, which is called again for every try; `headers` must hold Content-Length."""
-        return self._request("POST", path, query, body, headers, _UPLOAD_TIMEOUT_S, pause)
+        return self._send(_Request("POST", self._target(path, query), body, headers, _UPLOAD_TIMEOUT_S, pause))
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, object],
-        body: Callable[[], bytes | Iterable[bytes]],
-        headers: Mapping[str, str],
-        timeout: float,
-        pause: RetryPause,
-        cancellation: Cancellation | None = None,
-    ) -> Any:
-        target = self._prefix + path
-        if query:
-            target += "?" + "&".join(
-                f"{name}={quote(str(value), '', errors='replace')}" for name, value in query.items()
-            )
+    def _target(self, path: str, query: Mapping[str, object]) -> str:
+        parts = [f"{name}={quote(str(value), '', errors='replace')}" for name, value in query.items()]
+        return f"{self._prefix}{path}{'?' if parts else ''}{'&'.join(parts)}"
+
+    def _send(self, request: _Request) -> Any:
         wait = FIRST_PAUSE_S
         while True:
             retry_after = 0.0
             try:
-                status, answer, retry_after = self._request_once(method, target, body, headers, timeout, cancellation)
+                status, answer, retry_after = self._send_once(request)
                 if status < 500 and status != 429:
                     self._note_reachable()
                     return _decode_answer(status, answer)
                 trouble = f"it answered {status}"
             except (OSError, http.client.HTTPException) as error:
-                if cancellation is not None and cancellation.is_cancelled:
+                if request.is_cancelled:
                     raise RequestAbandoned from None
                 trouble = str(error) or type(error).__name__
             self._note_unreachable(trouble)
-            if pause(max(wait * random.uniform(0.5, 1), retry_after * random.uniform(1, 1.1))):  # noqa: S311 (jitter)
+            if request.pause(max(wait * random.uniform(0.5, 1), retry_after * random.uniform(1, 1.1))):  # noqa: S311 (jitter)
                 raise RequestAbandoned
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
-    def _request_once(
-        self,
-        method: str,
-        target: str,
-        body: Callable[[], bytes | Iterable[bytes]],
-        headers: Mapping[str, str],
-        timeout: float,
-        cancellation: Cancellation | None,
-    ) -> tuple[int, bytes, float]:
+    def _send_once(self, request: _Request) -> tuple[int, bytes, float]:
         """Return status, body, and the seconds of Retry-After."""
         while True:
             connection, is_reused = self._take_connection()
             try:
                 if not is_reused:
                     connection.connect()
-                if cancellation is not None:
-                    cancellation.attach(connection)
-                connection.sock.settimeout(timeout)
+                if request.cancellation is not None:
+                    request.cancellation.attach(connection)
+                connection.sock.settimeout(request.timeout)
                 is_sent = True
                 try:
-                    connection.request(method, target, body() or None, {**self._headers, **headers})
+                    headers = {**self._headers, **request.headers}
+                    connection.request(request.method, request.target, request.body() or None, headers)
                 except (BrokenPipeError, ConnectionResetError):
                     is_sent = False  # the server may have refused a large body early: then its answer is there to read
                 response = connection.getresponse()
                 answer = response.read()
             except (ConnectionError, http.client.BadStatusLine):
                 connection.close()
-                if not is_reused or (cancellation is not None and cancellation.is_cancelled):
+                if not is_reused or request.is_cancelled:
                     raise
                 continue  # the server had closed the idle connection, which does not mean that it is unreachable
             except BaseException:
@@ -188,11 +184,10 @@ class ServerClient:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
+        address: dict[str, Any] = {"host": self._host, "port": self._port, "timeout": _CONNECT_TIMEOUT_S}
         if self._tls:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=_CONNECT_TIMEOUT_S, context=self._tls
-            ), False
-        return http.client.HTTPConnection(self._host, self._port, timeout=_CONNECT_TIMEOUT_S), False
+            return http.client.HTTPSConnection(**address, context=self._tls), False
+        return http.client.HTTPConnection(**address), False
 
     def _note_unreachable(self, trouble: str) -> None:
         with self._lock:
@@ -231,4 +226,4 @@ def _decode_answer(status: int, answer: bytes) -> Any:
         return decoded
     problem = decoded if isinstance(decoded, dict) else {}
     detail = str(problem.get("detail") or problem.get("title") or f"the server answered {status}")
-    raise (TokenRefused if status == 401 else RequestRefused)(status, detail)
+    raise TokenRefused(detail) if status == 401 else RequestRefused(status, detail)

@@ -57,7 +57,7 @@ class Session:
             return
 
         def post() -> None:
-            with contextlib.suppress(RequestRefused, RequestAbandoned):
+            with contextlib.suppress(RequestRefused, TokenRefused, RequestAbandoned):
                 self._server.post("/api/v3/agent/disconnect", {"session": self._id}, pause=lambda _: True)
 
         thread = threading.Thread(target=post, daemon=True)
@@ -81,8 +81,6 @@ class Session:
             try:
                 while True:
                     self._poll_once()
-            except TokenRefused:
-                raise
             except RequestRefused as refused:
                 if refused.status != 409:  # 409: the session is no longer the node's
                     print_line(f"The poll was refused: {refused}")
@@ -104,8 +102,6 @@ class Session:
             try:
                 node = self._server.post("/api/v3/agent/connect", request, pause=pause_forever)
                 break
-            except TokenRefused:
-                raise
             except RequestRefused as refused:
                 if printed != str(refused):
                     printed = str(refused)
@@ -160,8 +156,6 @@ class Session:
             heartbeat = {"session": self._id, **gauge.read(), "running": self._runner.list_builds()}
             try:
                 answer = self._server.post("/api/v3/agent/heartbeat", heartbeat, pause=pause_forever)
-            except TokenRefused:
-                raise
             except RequestRefused:
                 answer = None  # no longer the node's session: the poll is refused too, and connects again
             for build_id, _ in (answer or {}).get("lost", []):

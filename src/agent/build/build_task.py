@@ -67,7 +67,7 @@ class BuildTask(Task):
             return Execution(
                 self._message, self._context, self._client, self._interrupt, self._deadline, workspace, masker, log
             ).run()
-        except (RequestRefused, RequestAbandoned):
+        except (RequestRefused, TokenRefused, RequestAbandoned):
             raise
         except Exception as error:
             # Any defect of the agent ends the build: the server believes that it runs, and nobody else would end it.

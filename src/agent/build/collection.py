@@ -17,7 +17,7 @@ from agent.build.log import Log
 from agent.build.masking import Masker
 from agent.build.workspace import Workspace
 from agent.process.privileges import BuildAccount
-from agent.server_client import RequestRefused, TokenRefused
+from agent.server_client import RequestRefused
 from agent.task import Interrupt
 
 _REPORT_ENDINGS = (".xml", ".trx")
@@ -79,8 +79,6 @@ class Collector:
     def _send_report(self, path: str, file: BinaryIO) -> None:
         try:
             answer = self._client.send_report(path, file)
-        except TokenRefused:
-            raise
         except RequestRefused as refused:
             if refused.status in (404, 409):  # the server does not want this build any more
                 raise
@@ -103,8 +101,6 @@ class Collector:
                     file = opened.enter_context(_mask_report(file, self._masker, self._workspace.folder))
                 self._client.send_artifact(path, file)
                 size = file_size(file)
-        except TokenRefused:
-            raise
         except (UnusablePath, RequestRefused) as why:
             # Any status, also 409 for a path that exists: only the build's own calls decide whether it goes on.
             self._log.note(f"{path}: not taken, {why}")

@@ -15,7 +15,14 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.build.masking import Masker
-from agent.server_client import FIRST_PAUSE_S, LONGEST_PAUSE_S, RequestAbandoned, RequestRefused, RetryPause
+from agent.server_client import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    RequestAbandoned,
+    RequestRefused,
+    RetryPause,
+    TokenRefused,
+)
 
 MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
@@ -133,7 +140,7 @@ class Log:
         try:
             while self._wait_for_lines():
                 self._send_lines()
-        except (RequestRefused, RequestAbandoned, OSError) as error:
+        except (RequestRefused, TokenRefused, RequestAbandoned, OSError) as error:
             self._error = error
             self._on_failure()
 
