@@ -27,8 +27,14 @@ FIRST_START = CommandContext("system:first-start")
 def migrate(settings: Settings) -> list[str]:
     """Bring all tables up to date. Returns the names of the read models that must be built from the log.
 
-    Raises Fault for a database that a newer release has migrated.
+    Raises Fault for a database that a newer release has migrated, and as `core` does.
     """
+
+    async def check() -> None:
+        async with core(settings, pool_size=1):
+            pass
+
+    asyncio.run(check())
     try:
         migrate_store(settings.database_url, VERSION)
     except NewerSchema as error:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psycopg import AsyncConnection
+from psycopg.errors import UndefinedTable
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
-from store.crypto.secrets import Secrets
+from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
@@ -53,7 +54,8 @@ class Core:
 async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[Core]:
     """Connect to the database while the block runs.
 
-    Raises Fault when it cannot be reached, or may lose acknowledged writes and `settings.unsafe` does not allow that.
+    Raises Fault when it cannot be reached, when the secret key does not open what is in it, or when it may lose
+    acknowledged writes and `settings.unsafe` does not allow that.
     """
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
@@ -62,25 +64,40 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
     async with AsyncConnectionPool[AsyncConnection[TupleRow]](
         conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
     ) as pool:
-        if not settings.unsafe:
-            await _refuse_risks(pool)
+        log = EventLog(pool, commit, mapper, secrets)
         try:
-            yield Core(conninfo, pool, EventLog(pool, commit, mapper, secrets), Ids(pool), secrets)
+            if not settings.unsafe:
+                await _refuse_risks(pool)
+            await _refuse_other_secret(log)
+        except PoolTimeout:
+            raise Fault("The database cannot be reached.") from None
+        try:
+            yield Core(conninfo, pool, log, Ids(pool), secrets)
         finally:
             await commit.close()
 
 
 async def _refuse_risks(pool: AsyncConnectionPool) -> None:
-    try:
-        async with pool.connection() as connection:
-            found = await find_durability_risks(connection)
-    except PoolTimeout:
-        raise Fault("The database cannot be reached.") from None
+    async with pool.connection() as connection:
+        found = await find_durability_risks(connection)
     if found:
         raise Fault(
             f"This PostgreSQL does not keep what it acknowledges: {'; '.join(found)}. Switch it on, or accept that"
             " by --unsafe or TESTHIDE_UNSAFE=1."
         )
+
+
+async def _refuse_other_secret(log: EventLog) -> None:
+    """Raise Fault when the secret key opens nothing: what is written with it, nobody else could ever read."""
+    try:
+        await log.check_secret()
+    except UndefinedTable:
+        return  # a new database, before its migration
+    except SecretMismatch:
+        raise Fault(
+            "The secret key does not open what is in the database: start with the one that it was written with"
+            " (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
+        ) from None
 
 
 @contextlib.asynccontextmanager

@@ -5,9 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import psycopg
 import pytest
 
+from testhide.preparation import create_first_admin
 from testhide.settings import Settings, save_settings
+
+from .conftest import Python
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
@@ -27,3 +32,23 @@ def test_a_process_without_a_database_says_so_in_a_sentence(name: str, tmp_path:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "testhide: The database cannot be reached."
+
+
+async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_there(
+    database: str, tmp_path: Path, python: Python
+) -> None:
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    await create_first_admin(settings)
+    stored = "SELECT (SELECT count(*) FROM stored_events), (SELECT count(*) FROM stored_events_keys)"
+    with psycopg.connect(database, autocommit=True) as connection:
+        before = connection.execute(stored).fetchone()
+        other = tmp_path / "settings.json"
+        save_settings(msgspec.structs.replace(settings, secret_key=b"t" * 32), other)
+        verbs = ("serve", "project", "dispatch", "work", "migrate", "prepare")
+        started = [python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(other)}) for verb in verbs]
+        for process in started:
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode == 1
+            assert errors.startswith("testhide: The secret key does not open what is in the database")
+            assert errors.count("\n") == 1
+        assert connection.execute(stored).fetchone() == before

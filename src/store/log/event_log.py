@@ -206,7 +206,7 @@ class EventLog:
         try:
             keys = await self.load_data_keys(names)
         except SecretMismatch:
-            await self._check_secret()
+            await self.check_secret()
         else:
             return keys, keys.get
         keys, damaged = {}, set[str]()
@@ -223,16 +223,20 @@ class EventLog:
 
         return keys, key_of
 
-    async def _check_secret(self) -> None:
-        """Raises SecretMismatch when the secret opens none of the topmost data keys."""
+    async def check_secret(self) -> None:
+        """Raises SecretMismatch when there are topmost data keys and the secret opens none of them."""
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
         )
-        for name, wrapped in await fetch_rows(self._pool, query, (MAX_TRIED_KEYS,)):
+        rows = await fetch_rows(self._pool, query, (MAX_TRIED_KEYS,))
+        for name, wrapped in rows:
             with contextlib.suppress(SecretMismatch):
                 self._secrets.unwrap(name, wrapped)
                 return
-        raise SecretMismatch("no data key of this log opens: is TESTHIDE_SECRET_KEY the one that it was written with?")
+        if rows:
+            raise SecretMismatch(
+                "no data key of this log opens: is TESTHIDE_SECRET_KEY the one that it was written with?"
+            )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
         """Returns the data keys for the sealed fields by name, and (name, wrapped key) of those that are new.
