@@ -15,7 +15,7 @@ from api.http.as_of import as_of
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, next_page, to_view
-from api.live.build_feed import STILL_HERE, BuildStream, format_line
+from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
@@ -168,10 +168,16 @@ class BuildController(Controller):
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
     async def stream(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
-    ) -> LiveStream:
-        """Server-sent events: each line of the log, then the status, then `done`."""
-        project_id = (await find_visible_build(ctx, build_id)).project_id
+    ) -> LiveStream | Response[None]:
+        """Server-sent events: each line of the log, then the status, then `done`.
+
+        A client that comes back with the id of `done` gets 204, which tells an EventSource to stay away.
+        """
+        row = await find_visible_build(ctx, build_id)
+        project_id = row.project_id
         last = request.headers.get("last-event-id")
+        if last is not None and last.endswith(DONE) and row.finished_at is not None:
+            return Response(None, status_code=204)
         with_ids = ids or last is not None
         streams: Streams = request.app.state.streams
         reader = Reader(

@@ -1,6 +1,7 @@
 """A build's log as server-sent events."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,9 +62,21 @@ def test_a_reader_goes_on_where_it_was(shop: Shop, agent: FakeAgent, build: dict
     agent.finished(build).raise_for_status()
     whole = stream(shop, build, ids="true")
     assert whole.startswith('id: 1:1\ndata: {"type":"log","data":"[10:00:05] one"}\n\nid: 1:2\n')
-    assert whole.endswith('id: 1:3\ndata: {"type":"status","data":"passed"}\n\nid: 1:3\ndata: {"type":"done"}\n\n')
+    assert whole.endswith('id: 1:3\ndata: {"type":"status","data":"passed"}\n\nid: 1:3:done\ndata: {"type":"done"}\n\n')
     assert stream(shop, build, last="1:2") == whole[whole.index("id: 1:3\ndata") :]
     assert '"log"' not in stream(shop, build, last="1:3")
+
+
+def test_an_event_source_that_has_everything_is_told_to_stay_away(
+    shop: Shop, agent: FakeAgent, build: dict[str, Any]
+) -> None:
+    path = f"/api/v3/builds/{build['id']}/stream"
+    agent.log(build, 0, ["one"]).raise_for_status()
+    agent.finished(build).raise_for_status()
+    *_, done = re.findall(r"^id: (.+)$", stream(shop, build, ids="true"), re.MULTILINE)
+    again = shop.admin.get(path, headers={"Last-Event-ID": done})
+    assert (again.status_code, again.content) == (204, b"")
+    assert '"done"' in stream(shop, build, last="1:1"), "who has not seen the end gets it"
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ MAX_CACHED_BYTES = 8 * 1024 * 1024
 """Size of the messages that a process caches for readers that are a little behind."""
 MAX_ID_LENGTH = 100
 """Characters of a message's id that are read: Python refuses numbers of thousands of digits."""
+DONE = ":done"
+"""Ends the id of the message `done`: a client that comes back with it has everything."""
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
@@ -319,8 +321,9 @@ class BuildStream:
                     return
                 if feed.status is not None:
                     last_id = b"id: %d:%d\n" % feed.end if self._with_ids else b""
-                    ends = encode_message({"type": "status", "data": feed.status}), encode_message({"type": "done"})
-                    await reader.send(b"".join(last_id + message for message in ends))
+                    done_id = b"id: %d:%d%s\n" % (*feed.end, DONE.encode()) if self._with_ids else b""
+                    status = encode_message({"type": "status", "data": feed.status})
+                    await reader.send(last_id + status + done_id + encode_message({"type": "done"}))
                     return
                 await reader.wait()
 
@@ -336,5 +339,5 @@ async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
 
 
 def _parse_offset(last_event_id: str | None) -> LogOffset | None:
-    attempt, _, line = (last_event_id or "")[:MAX_ID_LENGTH].partition(":")
+    attempt, _, line = (last_event_id or "")[:MAX_ID_LENGTH].removesuffix(DONE).partition(":")
     return (int(attempt), int(line)) if attempt.isdecimal() and line.isdecimal() and int(attempt) > 0 else None
