@@ -173,7 +173,9 @@ class FinishExternalBuild(Command):
                     **build.ids,
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
-                    detail=join_sentences(ignored_failures(build) if status == "passed" else None, unreadable),
+                    detail=join_sentences(
+                        ignored_failures(build) if status == "passed" else unexcused(build, reason), unreadable
+                    ),
                 )
             case _:
                 raise Conflict(
@@ -260,7 +262,7 @@ def count_unloaded(build: AnyBuild) -> int:
     return sum(report.unloaded for report in build.counting_reports)
 
 
-def unexcused(build: AnyBuild, reason: Reason | None) -> str | None:
+def unexcused(build: AnyBuild, reason: str | None) -> str | None:
     """Says what failed a build although its failures are ignored: suites that are missing, or its exit code."""
     if reason not in ("command_failed", "tests_failed"):
         return None

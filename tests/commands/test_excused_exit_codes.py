@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from commands.builds import FinishBuild, find_exit_codes_of_failed_tests
+from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
 from commands.reports.columns import read_chunks
 from domain.builds import UNEXPLAINED, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.jobs import Configuration
@@ -111,3 +111,11 @@ def test_a_missing_suite_fails_a_build_that_exits_with_0() -> None:
     finished = ended(0, report("a", 1, unloaded=1))
     assert (finished.status, finished.reason) == ("failed", "tests_failed")
     assert finished.detail == "1 test suite could not be loaded."
+
+
+def test_a_missing_suite_fails_an_external_build() -> None:
+    queued = BuildQueued(**IDS, external=True)
+    history = (queued, BuildStarted(**IDS, node_id=None, attempt=1), report("a", 0, unloaded=1))
+    (finished,) = given(*history).when(FinishExternalBuild(1, "passed"))
+    assert isinstance(finished, BuildFinished)
+    assert (finished.status, finished.detail) == ("failed", "1 test suite could not be loaded.")
