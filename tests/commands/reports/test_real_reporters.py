@@ -159,3 +159,21 @@ def test_unittest_plugin(tmp_path: Path) -> None:
     assert ("shard", "1") in report.suites[0].properties
     errors = next(case for case in report.cases if case.name == "test_errors")
     assert (errors.exception_type, errors.error_kind) == ("KeyError", "error")
+
+
+def test_what_pytest_and_jest_do_not_write_is_no_mismatch(tmp_path: Path) -> None:
+    (tmp_path / "test_sub.py").write_text(
+        "def test_many(subtests):\n    for n in range(5):\n        with subtests.test(n=n):\n            assert n < 4\n"
+    )
+    said = run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=r.xml", "test_sub.py")
+    pytest_report = parsed((tmp_path / "r.xml").read_bytes())
+    assert pytest_report.summary.declared.tests != pytest_report.summary.counts.tests, said
+    assert pytest_report.summary.warnings == ()
+    jest = (
+        b'<testsuites name="jest tests" tests="1" failures="0" errors="0"><testsuite name="a" errors="0" failures="0"'
+        b' skipped="0" tests="1"><testcase classname="a" name="one"/><testcase classname="a" name="later"><skipped/>'
+        b"</testcase></testsuite></testsuites>"
+    )
+    assert parsed(jest).summary.warnings == ()
+    lost = parsed(jest.replace(b'skipped="0" tests="1"', b'skipped="0" tests="3"'))
+    assert [warning.kind for warning in lost.summary.warnings] == ["count_mismatch"]

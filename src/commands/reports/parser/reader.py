@@ -254,7 +254,9 @@ class Reader:
         else:
             declared = declared_by(suite.element, attributes, self._notes)
         who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
-        if wrong := mismatches(declared, suite.total, suite.direct, junit=suite.element.startswith("testsuite")):
+        junit = suite.element.startswith("testsuite")
+        is_pytest = suite.origin.pytest or self._run.pytest
+        if wrong := mismatches(declared, suite.total, suite.direct, junit=junit, pytest=is_pytest):
             self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)
