@@ -4,6 +4,7 @@ import hashlib
 import io
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildStar
 from domain.core.events import Event, ExpectedVersion
 from domain.quarantine import QUARANTINE, TestsQuarantined
 
-IDS = {"build_id": 7, "job_id": 5, "project_id": 1}
+IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
 BEGUN = (BuildQueued(**IDS, external=True), BuildStarted(**IDS, node_id=None, attempt=1))
 QUARANTINED = "c"
 INSIDES = {"passed": "", "failed": "<failure message='boom'/>", "skipped": "<skipped/>", "known": "<failure/>"}
