@@ -13,6 +13,7 @@ from domain.claims import CLAIM
 from projections.engine.schemas import create_on_empty_log
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
+from store.crypto.passwords import find_weakness
 from store.crypto.secrets import new_token, token_hash
 from store.migrations.runner import NewerSchema
 from store.migrations.runner import migrate as migrate_store
@@ -47,14 +48,24 @@ def migrate(settings: Settings) -> list[str]:
     return asyncio.run(read_tables())
 
 
+async def has_users(settings: Settings) -> bool:
+    async with core(settings, pool_size=1) as parts:
+        return bool(await parts.log.read(0, 1, ["user.registered"]))
+
+
 async def create_first_admin(settings: Settings) -> str | None:
     """Register an administrator unless the log has a user. Needs no projector, since it reads the log.
 
-    Returns the generated password; None if a user exists or `settings.admin_password` is set.
+    Returns what the operator has to know: a generated password, or that the configured one is not applied. Raises Fault
+    for a weak password.
     """
     async with core(settings, pool_size=1) as parts:
         if await parts.log.read(0, 1, ["user.registered"]):
-            return None
+            if not settings.admin_password:
+                return None
+            return "TESTHIDE_ADMIN_EMAIL and TESTHIDE_ADMIN_PASSWORD are not applied: there are users already."
+        if settings.admin_password and (why := find_weakness(settings.admin_password)):
+            raise Fault(f"TESTHIDE_ADMIN_PASSWORD is {why}: choose another one.", 2)
         password = settings.admin_password or random.token_urlsafe(12)
         await register_user(
             Handler(parts.log, utcnow),
@@ -65,7 +76,9 @@ async def create_first_admin(settings: Settings) -> str | None:
             password=password,
             role="admin",
         )
-    return None if settings.admin_password else password
+    if settings.admin_password:
+        return None
+    return f"first administrator: {settings.admin_email}  password: {password}  (shown once)"
 
 
 async def register_local_node(settings: Settings) -> str:

@@ -28,7 +28,7 @@ MEANINGS = {
     "base_url": "what links in mails, cards and statuses begin with (http://HOST:PORT; cards: no link)",
     "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
     "admin_email": "the first administrator",
-    "admin_password": "the first administrator's password; unset: made up and printed once",
+    "admin_password": "the first administrator's password, 8 characters or more; unset: made up and printed once",
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",

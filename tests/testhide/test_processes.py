@@ -52,3 +52,27 @@ async def test_every_process_refuses_a_secret_key_that_does_not_open_what_is_the
             assert errors.startswith("testhide: The secret key does not open what is in the database")
             assert errors.count("\n") == 1
         assert connection.execute(stored).fetchone() == before
+
+
+async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_password(
+    database: str, tmp_path: Path, python: Python
+) -> None:
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    file = tmp_path / "settings.json"
+
+    def run(verb: str, password: str) -> tuple[int, str, str]:
+        save_settings(msgspec.structs.replace(settings, admin_password=password), file)
+        process = python("-m", "testhide", verb, env={"TESTHIDE_SETTINGS": str(file)})
+        output, errors = process.communicate(timeout=30)
+        return process.returncode, output, errors
+
+    assert run("migrate", "")[1].startswith("There is no user yet: `testhide prepare` makes the first administrator")
+    for weak, why in (("hunter2", "shorter than 8 characters"), ("Password1", "one of the commonest passwords")):
+        code, _, errors = run("prepare", weak)
+        assert code == 2
+        assert errors == f"testhide: TESTHIDE_ADMIN_PASSWORD is {why}: choose another one.\n"
+    assert run("prepare", "correct horse battery") == (0, "", "")
+    assert run("migrate", "") == (0, "", "")
+    code, output, _ = run("prepare", "another good one")
+    assert code == 0
+    assert output == "TESTHIDE_ADMIN_EMAIL and TESTHIDE_ADMIN_PASSWORD are not applied: there are users already.\n"

@@ -11,6 +11,25 @@ from argon2.exceptions import InvalidHashError, VerificationError
 # The parameters that OWASP recommends for Argon2id: 19 MiB, two passes, one lane. They take about 20 ms.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
 
+MIN_LENGTH = 8
+"""Characters of the shortest password that NIST SP 800-63B allows."""
+_COMMONEST = frozenset(
+    """
+    password password1 password12 password123 passw0rd p@ssw0rd p@ssword 12345678 123456789 1234567890 11111111 00000000
+    87654321 qwertyui qwerty12 qwerty123 qwertyuiop 1q2w3e4r 1qaz2wsx abcd1234 abc12345 iloveyou sunshine princess
+    football baseball superman welcome1 letmein1 trustno1 starwars computer changeme testhide admin123 admin1234
+    administrator
+    """.split()  # noqa: SIM905
+)
+"""The commonest passwords that are long enough, in lower case."""
+
+
+def find_weakness(password: str) -> str | None:
+    """Returns what makes the password easy to guess, to follow "it is"; None for a good one."""
+    if len(password) < MIN_LENGTH:
+        return f"shorter than {MIN_LENGTH} characters"
+    return "one of the commonest passwords" if password.casefold() in _COMMONEST else None
+
 
 async def hash_password(password: str) -> str:
     """Returns the hash in Argon2's text encoding, which includes the parameters and the salt."""

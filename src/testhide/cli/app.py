@@ -11,7 +11,7 @@ from testhide.version import VERSION
 app = App(name="testhide", help="A self-hosted CI server with test analytics.", version=VERSION)
 
 for verb, text in PROCESSES.items():
-    app.command(partial(run_process, verb), name=verb, help=text, show=verb != "prepare")
+    app.command(partial(run_process, verb), name=verb, help=text)
 
 
 @app.command

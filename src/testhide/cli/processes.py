@@ -36,6 +36,11 @@ def run_process(verb: str) -> int:
 
         for name in preparation.migrate(settings):
             print(f"{name} has to be built from the log: run `testhide projections rebuild {name} --switch`")
+        if not asyncio.run(preparation.has_users(settings)):
+            print(
+                "There is no user yet: `testhide prepare` makes the first administrator"
+                " (TESTHIDE_ADMIN_EMAIL, TESTHIDE_ADMIN_PASSWORD)."
+            )
     else:
         from store.log.codec import UnknownEvent
         from testhide import processes
@@ -56,11 +61,10 @@ def prepare(settings: "Settings") -> None:
 
         print(f"building read models from the log: {', '.join(names)}", flush=True)
         run(rebuild(settings, names, from_scratch=False, then_switch=True))
-    password = asyncio.run(preparation.create_first_admin(settings))
+    notice = asyncio.run(preparation.create_first_admin(settings))
     forget_admin_password(settings)
-    if password:
-        who = f"{settings.admin_email}  password: {password}"
-        print(f"first administrator: {who}  (shown once)", flush=True)
+    if notice:
+        print(notice, flush=True)
 
 
 def forget_admin_password(settings: "Settings") -> None:
