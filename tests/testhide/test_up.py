@@ -1,5 +1,6 @@
 """What `testhide up` refuses: one sentence, an exit code, no trace, nothing started."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -29,7 +30,13 @@ def refused(python: Python):  # type: ignore[no-untyped-def]
 def test_port_in_use(data: Path, refused) -> None:  # type: ignore[no-untyped-def]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, errors = refused("--data", str(data), "--port", port)
+        code, errors = refused("--data", str(data / "new" / "folder"), "--port", port)
+        assert os.listdir(data) == []
+        with open_folder(data / "old"):
+            pass
+        before = sorted((data / "old").rglob("*"))
+        assert refused("--data", str(data / "old"), "--port", port)[0] == 3
+        assert sorted((data / "old").rglob("*")) == before
     assert code == 3
     assert errors == (
         f"testhide: Port {port} on 127.0.0.1 cannot be taken (Address already in use): name another one by --port.\n"

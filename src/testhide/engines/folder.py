@@ -113,6 +113,10 @@ def take_lock(data: Path) -> int:
     return lock
 
 
+def has_record(data: Path) -> bool:
+    return (data / _RECORD).exists()
+
+
 def is_locked(data: Path) -> bool:
     try:
         with open(data / "lock") as lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from testhide.engines import free_space_or_fault
-from testhide.engines.folder import DataFolder, open_folder
+from testhide.engines.folder import DataFolder, has_record, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault, InUse, Unreachable
@@ -50,6 +50,9 @@ def up(
             2,
         )
     try:
+        if not has_record(Path(asked.data_dir)):
+            # Before a new folder is made, so that nothing of it stays. Whoever runs on an old one may hold the port.
+            port_or_fault(asked.host, asked.port)
         with open_folder(Path(asked.data_dir)) as folder:
             end_recorded(folder.path / "run" / "processes.json")
             port_or_fault(asked.host, asked.port)
