@@ -145,7 +145,9 @@ class _Open:
         """Takes back what a report that is replaced had in quarantine."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
-                replaced = self.quarantined.intersection(range(event.replaces, event.replaces + report.cases))
+                replaced = self.quarantined.intersection(
+                    range(report.first_result_id, report.first_result_id + report.cases)
+                )
                 self.quarantined -= replaced
                 self.newly_quarantined -= len(replaced)
 
