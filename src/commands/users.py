@@ -7,7 +7,7 @@ from commands.handler import Command, CommandContext, Handler
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import AnyStream, Event
-from domain.users import USER, Role, User, UserDeleted, UserRegistered
+from domain.users import USER, Role, User, UserDeleted, UserPasswordSet, UserRegistered
 from store.crypto import passwords
 from store.crypto.secrets import Secrets
 from store.log.ids import Ids
@@ -37,6 +37,22 @@ class RegisterUser(Command):
         if not claim.owner:
             yield ClaimTaken(claim=self.claim, owner=owner)
         yield self.event(UserRegistered)
+
+
+@dataclass(frozen=True)
+class SetPassword(Command):
+    """Ends the user's sessions, too; API tokens stay."""
+
+    user_id: int
+    password_hash: str
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (USER.at(self.user_id),)
+
+    def decide(self, user: User | None) -> Iterable[Event]:
+        if user is None or user.deleted:
+            raise NotFound(f"There is no user {self.user_id}.")
+        yield UserPasswordSet(user_id=self.user_id, password_hash=self.password_hash)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,13 @@ class UserRegistered(UserEvent, frozen=True):
     last_name: str = ""
 
 
+class UserPasswordSet(UserEvent, frozen=True):
+    name: ClassVar[str] = "user.password_set"
+    sealed: ClassVar[tuple[str, ...]] = ("password_hash",)
+    password_hash: str = ""
+    """Argon2id in its usual encoding."""
+
+
 class UserDeleted(UserEvent, frozen=True):
     """The user was deleted; their events stay in the log under their id."""
 
@@ -64,4 +71,4 @@ def evolve(state: User | None, event: Event) -> User | None:
 
 
 USER = Category[User | None]("user", None, evolve)
-EVENTS = (UserRegistered, UserDeleted)
+EVENTS = (UserRegistered, UserPasswordSet, UserDeleted)

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
 from domain.core.events import Recorded
-from domain.users import UserDeleted, UserEvent, UserRegistered
+from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, copy_fields, row_of
 from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
@@ -62,6 +62,10 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
         case ApiTokenRevoked():
             yield Delete(ApiTokenRow, event.token_id)
+        case UserPasswordSet():
+            if user := rows.get(UserRow, event.user_id):
+                yield msgspec.structs.replace(user, password_hash=event.password_hash)
+            yield DeleteWhere(SessionRow, "user_id", event.user_id)
         case UserDeleted():
             yield Delete(UserRow, event.user_id)
             yield DeleteWhere(SessionRow, "user_id", event.user_id)
@@ -80,7 +84,7 @@ PROJECTION = Projection(
     "auth",
     VERSION,
     (UserRow, SessionRow, ApiTokenRow),
-    row_of(UserRow, "user_id", SessionOpened),
+    row_of(UserRow, "user_id", SessionOpened, UserPasswordSet),
     apply,
     handles=(ApiTokenEvent, SessionEvent, UserEvent),
 )

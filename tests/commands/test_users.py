@@ -5,13 +5,13 @@ from typing import Any
 import hypothesis
 import pytest
 
-from commands.users import DeleteUser, RegisterUser
+from commands.users import DeleteUser, RegisterUser, SetPassword
 from domain import claims, users
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.data_keys import user_key
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import Event
-from domain.users import USER, UserDeleted, UserRegistered
+from domain.users import USER, UserDeleted, UserPasswordSet, UserRegistered
 from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -51,6 +51,13 @@ def test_deleting_gives_the_address_back() -> None:
     released = ClaimReleased(claim="email-1", owner="user-7")
     given(ADMIN, TAKEN, REGISTERED).when(DeleteUser(7, 1)).then(released, DELETED)
     assert DELETED.erases == REGISTERED.data_key == user_key(7)
+
+
+def test_a_password_is_set_for_who_is_there() -> None:
+    given(REGISTERED).when(SetPassword(7, "new")).then(UserPasswordSet(user_id=7, password_hash="new"))
+    for history in ((), (REGISTERED, DELETED)):
+        with pytest.raises(NotFound, match="no user 7"):
+            given(*history).when(SetPassword(7, "new"))
 
 
 def test_only_who_is_there_is_deleted() -> None:

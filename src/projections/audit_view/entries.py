@@ -31,7 +31,7 @@ from domain.registry import AREAS
 from domain.teams import CARD, CHANNEL
 from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
-from domain.users import USER, UserRegistered
+from domain.users import USER, UserPasswordSet, UserRegistered
 from domain.webhooks import DELIVERY, WEBHOOK
 from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
@@ -272,6 +272,8 @@ def _changes_outside_state(event: Event) -> Iterator[Change]:
             yield Change("agent_token", None, SECRET)
         case UserRegistered() if event.password_hash:
             yield Change("password", None, SECRET)
+        case UserPasswordSet():
+            yield Change("password", SECRET, SECRET)
         case _:
             return
 

@@ -263,6 +263,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     teams.ChannelRecovered: "noticed that Teams channel {channel_id} answers again",
     teams.CardGivenUp: "gave a card for Teams channel {channel_id} up after {attempts:attempt}{error:: “}",
     users.UserRegistered: "registered user {user_id}{email: “} as {role}",
+    users.UserPasswordSet: "set a new password for user {user_id}",
     users.UserDeleted: "deleted user {user_id}; what was known of this person was erased",
     auth.SessionOpened: "signed in",
     auth.SessionRevoked: "ended a session of user {user_id}",
