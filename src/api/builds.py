@@ -96,7 +96,8 @@ class BuildController(Controller):
         ctx.user.must("write", project_id, f"job {data.job_id}")
         build_id = await ctx.services.ids.draw("builds")
         sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
-        receipt = await ctx(StartBuild(build_id, **fields_of(data) | {"secrets": sealed}))
+        fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
+        receipt = await ctx(StartBuild(build_id, **fields))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)

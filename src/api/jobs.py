@@ -1,7 +1,7 @@
 """Jobs and their configurations."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
@@ -116,7 +116,9 @@ class JobController(Controller):
         check_labels("pool_labels", data.pool_labels)
         await check_secrets_lendable(ctx, data.pipeline_template_id)
         job_id = await ctx.services.ids.draw("jobs")
-        fields = fields_of(data, name="title") | {"required_tags": list(dict.fromkeys(data.required_tags))}
+        fields: dict[str, Any] = fields_of(data, name="title") | {
+            "required_tags": list(dict.fromkeys(data.required_tags))
+        }
         receipt = await ctx(CreateJob(job_id=job_id, **fields))
         job = receipt.existing(JOB.at(job_id))
         return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
@@ -162,7 +164,8 @@ class JobController(Controller):
         job = await find_visible_job(ctx, job_id, "write")
         data.check()
         sealed = seal_values(ctx.services.secrets, data.secret_values)
-        receipt = await ctx(ConfigureJob(job_id, **fields_of(data) | {"secrets": sealed}))
+        fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
+        receipt = await ctx(ConfigureJob(job_id, **fields))
         if receipt.events:
             return Configured(job_id, receipt.at)
         async with ctx.reading() as connection:

@@ -1,7 +1,7 @@
 """Nodes, and the download of the agent that runs on them."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
@@ -98,7 +98,7 @@ class NodeController(Controller):
         """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
-        fields = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
+        fields: dict[str, Any] = fields_of(data, name="title") | {"tags": list(dict.fromkeys(data.tags))}
         receipt = await ctx(
             RegisterNode(node_id, claim=name_claim(ctx, data.name), token_hash=token_hash(token), **fields)
         )

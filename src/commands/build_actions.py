@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from commands.handler import Command
 from domain.builds import (
@@ -81,8 +81,9 @@ class RestartBuild(Command):
             raise Conflict(
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
             )
+        ids: dict[str, Any] = source.ids | {"build_id": self.build_id}
         yield BuildQueued(
-            **source.ids | {"build_id": self.build_id},
+            **ids,
             configuration=configuration,
             branch=queued.branch,
             commit_sha=source.commit_sha or queued.commit_sha,
