@@ -39,7 +39,7 @@ class Program:
         self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start the program in its own session: Ctrl-C reaches only the supervisor, which stops processes in order."""
-        process: subprocess.Popen[bytes] = subprocess.Popen(
+        return subprocess.Popen[bytes](
             self.argv,
             env=None if self.env is None else dict(self.env),
             cwd=self.cwd,
@@ -49,7 +49,6 @@ class Program:
             start_new_session=True,
             **popen_options(self.account),
         )
-        return process
 
 
 def started_at(pid: int) -> str | None:
