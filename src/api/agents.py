@@ -19,7 +19,7 @@ from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
-from commands.reports.recording import ReportFile, load_build
+from commands.reports.recording import IncomingReport, load_build
 from domain.builds import BUILD, Assigned, Finished, Running
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
@@ -210,7 +210,7 @@ class AgentController(Controller):
                 spooled.write(chunk)
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
-            file = ReportFile(attempt, path, Path(spooled.name), hashed.digest())
+            file = IncomingReport(attempt, path, Path(spooled.name), hashed.digest())
             recorded = await ctx.services.reports.record_file(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 

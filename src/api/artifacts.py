@@ -21,7 +21,7 @@ from api.http.types import MAX_ID, Paged, next_page, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
-from commands.reports.recording import ReportFile, load_build
+from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished, Report
 from domain.core.errors import Invalid, NotFound, Rejection
@@ -130,7 +130,7 @@ class ArtifactController(Controller):
             is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
             report = None
             if build.queued.external and artifact_type(path) == "report" and not isinstance(build, Finished):
-                file = ReportFile(
+                file = IncomingReport(
                     build.attempt, path, upload.path, bytes.fromhex(upload.sha256), is_replacement=is_replacement
                 )
                 report = await record_external_report(ctx, loaded, file)
@@ -232,7 +232,7 @@ def _make_key(build_id: int, path: str, sha256: str) -> IdempotencyKey:
 
 
 async def record_external_report(
-    ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: ReportFile
+    ctx: RequestContext, build: ExpectedVersion[AnyBuild], file: IncomingReport
 ) -> Report | None:
     """Records the results of an uploaded file; returns None for a file that is meant for something else."""
     if (known := file.find_in(build.state)) is not None:

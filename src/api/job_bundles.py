@@ -82,7 +82,7 @@ class ImportedJob(msgspec.Struct):
     name: str
     project_id: int
     warnings: list[str]
-    """What the bundle could not bring along, and what to do about it."""
+    """Sentences on the parts that the bundle could not bring along, and what to do about them."""
 
 
 class JobBundleController(Controller):

@@ -9,7 +9,7 @@ from msgspec import Meta
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.tests import find_visible_result
-from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
+from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution, TriagedResult
 from domain.results import STATUSES
 from domain.triage import CLASSIFICATIONS, Classification
 from projections.results_history import ResultOrigin
@@ -103,9 +103,9 @@ class TriageController(Controller):
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 
 
-def to_recorded(origin: ResultOrigin) -> Recorded:
+def to_recorded(origin: ResultOrigin) -> TriagedResult:
     by_rule = None if origin.rule_classification is None else CLASSIFICATIONS[origin.rule_classification]
-    return Recorded(
+    return TriagedResult(
         result_id=origin.result_id,
         build_id=origin.build_id,
         job_id=origin.job_id,

@@ -92,7 +92,7 @@ class HistoryItem(msgspec.Struct):
     latency_ms: int
     replay: bool
     state: str | None
-    """Of the delivery by now: waiting, pending, delivered or given_up; null for a ping."""
+    """The state of the delivery: waiting, pending, delivered or given_up; null for a ping."""
     next_attempt_at: datetime | None
     excerpt: str | None
     """The beginning of the answer; only for those who may change the webhook."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from commands.handler import Command
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
-from domain.builds import BUILD, AnyBuild, Assigned, Deleted, Finished, Running, status_of
+from domain.builds import BUILD, AnyBuild, Assigned, DeletedBuild, Finished, Running, status_of
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -35,7 +35,7 @@ class StoreArtifact(Command):
     ) -> Iterable[Event]:
         if artifact is not None:
             return
-        if build is None or isinstance(build, Deleted) or (job is not None and job.deleted):
+        if build is None or isinstance(build, DeletedBuild) or (job is not None and job.deleted):
             raise NotFound(f"There is no build {self.build_id}.")
         if self.by_node is not None:
             must_be_leased(build, self.by_node)
@@ -59,7 +59,7 @@ class DeleteArtifact(Command):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
-        if artifact is None or build is None or isinstance(build, Deleted):
+        if artifact is None or build is None or isinstance(build, DeletedBuild):
             raise NotFound(f"There is no artifact {self.artifact_id}.")
         if build.pinned:
             raise Conflict(

@@ -15,7 +15,7 @@ from domain.builds import (
     BuildPinned,
     BuildQueued,
     BuildUnpinned,
-    Deleted,
+    DeletedBuild,
     Finished,
     Queued,
     Running,
@@ -56,7 +56,7 @@ class RestartBuild(Command):
     ) -> Iterable[Event]:
         if build is not None:
             return
-        if source is None or isinstance(source, Deleted) or job is None or job.deleted:
+        if source is None or isinstance(source, DeletedBuild) or job is None or job.deleted:
             raise NotFound(f"There is no build {self.restarted_from}.")
         if not isinstance(source, Finished):
             raise Conflict(f"Build {self.restarted_from} is {status_of(source)}; only a finished one can be restarted.")
@@ -109,7 +109,7 @@ class MoveBuildToTop(Command):
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
-            case None | Deleted():
+            case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
             case Queued():
                 yield BuildMovedToTop(**build.ids)
@@ -173,6 +173,6 @@ class DeleteBuild(Command):
 
 
 def must_exist(build: AnyBuild | None, build_id: int) -> AnyBuild:
-    if build is None or isinstance(build, Deleted):
+    if build is None or isinstance(build, DeletedBuild):
         raise NotFound(f"There is no build {build_id}.")
     return build

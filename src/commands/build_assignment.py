@@ -12,7 +12,7 @@ from domain.builds import (
     BuildFinished,
     BuildRequeued,
     BuildStarted,
-    Deleted,
+    DeletedBuild,
     Queued,
     Running,
     status_of,
@@ -118,7 +118,7 @@ class LoseBuild(Command):
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
     """Returns the build if this node runs it in this attempt. Else raises Conflict, on which the agent drops it."""
     match build:
-        case None | Deleted():
+        case None | DeletedBuild():
             raise NotFound(f"There is no build {build_id}.")
         case Assigned() | Running() if build.node_id == node_id and build.attempt == attempt:
             return build

@@ -16,7 +16,7 @@ from domain.builds import (
     BuildFinished,
     BuildQueued,
     BuildStarted,
-    Deleted,
+    DeletedBuild,
     Finished,
     Queued,
     Reason,
@@ -156,7 +156,7 @@ class FinishExternalBuild(Command):
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
-            case None | Deleted():
+            case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
             case Finished() if build.status == self.status:
                 return
@@ -198,7 +198,7 @@ class AbortBuild(Command):
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
-            case None | Deleted():
+            case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
             case Finished():
                 raise Conflict(f"Build {self.build_id} has already {build.status}.")

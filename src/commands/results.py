@@ -1,4 +1,4 @@
-"""What is asked of test results, and what follows."""
+"""The command that records a test report."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -87,7 +87,7 @@ class RecordReport(Command):
         return (QUARANTINE.at(build.queued.job_id),)
 
     def decide(self, build: AnyBuild, *others: Quarantine | None) -> Iterable[Event]:
-        path, known = self.place(build)
+        path, known = self.locate(build)
         if known is not None:
             return
         must_take_reports(build, self.attempt)
@@ -107,7 +107,7 @@ class RecordReport(Command):
         yield from blocks
         yield self._summary(build, path, len(blocks), quarantined)
 
-    def place(self, build: AnyBuild) -> tuple[str, Report | None]:
+    def locate(self, build: AnyBuild) -> tuple[str, Report | None]:
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)
 
     def _quarantined(self, quarantine: Quarantine | None) -> bytearray:
@@ -166,9 +166,9 @@ class RecordReport(Command):
         texts = iter(report.texts)
         text = next(texts, None)
         for start, end in report.blocks():
-            own = []
+            block_texts = []
             while text is not None and text.row < end:
-                own.append(msgspec.structs.replace(text, row=text.row - start))
+                block_texts.append(msgspec.structs.replace(text, row=text.row - start))
                 text = next(texts, None)
             yield ResultsRecorded(
                 build_id=queued.build_id,
@@ -183,7 +183,7 @@ class RecordReport(Command):
                 finals=bytes(report.finals[start:end]),
                 known_issues=bytes(report.known_issues[start:end]),
                 flaky=bytes(report.flaky[start:end]),
-                texts=own,
+                texts=block_texts,
                 commit=commit_number(commit_sha),
                 quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
             )
@@ -206,21 +206,21 @@ class RecordReport(Command):
 
     def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
-        own = [0, 0, 0]
+        totals = [0, 0, 0]
         known = ignored = duration = 0
         for status, final, known_issue, in_quarantine, ms in zip(
             report.statuses, report.finals, report.known_issues, quarantined, report.durations_ms, strict=True
         ):
             if final:
-                own[status] += 1
+                totals[status] += 1
                 known += known_issue
                 ignored += in_quarantine
                 duration += ms
         replaced = _reports(build, self.attempt).get(path)
-        own += [known, ignored]
+        totals += [known, ignored]
         if replaced is not None:
-            own = list(map(sub, own, replaced.counts))
-        counts: dict[str, Any] = dict(zip(COUNTS, own, strict=True))
+            totals = list(map(sub, totals, replaced.counts))
+        counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
         return ReportRecorded(
             build_id=queued.build_id,
             job_id=queued.job_id,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from commands.handler import Command
-from domain.builds import BUILD, AnyBuild, Deleted
+from domain.builds import BUILD, AnyBuild, DeletedBuild
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -28,7 +28,7 @@ MAX_TAUGHT = 1_000
 """The most failures that one known issue can be taught; for more it needs a pattern."""
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class TriagedResult(msgspec.Struct, frozen=True):
     """A result as it was recorded. It never changes, so it may come from the read model."""
 
     result_id: int
@@ -45,7 +45,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _OfResult(Command):
-    result: Recorded
+    result: TriagedResult
 
     def reads(self) -> Sequence[AnyStream]:
         """Names the build and the job too: when they are deleted, so is the triage of their results."""
@@ -55,7 +55,7 @@ class _OfResult(Command):
     def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> dict[str, Any]:
         """Returns the id fields of events. Raises NotFound for a deleted result, Conflict for one that did not fail."""
         result = self.result
-        if build is None or isinstance(build, Deleted) or job is None or job.deleted:
+        if build is None or isinstance(build, DeletedBuild) or job is None or job.deleted:
             raise NotFound(f"There is no test result {result.result_id}.")
         if result.status != "failed":
             raise Conflict(f"Test result {result.result_id} is {result.status}; only a failed one {what}.")

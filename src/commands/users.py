@@ -7,7 +7,7 @@ from commands.handler import Command, CommandContext, Handler
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
 from domain.core.errors import Conflict, Forbidden, NotFound
 from domain.core.events import AnyStream, Event
-from domain.users import USER, Role, User, UserDeleted, UserPasswordSet, UserRegistered
+from domain.users import USER, Role, UserAccount, UserDeleted, UserPasswordSet, UserRegistered
 from store.crypto import passwords
 from store.crypto.secrets import Secrets
 from store.log.ids import Ids
@@ -28,7 +28,7 @@ class RegisterUser(Command):
     def reads(self) -> Sequence[AnyStream]:
         return (USER.at(self.user_id), CLAIM.at(self.claim))
 
-    def decide(self, user: User | None, claim: Claim) -> Iterable[Event]:
+    def decide(self, user: UserAccount | None, claim: Claim) -> Iterable[Event]:
         if user is not None:
             return
         owner = _owner(self.user_id)
@@ -49,7 +49,7 @@ class SetPassword(Command):
     def reads(self) -> Sequence[AnyStream]:
         return (USER.at(self.user_id),)
 
-    def decide(self, user: User | None) -> Iterable[Event]:
+    def decide(self, user: UserAccount | None) -> Iterable[Event]:
         if user is None or user.deleted:
             raise NotFound(f"There is no user {self.user_id}.")
         yield UserPasswordSet(user_id=self.user_id, password_hash=self.password_hash)
@@ -65,10 +65,10 @@ class DeleteUser(Command):
     def reads(self) -> Sequence[AnyStream]:
         return (USER.at(self.user_id), USER.at(self.admin_id))
 
-    def then_reads(self, user: User | None, admin: User | None) -> Sequence[AnyStream]:
+    def then_reads(self, user: UserAccount | None, admin: UserAccount | None) -> Sequence[AnyStream]:
         return () if user is None or user.deleted else (CLAIM.at(user.claim),)
 
-    def decide(self, user: User | None, admin: User | None, *claims: Claim) -> Iterable[Event]:
+    def decide(self, user: UserAccount | None, admin: UserAccount | None, *claims: Claim) -> Iterable[Event]:
         # When two admins delete each other at the same time, the second is no admin any more.
         if admin is None or admin.deleted or admin.role != "admin":
             raise Forbidden("Only admins delete users.")

@@ -281,17 +281,17 @@ class Finished(Build, frozen=True, kw_only=True):
     node_id: int | None = None
 
 
-class Deleted(Build, frozen=True):
+class DeletedBuild(Build, frozen=True):
     pass
 
 
-AnyBuild = Queued | Assigned | Running | Finished | Deleted
+AnyBuild = Queued | Assigned | Running | Finished | DeletedBuild
 
 
 def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
     if state is None:
         return Queued(event) if isinstance(event, BuildQueued) else None
-    if isinstance(state, Deleted):
+    if isinstance(state, DeletedBuild):
         return state
     match event:
         case BuildAssigned():
@@ -318,7 +318,7 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
         case BuildCommented():
             return msgspec.structs.replace(state, comments=(*state.comments, event.comment_id))
         case BuildDeleted():
-            return Deleted(**_common(state))
+            return DeletedBuild(**_common(state))
         case _:
             return state
 
@@ -360,7 +360,7 @@ def status_of(state: AnyBuild) -> Status:
             return "running"
         case Finished():
             return state.status
-        case Deleted():
+        case DeletedBuild():
             return "deleted"
 
 

@@ -167,8 +167,8 @@ def evolve(state: Quarantine, event: Event) -> Quarantine:
         case QuarantineExpired():
             return _changed(state, {quarantine_id: {"expiry_recorded": True} for quarantine_id in event.ids})
         case QuarantineBecameHealthy():
-            said = zip(event.ids, event.failures, strict=False)
-            return _changed(state, {quarantine_id: {"healthy_after": failures} for quarantine_id, failures in said})
+            outcomes = zip(event.ids, event.failures, strict=False)
+            return _changed(state, {quarantine_id: {"healthy_after": failures} for quarantine_id, failures in outcomes})
         case _:
             return state
 

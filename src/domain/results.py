@@ -43,7 +43,7 @@ class CasesSeen(Event, frozen=True):
 
 
 class ResultText(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a result says besides its status; only results that say anything have one.
+    """The texts of a result. A result without any has none of these.
 
     `row` is its place in the columns.
     """
@@ -63,7 +63,7 @@ class Replaced(msgspec.Struct, frozen=True, array_like=True):
     """An earlier result that no longer decides: once, another file of the build attempt took the place of results."""
 
     row: int
-    """Of the result that takes its place."""
+    """Row of the result that replaces it."""
     result_id: int
     status: int
 

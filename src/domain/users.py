@@ -52,7 +52,7 @@ class UserDeleted(UserEvent, frozen=True):
         return self.data_key
 
 
-class User(msgspec.Struct, frozen=True):
+class UserAccount(msgspec.Struct, frozen=True):
     user_id: int
     email: str
     role: Role
@@ -60,15 +60,15 @@ class User(msgspec.Struct, frozen=True):
     deleted: bool = False
 
 
-def evolve(state: User | None, event: Event) -> User | None:
+def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
     match event:
         case UserRegistered():
-            return User(event.user_id, event.email, event.role, event.claim)
+            return UserAccount(event.user_id, event.email, event.role, event.claim)
         case UserDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:
             return state
 
 
-USER = Category[User | None]("user", None, evolve)
+USER = Category[UserAccount | None]("user", None, evolve)
 EVENTS = (UserRegistered, UserPasswordSet, UserDeleted)

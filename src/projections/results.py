@@ -89,7 +89,7 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """What the tests of one block printed. It is bulky and seldom read, so there is one row for a whole block."""
+    """The output of the tests of one block. Output is bulky and seldom read, so one row holds a whole block."""
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int

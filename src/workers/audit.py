@@ -148,8 +148,8 @@ class Sealer:
 
 def key_at(keys: list[Recorded], size: int) -> str:
     """Returns the verifier key that was current at this size: its holder signs the next checkpoint."""
-    covered = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
-    return _public_key(covered[-1])
+    in_force = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
+    return _public_key(in_force[-1])
 
 
 def _public_key(recorded: Recorded) -> str:

@@ -37,7 +37,7 @@ from commands.nodes import (
 from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject
 from commands.quarantine import AddToQuarantine, RecordExpiry, RecordRecovery, RemoveFromQuarantine
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
-from commands.triage import Recorded as Result
+from commands.triage import TriagedResult as Result
 from commands.users import DeleteUser, RegisterUser
 from domain.builds import BUILD, ReportRecorded
 from domain.core.columns import Int16s, Int32s

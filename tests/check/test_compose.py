@@ -32,11 +32,11 @@ def test_every_process_has_a_service() -> None:
 def test_command_is_a_verb(name: str) -> None:
     verb, *arguments = SERVICES[name]["command"]
     if verb == "agent":
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-I", "-m", "agent", "--help"], capture_output=True, text=True, check=True
         ).stdout
         options = [argument for argument in arguments if argument.startswith("--")]
-        assert options == [option for option in options if re.search(rf"{option}\b", told)]
+        assert options == [option for option in options if re.search(rf"{option}\b", output)]
     else:
         assert verb in PROCESSES
         assert not arguments

@@ -51,7 +51,7 @@ def at(step: int) -> datetime:
 
 @dataclass
 class World:
-    """Implements `commands.what_if.simulation.History`. Time passes with the steps of a script, not with events."""
+    """Implements `commands.what_if.simulation.SimulatedHistory`. Time passes with the steps of a script."""
 
     step: int = 0
     log: list[Recorded] = field(default_factory=list)
@@ -132,19 +132,19 @@ class World:
         return {case_id: names[case_id] for case_id in case_ids}
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
-        said: dict[int, tuple[Classification, bool]]
-        said = {result: (classification, False) for result, classification in self.by_rules().items()}
+        reported: dict[int, tuple[Classification, bool]]
+        reported = {result: (classification, False) for result, classification in self.by_rules().items()}
         for result in {one.event.result_id for one in self.log if isinstance(one.event, ResultClassified)}:
-            said[result] = self.state(TRIAGE.at(result)).classification, True
-        return {result_id: said[result_id] for result_id in result_ids if result_id in said}
+            reported[result] = self.state(TRIAGE.at(result)).classification, True
+        return {result_id: reported[result_id] for result_id in result_ids if result_id in reported}
 
     def by_rules(self) -> dict[int, Classification]:
         """What rules said of each result."""
         return {
-            result_id: CLASSIFICATIONS[place]
+            result_id: CLASSIFICATIONS[index]
             for recorded in self.log
             if isinstance(event := recorded.event, ResultsClassifiedByRules)
-            for result_id, place in zip(event.result_ids, event.classifications, strict=True)
+            for result_id, index in zip(event.result_ids, event.classifications, strict=True)
         }
 
     def verdicts(self) -> dict[int, str]:

@@ -246,7 +246,7 @@ def test_all_automatic_classifications_of_a_report_are_one_event() -> None:
     (classified,) = (event for event in events if isinstance(event, ResultsClassifiedByRules))
     assert classified.result_ids == list(range(101, 2_600, 2))
     assert set(classified.known_issue_ids) == {17}
-    assert {CLASSIFICATIONS[place] for place in classified.classifications} == {"flaky"}
+    assert {CLASSIFICATIONS[index] for index in classified.classifications} == {"flaky"}
     summary = events[-1]
     assert isinstance(summary, ReportRecorded)
     build = test_results.state(test_results.QUEUED, test_results.STARTED, *events)

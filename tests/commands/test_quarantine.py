@@ -76,19 +76,19 @@ def test_expiry_is_said_once() -> None:
         quarantined(B, first_id=2, expires_at=NOW + DAY),
         quarantined(C, first_id=3),
     )
-    (said,) = given(*history).when(RecordExpiry(5, NOW))
-    assert said == QuarantineExpired(**OF_JOB, ids=[1])
-    given(*history, said).when(RecordExpiry(5, NOW)).then_nothing()
-    given(*history, said).when(RecordExpiry(5, NOW + DAY)).then(QuarantineExpired(**OF_JOB, ids=[2]))
+    (reported,) = given(*history).when(RecordExpiry(5, NOW))
+    assert reported == QuarantineExpired(**OF_JOB, ids=[1])
+    given(*history, reported).when(RecordExpiry(5, NOW)).then_nothing()
+    given(*history, reported).when(RecordExpiry(5, NOW + DAY)).then(QuarantineExpired(**OF_JOB, ids=[2]))
 
 
 def test_each_recovery_is_said_once() -> None:
     history: tuple[Event, ...] = (JOB, quarantined(A, B))
     for failures in (0, 3):
         recovered = RecordRecovery(5, {1: failures, 7: 0}, NOW)
-        (said,) = given(*history).when(recovered)
-        assert said == QuarantineBecameHealthy(**OF_JOB, ids=[1], failures=[failures])
-        history = (*history, said)
+        (reported,) = given(*history).when(recovered)
+        assert reported == QuarantineBecameHealthy(**OF_JOB, ids=[1], failures=[failures])
+        history = (*history, reported)
         given(*history).when(recovered).then_nothing()
     assert given(*history).when(RecordRecovery(5, {1: 2}, NOW)) == [], "recorded before the last failure"
     given(*history, QuarantineLifted(**OF_JOB, ids=[1], node_ids=[A])).when(
@@ -271,9 +271,9 @@ def test_an_entry_passes_when_all_its_tests_do(outcomes: dict[str, bool]) -> Non
     entries = QUARANTINE.at(5).fold([quarantined(A, B, "t/test_x.py")]).entries
     passed, failed = split_by_outcome(outcomes.items(), entries)
     for node_id, entry in entries.items():
-        own = [is_failure for test, is_failure in outcomes.items() if filter_quarantined([test], [node_id])]
-        assert (entry.quarantine_id in passed) == (bool(own) and not any(own))
-        assert (entry.quarantine_id in failed) == any(own)
+        covered = [is_failure for test, is_failure in outcomes.items() if filter_quarantined([test], [node_id])]
+        assert (entry.quarantine_id in passed) == (bool(covered) and not any(covered))
+        assert (entry.quarantine_id in failed) == any(covered)
 
 
 def test_no_entries() -> None:

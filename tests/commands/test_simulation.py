@@ -15,7 +15,7 @@ from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartB
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from commands.triage import ClassifyResult
-from commands.triage import Recorded as Result
+from commands.triage import TriagedResult as Result
 from commands.what_if.rules import WhatIfRules, read_rules
 from commands.what_if.simulation import Difference, Simulation, TestDiffers, VerdictDiffers, differences
 from domain.builds import BUILD, Assigned, Running
@@ -27,8 +27,8 @@ A, B = "t.py::test_a", "t.py::test_b"
 Step = Callable[[World], None]
 
 
-def replayed(world: World, supposed: WhatIfRules | dict[str, Any]) -> tuple[list[Difference], Simulation]:
-    rules = supposed if isinstance(supposed, WhatIfRules) else read_rules(json.dumps(supposed).encode())
+def replayed(world: World, what_if: WhatIfRules | dict[str, Any]) -> tuple[list[Difference], Simulation]:
+    rules = what_if if isinstance(what_if, WhatIfRules) else read_rules(json.dumps(what_if).encode())
     replay = Simulation(rules)
 
     async def every() -> list[Difference]:
@@ -146,8 +146,8 @@ def test_besides_the_real_rules_those_come_first() -> None:
 
 
 def test_what_a_person_said_stands() -> None:
-    said = ClassifyResult(Result(1, 1, JOB, PROJECT, "failed"), "product_bug")
-    found, replay = replayed(played(*ONE_FAILED, do(said)), {"known_issues": [DNS]})
+    reported = ClassifyResult(Result(1, 1, JOB, PROJECT, "failed"), "product_bug")
+    found, replay = replayed(played(*ONE_FAILED, do(reported)), {"known_issues": [DNS]})
     assert (found, replay.counts.decided_by_people) == ([], 1)
 
 

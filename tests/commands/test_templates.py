@@ -65,8 +65,8 @@ def test_there_is_no_such_template(command: Any, history: tuple[Event, ...]) -> 
 
 def test_a_build_runs_the_template_with_the_jobs_changes_over_it() -> None:
     assert built(CREATED, JOB) == STORED
-    own = Configuration(command="npx jest", env={"B": "2"}, secrets={"T": b"own"})
-    configured = JobConfigured(job_id=5, project_id=1, configuration=own)
+    with_secret = Configuration(command="npx jest", env={"B": "2"}, secrets={"T": b"own"})
+    configured = JobConfigured(job_id=5, project_id=1, configuration=with_secret)
     assert built(CREATED, JOB, configured) == Configuration(
         command="npx jest",
         setup=["npm ci"],

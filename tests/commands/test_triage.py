@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from commands.triage import MAX_TAUGHT, ClassifyResult, LinkDefect, LinkKnownIssue, Recorded, SetResolution
+from commands.triage import MAX_TAUGHT, ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution, TriagedResult
 from domain import builds, jobs, known_issues, triage
 from domain.builds import BuildDeleted, BuildQueued
 from domain.core.errors import Conflict, NotFound
@@ -25,7 +25,7 @@ from tests.support.spec import folds, given, is_decided_once
 from tests.support.strategies import commands, histories
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
-RESULT = Recorded(result_id=100, **IDS, status="failed", fail_id="f1", signature="s1")
+RESULT = TriagedResult(result_id=100, **IDS, status="failed", fail_id="f1", signature="s1")
 OF_RESULT: dict[str, Any] = {"result_id": 100, **IDS}
 GIVEN = (BuildQueued(**IDS), JobCreated(job_id=5, project_id=1, title="Smoke"))
 ISSUE = KnownIssueCreated(
@@ -51,7 +51,7 @@ def test_a_person_classifies() -> None:
 def test_what_was_there_before_is_told() -> None:
     again = given(*GIVEN, by_user("flaky")).when(ClassifyResult(RESULT, "infra", "user", BOB))
     assert again == [by_user("infra", BOB, replaced="flaky", replaced_kind="user")]
-    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
+    of_rule = TriagedResult(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
     over_rule = given(*GIVEN).when(ClassifyResult(of_rule, "flaky", "user", ANN))
     assert over_rule == [by_user("flaky", replaced="infra", replaced_kind="rule")]
 
@@ -62,7 +62,7 @@ def test_nothing_overrides_a_person(kind: Any) -> None:
 
 
 def test_a_model_does_not_override_a_rule() -> None:
-    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
+    of_rule = TriagedResult(result_id=100, **IDS, status="failed", by_rule="infra", rule=17)
     given(*GIVEN).when(ClassifyResult(of_rule, "flaky", "ai")).then_nothing()
     (event,) = given(*GIVEN).when(ClassifyResult(RESULT, "flaky", "ai"))
     assert isinstance(event, ResultClassified)
@@ -106,7 +106,7 @@ def test_linking_leaves_a_persons_classification() -> None:
 
 
 def test_the_known_issue_before_is_told() -> None:
-    of_rule = Recorded(result_id=100, **IDS, status="failed", by_rule="flaky", rule=3)
+    of_rule = TriagedResult(result_id=100, **IDS, status="failed", by_rule="flaky", rule=3)
     (linked,) = given(*GIVEN, ISSUE).when(LinkKnownIssue(of_rule, 17, ANN))
     assert isinstance(linked, KnownIssueLinked)
     assert linked.replaced == 3
@@ -141,7 +141,7 @@ def test_there_is_no_such_known_issue(history: tuple[Event, ...]) -> None:
 @pytest.mark.parametrize("status", ["passed", "skipped"])
 @pytest.mark.parametrize("kind", [ClassifyResult, LinkDefect, SetResolution, LinkKnownIssue])
 def test_only_failures(status: str, kind: Any) -> None:
-    result = Recorded(result_id=100, **IDS, status=status)
+    result = TriagedResult(result_id=100, **IDS, status=status)
     arguments: dict[Any, tuple[Any, ...]] = {LinkDefect: ("A-1", "https://x"), LinkKnownIssue: (17,)}
     with pytest.raises(Conflict, match=f"100 is {status}; only a failed one"):
         given(*GIVEN, ISSUE).when(kind(result, *arguments.get(kind, ("flaky",))))

@@ -26,10 +26,10 @@ from commands.pools import CreatePool, DeletePool
 from commands.projects import AdmitMember, CloseProject, CreateProject, DeleteProject, UpdateProject
 from commands.quarantine import AddToQuarantine, RecordExpiry, RecordRecovery, RemoveFromQuarantine
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution
-from commands.triage import Recorded as Result
+from commands.triage import TriagedResult as Result
 from commands.users import DeleteUser, RegisterUser
 from domain.artifacts import ArtifactStored
-from domain.builds import BUILD, BuildQueued, Deleted, ReportRecorded, status_of
+from domain.builds import BUILD, BuildQueued, DeletedBuild, ReportRecorded, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Rejection
 from domain.core.events import UNSTAMPED, AnyStream, Category, Event, Recorded, Stream
@@ -280,7 +280,7 @@ async def states_are_folds(event_log: EventLog, connection: AsyncConnection) -> 
         assert await event_log.load_state(stream) == state
         assert state is not None
         job = await event_log.load_state(JOB.at(state.queued.job_id))
-        if isinstance(state, Deleted) or (job is not None and job.deleted):
+        if isinstance(state, DeletedBuild) or (job is not None and job.deleted):
             assert build_id not in shown
         else:
             assert shown[build_id] == (status_of(state), state.attempt)

@@ -10,7 +10,7 @@ from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject
-from domain.builds import BUILD, AnyBuild, BuildCommented, BuildDeleted, BuildQueued, Deleted
+from domain.builds import BUILD, AnyBuild, BuildCommented, BuildDeleted, BuildQueued, DeletedBuild
 from domain.core.data_keys import build_key
 from domain.core.errors import Conflict, Erased, NotFound
 from domain.core.events import Event, Recorded
@@ -74,7 +74,7 @@ async def test_a_deleted_builds_texts_are_gone(parts: Core, handler: Handler) ->
                 assert [type(item.event) for item in events][-1] is BuildDeleted
                 assert texts(await of_build(log, 2)) == {BRANCH, "Smoke"}
                 state: AnyBuild | None = await log.load_state(BUILD.at(1))
-                assert isinstance(state, Deleted)
+                assert isinstance(state, DeletedBuild)
             after = await new.read(0, 100)
         assert [(item.stream, item.version, item.event.at, item.event.actor) for item in after[: len(before)]] == [
             (item.stream, item.version, item.event.at, item.event.actor) for item in before

@@ -131,9 +131,9 @@ async def test_a_channel_that_keeps_failing_is_left_alone_and_loses_nothing(hook
         receiver.requests.clear()
         await hooks.deliver()
         assert sorted(map(title, receiver.requests)) == sorted(f"Build {build} passed" for build in range(1, 21))
-        said = await hooks.events("teams_channel.failing", "teams_channel.recovered")
-        assert [event.name for event in said] == ["teams_channel.failing", "teams_channel.recovered"]
-        assert (said[0].error, said[0].actor) == ("answered 503", "system:deliveries")
+        reported = await hooks.events("teams_channel.failing", "teams_channel.recovered")
+        assert [event.name for event in reported] == ["teams_channel.failing", "teams_channel.recovered"]
+        assert (reported[0].error, reported[0].actor) == ("answered 503", "system:deliveries")
 
 
 async def test_an_answer_of_200_may_be_a_failure(hooks: Hooks) -> None:

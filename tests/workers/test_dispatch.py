@@ -199,7 +199,7 @@ class Yard:
         await self.handler.execute(StartBuild(build_id, 5), ANN)
 
     @contextlib.asynccontextmanager
-    async def dispatching(self, **patience: Any) -> AsyncIterator[None]:
+    async def dispatching(self, **retries: Any) -> AsyncIterator[None]:
         listener = Listener(self.parts.conninfo, EVENTS, POLLS)
         await listener.start()
         dispatcher = Dispatcher(
@@ -210,7 +210,7 @@ class Yard:
             self.gauges,
             self.logs,
             WaitingReasons(self.parts.pool),
-            **patience,
+            **retries,
         )
         running = asyncio.create_task(dispatcher.run())
         yield

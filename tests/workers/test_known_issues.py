@@ -85,15 +85,15 @@ class House:
             found.append(event.result_ids)
         return found
 
-    async def said(self, result_id: int) -> tuple[str | None, str | None, int | None]:
+    async def reported(self, result_id: int) -> tuple[str | None, str | None, int | None]:
         """Classification, by what, and the known issue."""
         async with self.parts.pool.connection() as connection:
             ranges = await results_queries.find_report_of(connection, result_id)
             page = await results_queries.fetch_page(
                 connection, ranges, results_queries.ResultFilters(all_attempts=True), 100, 0
             )
-        (said,) = [item.triage for item in page if item.id == result_id]
-        return said.classification, said.classified_by, said.known_issue_id
+        (reported,) = [item.triage for item in page if item.id == result_id]
+        return reported.classification, reported.classified_by, reported.known_issue_id
 
     async def origin(self, result_id: int) -> results_history.ResultOrigin:
         async with self.parts.pool.connection() as connection:
@@ -126,8 +126,8 @@ async def test_a_new_issue_classifies_what_was_there_before(house: House) -> Non
     await house.ran(RESET, project=2)
     await house.does(CREATE)
     assert await house.found() == [[second, first]]
-    assert await house.said(first) == await house.said(second) == ("infra", "rule", 17)
-    assert await house.said(first + 1) == (None, None, None)
+    assert await house.reported(first) == await house.reported(second) == ("infra", "rule", 17)
+    assert await house.reported(first + 1) == (None, None, None)
     assert await house.found() == [], "once"
 
 
@@ -137,11 +137,11 @@ async def test_what_is_classified_stays(house: House) -> None:
     await house.classified(by_ai, "ai")
     await house.does(CREATE)
     assert await house.found() == [[neither]]
-    assert await house.said(by_user) == ("product_bug", "user", None)
-    assert await house.said(by_ai) == ("product_bug", "ai", None)
+    assert await house.reported(by_user) == ("product_bug", "user", None)
+    assert await house.reported(by_ai) == ("product_bug", "ai", None)
     await house.does(CreateKnownIssue(18, 1, "Again", "flaky", "pattern", "RESET"))
     assert await house.found() == [[]]
-    assert await house.said(neither) == ("infra", "rule", 17)
+    assert await house.reported(neither) == ("infra", "rule", 17)
 
 
 async def test_who_classifies_while_a_search_is_under_way_is_heard(house: House) -> None:
@@ -150,7 +150,7 @@ async def test_who_classifies_while_a_search_is_under_way_is_heard(house: House)
     await house.shown()
     await house.does(ClassifyResult(to_recorded(await house.origin(result)), "product_bug"))
     assert await house.found(show=False) == [[result]]
-    assert await house.said(result) == ("product_bug", "user", None)
+    assert await house.reported(result) == ("product_bug", "user", None)
 
 
 async def test_it_counts_as_said_by_a_rule(house: House) -> None:
@@ -161,10 +161,10 @@ async def test_it_counts_as_said_by_a_rule(house: House) -> None:
     assert (origin.by_rule, origin.rule) == ("infra", 17)
     await house.classified(result, "ai")
     await house.shown()
-    assert await house.said(result) == ("infra", "rule", 17), "a model does not overrule it"
+    assert await house.reported(result) == ("infra", "rule", 17), "a model does not overrule it"
     await house.classified(result, "user")
     await house.shown()
-    assert await house.said(result) == ("product_bug", "user", 17)
+    assert await house.reported(result) == ("product_bug", "user", 17)
 
 
 async def test_a_changed_issue_is_searched_for_again(house: House) -> None:
@@ -176,7 +176,7 @@ async def test_a_changed_issue_is_searched_for_again(house: House) -> None:
     signature = (await house.origin(other)).signature
     await house.does(UpdateKnownIssue(17, match=("signature", signature)))
     assert await house.found() == [[other]]
-    assert await house.said(reset) == ("infra", "rule", 17), "what was found stays"
+    assert await house.reported(reset) == ("infra", "rule", 17), "what was found stays"
 
 
 async def test_a_deleted_issue_is_not_searched_for(house: House) -> None:

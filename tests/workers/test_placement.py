@@ -106,7 +106,7 @@ class World:
             and self.may_run_on(build, self.machines[node_id])
         )
 
-    def fitting(self) -> list[Wanted]:
+    def matching(self) -> list[Wanted]:
         return [build for build in self.waiting.values() if any(self.fits(build, node) for node in NODES)]
 
     def turn(self, build: Wanted) -> tuple[int, ...]:
@@ -229,13 +229,13 @@ class Placing(RuleBasedStateMachine):
         for queued, node_id in place_builds(self.scheduler, world.now):
             build = world.waiting[queued.build_id]
             assert world.fits(build, node_id), "no limit is exceeded, nothing runs where it may not"
-            assert world.turn(build) == min(world.turn(other) for other in world.fitting()), "the order holds"
+            assert world.turn(build) == min(world.turn(other) for other in world.matching()), "the order holds"
             build.node = node_id
             world.served.append(build.event.project_id)
             world.machines[node_id].asks -= 1
             world.running[queued.build_id] = world.waiting.pop(queued.build_id)
             self.happens(BuildAssigned(**build.ids, node_id=node_id, attempt=1))
-        assert world.fitting() == [], "nothing waits that could run"
+        assert world.matching() == [], "nothing waits that could run"
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data(), back=st.booleans())

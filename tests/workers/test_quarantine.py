@@ -74,7 +74,7 @@ class House:
             events = await self.parts.log.read(position, 10_000)
             await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
 
-    async def said(self, *, show: bool = True) -> list[Event]:
+    async def reported(self, *, show: bool = True) -> list[Event]:
         """What a sweep says, by the log."""
         if show:
             await self.shown()
@@ -88,7 +88,7 @@ class House:
     async def recovered(self) -> list[int]:
         """Entries that a sweep says have recovered."""
         ids: list[int] = []
-        for event in await self.said():
+        for event in await self.reported():
             assert isinstance(event, QuarantineBecameHealthy)
             ids += event.ids
         return ids
@@ -112,13 +112,13 @@ async def house(parts: Core) -> House:
 async def test_what_has_expired_is_said_once(house: House) -> None:
     await house.holds(A, days=1)
     await house.holds(FILE, first_id=2)
-    assert await house.said() == []
+    assert await house.reported() == []
     house.now += DAY
-    (event,) = await house.said()
+    (event,) = await house.reported()
     assert isinstance(event, QuarantineExpired)
     assert event.ids == [1]
-    assert await house.said(show=False) == [], "before the read models know it"
-    assert await house.said() == []
+    assert await house.reported(show=False) == [], "before the read models know it"
+    assert await house.reported() == []
     assert await house.statuses() == {A: "expired", FILE: "active"}
 
 
@@ -128,7 +128,7 @@ async def test_what_has_recovered_is_said_once(house: House) -> None:
     assert await house.recovered() == []
     await house.passes(1)
     assert await house.recovered() == [1, 2]
-    assert await house.said(show=False) == [], "before the read models know it"
+    assert await house.reported(show=False) == [], "before the read models know it"
     assert await house.recovered() == []
     await house.passes()
     assert await house.recovered() == []
@@ -154,7 +154,7 @@ async def test_a_look_that_is_too_old_says_nothing(house: House) -> None:
     await house.shown()
     await house.does(RemoveFromQuarantine(5, (A,)))
     await house.holds(A, first_id=2)
-    assert await house.said(show=False) == []
+    assert await house.reported(show=False) == []
     assert await house.recovered() == [], "what came before it was quarantined does not count"
 
 
@@ -162,7 +162,7 @@ async def test_what_has_expired_does_not_recover(house: House) -> None:
     await house.holds(A, days=1)
     await house.passes()
     house.now += DAY
-    assert [type(event) for event in await house.said()] == [QuarantineExpired]
+    assert [type(event) for event in await house.reported()] == [QuarantineExpired]
 
 
 async def test_two_that_look_at_once_say_it_once(house: House) -> None:

@@ -292,11 +292,11 @@ async def test_what_another_release_reacts_to_is_left_to_it(yard: Yard) -> None:
 async def test_it_outlives_the_databases_connections(yard: Yard) -> None:
     relay = yard.relay(sweep_interval_s=0.05)
     async with yard.running(relay):
-        with capture_logs() as said:
+        with capture_logs() as reported:
             async with away(yard.parts.conninfo):
                 relay._cursor.notify()
                 async with asyncio.timeout(20):
-                    while not {line["event"] for line in said} >= LOGGED_OUTAGES:
+                    while not {line["event"] for line in reported} >= LOGGED_OUTAGES:
                         await asyncio.sleep(0.02)  # between two looks
         await yard.delete_job(5)
         await yard.until(lambda: _is(yard.left, {6}))

@@ -12,7 +12,7 @@ from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.projects import CreateProject, UpdateProject
-from domain.builds import BUILD, AnyBuild, BuildDeleted, Deleted
+from domain.builds import BUILD, AnyBuild, BuildDeleted, DeletedBuild
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
@@ -66,7 +66,7 @@ class House:
 
     async def is_gone(self, build_id: int) -> bool:
         state: AnyBuild | None = await self.parts.log.load_state(BUILD.at(build_id))
-        return isinstance(state, Deleted)
+        return isinstance(state, DeletedBuild)
 
     async def sweep(self) -> list[int]:
         """The builds that a sweep deletes, by the log."""

@@ -40,8 +40,8 @@ def node(node_id: int = 3, *, max_parallel: int = 9, pool: int | None = None, ta
 
 
 def connected(node_id: int = 3, session: str = "s1") -> NodeConnected:
-    said: dict[str, Any] = {"version": "1", "platform": "linux", "hostname": "h", "cpu_cores": 8, "ram_gb": 16.0}
-    return NodeConnected(node_id=node_id, session=session, **said)
+    reported: dict[str, Any] = {"version": "1", "platform": "linux", "hostname": "h", "cpu_cores": 8, "ram_gb": 16.0}
+    return NodeConnected(node_id=node_id, session=session, **reported)
 
 
 def pool(pool_id: int, *, project_id: int = PROJECT, shared: bool = False, **more: Any) -> PoolCreated:

@@ -17,21 +17,21 @@ class Counted:
 
     def __init__(self) -> None:
         self.swept: list[int] = []
-        self.news = asyncio.Condition()
+        self.changed = asyncio.Condition()
 
     def of(self, worker: int) -> Schedule:
         async def sweep() -> None:
-            async with self.news:
+            async with self.changed:
                 self.swept.append(worker)
-                self.news.notify_all()
+                self.changed.notify_all()
 
         return Schedule("counted", sweep, NOW_AND_THEN_S)
 
     async def wait_for(self, worker: int, times: int = 3) -> None:
         """That it runs so many times more."""
         wanted = self.swept.count(worker) + times
-        async with asyncio.timeout(20), self.news:
-            await self.news.wait_for(lambda: self.swept.count(worker) >= wanted)
+        async with asyncio.timeout(20), self.changed:
+            await self.changed.wait_for(lambda: self.swept.count(worker) >= wanted)
 
 
 @contextlib.asynccontextmanager

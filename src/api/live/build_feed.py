@@ -26,7 +26,7 @@ from domain.builds import (
     BuildFinished,
     BuildRequeued,
     BuildStarted,
-    Deleted,
+    DeletedBuild,
     Finished,
     Verdict,
 )
@@ -226,7 +226,7 @@ class BuildFeed:
             self._fold(readable(events))
         await self._read_lines()
         match self._build:
-            case None | Deleted():
+            case None | DeletedBuild():
                 self.is_gone = True
             case Finished():
                 # Clients that read `done` should find the build finished when they get it next.

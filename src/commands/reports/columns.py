@@ -54,7 +54,7 @@ class ReportRead:
     """Rows at which a block begins."""
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
-    """What the agent's pytest plugin says of it: see `domain.builds.ReportRecorded`."""
+    """The exit code that the agent's pytest plugin reports: see `domain.builds.ReportRecorded`."""
     unloaded: int = 0
     """Suites that could not be loaded."""
     is_report: bool = False
@@ -126,7 +126,7 @@ _Attempts = tuple[int, int, bool]
 class _Reading:
     def __init__(self) -> None:
         self.report = ReportRead()
-        self._places: dict[str, int] = {}
+        self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[str, _Attempts]] = {}
         """By the name of an open suite and by node id."""
@@ -138,9 +138,9 @@ class _Reading:
         report, row = self.report, self.report.rows
         suite = self._suite(case.suite)
         status = _STATUS[case.status]
-        place = self._places.get(case.node_id)
-        if place is None:
-            place = self._places[case.node_id] = len(report.node_ids)
+        index = self._indexes.get(case.node_id)
+        if index is None:
+            index = self._indexes[case.node_id] = len(report.node_ids)
             report.node_ids.append(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
@@ -152,7 +152,7 @@ class _Reading:
             failed_before |= report.statuses[last] == FAILED
             attempt += 1
         tests[case.node_id] = row, attempt, failed_before
-        report.tests.append(place)
+        report.tests.append(index)
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
         report.statuses.append(status)
@@ -197,9 +197,9 @@ class _Reading:
             known = self._suites.get(name)
             if known is not None:
                 return known
-        place = self._suites[name] = len(self.report.suites)
+        index = self._suites[name] = len(self.report.suites)
         self.report.suites.append(name)
-        return place
+        return index
 
     def _keep_text(self, row: int, case: Case) -> None:
         failed = case.status == "failed"

@@ -25,8 +25,8 @@ class Pattern:
             # Bytes in and out: over text the library also counts characters of every match.
             self._found = re2.compile(text.encode(), options).search
         except re2.error as error:
-            said = error.args[0] if error.args else ""
-            raise ValueError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
+            reason = error.args[0] if error.args else ""
+            raise ValueError(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)) from None
 
     def matches(self, text: bytes) -> bool:
         return self._found(text) is not None
@@ -45,7 +45,7 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def searchable(message: str, trace: str) -> bytes:
-    """What patterns see of a failure."""
+    """Return the text of a failure that patterns are matched against."""
     return f"{message[:MAX_TEXT]}\n{trace[:MAX_TEXT]}".encode(errors="replace")[:MAX_TEXT]
 
 

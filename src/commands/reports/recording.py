@@ -30,7 +30,7 @@ Execute = Callable[[Command], Awaitable[Receipt]]
 
 
 class ReadModels(Protocol):
-    """What recording needs from read models; `projections.report_lookups` implements it."""
+    """The look-ups in read models that recording needs; `projections.report_lookups` implements it."""
 
     async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
         """Returns the match rules of all known issues of a project."""
@@ -53,7 +53,7 @@ async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
 
 
 @dataclass(frozen=True)
-class ReportFile:
+class IncomingReport:
     """A file that is sent as a report of one attempt of a build."""
 
     attempt: int
@@ -81,7 +81,7 @@ class ReportRecorder:
     wait_until_shown: Callable[[int], Awaitable[bool]]
     """Waits for the read models to reach a position; returns whether they did, at once when they lag far behind."""
 
-    async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: ReportFile) -> Report:
+    async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
         """Records a file of a report, unless the build has it already."""
         if (known := file.find_in(build.state)) is not None:
             return known
@@ -89,7 +89,7 @@ class ReportRecorder:
         return await self.record(execute, build, file, await asyncio.to_thread(read_report, file.content))
 
     async def record(
-        self, execute: Execute, build: ExpectedVersion[AnyBuild], file: ReportFile, report: ReportRead
+        self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport, report: ReportRead
     ) -> Report:
         """Records a report that was read already."""
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
@@ -119,7 +119,7 @@ class ReportRecorder:
     async def _prepare(
         self,
         build: ExpectedVersion[AnyBuild],
-        file: ReportFile,
+        file: IncomingReport,
         report: ReportRead,
         first_result_id: int,
         matches: Sequence[Match],

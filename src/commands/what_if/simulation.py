@@ -122,7 +122,7 @@ class Replayed:
 
 
 @dataclass
-class _Open:
+class _OpenBuild:
     """A build that has not ended: its state under the what-if rules, and its real one.
 
     `cases`, `matched` and `classified` map failed results of the report that is being processed.
@@ -159,7 +159,7 @@ class Simulation:
         self._what_if = what_if
         self._issues: dict[int, dict[int, KnownIssue]] = defaultdict(dict)
         self._quarantines: dict[int, Quarantine] = {}
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, _OpenBuild] = {}
         self._rules: dict[int, tuple[list[MatchRule], MatchRules]] = {}
         self.counts = Replayed()
 
@@ -189,7 +189,7 @@ class Simulation:
                 self.counts.erased += 1
             case BuildQueued():
                 queued = Queued(event)
-                self._open[event.build_id] = _Open(queued, queued)
+                self._open[event.build_id] = _OpenBuild(queued, queued)
             case ResultsRecorded() if (opened := self._open.get(event.build_id)) is not None:
                 self._take_results(opened, event, node_ids)
             case ResultsClassifiedByRules() if (opened := self._open.get(event.build_id)) is not None:
@@ -201,7 +201,7 @@ class Simulation:
                 pass
         return []
 
-    def _take_build_event(self, opened: _Open, event: BuildEvent) -> Iterator[Difference]:
+    def _take_build_event(self, opened: _OpenBuild, event: BuildEvent) -> Iterator[Difference]:
         simulated = event
         match event:
             case BuildFinished() | BuildDeleted():
@@ -224,7 +224,7 @@ class Simulation:
         opened.build = BUILD.evolve(opened.build, simulated) or opened.build
         opened.real = BUILD.evolve(opened.real, event) or opened.real
 
-    def _take_results(self, opened: _Open, event: ResultsRecorded, node_ids: Mapping[int, str]) -> None:
+    def _take_results(self, opened: _OpenBuild, event: ResultsRecorded, node_ids: Mapping[int, str]) -> None:
         for row, status in enumerate(event.statuses):
             if status == FAILED:
                 opened.cases[event.first_result_id + row] = event.case_ids[row]
@@ -264,7 +264,7 @@ class Simulation:
             known = self._rules[project_id] = rules, MatchRules(rules)
         return known
 
-    def _compare_tests(self, opened: _Open, event: ReportRecorded) -> Iterator[TestDiffers]:
+    def _compare_tests(self, opened: _OpenBuild, event: ReportRecorded) -> Iterator[TestDiffers]:
         has_known_issues = self._what_if.known_issues is not None
         for result_id in sorted(opened.classified.keys() | opened.matched.keys()) if has_known_issues else ():
             rule, before = opened.matched.get(result_id), opened.classified.get(result_id)
@@ -294,7 +294,7 @@ def _quarantinable(event: ResultsRecorded) -> list[int]:
     return [row for row, (status, known) in rows if status == FAILED and not known]
 
 
-def _compare_verdicts(opened: _Open, event: BuildFinished) -> Iterator[VerdictDiffers]:
+def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[VerdictDiffers]:
     """Ends the simulated build by the command that ended the real one."""
     build = opened.build
     command: FinishBuild | FinishExternalBuild
@@ -318,7 +318,7 @@ def _compare_verdicts(opened: _Open, event: BuildFinished) -> Iterator[VerdictDi
             )
 
 
-class History(Protocol):
+class SimulatedHistory(Protocol):
     """Source of the events that a simulation takes."""
 
     def parts(self) -> AsyncIterator[Sequence[Recorded]]:
@@ -334,7 +334,7 @@ class History(Protocol):
         ...
 
 
-async def differences(history: History, simulation: Simulation) -> AsyncIterator[Difference]:
+async def differences(history: SimulatedHistory, simulation: Simulation) -> AsyncIterator[Difference]:
     """Yields the differences as they are found, except for failures that a person has classified since."""
     async for part in history.parts():
         for recorded in part:
@@ -349,7 +349,9 @@ async def differences(history: History, simulation: Simulation) -> AsyncIterator
                 yield difference
 
 
-async def _as_of_today(history: History, simulation: Simulation, tests: Sequence[TestDiffers]) -> list[TestDiffers]:
+async def _as_of_today(
+    history: SimulatedHistory, simulation: Simulation, tests: Sequence[TestDiffers]
+) -> list[TestDiffers]:
     current = await history.current_classifications(test.result_id for test in tests)
     named = await history.node_ids(test.test_case_id for test in tests)
     remaining: list[TestDiffers] = []

@@ -108,7 +108,7 @@ class Told(msgspec.Struct, frozen=True):
     """The event's texts have been erased."""
     summary: str
     changes: list[Change] | None = None
-    """What the event changed; null for events of a stream beyond the first 10,000."""
+    """The fields that the event changed; null for events of a stream beyond the first 10,000."""
 
 
 class _Secret(NamedTuple):

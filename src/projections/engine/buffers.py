@@ -14,7 +14,7 @@ from projections.engine.model import BulkDelete, DeleteRange, DeleteWhere, Key, 
 CACHED_ROWS = 20_000
 """Rows of a table that stay in memory from one transaction to the next."""
 CACHED_NUMERIC_ROWS = 200_000
-"""The same for tables with nothing but numbers, whose rows are small."""
+"""Rows of a table of numbers that stay in memory; these rows are small."""
 
 
 class LoadRefused(Exception):

@@ -48,7 +48,7 @@ class Table:
     version: int
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
-    """What follows the table's name in CREATE INDEX: `(job_id, id DESC)`, `USING gin (case_ids)`."""
+    """Index definitions as CREATE INDEX takes them: `(job_id, id DESC)`, `USING gin (case_ids)`."""
     append_only: bool = False
     """Rows are only inserted, and deleted by `DeleteWhere` and `DeleteRange`. All columns are numbers or arrays of
     numbers, and `keys` names none of the rows. The table has no primary key.

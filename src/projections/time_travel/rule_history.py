@@ -38,7 +38,7 @@ class _Classified(msgspec.Struct, frozen=True):
 
 
 class RuleHistory:
-    """Implements `commands.what_if.simulation.History`: all events of rules, and those of builds from `since` on.
+    """Implements `commands.what_if.simulation.SimulatedHistory`: events of rules, and of builds from `since` on.
 
     `go_on` is called between batches and stops the replay by returning False; then `complete` stays False.
     """

@@ -13,7 +13,7 @@ SEQUENCES = (  # noqa: SIM905
     "users api_tokens projects jobs node_pools nodes node_commands templates builds comments artifacts test_cases"
     " known_issues quarantine results webhooks audit_reads"
 ).split()
-"""Of ids, one for each kind that there was (`store.log.ids`)."""
+"""Sequences of ids, one for each kind that there was (`store.log.ids`)."""
 
 STATEMENTS: tuple[Statement, ...] = (
     # The log, as the `eventsourcing` library creates it (PostgresApplicationRecorder.create_table).

@@ -35,7 +35,7 @@ class ReactionStanding(msgspec.Struct):
     parked: int
     """Events that it has failed to react to for so long that it waits to be asked."""
     errors: list[str]
-    """Of the first ones that are parked: `position 12: ...`."""
+    """Errors of the first parked reactions: `position 12: ...`."""
 
 
 async def add_due(connection: AsyncConnection, name: str, positions: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ AGING = timedelta(minutes=10)
 
 def place_builds(scheduler: Scheduler, now: datetime) -> list[tuple[QueuedBuild, int]]:
     """Returns the builds to start now with the ids of their nodes. Reduces what the polls of these nodes still take."""
-    return list(_Round(scheduler, now).place())
+    return list(_Round(scheduler, now).assign())
 
 
 def explain_waiting(scheduler: Scheduler, now: datetime) -> dict[QueueKey, str]:
@@ -54,7 +54,7 @@ class _Round:
             and POOL.at(node.pool_id or 0).name not in scheduler.damaged
         }
 
-    def place(self) -> Iterator[tuple[QueuedBuild, int]]:
+    def assign(self) -> Iterator[tuple[QueuedBuild, int]]:
         ranked = [(self._rank(key), key) for key in self._next] if self._asking else []
         heapify(ranked)
         while ranked and self._asking:

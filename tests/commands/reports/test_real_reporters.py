@@ -103,7 +103,7 @@ EXPECTED = {
 
 
 def test_pytest_plugin(suite: Path) -> None:
-    said = run(
+    reported = run(
         suite,
         "-m",
         "pytest",
@@ -117,13 +117,15 @@ def test_pytest_plugin(suite: Path) -> None:
     assert by_name(report) == EXPECTED | {
         "t/test_shop.py::test_known": "failed",
         "t/test_shop.py::test_xpass": "passed",
-    }, said
+    }, reported
     assert report.kinds == set()
     (known,) = (case for case in report.cases if case.known_issue)
     assert known.name == "test_known"
     counts = report.summary.counts
     # The runner counts the strict xpass as failed and the xfail as neither; the report has it the other way round.
-    runner = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?|xfailed)", said)}
+    runner = {
+        word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?|xfailed)", reported)
+    }
     assert counts.failed - counts.errors == runner["failed"] - 1 + runner["xfailed"]
     assert counts.errors == runner["errors"]
     assert counts.skipped == runner["skipped"]
@@ -140,7 +142,7 @@ def test_plain_pytest_has_the_same_ids(suite: Path) -> None:
 
 def test_unittest_plugin(tmp_path: Path) -> None:
     (tmp_path / "test_mod.py").write_text(UNITTEST_SAMPLE)
-    said = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml", "--meta", "shard=1")
+    reported = run(tmp_path, "-m", "testhide_unittest", "test_mod", "--report-xml", "r.xml", "--meta", "shard=1")
     report = parsed((tmp_path / "r.xml").read_bytes())
     assert report.kinds == set()
     assert by_name(report) == {
@@ -150,7 +152,7 @@ def test_unittest_plugin(tmp_path: Path) -> None:
         "test_mod.Case.test_skipped": "skipped",
         "test_mod.Case.test_known": "failed",
     }
-    assert "FAILED (failures=1, errors=1, skipped=1, expected failures=1)" in said
+    assert "FAILED (failures=1, errors=1, skipped=1, expected failures=1)" in reported
     counts = report.summary.counts
     assert (counts.failed, counts.errors, counts.skipped) == (3, 1, 1)
     assert report.summary.known_issues == 1
@@ -165,9 +167,9 @@ def test_what_pytest_and_jest_do_not_write_is_no_mismatch(tmp_path: Path) -> Non
     (tmp_path / "test_sub.py").write_text(
         "def test_many(subtests):\n    for n in range(5):\n        with subtests.test(n=n):\n            assert n < 4\n"
     )
-    said = run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=r.xml", "test_sub.py")
+    reported = run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "--junitxml=r.xml", "test_sub.py")
     pytest_report = parsed((tmp_path / "r.xml").read_bytes())
-    assert pytest_report.summary.declared.tests != pytest_report.summary.counts.tests, said
+    assert pytest_report.summary.declared.tests != pytest_report.summary.counts.tests, reported
     assert pytest_report.summary.warnings == ()
     jest = (
         b'<testsuites name="jest tests" tests="1" failures="0" errors="0"><testsuite name="a" errors="0" failures="0"'

@@ -45,9 +45,9 @@ class Trace:
         for answer in self.calls:
             if answer.kind != "answer":
                 continue
-            own = [call for call in self.calls if call.pid == answer.pid and call.end <= answer.begin]
-            written = max((call.end for call in own if call.kind == "write"), default=0.0)
-            before = max((call.end for call in own if call.kind == "answer"), default=0.0)
+            earlier = [call for call in self.calls if call.pid == answer.pid and call.end <= answer.begin]
+            written = max((call.end for call in earlier if call.kind == "write"), default=0.0)
+            before = max((call.end for call in earlier if call.kind == "answer"), default=0.0)
             # Another process may have written its part of the log for it; then any flush since its last answer will do.
             since = max(written, before)
             found += not any(

@@ -84,7 +84,7 @@ async def test_every_card_is_taken_whole(parts: Core) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "change"),
+    ("path_in_card", "change"),
     [
         ((), {"type": None}),
         ((), {"version": None}),
@@ -94,9 +94,9 @@ async def test_every_card_is_taken_whole(parts: Core) -> None:
         (("actions", 0), {"url": None}),
     ],
 )
-def test_a_card_with_a_mistake_is_not(place: tuple[Any, ...], change: dict[str, Any]) -> None:
+def test_a_card_with_a_mistake_is_not(path_in_card: tuple[Any, ...], change: dict[str, Any]) -> None:
     broken = part = copy.deepcopy(content(FULL))
-    for step in place:
+    for step in path_in_card:
         part = part[step]
     part |= change
     for name in [name for name, value in change.items() if value is None]:

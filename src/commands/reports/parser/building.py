@@ -9,7 +9,7 @@ from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin, node_id
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.signature import signature
-from commands.reports.parser.tree import CUT, Node
+from commands.reports.parser.tree import CUT, Element
 from commands.reports.parser.values import exception_type, first_line
 
 # The way of Jenkins' JUnit attachments plugin, which Playwright and others follow.
@@ -50,12 +50,12 @@ class Builder:
         limit = self.limits.name
         name, classname = self.cut(name, limit, "a name"), self.cut(classname, limit, "a class name")
         file, suite = self.cut(file, limit, "a file name"), self.cut(suite, limit, "a suite name")
-        said = _Said(properties, attachments)
+        reported = _Reported(properties, attachments)
         if not name:
             self.notes.add("missing_name", count=1)
-            name = said.nodeid.rpartition("::")[2] or "(no name)"
+            name = reported.nodeid.rpartition("::")[2] or "(no name)"
         if "[[ATTACHMENT|" in system_out:
-            said.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
+            reported.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
         trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
         # Each element is within the limit, but with the elements inside of it it need not be.
         system_out = self.cut_within(system_out, self.limits.output, "the output of a case")
@@ -71,7 +71,7 @@ class Builder:
             exception = exception_type(declared_type, message, trace)
             digest = signature(exception, message, trace)
         return Case(
-            node_id=self.cut(node_id(name, classname, file, said.nodeid, origin), limit, "a node id"),
+            node_id=self.cut(node_id(name, classname, file, reported.nodeid, origin), limit, "a node id"),
             name=name,
             status=status,
             suite=suite,
@@ -89,11 +89,11 @@ class Builder:
             test_resolution=self.cut(resolution, limit, "a resolution"),
             known_issue=known_issue,
             signature=digest,
-            docstr=said.docstr,
-            jira=said.jira,
-            info=said.info,
-            attachments=tuple(self.cut(item, limit, "an attachment") for item in said.attachments),
-            properties=tuple(said.others),
+            docstr=reported.docstr,
+            jira=reported.jira,
+            info=reported.info,
+            attachments=tuple(self.cut(item, limit, "an attachment") for item in reported.attachments),
+            properties=tuple(reported.others),
         )
 
     def cut(self, text: str, limit: int, what: str) -> str:
@@ -110,7 +110,7 @@ class Builder:
         half = limit // 2
         return f"{text[:half]}{CUT}{text[-half:]}"
 
-    def text(self, node: Node | None) -> str:
+    def text(self, node: Element | None) -> str:
         """The text of an element, with a warning if it was cut on the way."""
         if node is None:
             return ""
@@ -119,7 +119,7 @@ class Builder:
         return node.all_text()
 
 
-class _Said:
+class _Reported:
     """The properties of a case, sorted into those that have a field and all others."""
 
     def __init__(self, properties: list[tuple[str, str]] | None, attachments: list[str] | None) -> None:
@@ -143,13 +143,13 @@ class _Said:
                 self.others.append((name, value))
 
 
-def property_pairs(node: Node | None) -> list[tuple[str, str]]:
+def property_pairs(node: Element | None) -> list[tuple[str, str]]:
     """The (name, value) pairs of a <properties>; a value may be an attribute or text."""
     if node is None:
         return []
     return [property_pair(child) for child in node.children if child.name == "property"]
 
 
-def property_pair(node: Node) -> tuple[str, str]:
+def property_pair(node: Element) -> tuple[str, str]:
     value = node.attributes.get("value")
     return node.get("name"), node.all_text().strip() if value is None else value

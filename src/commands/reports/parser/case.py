@@ -1,4 +1,4 @@
-"""What a report says, whichever tool wrote it: cases, suites, and the summary at its end."""
+"""The parts of a report, whichever tool wrote it: cases, suites, and a summary at the end."""
 
 from typing import Literal
 
@@ -52,8 +52,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file itself says about a suite or a run; None where it does not say. `failures` has no errors
-    in it for JUnit.
+    """The counts that the file itself declares for a suite or a run; None where it declares none. In JUnit,
+    `failures` does not include errors.
     """
 
     tests: int | None = None

@@ -37,7 +37,7 @@ class Tally:
 
 
 def mismatches(declared: Declared, total: Tally, direct: Tally, *, junit: bool, pytest: bool) -> list[str]:
-    """What is declared wrongly, in words. A nested suite may or may not be counted by the one around it.
+    """Describe the declared counts that are wrong. A suite may or may not count the suites inside it.
 
     pytest counts subtests as tests and as failures of their own, but writes them into the element of their test.
     jest-junit counts no `todo`, but writes it as a skipped test: more of both than declared is no mismatch.

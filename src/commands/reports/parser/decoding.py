@@ -1,4 +1,4 @@
-"""From chunks of bytes in any encoding to windows of characters that XML allows.
+"""Decode chunks of bytes in any encoding to windows of the characters that XML allows.
 
 The bytes decide before the declaration does: a byte order mark, then the pattern of UTF-16 without one, then
 what the file declares if that can be true, then UTF-8. Windows are about 64 K characters whatever the chunks

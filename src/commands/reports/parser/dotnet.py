@@ -9,7 +9,7 @@ import zstandard
 from commands.reports.parser.building import Builder, property_pairs
 from commands.reports.parser.case import Case, ErrorKind, Status
 from commands.reports.parser.node_ids import Origin, node_id
-from commands.reports.parser.tree import Node
+from commands.reports.parser.tree import Element
 from commands.reports.parser.values import milliseconds
 
 _NUNIT: dict[str, Status] = {
@@ -53,7 +53,7 @@ def _status(word: str, known: dict[str, Status], name: str, builder: Builder) ->
     return status
 
 
-def nunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list[Case]:
+def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
     """<test-case fullname name classname result label duration>"""
     name, full = node.get("name"), node.get("fullname", "name")
     classname = node.get("classname") or full.removesuffix(name).rstrip(".")
@@ -86,7 +86,7 @@ def nunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list
     ]
 
 
-def xunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list[Case]:
+def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
     """<test name type method time result>, and <error type name> of an assembly: a clean-up that failed"""
     failure = node.find("failure")
     classname = node.get("type")
@@ -123,7 +123,7 @@ def xunit_case(node: Node, suite: str, origin: Origin, builder: Builder) -> list
     ]
 
 
-def trx_cases(node: Node, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
+def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
     """(test id, case) of a <UnitTestResult>. Of a data-driven test, its rows count and not the sum that
     stands around them.
     """
@@ -181,7 +181,7 @@ class Held:
             self._open = []
             self._size = 0
 
-    def define(self, node: Node) -> None:
+    def define(self, node: Element) -> None:
         """<UnitTest id><TestMethod className name/></UnitTest>"""
         method = node.find("TestMethod")
         # Older versions write the assembly behind the class: "Acme.FooTest, Acme.Tests, Version=1.0.0.0, ..."

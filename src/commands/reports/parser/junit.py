@@ -9,7 +9,7 @@ order in which they ran.
 from commands.reports.parser.building import Builder, property_pairs
 from commands.reports.parser.case import Case, ErrorKind, Status
 from commands.reports.parser.node_ids import Origin
-from commands.reports.parser.tree import Node
+from commands.reports.parser.tree import Element
 from commands.reports.parser.values import first_line, milliseconds, whole_number
 
 RESOLUTIONS = frozenset(
@@ -38,7 +38,7 @@ _KINDS: dict[str, ErrorKind] = {
 HAS_FAILED = frozenset({"failure", "error"})
 
 
-def cases(node: Node, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
+def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
     """The attempts that one <testcase> holds, in the order in which they ran, and which of them it is itself."""
     if not node.children and not node.attributes.keys() & _EXTRAS:
         return [_passed(node, suite, origin, builder)], 0
@@ -57,7 +57,7 @@ def cases(node: Node, suite: str, origin: Origin, builder: Builder) -> tuple[lis
 _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
-def _passed(node: Node, suite: str, origin: Origin, builder: Builder) -> Case:
+def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
     """The short way for most cases of most files."""
     get = node.attributes.get
     return builder.case(
@@ -72,7 +72,7 @@ def _passed(node: Node, suite: str, origin: Origin, builder: Builder) -> Case:
     )
 
 
-def _main(node: Node, failures: list[Node], suite: str, origin: Origin, builder: Builder) -> Case:
+def _main(node: Element, failures: list[Element], suite: str, origin: Origin, builder: Builder) -> Case:
     get = node.attributes.get
     resolution = get("test_resolution", "")
     status, message, trace, kind = _verdict(node, failures, builder)
@@ -99,7 +99,7 @@ def _main(node: Node, failures: list[Node], suite: str, origin: Origin, builder:
     )
 
 
-def _verdict(node: Node, failures: list[Node], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
+def _verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
@@ -116,7 +116,7 @@ def _verdict(node: Node, failures: list[Node], builder: Builder) -> tuple[Status
     return "passed", "", "", ""
 
 
-def _attempt(node: Node, verdict: Node, suite: str, origin: Origin, builder: Builder) -> Case:
+def _attempt(node: Element, verdict: Element, suite: str, origin: Origin, builder: Builder) -> Case:
     trace = builder.text(verdict.find("stackTrace")) or verdict.text().strip()
     get = node.attributes.get
     return builder.case(
@@ -138,7 +138,7 @@ def _attempt(node: Node, verdict: Node, suite: str, origin: Origin, builder: Bui
     )
 
 
-def _check_resolution(node: Node, resolution: str, status: Status, builder: Builder) -> None:
+def _check_resolution(node: Element, resolution: str, status: Status, builder: Builder) -> None:
     if not resolution:
         return
     word = resolution.strip().casefold()

@@ -64,13 +64,13 @@ def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", or
     if script := _script(relative, classname, origin):
         return _javascript(name, classname, script, origin)
     if relative:
-        own = "" if _dotted_path(relative).startswith(classname) else classname
-        return "::".join(part for part in (relative, own, name) if part)
+        class_part = "" if _dotted_path(relative).startswith(classname) else classname
+        return "::".join(part for part in (relative, class_part, name) if part)
     return _by_class(name, classname, origin)
 
 
 def _relative(file: str) -> str:
-    """With '/' and without a leading './'; empty if it is absolute."""
+    """Return a relative path with `/` and without a leading `./`; empty for an absolute path."""
     if not file or _ABSOLUTE.match(file):
         return ""
     return file.replace("\\", "/").removeprefix("./")

@@ -6,7 +6,7 @@ from commands.reports.parser.case import Case, Suite, Summary
 from commands.reports.parser.decoding import windows
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.notes import Notes
-from commands.reports.parser.reader import Reader
+from commands.reports.parser.reader import ReportReader
 from commands.reports.parser.scanner import Scanner
 from commands.reports.parser.tree import Balancer
 
@@ -22,7 +22,7 @@ def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Itera
     cases of TRX.
     """
     notes = Notes(limits.warnings_of_a_kind)
-    reader = Reader(limits, notes)
+    reader = ReportReader(limits, notes)
     lines = [1]
     balancer = Balancer(reader, notes, limits, lambda: lines[0])
     scanner = Scanner(balancer, notes, limits)

@@ -15,7 +15,7 @@ from commands.reports.parser.counting import Tally, declared_by, declared_by_trx
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
-from commands.reports.parser.tree import VERDICTS, Budget, Node
+from commands.reports.parser.tree import VERDICTS, Budget, Element
 from commands.reports.parser.values import milliseconds, whole_number
 
 Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
@@ -43,7 +43,7 @@ _OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
 _MESSAGES = frozenset({"message", "Message", "reason", "property", "skipped"})
 
 
-class _Open:
+class _OpenSuite:
     """A suite or a run whose end has not come yet."""
 
     def __init__(self, element: str, attributes: dict[str, str], origin: Origin) -> None:
@@ -56,7 +56,7 @@ class _Open:
         self.output: dict[str, str] = {}
 
 
-class Reader:
+class ReportReader:
     """Takes balanced elements; what they amount to is fetched with `drain`."""
 
     def __init__(self, limits: Limits, notes: Notes) -> None:
@@ -64,10 +64,10 @@ class Reader:
         self._notes = notes
         self._builder = Builder(limits, notes)
         self._out: list[Case | Suite] = []
-        self._capture: list[Node] = []
+        self._capture: list[Element] = []
         self._budget = Budget(limits)
         self._skipped = 0
-        self._suites: list[_Open] = []
+        self._suites: list[_OpenSuite] = []
         self._all = Tally()
         self._held = dotnet.Held()
         self._releasing = False
@@ -80,7 +80,7 @@ class Reader:
         self._cases = self._known = self._suite_count = self._duration = 0
 
     def drain(self) -> Iterator[Case | Suite]:
-        """What was read since the last time."""
+        """Yield the cases and suites that were read since the last call."""
         out, self._out = self._out, []
         yield from out
         if self._releasing:
@@ -103,7 +103,7 @@ class Reader:
             self._start_suite(name, attributes)
         elif name in _CASES or name in _FACTS or (self._dialect == "xunit" and name in ("test", "error")):
             self._budget = Budget(self._limits)
-            self._capture.append(Node(name, attributes, self._text_limit(name)))
+            self._capture.append(Element(name, attributes, self._text_limit(name)))
 
     def text(self, text: str) -> None:
         if self._capture and not self._skipped:
@@ -137,7 +137,7 @@ class Reader:
             attributes = {key: value[: room // len(attributes)] for key, value in attributes.items()}
             size = room
         budget.text -= size
-        node = Node(name, attributes, self._text_limit(name))
+        node = Element(name, attributes, self._text_limit(name))
         self._capture[-1].children.append(node)
         self._capture.append(node)
 
@@ -153,7 +153,7 @@ class Reader:
             pytest=title == "pytest tests",
             playwright=name == "testsuites" and "id" in attributes and not title,
         )
-        self._suites.append(_Open(name, attributes, self._run))
+        self._suites.append(_OpenSuite(name, attributes, self._run))
 
     def _start_suite(self, element: str, attributes: dict[str, str]) -> None:
         name = attributes.get("name", "")
@@ -170,9 +170,9 @@ class Reader:
             pytest=self._run.pytest or name == "pytest",
             playwright=self._run.playwright,
         )
-        self._suites.append(_Open(element, attributes, origin))
+        self._suites.append(_OpenSuite(element, attributes, origin))
 
-    def _captured(self, node: Node) -> None:
+    def _captured(self, node: Element) -> None:
         if node.name in _CASES or node.name in ("test", "error"):
             if node.whole or self._is_evidence(node):
                 self._read_case(node)
@@ -183,7 +183,7 @@ class Reader:
         elif self._suites:
             self._suite_fact(node, self._suites[-1])
 
-    def _is_evidence(self, node: Node) -> bool:
+    def _is_evidence(self, node: Element) -> bool:
         """A case that was cut off counts if it already failed; otherwise it might have been about to."""
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
@@ -197,7 +197,7 @@ class Reader:
         self._notes.add("case_kept_unfinished" if failed else "case_dropped", name)
         return failed
 
-    def _suite_fact(self, node: Node, suite: _Open) -> None:
+    def _suite_fact(self, node: Element, suite: _OpenSuite) -> None:
         if node.name in ("system-out", "system-err"):
             text = self._builder.text(node)
             suite.output[node.name] = (suite.output.get(node.name, "") + text)[: self._limits.output]
@@ -216,7 +216,7 @@ class Reader:
         if version is not None and version != 1:
             self._notes.add("schema_version", f"the report has schema version {version}, it was read as version 1")
 
-    def _read_case(self, node: Node) -> None:
+    def _read_case(self, node: Element) -> None:
         origin = self._suites[-1].origin if self._suites else self._run
         if node.name == "UnitTestResult":
             for test_id, case in dotnet.trx_cases(node, self._run_name, origin, self._builder):
@@ -245,7 +245,7 @@ class Reader:
         if self._suites:
             self._suites[-1].direct.add(case)
 
-    def _end_suite(self, suite: _Open) -> None:
+    def _end_suite(self, suite: _OpenSuite) -> None:
         suite.total.include(suite.direct)
         attributes = suite.attributes
         if suite.element == "TestRun":

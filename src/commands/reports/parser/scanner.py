@@ -153,8 +153,8 @@ class Scanner:
         return stop, False
 
     def _oddity(self, buffer: str, at: int) -> int:
-        """What begins with '<' but is no complete tag by the book. Returns where to go on, or -1 to wait for
-        more.
+        """Handle text that begins with `<` and is no complete tag. Return the index to continue at, or -1 to wait
+        for more input.
         """
         if buffer.startswith("<![CDATA[", at):
             self._until = "]]>"

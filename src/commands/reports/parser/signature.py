@@ -131,5 +131,5 @@ def frames(trace: str) -> list[str]:
 
 
 def _plain(function: str) -> str:
-    """Without the numbers that compilers give to lambdas and generated classes."""
+    """Remove the numbers that compilers give to lambdas and generated classes."""
     return re.sub(r"\d{1,20}", "", function)

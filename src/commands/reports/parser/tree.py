@@ -1,6 +1,6 @@
-"""From tags to elements: every start gets its end, whatever the file says, and what is too much is left out.
+"""Build elements from tags: every start gets an end, even in broken files, and parts beyond the limits are left out.
 
-`Balancer` closes what was left open and ignores ends without a start. `Node` is one element of a case with
+`Balancer` closes what was left open and ignores ends without a start. `Element` is one element of a case with
 its children, kept only until the case is read; `Budget` bounds what one case may hold.
 """
 
@@ -117,7 +117,7 @@ class Balancer:
 
 
 class Budget:
-    """What one case may still hold."""
+    """The elements and characters that one case may still hold."""
 
     __slots__ = ("elements", "text")
 
@@ -126,7 +126,7 @@ class Budget:
         self.elements = limits.elements
 
 
-class Node:
+class Element:
     """An element with its text (its own, without that of its children, see `all_text`) and its children."""
 
     __slots__ = (
@@ -145,7 +145,7 @@ class Node:
     def __init__(self, name: str, attributes: dict[str, str], limit: int) -> None:
         self.name = name
         self.attributes = attributes
-        self.children: list[Node] = []
+        self.children: list[Element] = []
         self.limit = limit
         self.cut = False
         self.whole = False
@@ -186,7 +186,7 @@ class Node:
         return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
-        """With the text of elements within: unescaped markup in a message looks like elements."""
+        """Return the text including that of inner elements: unescaped markup in a message looks like elements."""
         if not self.children:
             return self.text()
         return "".join([self.text(), *(child.all_text() for child in self.children)])
@@ -198,8 +198,8 @@ class Node:
                 return value
         return ""
 
-    def find(self, *path: str) -> "Node | None":
-        node: Node | None = self
+    def find(self, *path: str) -> "Element | None":
+        node: Element | None = self
         for name in path:
             node = next((child for child in node.children if child.name == name), None) if node is not None else None
         return node
@@ -208,7 +208,7 @@ class Node:
         node = self.find(*path)
         return node.all_text() if node is not None else ""
 
-    def each(self, *names: str) -> Iterator["Node"]:
+    def each(self, *names: str) -> Iterator["Element"]:
         return (child for child in self.children if child.name in names)
 
 

@@ -16,8 +16,8 @@ _LONGEST_MS = 10 * 365 * 86_400_000
 
 
 def milliseconds(text: str, notes: Notes) -> int:
-    """From seconds ("0.25", "1,234.5", "1.5e-3") or a clock of .NET ("00:00:01.5"). 0 and a warning where it
-    is neither.
+    """Read a duration in seconds ("0.25", "1,234.5", "1.5e-3") or as .NET writes it ("00:00:01.5"), in
+    milliseconds; 0 and a warning for anything else.
     """
     if not text:
         return 0
@@ -55,7 +55,7 @@ def whole_number(text: str, what: str, notes: Notes) -> int | None:
 
 
 def exception_type(declared: str, message: str, trace: str) -> str:
-    """What the file says, else what message or trace begin or end with, else nothing."""
+    """Return the exception type: the declared one, else one that message or trace begin or end with, else empty."""
     if declared and " " not in declared.strip():
         return declared.strip()[:256]
     if found := _EXCEPTION.match(message[:512].lstrip()):
