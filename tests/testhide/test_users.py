@@ -8,7 +8,7 @@ import pytest
 
 from testhide.cli import main
 from testhide.settings import save_settings
-from tests.support.server import ADMIN, Server
+from tests.support.server import Server
 
 
 def test_a_password_from_standard_input_replaces_the_old_one(
@@ -16,7 +16,8 @@ def test_a_password_from_standard_input_replaces_the_old_one(
 ) -> None:
     save_settings(server.settings, tmp_path / "settings.json")
     monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
-    email, old = ADMIN
+    user = server.make_user("developer")
+    email, old = user.get("/api/v3/me").json()["email"], "a password of theirs"
 
     def set_password(password: str, whose: str = email) -> int:
         monkeypatch.setattr("sys.stdin", io.StringIO(password + "\n"))
