@@ -98,7 +98,7 @@ class Team:
             self._call("POST", f"/api/v3/tests/{test['id']}/resolution", {"resolution": "known"})
 
     def _change_settings(self) -> None:
-        self._call("PUT", f"/api/v3/jobs/{self.shop.job}", {"description": f"changed {self.chance.random()}"})
+        self._call("PUT", f"/api/v3/jobs/{self.shop.job}", {"name": f"Renamed {self.chance.random()}"})
         self._call(
             "POST",
             "/api/v3/quarantine/bulk",
