@@ -27,7 +27,7 @@ from testhide.processes import core
 from tests.support.http import Client
 from tests.support.server import ADMIN, Server, server_on_new_database
 
-HISTORY = 1_000
+HISTORY = 2_500
 """Builds, of four events each."""
 
 
@@ -133,7 +133,7 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     project = live.admin.post("/api/v3/projects", json={"name": "Killing"}).json()["id"]
     for number in range(20):
         rebuilding = operate(live, "rebuild", *chance.choice([[], ["--from-scratch"]]), "--switch")
-        time.sleep(chance.uniform(0.4, 1.6))  # the moment
+        time.sleep(chance.uniform(0.5, 2.5))  # the moment
         made = live.admin.post("/api/v3/jobs", json={"name": f"job {number}", "project_id": project})
         assert made.status_code == 201
         victims = chance.choice(["rebuilder", "projector", "both"])
