@@ -260,7 +260,7 @@ def place_report(
 
 
 def numbered(path: str) -> Iterator[str]:
-    """`a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
+    """Yields the paths for reports of one name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
     yield path
     folder, slash, name = path.rpartition("/")
     packed = ".gz" if name.endswith(".gz") else ""

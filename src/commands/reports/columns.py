@@ -1,4 +1,4 @@
-"""Reads a report file into columns: what `RecordReport` stores. Blocks; meant for a worker thread.
+"""Reads a report file into the columns that `RecordReport` stores. Blocks; meant for a worker thread.
 
 A report of 100,000 tests would be a few hundred megabytes as objects of Python; as arrays it is about twenty, and
 only results that say something keep an object for their texts.
@@ -34,7 +34,7 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 @dataclass
 class ReportRead:
-    """A report in columns. A row is one attempt; `tests` says of which test, as a place in `node_ids`."""
+    """A report in columns. A row is one attempt at a test; `tests` has the index of its test in `node_ids`."""
 
     node_ids: list[str] = field(default_factory=list)
     case_suites: array[int] = field(default_factory=lambda: array("H"))
@@ -67,13 +67,13 @@ class ReportRead:
         return len(self.statuses)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """First and one past the last row of each block; none for a report without cases."""
+        """Yields the first and one past the last row of each block; nothing for a report without cases."""
         ends = [*self.cuts[1:], self.rows]
         return ((start, end) for start, end in zip(self.cuts, ends, strict=True) if start < end)
 
 
 def read_report(path: Path) -> ReportRead:
-    """Raises OSError; nothing in the file makes it raise."""
+    """Reads a report. Raises OSError; the content of the file never makes it raise."""
     with path.open("rb") as file:
         if file.peek(2)[:2] != GZIP:
             return read_chunks(iter(lambda: file.read(CHUNK), b""))
@@ -86,7 +86,7 @@ def read_report(path: Path) -> ReportRead:
 
 
 class _Unpacking:
-    """Iterates over the content of a gzip file, as far as it can be unpacked."""
+    """Iterates over the chunks of a gzip file, as far as it can be unpacked."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -167,7 +167,7 @@ class _Reading:
             self._block_text = 0
 
     def end_suite(self, suite: Suite) -> None:
-        """Another suite of this name is not the same one: merged reports of shards have many called `pytest`."""
+        """Ends a suite: a later one of the same name is another. Merged reports of shards have many called `pytest`."""
         self._attempts.pop(suite.name, None)
         code = dict(suite.properties).get("testhide_explained_exit_code")
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:

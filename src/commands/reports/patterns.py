@@ -15,7 +15,7 @@ MEMORY = 64 * 1024 * 1024
 
 
 class Pattern:
-    """Raises ValueError, with RE2's message, for what is no pattern."""
+    """A compiled pattern. Raises ValueError with RE2's message when the text is no pattern."""
 
     def __init__(self, text: str) -> None:
         options = re2.Options()
@@ -33,7 +33,7 @@ class Pattern:
 
 
 def any_of(patterns: Sequence[str]) -> Pattern | None:
-    """One that matches where any of them does; None where they cannot stand beside each other (quoted text may have no
+    """Returns a pattern that matches where any of them does; None where they cannot be joined (quoted text may have no
     end, and all together may be too large).
     """
     if any(r"\Q" in text for text in patterns):
@@ -50,7 +50,7 @@ def searchable(message: str, trace: str) -> bytes:
 
 
 def must_be_a_pattern(field: str, text: str) -> None:
-    """Raises Invalid."""
+    """Raises Invalid when the text is no pattern."""
     if len(text) > MAX_PATTERN:
         raise Invalid.field(field, f"must have at most {MAX_PATTERN:,} characters")
     try:

@@ -103,7 +103,7 @@ class Builder:
         return text[:limit]
 
     def cut_within(self, text: str, limit: int, what: str) -> str:
-        """Keeps beginning and end: of a trace both matter."""
+        """Returns the text, cut in the middle where it is too long: both ends of a trace matter."""
         if len(text) <= limit + len(CUT):  # it may have been cut once already
             return text
         self.notes.add("cut", what)
@@ -111,7 +111,7 @@ class Builder:
         return f"{text[:half]}{CUT}{text[-half:]}"
 
     def text(self, node: Element | None) -> str:
-        """The text of an element, with a warning if it was cut on the way."""
+        """Returns the text of an element; notes a warning where it was cut."""
         if node is None:
             return ""
         if node.cut:
@@ -144,7 +144,7 @@ class _Reported:
 
 
 def property_pairs(node: Element | None) -> list[tuple[str, str]]:
-    """The (name, value) pairs of a <properties>; a value may be an attribute or text."""
+    """Yields the (name, value) pairs of a <properties> element; a value is an attribute or the text."""
     if node is None:
         return []
     return [property_pair(child) for child in node.children if child.name == "property"]

@@ -78,7 +78,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """Something in the file that is not as it should be, and what we did about it.
+    """A fault in the file, and how it was read all the same.
 
     `line` is the line of the file where it was first seen (from 1), `case` how many cases had been read by
     then, `count` how often it was seen.
@@ -92,7 +92,7 @@ class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The last thing a parse gives, always exactly once.
+    """Totals of a report: the last item of every parse, exactly once.
 
     `counts` are of the elements of the file, as the file's own counts are; attempts that a reporter folds
     into one element (surefire's <rerunFailure>, <flakyFailure>) are in `cases`, the number of `Case`s given.

@@ -67,7 +67,7 @@ def _clean(window: str, line: int, notes: Notes) -> str:
 
 
 def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]]:
-    """Windows of text, and whether there may be a character in them that XML forbids or a carriage return."""
+    """Yields windows of text, each with whether it may hold a carriage return or a character that XML forbids."""
     decoder: codecs.IncrementalDecoder | None = None
     repairs = _Repairs()
     wide = False
@@ -110,7 +110,7 @@ def _rewindowed(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _detect(start: bytes, notes: Notes) -> tuple[str, int]:
-    """The encoding and how many bytes of mark to skip."""
+    """Returns the encoding, and the length of the byte order mark in bytes."""
     for mark, encoding in _BOMS:
         if start.startswith(mark):
             return encoding, len(mark)

@@ -1,4 +1,4 @@
-"""JUnit XML and what Testhide Report Format v1 adds to it: one <testcase> to one case, or more where attempts
+"""Reads JUnit XML and what Testhide Report Format v1 adds to it: a <testcase> is one case, or several where attempts
 are folded into it.
 
 Folded attempts (surefire): <flakyFailure> and <flakyError> are earlier attempts of a case that passed in the
@@ -39,7 +39,7 @@ HAS_FAILED = frozenset({"failure", "error"})
 
 
 def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
-    """The attempts that one <testcase> holds, in the order in which they ran, and which of them it is itself."""
+    """Returns the attempts that a <testcase> holds, in the order in which they ran, and the index of its own."""
     if not node.children and not node.attributes.keys() & _EXTRAS:
         return [_passed(node, suite, origin, builder)], 0
     verdicts = [child for child in node.children if child.name in _KINDS]
@@ -58,7 +58,7 @@ _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
 def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """The short way for most cases of most files."""
+    """Reads a passed case without children, as most are, in the fastest way."""
     get = node.attributes.get
     return builder.case(
         name=get("name", ""),
@@ -100,7 +100,7 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 
 def _verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
-    """Status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
+    """Returns status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]

@@ -38,7 +38,7 @@ _LEVELS = re.compile(r" [›>] ")
 
 
 class Origin(msgspec.Struct, kw_only=True, frozen=True):
-    """Where in a file a case stands."""
+    """The file, suite, class and host that a report names for a case."""
 
     suite: str = ""
     suite_file: str = ""
@@ -51,7 +51,7 @@ NOWHERE = Origin()
 
 
 def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", origin: Origin = NOWHERE) -> str:
-    """The id by the first rule that fits. Never empty where the case has any of these."""
+    """Returns the id by the first rule that fits. It is empty only when all of these are."""
     if nodeid:
         return nodeid
     relative = _relative(file)

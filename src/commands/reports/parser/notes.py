@@ -73,7 +73,7 @@ class Notes:
             self._notes[kind] = [_Note(_short(detail), line, self.cases, count)]
 
     def each(self, kind: str, detail: str) -> None:
-        """A warning of its own, up to a limit."""
+        """Adds a warning that is not counted together with others of its kind, up to a limit."""
         known = self._notes.setdefault(kind, [])
         if len(known) < self._each_at_most:
             known.append(_Note(_short(detail), None, None, 1))

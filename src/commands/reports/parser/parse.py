@@ -1,4 +1,4 @@
-"""The one entrance: bytes of a report in, cases, suites and a summary out, as they are read."""
+"""Entry point of the parser: takes the bytes of a report, yields cases, suites and a summary while it reads."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,10 +12,9 @@ from commands.reports.parser.tree import Balancer
 
 
 def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Iterator[Case | Suite | Summary]:  # noqa: B008  # frozen
-    """Reads a test report of any of the shapes we know (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), whole or
-    broken.
+    """Reads a test report in any known format (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), whole or broken.
 
-    `chunks` are the bytes of one file, cut anywhere; an open binary file is fine too. Gives every case as
+    `chunks` are the bytes of one file, cut anywhere; an open binary file is fine too. Yields every case as
     soon as its element ends (TRX: when the definitions were read), every suite after its cases, and one
     `Summary` as the last item, always, with all warnings. Nothing in the file makes it raise; what the
     iterable raises passes through. Memory does not grow with the file, except for about 20 MB per 100,000

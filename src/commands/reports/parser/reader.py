@@ -44,7 +44,7 @@ _MESSAGES = frozenset({"message", "Message", "reason", "property", "skipped"})
 
 
 class _OpenSuite:
-    """A suite or a run whose end has not come yet."""
+    """A suite or a run whose end tag has not been read yet."""
 
     def __init__(self, element: str, attributes: dict[str, str], origin: Origin) -> None:
         self.element = element
@@ -57,7 +57,7 @@ class _OpenSuite:
 
 
 class ReportReader:
-    """Takes balanced elements; what they amount to is fetched with `drain`."""
+    """Collects cases and suites from balanced elements; `drain` returns them."""
 
     def __init__(self, limits: Limits, notes: Notes) -> None:
         self._limits = limits
@@ -184,7 +184,7 @@ class ReportReader:
             self._suite_fact(node, self._suites[-1])
 
     def _is_evidence(self, node: Element) -> bool:
-        """A case that was cut off counts if it already failed; otherwise it might have been about to."""
+        """Returns whether a case that was cut off counts: only if it has failed already."""
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
         failed = failed or node.get("result", "outcome").casefold() in (
@@ -283,11 +283,11 @@ class ReportReader:
         )
 
     def finish(self) -> None:
-        """No element will follow: what still waits comes with the next `drain`."""
+        """Ends the report: the next `drain` returns what is still incomplete."""
         self._releasing = True
 
     def summary(self) -> Summary:
-        """To be called once, after the last `drain`."""
+        """Returns the totals. Called once, after the last `drain`."""
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)

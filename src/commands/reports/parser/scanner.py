@@ -1,6 +1,6 @@
 """Splits characters into tags and text, for files that are often not XML.
 
-Why not an XML parser: what we need most is what parsers must not do. libxml2 in recover mode reads nothing
+An XML parser must not do what is needed most here: go on after a fault. libxml2 in recover mode reads nothing
 after a text such as `1 < 2`, hands on an element that lost its end tag with the next cases inside it, and
 expands internal entities in its event interface even when told not to. Here no entity exists beyond the five
 of XML, a document type declaration is skipped, and every fault costs the element it is in and no more. For
@@ -40,7 +40,7 @@ _ASIDE = 64 * 1024
 
 
 class Target(Protocol):
-    """Takes what the scanner finds, in order."""
+    """The receiver of tags and text, in the order of the file."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None: ...
     def text(self, text: str) -> None: ...
@@ -62,7 +62,7 @@ class Scanner:
 
     @property
     def line(self) -> int:
-        """The line that is being read, from 1."""
+        """The number of the line that is being read, from 1."""
         return self._line
 
     def feed(self, window: str) -> None:
@@ -85,9 +85,7 @@ class Scanner:
             self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
 
     def _find(self, what: str, buffer: str, start: int) -> int:
-        """`buffer.find`, but no stretch is searched twice: many tags may be waiting for one far mark, or for
-        none.
-        """
+        """Works like `buffer.find`, but searches no stretch twice: many tags may wait for one mark that never comes."""
         since, at = self._found.get(what, (0, -2))
         if at == -2 or start < since or 0 <= at < start:
             at = buffer.find(what, start)
@@ -95,7 +93,7 @@ class Scanner:
         return at
 
     def _scan(self, buffer: str) -> int:
-        """Hands on all that is complete; returns where the rest begins."""
+        """Sends all complete tags and texts to the target. Returns the index at which the rest begins."""
         at, size = 0, len(buffer)
         target = self._target
         while at < size:
@@ -138,7 +136,7 @@ class Scanner:
         return size
 
     def _section(self, buffer: str, at: int) -> tuple[int, bool]:
-        """The rest of a comment or a CDATA section."""
+        """Reads the rest of a comment or of a CDATA section."""
         cdata = self._until == "]]>"
         stop = buffer.find(self._until, at)
         if stop >= 0:
@@ -191,9 +189,7 @@ class Scanner:
         return after
 
     def _declaration(self, buffer: str, at: int) -> int:
-        """<!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Nothing in it is ever
-        used.
-        """
+        """Skips <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one."""
         stop = self._find(">", buffer, at)
         subset = self._find("[", buffer, at)
         if subset >= 0 and (stop < 0 or subset < stop):
@@ -207,8 +203,8 @@ class Scanner:
         return self._bare(buffer, at)
 
     def _malformed(self, buffer: str, at: int, name: re.Match[str]) -> int:
-        """A tag with faults, or one that is not complete yet. It ends at a '>' outside of quotes, or where
-        other markup begins.
+        """Reads a tag with faults, or one that is not complete yet. It ends at a '>' outside of quotes, or where other
+        markup begins.
         """
         position = name.end()
         stop = after = -1
@@ -251,14 +247,12 @@ class Scanner:
         return after
 
     def _markup(self, buffer: str, start: int, closing: int) -> int:
-        """Where markup of a report begins between an opening quote and its closing one, or -1."""
+        """Returns the index at which markup begins between an opening quote and its closing one, or -1."""
         found = _MARKUP.search(buffer, start, closing if closing >= 0 else len(buffer))
         return -1 if found is None else found.start()
 
     def _unclosed_value(self, buffer: str, at: int, quote: int) -> int:
-        """An attribute value whose end has not come yet. One that is too long is not held: the rest of it is
-        skipped when it comes.
-        """
+        """Holds back an attribute value whose end has not come yet; of one that is too long the rest is skipped."""
         if self._at_end:
             return len(buffer)
         if len(buffer) - at < self._limits.tag:

@@ -1,4 +1,4 @@
-"""Our own key for "the same failure": 16 hex digits that survive what changes from run to run.
+"""Signature of a failure: 16 hex digits that stay the same when the same failure comes again in another run.
 
     sha256(exception type, masked message, innermost own frames)[:16]
 
@@ -83,13 +83,13 @@ _FOREIGN_CODE = re.compile(
 
 
 def signature(exception_type: str, message: str, trace: str = "") -> str:
-    """16 hex digits. The same input always gives the same; volatile parts do not matter."""
+    """Returns the signature, 16 hex digits; the module says what goes into it."""
     parts = [exception_type.strip(), mask(message), *frames(trace)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def mask(message: str) -> str:
-    """The message with its volatile parts replaced by words in angle brackets."""
+    """Returns the message with its volatile parts replaced by words in angle brackets."""
     text = message[:MESSAGE_LENGTH]
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
@@ -99,9 +99,7 @@ def mask(message: str) -> str:
 
 
 def _masked_path(match: re.Match[str]) -> str:
-    """Keeps the name of a source file, which says where; drops that of a temporary one, which is made up anew
-    each time.
-    """
+    """Keeps the name of a source file, which says where; drops that of a temporary file, which is new in each run."""
     name = match.group()[len("<path>/") :]
     return (
         f"<path>/{name}"
@@ -111,7 +109,7 @@ def _masked_path(match: re.Match[str]) -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Names of the innermost own functions, innermost first."""
+    """Returns the names of at most three own functions of the stack, innermost first."""
     if len(trace) > TRACE_LENGTH:
         trace = trace[: TRACE_LENGTH // 2] + "\n" + trace[-TRACE_LENGTH // 2 :]
     innermost_first: list[str] = []

@@ -49,7 +49,7 @@ class Elements(Protocol):
 
 
 class Balancer:
-    """Makes the events of a scanner nest. An end that is implied is handed on with `whole=False`."""
+    """Makes start and end tags nest. An end tag that was missing is passed on with `whole=False`."""
 
     def __init__(self, elements: Elements, notes: Notes, limits: Limits, line: Callable[[], int]) -> None:
         self._elements = elements
@@ -117,7 +117,7 @@ class Balancer:
 
 
 class Budget:
-    """The elements and characters that one case may still hold."""
+    """The number of elements and of characters that one case may still hold."""
 
     __slots__ = ("elements", "text")
 
@@ -155,7 +155,7 @@ class Element:
         self._tail_size = 0
 
     def add_text(self, text: str, budget: Budget) -> None:
-        """Keeps all up to the limit, and beyond it the first and the last half."""
+        """Adds text; beyond the limit the first and the last half of it are kept."""
         if not self.cut:
             room = min(self.limit - self._size, budget.text)
             if len(text) <= room:
@@ -192,7 +192,7 @@ class Element:
         return "".join([self.text(), *(child.all_text() for child in self.children)])
 
     def get(self, *names: str) -> str:
-        """The first of these attributes that is not empty."""
+        """Returns the first of these attributes that is not empty, else an empty text."""
         for name in names:
             if value := self.attributes.get(name, ""):
                 return value

@@ -38,7 +38,7 @@ def milliseconds(text: str, notes: Notes) -> int:
 
 
 def whole_number(text: str, what: str, notes: Notes) -> int | None:
-    """None where it is missing or is not a whole number."""
+    """Reads a whole number; None where it is missing or something else."""
     text = text.strip()
     if not text:
         return None
