@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import build_key
-from domain.core.events import UNSTAMPED, Category, Event
+from domain.core.events import UNSTAMPED, Category, Event, copy_fields
 from domain.jobs import Configuration, QuarantineMode
 from domain.nodes import agent_notification
 
@@ -198,13 +198,10 @@ class BuildCommented(BuildEvent, frozen=True):
 
 class BuildDeleted(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.deleted"
+    destroys_key: ClassVar[bool] = True
     results: list[tuple[int, int]] = []
     """(first result id, number of results) of each of its reports."""
     reason: Literal["requested", "retention"] = "requested"
-
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -330,21 +327,7 @@ def _with_report(reports: tuple[Report, ...], event: ReportRecorded) -> tuple[Re
         if report.first_result_id == event.replaces:
             counts = tuple(map(add, counts, report.counts))
             kept[number] = msgspec.structs.replace(report, is_replaced=True)
-    return (
-        *kept,
-        Report(
-            event.attempt,
-            event.path,
-            event.first_result_id,
-            event.cases,
-            event.warnings,
-            explained_exit_code=event.explained_exit_code,
-            unloaded=event.unloaded,
-            digest=event.digest,
-            counts=counts,
-            unreadable=event.unreadable,
-        ),
-    )
+    return (*kept, copy_fields(Report, event, counts=counts))
 
 
 def _common(state: Build, **changes: Any) -> dict[str, Any]:

@@ -4,11 +4,11 @@ The events of both kinds mean the same to commands, projections and workers; the
 Stored names and fields are those of `domain.webhooks` and `domain.teams`.
 """
 
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
-from domain.core.events import Event
+from domain.core.events import Event, changes_of
 
 EndpointKind = Literal["webhook", "teams"]
 """Decides what a message looks like and which events are recorded about the endpoint. A stored value."""
@@ -39,19 +39,11 @@ class EndpointRegistered(EndpointEvent, frozen=True):
 class EndpointUpdated(EndpointEvent, frozen=True):
     """Base of the events that hold the changed fields of an endpoint; None means unchanged."""
 
-    updatable: ClassVar[tuple[str, ...]]
-
-    def changes(self) -> dict[str, Any]:
-        """Returns the changed fields with their new values."""
-        return {field: value for field in self.updatable if (value := getattr(self, field)) is not None}
-
 
 class EndpointDeleted(EndpointEvent, frozen=True):
     """Base of the events that end an endpoint: its open deliveries are dropped and its data key is destroyed."""
 
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
+    destroys_key: ClassVar[bool] = True
 
 
 class EndpointFailing(EndpointEvent, frozen=True):
@@ -96,7 +88,7 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
         return None
     match event:
         case EndpointUpdated():
-            return msgspec.structs.replace(state, **event.changes())
+            return msgspec.structs.replace(state, **changes_of(event))
         case EndpointFailing() | EndpointRecovered():
             return msgspec.structs.replace(state, failing=isinstance(event, EndpointFailing))
         case EndpointDeleted():

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import job_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 
 Clearable = Literal["node_pool_id", "pipeline_template_id", "repository"]
 QuarantineMode = Literal["run", "skip"]
@@ -90,10 +90,7 @@ class JobDeleted(JobEvent, frozen=True):
     """The job was deleted with its builds, whose keys its data key wraps; those that had not ended are aborted."""
 
     name: ClassVar[str] = "job.deleted"
-
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
+    destroys_key: ClassVar[bool] = True
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -117,22 +114,7 @@ class Job(msgspec.Struct, frozen=True):
 def evolve(state: Job | None, event: Event) -> Job | None:
     match event:
         case JobCreated():
-            return Job(
-                job_id=event.job_id,
-                project_id=event.project_id,
-                title=event.title,
-                enabled=True,
-                node_pool_id=event.node_pool_id,
-                timeout_minutes=event.timeout_minutes,
-                max_parallel=event.max_parallel,
-                pipeline_template_id=event.pipeline_template_id,
-                repository=event.repository,
-                default_branch=event.default_branch,
-                required_tags=event.required_tags,
-                pool_labels=event.pool_labels,
-                quarantine_mode=event.quarantine_mode,
-                configuration=Configuration(),
-            )
+            return copy_fields(Job, event, enabled=True, configuration=Configuration())
         case JobUpdated() if state is not None:
             return msgspec.structs.replace(state, **changes_of(event))
         case JobConfigured() if state is not None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 from domain.triage import Classification
 
 Kind = Literal["pattern", "signature", "fail_id"]
@@ -142,16 +142,7 @@ def edition_after(edition: int, event: KnownIssueUpdated) -> int:
 def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
     match event:
         case KnownIssueCreated():
-            return KnownIssue(
-                event.known_issue_id,
-                event.project_id,
-                event.title,
-                event.classification,
-                event.kind,
-                event.value,
-                event.defect_key,
-                event.defect_url,
-            )
+            return copy_fields(KnownIssue, event)
         case KnownIssueUpdated() if state is not None:
             edition = edition_after(state.edition, event)
             return msgspec.structs.replace(state, **changes_of(event), edition=edition)

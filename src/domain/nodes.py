@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import node_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 
 Clearable = Literal["pool_id"]
 
@@ -94,7 +94,7 @@ class Node(msgspec.Struct, frozen=True):
 def evolve(state: Node | None, event: Event) -> Node | None:
     match event:
         case NodeRegistered():
-            return Node(event.node_id, event.title, event.claim, event.pool_id, event.tags, event.max_parallel)
+            return copy_fields(Node, event)
         case NodeConnected() if state is not None:
             return msgspec.structs.replace(state, session=event.session)
         case NodeWentOffline() if state is not None and state.session == event.session:

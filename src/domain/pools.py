@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 
 Clearable = Literal["max_parallel"]
 
@@ -67,15 +67,7 @@ class Pool(msgspec.Struct, frozen=True):
 def evolve(state: Pool | None, event: Event) -> Pool | None:
     match event:
         case PoolCreated():
-            return Pool(
-                pool_id=event.pool_id,
-                project_id=event.project_id,
-                title=event.title,
-                claim=event.claim,
-                labels=event.labels,
-                max_parallel=event.max_parallel,
-                shared=event.shared,
-            )
+            return copy_fields(Pool, event)
         case PoolUpdated() if state is not None:
             return msgspec.structs.replace(state, **changes_of(event))
         case PoolDeleted() if state is not None:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import project_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 
 Access = Literal["read", "write", "admin"]
 
@@ -72,10 +72,7 @@ class ProjectDeleted(ProjectEvent, frozen=True):
     """The project was deleted, after all its jobs and node pools."""
 
     name: ClassVar[str] = "project.deleted"
-
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
+    destroys_key: ClassVar[bool] = True
 
 
 class Project(msgspec.Struct, frozen=True):
@@ -94,7 +91,7 @@ class Project(msgspec.Struct, frozen=True):
 def evolve(state: Project | None, event: Event) -> Project | None:
     match event:
         case ProjectCreated():
-            return Project(event.project_id, event.title, event.description, event.scm_endpoint_id, claim=event.claim)
+            return copy_fields(Project, event)
         case ProjectUpdated() if state is not None:
             return msgspec.structs.replace(state, **changes_of(event))
         case MemberAdmitted() if state is not None:

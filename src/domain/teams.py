@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from domain.core.data_keys import channel_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, copy_fields
 from domain.deliveries import Outcome
 from domain.endpoints import (
     Endpoint,
@@ -65,7 +65,6 @@ class ChannelRegistered(ChannelEvent, EndpointRegistered, frozen=True):
 class ChannelUpdated(ChannelEvent, EndpointUpdated, frozen=True):
     name: ClassVar[str] = "teams_channel.updated"
     sealed: ClassVar[tuple[str, ...]] = ("title", "shown_url", "sealed_url", "mention")
-    updatable: ClassVar[tuple[str, ...]] = ("title", "shown_url", "sealed_url", "events", "mention", "active")
     title: str | None = None
     shown_url: str | None = None
     sealed_url: bytes | None = None
@@ -123,15 +122,7 @@ class Channel(Endpoint, frozen=True):
 def evolve(state: Channel | None, event: Event) -> Channel | None:
     match event:
         case ChannelRegistered():
-            return Channel(
-                channel_id=event.channel_id,
-                project_id=event.project_id,
-                title=event.title,
-                shown_url=event.shown_url,
-                sealed_url=event.sealed_url,
-                events=event.events,
-                mention=event.mention,
-            )
+            return copy_fields(Channel, event)
         case _:
             return evolve_endpoint(state, event)
 

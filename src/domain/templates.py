@@ -5,7 +5,7 @@ from typing import ClassVar
 import msgspec
 
 from domain.core.data_keys import template_key
-from domain.core.events import Category, Event, changes_of
+from domain.core.events import Category, Event, changes_of, copy_fields
 from domain.jobs import Configuration
 
 
@@ -42,10 +42,7 @@ class TemplateUpdated(TemplateEvent, frozen=True):
 
 class TemplateDeleted(TemplateEvent, frozen=True):
     name: ClassVar[str] = "template.deleted"
-
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
+    destroys_key: ClassVar[bool] = True
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -70,7 +67,7 @@ def overlaid(template: Configuration, job: Configuration) -> Configuration:
 def evolve(state: Template | None, event: Event) -> Template | None:
     match event:
         case TemplateCreated():
-            return Template(event.template_id, event.title, event.description, event.configuration)
+            return copy_fields(Template, event)
         case TemplateUpdated() if state is not None:
             return msgspec.structs.replace(state, **changes_of(event))
         case TemplateDeleted() if state is not None:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import msgspec
 
 from domain.core.data_keys import user_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, copy_fields
 
 Role = Literal["admin", "developer", "viewer"]
 
@@ -46,10 +46,7 @@ class UserDeleted(UserEvent, frozen=True):
     """The user was deleted; their events stay in the log under their id."""
 
     name: ClassVar[str] = "user.deleted"
-
-    @property
-    def erases(self) -> str | None:
-        return self.data_key
+    destroys_key: ClassVar[bool] = True
 
 
 class UserAccount(msgspec.Struct, frozen=True):
@@ -63,7 +60,7 @@ class UserAccount(msgspec.Struct, frozen=True):
 def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
     match event:
         case UserRegistered():
-            return UserAccount(event.user_id, event.email, event.role, event.claim)
+            return copy_fields(UserAccount, event)
         case UserDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:

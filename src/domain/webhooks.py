@@ -12,7 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from domain.core.data_keys import webhook_key
-from domain.core.events import Category, Event
+from domain.core.events import Category, Event, copy_fields
 from domain.endpoints import (
     Endpoint,
     EndpointDeleted,
@@ -58,7 +58,6 @@ class WebhookRegistered(WebhookEvent, EndpointRegistered, frozen=True):
 class WebhookUpdated(WebhookEvent, EndpointUpdated, frozen=True):
     name: ClassVar[str] = "webhook.updated"
     sealed: ClassVar[tuple[str, ...]] = ("url", "sealed_secret")
-    updatable: ClassVar[tuple[str, ...]] = ("url", "events", "sealed_secret", "active")
     url: str | None = None
     events: list[str] | None = None
     sealed_secret: bytes | None = None
@@ -139,9 +138,7 @@ class Delivery(msgspec.Struct, frozen=True):
 def evolve(state: Webhook | None, event: Event) -> Webhook | None:
     match event:
         case WebhookRegistered():
-            return Webhook(
-                event.webhook_id, event.project_id, event.url, event.events, event.sealed_secret, event.active
-            )
+            return copy_fields(Webhook, event)
         case ReplayRequested() if state is not None:
             return msgspec.structs.replace(state, replay=event.replay)
         case _:

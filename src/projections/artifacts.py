@@ -7,9 +7,9 @@ from psycopg import AsyncConnection
 
 from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.builds import BuildDeleted
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, copy_fields, no_rows
+from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, no_rows
 from projections.engine.queries import fetch_all, fetch_one, find_row
 
 VERSION = 1

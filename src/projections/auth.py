@@ -7,9 +7,9 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
-from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
 

@@ -8,7 +8,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain import builds
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.auth import email_column
 from projections.engine.model import (
@@ -22,7 +22,6 @@ from projections.engine.model import (
     Rows,
     SmallInt,
     Table,
-    copy_fields,
 )
 from projections.engine.queries import fetch_all, fetch_column, fetch_value, find_row
 from projections.projects import ProjectRow

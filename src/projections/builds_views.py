@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
+from domain.core.events import copy_fields
 from projections.builds import BuildRow, CommentView
-from projections.engine.model import copy_fields
 
 
 class BuildItem(msgspec.Struct):

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.core.events import Event, Recorded
+from domain.core.events import Event, Recorded, changes_of, copy_fields
 from domain.endpoints import (
     EndpointDeleted,
     EndpointEvent,
@@ -16,7 +16,7 @@ from domain.endpoints import (
     EndpointUpdated,
 )
 from domain.projects import ProjectDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows, copy_fields
+from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
 from projections.engine.queries import fetch_all
 
 R = TypeVar("R", bound=Row)
@@ -28,7 +28,7 @@ def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[En
     """Returns the projection of the endpoints that `events` are about.
 
     The rows need the columns id, project_id, created_at, updated_at, failing_since, failing_error and those that
-    `EndpointUpdated.changes` returns. Columns without a default are fields of the registered event.
+    `EndpointUpdated` changes. Columns without a default are fields of the registered event.
     """
     taken = tuple(event for event in events if issubclass(event, PROJECTED))
 
@@ -64,7 +64,7 @@ def new_row(row_type: type[R], event: Event) -> R:
 def _changed(row: R, event: EndpointEvent) -> R:
     match event:
         case EndpointUpdated():
-            return msgspec.structs.replace(row, **event.changes(), updated_at=event.at)
+            return msgspec.structs.replace(row, **changes_of(event), updated_at=event.at)
         case EndpointFailing():
             return msgspec.structs.replace(row, failing_since=event.at, failing_error=event.error)
         case _:

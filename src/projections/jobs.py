@@ -8,10 +8,10 @@ from cachetools import LRUCache
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.core.events import Recorded, changes_of
+from domain.core.events import Recorded, changes_of, copy_fields
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, find_row
 
 VERSION = 1

@@ -7,9 +7,9 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain import known_issues
-from domain.core.events import Recorded, changes_of
+from domain.core.events import Recorded, changes_of, copy_fields
 from domain.projects import ProjectDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_column, find_row
 
 VERSION = 1

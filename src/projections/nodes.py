@@ -9,8 +9,8 @@ from psycopg import AsyncConnection
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.core.events import Recorded, changes_of
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, copy_fields
+from domain.core.events import Recorded, changes_of, copy_fields
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all, fetch_one, find_row
 
 VERSION = 1

@@ -7,10 +7,10 @@ from typing import cast
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded, changes_of
+from domain.core.events import Recorded, changes_of, copy_fields
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.nodes import NodeRow
 

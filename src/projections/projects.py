@@ -7,11 +7,11 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.builds import BuildQueued
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, find_row
 
 VERSION = 1

@@ -12,9 +12,9 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain import quarantine
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table, copy_fields
+from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all, fetch_column, find_row
 
 VERSION = 1

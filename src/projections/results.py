@@ -16,7 +16,7 @@ import msgspec
 
 from domain.builds import BuildDeleted, ReportRecorded
 from domain.core.columns import Int16s
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import PASSED, CasesSeen, ResultsRecorded
@@ -163,18 +163,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case ReportRecorded():
             if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
                 yield msgspec.structs.replace(report, is_replaced=True)
-            yield ReportRow(
-                first_result_id=event.first_result_id,
-                build_id=event.build_id,
-                job_id=event.job_id,
-                project_id=event.project_id,
-                attempt=event.attempt,
-                path=event.path,
-                cases=event.cases,
-                suites=event.suites,
-                warnings=event.warnings,
-                recorded_at=event.at,
-            )
+            yield copy_fields(ReportRow, event, recorded_at=event.at)
         case JobDeleted():
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)

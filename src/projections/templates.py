@@ -7,10 +7,10 @@ from typing import Any, cast
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, TemplateUpdated
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.jobs import JobRow
 

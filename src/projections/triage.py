@@ -9,18 +9,10 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from domain.builds import BuildDeleted
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.known_issues import KnownIssueSearched
-from domain.triage import (
-    CLASSIFICATIONS,
-    DefectLinked,
-    KnownIssueLinked,
-    ResolutionSet,
-    ResultClassified,
-    ResultEvent,
-    ResultsClassifiedByRules,
-)
+from domain.triage import CLASSIFICATIONS, ResultEvent, ResultsClassifiedByRules, Triage, evolve
 from projections.auth import email_column
 from projections.engine.model import Change, DeleteRange, DeleteWhere, Int, Key, Projection, Row, Rows, SmallInt, Table
 from projections.known_issues import KnownIssueRow
@@ -54,6 +46,9 @@ class TriageRow(Row, frozen=True):
     known_issue_id: int | None = None
 
 
+TABLES = (RuleMatchRow, TriageRow)
+
+
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
     match recorded.event:
         case ResultEvent(result_id=result_id):
@@ -72,14 +67,16 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case KnownIssueSearched():
             yield from _classified_by_search(event, rows)
         case ResultEvent():
-            yield _changed(event, rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id))
+            row = rows.get(TriageRow, event.result_id) or TriageRow(event.result_id, event.job_id)
+            after = evolve(copy_fields(Triage, row), event)
+            yield copy_fields(TriageRow, after, id=row.id, job_id=row.job_id)
         case JobDeleted():
-            for row in (RuleMatchRow, TriageRow):
-                yield DeleteWhere(row, "job_id", event.job_id)
+            for table in TABLES:
+                yield DeleteWhere(table, "job_id", event.job_id)
         case BuildDeleted():
             for first, cases in event.results:
-                for row in (RuleMatchRow, TriageRow):
-                    yield DeleteRange(row, "id", first, first + cases - 1)
+                for table in TABLES:
+                    yield DeleteRange(table, "id", first, first + cases - 1)
 
 
 def _classified_by_search(event: KnownIssueSearched, rows: Rows) -> Iterator[TriageRow]:
@@ -91,34 +88,10 @@ def _classified_by_search(event: KnownIssueSearched, rows: Rows) -> Iterator[Tri
             )
 
 
-def _changed(event: ResultEvent, row: TriageRow) -> TriageRow:
-    match event:
-        case ResultClassified():
-            return msgspec.structs.replace(
-                row, classification=event.classification, set_by_kind=event.set_by_kind, set_by=event.set_by
-            )
-        case DefectLinked():
-            return msgspec.structs.replace(row, defect_key=event.defect_key, defect_url=event.defect_url)
-        case ResolutionSet():
-            return msgspec.structs.replace(row, resolution=event.resolution, resolution_by=event.set_by)
-        case KnownIssueLinked() if row.set_by_kind == "user":
-            return msgspec.structs.replace(row, known_issue_id=event.known_issue_id)
-        case KnownIssueLinked():
-            return msgspec.structs.replace(
-                row,
-                known_issue_id=event.known_issue_id,
-                classification=event.classification,
-                set_by_kind="rule",
-                set_by=None,
-            )
-        case _:
-            return row
-
-
 PROJECTION = Projection(
     "triage",
     VERSION,
-    (RuleMatchRow, TriageRow),
+    TABLES,
     keys,
     apply,
     handles=(BuildDeleted, JobDeleted, KnownIssueSearched, ResultEvent, ResultsClassifiedByRules),

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from domain.core.events import copy_fields
 from domain.flakiness import TestTurnedFlaky
 from domain.notifications import PING, TYPES
 from domain.quarantine import TestsQuarantined
 from projections.builds_views import BuildDetail
-from projections.engine.model import copy_fields
 from projections.nodes import NodeRow, NodeView
 
 

@@ -16,6 +16,7 @@ import msgspec
 from domain.core.errors import StreamDamaged
 
 S = TypeVar("S")
+T = TypeVar("T", bound=msgspec.Struct)
 
 UNSTAMPED = datetime.fromtimestamp(0, UTC)
 
@@ -30,6 +31,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     class_version: ClassVar[int] = 1
     sealed: ClassVar[tuple[str, ...]] = ()
     """Fields that are encrypted under the data key. Each has a default, which an erased event shows."""
+    destroys_key: ClassVar[bool] = False
+    """Whether the data key is destroyed in the commit that appends the event."""
 
     at: datetime = UNSTAMPED
     actor: str = ""
@@ -49,7 +52,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     @property
     def erases(self) -> str | None:
         """The data key that is destroyed in the commit that appends this event."""
-        return None
+        return self.data_key if self.destroys_key else None
 
     @property
     def notifies(self) -> str | None:
@@ -68,6 +71,16 @@ def changes_of(event: Event) -> dict[str, Any]:
     """Returns the fields that an update event changes, with their new values."""
     given = {name: value for name in updatable_fields(type(event)) if (value := getattr(event, name)) is not None}
     return given | dict.fromkeys(getattr(event, "cleared", ()))
+
+
+def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
+    """Returns a struct with these fields; the rest are copied from the fields of the same names in `source`."""
+    return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
+
+
+@cache
+def _shared_fields(into: type[msgspec.Struct], source: type[msgspec.Struct]) -> list[str]:
+    return [name for name in into.__struct_fields__ if name in source.__struct_fields__]
 
 
 class Damaged(Event, frozen=True):

@@ -11,7 +11,6 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -20,7 +19,6 @@ from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 
 R = TypeVar("R", bound="Row")
-T = TypeVar("T", bound=msgspec.Struct)
 Key = tuple[Any, ...]
 
 SQL_TYPES = {
@@ -115,16 +113,6 @@ class Rows(Protocol):
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         """`get` for each of these keys of a table whose key is a single column."""
         ...
-
-
-def copy_fields(into: type[T], source: msgspec.Struct, **others: Any) -> T:
-    """Returns a struct with these fields; the rest are copied from the fields of the same names in `source`."""
-    return into(**{name: getattr(source, name) for name in _shared_fields(into, type(source))} | others)
-
-
-@cache
-def _shared_fields(into: type[msgspec.Struct], source: type[msgspec.Struct]) -> list[str]:
-    return [name for name in into.__struct_fields__ if name in source.__struct_fields__]
 
 
 Keys = Callable[[Recorded], Iterable[tuple[type[Row], Key]]]

@@ -5,7 +5,7 @@ from datetime import datetime
 from psycopg import AsyncConnection
 
 from domain import teams, webhooks
-from domain.core.events import Event
+from domain.core.events import Event, changes_of
 from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
 from domain.projects import ProjectDeleted
 from domain.teams import ChannelRegistered
@@ -35,7 +35,7 @@ async def apply(connection: AsyncConnection, event: Event, now: datetime) -> Non
             target = DeliveryTarget(event.channel_id, event.kind, event.project_id, event.events, active=True)
             await delivery_endpoints.add_endpoint(connection, target)
         case EndpointUpdated():
-            changes = event.changes()
+            changes = changes_of(event)
             await delivery_endpoints.update_endpoint(connection, event.endpoint_id, changes)
             if "url" in changes or "sealed_url" in changes or changes.get("active"):
                 await delivery_endpoints.reset_health(connection, event.endpoint_id, now)
