@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from commands.handler import Command
 from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_type, blob_key
-from domain.builds import BUILD, AnyBuild, Assigned, DeletedBuild, Finished, Running, status_of
+from domain.builds import BUILD, AnyBuild, Assigned, Finished, Running, status_of
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
@@ -35,19 +35,12 @@ class StoreArtifact(Command):
     ) -> Iterable[Event]:
         if artifact is not None:
             return
-        if build is None or isinstance(build, DeletedBuild) or (job is not None and job.deleted):
+        if build is None or build.deleted or (job is not None and job.deleted):
             raise NotFound(f"There is no build {self.build_id}.")
         if self.by_node is not None:
             must_be_leased(build, self.by_node)
-        queued = build.queued
-        yield self.event(
-            ArtifactStored,
-            build_id=queued.build_id,
-            job_id=queued.job_id,
-            project_id=queued.project_id,
-            type=artifact_type(self.path),
-            blob=blob_key(queued.job_id, queued.build_id, self.artifact_id),
-        )
+        blob = blob_key(build.queued.job_id, self.build_id, self.artifact_id)
+        yield self.event(ArtifactStored, **build.ids, type=artifact_type(self.path), blob=blob)
 
 
 @dataclass(frozen=True)
@@ -59,20 +52,14 @@ class DeleteArtifact(Command):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def decide(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Iterable[Event]:
-        if artifact is None or build is None or isinstance(build, DeletedBuild):
+        if artifact is None or build is None or build.deleted:
             raise NotFound(f"There is no artifact {self.artifact_id}.")
         if build.pinned:
             raise Conflict(
                 f"Build {self.build_id} is kept for ever, and its artifacts with it;"
                 f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
             )
-        yield ArtifactDeleted(
-            artifact_id=artifact.artifact_id,
-            build_id=artifact.build_id,
-            job_id=artifact.job_id,
-            project_id=artifact.project_id,
-            blob=artifact.blob,
-        )
+        yield self.event(ArtifactDeleted, artifact)
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:

@@ -17,7 +17,7 @@ from store.log.event_log import EventLog
 
 
 @dataclass(frozen=True)
-class NoteReading(Command):
+class NoteReading(Command, of=AUDIT_READ):
     """Records that somebody read the audit log."""
 
     read_id: int
@@ -25,9 +25,6 @@ class NoteReading(Command):
     filter: Mapping[str, str] = field(default_factory=dict)
     shown: int | None = None
     project_id: int | None = None
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (AUDIT_READ.at(self.read_id),)
 
     def decide(self, noted: AuditRead | None) -> Iterable[Event]:
         if noted is None:

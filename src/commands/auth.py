@@ -1,6 +1,6 @@
 """Commands on sessions and API tokens: open, create, revoke."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,19 +15,16 @@ from domain.auth import (
     Validity,
 )
 from domain.core.errors import NotFound
-from domain.core.events import AnyStream, Event
+from domain.core.events import Event
 
 
 @dataclass(frozen=True)
-class OpenSession(Command):
+class OpenSession(Command, of=SESSION):
     """Opens a session of a user who has been authenticated."""
 
     session_id: str
     user_id: int
     expires_at: datetime
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (SESSION.at(self.session_id),)
 
     def decide(self, session: Validity) -> Iterable[Event]:
         if session == "unknown":
@@ -35,12 +32,9 @@ class OpenSession(Command):
 
 
 @dataclass(frozen=True)
-class RevokeSession(Command):
+class RevokeSession(Command, of=SESSION):
     session_id: str
     user_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (SESSION.at(self.session_id),)
 
     def decide(self, session: Validity) -> Iterable[Event]:
         if session == "valid":
@@ -48,14 +42,11 @@ class RevokeSession(Command):
 
 
 @dataclass(frozen=True)
-class CreateApiToken(Command):
+class CreateApiToken(Command, of=API_TOKEN):
     token_id: int
     user_id: int
     label: str
     token_hash: bytes
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (API_TOKEN.at(self.token_id),)
 
     def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
         if token is None:
@@ -63,12 +54,9 @@ class CreateApiToken(Command):
 
 
 @dataclass(frozen=True)
-class RevokeApiToken(Command):
+class RevokeApiToken(Command, of=API_TOKEN):
     token_id: int
     user_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (API_TOKEN.at(self.token_id),)
 
     def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
         # Another user's token gets the same answer as an unknown one.

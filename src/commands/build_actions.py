@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -81,31 +81,13 @@ class RestartBuild(Command):
             raise Conflict(
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."
             )
-        ids: dict[str, Any] = source.ids | {"build_id": self.build_id}
-        yield BuildQueued(
-            **ids,
-            configuration=configuration,
-            branch=queued.branch,
-            commit_sha=source.commit_sha or queued.commit_sha,
-            repository=queued.repository,
-            priority=queued.priority,
-            timeout_minutes=queued.timeout_minutes,
-            node_pool_id=queued.node_pool_id,
-            job_title=queued.job_title,
-            restarted_from=self.restarted_from,
-            test_ids=None if self.test_ids is None else list(self.test_ids),
-            required_tags=queued.required_tags,
-            pool_labels=queued.pool_labels,
-            quarantine_mode=queued.quarantine_mode,
-        )
+        commit_sha = source.commit_sha or queued.commit_sha
+        yield self.event(BuildQueued, queued, configuration=configuration, commit_sha=commit_sha, external=False)
 
 
 @dataclass(frozen=True)
-class MoveBuildToTop(Command):
+class MoveBuildToTop(Command, of=BUILD):
     build_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -120,59 +102,47 @@ class MoveBuildToTop(Command):
 
 
 @dataclass(frozen=True)
-class CommentOnBuild(Command):
+class CommentOnBuild(Command, of=BUILD):
     build_id: int
     comment_id: int
     text: str
     author: int
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        build = must_exist(build, self.build_id)
-        if self.comment_id not in build.comments:
-            yield self.event(BuildCommented, **build.ids)
+        found = must_exist(build, f"build {self.build_id}")
+        if self.comment_id not in found.comments:
+            yield self.event(BuildCommented, **found.ids)
 
 
 @dataclass(frozen=True)
-class PinBuild(Command):
+class PinBuild(Command, of=BUILD):
     build_id: int
     pinned: bool
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        build = must_exist(build, self.build_id)
-        if build.pinned != self.pinned:
-            yield BuildPinned(**build.ids) if self.pinned else BuildUnpinned(**build.ids)
+        found = must_exist(build, f"build {self.build_id}")
+        if found.pinned != self.pinned:
+            yield BuildPinned(**found.ids) if self.pinned else BuildUnpinned(**found.ids)
 
 
 @dataclass(frozen=True)
-class DeleteBuild(Command):
+class DeleteBuild(Command, of=BUILD):
     """Deletes a build for good: its data key is destroyed in the same commit."""
 
     build_id: int
     reason: Literal["requested", "retention"] = "requested"
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
-
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
-        build = must_exist(build, self.build_id)
-        if not isinstance(build, Finished):
-            raise Conflict(f"Build {self.build_id} is {status_of(build)}; stop it first.")
-        if build.pinned:
-            raise Conflict(
-                f"Build {self.build_id} is kept for ever;"
-                f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
-            )
-        results = [(report.first_result_id, report.cases) for report in build.reports]
-        yield BuildDeleted(**build.ids, results=results, reason=self.reason)
-
-
-def must_exist(build: AnyBuild | None, build_id: int) -> AnyBuild:
-    if build is None or isinstance(build, DeletedBuild):
-        raise NotFound(f"There is no build {build_id}.")
-    return build
+        match build:
+            case None | DeletedBuild():
+                raise NotFound(f"There is no build {self.build_id}.")
+            case Queued() | Assigned() | Running():
+                raise Conflict(f"Build {self.build_id} is {status_of(build)}; stop it first.")
+            case Finished(pinned=True):
+                raise Conflict(
+                    f"Build {self.build_id} is kept for ever;"
+                    f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
+                )
+            case Finished():
+                results = [(report.first_result_id, report.cases) for report in build.reports]
+                yield BuildDeleted(**build.ids, results=results, reason=self.reason)

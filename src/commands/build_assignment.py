@@ -60,16 +60,13 @@ class AssignBuild(Command):
 
 
 @dataclass(frozen=True)
-class AcknowledgeBuild(Command):
+class AcknowledgeBuild(Command, of=BUILD):
     """Records that the agent is about to run the first command of its build."""
 
     build_id: int
     node_id: int
     attempt: int
     commit_sha: str | None
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
@@ -83,7 +80,7 @@ class AcknowledgeBuild(Command):
 
 
 @dataclass(frozen=True)
-class LoseBuild(Command):
+class LoseBuild(Command, of=BUILD):
     """Requeues a build that its node did not acknowledge or lost; aborts it after MAX_ATTEMPTS."""
 
     build_id: int
@@ -91,9 +88,6 @@ class LoseBuild(Command):
     attempt: int
     reason: str
     log: LogEnd = EMPTY_LOG
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if not isinstance(build, Assigned | Running) or build.node_id != self.node_id or build.attempt != self.attempt:

@@ -2,12 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from commands.build_assignment import must_hold
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.builds import (
     BUILD,
     UNEXPLAINED,
@@ -61,8 +60,7 @@ class StartBuild(Command):
     def decide(self, build: AnyBuild | None, job: Job | None, *named: Template | Pool | None) -> Iterable[Event]:
         if build is not None:
             return
-        if job is None or job.deleted:
-            raise NotFound(f"There is no job {self.job_id}.")
+        job = must_exist(job, f"job {self.job_id}")
         if not job.enabled:
             raise Conflict(f"Job {self.job_id} is disabled; enable it by PUT /api/v3/jobs/{self.job_id}.")
         if any(isinstance(state, Pool) and state.deleted for state in named):
@@ -84,30 +82,23 @@ class StartBuild(Command):
             raise Conflict(
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
-        ids: dict[str, Any] = {"build_id": self.build_id, "job_id": self.job_id, "project_id": job.project_id}
         yield self.event(
             BuildQueued,
-            **ids,
+            job,
             configuration=msgspec.structs.replace(
                 configuration,
                 env=configuration.env | self.env,
                 secrets=configuration.secrets | self.secrets,
             ),
             branch=self.branch or job.default_branch,
-            repository=job.repository,
-            timeout_minutes=job.timeout_minutes,
-            node_pool_id=job.node_pool_id,
             job_title=job.title,
-            required_tags=job.required_tags,
-            pool_labels=job.pool_labels,
-            quarantine_mode=job.quarantine_mode,
         )
         if self.external:
-            yield BuildStarted(**ids, node_id=None, attempt=1, commit_sha=self.commit_sha)
+            yield self.event(BuildStarted, job, node_id=None, attempt=1)
 
 
 @dataclass(frozen=True)
-class FinishBuild(Command):
+class FinishBuild(Command, of=BUILD):
     """Ends a build that an agent ran. Without a `reason` from the agent, the exit code and the results decide."""
 
     build_id: int
@@ -117,9 +108,6 @@ class FinishBuild(Command):
     reason: Reason | None
     detail: str | None
     log: LogEnd = EMPTY_LOG
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
@@ -143,16 +131,13 @@ class FinishBuild(Command):
 
 
 @dataclass(frozen=True)
-class FinishExternalBuild(Command):
+class FinishExternalBuild(Command, of=BUILD):
     """Ends an external build with the verdict that its pipeline reports."""
 
     build_id: int
     status: Verdict
     ignore_unreadable: bool = False
     """A passed build stays passed although results of reports are missing."""
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -184,7 +169,7 @@ class FinishExternalBuild(Command):
 
 
 @dataclass(frozen=True)
-class AbortBuild(Command):
+class AbortBuild(Command, of=BUILD):
     """Aborts a build that has not finished: a user stopped it, or its job or node was deleted."""
 
     build_id: int
@@ -192,9 +177,6 @@ class AbortBuild(Command):
     detail: str | None = None
     logs: Mapping[int, LogEnd] = field(default_factory=dict)
     """The end of the build log of each attempt, by attempt."""
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (BUILD.at(self.build_id),)
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:

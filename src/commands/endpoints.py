@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from commands.handler import Command
-from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Category, Event
 from domain.endpoints import Endpoint, EndpointKind
 from domain.teams import CARD, CHANNEL, CardGivenUp, ChannelDeleted, ChannelFailing, ChannelRecovered
@@ -18,8 +17,6 @@ from domain.webhooks import (
     WebhookFailing,
     WebhookRecovered,
 )
-
-E = TypeVar("E", bound=Endpoint)
 
 
 class _Streams(NamedTuple):
@@ -103,10 +100,3 @@ class RecordEndpointHealth(Command):
             return
         streams, about = _STREAMS[self.kind], (endpoint.endpoint_id, endpoint.project_id)
         yield streams.recovered(*about) if self.error is None else streams.failing(*about, error=self.error)
-
-
-def existing_endpoint(endpoint: E | None, kind: EndpointKind, endpoint_id: int) -> E:
-    """Raises NotFound for an endpoint that does not exist or was deleted."""
-    if endpoint is None or endpoint.deleted:
-        raise NotFound(f"There is no {NAMES[kind]} {endpoint_id}.")
-    return endpoint

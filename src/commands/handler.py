@@ -6,19 +6,20 @@ appended only if every stream that was read still has the version that the decis
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from domain.core.errors import Conflict
+from domain.core.errors import Conflict, NotFound
 from domain.core.events import (
     AnyStream,
+    Category,
     Event,
     EventMetadata,
     ExpectedVersion,
@@ -30,18 +31,35 @@ from domain.core.events import (
 from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
-S = TypeVar("S")
-E = TypeVar("E", bound=Event)
-
 MAX_TRIES = 12
 
 
+class Deletable(Protocol):
+    @property
+    def deleted(self) -> bool: ...
+
+
+S = TypeVar("S")
+E = TypeVar("E", bound=Event)
+D = TypeVar("D", bound=Deletable)
+
+
 class Command:
-    """Base of commands: a request, and the pure decision which events follow from it."""
+    """Base of commands: a request, and the pure decision which events follow from it.
+
+    A command `of` a category reads one stream of it, which its first field identifies. Others name their streams.
+    """
+
+    _category: ClassVar[Category[Any]]
+
+    def __init_subclass__(cls, of: Category[Any] | None = None) -> None:
+        if of is not None:
+            cls._category = of
 
     def reads(self) -> Sequence[AnyStream]:
         """Names the streams whose states `decide` takes, in the order of its parameters."""
-        raise NotImplementedError
+        first_field = next(iter(vars(self)))
+        return (self._category.at(getattr(self, first_field)),)
 
     def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
         """Names further streams, given the states of the first; `decide` takes their states after those."""
@@ -51,13 +69,14 @@ class Command:
         """Returns the events to append, none when there is nothing to do. Raises a Rejection to refuse the command."""
         raise NotImplementedError
 
-    def event(self, event_type: type[E], /, **more: Any) -> E:
-        """Returns an event with the values of the command's fields of the same names, and `more`."""
-        shared = {name: getattr(self, name) for name in event_type.__struct_fields__ if hasattr(self, name)}
+    def event(self, event_type: type[E], /, *states: Any, **more: Any) -> E:
+        """Returns an event with `more` and the fields of the same names that the command has, or else the states."""
+        names = [name for name in event_type.__struct_fields__ if name not in Event.__struct_fields__]
+        shared = {name: getattr(of, name) for of in (*states, self) for name in names if hasattr(of, name)}
         return msgspec.convert(shared | more, event_type)
 
-    def update(self, event_type: type[E], state: Any, /, **more: Any) -> E | None:
-        """Returns the event of the given fields that differ from the state, and of `cleared`; None without a change."""
+    def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
+        """Yields the event of the given fields that differ from the state, and of `cleared`, unless nothing changes."""
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {
             name: None
@@ -67,7 +86,15 @@ class Command:
         if cleared:
             values["cleared"] = tuple(name for name in cleared if getattr(state, name) is not None)
         event = msgspec.structs.replace(event, **values)
-        return event if changes_of(event) else None
+        if changes_of(event):
+            yield event
+
+
+def must_exist(state: D | None, name: str) -> D:
+    """Returns the state of what a command is about. Raises NotFound when it never existed or was deleted."""
+    if state is None or state.deleted:
+        raise NotFound(f"There is no {name}.")
+    return state
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.errors import Invalid, NotFound
 from domain.core.events import AnyStream, Event, changes_of
@@ -96,17 +96,17 @@ class UpdateJob(Command):
         return JOB.at(self.job_id), *_named(self.node_pool_id, self.pipeline_template_id)
 
     def decide(self, job: Job | None, pool: Pool | None, template: Template | None) -> Iterable[Event]:
-        job = _existing(job, self.job_id)
+        job = must_exist(job, f"job {self.job_id}")
         _must_serve(self.node_pool_id, pool, job.project_id)
         _must_exist(self.pipeline_template_id, template)
-        if updated := self.update(JobUpdated, job, project_id=job.project_id):
+        for updated in self.update(JobUpdated, job, project_id=job.project_id):
             after = msgspec.structs.replace(job, **changes_of(updated))
             _must_route_one_way(after.node_pool_id, after.pool_labels)
             yield updated
 
 
 @dataclass(frozen=True)
-class ConfigureJob(Command):
+class ConfigureJob(Command, of=JOB):
     """Replaces the configuration, except for secrets that are not named. Secrets are sealed; None removes one."""
 
     job_id: int
@@ -116,11 +116,8 @@ class ConfigureJob(Command):
     artifacts: Sequence[str] = ()
     secrets: Mapping[str, bytes | None] = field(default_factory=dict)
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (JOB.at(self.job_id),)
-
     def decide(self, job: Job | None) -> Iterable[Event]:
-        job = _existing(job, self.job_id)
+        job = must_exist(job, f"job {self.job_id}")
         configuration = Configuration(
             command=self.command,
             setup=list(self.setup),
@@ -133,23 +130,14 @@ class ConfigureJob(Command):
 
 
 @dataclass(frozen=True)
-class DeleteJob(Command):
+class DeleteJob(Command, of=JOB):
     job_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (JOB.at(self.job_id),)
 
     def decide(self, job: Job | None) -> Iterable[Event]:
         if job is None:
             raise NotFound(f"There is no job {self.job_id}.")
         if not job.deleted:
             yield JobDeleted(job_id=self.job_id, project_id=job.project_id)
-
-
-def _existing(job: Job | None, job_id: int) -> Job:
-    if job is None or job.deleted:
-        raise NotFound(f"There is no job {job_id}.")
-    return job
 
 
 def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, AnyStream]:

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Command
-from commands.projects import existing
+from commands.handler import Command, must_exist
 from commands.reports.patterns import must_be_a_pattern
 from domain.core.errors import NotFound
 from domain.core.events import AnyStream, Event
@@ -39,14 +38,14 @@ class CreateKnownIssue(Command):
     def decide(self, issue: KnownIssue | None, project: Project | None) -> Iterable[Event]:
         if issue is not None:
             return
-        existing(project, self.project_id)
+        must_exist(project, f"project {self.project_id}")
         if self.kind == "pattern":
             must_be_a_pattern("pattern", self.value)
         yield self.event(KnownIssueCreated)
 
 
 @dataclass(frozen=True)
-class UpdateKnownIssue(Command):
+class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
     """Changes the given fields; None leaves a field as it is, `cleared` names those to set to None."""
 
     known_issue_id: int
@@ -58,25 +57,17 @@ class UpdateKnownIssue(Command):
     defect_url: str | None = None
     cleared: tuple[Clearable, ...] = ()
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (KNOWN_ISSUE.at(self.known_issue_id),)
-
     def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
-        if issue is None or issue.deleted:
-            raise NotFound(f"There is no known issue {self.known_issue_id}.")
+        issue = must_exist(issue, f"known issue {self.known_issue_id}")
         kind, value = self.match or (None, None)
         if kind == "pattern" and value is not None and value != issue.value:
             must_be_a_pattern("pattern", value)
-        if updated := self.update(KnownIssueUpdated, issue, project_id=issue.project_id, kind=kind, value=value):
-            yield updated
+        yield from self.update(KnownIssueUpdated, issue, project_id=issue.project_id, kind=kind, value=value)
 
 
 @dataclass(frozen=True)
-class DeleteKnownIssue(Command):
+class DeleteKnownIssue(Command, of=KNOWN_ISSUE):
     known_issue_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (KNOWN_ISSUE.at(self.known_issue_id),)
 
     def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
         if issue is None:
@@ -86,7 +77,7 @@ class DeleteKnownIssue(Command):
 
 
 @dataclass(frozen=True)
-class NoteSearch(Command):
+class NoteSearch(Command, of=KNOWN_ISSUE):
     """Records the matches in older failures, from the newest down to result `down_to`.
 
     Does nothing when the issue has changed since the search began, or another search has come as far.
@@ -98,9 +89,6 @@ class NoteSearch(Command):
     found: Sequence[tuple[int, int]]
     """Result id and job id of each match."""
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (KNOWN_ISSUE.at(self.known_issue_id),)
-
     def decide(self, issue: KnownIssue | None) -> Iterable[Event]:
         if issue is None or issue.deleted or issue.edition != self.edition:
             return
@@ -109,8 +97,7 @@ class NoteSearch(Command):
             return
         yield self.event(
             KnownIssueSearched,
-            project_id=issue.project_id,
-            classification=issue.classification,
+            issue,
             result_ids=[result_id for result_id, _ in self.found],
             job_ids=[job_id for _, job_id in self.found],
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import AnyStream, Event
 from domain.node_commands import NODE_COMMAND, Kind, NodeCommand, NodeCommandCompleted, NodeCommandRequested
@@ -26,15 +26,14 @@ class RequestNodeCommand(Command):
     def decide(self, command: NodeCommand | None, node: Node | None) -> Iterable[Event]:
         if command is not None:
             return
-        if node is None or node.deleted:
-            raise NotFound(f"There is no node {self.node_id}.")
+        node = must_exist(node, f"node {self.node_id}")
         if node.session is None:
             raise Unavailable(f"No agent is connected as node {node.title!r}; start it, then try again.")
         yield self.event(NodeCommandRequested)
 
 
 @dataclass(frozen=True)
-class CompleteNodeCommand(Command):
+class CompleteNodeCommand(Command, of=NODE_COMMAND):
     """Records the result that the agent reports; a second result is ignored."""
 
     command_id: int
@@ -44,9 +43,6 @@ class CompleteNodeCommand(Command):
     stderr: str = ""
     truncated: bool = False
     timed_out: bool = False
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE_COMMAND.at(self.command_id),)
 
     def decide(self, command: NodeCommand | None) -> Iterable[Event]:
         # Another node's command gets the same answer as an unknown one.

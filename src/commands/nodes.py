@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.claims import CLAIM, Claim, release_claim, take_claim
 from domain.core.errors import Conflict, Invalid, NotFound
 from domain.core.events import AnyStream, Event
@@ -43,12 +43,12 @@ class RegisterNode(Command):
         if node is not None:
             return
         _must_exist(self.pool_id, pool)
-        yield from take_claim(self.claim, claim, _owner(self.node_id), _taken(self.title))
+        yield from take_claim(self.claim, claim, NODE.at(self.node_id).name, _taken(self.title))
         yield self.event(NodeRegistered)
 
 
 @dataclass(frozen=True)
-class ConnectNode(Command):
+class ConnectNode(Command, of=NODE):
     """Connects an agent to its node, unless the agent of another session is still alive.
 
     `replaces_dead`: the agent of the node's session has been silent for too long. `replaces_session`: the last session
@@ -65,11 +65,8 @@ class ConnectNode(Command):
     replaces_dead: bool = False
     replaces_session: str | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id),)
-
     def decide(self, node: Node | None) -> Iterable[Event]:
-        node = _existing(node, self.node_id)
+        node = must_exist(node, f"node {self.node_id}")
         if node.session == self.session:
             return
         replaces = self.replaces_dead or compare_digest(node.session or "", self.replaces_session or "")
@@ -79,15 +76,12 @@ class ConnectNode(Command):
 
 
 @dataclass(frozen=True)
-class MarkNodeOffline(Command):
+class MarkNodeOffline(Command, of=NODE):
     """Marks a node offline, unless another session has connected since."""
 
     node_id: int
     session: str
     reason: str
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id),)
 
     def decide(self, node: Node | None) -> Iterable[Event]:
         if node is not None and node.session == self.session:
@@ -116,50 +110,41 @@ class UpdateNode(Command):
         return CLAIM.at(self.claim), CLAIM.at(node.claim)
 
     def decide(self, node: Node | None, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
-        node = _existing(node, self.node_id)
+        node = must_exist(node, f"node {self.node_id}")
         _must_exist(self.pool_id, pool)
         if claims:
             new, old = claims
-            yield from take_claim(self.claim or node.claim, new, _owner(self.node_id), _taken(self.title or node.title))
-            yield from release_claim(node.claim, old, _owner(self.node_id))
-        if updated := self.update(NodeUpdated, node):
-            yield updated
+            owner = NODE.at(self.node_id).name
+            yield from take_claim(self.claim or node.claim, new, owner, _taken(self.title or node.title))
+            yield from release_claim(node.claim, old, owner)
+        yield from self.update(NodeUpdated, node)
 
 
 @dataclass(frozen=True)
-class QuarantineNode(Command):
+class QuarantineNode(Command, of=NODE):
     """Keeps new builds from a node until it is released; running builds go on."""
 
     node_id: int
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id),)
-
     def decide(self, node: Node | None) -> Iterable[Event]:
-        if not _existing(node, self.node_id).quarantined:
+        if not must_exist(node, f"node {self.node_id}").quarantined:
             yield NodeQuarantined(node_id=self.node_id)
 
 
 @dataclass(frozen=True)
-class ReleaseNode(Command):
+class ReleaseNode(Command, of=NODE):
     node_id: int
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id),)
-
     def decide(self, node: Node | None) -> Iterable[Event]:
-        if _existing(node, self.node_id).quarantined:
+        if must_exist(node, f"node {self.node_id}").quarantined:
             yield NodeReleased(node_id=self.node_id)
 
 
 @dataclass(frozen=True)
-class DeleteNode(Command):
+class DeleteNode(Command, of=NODE):
     """Deletes a node and releases its name. The dispatcher then aborts the builds that run there."""
 
     node_id: int
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (NODE.at(self.node_id),)
 
     def then_reads(self, node: Node | None) -> Sequence[AnyStream]:
         return () if node is None else (CLAIM.at(node.claim),)
@@ -170,23 +155,13 @@ class DeleteNode(Command):
         if node.deleted:
             return
         for claim in claims:
-            yield from release_claim(node.claim, claim, _owner(self.node_id))
+            yield from release_claim(node.claim, claim, NODE.at(self.node_id).name)
         yield NodeDeleted(node_id=self.node_id)
-
-
-def _existing(node: Node | None, node_id: int) -> Node:
-    if node is None or node.deleted:
-        raise NotFound(f"There is no node {node_id}.")
-    return node
 
 
 def _must_exist(pool_id: int | None, pool: Pool | None) -> None:
     if pool_id is not None and (pool is None or pool.deleted):
         raise Invalid.field("pool_id", f"there is no node pool {pool_id}")
-
-
-def _owner(node_id: int) -> str:
-    return f"node-{node_id}"
 
 
 def _taken(title: str) -> str:

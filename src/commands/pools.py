@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.nodes import NODE, Node, NodeUpdated
 from domain.pools import POOL, Clearable, Pool, PoolCreated, PoolDeleted, PoolUpdated
@@ -32,12 +32,12 @@ class CreatePool(Command):
         if pool is not None:
             return
         must_be_open(project, self.project_id)
-        yield from take_claim(self.claim, claim, _owner(self.pool_id), _taken(self.project_id, self.title))
+        yield from take_claim(self.claim, claim, POOL.at(self.pool_id).name, _taken(self.project_id, self.title))
         yield self.event(PoolCreated)
 
 
 @dataclass(frozen=True)
-class UpdatePool(Command):
+class UpdatePool(Command, of=POOL):
     """Changes the given fields; None leaves a field as it is. `claim` is the claim of the new title."""
 
     pool_id: int
@@ -48,9 +48,6 @@ class UpdatePool(Command):
     shared: bool | None = None
     cleared: tuple[Clearable, ...] = ()
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (POOL.at(self.pool_id),)
-
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
         """Names the claims of the new and the old name of a pool that is renamed."""
         if pool is None or self.claim in (None, pool.claim):
@@ -58,14 +55,13 @@ class UpdatePool(Command):
         return CLAIM.at(self.claim), CLAIM.at(pool.claim)
 
     def decide(self, pool: Pool | None, *claims: Claim) -> Iterable[Event]:
-        pool = _existing(pool, self.pool_id)
+        pool = must_exist(pool, f"node pool {self.pool_id}")
         if claims:
             new, old = claims
             refusal = _taken(pool.project_id, self.title or pool.title)
-            yield from take_claim(self.claim or pool.claim, new, _owner(self.pool_id), refusal)
-            yield from release_claim(pool.claim, old, _owner(self.pool_id))
-        if updated := self.update(PoolUpdated, pool, project_id=pool.project_id):
-            yield updated
+            yield from take_claim(self.claim or pool.claim, new, POOL.at(self.pool_id).name, refusal)
+            yield from release_claim(pool.claim, old, POOL.at(self.pool_id).name)
+        yield from self.update(PoolUpdated, pool, project_id=pool.project_id)
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class DeletePool(Command):
         return () if pool is None else (CLAIM.at(pool.claim),)
 
     def decide(self, pool: Pool | None, *others: Node | Claim | None) -> Iterable[Event]:
-        pool = _existing(pool, self.pool_id)
+        pool = must_exist(pool, f"node pool {self.pool_id}")
         if self.active_builds:
             what = "1 build is" if self.active_builds == 1 else f"{self.active_builds} builds are"
             raise Conflict(
@@ -97,20 +93,10 @@ class DeletePool(Command):
                 case Node(deleted=False) if other.pool_id == self.pool_id:
                     yield NodeUpdated(node_id=other.node_id, cleared=("pool_id",))
                 case Claim():
-                    yield from release_claim(pool.claim, other, _owner(self.pool_id))
+                    yield from release_claim(pool.claim, other, POOL.at(self.pool_id).name)
                 case _:
                     continue
         yield PoolDeleted(pool_id=self.pool_id, project_id=pool.project_id)
-
-
-def _existing(pool: Pool | None, pool_id: int) -> Pool:
-    if pool is None or pool.deleted:
-        raise NotFound(f"There is no node pool {pool_id}.")
-    return pool
-
-
-def _owner(pool_id: int) -> str:
-    return f"node-pool-{pool_id}"
 
 
 def _taken(project_id: int, title: str) -> str:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
-from domain.core.errors import Conflict, NotFound
+from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
@@ -39,7 +39,7 @@ class CreateProject(Command):
     def decide(self, project: Project | None, *claims: Claim) -> Iterable[Event]:
         if project is not None:
             return
-        owner = _owner(self.project_id)
+        owner = PROJECT.at(self.project_id).name
         free = [slug for slug, claim in zip(self.slugs, claims, strict=True) if claim.owner in ("", owner)]
         slug, claim = free[0]
         yield ClaimTaken(claim=claim, owner=owner)
@@ -48,7 +48,7 @@ class CreateProject(Command):
 
 
 @dataclass(frozen=True)
-class UpdateProject(Command):
+class UpdateProject(Command, of=PROJECT):
     """Changes the given fields; None leaves a field as it is."""
 
     project_id: int
@@ -58,54 +58,41 @@ class UpdateProject(Command):
     retention_days: int | None = None
     retention_builds: int | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id),)
-
     def decide(self, project: Project | None) -> Iterable[Event]:
-        project = existing(project, self.project_id)
-        if updated := self.update(ProjectUpdated, project):
-            yield updated
+        project = must_exist(project, f"project {self.project_id}")
+        yield from self.update(ProjectUpdated, project)
 
 
 @dataclass(frozen=True)
-class RotateWebhookSecret(Command):
+class RotateWebhookSecret(Command, of=PROJECT):
     project_id: int
     sealed_webhook_secret: bytes
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id),)
-
     def decide(self, project: Project | None) -> Iterable[Event]:
-        existing(project, self.project_id)
+        must_exist(project, f"project {self.project_id}")
         yield self.event(WebhookSecretRotated)
 
 
 @dataclass(frozen=True)
-class AdmitMember(Command):
+class AdmitMember(Command, of=PROJECT):
     project_id: int
     user_id: int
     access: Access
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id),)
-
     def decide(self, project: Project | None) -> Iterable[Event]:
-        project = existing(project, self.project_id)
+        project = must_exist(project, f"project {self.project_id}")
         if project.members.get(self.user_id) != self.access:
             yield self.event(MemberAdmitted)
 
 
 @dataclass(frozen=True)
-class CloseProject(Command):
+class CloseProject(Command, of=PROJECT):
     """Closes a project for new jobs and pools: the first step of its deletion."""
 
     project_id: int
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (PROJECT.at(self.project_id),)
-
     def decide(self, project: Project | None) -> Iterable[Event]:
-        if not existing(project, self.project_id).closed:
+        if not must_exist(project, f"project {self.project_id}").closed:
             yield ProjectClosed(project_id=self.project_id)
 
 
@@ -126,7 +113,7 @@ class DeleteProject(Command):
         return () if project is None or project.deleted else (CLAIM.at(project.claim),)
 
     def decide(self, project: Project | None, *others: Job | Claim | None) -> Iterable[Event]:
-        project = existing(project, self.project_id)
+        project = must_exist(project, f"project {self.project_id}")
         if not project.closed:
             raise Conflict(f"Project {self.project_id} is still open.")
         for other in others:
@@ -134,27 +121,16 @@ class DeleteProject(Command):
                 case Job(deleted=False) if other.project_id == self.project_id:
                     yield JobDeleted(job_id=other.job_id, project_id=self.project_id)
                 case Claim():
-                    yield from release_claim(project.claim, other, _owner(self.project_id))
+                    yield from release_claim(project.claim, other, PROJECT.at(self.project_id).name)
                 case _:
                     continue
         yield ProjectDeleted(project_id=self.project_id)
 
 
-def existing(project: Project | None, project_id: int) -> Project:
-    """Returns the project. Raises NotFound when it does not exist or was deleted."""
-    if project is None or project.deleted:
-        raise NotFound(f"There is no project {project_id}.")
-    return project
-
-
 def must_be_open(project: Project | None, project_id: int) -> None:
-    """Raises NotFound like `existing`, and Conflict for a project that is being deleted."""
-    if existing(project, project_id).closed:
+    """Raises NotFound like `must_exist`, and Conflict for a project that is being deleted."""
+    if must_exist(project, f"project {project_id}").closed:
         raise Conflict(
             f"Project {project_id} is being deleted and takes nothing new; DELETE /api/v3/projects/{project_id}"
             " brings that to its end."
         )
-
-
-def _owner(project_id: int) -> str:
-    return f"project-{project_id}"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from commands.handler import Command
-from domain.core.errors import Conflict, Invalid, NotFound
+from commands.handler import Command, must_exist
+from domain.core.errors import Conflict, Invalid
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.quarantine import (
@@ -21,10 +21,17 @@ from domain.quarantine import (
 
 
 @dataclass(frozen=True)
-class AddToQuarantine(Command):
+class _OfJob(Command):
+    job_id: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
+
+
+@dataclass(frozen=True)
+class AddToQuarantine(_OfJob):
     """Adds entries with the ids `first_id`, `first_id + 1`, …; entries that expired before `now` do not count."""
 
-    job_id: int
     first_id: int
     node_ids: tuple[str, ...]
     now: datetime
@@ -34,11 +41,8 @@ class AddToQuarantine(Command):
     skip_known: bool = False
     """Whether node ids that are in quarantine are left out; else they are a Conflict."""
 
-    def reads(self) -> Sequence[AnyStream]:
-        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
-
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
-        job = _existing(job, self.job_id)
+        job = must_exist(job, f"job {self.job_id}")
         entries = quarantine.entries
         ids: dict[str, Any] = {"job_id": self.job_id, "project_id": job.project_id}
         if any(self.first_id <= entry.quarantine_id < self.first_id + len(self.node_ids) for entry in entries.values()):
@@ -61,18 +65,14 @@ class AddToQuarantine(Command):
 
 
 @dataclass(frozen=True)
-class RemoveFromQuarantine(Command):
+class RemoveFromQuarantine(_OfJob):
     """Removes the entries of these node ids and the entry of this id; unknown ones are ignored."""
 
-    job_id: int
     node_ids: tuple[str, ...] = ()
     quarantine_id: int | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
-
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
-        job = _existing(job, self.job_id)
+        job = must_exist(job, f"job {self.job_id}")
         entries = quarantine.entries
         named = [node_id for node_id in dict.fromkeys(self.node_ids) if node_id in entries]
         if self.quarantine_id is not None:
@@ -87,14 +87,10 @@ class RemoveFromQuarantine(Command):
 
 
 @dataclass(frozen=True)
-class RecordExpiry(Command):
+class RecordExpiry(_OfJob):
     """Records that entries expired, once for each entry."""
 
-    job_id: int
     now: datetime
-
-    def reads(self) -> Sequence[AnyStream]:
-        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         if job is None or job.deleted:
@@ -105,16 +101,12 @@ class RecordExpiry(Command):
 
 
 @dataclass(frozen=True)
-class RecordRecovery(Command):
+class RecordRecovery(_OfJob):
     """Records that entries recovered, once for each recovery; older ones than the last recorded are ignored."""
 
-    job_id: int
     recovered: Mapping[int, int]
     """The number of builds in which each entry failed, by entry id: tells one recovery from the next."""
     now: datetime
-
-    def reads(self) -> Sequence[AnyStream]:
-        return QUARANTINE.at(self.job_id), JOB.at(self.job_id)
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         if job is None or job.deleted:
@@ -131,9 +123,3 @@ class RecordRecovery(Command):
             yield QuarantineBecameHealthy(
                 job_id=self.job_id, project_id=job.project_id, ids=ids, failures=[recovered[number] for number in ids]
             )
-
-
-def _existing(job: Job | None, job_id: int) -> Job:
-    if job is None or job.deleted:
-        raise NotFound(f"There is no job {job_id}.")
-    return job

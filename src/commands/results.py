@@ -131,7 +131,7 @@ class RecordReport(Command):
         active = {} if quarantine is None else quarantine.counting(self.now)
         if not active:
             return
-        report, queued = self.report, build.queued
+        report = self.report
         ran: dict[int, bool] = {}
         for test, status in zip(report.tests, report.statuses, strict=True):
             if status != SKIPPED:
@@ -140,21 +140,12 @@ class RecordReport(Command):
             ((report.node_ids[test], is_failure) for test, is_failure in ran.items()), active
         )
         if passed or failed:
-            yield QuarantinedTestsRan(
-                build_id=queued.build_id,
-                job_id=queued.job_id,
-                project_id=queued.project_id,
-                passed=passed,
-                failed=failed,
-            )
+            yield QuarantinedTestsRan(**build.ids, passed=passed, failed=failed)
 
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:
-            queued = build.queued
             yield ResultsClassifiedByRules(
-                build_id=queued.build_id,
-                job_id=queued.job_id,
-                project_id=queued.project_id,
+                **build.ids,
                 result_ids=[self.first_result_id + match.row for match in self.matches],
                 known_issue_ids=[match.known_issue_id for match in self.matches],
                 classifications=bytes(CLASSIFICATIONS.index(match.classification) for match in self.matches),
@@ -171,9 +162,7 @@ class RecordReport(Command):
                 block_texts.append(msgspec.structs.replace(text, row=text.row - start))
                 text = next(texts, None)
             yield ResultsRecorded(
-                build_id=queued.build_id,
-                job_id=queued.job_id,
-                project_id=queued.project_id,
+                **build.ids,
                 first_result_id=self.first_result_id + start,
                 case_ids=Int32s(self.case_ids[test] for test in report.tests[start:end]),
                 suites=Int16s(report.row_suites[start:end]),
@@ -222,9 +211,7 @@ class RecordReport(Command):
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
         return ReportRecorded(
-            build_id=queued.build_id,
-            job_id=queued.job_id,
-            project_id=queued.project_id,
+            **build.ids,
             attempt=self.attempt,
             path=path,
             first_result_id=self.first_result_id,

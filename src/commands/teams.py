@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import existing_endpoint
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.events import AnyStream, Event
 from domain.projects import PROJECT, Project
@@ -32,7 +31,7 @@ class RegisterChannel(Command):
 
 
 @dataclass(frozen=True)
-class UpdateChannel(Command):
+class UpdateChannel(Command, of=CHANNEL):
     """Changes the given fields; None leaves a field as it is."""
 
     channel_id: int
@@ -43,10 +42,6 @@ class UpdateChannel(Command):
     mention: str | None = None
     active: bool | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (CHANNEL.at(self.channel_id),)
-
     def decide(self, channel: Channel | None) -> Iterable[Event]:
-        channel = existing_endpoint(channel, "teams", self.channel_id)
-        if updated := self.update(ChannelUpdated, channel, project_id=channel.project_id):
-            yield updated
+        channel = must_exist(channel, f"Teams channel {self.channel_id}")
+        yield from self.update(ChannelUpdated, channel, project_id=channel.project_id)

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from domain.core.errors import Conflict, NotFound
-from domain.core.events import AnyStream, Event, updatable_fields
+from domain.core.events import Event
 from domain.jobs import Configuration, merge_secrets
 from domain.templates import TEMPLATE, Template, TemplateCreated, TemplateDeleted, TemplateUpdated
 
 
 @dataclass(frozen=True)
-class CreateTemplate(Command):
+class CreateTemplate(Command, of=TEMPLATE):
     """Creates a template. `secrets` are sealed values."""
 
     template_id: int
@@ -24,9 +23,6 @@ class CreateTemplate(Command):
     env: Mapping[str, str] = field(default_factory=dict)
     artifacts: Sequence[str] = ()
     secrets: Mapping[str, bytes] = field(default_factory=dict)
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (TEMPLATE.at(self.template_id),)
 
     def decide(self, template: Template | None) -> Iterable[Event]:
         if template is not None:
@@ -44,7 +40,7 @@ class CreateTemplate(Command):
 
 
 @dataclass(frozen=True)
-class UpdateTemplate(Command):
+class UpdateTemplate(Command, of=TEMPLATE):
     """Changes the given fields; None leaves a field as it is. A secret of None is removed, others stay."""
 
     template_id: int
@@ -56,42 +52,25 @@ class UpdateTemplate(Command):
     artifacts: Sequence[str] | None = None
     secrets: Mapping[str, bytes | None] | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (TEMPLATE.at(self.template_id),)
-
     def decide(self, template: Template | None) -> Iterable[Event]:
-        if template is None or template.deleted:
-            raise NotFound(f"There is no pipeline template {self.template_id}.")
+        template = must_exist(template, f"pipeline template {self.template_id}")
         stored = template.configuration
-        wanted = {
-            "title": self.title,
-            "description": self.description,
-            "configuration": Configuration(
-                command=stored.command if self.command is None else self.command,
-                setup=stored.setup if self.setup is None else list(self.setup),
-                env=stored.env if self.env is None else dict(self.env),
-                artifacts=stored.artifacts if self.artifacts is None else list(self.artifacts),
-                secrets=stored.secrets if self.secrets is None else merge_secrets(self.secrets, stored.secrets),
-            ),
-        }
-        changed: dict[str, Any] = {
-            name: wanted[name]
-            for name in updatable_fields(TemplateUpdated)
-            if wanted[name] not in (None, getattr(template, name))
-        }
-        if changed:
-            yield TemplateUpdated(template_id=self.template_id, **changed)
+        configuration = Configuration(
+            command=stored.command if self.command is None else self.command,
+            setup=stored.setup if self.setup is None else list(self.setup),
+            env=stored.env if self.env is None else dict(self.env),
+            artifacts=stored.artifacts if self.artifacts is None else list(self.artifacts),
+            secrets=merge_secrets(self.secrets or {}, stored.secrets),
+        )
+        yield from self.update(TemplateUpdated, template, configuration=configuration)
 
 
 @dataclass(frozen=True)
-class DeleteTemplate(Command):
+class DeleteTemplate(Command, of=TEMPLATE):
     """Deletes a template that no job uses. `jobs_using` is the number of jobs that use it in the read model."""
 
     template_id: int
     jobs_using: int = 0
-
-    def reads(self) -> Sequence[AnyStream]:
-        return (TEMPLATE.at(self.template_id),)
 
     def decide(self, template: Template | None) -> Iterable[Event]:
         if template is None:

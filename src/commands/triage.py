@@ -59,12 +59,7 @@ class _OfResult(Command):
             raise NotFound(f"There is no test result {result.result_id}.")
         if result.status != "failed":
             raise Conflict(f"Test result {result.result_id} is {result.status}; only a failed one {what}.")
-        return {
-            "result_id": result.result_id,
-            "build_id": result.build_id,
-            "job_id": result.job_id,
-            "project_id": result.project_id,
-        }
+        return {name: getattr(result, name) for name in ("result_id", "build_id", "job_id", "project_id")}
 
 
 @dataclass(frozen=True)

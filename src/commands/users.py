@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.handler import Command, CommandContext, Handler
-from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
-from domain.core.errors import Conflict, Forbidden, NotFound
+from commands.handler import Command, CommandContext, Handler, must_exist
+from domain.claims import CLAIM, Claim, release_claim, take_claim
+from domain.core.errors import Conflict, Forbidden
 from domain.core.events import AnyStream, Event
 from domain.users import USER, Role, UserAccount, UserDeleted, UserPasswordSet, UserRegistered
 from store.crypto import passwords
@@ -31,28 +31,21 @@ class RegisterUser(Command):
     def decide(self, user: UserAccount | None, claim: Claim) -> Iterable[Event]:
         if user is not None:
             return
-        owner = _owner(self.user_id)
-        if claim.owner not in ("", owner):
-            raise Conflict(f"There already is a user with the address {self.email}.")
-        if not claim.owner:
-            yield ClaimTaken(claim=self.claim, owner=owner)
+        refusal = f"There already is a user with the address {self.email}."
+        yield from take_claim(self.claim, claim, USER.at(self.user_id).name, refusal)
         yield self.event(UserRegistered)
 
 
 @dataclass(frozen=True)
-class SetPassword(Command):
+class SetPassword(Command, of=USER):
     """Ends the user's sessions, too; API tokens stay."""
 
     user_id: int
     password_hash: str
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (USER.at(self.user_id),)
-
     def decide(self, user: UserAccount | None) -> Iterable[Event]:
-        if user is None or user.deleted:
-            raise NotFound(f"There is no user {self.user_id}.")
-        yield UserPasswordSet(user_id=self.user_id, password_hash=self.password_hash)
+        must_exist(user, f"user {self.user_id}")
+        yield self.event(UserPasswordSet)
 
 
 @dataclass(frozen=True)
@@ -72,17 +65,12 @@ class DeleteUser(Command):
         # When two admins delete each other at the same time, the second is no admin any more.
         if admin is None or admin.deleted or admin.role != "admin":
             raise Forbidden("Only admins delete users.")
-        if user is None or user.deleted:
-            raise NotFound(f"There is no user {self.user_id}.")
+        user = must_exist(user, f"user {self.user_id}")
         if self.user_id == self.admin_id:
             raise Conflict("You cannot delete yourself; another admin can.")
         for claim in claims:
-            yield from release_claim(user.claim, claim, _owner(self.user_id))
+            yield from release_claim(user.claim, claim, USER.at(self.user_id).name)
         yield UserDeleted(user_id=self.user_id)
-
-
-def _owner(user_id: int) -> str:
-    return f"user-{user_id}"
 
 
 async def register_user(

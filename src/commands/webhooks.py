@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from commands.endpoints import existing_endpoint
-from commands.handler import Command
+from commands.handler import Command, must_exist
 from commands.projects import must_be_open
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
@@ -44,7 +43,7 @@ class RegisterWebhook(Command):
 
 
 @dataclass(frozen=True)
-class UpdateWebhook(Command):
+class UpdateWebhook(Command, of=WEBHOOK):
     """Changes the given fields; None leaves a field as it is."""
 
     webhook_id: int
@@ -53,28 +52,21 @@ class UpdateWebhook(Command):
     sealed_secret: bytes | None = None
     active: bool | None = None
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (WEBHOOK.at(self.webhook_id),)
-
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
-        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
-        if updated := self.update(WebhookUpdated, webhook, project_id=webhook.project_id):
-            yield updated
+        webhook = must_exist(webhook, f"webhook {self.webhook_id}")
+        yield from self.update(WebhookUpdated, webhook, project_id=webhook.project_id)
 
 
 @dataclass(frozen=True)
-class ReplayWebhook(Command):
+class ReplayWebhook(Command, of=WEBHOOK):
     webhook_id: int
     replay: str
     """Names the request: the same one is recorded once."""
     after: int
     up_to: int
 
-    def reads(self) -> Sequence[AnyStream]:
-        return (WEBHOOK.at(self.webhook_id),)
-
     def decide(self, webhook: Webhook | None) -> Iterable[Event]:
-        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
+        webhook = must_exist(webhook, f"webhook {self.webhook_id}")
         if not webhook.active:
             raise Conflict(f"Webhook {self.webhook_id} is not active; activate it by PUT first.")
         if webhook.replay != self.replay:
@@ -92,6 +84,6 @@ class Redeliver(Command):
         return WEBHOOK.at(self.webhook_id), DELIVERY.at(self.delivery_id)
 
     def decide(self, webhook: Webhook | None, delivery: Delivery) -> Iterable[Event]:
-        webhook = existing_endpoint(webhook, "webhook", self.webhook_id)
+        webhook = must_exist(webhook, f"webhook {self.webhook_id}")
         if delivery.requested < self.attempts:
             yield self.event(RedeliveryRequested, project_id=webhook.project_id)

@@ -248,6 +248,10 @@ class Build(msgspec.Struct, frozen=True):
         return self.queued.build_id
 
     @property
+    def deleted(self) -> bool:
+        return isinstance(self, DeletedBuild)
+
+    @property
     def counting_reports(self) -> list[Report]:
         """The reports of this attempt that no other one has replaced."""
         return [report for report in self.reports if report.attempt == self.attempt and not report.is_replaced]
