@@ -205,7 +205,6 @@ async def choose_events(
 
     async def of_project(after: int, limit: int) -> list[int]:
         wanted = audit_trail.TrailFilter(projects=[project_id], after=after)
-        async with pool.connection() as connection:
-            return await audit_trail.find_positions(connection, wanted, newest=False, limit=limit)
+        return await audit_trail.find_positions(pool, wanted, newest=False, limit=limit)
 
     return of_project, {"project_id": str(project_id)}, project_id

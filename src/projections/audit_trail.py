@@ -17,8 +17,9 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.auth import UserRow
 from projections.engine.model import Change, Int, Projection, Row, Rows, Table, no_rows
-from projections.engine.queries import fetch_value
+from projections.engine.queries import fetch_column, fetch_value
 from projections.nodes import NodeRow
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 NO_PROJECT = 0
@@ -94,7 +95,7 @@ class TrailFilter:
     before: int | None = None
 
 
-async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
+async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
     """The first `limit` positions of matching events: newest first, or oldest first."""
     conditions, parameters = ["true"], dict[str, Any](limit=limit)
 
@@ -105,13 +106,13 @@ async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, ne
     # The values of the column with the fewest are looked up one by one: only then an index returns the rows in the
     # wanted order. For several values together, PostgreSQL would scan the log for matches that may be far back. With
     # very many values matches are so frequent that this is fast.
-    source = ""
+    lookup = ""
     for column, sql_type, values in sorted(_chosen(wanted), key=lambda one: len(one[2])):
         parameters[column] = values
-        if source or len(values) > MAX_INDEX_LOOKUPS:
+        if lookup or len(values) > MAX_INDEX_LOOKUPS:
             must(f"{column} = ANY (%({column})s::{sql_type}[])")
         else:
-            source = f"unnest(%({column})s::{sql_type}[]) AS one(value) CROSS JOIN LATERAL"
+            lookup = f"unnest(%({column})s::{sql_type}[]) AS one(value) CROSS JOIN LATERAL"
             must(f"{column} = one.value")
     if wanted.stream is not None:
         of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
@@ -138,9 +139,8 @@ async def find_positions(connection: AsyncConnection, wanted: TrailFilter, *, ne
         must("position < %(before)s", before=wanted.before)
     first = f"ORDER BY position {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
     each = f"SELECT position FROM {TrailRow.table} WHERE {' AND '.join(conditions)} {first}"
-    query = f"SELECT position FROM {source} ({each}) found {first}"
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    return [position for (position,) in await cursor.fetchall()]
+    query = f"SELECT position FROM {lookup} ({each}) found {first}"
+    return await fetch_column(source, query, parameters)
 
 
 def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
@@ -163,14 +163,13 @@ async def fetch_stream_positions(
         f" ORDER BY originator_version {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
     )
     parameters = {"stream": stream, "after": after, "before": before, "limit": limit}
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    return dict(await cursor.fetchall())
+    return dict(await fetch_rows(connection, query, parameters))
 
 
-async def has_project(connection: AsyncConnection, project_id: int) -> bool:
+async def has_project(source: Source, project_id: int) -> bool:
     """Whether the project ever existed; its trail stays after it is deleted."""
     query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
-    return await fetch_value(connection, query, {"project": project_id}) is not None
+    return await fetch_value(source, query, {"project": project_id}) is not None
 
 
 async def find_project_at(connection: AsyncConnection, position: int) -> int | None:
@@ -189,7 +188,7 @@ async def has_unsealed(connection: AsyncConnection, before: datetime) -> bool:
     return bool(await fetch_value(connection, query, {"before": microseconds(before)}))
 
 
-async def fetch_actor_names(connection: AsyncConnection, actors: Collection[str]) -> dict[str, str]:
+async def fetch_actor_names(source: Source, actors: Collection[str]) -> dict[str, str]:
     """Actor -> current name. Deleted users and nodes, and the server itself, are left out."""
     query = (
         f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
@@ -197,8 +196,7 @@ async def fetch_actor_names(connection: AsyncConnection, actors: Collection[str]
         f" SELECT 'node:' || id, name FROM {NodeRow.table} WHERE id = ANY (%(nodes)s::bigint[])"
     )
     parameters = {"users": _numbers("user", actors), "nodes": _numbers("node", actors)}
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    return dict(await cursor.fetchall())
+    return dict(await fetch_rows(source, query, parameters))
 
 
 def _numbers(kind: str, actors: Collection[str]) -> list[int]:

@@ -12,6 +12,7 @@ from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
+from store.postgres.queries import fetch_rows
 
 VERSION = 1
 DELETED_USER = "deleted user"
@@ -114,14 +115,12 @@ async def fetch_session_credentials(
 
     Expiry is not checked here: the signed session token holds it.
     """
-    cursor = await connection.execute(
+    query = (
         f"SELECT s.id, u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s"
-        f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active".encode(),
-        (list(set(session_ids)),),
-        prepare=True,
-        binary=True,
+        f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active"
     )
-    found = {session_id: Credentials(*columns) for session_id, *columns in await cursor.fetchall()}
+    rows = await fetch_rows(connection, query, (list(set(session_ids)),))
+    found = {session_id: Credentials(*columns) for session_id, *columns in rows}
     return [found.get(session_id) for session_id in session_ids]
 
 

@@ -25,6 +25,7 @@ from projections.engine.model import (
 )
 from projections.engine.queries import fetch_all, fetch_column, fetch_value, find_row
 from projections.projects import ProjectRow
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -216,7 +217,7 @@ async def count(connection: AsyncConnection, filters: BuildFilters) -> BuildCoun
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
-async def find_expired(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
+async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
     """Finished, unpinned builds that their project's retention no longer keeps, by age or by number; oldest first."""
     query = (
         "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
@@ -228,7 +229,7 @@ async def find_expired(connection: AsyncConnection, now: datetime, limit: int) -
         "  OR (retention_builds > 0 AND number > retention_builds))"
         " ORDER BY id LIMIT %(limit)s"
     )
-    return await fetch_column(connection, query, {"now": now, "limit": limit})
+    return await fetch_column(source, query, {"now": now, "limit": limit})
 
 
 async def find_queue_position(connection: AsyncConnection, build_id: int) -> int:

@@ -1,7 +1,7 @@
 """The projections of endpoints: one row for each webhook, or for each Teams channel."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import msgspec
 from psycopg import AsyncConnection
@@ -17,7 +17,7 @@ from domain.endpoints import (
 )
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
-from projections.engine.queries import fetch_all
+from projections.engine.queries import Window, fetch_all
 
 R = TypeVar("R", bound=Row)
 
@@ -78,9 +78,7 @@ async def list_endpoints(
     *,
     project_id: int | None = None,
     active: bool | None = None,
-    after: int,
-    offset: int,
-    limit: int,
+    **window: Unpack[Window],
 ) -> list[R]:
     """Returns a page ordered by id, of these projects; None: of all projects and of endpoints without one."""
     return await fetch_all(
@@ -91,12 +89,5 @@ async def list_endpoints(
         " AND (%(project)s::bigint IS NULL OR project_id = %(project)s)"
         " AND (%(active)s::bool IS NULL OR active = %(active)s)"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
-        {
-            "projects": projects,
-            "project": project_id,
-            "active": active,
-            "after": after,
-            "offset": offset,
-            "limit": limit,
-        },
+        {"projects": projects, "project": project_id, "active": active, **window},
     )

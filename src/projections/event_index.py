@@ -7,8 +7,6 @@ since. They hold only numbers.
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from psycopg import AsyncConnection
-
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
 from domain.core.events import Recorded
 from domain.known_issues import KnownIssueSearched
@@ -16,6 +14,7 @@ from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
 from projections.engine.model import Change, Projection, Row, Rows, SmallInt, Table, no_rows
 from projections.engine.queries import fetch_column
+from store.postgres.queries import Source
 
 VERSION = 2
 
@@ -88,12 +87,10 @@ PROJECTION = Projection(
 )
 
 
-async def find_positions(
-    connection: AsyncConnection, kind: Kind, id: int, until: int, limit: int | None = None
-) -> list[int]:
+async def find_positions(source: Source, kind: Kind, id: int, until: int, limit: int | None = None) -> list[int]:
     """Positions of the events of a resource up to `until`, newest first."""
     return await fetch_column(
-        connection,
+        source,
         f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"
         " ORDER BY position DESC LIMIT %(limit)s",
         {"kind": KINDS.index(kind), "id": id, "until": until, "limit": limit},

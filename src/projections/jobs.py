@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Unpack
 
 import msgspec
 from cachetools import LRUCache
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from domain.core.events import Recorded, changes_of, copy_fields
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_column, fetch_one, find_row
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
+from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
 
 VERSION = 1
 JOBS_CACHED = 10_000
@@ -57,8 +58,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case JobUpdated():
             job = rows.get(JobRow, event.job_id)
             if job is not None:
-                columns = {"name" if field == "title" else field: value for field, value in changes_of(event).items()}
-                yield msgspec.structs.replace(job, **columns)
+                yield msgspec.structs.replace(job, **changed_columns(job, event))
         case JobConfigured():
             yield copy_fields(
                 ConfigurationRow,
@@ -113,8 +113,7 @@ class ProjectOfJob:
         """The id of the job's project, None for an unknown job. A deleted job may still be in the cache."""
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
-        async with self._pool.connection() as connection:
-            job = await find(connection, job_id)
+        job = await find_row(self._pool, JobRow, job_id)
         if job is not None:
             self._known[job_id] = job.project_id
         return None if job is None else job.project_id
@@ -151,9 +150,7 @@ async def fetch_page(
     project_id: int | None,
     search: str | None,
     enabled: bool | None,
-    after: int,
-    offset: int,
-    limit: int,
+    **window: Unpack[Window],
 ) -> list[JobRow]:
     """The jobs of `projects` (None: of all projects) whose names contain `search`, ignoring case; by id."""
     return await fetch_all(
@@ -170,8 +167,6 @@ async def fetch_page(
             "project": project_id,
             "search": search,
             "enabled": enabled,
-            "after": after,
-            "offset": offset,
-            "limit": limit,
+            **window,
         },
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Unpack
 
 import msgspec
 from psycopg import AsyncConnection
@@ -10,7 +11,8 @@ from domain import known_issues
 from domain.core.events import Recorded, changes_of, copy_fields
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_column, find_row
+from projections.engine.queries import Window, fetch_all, fetch_column, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 _UNSEARCHED = "searched < edition"
@@ -87,22 +89,20 @@ async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRo
     return await find_row(connection, KnownIssueRow, known_issue_id)
 
 
-async def fetch_page(
-    connection: AsyncConnection, project_id: int, *, after: int, offset: int, limit: int
-) -> list[KnownIssueRow]:
+async def fetch_page(connection: AsyncConnection, project_id: int, **window: Unpack[Window]) -> list[KnownIssueRow]:
     return await fetch_all(
         connection,
         KnownIssueRow,
         f"SELECT * FROM {KnownIssueRow.table} WHERE project_id = %(project)s AND id > %(after)s"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
-        {"project": project_id, "after": after, "offset": offset, "limit": limit},
+        {"project": project_id, **window},
     )
 
 
-async def fetch_match_rules(connection: AsyncConnection, project_id: int) -> list[known_issues.MatchRule]:
+async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
     """The match rules of all known issues of a project, taught ones included."""
     return await fetch_all(
-        connection,
+        source,
         known_issues.MatchRule,
         f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
         f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {TaughtRow.table} l"
@@ -111,7 +111,7 @@ async def fetch_match_rules(connection: AsyncConnection, project_id: int) -> lis
     )
 
 
-async def find_unsearched(connection: AsyncConnection, limit: int) -> list[int]:
+async def find_unsearched(source: Source, limit: int) -> list[int]:
     """Ids of the known issues whose search through older failures is not complete, oldest first."""
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
-    return await fetch_column(connection, query, {"limit": limit})
+    return await fetch_column(source, query, {"limit": limit})

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 from psycopg import AsyncConnection
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
-from domain.core.events import Recorded, changes_of, copy_fields
-from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_one, find_row
+from domain.core.events import Recorded, copy_fields
+from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, changed_columns
+from projections.engine.queries import Window, fetch_all, fetch_one, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -89,8 +90,7 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
             # A session that was already replaced by another one may end late.
             return {"session": None} if event.session == node.session else {}
         case nodes.NodeUpdated():
-            given = changes_of(event)
-            return {"name" if field == "title" else field: given[field] for field in given if field != "claim"}
+            return changed_columns(node, event)
         case nodes.NodeQuarantined() | nodes.NodeReleased():
             return {"quarantined": isinstance(event, nodes.NodeQuarantined)}
         case _:
@@ -159,10 +159,10 @@ _VIEW = f"""
 """
 
 
-async def find_by_token(connection: AsyncConnection, token_hash: bytes) -> NodeRow | None:
+async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
     """The node whose agent has this token; None when there is none, or it was deleted."""
     query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
-    return await fetch_one(connection, NodeRow, query, {"hash": token_hash})
+    return await fetch_one(source, NodeRow, query, {"hash": token_hash})
 
 
 async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
@@ -180,13 +180,7 @@ async def find_view_by_name(connection: AsyncConnection, name: str) -> NodeView 
 
 
 async def fetch_page(
-    connection: AsyncConnection,
-    *,
-    pool_id: int | None,
-    status: str | None,
-    after: int,
-    offset: int,
-    limit: int,
+    connection: AsyncConnection, *, pool_id: int | None, status: str | None, **window: Unpack[Window]
 ) -> list[NodeView]:
     return await fetch_all(
         connection,
@@ -194,7 +188,7 @@ async def fetch_page(
         f"{_VIEW} WHERE n.id > %(after)s AND (%(pool)s::bigint IS NULL OR n.pool_id = %(pool)s)"
         " AND (%(status)s::text IS NULL OR n.status = %(status)s) ORDER BY n.id"
         " OFFSET %(offset)s LIMIT %(limit)s",
-        {"pool": pool_id, "status": status, "after": after, "offset": offset, "limit": limit},
+        {"pool": pool_id, "status": status, **window},
     )
 
 

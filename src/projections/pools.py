@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import cast
+from typing import Unpack, cast
 
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded, changes_of, copy_fields
+from domain.core.events import Recorded, copy_fields
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
 from projections.builds import BuildRow
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
+from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, fetch_value
 from projections.nodes import NodeRow
 
 VERSION = 1
@@ -35,10 +35,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield copy_fields(PoolRow, event, id=event.pool_id, name=event.title, created_at=event.at)
         case PoolUpdated():
             pool = rows.get(PoolRow, event.pool_id)
-            columns = {"name" if field == "title" else field: value for field, value in changes_of(event).items()}
-            columns.pop("claim", None)
-            if pool is not None and columns:
-                yield msgspec.structs.replace(pool, **columns)
+            if pool is not None:
+                yield msgspec.structs.replace(pool, **changed_columns(pool, event))
         case PoolDeleted():
             yield Delete(PoolRow, event.pool_id)
 
@@ -106,13 +104,7 @@ async def count_guest_builds(connection: AsyncConnection, project_id: int) -> in
 
 
 async def fetch_page(
-    connection: AsyncConnection,
-    *,
-    projects: Sequence[int] | None,
-    project_id: int | None,
-    after: int,
-    offset: int,
-    limit: int,
+    connection: AsyncConnection, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
 ) -> list[PoolView]:
     """The pools of `projects` (None: of all projects) and all shared pools; with `project_id`, only those of it."""
     return await fetch_all(
@@ -122,11 +114,5 @@ async def fetch_page(
         " AND (%(projects)s::bigint[] IS NULL OR p.shared OR p.project_id = ANY (%(projects)s::bigint[]))"
         " AND (%(project)s::bigint IS NULL OR p.project_id = %(project)s)"
         " ORDER BY p.id OFFSET %(offset)s LIMIT %(limit)s",
-        {
-            "projects": None if projects is None else list(projects),
-            "project": project_id,
-            "after": after,
-            "offset": offset,
-            "limit": limit,
-        },
+        {"projects": None if projects is None else list(projects), "project": project_id, **window},
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
@@ -11,7 +12,18 @@ from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobCreated, JobDeleted
 from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
 from domain.users import UserDeleted
-from projections.engine.model import Change, Delete, DeleteWhere, Int, Projection, Row, Rows, Table, row_of
+from projections.engine.model import (
+    Change,
+    Delete,
+    DeleteWhere,
+    Int,
+    Projection,
+    Row,
+    Rows,
+    Table,
+    changed_columns,
+    row_of,
+)
 from projections.engine.queries import fetch_all, find_row
 
 VERSION = 1
@@ -63,7 +75,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 def _changes(
     event: ProjectUpdated | WebhookSecretRotated | JobCreated | JobDeleted | BuildQueued, project: ProjectRow
-) -> dict[str, str | int | bytes | datetime]:
+) -> dict[str, Any]:
     match event:
         case JobCreated():
             return {"jobs_count": project.jobs_count + 1}
@@ -74,14 +86,7 @@ def _changes(
         case WebhookSecretRotated():
             return {"sealed_webhook_secret": event.sealed_webhook_secret}
         case ProjectUpdated():
-            columns = {
-                "name": event.title,
-                "description": event.description,
-                "scm_endpoint_id": event.scm_endpoint_id,
-                "retention_days": event.retention_days,
-                "retention_builds": event.retention_builds,
-            }
-            return {column: value for column, value in columns.items() if value is not None}
+            return changed_columns(project, event)
 
 
 PROJECTION = Projection(

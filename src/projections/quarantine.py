@@ -6,7 +6,7 @@ A row is one quarantined test of a job. Expired entries keep their row until the
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Unpack
 
 import msgspec
 from psycopg import AsyncConnection
@@ -15,7 +15,7 @@ from domain import quarantine
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, find_row
+from projections.engine.queries import Window, fetch_all, fetch_column, find_row
 
 VERSION = 1
 _EXPIRY_UNRECORDED = "expired_at IS NULL"
@@ -161,16 +161,14 @@ async def find(connection: AsyncConnection, quarantine_id: int) -> QuarantineRow
     return await find_row(connection, QuarantineRow, quarantine_id)
 
 
-async def fetch_page(
-    connection: AsyncConnection, job_id: int, *, after: int, offset: int, limit: int
-) -> list[QuarantineRow]:
+async def fetch_page(connection: AsyncConnection, job_id: int, **window: Unpack[Window]) -> list[QuarantineRow]:
     """A page of entries by id, expired ones included."""
     return await fetch_all(
         connection,
         QuarantineRow,
         f"SELECT * FROM {QuarantineRow.table} WHERE job_id = %(job)s AND id > %(after)s"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
-        {"job": job_id, "after": after, "offset": offset, "limit": limit},
+        {"job": job_id, **window},
     )
 
 

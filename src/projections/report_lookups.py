@@ -20,8 +20,7 @@ class ReportLookups:
     pool: AsyncConnectionPool
 
     async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
-        async with self.pool.connection() as connection:
-            return await known_issues.fetch_match_rules(connection, project_id)
+        return await known_issues.fetch_match_rules(self.pool, project_id)
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
         async with self.pool.connection() as connection:

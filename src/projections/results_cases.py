@@ -9,6 +9,7 @@ from psycopg import AsyncConnection
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from projections.engine.queries import fetch_value
+from store.postgres.queries import fetch_rows
 
 VERSION = 3
 """Version of the projection `results`, which also writes the tables of this file."""
@@ -153,8 +154,7 @@ async def find_case_ids(connection: AsyncConnection, project_id: int, node_ids: 
         " AND c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
     )
     parameters = {"project": project_id, "node_ids": node_ids}
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
     found: list[int | None] = [None] * len(node_ids)
-    for number, case_id in await cursor.fetchall():
+    for number, case_id in await fetch_rows(connection, query, parameters):
         found[number - 1] = case_id
     return found

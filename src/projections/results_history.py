@@ -20,6 +20,7 @@ from projections.results_queries import (
     fetch_with_triage,
 )
 from projections.triage import RULE_COLUMNS, TRIAGE_COLUMNS, TRIAGE_JOINS, ResultTriage, RuleMatchRow, TriageRow
+from store.postgres.queries import Source
 
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
 """SQL: the report of a result `t`. When that report is not recorded (yet), this finds the one before it; so compare
@@ -143,13 +144,11 @@ async def fetch_history(connection: AsyncConnection, case_id: int, limit: int) -
 _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AND v.classification IS NULL)"
 
 
-async def fetch_older_failures(
-    connection: AsyncConnection, project_id: int, result_id: int, limit: int
-) -> list[OlderFailure]:
+async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:
     """The newest `limit` results with texts before `result_id` in a project, newest first."""
     # LIMIT 1 tells the planner that an id occurs once; without it, it reads the whole tables for a few look-ups.
     return await fetch_all(
-        connection,
+        source,
         OlderFailure,
         f"WITH x AS MATERIALIZED (SELECT * FROM {ResultTextRow.table} WHERE id < %(before)s"
         f"  AND job_id IN (SELECT id FROM {JobRow.table} WHERE project_id = %(project)s)"

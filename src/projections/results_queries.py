@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.engine.queries import T, fetch_all, fetch_value
+from projections.engine.queries import T, fetch_all, fetch_column, fetch_value
 from projections.results import (
     ATTEMPT,
     FLAKY,
@@ -37,6 +37,7 @@ from projections.triage import (
     ResultTriage,
     classification_parameters,
 )
+from store.postgres.queries import fetch_rows
 
 MESSAGE_LENGTH = 4_000
 """Characters of a failure message in lists. `results_history.find_text` returns the whole message."""
@@ -236,9 +237,8 @@ async def fetch_with_triage(
     connection: AsyncConnection, into: type[T], query: str, parameters: dict[str, Any]
 ) -> list[T]:
     """Like `fetch_all`, for queries that end with TRIAGE_COLUMNS and structs whose last field is a `ResultTriage`."""
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
     split = len(into.__struct_fields__) - 1
-    return [into(*row[:split], ResultTriage(*row[split:])) for row in await cursor.fetchall()]
+    return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(connection, query, parameters)]
 
 
 async def fetch_failed_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
@@ -264,5 +264,4 @@ async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) 
         f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
     )
     parameters = ranges.parameters | classification_parameters("flaky") | {"status": STATUS, "failed": FAILED}
-    cursor = await connection.execute(query.encode(), parameters, prepare=True, binary=True)
-    return [node_id for (node_id,) in await cursor.fetchall()]
+    return await fetch_column(connection, query, parameters)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import msgspec
 from psycopg import AsyncConnection
@@ -10,8 +10,8 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import Configuration
 from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, TemplateUpdated
-from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
+from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
+from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, fetch_value
 from projections.jobs import JobRow
 
 VERSION = 1
@@ -51,8 +51,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             if template is not None:
                 yield msgspec.structs.replace(
                     template,
-                    name=template.name if event.title is None else event.title,
-                    description=template.description if event.description is None else event.description,
+                    **changed_columns(template, event),
                     updated_at=event.at,
                     **({} if event.configuration is None else _configuration_columns(event.configuration)),
                 )
@@ -115,10 +114,10 @@ async def find_id_by_name(connection: AsyncConnection, name: str) -> int | None:
     return cast(int | None, await fetch_value(connection, query, {"name": name}))
 
 
-async def fetch_page(connection: AsyncConnection, *, after: int, offset: int, limit: int) -> list[TemplateView]:
+async def fetch_page(connection: AsyncConnection, **window: Unpack[Window]) -> list[TemplateView]:
     return await fetch_all(
         connection,
         TemplateView,
         f"{_VIEW} WHERE t.id > %(after)s ORDER BY t.id OFFSET %(offset)s LIMIT %(limit)s",
-        {"after": after, "offset": offset, "limit": limit},
+        window,
     )

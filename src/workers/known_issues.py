@@ -44,8 +44,7 @@ class KnownIssueSearch:
 
     async def sweep(self) -> None:
         """Searches for known issues that have not been searched for in their newest edition."""
-        async with self.pool.connection() as connection:
-            due = await known_issues.find_unsearched(connection, SWEEP_SIZE)
+        due = await known_issues.find_unsearched(self.pool, SWEEP_SIZE)
         for known_issue_id in due:
             try:
                 await self._search(known_issue_id)
@@ -62,10 +61,7 @@ class KnownIssueSearch:
         for number in range(self.max_chunks):
             if before == 0:
                 return
-            async with self.pool.connection() as connection:
-                chunk = await results_history.fetch_older_failures(
-                    connection, issue.project_id, before, self.chunk_size
-                )
+            chunk = await results_history.fetch_older_failures(self.pool, issue.project_id, before, self.chunk_size)
             found = await asyncio.to_thread(_matching, rules, chunk)
             before = chunk[-1].id if len(chunk) == self.chunk_size and number + 1 < self.max_chunks else 0
             if found or before == 0:

@@ -32,8 +32,7 @@ class Retention:
 
     async def sweep(self) -> int:
         """Deletes the builds that are due now, `sweep_size` at most; returns their number."""
-        async with self.pool.connection() as connection:
-            due = await builds.find_expired(connection, self.clock(), self.sweep_size)
+        due = await builds.find_expired(self.pool, self.clock(), self.sweep_size)
         deleted = 0
         for build_id in due:
             try:

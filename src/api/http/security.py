@@ -55,8 +55,7 @@ async def identify(services: Services, token: str) -> User | Agent:
     """Returns whose token it is. Raises Unauthenticated for an unknown, expired or revoked one."""
     if token.startswith(AGENT_TOKEN):
         hashed = token_hash(token)
-        async with services.pool.connection() as connection:
-            node = await nodes.find_by_token(connection, hashed)
+        node = await nodes.find_by_token(services.pool, hashed)
         if node is None or not hmac.compare_digest(node.token_hash, hashed):
             raise Unauthenticated(BAD_TOKEN)
         return Agent(node.id)

@@ -7,7 +7,7 @@ every path and query string.
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Protocol, TypedDict, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
 
 import msgspec
@@ -20,6 +20,7 @@ from msgspec import UNSET, Meta, structs
 
 from api.http.validation import convert_body, drop_read_only
 from domain.core.errors import Invalid, NotFound
+from projections.engine.queries import Window
 
 
 class WithId(Protocol):
@@ -173,12 +174,6 @@ def to_view(view: type[V], source: msgspec.Struct, **more: Any) -> V:
     """Returns a view made of the fields that it shares with `source`, and of `more`."""
     common = {name: getattr(source, name) for name in view.__struct_fields__ if hasattr(source, name)}
     return view(**common | more)
-
-
-class Window(TypedDict):
-    after: int
-    offset: int
-    limit: int
 
 
 class Paged(msgspec.Struct, frozen=True):

@@ -108,8 +108,7 @@ class EventFeed:
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
             return None
-        async with services.pool.connection() as connection:
-            positions = await audit_trail.find_positions(connection, wanted, newest=False, limit=PAGE_SIZE)
+        positions = await audit_trail.find_positions(services.pool, wanted, newest=False, limit=PAGE_SIZE)
         messages: list[FeedMessage] = []
         for start in range(0, len(positions), EVENT_BATCH):
             messages += await self._encode(await services.log.read_at(positions[start : start + EVENT_BATCH]))
@@ -150,8 +149,8 @@ class EventFeed:
         del self._messages[:dropped], self._positions[:dropped]
 
     async def _encode(self, events: Sequence[Recorded]) -> list[FeedMessage]:
-        async with self._services.pool.connection() as connection:
-            names = await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
+        actors = {recorded.event.actor for recorded in events}
+        names = await audit_trail.fetch_actor_names(self._services.pool, actors)
         entries = [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
         short = await add_changes(self._services.log, [one for one in entries if one.version <= SHORT_STREAM_LENGTH])
         changed = {entry.position: entry for entry in short}

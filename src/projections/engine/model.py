@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, 
 
 import msgspec
 
-from domain.core.events import Damaged, Event, Recorded
+from domain.core.events import Damaged, Event, Recorded, changes_of
 from domain.registry import EVENTS
 
 R = TypeVar("R", bound="Row")
@@ -103,6 +103,14 @@ class RowsByKey:
 BulkDelete = DeleteWhere | DeleteRange
 """A deletion of rows that the event does not name one by one."""
 Change = Row | Delete | BulkDelete | RowsByKey
+
+
+def changed_columns(row: Row, event: Event) -> dict[str, Any]:
+    """Returns the columns that an update event changes; fields without a column are left out."""
+    changes = changes_of(event)
+    if "title" in changes and "name" in row.__struct_fields__:
+        changes["name"] = changes["title"]
+    return {column: value for column, value in changes.items() if column in row.__struct_fields__}
 
 
 class Rows(Protocol):

@@ -87,8 +87,7 @@ class HistoricalReader:
 
     async def find_related(self, kind: Kind, id: int) -> list[int]:
         """Positions of the events in other streams that concern this resource, newest first."""
-        async with self._pool.connection() as connection:
-            return await event_index.find_positions(connection, kind, id, self._until)
+        return await event_index.find_positions(self._pool, kind, id, self._until)
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
         """Folds the users whose email addresses are shown; None is skipped."""
@@ -98,8 +97,7 @@ class HistoricalReader:
         """Folds builds of the job, newest first, until one of them was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
-            async with self._pool.connection() as connection:
-                positions = await event_index.find_positions(connection, "job", job_id, until, BUILD_BATCH)
+            positions = await event_index.find_positions(self._pool, "job", job_id, until, BUILD_BATCH)
             if not positions:
                 return
             until = positions[-1] - 1

@@ -77,8 +77,7 @@ class RuleHistory:
 
     async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
         query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY (%(ids)s::bigint[])"
-        async with self._pool.connection() as connection:
-            found = await fetch_all(connection, _Case, query, {"ids": list(case_ids)})
+        found = await fetch_all(self._pool, _Case, query, {"ids": list(case_ids)})
         return {case.id: case.node_id for case in found}
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
@@ -86,8 +85,7 @@ class RuleHistory:
             "SELECT wanted.id, v.classification, m.classification FROM unnest(%(ids)s::bigint[]) wanted(id)"
             f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
         )
-        async with self._pool.connection() as connection:
-            found = await fetch_all(connection, _Classified, query, {"ids": list(result_ids)})
+        found = await fetch_all(self._pool, _Classified, query, {"ids": list(result_ids)})
         classified: dict[int, tuple[Classification, bool]] = {}
         for one in found:
             if one.by_person is not None:
@@ -97,7 +95,5 @@ class RuleHistory:
         return classified
 
     async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
-        async with self._pool.connection() as connection:
-            return await audit_trail.find_positions(
-                connection, dataclasses.replace(wanted, after=position), newest=False, limit=POSITION_BATCH
-            )
+        rest = dataclasses.replace(wanted, after=position)
+        return await audit_trail.find_positions(self._pool, rest, newest=False, limit=POSITION_BATCH)

@@ -83,9 +83,8 @@ async def print_differences(
 ) -> int:
     """Print which test results and verdicts these rules would have changed. Raises Fault for an unknown project."""
     async with core(settings, pool_size=2) as parts:
-        async with parts.pool.connection() as connection:
-            if project_id is not None and not await audit_trail.has_project(connection, project_id):
-                raise Fault(f"There is no project {project_id}.", 2)
+        if project_id is not None and not await audit_trail.has_project(parts.pool, project_id):
+            raise Fault(f"There is no project {project_id}.", 2)
         simulation = Simulation(what_if)
         history = RuleHistory(
             parts.pool,
@@ -170,6 +169,5 @@ def _progress_printer(simulation: Simulation, head: int) -> Callable[[], bool]:
 async def _fetch_names(parts: Core, actors: Collection[str]) -> dict[str, str]:
     # A story needs only the log; names of people come from a read model that may not be built.
     with contextlib.suppress(psycopg.errors.UndefinedTable):
-        async with parts.pool.connection() as connection:
-            return await audit_trail.fetch_actor_names(connection, actors)
+        return await audit_trail.fetch_actor_names(parts.pool, actors)
     return {}
