@@ -6,6 +6,7 @@ import msgspec
 
 Status = Literal["passed", "failed", "skipped"]
 ErrorKind = Literal["", "failure", "error"]
+Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -66,15 +67,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
     """A suite, given after its cases. `counts` are recomputed from them, nested suites included."""
 
     name: str = ""
-    timestamp: str = ""
-    hostname: str = ""
-    file: str = ""
-    duration_ms: int = 0
     declared: Declared = Declared()
     counts: Counts = Counts()
     properties: tuple[tuple[str, str], ...] = ()
-    system_out: str = ""
-    system_err: str = ""
 
 
 class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,21 +87,7 @@ class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of a report: the last item of every parse, exactly once.
+    """The kind of a report and its warnings: the last item of every parse, exactly once."""
 
-    `counts` are of the elements of the file, as the file's own counts are; attempts that a reporter folds
-    into one element (surefire's <rerunFailure>, <flakyFailure>) are in `cases`, the number of `Case`s given.
-    `known_issues` is the part of `counts.failed` that must not fail the build. `duration_ms` is the sum over
-    the cases.
-    """
-
-    dialect: Literal["", "testhide", "junit", "nunit", "xunit", "trx"] = ""
-    schema_version: int = 1
-    name: str = ""
-    counts: Counts = Counts()
-    cases: int = 0
-    known_issues: int = 0
-    suites: int = 0
-    duration_ms: int = 0
-    declared: Declared = Declared()
+    dialect: Dialect = ""
     warnings: tuple[ReportWarning, ...] = ()

@@ -61,10 +61,6 @@ def _found(tally: Tally, what: str, junit: bool) -> int:
     return int(getattr(tally, what))
 
 
-def xunit_time(attributes: dict[str, str]) -> str:
-    return f"{attributes['run-date']}T{attributes.get('run-time', '00:00:00')}" if "run-date" in attributes else ""
-
-
 def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Declared:
     def number(name: str) -> int | None:
         return whole_number(attributes.get(name, ""), name, notes)

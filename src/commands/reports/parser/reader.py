@@ -6,19 +6,16 @@ read.
 """
 
 from collections.abc import Iterator
-from typing import Literal
 
 from commands.reports.parser import dotnet, junit
 from commands.reports.parser.building import Builder, property_pair
-from commands.reports.parser.case import Case, Declared, Suite, Summary
-from commands.reports.parser.counting import Tally, declared_by, declared_by_trx, mismatches, xunit_time
+from commands.reports.parser.case import Case, Declared, Dialect, Suite, Summary
+from commands.reports.parser.counting import Tally, declared_by, declared_by_trx, mismatches
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.tree import VERDICTS, Budget, Element
-from commands.reports.parser.values import milliseconds, whole_number
-
-Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
+from commands.reports.parser.values import whole_number
 
 _DIALECTS: dict[str, Dialect] = {
     "testsuites": "junit",
@@ -37,6 +34,7 @@ _RUNS = frozenset({"testsuites", "test-run", "assemblies", "TestRun"})
 _SUITES = frozenset({"testsuite", "test-suite", "assembly"})
 _CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
 _FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters"})
+_HAS_FAILED = frozenset({"failed", "fail", "error", "timeout", "aborted"})
 # Groups of one test's variants: the suite of a case is the fixture around them.
 _NUNIT_VARIANTS = frozenset({"Theory", "ParameterizedMethod", "GenericMethod"})
 _OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
@@ -53,7 +51,6 @@ class _OpenSuite:
         self.direct = Tally()
         self.total = Tally()
         self.properties: list[tuple[str, str]] = []
-        self.output: dict[str, str] = {}
 
 
 class ReportReader:
@@ -68,16 +65,13 @@ class ReportReader:
         self._budget = Budget(limits)
         self._skipped = 0
         self._suites: list[_OpenSuite] = []
-        self._all = Tally()
         self._held = dotnet.Held()
         self._releasing = False
         self._dialect: Dialect = ""
         self._root = ""
         self._run = Origin()
         self._run_name = ""
-        self._declared = Declared()
-        self._schema_version = 1
-        self._cases = self._known = self._suite_count = self._duration = 0
+        self._declared_by_trx = Declared()
 
     def drain(self) -> Iterator[Case | Suite]:
         """Yield the cases and suites that were read since the last call."""
@@ -85,9 +79,7 @@ class ReportReader:
         yield from out
         if self._releasing:
             self._releasing = False
-            for case in self._held.release(self._builder):
-                self._cases += 1
-                yield case
+            yield from self._held.release(self._builder)
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if self._capture:
@@ -179,29 +171,20 @@ class ReportReader:
         elif node.name == "UnitTest":
             self._held.define(node)
         elif node.name == "Counters":
-            self._declared = declared_by_trx(node.attributes, self._notes)
-        elif self._suites:
-            self._suite_fact(node, self._suites[-1])
+            self._declared_by_trx = declared_by_trx(node.attributes, self._notes)
+        elif self._suites and node.name == "property":
+            self._suite_property(node, self._suites[-1])
 
     def _is_evidence(self, node: Element) -> bool:
         """Returns whether a case that was cut off counts: only if it has failed already."""
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
-        failed = failed or node.get("result", "outcome").casefold() in (
-            "failed",
-            "fail",
-            "error",
-            "timeout",
-            "aborted",
-        )
+        failed = failed or node.get("result", "outcome").casefold() in _HAS_FAILED
         self._notes.add("case_kept_unfinished" if failed else "case_dropped", name)
         return failed
 
-    def _suite_fact(self, node: Element, suite: _OpenSuite) -> None:
-        if node.name in ("system-out", "system-err"):
-            text = self._builder.text(node)
-            suite.output[node.name] = (suite.output.get(node.name, "") + text)[: self._limits.output]
-        elif len(suite.properties) >= self._limits.properties:
+    def _suite_property(self, node: Element, suite: _OpenSuite) -> None:
+        if len(suite.properties) >= self._limits.properties:
             self._notes.add("too_many_elements", f"<property> of the suite {suite.origin.suite[:80]}")
         else:
             name, value = property_pair(node)
@@ -212,7 +195,6 @@ class ReportReader:
     def _read_version(self, value: str) -> None:
         self._dialect = "testhide"
         version = whole_number(value, "the schema version", self._notes)
-        self._schema_version = version or 1
         if version is not None and version != 1:
             self._notes.add("schema_version", f"the report has schema version {version}, it was read as version 1")
 
@@ -235,24 +217,19 @@ class ReportReader:
         # An element counts once, as the file's own counts do, not with the attempts folded into it.
         self._count(attempts[itself])
         self._out += attempts
-        self._cases += len(attempts)
 
     def _count(self, case: Case) -> None:
         self._notes.cases += 1
-        self._all.add(case)
-        self._duration += case.duration_ms
-        self._known += case.known_issue
         if self._suites:
             self._suites[-1].direct.add(case)
 
     def _end_suite(self, suite: _OpenSuite) -> None:
         suite.total.include(suite.direct)
-        attributes = suite.attributes
         if suite.element == "TestRun":
             self._releasing = True
-            declared = self._declared
+            declared = self._declared_by_trx
         else:
-            declared = declared_by(suite.element, attributes, self._notes)
+            declared = declared_by(suite.element, suite.attributes, self._notes)
         who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
         junit = suite.element.startswith("testsuite")
         is_pytest = suite.origin.pytest or self._run.pytest
@@ -260,27 +237,9 @@ class ReportReader:
             self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)
-        if suite.element in _RUNS:
-            self._declared = declared
-            return
-        limit = self._limits.name
-        self._suite_count += 1
-        self._out.append(
-            Suite(
-                name=suite.origin.suite,
-                timestamp=(attributes.get("timestamp") or attributes.get("start-time") or xunit_time(attributes))[
-                    :limit
-                ],
-                hostname=attributes.get("hostname", "")[:limit],
-                file=attributes.get("file", "")[:limit],
-                duration_ms=milliseconds(attributes.get("time") or attributes.get("duration", ""), self._notes),
-                declared=declared,
-                counts=suite.total.counts(),
-                properties=tuple(suite.properties),
-                system_out=suite.output.get("system-out", ""),
-                system_err=suite.output.get("system-err", ""),
-            )
-        )
+        if suite.element not in _RUNS:
+            counts, properties = suite.total.counts(), tuple(suite.properties)
+            self._out.append(Suite(name=suite.origin.suite, declared=declared, counts=counts, properties=properties))
 
     def finish(self) -> None:
         """Ends the report: the next `drain` returns what is still incomplete."""
@@ -291,15 +250,4 @@ class ReportReader:
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)
-        return Summary(
-            dialect=self._dialect,
-            schema_version=self._schema_version,
-            name=self._run_name,
-            counts=self._all.counts(),
-            cases=self._cases,
-            known_issues=self._known,
-            suites=self._suite_count,
-            duration_ms=self._duration,
-            declared=self._declared,
-            warnings=self._notes.warnings(),
-        )
+        return Summary(dialect=self._dialect, warnings=self._notes.warnings())
