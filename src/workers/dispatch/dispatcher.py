@@ -181,8 +181,8 @@ class _Leadership:
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
         )
         for assigned, (_, node_id) in zip(done, placed, strict=True):
-            if not assigned and (node := self._scheduler.nodes.get(node_id)):
-                node.asks += 1  # the build ended meanwhile; the poll still takes one
+            if not assigned and node_id in self._scheduler.nodes:
+                self._scheduler.asks[node_id] += 1  # the build ended meanwhile; the poll still takes one
 
     async def _check_agents(self) -> None:
         """Handles what no event announces: unacknowledged assignments and silent agents."""

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heapreplace
 
+from domain.nodes import Node
 from domain.pools import POOL
-from workers.dispatch.scheduler import NodeState, QueuedBuild, QueueKey, Requirements, Scheduler
+from workers.dispatch.scheduler import QueuedBuild, QueueKey, Requirements, Scheduler
 
 AGING = timedelta(minutes=10)
 """The wait that raises a build by one priority."""
@@ -48,7 +49,7 @@ class _Round:
         self._asking = {
             node_id: node
             for node_id, node in scheduler.nodes.items()
-            if node.asks > 0
+            if scheduler.asks[node_id] > 0
             and node.session is not None
             and not node.quarantined
             and POOL.at(node.pool_id or 0).name not in scheduler.damaged
@@ -82,8 +83,8 @@ class _Round:
     def _take(self, key: QueueKey, node_id: int) -> None:
         """Counts the next build of the queue as running on the node."""
         node, project_id = self._asking[node_id], key.requirements.project_id
-        node.asks -= 1
-        if node.asks == 0:
+        self._scheduler.asks[node_id] -= 1
+        if self._scheduler.asks[node_id] == 0:
             del self._asking[node_id]
         self._next[key] += 1
         self._on_node[node_id] += 1
@@ -109,7 +110,7 @@ class _Round:
         ]
         return max(suitable, key=lambda node_id: (self._slots(node_id), -node_id), default=None)
 
-    def _has_room(self, node_id: int, node: NodeState) -> bool:
+    def _has_room(self, node_id: int, node: Node) -> bool:
         pool = None if node.pool_id is None else self._scheduler.pools.get(node.pool_id)
         limit = None if pool is None else pool.max_parallel
         return self._slots(node_id) > 0 and (limit is None or self._in_pool[node.pool_id or 0] < limit)
@@ -117,10 +118,10 @@ class _Round:
     def _slots(self, node_id: int) -> int:
         return self._scheduler.nodes[node_id].max_parallel - self._on_node[node_id]
 
-    def _fits(self, requirements: Requirements, node: NodeState) -> bool:
-        return self._in_reach(requirements, node) and requirements.tags <= node.tags
+    def _fits(self, requirements: Requirements, node: Node) -> bool:
+        return self._in_reach(requirements, node) and requirements.tags.issubset(node.tags)
 
-    def _in_reach(self, requirements: Requirements, node: NodeState) -> bool:
+    def _in_reach(self, requirements: Requirements, node: Node) -> bool:
         """Tells whether the build may use the pool of the node."""
         if requirements.pool_id is not None:
             return node.pool_id == requirements.pool_id
@@ -142,7 +143,7 @@ class _Round:
         if not reachable:
             pool_id = requirements.pool_id
             return f"There is no node in {'the pools that it may use' if pool_id is None else f'node pool {pool_id}'}."
-        tagged = [item for item in reachable if requirements.tags <= item[1].tags]
+        tagged = [item for item in reachable if requirements.tags.issubset(item[1].tags)]
         if not tagged:
             return f"No node that it may use has the tags {', '.join(sorted(requirements.tags))}."
         if not any(node.session is not None and not node.quarantined for _, node in tagged):

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from domain.builds import (
     BUILD,
@@ -22,47 +22,14 @@ from domain.builds import (
     BuildStarted,
 )
 from domain.core.events import Category, Event
-from domain.jobs import JOB, JobCreated, JobDeleted, JobEvent, JobUpdated
-from domain.nodes import (
-    NODE,
-    NodeConnected,
-    NodeDeleted,
-    NodeEvent,
-    NodeQuarantined,
-    NodeRegistered,
-    NodeReleased,
-    NodeUpdated,
-    NodeWentOffline,
-)
-from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
+from domain.jobs import JOB, Job, JobConfigured, JobEvent
+from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, NodeWentOffline
+from domain.pools import POOL, Pool, PoolEvent
 
 PLACING = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
 """The events about builds that change what waits or where there is room."""
 
-
-@dataclass
-class JobLimits:
-    max_parallel: int
-    enabled: bool = True
-
-
-@dataclass
-class PoolState:
-    project_id: int
-    shared: bool
-    labels: dict[str, str]
-    max_parallel: int | None
-
-
-@dataclass
-class NodeState:
-    max_parallel: int
-    pool_id: int | None
-    tags: frozenset[str] = frozenset()
-    quarantined: bool = False
-    session: str | None = None
-    asks: int = 0
-    """Builds that the open poll of its agent still takes."""
+D = TypeVar("D", Job, Node, Pool)
 
 
 class Requirements(NamedTuple):
@@ -112,9 +79,12 @@ class LostBuild:
 
 @dataclass
 class Scheduler:
-    jobs: dict[int, JobLimits] = field(default_factory=dict)
-    pools: dict[int, PoolState] = field(default_factory=dict)
-    nodes: dict[int, NodeState] = field(default_factory=dict)
+    jobs: dict[int, Job] = field(default_factory=dict)
+    """Without their configurations, which placement does not look at."""
+    pools: dict[int, Pool] = field(default_factory=dict)
+    nodes: dict[int, Node] = field(default_factory=dict)
+    asks: Counter[int] = field(default_factory=Counter)
+    """How many builds the open poll of a node's agent still takes, by node."""
     queued: dict[int, QueuedBuild] = field(default_factory=dict)
     active: dict[int, ActiveBuild] = field(default_factory=dict)
     queues: dict[QueueKey, list[int]] = field(default_factory=dict)
@@ -130,12 +100,12 @@ class Scheduler:
         match event:
             case BuildEvent():
                 self._build(event)
-            case JobEvent():
-                self._job(event)
+            case JobEvent() if not isinstance(event, JobConfigured):
+                _fold(JOB, self.jobs, event.job_id, event)
             case NodeEvent():
                 self._node(event)
             case PoolEvent():
-                self._pool(event)
+                _fold(POOL, self.pools, event.pool_id, event)
 
     def mark_damaged(self, stream: str) -> None:
         """Forgets the build, job or node of a stream with an unreadable event: its state is unknown from here on."""
@@ -197,60 +167,17 @@ class Scheduler:
                 del self.queues[build.key]
         return build
 
-    def _job(self, event: JobEvent) -> None:
-        match event:
-            case JobCreated():
-                self.jobs[event.job_id] = JobLimits(event.max_parallel)
-            case JobUpdated():
-                if job := self.jobs.get(event.job_id):
-                    job.max_parallel = event.max_parallel or job.max_parallel
-                    job.enabled = job.enabled if event.enabled is None else event.enabled
-            case JobDeleted():
-                self.jobs.pop(event.job_id, None)
-
-    def _pool(self, event: PoolEvent) -> None:
-        match event:
-            case PoolCreated():
-                self.pools[event.pool_id] = PoolState(event.project_id, event.shared, event.labels, event.max_parallel)
-            case PoolUpdated():
-                if pool := self.pools.get(event.pool_id):
-                    pool.labels = pool.labels if event.labels is None else event.labels
-                    pool.shared = pool.shared if event.shared is None else event.shared
-                    limit = event.max_parallel if event.max_parallel is not None else pool.max_parallel
-                    pool.max_parallel = None if "max_parallel" in event.cleared else limit
-            case PoolDeleted():
-                self.pools.pop(event.pool_id, None)
-
     def _node(self, event: NodeEvent) -> None:
-        if isinstance(event, NodeRegistered):
-            self.nodes[event.node_id] = NodeState(event.max_parallel, event.pool_id, frozenset(event.tags))
-            return
-        node = self.nodes.get(event.node_id)
-        if node is None:
-            return
-        match event:
-            case NodeConnected():
-                node.session, node.asks = event.session, 0
-            case NodeWentOffline() if node.session == event.session:
-                node.session, node.asks = None, 0
-            case NodeUpdated():
-                node.max_parallel = event.max_parallel or node.max_parallel
-                node.tags = node.tags if event.tags is None else frozenset(event.tags)
-                pool_id = event.pool_id if event.pool_id is not None else node.pool_id
-                node.pool_id = None if "pool_id" in event.cleared else pool_id
-            case NodeQuarantined():
-                node.quarantined = True
-            case NodeReleased():
-                node.quarantined = False
-            case NodeDeleted():
-                del self.nodes[event.node_id]
-            case _:
-                return
+        before = self.nodes.get(event.node_id)
+        _fold(NODE, self.nodes, event.node_id, event)
+        is_other_session = isinstance(event, NodeConnected | NodeWentOffline | NodeDeleted)
+        if is_other_session and self.nodes.get(event.node_id) is not before:
+            self.asks.pop(event.node_id, None)
 
     def polled(self, node_id: int, free: int) -> None:
         """Records that the poll of an agent takes `free` builds; 0: none, or it is closed."""
-        if node := self.nodes.get(node_id):
-            node.asks = free
+        if node_id in self.nodes:
+            self.asks[node_id] = free
 
     def lost_builds(self) -> list[LostBuild]:
         """Returns the builds of deleted jobs, on deleted nodes, and of agents that are gone or have a new session."""
@@ -275,3 +202,12 @@ class Scheduler:
 
     def unacknowledged(self) -> list[tuple[int, ActiveBuild]]:
         return [(number, active) for number, active in self.active.items() if not active.acknowledged]
+
+
+def _fold(category: Category[D | None], states: dict[int, D], key: int, event: Event) -> None:
+    """Folds the event to the state with this key; drops what was deleted."""
+    state = category.evolve(states.get(key), event)
+    if state is None or state.deleted:
+        states.pop(key, None)
+    else:
+        states[key] = state
