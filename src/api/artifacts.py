@@ -150,20 +150,12 @@ class ArtifactController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
-        async with ctx.reading() as connection:
-            artifact = await artifacts.find(connection, artifact_id)
-        if artifact is None:
-            raise NotFound(f"There is no artifact {artifact_id}.")
-        request.user.must("read", artifact.project_id, f"artifact {artifact_id}")
+        artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
         return await make_file_response(request, ctx.services.blobs, artifact)
 
     @delete("/{artifact_id:int}", status_code=204)
-    async def delete_artifact(self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int) -> None:
-        async with ctx.reading() as connection:
-            artifact = await artifacts.find(connection, artifact_id)
-        if artifact is None:
-            raise NotFound(f"There is no artifact {artifact_id}.")
-        request.user.must("write", artifact.project_id, f"artifact {artifact_id}")
+    async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:
+        artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id, "write")
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 

@@ -10,7 +10,6 @@ from msgspec import Meta
 from api.builds import find_visible_build, read_build
 from api.http.request_context import RequestContext
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
-from domain.builds import BUILD
 from projections import builds
 from projections.builds import BuildRow, CommentView
 from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
@@ -107,6 +106,4 @@ class BuildActionController(Controller):
     ) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
         receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which))
-        build = receipt.state(BUILD.at(new_id))
-        assert build is not None
-        return new_id, build.queued.at
+        return new_id, receipt.at

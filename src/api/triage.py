@@ -7,7 +7,7 @@ from litestar import Controller, post
 from msgspec import Meta
 
 from api.http.request_context import RequestContext
-from api.http.types import Id
+from api.http.types import Id, to_view
 from api.tests import find_visible_result
 from commands.triage import ClassifyResult, LinkDefect, LinkKnownIssue, SetResolution, TriagedResult
 from domain.results import STATUSES
@@ -105,14 +105,4 @@ class TriageController(Controller):
 
 def to_recorded(origin: ResultOrigin) -> TriagedResult:
     by_rule = None if origin.rule_classification is None else CLASSIFICATIONS[origin.rule_classification]
-    return TriagedResult(
-        result_id=origin.result_id,
-        build_id=origin.build_id,
-        job_id=origin.job_id,
-        project_id=origin.project_id,
-        status=STATUSES[origin.status],
-        fail_id=origin.fail_id,
-        signature=origin.signature,
-        by_rule=by_rule,
-        rule=origin.rule,
-    )
+    return to_view(TriagedResult, origin, status=STATUSES[origin.status], by_rule=by_rule)

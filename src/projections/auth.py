@@ -10,7 +10,7 @@ from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, Session
 from domain.core.events import Recorded, copy_fields
 from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
+from projections.engine.queries import fetch_all, fetch_one, find_row
 from projections.projects import MemberRow
 from store.postgres.queries import fetch_rows
 
@@ -146,8 +146,3 @@ async def find_by_email(connection: AsyncConnection, email: str) -> UserRow | No
 async def fetch_tokens(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
     query = f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id"
     return await fetch_all(connection, ApiTokenRow, query, {"user": user_id})
-
-
-async def has_admin(connection: AsyncConnection) -> bool:
-    query = f"SELECT 1 FROM {UserRow.table} WHERE role = 'admin' AND active LIMIT 1"
-    return await fetch_value(connection, query, {}) is not None

@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.engine.queries import fetch_all, fetch_one, fetch_value
+from projections.engine.queries import fetch_all, fetch_one, fetch_value, find_row
 from projections.jobs import JobRow
 from projections.results import STATUS, BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.results_cases import TestCaseRow
@@ -103,8 +103,7 @@ async def find_origin(connection: AsyncConnection, result_id: int) -> ResultOrig
 
 
 async def find_text(connection: AsyncConnection, result_id: int) -> ResultTextRow | None:
-    query = f"SELECT * FROM {ResultTextRow.table} WHERE id = %(id)s"
-    return await fetch_one(connection, ResultTextRow, query, {"id": result_id})
+    return await find_row(connection, ResultTextRow, result_id)
 
 
 async def fetch_outputs(connection: AsyncConnection, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
