@@ -71,12 +71,8 @@ class AcknowledgeBuild(Command, of=BUILD):
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         if isinstance(held, Assigned):
-            yield BuildStarted(
-                **held.ids,
-                node_id=self.node_id,
-                attempt=self.attempt,
-                commit_sha=self.commit_sha or held.queued.commit_sha,
-            )
+            commit_sha = self.commit_sha or held.queued.commit_sha
+            yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class LoseBuild(Command, of=BUILD):
             )
             return
         reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
-        yield BuildRequeued(**build.ids, node_id=self.node_id, attempt=self.attempt, reason=reason)  # type: ignore[arg-type]
+        yield self.event(BuildRequeued, **build.ids, reason=reason)
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:

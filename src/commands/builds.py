@@ -115,7 +115,8 @@ class FinishBuild(Command, of=BUILD):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         failed = held.failed or count_unloaded(held)
         status, reason = verdict(self.exit_code, self.reason, failed, find_excused_exit_codes(held))
-        yield BuildFinished(
+        yield self.event(
+            BuildFinished,
             **held.ids,
             status=status,
             reason=reason,
@@ -123,10 +124,8 @@ class FinishBuild(Command, of=BUILD):
                 self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
                 describe_unreadable(held),
             ),
-            exit_code=self.exit_code,
             log_lines=self.log.lines,
             log_digest=self.log.digest,
-            node_id=self.node_id,
         )
 
 
@@ -186,11 +185,10 @@ class AbortBuild(Command, of=BUILD):
                 raise Conflict(f"Build {self.build_id} has already {build.status}.")
             case Queued() | Assigned() | Running():
                 log = self.logs.get(build.attempt, EMPTY_LOG)
-                yield BuildFinished(
+                yield self.event(
+                    BuildFinished,
                     **build.ids,
                     status="aborted",
-                    reason=self.reason,
-                    detail=self.detail,
                     log_lines=log.lines,
                     log_digest=log.digest,
                     node_id=None if isinstance(build, Queued) else build.node_id,

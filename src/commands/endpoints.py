@@ -1,6 +1,6 @@
 """Commands that are the same for webhooks and Teams channels, and the checks that the others share."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,17 +20,14 @@ from domain.webhooks import (
 
 
 class _Streams(NamedTuple):
-    """The streams of one kind of endpoint and the events that the commands of this module append to them.
-
-    All events take the endpoint's id and project first.
-    """
+    """The streams of one kind of endpoint and the events that the commands of this module append to them."""
 
     endpoints: Category[Any]
     deliveries: Category[Any]
-    deleted: Callable[..., Event]
-    failing: Callable[..., Event]
-    recovered: Callable[..., Event]
-    given_up: Callable[..., Event]
+    deleted: type[Event]
+    failing: type[Event]
+    recovered: type[Event]
+    given_up: type[Event]
 
 
 _STREAMS: Mapping[EndpointKind, _Streams] = {
@@ -53,7 +50,7 @@ class DeleteEndpoints(Command):
     def decide(self, *endpoints: Endpoint | None) -> Iterable[Event]:
         for endpoint in endpoints:
             if endpoint is not None and not endpoint.deleted:
-                yield _STREAMS[self.kind].deleted(endpoint.endpoint_id, endpoint.project_id)
+                yield self.event(_STREAMS[self.kind].deleted, endpoint)
 
 
 @dataclass(frozen=True)
@@ -74,14 +71,7 @@ class GiveUpDelivery(Command):
     def decide(self, endpoint: Endpoint | None, delivery: Delivery | bool) -> Iterable[Event]:
         is_recorded = delivery if isinstance(delivery, bool) else delivery.given_up >= self.attempts
         if endpoint is not None and not endpoint.deleted and not is_recorded:
-            yield _STREAMS[self.kind].given_up(
-                endpoint.endpoint_id,
-                endpoint.project_id,
-                delivery_id=self.delivery_id,
-                type=self.type,
-                attempts=self.attempts,
-                error=self.error,
-            )
+            yield self.event(_STREAMS[self.kind].given_up, endpoint)
 
 
 @dataclass(frozen=True)
@@ -98,5 +88,5 @@ class RecordEndpointHealth(Command):
     def decide(self, endpoint: Endpoint | None) -> Iterable[Event]:
         if endpoint is None or endpoint.deleted or endpoint.failing == (self.error is not None):
             return
-        streams, about = _STREAMS[self.kind], (endpoint.endpoint_id, endpoint.project_id)
-        yield streams.recovered(*about) if self.error is None else streams.failing(*about, error=self.error)
+        streams = _STREAMS[self.kind]
+        yield self.event(streams.recovered if self.error is None else streams.failing, endpoint)

@@ -73,7 +73,7 @@ class DeleteKnownIssue(Command, of=KNOWN_ISSUE):
         if issue is None:
             raise NotFound(f"There is no known issue {self.known_issue_id}.")
         if not issue.deleted:
-            yield KnownIssueDeleted(known_issue_id=self.known_issue_id, project_id=issue.project_id)
+            yield self.event(KnownIssueDeleted, issue)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from commands.handler import Command, must_exist
 from domain.core.errors import Conflict, Invalid
@@ -44,7 +43,6 @@ class AddToQuarantine(_OfJob):
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
         entries = quarantine.entries
-        ids: dict[str, Any] = {"job_id": self.job_id, "project_id": job.project_id}
         if any(self.first_id <= entry.quarantine_id < self.first_id + len(self.node_ids) for entry in entries.values()):
             return  # this request was carried out before
         if self.expires_at is not None and self.expires_at <= self.now:
@@ -54,14 +52,10 @@ class AddToQuarantine(_OfJob):
             raise Conflict(f"{min(known)} is in the quarantine of job {self.job_id} already.")
         new = [node_id for node_id in dict.fromkeys(self.node_ids) if node_id not in known]
         if expired := [node_id for node_id in new if node_id in entries]:
-            yield QuarantineLifted(
-                **ids,
-                ids=[entries[node_id].quarantine_id for node_id in expired],
-                node_ids=expired,
-                why="expired",
-            )
+            ids = [entries[node_id].quarantine_id for node_id in expired]
+            yield self.event(QuarantineLifted, job, ids=ids, node_ids=expired, why="expired")
         if new:
-            yield self.event(TestsQuarantined, **ids, node_ids=new)
+            yield self.event(TestsQuarantined, job, node_ids=new)
 
 
 @dataclass(frozen=True)
@@ -78,12 +72,8 @@ class RemoveFromQuarantine(_OfJob):
         if self.quarantine_id is not None:
             named += [node for node, entry in entries.items() if entry.quarantine_id == self.quarantine_id]
         if named := list(dict.fromkeys(named)):
-            yield QuarantineLifted(
-                job_id=self.job_id,
-                project_id=job.project_id,
-                ids=[entries[node_id].quarantine_id for node_id in named],
-                node_ids=named,
-            )
+            ids = [entries[node_id].quarantine_id for node_id in named]
+            yield self.event(QuarantineLifted, job, ids=ids, node_ids=named)
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class RecordExpiry(_OfJob):
             return
         entries = quarantine.entries.values()
         if ids := [entry.quarantine_id for entry in entries if not (entry.counts(self.now) or entry.expiry_recorded)]:
-            yield QuarantineExpired(job_id=self.job_id, project_id=job.project_id, ids=sorted(ids))
+            yield self.event(QuarantineExpired, job, ids=sorted(ids))
 
 
 @dataclass(frozen=True)
@@ -120,6 +110,4 @@ class RecordRecovery(_OfJob):
         }
         if recovered:
             ids = sorted(recovered)
-            yield QuarantineBecameHealthy(
-                job_id=self.job_id, project_id=job.project_id, ids=ids, failures=[recovered[number] for number in ids]
-            )
+            yield self.event(QuarantineBecameHealthy, job, ids=ids, failures=[recovered[number] for number in ids])

@@ -52,14 +52,13 @@ class _OfResult(Command):
         result = self.result
         return TRIAGE.at(result.result_id), BUILD.at(result.build_id), JOB.at(result.job_id)
 
-    def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> dict[str, Any]:
-        """Returns the id fields of events. Raises NotFound for a deleted result, Conflict for one that did not fail."""
+    def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> None:
+        """Raises NotFound for a deleted result, Conflict for one that did not fail."""
         result = self.result
         if build is None or isinstance(build, DeletedBuild) or job is None or job.deleted:
             raise NotFound(f"There is no test result {result.result_id}.")
         if result.status != "failed":
             raise Conflict(f"Test result {result.result_id} is {result.status}; only a failed one {what}.")
-        return {name: getattr(result, name) for name in ("result_id", "build_id", "job_id", "project_id")}
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,14 @@ class ClassifyResult(_OfResult):
     set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
-        ids = self.must_be_a_failure(build, job, "can be classified")
+        self.must_be_a_failure(build, job, "can be classified")
         before, kind, by = triage.classification, triage.set_by_kind, triage.set_by
         if before is None and self.result.by_rule is not None:
             before, kind, by = self.result.by_rule, "rule", None
         if WEIGHT[self.set_by_kind] < WEIGHT[kind]:
             return
         if (before, kind, by) != (self.classification, self.set_by_kind, self.set_by):
-            yield self.event(ResultClassified, **ids, replaced=before, replaced_kind=kind)
+            yield self.event(ResultClassified, self.result, replaced=before, replaced_kind=kind)
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,10 @@ class LinkDefect(_OfResult):
     set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
-        ids = self.must_be_a_failure(build, job, "can be linked to a defect")
+        self.must_be_a_failure(build, job, "can be linked to a defect")
         if (triage.defect_key, triage.defect_url) != (self.defect_key, self.defect_url):
-            yield self.event(DefectLinked, **ids, replaced_key=triage.defect_key, replaced_url=triage.defect_url)
+            replaced = {"replaced_key": triage.defect_key, "replaced_url": triage.defect_url}
+            yield self.event(DefectLinked, self.result, **replaced)
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class SetResolution(_OfResult):
     set_by: int | None = None
 
     def decide(self, triage: Triage, build: AnyBuild | None, job: Job | None) -> Iterable[Event]:
-        ids = self.must_be_a_failure(build, job, "can be resolved")
+        self.must_be_a_failure(build, job, "can be resolved")
         if (triage.resolution, triage.resolution_by) != (self.resolution, self.set_by):
-            yield ResolutionSet(**ids, resolution=self.resolution, set_by=self.set_by, replaced=triage.resolution)
+            yield self.event(ResolutionSet, self.result, replaced=triage.resolution)
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,13 @@ class LinkKnownIssue(_OfResult):
         self, triage: Triage, build: AnyBuild | None, job: Job | None, issue: KnownIssue | None
     ) -> Iterable[Event]:
         result = self.result
-        ids = self.must_be_a_failure(build, job, "can be linked to a known issue")
+        self.must_be_a_failure(build, job, "can be linked to a known issue")
         # Another project's issue gets the same answer as an unknown one: the caller may not learn that it exists.
         if issue is None or issue.deleted or issue.project_id != result.project_id:
             raise NotFound(f"There is no known issue {self.known_issue_id}.")
         if triage.known_issue_id != self.known_issue_id:
-            yield KnownIssueLinked(
-                **ids,
-                known_issue_id=self.known_issue_id,
-                classification=issue.classification,
-                set_by=self.set_by,
-                replaced=result.rule if triage.known_issue_id is None else triage.known_issue_id,
-            )
+            replaced = result.rule if triage.known_issue_id is None else triage.known_issue_id
+            yield self.event(KnownIssueLinked, issue, result, replaced=replaced)
         fail_id = result.fail_id if len(result.fail_id) <= MAX_FAIL_ID else ""
         taught: dict[str, Any] = {
             "fail_id": "" if issue.knows("fail_id", fail_id) else fail_id,
@@ -141,6 +136,4 @@ class LinkKnownIssue(_OfResult):
                     f"Known issue {self.known_issue_id} has learnt {MAX_TAUGHT:,} failures already;"
                     f" give it a pattern by PUT /api/v3/known-issues/{self.known_issue_id}."
                 )
-            yield KnownIssueTaught(
-                known_issue_id=self.known_issue_id, project_id=issue.project_id, result_id=result.result_id, **taught
-            )
+            yield self.event(KnownIssueTaught, issue, result_id=result.result_id, **taught)
