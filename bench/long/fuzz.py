@@ -176,12 +176,12 @@ def split(data: bytes, rng: random.Random) -> Iterator[bytes]:
 
 
 def check(data: bytes, rng: random.Random) -> None:
-    """Parses `data`. Raises AssertionError if an item breaks a limit or the summary does not match the cases."""
+    """Parses `data`. Raises AssertionError if an item breaks a limit or the counts of a suite do not add up."""
     limits = Limits()
     items: list[Case | Suite | Summary] = []
-    seen = 0
     for item in parse_report(split(data, rng), limits=limits):
-        seen += isinstance(item, Case)
+        if isinstance(item, Suite):
+            assert item.counts.tests == item.counts.passed + item.counts.failed + item.counts.skipped
         if isinstance(item, Case):
             assert item.node_id, "a case without an id"
             assert len(item.node_id) <= limits.name, "a long node id"
@@ -193,9 +193,6 @@ def check(data: bytes, rng: random.Random) -> None:
     assert len(items) == 1, "no item came"
     (summary,) = items
     assert isinstance(summary, Summary), "the last item is no summary"
-    assert summary.cases == seen
-    counts = summary.counts
-    assert counts.tests == counts.passed + counts.failed + counts.skipped
     assert len(summary.warnings) < 100
 
 
