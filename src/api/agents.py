@@ -101,7 +101,7 @@ class FinishedReport(msgspec.Struct):
     log_lines: Annotated[int, Meta(ge=0, le=2**40)] = 0
 
 
-class CommandResult(msgspec.Struct):
+class CompletedCommand(msgspec.Struct):
     exit_code: Annotated[int, Meta(ge=-(2**31), le=2**32)] | None = None
     """Null when the command was killed at its time limit."""
     stdout: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
@@ -121,7 +121,7 @@ class AgentController(Controller):
     guards = [agents_only]
 
     @post("/connect", status_code=200)
-    async def connect(self, ctx: RequestContext, data: Connection) -> Connected:
+    async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
@@ -139,13 +139,13 @@ class AgentController(Controller):
         return Connected(node_id, node.title, node.max_parallel)
 
     @post("/disconnect", status_code=200)
-    async def disconnect(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
+    async def disconnect_agent(self, ctx: RequestContext, data: Disconnection) -> dict[str, str]:
         """Ends the agent's session. Does nothing for a session that is not the node's (any more)."""
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
     @get("/next")
-    async def next_message(
+    async def get_next_message(
         self,
         request: Request[Agent, Any, Any],
         ctx: RequestContext,
@@ -163,7 +163,7 @@ class AgentController(Controller):
         return Response(message, status_code=204 if message is None else 200)
 
     @post("/heartbeat", status_code=200)
-    async def heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
+    async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
         await ctx.services.gauges.record_heartbeat(
@@ -177,19 +177,23 @@ class AgentController(Controller):
         return Lost(lost)
 
     @post("/builds/{build_id:int}/started", status_code=200)
-    async def started(self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started) -> dict[str, str]:
+    async def report_build_started(
+        self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
+    ) -> dict[str, str]:
         await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
         return {}
 
     @post("/builds/{build_id:int}/log", status_code=200)
-    async def log(self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines) -> Acknowledged:
+    async def append_build_log(
+        self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
+    ) -> Acknowledged:
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
 
     @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT_BYTES)
-    async def report(
+    async def upload_report(
         self,
         request: Request[Agent, Any, Any],
         ctx: RequestContext,
@@ -215,7 +219,7 @@ class AgentController(Controller):
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)
-    async def finished(
+    async def report_build_finished(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
         receipt = await ctx(
@@ -233,7 +237,9 @@ class AgentController(Controller):
         return FinishAnswer(build.status if isinstance(build, Finished) else "running")
 
     @post("/commands/{command_id:int}/result", status_code=200)
-    async def command_result(self, ctx: RequestContext, command_id: int, data: CommandResult) -> dict[str, str]:
+    async def report_command_result(
+        self, ctx: RequestContext, command_id: int, data: CompletedCommand
+    ) -> dict[str, str]:
         """Takes the result of an `execute` or `restart` command; only the first one counts."""
         await ctx(CompleteNodeCommand(command_id, ctx.node_id, **msgspec.structs.asdict(data)))
         return {}

@@ -105,13 +105,15 @@ class ArtifactController(Controller):
         return Response([to_view(ArtifactItem, row) for row in found], headers=headers)
 
     @get("/tree")
-    async def tree(self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId) -> dict[str, Any]:
+    async def get_artifact_tree(
+        self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId
+    ) -> dict[str, Any]:
         """The build's artifacts as folders and files, folders first."""
         async with read_build(ctx, build_id) as (connection, _):
             return make_tree(await artifacts.fetch_page(connection, build_id))
 
     @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
-    async def upload(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
+    async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports`), or the whole path when
         it ends in the file's name.
 
@@ -146,7 +148,7 @@ class ArtifactController(Controller):
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
-    async def download(
+    async def download_artifact(
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""

@@ -63,7 +63,7 @@ class AuditController(Controller):
     tags = ["Audit"]
 
     @get("/events")
-    async def list_events(
+    async def list_audit_events(
         self,
         ctx: RequestContext,
         stream: StreamFilter = None,
@@ -104,7 +104,7 @@ class AuditController(Controller):
         return Response(shown, headers=next_page(ctx.request, limit, positions, key=key))
 
     @get("/streams/{stream:str}")
-    async def story(
+    async def list_stream_events(
         self,
         ctx: RequestContext,
         stream: str,

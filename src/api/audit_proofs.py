@@ -72,7 +72,7 @@ class AuditLogController(Controller):
     tags = ["Audit"]
 
     @get("/checkpoints")
-    async def checkpoints(
+    async def list_checkpoints(
         self,
         request: Request[User, Any, Any],
         ctx: RequestContext,
@@ -96,7 +96,7 @@ class AuditLogController(Controller):
         )
 
     @get("/proof/{position:int}")
-    async def proof(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
+    async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
         """Proves that the event at a position is in the tree of a checkpoint."""
         await check_event_access(ctx, position, f"event at position {position}")
         checkpoint = await find_checkpoint(ctx, size)
@@ -118,7 +118,7 @@ class AuditLogController(Controller):
         )
 
     @get("/consistency")
-    async def consistency(
+    async def prove_consistency(
         self,
         ctx: RequestContext,
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
@@ -133,7 +133,7 @@ class AuditLogController(Controller):
         return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
 
     @get("/export", media_type=NDJSON)
-    async def export(
+    async def export_audit_log(
         self,
         ctx: RequestContext,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only this project's events")] = None,

@@ -116,7 +116,7 @@ class AuthController(Controller):
         await ctx(RevokeSession(ctx.user.session_id, ctx.user.user_id))
 
     @get("/me")
-    async def me(self, ctx: RequestContext) -> Me:
+    async def get_me(self, ctx: RequestContext) -> Me:
         user = ctx.user
         visible = user.projects
         if visible is None:
@@ -125,12 +125,12 @@ class AuthController(Controller):
         return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
 
     @get("/config")
-    async def config(self, ctx: RequestContext) -> ServerConfig:
+    async def get_config(self, ctx: RequestContext) -> ServerConfig:
         services = ctx.services
         return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
     @get("/api-tokens")
-    async def list_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
+    async def list_api_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
         """The caller's API tokens by id, without their secrets."""
         async with ctx.reading() as connection:
             tokens = await auth.fetch_tokens(connection, ctx.user.user_id)
@@ -140,7 +140,7 @@ class AuthController(Controller):
         return paginate(ctx.request, paged, items)
 
     @post("/api-tokens", opt=SHOWN_ONCE)
-    async def create_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
+    async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
         """The secret is shown only here."""
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
@@ -148,7 +148,7 @@ class AuthController(Controller):
         return CreatedApiToken(token_id, data.name, secret, receipt.at)
 
     @delete("/api-tokens/{token_id:int}")
-    async def revoke_token(self, ctx: RequestContext, token_id: int) -> None:
+    async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
         """Revokes a token; it is refused from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 

@@ -49,7 +49,7 @@ class BuildActionController(Controller):
     tags = ["Builds"]
 
     @post("/restart")
-    async def restart(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
+    async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
         """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed."""
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id, "write") as (connection, row):
@@ -58,7 +58,7 @@ class BuildActionController(Controller):
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
     @post("/retry-flaky")
-    async def retry_flaky(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
+    async def retry_flaky_tests(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
         """Queues a build for only those tests of this build that are known to be flaky."""
         async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
@@ -66,7 +66,7 @@ class BuildActionController(Controller):
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
-    async def push_to_top(self, ctx: RequestContext, build_id: int) -> QueuePlace:
+    async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePlace:
         """Moves a queued build before all others that are waiting now."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(MoveBuildToTop(build_id))
@@ -75,20 +75,20 @@ class BuildActionController(Controller):
             return QueuePlace(build_id, await builds.find_queue_position(connection, build_id))
 
     @post("/keep-forever", status_code=200)
-    async def keep(self, ctx: RequestContext, build_id: int) -> Kept:
+    async def keep_build(self, ctx: RequestContext, build_id: int) -> Kept:
         """Excludes a build from retention, and its artifacts from deletion."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, True))
         return Kept(build_id, True)
 
     @delete("/keep-forever", status_code=200)
-    async def let_go(self, ctx: RequestContext, build_id: int) -> Kept:
+    async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> Kept:
         await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, False))
         return Kept(build_id, False)
 
     @post("/comment")
-    async def comment(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
+    async def comment_on_build(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
         await find_visible_build(ctx, build_id, "write")
         comment_id = await ctx.services.ids.draw("comments")
         receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, ctx.user.user_id))

@@ -88,7 +88,7 @@ class BuildController(Controller):
     tags = ["Builds"]
 
     @post("/start")
-    async def start(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
+    async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
         project_id = await ctx.services.project_of_job(data.job_id)
         if project_id is None:
@@ -137,14 +137,14 @@ class BuildController(Controller):
         return detail(row, waiting_for, comments)
 
     @post("/{build_id:int}/stop", status_code=200)
-    async def stop(self, ctx: RequestContext, build_id: int) -> BuildStatus:
+    async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills the processes."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
     @post("/{build_id:int}/finish", status_code=200)
-    async def finish(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
+    async def finish_build(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
         """Ends an external build."""
         await find_visible_build(ctx, build_id, "write")
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
@@ -153,7 +153,7 @@ class BuildController(Controller):
         return BuildStatus(build_id, status_of(build))
 
     @get("/{build_id:int}/pipeline_logs")
-    async def pipeline_logs(
+    async def get_build_log(
         self,
         ctx: RequestContext,
         build_id: int,
@@ -167,7 +167,7 @@ class BuildController(Controller):
         return LogPage(total, [format_line(line) for line in lines])
 
     @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
-    async def stream(
+    async def stream_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream | Response[None]:
         """Server-sent events: each line of the log, then the status, then `done`.

@@ -20,7 +20,7 @@ class EventController(Controller):
     tags = ["Events"]
 
     @get("/stream", media_type=MEDIA_TYPE)
-    async def stream(
+    async def stream_events(
         self,
         request: Request[User, Any, Any],
         ctx: RequestContext,

@@ -27,7 +27,7 @@ seconds.
 """
 
 
-class Health(msgspec.Struct):
+class Liveness(msgspec.Struct):
     status: str
     version: str
     build: str
@@ -47,13 +47,13 @@ class HealthController(Controller):
     opt = PUBLIC
 
     @get("/healthz")
-    async def healthz(self, ctx: RequestContext) -> Health:
+    async def get_health(self, ctx: RequestContext) -> Liveness:
         """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
         status = "degraded" if ctx.services.waiter.is_degraded else "ok"
-        return Health(status, ctx.services.version, ctx.services.build)
+        return Liveness(status, ctx.services.version, ctx.services.build)
 
     @get("/readyz")
-    async def readyz(self, ctx: RequestContext) -> Response[Readiness]:
+    async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then."""
         services = ctx.services
         head = await services.log.read_head()

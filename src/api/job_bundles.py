@@ -90,7 +90,7 @@ class JobBundleController(Controller):
     tags = ["Jobs"]
 
     @post("/{job_id:int}/export", status_code=200)
-    async def export(self, ctx: RequestContext, job_id: int) -> Bundle:
+    async def export_job(self, ctx: RequestContext, job_id: int) -> Bundle:
         """The job, its configuration and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
             job = await find_visible_job(ctx, job_id)

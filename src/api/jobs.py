@@ -109,7 +109,7 @@ class JobController(Controller):
         return paginate(ctx.request, paged, [to_view(JobItem, row) for row in found])
 
     @post()
-    async def create(self, ctx: RequestContext, data: NewJob) -> JobDetail:
+    async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
         ctx.user.must("write", data.project_id)
         if data.repository is not None:
             check_repository(data.repository)
@@ -128,7 +128,7 @@ class JobController(Controller):
         return await find_visible_detail(ctx, job_id)
 
     @put("/{job_id:int}")
-    async def update(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
+    async def update_job(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
         """Changes a job. Builds that are already queued keep what they were queued with."""
         await find_visible_job(ctx, job_id, "write")
         if isinstance(data.repository, str):
@@ -150,7 +150,7 @@ class JobController(Controller):
         await ctx(DeleteJob(job_id))
 
     @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_HISTORY, "job_id"))
-    async def get_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
+    async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)
@@ -159,7 +159,7 @@ class JobController(Controller):
         return to_view(ConfigurationView, found)
 
     @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView})
-    async def configure(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
+    async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
         """Replaces the configuration, used from the next build on. Secrets that are not sent stay; null removes one."""
         job = await find_visible_job(ctx, job_id, "write")
         data.check()

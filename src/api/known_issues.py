@@ -85,7 +85,7 @@ class KnownIssueController(Controller):
         return paginate(ctx.request, paged, [to_known_issue_view(row) for row in found])
 
     @post()
-    async def create(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
+    async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
         ctx.user.must("write", data.project_id)
         match = parse_match(data)
         if match is None:
@@ -106,7 +106,9 @@ class KnownIssueController(Controller):
         return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
     @put("/{known_issue_id:int}")
-    async def update(self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges) -> KnownIssueView:
+    async def update_known_issue(
+        self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
+    ) -> KnownIssueView:
         """Changes a known issue; counts for reports that are recorded from now on."""
         await find_visible_known_issue(ctx, known_issue_id, "write")
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")

@@ -46,13 +46,13 @@ class NodeCommandController(Controller):
     tags = ["Nodes / CI Agents"]
 
     @post("/restart", status_code=202, guards=[admins_only("manage nodes")])
-    async def restart(self, ctx: RequestContext, node_id: int) -> Detail:
+    async def restart_node(self, ctx: RequestContext, node_id: int) -> Detail:
         """Has the agent end its builds and start again."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
     @post("/execute", status_code=200, guards=[admins_only("run commands on nodes")])
-    async def execute(
+    async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
         """Runs a shell command on the node, outside any build, and waits for its end. The audit log records it."""
@@ -86,7 +86,9 @@ class NodeCommandController(Controller):
         guards=[admins_only("run commands on nodes")],
         responses={202: ResponseSpec(Detail, description="Not answered yet", generate_examples=False)},
     )
-    async def command(self, ctx: RequestContext, node_id: int, command_id: int) -> Response[CommandResult | Detail]:
+    async def get_node_command(
+        self, ctx: RequestContext, node_id: int, command_id: int
+    ) -> Response[CommandResult | Detail]:
         """The result of a command; 202 until there is one."""
         found: NodeCommand | None = await ctx.services.log.load_state(NODE_COMMAND.at(command_id))
         if found is None or found.node_id != node_id:

@@ -18,7 +18,7 @@ from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode
 from domain.core.errors import NotFound
 from domain.nodes import NODE
 from projections import nodes
-from projections.nodes import Health, NodeView
+from projections.nodes import NodeHealth, NodeView
 from projections.time_travel.historical_reads import NODE_HISTORY
 from store.crypto.secrets import new_token, token_hash
 
@@ -94,7 +94,7 @@ class NodeController(Controller):
         return paginate(ctx.request, paged, found)
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
-    async def register(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
+    async def register_node(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
         token = new_token(AGENT_TOKEN)
@@ -106,7 +106,7 @@ class NodeController(Controller):
         return to_view(RegisteredNode, node, id=node_id, name=node.title, agent_token=token)
 
     @get("/find")
-    async def find_by_name(
+    async def find_node(
         self,
         ctx: RequestContext,
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
@@ -118,7 +118,7 @@ class NodeController(Controller):
         return found
 
     @get("/agent/latest")
-    async def latest_agent(self, ctx: RequestContext) -> LatestAgent:
+    async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
         """The newest agent: one program for all platforms that needs Python 3.11 or newer. Untested on Windows."""
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
@@ -136,18 +136,18 @@ class NodeController(Controller):
         return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node
 
     @get("/{node_id:int}/health")
-    async def health(self, ctx: RequestContext, node_id: int) -> Health:
+    async def get_node_health(self, ctx: RequestContext, node_id: int) -> NodeHealth:
         """The last measurements of the agent. `last_heartbeat_s` is -1 before its first request."""
         return await ctx.find(nodes.find_health, "node", node_id)
 
     @delete("/{node_id:int}", guards=[admins_only("manage nodes")])
-    async def deregister(self, ctx: RequestContext, node_id: int) -> None:
+    async def delete_node(self, ctx: RequestContext, node_id: int) -> None:
         """Deletes the node: its token is refused from now on, and builds that run there are aborted."""
         await ctx.find(nodes.find, "node", node_id)
         await ctx(DeleteNode(node_id))
 
     @put("/{node_id:int}", guards=[admins_only("manage nodes")])
-    async def update(self, ctx: RequestContext, node_id: int, data: NodeChanges) -> NodeView:
+    async def update_node(self, ctx: RequestContext, node_id: int, data: NodeChanges) -> NodeView:
         """Changes a node; counts for builds that are assigned from now on."""
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
@@ -158,13 +158,13 @@ class NodeController(Controller):
         return await find_node_view(ctx, node_id)
 
     @post("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
-    async def quarantine(self, ctx: RequestContext, node_id: int) -> NodeStatus:
+    async def quarantine_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         """Stops the assignment of builds to the node. Builds that run there go on, and commands still reach it."""
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
-    async def release(self, ctx: RequestContext, node_id: int) -> NodeStatus:
+    async def release_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
@@ -176,7 +176,7 @@ class AgentDownloadController(Controller):
     tags = ["Nodes / CI Agents"]
 
     @get("/{version:str}/{platform:str}", opt={**PUBLIC, "download": True})
-    async def download(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
+    async def download_agent(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
         """The agent as one file for Python: `python3 testhide-agent.pyz`."""
         services = ctx.services
         if version != services.agent_version or platform not in PLATFORMS:

@@ -60,7 +60,7 @@ class PoolController(Controller):
         return paginate(ctx.request, paged, found)
 
     @post()
-    async def create(self, ctx: RequestContext, data: NewPool) -> PoolView:
+    async def create_pool(self, ctx: RequestContext, data: NewPool) -> PoolView:
         ctx.user.must("admin", data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
@@ -76,7 +76,7 @@ class PoolController(Controller):
         return await find_visible_pool(ctx, id)
 
     @put("/{id:int}")
-    async def update(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
+    async def update_pool(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
         """Changes a pool; limits and labels count for builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
         check_may_change(ctx.user, pool)

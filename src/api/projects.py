@@ -82,7 +82,7 @@ class ProjectController(Controller):
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 
     @post(opt=SHOWN_ONCE, guards=[developers_only])
-    async def create(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
+    async def create_project(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
         """Creates a project with the caller as its admin. `webhook_secret` is shown only here."""
         project_id = await ctx.services.ids.draw("projects")
         secret = new_token("wh_sec_")
@@ -106,7 +106,7 @@ class ProjectController(Controller):
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
     @put("/{project_id:int}")
-    async def update(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
+    async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
         await find_visible_project(ctx, project_id, "admin")
         await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)

@@ -113,7 +113,7 @@ class QuarantineController(Controller):
     tags = ["Quarantine"]
 
     @get(**as_of(QUARANTINE_HISTORY, "job_id"))
-    async def list_entries(
+    async def list_quarantine(
         self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = 0
     ) -> Response[list[EntryItem]]:
         """All entries of a job by id, also expired ones."""
@@ -124,7 +124,7 @@ class QuarantineController(Controller):
         return paginate(ctx.request, paged, [to_item(row, ctx.effective_time) for row in found])
 
     @post()
-    async def add(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
+    async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
         """Adds a test to the quarantine; builds still run it. `node_id` may be a prefix that `::` or `[` follows."""
         await find_visible_job(ctx, data.job_id, "write")
         quarantine_id = await ctx.services.ids.draw("quarantine")
@@ -135,7 +135,7 @@ class QuarantineController(Controller):
         return to_view(NewEntryAnswer, data, id=quarantine_id, quarantined_at=receipt.at)
 
     @post("/bulk", status_code=200)
-    async def bulk(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
+    async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Adds or removes many tests; skips those that are in the quarantine already, or are not in it."""
         await find_visible_job(ctx, data.job_id, "write")
         node_ids = tuple(data.node_ids)
@@ -161,7 +161,7 @@ class QuarantineController(Controller):
         return Added(added, len(node_ids) - added)
 
     @get("/stats")
-    async def stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
+    async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
         now = utcnow()
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -178,13 +178,13 @@ class QuarantineController(Controller):
         )
 
     @get("/nodeids")
-    async def node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
+    async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
-    async def remove(self, ctx: RequestContext, quarantine_id: int) -> None:
+    async def remove_from_quarantine(self, ctx: RequestContext, quarantine_id: int) -> None:
         entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id, "write")
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 

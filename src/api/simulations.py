@@ -57,7 +57,7 @@ class ReplayController(Controller):
     tags = ["Audit"]
 
     @post(status_code=200)
-    async def replay(self, ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
+    async def simulate_rules(self, ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
         project_id = data.project_id
         if project_id is not None:

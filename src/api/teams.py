@@ -90,7 +90,7 @@ class TeamsController(Controller):
         return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
     @post()
-    async def register(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
+    async def register_channel(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
         """Registers a channel by the URL of its workflow or incoming webhook."""
         await find_visible_project(ctx, data.project_id, "admin")
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
@@ -112,7 +112,7 @@ class TeamsController(Controller):
         return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
-    async def update(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
+    async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
         """Changes a channel. A new URL, or activating it, tries waiting deliveries at once."""
         row = await find_accessible(ctx, ChannelRow, id, "admin")
         url = None if data.webhook_url is UNSET else data.webhook_url
@@ -140,7 +140,7 @@ class TeamsController(Controller):
         await ctx(DeleteEndpoints("teams", (id,)))
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, ctx: RequestContext, id: int) -> ChannelTested:
+    async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once, without retries, and returns how it was answered."""
         row = await find_accessible(ctx, ChannelRow, id, "admin")
         async with ctx.reading() as connection:

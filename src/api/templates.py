@@ -71,7 +71,7 @@ class TemplateController(Controller):
         return paginate(ctx.request, paged, found)
 
     @post(guards=[developers_only])
-    async def create(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
+    async def create_template(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
         data.check()
         template_id = await ctx.services.ids.draw("templates")
         fields = fields_of(data, name="title")
@@ -96,7 +96,7 @@ class TemplateController(Controller):
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}")
-    async def update(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
+    async def update_template(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
         """Changes a template; counts for the next builds of all jobs that use it."""
         check_ownership(ctx.user, await find_template(ctx, template_id))
         await check_write_where_used(ctx, template_id)

@@ -112,7 +112,7 @@ class TestDetail(TestItem):
     properties: list[tuple[str, str]]
 
 
-class HistoryItem(msgspec.Struct):
+class PastRun(msgspec.Struct):
     id: int
     build_id: int
     status: str
@@ -138,7 +138,7 @@ class HistoryItem(msgspec.Struct):
 class History(msgspec.Struct):
     test_case_id: int
     node_id: str
-    history: list[HistoryItem]
+    history: list[PastRun]
 
 
 class TestController(Controller):
@@ -147,7 +147,7 @@ class TestController(Controller):
     tags = ["Reports & Tests"]
 
     @get("/report/{build_id:int}", **as_of(REPORT_HISTORY, "build_id"))
-    async def report(self, ctx: RequestContext, build_id: int) -> ReportView:
+    async def get_report(self, ctx: RequestContext, build_id: int) -> ReportView:
         async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
@@ -211,7 +211,7 @@ class TestController(Controller):
         )
 
     @get("/tests/{test_id:int}/history")
-    async def history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
+    async def get_test_history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
         """The results of the test of this result, the newest first. `test_id` is the id of a result."""
         async with ctx.reading() as connection:
             origin = await find_visible_result(ctx, test_id)
@@ -220,8 +220,7 @@ class TestController(Controller):
             test_case_id=origin.case_id,
             node_id=origin.node_id,
             history=[
-                to_view(HistoryItem, run, status=STATUSES[run.status], **msgspec.structs.asdict(run.triage))
-                for run in runs
+                to_view(PastRun, run, status=STATUSES[run.status], **msgspec.structs.asdict(run.triage)) for run in runs
             ],
         )
 

@@ -76,7 +76,7 @@ class TriageController(Controller):
     tags = ["Reports & Tests"]
 
     @post("/classification", status_code=200)
-    async def classify(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
+    async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
         """Classifies a failure. Overrides rules and models, which never override a person."""
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id, "write"))
@@ -90,7 +90,7 @@ class TriageController(Controller):
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
-    async def resolve(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
+    async def resolve_test(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
         result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)

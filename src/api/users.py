@@ -22,7 +22,7 @@ class UserController(Controller):
     tags = ["Users"]
 
     @get("/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
-    async def user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
+    async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
         """Returns what a user may do in each project. For admins, and for the users themselves."""
         if not ctx.user.is_admin and ctx.user.user_id != user_id:
             raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")

@@ -77,7 +77,7 @@ class Tested(msgspec.Struct):
     delivery_id: str
 
 
-class HistoryItem(msgspec.Struct):
+class WebhookAttempt(msgspec.Struct):
     """One attempt."""
 
     id: int
@@ -137,7 +137,7 @@ class WebhookController(Controller):
         return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
     @post()
-    async def register(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
+    async def register_webhook(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
         """Registers a webhook. With a secret, its deliveries are signed."""
         if data.project_id is not None:
             await find_visible_project(ctx, data.project_id, "admin")
@@ -157,12 +157,12 @@ class WebhookController(Controller):
         return to_item(new_row(WebhookRow, receipt.events[-1].event), DeliveryStats())
 
     @get("/schemas", opt=PUBLIC)
-    async def list_schemas(self) -> dict[str, dict[str, Any]]:
+    async def list_webhook_schemas(self) -> dict[str, dict[str, Any]]:
         """JSON Schemas of what is delivered, by type."""
         return schemas()
 
     @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")
-    async def get_schema(self, event_type: str) -> dict[str, Any]:
+    async def get_webhook_schema(self, event_type: str) -> dict[str, Any]:
         if event_type not in schemas():
             raise NotFound(f"There is no event type {event_type!r}; GET /api/v3/webhooks/schemas lists them.")
         return schema(event_type)
@@ -172,7 +172,7 @@ class WebhookController(Controller):
         return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")
-    async def update(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
+    async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
         """Changes a webhook. A new URL, or activating it, tries waiting deliveries at once."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         if data.url is not UNSET:
@@ -195,7 +195,7 @@ class WebhookController(Controller):
         await ctx(DeleteEndpoints("webhook", (id,)))
 
     @post("/bulk-delete", status_code=200)
-    async def bulk_delete(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
+    async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
         """Deletes all of the webhooks, or none if the caller may not delete one. Skips those that they cannot see."""
         async with ctx.reading() as connection:
             found = await find_existing(connection, data.ids)
@@ -206,7 +206,7 @@ class WebhookController(Controller):
         return Deleted(len(visible), [row.id for row in visible])
 
     @post("/{id:int}/test", status_code=200)
-    async def test(self, ctx: RequestContext, id: int) -> Tested:
+    async def test_webhook(self, ctx: RequestContext, id: int) -> Tested:
         """Sends a `ping`, signed like a delivery, without retries, and returns how it was answered."""
         row = await find_accessible(ctx, WebhookRow, id, "admin")
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
@@ -220,7 +220,7 @@ class WebhookController(Controller):
         return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
 
     @get("/{id:int}/history")
-    async def history(
+    async def list_webhook_attempts(
         self,
         ctx: RequestContext,
         id: int,
@@ -229,7 +229,7 @@ class WebhookController(Controller):
         before: Annotated[
             int, Parameter(ge=0, le=MAX_ID, description="Only attempts older than the one with this id")
         ] = 0,
-    ) -> Response[list[HistoryItem]]:
+    ) -> Response[list[WebhookAttempt]]:
         """Every attempt of the last 30 days, newest first."""
         row = await find_accessible(ctx, WebhookRow, id)
         with_excerpts = may_access(ctx.user, "admin", row)
@@ -242,7 +242,7 @@ class WebhookController(Controller):
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
-    async def replay(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
+    async def replay_webhook(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
         """Delivers the notifications since a position or time once more, marked as replay."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
@@ -262,7 +262,7 @@ class WebhookController(Controller):
         return Replaying(id, after, head)
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
-    async def redeliver(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
+    async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
         """Makes a delivery that has ended once more, with the same id and as many attempts as a new one."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         async with ctx.reading() as connection:
@@ -289,10 +289,10 @@ def to_item(row: WebhookRow, stats: DeliveryStats) -> WebhookItem:
     return to_view(WebhookItem, row, has_secret=has_secret, deliveries_ok=stats.ok, deliveries_failed=stats.failed)
 
 
-def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool) -> HistoryItem:
+def to_history_item(one: delivery_history.DeliveryAttempt, *, with_excerpt: bool) -> WebhookAttempt:
     state = "given_up" if one.state == "giving_up" else one.state
     return to_view(
-        HistoryItem,
+        WebhookAttempt,
         one,
         event=one.type,
         attempt=one.number,

@@ -136,7 +136,7 @@ class NodeView(msgspec.Struct, frozen=True):
     lost_builds: int
 
 
-class Health(msgspec.Struct, frozen=True):
+class NodeHealth(msgspec.Struct, frozen=True):
     """The last measurements of a node's agent and their age in seconds; 0 and NEVER when there are none."""
 
     node_id: int
@@ -192,10 +192,10 @@ async def fetch_page(
     )
 
 
-async def find_health(connection: AsyncConnection, node_id: int) -> Health | None:
+async def find_health(connection: AsyncConnection, node_id: int) -> NodeHealth | None:
     return await fetch_one(
         connection,
-        Health,
+        NodeHealth,
         f"SELECT n.id, {_rounded('cpu_pct')}, {_rounded('ram_pct')}, {_rounded('disk_free_gb')},"
         f" CASE WHEN g.seen_at IS NULL THEN {NEVER} ELSE greatest(0, extract(epoch FROM now() - g.seen_at)) END::bigint"
         ", n.status"
