@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta
 
@@ -47,6 +48,7 @@ class Connection(msgspec.Struct):
     cpu_cores: Annotated[int, Meta(ge=0, le=100_000)]
     ram_gb: Annotated[float, Meta(ge=0, le=1e7)]
     running: list[int] = []
+    """Ids of the builds that the agent still runs."""
     replaces: Annotated[str, Meta(max_length=200)] | None = None
     """The secret whose SHA-256 is the session of the agent that ran in the same work folder before, and is dead."""
 
@@ -56,7 +58,9 @@ class Connected(msgspec.Struct):
     name: str
     max_parallel: int
     heartbeat_s: int = HEARTBEAT_S
+    """Seconds between two heartbeats."""
     poll_s: int = POLL_S
+    """Seconds after which a poll without a message ends."""
 
 
 class Disconnection(msgspec.Struct):
@@ -70,10 +74,12 @@ class Heartbeat(msgspec.Struct):
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
     running: list[tuple[int, int]] = []
+    """Builds that the agent runs, as id and attempt."""
 
 
 class Lost(msgspec.Struct):
     lost: list[tuple[int, str]]
+    """Builds to end, as id and reason."""
 
 
 class Started(msgspec.Struct):
@@ -82,15 +88,18 @@ class Started(msgspec.Struct):
 
 class LogLines(msgspec.Struct):
     offset: Annotated[int, Meta(ge=0, le=2**40)]
+    """Number of lines before the first of these."""
     lines: Annotated[list[Line], Meta(max_length=10_000)]
 
 
 class Acknowledged(msgspec.Struct):
     acknowledged: int
+    """Number of lines that are stored without a gap."""
 
 
 class ReportAnswer(msgspec.Struct):
     recorded: int
+    """How many results were read."""
     warnings: list[str]
 
 
@@ -122,6 +131,7 @@ class AgentController(Controller):
 
     @post("/connect", status_code=200)
     async def connect_agent(self, ctx: RequestContext, data: Connection) -> Connected:
+        """Begins a session of the node's agent. Refused while another agent with the same token is alive."""
         node_id = ctx.node_id
         gauge = await ctx.services.gauges.fetch(node_id)
         dead = gauge is None or gauge.silent_s > ALIVE_S
@@ -144,7 +154,11 @@ class AgentController(Controller):
         await ctx(MarkNodeOffline(ctx.node_id, data.session, "its agent was stopped"))
         return {}
 
-    @get("/next")
+    @get(
+        "/next",
+        responses={204: ResponseSpec(None, description="No message", generate_examples=False)},
+        opt={"problems": (Conflict,)},
+    )
     async def get_next_message(
         self,
         request: Request[Agent, Any, Any],
@@ -164,6 +178,7 @@ class AgentController(Controller):
 
     @post("/heartbeat", status_code=200)
     async def send_heartbeat(self, ctx: RequestContext, data: Heartbeat) -> Lost:
+        """Takes the agent's measurements; returns those of its builds that are not the node's any more."""
         node_id = ctx.node_id
         await _must_be_connected(ctx, data.session)
         await ctx.services.gauges.record_heartbeat(
@@ -180,6 +195,7 @@ class AgentController(Controller):
     async def report_build_started(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
+        """Marks a build as running on the node."""
         await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
         return {}
 
@@ -187,12 +203,18 @@ class AgentController(Controller):
     async def append_build_log(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: LogLines
     ) -> Acknowledged:
+        """Appends lines to a build's log; returns how many lines from the beginning are stored without a gap."""
         node_id = ctx.node_id
         build = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, node_id, attempt)
         logs = ctx.services.build_logs
         return Acknowledged(await logs.append(build.queued.job_id, build_id, attempt, data.offset, data.lines))
 
-    @post("/builds/{build_id:int}/report", status_code=200, request_max_body_size=MAX_REPORT_BYTES)
+    @post(
+        "/builds/{build_id:int}/report",
+        status_code=200,
+        request_max_body_size=MAX_REPORT_BYTES,
+        opt={"content": {"application/octet-stream": {"type": "string", "format": "binary"}}},
+    )
     async def upload_report(
         self,
         request: Request[Agent, Any, Any],
@@ -201,6 +223,7 @@ class AgentController(Controller):
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
     ) -> ReportAnswer:
+        """Records the results of a report, which is the body as it is."""
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
         must_hold(build.state, build_id, node_id, attempt)
@@ -222,6 +245,7 @@ class AgentController(Controller):
     async def report_build_finished(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: FinishedReport
     ) -> FinishAnswer:
+        """Ends a build and decides its verdict."""
         receipt = await ctx(
             FinishBuild(
                 build_id=build_id,

@@ -16,9 +16,10 @@ from api.audit_proofs import AuditLogController
 from api.auth import AuthController
 from api.build_actions import BuildActionController
 from api.builds import BuildController
+from api.description import document
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
-from api.http import openapi, problems
+from api.http import problems
 from api.http.as_of import refuse_unsupported_as_of
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
@@ -76,7 +77,7 @@ CONTROLLERS = (
 
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
-        return openapi.answer_options(request)
+        return document.answer_options(request)
     refuse_unsupported_as_of(request)
     refuse_unknown_parameters(request)
     await wait_for_min_position(request)
@@ -106,13 +107,13 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
             "paged": Provide(provide_paged, sync_to_thread=False),
         },
         middleware=[
-            DefineMiddleware(Authentication, exclude=f"^{openapi.PATH}", exclude_from_auth_key="public"),
+            DefineMiddleware(Authentication, exclude=f"^{document.PATH}", exclude_from_auth_key="public"),
             IdempotencyMiddleware(),
         ],
         before_request=before_request,
         before_send=[add_position],
         exception_handlers=problems.handlers(),
-        openapi_config=openapi.config(version),
+        openapi_config=document.config(version),
         logging_config=None,
         request_max_body_size=16 * 1024 * 1024,
     )

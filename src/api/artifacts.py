@@ -54,6 +54,7 @@ class ArtifactItem(msgspec.Struct):
     path: str
     type: str
     content_type: str
+    """Media type, with which it is downloaded."""
     size_bytes: int
     sha256: str
     created_at: datetime
@@ -75,6 +76,7 @@ class UploadedArtifact(msgspec.Struct):
     type: str
     sha256: str
     report: RecordedReport | None = None
+    """What was read, if the file is a report of a running external build; else null."""
 
 
 class ArtifactController(Controller):
@@ -91,6 +93,7 @@ class ArtifactController(Controller):
         type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
+        """The artifacts of a build, by id."""
         async with read_build(ctx, build_id) as (connection, _):
             found = await artifacts.fetch_page(
                 connection,
@@ -112,7 +115,7 @@ class ArtifactController(Controller):
         async with read_build(ctx, build_id) as (connection, _):
             return make_tree(await artifacts.fetch_page(connection, build_id))
 
-    @post("/upload", opt={"agents": True, "form": UPLOAD}, request_max_body_size=None)
+    @post("/upload", opt={"agents": True, "content": {"multipart/form-data": UPLOAD}}, request_max_body_size=None)
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports`), or the whole path when
         it ends in the file's name.
@@ -157,6 +160,7 @@ class ArtifactController(Controller):
 
     @delete("/{artifact_id:int}", status_code=204)
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:
+        """Deletes an artifact. Results that were read from it stay."""
         artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id, "write")
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 

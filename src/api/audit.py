@@ -61,6 +61,7 @@ Limit = Annotated[int, Parameter(ge=1, le=200, description="Events on a page")]
 class AuditController(Controller):
     path = "/audit"
     tags = ["Audit"]
+    opt = {"problems": (Forbidden, NotFound)}
 
     @get("/events")
     async def list_audit_events(

@@ -17,7 +17,7 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.audit import SIGNING_KEY, SigningKeyChanged
-from domain.core.errors import Invalid, NotFound, Unavailable
+from domain.core.errors import Forbidden, Invalid, NotFound, Unavailable
 from projections import audit_trail
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export import Export, Following, of_stream
@@ -43,6 +43,7 @@ class Checkpoints(msgspec.Struct):
     keys: list[str]
     """Verifier keys (c2sp.org/signed-note), the oldest first."""
     checkpoints: list[CheckpointItem]
+    """The checkpoints, the newest first."""
 
 
 class InclusionProof(msgspec.Struct):
@@ -53,23 +54,32 @@ class InclusionProof(msgspec.Struct):
     leaf_data: str
     """Data of the leaf, made from the event that is stored now; its hash must be `leaf`."""
     leaf: str
+    """Hash of the leaf in the tree."""
     hashes: list[str]
     """Hashes of the path from the leaf upwards (RFC 6962)."""
     root: str
+    """Root of the checkpoint's tree."""
     checkpoint: str
+    """The checkpoint's signed note."""
 
 
 class ConsistencyProof(msgspec.Struct):
     first: int
+    """Size of the earlier checkpoint."""
     second: int
+    """Size of the later checkpoint."""
     first_root: str
+    """Root of the earlier checkpoint."""
     second_root: str
+    """Root of the later checkpoint."""
     hashes: list[str]
+    """Hashes of the proof (RFC 6962)."""
 
 
 class AuditLogController(Controller):
     path = "/audit"
     tags = ["Audit"]
+    opt = {"problems": (Forbidden, NotFound)}
 
     @get("/checkpoints")
     async def list_checkpoints(

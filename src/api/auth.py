@@ -30,10 +30,12 @@ class Login(msgspec.Struct):
     username: Annotated[str, Meta(min_length=1, max_length=320)]
     """Email address of the account."""
     password: Annotated[str, Meta(max_length=1_000)]
+    """Password of the account."""
 
 
 class OpenedSession(msgspec.Struct):
     token: str
+    """Bearer token of the session."""
     expires_at: datetime
     user_id: int
 
@@ -49,9 +51,13 @@ class Permissions(msgspec.Struct):
 class Me(msgspec.Struct):
     id: int
     email: str
+    """Email address, with which the user signs in."""
     role: str
+    """Global role, which limits what memberships grant."""
     projects: list[int]
+    """Ids of the projects that the user sees."""
     permissions: Permissions
+    """What the user may do."""
 
 
 class AiAssist(msgspec.Struct):
@@ -60,12 +66,15 @@ class AiAssist(msgspec.Struct):
 
 class GlobalOptions(msgspec.Struct):
     ai_assist: AiAssist
+    """Assistance by language models."""
     max_parallel_builds: int
+    """Most builds at once on the server."""
 
 
 class ServerConfig(msgspec.Struct):
     version: str
     global_options: GlobalOptions
+    """Options for all projects."""
 
 
 class NewApiToken(msgspec.Struct):
@@ -77,6 +86,7 @@ class ApiTokenItem(msgspec.Struct):
     name: str
     created_at: datetime
     last_used: datetime | None
+    """When a request last carried it, to the minute."""
 
 
 class CreatedApiToken(msgspec.Struct):
@@ -90,7 +100,7 @@ class CreatedApiToken(msgspec.Struct):
 class AuthController(Controller):
     tags = ["Authentication"]
 
-    @post("/authenticate", status_code=200, opt=PUBLIC)
+    @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
         """Opens a session. After 10 failures in 5 minutes for an account or from an address, further attempts must
         wait.
@@ -111,12 +121,14 @@ class AuthController(Controller):
 
     @post("/logout", status_code=204)
     async def logout(self, ctx: RequestContext) -> None:
+        """Ends the session whose token the request carries."""
         if ctx.user.session_id is None:
             raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
         await ctx(RevokeSession(ctx.user.session_id, ctx.user.user_id))
 
     @get("/me")
     async def get_me(self, ctx: RequestContext) -> Me:
+        """Returns who the caller is and what they may do."""
         user = ctx.user
         visible = user.projects
         if visible is None:
@@ -126,6 +138,7 @@ class AuthController(Controller):
 
     @get("/config")
     async def get_config(self, ctx: RequestContext) -> ServerConfig:
+        """Returns the version and the options of the server."""
         services = ctx.services
         return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
@@ -141,7 +154,7 @@ class AuthController(Controller):
 
     @post("/api-tokens", opt=SHOWN_ONCE)
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
-        """The secret is shown only here."""
+        """Creates an API token of the caller. Its secret is shown only here."""
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
         receipt = await ctx(CreateApiToken(token_id, ctx.user.user_id, data.name, token_hash(secret)))

@@ -17,6 +17,7 @@ from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_
 
 class Restart(msgspec.Struct):
     failed_only: bool = False
+    """Whether only the tests that failed run."""
 
 
 class RestartedBuild(msgspec.Struct):
@@ -28,11 +29,13 @@ class RestartedBuild(msgspec.Struct):
 
 class RetriedBuild(RestartedBuild):
     test_count: int
+    """How many tests the new build runs."""
 
 
 class QueuePlace(msgspec.Struct):
     id: int
     queue_position: int
+    """Number in the queue, from 1; 0 when it waits no more."""
 
 
 class Kept(msgspec.Struct):
@@ -83,12 +86,14 @@ class BuildActionController(Controller):
 
     @delete("/keep-forever", status_code=200)
     async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> Kept:
+        """Lets retention delete the build, and its artifacts, again."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, False))
         return Kept(build_id, False)
 
     @post("/comment")
     async def comment_on_build(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
+        """Adds a comment to a build."""
         await find_visible_build(ctx, build_id, "write")
         comment_id = await ctx.services.ids.draw("comments")
         receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, ctx.user.user_id))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
 from msgspec import Meta, structs
 from psycopg import AsyncConnection
@@ -69,6 +70,7 @@ class BuildStatus(msgspec.Struct):
 
 class ExternalResult(msgspec.Struct):
     status: Verdict
+    """How the pipeline ended."""
     ignore_unreadable_reports: bool = False
     """Lets a build pass although a report of it cannot be read; else it fails with the reason `reports_unreadable`."""
 
@@ -80,6 +82,7 @@ class BuildPage(msgspec.Struct):
 
 class LogPage(msgspec.Struct):
     total_lines: int
+    """How many lines the log has now."""
     lines: list[str]
 
 
@@ -102,7 +105,7 @@ class BuildController(Controller):
         assert build is not None
         return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)
 
-    @get()
+    @get(opt={"headers": ("Testhide-Total",)})
     async def list_builds(
         self,
         ctx: RequestContext,
@@ -130,6 +133,7 @@ class BuildController(Controller):
 
     @get("/{build_id:int}", **as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
+        """Returns a build with its totals and comments, and while it is queued with what it waits for."""
         async with read_build(ctx, build_id) as (connection, row):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
@@ -145,7 +149,7 @@ class BuildController(Controller):
 
     @post("/{build_id:int}/finish", status_code=200)
     async def finish_build(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
-        """Ends an external build."""
+        """Ends an external build. It fails all the same when a test of its reports failed."""
         await find_visible_build(ctx, build_id, "write")
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
@@ -160,13 +164,18 @@ class BuildController(Controller):
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
         limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
     ) -> LogPage:
+        """Returns lines of the log of the last attempt, each with its time."""
         row = await find_visible_build(ctx, build_id)
         logs = ctx.services.build_logs
         total = await logs.count_lines(build_id, row.attempt)
         lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
         return LogPage(total, [format_line(line) for line in lines])
 
-    @get("/{build_id:int}/stream", media_type=MEDIA_TYPE)
+    @get(
+        "/{build_id:int}/stream",
+        media_type=MEDIA_TYPE,
+        responses={204: ResponseSpec(None, description="The stream has ended", generate_examples=False)},
+    )
     async def stream_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
     ) -> LiveStream | Response[None]:

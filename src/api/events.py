@@ -12,14 +12,14 @@ from api.http.types import MAX_ID
 from api.live.event_feed import EventStream
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
-from domain.core.errors import Invalid
+from domain.core.errors import Invalid, NotFound
 
 
 class EventController(Controller):
     path = "/events"
     tags = ["Events"]
 
-    @get("/stream", media_type=MEDIA_TYPE)
+    @get("/stream", media_type=MEDIA_TYPE, opt={"problems": (NotFound,)})
     async def stream_events(
         self,
         request: Request[User, Any, Any],

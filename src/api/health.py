@@ -6,10 +6,12 @@ from typing import TypeVar
 
 import msgspec
 from litestar import Controller, Response, get
+from litestar.openapi.datastructures import ResponseSpec
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
+from domain.core.errors import Unavailable
 from projections import audit_trail
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S
 from projections.engine.schemas import find_missing
@@ -31,6 +33,7 @@ class Liveness(msgspec.Struct):
     status: str
     version: str
     build: str
+    """Commit that the server was built from."""
 
 
 class Readiness(msgspec.Struct):
@@ -52,7 +55,11 @@ class HealthController(Controller):
         status = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
 
-    @get("/readyz")
+    @get(
+        "/readyz",
+        responses={503: ResponseSpec(Readiness, description="Not ready", generate_examples=False)},
+        opt={"problems": (Unavailable,)},
+    )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then."""
         services = ctx.services

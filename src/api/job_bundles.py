@@ -66,9 +66,12 @@ class TemplatePart(ConfigurationPart, forbid_unknown_fields=True, kw_only=True):
 
 class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     export_version: Literal["1"]
+    """Version of this format."""
     job: JobPart
+    """The job, without ids."""
     configuration: ConfigurationPart
     pipeline_template: TemplatePart | None = None
+    """The template that the job uses."""
 
 
 class ImportRequest(msgspec.Struct):

@@ -110,6 +110,7 @@ class JobController(Controller):
 
     @post()
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
+        """Creates a job. Its builds need a command, from its configuration or its template."""
         ctx.user.must("write", data.project_id)
         if data.repository is not None:
             check_repository(data.repository)
@@ -125,6 +126,7 @@ class JobController(Controller):
 
     @get("/{job_id:int}", **as_of(JOB_HISTORY, "job_id"))
     async def get_job(self, ctx: RequestContext, job_id: int) -> JobDetail:
+        """Returns a job."""
         return await find_visible_detail(ctx, job_id)
 
     @put("/{job_id:int}")
@@ -151,6 +153,7 @@ class JobController(Controller):
 
     @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
+        """Returns what the builds of the job run. Secrets are listed by name."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             found = await jobs.find_configuration(connection, job_id)

@@ -86,6 +86,7 @@ class KnownIssueController(Controller):
 
     @post()
     async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
+        """Creates a known issue. It classifies failures of new reports, and older ones that nobody has classified."""
         ctx.user.must("write", data.project_id)
         match = parse_match(data)
         if match is None:
@@ -103,6 +104,7 @@ class KnownIssueController(Controller):
 
     @get("/{known_issue_id:int}")
     async def get_known_issue(self, ctx: RequestContext, known_issue_id: int) -> KnownIssueView:
+        """Returns a known issue."""
         return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
     @put("/{known_issue_id:int}")

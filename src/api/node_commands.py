@@ -25,6 +25,7 @@ GRACE_S = 5.0
 class NewCommand(msgspec.Struct):
     command: Annotated[str, Meta(min_length=1, max_length=65_536, pattern=r"\S")]
     timeout_s: Annotated[int, Meta(ge=1, le=600)] = 30
+    """Seconds after which the command is killed."""
 
 
 class CommandResult(msgspec.Struct):
@@ -51,7 +52,12 @@ class NodeCommandController(Controller):
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))
         return Detail(f"Restart command sent to node {node_id}.")
 
-    @post("/execute", status_code=200, guards=[admins_only("run commands on nodes")])
+    @post(
+        "/execute",
+        status_code=200,
+        guards=[admins_only("run commands on nodes")],
+        opt={"problems": (StillRunning,)},
+    )
     async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:

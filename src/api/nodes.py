@@ -70,8 +70,11 @@ class Download(msgspec.Struct):
 class LatestAgent(msgspec.Struct):
     version: str
     linux_amd64: Download
+    """For Linux on x86-64."""
     linux_arm64: Download
+    """For Linux on ARM."""
     windows_amd64: Download
+    """For Windows."""
 
 
 class NodeController(Controller):
@@ -105,12 +108,13 @@ class NodeController(Controller):
         node = receipt.existing(NODE.at(node_id))
         return to_view(RegisteredNode, node, id=node_id, name=node.title, agent_token=token)
 
-    @get("/find")
+    @get("/find", opt={"problems": (NotFound,)})
     async def find_node(
         self,
         ctx: RequestContext,
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
     ) -> NodeView:
+        """Finds a node by its exact name."""
         async with ctx.reading() as connection:
             found = await nodes.find_view_by_name(connection, name)
         if found is None:
@@ -132,6 +136,7 @@ class NodeController(Controller):
 
     @get("/{node_id:int}", **as_of(NODE_HISTORY, "node_id"))
     async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
+        """Returns a node with the last measurements of its agent."""
         node = await find_node_view(ctx, node_id)
         return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node
 
@@ -165,6 +170,7 @@ class NodeController(Controller):
 
     @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
     async def release_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
+        """Lets the node take builds again."""
         await ctx(ReleaseNode(node_id))
         return NodeStatus(node_id, (await find_node_view(ctx, node_id)).status)
 
@@ -175,7 +181,7 @@ class AgentDownloadController(Controller):
     path = "/agent"
     tags = ["Nodes / CI Agents"]
 
-    @get("/{version:str}/{platform:str}", opt={**PUBLIC, "download": True})
+    @get("/{version:str}/{platform:str}", opt=PUBLIC)
     async def download_agent(self, ctx: RequestContext, version: str, platform: str) -> Response[bytes]:
         """The agent as one file for Python: `python3 testhide-agent.pyz`."""
         services = ctx.services

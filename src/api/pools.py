@@ -61,6 +61,7 @@ class PoolController(Controller):
 
     @post()
     async def create_pool(self, ctx: RequestContext, data: NewPool) -> PoolView:
+        """Creates a pool of nodes for the jobs of a project."""
         ctx.user.must("admin", data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
@@ -73,6 +74,7 @@ class PoolController(Controller):
 
     @get("/{id:int}")
     async def get_pool(self, ctx: RequestContext, id: int) -> PoolView:
+        """Returns a pool."""
         return await find_visible_pool(ctx, id)
 
     @put("/{id:int}")

@@ -59,10 +59,14 @@ class ProjectDetail(msgspec.Struct):
     scm_endpoint_id: int | None
     jobs_count: int
     last_build_at: datetime | None
+    """When the last build was queued."""
     created_at: datetime
     webhook_url: str
+    """Address for the calls of a source code host."""
     retention_days: int
+    """Days after which finished builds are deleted; 0 keeps them at any age."""
     retention_builds: int
+    """How many finished builds of each job are kept; 0 keeps all."""
 
 
 class NewSecret(msgspec.Struct):
@@ -103,10 +107,12 @@ class ProjectController(Controller):
 
     @get("/{project_id:int}")
     async def get_project(self, ctx: RequestContext, project_id: int) -> ProjectDetail:
+        """Returns a project."""
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
     @put("/{project_id:int}")
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
+        """Changes a project."""
         await find_visible_project(ctx, project_id, "admin")
         await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)

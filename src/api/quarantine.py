@@ -45,6 +45,7 @@ ExpiresAt = Annotated[datetime, Meta(tz=True)]
 class NewEntry(msgspec.Struct):
     job_id: Id
     node_id: NodeId
+    """Node id of the test, or a prefix that `::` or `[` follows."""
     reason: Reason
     expires_at: ExpiresAt | None = None
     owner: Name | None = None
@@ -53,6 +54,7 @@ class NewEntry(msgspec.Struct):
 class NewEntryAnswer(msgspec.Struct):
     id: int
     node_id: str
+    """Node id of the test, or a prefix of several."""
     reason: str
     quarantined_at: datetime
     expires_at: datetime | None
@@ -66,8 +68,10 @@ class EntryItem(NewEntryAnswer):
 
     job_id: int
     quarantined_by: str
+    """Who put it there, like `user:7`."""
     status: Status
     status_since: datetime
+    """When the entry got its status."""
     passed_builds: int
     """How many of the last builds that ran the tests they have passed, in a row; counted up to 10."""
 
@@ -77,6 +81,7 @@ class Bulk(msgspec.Struct):
 
     job_id: Id
     action: Literal["add", "remove"]
+    """Whether to add the tests to the quarantine or to remove them."""
     node_ids: Annotated[list[NodeId], Meta(max_length=MAX_BULK)]
     reason: Reason = "flaky"
     expires_at: ExpiresAt | None = None
@@ -85,12 +90,16 @@ class Bulk(msgspec.Struct):
 
 class Added(msgspec.Struct):
     added: int
+    """How many entries are new."""
     skipped: int
+    """How many tests were in the quarantine already."""
 
 
 class Removed(msgspec.Struct):
     removed: int
+    """How many entries were removed."""
     skipped: int
+    """How many tests were not in the quarantine."""
 
 
 class Stats(msgspec.Struct):
@@ -98,10 +107,13 @@ class Stats(msgspec.Struct):
 
     total: int
     by_reason: dict[str, int]
+    """Number of entries by reason."""
     oldest_days: int
+    """Age of the oldest entry in days."""
     age_days: dict[str, int]
     """Number of entries by range of age in days."""
     by_status: dict[str, int]
+    """Number of entries by status."""
 
 
 class NodeIds(msgspec.Struct):
@@ -162,6 +174,7 @@ class QuarantineController(Controller):
 
     @get("/stats")
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
+        """Counts the entries of a job's quarantine."""
         now = utcnow()
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
@@ -179,12 +192,14 @@ class QuarantineController(Controller):
 
     @get("/nodeids")
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
+        """Returns the node ids in a job's quarantine, for a test runner to read."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
     @delete("/{quarantine_id:int}")
     async def remove_from_quarantine(self, ctx: RequestContext, quarantine_id: int) -> None:
+        """Removes an entry: failures of its tests fail builds again."""
         entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id, "write")
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 

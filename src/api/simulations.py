@@ -45,9 +45,13 @@ class ReplayAnswer(msgspec.Struct):
     tests: list[TestDiffers]
     """The first 1,000 by position in the log; `tests_total` is their number."""
     tests_total: int
+    """How many results would have been classified otherwise."""
     verdicts: list[VerdictDiffers]
+    """Builds that would have ended otherwise; the first 1,000."""
     verdicts_total: int
+    """How many builds would have ended otherwise."""
     replayed: Replayed
+    """What was simulated."""
     complete: bool
     """False when the time ran out: ask for less by `since`, or use `testhide replay --rules` on the server."""
 
@@ -56,7 +60,7 @@ class ReplayController(Controller):
     path = "/audit/replay"
     tags = ["Audit"]
 
-    @post(status_code=200)
+    @post(status_code=200, opt={"problems": (TooManyRequests,)})
     async def simulate_rules(self, ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
         project_id = data.project_id

@@ -58,6 +58,7 @@ class ChannelItem(msgspec.Struct):
     """Its host alone: who knows the rest may post."""
     events: list[str]
     mention_on_fail: str | None
+    """Email address of who is mentioned when a build fails."""
     active: bool
     created_at: datetime
     updated_at: datetime
@@ -67,10 +68,12 @@ class ChannelItem(msgspec.Struct):
     deliveries_ok: int
     """Attempts that arrived."""
     deliveries_failed: int
+    """Attempts that did not arrive."""
 
 
 class ChannelTested(msgspec.Struct):
     sent: bool
+    """Whether the card arrived."""
     status_code: int
     """0: there was no answer."""
     latency_ms: int
@@ -109,6 +112,7 @@ class TeamsController(Controller):
 
     @get("/{id:int}")
     async def get_channel(self, ctx: RequestContext, id: int) -> ChannelItem:
+        """Returns a channel."""
         return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")

@@ -72,6 +72,7 @@ class TemplateController(Controller):
 
     @post(guards=[developers_only])
     async def create_template(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
+        """Creates a template for the configurations of jobs."""
         data.check()
         template_id = await ctx.services.ids.draw("templates")
         fields = fields_of(data, name="title")
@@ -93,6 +94,7 @@ class TemplateController(Controller):
 
     @get("/{template_id:int}")
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
+        """Returns a template, with its secrets by name."""
         return await find_template(ctx, template_id)
 
     @put("/{template_id:int}")

@@ -60,7 +60,9 @@ class ReportView(msgspec.Struct):
     known_issues: int
     quarantined: int
     flaky: int
+    """How many tests failed and passed on the same code."""
     suites: list[SuiteItem]
+    """Totals of each suite."""
     reports: list[ReportFile]
     warnings: list[str]
 
@@ -71,6 +73,7 @@ class TestItem(msgspec.Struct):
     id: int
     test_case_id: int
     node_id: str
+    """Name of the test, the same in every build."""
     status: str
     duration_ms: int
     message: str
@@ -107,9 +110,13 @@ class TestPage(msgspec.Struct):
 class TestDetail(TestItem):
     build_id: int
     trace: str
+    """Stack trace or other details of the failure."""
     system_out: str
+    """What the test wrote to its standard output."""
     system_err: str
+    """What the test wrote to its standard error."""
     properties: list[tuple[str, str]]
+    """Properties of the test, as name and value."""
 
 
 class PastRun(msgspec.Struct):
@@ -120,13 +127,17 @@ class PastRun(msgspec.Struct):
     attempt: int
     flaky: bool
     known_issue: bool
+    """Whether the reporter calls this failure known."""
     quarantined: bool
+    """Whether quarantine kept this failure from failing the build."""
     message: str
     branch: str
     commit_sha: str | None
     recorded_at: datetime
+    """When the result was recorded."""
     classification: str | None
     classified_by: str | None
+    """`user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
     defect_url: str | None
@@ -138,7 +149,9 @@ class PastRun(msgspec.Struct):
 class History(msgspec.Struct):
     test_case_id: int
     node_id: str
+    """Name of the test, the same in every build."""
     history: list[PastRun]
+    """The past runs, the newest first."""
 
 
 class TestController(Controller):
@@ -148,6 +161,7 @@ class TestController(Controller):
 
     @get("/report/{build_id:int}", **as_of(REPORT_HISTORY, "build_id"))
     async def get_report(self, ctx: RequestContext, build_id: int) -> ReportView:
+        """Returns the totals of a build's results, by suite and by report."""
         async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)

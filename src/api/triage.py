@@ -69,6 +69,7 @@ class LinkedKnownIssue(msgspec.Struct):
     test_id: int
     known_issue_id: int
     auto_classify_future: bool = True
+    """Whether later failures of the same fail_id or signature are classified likewise."""
 
 
 class TriageController(Controller):
@@ -85,12 +86,14 @@ class TriageController(Controller):
 
     @post("/defect", status_code=200)
     async def link_defect(self, ctx: RequestContext, test_id: int, data: NewDefect) -> LinkedDefect:
+        """Links a failure with a defect in a tracker."""
         result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(LinkDefect(result, data.defect_key, data.defect_url, ctx.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
     @post("/resolution", status_code=200)
     async def resolve_test(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
+        """Notes what came of a failure, in free text."""
         result = to_recorded(await find_visible_result(ctx, test_id, "write"))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)

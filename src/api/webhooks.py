@@ -65,11 +65,13 @@ class BulkDelete(msgspec.Struct):
 
 class Deleted(msgspec.Struct):
     deleted: int
+    """How many were deleted."""
     ids: list[int]
 
 
 class Tested(msgspec.Struct):
     delivered: bool
+    """Whether it was answered with 2xx."""
     status_code: int
     """0: there was no answer."""
     latency_ms: int
@@ -83,17 +85,22 @@ class WebhookAttempt(msgspec.Struct):
     id: int
     delivery_id: str
     event: str
+    """Type of the notification."""
     ok: bool
+    """Whether it was answered with 2xx."""
     status_code: int
     """0: there was no answer."""
     error: str
     attempted_at: datetime
+    """When it was sent."""
     attempt: int
     latency_ms: int
     replay: bool
+    """Whether a replay sent it."""
     state: str | None
     """The state of the delivery: waiting, pending, delivered or given_up; null for a ping."""
     next_attempt_at: datetime | None
+    """When the next attempt is due; null if there is none."""
     excerpt: str | None
     """The beginning of the answer; only for those who may change the webhook."""
 
@@ -103,17 +110,22 @@ class Replay(msgspec.Struct):
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Annotated[datetime, Meta(tz=True)] | None = None
+    """Time of the first event."""
 
 
 class Replaying(msgspec.Struct):
     webhook_id: int
+    """Id of the webhook."""
     after_position: int
+    """Position in the log after which events are delivered once more."""
     up_to_position: int
+    """Last position in the log that is delivered once more."""
 
 
 class Redelivering(msgspec.Struct):
     delivery_id: str
     state: str
+    """State of the delivery."""
 
 
 class WebhookController(Controller):
@@ -163,12 +175,14 @@ class WebhookController(Controller):
 
     @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")
     async def get_webhook_schema(self, event_type: str) -> dict[str, Any]:
+        """Returns the JSON Schema of what is delivered for a type."""
         if event_type not in schemas():
             raise NotFound(f"There is no event type {event_type!r}; GET /api/v3/webhooks/schemas lists them.")
         return schema(event_type)
 
     @get("/{id:int}")
     async def get_webhook(self, ctx: RequestContext, id: int) -> WebhookItem:
+        """Returns a webhook, without its secret."""
         return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
 
     @put("/{id:int}")

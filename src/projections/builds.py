@@ -246,6 +246,7 @@ class CommentView(msgspec.Struct):
     build_id: int
     text: str
     author: str
+    """Email address of who wrote it."""
     created_at: datetime
 
 

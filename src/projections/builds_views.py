@@ -33,12 +33,14 @@ class BuildDetail(BuildItem):
     known_issues: int
     quarantined: int
     node_id: int | None
+    """Id of the node that runs it, or ran it; null before."""
     attempt: int
     detail: str | None
     exit_code: int | None
     log_lines: int
     external: bool
     triggered_by: str
+    """Who or what started it."""
     restarted_from: int | None
     selected_tests: int | None
     """Number of tests the build was restricted to; null when it runs all."""
@@ -46,6 +48,7 @@ class BuildDetail(BuildItem):
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried."""
     comments: list[CommentView]
+    """Comments, the oldest first."""
     configuration: dict[str, Any]
 
 

@@ -95,7 +95,9 @@ class JobDetail(msgspec.Struct, frozen=True):
     pool_labels: dict[str, str]
     quarantine_mode: str
     last_build_id: int | None = None
+    """Id of the newest build."""
     last_build_status: str | None = None
+    """Status of the newest build."""
 
 
 async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:

@@ -122,10 +122,12 @@ class NodeView(msgspec.Struct, frozen=True):
     status: str
     pool_id: int | None
     running_builds: int
+    """How many builds run there now."""
     cpu_pct: int | None
     tags: list[str]
     max_parallel: int
     connected_at: datetime | None
+    """When the agent's session began."""
     uptime_s: int | None
     cpu_cores: int
     ram_gb: int
@@ -133,7 +135,9 @@ class NodeView(msgspec.Struct, frozen=True):
     platform: str
     hostname: str
     failed_builds: int
+    """How many builds failed there."""
     lost_builds: int
+    """How many builds were lost there because the agent fell silent."""
 
 
 class NodeHealth(msgspec.Struct, frozen=True):
@@ -144,6 +148,7 @@ class NodeHealth(msgspec.Struct, frozen=True):
     ram_pct: int
     disk_free_gb: int
     last_heartbeat_s: int
+    """Seconds since the agent's last request; -1 before its first."""
     status: str
 
 

@@ -51,6 +51,7 @@ class PoolView(msgspec.Struct, frozen=True):
     name: str
     project_id: int
     node_count: int
+    """How many nodes are in the pool."""
     labels: dict[str, str]
     max_parallel: int | None
     shared: bool

@@ -80,6 +80,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     name: str
     description: str
     jobs_using: int
+    """How many jobs use the template."""
     setup: list[str]
     command: str
     env: dict[str, str]
@@ -88,6 +89,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     creator_id: int
+    """Id of the user who created it, and may change it."""
 
 
 _VIEW = f"""

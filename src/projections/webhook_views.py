@@ -24,6 +24,7 @@ class WebhookView(msgspec.Struct):
     active: bool
     project_id: int | None
     has_secret: bool
+    """Whether deliveries are signed."""
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None

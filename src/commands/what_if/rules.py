@@ -45,7 +45,9 @@ class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     project_id: Id | None = None
     """None: of every project that is simulated."""
     since: Time | None = None
+    """Classifies failures that were recorded at this time or later."""
     until: Time | None = None
+    """Classifies failures that were recorded before this time."""
 
     @property
     def match(self) -> tuple[Kind, str]:
@@ -61,7 +63,9 @@ class SupposedQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     job_id: Id
     node_ids: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_RULES)]
     since: Time | None = None
+    """When the tests were put into quarantine."""
     until: Time | None = None
+    """When they were taken out."""
 
     def applies(self, at: datetime, job_id: int) -> bool:
         return self.job_id == job_id and _within(at, self.since, self.until)
@@ -71,7 +75,9 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     """Rules that replace the real rules of their kind, or are added to them. A kind without a list keeps its rules."""
 
     known_issues: Annotated[list[SupposedIssue], Meta(max_length=MAX_RULES)] | None = None
+    """Known issues instead of the real ones, or besides them."""
     quarantine: Annotated[list[SupposedQuarantine], Meta(max_length=MAX_RULES)] | None = None
+    """Quarantine entries instead of the real ones, or besides them."""
     additive: bool = False
     """Whether the real rules apply as well."""
 

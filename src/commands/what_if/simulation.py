@@ -81,15 +81,19 @@ class TestDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "after"
     __test__ = False
 
     result_id: int
+    """Id of the result."""
     build_id: int
     job_id: int
     project_id: int
     test_case_id: int
     before: Classification | None
+    """The classification that the failure got; null for none."""
     after: Classification | None
+    """The classification that it would have got; null for none."""
     by: str | None = None
     """The title of the known issue that would have classified it."""
     node_id: str = ""
+    """Name of the test, the same in every build."""
 
 
 class VerdictDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
@@ -99,8 +103,11 @@ class VerdictDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "aft
     job_id: int
     project_id: int
     before: Verdict
+    """The verdict that the build got."""
     after: Verdict
+    """The verdict that it would have got."""
     why: str
+    """Why the build would have ended otherwise."""
 
 
 Difference = TestDiffers | VerdictDiffers
@@ -111,10 +118,13 @@ class Replayed:
     """Counts of what a simulation has processed so far."""
 
     position: int = 0
+    """Position in the log up to which events were processed."""
     builds: int = 0
     """Builds that ended, and were judged again."""
     reports: int = 0
+    """Reports that were classified again."""
     failures: int = 0
+    """Failures in these reports."""
     erased: int = 0
     """Builds that are left out because their contents were erased."""
     decided_by_people: int = 0

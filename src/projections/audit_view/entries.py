@@ -85,8 +85,11 @@ class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to
     """A changed field. Dots lead into nested values: `configuration.env.HOST`."""
 
     field: str
+    """Path of the field that changed."""
     before: Any
+    """The value before."""
     after: Any
+    """The value afterwards."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -97,16 +100,21 @@ class Told(msgspec.Struct, frozen=True):
     version: int
     type: str
     area: str
+    """Area of the event, like `builds`."""
     at: datetime
     actor: str
+    """Who or what caused it, like `user:7`, `node:12` or `system:dispatch`."""
     actor_name: str | None
     """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str
+    """Id that all events of a request, and what follows from it, share."""
     causation: int | None
+    """Position in the log of the event that led to this one; null for a request."""
     project_id: int | None
     erased: bool
     """The event's texts have been erased."""
     summary: str
+    """The event in a sentence."""
     changes: list[Change] | None = None
     """The fields that the event changed; null for events of a stream beyond the first 10,000."""
 

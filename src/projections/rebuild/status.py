@@ -37,6 +37,7 @@ class Standing(msgspec.Struct):
     progress: float | None = None
     """While it is built: the part of the log that it has applied, from 0 to 1."""
     eta_s: int | None = None
+    """Seconds until a rebuild is likely to end."""
 
 
 class _Found(msgspec.Struct):

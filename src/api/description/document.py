@@ -1,0 +1,133 @@
+"""Serves `/api/v3/openapi.json`: Litestar's list of the handlers and their parameters, completed from their types and
+docstrings.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from litestar import Litestar, Request, Response, Router
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, License, SecurityScheme
+from litestar.routes import HTTPRoute
+
+from api.description.components import Part, make_components
+from api.description.operations import OperationForm
+from api.description.schemas import Schemas, unwrap
+
+PATH = "/api/v3/openapi.json"
+
+OVERVIEW = """\
+CI with test analytics. Requests carry `Authorization: Bearer <token>`, with the token of a session or an API token.
+
+A write is answered when reads show it, with its position in the log as `Testhide-Position`. A POST with an
+`Idempotency-Key` can be sent again without being carried out twice. Lists have pages; `Link` leads to the next one. A
+refused request is answered with a problem (RFC 9457) whose `detail` says what to do.
+"""
+
+PROBLEM: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "description": "Why a request was refused (RFC 9457)",
+    "properties": {
+        "type": {"type": "string", "description": "Name of the kind of problem, as a URN"},
+        "title": {"type": "string", "description": "The kind of problem in words"},
+        "status": {"type": "integer", "description": "Status of the answer"},
+        "detail": {"type": "string", "description": "A sentence that the caller can act on"},
+        "errors": {
+            "type": "array",
+            "description": "The fields that are not acceptable",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "field": {"type": "string", "description": "Path of the field in the body, or name of a parameter"},
+                    "message": {"type": "string", "description": "What is wrong, and what is possible"},
+                },
+                "required": ["field", "message"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+
+
+class Description(JsonRenderPlugin):
+    """Renders the description once, since routes do not change while the server runs."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+        self._rendered: bytes | None = None
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        if self._rendered is None:
+            self._rendered = super().render(request, correct_schema(request.app, openapi_schema))
+        return self._rendered
+
+
+class DescriptionRouter(Router):
+    """Keeps Litestar from adding its HTML page and a second path of the description below this one."""
+
+    def register(self, value: Any) -> Any:
+        if isinstance(value, HTTPRouteHandler) and value.paths & {"/{path:str}", "/openapi.json"}:
+            return []
+        return super().register(value)
+
+
+def config(version: str) -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Testhide",
+        description=unwrap(OVERVIEW),
+        license=License(name="Apache License 2.0", identifier="Apache-2.0"),
+        version=version,
+        openapi_router=DescriptionRouter(PATH, route_handlers=[], include_in_schema=False),
+        render_plugins=[Description()],
+        security=[{"bearer": []}],
+        components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+        use_handler_docstrings=True,
+    )
+
+
+def correct_schema(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
+    """Completes and corrects Litestar's schema in place and returns it."""
+    forms = list(_described_forms(app, schema))
+    schemas = Schemas(
+        [form.body for form, _ in forms if form.body is not None],
+        [kind for form, _ in forms for kind in form.answer_types],
+    )
+    for form, operation in forms:
+        form.describe(operation, schemas)
+    schema["tags"] = list(_describe_tags(forms))
+    schema["components"] |= {**make_components(), "schemas": {**schemas.components, "Problem": PROBLEM}}
+    return schema
+
+
+def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[OperationForm, Part]]:
+    for route in app.routes:
+        item = schema["paths"].get(getattr(route, "path_format", ""))
+        if item is None or not isinstance(route, HTTPRoute):
+            continue
+        item.pop("head", None)  # known to be possible where GET is
+        for method, (handler, _) in route.route_handler_map.items():
+            if (operation := item.get(method.lower())) is not None:
+                yield OperationForm(handler, method), operation
+
+
+def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str, str]]:
+    """Yields the tags, each described by the docstrings of the modules whose operations it has."""
+    modules: dict[str, dict[str, None]] = defaultdict(dict)
+    for form, operation in forms:
+        for tag in operation["tags"]:
+            modules[tag][form.handler.fn.__module__] = None
+    for tag, names in modules.items():
+        docstrings = (sys.modules[name].__doc__ or "" for name in names)
+        yield {"name": tag, "description": " ".join(unwrap(text).partition("\n\n")[0] for text in docstrings)}
+
+
+def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
+    """Answers OPTIONS. Litestar's own answer lacks handlers of the same path that were registered later."""
+    template = request.scope["path_template"]
+    route = next(route for route in request.app.routes if getattr(route, "path_format", None) == template)
+    return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(getattr(route, "methods", ())))})

@@ -1,0 +1,185 @@
+"""Describes an operation by its handler: names, parameters, body, answers, and the problems that it may answer.
+
+What does not follow from a handler's form is declared by its `opt`: `content` is the schema, by media type, of a body
+that the handler reads itself; `download` says that it answers with a file; `headers` names more headers of its answer,
+and `problems` the types of more problems.
+"""
+
+from http import HTTPStatus
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+from litestar import Response
+from litestar.handlers import HTTPRouteHandler
+from litestar.utils import get_enum_string_value
+
+from api.description.components import (
+    PROBLEM_CONTENT,
+    Part,
+    refer_to_headers,
+    refer_to_parameter,
+    refer_to_problem,
+)
+from api.description.fields import FIELDS
+from api.description.schemas import Schemas, unwrap
+from api.http.idempotency import REPLAYED
+from api.http.request_context import AS_OF, POSITION, PROJECTED
+from api.http.types import MAX_ID, require_storable
+from api.http.validation import alternatives, struct_members, struct_of
+
+BINARY: Part = {"schema": {"type": "string", "format": "binary"}}
+
+
+class OperationForm:
+    """A handler under one HTTP method, and what follows from its form."""
+
+    def __init__(self, handler: HTTPRouteHandler, method: str) -> None:
+        self.handler = handler
+        self.writes = method != "GET"
+        self.is_repeatable = method == "POST" and not handler.opt.get("public")
+        self.is_public = bool(handler.opt.get("public"))
+        self.media_type = get_enum_string_value(handler.media_type or "application/json")
+        self.is_json = self.media_type == "application/json" or self.media_type.endswith("+json")
+        self.body = _body_type(handler)
+        self.answers = {} if handler.opt.get("download") else _answer_types(handler)
+
+    @property
+    def answer_types(self) -> list[Any]:
+        """The types of the answers that are JSON."""
+        if not self.is_json:
+            return []
+        return [kind for kinds in self.answers.values() for kind in kinds if kind not in (NoneType, bytes)]
+
+    def describe(self, operation: Part, schemas: Schemas) -> None:
+        """Completes and corrects Litestar's description of the operation in place."""
+        name, opt = self.handler.handler_name, self.handler.opt
+        operation |= {"operationId": name, "summary": name.replace("_", " ").capitalize()}
+        operation["description"] = unwrap(self.handler.fn.__doc__ or "")
+        if self.is_public:
+            operation["security"] = []
+        parameters = [_correct_parameter(parameter) for parameter in operation.get("parameters", ())]
+        operation["parameters"] = [*parameters, *map(refer_to_parameter, self._header_parameters())]
+        if "content" in opt:
+            content = {media_type: {"schema": schema} for media_type, schema in opt["content"].items()}
+            operation["requestBody"] = {"required": True, "content": content}
+        elif self.body is not None:
+            operation["requestBody"]["content"] = {"application/json": {"schema": schemas.of(self.body)}}
+        operation["responses"] = self._responses(parameters, schemas)
+
+    def _header_parameters(self) -> list[str]:
+        names = ["MinPosition"]
+        if self.writes:
+            names.append("Prefer")
+        if self.is_repeatable:
+            names.append("IdempotencyKey")
+        if self.media_type == "text/event-stream":
+            names.append("LastEventId")
+        if self.handler.opt.get("download"):
+            names += ["Range", "IfNoneMatch"]
+        return names
+
+    def _responses(self, parameters: list[Part], schemas: Schemas) -> Part:
+        responses: dict[int, Part] = {}
+        for status, types in self.answers.items():
+            headers = refer_to_headers(*self._answer_headers(parameters)) if status < 300 else {}
+            spec = (self.handler.responses or {}).get(status)
+            description = spec.description if spec is not None else HTTPStatus(status).phrase
+            responses[status] = {"description": description, "headers": headers}
+            if content := self._content(types, schemas):
+                responses[status]["content"] = content
+        if self.handler.opt.get("download"):
+            file = {"application/octet-stream": BINARY, "*/*": BINARY}
+            responses[200] = {"description": "The file", "content": file, "headers": refer_to_headers("ETag")}
+            part_headers = refer_to_headers("ETag", "Content-Range")
+            responses[206] = {"description": "The part that was asked for", "content": file, "headers": part_headers}
+            responses[304] = {"description": "The client has the file", "headers": refer_to_headers("ETag")}
+        for status in self._problems(parameters):
+            if status in responses:
+                responses[status]["content"] |= PROBLEM_CONTENT
+            else:
+                responses[status] = refer_to_problem(status)
+        return {str(status): responses[status] for status in sorted(responses)}
+
+    def _content(self, types: list[Any], schemas: Schemas) -> Part:
+        if types in ([], [NoneType]):
+            return {}
+        if types == [bytes]:
+            return {"application/octet-stream": BINARY}
+        if not self.is_json:
+            return {self.media_type: {"schema": {"type": "string"}}}
+        schema = schemas.of(types[0]) if len(types) == 1 else {"anyOf": [schemas.of(item) for item in types]}
+        return {self.media_type: {"schema": schema}}
+
+    def _answer_headers(self, parameters: list[Part]) -> list[str]:
+        query = {parameter["name"] for parameter in parameters if parameter["in"] == "query"}
+        names = [POSITION, PROJECTED, *self.handler.opt.get("headers", ())]
+        if self.handler.opt.get("as_of"):
+            names.append(AS_OF)
+        if self.is_repeatable:
+            names.append(REPLAYED)
+        if query & {"after", "before"}:
+            names.append("Link")
+        return names
+
+    def _problems(self, parameters: list[Part]) -> set[int]:
+        """Returns the statuses of the problems that follow from the operation's form, and of those it declares."""
+        opt = self.handler.opt
+        required = {parameter["name"] for parameter in parameters if parameter["required"]}
+        named = required | set(struct_members(struct) if (struct := struct_of(self.body)) else opt.get("content", ()))
+        statuses = {422, *(problem.status for problem in opt.get("problems", ()))}
+        if self.writes or not self.is_public:
+            statuses.add(503)
+        if not self.is_public:
+            statuses.add(401)
+        if set(self.handler.resolve_guards()) - {require_storable}:
+            statuses.add(403)
+        if self.writes and not self.is_public:
+            statuses |= {403, 409}
+        if opt.get("as_of"):
+            statuses |= {403, 404, 410}
+        if any(parameter["in"] == "path" for parameter in parameters) or any(name.endswith("_id") for name in named):
+            statuses.add(404)
+        if self.body is not None:
+            statuses |= {400, 413, 415}
+        if "content" in opt:
+            statuses |= {404, 413, 415}
+        if opt.get("download"):
+            statuses.add(416)
+        return statuses
+
+
+def _body_type(handler: HTTPRouteHandler) -> Any:
+    """Returns the type of a JSON body; None if there is no body."""
+    field = handler.parsed_data_field
+    kinds = [] if field is None else [kind for kind in alternatives(field.annotation) if kind is not NoneType]
+    return kinds[0] if kinds else None
+
+
+def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
+    """Returns the types of the answers by status; more than one where the answer has one of several forms."""
+    found = {status: list(alternatives(spec.data_container)) for status, spec in (handler.responses or {}).items()}
+    annotation = handler.parsed_fn_signature.return_type.annotation
+    plain = get_args(annotation)[0] if get_origin(annotation) is Response else annotation
+    declared = {kind for kinds in found.values() for kind in kinds}
+    rest = [kind for kind in alternatives(plain) if kind not in declared]
+    return {handler.status_code: rest} | found
+
+
+def _correct_parameter(parameter: Part) -> Part:
+    """Returns a parameter of Litestar's without the alternative null: a URL leaves the parameter out instead."""
+    schema = dict(parameter["schema"])
+    schema.pop("description", None)
+    if "oneOf" in schema:
+        kept = [choice for choice in schema.pop("oneOf") if choice != {"type": "null"}]
+        schema |= kept[0] if len(kept) == 1 else {"oneOf": kept}
+    match schema.get("type"):
+        case list(types):
+            (schema["type"],) = [name for name in types if name != "null"]
+    if "enum" in schema:
+        schema["enum"] = [value for value in schema["enum"] if value is not None]
+    if parameter["in"] == "path" and schema.get("type") == "integer":
+        schema |= {"minimum": 1, "maximum": MAX_ID}
+    name = parameter["name"]
+    corrected = {"name": name, "in": parameter["in"], "required": parameter["required"], "schema": schema}
+    description = parameter.get("description") or FIELDS.get(name)
+    return corrected | ({"description": description} if description else {})

@@ -1,0 +1,130 @@
+"""Makes JSON Schemas of the types of bodies and answers, with a description for every field.
+
+A field's description is the docstring below it, the description in its annotation, or the one that all fields of its
+name share.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec.inspect import DataclassType, DateTimeType, Field, StructType, Type, UnionType, multi_type_info
+
+from api.description.fields import FIELDS
+
+Schema = dict[str, Any]
+ObjectType = StructType | DataclassType
+REF = "#/components/schemas/{name}"
+
+
+class Schemas:
+    """The schemas of all types of the API. `components` holds those of structs by name."""
+
+    def __init__(self, bodies: Sequence[Any], answers: Sequence[Any]) -> None:
+        """Makes the schemas. Bodies refuse unknown fields; answers have all their fields."""
+        types = [*bodies, *answers]
+        made, self.components = msgspec.json.schema_components(types, ref_template=REF)
+        self._made: dict[Any, Schema] = dict(zip(types, made, strict=True))
+        taken, answered = find_objects(bodies), find_objects(answers)
+        for struct, kind in (taken | answered).items():
+            schema = self.components[struct.__name__]
+            if "properties" not in schema:  # sent as an array
+                continue
+            _describe_fields(schema, kind)
+            if struct not in taken:
+                _require_all(schema, kind)
+        for schema in (*made, *self.components.values()):
+            _adapt(schema)
+
+    def of(self, annotation: Any) -> Schema:
+        return self._made[annotation]
+
+
+def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
+    """Returns all structs and dataclasses that the types consist of, at any depth."""
+    found: dict[type, ObjectType] = {}
+
+    def visit(kind: Type | Field) -> None:
+        if isinstance(kind, ObjectType):
+            if kind.cls in found:
+                return
+            found[kind.cls] = kind
+        for value in msgspec.structs.astuple(kind):
+            for part in value if isinstance(value, tuple) else (value,):
+                if isinstance(part, Type | Field):
+                    visit(part)
+
+    for kind in multi_type_info(types):
+        visit(kind)
+    return found
+
+
+def _describe_fields(schema: Schema, kind: ObjectType) -> None:
+    docstrings = _field_docstrings(kind.cls)
+    for field in kind.fields:
+        described = schema["properties"][field.encode_name]
+        alternatives = described.get("anyOf", [described])
+        annotated = next((text for item in alternatives if (text := item.pop("description", None))), None)
+        text = docstrings.get(field.name) or annotated or FIELDS.get(field.encode_name)
+        if text is not None:
+            described["description"] = text[0].upper() + text[1:]
+        kinds = field.type.types if isinstance(field.type, UnionType) else (field.type,)
+        if any(isinstance(item, DateTimeType) for item in kinds):  # msgspec says so only of times with a zone
+            next(item for item in alternatives if item.get("type") == "string")["format"] = "date-time"
+
+
+def _require_all(schema: Schema, kind: ObjectType) -> None:
+    schema["required"] = [field.encode_name for field in kind.fields]
+    for described in schema["properties"].values():
+        described.pop("default", None)
+
+
+def _adapt(schema: Any) -> None:
+    """Adapts Python's ways to those of JSON Schema, at any depth."""
+    match schema:
+        case list():
+            for item in schema:
+                _adapt(item)
+        case dict():
+            if "prefixItems" in schema:
+                schema["items"] = {}  # their number is bounded by `maxItems`; linters do not know `false`
+            if isinstance(pattern := schema.get("pattern"), str):
+                schema["pattern"] = pattern.replace(r"\Z", "$")
+            if isinstance(text := schema.get("description"), str):
+                schema["description"] = unwrap(text)
+            if isinstance(values := schema.get("enum"), list) and all(isinstance(value, str) for value in values):
+                schema.setdefault("type", "string")
+            for item in schema.values():
+                _adapt(item)
+
+
+def unwrap(docstring: str) -> str:
+    """Returns a docstring with one line for each paragraph."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
+
+
+def _field_docstrings(described: type) -> dict[str, str]:
+    """Returns the docstrings below the fields of a class and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for base in reversed(described.__mro__):
+        if not base.__module__.startswith(("builtins", "msgspec")):
+            found |= _module_docstrings(base.__module__)[base.__qualname__]
+    return found
+
+
+@cache
+def _module_docstrings(module: str) -> dict[str, dict[str, str]]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: dict(_docstrings_in(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _docstrings_in(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for statement, following in zip(node.body, node.body[1:], strict=False):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, text

@@ -1,0 +1,101 @@
+"""The server describes its operations in full: names for generated clients, texts, and every problem it answers."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from domain.core.errors import Rejection
+from tests.support.description import describe, find_operation
+
+DESCRIBED = describe()
+OPERATIONS: dict[str, dict[str, Any]] = {
+    f"{method.upper()} {path}": operation
+    for path, item in DESCRIBED["paths"].items()
+    for method, operation in item.items()
+}
+SCHEMAS: dict[str, dict[str, Any]] = DESCRIBED["components"]["schemas"]
+
+
+def parts_of(described: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields all objects of the description, at any depth."""
+    match described:
+        case list():
+            for number, item in enumerate(described):
+                yield from parts_of(item, f"{path}/{number}")
+        case dict():
+            yield path, described
+            for name, item in described.items():
+                yield from parts_of(item, f"{path}/{name}")
+
+
+def test_the_server_serves_it(described: dict[str, Any]) -> None:
+    assert {name: item for name, item in described.items() if name != "info"} == {
+        name: item for name, item in DESCRIBED.items() if name != "info"
+    }
+
+
+def test_operation_ids_are_names_of_functions() -> None:
+    ids = Counter(operation["operationId"] for operation in OPERATIONS.values())
+    assert max(ids.values()) == 1
+    single = {"authenticate", "logout"}
+    assert {name for name in ids if not re.fullmatch(r"[a-z]+(_[a-z]+)+", name)} == single
+    assert {"start_build", "list_builds", "get_build", "stop_build", "create_job", "upload_artifact"} <= ids.keys()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_has_texts(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation["tags"]
+    assert operation["summary"]
+    assert operation["description"]
+    parameters = [item for item in operation["parameters"] if "$ref" not in item]
+    assert [item["name"] for item in parameters if not item.get("description")] == []
+
+
+def test_every_tag_is_described() -> None:
+    tags = {tag["name"]: tag["description"] for tag in DESCRIBED["tags"]}
+    assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == tags.keys()
+    assert all(tags.values())
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_has_a_title_and_describes_its_fields(name: str) -> None:
+    schema = SCHEMAS[name]
+    assert schema["title"] == name
+    assert [field for field, item in schema.get("properties", {}).items() if not item.get("description")] == []
+
+
+def test_references_lead_somewhere() -> None:
+    for path, part in parts_of(DESCRIBED):
+        if "$ref" in part:
+            target: Any = DESCRIBED
+            for step in part["$ref"].removeprefix("#/").split("/"):
+                assert step in target, f"{path}: {part['$ref']}"
+                target = target[step]
+
+
+def test_patterns_are_those_of_json_schema() -> None:
+    """ECMA 262 has no anchors as letters, no groups of Python's kinds, no flags inside, no possessive quantifiers."""
+    patterns = {part["pattern"] for _, part in parts_of(DESCRIBED) if isinstance(part.get("pattern"), str)}
+    assert len(patterns) > 5
+    assert [item for item in patterns if re.search(r"\\[AZzG]|\(\?[^:=!<]|\(\?<[^=!]|[*+?}]\+", item)] == []
+
+
+def test_problems_are_listed_by_status() -> None:
+    for name, operation in OPERATIONS.items():
+        for status, answer in operation["responses"].items():
+            if status >= "400" and "$ref" in answer:
+                problem = DESCRIBED["components"]["responses"][answer["$ref"].rpartition("/")[2]]
+                assert list(problem["content"]) == ["application/problem+json"], name
+    listed = {int(status) for operation in OPERATIONS.values() for status in operation["responses"]}
+    assert {kind.status for kind in Rejection.__subclasses__()} | {400, 415, 416} <= listed
+
+
+def test_operations_are_found_by_their_path() -> None:
+    assert find_operation("GET", "/api/v3/builds/7")["operationId"] == "get_build"
+    assert find_operation("HEAD", "/api/v3/builds/7")["operationId"] == "get_build"
+    assert find_operation("GET", "/api/v3/nodes/find")["operationId"] == "find_node"
+    assert find_operation("GET", "/api/v3/nowhere") is None
