@@ -21,7 +21,7 @@ from commands.builds import FinishBuild
 from commands.node_commands import CompleteNodeCommand
 from commands.nodes import ConnectNode, MarkNodeOffline
 from commands.reports.recording import IncomingReport, load_build
-from domain.builds import BUILD, Assigned, Finished, Running
+from domain.builds import BUILD, Assigned, Finished, Running, Verdict
 from domain.core.errors import Conflict, TooLarge
 from domain.nodes import NODE
 from store.tables.build_logs import Line
@@ -120,7 +120,7 @@ class CompletedCommand(msgspec.Struct):
 
 
 class FinishAnswer(msgspec.Struct):
-    status: str
+    status: Verdict | Literal["running"]
 
 
 class AgentController(Controller):

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
@@ -22,7 +22,7 @@ from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
 from commands.reports.recording import IncomingReport, load_build
-from domain.artifacts import artifact_path, artifact_type, blob_key, is_report_name
+from domain.artifacts import ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished, Report
 from domain.core.errors import Invalid, NotFound, Rejection
 from domain.core.events import ExpectedVersion
@@ -52,7 +52,7 @@ class ArtifactItem(msgspec.Struct):
     build_id: int
     name: str
     path: str
-    type: str
+    type: ArtifactType
     content_type: str
     """Media type, with which it is downloaded."""
     size_bytes: int
@@ -73,7 +73,7 @@ class UploadedArtifact(msgspec.Struct):
     name: str
     size_bytes: int
     path: str
-    type: str
+    type: ArtifactType
     sha256: str
     report: RecordedReport | None = None
     """What was read, if the file is a report of a running external build; else null."""
@@ -90,7 +90,7 @@ class ArtifactController(Controller):
         ctx: RequestContext,
         paged: Paged,
         build_id: BuildId,
-        type: Annotated[Literal["report", "log", "screenshot", "binary"] | None, Parameter()] = None,
+        type: Annotated[ArtifactType | None, Parameter()] = None,
         search: Annotated[str | None, Parameter(max_length=200, description="Filter by filename substring")] = None,
     ) -> Response[list[ArtifactItem]]:
         """The artifacts of a build, by id."""

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
@@ -18,6 +18,7 @@ from api.http.services import Services
 from api.http.types import Name, Paged, paginate
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from domain.core.errors import Conflict, TooManyRequests, Unauthenticated
+from domain.users import Role
 from projections import auth, projects
 from store.clock import utcnow
 from store.crypto import passwords
@@ -44,15 +45,15 @@ class Permissions(msgspec.Struct):
     can_start_builds: bool
     can_manage_nodes: bool
     is_admin: bool
-    projects: dict[str, str]
-    """By project id: read, write or admin."""
+    projects: dict[str, Level]
+    """Level of access by project id."""
 
 
 class Me(msgspec.Struct):
     id: int
     email: str
     """Email address, with which the user signs in."""
-    role: str
+    role: Annotated[str, Meta(extra_json_schema={"enum": list(get_args(Role))})]
     """Global role, which limits what memberships grant."""
     projects: list[int]
     """Ids of the projects that the user sees."""
@@ -168,7 +169,7 @@ class AuthController(Controller):
 
 def permissions(user: User, visible: list[int]) -> Permissions:
     ranked: tuple[Level, ...] = ("admin", "write")
-    levels = {
+    levels: dict[str, Level] = {
         str(project_id): next((level for level in ranked if user.may(level, project_id)), "read")
         for project_id in visible
     }

@@ -10,6 +10,7 @@ from msgspec import Meta
 from api.builds import find_visible_build, read_build
 from api.http.request_context import RequestContext
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
+from domain.builds import VisibleStatus
 from projections import builds
 from projections.builds import BuildRow, CommentView
 from projections.results_queries import fetch_failed_node_ids, fetch_flaky_node_ids
@@ -22,7 +23,7 @@ class Restart(msgspec.Struct):
 
 class RestartedBuild(msgspec.Struct):
     id: int
-    status: str
+    status: VisibleStatus
     restarted_from: int
     created_at: datetime
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
@@ -20,7 +20,7 @@ from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
-from domain.builds import BUILD, Verdict, status_of
+from domain.builds import BUILD, Verdict, VisibleStatus, status_of
 from domain.core.errors import NotFound
 from projections import builds
 from projections.builds import BuildFilters, BuildRow
@@ -57,7 +57,7 @@ class NewBuild(msgspec.Struct):
 class StartedBuild(msgspec.Struct):
     id: int
     job_id: int
-    status: str
+    status: VisibleStatus
     branch: str
     commit_sha: str | None
     created_at: datetime
@@ -65,7 +65,7 @@ class StartedBuild(msgspec.Struct):
 
 class BuildStatus(msgspec.Struct):
     id: int
-    status: str
+    status: VisibleStatus
 
 
 class ExternalResult(msgspec.Struct):
@@ -110,7 +110,7 @@ class BuildController(Controller):
         self,
         ctx: RequestContext,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
-        status: Literal["queued", "running", "passed", "failed", "aborted"] | None = None,
+        status: VisibleStatus | None = None,
         branch: Annotated[str | None, Parameter(max_length=500)] = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
@@ -154,7 +154,7 @@ class BuildController(Controller):
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
-        return BuildStatus(build_id, status_of(build))
+        return to_view(BuildStatus, build, id=build_id, status=status_of(build))
 
     @get("/{build_id:int}/pipeline_logs")
     async def get_build_log(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 from litestar import Controller, Response, get
@@ -30,7 +30,7 @@ seconds.
 
 
 class Liveness(msgspec.Struct):
-    status: str
+    status: Literal["ok", "degraded"]
     version: str
     build: str
     """Commit that the server was built from."""
@@ -52,7 +52,7 @@ class HealthController(Controller):
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:
         """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
-        status = "degraded" if ctx.services.waiter.is_degraded else "ok"
+        status: Literal["ok", "degraded"] = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
 
     @get(

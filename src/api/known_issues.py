@@ -57,7 +57,7 @@ class KnownIssueView(msgspec.Struct):
     id: int
     project_id: int
     title: str
-    classification: str
+    classification: Classification
     pattern: str | None
     signature: str | None
     fail_id: str | None

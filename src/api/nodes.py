@@ -1,7 +1,7 @@
 """Nodes, and the download of the agent that runs on them."""
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, delete, get, post, put
@@ -49,7 +49,7 @@ class NodeChanges(msgspec.Struct):
 
 class NodeStatus(msgspec.Struct):
     id: int
-    status: str
+    status: nodes.Status
 
 
 class RegisteredNode(msgspec.Struct):
@@ -87,9 +87,7 @@ class NodeController(Controller):
         ctx: RequestContext,
         paged: Paged,
         pool_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by node pool")] = None,
-        status: Annotated[
-            Literal["online", "offline", "quarantined"] | None, Parameter(description="Filter by status")
-        ] = None,
+        status: Annotated[nodes.Status | None, Parameter(description="Filter by status")] = None,
     ) -> Response[list[NodeView]]:
         """All nodes by id, with the last measurements of their agents."""
         async with ctx.reading() as connection:

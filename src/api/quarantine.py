@@ -55,7 +55,7 @@ class NewEntryAnswer(msgspec.Struct):
     id: int
     node_id: str
     """Node id of the test, or a prefix of several."""
-    reason: str
+    reason: Reason
     quarantined_at: datetime
     expires_at: datetime | None
     owner: str | None

@@ -56,7 +56,7 @@ class ChannelItem(msgspec.Struct):
     project_id: int
     webhook_url: str
     """Its host alone: who knows the rest may post."""
-    events: list[str]
+    events: list[CardType]
     mention_on_fail: str | None
     """Email address of who is mentioned when a build fails."""
     active: bool

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, get
@@ -17,8 +17,8 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Paged, next_page, to_view
 from domain.core.errors import NotFound
 from domain.quarantine import filter_quarantined
-from domain.results import FAILED, PASSED, SKIPPED, STATUSES
-from domain.triage import Classification
+from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus
+from domain.triage import Classification, Source
 from projections import quarantine, results_history, results_queries
 from projections.results_history import ResultOrigin
 from projections.results_queries import ReportRanges, Result, ResultFilters, SuiteTotal
@@ -74,7 +74,7 @@ class TestItem(msgspec.Struct):
     test_case_id: int
     node_id: str
     """Name of the test, the same in every build."""
-    status: str
+    status: ResultStatus
     duration_ms: int
     message: str
     suite: str
@@ -86,8 +86,8 @@ class TestItem(msgspec.Struct):
     """Whether quarantine kept this failure from failing the build."""
     quarantined_now: bool
     """Whether the test is in its job's quarantine now."""
-    classification: str | None
-    classified_by: str | None
+    classification: Classification | None
+    classified_by: Source | None
     """`user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
@@ -122,7 +122,7 @@ class TestDetail(TestItem):
 class PastRun(msgspec.Struct):
     id: int
     build_id: int
-    status: str
+    status: ResultStatus
     duration_ms: int
     attempt: int
     flaky: bool
@@ -135,8 +135,8 @@ class PastRun(msgspec.Struct):
     commit_sha: str | None
     recorded_at: datetime
     """When the result was recorded."""
-    classification: str | None
-    classified_by: str | None
+    classification: Classification | None
+    classified_by: Source | None
     """`user`, `rule` or `ai`."""
     set_by: str | None
     defect_key: str | None
@@ -172,7 +172,7 @@ class TestController(Controller):
         self,
         ctx: RequestContext,
         build_id: BuildId,
-        status: Annotated[Literal["passed", "failed", "skipped"] | None, Parameter()] = None,
+        status: Annotated[ResultStatus | None, Parameter()] = None,
         suite: Annotated[str | None, Parameter(max_length=4_096, description="Filter by test suite name")] = None,
         search: Annotated[str | None, Parameter(max_length=1_000, description="Filter by test name substring")] = None,
         classification: Annotated[Classification | None, Parameter(description="Filter by classification")] = None,

@@ -36,7 +36,7 @@ class NewClassification(msgspec.Struct):
 
 class Classified(msgspec.Struct):
     test_id: int
-    classification: str
+    classification: Classification
     set_by: str
 
 

@@ -97,7 +97,7 @@ class WebhookAttempt(msgspec.Struct):
     latency_ms: int
     replay: bool
     """Whether a replay sent it."""
-    state: str | None
+    state: Literal["waiting", "pending", "delivered", "given_up"] | None
     """The state of the delivery: waiting, pending, delivered or given_up; null for a ping."""
     next_attempt_at: datetime | None
     """When the next attempt is due; null if there is none."""
@@ -124,7 +124,7 @@ class Replaying(msgspec.Struct):
 
 class Redelivering(msgspec.Struct):
     delivery_id: str
-    state: str
+    state: Literal["pending"]
     """State of the delivery."""
 
 

@@ -20,7 +20,8 @@ from domain.jobs import Configuration, QuarantineMode
 from domain.nodes import agent_notification
 
 Verdict = Literal["passed", "failed", "aborted"]
-Status = Literal["queued", "running", "passed", "failed", "aborted", "deleted"]
+VisibleStatus = Literal["queued", "running", "passed", "failed", "aborted"]
+Status = VisibleStatus | Literal["deleted"]
 Reason = Literal[
     "tests_failed",
     "reports_unreadable",

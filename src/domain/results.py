@@ -6,7 +6,7 @@ compressed block, not a thousand maps.
 """
 
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import msgspec
 
@@ -15,7 +15,8 @@ from domain.core.data_keys import build_key, project_key
 from domain.core.events import Event
 
 PASSED, FAILED, SKIPPED = 0, 1, 2
-STATUSES = ("passed", "failed", "skipped")
+ResultStatus = Literal["passed", "failed", "skipped"]
+STATUSES: tuple[ResultStatus, ...] = get_args(ResultStatus)
 MAX_ATTEMPTS = 255
 MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"

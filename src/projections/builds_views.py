@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from domain.builds import Reason, VisibleStatus
 from domain.core.events import copy_fields
 from projections.builds import BuildRow, CommentView
 
@@ -13,8 +14,8 @@ class BuildItem(msgspec.Struct):
     id: int
     job_id: int
     project_id: int
-    status: str
-    reason: str | None
+    status: VisibleStatus
+    reason: Reason | None
     branch: str
     commit_sha: str | None
     priority: int

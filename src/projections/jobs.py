@@ -9,8 +9,9 @@ from cachetools import LRUCache
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
+from domain.builds import VisibleStatus
 from domain.core.events import Recorded, copy_fields
-from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated
+from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpdated, QuarantineMode
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
@@ -93,10 +94,10 @@ class JobDetail(msgspec.Struct, frozen=True):
     created_at: datetime
     required_tags: list[str]
     pool_labels: dict[str, str]
-    quarantine_mode: str
+    quarantine_mode: QuarantineMode
     last_build_id: int | None = None
     """Id of the newest build."""
-    last_build_status: str | None = None
+    last_build_status: VisibleStatus | None = None
     """Status of the newest build."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import msgspec
 from psycopg import AsyncConnection
@@ -18,6 +18,8 @@ VERSION = 1
 
 NEVER = -1
 """`last_heartbeat_s` of a node whose agent has never sent measurements."""
+
+Status = Literal["online", "offline", "quarantined"]
 
 
 class NodeRow(Row, frozen=True):
@@ -75,7 +77,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 yield msgspec.structs.replace(node, **_build_counts(event, node))
 
 
-def _status(node: NodeRow) -> str:
+def _status(node: NodeRow) -> Status:
     if node.quarantined:
         return "quarantined"
     return "offline" if node.session is None else "online"
@@ -119,7 +121,7 @@ class NodeView(msgspec.Struct, frozen=True):
 
     id: int
     name: str
-    status: str
+    status: Status
     pool_id: int | None
     running_builds: int
     """How many builds run there now."""
@@ -149,7 +151,7 @@ class NodeHealth(msgspec.Struct, frozen=True):
     disk_free_gb: int
     last_heartbeat_s: int
     """Seconds since the agent's last request; -1 before its first."""
-    status: str
+    status: Status
 
 
 def _rounded(gauge: str) -> str:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from domain.core.events import copy_fields
 from domain.flakiness import TestTurnedFlaky
-from domain.notifications import PING, TYPES
+from domain.notifications import PING, TYPES, NotificationType
 from domain.quarantine import TestsQuarantined
 from projections.builds_views import BuildDetail
 from projections.nodes import NodeRow, NodeView
@@ -20,7 +20,7 @@ class WebhookView(msgspec.Struct):
 
     id: int
     url: str
-    events: list[str]
+    events: list[NotificationType]
     active: bool
     project_id: int | None
     has_secret: bool
