@@ -169,8 +169,9 @@ class AuthController(Controller):
 
 def permissions(user: User, visible: list[int]) -> Permissions:
     ranked: tuple[Level, ...] = ("admin", "write")
+    lowest: Level = "read"
     levels: dict[str, Level] = {
-        str(project_id): next((level for level in ranked if user.may(level, project_id)), "read")
+        str(project_id): next((level for level in ranked if user.may(level, project_id)), lowest)
         for project_id in visible
     }
     return Permissions(

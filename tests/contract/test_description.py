@@ -10,6 +10,8 @@ import pytest
 from domain.core.errors import Rejection
 from tests.support.description import describe, find_operation
 
+from .operations import DOCUMENTED, SERVED
+
 DESCRIBED = describe()
 OPERATIONS: dict[str, dict[str, Any]] = {
     f"{method.upper()} {path}": operation
@@ -92,6 +94,29 @@ def test_problems_are_listed_by_status() -> None:
                 assert list(problem["content"]) == ["application/problem+json"], name
     listed = {int(status) for operation in OPERATIONS.values() for status in operation["responses"]}
     assert {kind.status for kind in Rejection.__subclasses__()} | {400, 415, 416} <= listed
+
+
+def holds(shown: Any, documented: Any) -> bool:
+    """Whether an example shows all that the reference documents."""
+    match documented:
+        case dict():
+            return all(name in shown and holds(shown[name], item) for name, item in documented.items())
+        case list():
+            return len(shown) == len(documented) and all(map(holds, shown, documented))
+        case _:
+            return bool(shown == documented)
+
+
+@pytest.mark.parametrize("key", SERVED, ids=" ".join)
+def test_the_examples_are_those_of_the_reference(key: tuple[str, str]) -> None:
+    documented = DOCUMENTED[key]
+    operation = find_operation(*key)
+    answer = operation["responses"][str(documented.status)].get("content", {})
+    shown = [content["example"] for content in answer.values() if "example" in content]
+    wanted = "".join(f"{line}\n\n" for line in documented.response) if documented.sse else documented.response
+    assert not shown if wanted is None else holds(shown[0], wanted)
+    if documented.request_example is not None and documented.body:
+        assert operation["requestBody"]["content"]["application/json"]["example"] == documented.request_example
 
 
 def test_operations_are_found_by_their_path() -> None:

@@ -20,6 +20,7 @@ from api.description.components import (
     refer_to_parameter,
     refer_to_problem,
 )
+from api.description.examples import complete, load_examples
 from api.description.fields import FIELDS
 from api.description.schemas import Schemas, unwrap
 from api.http.idempotency import REPLAYED
@@ -65,6 +66,17 @@ class OperationForm:
         elif self.body is not None:
             operation["requestBody"]["content"] = {"application/json": {"schema": schemas.of(self.body)}}
         operation["responses"] = self._responses(parameters, schemas)
+        self._add_examples(operation, schemas)
+
+    def _add_examples(self, operation: Part, schemas: Schemas) -> None:
+        examples = load_examples().get(self.handler.handler_name, {})
+        described = {
+            "request": operation.get("requestBody", {}).get("content", {}),
+            "response": operation["responses"][str(self.handler.status_code)].get("content", {}),
+        }
+        for kind, example in examples.items():
+            content = next(iter(described[kind].values()))
+            content["example"] = complete(example, content["schema"], schemas)
 
     def _header_parameters(self) -> list[str]:
         names = ["MinPosition"]

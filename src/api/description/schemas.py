@@ -37,12 +37,17 @@ class Schemas:
                 continue
             _describe_fields(schema, kind)
             if struct not in taken:
-                _require_all(schema, kind)
+                schema["required"] = [field.encode_name for field in kind.fields]
         for schema in (*made, *self.components.values()):
             _adapt(schema)
 
     def of(self, annotation: Any) -> Schema:
         return self._made[annotation]
+
+    def resolve(self, schema: Schema) -> Schema:
+        """Returns the schema that a reference leads to; another one as it is."""
+        name: str = schema.get("$ref", "")
+        return self.components[name.rpartition("/")[2]] if name else schema
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
@@ -76,12 +81,6 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
         kinds = field.type.types if isinstance(field.type, UnionType) else (field.type,)
         if any(isinstance(item, DateTimeType) for item in kinds):  # msgspec says so only of times with a zone
             next(item for item in alternatives if item.get("type") == "string")["format"] = "date-time"
-
-
-def _require_all(schema: Schema, kind: ObjectType) -> None:
-    schema["required"] = [field.encode_name for field in kind.fields]
-    for described in schema["properties"].values():
-        described.pop("default", None)
 
 
 def _adapt(schema: Any) -> None:
