@@ -36,7 +36,7 @@ MAX_OUTPUT = 512 * 1024
 """Most characters of each output of a command; agents send the last 256 KiB."""
 
 Name = Annotated[str, Meta(max_length=500)]
-Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+Session = Annotated[str, Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")]
 Attempt = Annotated[int, Parameter(ge=1, le=1_000)]
 
 

@@ -29,7 +29,7 @@ from projections.time_travel.historical_reads import BUILD_HISTORY
 from store.tables.waiting_reasons import fetch_waiting_reason
 
 Variables = dict[
-    Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200, description="a name like BUILD_TYPE")],
+    Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", max_length=200, description="a name like BUILD_TYPE")],
     Annotated[str, Meta(max_length=65_536)],
 ]
 Ref = Annotated[
@@ -37,11 +37,11 @@ Ref = Annotated[
     Meta(
         min_length=1,
         max_length=500,
-        pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$",
+        pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*\Z",
         description="a branch, tag or ref of git",
     ),
 ]
-Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}$", description="a commit of 4 to 64 hexadecimal digits")]
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}\Z", description="a commit of 4 to 64 hexadecimal digits")]
 
 
 class NewBuild(msgspec.Struct):

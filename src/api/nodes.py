@@ -23,7 +23,8 @@ from projections.time_travel.historical_reads import NODE_HISTORY
 from store.crypto.secrets import new_token, token_hash
 
 Tag = Annotated[
-    str, Meta(min_length=1, max_length=100, pattern=r"^\S+$", description="a tag of 1 to 100 characters without spaces")
+    str,
+    Meta(min_length=1, max_length=100, pattern=r"^\S+\Z", description="a tag of 1 to 100 characters without spaces"),
 ]
 Tags = Annotated[list[Tag], Meta(max_length=100)]
 Parallel = Annotated[int, Meta(ge=1, le=1_000)]

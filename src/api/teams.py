@@ -27,7 +27,7 @@ from store.tables.delivery_history import DeliveryStats
 Url = Annotated[str, Meta(min_length=1, max_length=2_000, description="Public, over https; shown by its host alone")]
 Events = Annotated[list[CardType], Meta(min_length=1, max_length=100)]
 Email = Annotated[
-    str, Meta(max_length=254, pattern=r"^[^\s<>@]+@[^\s<>@]+(?!\s)$", description="the email address of a Teams user")
+    str, Meta(max_length=254, pattern=r"^[^\s<>@]+@[^\s<>@]+\Z", description="the email address of a Teams user")
 ]
 
 

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from api.builds import NewBuild
+from api.http.validation import convert_body
+from domain.core.errors import Invalid
 from tests.support.server import Server
 
 
@@ -33,6 +36,16 @@ def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None
         "env.A": "must be a text of at most 65536 characters, not 1",
         "jobid": "is not known here; did you mean job_id?",
     }
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("branch", "main\n"), ("commit_sha", "abcdef\n"), ("env", {"A\n": "x"}), ("secrets", {"A\n": "x"})],
+)
+def test_a_line_break_at_the_end_is_no_part_of_a_name(field: str, value: Any) -> None:
+    with pytest.raises(Invalid) as refused:
+        convert_body({"job_id": 1, field: value}, NewBuild)
+    assert [error.field for error in refused.value.errors] == [field]
 
 
 def test_a_missing_field_is_required(server: Server) -> None:

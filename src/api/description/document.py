@@ -94,7 +94,8 @@ def correct_schema(app: Litestar, schema: dict[str, Any]) -> dict[str, Any]:
     """Completes and corrects Litestar's schema in place and returns it."""
     forms = list(_described_forms(app, schema))
     schemas = Schemas(
-        [form.body for form, _ in forms if form.body is not None],
+        [form.body for form, _ in forms if form.body is not None and form.is_strict],
+        [form.body for form, _ in forms if form.body is not None and not form.is_strict],
         [kind for form, _ in forms for kind in form.answer_types],
     )
     for form, operation in forms:

@@ -42,6 +42,8 @@ class OperationForm:
         self.media_type = get_enum_string_value(handler.media_type or "application/json")
         self.is_json = self.media_type == "application/json" or self.media_type.endswith("+json")
         self.body = _body_type(handler)
+        # Agents may send more, and a PUT takes what GET answers.
+        self.is_strict = method == "POST" and not handler.opt.get("agents")
         self.answers = {} if handler.opt.get("download") else _answer_types(handler)
 
     @property

@@ -25,12 +25,14 @@ REF = "#/components/schemas/{name}"
 class Schemas:
     """The schemas of all types of the API. `components` holds those of structs by name."""
 
-    def __init__(self, bodies: Sequence[Any], answers: Sequence[Any]) -> None:
-        """Makes the schemas. Bodies refuse unknown fields; answers have all their fields."""
+    def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
+        """Makes the schemas. Strict bodies have no unknown fields; answers have all their fields."""
+        bodies = [*strict_bodies, *lenient_bodies]
         types = [*bodies, *answers]
         made, self.components = msgspec.json.schema_components(types, ref_template=REF)
         self._made: dict[Any, Schema] = dict(zip(types, made, strict=True))
         taken, answered = find_objects(bodies), find_objects(answers)
+        lenient = find_objects(lenient_bodies) | answered
         for struct, kind in (taken | answered).items():
             schema = self.components[struct.__name__]
             if "properties" not in schema:  # sent as an array
@@ -38,6 +40,8 @@ class Schemas:
             _describe_fields(schema, kind)
             if struct not in taken:
                 schema["required"] = [field.encode_name for field in kind.fields]
+            elif struct not in lenient:
+                schema["additionalProperties"] = False
         for schema in (*made, *self.components.values()):
             _adapt(schema)
 

@@ -17,7 +17,7 @@ Glob = Annotated[str, Meta(min_length=1, max_length=1_000)]
 Value = Annotated[str, Meta(max_length=65_536)]
 Repository = Annotated[str, Meta(min_length=1, max_length=2_000)]
 Branch = Annotated[
-    str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*$", description="a branch of git")
+    str, Meta(min_length=1, max_length=255, pattern=r"^[^-\s~^:?*\[\\][^\s~^:?*\[\\]*\Z", description="a branch of git")
 ]
 
 MAX_VARIABLES = 500
