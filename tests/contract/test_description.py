@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from api.description.fields import FIELDS
 from domain.core.errors import Rejection
 from tests.support.description import describe, find_operation
 
@@ -68,6 +69,11 @@ def test_a_schema_has_a_title_and_describes_its_fields(name: str) -> None:
     schema = SCHEMAS[name]
     assert schema["title"] == name
     assert [field for field, item in schema.get("properties", {}).items() if not item.get("description")] == []
+
+
+def test_every_shared_text_is_used() -> None:
+    used = {text for _, part in parts_of(DESCRIBED) if isinstance(text := part.get("description"), str)}
+    assert {name for name, text in FIELDS.items() if text not in used} == set()
 
 
 def test_references_lead_somewhere() -> None:
