@@ -148,7 +148,7 @@ class OperationForm:
         if set(self.handler.resolve_guards()) - {require_storable}:
             statuses.add(403)
         if self.writes and not self.is_public:
-            statuses |= {403, 409}
+            statuses |= {403, 409, 410}
         if opt.get("as_of"):
             statuses |= {403, 404, 410}
         if any(parameter["in"] == "path" for parameter in parameters) or any(name.endswith("_id") for name in named):
