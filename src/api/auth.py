@@ -167,13 +167,13 @@ class AuthController(Controller):
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
 
 
+def find_level(user: User, project_id: int) -> Level:
+    """Returns what a user may do in a project that they see."""
+    return "admin" if user.may("admin", project_id) else "write" if user.may("write", project_id) else "read"
+
+
 def permissions(user: User, visible: list[int]) -> Permissions:
-    ranked: tuple[Level, ...] = ("admin", "write")
-    lowest: Level = "read"
-    levels: dict[str, Level] = {
-        str(project_id): next((level for level in ranked if user.may(level, project_id)), lowest)
-        for project_id in visible
-    }
+    levels: dict[str, Level] = {str(project_id): find_level(user, project_id) for project_id in visible}
     return Permissions(
         can_start_builds=user.is_admin or any(level != "read" for level in levels.values()),
         can_manage_nodes=user.is_admin,
