@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
@@ -55,21 +56,27 @@ def read_token(source: str | None) -> tuple[str, str | None]:
     """
     if source is None:
         raise NoToken(f"the agent needs a token: --token-file FILE, --token-file - or {VARIABLE}")
+    name = VARIABLE if _is_pipe(source) else "standard input" if source == "-" else source
     try:
         if source == "-":
             text = sys.stdin.readline()
         else:
             file = int(source[len(_PIPE_PREFIX) :]) if _is_pipe(source) else source
             with open(file, encoding="utf-8") as opened:
+                mode = os.fstat(opened.fileno()).st_mode
                 text = opened.read()
+            if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+                raise NoToken(f"every user of this machine can read the token: chmod 600 {source}")
     except (OSError, ValueError) as error:
-        raise NoToken(f"cannot read the token from {source}: {error}") from None
+        raise NoToken(f"cannot read the token from {name}: {error}") from None
     session = None
     if _is_pipe(source):
         text, _, session = text.partition("\n")
     token = text.strip()
-    if not token or not token.isascii() or any(character.isspace() for character in token):
-        raise NoToken(f"{source} holds no token")
+    if not token:
+        raise NoToken(f"{name} is empty: it must hold the node's token")
+    if not token.isascii() or any(character.isspace() for character in token):
+        raise NoToken(f"{name} holds no token: one has neither spaces nor line breaks")
     return token, session or None
 
 

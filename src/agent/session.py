@@ -106,8 +106,10 @@ class Session:
                 if printed != str(refused):
                     printed = str(refused)
                     print_line(f"The server refuses this agent: {refused}")
-                if self._once:
-                    self._runner.exit_codes.put(EXIT_FAILED)
+                if refused.status == 404:
+                    print_line(f"Is {self._server.url} the address of a Testhide server, without /api/v3?")
+                if self._once or (refused.status != 409 and not self._connected.is_set()):
+                    self._runner.exit_codes.put(EXIT_FAILED)  # a wrong address, say: trying again does not help
                 time.sleep(_RECONNECT_INTERVAL_S)
         write_secret(self._context.workdir, self.secret)
         self._runner.max_parallel = int(node["max_parallel"])

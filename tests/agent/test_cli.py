@@ -13,7 +13,8 @@ from tests.agent.harness import Agent, StartAgent
     ("options", "code", "sentence"),
     [
         (("--token-file", "/no/such/file"), 2, "Cannot read the token"),
-        (("--token-file", "/dev/null"), 2, "holds no token"),
+        (("--token-file", "/dev/null"), 2, "/dev/null is empty: it must hold the node's token."),
+        (("--token-file", "/proc/self/comm"), 2, "Every user of this machine can read the token: chmod 600"),
         (("--server", "ftp://x"), 2, "is not an http or https URL"),
         (("--build-user", "no-such-user"), 2, "no-such-user" if os.geteuid() == 0 else "started as root"),
         (("--workdir", "/dev/null/x"), 1, "Cannot use /dev/null/x"),

@@ -17,6 +17,8 @@ from tests.agent.harness import (
     processes_with,
 )
 
+from agent.process.privileges import choose_account
+
 # Looks for the token in a file, and in everything that /proc shows of the processes above, up to the last one given.
 SPY = """
 import os, re, sys
@@ -135,10 +137,37 @@ def test_a_revoked_token_ends_the_agent_and_its_builds(server: FakeServer, agent
     assert not processes_with(mark)
 
 
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_an_empty_token_is_named(server: FakeServer, bundle: Path, folder: Path, by_environment: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, str(bundle), "--server", server.url, "--workdir", str(folder / "work")]
+        + ([] if by_environment else ["--token-file", "-"]),
+        env={**AGENT_ENVIRONMENT, **({"TESTHIDE_AGENT_TOKEN": ""} if by_environment else {})},
+        input="",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    name = "TESTHIDE_AGENT_TOKEN" if by_environment else "Standard input"
+    assert (done.returncode, done.stderr + done.stdout) == (2, f"{name} is empty: it must hold the node's token.\n")
+
+
+def test_a_token_file_that_everybody_could_read_is_refused(start: StartAgent, folder: Path) -> None:
+    (folder / "token").write_text(TOKEN)
+    (folder / "token").chmod(0o604)
+    agent = start("--trust-builds")
+
+    assert agent.wait() == 2
+    assert agent.printed == f"Every user of this machine can read the token: chmod 600 {folder / 'token'}.\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
 def test_a_token_file_that_builds_could_read_is_refused(start: StartAgent, folder: Path) -> None:
+    account = choose_account(None, trust_builds=False)
+    assert account is not None
     (folder / "token").write_text(TOKEN)
-    (folder / "token").chmod(0o644)
+    (folder / "token").chmod(0o640)
+    os.chown(folder / "token", 0, account.gid)
     agent = start()
 
     assert agent.wait() == 1

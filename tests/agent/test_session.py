@@ -22,6 +22,16 @@ def test_once_does_not_wait_for_another_session(server: FakeServer, start: Start
     assert "another session is alive" in agent.printed
 
 
+@pytest.mark.parametrize("status", [403, 404])
+def test_an_address_that_never_takes_the_agent_ends_it(server: FakeServer, start: StartAgent, status: int) -> None:
+    server.fault = lambda call, *_: (status, {"detail": "There is no such thing here."}) if call == "connect" else None
+    agent = start()
+
+    assert agent.wait() == 1
+    assert "The server refuses this agent: There is no such thing here." in agent.printed
+    assert (f"Is {server.url} the address of a Testhide server, without /api/v3?" in agent.printed) == (status == 404)
+
+
 def test_an_agent_retries_until_it_reaches_the_server(server: FakeServer, start: StartAgent) -> None:
     answers = iter([(503, None)] * 2)
     server.fault = lambda call, *_: next(answers, None) if call == "connect" else None
