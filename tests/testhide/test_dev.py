@@ -1,6 +1,9 @@
 """./dev itself: what it does without a network."""
 
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,14 +11,36 @@ import pytest
 DEV = Path(__file__).parents[2] / "dev"
 
 
-def dev(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([DEV, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+def dev(*arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, **variables}
+    return subprocess.run([DEV, *arguments], capture_output=True, text=True, check=False, cwd=cwd, env=environ)
 
 
 def test_help_works_from_anywhere(tmp_path: Path) -> None:
     done = dev("help", cwd=tmp_path)
     assert done.returncode == 0
     assert "./dev demo" in done.stdout
+
+
+def test_the_demo_in_the_readme_has_all_tests_of_the_example() -> None:
+    (counts,) = re.findall(r"(\d+) passed, (\d+) failed, (\d+) skipped", (DEV.parent / "README.md").read_text())
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", "-o", "addopts="],
+        cwd=DEV.parent / "examples" / "shop",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"collected {sum(map(int, counts))} items" in collected.stdout
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"])
+def test_an_interpreter_that_does_not_serve_is_refused(tmp_path: Path, python: str) -> None:
+    done = dev("up", TESTHIDE_VENV=str(tmp_path / "venv"), TESTHIDE_PYTHON=python)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"dev: TESTHIDE_PYTHON={python} is no Python 3.11 or newer with venv and pip\n",
+    )
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -102,13 +102,16 @@ def test_a_dead_child_is_started_again_after_growing_pauses(stack: Stack) -> Non
 
 
 def test_a_killed_child_comes_back(stack: Stack) -> None:
-    stack.start(("server", 1, STAY))
+    stack.start(("server", 1, f"echo a warning >&2; {STAY}"))
     stack.ready()
     before = stack.pid("server")
     os.kill(before, signal.SIGKILL)
     until(lambda: stack.pid("server") != before, "a new one")
     after = stack.pid("server")
-    stack.stop()
+    _, errors, _ = stack.stop()
+    assert errors == (
+        "testhide: server ended (SIGKILL), again in 0.1 s: somebody killed it, or the kernel did for want of memory\n"
+    )
     assert gone(before, after)
 
 

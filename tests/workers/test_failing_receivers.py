@@ -2,10 +2,11 @@
 
 import asyncio
 
+from domain.deliveries import MAX_RETRY_AFTER_S
 from store.tables.deliveries import BREAKER
 from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks
-from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S
+from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S, RETRY_JITTER
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 
@@ -32,6 +33,11 @@ async def test_the_schedule(hooks: Hooks) -> None:
         ]
         (given_up,) = await hooks.events("webhook.delivery_given_up")
         assert (given_up.attempts, given_up.type, given_up.error) == (8, "build.failed", "answered 503")
+
+
+def test_no_delivery_is_too_old_before_its_last_attempt() -> None:
+    longest_s = sum(max(delay_s, MAX_RETRY_AFTER_S) for delay_s in RETRY_DELAYS_S) * (1 + RETRY_JITTER)
+    assert longest_s + BREAKER.longest_pause_s < MAX_AGE.total_seconds()
 
 
 async def test_who_asks_to_wait_is_not_tried_earlier(hooks: Hooks) -> None:

@@ -23,6 +23,7 @@ from testhide.supervise.watchdog import Watchdog
 
 # When a wave that does not end is killed, in seconds from the stop. All is over well within 5 s.
 WAVE_DEADLINES = (1.2, 3.0, 4.4)
+KILLED = "somebody killed it, or the kernel did for want of memory"
 _LOOK = 0.02  # how often a condition is looked at while starting
 _HOPELESS = 3  # a child that dies so often before it was ready will not become so
 
@@ -173,7 +174,9 @@ class Supervisor:
                 self._drain()
                 pause = child.schedule()
                 self._note_running()
-                self._report(f"{child.name} ended ({_ending(code)}), again in {pause:.1f} s: {child.why()}")
+                # A killed process cannot say why: its last line is about something else.
+                why = KILLED if code == -signal.SIGKILL else child.why()
+                self._report(f"{child.name} ended ({_ending(code)}), again in {pause:.1f} s: {why}")
             elif child.due is not None and child.due <= time.monotonic():
                 self._restart(child)
 

@@ -36,13 +36,15 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
-"""Delay after each failed attempt, over some 30 hours in total; when the attempt after the last delay fails, the
+"""Delay after each failed attempt, some 28 hours in total; when the attempt after the last delay fails, the
 delivery is given up.
 """
 RETRY_JITTER = 0.1
 """A delay is longer by a random part of it up to this, so that retries do not come all at once."""
-MAX_AGE = timedelta(hours=30)
-"""Deliveries that could not be tried for this long are given up: by then a regular delivery would be, too."""
+MAX_AGE = timedelta(hours=36)
+"""Deliveries that could not be tried for this long are given up. A regular delivery is by then, too: its delays take 33
+hours with the longest jitter and the longest pauses that a receiver may ask for.
+"""
 RETENTION = timedelta(days=30)
 """Age at which attempts and ended deliveries are deleted."""
 LEASE_S = 60
