@@ -108,21 +108,24 @@ class AuditLogController(Controller):
     @get("/proof/{position:int}")
     async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
         """Proves that the event at a position is in the tree of a checkpoint."""
-        await check_event_access(ctx, position, f"event at position {position}")
-        checkpoint = await find_checkpoint(ctx, size)
-        if position > checkpoint.size:
-            detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
-            raise NotFound(f"{detail}; a newer one covers it within seconds." if size is None else f"{detail}.")
-        tree = AuditTree(ctx.services.pool)
-        stored = await tree.row(position)
+        async with ctx.reading() as connection:
+            await check_event_access(ctx, position, f"event at position {position}")
+            checkpoint = await find_checkpoint(ctx, size)
+            if position > checkpoint.size:
+                detail = f"Position {position} is not covered by the checkpoint of size {checkpoint.size}"
+                raise NotFound(f"{detail}; a newer one covers it within seconds." if size is None else f"{detail}.")
+            tree = AuditTree(connection)
+            stored = await tree.row(position)
+            (leaf_hash,) = await tree.leaves([position])
+            hashes = await tree.folded(inclusion(position - 1, checkpoint.size))
         leaf: Leaf = GapLeaf(position) if stored is None else leaf_of(position, stored)
         return InclusionProof(
             position=position,
             index=position - 1,
             size=checkpoint.size,
             leaf_data=leaf_data(leaf).decode(),
-            leaf=(await tree.leaves([position]))[0].hex(),
-            hashes=[item.hex() for item in await tree.folded(inclusion(position - 1, checkpoint.size))],
+            leaf=leaf_hash.hex(),
+            hashes=[item.hex() for item in hashes],
             root=checkpoint.root.hex(),
             checkpoint=checkpoint.note,
         )
@@ -138,8 +141,9 @@ class AuditLogController(Controller):
         await find_readable_projects(ctx, None)
         if second < first:
             raise Invalid.field("second", "must not be smaller than `first`")
-        earlier, later = await find_checkpoint(ctx, first), await find_checkpoint(ctx, second)
-        hashes = await AuditTree(ctx.services.pool).folded(consistency(first, second))
+        async with ctx.reading() as connection:
+            earlier, later = await find_checkpoint(ctx, first), await find_checkpoint(ctx, second)
+            hashes = await AuditTree(connection).folded(consistency(first, second))
         return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
 
     @get("/export", media_type=NDJSON)
@@ -173,7 +177,8 @@ class AuditLogController(Controller):
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:
     """Returns the checkpoint of a size, by default the newest. Raises NotFound, or Unavailable before the first one."""
-    found = await AuditTree(ctx.services.pool).checkpoint(size)
+    async with ctx.reading() as connection:
+        found = await AuditTree(connection).checkpoint(size)
     if found is None and size is None:
         raise Unavailable("The log has no checkpoint yet; the first comes some seconds after `testhide work` started.")
     if found is None:

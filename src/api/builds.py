@@ -26,6 +26,7 @@ from projections import builds
 from projections.builds import BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, detail, item
 from projections.time_travel.historical_reads import BUILD_HISTORY
+from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import fetch_waiting_reason
 
 Variables = dict[
@@ -163,12 +164,18 @@ class BuildController(Controller):
         build_id: int,
         offset: Annotated[int, Parameter(ge=0, le=MAX_ID)] = 0,
         limit: Annotated[int, Parameter(ge=1, le=10_000)] = 500,
+        attempt: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="An earlier attempt, whose agent was lost")
+        ] = None,
     ) -> LogPage:
-        """Returns lines of the log of the last attempt, each with its time."""
-        row = await find_visible_build(ctx, build_id)
-        logs = ctx.services.build_logs
-        total = await logs.count_lines(build_id, row.attempt)
-        lines = await logs.read(build_id, row.attempt, offset, limit) if offset < total else []
+        """Returns lines of the log of the last attempt, or of an earlier one, each with its time."""
+        async with read_build(ctx, build_id) as (connection, row):
+            if attempt is not None and attempt > row.attempt:
+                raise NotFound(f"Build {build_id} has no attempt {attempt}; its last one is {row.attempt}.")
+            number = attempt or row.attempt
+            logs = BuildLogs(connection)
+            total = await logs.count_lines(build_id, number)
+            lines = await logs.read(build_id, number, offset, limit) if offset < total else []
         return LogPage(total, [format_line(line) for line in lines])
 
     @get(
@@ -212,9 +219,9 @@ async def read_build(
         row = await builds.find(connection, build_id)
         if row is None and not ctx.is_historical:
             await stack.aclose()  # releases the connection before the wait
-            if await ctx.wait_for_head():
-                connection = await stack.enter_async_context(ctx.reading())
-                row = await builds.find(connection, build_id)
+            await ctx.wait_for_head()
+            connection = await stack.enter_async_context(ctx.reading())
+            row = await builds.find(connection, build_id)
         if row is None:
             raise NotFound(f"There is no build {build_id}.")
         ctx.user.must(level, row.project_id, f"build {build_id}")

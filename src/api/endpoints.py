@@ -50,6 +50,8 @@ async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
         raise Invalid.field(field, str(error)) from None
 
 
-async def read_stats(ctx: RequestContext, endpoint_id: int) -> DeliveryStats:
+async def find_with_stats(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> tuple[R, DeliveryStats]:
+    """Returns the endpoint and how its deliveries went. Raises as `must_access` does."""
     async with ctx.reading() as connection:
-        return (await delivery_history.read_stats(connection, [endpoint_id]))[endpoint_id]
+        row = await find_accessible(ctx, row_type, endpoint_id)
+        return row, (await delivery_history.read_stats(connection, [endpoint_id]))[endpoint_id]

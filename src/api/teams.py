@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, must_be_callable, read_stats
+from api.endpoints import find_accessible, find_with_stats, must_be_callable
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, Paged, paginate, to_view
 from api.projects import find_visible_project
@@ -113,7 +113,7 @@ class TeamsController(Controller):
     @get("/{id:int}")
     async def get_channel(self, ctx: RequestContext, id: int) -> ChannelItem:
         """Returns a channel."""
-        return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
+        return to_item(*await find_with_stats(ctx, ChannelRow, id))
 
     @put("/{id:int}")
     async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
@@ -135,7 +135,7 @@ class TeamsController(Controller):
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return to_item(await find_accessible(ctx, ChannelRow, id), await read_stats(ctx, id))
+        return to_item(*await find_with_stats(ctx, ChannelRow, id))
 
     @delete("/{id:int}")
     async def delete_channel(self, ctx: RequestContext, id: int) -> None:

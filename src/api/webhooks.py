@@ -9,7 +9,7 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
-from api.endpoints import find_accessible, may_access, must_access, must_be_callable, read_stats
+from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
@@ -183,7 +183,7 @@ class WebhookController(Controller):
     @get("/{id:int}")
     async def get_webhook(self, ctx: RequestContext, id: int) -> WebhookItem:
         """Returns a webhook, without its secret."""
-        return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
+        return to_item(*await find_with_stats(ctx, WebhookRow, id))
 
     @put("/{id:int}")
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
@@ -200,7 +200,7 @@ class WebhookController(Controller):
                 active=None if data.active is UNSET else data.active,
             )
         )
-        return to_item(await find_accessible(ctx, WebhookRow, id), await read_stats(ctx, id))
+        return to_item(*await find_with_stats(ctx, WebhookRow, id))
 
     @delete("/{id:int}")
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
@@ -245,19 +245,19 @@ class WebhookController(Controller):
         ] = 0,
     ) -> Response[list[WebhookAttempt]]:
         """Every attempt of the last 30 days, newest first."""
-        row = await find_accessible(ctx, WebhookRow, id)
-        with_excerpts = may_access(ctx.user, "admin", row)
         async with ctx.reading() as connection:
+            row = await find_accessible(ctx, WebhookRow, id)
             found = await delivery_history.read_history(
                 connection, id, ok=None if status is None else status == "ok", before=before or None, limit=limit
             )
+        with_excerpts = may_access(ctx.user, "admin", row)
         items = [to_history_item(one, with_excerpt=with_excerpts) for one in found]
         links = next_page(ctx.request, limit, [one.id for one in found], key="before")
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
     async def replay_webhook(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
-        """Delivers the notifications since a position or time once more, marked as replay."""
+        """Delivers the notifications since a position or time once more, marked as replay, in order for each build."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):

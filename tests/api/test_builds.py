@@ -176,6 +176,26 @@ def test_logs_by_offset(quiet_shop: Shop) -> None:
     assert shop.admin.get(path).json() == whole
 
 
+def test_the_log_of_an_attempt_that_was_lost(quiet_shop: Shop) -> None:
+    shop, lost = quiet_shop, quiet_shop.new_agent()
+    number = shop.start()
+    path = f"/api/v3/builds/{number}/pipeline_logs"
+    lost.log(lost.take_up(), 0, ["first"]).raise_for_status()
+    lost.disconnect().raise_for_status()
+    agent = shop.new_agent()
+    build = agent.take_up()
+    agent.log(build, 0, ["second"]).raise_for_status()
+    assert shop.admin.get(path).json()["lines"] == ["[10:00:05] second"]
+    assert shop.admin.get(path, params={"attempt": 1}).json()["lines"] == ["[10:00:05] first"]
+    assert shop.admin.get(path, params={"attempt": 2}).json()["lines"] == ["[10:00:05] second"]
+    refused = shop.admin.get(path, params={"attempt": 3})
+    assert (refused.status_code, refused.json()["detail"]) == (
+        404,
+        f"Build {number} has no attempt 3; its last one is 2.",
+    )
+    agent.finished(build).raise_for_status()
+
+
 def test_whatever_an_agents_clock_says_its_log_can_be_read(quiet_shop: Shop) -> None:
     shop, agent = quiet_shop, quiet_shop.new_agent()
     number = shop.start()

@@ -13,7 +13,7 @@ from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in_tile, tile_subtree
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
-from store.postgres.queries import execute, fetch_row, fetch_rows
+from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 MAX_GAP = 100_000
 """Positions in a row without an event that count as rolled back. A row after a longer gap is not from this server."""
@@ -96,8 +96,8 @@ async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) 
 class AuditTree:
     """Reads the stored tree and its checkpoints."""
 
-    def __init__(self, pool: AsyncConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
         """Returns the checkpoint of this size, or the newest one without a size; None when there is no such."""
@@ -116,7 +116,7 @@ class AuditTree:
         located = [in_tile(subtree) for subtree in subtrees]
         wanted = {tile for tile, _, _ in located}
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             "SELECT level, n, hashes FROM audit_tiles"
             " JOIN unnest(%s::int[], %s::bigint[]) AS wanted(level, n) USING (level, n)",
             ([level for level, _ in wanted], [n for _, n in wanted]),
@@ -139,14 +139,14 @@ class AuditTree:
     async def row(self, position: int) -> StoredEvent | None:
         """Returns the row that is stored at a position now; None without one."""
         query = "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s"
-        row = await fetch_row(self._pool, query, (position,))
+        row = await fetch_row(self._source, query, (position,))
         return None if row is None else row_of(*row)
 
     async def _checkpoints(self, condition: str, order: str, limit: int, size: int | None) -> list[SealedCheckpoint]:
         query = (
             f"SELECT size, root, note, at FROM audit_checkpoints WHERE {condition} ORDER BY size {order} LIMIT {limit}"
         )
-        return [SealedCheckpoint(*row) for row in await fetch_rows(self._pool, query, {"size": size})]
+        return [SealedCheckpoint(*row) for row in await fetch_rows(self._source, query, {"size": size})]
 
 
 def _subtree(tile: bytes, above: int, offset: int) -> bytes:

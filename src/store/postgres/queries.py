@@ -1,6 +1,7 @@
 """Runs one statement, on a connection of the caller or on one of a pool. Statements are prepared, rows are binary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -8,6 +9,16 @@ from psycopg_pool import AsyncConnectionPool
 
 Source = AsyncConnection | AsyncConnectionPool
 Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+@asynccontextmanager
+async def connected(source: Source) -> AsyncIterator[AsyncConnection]:
+    """Lends a connection for several statements: that of the caller, or one of the pool."""
+    if isinstance(source, AsyncConnection):
+        yield source
+    else:
+        async with source.connection() as connection:
+            yield connection
 
 
 async def fetch_rows(source: Source, query: str, parameters: Parameters = None) -> list[tuple[Any, ...]]:

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
-from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import TooLarge
 from store.postgres.notifications import BUILD_LOGS
-from store.postgres.queries import Source, execute, fetch_row, fetch_rows
+from store.postgres.queries import Source, connected, execute, fetch_row, fetch_rows
 
 MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of one log before compression. Agents cut a log long before that."""
@@ -48,12 +47,12 @@ _decompressor = zstandard.ZstdDecompressor()
 
 
 class BuildLogs:
-    def __init__(self, pool: AsyncConnectionPool) -> None:
-        self._pool = pool
+    def __init__(self, source: Source) -> None:
+        self._source = source
 
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
         """Stores those lines that follow the stored ones. Returns how many are stored by then. Raises TooLarge."""
-        async with self._pool.connection() as connection, connection.transaction():
+        async with connected(self._source) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
             stored, digest, size = await _fetch_end(connection, build_id, attempt)
             fresh = lines[stored - first_line :] if first_line <= stored else []
@@ -80,12 +79,12 @@ class BuildLogs:
         return (await self.fetch_end(build_id, attempt)).lines
 
     async def fetch_end(self, build_id: int, attempt: int) -> LogEnd:
-        return await _fetch_end(self._pool, build_id, attempt)
+        return await _fetch_end(self._source, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
         """Returns the ends of a build's logs, by attempt; none for an attempt without lines."""
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
             " WHERE build_id = %s ORDER BY attempt, first_line DESC",
             (build_id,),
@@ -97,7 +96,7 @@ class BuildLogs:
         reached, found = 0, b""
         while reached < lines:
             row = await fetch_row(
-                self._pool,
+                self._source,
                 "SELECT line_count, lines FROM build_log_chunks"
                 " WHERE build_id = %s AND attempt = %s AND first_line = %s",
                 (build_id, attempt, reached),
@@ -114,7 +113,7 @@ class BuildLogs:
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
         """Returns up to `limit` lines from line `offset` on."""
         chunks = await fetch_rows(
-            self._pool,
+            self._source,
             "SELECT first_line, lines FROM build_log_chunks WHERE build_id = %s AND attempt = %s"
             " AND first_line < %s AND first_line + line_count > %s ORDER BY first_line",
             (build_id, attempt, offset + limit, offset),
@@ -124,7 +123,7 @@ class BuildLogs:
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
         """Returns the lines of a few chunks from line `offset` on; none at the end."""
         chunks = await fetch_rows(
-            self._pool,
+            self._source,
             "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
             " AND attempt = %(attempt)s AND first_line <= %(offset)s ORDER BY first_line DESC LIMIT 1)"
             " SELECT next.first_line, next.lines FROM first, LATERAL (SELECT first_line, size, lines"
@@ -136,10 +135,10 @@ class BuildLogs:
         return _lines_from(chunks, offset)
 
     async def delete_build(self, build_id: int) -> None:
-        await execute(self._pool, "DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
+        await execute(self._source, "DELETE FROM build_log_chunks WHERE build_id = %s", (build_id,))
 
     async def delete_job(self, job_id: int) -> None:
-        await execute(self._pool, "DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
+        await execute(self._source, "DELETE FROM build_log_chunks WHERE job_id = %s", (job_id,))
 
 
 async def _fetch_end(source: Source, build_id: int, attempt: int) -> LogEnd:
