@@ -7,18 +7,21 @@ from typing import Literal, TypeVar
 import msgspec
 from litestar import Controller, Response, get
 from litestar.openapi.datastructures import ResponseSpec
+from psycopg import AsyncConnection
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from domain.core.errors import Unavailable
 from projections import audit_trail
+from projections.engine.inspection import Inspection, inspect
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S
-from projections.engine.schemas import find_missing
 from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
+from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.tables import reactions
+from store.tables.alarms import fetch_alarms
 from store.tables.reactions import ReactionStanding
 
 S = TypeVar("S", Standing, ReactionStanding)
@@ -36,13 +39,28 @@ class Liveness(msgspec.Struct):
     """Commit that the server was built from."""
 
 
+class LaggingModel(msgspec.Struct):
+    name: str
+    """Name of the read model."""
+    position: int
+    """Position that it has reached."""
+    lag: int
+    """Events of the log that it has not applied."""
+
+
 class Readiness(msgspec.Struct):
     status: str
-    """`ok`; `degraded: ...` when events are parked or the log is not sealed; or what is missing."""
+    """`ok`; `degraded: ...` with what needs an operator while the server goes on; or why it is not ready."""
     position: int
     """Position of the newest event in the log."""
     projected: int
-    """Position that all read models have reached."""
+    """Position that all read models have reached, broken ones left out; 0 while one is missing."""
+    lagging: list[LaggingModel]
+    """Read models that did not reach the log's end in time."""
+    sealed: int | None
+    """Position up to which checkpoints cover the log; null before the first one."""
+    sealed_age_s: int | None
+    """Seconds since the newest checkpoint was signed."""
 
 
 class HealthController(Controller):
@@ -51,7 +69,9 @@ class HealthController(Controller):
 
     @get("/healthz")
     async def get_health(self, ctx: RequestContext) -> Liveness:
-        """Alive; asks nothing of the database. `degraded` when some events could not be projected."""
+        """Alive; asks nothing of the database. `degraded` when read models are broken or some events could not be
+        projected.
+        """
         status: Literal["ok", "degraded"] = "degraded" if ctx.services.waiter.is_degraded else "ok"
         return Liveness(status, ctx.services.version, ctx.services.build)
 
@@ -61,28 +81,58 @@ class HealthController(Controller):
         opt={"problems": (Unavailable,)},
     )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
-        """200 once the database answers and the read models are at the log's end; 503 until then."""
-        services = ctx.services
-        head = await services.log.read_head()
+        """200 once the database answers and the read models are at the log's end; 503 until then, and while one of them
+        is broken.
+        """
         async with ctx.reading() as connection:
-            lacking = await find_missing(connection, PROJECTIONS)
-            parked = await reactions.has_parked(connection)
-            unsealed = not lacking and await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE)
-        if lacking:
-            names = " ".join(projection.name for projection in lacking)
-            status = f"read models are not built yet: run `testhide projections rebuild {names} --switch`"
-            return Response(Readiness(status, head, 0), status_code=503)
-        if not (await services.waiter.wait_reached(head) and await services.waiter.read_position() >= head):
-            status = f"read models more than {WAIT_TIMEOUT_S:.0f} s behind"
-            return Response(Readiness(status, head, await services.waiter.read_position()), status_code=503)
-        status = "ok"
-        if services.waiter.is_degraded:
-            status = "degraded: events are parked, see `testhide projections status`"
-        elif parked:
-            status = "degraded: reactions are parked, see `testhide reactions status`"
-        elif unsealed:
-            status = "degraded: the log is not sealed any more, see what `testhide work` logs"
-        return Response(Readiness(status, head, head))
+            live = await inspect(connection, PROJECTIONS)
+            checkpoint = await AuditTree(connection).checkpoint()
+            problems = _find_unusable(live)
+            degraded = [] if problems else await _find_degraded(connection, ctx.services.waiter.is_degraded)
+        behind = live.sound_behind(live.head)
+        if behind:
+            await ctx.services.waiter.wait_reached(live.head)
+            async with ctx.reading() as connection:
+                behind = (await inspect(connection, PROJECTIONS)).sound_behind(live.head)
+        lagging = [LaggingModel(name, position, live.head - position) for name, position in behind.items()]
+        if lagging:
+            names = ", ".join(f"{item.name} at {item.position} of {live.head}" for item in lagging)
+            problems.append(f"read models more than {WAIT_TIMEOUT_S:.0f} s behind: {names}")
+        is_complete = len(live.positions) == len(PROJECTIONS)
+        readiness = Readiness(
+            "; ".join(problems) or (f"degraded: {'; '.join(degraded)}" if degraded else "ok"),
+            live.head,
+            min([live.head, *behind.values()]) if is_complete else 0,
+            lagging,
+            checkpoint.size if checkpoint else None,
+            round((utcnow() - checkpoint.at).total_seconds()) if checkpoint else None,
+        )
+        return Response(readiness, status_code=503 if problems else 200)
+
+
+def _find_unusable(live: Inspection) -> list[str]:
+    """Says which read models cannot be used, and the command that cures it."""
+    found: list[str] = []
+    if missing := " ".join(projection.name for projection in PROJECTIONS if projection.name not in live.positions):
+        found.append(f"read models are not built yet: run `testhide projections rebuild {missing} --switch`")
+    if live.broken:
+        defects = "; ".join(f"{name}: {defect}" for name, defect in live.broken.items())
+        names = " ".join(live.broken)
+        found.append(f"read models are broken ({defects}): run `testhide projections rebuild {names} --switch`")
+    return found
+
+
+async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -> list[str]:
+    """Says what needs an operator while the server goes on."""
+    found: list[str] = []
+    if has_parked_events:
+        found.append("events are parked, see `testhide projections status`")
+    if await reactions.has_parked(connection):
+        found.append("reactions are parked, see `testhide reactions status`")
+    found += await fetch_alarms(connection)
+    if await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE):
+        found.append("the log is not sealed any more, see what `testhide work` logs")
+    return found
 
 
 class ProjectionController(Controller):
@@ -94,10 +144,8 @@ class ProjectionController(Controller):
         """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
         errors.
         """
-        head = await ctx.services.log.read_head()
         async with ctx.reading() as connection:
-            found = await overview(connection, PROJECTIONS, head)
-        return without_errors(found, ctx.user)
+            return without_errors(await overview(connection, PROJECTIONS), ctx.user)
 
 
 class ReactionController(Controller):

@@ -19,8 +19,9 @@ import psycopg
 import uvloop
 
 from projections.engine.engine import LostLeadership
+from projections.engine.inspection import inspect
 from projections.engine.model import Projection
-from projections.engine.schemas import NotReady, find_missing
+from projections.engine.schemas import NotReady
 from projections.rebuild.rebuild import Progress, build_staging
 from projections.rebuild.switch import switch
 from projections.registry import PROJECTIONS
@@ -82,13 +83,15 @@ def run(work: Coroutine[None, None, int]) -> int:
 
 
 async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
-    """Build the named read models; without names the missing ones, or all if none is missing. Raises Fault."""
+    """Build the named read models; without names those missing or broken; where none is, all. Raises Fault."""
     async with core(settings, pool_size=2) as parts:
         if names:
             chosen = find_projections(names)
         else:
             async with parts.pool.connection() as connection:
-                chosen = await find_missing(connection, PROJECTIONS) or list(PROJECTIONS)
+                live = await inspect(connection, PROJECTIONS)
+            sound = live.positions.keys() - live.broken.keys()
+            chosen = [item for item in PROJECTIONS if item.name not in sound] or list(PROJECTIONS)
         printer = ProgressPrinter(join_names(chosen))
         position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
         print(f"built {join_names(chosen)} up to position {position}")

@@ -37,10 +37,13 @@ from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import Listener
+from store.tables.alarms import set_alarm
+from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
 LOCK = "testhide sealer"
+ALARM = "sealer"
 CHECKPOINT_INTERVAL_S = 10.0
 """The longest time that appended events are not covered by a checkpoint."""
 CHECKPOINT_EVENTS = 10_000
@@ -71,6 +74,8 @@ class Sealer:
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)
+        self._alarm: str | None = ""
+        """The alarm that was set last; none was set or ended yet while it is empty."""
 
     async def run(self, listener: Listener) -> None:
         """Seals whenever this process leads, until cancelled."""
@@ -82,12 +87,15 @@ class Sealer:
                         log.info("sealing the log")
                         while True:
                             cursor.position = await self.seal(connection)
+                            await self._set_alarm(None)
                             await cursor.wait()
                 except (psycopg.OperationalError, AppendFailed) as error:
                     log.warning("the sealer lost its connection", error=str(error).strip())
                     await asyncio.sleep(RECONNECT_DELAY_S)
                 except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
                     log.error("the log is no longer sealed", error=str(error))
+                    async with tolerate_outages("alarm of the sealer"):
+                        await self._set_alarm(f"the log is not sealed any more: {error}")
                     await asyncio.sleep(self.interval_s)
 
     def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -110,6 +118,11 @@ class Sealer:
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
         return edge.size
+
+    async def _set_alarm(self, message: str | None) -> None:
+        if message != self._alarm:
+            await set_alarm(self.pool, ALARM, message)
+            self._alarm = message
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
         """Raises TreeDamaged unless the tree has the root that the note of the last checkpoint was signed for."""

@@ -18,7 +18,7 @@ from domain.core.errors import StreamDamaged
 from domain.flakiness import STEADY_AFTER, TestTurnedFlaky
 from domain.results import ResultsRecorded
 from projections import flakiness, results
-from projections.engine.engine import fetch_positions
+from projections.engine.inspection import inspect
 from projections.flakiness import FlakyCase
 from store.log.event_log import EventLog
 from store.tables import flaky_baselines, log_positions
@@ -62,7 +62,10 @@ class FlakinessWatch:
     async def look(self) -> bool:
         """Looks at the next results that the read models show; returns whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
-            shown = (await fetch_positions(connection, (results.PROJECTION,))).get(results.PROJECTION.name, 0)
+            live = await inspect(connection, (results.PROJECTION,))
+            if results.PROJECTION.name in live.broken:
+                return False  # its position may be beyond the log
+            shown = live.positions.get(results.PROJECTION.name, 0)
             position = await log_positions.lock_position(connection, NAME)
             if position is None:
                 # Tests that turned flaky before the first watch ran are not recorded.

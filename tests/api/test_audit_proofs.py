@@ -170,7 +170,10 @@ def test_an_export_is_noted(server: Server, project: int, build: int) -> None:
 def test_a_log_that_is_not_sealed_any_more_is_said(server: Server, build: int) -> None:
     sealed = seal(server)["size"]
     later = server.admin.post("/api/v3/projects", json={"name": "Later"}).json()["id"]
-    assert "sealed" not in server.client().get("/api/v3/readyz").json()["status"]
+    ready = server.client().get("/api/v3/readyz").json()
+    assert "sealed" not in ready["status"]
+    assert ready["sealed"] == sealed
+    assert 0 <= ready["sealed_age_s"] < 60
     last = position_of(server, f"project-{later}")
     move = f"UPDATE {TrailRow.table} SET at_us = at_us + %s WHERE position > %s AND position <= %s".encode()
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:

@@ -1,10 +1,14 @@
 """What a projection cannot take: seen by who waits, by the operator, and applied again."""
 
+from commands.handler import CommandContext, Handler
+from commands.projections import DismissEvent
 from projections.engine.schemas import connect
+from projections.rebuild.diff import diff
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.retry import retry
 from projections.rebuild.status import overview
 from projections.rebuild.switch import switch
+from store.clock import utcnow
 from testhide.processes import Core
 from tests.projections.claims import MENDED, NEW_OWNERS, OWNERS, RELEASE, projecting, rows, serve, take
 from tests.projections.toys import SEEN, parked
@@ -25,7 +29,7 @@ async def test_the_status_shows_parked_events_and_the_first_error(parts: Core) -
     await spoiled(parts)
     async with parts.pool.connection() as connection:
         assert [position for _, position, _ in await parked(connection)] == [2, 3, 5]
-        (item,) = [item for item in await overview(connection, RELEASE, 5) if item.name == "owners"]
+        (item,) = [item for item in await overview(connection, RELEASE) if item.name == "owners"]
     assert (item.state, item.position, item.lag, item.parked) == ("serving", 5, 0, 3)
     assert item.errors[0] == "claim-bad at position 2: ValueError: who is nobody?"
 
@@ -63,6 +67,21 @@ async def test_a_retry_in_several_steps(parts: Core) -> None:
     assert (await retry(parts.conninfo, parts.log, MENDED)).applied == 451
     async with parts.pool.connection() as connection:
         assert await rows(connection, "owners_v1") == [("bad", "ann", 451)]
+
+
+async def test_a_dismissed_event_is_left_out_and_the_rest_of_its_stream_applied(parts: Core) -> None:
+    await spoiled(parts)
+    dismiss = DismissEvent("owners", 2, "nobody is nobody", "ann")
+    async with projecting(parts) as waiter:
+        await Handler(parts.log, utcnow).execute(dismiss, CommandContext("system:tests"))
+        done = await retry(parts.conninfo, parts.log, OWNERS)
+        assert (done.applied, done.left, done.errors) == (3, 0, [])
+        assert await waiter.wait(await take(parts, "bad", "eve"))
+    await build_staging(parts.conninfo, parts.log, [OWNERS])
+    assert (await diff(parts.conninfo, parts.log, OWNERS)).is_equal
+    async with await connect(parts.conninfo, "beside") as staging:
+        assert await rows(staging, "owners_v1") == [("bad", "eve", 3), ("good", "bob", 2)]
+        assert await parked(staging) == []
 
 
 async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:

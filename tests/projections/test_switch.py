@@ -36,7 +36,7 @@ def short_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> list[tuple[str, int, str, int]]:
     async with parts.pool.connection() as connection:
-        found = await overview(connection, projections, await parts.log.read_head())
+        found = await overview(connection, projections)
     names = [projection.name for projection in projections]
     return [(item.name, item.version, item.state, item.position) for item in found if item.name in names]
 
@@ -107,7 +107,7 @@ async def test_what_is_being_built_shows_how_long_it_takes(parts: Core, short_st
     with pytest.raises(KeyboardInterrupt):
         await build_staging(parts.conninfo, parts.log, [OWNERS], on_progress=look)
     async with lock_staging(parts.conninfo, [OWNERS]), parts.pool.connection() as connection:
-        (item,) = [item for item in await overview(connection, RELEASE, 1200) if item.place == "beside"]
+        (item,) = [item for item in await overview(connection, RELEASE) if item.place == "beside"]
     assert (item.state, item.position, item.lag, item.eta_s) == ("building", 1000, 200, 2)
     assert item.progress == pytest.approx(1000 / 1200)
 

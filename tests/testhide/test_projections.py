@@ -1,6 +1,7 @@
 """A release with read models that the database does not have yet; and how a build tells how far it is."""
 
 import asyncio
+import getpass
 from pathlib import Path
 
 import psycopg
@@ -78,6 +79,30 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
     assert main.main(["projections", "diff", "auth"]) == 1
     output = capsys.readouterr().out
     assert '  users_v1: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in output
+
+
+def test_a_parked_event_is_dismissed_with_who_and_why(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
+    with psycopg.connect(lacking.database_url) as connection:
+        connection.execute(
+            "INSERT INTO parked_events (projection, version, position, stream, error)"
+            " VALUES ('auth', 1, 1, 'user-1', 'poison'), ('auth', 1, 2, 'user-1', 'waits')"
+        )
+
+    def dismiss(position: int) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main.main(["projections", "dismiss", "auth", str(position), "--reason", "the disk forgot it"])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    waits = "The event at position 2 waits for the one at position 1 of user-1: dismiss that."
+    assert dismiss(2) == (1, "", f"testhide: {waits}\n")
+    assert "No event at position 7 is parked for auth" in dismiss(7)[2]
+    done = "dismissed user-1 at position 1; 0 parked events of its stream are left\n"
+    assert dismiss(1) == (0, done, "")
+    assert main.main(["replay", "projection-auth"]) == 0
+    shown = capsys.readouterr().out
+    assert f"dismissed position 1 of read model auth as {getpass.getuser()}: “the disk forgot it”" in shown
 
 
 def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from structlog.testing import capture_logs
 
 from commands.audit import ChangeSigningKey, new_signing_key
 from commands.handler import CommandContext, Handler
@@ -24,6 +23,7 @@ from store.audit.merkle import Frontier
 from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 from store.log.event_log import Write
 from store.postgres.notifications import EVENTS, Listener
+from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from tests.support.damage import damaged
 from tests.support.tampering import hide_in_the_tree
@@ -65,6 +65,10 @@ class Yard:
     async def execute(self, query: str) -> None:
         async with self.parts.pool.connection() as connection:
             await connection.execute(query.encode())
+
+    async def alarms(self) -> list[str]:
+        async with self.parts.pool.connection() as connection:
+            return await fetch_alarms(connection)
 
     async def root_of_the_log(self) -> bytes:
         """Folded from the rows as they are now."""
@@ -256,7 +260,7 @@ async def test_nothing_is_signed_on_top_of_a_tree_that_was_made_to_fit(yard: Yar
         await yard.seal()
 
 
-async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard) -> None:
+async def test_a_signing_key_that_cannot_be_read_is_an_alarm_and_waited_for(yard: Yard) -> None:
     yard.sealer.interval_s = 0.05
     await yard.happen(1)
     await yard.seal()
@@ -264,14 +268,15 @@ async def test_a_signing_key_that_cannot_be_read_is_waited_for(yard: Yard) -> No
     await yard.happen(1)
     listener = Listener(yard.parts.conninfo, EVENTS)
     await listener.start()
-    with capture_logs() as logs, damaged(yard.parts.conninfo, key.position):
+    with damaged(yard.parts.conninfo, key.position):
         running = asyncio.create_task(yard.sealer.run(listener))
         async with asyncio.timeout(20):
-            while not any(entry["log_level"] == "error" for entry in logs):
+            while not (messages := await yard.alarms()):
                 await asyncio.sleep(0.02)
+        assert messages[0].startswith(f"the log is not sealed any more: {SIGNING_KEY.name} cannot be used")
         assert not running.done()
     async with asyncio.timeout(20):
-        while len(await yard.tree.checkpoints_before(None, 10)) < 2:
+        while len(await yard.tree.checkpoints_before(None, 10)) < 2 or await yard.alarms():
             await asyncio.sleep(0.02)  # between two looks at what no notification tells
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

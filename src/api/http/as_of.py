@@ -23,7 +23,10 @@ from api.http.services import Services
 from api.http.types import MAX_ID
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event
+from projections.engine.dismissals import with_dismissals
+from projections.registry import PROJECTIONS
 from projections.time_travel.historical_reads import HistoricalReader, HistoricalResource
+from projections.time_travel.historical_tables import HistoricalTables
 from store.clock import utcnow
 from store.log.event_log import EventLog
 
@@ -89,7 +92,8 @@ async def _historical_context(
     if not await services.waiter.wait_reached(moment.position):
         raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
     async with services.past.limit():
-        reader = HistoricalReader(services.pool, services.log, moment.position, subject.rows)
+        tables = HistoricalTables(subject.rows, await with_dismissals(services.log, PROJECTIONS))
+        reader = HistoricalReader(services.pool, services.log, moment.position, tables)
         await subject.fold(reader, first)
         if reader.tables.has_erased_rows:
             raise Erased(

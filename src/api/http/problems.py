@@ -113,9 +113,9 @@ def handle_database_outage(request: Request[Any, Any, Any], error: Exception) ->
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
-def handle_missing_read_model(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.error("read model missing", path=request.url.path, error=str(error).strip())
-    detail = "A read model that this release needs is not built yet; GET /api/v3/readyz says which."
+def handle_lost_read_model(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("read model missing or broken", path=request.url.path, error=str(error).strip())
+    detail = "A read model that this release needs is missing or broken; GET /api/v3/readyz says which."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
@@ -137,7 +137,8 @@ def handlers() -> dict[Any, Any]:
         SerializationException: handle_malformed_body,
         HTTPException: handle_http_error,
         psycopg.OperationalError: handle_database_outage,
-        psycopg.errors.UndefinedTable: handle_missing_read_model,
+        psycopg.errors.UndefinedTable: handle_lost_read_model,
+        psycopg.errors.UndefinedColumn: handle_lost_read_model,
         psycopg_pool.PoolTimeout: handle_database_outage,
         AppendFailed: handle_database_outage,
         Exception: handle_unexpected,

@@ -20,6 +20,7 @@ from domain import (
     node_commands,
     nodes,
     pools,
+    projections,
     projects,
     quarantine,
     results,
@@ -271,6 +272,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     auth.ApiTokenRevoked: "revoked API token {token_id} of user {user_id}",
     audit.AuditRead: _audit_read,
     audit.SigningKeyChanged: "gave the audit log a new signing key",
+    projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",
     claims.ClaimReleased: lambda event: f"gave a name of {event.owner.replace('-', ' ')} free",
 }

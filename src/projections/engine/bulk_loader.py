@@ -36,7 +36,6 @@ from projections.engine.model import (
     R,
     Row,
     RowsByKey,
-    check_readable,
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
 from projections.engine.row_validation import check
@@ -208,15 +207,13 @@ class BulkLoader:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
 
-    def _changes(self, projection: Projection, event: Recorded) -> list[Change]:
+    def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
         """The changes that the projection makes for an event; none when the event is parked. Raises _NotInMemory."""
         if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
             return []
         try:
-            if type(event.event) is Damaged:
-                check_readable(projection, event)
-            changes = list(projection.apply(event, self))
+            changes = projection.changes(event, self)
             for change in changes:
                 if type(change) not in self._append_only:  # those rows are validated when they are packed
                     check(change)

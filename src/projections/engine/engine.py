@@ -28,7 +28,6 @@ from projections.engine.model import (
     Key,
     Projection,
     Row,
-    check_readable,
     versions_digest,
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
@@ -250,13 +249,12 @@ async def prefetch(
         batch.add_fetched(row, keys, [row(*values) for values in await cursor.fetchall()])
 
 
-def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> list[Change]:
+def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> Sequence[Change]:
     """The validated changes that a projection makes for an event.
 
     Raises Unreadable, InvalidValue, and whatever the projection raises.
     """
-    check_readable(projection, event)
-    changes = list(projection.apply(event, batch))
+    changes = projection.changes(event, batch)
     for change in changes:
         row_validation.check(change)
     return changes

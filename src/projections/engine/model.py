@@ -153,17 +153,23 @@ class Projection:
     apply: Callable[[Recorded, Rows], Iterable[Change]]
     handles: tuple[type[Event], ...] | None = None
     """Event classes, or base classes of them, for which `apply` yields changes; None for all events."""
+    dismissed: frozenset[int] = frozenset()
+    """Positions of events that are left out (`projections.engine.dismissals`)."""
 
     def __post_init__(self) -> None:
         versions = {row.table.version for row in self.rows}
         assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
-
-def check_readable(projection: Projection, recorded: Recorded) -> None:
-    """Raises Unreadable when the event is damaged and the projection handles its type."""
-    event, handles = recorded.event, projection.handles
-    if isinstance(event, Damaged) and (handles is None or issubclass(EVENTS[event.type], handles)):
-        raise Unreadable(event.reason)
+    def changes(self, recorded: Recorded, rows: Rows) -> Sequence[Change]:
+        """Returns the changes for an event, none for a dismissed one. Raises Unreadable when the event is damaged and
+        of a type that the projection handles, and whatever `apply` raises.
+        """
+        event = recorded.event
+        if self.dismissed and recorded.position in self.dismissed:
+            return ()
+        if type(event) is Damaged and (self.handles is None or issubclass(EVENTS[event.type], self.handles)):
+            raise Unreadable(event.reason)
+        return list(self.apply(recorded, rows))
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:

@@ -1,7 +1,7 @@
 """Parked events: those that a projection failed on, and the later ones of the same streams.
 
 A parked event blocks its stream for that projection, so that the order within the stream is kept; other streams go on.
-`projections.rebuild.retry` applies parked events again, in order.
+`projections.rebuild.retry` applies parked events again, in order, and leaves dismissed ones out.
 """
 
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine.model import Projection
-from projections.engine.queries import fetch_all, fetch_column, fetch_value
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
 from projections.engine.statements import Statement
 
 WAITS = "an earlier event of its stream is parked"
@@ -58,6 +58,16 @@ async def parked_events(
         "SELECT position, stream, error FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
         " AND (%(stream)s::text IS NULL OR stream = %(stream)s) ORDER BY position LIMIT %(limit)s",
         {"name": projection.name, "version": projection.version, "stream": stream, "limit": limit},
+    )
+
+
+async def find_parked(connection: AsyncConnection, projection: Projection, position: int) -> ParkedEvent | None:
+    return await fetch_one(
+        connection,
+        ParkedEvent,
+        "SELECT position, stream, error FROM parked_events"
+        " WHERE projection = %(name)s AND version = %(version)s AND position = %(position)s",
+        {"name": projection.name, "version": projection.version, "position": position},
     )
 
 

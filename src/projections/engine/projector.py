@@ -3,10 +3,11 @@
 A projector leads a version of a projection while it holds its advisory lock. So the projector of a new release can lead
 the versions that are new in it, while the one of the old release leads the others. The connection that holds the locks
 also writes the rows: a projector that lost it can do neither.
+
+It does not lead what is broken (`projections.engine.inspection`), and goes on with all others.
 """
 
 import asyncio
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +16,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
+from projections.engine.dismissals import with_dismissals
 from projections.engine.engine import Engine, LostLeadership, fetch_positions
+from projections.engine.inspection import mark_broken
 from projections.engine.model import Projection
 from projections.engine.schemas import LIVE, connect, lock_name
 from store.log.cursor import LogCursor
@@ -30,7 +33,8 @@ BATCH_SIZE = 500
 """Events that are read together, and written together while catching up."""
 TAKE_OVER_INTERVAL_S = 0.2
 """How often a projector tries to take the locks that it does not hold."""
-POLL_INTERVAL_S = 1.0
+INSPECTION_INTERVAL_S = 1.0
+"""How often a projector that leads all inspects their tables, which also notices a lost connection."""
 
 
 class Projector:
@@ -50,32 +54,39 @@ class Projector:
                     async with await connect(self._conninfo) as connection:
                         await self._lead(connection)
                 except LostLeadership as error:
-                    # A switch or a retry changed the rows, so the cached ones are stale.
+                    # A switch or a retry changed the rows, so the cached ones are stale; or a read model is broken.
                     log.info("leading anew", reason=str(error))
-                except psycopg.OperationalError as error:
+                except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+                    # A lost table, for example, is noticed here before the next inspection.
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
 
     async def _lead(self, connection: AsyncConnection) -> None:
         clock = asyncio.get_running_loop().time
+        projections = await with_dismissals(self._log, self._projections)
         led: list[Projection] = []
         engine: Engine | None = None
         while True:
-            if locked := await self._lock(connection, [item for item in self._projections if item not in led]):
+            others = [item for item in projections if item not in led]
+            locked = await self._lock(connection, others) if others else []
+            if locked:
                 log.info("leading", projections=[projection.name for projection in locked])
-                led = [item for item in self._projections if item in led or item in locked]
+                led = [item for item in projections if item in led or item in locked]
+            if led and (broken := await mark_broken(connection, led)):
+                log.error("read models are broken", broken=broken)
+                raise LostLeadership(f"broken: {', '.join(broken)}")
+            if locked:
                 self._cursor.position = await catch_up(connection, self._log, led)
                 engine = Engine(connection, led, announce=True)
-            look_again = clock() + (TAKE_OVER_INTERVAL_S if len(led) < len(self._projections) else math.inf)
+            leads_all = len(led) == len(projections)
+            look_again = clock() + (INSPECTION_INTERVAL_S if leads_all else TAKE_OVER_INTERVAL_S)
             while (left := look_again - clock()) > 0:
                 if engine is not None:
                     await self._cursor.drain(partial(self._apply, engine))
-                if not await self._cursor.wait(min(left, POLL_INTERVAL_S)):
-                    # Notices a lost connection while there are no events.
-                    await connection.execute("SELECT 1")
+                await self._cursor.wait(left)
 
     async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-        """Takes the locks of those that have live tables and no leader, and returns these."""
+        """Takes the locks of those that have live tables, are not known as broken and have no leader; returns these."""
         by_lock = {lock_name(LIVE, item.name, item.version): item for item in projections}
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (GATE,))
@@ -83,7 +94,7 @@ class Projector:
                 # Materialized, so that no lock is taken for a projection without live tables.
                 "WITH live AS MATERIALIZED ("
                 "  SELECT lock FROM unnest(%s::text[], %s::text[], %s::int[]) AS wanted (lock, name, version)"
-                "  JOIN projection_positions USING (name, version))"
+                "  JOIN projection_positions USING (name, version) WHERE broken IS NULL)"
                 " SELECT lock FROM live WHERE pg_try_advisory_lock(hashtextextended(lock, 0))",
                 (list(by_lock), [item.name for item in projections], [item.version for item in projections]),
             )

@@ -3,7 +3,7 @@
 A process has one LISTEN and a heap of waiting requests. A notification carries the projector's position and the digest
 of its read models. The position is also read from the database: after every LISTEN and once a second, since
 notifications are lost with their connection; when the digest is not the one of this process, because another release
-runs beside it or only some read models moved; and when an event was parked.
+runs beside it or only some read models moved; and when an event was parked. Nobody waits for a broken read model.
 
 After a wait has timed out, requests for that position or a later one are answered at once until it is reached.
 """
@@ -15,7 +15,6 @@ from itertools import count
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from projections.engine.model import Projection, versions_digest
@@ -40,7 +39,8 @@ class ProjectionWaiter:
         self._position = 0
         self._must_read = True
         """Notifications are ignored until the position has been read from the database again."""
-        self._degraded = False
+        self._has_parked = False
+        self._has_broken = False
         self._late: int | None = None
         """The lowest position for which a wait timed out and that is not reached yet."""
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -54,7 +54,7 @@ class ProjectionWaiter:
                 self._stale.clear()
                 pause = POLL_INTERVAL_S
                 try:
-                    self._advance(await self._read_state())
+                    self._advance(await self.read_position())
                     self._must_read = self._stale.is_set()
                 except psycopg.OperationalError as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
@@ -65,17 +65,17 @@ class ProjectionWaiter:
         """Waits until the read models show the events from `first` (by default `position` itself) to `position`.
 
         Returns False when that takes longer than WAIT_TIMEOUT_S, at once when an earlier wait took so long, and when
-        one of these events was parked.
+        one of these events was parked or a read model is broken.
         """
-        if not await self.wait_reached(position):
+        if not await self.wait_reached(position) or self._has_broken:
             return False
-        if not self._degraded:
+        if not self._has_parked:
             return True
         async with self._pool.connection() as connection:
             return not await is_parked(connection, self._versions, position if first is None else first, position)
 
     async def wait_reached(self, position: int) -> bool:
-        """Waits until the read models have reached the position, like `wait`; parked events count as shown."""
+        """Waits until all read models that are not broken have reached the position; parked events count as shown."""
         if position <= self._position:
             return True
         if self._late is not None and self._late <= position:
@@ -101,28 +101,24 @@ class ProjectionWaiter:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether there were parked events when the database was last read."""
-        return self._degraded
+        """Whether there were parked events or broken read models when the database was last read."""
+        return self._has_parked or self._has_broken
 
     async def read_position(self) -> int:
-        """The position that all read models have reached; 0 while one of them has no live tables."""
-        async with self._pool.connection() as connection:
-            return await self._read_position(connection)
-
-    async def _read_state(self) -> int:
-        """The position, and whether events are parked. An event that is parked after the position was read has a higher
-        position, and a notification follows.
+        """Returns the position that all read models have reached, without broken ones; 0 while one of them has no live
+        tables. Notes whether events are parked: one that is parked after the position was read has a higher position,
+        and a notification follows.
         """
         async with self._pool.connection() as connection:
-            position = await self._read_position(connection)
+            cursor = await connection.execute(
+                "SELECT name, version, position, broken IS NOT NULL FROM projection_positions", prepare=True
+            )
+            found = [row[2:] for row in await cursor.fetchall() if self._versions.get(row[0]) == row[1]]
             cursor = await connection.execute("SELECT DISTINCT projection, version FROM parked_events", prepare=True)
-            self._degraded = any(self._versions.get(name) == version for name, version in await cursor.fetchall())
-        return position
-
-    async def _read_position(self, connection: AsyncConnection) -> int:
-        cursor = await connection.execute("SELECT name, version, position FROM projection_positions", prepare=True)
-        live = [position for name, version, position in await cursor.fetchall() if self._versions.get(name) == version]
-        return min(live) if len(live) == len(self._versions) else 0
+            self._has_parked = any(self._versions.get(name) == version for name, version in await cursor.fetchall())
+        self._has_broken = any(is_broken for _, is_broken in found)
+        sound = [position for position, is_broken in found if not is_broken]
+        return min(sound, default=0) if len(found) == len(self._versions) else 0
 
     def _notified(self, payload: str | None) -> None:
         position, _, digest = (payload or "").partition(" ")

@@ -12,9 +12,11 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
+from projections.engine.dismissals import with_dismissals
+from projections.engine.inspection import inspect
 from projections.engine.model import Projection, Row
 from projections.engine.projector import catch_up
-from projections.engine.schemas import LIVE, STAGING, NotReady, Schema, connect, fetch_schema_positions, lock_staging
+from projections.engine.schemas import LIVE, STAGING, NotReady, connect, fetch_schema_positions, lock_staging
 from projections.rebuild.switch import block_projectors, retry_on_lock_timeout
 from store.log.event_log import EventLog
 
@@ -58,6 +60,7 @@ class Diff(msgspec.Struct):
 
 async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Diff:
     """Compares all tables of a projection. Raises NotReady, LostLeadership and psycopg.OperationalError."""
+    (projection,) = await with_dismissals(event_log, [projection])
     async with (
         lock_staging(conninfo, [projection]) as staging,
         await connect(conninfo) as live,
@@ -69,7 +72,7 @@ async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Di
         position = await retry_on_lock_timeout(take_snapshot)
         old = await _fetch_tables(snapshot, projection.name, version)
         new = {row.table.name: row for row in projection.rows}
-        tables = [await _compare(snapshot, old[name], row) for name, row in new.items() if name in old]
+        tables = [await compare_tables(snapshot, old[name], row, STAGING) for name, row in new.items() if name in old]
         not_compared = [table for name, table in old.items() if name not in new]
         not_compared += [str(row.table) for name, row in new.items() if name not in old]
         await snapshot.rollback()
@@ -81,6 +84,8 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
     versions = [version for name, version in await fetch_schema_positions(live, LIVE) if name == projection.name]
     if not versions:
         raise NotReady(f"No version of {projection.name} is live, so there is nothing to compare with; switch to it.")
+    if reason := (await inspect(live, [projection])).broken.get(projection.name):
+        raise NotReady(f"{projection.name} is broken, so there is nothing to compare with: {reason}.")
     return projection.version if projection.version in versions else max(versions)
 
 
@@ -131,7 +136,7 @@ async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> d
     return {table.removesuffix(f"_v{version}"): table for (table,) in await cursor.fetchall()}
 
 
-async def _fetch_columns(snapshot: AsyncConnection, schema: Schema, table: str) -> dict[str, str]:
+async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> dict[str, str]:
     """Column -> SQL type."""
     cursor = await snapshot.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
@@ -142,14 +147,15 @@ async def _fetch_columns(snapshot: AsyncConnection, schema: Schema, table: str) 
     return dict(await cursor.fetchall())
 
 
-async def _compare(snapshot: AsyncConnection, live: str, row: type[Row]) -> TableDiff:
+async def compare_tables(snapshot: AsyncConnection, live: str, row: type[Row], schema: str) -> TableDiff:
+    """Compares the rows of a live table with those of the table of `row` in another schema."""
     staging = str(row.table)
-    old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, STAGING, staging)
+    old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
     shared = [name for name in new if old.get(name) == new[name]]
     sides = {
         "columns": SQL(", ").join(map(Identifier, shared)),
         "live": Identifier(LIVE, live),
-        "staging": Identifier(STAGING, staging),
+        "staging": Identifier(schema, staging),
     }
     counts = SQL("SELECT (SELECT count(*) FROM {live}), (SELECT count(*) FROM {staging})").format(**sides)
     found = TableDiff(live, staging, *await _fetch_counts(snapshot, counts))

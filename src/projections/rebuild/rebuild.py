@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from psycopg import AsyncConnection
 
 from projections.engine.bulk_load import bulk_load
+from projections.engine.dismissals import with_dismissals
 from projections.engine.engine import Engine, drop_tables, ensure_tables
+from projections.engine.inspection import inspect
 from projections.engine.model import Projection
 from projections.engine.projector import BATCH_SIZE, catch_up
-from projections.engine.schemas import lock_staging
+from projections.engine.schemas import STAGING, lock_staging
 from store.log.event_log import EventLog
 
 
@@ -45,8 +47,9 @@ async def build_staging(
     Raises NotReady, LostLeadership and psycopg.OperationalError. The same call then goes on where this one stopped.
     """
     async with lock_staging(conninfo, projections) as connection:
-        if from_scratch:
-            await drop_tables(connection, projections)
+        projections = await with_dismissals(event_log, projections)
+        broken = (await inspect(connection, projections, STAGING)).broken
+        await drop_tables(connection, [item for item in projections if from_scratch or item.name in broken])
         await ensure_tables(connection, projections)
         names = [projection.name for projection in projections]
         await connection.execute(

@@ -1,4 +1,4 @@
-"""Applies parked events again, in the order of their streams.
+"""Applies parked events again, in the order of their streams. What an operator dismissed is left out.
 
 They are applied late: events of other streams may have changed rows since. Where that matters, rebuild the read model
 instead.
@@ -13,6 +13,7 @@ from psycopg import AsyncConnection
 
 from domain.core.events import Recorded
 from projections.engine.batch import RowBatch, RowCache
+from projections.engine.dismissals import with_dismissals
 from projections.engine.engine import REFUSALS, compute_changes, error_message, join_parts, prefetch
 from projections.engine.model import Projection
 from projections.engine.parking import count_parked, parked_events, waiting_streams
@@ -38,6 +39,7 @@ async def retry(conninfo: str, event_log: EventLog, projection: Projection, stre
 
     Raises psycopg.OperationalError; what was applied until then stays.
     """
+    (projection,) = await with_dismissals(event_log, [projection])
     applied = 0
     errors: list[str] = []
     async with await connect(conninfo) as connection:

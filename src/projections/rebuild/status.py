@@ -1,16 +1,17 @@
 """The status of the read models, as operators see it."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from psycopg import AsyncConnection
 
+from projections.engine.inspection import Inspection, inspect
 from projections.engine.model import Projection
 from projections.engine.queries import fetch_all
 from projections.engine.schemas import LIVE, SCHEMAS, STAGING, find_held_locks, lock_name
 
-State = Literal["serving", "missing", "building", "interrupted", "built", "previous"]
+State = Literal["serving", "broken", "missing", "building", "interrupted", "built", "previous"]
 MAX_ERRORS = 3
 """Errors of parked events that are shown for a read model."""
 
@@ -21,7 +22,8 @@ class Standing(msgspec.Struct):
     name: str
     version: int
     state: State
-    """`serving`: live, in the version of this release. `missing`: this release needs it and it has no live tables.
+    """`serving`: live, in the version of this release. `broken`: likewise, but nothing moves it, since a part of it is
+    lost or its position is beyond the log. `missing`: this release needs it and it has no live tables.
     `building`: staging, and a process builds it. `interrupted`: staging, and no process builds it. `built`: staging,
     and can be switched to. `previous`: retired, or live for another release.
     """
@@ -34,6 +36,8 @@ class Standing(msgspec.Struct):
     """Events that it failed on, and later ones of their streams."""
     errors: list[str] = []
     """Errors of the first parked events: `build-7 at position 12: ...`."""
+    defect: str | None = None
+    """Why it is broken."""
     progress: float | None = None
     """While it is built: the part of the log that it has applied, from 0 to 1."""
     eta_s: int | None = None
@@ -66,31 +70,35 @@ QUERY = " UNION ALL ".join(
 )
 
 
-async def overview(connection: AsyncConnection, projections: Sequence[Projection], head: int) -> list[Standing]:
+async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Standing]:
     """Every version of every read model, and what is missing, in the order of the registry."""
+    live = await inspect(connection, projections)
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
     builds = [lock_name(STAGING, item.name, item.version) for item in found if item.schema == STAGING]
     active_builds = await find_held_locks(connection, builds)
     versions = {projection.name: projection.version for projection in projections}
-    standing = [_standing(item, versions, active_builds, head) for item in found]
-    serving = {item.name for item in standing if item.state == "serving"}
+    standing = [_standing(item, versions, active_builds, live) for item in found]
     standing += [
-        Standing(name, version, "missing", None, 0, head) for name, version in versions.items() if name not in serving
+        Standing(name, version, "missing", None, 0, live.head)
+        for name, version in versions.items()
+        if name not in live.positions
     ]
     order = {name: number for number, name in enumerate(versions)}
-    states = ("serving", "missing", "building", "interrupted", "built", "previous")
+    states = get_args(State)
     return sorted(
         standing, key=lambda item: (order.get(item.name, len(order)), item.name, states.index(item.state), item.version)
     )
 
 
-def _standing(item: _Found, versions: dict[str, int], active_builds: set[str], head: int) -> Standing:
+def _standing(item: _Found, versions: dict[str, int], active_builds: set[str], live: Inspection) -> Standing:
+    head = live.head
     standing = Standing(
         item.name, item.version, "previous", item.schema, item.position, max(head - item.position, 0), item.parked
     )
     standing.errors = item.errors
     if item.schema == LIVE and versions.get(item.name) == item.version:
-        standing.state = "serving"
+        standing.defect = live.broken.get(item.name)
+        standing.state = "serving" if standing.defect is None else "broken"
     elif item.schema == STAGING:
         is_active = lock_name(STAGING, item.name, item.version) in active_builds
         standing.state = "built" if item.built else "building" if is_active else "interrupted"

@@ -18,6 +18,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.sql import SQL, Composed, Identifier
 
+from projections.engine.dismissals import with_dismissals
+from projections.engine.inspection import inspect
 from projections.engine.model import Projection
 from projections.engine.projector import catch_up
 from projections.engine.schemas import (
@@ -71,6 +73,7 @@ async def switch(
     Raises NotReady, LostLeadership and psycopg.OperationalError; then nothing has changed.
     """
     clock = asyncio.get_running_loop().time
+    projections = await with_dismissals(event_log, projections)
     async with lock_staging(conninfo, projections) as staging, await connect(conninfo) as live:
         await _check_built(staging, projections)
         await _drop_retired(live, projections)
@@ -109,9 +112,11 @@ async def block_projectors(live: AsyncConnection) -> None:
 async def _align(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Brings the staging tables to the position of the live ones of the same version, unless they are past it."""
-    positions = await fetch_schema_positions(live, LIVE)
-    goal = max((positions.get((item.name, item.version), 0) for item in projections), default=0)
+    """Brings the staging tables to the position of the live ones of the same version, unless they are past it. The
+    position of a broken one may be beyond the log, so it does not count.
+    """
+    found = await inspect(live, projections)
+    goal = max((position for name, position in found.positions.items() if name not in found.broken), default=0)
     return await catch_up(staging, event_log, projections, goal)
 
 
@@ -133,6 +138,8 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
     """Retires live tables of the same versions, and makes the staging ones live. Tables of other versions stay live,
     since another release may read them.
     """
+    for projection in projections:
+        await _drop_unlisted(live, projection)
     old = [table for projection in projections for table in await _fetch_tables(live, LIVE, projection)]
     new = [table for projection in projections for table in await _fetch_tables(live, STAGING, projection)]
     if old:
@@ -149,12 +156,20 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
 
 
 async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection: Projection) -> list[str]:
+    """Names the tables of a version, without those that are lost."""
     cursor = await connection.execute(
-        f"SELECT tables FROM {schema}.projection_positions WHERE name = %s AND version = %s".encode(),
+        f"SELECT listed FROM {schema}.projection_positions CROSS JOIN unnest(tables) AS listed"
+        f" WHERE name = %s AND version = %s AND to_regclass('{schema}.' || quote_ident(listed)) IS NOT NULL".encode(),
         (projection.name, projection.version),
     )
-    row = await cursor.fetchone()
-    return list(row[0]) if row is not None else []
+    return [table for (table,) in await cursor.fetchall()]
+
+
+async def _drop_unlisted(live: AsyncConnection, projection: Projection) -> None:
+    """Drops live tables whose row of `projection_positions` is lost; they would be in the way of the new ones."""
+    if (projection.name, projection.version) not in await fetch_schema_positions(live, LIVE):
+        for row in projection.rows:
+            await live.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(LIVE, str(row.table))))
 
 
 async def drop_version(connection: AsyncConnection, schema: Schema, name: str, version: int) -> bool:

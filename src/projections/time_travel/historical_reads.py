@@ -51,11 +51,11 @@ BUILD_BATCH = 20
 class HistoricalReader:
     """Reads events up to a position, and folds them into `tables`."""
 
-    def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, rows: Iterable[type[Row]]) -> None:
+    def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, tables: HistoricalTables) -> None:
         self._pool = pool
         self._log = event_log
         self._until = until
-        self.tables = HistoricalTables(rows)
+        self.tables = tables
 
     async def fold(
         self,

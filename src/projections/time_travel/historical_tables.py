@@ -24,10 +24,10 @@ from projections.engine.model import (
     DeleteRange,
     DeleteWhere,
     Key,
+    Projection,
     R,
     Row,
     RowsByKey,
-    check_readable,
     columns_of,
 )
 from projections.registry import PROJECTIONS
@@ -50,9 +50,9 @@ WantedKeys = Mapping[type[Row], Collection[Key]]
 class HistoricalTables:
     """The tables of these rows in memory, as of the events that were applied. Implements `Rows`."""
 
-    def __init__(self, rows: Iterable[type[Row]]) -> None:
+    def __init__(self, rows: Iterable[type[Row]], projections: Sequence[Projection] = PROJECTIONS) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
-        self._projections = [item for item in PROJECTIONS if not self._rows.keys().isdisjoint(item.rows)]
+        self._projections = [item for item in projections if not self._rows.keys().isdisjoint(item.rows)]
         self._blocked: set[tuple[str, str]] = set()
         self._erased_keys: set[tuple[type[Row], Key]] = set()
         """Rows that were made or changed by events which have been erased since."""
@@ -82,8 +82,7 @@ class HistoricalTables:
             if not handles or blocked_key in self._blocked:
                 continue
             try:
-                check_readable(projection, recorded)
-                changes = list(projection.apply(recorded, self))
+                changes = projection.changes(recorded, self)
             except Exception as error:
                 # The event is parked in the live tables, with the later ones of its stream; so it is left out here too.
                 log.error(

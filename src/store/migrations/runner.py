@@ -33,7 +33,21 @@ class NewerSchema(Exception):
     """A newer release has migrated the database. The sentence says which one to start."""
 
 
-MIGRATIONS = (Migration(1, "baseline", baseline.STATEMENTS),)
+MIGRATIONS = (
+    Migration(1, "baseline", baseline.STATEMENTS),
+    Migration(
+        2,
+        "broken read models, and alarms",
+        (
+            *(
+                f"ALTER TABLE {schema}.projection_positions ADD COLUMN IF NOT EXISTS broken text"
+                for schema in ("public", "beside", "previous")
+            ),
+            "CREATE TABLE IF NOT EXISTS alarms"
+            " (name text PRIMARY KEY, message text NOT NULL, since timestamptz NOT NULL DEFAULT now())",
+        ),
+    ),
+)
 
 
 def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -1,18 +1,24 @@
-"""`testhide projections`: show, rebuild, switch, compare and drop read models, and retry parked events."""
+"""`testhide projections`: show, rebuild, switch, compare and drop read models, and retry or dismiss parked events."""
 
+import getpass
 from functools import partial
 from pathlib import Path
 
 from cyclopts import App
 
+from commands.handler import CommandContext, Handler
+from commands.projections import DismissEvent
+from projections.engine.parking import find_parked, parked_events
 from projections.rebuild.diff import Diff
 from projections.rebuild.diff import diff as compare_tables
 from projections.rebuild.drop import drop as drop_unused
 from projections.rebuild.retry import retry as retry_events
 from projections.rebuild.status import Standing, overview
 from projections.registry import PROJECTIONS
+from store.clock import utcnow
 from testhide import rebuild as rebuilding
 from testhide.cli import options
+from testhide.operator_errors import Fault
 from testhide.processes import Core
 from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
 
@@ -24,15 +30,16 @@ on_stack = partial(options.on_stack, run=run)
 @on_stack
 async def status(parts: Core) -> int:
     """Show how far each read model is, what is being built, and what could not be projected."""
-    head = await parts.log.read_head()
     async with parts.pool.connection() as connection:
-        found = await overview(connection, PROJECTIONS, head)
+        found = await overview(connection, PROJECTIONS)
     print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
     for item in found:
         print(
             f"{item.name:<16} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
             f" {item.parked:>7,}{_describe_progress(item)}"
         )
+        if item.defect is not None:
+            print(f"    {item.defect}: run `testhide projections rebuild {item.name} --switch`")
         for error in item.errors:
             print(f"    parked: {error}")
     return 0
@@ -44,7 +51,7 @@ def rebuild(
 ) -> int:
     """Build read models from the event log, in staging tables, while everything runs.
 
-    Without names those that this release misses; where it misses none, all. Goes on where an interrupted build ended.
+    Without names those that are missing or broken; where none is, all. Goes on where an interrupted build ended.
 
     Parameters
     ----------
@@ -105,6 +112,41 @@ async def retry(parts: Core, name: str, *, stream: str | None = None) -> int:
     for error in done.errors:
         print(error)
     print(f"applied {done.applied:,} parked events of {name}, {done.left:,} left")
+    return 1 if done.left else 0
+
+
+@app.command
+@on_stack
+async def dismiss(parts: Core, name: str, position: int, *, reason: str) -> int:
+    """Leave a parked event out of a read model for good, also when that is built again; apply what waited for it.
+
+    Ends with 1 when events of its stream stay parked. The event itself stays in the log; the audit trail says who
+    dismissed it and why.
+
+    Parameters
+    ----------
+    position
+        Position of the event, as `status` shows it.
+    reason
+        Why, for those who read the audit trail.
+    """
+    (projection,) = find_projections([name])
+    async with parts.pool.connection() as connection:
+        parked = await find_parked(connection, projection, position)
+        if parked is None:
+            raise Fault(f"No event at position {position} is parked for {name}; see `testhide projections status`.")
+        (first,) = await parked_events(connection, projection, 1, parked.stream)
+    if first.position != position:
+        raise Fault(
+            f"The event at position {position} waits for the one at position {first.position} of {parked.stream}:"
+            " dismiss that."
+        )
+    command = DismissEvent(name, position, reason, getpass.getuser())
+    await Handler(parts.log, utcnow).execute(command, CommandContext("system:operator"))
+    done = await retry_events(parts.conninfo, parts.log, projection, parked.stream)
+    for error in done.errors:
+        print(error)
+    print(f"dismissed {parked.stream} at position {position}; {done.left:,} parked events of its stream are left")
     return 1 if done.left else 0
 
 

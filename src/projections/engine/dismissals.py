@@ -1,0 +1,24 @@
+"""Dismissals: read models go on without the events that an operator dismissed from them.
+
+They are in the log, so that a rebuild leaves the same events out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from domain.projections import PROJECTION
+from projections.engine.model import Projection
+from store.log.event_log import EventLog
+
+ANY_VERSION = 2**62
+
+
+async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:
+    """Returns the projections with the dismissals that the log has now. A dismissal that cannot be read is none."""
+    streams = {projection.name: PROJECTION.at(projection.name) for projection in projections}
+    found = await event_log.load_up_to({stream.name: ANY_VERSION for stream in streams.values()})
+    return [
+        replace(item, dismissed=stream.fold(recorded.event for recorded in found[stream.name]))
+        for item in projections
+        for stream in (streams[item.name],)
+    ]

@@ -1,0 +1,106 @@
+"""Inspects the tables of read models: how far they are, and which of them are broken.
+
+A read model is broken when a table, a column or a primary key of it is lost, or when its position is beyond the end of
+the log. A projector does not move it, since events would be missing from it. It stays broken until it is built again,
+also when the log has grown past its position in the meantime.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import AsyncConnection
+
+from projections.engine.model import Projection, columns_of
+from projections.engine.schemas import LIVE, Schema
+
+_POSITIONS = """
+    SELECT head, name, version, position, broken
+    FROM (SELECT coalesce(max(notification_id), 0) AS head FROM public.stored_events) AS log
+    LEFT JOIN {schema}.projection_positions ON true
+"""
+"""One statement, so that its snapshot has every event that a position counts."""
+_DEFECTS = """
+    SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
+    FROM unnest(%(names)s::text[], %(tables)s::text[], %(columns)s::text[], %(types)s::text[])
+        WITH ORDINALITY AS w (name, table_name, column_name, sql_type, number)
+    LEFT JOIN pg_class c ON c.relname = w.table_name AND c.relnamespace = %(schema)s::regnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.column_name AND a.atttypid = w.sql_type::regtype
+    LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary AND w.column_name IS NULL
+    WHERE a.attname IS NULL AND i.indrelid IS NULL
+    ORDER BY w.number
+"""
+"""A row without a column name stands for the primary key of its table."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    head: int
+    """The newest position of the log."""
+    positions: dict[str, int]
+    """Name -> position of each projection that has tables in the version of this release."""
+    broken: dict[str, str]
+    """Name -> what is wrong with it: `the table users_v1 is lost`."""
+
+    def sound_behind(self, goal: int) -> dict[str, int]:
+        """Name -> position of each projection that has not reached `goal` and is not broken."""
+        return {
+            name: position for name, position in self.positions.items() if position < goal and name not in self.broken
+        }
+
+
+async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
+    """Inspects the tables of these projections in a schema."""
+    wanted = {(projection.name, projection.version) for projection in projections}
+    cursor = await connection.execute(_POSITIONS.format(schema=schema).encode(), prepare=True)
+    head, positions, broken = 0, dict[str, int](), dict[str, str]()
+    for head, name, version, position, reason in await cursor.fetchall():
+        if (name, version) not in wanted:
+            continue
+        positions[name] = position
+        if reason is not None:
+            broken[name] = reason
+        elif position > head:
+            broken[name] = f"its position, {position}, is beyond the end of the log, {head}"
+    for name, defect in await _find_defects(connection, projections, schema):
+        if name in positions:
+            broken.setdefault(name, defect)
+    return Inspection(head, positions, broken)
+
+
+async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
+    """Marks live read models that are broken; returns what is wrong with each, by name."""
+    broken = (await inspect(connection, projections)).broken
+    for projection in projections:
+        if projection.name in broken:
+            await connection.execute(
+                "UPDATE projection_positions SET broken = %s WHERE name = %s AND version = %s",
+                (broken[projection.name], projection.name, projection.version),
+            )
+    return broken
+
+
+async def _find_defects(
+    connection: AsyncConnection, projections: Sequence[Projection], schema: Schema
+) -> list[tuple[str, str]]:
+    names, tables, columns, types = map(list, zip(*_expected(projections), strict=True))
+    parameters = {"names": names, "tables": tables, "columns": columns, "types": types, "schema": schema}
+    cursor = await connection.execute(_DEFECTS.encode(), parameters, prepare=True)
+    return [(name, _describe(table, exists, column)) for name, table, exists, column in await cursor.fetchall()]
+
+
+def _expected(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
+    """(projection, table, column, SQL type) of every column, and (projection, table, None, None) of every key."""
+    for projection in projections:
+        for row in projection.rows:
+            for column in columns_of(row):
+                yield projection.name, str(row.table), column.name, column.sql_type
+            if not row.table.append_only:
+                yield projection.name, str(row.table), None, None
+
+
+def _describe(table: str, exists: bool, column: str | None) -> str:
+    if not exists:
+        return f"the table {table} is lost"
+    if column is None:
+        return f"the table {table} has lost its primary key"
+    return f"the table {table} has no column {column} of its type"

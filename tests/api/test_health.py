@@ -1,0 +1,74 @@
+"""Readiness names what cannot be used, what lags and what is wrong."""
+
+import asyncio
+
+import psycopg
+import requests
+
+from projections.teams import ChannelRow
+from store.tables.alarms import set_alarm
+from testhide.processes import core
+from testhide.rebuild import rebuild
+from tests.support.server import Server
+
+
+def readiness(server: Server) -> requests.Response:
+    return server.client().get("/api/v3/readyz")
+
+
+def execute(server: Server, statement: str) -> None:
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def test_a_broken_read_model_is_named_and_others_answer(server: Server, build: int) -> None:
+    execute(server, f"DROP TABLE {ChannelRow.table}")
+    answer = readiness(server)
+    assert (answer.status_code, answer.json()["status"]) == (
+        503,
+        f"read models are broken (teams_channels: the table {ChannelRow.table} is lost):"
+        " run `testhide projections rebuild teams_channels --switch`",
+    )
+    listed = server.admin.get("/api/v3/projections").json()
+    (model,) = [item for item in listed if item["name"] == "teams_channels" and item["state"] != "previous"]
+    assert (model["state"], model["defect"]) == ("broken", f"the table {ChannelRow.table} is lost")
+    refused = server.admin.get("/api/v3/ms-teams")
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:testhide:problem:unavailable")
+    assert "missing or broken; GET /api/v3/readyz says which" in refused.json()["detail"]
+    written = server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "go on"})
+    assert written.status_code == 201
+    assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
+    assert server.client().get("/api/v3/healthz").status_code == 200
+
+    asyncio.run(rebuild(server.settings, ["teams_channels"], from_scratch=False, then_switch=True))
+    server.wait_until_projected()
+    assert server.admin.get("/api/v3/ms-teams").status_code == 200
+
+
+def test_a_lagging_read_model_is_named(server: Server, build: int) -> None:
+    with psycopg.connect(server.settings.database_url) as connection:
+        connection.execute("LOCK TABLE projection_positions IN SHARE ROW EXCLUSIVE MODE")  # holds the projector
+        written = server.admin.post(
+            f"/api/v3/builds/{build}/comment", json={"text": "later"}, headers={"Prefer": "respond-async"}
+        )
+        head = int(written.headers["Testhide-Position"])
+        answer = readiness(server)
+    assert answer.status_code == 503
+    assert f"builds at {head - 1} of {head}" in answer.json()["status"]
+    assert {"name": "builds", "position": head - 1, "lag": 1} in answer.json()["lagging"]
+    server.wait_until_projected()
+    assert readiness(server).json()["lagging"] == []
+
+
+def test_an_alarm_degrades_until_it_ends(server: Server, build: int) -> None:
+    async def ring(message: str | None) -> None:
+        async with core(server.settings, pool_size=1) as parts:
+            await set_alarm(parts.pool, "tests", message)
+
+    asyncio.run(ring("the roof is on fire"))
+    answer = readiness(server)
+    asyncio.run(ring(None))
+    assert answer.status_code == 200
+    assert answer.json()["status"].startswith("degraded: ")
+    assert "the roof is on fire" in answer.json()["status"]
+    assert "the roof is on fire" not in readiness(server).json()["status"]
