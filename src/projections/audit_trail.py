@@ -53,9 +53,13 @@ class TrailRow(Row, frozen=True):
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
+    yield make_row(recorded)
+
+
+def make_row(recorded: Recorded) -> TrailRow:
     event = recorded.event
     project_id: int | None = getattr(event, "project_id", None)
-    yield TrailRow(
+    return TrailRow(
         recorded.position,
         microseconds(event.at),
         actor_number(event.actor),

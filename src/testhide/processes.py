@@ -159,7 +159,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 log=parts.log,
                 handler=Handler(parts.log, utcnow),
                 ids=parts.ids,
-                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), waiter.wait),
+                reports=ReportRecorder(parts.log, parts.ids, ReportLookups(parts.pool), waiter.wait_reached),
                 secrets=parts.secrets,
                 listener=listener,
                 waiter=waiter,
@@ -223,7 +223,7 @@ def work(settings: Settings) -> None:
     from store.tables.build_logs import BuildLogs
     from store.tables.deliveries import DELIVERIES_CHANNEL
     from store.tables.idempotent_responses import IdempotentResponses
-    from workers import known_issues, quarantine, retention
+    from workers import known_issues, quarantine, read_models, retention
     from workers.audit import Sealer
     from workers.deliveries.messages import MessageBuilder
     from workers.deliveries.planner import DeliveryPlanner
@@ -251,12 +251,14 @@ def work(settings: Settings) -> None:
             deletion = retention.Retention(pool, handler, utcnow)
             expiry = quarantine.QuarantineWatch(pool, handler, utcnow)
             search = known_issues.KnownIssueSearch(pool, log, handler)
+            comparison = read_models.ReadModelCheck(parts.conninfo, pool, log, waiter)
             responses = IdempotentResponses(pool, secrets)
             schedules = Schedules(
                 parts.conninfo,
                 (
                     Schedule("retention", deletion.sweep, retention.INTERVAL_S, retention.BUSY_INTERVAL_S),
                     Schedule("quarantine", expiry.sweep, quarantine.INTERVAL_S),
+                    Schedule("read models", comparison.sweep, read_models.INTERVAL_S, read_models.ALARMED_INTERVAL_S),
                     Schedule("known issues", search.sweep, known_issues.INTERVAL_S),
                     Schedule("old answers", responses.delete_expired, RESPONSE_CLEANUP_INTERVAL_S),
                 ),

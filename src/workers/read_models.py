@@ -1,0 +1,154 @@
+"""Compares read models with the log, to notice that somebody changed them by hand: those that say who may what, and the
+audit trail. A difference is an alarm until it is gone.
+
+The first are folded from the log in memory and compared whole. The trail has a row for every event, so a sweep compares
+only the next stretch of it, and begins again at its end.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import structlog
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.events import Event
+from domain.projects import MemberAdmitted, ProjectDeleted
+from domain.registry import EVENTS
+from domain.users import UserDeleted
+from projections import audit_trail, auth, projects
+from projections.audit_trail import TrailRow, make_row
+from projections.engine.dismissals import with_dismissals
+from projections.engine.inspection import inspect
+from projections.engine.model import Projection, Row, columns_of
+from projections.engine.parking import blocked_streams
+from projections.engine.read_your_writes import ProjectionWaiter
+from projections.rebuild.diff import TableDiff, compare_tables
+from projections.time_travel.historical_tables import HistoricalTables
+from store.log.event_log import EventLog
+from store.postgres.queries import fetch_rows
+from store.tables.alarms import set_alarm
+
+log = structlog.get_logger()
+
+INTERVAL_S = 300.0
+ALARMED_INTERVAL_S = 10.0
+"""The interval while there is a difference, so that the alarm ends soon after it is mended."""
+BATCH_SIZE = 500
+"""Events that are read together."""
+TRAIL_EVENTS = 20_000
+"""Events of the trail that one sweep compares."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Tables of a projection that are compared whole, and the events that change them."""
+
+    projection: Projection
+    rows: tuple[type[Row], ...]
+    events: tuple[type[Event], ...]
+
+
+AUTH = Compared(auth.PROJECTION, auth.PROJECTION.rows, auth.PROJECTION.handles or ())
+MEMBERS = Compared(projects.PROJECTION, (projects.MemberRow,), (MemberAdmitted, ProjectDeleted, UserDeleted))
+TRAIL = audit_trail.PROJECTION
+
+
+@dataclass
+class ReadModelCheck:
+    conninfo: str
+    pool: AsyncConnectionPool
+    event_log: EventLog
+    waiter: ProjectionWaiter
+    _trail_position: int = 0
+    """Up to here the trail has been compared since it was begun last."""
+
+    async def sweep(self) -> bool:
+        """Compares, and sets or ends the alarms. Returns whether there is a difference."""
+        async with self.pool.connection() as connection:
+            projections = (AUTH.projection, MEMBERS.projection, TRAIL)
+            live = await inspect(connection, projections)
+            incomplete = {name for name, _ in await blocked_streams(connection, projections)}
+        sound = live.positions.keys() - live.broken.keys()
+        found = {
+            item.projection.name: await self._check(item)
+            for item in (AUTH, MEMBERS)
+            if item.projection.name in sound - incomplete
+        }
+        if TRAIL.name in sound:
+            found[TRAIL.name] = await self._check_trail(live.positions[TRAIL.name])
+        for name, difference in found.items():
+            message = difference and (
+                f"the read model {name} differs from the log ({difference}), so somebody changed it:"
+                f" run `testhide projections rebuild {name} --switch`"
+            )
+            if message:
+                log.error("read model differs from the log", projection=name, difference=difference)
+            await set_alarm(self.pool, f"read model {name}", message)
+        return any(found.values())
+
+    async def _check(self, compared: Compared) -> str | None:
+        difference = await self._compare(compared)
+        if difference is None:
+            return None
+        # The contents of events that were erased a moment ago are blank, while the read model may still have them.
+        await self.waiter.wait_reached(await self.event_log.read_head())
+        return await self._compare(compared)
+
+    async def _compare(self, compared: Compared) -> str | None:
+        """Says how the live tables differ from the log at their position; None when they do not."""
+        async with (
+            await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as connection,
+            connection.transaction(force_rollback=True),
+        ):
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            projection = compared.projection
+            position = (await inspect(connection, [projection])).positions[projection.name]
+            tables = await self._fold(compared, position)
+            await tables.write(connection)
+            found = [await compare_tables(connection, str(row.table), row, "pg_temp") for row in compared.rows]
+        return "; ".join(_describe(table) for table in found if not table.is_equal) or None
+
+    async def _fold(self, compared: Compared, position: int) -> HistoricalTables:
+        names = [name for name, event in EVENTS.items() if issubclass(event, compared.events)]
+        projections = await with_dismissals(self.event_log, [compared.projection])
+        tables, after = HistoricalTables(compared.rows, projections), 0
+        while events := await self.event_log.read(after, BATCH_SIZE, names, position):
+            for recorded in events:
+                tables.apply(recorded)
+            after = events[-1].position
+        return tables
+
+    async def _check_trail(self, end: int) -> str | None:
+        """Compares the next stretch of the trail; a difference stays where it was found until it is gone."""
+        first = self._trail_position if self._trail_position < end else 0
+        last = min(first + TRAIL_EVENTS, end)
+        columns = ", ".join(column.name for column in columns_of(TrailRow))
+        async with self.pool.connection() as connection:
+            stored = await fetch_rows(
+                connection,
+                f"SELECT {columns} FROM {TrailRow.table} WHERE position > %s AND position <= %s",
+                (first, last),
+            )
+            parked = await fetch_rows(
+                connection,
+                "SELECT position FROM parked_events WHERE projection = 'trail' AND version = %s AND position > %s"
+                " AND position <= %s",
+                (audit_trail.VERSION, first, last),
+            )
+        left_out = {position for (position,) in parked}
+        rows, after = Counter(TrailRow(*row) for row in stored), first
+        while events := await self.event_log.read(after, BATCH_SIZE, up_to=last):
+            rows.subtract(make_row(item) for item in events if item.position not in left_out)
+            after = events[-1].position
+        different = {row.position for row, count in rows.items() if count}
+        if different:
+            return f"{len(different):,} events, the first at position {min(different)}"
+        self._trail_position = last
+        return None
+
+
+def _describe(table: TableDiff) -> str:
+    """Names the table and counts its rows that differ, without their contents."""
+    counts = {"changed": table.changed, "added": table.only_live, "lost": table.only_staging}
+    return f"{table.live}: " + ", ".join(f"{count:,} rows {how}" for how, count in counts.items() if count)

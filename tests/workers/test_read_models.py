@@ -1,0 +1,140 @@
+"""The comparison of read models with the log: what somebody changed by hand is an alarm until it is mended."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from commands.auth import CreateApiToken
+from commands.handler import CommandContext, Handler
+from commands.projects import AdmitMember, CreateProject
+from commands.users import DeleteUser, register_user
+from domain.users import Role
+from projections.audit_trail import TrailRow
+from projections.auth import ApiTokenRow, UserRow
+from projections.engine.read_your_writes import ProjectionWaiter
+from projections.projects import MemberRow
+from projections.rebuild.rebuild import build_staging
+from projections.rebuild.switch import switch
+from projections.registry import PROJECTIONS
+from store.clock import utcnow
+from store.tables import log_positions
+from store.tables.alarms import fetch_alarms
+from testhide.processes import Core
+from tests.projections.claims import projecting
+from tests.projections.claims import serve as make_tables
+from workers.flakiness import FlakinessWatch
+from workers.loops.outages import tolerate_outages
+from workers.read_models import ReadModelCheck
+
+OPERATOR = CommandContext("system:tests")
+
+
+@dataclass
+class Accounts:
+    """A server with an administrator, a developer with a token and a project, and somebody who was deleted."""
+
+    parts: Core
+    waiter: ProjectionWaiter
+    check: ReadModelCheck
+
+    async def happen(self) -> None:
+        handler = Handler(self.parts.log, utcnow)
+        admin = await self._register(handler, "admin@example.com", "admin")
+        developer = await self._register(handler, "developer@example.com", "developer")
+        former = await self._register(handler, "former@example.com", "developer")
+        await handler.execute(CreateApiToken(1, developer, "laptop", b"hash"), OPERATOR)
+        await handler.execute(CreateProject(1, "Shop", developer, (("shop", "claim-of-shop"),), b""), OPERATOR)
+        await handler.execute(AdmitMember(1, former, "write"), OPERATOR)
+        await handler.execute(DeleteUser(former, admin), OPERATOR)
+        assert await self.waiter.wait(await self.parts.log.read_head())
+
+    async def _register(self, handler: Handler, email: str, role: Role) -> int:
+        parts, password = self.parts, "correct horse battery"
+        return await register_user(
+            handler, parts.ids, parts.secrets, OPERATOR, email=email, password=password, role=role
+        )
+
+    async def execute(self, statement: str) -> None:
+        async with self.parts.pool.connection() as connection:
+            await connection.execute(statement.encode())
+
+    async def alarms(self) -> list[str]:
+        async with self.parts.pool.connection() as connection:
+            return await fetch_alarms(connection)
+
+
+@pytest.fixture
+async def accounts(parts: Core) -> AsyncIterator[Accounts]:
+    await make_tables(parts, PROJECTIONS)
+    async with projecting(parts, PROJECTIONS) as waiter:
+        made = Accounts(parts, waiter, ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter))
+        await made.happen()
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "difference"),
+    [
+        (f"UPDATE {UserRow.table} SET role = 'admin'", "auth", "users_v1: 1 rows changed"),
+        (f"UPDATE {UserRow.table} SET active = false WHERE role = 'admin'", "auth", "users_v1: 1 rows changed"),
+        (
+            f"INSERT INTO {ApiTokenRow.table} SELECT 7, user_id, name, 'mine', now() FROM {ApiTokenRow.table}",
+            "auth",
+            "api_tokens_v1: 1 rows added",
+        ),
+        (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v1: 1 rows lost"),
+        (f"INSERT INTO {MemberRow.table} VALUES (1, 77, 'admin')", "projects", "project_members_v1: 1 rows added"),
+        (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "1 events, the first at position 3"),
+        (f"UPDATE {TrailRow.table} SET actor = 0 WHERE position > 4", "trail", "events, the first at position 5"),
+        (
+            f"INSERT INTO {TrailRow.table} SELECT * FROM {TrailRow.table} WHERE position = 2",
+            "trail",
+            "1 events, the first at position 2",
+        ),
+    ],
+)
+async def test_what_was_changed_by_hand_is_an_alarm_until_a_rebuild(
+    accounts: Accounts, statement: str, name: str, difference: str
+) -> None:
+    assert not await accounts.check.sweep()
+    assert await accounts.alarms() == []
+    await accounts.execute(statement)
+    assert await accounts.check.sweep()
+    (alarm,) = await accounts.alarms()
+    assert alarm.startswith(f"the read model {name} differs from the log (")
+    assert difference in alarm
+    assert alarm.endswith(f"run `testhide projections rebuild {name} --switch`")
+
+    chosen = [projection for projection in PROJECTIONS if projection.name == name]
+    await build_staging(accounts.parts.conninfo, accounts.parts.log, chosen)
+    await switch(accounts.parts.conninfo, accounts.parts.log, chosen)
+    assert not await accounts.check.sweep()
+    assert await accounts.alarms() == []
+
+
+async def test_the_trail_is_compared_in_turn(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.read_models.TRAIL_EVENTS", 2)
+    await accounts.execute(f"DELETE FROM {TrailRow.table} WHERE position = 5")
+    assert [await accounts.check.sweep() for _ in range(4)] == [False, False, True, True]
+
+
+async def test_what_is_broken_or_has_parked_events_is_not_compared(accounts: Accounts) -> None:
+    await accounts.execute(f"DROP TABLE {UserRow.table}")
+    await accounts.execute("INSERT INTO parked_events VALUES ('projects', 1, 2, 'project-1', 'poison')")
+    await accounts.execute(f"DELETE FROM {MemberRow.table}")
+    assert not await accounts.check.sweep()
+
+
+async def test_a_broken_read_model_leads_no_worker_astray(accounts: Accounts) -> None:
+    parts = accounts.parts
+    watch = FlakinessWatch(parts.pool, parts.log, Handler(parts.log, utcnow))
+    assert not await watch.look()
+    await accounts.execute("UPDATE projection_positions SET position = 1000000000 WHERE name = 'results'")
+    assert not await watch.look()
+    async with parts.pool.connection() as connection, connection.transaction():
+        position = await log_positions.lock_position(connection, "flakiness")
+    assert position is not None
+    assert position <= await parts.log.read_head()
+    async with tolerate_outages("tests"):
+        await accounts.execute("SELECT FROM a_lost_table")
