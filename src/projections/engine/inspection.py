@@ -7,6 +7,7 @@ also when the log has grown past its position in the meantime.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from psycopg import AsyncConnection
 
@@ -82,13 +83,19 @@ async def mark_broken(connection: AsyncConnection, projections: Sequence[Project
 async def _find_defects(
     connection: AsyncConnection, projections: Sequence[Projection], schema: Schema
 ) -> list[tuple[str, str]]:
-    names, tables, columns, types = map(list, zip(*_expected(projections), strict=True))
-    parameters = {"names": names, "tables": tables, "columns": columns, "types": types, "schema": schema}
+    parameters = {"schema": schema, **_expected(tuple(projections))}
     cursor = await connection.execute(_DEFECTS.encode(), parameters, prepare=True)
     return [(name, _describe(table, exists, column)) for name, table, exists, column in await cursor.fetchall()]
 
 
-def _expected(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
+@cache
+def _expected(projections: tuple[Projection, ...]) -> dict[str, list[str | None]]:
+    """Returns the parameters of _DEFECTS that name what tables should have."""
+    columns = zip(*_list_columns(projections), strict=True)
+    return dict(zip(("names", "tables", "columns", "types"), map(list, columns), strict=True))
+
+
+def _list_columns(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
     """(projection, table, column, SQL type) of every column, and (projection, table, None, None) of every key."""
     for projection in projections:
         for row in projection.rows:
