@@ -27,6 +27,7 @@ def test_the_demo_in_the_readme_has_all_tests_of_the_example() -> None:
     collected = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider", "-o", "addopts="],
         cwd=DEV.parent / "examples" / "shop",
+        env={**os.environ, "PYTHONPATH": "."},
         capture_output=True,
         text=True,
         check=True,
