@@ -10,7 +10,7 @@ from commands.handler import CommandContext, Handler
 from commands.nodes import RegisterNode
 from commands.users import register_user
 from domain.claims import CLAIM
-from projections.engine.schemas import create_on_empty_log
+from projections.engine.inspection import create_on_empty_log
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.crypto.passwords import find_weakness

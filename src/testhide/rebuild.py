@@ -90,8 +90,7 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
         else:
             async with parts.pool.connection() as connection:
                 live = await inspect(connection, PROJECTIONS)
-            sound = live.positions.keys() - live.broken.keys()
-            chosen = [item for item in PROJECTIONS if item.name not in sound] or list(PROJECTIONS)
+            chosen = [item for item in PROJECTIONS if item.name not in live.sound] or list(PROJECTIONS)
         printer = ProgressPrinter(join_names(chosen))
         position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
         print(f"built {join_names(chosen)} up to position {position}")

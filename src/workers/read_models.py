@@ -69,13 +69,12 @@ class ReadModelCheck:
             projections = (AUTH.projection, MEMBERS.projection, TRAIL)
             live = await inspect(connection, projections)
             incomplete = {name for name, _ in await blocked_streams(connection, projections)}
-        sound = live.positions.keys() - live.broken.keys()
         found = {
             item.projection.name: await self._check(item)
             for item in (AUTH, MEMBERS)
-            if item.projection.name in sound - incomplete
+            if item.projection.name in live.sound - incomplete
         }
-        if TRAIL.name in sound:
+        if TRAIL.name in live.sound:
             found[TRAIL.name] = await self._check_trail(live.positions[TRAIL.name])
         for name, difference in found.items():
             message = difference and (
@@ -136,7 +135,8 @@ class ReadModelCheck:
                 " AND position <= %s",
                 (audit_trail.VERSION, first, last),
             )
-        left_out = {position for (position,) in parked}
+        (trail,) = await with_dismissals(self.event_log, [TRAIL])
+        left_out = trail.dismissed.union(position for (position,) in parked)
         rows, after = Counter(TrailRow(*row) for row in stored), first
         while events := await self.event_log.read(after, BATCH_SIZE, up_to=last):
             rows.subtract(make_row(item) for item in events if item.position not in left_out)

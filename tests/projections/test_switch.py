@@ -7,8 +7,9 @@ import pytest
 
 from projections.engine import bulk_loader
 from projections.engine.engine import Engine, LostLeadership
+from projections.engine.inspection import create_on_empty_log
 from projections.engine.model import Projection
-from projections.engine.schemas import NotReady, connect, create_on_empty_log, find_held_locks, lock_name, lock_staging
+from projections.engine.schemas import NotReady, connect, find_held_locks, lock_name, lock_staging
 from projections.rebuild.diff import diff
 from projections.rebuild.drop import drop
 from projections.rebuild.rebuild import Progress, build_staging

@@ -53,6 +53,19 @@ def test_the_stack_builds_it_before_it_serves(lacking: Settings, capsys: pytest.
     assert users(lacking) == [(lacking.admin_email,)]
 
 
+def test_the_stack_builds_what_is_broken_before_it_serves(
+    lacking: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["prepare"]) == 0
+    with psycopg.connect(lacking.database_url) as connection:
+        connection.execute("DROP TABLE users_v1")
+        connection.execute("UPDATE projection_positions SET position = 1000 WHERE name = 'jobs'")
+    capsys.readouterr()
+    assert main.main(["prepare"]) == 0
+    assert "building read models from the log: auth, jobs\n" in capsys.readouterr().out
+    assert users(lacking) == [(lacking.admin_email,)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "output"),
     [

@@ -7,6 +7,7 @@ import pytest
 
 from commands.auth import CreateApiToken
 from commands.handler import CommandContext, Handler
+from commands.projections import DismissEvent
 from commands.projects import AdmitMember, CreateProject
 from commands.users import DeleteUser, register_user
 from domain.users import Role
@@ -117,6 +118,13 @@ async def test_the_trail_is_compared_in_turn(accounts: Accounts, monkeypatch: py
     monkeypatch.setattr("workers.read_models.TRAIL_EVENTS", 2)
     await accounts.execute(f"DELETE FROM {TrailRow.table} WHERE position = 5")
     assert [await accounts.check.sweep() for _ in range(4)] == [False, False, True, True]
+
+
+async def test_what_was_dismissed_from_the_trail_is_not_missed(accounts: Accounts) -> None:
+    await accounts.execute(f"DELETE FROM {TrailRow.table} WHERE position = 3")
+    handler = Handler(accounts.parts.log, utcnow)
+    await handler.execute(DismissEvent("trail", 3, "cannot be read", "ann"), OPERATOR)
+    assert not await accounts.check.sweep()
 
 
 async def test_what_is_broken_or_has_parked_events_is_not_compared(accounts: Accounts) -> None:

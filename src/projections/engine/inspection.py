@@ -11,6 +11,7 @@ from functools import cache
 
 from psycopg import AsyncConnection
 
+from projections.engine.engine import ensure_tables
 from projections.engine.model import Projection, columns_of
 from projections.engine.schemas import LIVE, Schema
 
@@ -42,11 +43,14 @@ class Inspection:
     broken: dict[str, str]
     """Name -> what is wrong with it: `the table users_v1 is lost`."""
 
+    @property
+    def sound(self) -> set[str]:
+        """Names of the projections that are neither missing nor broken."""
+        return self.positions.keys() - self.broken.keys()
+
     def sound_behind(self, goal: int) -> dict[str, int]:
         """Name -> position of each projection that has not reached `goal` and is not broken."""
-        return {
-            name: position for name, position in self.positions.items() if position < goal and name not in self.broken
-        }
+        return {name: position for name in self.sound if (position := self.positions[name]) < goal}
 
 
 async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
@@ -66,6 +70,18 @@ async def inspect(connection: AsyncConnection, projections: Sequence[Projection]
         if name in positions:
             broken.setdefault(name, defect)
     return Inspection(head, positions, broken)
+
+
+async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
+    """Creates missing live tables if the log is empty; otherwise returns the projections that have to be built, since
+    they are missing or broken.
+    """
+    live = await inspect(connection, projections)
+    unsound = [projection for projection in projections if projection.name not in live.sound]
+    if live.head == 0:
+        await ensure_tables(connection, unsound)
+        return []
+    return unsound
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:

@@ -12,7 +12,6 @@ from typing import Literal
 import psycopg
 from psycopg import AsyncConnection
 
-from projections.engine.engine import ensure_tables
 from projections.engine.model import Projection
 
 Schema = Literal["public", "beside", "previous"]
@@ -79,19 +78,3 @@ async def fetch_schema_positions(connection: AsyncConnection, schema: Schema) ->
     """(name, version) -> position of every projection that has tables in this schema."""
     cursor = await connection.execute(f"SELECT name, version, position FROM {schema}.projection_positions".encode())
     return {(name, version): position for name, version, position in await cursor.fetchall()}
-
-
-async def find_missing(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """The projections that have no live tables in the version of this release."""
-    live = await fetch_schema_positions(connection, LIVE)
-    return [projection for projection in projections if (projection.name, projection.version) not in live]
-
-
-async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """Creates missing live tables if the log is empty; otherwise returns the projections that have to be built."""
-    missing = await find_missing(connection, projections)
-    cursor = await connection.execute("SELECT EXISTS (SELECT FROM stored_events)")
-    if missing and (await cursor.fetchone()) == (False,):
-        await ensure_tables(connection, missing)
-        return []
-    return missing
