@@ -80,26 +80,26 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[Told]]:
         """Events of the whole log, the newest first; with `order=oldest` in the order in which they happened."""
-        wanted = TrailFilter(
-            projects=await find_readable_projects(ctx, project_id),
-            stream=stream,
-            types=types_of(area, type),
-            actor=check_actor(actor),
-            since=check_time_zone("since", since),
-            until=check_time_zone("until", until),
-            after=after,
-            before=before,
-        )
-        if since is not None and until is not None and until <= since:
-            raise Invalid.field("until", "must be later than `since`")
-        if stream is not None:
-            try:
-                await project_of(ctx, stream)
-            except NotFound as error:
-                raise Invalid.field("stream", error.detail) from None
         async with ctx.reading() as connection:
+            wanted = TrailFilter(
+                projects=await find_readable_projects(ctx, project_id),
+                stream=stream,
+                types=types_of(area, type),
+                actor=check_actor(actor),
+                since=check_time_zone("since", since),
+                until=check_time_zone("until", until),
+                after=after,
+                before=before,
+            )
+            if since is not None and until is not None and until <= since:
+                raise Invalid.field("until", "must be later than `since`")
+            if stream is not None:
+                try:
+                    await project_of(ctx, stream)
+                except NotFound as error:
+                    raise Invalid.field("stream", error.detail) from None
             positions = await audit_trail.find_positions(connection, wanted, newest=order == "newest", limit=limit)
-        shown = await load_entries(ctx, positions)
+            shown = await load_entries(ctx, positions)
         await record_reading(ctx, "events", shown, project_id)
         key = "before" if order == "newest" else "after"
         return Response(shown, headers=next_page(ctx.request, limit, positions, key=key))
@@ -115,9 +115,9 @@ class AuditController(Controller):
         limit: Limit = 50,
     ) -> Response[list[Told]]:
         """The events of one stream, such as `build-1025`, `job-55` or `user-7`, by version from its beginning."""
-        project_id = await project_of(ctx, stream)
         newest, key = (True, "before") if order == "newest" else (False, "after")
         async with ctx.reading() as connection:
+            project_id = await project_of(ctx, stream)
             positions = await audit_trail.fetch_stream_positions(
                 connection,
                 stream,
@@ -126,7 +126,7 @@ class AuditController(Controller):
                 newest=newest,
                 limit=limit,
             )
-        shown = await load_entries(ctx, list(positions.values()))
+            shown = await load_entries(ctx, list(positions.values()))
         await record_reading(ctx, "stream", shown, project_id, stream=stream)
         return Response(shown, headers=next_page(ctx.request, limit, list(positions), key=key))
 
@@ -136,11 +136,11 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[To
     found: dict[int, Told] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), EVENT_BATCH):
-        events = await ctx.services.log.read_at(positions[start : start + EVENT_BATCH])
+        events = await ctx.log.read_at(positions[start : start + EVENT_BATCH])
         async with ctx.reading() as connection:
             names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: describe(recorded, names.get(recorded.event.actor)) for recorded in events}
-    return await add_changes(ctx.services.log, [found[position] for position in positions if position in found])
+    return await add_changes(ctx.log, [found[position] for position in positions if position in found])
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:
@@ -169,7 +169,7 @@ async def must_access_project(ctx: RequestContext, project_id: int, level: Level
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:
     """Returns the project of a stream. Raises NotFound for a stream that the user cannot see."""
-    first = await ctx.services.log.read_stream(stream, 0, 1)
+    first = await ctx.log.read_stream(stream, 0, 1)
     project_id: int | None = getattr(first[0].event, "project_id", None) if first else None
     if not first or (project_id is None and not ctx.user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")

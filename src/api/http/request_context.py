@@ -25,6 +25,7 @@ from commands.handler import Command, CommandContext, Receipt
 from domain.core.errors import Invalid, NotFound
 from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
+from store.log.event_log import EventLog
 
 POSITION = "Testhide-Position"
 MIN_POSITION = "Testhide-Min-Position"
@@ -107,6 +108,12 @@ class RequestContext:
                 yield self._connection
             finally:
                 self._connection = None
+
+    @property
+    def log(self) -> EventLog:
+        """The event log; inside of `reading` on the same connection."""
+        log = self.services.log
+        return log if self._connection is None else log.on(self._connection)
 
     @property
     def user(self) -> User:

@@ -1,6 +1,7 @@
 """The event log for the rest of the server: append events, load streams, read the whole log in order."""
 
 import contextlib
+import copy
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
 from store.log.codec import EventMapper, KeyOf, UnreadableEvent
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.queries import fetch_rows
+from store.postgres.queries import Source, fetch_rows
 
 S = TypeVar("S")
 
@@ -51,7 +52,7 @@ class Batch(NamedTuple):
 
 class EventLog:
     def __init__(self, pool: AsyncConnectionPool, commit: GroupCommit, mapper: EventMapper, secrets: Secrets) -> None:
-        self._pool = pool
+        self._source: Source = pool
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
@@ -59,6 +60,12 @@ class EventLog:
         self._keys: dict[str, bytes | None] = {}
         """A cache of data keys by name; None for a destroyed one. It is emptied after its lifetime."""
         self._keys_since = time.monotonic()
+
+    def on(self, connection: AsyncConnection) -> "EventLog":
+        """Returns this log for reading on a connection of the caller; `load` still takes one of the pool."""
+        reader = copy.copy(self)
+        reader._source = connection
+        return reader
 
     async def append(
         self,
@@ -117,7 +124,7 @@ class EventLog:
         Raises UnknownEvent for one that a newer release wrote.
         """
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             f"{_SELECT} WHERE notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
             f"{'' if up_to is None else ' AND notification_id <= %s'} ORDER BY notification_id LIMIT %s",
             (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit),
@@ -140,7 +147,7 @@ class EventLog:
     async def find_positions(self, streams: Sequence[str], until: int) -> list[int]:
         """Returns the positions of all events of these streams up to position `until`."""
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
             (list(streams), until),
         )
@@ -149,14 +156,14 @@ class EventLog:
     async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
         """Returns the events at these positions, by position. Positions without an event are left out."""
         rows = await fetch_rows(
-            self._pool, f"{_SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
+            self._source, f"{_SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
         )
         return await self._decode(rows)
 
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
         """Returns the next events of one stream after version `after`, by version."""
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             f"{_SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
             (name, after, limit),
         )
@@ -165,7 +172,7 @@ class EventLog:
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
         """Returns the events of each stream up to the given version, by version."""
         rows = await fetch_rows(
-            self._pool,
+            self._source,
             f"{_SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
             " ON originator_id = wanted.name AND originator_version <= wanted.version"
             " ORDER BY originator_id, originator_version",
@@ -178,12 +185,12 @@ class EventLog:
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
         query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
-        destroyed = {name for (name,) in await fetch_rows(self._pool, query, (wanted,))}
+        destroyed = {name for (name,) in await fetch_rows(self._source, query, (wanted,))}
         return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
     async def read_head(self) -> int:
         """Returns the newest position; 0 for an empty log."""
-        rows = await fetch_rows(self._pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
+        rows = await fetch_rows(self._source, "SELECT coalesce(max(notification_id), 0) FROM stored_events", ())
         return int(rows[0][0])
 
     async def _decode(self, rows: list[tuple[Any, ...]]) -> list[Recorded]:
@@ -228,7 +235,7 @@ class EventLog:
         query = (
             "SELECT name, wrapped FROM stored_events_keys WHERE wrapped IS NOT NULL AND name NOT LIKE '%%/%%' LIMIT %s"
         )
-        rows = await fetch_rows(self._pool, query, (MAX_TRIED_KEYS,))
+        rows = await fetch_rows(self._source, query, (MAX_TRIED_KEYS,))
         for name, wrapped in rows:
             with contextlib.suppress(SecretMismatch):
                 self._secrets.unwrap(name, wrapped)
@@ -283,7 +290,7 @@ class EventLog:
         keys = {name: self._keys[name] for name in wanted if name in self._keys}
         if missing := list(wanted - keys.keys()):
             rows = await fetch_rows(
-                self._pool, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
+                self._source, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
             )
             fresh: dict[str, bytes | None] = {}
             for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
