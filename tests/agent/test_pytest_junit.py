@@ -127,6 +127,16 @@ def test_each_subtest_is_a_result(folder: Path, xdist: str) -> None:
     assert ran.warnings == []
 
 
+def test_a_test_on_every_worker_has_a_result_for_each(folder: Path) -> None:
+    ran = Ran(folder, "-p xdist --tx 2*popen --dist each --reruns 1 test_a.py test_sub.py")
+
+    expected = {"test_a.py::test_bad": ["failed"] * 2, "test_sub.py::Case::test_u::(n=2)": ["failed"]}
+    for name, statuses in expected.items():
+        for worker in ("gw0", "gw1"):
+            cases = [case for case in ran.cases if ("xdist_worker", worker) in case.properties]
+            assert [case.status for case in cases if case.node_id == name] == statuses
+
+
 def test_collection_errors_and_expected_failures_are_told(folder: Path) -> None:
     ran = Ran(folder, "--continue-on-collection-errors test_gone.py test_a.py")
 

@@ -3,6 +3,7 @@
 - A test that pytest-rerunfailures runs again has a `<flakyFailure>` or `<flakyError>` for each earlier attempt, as
   Maven's surefire writes them: its own verdict is that of the last attempt.
 - Each subtest is a case of its own, `test_file.py::test::[message] (i=1)`.
+- With xdist's `--dist each`, a case has the property `xdist_worker`: its results on other workers are no attempts.
 - A collection error has the property `nodeid`; a test marked as xfail the property `outcome`, `xfailed` or `xpassed`.
 - The suite's property `testhide_explained_exit_code` is the exit code that its results explain: 0, or 1 when nothing
   but failed tests of a complete run caused it. `none` otherwise: a coverage gate, an internal error, `--maxfail`.
@@ -34,6 +35,7 @@ def install(session: pytest.Session) -> None:
     log.__dict__ = replaced.__dict__
     log.rerun = set()
     log.subtests = {}
+    log.runs_each = getattr(config.option, "dist", "no") == "each"
     log.failures = Failures()
     config.pluginmanager.register(log.failures)
     config.pluginmanager.unregister(replaced)
@@ -58,6 +60,8 @@ class CompleteLog(junitxml.LogXML):
     """Node id and xdist worker of the tests whose attempt failed and is to be repeated."""
     subtests: dict[tuple[str, object], list[str]]
     """Descriptions of the subtests that the current attempt of each test has had."""
+    runs_each: bool
+    """Each test runs on every worker."""
     failures: Failures
 
     @pytest.hookimpl(trylast=True)  # pytest 9 fails a test with a failed subtest only when it prints the outcome
@@ -87,6 +91,8 @@ class CompleteLog(junitxml.LogXML):
         """Return whether nothing is left to be written of the report."""
         key = report.nodeid, getattr(report, "node", None)
         if report.when == "setup":
+            if key not in self.subtests:
+                self._add_worker(report, self.node_reporter(report))
             self.rerun.discard(key)
             self.subtests[key] = []
         if hasattr(report, "context"):
@@ -102,6 +108,10 @@ class CompleteLog(junitxml.LogXML):
             outcome = "xfailed" if report.skipped else "xpassed"
             self.node_reporter(report).add_property("outcome", outcome)
         return False
+
+    def _add_worker(self, report: Any, case: Any) -> None:
+        if self.runs_each:
+            case.add_property("xdist_worker", report.worker_id)
 
     def _add_attempt(self, report: Any) -> None:
         case: Any = self._opentestcase(report)
@@ -131,6 +141,7 @@ class CompleteLog(junitxml.LogXML):
         name = junitxml.mangle_test_address(report.nodeid)[-1]
         case.attrs["name"] = junitxml.bin_xml_escape(name + suffix)
         case.add_property("nodeid", report.nodeid + suffix)
+        self._add_worker(report, case)
         self.finalize(subtest)
 
 

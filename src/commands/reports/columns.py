@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from commands.reports.parser import Case, Suite, Summary, parse_report
-from domain.builds import UNEXPLAINED
+from commands.reports.parser import XDIST_WORKER, Case, Suite, Summary, parse_report
+from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
 
 CHUNK = 256 * 1024
@@ -61,6 +61,8 @@ class ReportRead:
     """Whether the file is a report of any known shape."""
     is_unreadable: bool = False
     """Whether results are missing: the file is empty, cut off, no XML at all, or cannot be unpacked."""
+    is_missing: bool = False
+    """Whether there is no file: none matches a pattern of the job's artifacts that names reports."""
 
     @property
     def rows(self) -> int:
@@ -96,7 +98,7 @@ class _Unpacking:
         size = 0
         with gzip.GzipFile(fileobj=self._file) as unpacked:
             try:
-                while chunk := unpacked.read(CHUNK):
+                while chunk := unpacked.read1(CHUNK):
                     size += len(chunk)
                     if size > MAX_UNPACKED:
                         self.problem = f"it unpacks to more than {MAX_UNPACKED // 2**20} MiB: the rest was not read"
@@ -128,8 +130,8 @@ class _Reading:
         self.report = ReportRead()
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
-        self._attempts: dict[str, dict[str, _Attempts]] = {}
-        """By the name of an open suite and by node id."""
+        self._attempts: dict[str, dict[tuple[str, str], _Attempts]] = {}
+        """By the name of an open suite, and by node id and xdist worker."""
         self._block_text = 0
         self._text = 0
         self._left_out = 0
@@ -144,14 +146,15 @@ class _Reading:
             report.node_ids.append(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
-        before = tests.get(case.node_id)
+        key = case.node_id, next((value for name, value in case.properties if name == XDIST_WORKER), "")
+        before = tests.get(key)
         attempt, failed_before = 1, False
         if before is not None:
             last, attempt, failed_before = before
             report.finals[last] = report.flaky[last] = 0
             failed_before |= report.statuses[last] == FAILED
             attempt += 1
-        tests[case.node_id] = row, attempt, failed_before
+        tests[key] = row, attempt, failed_before
         report.tests.append(index)
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
@@ -239,6 +242,7 @@ def _is_unloaded_suite(case: Case) -> bool:
     return (
         (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
         or case.classname == "Test suite failed to run"  # jest-junit
+        or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
         or case.name.endswith("initializationError")  # surefire
         or (case.error_kind == "error" and case.message == "collection failure")  # pytest
     )

@@ -3,7 +3,8 @@ or TRX file, however broken.
 """
 
 from commands.reports.parser.case import Case, Suite, Summary
+from commands.reports.parser.junit import XDIST_WORKER
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.parse import parse_report
 
-__all__ = ["Case", "Limits", "Suite", "Summary", "parse_report"]
+__all__ = ["XDIST_WORKER", "Case", "Limits", "Suite", "Summary", "parse_report"]

@@ -35,6 +35,8 @@ _KINDS: dict[str, ErrorKind] = {
     "rerunFailure": "failure",
     "rerunError": "error",
 }
+XDIST_WORKER = "xdist_worker"
+"""Property by which pytest tells results apart of a test that it runs on every worker (`--dist each`)."""
 HAS_FAILED = frozenset({"failure", "error"})
 
 
@@ -133,7 +135,12 @@ def _attempt(node: Element, verdict: Element, suite: str, origin: Origin, builde
         declared_type=verdict.get("type"),
         system_out=builder.text(verdict.find("system-out")),
         system_err=builder.text(verdict.find("system-err")),
-        properties=[pair for child in node.each("properties") for pair in property_pairs(child) if pair[0] == "nodeid"],
+        properties=[
+            pair
+            for child in node.each("properties")
+            for pair in property_pairs(child)
+            if pair[0] in ("nodeid", XDIST_WORKER)
+        ],
         origin=origin,
     )
 
