@@ -1,6 +1,8 @@
 """Artifacts: files that a build leaves behind."""
 
 import re
+from collections.abc import Iterator
+from itertools import count
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
 
@@ -71,13 +73,20 @@ def artifact_path(folder: str, file_name: str) -> str:
 
     `folder` may be the whole path: when the file's name ends it, or the file has none.
 
-    Raises Invalid for a path that leads out of the tree or cannot be shown. Only the last part of `file_name`
+    Raises Invalid for a path that leads out of the tree or cannot be shown, and for one that seems to be another name
+    of the file. Only the last part of `file_name`
     counts, because some clients send the path on their disk.
     """
     whole, name = folder.replace("\\", "/"), file_name.replace("\\", "/").rpartition("/")[2]
     if not whole or whole.endswith("/"):
         whole += name
-    elif name not in (whole.rpartition("/")[2], *_NO_NAMES):
+    elif name not in (last := whole.rpartition("/")[2], *_NO_NAMES):
+        if (suffix := PurePosixPath(name).suffix) and PurePosixPath(last).suffix.lower() == suffix.lower():
+            raise Invalid.field(
+                "path",
+                f"must be a folder, like `{last}/`, or end in the file's name, `{name}`: to store it as `{last}`,"
+                " upload it under that name",
+            )
         whole += f"/{name}"
     if _CONTROL.search(whole):
         raise Invalid.field("path", "must not have control characters")
@@ -106,6 +115,17 @@ def artifact_type(path: str) -> ArtifactType:
 def is_report_name(path: str) -> bool:
     """Returns whether a file may hold test results that the server can read."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
+
+
+def number_path(path: str) -> Iterator[str]:
+    """Yields the paths for reports of one name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
+    yield path
+    folder, slash, name = path.rpartition("/")
+    packed = ".gz" if name.endswith(".gz") else ""
+    stem, dot, ending = name.removesuffix(packed).rpartition(".")
+    if not stem:
+        stem, dot, ending = name.removesuffix(packed), "", ""
+    yield from (f"{folder}{slash}{stem}-{number}{dot}{ending}{packed}" for number in count(2))
 
 
 def job_blobs(job_id: int) -> str:

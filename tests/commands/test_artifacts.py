@@ -107,7 +107,8 @@ def test_a_pinned_builds_artifacts_stay() -> None:
     [
         ("", "report.xml", "report.xml"),
         ("reports/", "report.xml", "reports/report.xml"),
-        ("reports/other.xml", "report.xml", "reports/other.xml/report.xml"),
+        ("reports/other.xml/", "report.xml", "reports/other.xml/report.xml"),
+        ("reports/v1.2", "report.xml", "reports/v1.2/report.xml"),
         ("", "C:\\fakepath\\report.xml", "report.xml"),
         ("a\\b\\", "../../etc/passwd", "a/b/passwd"),
         ("./a//b/./", "x", "a/b/x"),
@@ -142,6 +143,17 @@ def test_paths_that_are_refused(folder: str, file_name: str) -> None:
     with pytest.raises(Invalid) as caught:
         artifact_path(folder, file_name)
     assert caught.value.errors[0].field == "path"
+
+
+@pytest.mark.parametrize("folder", ["other.xml", "reports/other.XML"])
+def test_a_path_that_seems_to_be_another_name_of_the_file_is_refused(folder: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        artifact_path(folder, "report.xml")
+    last = folder.rpartition("/")[2]
+    assert caught.value.errors[0].message == (
+        f"must be a folder, like `{last}/`, or end in the file's name, `report.xml`: to store it as `{last}`,"
+        " upload it under that name"
+    )
 
 
 @hypothesis.given(st.text(max_size=40), st.text(max_size=40))
