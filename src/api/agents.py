@@ -222,8 +222,12 @@ class AgentController(Controller):
         build_id: int,
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
+        missing: bool = False,
     ) -> ReportAnswer:
-        """Records the results of a report, which is the body as it is."""
+        """Records the results of a report, which is the body as it is.
+
+        With `missing` and an empty body, no file matches `path`, a pattern of the job's artifacts that names reports.
+        """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
         must_hold(build.state, build_id, node_id, attempt)
@@ -238,7 +242,8 @@ class AgentController(Controller):
             spooled.flush()
             request.state[BODY_HASH] = hashed.digest()
             file = IncomingReport(attempt, path, Path(spooled.name), hashed.digest())
-            recorded = await ctx.services.reports.record_file(ctx, build, file)
+            reports = ctx.services.reports
+            recorded = await (reports.record_missing if missing else reports.record_file)(ctx, build, file)
         return ReportAnswer(recorded.cases, list(recorded.warnings))
 
     @post("/builds/{build_id:int}/finished", status_code=200)

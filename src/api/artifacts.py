@@ -23,10 +23,11 @@ from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
 from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
-from domain.builds import AnyBuild, Finished, Report
+from domain.builds import AnyBuild, Finished
 from domain.core.errors import Invalid, NotFound, Rejection
 from domain.core.events import ExpectedVersion
 from domain.jobs import JOB
+from domain.reports import Report
 from projections import artifacts
 from projections.artifacts import ArtifactRow
 from store.log.append import AlreadyDone, IdempotencyKey
@@ -122,6 +123,7 @@ class ArtifactController(Controller):
 
         For a running external build the results of a test report are also recorded. Another report at the path of one
         gets a path of its own (`junit-2.xml`), and both count; with `replace=true` it takes the place of the first.
+        Results of a report that comes after the end do not count; the answer and the build say so.
         """
 
         async def check(fields: Mapping[str, str]) -> None:
@@ -134,20 +136,17 @@ class ArtifactController(Controller):
             path = artifact_path(upload.fields.get("path", ""), upload.file_name)
             is_replacement = parse_flag("replace", upload.fields.get("replace", "false"))
             report = None
-            if build.queued.external and artifact_type(path) == "report" and not isinstance(build, Finished):
+            is_report = build.queued.external and artifact_type(path) == "report"
+            if is_replacement and (not is_report or isinstance(build, Finished)):
+                raise Invalid.field("replace", "is possible for test reports of a running external build only")
+            if is_report:
                 file = IncomingReport(
                     build.attempt, path, upload.path, bytes.fromhex(upload.sha256), is_replacement=is_replacement
                 )
                 report = await record_external_report(ctx, loaded, file)
-            elif is_replacement:
-                raise Invalid.field("replace", "is possible for test reports of a running external build only")
             artifact = await store_artifact(ctx, request.user, build, path if report is None else report.path, upload)
         if report is not None:
             artifact.report = show_report(report, path)
-        elif build.queued.external and isinstance(build, Finished) and is_report_name(path):
-            artifact.report = RecordedReport(
-                0, [f"the build has already {build.status}: the report is kept, but its results are not counted"]
-            )
         return artifact
 
     @get("/{artifact_id:int}/download", opt={"download": True})
@@ -243,7 +242,7 @@ async def record_external_report(
 
 def show_report(report: Report, wanted_path: str) -> RecordedReport:
     warnings = list(report.warnings)
-    if report.path != wanted_path:
+    if report.path != wanted_path and not report.late:
         warnings.insert(
             0,
             f"another report is at {wanted_path}: this one is {report.path}, and both count;"

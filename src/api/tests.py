@@ -43,12 +43,17 @@ class SuiteItem(msgspec.Struct):
 class ReportFile(msgspec.Struct):
     path: str
     cases: int
+    flaky: int
     warnings: list[str]
 
 
 class ReportView(msgspec.Struct):
-    """Counts the last attempt of each test. `known_issues` and `quarantined` are the failures that do not fail the
-    build: those that the reporter calls known, and of the others those whose tests were in quarantine.
+    """Counts the last attempt of each test.
+
+    `known_issues` and `quarantined` are the failures that do not fail the build: those that the reporter calls known,
+    and of the others those whose tests were in quarantine. `classified_by_rules` are the failures that match a known
+    issue of this server (`classified_by` of the result is `rule`); they do fail the build. `flaky` are results that
+    passed only on a retry, or whose test had the opposite result in another build of the job on this commit.
     """
 
     build_id: int
@@ -58,6 +63,7 @@ class ReportView(msgspec.Struct):
     skipped: int
     duration_s: int
     known_issues: int
+    classified_by_rules: int
     quarantined: int
     flaky: int
     """How many tests failed and passed on the same code."""
@@ -267,6 +273,7 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
         skipped=by_status[SKIPPED],
         duration_s=round(sum(durations.values()) / 1_000),
         known_issues=sum(total.known_issues for total in totals),
+        classified_by_rules=sum(total.classified_by_rules for total in totals),
         quarantined=sum(total.quarantined for total in totals),
         flaky=sum(total.flaky for total in totals),
         suites=[
@@ -280,7 +287,10 @@ def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]
             )
             for name, counts in suites.items()
         ],
-        reports=[to_view(ReportFile, report) for report in ranges.reports],
+        reports=[
+            to_view(ReportFile, report, flaky=sum(total.flaky for total in totals if total.report == index))
+            for index, report in enumerate(ranges.reports)
+        ],
         warnings=[f"{report.path}: {warning}" for report in ranges.reports for warning in report.warnings],
     )
 

@@ -13,6 +13,7 @@ from domain.builds import (
     BuildRequeued,
     BuildStarted,
     DeletedBuild,
+    LossReason,
     Queued,
     Running,
     status_of,
@@ -90,19 +91,30 @@ class LoseBuild(Command, of=BUILD):
             return
         if self.reason == "not_acknowledged" and isinstance(build, Running):
             return
+        reason: LossReason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
         if build.attempt >= MAX_ATTEMPTS:
+            losses = (*build.losses, reason)
             yield BuildFinished(
                 **build.ids,
                 status="aborted",
-                reason="agent_lost",
-                detail=f"{MAX_ATTEMPTS} nodes lost this build one after the other.",
+                reason="agent_lost" if "agent_lost" in losses else "not_acknowledged",
+                detail=describe_losses(losses),
                 log_lines=self.log.lines,
                 log_digest=self.log.digest,
                 node_id=self.node_id,
             )
             return
-        reason = "not_acknowledged" if self.reason == "not_acknowledged" else "agent_lost"
         yield self.event(BuildRequeued, **build.ids, reason=reason)
+
+
+def describe_losses(losses: Sequence[LossReason]) -> str:
+    """Says why all attempts of a build were in vain."""
+    lost, ignored = losses.count("agent_lost"), losses.count("not_acknowledged")
+    if not ignored:
+        return f"{lost} nodes lost this build one after the other."
+    if not lost:
+        return f"{ignored} nodes did not begin this build in time, one after the other."
+    return f"Of {len(losses)} nodes one after the other, {lost} lost this build and {ignored} did not begin it in time."
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:

@@ -9,7 +9,6 @@ from commands.build_assignment import must_hold
 from commands.handler import Command, must_exist
 from domain.builds import (
     BUILD,
-    UNEXPLAINED,
     AnyBuild,
     Assigned,
     BuildFinished,
@@ -26,6 +25,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
+from domain.reports import UNEXPLAINED
 from domain.templates import TEMPLATE, Template, overlaid
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
@@ -123,6 +123,7 @@ class FinishBuild(Command, of=BUILD):
             detail=join_sentences(
                 self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
                 describe_unreadable(held),
+                describe_missing(held),
             ),
             log_lines=self.log.lines,
             log_digest=self.log.digest,
@@ -255,14 +256,30 @@ def unexcused(build: AnyBuild, reason: str | None) -> str | None:
 
 def describe_unreadable(build: AnyBuild) -> str | None:
     """Says which reports lack results because they cannot be read; None when all can."""
-    match [report.path for report in build.counting_reports if report.unreadable]:
-        case []:
-            return None
-        case [path]:
-            return f"The report {path} cannot be read."
-        case paths:
-            more = f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
-            return f"{len(paths):,} reports cannot be read: {', '.join(paths[:5])}{more}."
+    return list_paths(
+        "The report {} cannot be read.",
+        "{:,} reports cannot be read: {}.",
+        [report.path for report in build.counting_reports if report.unreadable],
+    )
+
+
+def describe_missing(build: AnyBuild) -> str | None:
+    """Says which patterns of the job's artifacts name reports and match no file; None when there is none."""
+    return list_paths(
+        "No file matches {}, so there is no report.",
+        "No file matches any of {:,} patterns of reports: {}.",
+        [report.path for report in build.counting_reports if report.missing],
+    )
+
+
+def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
+    """Returns a sentence about some paths; None for no path."""
+    if not paths:
+        return None
+    if len(paths) == 1:
+        return one.format(paths[0])
+    more = f" and {len(paths) - 5:,} more" if len(paths) > 5 else ""
+    return many.format(len(paths), ", ".join(paths[:5]) + more)
 
 
 def join_sentences(*sentences: str | None) -> str | None:

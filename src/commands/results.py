@@ -4,16 +4,18 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
+from itertools import compress
 from operator import sub
 from typing import Any
 
 import msgspec
 
+from commands.builds import join_sentences, list_paths
 from commands.handler import Command
 from commands.reports.columns import ReportRead
 from commands.reports.matching import Match
-from domain.builds import COUNTS, AnyBuild, Assigned, Report, ReportRecorded, Running, status_of
+from domain.artifacts import number_path
+from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
 from domain.core.events import UNSTAMPED, AnyStream, Event, ExpectedVersion
@@ -25,16 +27,21 @@ from domain.quarantine import (
     possible_entries,
     split_by_outcome,
 )
+from domain.reports import COUNTS, Report
 from domain.results import (
     FAILED,
     SKIPPED,
     CasesSeen,
     ResultsRecorded,
+    ResultsReplaced,
     cases_stream,
     commit_number,
+    find_flaky,
     results_stream,
 )
 from domain.triage import CLASSIFICATIONS, ResultsClassifiedByRules
+
+LATE = "it came after the end of the build: the file is kept, but its results do not count"
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ class RecordReport(Command):
     new_cases: NewCases | None = None
     matches: Sequence[Match] = ()
     """The failures that the project's known issues match."""
+    flips: bytes = b""
+    """One byte a row, as in `ResultsRecorded`."""
+    replaced_blocks: Sequence[ResultsRecorded] = ()
+    """The results of the report that a replacement takes the place of."""
     digest: bytes = b""
     is_replacement: bool = False
     """The report takes the place of the one at its path, which counts no more. Else both count."""
@@ -91,6 +102,9 @@ class RecordReport(Command):
         if known is not None:
             return
         must_take_reports(build, self.attempt)
+        if isinstance(build, Finished):
+            yield self._late(build, path)
+            return
         if self.new_cases is not None:
             new = self.new_cases
             yield CasesSeen(
@@ -101,7 +115,7 @@ class RecordReport(Command):
             )
         quarantine = others[-1] if others else None
         quarantined = self._quarantined(quarantine)
-        blocks: list[Event] = list(self._blocks(build, quarantined))
+        blocks: list[Event] = [*self._replaced_results(build), *self._blocks(build, quarantined)]
         blocks += self._classified(build)
         blocks += self._ran(build, quarantine)
         yield from blocks
@@ -142,6 +156,39 @@ class RecordReport(Command):
         if passed or failed:
             yield QuarantinedTestsRan(**build.ids, passed=passed, failed=failed)
 
+    def _late(self, build: Finished, path: str) -> ReportRecorded:
+        """Notes a report that came after the end: its results are not recorded."""
+        late = [*(report.path for report in build.reports if report.late), path]
+        sentence = list_paths(
+            "The report {} came after the end and does not count.",
+            "{:,} reports came after the end and do not count: {}.",
+            late,
+        )
+        counts: dict[str, Any] = dict.fromkeys(COUNTS, 0)
+        return ReportRecorded(
+            **build.ids,
+            **counts,
+            attempt=self.attempt,
+            path=path,
+            first_result_id=self.first_result_id,
+            cases=0,
+            duration_ms=0,
+            blocks=0,
+            digest=self.digest,
+            warnings=[LATE],
+            detail=join_sentences(build.detail, sentence),
+        )
+
+    def _replaced_results(self, build: AnyBuild) -> Iterator[ResultsReplaced]:
+        for block in self.replaced_blocks:
+            kept = [final and status != SKIPPED for final, status in zip(block.finals, block.statuses, strict=True)]
+            yield ResultsReplaced(
+                **build.ids,
+                case_ids=Int32s(compress(block.case_ids, kept)),
+                statuses=bytes(compress(block.statuses, kept)),
+                flaky=bytes(compress(find_flaky(block), kept)),
+            )
+
     def _classified(self, build: AnyBuild) -> Iterator[ResultsClassifiedByRules]:
         if self.matches:
             yield ResultsClassifiedByRules(
@@ -152,8 +199,7 @@ class RecordReport(Command):
             )
 
     def _blocks(self, build: AnyBuild, quarantined: bytearray) -> Iterator[ResultsRecorded]:
-        report, queued = self.report, build.queued
-        commit_sha = (build.commit_sha if isinstance(build, Running) else None) or queued.commit_sha or ""
+        report = self.report
         texts = iter(report.texts)
         text = next(texts, None)
         for start, end in report.blocks():
@@ -173,8 +219,9 @@ class RecordReport(Command):
                 known_issues=bytes(report.known_issues[start:end]),
                 flaky=bytes(report.flaky[start:end]),
                 texts=block_texts,
-                commit=commit_number(commit_sha),
-                quarantined=bytes(own_flags) if any(own_flags := quarantined[start:end]) else b"",
+                commit=commit_number(commit_of(build)),
+                quarantined=_slice_flags(quarantined, start, end),
+                flips=_slice_flags(self.flips, start, end),
             )
 
     def _selection_warnings(self, wanted: Sequence[str] | None) -> Iterator[str]:
@@ -196,17 +243,20 @@ class RecordReport(Command):
     def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report, queued = self.report, build.queued
         totals = [0, 0, 0]
-        known = ignored = duration = 0
-        for status, final, known_issue, in_quarantine, ms in zip(
-            report.statuses, report.finals, report.known_issues, quarantined, report.durations_ms, strict=True
+        flaky = known = ignored = duration = 0
+        flips = self.flips or bytes(report.rows)
+        columns = (report.statuses, report.finals, report.known_issues, quarantined, report.durations_ms)
+        for status, final, known_issue, in_quarantine, ms, is_retried, flip in zip(
+            *columns, report.flaky, flips, strict=True
         ):
             if final:
                 totals[status] += 1
+                flaky += is_retried or flip != 0
                 known += known_issue
                 ignored += in_quarantine
                 duration += ms
-        replaced = _reports(build, self.attempt).get(path)
-        totals += [known, ignored]
+        replaced = find_report(build, self.attempt, path)
+        totals += [flaky, known, ignored]
         if replaced is not None:
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
@@ -221,6 +271,7 @@ class RecordReport(Command):
             blocks=blocks,
             digest=self.digest,
             unreadable=report.is_unreadable,
+            missing=report.is_missing,
             replaces=None if replaced is None else replaced.first_result_id,
             suites=report.suites,
             warnings=[*report.warnings, *self._selection_warnings(queued.test_ids)],
@@ -237,7 +288,7 @@ def place_report(
     `junit.xml` is `junit-2.xml` when another report has its path.
     """
     reports = _reports(build, attempt)
-    for name in numbered(path):
+    for name in number_path(path):
         known = reports.get(name)
         if known is None or (known.digest == digest and digest):
             return name, known
@@ -246,15 +297,15 @@ def place_report(
     return path, None
 
 
-def numbered(path: str) -> Iterator[str]:
-    """Yields the paths for reports of one name: `a/junit.xml`, `a/junit-2.xml`, `a/junit-3.xml` and so on."""
-    yield path
-    folder, slash, name = path.rpartition("/")
-    packed = ".gz" if name.endswith(".gz") else ""
-    stem, dot, ending = name.removesuffix(packed).rpartition(".")
-    if not stem:
-        stem, dot, ending = name.removesuffix(packed), "", ""
-    yield from (f"{folder}{slash}{stem}-{number}{dot}{ending}{packed}" for number in count(2))
+def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
+    """Returns the report at a path that counts."""
+    return _reports(build, attempt).get(path)
+
+
+def _slice_flags(flags: bytes | bytearray, start: int, end: int) -> bytes:
+    """Returns the flags of a block; empty for none."""
+    block = bytes(flags[start:end])
+    return block if any(block) else b""
 
 
 def _reports(build: AnyBuild, attempt: int) -> dict[str, Report]:
@@ -262,7 +313,12 @@ def _reports(build: AnyBuild, attempt: int) -> dict[str, Report]:
 
 
 def must_take_reports(build: AnyBuild, attempt: int) -> None:
-    """Raises Conflict when the build has ended or is not in this attempt (any more)."""
+    """Raises Conflict when the build is not in this attempt (any more) or has ended.
+
+    An external build takes them even then, and notes that they are late.
+    """
+    if isinstance(build, Finished) and build.queued.external and build.attempt == attempt:
+        return
     if not isinstance(build, Assigned | Running) or build.attempt != attempt:
         raise Conflict(
             f"Build {build.build_id} is {status_of(build)} and takes no reports of attempt {attempt} (any more)."

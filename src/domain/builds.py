@@ -18,10 +18,12 @@ from domain.core.data_keys import build_key
 from domain.core.events import UNSTAMPED, Category, Event, copy_fields
 from domain.jobs import Configuration, QuarantineMode
 from domain.nodes import agent_notification
+from domain.reports import COUNTS, Report
 
 Verdict = Literal["passed", "failed", "aborted"]
 VisibleStatus = Literal["queued", "running", "passed", "failed", "aborted"]
 Status = VisibleStatus | Literal["deleted"]
+LossReason = Literal["not_acknowledged", "agent_lost"]
 Reason = Literal[
     "tests_failed",
     "reports_unreadable",
@@ -30,18 +32,13 @@ Reason = Literal[
     "checkout_failed",
     "timeout",
     "agent_lost",
+    "not_acknowledged",
     "stopped_by_user",
     "agent_stopped",
     "node_removed",
     "job_deleted",
     "reported",
 ]
-
-
-UNEXPLAINED = -1
-"""The explained exit code of a report whose test runner ended for another reason than failed tests."""
-COUNTS = ("passed", "failed", "skipped", "known_issues", "quarantined")
-"""Fields of `build.report_recorded` that are added up over the reports of a build."""
 
 
 class BuildEvent(Event, frozen=True):
@@ -103,7 +100,7 @@ class BuildRequeued(BuildEvent, frozen=True):
     name: ClassVar[str] = "build.requeued"
     node_id: int
     attempt: int
-    reason: Literal["not_acknowledged", "agent_lost"]
+    reason: LossReason
 
 
 class BuildStarted(BuildEvent, frozen=True):
@@ -117,12 +114,12 @@ class BuildStarted(BuildEvent, frozen=True):
 class ReportRecorded(BuildEvent, frozen=True):
     """A report was recorded; its results are in `blocks` events of the results stream, appended in the same commit.
 
-    `passed`, `failed`, `skipped`, `known_issues` and `quarantined` are what it adds to the build's counts: its tests
+    The fields of COUNTS are what it adds to the build's counts: its tests
     by their last attempts, less the counts of the report that it replaces. So they may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
-    sealed: ClassVar[tuple[str, ...]] = ("path", "suites", "warnings", "digest")
+    sealed: ClassVar[tuple[str, ...]] = ("path", "suites", "warnings", "digest", "detail")
     attempt: int
     first_result_id: int
     cases: int
@@ -150,6 +147,12 @@ class ReportRecorded(BuildEvent, frozen=True):
     """The first result id of the report whose results count no more."""
     unreadable: bool = False
     """Results of it are missing: it is empty, cut off, or no report at all."""
+    flaky: int | None = None
+    """Results that passed on a retry, or differ from another build of the job on this commit. None in older events."""
+    missing: bool = False
+    """No file matches `path`, a pattern of the job's artifacts that names reports."""
+    detail: str | None = None
+    """What the build's detail says from now on. Only for a report that came after the end, and has no results."""
 
 
 class BuildFinished(BuildEvent, frozen=True):
@@ -167,7 +170,8 @@ class BuildFinished(BuildEvent, frozen=True):
     @property
     def notifies(self) -> str | None:
         """Tells the agent to stop the build, unless the agent stopped itself or is lost."""
-        if self.status != "aborted" or self.node_id is None or self.reason in ("agent_stopped", "agent_lost"):
+        unreachable = ("agent_stopped", "agent_lost", "not_acknowledged")
+        if self.status != "aborted" or self.node_id is None or self.reason in unreachable:
             return None
         return agent_notification(self.node_id, self.build_id)
 
@@ -205,26 +209,6 @@ class BuildDeleted(BuildEvent, frozen=True):
     reason: Literal["requested", "retention"] = "requested"
 
 
-class Report(msgspec.Struct, frozen=True):
-    attempt: int
-    path: str
-    first_result_id: int
-    cases: int
-    warnings: list[str]
-    explained_exit_code: int | None = None
-    unloaded: int = 0
-    digest: bytes = b""
-    counts: tuple[int, ...] = ()
-    """Its tests by their last attempts, in the order of COUNTS."""
-    is_replaced: bool = False
-    unreadable: bool = False
-
-    @property
-    def ignored(self) -> int:
-        """Failures in quarantine, and those that the reporter calls known."""
-        return sum(self.counts[COUNTS.index("known_issues") :])
-
-
 class Build(msgspec.Struct, frozen=True):
     """Base of the states of a build, one for each phase."""
 
@@ -239,6 +223,8 @@ class Build(msgspec.Struct, frozen=True):
     known_issues: int = 0
     """Failures that do not count, because the reporter calls them known issues."""
     attempt: int = 0
+    losses: tuple[LossReason, ...] = ()
+    """Why each of the attempts before this one was over."""
     commit_sha: str | None = None
     """The commit that the agent has checked out; None before that."""
     pinned: bool = False
@@ -280,6 +266,8 @@ class Running(Build, frozen=True, kw_only=True):
 
 class Finished(Build, frozen=True, kw_only=True):
     status: Verdict
+    detail: str | None = None
+    """What it said when the build ended."""
     node_id: int | None = None
 
 
@@ -300,21 +288,22 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return Assigned(**_common(state, attempt=event.attempt), node_id=event.node_id, assigned_at=event.at)
         case BuildRequeued():
             # Failures of the lost attempt do not count against the next one.
-            return Queued(**_common(state, failed=0, quarantined=0, known_issues=0))
+            losses = (*state.losses, event.reason)
+            return Queued(**_common(state, losses=losses, failed=0, quarantined=0, known_issues=0))
         case BuildStarted():
             commit_sha = event.commit_sha or state.queued.commit_sha
             return Running(**_common(state, attempt=event.attempt, commit_sha=commit_sha), node_id=event.node_id)
         case ReportRecorded():
             return msgspec.structs.replace(
                 state,
-                reports=_with_report(state.reports, event),
+                reports=_with_report(state, event),
                 results_version=state.results_version + event.blocks,
                 failed=state.failed + event.failed - event.known_issues - event.quarantined,
                 quarantined=state.quarantined + event.quarantined,
                 known_issues=state.known_issues + event.known_issues,
             )
         case BuildFinished():
-            return Finished(**_common(state), status=event.status, node_id=event.node_id)
+            return Finished(**_common(state), status=event.status, detail=event.detail, node_id=event.node_id)
         case BuildPinned() | BuildUnpinned():
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
         case BuildCommented():
@@ -325,18 +314,26 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
             return state
 
 
-def _with_report(reports: tuple[Report, ...], event: ReportRecorded) -> tuple[Report, ...]:
-    counts = tuple(getattr(event, name) for name in COUNTS)
-    kept = list(reports)
-    for number, report in enumerate(reports):
+def _with_report(state: Build, event: ReportRecorded) -> tuple[Report, ...]:
+    counts = tuple(getattr(event, name) or 0 for name in COUNTS)
+    kept = list(state.reports)
+    for number, report in enumerate(state.reports):
         if report.first_result_id == event.replaces:
             counts = tuple(map(add, counts, report.counts))
             kept[number] = msgspec.structs.replace(report, is_replaced=True)
-    return (*kept, copy_fields(Report, event, counts=counts))
+    report = copy_fields(
+        Report, event, counts=counts, late=isinstance(state, Finished), results_from=state.results_version
+    )
+    return (*kept, report)
 
 
 def _common(state: Build, **changes: Any) -> dict[str, Any]:
     return {field: getattr(state, field) for field in Build.__struct_fields__} | changes
+
+
+def commit_of(state: AnyBuild) -> str:
+    """Returns the commit that a build runs on; empty while it is not known."""
+    return (state.commit_sha if isinstance(state, Running) else None) or state.queued.commit_sha or ""
 
 
 def status_of(state: AnyBuild) -> Status:

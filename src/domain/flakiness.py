@@ -1,7 +1,10 @@
 """Flakiness: tests with different results for the same code.
 
-An episode begins with a run that passed only after a failure of the same build, or that flipped on the commit of the
-run before. It ends when STEADY_AFTER runs in a row were neither; a later one begins a new episode.
+A result is flaky when it passed only after a failure of the same report, or when a result of the test in another build
+of the job on the same commit was the opposite.
+
+An episode begins with a run that passed only after a failure, or that flipped on its commit. It ends when STEADY_AFTER
+runs in a row did neither; a later one begins a new episode.
 """
 
 from typing import ClassVar
@@ -40,6 +43,15 @@ class TestTurnedFlaky(Event, frozen=True):
     @property
     def data_key(self) -> str | None:
         return project_key(self.project_id)
+
+
+class OtherResult(msgspec.Struct, frozen=True):
+    """A result of another build on the same commit, which counts and is not skipped."""
+
+    build_id: int
+    suite: str
+    case_id: int
+    status: int
 
 
 class Flakiness(msgspec.Struct, frozen=True):

@@ -21,6 +21,10 @@ MAX_ATTEMPTS = 255
 MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
 """Stands for the suites of a report beyond MAX_SUITES."""
+DIFFERED, FLIPPED = 1, 2
+"""Values of `ResultsRecorded.flips`: of the test's results in other builds of the job on the same commit, one was the
+opposite; the last one was.
+"""
 
 
 class CasesSeen(Event, frozen=True):
@@ -100,6 +104,8 @@ class ResultsRecorded(Event, frozen=True):
     """Its `commit_number`: what a flip on the same commit is found by when the build is long erased."""
     quarantined: bytes = b""
     """One byte a row: 1 for a failure that only the job's quarantine keeps from failing the build; empty for none."""
+    flips: bytes = b""
+    """One byte a row: 0, DIFFERED or FLIPPED, as far as it was known; empty for none, and in older events."""
 
     @property
     def stream(self) -> str:
@@ -108,6 +114,31 @@ class ResultsRecorded(Event, frozen=True):
     @property
     def data_key(self) -> str | None:
         return build_key(self.project_id, self.job_id, self.build_id)
+
+
+class ResultsReplaced(Event, frozen=True):
+    """A block of results counts no more: the report that has them was replaced. Skipped results are left out."""
+
+    name: ClassVar[str] = "results.replaced"
+    build_id: int
+    job_id: int
+    project_id: int
+    case_ids: Int32s
+    statuses: bytes
+    """One byte a row."""
+    flaky: bytes
+    """One byte a row: 1 for a result that made its run flaky."""
+
+    @property
+    def stream(self) -> str:
+        return results_stream(self.build_id)
+
+
+def find_flaky(event: ResultsRecorded) -> bytes:
+    """Returns one byte a row: 1 for a result that makes its run flaky, as it passed on a retry or flipped."""
+    if not event.flips:
+        return event.flaky
+    return bytes(flaky or flip == FLIPPED for flaky, flip in zip(event.flaky, event.flips, strict=True))
 
 
 def commit_number(commit_sha: str) -> int:
@@ -141,4 +172,4 @@ def results_stream(build_id: int) -> str:
     return f"results-{build_id}"
 
 
-EVENTS = (CasesSeen, ResultsRecorded)
+EVENTS = (CasesSeen, ResultsRecorded, ResultsReplaced)

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from domain import builds
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
+from domain.reports import COUNTS
 from projections.auth import email_column
 from projections.engine.model import (
     Change,
@@ -27,10 +28,14 @@ from projections.engine.queries import fetch_all, fetch_column, fetch_value, fin
 from projections.projects import ProjectRow
 from store.postgres.queries import Source
 
-VERSION = 1
+VERSION = 2
 
 MAX_COUNT = 10_000
 """Builds that are counted when several filters are combined; a filter alone is counted exactly."""
+MAX_LOOKED_AT = 500
+"""Builds of a job among which those on one commit are searched: they follow each other soon."""
+MAX_ON_COMMIT = 5
+"""Other builds on its commit that a report is compared with."""
 
 
 class BuildRow(Row, frozen=True):
@@ -67,6 +72,7 @@ class BuildRow(Row, frozen=True):
     passed: Int = 0
     failed: Int = 0
     skipped: Int = 0
+    flaky: Int = 0
     known_issues: Int = 0
     quarantined: Int = 0
     restarted_from: int | None = None
@@ -131,7 +137,7 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
             return {"node_id": event.node_id, "attempt": event.attempt, "assigned_at": event.at}
         case builds.BuildRequeued():
             lost = {"status": "queued", "node_id": None, "assigned_at": None, "started_at": None}
-            return lost | dict.fromkeys(builds.COUNTS, 0) | {"reason": event.reason}
+            return lost | dict.fromkeys(COUNTS, 0) | {"reason": event.reason}
         case builds.BuildStarted():
             return {
                 "status": "running",
@@ -142,7 +148,8 @@ def _changes(recorded: Recorded, event: builds.BuildEvent, build: BuildRow) -> d
                 "commit_sha": event.commit_sha or build.commit_sha,
             }
         case builds.ReportRecorded():
-            return {name: getattr(build, name) + getattr(event, name) for name in builds.COUNTS}
+            counts = {name: getattr(build, name) + (getattr(event, name) or 0) for name in COUNTS}
+            return counts if event.detail is None else counts | {"detail": event.detail}
         case builds.BuildFinished():
             return {
                 "status": event.status,
@@ -230,6 +237,18 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
         " ORDER BY id LIMIT %(limit)s"
     )
     return await fetch_column(source, query, {"now": now, "limit": limit})
+
+
+async def find_ended_on_commit(
+    connection: AsyncConnection, job_id: int, commit_sha: str, *, other_than: int
+) -> list[int]:
+    """The newest builds of the job on a commit that ran to their end, newest first; of the job's last MAX_LOOKED_AT."""
+    query = (
+        f"SELECT id FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC LIMIT {MAX_LOOKED_AT})"
+        " b WHERE lower(commit_sha) = lower(%(commit)s) AND status IN ('passed', 'failed') AND id <> %(other)s"
+        f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
+    )
+    return await fetch_column(connection, query, {"job": job_id, "commit": commit_sha, "other": other_than})
 
 
 async def find_queue_position(connection: AsyncConnection, build_id: int) -> int:

@@ -31,6 +31,8 @@ class BuildDetail(BuildItem):
     passed: int
     failed: int
     skipped: int
+    flaky: int
+    """Results that passed on a retry, or whose test had the opposite result in another build of this commit."""
     known_issues: int
     quarantined: int
     node_id: int | None

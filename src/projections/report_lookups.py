@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from psycopg_pool import AsyncConnectionPool
 
+from domain.artifacts import number_path
+from domain.builds import AnyBuild, commit_of
+from domain.flakiness import OtherResult
 from domain.known_issues import MatchRule
-from projections import known_issues
+from projections import builds, known_issues, results_queries
 from projections.results_cases import fetch_catalogue_version, find_case_ids
+from projections.results_queries import ReportRanges
 
 BATCH_SIZE = 5_000
 """Node ids looked up in one query."""
@@ -29,3 +34,19 @@ class ReportLookups:
             for start in range(0, len(node_ids), BATCH_SIZE):
                 case_ids += await find_case_ids(connection, project_id, list(node_ids[start : start + BATCH_SIZE]))
         return version, case_ids
+
+    async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
+        found: list[OtherResult] = []
+        async with self.pool.connection() as connection:
+            for build_id in await builds.find_ended_on_commit(
+                connection, build.queued.job_id, commit_of(build), other_than=build.build_id
+            ):
+                reports = {
+                    report.path: report
+                    for report in (await results_queries.fetch_reports(connection, build_id)).reports
+                }
+                same_path = [reports[name] for name in takewhile(reports.__contains__, number_path(path))]
+                if same_path:
+                    ranges = ReportRanges(sorted(same_path, key=lambda report: report.first_result_id))
+                    found += await results_queries.fetch_comparable(connection, build_id, ranges, failed)
+        return found

@@ -19,7 +19,7 @@ from domain.core.columns import Int16s
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
-from domain.results import PASSED, CasesSeen, ResultsRecorded
+from domain.results import FAILED, PASSED, CasesSeen, ResultsRecorded, ResultsReplaced, find_flaky
 from projections.engine.model import (
     Change,
     Delete,
@@ -40,9 +40,9 @@ from projections.results_cases import (
     CaseStatsRow,
     CatalogueRow,
     TestCaseRow,
-    add_run,
+    add_result,
     correct_run,
-    replace_run,
+    remove_result,
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
@@ -131,6 +131,8 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
             for case_id, final in zip(case_ids, finals, strict=True):
                 if final:
                     yield CaseStatsRow, (case_id,)
+        case ResultsReplaced(case_ids=case_ids):
+            yield from ((CaseStatsRow, (case_id,)) for case_id in case_ids)
         case ReportRecorded(replaces=int(first_result_id)):
             yield ReportRow, (first_result_id,)
         case _:
@@ -160,6 +162,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
             yield _stats(event, rows)
+        case ResultsReplaced():
+            yield _stats_without(event, rows)
         case ReportRecorded():
             if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
                 yield msgspec.structs.replace(report, is_replaced=True)
@@ -189,7 +193,7 @@ PROJECTION = Projection(
     (BlockRow, ResultTextRow, OutputsRow, SupersededRow, ReportRow, TestCaseRow, CaseStatsRow, CatalogueRow),
     keys,
     apply,
-    handles=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded),
+    handles=(BuildDeleted, CasesSeen, JobDeleted, ProjectDeleted, ReportRecorded, ResultsRecorded, ResultsReplaced),
 )
 
 
@@ -205,6 +209,7 @@ def pack_facts(event: ResultsRecorded) -> Int16s:
     ):
         raise ValueError("columns of different lengths")
     statuses, known, flaky, quarantined = map(int.from_bytes, columns)
+    flaky |= int.from_bytes(event.flips.translate(_IS_FLAKY))
     attempts_low, attempts_high = (int.from_bytes(event.attempts.translate(table)) for table in _ATTEMPTS)
     inverted = int.from_bytes(event.finals.translate(_INVERTED))
     flags = statuses | known * KNOWN_ISSUE | flaky * FLAKY | quarantined * QUARANTINED
@@ -219,6 +224,7 @@ _ATTEMPTS = (
     bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
 )
 _INVERTED = bytes([0xFF]) + bytes(255)
+_IS_FLAKY = bytes(1) + b"\1" * 255
 
 
 def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
@@ -242,38 +248,57 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
 
 
 def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
-    build_id, commit = event.build_id, event.commit
+    build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     case_ids = list(compress(event.case_ids, event.finals))
-    columns = (count(), event.statuses, event.flaky)
+    columns = (count(), event.statuses, find_flaky(event))
     of_finals = (compress(values, event.finals) for values in columns)
     after: dict[int, CaseStatsRow] = {}
     for case_id, stats, row, status, flaky in zip(
         case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
     ):
-        if stats is None:
-            stats = CaseStatsRow(case_id, 0)
+        # A block may have a test in several suites.
+        stats = after.get(case_id) or stats or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
-        if status == PASSED == stats.verdict and is_other and not flaky and row not in replaced:
-            # Nearly all results are this case of `add_run`; calling it for each would be a fifth of a bulk load.
+        if (
+            status == PASSED
+            and is_other
+            and stats.passed
+            and not stats.failed
+            and not flaky
+            and stats.job_id == job_id
+            and row not in replaced
+        ):
+            # Nearly all results are this case of `add_result`; calling it for each would be a fifth of a bulk load.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,
+                job_id,
+                commit,
                 stats.runs + 1,
                 stats.failures,
                 stats.flips,
                 stats.flaky_runs,
-                PASSED,  # last_status
-                PASSED,  # verdict
-                commit,
-                PASSED,  # verdict_before
+                1,  # passed
+                0,  # failed
+                0,  # flaky
+                PASSED,  # outcome_before
                 stats.commit,  # commit_before
-                0,  # last_is_flaky
             )
         elif row in replaced and is_other:
             after[case_id] = correct_run(stats, replaced[row], status)
-        elif row in replaced:
-            after[case_id] = replace_run(stats, build_id, commit, status, flaky == 1)
         else:
-            after[case_id] = add_run(stats, build_id, commit, status, flaky == 1)
+            if row in replaced:
+                stats = remove_result(stats, build_id, replaced[row], flaky=False)
+                flaky |= replaced[row] == FAILED and status == PASSED
+            after[case_id] = add_result(stats, build_id, job_id, commit, status, flaky=flaky == 1)
+    return RowsByKey(CaseStatsRow, after)
+
+
+def _stats_without(event: ResultsReplaced, rows: Rows) -> RowsByKey:
+    after: dict[int, CaseStatsRow] = {}
+    columns = (rows.get_many(CaseStatsRow, event.case_ids), event.statuses, event.flaky)
+    for case_id, stats, status, flaky in zip(event.case_ids, *columns, strict=True):
+        stats = after.get(case_id) or stats or CaseStatsRow(case_id)
+        after[case_id] = remove_result(stats, event.build_id, status, flaky=flaky == 1)
     return RowsByKey(CaseStatsRow, after)

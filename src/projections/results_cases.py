@@ -3,6 +3,8 @@
 A case's counters change with every run, so they are in another table than its name.
 """
 
+from operator import sub
+
 import msgspec
 from psycopg import AsyncConnection
 
@@ -11,17 +13,12 @@ from projections.engine.model import Int, Row, SmallInt, Table
 from projections.engine.queries import fetch_value
 from store.postgres.queries import fetch_rows
 
-VERSION = 3
+VERSION = 4
 """Version of the projection `results`, which also writes the tables of this file."""
 
 NO_RUN = -1
 MIXED = 3
 """The outcome of a run with results of both kinds: the test failed in one report or suite and passed in another."""
-
-
-RETRIED, FLIPPED = 1, 2
-"""Why a run is flaky: a result of it was reported as flaky, or it flipped on the commit of the run before."""
-_FAILURES = (FAILED, MIXED)
 
 
 class TestCaseRow(Row, frozen=True):
@@ -36,28 +33,38 @@ class TestCaseRow(Row, frozen=True):
 
 
 class CaseStatsRow(Row, frozen=True):
-    """Outcome counters of a test case. A run is all its results in one build that are not skipped, in the order of the
-    log. It failed when one of them did. A mixed run is no flip, nor flaky by itself: that may be Python 3.11 and 3.12.
+    """Outcome counters of a test case. A run is all its results in one build that count and are not skipped, in the
+    order of the log. It failed when one of them did. A mixed run is no flip, nor flaky by itself: that may be Python
+    3.11 and 3.12.
     """
 
     table = Table("case_stats", VERSION, key=("case_id",))
     case_id: int
-    last_build_id: int
+    last_build_id: int = 0
+    """The build of the last run; its job and commit follow."""
+    job_id: Int = 0
+    commit: int = 0
+    """Its `commit_number`; 0 when it is not known."""
     runs: Int = 0
     failures: Int = 0
     flips: Int = 0
-    """Changes between passed and failed from one run to the next."""
+    """Changes between passed and failed from one run to the next, where both are of one job."""
     flaky_runs: Int = 0
-    """Runs that passed only on a retry, or flipped on the same commit as the run before."""
-    last_status: SmallInt = SKIPPED
-    verdict: SmallInt = NO_RUN
-    """Outcome of the last run; NO_RUN when there was none, MIXED when its results differ."""
-    commit: int = 0
-    """`commit_number` of the last run; 0 when it is not known."""
-    verdict_before: SmallInt = NO_RUN
+    """Runs with a flaky result, or that flipped on the same commit as the run before."""
+    passed: Int = 0
+    """Results of the last run that passed; those that failed, and the flaky ones, follow."""
+    failed: Int = 0
+    flaky: Int = 0
+    outcome_before: SmallInt = NO_RUN
+    """Outcome of the run before the last one; NO_RUN when there is none, or it was of another job."""
     commit_before: int = 0
-    last_is_flaky: SmallInt = 0
-    """RETRIED or FLIPPED when the last run is counted in `flaky_runs`, else 0."""
+
+    @property
+    def outcome(self) -> int:
+        """The outcome of the last run; NO_RUN when all its results were replaced."""
+        if self.failed:
+            return MIXED if self.passed else FAILED
+        return PASSED if self.passed else NO_RUN
 
 
 class CatalogueRow(Row, frozen=True):
@@ -69,63 +76,72 @@ class CatalogueRow(Row, frozen=True):
     cases: Int
 
 
-def add_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
+def add_result(
+    stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
+) -> CaseStatsRow:
     """The counters after one more result; a second one of the same build, from another report or suite, is of the same
     run.
     """
-    if stats.last_build_id == build_id and stats.last_status != SKIPPED:
-        if status == SKIPPED:
-            return stats
-        flaky = flaky or stats.last_is_flaky == RETRIED
-        status = status if status == stats.verdict else MIXED
-        stats = _without_last_run(stats)
     if status == SKIPPED:
-        return msgspec.structs.replace(stats, last_build_id=build_id, last_status=SKIPPED, last_is_flaky=0)
-    verdict = stats.verdict
-    flip = _is_flip(verdict, status)
-    is_flaky = flaky or (flip and commit != 0 and commit == stats.commit)
-    # Positional arguments: every result of a report comes through here, and keywords cost a third more.
-    return CaseStatsRow(
-        stats.case_id,
-        build_id,
-        stats.runs + 1,
-        stats.failures + (status in _FAILURES),
-        stats.flips + flip,
-        stats.flaky_runs + is_flaky,
-        status,  # last_status
-        status,  # verdict
-        commit,
-        verdict,  # verdict_before
-        stats.commit,  # commit_before
-        RETRIED if flaky else FLIPPED if is_flaky else 0,  # last_is_flaky
+        return stats
+    if stats.last_build_id != build_id:
+        stats = _begin_run(stats, build_id, job_id, commit)
+    return _with_results(
+        stats, stats.passed + (status == PASSED), stats.failed + (status == FAILED), stats.flaky + flaky
     )
 
 
-def replace_run(stats: CaseStatsRow, build_id: int, commit: int, status: int, flaky: bool) -> CaseStatsRow:
-    """The counters after the last run was replaced by a result of the same build."""
-    if stats.last_status == SKIPPED:
-        return add_run(stats, build_id, commit, status, flaky)
-    flaky = flaky or (stats.verdict == FAILED and status == PASSED)
-    return add_run(msgspec.structs.replace(_without_last_run(stats), last_build_id=0), build_id, commit, status, flaky)
+def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
+    """The counters without a result that was added before. Of an older run than the last one it is the only result."""
+    if status == SKIPPED:
+        return stats
+    if stats.last_build_id != build_id:
+        return correct_run(stats, status, SKIPPED)
+    return _with_results(
+        stats,
+        max(0, stats.passed - (status == PASSED)),
+        max(0, stats.failed - (status == FAILED)),
+        max(0, stats.flaky - flaky),
+    )
 
 
-def _without_last_run(stats: CaseStatsRow) -> CaseStatsRow:
+def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> CaseStatsRow:
+    outcome, commit_before = stats.outcome, stats.commit
+    if outcome == NO_RUN:
+        outcome, commit_before = stats.outcome_before, stats.commit_before
+    if stats.job_id != job_id:
+        outcome, commit_before = NO_RUN, 0
     return msgspec.structs.replace(
         stats,
-        runs=stats.runs - 1,
-        failures=stats.failures - (stats.verdict in _FAILURES),
-        flips=stats.flips - _is_flip(stats.verdict_before, stats.verdict),
-        flaky_runs=stats.flaky_runs - (stats.last_is_flaky != 0),
-        verdict=stats.verdict_before,
-        commit=stats.commit_before,
-        verdict_before=NO_RUN,
-        commit_before=0,
-        last_is_flaky=0,
+        last_build_id=build_id,
+        job_id=job_id,
+        commit=commit,
+        passed=0,
+        failed=0,
+        flaky=0,
+        outcome_before=outcome,
+        commit_before=commit_before,
     )
 
 
-def _is_flip(before: int, after: int) -> bool:
-    return before != after and {before, after} == {PASSED, FAILED}
+def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> CaseStatsRow:
+    """The counters when these are the results of the last run."""
+    after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky)
+    runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
+    return msgspec.structs.replace(
+        after,
+        runs=stats.runs + runs,
+        failures=stats.failures + failures,
+        flips=stats.flips + flips,
+        flaky_runs=stats.flaky_runs + flaky_runs,
+    )
+
+
+def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
+    """Returns what the last run adds to `runs`, `failures`, `flips` and `flaky_runs`."""
+    is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED}
+    is_flaky = stats.flaky > 0 or (is_flip and stats.commit != 0 and stats.commit == stats.commit_before)
+    return stats.outcome != NO_RUN, stats.failed > 0, is_flip, is_flaky
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:

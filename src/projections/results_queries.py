@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from psycopg import AsyncConnection
 
-from domain.results import FAILED
+from domain.flakiness import OtherResult
+from domain.results import FAILED, SKIPPED
 from projections.builds import BuildRow
 from projections.engine.queries import T, fetch_all, fetch_column, fetch_value
 from projections.results import (
@@ -32,6 +33,7 @@ from projections.results import (
 from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.triage import (
     HAS_CLASSIFICATION,
+    IS_CLASSIFIED_BY_RULE,
     TRIAGE_COLUMNS,
     TRIAGE_JOINS,
     ResultTriage,
@@ -161,6 +163,7 @@ class SuiteTotal(msgspec.Struct, frozen=True):
     known_issues: int
     flaky: int
     quarantined: int
+    classified_by_rules: int
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -203,7 +206,8 @@ async def fetch_totals(connection: AsyncConnection, ranges: ReportRanges) -> lis
     query = (
         f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
-        f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0)"
+        f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0),"
+        f" count(*) FILTER (WHERE t.facts & {STATUS} = {FAILED} AND {IS_CLASSIFIED_BY_RULE})"
         f" FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} GROUP BY 1, 2, 3"
     )
     # With ORDER BY, PostgreSQL would sort all results before it groups them.
@@ -247,13 +251,34 @@ async def fetch_failed_node_ids(connection: AsyncConnection, build_id: int) -> l
 
 
 async def fetch_flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
-    """The flaky tests of a build, in report order: those that passed only on a retry, and those that failed and either
-    had flaky runs before or are classified as flaky.
+    """The flaky tests of a build, in report order: those with a flaky result, and those that failed and either had
+    flaky runs before or are classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
     flaky = f"(t.facts & {FLAKY}) <> 0 OR ({failed} AND ({had_flaky_runs} OR {HAS_CLASSIFICATION}))"
     return await _node_ids(connection, build_id, flaky)
+
+
+async def fetch_comparable(
+    connection: AsyncConnection, build_id: int, ranges: ReportRanges, cases: Sequence[int]
+) -> list[OtherResult]:
+    """The results of these reports of a build that count and are not skipped: all of each test case that failed there
+    or is one of `cases`.
+    """
+    query = (
+        f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"
+        f"  FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} AND t.facts & {STATUS} <> {SKIPPED})"
+        " SELECT report::int, suite::int, case_id, status::int FROM t"
+        f" WHERE case_id = ANY (%(cases)s::int[]) OR case_id IN (SELECT case_id FROM t WHERE status = {FAILED})"
+    )
+    cursor = await connection.execute(
+        query.encode(), ranges.parameters | {"cases": list(cases)}, prepare=True, binary=True
+    )
+    return [
+        OtherResult(build_id, ranges.reports[report].suites[suite], case_id, status)
+        for report, suite, case_id, status in await cursor.fetchall()
+    ]
 
 
 async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) -> list[str]:

@@ -148,6 +148,14 @@ HAS_CLASSIFICATION = (
 """SQL condition: a result `t` has the classification in `classification_parameters`."""
 
 
+IS_CLASSIFIED_BY_RULE = (
+    f"(t.id IN (SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule')"
+    f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE}"
+    f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind IS NOT NULL))"
+)
+"""SQL condition: the classification of a result `t` is that of a known issue. Needs `low` and `high`."""
+
+
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
     """The parameters of HAS_CLASSIFICATION, except `low` and `high` (`ReportRanges.parameters`)."""
     index = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from commands.reports.recording import MISSING
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server
@@ -135,6 +136,16 @@ def test_a_report_may_have_an_idempotency_key(agent: FakeAgent, build: dict[str,
         answer = agent.http.post(path, params=params, data=REPORT, headers=headers)
         assert (answer.status_code, answer.json()["recorded"]) == (200, 2)
     agent.finished(build).raise_for_status()
+
+
+def test_a_pattern_of_reports_without_a_file_is_a_warning(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:
+    for _ in range(2):
+        answer = agent.report(build, b"", "out/*.xml", missing="true")
+        assert (answer.status_code, answer.json()) == (200, {"recorded": 0, "warnings": [MISSING]})
+    agent.finished(build).raise_for_status()
+    shown = shop.ended(build["id"])
+    assert (shown["status"], shown["detail"]) == ("passed", "No file matches out/*.xml, so there is no report.")
+    assert shop.admin.fetch(f"/report/{build['id']}")["warnings"] == [f"out/*.xml: {MISSING}"]
 
 
 def test_a_report_is_counted(shop: Shop, agent: FakeAgent, build: dict[str, Any]) -> None:

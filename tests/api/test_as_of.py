@@ -120,6 +120,7 @@ def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Serv
     body = {"known_issue_id": known}
     linked = position(admin.post(f"/api/v3/tests/{failed}/known-issue", json=body))
     as_linked = shown(admin, tests)
+    report_linked = shown(admin, f"/report/{build}")
     entry = {"job_id": job, "node_id": NODE_ID, "reason": "flaky"}
     held = position(admin.post("/api/v3/quarantine", json=entry))
     as_held = shown(admin, tests)
@@ -134,7 +135,8 @@ def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Serv
     assert shown(admin, f"{tests}&as_of={renamed}")["results"][0]["defect_key"] == "A-2"
     assert shown(admin, f"{tests}&as_of={classified}") == shown(admin, tests)
     assert shown(admin, f"{tests}&status=passed&as_of={held}")["total"] == 1
-    assert shown(admin, f"/report/{build}", linked) == report
+    assert shown(admin, f"/report/{build}", linked) == report_linked == report | {"classified_by_rules": 1}
+    assert shown(admin, f"/report/{build}") == report
 
 
 def test_a_job_is_shown_with_the_build_that_was_its_newest(server: Server, project: int) -> None:

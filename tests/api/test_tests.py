@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from commands.results import LATE
 from tests.commands.reports.reading import parsed
 from tests.commands.reports.test_real_reporters import PYTEST_SAMPLE, UNITTEST_SAMPLE, run
-from tests.support.builders import given_build, given_project, upload
+from tests.support.builders import finish, given_build, given_project, upload
 from tests.support.server import ADMIN, Server
 
 REPORT = b"""<testsuites>
@@ -212,10 +213,29 @@ def test_a_report_is_replaced_where_it_is_asked_for(server: Server, job: int) ->
 def test_failures_fail_the_build(server: Server, build: int) -> None:
     done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert done.json()["status"] == "failed"
-    late = upload(server.admin, build, PASSES, "late.xml")
-    assert (late.status_code, late.json()["report"]["cases"]) == (201, 0)
-    assert late.json()["report"]["warnings"][0].startswith("the build has already failed")
     assert report_of(server, build)["total"] == 4
+
+
+def test_a_report_that_comes_after_the_end_is_noted(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    upload(server.admin, build, PASSES)
+    finish(server, build)
+    assert upload(server.admin, build, b"<project/>", "pom.xml").json()["report"] is None
+    for _ in range(2):
+        late = upload(server.admin, build, FAILS)
+        assert (late.status_code, late.json()["path"], late.json()["report"]) == (
+            *(201, "report-2.xml"),
+            {"cases": 0, "warnings": [LATE]},
+        )
+    report = report_of(server, build)
+    assert (report["total"], report["failed"], report["warnings"]) == (1, 0, [f"report-2.xml: {LATE}"])
+    shown = server.admin.fetch(f"/builds/{build}")
+    assert (shown["status"], shown["detail"]) == (
+        *("passed", "The report report-2.xml came after the end and does not count."),
+    )
+    fields = {"build_id": str(build), "replace": "true"}
+    refused = server.admin.when("POST", "/artifacts/upload", data=fields, files={"file": ("report.xml", FAILS)})
+    assert refused.status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,9 @@ def test_the_list_is_filtered_by_classification(server: Server, project: int, jo
     first, second, passed = results_of(server, build)
     assert (first["classification"], first["classified_by"], first["known_issue_id"]) == ("infra", "rule", issue)
     assert passed["classification"] is None
+    counted = server.admin.fetch(f"/report/{build}")
+    assert (counted["failed"], counted["known_issues"]) == (2, 0)
+    assert counted["classified_by_rules"] == sum(result["classified_by"] == "rule" for result in (first, second)) >= 1
     triage(server.admin, second, "classification", classification="test_bug")
     assert [item["id"] for item in results_of(server, build, classification="infra")] == [first["id"]]
     assert [item["id"] for item in results_of(server, build, classification="test_bug")] == [second["id"]]

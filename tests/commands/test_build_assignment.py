@@ -81,18 +81,34 @@ def test_another_nodes_loss_is_none(other: LoseBuild) -> None:
     given(QUEUED, ASSIGNED, STARTED).when(other).then_nothing()
 
 
-def test_a_build_is_not_given_out_for_ever() -> None:
+@pytest.mark.parametrize(
+    ("losses", "reason", "detail"),
+    [
+        (["agent_lost"] * 3, "agent_lost", "3 nodes lost this build one after the other."),
+        (
+            ["not_acknowledged"] * 3,
+            "not_acknowledged",
+            "3 nodes did not begin this build in time, one after the other.",
+        ),
+        (
+            ["not_acknowledged", "agent_lost", "not_acknowledged"],
+            "agent_lost",
+            "Of 3 nodes one after the other, 1 lost this build and 2 did not begin it in time.",
+        ),
+    ],
+)
+def test_a_build_is_not_given_out_for_ever(losses: list[str], reason: str, detail: str) -> None:
     history: list[Event] = [LED, QUEUED]
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt, loss in enumerate(losses, start=1):
         history += given(*history).when(AssignBuild(1, 3, "me"))
-        history += given(*history).when(LoseBuild(1, 3, attempt, "agent_lost", LogEnd(4, b"", 0)))
+        history += given(*history).when(LoseBuild(1, 3, attempt, loss, LogEnd(4, b"", 0)))
     assert [type(event) for event in history[2:]] == [BuildAssigned, BuildRequeued] * (MAX_ATTEMPTS - 1) + [
         BuildAssigned,
         BuildFinished,
     ]
     last = history[-1]
     assert isinstance(last, BuildFinished)
-    assert (last.status, last.reason, last.log_lines) == ("aborted", "agent_lost", 4)
+    assert (last.status, last.reason, last.detail, last.log_lines) == ("aborted", reason, detail, 4)
 
 
 @hypothesis.given(commands(TakeLeadership), histories(*dispatch.EVENTS))

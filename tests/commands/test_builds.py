@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 import hypothesis
+import msgspec
 import pytest
 
 from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
@@ -274,12 +275,23 @@ def test_an_abort_seals_the_log_of_the_attempt_that_it_ends() -> None:
     assert aborted.notifies == "4:1"
 
 
+def test_patterns_of_reports_that_match_no_file_are_in_the_detail() -> None:
+    missing = [msgspec.structs.replace(reported(0), path=path, missing=True) for path in ("out/*.xml", "**/TEST-*.xml")]
+    (one,) = given(QUEUED, ASSIGNED, STARTED, missing[0]).when(finish())
+    assert isinstance(one, BuildFinished)
+    assert (one.status, one.detail) == ("passed", "No file matches out/*.xml, so there is no report.")
+    (both,) = given(QUEUED, ASSIGNED, STARTED, *missing).when(finish(reason="timeout", detail="it took long."))
+    assert isinstance(both, BuildFinished)
+    assert both.detail == "it took long. No file matches any of 2 patterns of reports: out/*.xml, **/TEST-*.xml."
+
+
 @pytest.mark.parametrize(
     "finished",
     [
         BuildFinished(**IDS, status="failed", reason="timeout", node_id=3),
         BuildFinished(**IDS, status="aborted", reason="agent_stopped", node_id=3),
         BuildFinished(**IDS, status="aborted", reason="agent_lost", node_id=3),
+        BuildFinished(**IDS, status="aborted", reason="not_acknowledged", node_id=3),
     ],
 )
 def test_an_agent_that_ended_the_build_itself_is_not_notified(finished: BuildFinished) -> None:

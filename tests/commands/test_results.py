@@ -15,12 +15,24 @@ from hypothesis import strategies as st
 
 from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks, read_report
 from commands.reports.recording import load_build
-from commands.results import NewCases, RecordReport, numbered
+from commands.results import LATE, NewCases, RecordReport
+from domain.artifacts import number_path
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildRequeued, BuildStarted, ReportRecorded
+from domain.core.columns import Int32s
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event, ExpectedVersion
 from domain.jobs import Configuration
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, ResultsRecorded, commit_number
+from domain.results import (
+    DIFFERED,
+    FAILED,
+    FLIPPED,
+    PASSED,
+    SKIPPED,
+    CasesSeen,
+    ResultsRecorded,
+    ResultsReplaced,
+    commit_number,
+)
 from testhide.processes import Core
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
@@ -94,6 +106,16 @@ def test_two_suites_of_one_name_are_two() -> None:
     assert (list(read.finals), list(read.flaky), read.suites) == ([1, 1], [0, 0], ["pytest"])
 
 
+def test_results_of_several_xdist_workers_are_no_attempts() -> None:
+    cases = "".join(
+        f'<testcase name="test_a"><properties><property name="xdist_worker" value="{worker}"/></properties>{inside}'
+        "</testcase>"
+        for worker, inside in (("gw0", FAILURE), ("gw1", ""), ("gw0", FAILURE))
+    )
+    read = read_chunks([f'<testsuite name="pytest">{cases}</testsuite>'.encode()])
+    assert (list(read.finals), list(read.attempts), list(read.flaky)) == ([0, 1, 1], [1, 1, 2], [0, 0, 0])
+
+
 def test_only_what_says_something_has_a_text() -> None:
     read = report(("s", "a", ""), ("s", "b", FAILURE), ("s", "c", "<system-out>hello</system-out>"))
     assert [(text.row, text.message, text.system_out) for text in read.texts] == [(1, "boom", ""), (2, "", "hello")]
@@ -132,6 +154,14 @@ def test_a_compressed_report_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_pat
     read = read_report(file)
     assert (read.rows, read.is_unreadable) == (1, True)
     assert "unpacks to more than" in read.warnings[0]
+
+
+def test_a_compressed_report_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    file = tmp_path / "r.xml.gz"
+    cases = "".join(f'<testcase name="test_{number}"/>' for number in range(1_000))
+    file.write_bytes(gzip.compress(f'<testsuite name="s">{cases}</testsuite>'.encode())[:-20])
+    read = read_report(file)
+    assert (read.rows > 900, read.is_unreadable) == (True, True)
 
 
 def test_record() -> None:
@@ -220,6 +250,33 @@ def test_a_replaced_report_counts_no_more() -> None:
     assert state(QUEUED, STARTED, *first, *second, *third).failed == 0
 
 
+def test_what_a_replaced_report_had_counts_no_more() -> None:
+    *_, block, _ = first = decided(
+        command(report(("s", "a", FAILURE), ("s", "b", FAILURE), ("s", "b", ""), ("u", "c", "<skipped/>"))),
+        QUEUED,
+        STARTED,
+    )
+    assert isinstance(block, ResultsRecorded)
+    build = state(QUEUED, STARTED, *first)
+    assert [(known.results_from, known.blocks) for known in build.reports] == [(0, 1)]
+    replacing = command(report(("s", "a", "")), is_replacement=True, replaced_blocks=[block])
+    replaced, *_, summary = second = decided(replacing, QUEUED, STARTED, *first)
+    assert replaced == ResultsReplaced(**IDS, case_ids=Int32s([1, 2]), statuses=b"\1\0", flaky=b"\0\1")
+    assert isinstance(summary, ReportRecorded)
+    build = state(QUEUED, STARTED, *first, *second)
+    assert build.results_version == 3
+    assert [(known.results_from, known.blocks) for known in build.reports] == [(0, 1), (1, 2)]
+
+
+def test_flaky_results_are_counted() -> None:
+    read = report(("s", "a", FAILURE), ("s", "a", ""), ("s", "b", FAILURE), ("s", "c", ""), ("s", "d", ""))
+    block, summary = decided(command(read, flips=bytes([0, 0, FLIPPED, DIFFERED, 0])), QUEUED, STARTED)
+    assert isinstance(block, ResultsRecorded)
+    assert block.flips == bytes([0, 0, FLIPPED, DIFFERED, 0])
+    assert isinstance(summary, ReportRecorded)
+    assert summary.flaky == 3
+
+
 @pytest.mark.parametrize(
     ("path", "second"),
     [
@@ -230,7 +287,27 @@ def test_a_replaced_report_counts_no_more() -> None:
     ],
 )
 def test_names_of_further_reports(path: str, second: str) -> None:
-    assert list(islice(numbered(path), 2)) == [path, second]
+    assert list(islice(number_path(path), 2)) == [path, second]
+
+
+EXTERNAL = msgspec.structs.replace(QUEUED, external=True)
+
+
+def test_a_report_that_came_after_the_end_is_noted_and_does_not_count() -> None:
+    history: tuple[Event, ...] = (EXTERNAL, BuildStarted(**IDS, node_id=None, attempt=1))
+    history += (BuildFinished(**IDS, status="passed", detail="1 quarantined failure was ignored."),)
+    first = command(report(("s", "a", FAILURE)))
+    (late,) = decided(first, *history)
+    assert isinstance(late, ReportRecorded)
+    assert (late.cases, late.failed, late.blocks, late.warnings) == (0, 0, 0, [LATE])
+    assert late.detail == "1 quarantined failure was ignored. The report r.xml came after the end and does not count."
+    assert decided(first, *history, late) == []
+    (again,) = decided(command(report(("s", "b", ""))), *history, late)
+    assert isinstance(again, ReportRecorded)
+    assert again.detail == (
+        "1 quarantined failure was ignored. 2 reports came after the end and do not count: r.xml, r-2.xml."
+    )
+    assert state(*history, late, again).failed == 0
 
 
 @pytest.mark.parametrize(

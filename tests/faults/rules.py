@@ -146,7 +146,7 @@ def check_verdict(order: Order, end: BuildEnd, *, disk_was_full: bool) -> Iterat
     match finished.reason:
         case "stopped_by_user":
             return
-        case "agent_lost":
+        case "agent_lost" | "not_acknowledged":
             if end.attempts < 3:
                 yield f"{plan.token}: given up after {end.attempts} attempts: {found}"
         case _ if disk_was_full and finished.status == "failed":
@@ -157,7 +157,7 @@ def check_verdict(order: Order, end: BuildEnd, *, disk_was_full: bool) -> Iterat
 
 
 def ended_by_plan(end: BuildEnd) -> bool:
-    return end.finished.reason not in ("stopped_by_user", "agent_lost")
+    return end.finished.reason not in ("stopped_by_user", "agent_lost", "not_acknowledged")
 
 
 async def check_log(logs: BuildLogs, order: Order, end: BuildEnd, *, disk_was_full: bool) -> list[str]:

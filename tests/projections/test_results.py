@@ -12,7 +12,19 @@ from domain.builds import ReportRecorded
 from domain.core.columns import Int16s, Int32s
 from domain.core.events import Event
 from domain.jobs import JobDeleted
-from domain.results import FAILED, PASSED, SKIPPED, CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
+from domain.results import (
+    DIFFERED,
+    FAILED,
+    FLIPPED,
+    PASSED,
+    SKIPPED,
+    CasesSeen,
+    Replaced,
+    ResultsRecorded,
+    ResultsReplaced,
+    ResultText,
+    commit_number,
+)
 from projections.results import (
     ATTEMPT,
     FLAKY,
@@ -24,7 +36,7 @@ from projections.results import (
     ResultTextRow,
     SupersededRow,
 )
-from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow, add_run
+from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow, add_result
 from tests.support.spec import given
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -43,8 +55,18 @@ def block(build_id: int, *statuses: int, **columns: Any) -> ResultsRecorded:
         "known_issues": bytes(count),
         "flaky": bytes(count),
     }
-    return ResultsRecorded(
-        build_id=build_id, job_id=5, project_id=1, statuses=bytes(statuses), **(given_columns | columns)
+    ids: dict[str, Any] = {"build_id": build_id, "job_id": 5, "project_id": 1}
+    return ResultsRecorded(statuses=bytes(statuses), **(ids | given_columns | columns))
+
+
+def replaced(event: ResultsRecorded) -> ResultsReplaced:
+    return ResultsReplaced(
+        build_id=event.build_id,
+        job_id=event.job_id,
+        project_id=event.project_id,
+        case_ids=event.case_ids,
+        statuses=event.statuses,
+        flaky=event.flaky,
     )
 
 
@@ -134,7 +156,7 @@ def test_runs_flips_and_failures() -> None:
     events = [block(build, status) for build, status in enumerate([PASSED, FAILED, SKIPPED, FAILED, PASSED], start=1)]
     row = stats(*events)
     assert (row.runs, row.failures, row.flips, row.flaky_runs) == (4, 2, 2, 0)
-    assert (row.last_status, row.last_build_id) == (PASSED, 5)
+    assert (row.outcome, row.last_build_id) == (PASSED, 5)
 
 
 def test_passing_again_and_again_is_not_flaky() -> None:
@@ -149,6 +171,52 @@ def test_a_flip_on_the_same_commit_is_flaky() -> None:
     assert (stats(*other).flips, stats(*other).flaky_runs) == (1, 0)
     unknown = [block(1, PASSED), block(2, FAILED)]
     assert (stats(*unknown).flips, stats(*unknown).flaky_runs) == (1, 0)
+
+
+def test_what_two_jobs_make_of_a_test_is_no_flip() -> None:
+    """It may pass on Linux and fail on Windows, every time."""
+    commit = commit_number("abc")
+    linux, windows = {"job_id": 5, "commit": commit}, {"job_id": 6, "commit": commit}
+    row = stats(*(block(build, build % 2, **(windows if build % 2 else linux)) for build in range(1, 7)))
+    assert (row.runs, row.failures, row.flips, row.flaky_runs) == (6, 3, 0, 0)
+
+
+def test_a_result_that_flipped_makes_its_run_flaky() -> None:
+    row = stats(block(1, PASSED), block(2, FAILED, flips=bytes([FLIPPED])), block(3, PASSED, flips=bytes([DIFFERED])))
+    assert (row.runs, row.flaky_runs) == (3, 1)
+
+
+def test_results_that_differ_on_their_commit_are_flaky() -> None:
+    event = block(7, PASSED, FAILED, PASSED, PASSED, flips=bytes([0, FLIPPED, DIFFERED, 0]), flaky=b"\0\0\0\1")
+    row = given(event).when(PROJECTION).one(BlockRow)
+    assert [facts & FLAKY != 0 for facts in row.facts] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("outcomes", [(FAILED, PASSED), (PASSED, FAILED)])
+def test_a_test_in_two_suites_of_a_block_has_failed_when_it_failed_in_one(outcomes: tuple[int, int]) -> None:
+    row = stats(block(1, *outcomes, case_ids=Int32s([1, 1]), suites=Int16s([0, 1])))
+    assert (row.runs, row.failures, row.passed, row.failed) == (1, 1, 1, 1)
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from([PASSED, FAILED]), st.booleans()), max_size=4),
+    st.lists(st.tuples(st.sampled_from([PASSED, FAILED]), st.booleans(), st.booleans()), max_size=5),
+    st.integers(1, 4),
+)
+def test_results_that_were_replaced_leave_no_trace(
+    before: list[tuple[int, int, bool]], last: list[tuple[int, bool, bool]], later: int
+) -> None:
+    """In whichever order the reports of the last build came, and the replacements of some of them."""
+    commit = commit_number("abc")
+    earlier = [block(number, status, flaky=bytes([flaky]), commit=commit) for number, status, flaky in before]
+    reports = [block(9, status, flaky=bytes([flaky]), commit=commit) for status, flaky, _ in last]
+    gone = [replaced(event) for event, (_, _, is_replaced) in zip(reports, last, strict=True) if is_replaced]
+    kept = [event for event, (_, _, is_replaced) in zip(reports, last, strict=True) if not is_replaced]
+    after = block(9 + later % 2, FAILED, commit=commit)
+    found, expected = (
+        given(*earlier, *of_build, after).when(PROJECTION).one(CaseStatsRow) for of_build in ([*reports, *gone], kept)
+    )
+    assert found == expected
 
 
 def test_a_pass_after_a_failure_in_one_report_is_flaky() -> None:
@@ -168,7 +236,7 @@ def test_another_file_of_the_build_does_not_count_twice() -> None:
 def test_a_late_file_of_an_older_build() -> None:
     late = block(1, FAILED, first_result_id=150, replaced=[Replaced(0, 100, PASSED)])
     row = stats(block(1, PASSED), block(2, PASSED), late)
-    assert (row.runs, row.failures, row.last_build_id, row.last_status) == (2, 1, 2, PASSED)
+    assert (row.runs, row.failures, row.last_build_id, row.outcome) == (2, 1, 2, PASSED)
 
 
 def test_results_of_one_build_are_one_run() -> None:
@@ -220,19 +288,22 @@ def test_a_replaced_last_run_leaves_no_trace_but_flakiness(statuses: list[int], 
     build = len(statuses)
     replacing = block(build, last, first_result_id=9_000, replaced=[Replaced(0, build * 100, wrong)])
     direct, corrected = stats(*events, block(build, last)), stats(*events, block(build, wrong), replacing)
-    numbers = [(row.runs, row.failures, row.flips, row.last_status, row.verdict) for row in (direct, corrected)]
+    numbers = [(row.runs, row.failures, row.flips) for row in (direct, corrected)]
     assert numbers[0] == numbers[1]
 
 
 @hypothesis.given(
     st.lists(
-        st.tuples(st.integers(1, 3), st.sampled_from([PASSED, PASSED, FAILED, SKIPPED]), st.booleans()), max_size=12
+        st.tuples(st.integers(1, 4), st.sampled_from([PASSED, PASSED, FAILED, SKIPPED]), st.booleans()), max_size=12
     )
 )
 def test_a_case_fares_as_its_runs_one_after_the_other(runs: list[tuple[int, int, bool]]) -> None:
+    """Builds 3 and 4 are of another job than 1 and 2."""
     commit = commit_number("abc")
-    expected = CaseStatsRow(1, 0)
+    expected = CaseStatsRow(1)
+    events = []
     for build_id, status, is_flaky in runs:
-        expected = add_run(expected, build_id, commit, status, is_flaky)
-    events = [block(build_id, status, flaky=bytes([is_flaky]), commit=commit) for build_id, status, is_flaky in runs]
+        job_id = 5 + build_id // 3
+        expected = add_result(expected, build_id, job_id, commit, status, flaky=is_flaky)
+        events.append(block(build_id, status, job_id=job_id, flaky=bytes([is_flaky]), commit=commit))
     assert given(*events).when(PROJECTION).all(CaseStatsRow) == ([expected] if runs else [])

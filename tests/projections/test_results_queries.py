@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from domain.builds import BuildAssigned, BuildDeleted, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.columns import Int16s, Int32s
 from domain.core.events import Event
-from domain.results import CasesSeen, Replaced, ResultsRecorded
+from domain.results import FAILED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
 from projections import builds, results, results_history, results_queries
 from projections.engine.engine import Engine, ensure_tables
 from projections.engine.schemas import connect
@@ -221,6 +221,14 @@ async def test_every_question(
         }
         assert list(totals) == sorted(totals)
         assert totals == totals_of(found)
+        asked = [first_case, first_case + 1]
+        compared = await results_queries.fetch_comparable(world.connection, build, ranges, asked)
+        wanted = {*asked, *(one.case for one in found if one.counts and one.status == FAILED)}
+        assert sorted((one.build_id, one.suite, one.case_id, one.status) for one in compared) == sorted(
+            (build, SUITES[one.suite], one.case, one.status)
+            for one in found
+            if one.counts and one.status != SKIPPED and one.case in wanted
+        )
         failed = dict.fromkeys(f"test_{one.case - first_case}" for one in found if one.counts and one.status == 1)
         assert await results_queries.fetch_failed_node_ids(world.connection, build) == list(failed)
     for case in range(first_case, first_case + CASES):

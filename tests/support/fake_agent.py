@@ -85,8 +85,10 @@ class FakeAgent:
     ) -> requests.Response:
         return self._report(build, "log", {"offset": offset, "lines": [[at_ms, line] for line in lines]})
 
-    def report(self, build: dict[str, Any], content: bytes, path: str = "junittests.xml") -> requests.Response:
-        params = {"attempt": build["attempt"], "path": path}
+    def report(
+        self, build: dict[str, Any], content: bytes, path: str = "junittests.xml", **more: str
+    ) -> requests.Response:
+        params = {"attempt": build["attempt"], "path": path, **more}
         return self.http.post(f"/api/v3/agent/builds/{build['id']}/report", params=params, data=content)
 
     def finished(self, build: dict[str, Any], exit_code: int | None = 0, **more: Any) -> requests.Response:

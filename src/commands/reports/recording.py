@@ -9,18 +9,22 @@ from typing import Protocol
 
 from commands.handler import Command, Receipt
 from commands.reports.columns import ReportRead, read_report
+from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.matching import Match, MatchRules
-from commands.results import NewCases, RecordReport, must_take_reports, place_report
-from domain.builds import BUILD, AnyBuild, Report
+from commands.results import NewCases, RecordReport, find_report, must_take_reports, place_report
+from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import ExpectedVersion
+from domain.flakiness import OtherResult
 from domain.known_issues import MatchRule
-from domain.results import FAILED
+from domain.reports import Report
+from domain.results import FAILED, ResultsRecorded, results_stream
 from store.clock import utcnow
 from store.log.append import VersionConflict
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 
+MISSING = "no file matches this pattern of the job's artifacts, so there is no report"
 MAX_TRIES = 10
 MAX_LAG_S = 30.0
 """How long a report waits for the read models to show what was recorded before it."""
@@ -40,6 +44,14 @@ class ReadModels(Protocol):
         """Returns the version of the project's stream of cases, and the case id of each node id.
 
         A node id that had no case at this version has None.
+        """
+        ...
+
+    async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
+        """Returns results of the newest other builds of the job on the build's commit, from their reports at a path.
+
+        Has all results of the test cases that failed in one of these reports, and of those in `failed`. Only builds
+        that ran to their end count. The newest build comes first.
         """
         ...
 
@@ -87,6 +99,11 @@ class ReportRecorder:
             return known
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, await asyncio.to_thread(read_report, file.content))
+
+    async def record_missing(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
+        """Records that no file matches a pattern of reports, which is the path of `file`."""
+        must_take_reports(build.state, file.attempt)
+        return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
     async def record(
         self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport, report: ReportRead
@@ -138,6 +155,7 @@ class ReportRecorder:
             )
             for number, index in enumerate(new):
                 case_ids[index] = new_cases.first_case_id + number
+        ids_of_cases = array("q", (case_id for case_id in case_ids if case_id is not None))
         return RecordReport(
             build=build,
             attempt=file.attempt,
@@ -146,11 +164,27 @@ class ReportRecorder:
             is_replacement=file.is_replacement,
             report=report,
             first_result_id=first_result_id,
-            case_ids=array("q", (case_id for case_id in case_ids if case_id is not None)),
+            case_ids=ids_of_cases,
             new_cases=new_cases,
             matches=matches,
+            flips=await self._find_flips(build.state, file.path, report, ids_of_cases),
+            replaced_blocks=await self._load_replaced(build.state, file),
             now=utcnow(),
         )
+
+    async def _find_flips(self, build: AnyBuild, path: str, report: ReportRead, case_ids: Sequence[int]) -> bytes:
+        if not commit_of(build):
+            return b""
+        failed = find_failed_cases(report, case_ids)
+        return find_flips(report, case_ids, await self.read_models.find_results_on_commit(build, path, failed))
+
+    async def _load_replaced(self, build: AnyBuild, file: IncomingReport) -> Sequence[ResultsRecorded]:
+        """Returns the results of the report that the file takes the place of."""
+        replaced = find_report(build, file.attempt, file.path) if file.is_replacement else None
+        if replaced is None:
+            return ()
+        stored = await self.log.read_stream(results_stream(build.build_id), replaced.results_from, replaced.blocks)
+        return [recorded.event for recorded in stored if isinstance(recorded.event, ResultsRecorded)]
 
     async def _wait(self, position: int) -> None:
         """Waits until the read models show a position. Raises Unavailable after MAX_LAG_S."""

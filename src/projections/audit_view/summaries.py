@@ -121,6 +121,10 @@ def _results_recorded(event: results.ResultsRecorded) -> str:
     return f"recorded results {event.first_result_id} to {last} of build {event.build_id}"
 
 
+def _results_replaced(event: results.ResultsReplaced) -> str:
+    return f"replaced {count(len(event.case_ids), 'result')} of build {event.build_id}"
+
+
 def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
     by = count(len(set(event.known_issue_ids)), "known issue")
     return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} by {by}"
@@ -205,6 +209,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     builds.BuildDeleted: _build_deleted,
     results.CasesSeen: lambda event: f"saw {count(len(event.node_ids), 'new test')} in project {event.project_id}",
     results.ResultsRecorded: _results_recorded,
+    results.ResultsReplaced: _results_replaced,
     artifacts.ArtifactStored: "stored the artifact{path: “} of build {build_id}",
     artifacts.ArtifactDeleted: "deleted artifact {artifact_id} of build {build_id}",
     triage.ResultsClassifiedByRules: _classified_by_rules,

@@ -132,19 +132,13 @@ async def _build_with_comments(reader: HistoricalReader, first: BuildQueued) -> 
 
 async def _report(reader: HistoricalReader, first: BuildQueued) -> None:
     await _build(reader, first)
-    if reader.tables.get(BuildRow, first.build_id) is not None:
-        await reader.fold(streams=[results_stream(first.build_id)])
-
-
-async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
-    await _report(reader, first)
     tables = reader.tables
     if tables.get(BuildRow, first.build_id) is None:
         return
-    blocks = tables.all(BlockRow)
+    await reader.fold(streams=[results_stream(first.build_id)])
     failed = [
         block.first_result_id + index
-        for block in blocks
+        for block in tables.all(BlockRow)
         for index, flags in enumerate(block.facts)
         if (flags if flags >= 0 else ~flags) & STATUS == FAILED
     ]
@@ -154,13 +148,20 @@ async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
         positions=await reader.find_related("triage", first.job_id),
         only={TriageRow: {(result_id,) for result_id in failed}},
     )
+
+
+async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
+    await _report(reader, first)
+    tables = reader.tables
+    if tables.get(BuildRow, first.build_id) is None:
+        return
     triaged = tables.all(TriageRow)
     await reader.fold_users(user_id for row in triaged for user_id in (row.set_by, row.resolution_by))
     linked = {row.known_issue_id for row in triaged} - {None}
     issues = linked.union(row.known_issue_id for row in tables.all(RuleMatchRow))
     quarantine = QUARANTINE.at(first.job_id).name
     await reader.fold(streams=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
-    cases = {(case_id,) for block in blocks for case_id in block.case_ids}
+    cases = {(case_id,) for block in tables.all(BlockRow) for case_id in block.case_ids}
     await reader.fold(streams=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
@@ -190,8 +191,8 @@ async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
     await reader.fold(streams=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
 
 
-_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow)
-_TEST_ROWS = (ResultTextRow, TestCaseRow, TriageRow, UserRow, RuleMatchRow, KnownIssueRow, QuarantineRow)
+_REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, TriageRow, RuleMatchRow)
+_TEST_ROWS = (ResultTextRow, TestCaseRow, UserRow, KnownIssueRow, QuarantineRow)
 
 BUILD_HISTORY = HistoricalResource("build", _build_with_comments, (BuildRow, CommentRow, UserRow))
 REPORT_HISTORY = HistoricalResource("build", _report, _REPORT_ROWS)

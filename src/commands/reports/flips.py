@@ -1,0 +1,52 @@
+"""Comparing the results of a report with those of other builds of the job on the same commit.
+
+Results are compared within one path and suite. Where a build has a test there several times, with different outcomes,
+nothing says which is which (shards whose reports were merged, say): those are compared with nothing.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from commands.reports.columns import ReportRead
+from domain.flakiness import OtherResult
+from domain.results import DIFFERED, FAILED, FLIPPED, PASSED, SKIPPED
+
+OPPOSITE = {PASSED: FAILED, FAILED: PASSED}
+
+
+def find_failed_cases(report: ReportRead, case_ids: Sequence[int]) -> list[int]:
+    """Returns the test cases with a failed result; `case_ids` are those of the report's node ids."""
+    columns = zip(report.tests, report.statuses, report.finals, strict=True)
+    return sorted({case_ids[test] for test, status, final in columns if final and status == FAILED})
+
+
+def find_flips(report: ReportRead, case_ids: Sequence[int], others: Iterable[OtherResult]) -> bytes:
+    """Returns `ResultsRecorded.flips` of all rows, empty for none. `others` has the newest build first."""
+    earlier: dict[tuple[str, int], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for other in others:
+        earlier[other.suite, other.case_id][other.build_id].add(other.status)
+    if not earlier:
+        return b""
+    rows: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for row, (test, suite, status, final) in enumerate(
+        zip(report.tests, report.row_suites, report.statuses, report.finals, strict=True)
+    ):
+        key = report.suites[suite], case_ids[test]
+        if final and status != SKIPPED and key in earlier:
+            rows[key].append(row)
+    flips = bytearray(report.rows)
+    for key, same in rows.items():
+        flip = _compare({report.statuses[row] for row in same}, earlier[key].values())
+        for row in same:
+            flips[row] = flip
+    return bytes(flips) if any(flips) else b""
+
+
+def _compare(statuses: Collection[int], others: Iterable[Collection[int]]) -> int:
+    if len(statuses) > 1:
+        return 0
+    (status,) = statuses
+    outcomes = [outcome for found in others if len(found) == 1 for outcome in found]
+    if OPPOSITE[status] not in outcomes:
+        return 0
+    return FLIPPED if outcomes[0] == OPPOSITE[status] else DIFFERED
