@@ -30,6 +30,7 @@ class ReceivedBuild:
         self.commit: str | None = None
         self.started = False
         self.reports: dict[str, bytes] = {}
+        self.missing_reports: list[str] = []
         self.artifacts: dict[str, bytes] = {}
         self.finished: dict[str, Any] | None = None
 
@@ -183,6 +184,9 @@ class FakeServer:
         if call == "started":
             received.started, received.commit = True, json.loads(body)["commit_sha"]
             return 200, {}
+        if call == "report" and query.get("missing") == "true":
+            received.missing_reports.append(query["path"])
+            return 200, {"recorded": 0, "warnings": ["missing"]}
         if call == "report":
             received.reports[query["path"]] = body
             return 200, {"recorded": body.count(b"<testcase"), "warnings": []}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +74,37 @@ def test_reports_are_found_and_sent(server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("agent")
+def test_patterns_of_reports_that_match_no_file_are_sent(server: FakeServer) -> None:
+    build = server.queue(
+        f"echo '{REPORT}' > r.xml", artifacts=["r.xml", "out/TEST-*.xml", "**/*.trx", "r.xml.gz", "dist", "*.txt"]
+    )
+    server.wait_finished(build)
+
+    assert build.missing_reports == ["out/TEST-*.xml", "**/*.trx", "r.xml.gz"]
+    assert "==> Artifacts out/TEST-*.xml: no such file" in build.lines
+
+
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("secrets", [{}, {"TOKEN": SECRET}])
+def test_compressed_reports_are_sent_compressed(server: FakeServer, secrets: dict[str, str]) -> None:
+    """One is cut off: what can be unpacked of it is sent, and the server sees that it has no end."""
+    build = server.queue(
+        "echo \"<testsuite><testcase name='$TOKEN'/></testsuite>\" | gzip > r.xml.gz; : | gzip > junit.xml.gz;"
+        " echo '<project/>' | gzip > pom.xml.gz; gzip < r.xml.gz > not.gz; head -c 50 r.xml.gz > cut.xml.gz",
+        secrets=secrets,
+        artifacts=["*.gz"],
+    )
+    server.wait_finished(build)
+
+    assert set(build.reports) == {"r.xml.gz", "junit.xml.gz", "cut.xml.gz"}
+    expected = f"<testsuite><testcase name='{'***' if secrets else ''}'/></testsuite>\n"
+    assert gzip.decompress(build.reports["r.xml.gz"]).decode() == expected
+    assert build.artifacts["r.xml.gz"] == build.reports["r.xml.gz"]
+    if secrets:
+        assert expected.startswith(gzip.decompress(build.reports["cut.xml.gz"]).decode()[:-1])
+
+
+@pytest.mark.usefixtures("agent")
 def test_secrets_are_masked_in_log_and_reports(server: FakeServer) -> None:
     secrets = {"TOKEN": SECRET, "PEM": "-----BEGIN-----\nline-of-the-key\nab\n", "PIN": "42"}
     build = server.queue(
@@ -139,12 +170,12 @@ def test_globs(tmp_path: Path, pattern: str, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
-def test_a_stream_is_masked_across_its_chunks(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_a_stream_is_masked_across_its_chunks(encoding: str) -> None:
     masker = Masker([SECRET, "to<k", "other-secret"])
-    text = f"x{SECRET}y to<k other-secret{SECRET}" * 3
-    for chunk in range(1, 60):
-        monkeypatch.setattr("agent.build.masking._CHUNK_BYTES", chunk)
-        masked = b"".join(masker.mask_stream(io.BytesIO(text.encode(encoding))))
+    text = (f"x{SECRET}y to<k other-secret{SECRET}" * 3).encode(encoding)
+    for size in range(1, 60):
+        chunks = (text[start : start + size] for start in range(0, len(text), size))
+        masked = b"".join(masker.mask_chunks(chunks))
         assert masked.decode(encoding) == "x***y *** ******" * 3
 
 

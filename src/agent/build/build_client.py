@@ -42,6 +42,11 @@ class BuildClient:
         )
         return answer
 
+    def send_missing_report(self, pattern: str) -> None:
+        """Report that no file matches a pattern of the job's artifacts that names reports."""
+        query = {"attempt": self._attempt, "path": pattern, "missing": "true"}
+        self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)
+
     def send_artifact(self, path: str, file: BinaryIO) -> None:
         folder, name = os.path.split(path)
         fields = {"build_id": str(self._build_id), "path": f"{folder}/" if folder else ""}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import gzip
 import os
 import re
 import tempfile
-from contextlib import ExitStack
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from agent.build.artifacts import UnusablePath, find_files, open_inside
 from agent.build.build_client import BuildClient, file_size
@@ -20,12 +23,15 @@ from agent.process.privileges import BuildAccount
 from agent.server_client import RequestRefused
 from agent.task import Interrupt
 
-_REPORT_ENDINGS = (".xml", ".trx")
+_REPORT_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
+_GZIP = b"\x1f\x8b"
+_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a compressed report; the server reads no more of it either
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
 _REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
 _HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-_REPORT_NAMES = ("junit*.xml", "report*.xml", "TEST-*.xml")
+_REPORT_NAMES = ("junit*.xml", "report*.xml", "TEST-*.xml")  # also with .gz
 _MAX_SHOWN_WARNINGS = 20
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass
@@ -59,6 +65,8 @@ class Collector:
                 continue
             if not paths:
                 self._log.note(f"Artifacts {pattern}: no such file")
+                if pattern.endswith(_REPORT_ENDINGS) and not self._interrupt.cause:
+                    self._send_missing_report(pattern)
             found.update(dict.fromkeys(paths))
         return list(found)
 
@@ -76,14 +84,26 @@ class Collector:
                 self._send_report(path, masked)
         return True
 
+    def _send_missing_report(self, pattern: str) -> None:
+        with self._refusals(pattern):
+            self._client.send_missing_report(pattern)
+
     def _send_report(self, path: str, file: BinaryIO) -> None:
-        try:
+        with self._refusals(path):
             answer = self._client.send_report(path, file)
+            self._log_report(path, answer)
+
+    @contextmanager
+    def _refusals(self, path: str) -> Iterator[None]:
+        """Log that the server refuses a report. Raises `RequestRefused` if it does not want the build any more."""
+        try:
+            yield
         except RequestRefused as refused:
-            if refused.status in (404, 409):  # the server does not want this build any more
+            if refused.status in (404, 409):
                 raise
             self._log.note(f"{path}: not taken, {refused}")
-            return
+
+    def _log_report(self, path: str, answer: Mapping[str, Any]) -> None:
         self._log.note(f"{path}: {answer['recorded']} results")
         warnings = answer.get("warnings") or []
         for warning in warnings[:_MAX_SHOWN_WARNINGS]:
@@ -121,21 +141,45 @@ def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
     if os.fstat(file.fileno()).st_mtime_ns < since_ns:
         return False
     file.seek(0)
-    head = file.read(_HEAD_BYTES)
+    head = next(_unpack(file, _HEAD_BYTES), b"")
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
     if _REPORT_ROOT.search(text):
         return True
-    has_usual_name = any(fnmatch.fnmatchcase(os.path.basename(path), name) for name in _REPORT_NAMES)
+    file_name = os.path.basename(path).removesuffix(".gz")
+    has_usual_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)
     return has_usual_name and (not text.strip() or bool(_HTML.search(text)))
 
 
 def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
-    """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both."""
+    """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both.
+
+    The copy of a compressed file is compressed too. It ends where the file cannot be unpacked.
+    """
     if not masker:
         return file
     copy = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (handed out)
-    file.seek(0)
-    for chunk in masker.mask_stream(file):
-        copy.write(chunk)
+    with ExitStack() as opened:
+        target = opened.enter_context(gzip.GzipFile("", "wb", fileobj=copy, mtime=0)) if _is_packed(file) else copy
+        for chunk in masker.mask_chunks(_unpack(file, _CHUNK_BYTES)):
+            target.write(chunk)
     copy.flush()
     return copy
+
+
+def _is_packed(file: BinaryIO) -> bool:
+    file.seek(0)
+    return file.read(len(_GZIP)) == _GZIP
+
+
+def _unpack(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
+    """Yield the content from its beginning, unpacked if it is compressed, and as far as it can be."""
+    is_packed = _is_packed(file)
+    file.seek(0)
+    if not is_packed:
+        yield from iter(lambda: file.read(chunk_bytes), b"")
+        return
+    size = 0
+    with gzip.GzipFile(fileobj=file) as unpacked, suppress(OSError, EOFError, zlib.error):
+        while size < _MAX_UNPACKED and (chunk := unpacked.read1(chunk_bytes)):
+            size += len(chunk)
+            yield chunk

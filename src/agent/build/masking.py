@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
 SHORTEST_SECRET = 4  # characters; shorter values are too common in ordinary text to be masked
-_CHUNK_BYTES = 1 << 20
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
@@ -49,9 +47,10 @@ class Masker:
                 cut = max(cut, match.end())
         return self.mask(data[:cut]), data[cut:]
 
-    def mask_stream(self, source: BinaryIO) -> Iterator[bytes]:
+    def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Mask a stream that comes in chunks, across their borders."""
         rest = b""
-        for chunk in iter(lambda: source.read(_CHUNK_BYTES), b""):
+        for chunk in chunks:
             masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
             yield masked
         yield self.mask(rest)
