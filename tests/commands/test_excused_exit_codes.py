@@ -6,8 +6,9 @@ import pytest
 
 from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
 from commands.reports.columns import read_chunks
-from domain.builds import UNEXPLAINED, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
+from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.jobs import Configuration
+from domain.reports import UNEXPLAINED
 from domain.results import FAILED
 from tests.support.spec import given
 
@@ -93,6 +94,7 @@ def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="initializationError"><error/>'),
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="com.acme.FooTest"><error/>'),
         ("pytest", 'classname="" name="tests.test_a"><error message="collection failure"/>'),
+        ("acme.test/shop", 'classname="" name="TestMain"><failure message="Failed">[build failed]</failure>'),
     ],
 )
 def test_a_case_can_stand_for_a_suite_that_could_not_be_loaded(suite: str, case: str) -> None:

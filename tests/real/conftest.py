@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = {"node": "nodejs npm"}
+PACKAGES = {"node": "nodejs npm", "go": "golang-go"}
 """Of programs that have another name than their Debian package."""
 
 
