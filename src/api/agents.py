@@ -222,7 +222,7 @@ class AgentController(Controller):
         build_id: int,
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
-        missing: bool = False,
+        missing: Annotated[bool, Parameter(description="No file matches `path`, a pattern")] = False,
     ) -> ReportAnswer:
         """Records the results of a report, which is the body as it is.
 

@@ -44,6 +44,7 @@ class ReportFile(msgspec.Struct):
     path: str
     cases: int
     flaky: int
+    """How many of its results are flaky."""
     warnings: list[str]
 
 
@@ -51,9 +52,7 @@ class ReportView(msgspec.Struct):
     """Counts the last attempt of each test.
 
     `known_issues` and `quarantined` are the failures that do not fail the build: those that the reporter calls known,
-    and of the others those whose tests were in quarantine. `classified_by_rules` are the failures that match a known
-    issue of this server (`classified_by` of the result is `rule`); they do fail the build. `flaky` are results that
-    passed only on a retry, or whose test had the opposite result in another build of the job on this commit.
+    and of the others those whose tests were in quarantine.
     """
 
     build_id: int
@@ -64,9 +63,10 @@ class ReportView(msgspec.Struct):
     duration_s: int
     known_issues: int
     classified_by_rules: int
+    """How many failures match a known issue of this server; they do fail the build."""
     quarantined: int
     flaky: int
-    """How many tests failed and passed on the same code."""
+    """How many results passed only on a retry, or had the opposite in another build of the job on this commit."""
     suites: list[SuiteItem]
     """Totals of each suite."""
     reports: list[ReportFile]

@@ -203,6 +203,8 @@ def test_a_report_is_replaced_where_it_is_asked_for(server: Server, job: int) ->
     shown = server.admin.get(f"/api/v3/builds/{build}").json()
     assert (shown["passed"], shown["failed"]) == (1, 0)
     assert [result["status"] for result in results_of(server, build, all_attempts=True)["results"]] == ["passed"]
+    stored = [entry["type"] for entry in server.admin.fetch(f"/audit/streams/results-{build}")]
+    assert stored == ["results.recorded", "results.replaced", "results.recorded"]
     for wrong in ({"replace": "maybe"}, {}):
         refused = server.admin.when("POST", url, data=fields | wrong, files={"file": ("a.log", b"x")})
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "replace")
