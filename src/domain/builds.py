@@ -22,7 +22,7 @@ from domain.reports import COUNTS, Report
 
 Verdict = Literal["passed", "failed", "aborted"]
 VisibleStatus = Literal["queued", "running", "passed", "failed", "aborted"]
-Status = VisibleStatus | Literal["deleted"]
+Status = Literal[VisibleStatus, "deleted"]
 LossReason = Literal["not_acknowledged", "agent_lost"]
 Reason = Literal[
     "tests_failed",
