@@ -1,11 +1,13 @@
-"""The description of the API, made without a server, and a check that answers have a status that it lists."""
+"""The description of the API, made without a server, and a check that answers are as it says."""
 
+import json
 import re
 import warnings
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, cast
 
+import jsonschema_rs
 import requests
 from litestar.exceptions import LitestarDeprecationWarning
 
@@ -35,13 +37,32 @@ def find_operation(method: str, path: str) -> Any:
     return item.get({"HEAD": "get"}.get(method, method.lower()))
 
 
-def check_status(answer: requests.Response) -> None:
-    """Asserts that the description of the operation lists the status of an answer."""
-    request = answer.request
+def check_answer(answer: requests.Response) -> None:
+    """Asserts that the description of the operation lists the status and the headers of an answer, and its form."""
+    request, status = answer.request, str(answer.status_code)
     operation = find_operation(str(request.method), str(request.path_url).partition("?")[0])
-    if operation is not None and answer.status_code not in (405, 500):
-        listed = operation["responses"]
-        assert str(answer.status_code) in listed, (
-            f"{request.method} {request.path_url}: {answer.status_code} is not among {', '.join(listed)} that the"
-            f" description of {operation['operationId']} lists: {answer.text[:500]}"
-        )
+    if operation is None or status in ("405", "500"):
+        return
+    name = f"{request.method} {request.path_url}, {operation['operationId']}: {status}"
+    assert status in operation["responses"], f"{name} is not described: {answer.text[:500]}"
+    described = resolve(operation["responses"][status])
+    if answer.ok:
+        shared = [header for header in describe()["components"]["headers"] if header in answer.headers]
+        assert set(shared) <= described["headers"].keys(), f"{name}: a header is not described"
+    media_type = answer.headers.get("content-type", "").partition(";")[0]
+    if media_type.endswith("json") and request.method != "HEAD" and "*/*" not in described["content"]:
+        schema = described["content"][media_type]["schema"]
+        wrong = next(make_validator(json.dumps(schema)).iter_errors(answer.json()), None)
+        assert wrong is None, f"{name}: {wrong}"
+
+
+def resolve(part: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of the description that a reference leads to; another part as it is."""
+    kind, _, name = part.get("$ref", "").removeprefix("#/components/").partition("/")
+    found: dict[str, Any] = describe()["components"][kind][name] if kind else part
+    return found
+
+
+@cache
+def make_validator(schema: str) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator({**json.loads(schema), "components": describe()["components"]})

@@ -1,5 +1,5 @@
 """HTTP client of the tests: typed answers, and a sentence with the request where a status is not the expected one, or
-none that the server's description lists for the operation.
+the answer not as the server's description says.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import requests
 from requests.adapters import HTTPAdapter
 
-from tests.support.description import check_status
+from tests.support.description import check_answer
 
 TIMEOUT_S = 30
 
@@ -60,7 +60,7 @@ class Client(requests.Session):
         kwargs.setdefault("timeout", TIMEOUT_S)
         answer = super().request(method, urljoin(self.url, str(url)), *args, **kwargs)  # type: ignore[arg-type]
         assert isinstance(answer, Answer)
-        check_status(answer)
+        check_answer(answer)
         return answer
 
     def get(self, url: str | bytes, **kwargs: Any) -> Answer:
