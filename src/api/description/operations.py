@@ -103,10 +103,11 @@ class OperationForm:
                 responses[status]["content"] = content
         if self.handler.opt.get("download"):
             file = {"application/octet-stream": BINARY, "*/*": BINARY}
-            responses[200] = {"description": "The file", "content": file, "headers": refer_to_headers("ETag")}
-            part_headers = refer_to_headers("ETag", "Content-Range")
+            headers = refer_to_headers(POSITION, PROJECTED, "ETag")
+            part_headers = headers | refer_to_headers("Content-Range")
+            responses[200] = {"description": "The file", "content": file, "headers": headers}
             responses[206] = {"description": "The part that was asked for", "content": file, "headers": part_headers}
-            responses[304] = {"description": "The client has the file", "headers": refer_to_headers("ETag")}
+            responses[304] = {"description": "The client has the file", "headers": headers}
         for status in self._problems(parameters):
             if status in responses:
                 responses[status]["content"] |= PROBLEM_CONTENT
@@ -138,8 +139,9 @@ class OperationForm:
     def _problems(self, parameters: list[Part]) -> set[int]:
         """Returns the statuses of the problems that follow from the operation's form, and of those it declares."""
         opt = self.handler.opt
-        required = {parameter["name"] for parameter in parameters if parameter["required"]}
-        named = required | set(struct_members(struct) if (struct := struct_of(self.body)) else opt.get("content", ()))
+        named = {parameter["name"] for parameter in parameters if parameter["required"]}
+        if (struct := struct_of(self.body)) is not None:
+            named |= struct_members(struct).keys()
         statuses = {422, *(problem.status for problem in opt.get("problems", ()))}
         if self.writes or not self.is_public:
             statuses.add(503)
