@@ -166,7 +166,7 @@ class AgentController(Controller):
         session: Session,
         free: Annotated[int, Parameter(ge=0, le=10_000)],
         receipt: Annotated[str | None, Parameter(max_length=200)] = None,
-    ) -> Response[Any]:
+    ) -> Response[dict[str, Any] | None]:
         """Waits for a message for the agent; 204 after a while without one. `receipt` is that of the last message that
         arrived, empty before the first: a message that did not arrive is sent again.
         """

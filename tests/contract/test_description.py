@@ -58,6 +58,16 @@ def test_an_operation_has_texts(name: str) -> None:
     assert [item["name"] for item in parameters if not item.get("description")] == []
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_answer_has_a_form(name: str) -> None:
+    answers = {status: answer for status, answer in OPERATIONS[name]["responses"].items() if status < "300"}
+    assert answers
+    for status, answer in answers.items():
+        contents = answer.get("content", {}).values()
+        assert [bool(content["schema"]) for content in contents] == ([True] * len(contents) if status != "204" else [])
+        assert status == "204" or contents
+
+
 def test_every_tag_is_described() -> None:
     tags = {tag["name"]: tag["description"] for tag in DESCRIBED["tags"]}
     assert {tag for operation in OPERATIONS.values() for tag in operation["tags"]} == tags.keys()

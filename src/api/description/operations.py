@@ -173,12 +173,15 @@ def _body_type(handler: HTTPRouteHandler) -> Any:
 
 def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
     """Returns the types of the answers by status; more than one where the answer has one of several forms."""
-    found = {status: list(alternatives(spec.data_container)) for status, spec in (handler.responses or {}).items()}
+    found = {
+        status: list(alternatives(spec.data_container or NoneType))
+        for status, spec in (handler.responses or {}).items()
+    }
     annotation = handler.parsed_fn_signature.return_type.annotation
     plain = get_args(annotation)[0] if get_origin(annotation) is Response else annotation
     declared = {kind for kinds in found.values() for kind in kinds}
-    rest = [kind for kind in alternatives(plain) if kind not in declared]
-    return {handler.status_code: rest} | found
+    kinds = list(alternatives(plain))
+    return {handler.status_code: [kind for kind in kinds if kind not in declared] or kinds} | found
 
 
 def _correct_parameter(parameter: Part) -> Part:
