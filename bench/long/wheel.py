@@ -75,8 +75,10 @@ def main() -> int:
         python = install(build_wheel(folder), folder / "environment")
         with running_stack(agent=True, python=python) as stack:
             health = stack.call("GET", "/api/v3/healthz")
+            described = stack.call("GET", "/api/v3/openapi.json")
             status = run_build(stack)
     print(f"version {health['version']}, build {health['build']}; a build on the local agent: {status}")
+    print(f"{len(described['paths'])} paths are described")
     if health["build"] != health["version"]:
         print("outside a checkout the build must be the version")
         return 1
