@@ -5,6 +5,7 @@ import asyncio
 import psycopg
 import requests
 
+from projections.auth import UserRow
 from projections.teams import ChannelRow
 from store.tables.alarms import set_alarm
 from testhide.processes import core
@@ -43,6 +44,20 @@ def test_a_broken_read_model_is_named_and_others_answer(server: Server, build: i
     asyncio.run(rebuild(server.settings, ["teams_channels"], from_scratch=False, then_switch=True))
     server.wait_until_projected()
     assert server.admin.get("/api/v3/ms-teams").status_code == 200
+
+
+def test_nobody_is_turned_away_as_unknown_while_accounts_are_lost(server: Server) -> None:
+    token = server.admin.post("/api/v3/api-tokens", json={"name": "laptop"}).json()["secret"]
+    by_token = server.client()
+    by_token.headers["Authorization"] = f"Bearer {token}"
+    assert by_token.get("/api/v3/me").status_code == 200
+    execute(server, f"ALTER TABLE {UserRow.table} DROP COLUMN role")
+    for client in (server.admin, by_token):
+        refused = client.get("/api/v3/builds")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:testhide:problem:unavailable")
+    asyncio.run(rebuild(server.settings, [], from_scratch=False, then_switch=True))
+    server.wait_until_projected()
+    assert by_token.get("/api/v3/builds").status_code == 200
 
 
 def test_a_lagging_read_model_is_named(server: Server, build: int) -> None:
