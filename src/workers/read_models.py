@@ -13,10 +13,11 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event
+from domain.nodes import NodeEvent
 from domain.projects import MemberAdmitted, ProjectDeleted
 from domain.registry import EVENTS
 from domain.users import UserDeleted
-from projections import audit_trail, auth, projects
+from projections import audit_trail, auth, nodes, projects
 from projections.audit_trail import TrailRow, make_row
 from projections.engine.dismissals import with_dismissals
 from projections.engine.inspection import inspect
@@ -42,15 +43,19 @@ TRAIL_EVENTS = 20_000
 
 @dataclass(frozen=True)
 class Compared:
-    """Tables of a projection that are compared whole, and the events that change them."""
+    """Tables of a projection that are compared, and the events that change them."""
 
     projection: Projection
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
+    columns: tuple[str, ...] | None = None
+    """The columns that these events make; None for all."""
 
 
 AUTH = Compared(auth.PROJECTION, auth.PROJECTION.rows, auth.PROJECTION.handles or ())
 MEMBERS = Compared(projects.PROJECTION, (projects.MemberRow,), (MemberAdmitted, ProjectDeleted, UserDeleted))
+AGENTS = Compared(nodes.PROJECTION, (nodes.NodeRow,), (NodeEvent,), ("id", "token_hash", "pool_id"))
+ACCESS = (AUTH, MEMBERS, AGENTS)
 TRAIL = audit_trail.PROJECTION
 
 
@@ -66,12 +71,12 @@ class ReadModelCheck:
     async def sweep(self) -> bool:
         """Compares, and sets or ends the alarms. Returns whether there is a difference."""
         async with self.pool.connection() as connection:
-            projections = (AUTH.projection, MEMBERS.projection, TRAIL)
+            projections = [*(item.projection for item in ACCESS), TRAIL]
             live = await inspect(connection, projections)
             incomplete = {name for name, _ in await blocked_streams(connection, projections)}
         found = {
             item.projection.name: await self._check(item)
-            for item in (AUTH, MEMBERS)
+            for item in ACCESS
             if item.projection.name in live.sound - incomplete
         }
         if TRAIL.name in live.sound:
@@ -105,7 +110,10 @@ class ReadModelCheck:
             position = (await inspect(connection, [projection])).positions[projection.name]
             tables = await self._fold(compared, position)
             await tables.write(connection)
-            found = [await compare_tables(connection, str(row.table), row, "pg_temp") for row in compared.rows]
+            found = [
+                await compare_tables(connection, str(row.table), row, "pg_temp", compared.columns)
+                for row in compared.rows
+            ]
         return "; ".join(_describe(table) for table in found if not table.is_equal) or None
 
     async def _fold(self, compared: Compared, position: int) -> HistoricalTables:

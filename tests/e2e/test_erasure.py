@@ -18,7 +18,10 @@ import zstandard
 from psycopg import sql
 
 from domain.registry import EVENTS, UPCASTERS
+from projections.engine.read_your_writes import ProjectionWaiter
+from projections.registry import PROJECTIONS
 from store.log.codec import COMPRESSED, EventMapper
+from store.postgres.notifications import Listener
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
 from tests.support.builders import Shop, upload
@@ -26,6 +29,7 @@ from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
 from tests.support.server import Server
 from workers.reactions.registry import REACTIONS
+from workers.read_models import ReadModelCheck
 
 ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 LONG = 60
@@ -181,6 +185,17 @@ def test_of_a_deleted_user_nothing_is_left(shop: Shop, marks: Marks) -> None:
     (result,) = shop.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"]
     assert (result["set_by"], result["resolution_by"]) == ("deleted user", "deleted user")
     is_forgotten(server, mark)
+
+
+def test_what_was_erased_is_no_difference(working: Server) -> None:
+    """The read models were made from texts that the log does not have any more."""
+
+    async def compare() -> bool:
+        async with core(working.settings, pool_size=3) as parts:
+            waiter = ProjectionWaiter(parts.pool, Listener(parts.conninfo), PROJECTIONS)
+            return await ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter).sweep()
+
+    assert not asyncio.run(compare())
 
 
 def is_forgotten(server: Server, mark: str) -> None:

@@ -1,17 +1,21 @@
 """What a projection cannot take: seen by who waits, by the operator, and applied again."""
 
+from dataclasses import replace
+
 from commands.handler import CommandContext, Handler
 from commands.projections import DismissEvent
+from domain.claims import ClaimTaken
 from projections.engine.schemas import connect
 from projections.rebuild.diff import diff
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.retry import retry
 from projections.rebuild.status import overview
 from projections.rebuild.switch import switch
+from projections.time_travel.historical_tables import HistoricalTables
 from store.clock import utcnow
 from testhide.processes import Core
-from tests.projections.claims import MENDED, NEW_OWNERS, OWNERS, RELEASE, projecting, rows, serve, take
-from tests.projections.toys import SEEN, parked
+from tests.projections.claims import MENDED, NEW_OWNERS, OWNERS, RELEASE, OwnerRow, projecting, rows, serve, take
+from tests.projections.toys import SEEN, parked, recorded
 
 MENDED_RELEASE = (SEEN, MENDED)
 
@@ -82,6 +86,13 @@ async def test_a_dismissed_event_is_left_out_and_the_rest_of_its_stream_applied(
     async with await connect(parts.conninfo, "beside") as staging:
         assert await rows(staging, "owners_v1") == [("bad", "eve", 3), ("good", "bob", 2)]
         assert await parked(staging) == []
+
+
+def test_a_dismissed_event_is_left_out_of_the_past() -> None:
+    tables = HistoricalTables([OwnerRow], [replace(OWNERS, dismissed=frozenset({2}))])
+    for event in recorded(*(ClaimTaken(claim="bad", owner=owner) for owner in ("ann", "nobody", "bob"))):
+        tables.apply(event)
+    assert tables.get(OwnerRow, "bad") == OwnerRow("bad", "bob", 2)
 
 
 async def test_a_build_parks_what_was_parked_live(parts: Core) -> None:

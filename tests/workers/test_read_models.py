@@ -7,6 +7,7 @@ import pytest
 
 from commands.auth import CreateApiToken
 from commands.handler import CommandContext, Handler
+from commands.nodes import RegisterNode
 from commands.projections import DismissEvent
 from commands.projects import AdmitMember, CreateProject
 from commands.users import DeleteUser, register_user
@@ -14,6 +15,7 @@ from domain.users import Role
 from projections.audit_trail import TrailRow
 from projections.auth import ApiTokenRow, UserRow
 from projections.engine.read_your_writes import ProjectionWaiter
+from projections.nodes import NodeRow
 from projections.projects import MemberRow
 from projections.rebuild.rebuild import build_staging
 from projections.rebuild.switch import switch
@@ -33,7 +35,7 @@ OPERATOR = CommandContext("system:tests")
 
 @dataclass
 class Accounts:
-    """A server with an administrator, a developer with a token and a project, and somebody who was deleted."""
+    """A server with an administrator, a developer with a token and a project, a node, and somebody who was deleted."""
 
     parts: Core
     waiter: ProjectionWaiter
@@ -47,6 +49,8 @@ class Accounts:
         await handler.execute(CreateApiToken(1, developer, "laptop", b"hash"), OPERATOR)
         await handler.execute(CreateProject(1, "Shop", developer, (("shop", "claim-of-shop"),), b""), OPERATOR)
         await handler.execute(AdmitMember(1, former, "write"), OPERATOR)
+        node = RegisterNode(1, title="builder", claim="node-builder", token_hash=b"hash", pool_id=None, max_parallel=1)
+        await handler.execute(node, OPERATOR)
         await handler.execute(DeleteUser(former, admin), OPERATOR)
         assert await self.waiter.wait(await self.parts.log.read_head())
 
@@ -86,6 +90,7 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
         ),
         (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v1: 1 rows lost"),
         (f"INSERT INTO {MemberRow.table} VALUES (1, 77, 'admin')", "projects", "project_members_v1: 1 rows added"),
+        (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", "nodes_v1: 1 rows changed"),
         (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "1 events, the first at position 3"),
         (f"UPDATE {TrailRow.table} SET actor = 0 WHERE position > 4", "trail", "events, the first at position 5"),
         (

@@ -5,7 +5,7 @@ taken. The comparison reads the snapshot while everything goes on.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import msgspec
@@ -147,11 +147,13 @@ async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> 
     return dict(await cursor.fetchall())
 
 
-async def compare_tables(snapshot: AsyncConnection, live: str, row: type[Row], schema: str) -> TableDiff:
-    """Compares the rows of a live table with those of the table of `row` in another schema."""
+async def compare_tables(
+    snapshot: AsyncConnection, live: str, row: type[Row], schema: str, columns: Collection[str] | None = None
+) -> TableDiff:
+    """Compares the rows of a live table with those of the table of `row` in another schema, in `columns` or all."""
     staging = str(row.table)
     old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
-    shared = [name for name in new if old.get(name) == new[name]]
+    shared = [name for name in new if old.get(name) == new[name] and (columns is None or name in columns)]
     sides = {
         "columns": SQL(", ").join(map(Identifier, shared)),
         "live": Identifier(LIVE, live),
