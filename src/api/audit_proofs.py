@@ -90,9 +90,10 @@ class AuditLogController(Controller):
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
         """The log's signed checkpoints, the newest first. Keep some of them elsewhere."""
-        await find_readable_projects(ctx, None)
-        found = await AuditTree(ctx.services.pool).checkpoints_before(before, limit)
-        keys = (await ctx.services.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
+        async with ctx.reading() as connection:
+            await find_readable_projects(ctx, None)
+            found = await AuditTree(connection).checkpoints_before(before, limit)
+            keys = (await ctx.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         headers = {}
         if len(found) == limit:
             query = urlencode({"limit": limit, "before": found[-1].size})

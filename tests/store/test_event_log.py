@@ -249,3 +249,13 @@ async def test_users_are_not_stored_in_clear(parts: Core) -> None:
     with psycopg.connect(parts.conninfo) as connection:
         ((state,),) = connection.execute("SELECT state FROM stored_events").fetchall()
     assert b"ann@example.com" not in state
+
+
+async def test_a_reader_on_a_connection_takes_no_other(parts: Core) -> None:
+    await parts.log.append([Write(1, queued(7))], STAMP)
+    async with parts.pool.connection() as connection:
+        reader, taken = parts.log.on(connection), parts.pool.get_stats()["requests_num"]
+        (recorded,) = (await reader.load(["build-7"]))["build-7"]
+        assert await reader.read(0, 10) == await reader.read_at([1]) == [recorded]
+        assert parts.pool.get_stats()["requests_num"] == taken
+    assert (await parts.log.load(["build-7"]))["build-7"] == [recorded]

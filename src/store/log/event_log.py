@@ -4,7 +4,7 @@ import contextlib
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,15 +56,19 @@ class EventLog:
         self._commit = commit
         self._mapper = mapper
         self._secrets = secrets
-        self._loading = BatchLoader(pool, _load)
+        self._loading: Callable[[tuple[str, ...]], Awaitable[list[tuple[Any, ...]]]] = BatchLoader(pool, _load)
         self._keys: dict[str, bytes | None] = {}
         """A cache of data keys by name; None for a destroyed one. It is emptied after its lifetime."""
         self._keys_since = time.monotonic()
 
     def on(self, connection: AsyncConnection) -> "EventLog":
-        """Returns this log for reading on a connection of the caller; `load` still takes one of the pool."""
+        """Returns this log for reading on a connection of the caller."""
+
+        async def load(streams: tuple[str, ...]) -> list[tuple[Any, ...]]:
+            return (await _load(connection, [streams]))[0]
+
         reader = copy.copy(self)
-        reader._source = connection
+        reader._source, reader._loading = connection, load
         return reader
 
     async def append(
