@@ -8,6 +8,7 @@ import pytest
 
 from commands.reports.columns import ReportRead, read_report
 from domain.results import FAILED, PASSED, SKIPPED
+from tests.real.runners.verdicts import judge
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "runners" / "go.sh"
 FILES = {
@@ -58,6 +59,8 @@ def test_go_tests_are_read_and_selected(tmp_path: Path) -> None:
     exit_code, read, statuses = run(tmp_path)
     package = "acme.test/shop/cart."
     assert (exit_code, read.unloaded, read.warnings) == (1, 1, [])
+    failed = [name for name, status in statuses.items() if status == FAILED]
+    assert judge([(exit_code, tmp_path / "junit.xml")], failed)[0] == "failed", "a package is missing"
     assert {name: status for name, status in statuses.items() if name.startswith(package)} == {
         f"{package}TestTotal": FAILED,
         f"{package}TestTotal/empty": PASSED,
@@ -69,4 +72,6 @@ def test_go_tests_are_read_and_selected(tmp_path: Path) -> None:
     (tmp_path / "broken/broken_test.go").unlink()
     exit_code, read, statuses = run(tmp_path, f"{package}TestTotal/with_tax")
     assert (exit_code, read.unloaded) == (1, 0)
+    assert judge([(exit_code, tmp_path / "junit.xml")])[0] == "failed"
+    assert judge([(exit_code, tmp_path / "junit.xml")], failed)[0] == "passed"
     assert set(statuses) == {f"{package}{name}" for name in ("TestTotal", "TestTotal/empty", "TestTotal/with_tax")}

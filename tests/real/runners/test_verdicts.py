@@ -1,0 +1,40 @@
+"""Real runs, from the exit code and the reports of a test runner to the verdict of a build."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.real.runners.project import Project, read, statuses_of
+from tests.real.runners.verdicts import judge
+
+FINE = 'describe("fine", () => { it("passes", () => {}); });'
+BAD = 'describe("bad", () => { it("passes", () => {}); it("fails", () => { throw new Error("boom"); }); });'
+UNLOADABLE = 'require("./nothing of this name");'
+
+
+@pytest.mark.real("node")
+@pytest.mark.parametrize("runner", ["jest", "vitest", "mocha"])
+def test_a_build_passes_when_its_runner_did_or_only_quarantined_tests_failed(tmp_path: Path, runner: str) -> None:
+    fine, bad, broken = (tmp_path / name for name in ("fine", "bad", "broken"))
+    for folder in (fine, bad, broken):
+        folder.mkdir()
+    assert judge([Project(fine, runner, {"a.test.js": FINE}).run()]) == ("passed", 1)
+
+    run = Project(bad, runner, {"a.test.js": FINE, "b.test.js": BAD}).run()
+    failed = [node_id for node_id, status in statuses_of(read(run[1])).items() if status == "failed"]
+    assert (len(failed), judge([run]), judge([run], failed)) == (1, ("failed", 2), ("passed", 2))
+
+    unloadable = Project(broken, runner, {"a.test.js": FINE, "b.test.js": BAD, "c.test.js": UNLOADABLE}).run()
+    assert judge([unloadable], failed)[0] == "failed", "a suite is missing"
+
+
+@pytest.mark.real("node")
+@pytest.mark.parametrize("runner", ["jest", "vitest"])
+def test_shards_are_reports_of_one_build(tmp_path: Path, runner: str) -> None:
+    """All at one path, as the machines of a matrix send them."""
+    files = {f"{name}.test.js": FINE.replace("fine", name) for name in "abc"} | {"d.test.js": BAD}
+    project = Project(tmp_path, runner, files)
+    shards = [project.run(f"--shard={number}/2") for number in (1, 2)]
+    for order in (shards, shards[::-1]):
+        assert judge(order) == ("failed", 4)
+    assert sorted(code for code, _ in shards) == [0, 1]
