@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+from projections import builds
 from tests.support.builders import given_build, given_job, given_project
 from tests.support.server import Server
 from tests.testhide.test_audit_docs import _environ
@@ -34,7 +35,7 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
     assert len(outputs) == 10
     assert ": equal" in outputs["testhide projections diff builds"]
     assert outputs["testhide projections switch builds"].splitlines()[-1].startswith("switched builds at position ")
-    assert outputs["testhide projections drop builds"] == "dropped builds version 1 (previous)\n"
+    assert outputs["testhide projections drop builds"] == f"dropped builds version {builds.VERSION} (previous)\n"
     assert "applied 0 parked events of builds, 0 left\n" in outputs["testhide projections retry builds"]
     assert server.admin.get(f"/api/v3/builds/{build}").status_code == 200
 
