@@ -130,6 +130,18 @@ def test_a_copy_whose_database_lies_outside_of_it_is_refused_and_a_moved_folder_
         pass
 
 
+def test_a_lost_database_is_not_replaced_by_an_empty_one(data: Path) -> None:
+    with open_folder(data):  # as an interrupted first start, which is no loss
+        (data / "secret.key").touch()
+    with embedded_engines(data):
+        pass
+    for lost in ("engines/postgres", "engines", "engines.json"):
+        subprocess.run(["rm", "-r", data / lost], check=True)
+        with pytest.raises(Fault, match=f"The database of {data} is gone"), embedded_engines(data):
+            pass
+        assert not (data / "engines/postgres").exists()
+
+
 def test_a_folder_in_use_is_refused_by_the_name_of_its_process(data: Path) -> None:
     with open_folder(data), pytest.raises(InUse, match=f"already in use by process {os.getpid()}"), open_folder(data):
         pass

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from testhide.engines.folder import DataFolder, open_folder
+from testhide.engines.folder import CLUSTER, DataFolder, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault
@@ -57,7 +57,7 @@ def embedded_engines(data: Path) -> Iterator[Engines]:
 
 
 def free_space_or_fault(folder: DataFolder) -> None:
-    needed = LATER_START_BYTES if (folder.home / "postgres").exists() else FIRST_START_BYTES
+    needed = LATER_START_BYTES if (folder.home / CLUSTER).exists() else FIRST_START_BYTES
     free = shutil.disk_usage(folder.home).free
     if free < needed:
         raise Fault(f"{folder.home} has {free >> 20} MB free, and a start needs {needed >> 20} MB: make room first.")

@@ -26,10 +26,13 @@ from testhide.engines.accounts import can_enter, change_owner, engine_account
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise.program import Account
 
+CLUSTER = "postgres"
+"""Folder of the PostgreSQL cluster in the home."""
 _RECORD = "engines.json"
 _HOME_INSIDE = "engines"
 _OWNER = "data-folder"
-_OURS = {"lock", _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", "secret.key", "lost+found"}
+_SECRET_KEY = "secret.key"  # noqa: S105 (a file name)
+_OURS = {"lock", _RECORD, _HOME_INSIDE, "run", "logs", "blobs", "agent", _SECRET_KEY, "lost+found"}
 _LONGEST_SOCKET_PATH = 103  # bytes; 107 on Linux, 103 on macOS
 _LONGEST_NAME = len("/.s.PGSQL.5432.lock")
 
@@ -40,6 +43,8 @@ class Record:
     sockets: str
     postgres_password: str
     valkey_password: str
+    has_cluster: bool = False
+    """Whether there was a PostgreSQL cluster in the home: if it is not there, it was lost."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,10 @@ def read_record(data: Path) -> Record | None:
 
 def _opened(data: Path, lock: int) -> DataFolder:
     before = read_record(data)
-    record = before or Record("", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+    # A secret key without a record is what a data folder has left.
+    record = before or Record(
+        "", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24), (data / _SECRET_KEY).exists()
+    )
     home = data / _HOME_INSIDE
     if before and Path(before.home).name != _HOME_INSIDE:
         home = Path(before.home)
@@ -151,10 +159,24 @@ def _opened(data: Path, lock: int) -> DataFolder:
         _take_outside_home(data, home, account)
     # Sockets outside of the home are those of the folder that this one is a copy of.
     sockets = _usable_sockets(home, record.sockets if record.home == str(home) else "", account)
-    record = replace(record, home=str(home), sockets=str(sockets))
+    has_cluster = record.has_cluster or has_cluster_in(home)
+    record = replace(record, home=str(home), sockets=str(sockets), has_cluster=has_cluster)
     if record != before:
-        write_private(data / _RECORD, json.dumps(asdict(record), indent=1).encode())
+        _write_record(data, record)
     return DataFolder(data, lock, account, record)
+
+
+def has_cluster_in(home: Path) -> bool:
+    return (home / CLUSTER / "PG_VERSION").exists()
+
+
+def record_cluster(folder: DataFolder) -> None:
+    """Note that the cluster is complete, so that a later start does not replace a lost one by an empty one."""
+    _write_record(folder.path, replace(folder.record, has_cluster=True))
+
+
+def _write_record(data: Path, record: Record) -> None:
+    write_private(data / _RECORD, json.dumps(asdict(record), indent=1).encode())
 
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from testhide.engines.accounts import change_owner
 from testhide.engines.binaries import USER, PostgresBinaries, find_postgres, initdb_command
-from testhide.engines.folder import DataFolder, write_private
+from testhide.engines.folder import CLUSTER, DataFolder, has_cluster_in, record_cluster, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import Program, popen_options, send
 
@@ -48,6 +48,7 @@ password_encryption = 'scram-sha-256'
 _ACCESS = """\
 # Written anew at every start. The socket is the only way in, and its folder is private.
 local all all scram-sha-256
+local replication all scram-sha-256
 """
 
 
@@ -56,7 +57,7 @@ class Postgres:
 
     def __init__(self, folder: DataFolder) -> None:
         self.folder = folder
-        self.cluster = folder.home / "postgres"
+        self.cluster = folder.home / CLUSTER
         self.socket = folder.sockets / f".s.PGSQL.{PORT}"
         self._env = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
@@ -68,7 +69,7 @@ class Postgres:
     def program(self) -> Program:
         """Make the cluster if there is none. Returns the program that runs it. Raises Fault."""
         binaries = find_postgres(self.folder.home, self.folder.account)
-        if not (self.cluster / "PG_VERSION").exists():
+        if not has_cluster_in(self.folder.home):
             self._initialise(binaries)
         major = (self.cluster / "PG_VERSION").read_text().strip()
         if major != str(binaries.major):
@@ -93,7 +94,15 @@ class Postgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _initialise(self, binaries: PostgresBinaries) -> None:
-        """Make the cluster under a temporary name and rename it, so that an interruption leaves none half made."""
+        """Make the cluster under a temporary name and rename it, so that an interruption leaves none half made.
+
+        Raises Fault where there was one before: an empty database is no replacement for a lost one.
+        """
+        if self.folder.record.has_cluster:
+            raise Fault(
+                f"The database of {self.folder.path} is gone ({self.cluster}): put it back, or restore a backup into"
+                " another folder (testhide restore). An empty folder begins without data."
+            )
         if self.cluster.exists():
             raise Fault(f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away.")
         for old in self.folder.home.glob("postgres.new-*"):
@@ -107,6 +116,7 @@ class Postgres:
         finally:
             secret.unlink()
         fresh.replace(self.cluster)
+        record_cluster(self.folder)
 
     def _run(self, command: list[str]) -> None:
         done = subprocess.run(

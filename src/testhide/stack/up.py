@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from testhide.engines import free_space_or_fault
-from testhide.engines.folder import DataFolder, has_record, open_folder
+from testhide.engines.folder import CLUSTER, DataFolder, has_record, open_folder
 from testhide.engines.postgres import Postgres
 from testhide.engines.valkey import Valkey
 from testhide.operator_errors import Fault, InUse, Unreachable
@@ -93,7 +93,7 @@ def _complete(
     if embedded:
         free_space_or_fault(folder)
     if not environ.get("TESTHIDE_SECRET_KEY") and not environ.get("TESTHIDE_SECRET_KEY_FILE"):
-        fill["secret_key"] = own_secret_key(folder.path, is_new=not (folder.home / "postgres").exists())
+        fill["secret_key"] = own_secret_key(folder.path, is_new=not (folder.home / CLUSTER).exists())
     settings = from_environment(environ, **fill)
     if "postgres" not in embedded:
         _database_or_fault(settings.database_url)
