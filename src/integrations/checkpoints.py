@@ -8,6 +8,14 @@ class CheckpointFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def newest(self) -> str | None:
+        """Returns the note of the largest checkpoint; None without one. Blocks; raises OSError."""
+        name = max((path.name for path in self._folder.glob("checkpoint-*.txt")), default=None)
+        return None if name is None else (self._folder / name).read_text(encoding="utf-8", errors="replace")
+
     def publish(self, size: int, note: str) -> None:
         """Writes `checkpoint-SIZE.txt`, whole or not at all. Blocks; raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)

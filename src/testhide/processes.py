@@ -264,8 +264,8 @@ def work(settings: Settings) -> None:
                 ),
             )
 
-            publish = CheckpointFolder(Path(settings.checkpoints_to)).publish if settings.checkpoints_to else None
-            sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, publish)
+            folder = CheckpointFolder(Path(settings.checkpoints_to)) if settings.checkpoints_to else None
+            sealer = Sealer(parts.conninfo, pool, log, handler, secrets, utcnow, folder)
 
             messages = MessageBuilder(log)
             planner = DeliveryPlanner(pool, log, messages, listener, utcnow)

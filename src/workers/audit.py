@@ -20,6 +20,7 @@ from commands.handler import CommandContext, Handler
 from domain.audit import SIGNING_KEY, SigningKeyChanged
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
+from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import (
     AuditTree,
     SealedCheckpoint,
@@ -52,12 +53,9 @@ RECONNECT_DELAY_S = 0.2
 
 RESTORE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 
-Publish = Callable[[int, str], None]
-"""Stores a checkpoint (its size and note) outside the database. May block, may raise OSError."""
-
 
 class TreeDamaged(Exception):
-    """The stored tree differs from what was signed. Nothing is sealed on top of it."""
+    """The stored tree differs from what was signed, here or in the folder. Nothing is sealed on top of it."""
 
 
 @dataclass
@@ -68,7 +66,8 @@ class Sealer:
     handler: Handler
     secrets: Secrets
     clock: Callable[[], datetime]
-    publish: Publish | None = None
+    folder: CheckpointFolder | None = None
+    """Where each checkpoint is also written to, out of reach of the database."""
     interval_s: float = CHECKPOINT_INTERVAL_S
     max_events: int = CHECKPOINT_EVENTS
 
@@ -84,6 +83,7 @@ class Sealer:
             while True:
                 try:
                     async with self.hold_lock() as connection:
+                        await self.compare_with_folder()
                         log.info("sealing the log")
                         while True:
                             cursor.position = await self.seal(connection)
@@ -101,6 +101,32 @@ class Sealer:
     def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Waits until this process leads; the connection that it gives holds the lock."""
         return hold_leader_lock(self.conninfo, LOCK)
+
+    async def compare_with_folder(self) -> None:
+        """Raises TreeDamaged when the folder has a checkpoint that is not, or not any more, one of this log."""
+        if self.folder is None:
+            return
+        try:
+            note = await asyncio.to_thread(self.folder.newest)
+        except OSError as error:
+            log.error("the folder of checkpoints could not be read", folder=str(self.folder), error=str(error))
+            return
+        if note is None:
+            return
+        last = await self._tree.checkpoint()
+        size = last.size if last else 0
+        try:
+            signed = _open(note, await self._keys())
+        except BadNote as error:
+            raise TreeDamaged(f"the newest checkpoint in {self.folder} is not one of this log: {error}") from None
+        if signed.size > size:
+            raise TreeDamaged(
+                f"{self.folder} is ahead of the log: it has a checkpoint at {signed.size}, and the newest of the log is"
+                f" at {size}. What came between is lost, after a restore for example. Move the later checkpoints out of"
+                " the folder, and keep them: they prove what there was"
+            )
+        if signed.root != await self._tree.root(signed.size):
+            raise TreeDamaged(f"the log is not the one of the checkpoint at {signed.size} in {self.folder}; {RESTORE}")
 
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint there; returns its size. Raises TreeDamaged."""
@@ -127,8 +153,7 @@ class Sealer:
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
         """Raises TreeDamaged unless the tree has the root that the note of the last checkpoint was signed for."""
         try:
-            signers = [VerifierKey.parse(_public_key(recorded)) for recorded in keys]
-            signed = Checkpoint.parse(open_note(last.note, signers))
+            signed = _open(last.note, keys)
         except BadNote as error:
             raise TreeDamaged(f"the newest checkpoint is not one of this log ({error}); {RESTORE}") from None
         if signed.size != last.size or not signed.root == last.root == await self._tree.root(last.size):
@@ -144,9 +169,9 @@ class Sealer:
         checkpoint = Checkpoint(key.name, edge.size, edge.root, self.clock(), previous)
         sealed = SealedCheckpoint(edge.size, edge.root, key.sign(checkpoint.text), checkpoint.time)
         await write_checkpoint(connection, sealed)
-        if self.publish is not None:
+        if self.folder is not None:
             try:
-                await asyncio.to_thread(self.publish, sealed.size, sealed.note)
+                await asyncio.to_thread(self.folder.publish, sealed.size, sealed.note)
             except OSError as error:  # the next checkpoint covers this one too
                 log.error("a checkpoint could not be written out", size=sealed.size, error=str(error))
         return sealed
@@ -157,6 +182,11 @@ class Sealer:
             return keys
         await new_signing_key(self.handler, self.event_log, self.pool, self.secrets, CommandContext("system:sealer"))
         return await self._keys()
+
+
+def _open(note: str, keys: list[Recorded]) -> Checkpoint:
+    """Raises BadNote unless one of the keys has signed the note."""
+    return Checkpoint.parse(open_note(note, [VerifierKey.parse(_public_key(recorded)) for recorded in keys]))
 
 
 def key_at(keys: list[Recorded], size: int) -> str:

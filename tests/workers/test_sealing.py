@@ -37,12 +37,12 @@ ANN = CommandContext("user:1")
 class Yard:
     """A log, its sealer, and a clock that each checkpoint moves on."""
 
-    def __init__(self, parts: Core, publish: audit.Publish | None = None) -> None:
+    def __init__(self, parts: Core, folder: CheckpointFolder | None = None) -> None:
         self.parts = parts
         self.handler = Handler(parts.log, lambda: NOW)
         self.tree = AuditTree(parts.pool)
         self._ticks = 0
-        self.sealer = Sealer(parts.conninfo, parts.pool, parts.log, self.handler, parts.secrets, self._tick, publish)
+        self.sealer = Sealer(parts.conninfo, parts.pool, parts.log, self.handler, parts.secrets, self._tick, folder)
         self._claims = 0
 
     def _tick(self) -> datetime:
@@ -297,7 +297,7 @@ async def test_private_keys_are_sealed(yard: Yard) -> None:
 
 async def test_checkpoints_go_to_a_folder(parts: Core, tmp_path: Path) -> None:
     folder = tmp_path / "kept" / "here"
-    yard = Yard(parts, CheckpointFolder(folder).publish)
+    yard = Yard(parts, CheckpointFolder(folder))
     for _ in range(2):
         await yard.happen(5)
         await yard.seal()
@@ -308,7 +308,7 @@ async def test_checkpoints_go_to_a_folder(parts: Core, tmp_path: Path) -> None:
 
 async def test_a_folder_that_cannot_be_written_stops_nothing(parts: Core, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    yard = Yard(parts, CheckpointFolder(tmp_path / "file").publish)
+    yard = Yard(parts, CheckpointFolder(tmp_path / "file"))
     await yard.happen(5)
     await yard.seal()
     assert await yard.tree.checkpoint() is not None
