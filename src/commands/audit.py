@@ -1,4 +1,4 @@
-"""Commands on the audit log: record who read it, change the key that signs its checkpoints."""
+"""Commands on the audit log: record who read it and that it was restored, change the key that signs checkpoints."""
 
 import secrets as random
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import Command, CommandContext, Handler
-from domain.audit import AUDIT_READ, SIGNING_KEY, AuditRead, SigningKeyChanged, What
+from domain.audit import AUDIT_READ, RESTORES, SIGNING_KEY, AuditRead, LogRestored, SigningKeyChanged, What
 from domain.core.errors import Conflict
 from domain.core.events import AnyStream, Event
 from store.audit.checkpoints import keep_key
@@ -29,6 +29,20 @@ class NoteReading(Command, of=AUDIT_READ):
     def decide(self, noted: AuditRead | None) -> Iterable[Event]:
         if noted is None:
             yield self.event(AuditRead)
+
+
+@dataclass(frozen=True)
+class NoteRestore(Command):
+    """Records that the log was restored from a backup that ends at a position."""
+
+    position: int
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (RESTORES,)
+
+    def decide(self, last: int) -> Iterable[Event]:
+        if last != self.position:
+            yield self.event(LogRestored)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The audit log: who read it, and whose signature its checkpoints carry.
+"""The audit log: who read it, whose signature its checkpoints carry, and when it was restored from a backup.
 
 Each reading is a stream of one event, so that recording it never waits for another reading. The signing keys are in
 the log itself: each key vouches for the next, so those who trust one of them can verify all later ones.
@@ -57,6 +57,31 @@ def evolve_signing_key(state: str | None, event: Event) -> str | None:
             return state
 
 
+class LogRestored(Event, frozen=True):
+    """The log was restored from a backup: what had followed its last position is lost.
+
+    Positions and ids that the lost events may have had are skipped (`store.log.ids.skip`).
+    """
+
+    name: ClassVar[str] = "audit.log_restored"
+    position: int
+    """The last position of the backup."""
+
+    @property
+    def stream(self) -> str:
+        return RESTORES.name
+
+
+def evolve_restores(state: int, event: Event) -> int:
+    match event:
+        case LogRestored():
+            return event.position
+        case _:
+            return state
+
+
 AUDIT_READ = Category[AuditRead | None]("audit-read", None, evolve_reading)
 SIGNING_KEY = Category[str | None]("audit", None, evolve_signing_key).at("signing-keys")
-EVENTS = (AuditRead, SigningKeyChanged)
+RESTORES = Category[int]("log", 0, evolve_restores).at("restores")
+"""Its state is the last position of the backup that was restored last."""
+EVENTS = (AuditRead, SigningKeyChanged, LogRestored)

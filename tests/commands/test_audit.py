@@ -1,13 +1,13 @@
-"""Tests of changing the key that signs the checkpoints of the audit log."""
+"""Tests of changing the key that signs the checkpoints of the audit log, and of noting restores."""
 
 from typing import Any
 
 import hypothesis
 import pytest
 
-from commands.audit import ChangeSigningKey
+from commands.audit import ChangeSigningKey, NoteRestore
 from domain import audit
-from domain.audit import SIGNING_KEY, SigningKeyChanged
+from domain.audit import RESTORES, SIGNING_KEY, LogRestored, SigningKeyChanged
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from tests.support.spec import folds, given, is_decided_once
@@ -31,7 +31,14 @@ def test_a_key_is_changed_from_the_one_that_was_seen() -> None:
     assert SIGNING_KEY.fold([FIRST, second]) == "b"
 
 
-@hypothesis.given(commands(ChangeSigningKey), histories(*audit.EVENTS))
+def test_every_restore_is_noted_once() -> None:
+    first = LogRestored(position=70)
+    given().when(NoteRestore(70)).then(first)
+    given(first).when(NoteRestore(70)).then_nothing()
+    given(first).when(NoteRestore(900)).then(LogRestored(position=900))
+
+
+@hypothesis.given(commands(ChangeSigningKey) | commands(NoteRestore), histories(*audit.EVENTS))
 def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None:
     is_decided_once(command, history)
 
@@ -39,3 +46,4 @@ def test_deciding_again_does_nothing(command: Any, history: list[Event]) -> None
 @hypothesis.given(histories(*audit.EVENTS))
 def test_folding_never_fails(history: list[Event]) -> None:
     folds(SIGNING_KEY.category, history)
+    folds(RESTORES.category, history)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from domain.artifacts import ARTIFACT
-from domain.audit import AUDIT_READ, SIGNING_KEY
+from domain.audit import AUDIT_READ, RESTORES, SIGNING_KEY
 from domain.auth import API_TOKEN, SESSION
 from domain.builds import BUILD, Build, status_of
 from domain.claims import CLAIM
@@ -59,7 +59,18 @@ CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
     for category in (
         *(API_TOKEN, ARTIFACT, AUDIT_READ, BUILD, CLAIM, JOB, KNOWN_ISSUE, LEADER, NODE, NODE_COMMAND, POOL, PROJECT),
-        *(QUARANTINE, SESSION, SIGNING_KEY.category, TEMPLATE, TRIAGE, USER, WEBHOOK, DELIVERY, FLAKINESS),
+        *(
+            QUARANTINE,
+            SESSION,
+            RESTORES.category,
+            SIGNING_KEY.category,
+            TEMPLATE,
+            TRIAGE,
+            USER,
+            WEBHOOK,
+            DELIVERY,
+            FLAKINESS,
+        ),
         *(CHANNEL, CARD),
     )
 }

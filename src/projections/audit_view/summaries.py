@@ -276,6 +276,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     auth.ApiTokenCreated: "made API token {token_id}{label: “} for user {user_id}",
     auth.ApiTokenRevoked: "revoked API token {token_id} of user {user_id}",
     audit.AuditRead: _audit_read,
+    audit.LogRestored: "restored the log from a backup that ended at position {position}; later events are lost",
     audit.SigningKeyChanged: "gave the audit log a new signing key",
     projections.EventDismissed: "dismissed position {position} of read model {projection} as {operator}{reason:: “}",
     claims.ClaimTaken: lambda event: f"reserved a name for {event.owner.replace('-', ' ')}",

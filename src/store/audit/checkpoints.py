@@ -13,10 +13,9 @@ from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import HASH, TILE, Edge, Range, Subtree, cover, fold, in_tile, tile_subtree
 from store.audit.signed_notes import SigningKey, VerifierKey
 from store.crypto.secrets import Secrets
+from store.log.ids import MAX_GAP
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
-MAX_GAP = 100_000
-"""Positions in a row without an event that count as rolled back. A row after a longer gap is not from this server."""
 UNKNOWN = bytes(HASH)
 """Takes the place of a hash that the tiles no longer have. It equals no hash, so every check with it fails."""
 
@@ -57,11 +56,19 @@ async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
     for position, *columns in rows:
         missing = range(size + len(leaves) + 1, position)
         if len(missing) > MAX_GAP:
-            break
+            break  # it is not from this server
         # Positions are committed in their order, so a position that is missing now stays without a row.
         leaves += [hash_of(GapLeaf(absent)) for absent in missing]
         leaves.append(hash_of(leaf_of(position, row_of(*columns))))
     return leaves
+
+
+async def compute_root(connection: AsyncConnection, size: int) -> bytes:
+    """Returns the root over the first `size` positions, from the rows of the log as they are now."""
+    tree = Edge()
+    while leaves := (await next_leaves(connection, tree.size))[: size - tree.size]:
+        tree.append(leaves)
+    return tree.root
 
 
 async def write_tiles(connection: AsyncConnection, tiles: dict[Subtree, bytes]) -> None:
