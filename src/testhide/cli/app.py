@@ -31,6 +31,12 @@ app.command(
     "testhide.cli.demo:demo",
     help="Start a stack on a folder of its own, run an example through it and show what it found.",
 )
+app.command("testhide.cli.backup:backup", help="Back everything up into a new folder, while the stack runs or not.")
+app.command("testhide.cli.backup:restore", help="Restore a backup into a new data folder, and check it.")
+app.command(
+    "testhide.cli.backup:after_restore",
+    help="Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.",
+)
 app.command("testhide.cli.audit:app", name="audit", help="Proof that the log was not altered.")
 app.command("testhide.cli.projections:app", name="projections", help="Read models.")
 app.command("testhide.cli.users:app", name="users", help="People who use the server.")

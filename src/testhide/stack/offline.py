@@ -21,7 +21,7 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)
         return
-    folder = _data_folder(data, environ).absolute()
+    folder = data_folder(data, environ).absolute()
     if not _settings_file(folder).exists():
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
     # The file may have come with a copied or moved folder.
@@ -35,13 +35,13 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
 
 def settings_of_running_stack(data: Path | None, environ: Mapping[str, str]) -> Settings:
     """Return the settings of the stack that runs on the data folder. Raises Fault when none does."""
-    folder = _data_folder(data, environ)
+    folder = data_folder(data, environ)
     if not is_locked(folder) or not _settings_file(folder).exists():
         raise Fault(f"No stack runs on {folder}: start it with `./dev up --data {folder}`.")
     return _load(folder)
 
 
-def _data_folder(data: Path | None, environ: Mapping[str, str]) -> Path:
+def data_folder(data: Path | None, environ: Mapping[str, str]) -> Path:
     return data or Path(environ.get("TESTHIDE_DATA") or default_data_folder())
 
 

@@ -1,0 +1,96 @@
+"""Backs a server up into a folder while it runs. `testhide.restore` reads the folder.
+
+backup.json     what this is a backup of (Manifest)
+database.dump   one snapshot of the database, made by pg_dump in its custom format
+blobs/          the artifacts, unless they are in an object store
+secret.key      opens what is encrypted in the database
+agent-token     of the local agent, if the server has one
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from psycopg import IsolationLevel
+
+from store.clock import utcnow
+from store.postgres.queries import fetch_rows
+from testhide.engines.client_programs import run_client
+from testhide.operator_errors import Fault
+from testhide.processes import core
+from testhide.settings import Settings, write_key
+from testhide.version import VERSION
+
+MANIFEST, DUMP, BLOBS, KEY, AGENT_TOKEN = "backup.json", "database.dump", "blobs", "secret.key", "agent-token"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    release: str
+    position: int
+    """The newest position of the log in the snapshot."""
+    taken_at: datetime
+    blobs_url: str
+    """Where artifacts lie that the backup does not hold; empty if it does."""
+
+
+async def back_up(settings: Settings, target: Path) -> Manifest:
+    """Write a backup into a new folder, which is complete as soon as it is there. Raises Fault, OSError."""
+    with _new_folder(target) as folder:
+        async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+            await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+            async with connection.transaction():
+                query = "SELECT pg_export_snapshot(), coalesce(max(notification_id), 0) FROM stored_events"
+                ((snapshot, position),) = await fetch_rows(connection, query)
+                taken_at = utcnow()
+                options = (f"--snapshot={snapshot}", "--no-unlogged-table-data", f"--file={folder / DUMP}")
+                run_client("pg_dump", settings.database_url, "--format=custom", *options)
+        # Later than the snapshot: an artifact is stored before the event that names it.
+        if blobs := local_blobs(settings):
+            copy_blobs(blobs, folder / BLOBS)
+        write_key(folder / KEY, settings.secret_key)
+        with suppress(FileNotFoundError):
+            shutil.copy(Path(settings.data_dir, "agent", "token"), folder / AGENT_TOKEN)
+        manifest = Manifest(
+            release=VERSION, position=position, taken_at=taken_at, blobs_url="" if blobs else settings.blobs
+        )
+        (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+    return manifest
+
+
+def local_blobs(settings: Settings) -> Path | None:
+    """Return the folder of the artifacts; None if they are in an object store."""
+    url = urlsplit(settings.blobs)
+    return Path(unquote(url.path)) if url.scheme == "file" else None
+
+
+def copy_blobs(source: Path, target: Path) -> None:
+    """Copy all artifacts but unfinished ones. Those that are deleted meanwhile are left out."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    for folder, _, names in os.walk(source):
+        copied = target / Path(folder).relative_to(source)
+        copied.mkdir(mode=0o700, exist_ok=True)
+        for name in names:
+            if "#" not in name:
+                with suppress(FileNotFoundError):
+                    shutil.copyfile(Path(folder, name), copied / name)
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Yield a private folder that gets its name when the block ends, and is removed when the block fails."""
+    if target.exists():
+        raise Fault(f"{target} is there already: name a new folder.", 2)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.unfinished-", dir=target.parent))
+    try:
+        yield unfinished
+        os.sync()
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise

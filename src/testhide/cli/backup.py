@@ -1,0 +1,83 @@
+"""`testhide backup`, `restore` and `after-restore`."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from testhide.backup import back_up
+from testhide.cli.options import DataFolder, run_on_stack
+from testhide.cli.printing import printable
+from testhide.restore import Restored, finish_restore
+from testhide.restore import restore as restore_backup
+from testhide.settings import Settings
+from testhide.stack.offline import data_folder, settings_of
+
+MAX_PRINTED = 50
+"""Lost artifacts that are printed; the rest is counted."""
+
+
+def backup(folder: Path, *, data: DataFolder = None) -> int:
+    """Back everything up into a new folder, while the stack runs or not.
+
+    Parameters
+    ----------
+    folder
+        Gets the secret key too: keep it as safe as the server.
+    """
+
+    async def work(settings: Settings) -> int:
+        manifest = await back_up(settings, folder.absolute())
+        print(f"backed up to {folder}: position {manifest.position:,}, {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC")
+        if manifest.blobs_url:
+            print(f"not in it are the artifacts, which lie at {manifest.blobs_url}")
+        return 0
+
+    return run_on_stack(data, work)
+
+
+def restore(folder: Path, *, data: DataFolder = None) -> int:
+    """Restore a backup into a new data folder, and check it. Ends with 1 when something is lost or altered.
+
+    Parameters
+    ----------
+    folder
+        A folder that `testhide backup` made.
+    """
+    data = data_folder(data, os.environ)
+    exit_code = _print_found(restore_backup(folder, data))
+    print(f"start it: testhide up --data {data}")
+    return exit_code
+
+
+def after_restore(*, data: DataFolder = None) -> int:
+    """Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.
+
+    `restore` does this by itself. Ends with 1 when something is lost or altered.
+    """
+    with settings_of(data, os.environ) as settings:
+        return _print_found(finish_restore(settings))
+
+
+def _print_found(restored: Restored) -> int:
+    """Print what was found. Returns the exit code."""
+    print("\n".join(map(printable, _describe(restored))))
+    return 0 if restored.is_as_sealed and not restored.lost else 1
+
+
+def _describe(restored: Restored) -> Iterator[str]:
+    yield f"restored up to position {restored.position:,}"
+    if not restored.is_as_sealed:
+        yield f"ALTERED: the log is not the one of its checkpoint {restored.sealed}; `testhide audit verify` says where"
+    elif restored.sealed:
+        yield f"the log is the one of its checkpoint {restored.sealed}"
+    else:
+        yield "the log has no checkpoint to compare it with"
+    if restored.blobs_url:
+        yield f"artifacts were not checked: they lie at {restored.blobs_url} (TESTHIDE_BLOBS_URL)"
+    else:
+        yield f"artifacts: {restored.artifacts:,}, missing or altered: {len(restored.lost):,}"
+    for artifact in restored.lost[:MAX_PRINTED]:
+        yield f"lost: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
+    if len(restored.lost) > MAX_PRINTED:
+        yield f"and {len(restored.lost) - MAX_PRINTED:,} more"
+    yield f"agents that have to connect again, with their builds to run again: {restored.sessions}"

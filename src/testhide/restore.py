@@ -1,0 +1,195 @@
+"""Restores a backup into a new data folder, and makes a restored database safe to go on with."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from commands.audit import NoteRestore
+from commands.handler import CommandContext, Handler
+from commands.nodes import MarkNodeOffline
+from domain.artifacts import ArtifactDeleted, ArtifactStored
+from domain.builds import BuildDeleted
+from domain.core.events import Event
+from domain.jobs import JobDeleted
+from domain.nodes import NODE, NodeRegistered
+from store.audit.checkpoints import AuditTree, compute_root
+from store.clock import utcnow
+from store.log.event_log import EventLog
+from store.log.ids import skip
+from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs, local_blobs
+from testhide.engines import embedded_engines
+from testhide.engines.client_programs import run_client
+from testhide.engines.folder import read_record, write_private
+from testhide.operator_errors import Fault
+from testhide.preparation import migrate
+from testhide.processes import Core, core
+from testhide.settings import Settings, parse_key, save_settings, write_key
+
+E = TypeVar("E", bound=Event)
+
+BATCH_SIZE = 1_000
+"""Events that are read at once."""
+REASON = "the log was restored from a backup"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A restored database and its artifacts, as they were found."""
+
+    position: int
+    """The newest position."""
+    sealed: int
+    """The size of the newest checkpoint; 0 without one."""
+    is_as_sealed: bool
+    """Whether the log has the root of that checkpoint."""
+    blobs_url: str
+    """Where artifacts lie that were not checked; empty if they were."""
+    artifacts: int
+    lost: list[ArtifactStored]
+    """Artifacts that are missing or have other contents."""
+    sessions: int
+    """Sessions of agents that were ended."""
+
+
+def restore(backup: Path, data: Path) -> Restored:
+    """Restore into a folder that is empty or not there. Blocks. Raises Fault, OSError; the folder is then as it was."""
+    manifest, key = read_backup(backup)
+    data = data.absolute()
+    is_new = not data.exists()
+    if not is_new and {entry.name for entry in data.iterdir()} - {"lost+found"}:
+        raise Fault(f"{data} is not empty: restore into a new folder.", 2)
+    try:
+        with embedded_engines(data) as engines:
+            settings = Settings(
+                database_url=engines.database_url,
+                redis_url=engines.redis_url,
+                secret_key=key,
+                data_dir=str(data),
+                blobs_url=manifest.blobs_url,
+            )
+            dump = str(backup / DUMP)
+            run_client("pg_restore", settings.database_url, "--single-transaction", "--no-owner", "--no-acl", dump)
+            for name in ("run", "logs", "blobs", "agent"):
+                (data / name).mkdir(mode=0o700)
+            if not manifest.blobs_url:
+                copy_blobs(backup / BLOBS, data / "blobs")
+            with suppress(FileNotFoundError):
+                write_private(data / "agent" / "token", (backup / AGENT_TOKEN).read_bytes())
+            restored = finish_restore(settings)
+            write_key(data / KEY, key)
+            save_settings(settings, data / "run" / "settings.json")
+    except BaseException:
+        if data.exists():
+            _empty(data)
+            if is_new:
+                data.rmdir()
+        raise
+    return restored
+
+
+def read_backup(backup: Path) -> tuple[Manifest, bytes]:
+    """Return a backup's manifest and secret key. Raises Fault for one that is not complete."""
+    try:
+        manifest = msgspec.json.decode((backup / MANIFEST).read_bytes(), type=Manifest)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Fault(f"{backup} is no backup: it has no {MANIFEST}.", 2) from None
+    except msgspec.MsgspecError as error:
+        raise Fault(f"{backup / MANIFEST} cannot be read: {error}", 2) from None
+    wanted = (DUMP, KEY) if manifest.blobs_url else (DUMP, KEY, BLOBS)
+    if missing := [name for name in wanted if not (backup / name).exists()]:
+        raise Fault(f"{backup} is not complete, put back what is missing: {', '.join(missing)}.", 2)
+    return manifest, parse_key((backup / KEY).read_text(), str(backup / KEY))
+
+
+def finish_restore(settings: Settings) -> Restored:
+    """Check a restored database and its artifacts, and make it safe to go on with. Raises Fault."""
+    migrate(settings)
+
+    async def finish() -> Restored:
+        async with core(settings, pool_size=2) as parts:
+            async with parts.pool.connection() as connection:
+                await connection.execute("ANALYZE")
+                checkpoint = await AuditTree(parts.pool).checkpoint()
+                is_as_sealed = checkpoint is None or await compute_root(connection, checkpoint.size) == checkpoint.root
+            blobs = local_blobs(settings)
+            artifacts = await find_artifacts(parts.log) if blobs else []
+            return Restored(
+                position=await parts.log.read_head(),
+                sealed=checkpoint.size if checkpoint else 0,
+                is_as_sealed=is_as_sealed,
+                blobs_url="" if blobs else settings.blobs,
+                artifacts=len(artifacts),
+                lost=list(_find_lost(artifacts, blobs)) if blobs else [],
+                sessions=await go_on(parts),
+            )
+
+    return asyncio.run(finish())
+
+
+async def go_on(parts: Core) -> int:
+    """Make a restored database safe to go on with. Returns the number of agents' sessions that it ended.
+
+    Skips positions and ids that lost events may have had, records the restore, and ends the sessions of agents: their
+    builds go back to the queue, since nobody knows what became of them.
+    """
+    handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
+    head = await parts.log.read_head()
+    await skip(parts.pool)
+    await handler.execute(NoteRestore(head), caller)
+    registered = [event.node_id for event in await _read_all(parts.log, NodeRegistered)]
+    ended = 0
+    for node_id in registered:
+        node = await parts.log.load_state(NODE.at(node_id))
+        if node is not None and node.session is not None:
+            await handler.execute(MarkNodeOffline(node_id, node.session, REASON), caller)
+            ended += 1
+    return ended
+
+
+async def find_artifacts(log: EventLog) -> list[ArtifactStored]:
+    """Return all artifacts that were not deleted."""
+    deleted = {event.artifact_id for event in await _read_all(log, ArtifactDeleted)}
+    builds = {event.build_id for event in await _read_all(log, BuildDeleted)}
+    jobs = {event.job_id for event in await _read_all(log, JobDeleted)}
+    return [
+        event
+        for event in await _read_all(log, ArtifactStored)
+        if event.artifact_id not in deleted and event.build_id not in builds and event.job_id not in jobs
+    ]
+
+
+def _find_lost(artifacts: Iterable[ArtifactStored], blobs: Path) -> Iterator[ArtifactStored]:
+    for artifact in artifacts:
+        try:
+            with open(blobs / artifact.blob, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            digest = ""
+        if digest != artifact.sha256:
+            yield artifact
+
+
+async def _read_all(log: EventLog, kind: type[E]) -> list[E]:
+    found: list[E] = []
+    position = 0
+    while recorded := await log.read(position, BATCH_SIZE, [kind.name]):
+        found += [item.event for item in recorded if isinstance(item.event, kind)]
+        position = recorded[-1].position
+    return found
+
+
+def _empty(data: Path) -> None:
+    record = read_record(data)
+    outside = [Path(record.home), Path(record.sockets)] if record else []
+    for path in [*data.iterdir(), *outside]:
+        if path.is_dir() and path.name != "lost+found":
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""`testhide backup` and `restore`: a consistent copy while writes go on, and what becomes of ids, agents and files."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from commands.handler import CommandContext, Handler
+from commands.nodes import ConnectNode, RegisterNode
+from domain.artifacts import ArtifactStored, blob_key
+from domain.audit import RESTORES
+from domain.builds import BuildDeleted
+from domain.claims import ClaimTaken
+from domain.core.events import EventMetadata
+from domain.nodes import NODE
+from store.audit.checkpoints import AuditTree
+from store.clock import utcnow
+from store.log.event_log import Write
+from store.log.ids import MAX_GAP, SKIPPED
+from testhide.backup import Manifest
+from testhide.cli import main
+from testhide.processes import Core, core
+from testhide.restore import go_on
+from testhide.settings import Settings, save_settings
+from testhide.stack.offline import settings_of
+from workers.audit import Sealer
+
+NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
+STAMP = EventMetadata(NOW, "user:1")
+CALLER = CommandContext("system:tests")
+
+
+@pytest.fixture
+def settings(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A server whose settings the environment names."""
+    made = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path / "original"))
+    (tmp_path / "original").mkdir()
+    save_settings(made, tmp_path / "settings.json")
+    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
+    return made
+
+
+@pytest.fixture
+async def original(settings: Settings) -> AsyncIterator[Core]:
+    """Its log has a connected node, two artifacts, one of a build that was deleted, and a checkpoint."""
+    async with core(settings) as parts:
+        await given_connected_node(parts, 1)
+        await given_artifact(parts, settings, 1, b"kept")
+        await given_artifact(parts, settings, 2, b"of a deleted build")
+        deleted = BuildDeleted(build_id=2, job_id=5, project_id=1)
+        await parts.log.append([Write(1, deleted)], STAMP)
+        shutil.rmtree(Path(settings.data_dir, "blobs", "jobs", "5", "builds", "2"))
+        await seal(parts)
+        yield parts
+
+
+async def given_connected_node(parts: Core, node_id: int) -> None:
+    handler = Handler(parts.log, utcnow)
+    await handler.execute(RegisterNode(node_id, f"node {node_id}", f"claim-{node_id}", b"hash", None), CALLER)
+    await handler.execute(ConnectNode(node_id, "session", "1", "linux", "host", 2, 4.0), CALLER)
+
+
+async def given_artifact(parts: Core, settings: Settings, number: int, content: bytes) -> None:
+    key = blob_key(5, number, number)
+    file = Path(settings.data_dir, "blobs", key)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    stored = ArtifactStored(
+        artifact_id=number,
+        build_id=number,
+        job_id=5,
+        project_id=1,
+        type="log",
+        size_bytes=len(content),
+        blob=key,
+        path=f"{number}.log",
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    await parts.log.append([Write(1, stored)], STAMP)
+
+
+async def seal(parts: Core) -> None:
+    sealer = Sealer(parts.conninfo, parts.pool, parts.log, Handler(parts.log, utcnow), parts.secrets, utcnow)
+    async with sealer.hold_lock() as connection:
+        await sealer.seal(connection)
+
+
+async def append_forever(parts: Core) -> None:
+    number = 0
+    while True:
+        number += 1
+        await parts.log.append([Write(1, ClaimTaken(claim=f"busy-{number}", owner="user-1"))], STAMP)
+
+
+async def run(*arguments: object) -> int:
+    """Runs the command line, which has an event loop of its own."""
+    return await asyncio.to_thread(main.main, [str(argument) for argument in arguments])
+
+
+def manifest_of(backup: Path) -> Manifest:
+    return msgspec.json.decode((backup / "backup.json").read_bytes(), type=Manifest)
+
+
+async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
+    original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup, restored = tmp_path / "backup", data / "restored"
+    busy = asyncio.create_task(append_forever(original))
+    before = await original.log.read_head()
+    assert await run("backup", backup) == 0
+    busy.cancel()
+    await asyncio.gather(busy, return_exceptions=True)
+    position = manifest_of(backup).position
+    assert before <= position < await original.log.read_head()
+    assert capsys.readouterr().out.startswith(f"backed up to {backup}: position {position:,}, ")
+    assert backup.stat().st_mode & 0o077 == 0
+
+    assert await run("restore", backup, "--data", restored) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert output == [
+        f"restored up to position {position:,}",
+        f"the log is the one of its checkpoint {before}",
+        "artifacts: 1, missing or altered: 0",
+        "agents that have to connect again, with their builds to run again: 1",
+        f"start it: testhide up --data {restored}",
+    ]
+    with settings_of(restored, {}) as there:
+        async with core(there) as parts:
+            kept = await original.log.read(0, position + 10, up_to=position)
+            assert await parts.log.read(0, position + 10, up_to=position) == kept
+            (noted,) = (await parts.log.load([RESTORES.name]))[RESTORES.name]
+            assert (noted.event.position, noted.position > position + SKIPPED) == (position, True)
+            assert await parts.ids.draw("builds") > SKIPPED
+            assert await parts.ids.draw_range("results", 5) > 1_000 * SKIPPED
+            node = await parts.log.load_state(NODE.at(1))
+            assert node is not None
+            assert node.session is None
+            await seal(parts)
+    assert (restored / "blobs" / blob_key(5, 1, 1)).read_bytes() == b"kept"
+
+
+async def test_what_is_altered_or_lost_is_said(
+    original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = tmp_path / "backup"
+    async with original.pool.connection() as connection:
+        await connection.execute("UPDATE stored_events SET topic = 'node.released' WHERE notification_id = 2")
+    assert await run("backup", backup) == 0
+    (backup / "blobs" / blob_key(5, 1, 1)).write_bytes(b"forged")
+    capsys.readouterr()
+    assert await run("restore", backup, "--data", data) == 1
+    output = capsys.readouterr().out
+    assert "\nALTERED: the log is not the one of its checkpoint " in output
+    assert "\nartifacts: 1, missing or altered: 1\nlost: artifact 1 of build 1, 1.log\n" in output
+
+
+async def test_what_cannot_be_restored_leaves_nothing_behind(
+    original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = tmp_path / "backup"
+    assert await run("backup", backup) == 0
+    key = (backup / "secret.key").read_text()
+
+    async def refused(code: int, *arguments: object) -> str:
+        capsys.readouterr()
+        assert await run(*arguments) == code
+        return capsys.readouterr().err.removeprefix("testhide: ")
+
+    assert await refused(2, "backup", backup) == f"{backup} is there already: name a new folder.\n"
+    assert await refused(2, "restore", tmp_path, "--data", data) == f"{tmp_path} is no backup: it has no backup.json.\n"
+    assert (
+        await refused(2, "restore", backup, "--data", tmp_path)
+        == f"{tmp_path} is not empty: restore into a new folder.\n"
+    )
+    (backup / "secret.key").unlink()
+    assert (await refused(2, "restore", backup, "--data", data)).endswith("put back what is missing: secret.key.\n")
+    (backup / "secret.key").write_text(key.swapcase())
+    assert (await refused(1, "restore", backup, "--data", data)).startswith(
+        "The secret key does not open what is in the"
+    )
+    (backup / "database.dump").write_bytes((backup / "database.dump").read_bytes()[:5_000])
+    assert (await refused(1, "restore", backup, "--data", data / "new")).startswith("pg_restore failed: ")
+    assert list(data.iterdir()) == []
+
+
+async def test_a_backup_that_fails_leaves_nothing_behind(
+    original: Core, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTHIDE_POSTGRES_BIN", str(tmp_path))
+    assert await run("backup", tmp_path / "new" / "backup") == 1
+    (tmp_path / "new").mkdir()
+    assert await run("backup", tmp_path / "new" / "backup") == 1
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+async def test_positions_go_on_within_what_the_sealer_takes_for_a_gap(parts: Core) -> None:
+    """The sequence of a dump is ahead of its events by all that was appended while it was made."""
+    await parts.log.append([Write(1, ClaimTaken(claim="a", owner="user-1"))], STAMP)
+    async with parts.pool.connection() as connection:
+        await connection.execute("SELECT setval('stored_events_notification_id_seq', 5_000_000)")
+    assert await go_on(parts) == 0
+    assert await parts.log.read_head() == 1 + MAX_GAP + 1
+    await seal(parts)
+    tree = AuditTree(parts.pool)
+    assert (checkpoint := await tree.checkpoint()) is not None
+    assert checkpoint.size == await parts.log.read_head()

@@ -1,0 +1,197 @@
+"""An operator's drill: the commands of docs/backup.md as they stand there, and a healthy server after each of them.
+
+The server that it begins with runs the first build of the README.
+"""
+
+import asyncio
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from commands.handler import Handler
+from integrations.checkpoints import CheckpointFolder
+from store.clock import utcnow
+from store.log.ids import SKIPPED
+from testhide.engines.binaries import find_postgres
+from testhide.processes import core
+from testhide.settings import Settings
+from testhide.stack.offline import settings_of, settings_of_running_stack
+from tests.support.builders import upload
+from tests.support.http import Client
+from tests.support.server import free_port
+from workers.audit import Sealer
+
+from .conftest import until
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs" / "backup.md"
+ADMIN = ("admin@testhide.local", "correct horse battery")
+FOR_A_BASE_BACKUP = "wal_level = replica\nmax_wal_senders = 2\n"
+
+
+def commands(heading: str) -> list[str]:
+    section = DOCS.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line[4:] for line in section.splitlines() if line.startswith("    ")]
+
+
+def first_build(port: str) -> str:
+    """The script of the README, for this port and the administrator's password."""
+    block = (ROOT / "README.md").read_text().partition("A first build by hand:\n\n")[2].partition("\n\n")[0]
+    return block.replace(":8000/", f":{port}/").replace('"password": "..."', f'"password": "{ADMIN[1]}"')
+
+
+class Operator:
+    """Runs documented commands with the variables that they name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = str(free_port())
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("TESTHIDE_")}
+        programs = [str(Path(sys.executable).parent), str(find_postgres(folder, None).bin), self.environ["PATH"]]
+        self.environ |= {
+            "PATH": os.pathsep.join(programs),
+            "TESTHIDE_PORT": self.port,
+            "TESTHIDE_ADMIN_PASSWORD": ADMIN[1],
+            "TESTHIDE_CHECKPOINTS_TO": str(folder / "checkpoints"),
+            "CHECKPOINTS": str(folder / "checkpoints"),
+        }
+        self.environ |= {name.upper(): str(folder / name) for name in ("data", "backup", "restored", "moved", "base")}
+        self.environ["DUMP"] = str(folder / "database.dump")
+
+    def path(self, name: str) -> Path:
+        return Path(self.environ[name])
+
+    def attempt(self, command: str) -> subprocess.CompletedProcess[str]:
+        arguments = ["sh", "-euc", command]
+        return subprocess.run(arguments, env=self.environ, capture_output=True, text=True, timeout=60, check=False)
+
+    def run(self, *lines: str) -> str:
+        done = self.attempt("\n".join(lines))
+        assert done.returncode == 0, f"{lines}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextlib.contextmanager
+    def stack(self, command: str) -> Iterator[Client]:
+        """Runs a stack by this command, until it is healthy and the block ends; yields the administrator."""
+        arguments = ["sh", "-euc", f"exec {command}"]
+        with subprocess.Popen(
+            arguments, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                output: list[str] = []
+                while not any(line.startswith("ready ") for line in output):
+                    output.append(process.stdout.readline())
+                    assert output[-1], output
+                client = Client(f"http://127.0.0.1:{self.port}", *ADMIN)
+                yield client
+                assert client.fetch("/readyz")["status"] == "ok"
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.communicate(timeout=30)
+
+
+def seal(data: Path, folder: Path) -> None:
+    """Seals the log of a stopped stack, as `testhide work` does every ten seconds."""
+
+    async def sealed(settings: Settings) -> None:
+        async with core(settings, pool_size=2) as parts:
+            handler = Handler(parts.log, utcnow)
+            sealer = Sealer(
+                parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, CheckpointFolder(folder)
+            )
+            async with sealer.hold_lock() as connection:
+                await sealer.seal(connection)
+
+    with settings_of(data, {}) as settings:
+        asyncio.run(sealed(settings))
+
+
+def state(client: Client, build: int) -> dict[str, Any]:
+    found: dict[str, Any] = client.fetch(f"/builds/{build}")
+    return found
+
+
+def test_the_documented_commands(data: Path) -> None:
+    operator = Operator(data)
+    back_up, restore, move, start = commands("The embedded database")
+    go = data / "go"
+
+    with operator.stack('testhide up --data "$DATA"') as admin:
+        assert "hello" in operator.run(first_build(operator.port))
+        (project,) = admin.fetch("/projects")
+        job = admin.create("/jobs", name="Slow", project_id=project["id"])["id"]
+        command = {"command": f"until [ -e {go} ]; do sleep 0.05; done", "setup": [], "env": {}, "artifacts": []}
+        admin.when("PUT", f"/jobs/{job}/configuration", json=command).then(200)
+        external = admin.create("/builds/start", job_id=job, external=True)["id"]
+        artifact = upload(admin, external, b"kept", "notes.txt").then(201)["id"]
+        slow = admin.create("/builds/start", job_id=job)["id"]
+        until(lambda: state(admin, slow)["status"] == "running", "the agent has begun the build")
+        assert "backed up to" in operator.run(back_up)
+        lost = admin.create("/projects", name="Lost")["id"]
+    seal(operator.path("DATA"), operator.path("CHECKPOINTS"))
+
+    output = operator.run(restore)
+    assert "the log is the one of its checkpoint" in output
+    assert "artifacts: 1, missing or altered: 0" in output
+    assert "with their builds to run again: 1" in output
+    operator.run(move)
+
+    *ahead, put_key_back = commands("When something is wrong")
+    key = operator.path("MOVED") / "secret.key"
+    key.write_bytes(base64.b64encode(b"another key, which opens nothing"))
+    refused = operator.attempt(start)
+    assert refused.returncode == 1
+    assert "The secret key does not open what is in the database" in refused.stdout + refused.stderr
+    operator.run(put_key_back)
+
+    custom = operator.path("MOVED") / "engines" / "postgres" / "custom.conf"
+    custom.write_text(FOR_A_BASE_BACKUP)
+    with operator.stack(start) as admin:
+        assert [item["name"] for item in admin.fetch("/projects")] == ["Shop"]
+        assert admin.create("/projects", name="New")["id"] > lost + SKIPPED
+        assert admin.when("GET", f"/artifacts/{artifact}/download").content == b"kept"
+        log = operator.path("MOVED") / "logs" / "work.log"
+        until(lambda: "is ahead of the log" in log.read_text(), "the sealer refuses")
+        operator.run(*ahead)
+        kept = {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")}
+        go.touch()
+        until(lambda: state(admin, slow)["status"] == "passed", "the build runs again, on the agent of the backup")
+        assert state(admin, slow)["attempt"] == 2
+
+        dump_and_restore(operator)
+        until(
+            lambda: {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")} > kept, "the log is sealed again"
+        )
+
+    shutil.rmtree(operator.path("MOVED") / "engines")
+    refused = operator.attempt(start)
+    assert refused.returncode == 1
+    assert "is gone" in refused.stderr
+
+
+def dump_and_restore(operator: Operator) -> None:
+    """By the commands for PostgreSQLs of an operator's own; here it is the one of the stack."""
+    settings = settings_of_running_stack(operator.path("MOVED"), {})
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE restored")
+    operator.environ |= {
+        "DATABASE_URL": settings.database_url,
+        "RESTORED_URL": make_conninfo(settings.database_url, dbname="restored"),
+        "TESTHIDE_REDIS_URL": settings.redis_url,
+        "TESTHIDE_SECRET_KEY_FILE": str(operator.path("MOVED") / "secret.key"),
+        "TESTHIDE_DATA": settings.data_dir,
+    }
+    output = operator.run(*commands("Your own PostgreSQL"))
+    assert "artifacts: 1, missing or altered: 0" in output
+    for name in ("TESTHIDE_REDIS_URL", "TESTHIDE_SECRET_KEY_FILE", "TESTHIDE_DATA"):
+        del operator.environ[name]
