@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import hmac
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -85,6 +86,15 @@ async def test_the_reference_library_verifies_them(hooks: Hooks, secret: str) ->
         assert request.headers["X-Testhide-Signature-256"] == f"sha256={hexadecimal}"
         with pytest.raises(WebhookVerificationError):
             library.verify(request.body + b" ", dict(request.headers))
+        if secret.startswith("whsec_"):
+            scope: dict[str, Any] = {"secret": secret, "body": request.body, "headers": dict(request.headers)}
+            exec(documented_receiver(), scope)  # noqa: S102 (of our own page)
+            assert scope["message"] == request.json
+
+
+def documented_receiver() -> str:
+    page = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    return "\n".join(line.strip() for line in page.splitlines() if line.startswith("    "))
 
 
 async def test_without_a_secret_nothing_is_signed(hooks: Hooks) -> None:

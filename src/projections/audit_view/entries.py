@@ -83,6 +83,7 @@ SYSTEM = {
     "dispatch": "The dispatcher",
     "first-start": "The first start",
     "known-issues": "The search for known issues",
+    "operator": "An operator",
     "quarantine": "The watch over quarantines",
     "retention": "Retention",
 }

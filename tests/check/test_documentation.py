@@ -1,4 +1,4 @@
-"""Every command of the documentation is one that the program has; a line of an indented block is taken as it stands."""
+"""The documentation names commands that the program has, and shows code that is in the source."""
 
 import re
 import shlex
@@ -37,8 +37,16 @@ def is_taken(arguments: list[str], *, whole: bool) -> bool:
     return len(chain) > 1 and not (rest and is_group)
 
 
+def test_the_example_of_upcasters_is_the_code() -> None:
+    shown = re.findall(r"^def .*?(?=\n\n|\n```)", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL)
+    source = (ROOT / "src" / "domain" / "results.py").read_text()
+    assert len(shown) == 2
+    assert [function for function in shown if function not in source] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_program_takes_every_documented_command(page: Path) -> None:
+    """A line of an indented block stands there to be copied, so it is taken as a whole."""
     for line in page.read_text().splitlines():
         is_block = line.startswith("    ")
         for text in [line.strip()] if is_block else re.findall(r"`([^`]+)`", line):
