@@ -19,8 +19,11 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from commands.handler import Handler
+from domain.core.events import EventMetadata
+from domain.templates import TemplateCreated
 from integrations.checkpoints import CheckpointFolder
 from store.clock import utcnow
+from store.log.event_log import Write
 from store.log.ids import SKIPPED
 from testhide.engines.binaries import find_postgres
 from testhide.processes import core
@@ -146,7 +149,7 @@ def test_the_documented_commands(data: Path) -> None:
     assert "with their builds to run again: 1" in output
     operator.run(move)
 
-    *ahead, put_key_back = commands("When something is wrong")
+    rebuild, dismiss, *ahead, put_key_back = commands("When something is wrong")
     key = operator.path("MOVED") / "secret.key"
     key.write_bytes(base64.b64encode(b"another key, which opens nothing"))
     refused = operator.attempt(start)
@@ -160,15 +163,22 @@ def test_the_documented_commands(data: Path) -> None:
         assert [item["name"] for item in admin.fetch("/projects")] == ["Shop"]
         assert admin.create("/projects", name="New")["id"] > lost + SKIPPED
         assert admin.when("GET", f"/artifacts/{artifact}/download").content == b"kept"
-        log = operator.path("MOVED") / "logs" / "work.log"
-        until(lambda: "is ahead of the log" in log.read_text(), "the sealer refuses")
+        until(lambda: "is ahead of the log" in readiness(admin), "the sealer refuses")
         operator.run(*ahead)
         kept = {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")}
         go.touch()
         until(lambda: state(admin, slow)["status"] == "passed", "the build runs again, on the agent of the backup")
         assert state(admin, slow)["attempt"] == 2
 
-        dump_and_restore(operator)
+        settings = settings_of_running_stack(operator.path("MOVED"), {})
+        break_read_models(settings)
+        until(lambda: "jobs" in readiness(admin) and "nodes" in readiness(admin), "both read models are broken")
+        assert "switched" in operator.run(rebuild)
+        operator.environ["POSITION"] = str(asyncio.run(append_poison(settings)))
+        until(lambda: "parked" in readiness(admin), "the event is parked")
+        operator.run(dismiss)
+
+        dump_and_restore(operator, settings)
         until(
             lambda: {path.name for path in operator.path("CHECKPOINTS").glob("*.txt")} > kept, "the log is sealed again"
         )
@@ -179,9 +189,29 @@ def test_the_documented_commands(data: Path) -> None:
     assert "is gone" in refused.stderr
 
 
-def dump_and_restore(operator: Operator) -> None:
+def readiness(client: Client) -> str:
+    return str(client.when("GET", "/readyz").json()["status"])
+
+
+def break_read_models(settings: Settings) -> None:
+    """Drops a table of one, and moves another one beyond the log."""
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        row = connection.execute("SELECT tables[1] FROM projection_positions WHERE name = 'jobs'").fetchone()
+        assert row is not None
+        connection.execute(f"DROP TABLE {row[0]}".encode())
+        connection.execute("UPDATE projection_positions SET position = position + 1000000 WHERE name = 'nodes'")
+
+
+async def append_poison(settings: Settings) -> int:
+    """Appends an event that no read model can store; returns its position."""
+    created = TemplateCreated(template_id=1, creator_id=1, title="a\0b")
+    async with core(settings, pool_size=1) as parts:
+        (recorded,) = await parts.log.append([Write(1, created)], EventMetadata(utcnow(), "system:tests"))
+    return recorded.position
+
+
+def dump_and_restore(operator: Operator, settings: Settings) -> None:
     """By the commands for PostgreSQLs of an operator's own; here it is the one of the stack."""
-    settings = settings_of_running_stack(operator.path("MOVED"), {})
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE restored")
     operator.environ |= {
