@@ -37,10 +37,14 @@ CHUNK_BYTES = 1024 * 1024
 UPLOAD = {
     "type": "object",
     "properties": {
-        "build_id": {"type": "integer", "minimum": 1, "maximum": MAX_ID},
-        "path": {"type": "string"},
-        "replace": {"type": "string", "enum": ["true", "false"]},
-        "file": {"type": "string", "format": "binary"},
+        "build_id": {"type": "integer", "minimum": 1, "maximum": MAX_ID, "description": "Id of the build"},
+        "path": {"type": "string", "description": "A folder, or the whole path when it ends in the file's name"},
+        "replace": {
+            "type": "string",
+            "enum": ["true", "false"],
+            "description": "Whether a report takes the place of the one at its path",
+        },
+        "file": {"type": "string", "format": "binary", "description": "The file, with its name"},
     },
     "required": ["build_id", "file"],
 }

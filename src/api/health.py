@@ -64,6 +64,8 @@ class Readiness(msgspec.Struct):
 
 
 class HealthController(Controller):
+    """Liveness and readiness of the server."""
+
     tags = ["Health"]
     opt = PUBLIC
 
@@ -136,6 +138,8 @@ async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -
 
 
 class ProjectionController(Controller):
+    """How far read models have followed the log."""
+
     path = "/projections"
     tags = ["Projections"]
 
@@ -149,6 +153,8 @@ class ProjectionController(Controller):
 
 
 class ReactionController(Controller):
+    """How far reactions have followed the log."""
+
     path = "/reactions"
     tags = ["Reactions"]
 

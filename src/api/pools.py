@@ -1,4 +1,4 @@
-"""Node pools."""
+"""Node pools: groups of nodes to which jobs are routed."""
 
 from collections.abc import Mapping
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Projects."""
+"""Projects: what jobs, node pools and everything in them belong to, and what users are members of."""
 
 import re
 import unicodedata

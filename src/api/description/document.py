@@ -117,14 +117,16 @@ def _described_forms(app: Litestar, schema: dict[str, Any]) -> Iterator[tuple[Op
 
 
 def _describe_tags(forms: list[tuple[OperationForm, Part]]) -> Iterator[dict[str, str]]:
-    """Yields the tags, each described by the docstrings of the modules whose operations it has."""
-    modules: dict[str, dict[str, None]] = defaultdict(dict)
+    """Yields the tags, each described by the docstrings of its controllers, or of their modules."""
+    docstrings: dict[str, dict[str, None]] = defaultdict(dict)
     for form, operation in forms:
+        module = sys.modules[form.handler.fn.__module__]
+        controller = getattr(module, form.handler.fn.__qualname__.partition(".")[0])
+        docstring = vars(controller).get("__doc__") or module.__doc__ or ""
         for tag in operation["tags"]:
-            modules[tag][form.handler.fn.__module__] = None
-    for tag, names in modules.items():
-        docstrings = (sys.modules[name].__doc__ or "" for name in names)
-        yield {"name": tag, "description": " ".join(unwrap(text).partition("\n\n")[0] for text in docstrings)}
+            docstrings[tag][unwrap(docstring).partition("\n\n")[0]] = None
+    for tag, texts in docstrings.items():
+        yield {"name": tag, "description": " ".join(texts)}
 
 
 def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
