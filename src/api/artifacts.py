@@ -222,8 +222,7 @@ async def _store_new(
 
 
 async def _find_duplicate(ctx: RequestContext, build: AnyBuild, path: str, upload: Upload) -> int | None:
-    async with ctx.reading() as connection:
-        found = await artifacts.find_duplicate(connection, build.build_id, path, upload.sha256)
+    found = await artifacts.find_duplicate(ctx.source, build.build_id, path, upload.sha256)
     return None if found is None else found.id
 
 

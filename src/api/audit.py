@@ -162,9 +162,8 @@ async def find_readable_projects(ctx: RequestContext, project_id: int | None) ->
 async def must_access_project(ctx: RequestContext, project_id: int, level: Level) -> None:
     """Raises NotFound for a project without events or that the user cannot see, Forbidden for too little access."""
     ctx.user.must(level, project_id)
-    async with ctx.reading() as connection:
-        if not await audit_trail.has_project(connection, project_id):
-            raise NotFound(f"There is no project {project_id}.")
+    if not await audit_trail.has_project(ctx.source, project_id):
+        raise NotFound(f"There is no project {project_id}.")
 
 
 async def project_of(ctx: RequestContext, stream: str) -> int | None:

@@ -189,8 +189,7 @@ async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckp
 
 async def check_event_access(ctx: RequestContext, position: int, what: str) -> int | None:
     """Returns the project of the event at a position. Raises NotFound or Forbidden for what the user may not see."""
-    async with ctx.reading() as connection:
-        project_id = await audit_trail.find_project_at(connection, position)
+    project_id = await audit_trail.find_project_at(ctx.source, position)
     if project_id is None and not ctx.user.is_admin:
         raise NotFound(f"There is no {what}.")
     if project_id is not None:

@@ -107,8 +107,7 @@ class AuthController(Controller):
         wait.
         """
         async with counting_failures(request, ctx.services, data.username):
-            async with ctx.reading() as connection:
-                user = await auth.find_by_email(connection, data.username)
+            user = await auth.find_by_email(ctx.source, data.username)
             # Verifies a password for unknown addresses too: the time it takes must not tell which accounts exist.
             proved = await passwords.verify_password(user.password_hash if user else "", data.password)
             if user is None or not proved or not user.active:
@@ -133,8 +132,7 @@ class AuthController(Controller):
         user = ctx.user
         visible = user.projects
         if visible is None:
-            async with ctx.reading() as connection:
-                visible = [project.id for project in await projects.fetch_visible(connection, None)]
+            visible = [project.id for project in await projects.fetch_visible(ctx.source, None)]
         return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
 
     @get("/config")

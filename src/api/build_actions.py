@@ -74,9 +74,8 @@ class BuildActionController(Controller):
         """Moves a queued build before all others that are waiting now."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(MoveBuildToTop(build_id))
-        async with ctx.reading() as connection:
-            # 0 if a node has got the build meanwhile
-            return QueuePlace(build_id, await builds.find_queue_position(connection, build_id))
+        # 0 if a node has got the build meanwhile
+        return QueuePlace(build_id, await builds.find_queue_position(ctx.source, build_id))
 
     @post("/keep-forever", status_code=200)
     async def keep_build(self, ctx: RequestContext, build_id: int) -> Kept:

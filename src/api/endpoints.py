@@ -34,8 +34,7 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
 
 async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int, level: Level = "read") -> R:
     """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
-    async with ctx.reading() as connection:
-        row = await find_row(connection, row_type, endpoint_id)
+    row = await find_row(ctx.source, row_type, endpoint_id)
     if row is None:
         raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
     must_access(ctx.user, level, row)

@@ -161,8 +161,7 @@ class ReactionController(Controller):
     @get("")
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStanding]:
         """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
-        async with ctx.reading() as connection:
-            return without_errors(await reactions.fetch_standings(connection), ctx.user)
+        return without_errors(await reactions.fetch_standings(ctx.source), ctx.user)
 
 
 def without_errors(standings: Sequence[S], user: User) -> Sequence[S]:

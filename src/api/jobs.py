@@ -97,15 +97,14 @@ class JobController(Controller):
         enabled: Annotated[bool | None, Parameter(description="Filter by enabled state")] = None,
     ) -> Response[list[JobItem]]:
         """The jobs of the caller's projects, by id."""
-        async with ctx.reading() as connection:
-            found = await jobs.fetch_page(
-                connection,
-                projects=ctx.user.projects,
-                project_id=project_id,
-                search=search or None,
-                enabled=enabled,
-                **paged.window,
-            )
+        found = await jobs.fetch_page(
+            ctx.source,
+            projects=ctx.user.projects,
+            project_id=project_id,
+            search=search or None,
+            enabled=enabled,
+            **paged.window,
+        )
         return paginate(ctx.request, paged, [to_view(JobItem, row) for row in found])
 
     @post()
@@ -171,8 +170,7 @@ class JobController(Controller):
         receipt = await ctx(ConfigureJob(job_id, **fields))
         if receipt.events:
             return Configured(job_id, receipt.at)
-        async with ctx.reading() as connection:
-            stored = await jobs.find_configuration(connection, job_id)
+        stored = await jobs.find_configuration(ctx.source, job_id)
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 

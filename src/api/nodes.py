@@ -91,8 +91,7 @@ class NodeController(Controller):
         status: Annotated[nodes.Status | None, Parameter(description="Filter by status")] = None,
     ) -> Response[list[NodeView]]:
         """All nodes by id, with the last measurements of their agents."""
-        async with ctx.reading() as connection:
-            found = await nodes.fetch_page(connection, pool_id=pool_id, status=status, **paged.window)
+        found = await nodes.fetch_page(ctx.source, pool_id=pool_id, status=status, **paged.window)
         return paginate(ctx.request, paged, found)
 
     @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
@@ -114,8 +113,7 @@ class NodeController(Controller):
         name: Annotated[str, Parameter(max_length=200, description="Exact node name to look up")],
     ) -> NodeView:
         """Finds a node by its exact name."""
-        async with ctx.reading() as connection:
-            found = await nodes.find_view_by_name(connection, name)
+        found = await nodes.find_view_by_name(ctx.source, name)
         if found is None:
             raise NotFound(f"There is no node called {name!r}.")
         return found

@@ -53,10 +53,7 @@ class PoolController(Controller):
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter pools by project")] = None,
     ) -> Response[list[PoolView]]:
         """The pools of the caller's projects and the shared ones, by id."""
-        async with ctx.reading() as connection:
-            found = await pools.fetch_page(
-                connection, projects=ctx.user.projects, project_id=project_id, **paged.window
-            )
+        found = await pools.fetch_page(ctx.source, projects=ctx.user.projects, project_id=project_id, **paged.window)
         return paginate(ctx.request, paged, found)
 
     @post()

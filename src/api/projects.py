@@ -81,8 +81,7 @@ class ProjectController(Controller):
     async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
         """The projects that the caller is a member of, by id."""
         member = None if ctx.user.is_admin else ctx.user.user_id
-        async with ctx.reading() as connection:
-            found = await projects.fetch_visible(connection, member, **paged.window)
+        found = await projects.fetch_visible(ctx.source, member, **paged.window)
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 
     @post(opt=SHOWN_ONCE, guards=[developers_only])

@@ -147,14 +147,12 @@ class TeamsController(Controller):
     async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once, without retries, and returns how it was answered."""
         row = await find_accessible(ctx, ChannelRow, id, "admin")
-        async with ctx.reading() as connection:
-            project = await projects.find(connection, row.project_id)
+        project = await projects.find(ctx.source, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)
         url = ctx.services.secrets.unseal(row.sealed_url)
         now, body = utcnow(), msgspec.json.encode(render_card(card))
         outcome = correct_outcome(await attempt(ctx.services.outgoing, url, body, HEADERS))
-        async with ctx.services.pool.connection() as connection:
-            await delivery_history.record_ping(connection, id, deliveries.new_delivery_id(), outcome, now)
+        await delivery_history.record_ping(ctx.services.pool, id, deliveries.new_delivery_id(), outcome, now)
         return ChannelTested(outcome.ok, outcome.status, outcome.ms, outcome.error)
 
 

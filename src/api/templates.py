@@ -66,8 +66,7 @@ class TemplateController(Controller):
     @get()
     async def list_templates(self, ctx: RequestContext, paged: Paged) -> Response[list[TemplateView]]:
         """All templates, by id."""
-        async with ctx.reading() as connection:
-            found = await templates.fetch_page(connection, **paged.window)
+        found = await templates.fetch_page(ctx.source, **paged.window)
         return paginate(ctx.request, paged, found)
 
     @post(guards=[developers_only])
@@ -121,8 +120,7 @@ async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
     """Raises Forbidden unless the user may write to all projects whose jobs use the template: it runs with their
     secrets.
     """
-    async with ctx.reading() as connection:
-        used_in = await templates.fetch_project_ids(connection, template_id)
+    used_in = await templates.fetch_project_ids(ctx.source, template_id)
     if foreign := [project_id for project_id in used_in if not ctx.user.may("write", project_id)]:
         raise Forbidden(
             f"Jobs of {len(foreign)} projects that you may not write to use this template; ask an admin to change it."
@@ -137,8 +135,7 @@ async def check_secrets_lendable(ctx: RequestContext, template_id: int | None) -
     """
     if template_id is None:
         return
-    async with ctx.reading() as connection:
-        template = await templates.find(connection, template_id)
+    template = await templates.find(ctx.source, template_id)
     if template is not None and template.secrets and not (ctx.user.is_admin or ctx.user.user_id == template.creator_id):
         raise Forbidden(
             f"Template {template_id} has secrets, which your job could read; ask its creator or an admin to attach it."

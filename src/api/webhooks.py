@@ -211,8 +211,7 @@ class WebhookController(Controller):
     @post("/bulk-delete", status_code=200)
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
         """Deletes all of the webhooks, or none if the caller may not delete one. Skips those that they cannot see."""
-        async with ctx.reading() as connection:
-            found = await find_existing(connection, data.ids)
+        found = await find_existing(ctx.source, data.ids)
         visible = [row for row in found if may_access(ctx.user, "read", row)]
         for row in visible:
             must_access(ctx.user, "admin", row)
@@ -229,8 +228,7 @@ class WebhookController(Controller):
         secret = None if row.sealed_secret is None else ctx.services.secrets.unseal(row.sealed_secret)
         headers = build_headers(secret, delivery_id, PING, now, body)
         outcome = await attempt(ctx.services.outgoing, row.url, body, headers)
-        async with ctx.services.pool.connection() as connection:
-            await delivery_history.record_ping(connection, id, delivery_id, outcome, now)
+        await delivery_history.record_ping(ctx.services.pool, id, delivery_id, outcome, now)
         return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
 
     @get("/{id:int}/history")
@@ -279,8 +277,7 @@ class WebhookController(Controller):
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
         """Makes a delivery that has ended once more, with the same id and as many attempts as a new one."""
         await find_accessible(ctx, WebhookRow, id, "admin")
-        async with ctx.reading() as connection:
-            found = await delivery_history.find_delivery_state(connection, id, delivery_id)
+        found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
         if found is None:
             raise NotFound(f"Webhook {id} has no delivery {delivery_id!r}; pings cannot be redelivered.")
         state, attempts = found

@@ -3,14 +3,13 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from psycopg import AsyncConnection
-
 from domain.artifacts import ArtifactDeleted, ArtifactStored
 from domain.builds import BuildDeleted
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, no_rows
 from projections.engine.queries import fetch_all, fetch_one, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -58,7 +57,7 @@ PROJECTION = Projection(
 
 
 async def fetch_page(
-    connection: AsyncConnection,
+    source: Source,
     build_id: int,
     *,
     type: str | None = None,
@@ -69,7 +68,7 @@ async def fetch_page(
 ) -> list[ArtifactRow]:
     """A page of a build's artifacts by id. `search` matches a part of the file name, ignoring case."""
     return await fetch_all(
-        connection,
+        source,
         ArtifactRow,
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND id > %(after)s"
         " AND (%(type)s::text IS NULL OR type = %(type)s::text)"
@@ -80,14 +79,14 @@ async def fetch_page(
     )
 
 
-async def find(connection: AsyncConnection, artifact_id: int) -> ArtifactRow | None:
-    return await find_row(connection, ArtifactRow, artifact_id)
+async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
+    return await find_row(source, ArtifactRow, artifact_id)
 
 
-async def find_duplicate(connection: AsyncConnection, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
+async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
     """The build's artifact with this path and content, if there is one: an agent may send the same file again."""
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"
     )
-    return await fetch_one(connection, ArtifactRow, query, {"build": build_id, "path": path, "sha256": sha256})
+    return await fetch_one(source, ArtifactRow, query, {"build": build_id, "path": path, "sha256": sha256})

@@ -12,8 +12,6 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from psycopg import AsyncConnection
-
 from domain.core.events import Recorded
 from projections.auth import UserRow
 from projections.engine.model import Change, Int, Projection, Row, Rows, Table, no_rows
@@ -158,7 +156,7 @@ def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
 
 
 async def fetch_stream_positions(
-    connection: AsyncConnection, stream: str, *, after: int, before: int, newest: bool, limit: int
+    source: Source, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
     """Version -> position of the stream's events between two versions (both excluded), in order; read from the log."""
     query = (
@@ -167,7 +165,7 @@ async def fetch_stream_positions(
         f" ORDER BY originator_version {'DESC' if newest else 'ASC'} LIMIT %(limit)s"
     )
     parameters = {"stream": stream, "after": after, "before": before, "limit": limit}
-    return dict(await fetch_rows(connection, query, parameters))
+    return dict(await fetch_rows(source, query, parameters))
 
 
 async def has_project(source: Source, project_id: int) -> bool:
@@ -176,20 +174,20 @@ async def has_project(source: Source, project_id: int) -> bool:
     return await fetch_value(source, query, {"project": project_id}) is not None
 
 
-async def find_project_at(connection: AsyncConnection, position: int) -> int | None:
+async def find_project_at(source: Source, position: int) -> int | None:
     """The id of the project that the event at a position belongs to, if any."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
-    found: int | None = await fetch_value(connection, query, {"position": position})
+    found: int | None = await fetch_value(source, query, {"position": position})
     return found
 
 
-async def has_unsealed(connection: AsyncConnection, before: datetime) -> bool:
+async def has_unsealed(source: Source, before: datetime) -> bool:
     """Whether an event from before this time is not covered by the latest checkpoint; False without checkpoints."""
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
         " ORDER BY position LIMIT 1"
     )
-    return bool(await fetch_value(connection, query, {"before": microseconds(before)}))
+    return bool(await fetch_value(source, query, {"before": microseconds(before)}))
 
 
 async def fetch_actor_names(source: Source, actors: Collection[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
 from domain.core.events import Recorded, copy_fields
@@ -12,7 +11,7 @@ from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_all, fetch_one, find_row
 from projections.projects import MemberRow
-from store.postgres.queries import fetch_rows
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 DELETED_USER = "deleted user"
@@ -108,9 +107,7 @@ _ACCESS = (
 )
 
 
-async def fetch_session_credentials(
-    connection: AsyncConnection, session_ids: Sequence[str]
-) -> list[Credentials | None]:
+async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) -> list[Credentials | None]:
     """The credentials of each session, in the given order; None where the session was revoked or its user is inactive.
 
     Expiry is not checked here: the signed session token holds it.
@@ -119,14 +116,14 @@ async def fetch_session_credentials(
         f"SELECT s.id, u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active"
     )
-    rows = await fetch_rows(connection, query, (list(set(session_ids)),))
+    rows = await fetch_rows(source, query, (list(set(session_ids)),))
     found = {session_id: Credentials(*columns) for session_id, *columns in rows}
     return [found.get(session_id) for session_id in session_ids]
 
 
-async def find_token_credentials(connection: AsyncConnection, token_hash: bytes) -> Credentials | None:
+async def find_token_credentials(source: Source, token_hash: bytes) -> Credentials | None:
     return await fetch_one(
-        connection,
+        source,
         Credentials,
         f"SELECT u.id, u.email, u.role, {_ACCESS}, t.id, t.token_hash FROM {ApiTokenRow.table} t"
         f" JOIN {UserRow.table} u ON u.id = t.user_id WHERE t.token_hash = %(hash)s AND u.active",
@@ -134,15 +131,15 @@ async def find_token_credentials(connection: AsyncConnection, token_hash: bytes)
     )
 
 
-async def find(connection: AsyncConnection, user_id: int) -> UserRow | None:
-    return await find_row(connection, UserRow, user_id)
+async def find(source: Source, user_id: int) -> UserRow | None:
+    return await find_row(source, UserRow, user_id)
 
 
-async def find_by_email(connection: AsyncConnection, email: str) -> UserRow | None:
+async def find_by_email(source: Source, email: str) -> UserRow | None:
     query = f"SELECT * FROM {UserRow.table} WHERE lower(email) = lower(%(email)s)"
-    return await fetch_one(connection, UserRow, query, {"email": email})
+    return await fetch_one(source, UserRow, query, {"email": email})
 
 
-async def fetch_tokens(connection: AsyncConnection, user_id: int) -> list[ApiTokenRow]:
+async def fetch_tokens(source: Source, user_id: int) -> list[ApiTokenRow]:
     query = f"SELECT * FROM {ApiTokenRow.table} WHERE user_id = %(user)s ORDER BY id"
-    return await fetch_all(connection, ApiTokenRow, query, {"user": user_id})
+    return await fetch_all(source, ApiTokenRow, query, {"user": user_id})

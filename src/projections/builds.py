@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain import builds
 from domain.core.events import Recorded, copy_fields
@@ -196,14 +195,14 @@ class BuildFilters(msgspec.Struct, frozen=True):
         return " AND ".join(given) or "true"
 
 
-async def find(connection: AsyncConnection, build_id: int) -> BuildRow | None:
-    return await find_row(connection, BuildRow, build_id)
+async def find(source: Source, build_id: int) -> BuildRow | None:
+    return await find_row(source, BuildRow, build_id)
 
 
-async def fetch_page(connection: AsyncConnection, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
+async def fetch_page(source: Source, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
     """A page of builds, newest first."""
     return await fetch_all(
-        connection,
+        source,
         BuildRow,
         f"SELECT * FROM {BuildRow.table} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s OFFSET %(offset)s",
         msgspec.structs.asdict(filters) | {"limit": limit, "offset": offset},
@@ -215,12 +214,12 @@ class BuildCount(NamedTuple):
     is_lower_bound: bool
 
 
-async def count(connection: AsyncConnection, filters: BuildFilters) -> BuildCount:
+async def count(source: Source, filters: BuildFilters) -> BuildCount:
     """The number of matching builds: exact with at most one filter besides `projects`, else up to MAX_COUNT."""
     given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
     limit = MAX_COUNT + 1 if len(given - {"projects"}) > 1 else None
     query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
-    count = int(await fetch_value(connection, query, msgspec.structs.asdict(filters) | {"limit": limit}))
+    count = int(await fetch_value(source, query, msgspec.structs.asdict(filters) | {"limit": limit}))
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
@@ -239,25 +238,23 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
     return await fetch_column(source, query, {"now": now, "limit": limit})
 
 
-async def find_ended_on_commit(
-    connection: AsyncConnection, job_id: int, commit_sha: str, *, other_than: int
-) -> list[int]:
+async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
     """The newest builds of the job on a commit that ran to their end, newest first; of the job's last MAX_LOOKED_AT."""
     query = (
         f"SELECT id FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC LIMIT {MAX_LOOKED_AT})"
         " b WHERE lower(commit_sha) = lower(%(commit)s) AND status IN ('passed', 'failed') AND id <> %(other)s"
         f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
     )
-    return await fetch_column(connection, query, {"job": job_id, "commit": commit_sha, "other": other_than})
+    return await fetch_column(source, query, {"job": job_id, "commit": commit_sha, "other": other_than})
 
 
-async def find_queue_position(connection: AsyncConnection, build_id: int) -> int:
+async def find_queue_position(source: Source, build_id: int) -> int:
     """The build's position in the dispatcher's order, from 1; 0 when it is not queued."""
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"
         f" FROM {BuildRow.table} WHERE status = 'queued' AND assigned_at IS NULL) q WHERE id = %(id)s"
     )
-    return int(await fetch_value(connection, query, {"id": build_id}) or 0)
+    return int(await fetch_value(source, query, {"id": build_id}) or 0)
 
 
 class CommentView(msgspec.Struct):
@@ -269,9 +266,9 @@ class CommentView(msgspec.Struct):
     created_at: datetime
 
 
-async def fetch_comments(connection: AsyncConnection, build_id: int) -> list[CommentView]:
+async def fetch_comments(source: Source, build_id: int) -> list[CommentView]:
     return await fetch_all(
-        connection,
+        source,
         CommentView,
         f"SELECT id, build_id, text, {email_column('c.author')}, created_at"
         f" FROM {CommentRow.table} c WHERE build_id = %(id)s ORDER BY id",
@@ -279,7 +276,7 @@ async def fetch_comments(connection: AsyncConnection, build_id: int) -> list[Com
     )
 
 
-async def fetch_assigned_ids(connection: AsyncConnection, node_id: int) -> list[int]:
+async def fetch_assigned_ids(source: Source, node_id: int) -> list[int]:
     """Ids of the builds that are assigned to this node and not yet started by its agent."""
     query = f"SELECT id FROM {BuildRow.table} WHERE node_id = %(node)s AND finished_at IS NULL AND status = 'queued'"
-    return await fetch_column(connection, query, {"node": node_id})
+    return await fetch_column(source, query, {"node": node_id})

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.core.events import Event, Recorded, changes_of, copy_fields
 from domain.endpoints import (
@@ -18,6 +17,7 @@ from domain.endpoints import (
 from domain.projects import ProjectDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Key, Projection, Row, Rows
 from projections.engine.queries import Window, fetch_all
+from store.postgres.queries import Source
 
 R = TypeVar("R", bound=Row)
 
@@ -72,7 +72,7 @@ def _changed(row: R, event: EndpointEvent) -> R:
 
 
 async def list_endpoints(
-    connection: AsyncConnection,
+    source: Source,
     row_type: type[R],
     projects: list[int] | None,
     *,
@@ -82,7 +82,7 @@ async def list_endpoints(
 ) -> list[R]:
     """Returns a page ordered by id, of these projects; None: of all projects and of endpoints without one."""
     return await fetch_all(
-        connection,
+        source,
         row_type,
         f"SELECT * FROM {row_type.table} WHERE id > %(after)s"
         " AND (%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s))"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import msgspec
-from psycopg import AsyncConnection
 
 from projections.engine.queries import fetch_all
 from projections.results_cases import CaseStatsRow, TestCaseRow
+from store.postgres.queries import Source, fetch_rows
 
 
 class FlakyCase(msgspec.Struct, frozen=True):
@@ -17,10 +17,10 @@ class FlakyCase(msgspec.Struct, frozen=True):
     suite: str
 
 
-async def fetch_flaky_cases(connection: AsyncConnection, case_ids: Sequence[int]) -> list[FlakyCase]:
+async def fetch_flaky_cases(source: Source, case_ids: Sequence[int]) -> list[FlakyCase]:
     """Those of these test cases that ever had a flaky run, by id."""
     return await fetch_all(
-        connection,
+        source,
         FlakyCase,
         f"SELECT s.case_id, s.runs, s.flaky_runs, c.node_id, c.suite FROM {CaseStatsRow.table} s"
         f" JOIN {TestCaseRow.table} c ON c.id = s.case_id WHERE s.case_id = ANY (%(cases)s) AND s.flaky_runs > 0"
@@ -29,7 +29,7 @@ async def fetch_flaky_cases(connection: AsyncConnection, case_ids: Sequence[int]
     )
 
 
-async def fetch_flaky_counts(connection: AsyncConnection) -> list[tuple[int, int, int]]:
+async def fetch_flaky_counts(source: Source) -> list[tuple[int, int, int]]:
     """(case id, runs, flaky runs) of every test case that ever had a flaky run."""
     query = f"SELECT case_id, runs, flaky_runs FROM {CaseStatsRow.table} WHERE flaky_runs > 0"
-    return await (await connection.execute(query.encode())).fetchall()
+    return await fetch_rows(source, query)

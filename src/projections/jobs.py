@@ -6,7 +6,6 @@ from typing import Unpack
 
 import msgspec
 from cachetools import LRUCache
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.builds import VisibleStatus
@@ -15,6 +14,7 @@ from domain.jobs import JobConfigured, JobCreated, JobDeleted, JobEvent, JobUpda
 from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 JOBS_CACHED = 10_000
@@ -101,8 +101,8 @@ class JobDetail(msgspec.Struct, frozen=True):
     """Status of the newest build."""
 
 
-async def find(connection: AsyncConnection, job_id: int) -> JobRow | None:
-    return await find_row(connection, JobRow, job_id)
+async def find(source: Source, job_id: int) -> JobRow | None:
+    return await find_row(source, JobRow, job_id)
 
 
 class ProjectOfJob:
@@ -122,9 +122,9 @@ class ProjectOfJob:
         return None if job is None else job.project_id
 
 
-async def find_detail(connection: AsyncConnection, job_id: int) -> JobDetail | None:
+async def find_detail(source: Source, job_id: int) -> JobDetail | None:
     return await fetch_one(
-        connection,
+        source,
         JobDetail,
         "SELECT j.id, j.name, j.project_id, j.enabled, j.node_pool_id, j.timeout_minutes, j.max_parallel,"
         " j.repository, j.default_branch, j.pipeline_template_id, j.created_at,"
@@ -136,18 +136,18 @@ async def find_detail(connection: AsyncConnection, job_id: int) -> JobDetail | N
     )
 
 
-async def find_configuration(connection: AsyncConnection, job_id: int) -> ConfigurationRow | None:
+async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | None:
     """The job's configuration; None for a job that was never configured."""
-    return await find_row(connection, ConfigurationRow, job_id)
+    return await find_row(source, ConfigurationRow, job_id)
 
 
-async def fetch_ids(connection: AsyncConnection, project_id: int) -> list[int]:
+async def fetch_ids(source: Source, project_id: int) -> list[int]:
     query = f"SELECT id FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id"
-    return await fetch_column(connection, query, {"project": project_id})
+    return await fetch_column(source, query, {"project": project_id})
 
 
 async def fetch_page(
-    connection: AsyncConnection,
+    source: Source,
     *,
     projects: Sequence[int] | None,
     project_id: int | None,
@@ -157,7 +157,7 @@ async def fetch_page(
 ) -> list[JobRow]:
     """The jobs of `projects` (None: of all projects) whose names contain `search`, ignoring case; by id."""
     return await fetch_all(
-        connection,
+        source,
         JobRow,
         f"SELECT * FROM {JobRow.table} WHERE id > %(after)s"
         " AND (%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s::bigint[]))"

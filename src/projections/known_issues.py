@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Unpack
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain import known_issues
 from domain.core.events import Recorded, changes_of, copy_fields
@@ -85,13 +84,13 @@ PROJECTION = Projection(
 )
 
 
-async def find(connection: AsyncConnection, known_issue_id: int) -> KnownIssueRow | None:
-    return await find_row(connection, KnownIssueRow, known_issue_id)
+async def find(source: Source, known_issue_id: int) -> KnownIssueRow | None:
+    return await find_row(source, KnownIssueRow, known_issue_id)
 
 
-async def fetch_page(connection: AsyncConnection, project_id: int, **window: Unpack[Window]) -> list[KnownIssueRow]:
+async def fetch_page(source: Source, project_id: int, **window: Unpack[Window]) -> list[KnownIssueRow]:
     return await fetch_all(
-        connection,
+        source,
         KnownIssueRow,
         f"SELECT * FROM {KnownIssueRow.table} WHERE project_id = %(project)s AND id > %(after)s"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",

@@ -3,13 +3,12 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from psycopg import AsyncConnection
-
 from domain.core.events import Recorded
 from domain.node_commands import NodeCommandCompleted, NodeCommandEvent, NodeCommandRequested
 from domain.nodes import NodeDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, no_rows
 from projections.engine.queries import fetch_column
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -38,7 +37,7 @@ PROJECTION = Projection(
 )
 
 
-async def find_unanswered(connection: AsyncConnection, node_id: int) -> list[int]:
+async def find_unanswered(source: Source, node_id: int) -> list[int]:
     """Ids of the commands for this node's agent, oldest first. Commands past their timeout are left out, so that a
     command which was requested while the machine was away does not run when it comes back.
     """
@@ -46,4 +45,4 @@ async def find_unanswered(connection: AsyncConnection, node_id: int) -> list[int
         f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %(node)s"
         " AND requested_at + make_interval(secs => timeout_s) > now() ORDER BY id"
     )
-    return await fetch_column(connection, query, {"node": node_id})
+    return await fetch_column(source, query, {"node": node_id})

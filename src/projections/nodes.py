@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any, Literal, Unpack
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
@@ -172,25 +171,25 @@ async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
     return await fetch_one(source, NodeRow, query, {"hash": token_hash})
 
 
-async def find(connection: AsyncConnection, node_id: int) -> NodeRow | None:
-    return await find_row(connection, NodeRow, node_id)
+async def find(source: Source, node_id: int) -> NodeRow | None:
+    return await find_row(source, NodeRow, node_id)
 
 
-async def find_view(connection: AsyncConnection, node_id: int) -> NodeView | None:
-    return await fetch_one(connection, NodeView, f"{_VIEW} WHERE n.id = %(id)s", {"id": node_id})
+async def find_view(source: Source, node_id: int) -> NodeView | None:
+    return await fetch_one(source, NodeView, f"{_VIEW} WHERE n.id = %(id)s", {"id": node_id})
 
 
-async def find_view_by_name(connection: AsyncConnection, name: str) -> NodeView | None:
+async def find_view_by_name(source: Source, name: str) -> NodeView | None:
     """The node with exactly this name; names are unique."""
     query = f"{_VIEW} WHERE lower(n.name) = lower(%(name)s) AND n.name = %(name)s"
-    return await fetch_one(connection, NodeView, query, {"name": name})
+    return await fetch_one(source, NodeView, query, {"name": name})
 
 
 async def fetch_page(
-    connection: AsyncConnection, *, pool_id: int | None, status: str | None, **window: Unpack[Window]
+    source: Source, *, pool_id: int | None, status: str | None, **window: Unpack[Window]
 ) -> list[NodeView]:
     return await fetch_all(
-        connection,
+        source,
         NodeView,
         f"{_VIEW} WHERE n.id > %(after)s AND (%(pool)s::bigint IS NULL OR n.pool_id = %(pool)s)"
         " AND (%(status)s::text IS NULL OR n.status = %(status)s) ORDER BY n.id"
@@ -199,9 +198,9 @@ async def fetch_page(
     )
 
 
-async def find_health(connection: AsyncConnection, node_id: int) -> NodeHealth | None:
+async def find_health(source: Source, node_id: int) -> NodeHealth | None:
     return await fetch_one(
-        connection,
+        source,
         NodeHealth,
         f"SELECT n.id, {_rounded('cpu_pct')}, {_rounded('ram_pct')}, {_rounded('disk_free_gb')},"
         f" CASE WHEN g.seen_at IS NULL THEN {NEVER} ELSE greatest(0, extract(epoch FROM now() - g.seen_at)) END::bigint"

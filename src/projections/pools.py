@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Unpack, cast
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.core.events import Recorded, copy_fields
 from domain.pools import PoolCreated, PoolDeleted, PoolEvent, PoolUpdated
@@ -13,6 +12,7 @@ from projections.builds import BuildRow
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, fetch_value
 from projections.nodes import NodeRow
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -64,36 +64,36 @@ _VIEW = f"""
 """
 
 
-async def find(connection: AsyncConnection, pool_id: int) -> PoolView | None:
-    return await fetch_one(connection, PoolView, f"{_VIEW} WHERE p.id = %(id)s", {"id": pool_id})
+async def find(source: Source, pool_id: int) -> PoolView | None:
+    return await fetch_one(source, PoolView, f"{_VIEW} WHERE p.id = %(id)s", {"id": pool_id})
 
 
-async def find_id_by_name(connection: AsyncConnection, project_id: int, name: str) -> int | None:
+async def find_id_by_name(source: Source, project_id: int, name: str) -> int | None:
     """The pool of this project with exactly this name."""
     query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s AND name = %(name)s"
-    return cast(int | None, await fetch_value(connection, query, {"project": project_id, "name": name}))
+    return cast(int | None, await fetch_value(source, query, {"project": project_id, "name": name}))
 
 
-async def fetch_ids(connection: AsyncConnection, project_id: int) -> list[int]:
+async def fetch_ids(source: Source, project_id: int) -> list[int]:
     query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s ORDER BY id"
-    return await fetch_column(connection, query, {"project": project_id})
+    return await fetch_column(source, query, {"project": project_id})
 
 
-async def fetch_node_ids(connection: AsyncConnection, pool_id: int) -> list[int]:
+async def fetch_node_ids(source: Source, pool_id: int) -> list[int]:
     query = f"SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s ORDER BY id"
-    return await fetch_column(connection, query, {"pool": pool_id})
+    return await fetch_column(source, query, {"pool": pool_id})
 
 
-async def count_active_builds(connection: AsyncConnection, pool_id: int) -> int:
+async def count_active_builds(source: Source, pool_id: int) -> int:
     """Unfinished builds that are routed to this pool or run on its nodes."""
     query = f"""
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
             OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
     """
-    return int(await fetch_value(connection, query, {"pool": pool_id}))
+    return int(await fetch_value(source, query, {"pool": pool_id}))
 
 
-async def count_guest_builds(connection: AsyncConnection, project_id: int) -> int:
+async def count_guest_builds(source: Source, project_id: int) -> int:
     """Unfinished builds of other projects that are routed to this project's pools or run on their nodes."""
     query = f"""
         WITH pools AS (SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s::bigint)
@@ -101,15 +101,15 @@ async def count_guest_builds(connection: AsyncConnection, project_id: int) -> in
             AND (node_pool_id IN (TABLE pools)
                 OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id IN (TABLE pools)))
     """
-    return int(await fetch_value(connection, query, {"project": project_id}))
+    return int(await fetch_value(source, query, {"project": project_id}))
 
 
 async def fetch_page(
-    connection: AsyncConnection, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
+    source: Source, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
 ) -> list[PoolView]:
     """The pools of `projects` (None: of all projects) and all shared pools; with `project_id`, only those of it."""
     return await fetch_all(
-        connection,
+        source,
         PoolView,
         f"{_VIEW} WHERE p.id > %(after)s"
         " AND (%(projects)s::bigint[] IS NULL OR p.shared OR p.project_id = ANY (%(projects)s::bigint[]))"

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.builds import BuildQueued
 from domain.core.events import Recorded, copy_fields
@@ -25,6 +24,7 @@ from projections.engine.model import (
     row_of,
 )
 from projections.engine.queries import fetch_all, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -100,11 +100,11 @@ PROJECTION = Projection(
 
 
 async def fetch_visible(
-    connection: AsyncConnection, user_id: int | None, *, after: int = 0, offset: int = 0, limit: int | None = None
+    source: Source, user_id: int | None, *, after: int = 0, offset: int = 0, limit: int | None = None
 ) -> list[ProjectRow]:
     """The projects that a user is a member of, by id; all projects for None."""
     return await fetch_all(
-        connection,
+        source,
         ProjectRow,
         f"SELECT * FROM {ProjectRow.table} WHERE id > %(after)s AND (%(user)s::bigint IS NULL"
         f" OR id IN (SELECT project_id FROM {MemberRow.table} WHERE user_id = %(user)s::bigint))"
@@ -113,12 +113,12 @@ async def fetch_visible(
     )
 
 
-async def find(connection: AsyncConnection, project_id: int) -> ProjectRow | None:
-    return await find_row(connection, ProjectRow, project_id)
+async def find(source: Source, project_id: int) -> ProjectRow | None:
+    return await find_row(source, ProjectRow, project_id)
 
 
-async def fetch_access(connection: AsyncConnection, user_id: int) -> dict[int, str]:
+async def fetch_access(source: Source, user_id: int) -> dict[int, str]:
     """Project id -> `read`, `write` or `admin`, for each project that the user is a member of."""
     query = f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s"
-    members = await fetch_all(connection, MemberRow, query, {"user": user_id})
+    members = await fetch_all(source, MemberRow, query, {"user": user_id})
     return {member.project_id: member.access for member in members}

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Literal, Unpack
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain import quarantine
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import Window, fetch_all, fetch_column, find_row
+from store.postgres.queries import Source
 
 VERSION = 1
 _EXPIRY_UNRECORDED = "expired_at IS NULL"
@@ -157,14 +157,14 @@ class AgeTotal(msgspec.Struct, frozen=True):
 _IS_ACTIVE = "job_id = %(job)s AND (expires_at IS NULL OR expires_at > %(now)s)"
 
 
-async def find(connection: AsyncConnection, quarantine_id: int) -> QuarantineRow | None:
-    return await find_row(connection, QuarantineRow, quarantine_id)
+async def find(source: Source, quarantine_id: int) -> QuarantineRow | None:
+    return await find_row(source, QuarantineRow, quarantine_id)
 
 
-async def fetch_page(connection: AsyncConnection, job_id: int, **window: Unpack[Window]) -> list[QuarantineRow]:
+async def fetch_page(source: Source, job_id: int, **window: Unpack[Window]) -> list[QuarantineRow]:
     """A page of entries by id, expired ones included."""
     return await fetch_all(
-        connection,
+        source,
         QuarantineRow,
         f"SELECT * FROM {QuarantineRow.table} WHERE job_id = %(job)s AND id > %(after)s"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
@@ -172,43 +172,43 @@ async def fetch_page(connection: AsyncConnection, job_id: int, **window: Unpack[
     )
 
 
-async def fetch_node_ids(connection: AsyncConnection, job_id: int, now: datetime) -> list[str]:
+async def fetch_node_ids(source: Source, job_id: int, now: datetime) -> list[str]:
     query = f"SELECT node_id FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} ORDER BY id"
-    return await fetch_column(connection, query, {"job": job_id, "now": now})
+    return await fetch_column(source, query, {"job": job_id, "now": now})
 
 
-async def count_by_reason(connection: AsyncConnection, job_id: int, now: datetime) -> list[ReasonTotal]:
+async def count_by_reason(source: Source, job_id: int, now: datetime) -> list[ReasonTotal]:
     query = f"SELECT reason, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY reason"
-    return await fetch_all(connection, ReasonTotal, query, {"job": job_id, "now": now})
+    return await fetch_all(source, ReasonTotal, query, {"job": job_id, "now": now})
 
 
-async def count_by_status(connection: AsyncConnection, job_id: int, now: datetime) -> list[StatusTotal]:
+async def count_by_status(source: Source, job_id: int, now: datetime) -> list[StatusTotal]:
     query = (
         "SELECT CASE WHEN expires_at <= %(now)s THEN 'expired' WHEN healthy_at IS NOT NULL THEN 'healthy'"
         f" ELSE 'active' END, count(*) FROM {QuarantineRow.table} WHERE job_id = %(job)s GROUP BY 1"
     )
-    return await fetch_all(connection, StatusTotal, query, {"job": job_id, "now": now})
+    return await fetch_all(source, StatusTotal, query, {"job": job_id, "now": now})
 
 
-async def count_by_age(connection: AsyncConnection, job_id: int, now: datetime) -> list[AgeTotal]:
+async def count_by_age(source: Source, job_id: int, now: datetime) -> list[AgeTotal]:
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
     query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1 ORDER BY 1"
-    return await fetch_all(connection, AgeTotal, query, {"job": job_id, "now": now})
+    return await fetch_all(source, AgeTotal, query, {"job": job_id, "now": now})
 
 
-async def find_jobs_with_expired(connection: AsyncConnection, now: datetime, limit: int) -> list[int]:
+async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:
     """Jobs with entries that have expired and whose expiry is not recorded yet."""
     query = (
         f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
     )
-    return await fetch_column(connection, query, {"now": now, "limit": limit})
+    return await fetch_column(source, query, {"now": now, "limit": limit})
 
 
-async def find_recovered(connection: AsyncConnection, now: datetime, limit: int) -> list[RecoveredEntry]:
+async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
     """Active entries that became healthy and whose recovery is not recorded yet, by job."""
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"
         " AND (expires_at IS NULL OR expires_at > %(now)s) ORDER BY job_id, id LIMIT %(limit)s"
     )
-    return await fetch_all(connection, RecoveredEntry, query, {"now": now, "limit": limit})
+    return await fetch_all(source, RecoveredEntry, query, {"now": now, "limit": limit})

@@ -6,12 +6,11 @@ A case's counters change with every run, so they are in another table than its n
 from operator import sub
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from projections.engine.queries import fetch_value
-from store.postgres.queries import fetch_rows
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 4
 """Version of the projection `results`, which also writes the tables of this file."""
@@ -153,15 +152,15 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
     )
 
 
-async def fetch_catalogue_version(connection: AsyncConnection, project_id: int) -> int:
+async def fetch_catalogue_version(source: Source, project_id: int) -> int:
     """The projected version of the project's stream of cases. Read it before `find_case_ids`: a case that is then not
     found was not in the stream at this version.
     """
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
-    return int(await fetch_value(connection, query, {"project": project_id}) or 0)
+    return int(await fetch_value(source, query, {"project": project_id}) or 0)
 
 
-async def find_case_ids(connection: AsyncConnection, project_id: int, node_ids: list[str]) -> list[int | None]:
+async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:
     """The case id of each node id, None where the project has no such case. Pass a few thousand at a time at most."""
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
@@ -171,6 +170,6 @@ async def find_case_ids(connection: AsyncConnection, project_id: int, node_ids: 
     )
     parameters = {"project": project_id, "node_ids": node_ids}
     found: list[int | None] = [None] * len(node_ids)
-    for number, case_id in await fetch_rows(connection, query, parameters):
+    for number, case_id in await fetch_rows(source, query, parameters):
         found[number - 1] = case_id
     return found

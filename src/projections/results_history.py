@@ -3,7 +3,6 @@
 from datetime import datetime
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.results import FAILED
 from projections.builds import BuildRow
@@ -89,7 +88,7 @@ def _block_of(result_id: str) -> str:
     return f"SELECT * FROM ({newest}) newest WHERE first_result_id + results > {result_id}"
 
 
-async def find_origin(connection: AsyncConnection, result_id: int) -> ResultOrigin | None:
+async def find_origin(source: Source, result_id: int) -> ResultOrigin | None:
     query = (
         f"SELECT t.id, t.case_id, c.node_id, r.build_id, r.job_id, r.project_id, {FACTS} & {STATUS},"
         f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), {RULE_COLUMNS}"
@@ -99,24 +98,24 @@ async def find_origin(connection: AsyncConnection, result_id: int) -> ResultOrig
         f" JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{TRIAGE_JOINS}"
     )
-    return await fetch_one(connection, ResultOrigin, query, {"id": result_id})
+    return await fetch_one(source, ResultOrigin, query, {"id": result_id})
 
 
-async def find_text(connection: AsyncConnection, result_id: int) -> ResultTextRow | None:
-    return await find_row(connection, ResultTextRow, result_id)
+async def find_text(source: Source, result_id: int) -> ResultTextRow | None:
+    return await find_row(source, ResultTextRow, result_id)
 
 
-async def fetch_outputs(connection: AsyncConnection, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
+async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
     """The result's `system_out` and `system_err`, empty when it printed nothing. `ranges` holds the result's report."""
     query = (
         f"SELECT outputs -> (%(id)s - first_result_id)::text FROM {OutputsRow.table}"
         " WHERE first_result_id <= %(id)s AND first_result_id >= %(low)s ORDER BY first_result_id DESC LIMIT 1"
     )
-    found = await fetch_value(connection, query, {"id": result_id, "low": ranges.parameters["low"]})
+    found = await fetch_value(source, query, {"id": result_id, "low": ranges.parameters["low"]})
     return ("", "") if found is None else (found[0], found[1])
 
 
-async def fetch_history(connection: AsyncConnection, case_id: int, limit: int) -> list[CaseRun]:
+async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRun]:
     """The results of a test case that count, newest first."""
     # The GIN index finds all blocks with the case at once. They are opened one by one until there are enough results,
     # since a test may have run a hundred thousand times.
@@ -137,7 +136,7 @@ async def fetch_history(connection: AsyncConnection, case_id: int, limit: int) -
         f" FROM t LEFT JOIN {ResultTextRow.table} x ON x.id = t.id{TRIAGE_JOINS}"
         " ORDER BY t.id DESC"
     )
-    return await fetch_with_triage(connection, CaseRun, query, {"case": case_id, "limit": limit})
+    return await fetch_with_triage(source, CaseRun, query, {"case": case_id, "limit": limit})
 
 
 _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AND v.classification IS NULL)"

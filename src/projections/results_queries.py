@@ -13,7 +13,6 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.flakiness import OtherResult
 from domain.results import FAILED, SKIPPED
@@ -39,7 +38,7 @@ from projections.triage import (
     ResultTriage,
     classification_parameters,
 )
-from store.postgres.queries import fetch_rows
+from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
 """Characters of a failure message in lists. `results_history.find_text` returns the whole message."""
@@ -185,23 +184,23 @@ class Result(msgspec.Struct, frozen=True):
     triage: ResultTriage
 
 
-async def fetch_reports(connection: AsyncConnection, build_id: int) -> ReportRanges:
+async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
     """The reports of the build's current attempt."""
     query = (
         f"SELECT r.* FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
         " WHERE r.build_id = %(build)s ORDER BY r.first_result_id"
     )
-    return ReportRanges(await fetch_all(connection, ReportRow, query, {"build": build_id}))
+    return ReportRanges(await fetch_all(source, ReportRow, query, {"build": build_id}))
 
 
-async def find_report_of(connection: AsyncConnection, result_id: int) -> ReportRanges:
+async def find_report_of(source: Source, result_id: int) -> ReportRanges:
     """The report that a result is in, whether it counts or not; no ranges when there is none."""
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
-    found = await fetch_all(connection, ReportRow, query, {"id": result_id})
+    found = await fetch_all(source, ReportRow, query, {"id": result_id})
     return ReportRanges([report for report in found if report.first_result_id + report.cases > result_id])
 
 
-async def fetch_totals(connection: AsyncConnection, ranges: ReportRanges) -> list[SuiteTotal]:
+async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]:
     """The results that count, grouped by report, suite and status, in this order."""
     query = (
         f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
@@ -211,17 +210,17 @@ async def fetch_totals(connection: AsyncConnection, ranges: ReportRanges) -> lis
         f" FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} GROUP BY 1, 2, 3"
     )
     # With ORDER BY, PostgreSQL would sort all results before it groups them.
-    found = await fetch_all(connection, SuiteTotal, query, ranges.parameters)
+    found = await fetch_all(source, SuiteTotal, query, ranges.parameters)
     return sorted(found, key=attrgetter("report", "suite", "status"))
 
 
-async def count(connection: AsyncConnection, ranges: ReportRanges, filters: ResultFilters) -> int:
+async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) -> int:
     query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where(ranges)}"
-    return int(await fetch_value(connection, query, filters.parameters(ranges)))
+    return int(await fetch_value(source, query, filters.parameters(ranges)))
 
 
 async def fetch_page(
-    connection: AsyncConnection, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
+    source: Source, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
 ) -> list[Result]:
     """A page of results in report order."""
     query = (
@@ -234,34 +233,32 @@ async def fetch_page(
         f"{TRIAGE_JOINS} ORDER BY t.id"
     )
     parameters = filters.parameters(ranges) | {"limit": limit, "offset": offset}
-    return await fetch_with_triage(connection, Result, query, parameters)
+    return await fetch_with_triage(source, Result, query, parameters)
 
 
-async def fetch_with_triage(
-    connection: AsyncConnection, into: type[T], query: str, parameters: dict[str, Any]
-) -> list[T]:
+async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
     """Like `fetch_all`, for queries that end with TRIAGE_COLUMNS and structs whose last field is a `ResultTriage`."""
     split = len(into.__struct_fields__) - 1
-    return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(connection, query, parameters)]
+    return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
 
 
-async def fetch_failed_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
     """The tests whose final attempt in the build failed, in report order."""
-    return await _node_ids(connection, build_id, "t.facts & %(status)s = %(failed)s")
+    return await _node_ids(source, build_id, "t.facts & %(status)s = %(failed)s")
 
 
-async def fetch_flaky_node_ids(connection: AsyncConnection, build_id: int) -> list[str]:
+async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     """The flaky tests of a build, in report order: those with a flaky result, and those that failed and either had
     flaky runs before or are classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
     flaky = f"(t.facts & {FLAKY}) <> 0 OR ({failed} AND ({had_flaky_runs} OR {HAS_CLASSIFICATION}))"
-    return await _node_ids(connection, build_id, flaky)
+    return await _node_ids(source, build_id, flaky)
 
 
 async def fetch_comparable(
-    connection: AsyncConnection, build_id: int, ranges: ReportRanges, cases: Sequence[int]
+    source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
     """The results of these reports of a build that count and are not skipped: all of each test case that failed there
     or is one of `cases`.
@@ -272,21 +269,20 @@ async def fetch_comparable(
         " SELECT report::int, suite::int, case_id, status::int FROM t"
         f" WHERE case_id = ANY (%(cases)s::int[]) OR case_id IN (SELECT case_id FROM t WHERE status = {FAILED})"
     )
-    cursor = await connection.execute(
-        query.encode(), ranges.parameters | {"cases": list(cases)}, prepare=True, binary=True
-    )
     return [
         OtherResult(build_id, ranges.reports[report].suites[suite], case_id, status)
-        for report, suite, case_id, status in await cursor.fetchall()
+        for report, suite, case_id, status in await fetch_rows(
+            source, query, ranges.parameters | {"cases": list(cases)}
+        )
     ]
 
 
-async def _node_ids(connection: AsyncConnection, build_id: int, condition: str) -> list[str]:
-    ranges = await fetch_reports(connection, build_id)
+async def _node_ids(source: Source, build_id: int, condition: str) -> list[str]:
+    ranges = await fetch_reports(source, build_id)
     query = (
         f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {_EACH} t"
         f" WHERE {ranges.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
         f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
     )
     parameters = ranges.parameters | classification_parameters("flaky") | {"status": STATUS, "failed": FAILED}
-    return await fetch_column(connection, query, parameters)
+    return await fetch_column(source, query, parameters)

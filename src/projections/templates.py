@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any, Unpack, cast
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import Configuration
@@ -13,6 +12,7 @@ from domain.templates import TemplateCreated, TemplateDeleted, TemplateEvent, Te
 from projections.engine.model import Change, Delete, Projection, Row, Rows, Table, changed_columns, row_of
 from projections.engine.queries import Window, fetch_all, fetch_column, fetch_one, fetch_value
 from projections.jobs import JobRow
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -100,25 +100,25 @@ _VIEW = f"""
 """
 
 
-async def find(connection: AsyncConnection, template_id: int) -> TemplateView | None:
-    return await fetch_one(connection, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
+async def find(source: Source, template_id: int) -> TemplateView | None:
+    return await fetch_one(source, TemplateView, f"{_VIEW} WHERE t.id = %(id)s", {"id": template_id})
 
 
-async def fetch_project_ids(connection: AsyncConnection, template_id: int) -> list[int]:
+async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
     """Ids of the projects with jobs that use this template."""
     query = f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %(template)s ORDER BY 1"
-    return await fetch_column(connection, query, {"template": template_id})
+    return await fetch_column(source, query, {"template": template_id})
 
 
-async def find_id_by_name(connection: AsyncConnection, name: str) -> int | None:
+async def find_id_by_name(source: Source, name: str) -> int | None:
     """Id of the oldest template with exactly this name."""
     query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"
-    return cast(int | None, await fetch_value(connection, query, {"name": name}))
+    return cast(int | None, await fetch_value(source, query, {"name": name}))
 
 
-async def fetch_page(connection: AsyncConnection, **window: Unpack[Window]) -> list[TemplateView]:
+async def fetch_page(source: Source, **window: Unpack[Window]) -> list[TemplateView]:
     return await fetch_all(
-        connection,
+        source,
         TemplateView,
         f"{_VIEW} WHERE t.id > %(after)s ORDER BY t.id OFFSET %(offset)s LIMIT %(limit)s",
         window,

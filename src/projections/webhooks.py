@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from psycopg import AsyncConnection
-
 from domain import webhooks
 from projections.endpoints import endpoint_projection
 from projections.engine.model import Row, Table
 from projections.engine.queries import fetch_all
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -31,7 +30,7 @@ class WebhookRow(Row, frozen=True):
 PROJECTION = endpoint_projection("webhooks", WebhookRow, webhooks.EVENTS)
 
 
-async def find_existing(connection: AsyncConnection, webhook_ids: Sequence[int]) -> list[WebhookRow]:
+async def find_existing(source: Source, webhook_ids: Sequence[int]) -> list[WebhookRow]:
     """Returns the webhooks that exist among these ids, ordered by id."""
     query = f"SELECT * FROM {WebhookRow.table} WHERE id = ANY (%(ids)s) ORDER BY id"
-    return await fetch_all(connection, WebhookRow, query, {"ids": list(webhook_ids)})
+    return await fetch_all(source, WebhookRow, query, {"ids": list(webhook_ids)})

@@ -26,6 +26,7 @@ from domain.core.errors import Invalid, NotFound
 from store.clock import utcnow
 from store.log.append import AlreadyDone, IdempotencyKey
 from store.log.event_log import EventLog
+from store.postgres.queries import Source
 
 POSITION = "Testhide-Position"
 MIN_POSITION = "Testhide-Min-Position"
@@ -40,7 +41,7 @@ class OfProject(Protocol):
 
 R = TypeVar("R")
 P = TypeVar("P", bound=OfProject)
-Find = Callable[[AsyncConnection, int], Awaitable[R | None]]
+Find = Callable[[Source, int], Awaitable[R | None]]
 """Finds the row with an id in a read model."""
 
 
@@ -116,6 +117,11 @@ class RequestContext:
         return log if self._connection is None else log.on(self._connection)
 
     @property
+    def source(self) -> Source:
+        """The source of a handler's only query; those with several share the connection of `reading`."""
+        return self._connection or self.services.pool
+
+    @property
     def user(self) -> User:
         """The user who calls."""
         user: User = self.request.user
@@ -129,8 +135,7 @@ class RequestContext:
 
     async def find(self, find: Find[R], name: str, row_id: int) -> R:
         """Returns the row with an id. Raises NotFound, with the name of what it is, if there is none."""
-        async with self.reading() as connection:
-            row = await find(connection, row_id)
+        row = await find(self.source, row_id)
         if row is None:
             raise NotFound(f"There is no {name} {row_id}.")
         return row

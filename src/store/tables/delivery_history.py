@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from psycopg import AsyncConnection
 
 from domain.deliveries import Outcome
-from store.postgres.queries import fetch_row
+from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True):
@@ -34,11 +33,10 @@ class DeliveryStats(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-async def record_ping(
-    connection: AsyncConnection, endpoint_id: int, delivery_id: str, outcome: Outcome, now: datetime
-) -> None:
+async def record_ping(source: Source, endpoint_id: int, delivery_id: str, outcome: Outcome, now: datetime) -> None:
     """Records the attempt of a test message, which belongs to no delivery."""
-    await connection.execute(
+    await execute(
+        source,
         "INSERT INTO webhook_attempts"
         " (webhook_id, delivery_id, type, replay, number, ok, status_code, error, ms, excerpt, attempted_at)"
         " VALUES (%s, %s, 'ping', false, 1, %s, %s, %s, %s, %s, %s)",
@@ -46,35 +44,34 @@ async def record_ping(
     )
 
 
-async def read_stats(connection: AsyncConnection, endpoint_ids: Sequence[int]) -> dict[int, DeliveryStats]:
+async def read_stats(source: Source, endpoint_ids: Sequence[int]) -> dict[int, DeliveryStats]:
     """Returns the totals of all these endpoints; zeros for one that the delivery planner does not know yet."""
-    cursor = await connection.execute(
-        "SELECT id, ok, failed FROM webhook_endpoints WHERE id = ANY (%s)", (list(endpoint_ids),), prepare=True
-    )
-    stats = dict.fromkeys(endpoint_ids, DeliveryStats())
-    return stats | {endpoint_id: DeliveryStats(ok, failed) for endpoint_id, ok, failed in await cursor.fetchall()}
+    query = "SELECT id, ok, failed FROM webhook_endpoints WHERE id = ANY (%s)"
+    found = {
+        endpoint_id: DeliveryStats(*counts)
+        for endpoint_id, *counts in await fetch_rows(source, query, (list(endpoint_ids),))
+    }
+    return dict.fromkeys(endpoint_ids, DeliveryStats()) | found
 
 
 async def read_history(
-    connection: AsyncConnection, endpoint_id: int, *, ok: bool | None, before: int | None, limit: int
+    source: Source, endpoint_id: int, *, ok: bool | None, before: int | None, limit: int
 ) -> list[DeliveryAttempt]:
     """Returns attempts, newest first: successful or failed ones (`ok`), with an id below `before`."""
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        source,
         "SELECT a.id, a.delivery_id, a.type, a.replay, a.number, a.ok, a.status_code, a.error, a.ms, a.excerpt,"
         " a.attempted_at, d.state, d.due_at"
         " FROM webhook_attempts a LEFT JOIN webhook_deliveries d ON d.delivery_id = a.delivery_id"
         " WHERE a.webhook_id = %(endpoint)s AND (%(ok)s::bool IS NULL OR a.ok = %(ok)s)"
         " AND (%(before)s::bigint IS NULL OR a.id < %(before)s) ORDER BY a.id DESC LIMIT %(limit)s",
         {"endpoint": endpoint_id, "ok": ok, "before": before, "limit": limit},
-        prepare=True,
     )
-    return [DeliveryAttempt(*row) for row in await cursor.fetchall()]
+    return [DeliveryAttempt(*row) for row in rows]
 
 
-async def find_delivery_state(
-    connection: AsyncConnection, endpoint_id: int, delivery_id: str
-) -> tuple[str, int] | None:
+async def find_delivery_state(source: Source, endpoint_id: int, delivery_id: str) -> tuple[str, int] | None:
     """Returns the state of a delivery and the number of its attempts."""
     query = "SELECT state, attempts FROM webhook_deliveries WHERE webhook_id = %s AND delivery_id = %s"
-    row = await fetch_row(connection, query, (endpoint_id, delivery_id))
+    row = await fetch_row(source, query, (endpoint_id, delivery_id))
     return None if row is None else (row[0], row[1])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from psycopg import AsyncConnection
 
-from store.postgres.queries import fetch_row
+from store.postgres.queries import Source, fetch_row, fetch_rows
 
 FIRST_LEASE_S = 5
 """Each of the next ten leases is twice as long as the one before."""
@@ -87,9 +87,10 @@ async def has_parked(connection: AsyncConnection) -> bool:
     return await fetch_row(connection, query, (MAX_TRIES,)) == (True,)
 
 
-async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]:
+async def fetch_standings(source: Source) -> list[ReactionStanding]:
     """Returns every reaction that has a position or due events, those of other releases included."""
-    cursor = await connection.execute(
+    rows = await fetch_rows(
+        source,
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
         " count(d.position) FILTER (WHERE d.tries >= %(most)s),"
         " coalesce((array_agg(format('position %%s: %%s', d.position, coalesce(d.error, 'its worker died each time'))"
@@ -99,7 +100,7 @@ async def fetch_standings(connection: AsyncConnection) -> list[ReactionStanding]
         " GROUP BY n.name, p.position ORDER BY n.name",
         {"most": MAX_TRIES, "shown": MAX_SHOWN_ERRORS},
     )
-    return [ReactionStanding(*row) for row in await cursor.fetchall()]
+    return [ReactionStanding(*row) for row in rows]
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:

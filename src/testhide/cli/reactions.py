@@ -15,8 +15,7 @@ app = App(name="reactions", help="What follows from events outside the log.")
 async def status(parts: Core) -> int:
     """Show how far along the log each reaction is, what is due and what is parked."""
     head = await parts.log.read_head()
-    async with parts.pool.connection() as connection:
-        standings = await reactions.fetch_standings(connection)
+    standings = await reactions.fetch_standings(parts.pool)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
     for item in standings:
         progress = (
