@@ -192,17 +192,12 @@ class _Reading:
             report.warnings.append(f"there are more than {MAX_SUITES:,} suites: the others are counted together")
 
     def _suite(self, name: str) -> int:
-        known = self._suites.get(name)
-        if known is not None:
-            return known
-        if len(self._suites) >= MAX_SUITES:
+        if name not in self._suites and len(self._suites) >= MAX_SUITES:
             name = OTHER_SUITES
-            known = self._suites.get(name)
-            if known is not None:
-                return known
-        index = self._suites[name] = len(self.report.suites)
-        self.report.suites.append(name)
-        return index
+        if name not in self._suites:
+            self._suites[name] = len(self.report.suites)
+            self.report.suites.append(name)
+        return self._suites[name]
 
     def _keep_text(self, row: int, case: Case) -> None:
         failed = case.status == "failed"

@@ -42,14 +42,31 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     properties: tuple[tuple[str, str], ...] = ()
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class Counts(msgspec.Struct):
     """Numbers of cases. `failed` includes errors, `errors` is the part of it written as <error>."""
 
     tests: int = 0
-    passed: int = 0
     failed: int = 0
     errors: int = 0
     skipped: int = 0
+
+    @property
+    def passed(self) -> int:
+        return self.tests - self.failed - self.skipped
+
+    def add(self, case: Case) -> None:
+        self.tests += 1
+        if case.status == "failed":
+            self.failed += 1
+            self.errors += case.error_kind == "error"
+        elif case.status == "skipped":
+            self.skipped += 1
+
+    def include(self, other: "Counts") -> None:
+        self.tests += other.tests
+        self.failed += other.failed
+        self.errors += other.errors
+        self.skipped += other.skipped
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +85,7 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str = ""
     declared: Declared = Declared()
-    counts: Counts = Counts()
+    counts: Counts
     properties: tuple[tuple[str, str], ...] = ()
 
 

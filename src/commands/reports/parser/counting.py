@@ -1,42 +1,11 @@
-"""Counts cases, reads what a file says about its own counts, and compares the two."""
+"""Reads what a file says about its own counts, and compares it with its cases."""
 
-from commands.reports.parser.case import Case, Counts, Declared
+from commands.reports.parser.case import Counts, Declared
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.values import whole_number
 
 
-class Tally:
-    __slots__ = ("errors", "failed", "skipped", "tests")
-
-    def __init__(self) -> None:
-        self.tests = self.failed = self.errors = self.skipped = 0
-
-    def add(self, case: Case) -> None:
-        self.tests += 1
-        if case.status == "failed":
-            self.failed += 1
-            if case.error_kind == "error":
-                self.errors += 1
-        elif case.status == "skipped":
-            self.skipped += 1
-
-    def include(self, other: "Tally") -> None:
-        self.tests += other.tests
-        self.failed += other.failed
-        self.errors += other.errors
-        self.skipped += other.skipped
-
-    def counts(self) -> Counts:
-        return Counts(
-            tests=self.tests,
-            passed=self.tests - self.failed - self.skipped,
-            failed=self.failed,
-            errors=self.errors,
-            skipped=self.skipped,
-        )
-
-
-def mismatches(declared: Declared, total: Tally, direct: Tally, *, junit: bool, pytest: bool) -> list[str]:
+def mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
     """Describe the declared counts that are wrong. A suite may or may not count the suites inside it.
 
     pytest counts subtests as tests and as failures of their own, but writes them into the element of their test.
@@ -46,7 +15,7 @@ def mismatches(declared: Declared, total: Tally, direct: Tally, *, junit: bool, 
     wrong: list[str] = []
     for what in ("tests", "failures", "errors", "skipped"):
         says = getattr(declared, what)
-        found = [_found(tally, what, junit) for tally in (total, direct)]
+        found = [_found(counts, what, junit) for counts in (total, direct)]
         if says is None or says in found:
             continue
         is_more = junit and what in ("tests", "skipped") and says < max(found)
@@ -57,10 +26,10 @@ def mismatches(declared: Declared, total: Tally, direct: Tally, *, junit: bool, 
     return wrong
 
 
-def _found(tally: Tally, what: str, junit: bool) -> int:
+def _found(counts: Counts, what: str, junit: bool) -> int:
     if what == "failures":
-        return tally.failed - tally.errors if junit else tally.failed
-    return int(getattr(tally, what))
+        return counts.failed - counts.errors if junit else counts.failed
+    return int(getattr(counts, what))
 
 
 def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Declared:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from commands.reports.parser import dotnet, junit
 from commands.reports.parser.building import Builder, property_pair
-from commands.reports.parser.case import Case, Declared, Dialect, Suite, Summary
-from commands.reports.parser.counting import Tally, declared_by, declared_by_trx, mismatches
+from commands.reports.parser.case import Case, Counts, Declared, Dialect, Suite, Summary
+from commands.reports.parser.counting import declared_by, declared_by_trx, mismatches
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
@@ -48,8 +48,8 @@ class _OpenSuite:
         self.element = element
         self.attributes = attributes
         self.origin = origin
-        self.direct = Tally()
-        self.total = Tally()
+        self.direct = Counts()
+        self.total = Counts()
         self.properties: list[tuple[str, str]] = []
 
 
@@ -238,8 +238,10 @@ class ReportReader:
         if self._suites:
             self._suites[-1].total.include(suite.total)
         if suite.element not in _RUNS:
-            counts, properties = suite.total.counts(), tuple(suite.properties)
-            self._out.append(Suite(name=suite.origin.suite, declared=declared, counts=counts, properties=properties))
+            properties = tuple(suite.properties)
+            self._out.append(
+                Suite(name=suite.origin.suite, declared=declared, counts=suite.total, properties=properties)
+            )
 
     def finish(self) -> None:
         """Ends the report: the next `drain` returns what is still incomplete."""
