@@ -1,5 +1,6 @@
 """Quarantine: tests of a job whose failures do not fail its builds."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, get_args
 
@@ -15,7 +16,7 @@ from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine
-from projections.quarantine import AgeTotal, QuarantineRow, Status
+from projections.quarantine import QuarantineRow, Status
 from projections.time_travel.historical_reads import QUARANTINE_HISTORY
 from store.clock import utcnow
 
@@ -181,13 +182,13 @@ class QuarantineController(Controller):
             reasons = await quarantine.count_by_reason(connection, job_id, now)
             ages = await quarantine.count_by_age(connection, job_id, now)
             statuses = await quarantine.count_by_status(connection, job_id, now)
-        by_reason = dict.fromkeys(REASONS, 0) | {total.reason: total.entries for total in reasons}
+        by_reason = {str(reason): reasons.get(reason, 0) for reason in REASONS}
         return Stats(
             total=sum(by_reason.values()),
-            by_reason={str(reason): entries for reason, entries in by_reason.items()},
-            oldest_days=ages[-1].days if ages else 0,
+            by_reason=by_reason,
+            oldest_days=max(ages, default=0),
             age_days=count_by_range(ages),
-            by_status=dict.fromkeys(get_args(Status), 0) | {found.status: found.entries for found in statuses},
+            by_status=dict.fromkeys(get_args(Status), 0) | statuses,
         )
 
     @get("/nodeids")
@@ -204,10 +205,10 @@ class QuarantineController(Controller):
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 
-def count_by_range(ages: list[AgeTotal]) -> dict[str, int]:
+def count_by_range(ages: Mapping[int, int]) -> dict[str, int]:
     counts = dict.fromkeys([*(name for name, _ in AGE_RANGES), OLDEST_RANGE], 0)
-    for age in ages:
-        counts[next((name for name, too_old in AGE_RANGES if age.days < too_old), OLDEST_RANGE)] += age.entries
+    for days, entries in ages.items():
+        counts[next((name for name, too_old in AGE_RANGES if days < too_old), OLDEST_RANGE)] += entries
     return counts
 
 

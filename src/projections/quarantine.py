@@ -15,7 +15,7 @@ from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import Window, fetch_all, fetch_column, find_row
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 _EXPIRY_UNRECORDED = "expired_at IS NULL"
@@ -131,27 +131,10 @@ def status_at(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
     return "active", row.failed_at or row.quarantined_at
 
 
-class StatusTotal(msgspec.Struct, frozen=True):
-    status: Status
-    entries: int
-
-
 class RecoveredEntry(msgspec.Struct, frozen=True):
     job_id: int
     quarantine_id: int
     failures: int
-
-
-class ReasonTotal(msgspec.Struct, frozen=True):
-    reason: str
-    entries: int
-
-
-class AgeTotal(msgspec.Struct, frozen=True):
-    """How many entries were quarantined this many whole days ago."""
-
-    days: int
-    entries: int
 
 
 _IS_ACTIVE = "job_id = %(job)s AND (expires_at IS NULL OR expires_at > %(now)s)"
@@ -177,23 +160,24 @@ async def fetch_node_ids(source: Source, job_id: int, now: datetime) -> list[str
     return await fetch_column(source, query, {"job": job_id, "now": now})
 
 
-async def count_by_reason(source: Source, job_id: int, now: datetime) -> list[ReasonTotal]:
+async def count_by_reason(source: Source, job_id: int, now: datetime) -> dict[str, int]:
     query = f"SELECT reason, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY reason"
-    return await fetch_all(source, ReasonTotal, query, {"job": job_id, "now": now})
+    return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
-async def count_by_status(source: Source, job_id: int, now: datetime) -> list[StatusTotal]:
+async def count_by_status(source: Source, job_id: int, now: datetime) -> dict[str, int]:
     query = (
         "SELECT CASE WHEN expires_at <= %(now)s THEN 'expired' WHEN healthy_at IS NOT NULL THEN 'healthy'"
         f" ELSE 'active' END, count(*) FROM {QuarantineRow.table} WHERE job_id = %(job)s GROUP BY 1"
     )
-    return await fetch_all(source, StatusTotal, query, {"job": job_id, "now": now})
+    return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
-async def count_by_age(source: Source, job_id: int, now: datetime) -> list[AgeTotal]:
+async def count_by_age(source: Source, job_id: int, now: datetime) -> dict[int, int]:
+    """How many entries were quarantined a number of whole days ago, by this number."""
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
-    query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1 ORDER BY 1"
-    return await fetch_all(source, AgeTotal, query, {"job": job_id, "now": now})
+    query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1"
+    return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
 async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:

@@ -4,17 +4,16 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 
-import msgspec
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event, Recorded, readable
 from domain.triage import CLASSIFICATIONS, Classification
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
-from projections.engine.queries import fetch_all
 from projections.results_cases import TestCaseRow
 from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
+from store.postgres.queries import fetch_rows
 
 POSITION_BATCH = 1_000
 """Positions that are looked up in one query."""
@@ -24,17 +23,6 @@ EVENT_BATCH = 20
 
 def never_stop() -> bool:
     return True
-
-
-class _Case(msgspec.Struct, frozen=True):
-    id: int
-    node_id: str
-
-
-class _Classified(msgspec.Struct, frozen=True):
-    id: int
-    by_person: Classification | None
-    by_rule: int | None
 
 
 class RuleHistory:
@@ -77,21 +65,19 @@ class RuleHistory:
 
     async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
         query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY (%(ids)s::bigint[])"
-        found = await fetch_all(self._pool, _Case, query, {"ids": list(case_ids)})
-        return {case.id: case.node_id for case in found}
+        return dict(await fetch_rows(self._pool, query, {"ids": list(case_ids)}))
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
         query = (
             "SELECT wanted.id, v.classification, m.classification FROM unnest(%(ids)s::bigint[]) wanted(id)"
             f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
         )
-        found = await fetch_all(self._pool, _Classified, query, {"ids": list(result_ids)})
         classified: dict[int, tuple[Classification, bool]] = {}
-        for one in found:
-            if one.by_person is not None:
-                classified[one.id] = one.by_person, True
-            elif one.by_rule is not None:
-                classified[one.id] = CLASSIFICATIONS[one.by_rule], False
+        for result_id, by_person, by_rule in await fetch_rows(self._pool, query, {"ids": list(result_ids)}):
+            if by_person is not None:
+                classified[result_id] = by_person, True
+            elif by_rule is not None:
+                classified[result_id] = CLASSIFICATIONS[by_rule], False
         return classified
 
     async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
