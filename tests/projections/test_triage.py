@@ -104,8 +104,8 @@ def test_every_table_of_results_is_swept() -> None:
     swept: dict[str, list[Any]] = {}
     for projection in (results.PROJECTION, PROJECTION):
         for change in projection.apply(_recorded(event), MemoryRows()):
-            assert isinstance(change, DeleteRange | DeleteWhere)
-            span = change.value if isinstance(change, DeleteWhere) else (change.first, change.last)
+            assert isinstance(change, DeleteRange)
+            span = change.first if isinstance(change, DeleteWhere) else (change.first, change.last)
             swept.setdefault(change.row.__name__, []).append(span)
     both = [(700, 702), (900, 900)]
     named = (BlockRow, ResultTextRow, OutputsRow, SupersededRow, RuleMatchRow, TriageRow)

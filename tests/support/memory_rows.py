@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from domain.core.events import Event, Recorded
-from projections.engine.model import Delete, DeleteRange, DeleteWhere, Key, Projection, R, Row, RowsByKey
+from projections.engine.model import Delete, DeleteRange, Key, Projection, R, Row, RowsByKey
 
 
 class MemoryRows:
@@ -58,7 +58,7 @@ class MemoryRows:
                     self._rows.update(((change.row, one.row_key), one) for one in change.rows.values())
                 case Delete():
                     self._rows.pop((change.row, change.key), None)
-                case DeleteWhere() | DeleteRange():
+                case DeleteRange():
                     for key, found in self._of(change.row):
                         if change.matches(found):
                             del self._rows[key]

@@ -7,7 +7,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from projections.engine import statements
-from projections.engine.model import BulkDelete, Change, Delete, DeleteRange, DeleteWhere, Key, R, Row, RowsByKey
+from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, RowsByKey
 
 ROWS_CACHED = 20_000
 """Rows of each table that the cache holds, least recently used ones dropped first."""
@@ -34,7 +34,7 @@ class RowBatch:
         self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
         self._added: dict[type[Row], list[Row]] = defaultdict(list)
-        self._bulk_deletes: list[BulkDelete] = []
+        self._bulk_deletes: list[DeleteRange] = []
 
     def get(self, row: type[R], *key: Any) -> R | None:
         dirty = self._dirty.get(row)
@@ -75,7 +75,7 @@ class RowBatch:
                     self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
                 case Delete():
                     self._dirty[change.row][change.key] = None
-                case DeleteWhere() | DeleteRange():
+                case DeleteRange():
                     self._bulk_deletes.append(change)
 
     @property

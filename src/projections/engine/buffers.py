@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import AsyncConnection
 
 from projections.engine import binary_copy, statements
-from projections.engine.model import BulkDelete, DeleteRange, DeleteWhere, Key, Row, columns_of
+from projections.engine.model import DeleteRange, Key, Row, columns_of
 
 CACHED_ROWS = 20_000
 """Rows of a table that stay in memory from one transaction to the next."""
@@ -59,7 +59,7 @@ class BufferedTable:
         self.is_read = False
         """A projection reads rows of this table."""
         self._db = db
-        self._bulk_deletes: list[BulkDelete] = []
+        self._bulk_deletes: list[DeleteRange] = []
         self._has_single_key = len(row.table.key) == 1
         is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
         self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
@@ -77,16 +77,16 @@ class BufferedTable:
         self.rows.update(rows)
         self.changed.update(rows)
 
-    def bulk_delete(self, deletion: BulkDelete) -> None:
+    def bulk_delete(self, deletion: DeleteRange) -> None:
         self._bulk_deletes.append(deletion)
         for flat_key in list(self._candidates(deletion)):
             item = self.rows.get(flat_key)
             if item is not None and deletion.matches(item):
                 self.put(flat_key, None)
 
-    def _candidates(self, deletion: BulkDelete) -> Iterable[Any]:
+    def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
         """Flat keys among which are all that the deletion matches; a range of keys may be smaller than the table."""
-        if isinstance(deletion, DeleteRange) and self.row.table.key == (deletion.column,):
+        if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
                 return keys
@@ -124,25 +124,17 @@ class BufferedTable:
         self._bulk_deletes = []
 
 
-class DeferredDelete(NamedTuple):
-    """Deletes the rows whose `column` is between `first` and `last`, once the table has its index."""
-
-    column: str
-    first: int
-    last: int
-
-
 class DeferredDeletes:
-    """The deferred deletes by one column."""
+    """The deletes by one column that are executed once the table has its index."""
 
     def __init__(self, column: str) -> None:
         self._column = column
         self._values: set[int] = set()
-        self._ranges: list[DeferredDelete] = []
+        self._ranges: list[DeleteRange] = []
         self._lowest = self._highest = 0
         """Bounds of `_ranges`."""
 
-    def add(self, deletion: DeferredDelete) -> None:
+    def add(self, deletion: DeleteRange) -> None:
         if deletion.first == deletion.last:
             self._values.add(deletion.first)
             return
@@ -175,7 +167,7 @@ class AppendOnlyTable:
         self._db = db
         self._packed: list[bytes | bytearray] = []
         self._deferred: dict[str, DeferredDeletes] = {}
-        self._unsaved: list[DeferredDelete] = []
+        self._unsaved: list[DeleteRange] = []
 
     async def load_deferred(self) -> None:
         """Reads the deletes that an earlier, interrupted load deferred."""
@@ -183,17 +175,13 @@ class AppendOnlyTable:
             "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(self.row.table),)
         )
         for values in await cursor.fetchall():
-            self._defer(DeferredDelete(*values))
+            self._defer(DeleteRange(self.row, *values))
 
-    def bulk_delete(self, deletion: BulkDelete) -> None:
-        if isinstance(deletion, DeleteWhere):
-            deferred = DeferredDelete(deletion.column, deletion.value, deletion.value)
-        else:
-            deferred = DeferredDelete(deletion.column, deletion.first, deletion.last)
-        self._defer(deferred)
-        self._unsaved.append(deferred)
+    def bulk_delete(self, deletion: DeleteRange) -> None:
+        self._defer(deletion)
+        self._unsaved.append(deletion)
 
-    def _defer(self, deletion: DeferredDelete) -> None:
+    def _defer(self, deletion: DeleteRange) -> None:
         self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
 
     def is_deferred(self, row: Row) -> bool:
@@ -221,7 +209,7 @@ class AppendOnlyTable:
                 "INSERT INTO waiting_deletions (table_name, column_name, first, last)"
                 " SELECT %s, * FROM unnest(%s::text[], %s::bigint[], %s::bigint[])",
                 str(self.row.table),
-                *(list(values) for values in zip(*self._unsaved, strict=True)),
+                *([getattr(item, name) for item in self._unsaved] for name in ("column", "first", "last")),
             )
             self._unsaved = []
 

@@ -30,7 +30,6 @@ from projections.engine.model import (
     Change,
     Delete,
     DeleteRange,
-    DeleteWhere,
     Key,
     Projection,
     R,
@@ -237,7 +236,7 @@ class BulkLoader:
             case Delete():
                 table = self._buffered[change.row]
                 table.put(table.flatten(change.key), None)
-            case DeleteWhere() | DeleteRange():
+            case DeleteRange():
                 (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:

@@ -24,7 +24,6 @@ from projections.engine.batch import RowBatch, RowCache
 from projections.engine.model import (
     Change,
     DeleteRange,
-    DeleteWhere,
     Key,
     Projection,
     Row,
@@ -179,7 +178,7 @@ class Engine:
                     parked.append((projection, event, error_message(error)))
                     blocked.add(blocked_key)
             # The parts of one statement do not see each other's rows, so a bulk delete has a statement of its own.
-            has_bulk_delete = any(isinstance(change, DeleteWhere | DeleteRange) for change in changes)
+            has_bulk_delete = any(isinstance(change, DeleteRange) for change in changes)
             if has_bulk_delete and not batch.is_empty:
                 before = [item for item in parked if item[1].position < event.position]
                 position = await self._write(batch, position, event.position - 1, projections, before)

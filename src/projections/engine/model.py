@@ -71,24 +71,21 @@ class Delete:
         self.row, self.key = row, key
 
 
-class DeleteWhere:
-    """Deletes all rows whose `column` has this value."""
-
-    def __init__(self, row: type[Row], column: str, value: Any) -> None:
-        self.row, self.column, self.value = row, column, value
-
-    def matches(self, item: Row) -> bool:
-        return bool(getattr(item, self.column) == self.value)
-
-
 class DeleteRange:
-    """Deletes all rows whose `column` is between `first` and `last`, both included."""
+    """Deletes all rows whose `column` is between `first` and `last`, both included. They are not named one by one."""
 
     def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
         self.row, self.column, self.first, self.last = row, column, first, last
 
     def matches(self, item: Row) -> bool:
         return bool(self.first <= getattr(item, self.column) <= self.last)
+
+
+class DeleteWhere(DeleteRange):
+    """Deletes all rows whose `column` has this value."""
+
+    def __init__(self, row: type[Row], column: str, value: int) -> None:
+        super().__init__(row, column, value, value)
 
 
 class RowsByKey:
@@ -100,9 +97,7 @@ class RowsByKey:
         self.row, self.rows = row, rows
 
 
-BulkDelete = DeleteWhere | DeleteRange
-"""A deletion of rows that the event does not name one by one."""
-Change = Row | Delete | BulkDelete | RowsByKey
+Change = Row | Delete | DeleteRange | RowsByKey
 
 
 def changed_columns(row: Row, event: Event) -> dict[str, Any]:

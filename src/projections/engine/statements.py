@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from projections.engine.model import BulkDelete, DeleteRange, DeleteWhere, Key, Row, TableColumn, columns_of
+from projections.engine.model import DeleteRange, Key, Row, TableColumn, columns_of
 
 Statement = tuple[str, list[Any]]
 
@@ -81,32 +81,30 @@ def delete(row: type[Row]) -> str:
     return f"DELETE FROM {row.table} t USING json_to_recordset(%s::json) AS k({record}) WHERE {joined}"
 
 
-def bulk_delete(deletion: BulkDelete) -> Statement:
-    if isinstance(deletion, DeleteWhere):
-        return f"DELETE FROM {deletion.row.table} WHERE {deletion.column} = %s", [deletion.value]
+def bulk_delete(deletion: DeleteRange) -> Statement:
+    if deletion.first == deletion.last:
+        return f"DELETE FROM {deletion.row.table} WHERE {deletion.column} = %s", [deletion.first]
     query = f"DELETE FROM {deletion.row.table} WHERE {deletion.column} BETWEEN %s AND %s"
     return query, [deletion.first, deletion.last]
 
 
-def bulk_deletes(deletions: Sequence[BulkDelete]) -> list[Statement]:
+def bulk_deletes(deletions: Sequence[DeleteRange]) -> list[Statement]:
     """One statement for each column and kind of deletion; all deletions are from one table."""
-    groups: dict[tuple[str, bool], list[BulkDelete]] = defaultdict(list)
+    groups: dict[tuple[str, bool], list[DeleteRange]] = defaultdict(list)
     for deletion in deletions:
-        groups[deletion.column, isinstance(deletion, DeleteWhere)].append(deletion)
-    return [_grouped_delete(column, group) for (column, _), group in groups.items()]
+        groups[deletion.column, deletion.first == deletion.last].append(deletion)
+    return [_grouped_delete(column, group, is_value) for (column, is_value), group in groups.items()]
 
 
-def _grouped_delete(column: str, deletions: Sequence[BulkDelete]) -> Statement:
-    row = deletions[0].row
-    values = [deletion.value for deletion in deletions if isinstance(deletion, DeleteWhere)]
-    if values:
+def _grouped_delete(column: str, deletions: Sequence[DeleteRange], is_value: bool) -> Statement:
+    row, first = deletions[0].row, [deletion.first for deletion in deletions]
+    if is_value:
         types = {item.name: item.sql_type for item in columns_of(row)}
-        return f"DELETE FROM {row.table} WHERE {column} = ANY (%s::{types[column]}[])", [values]
-    ranges = [deletion for deletion in deletions if isinstance(deletion, DeleteRange)]
+        return f"DELETE FROM {row.table} WHERE {column} = ANY (%s::{types[column]}[])", [first]
     return (
         f"DELETE FROM {row.table} USING unnest(%s::bigint[], %s::bigint[]) AS deleted (first, last)"
         f" WHERE {column} BETWEEN deleted.first AND deleted.last",
-        [[deletion.first for deletion in ranges], [deletion.last for deletion in ranges]],
+        [first, [deletion.last for deletion in deletions]],
     )
 
 

@@ -22,7 +22,6 @@ from projections.engine.model import (
     Change,
     Delete,
     DeleteRange,
-    DeleteWhere,
     Key,
     Projection,
     R,
@@ -111,7 +110,7 @@ class HistoricalTables:
                     self._change(one, only, is_erased)
             case Delete():
                 self._remove(row, [change.key])
-            case DeleteWhere() | DeleteRange():
+            case DeleteRange():
                 self._remove(row, [key for key, item in rows.items() if change.matches(item)])
             case _:
                 assert_never(change)
