@@ -181,8 +181,7 @@ def read(given: dict[str, Any]) -> Bundle:
     bundle.configuration.check("bundle.configuration")
     if bundle.pipeline_template is not None:
         bundle.pipeline_template.check("bundle.pipeline_template")
-    if bundle.job.repository is not None:
-        check_repository(bundle.job.repository)
+    check_repository(bundle.job.repository)
     check_labels("bundle.job.pool_labels", bundle.job.pool_labels)
     if bundle.job.node_pool is not None and bundle.job.pool_labels:
         raise Invalid.field("bundle.job.pool_labels", "are instead of node_pool; leave one of them out")

@@ -111,8 +111,7 @@ class JobController(Controller):
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
         """Creates a job. Its builds need a command, from its configuration or its template."""
         ctx.user.must("write", data.project_id)
-        if data.repository is not None:
-            check_repository(data.repository)
+        check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
         await check_secrets_lendable(ctx, data.pipeline_template_id)
         job_id = await ctx.services.ids.draw("jobs")
@@ -132,10 +131,8 @@ class JobController(Controller):
     async def update_job(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
         """Changes a job. Builds that are already queued keep what they were queued with."""
         await find_visible_job(ctx, job_id, "write")
-        if isinstance(data.repository, str):
-            check_repository(data.repository)
-        if not isinstance(data.pool_labels, UnsetType):
-            check_labels("pool_labels", data.pool_labels)
+        check_repository(data.repository)
+        check_labels("pool_labels", data.pool_labels)
         if isinstance(data.pipeline_template_id, int):
             await check_secrets_lendable(ctx, data.pipeline_template_id)
         changes = changes_in(data, name="title")

@@ -81,8 +81,7 @@ class PoolController(Controller):
         check_may_change(ctx.user, pool)
         if data.shared not in (UNSET, pool.shared):
             ctx.user.must_manage_nodes()
-        if not isinstance(data.labels, UnsetType):
-            check_labels("labels", data.labels)
+        check_labels("labels", data.labels)
         changes = changes_in(data, name="title")
         if not isinstance(data.name, UnsetType):
             changes["claim"] = name_claim(ctx, pool.project_id, data.name)
@@ -114,8 +113,8 @@ def check_may_change(user: User, pool: PoolView) -> None:
     user.must("admin", pool.project_id, f"node pool {pool.id}")
 
 
-def check_labels(field: str, labels: Mapping[str, str]) -> None:
-    if len(labels) > MAX_LABELS:
+def check_labels(field: str, labels: Mapping[str, str] | UnsetType) -> None:
+    if not isinstance(labels, UnsetType) and len(labels) > MAX_LABELS:
         raise Invalid.field(field, f"must have at most {MAX_LABELS} entries")
 
 

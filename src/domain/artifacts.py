@@ -30,13 +30,20 @@ _TYPES: dict[str, ArtifactType] = {
 }
 
 
-class ArtifactStored(Event, frozen=True):
-    name: ClassVar[str] = "artifact.stored"
-    sealed: ClassVar[tuple[str, ...]] = ("path", "content_type", "sha256")
+class ArtifactEvent(Event, frozen=True):
     artifact_id: int
     build_id: int
     job_id: int
     project_id: int
+
+    @property
+    def stream(self) -> str:
+        return f"artifact-{self.artifact_id}"
+
+
+class ArtifactStored(ArtifactEvent, frozen=True):
+    name: ClassVar[str] = "artifact.stored"
+    sealed: ClassVar[tuple[str, ...]] = ("path", "content_type", "sha256")
     type: ArtifactType
     size_bytes: int
     blob: str
@@ -47,25 +54,13 @@ class ArtifactStored(Event, frozen=True):
     sha256: str = ""
 
     @property
-    def stream(self) -> str:
-        return f"artifact-{self.artifact_id}"
-
-    @property
     def data_key(self) -> str | None:
         return build_key(self.project_id, self.job_id, self.build_id)
 
 
-class ArtifactDeleted(Event, frozen=True):
+class ArtifactDeleted(ArtifactEvent, frozen=True):
     name: ClassVar[str] = "artifact.deleted"
-    artifact_id: int
-    build_id: int
-    job_id: int
-    project_id: int
     blob: str
-
-    @property
-    def stream(self) -> str:
-        return f"artifact-{self.artifact_id}"
 
 
 def artifact_path(folder: str, file_name: str) -> str:

@@ -19,24 +19,21 @@ class Claim(msgspec.Struct, frozen=True):
     owner: str = ""
 
 
-class ClaimTaken(Event, frozen=True):
+class ClaimEvent(Event, frozen=True):
+    claim: str
+    owner: str
+
+    @property
+    def stream(self) -> str:
+        return f"claim-{self.claim}"
+
+
+class ClaimTaken(ClaimEvent, frozen=True):
     name: ClassVar[str] = "claim.taken"
-    claim: str
-    owner: str
-
-    @property
-    def stream(self) -> str:
-        return f"claim-{self.claim}"
 
 
-class ClaimReleased(Event, frozen=True):
+class ClaimReleased(ClaimEvent, frozen=True):
     name: ClassVar[str] = "claim.released"
-    claim: str
-    owner: str
-
-    @property
-    def stream(self) -> str:
-        return f"claim-{self.claim}"
 
 
 def evolve(state: Claim, event: Event) -> Claim:

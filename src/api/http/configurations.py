@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, UnsetType
 
 from commands.builds import TEST_FAILURE_EXIT_CODES
 from domain.core.errors import Invalid
@@ -87,9 +87,9 @@ def check_glob(field: str, glob: str) -> None:
         raise Invalid.field(field, "must be a path inside the workspace: not absolute, without `..`")
 
 
-def check_repository(repository: str) -> None:
-    """Raises Invalid for a repository of no known form. Which of these forms they allow is up to the agents."""
-    if not REPOSITORY.fullmatch(repository):
+def check_repository(repository: str | UnsetType | None) -> None:
+    """Raises Invalid for a given repository of no known form. Which of the forms they allow is up to the agents."""
+    if isinstance(repository, str) and not REPOSITORY.fullmatch(repository):
         raise Invalid.field(
             "repository",
             "must be an https:// or ssh:// address, user@host:path, file:// or an absolute path, without a password",
