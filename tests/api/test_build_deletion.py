@@ -12,7 +12,6 @@ import pytest
 
 from domain.builds import BuildCommented, BuildDeleted, BuildQueued
 from domain.results import ResultsRecorded
-from projections.engine.engine import row_types
 from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
 from testhide.processes import core
@@ -209,7 +208,7 @@ async def _look(server: Server, gone: int, kept: int) -> None:
 
 
 async def _tables(connection: psycopg.AsyncConnection[Any], schema: str = "public") -> dict[str, list[Any]]:
-    names = [*(str(row.table) for row in row_types(PROJECTIONS)), "parked_events"]
+    names = [*(str(row.table) for projection in PROJECTIONS for row in projection.rows), "parked_events"]
     content = {}
     for name in names:
         query = f"SELECT t::text FROM {schema}.{name} t ORDER BY 1"

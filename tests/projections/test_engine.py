@@ -19,7 +19,7 @@ from domain.jobs import Configuration, JobCreated, JobDeleted
 from domain.projects import ProjectCreated
 from projections import projects, registry
 from projections.builds import BuildRow
-from projections.engine import engine, model, statements
+from projections.engine import model, statements
 from projections.engine.engine import Engine, LostLeadership, drop_tables, ensure_tables, fetch_positions
 from projections.engine.model import Projection, Row
 from projections.engine.parking import WAITS
@@ -394,5 +394,5 @@ async def test_a_projects_last_build_is_the_newest_whatever_the_order(real: Spy)
 
 
 def test_tables_of_one_projection_are_no_others() -> None:
-    names = [str(row.table) for row in engine.row_types(registry.PROJECTIONS)]
+    names = [str(row.table) for projection in registry.PROJECTIONS for row in projection.rows]
     assert len(names) == len(set(names))

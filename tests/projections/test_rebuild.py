@@ -40,7 +40,7 @@ from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, com
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.engine import bulk_load
-from projections.engine.engine import Engine, drop_tables, ensure_tables, row_types
+from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.schemas import Schema
 from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
@@ -195,7 +195,7 @@ histories = st.lists(st.one_of(happening, happening, anything, triage_commands),
 
 async def dump(connection: AsyncConnection, schema: Schema = "public") -> dict[str, list[Any]]:
     """All read tables that stand there, ordered, and how far they are."""
-    tables = [str(row.table) for row in row_types(PROJECTIONS)]
+    tables = [str(row.table) for projection in PROJECTIONS for row in projection.rows]
     content = {name: await query(connection, f"SELECT t FROM {schema}.{name} t ORDER BY t::text") for name in tables}
     for name in ("projection_positions", "parked_events"):
         content[name] = await query(connection, f"SELECT * FROM {schema}.{name} ORDER BY 1, 2, 3")

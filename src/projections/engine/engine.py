@@ -275,7 +275,3 @@ def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]
         # `apply` then fails for want of its rows, which parks the event.
         log.error("keys() failed", projection=projection.name, position=event.position, error=repr(error))
         return []
-
-
-def row_types(projections: Sequence[Projection]) -> list[type[Row]]:
-    return [row for projection in projections for row in projection.rows]
