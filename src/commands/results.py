@@ -241,7 +241,7 @@ class RecordReport(Command):
             )
 
     def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
-        report, queued = self.report, build.queued
+        report = self.report
         totals = [0, 0, 0]
         flaky = known = ignored = duration = 0
         flips = self.flips or bytes(report.rows)
@@ -260,23 +260,19 @@ class RecordReport(Command):
         if replaced is not None:
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
-        return ReportRecorded(
+        return self.event(
+            ReportRecorded,
+            report,
             **build.ids,
-            attempt=self.attempt,
             path=path,
-            first_result_id=self.first_result_id,
             cases=report.rows,
             **counts,
             duration_ms=duration,
             blocks=blocks,
-            digest=self.digest,
             unreadable=report.is_unreadable,
             missing=report.is_missing,
             replaces=None if replaced is None else replaced.first_result_id,
-            suites=report.suites,
-            warnings=[*report.warnings, *self._selection_warnings(queued.test_ids)],
-            explained_exit_code=report.explained_exit_code,
-            unloaded=report.unloaded,
+            warnings=[*report.warnings, *self._selection_warnings(build.queued.test_ids)],
         )
 
 
