@@ -87,6 +87,9 @@ class DeleteWhere(DeleteRange):
     def __init__(self, row: type[Row], column: str, value: int) -> None:
         super().__init__(row, column, value, value)
 
+    def matches(self, item: Row) -> bool:
+        return bool(getattr(item, self.column) == self.first)  # also of a column that may be null
+
 
 class RowsByKey:
     """Many rows of one table by their key, which is a single column. Only the first of them is validated, so the others
