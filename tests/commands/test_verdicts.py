@@ -3,7 +3,7 @@
 import hashlib
 import io
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hypothesis import given
@@ -42,12 +42,16 @@ def write(report: Sequence[tuple[str, list[tuple[str, str]]]]) -> bytes:
     return out.getvalue().encode()
 
 
-def read_naively(sent: Sequence[Upload]) -> list[tuple[str, str]]:
-    """The names and outcomes that count: the last of each test in each suite of each report that is not replaced."""
-    kept: list[tuple[str, bytes, list[tuple[str, str]]]] = []
-    at_path: dict[str, tuple[str, bytes, list[tuple[str, str]]]] = {}
+Counted = tuple[str, str, bool]
+"""A test's name, its last outcome, and whether that is a pass after a failure."""
+
+
+def read_naively(sent: Sequence[Upload]) -> list[Counted]:
+    """What counts: the last outcome of each test in each suite of each report that is not replaced."""
+    kept: list[tuple[str, bytes, list[Counted]]] = []
+    at_path: dict[str, tuple[str, bytes, list[Counted]]] = {}
     for path, report, is_replacement in sent:
-        one = (path, write(report), [last for _, tests in report for last in dict(tests).items()])
+        one = (path, write(report), [last for _, tests in report for last in count_last(tests)])
         first = at_path.setdefault(path, one)
         if one in kept and (one == first or not is_replacement):
             continue
@@ -56,6 +60,12 @@ def read_naively(sent: Sequence[Upload]) -> list[tuple[str, str]]:
             at_path[path] = one
         kept.append(one)
     return [result for _, _, results in kept for result in results]
+
+
+def count_last(tests: Sequence[tuple[str, str]]) -> Iterator[Counted]:
+    for name, last in dict(tests).items():
+        outcomes = {outcome for other, outcome in tests if other == name}
+        yield name, last, last == "passed" and not outcomes.isdisjoint({"failed", "known"})
 
 
 @given(st.lists(uploads, max_size=6), st.booleans())
@@ -84,14 +94,15 @@ def test_no_failure_is_hidden(sent: list[Upload], with_quarantine: bool) -> None
         )
         history += command.decide(folded(history), quarantine)
     counting = read_naively(sent)
-    outcomes = [outcome for _, outcome in counting]
+    outcomes = [outcome for _, outcome, _ in counting]
     reports = [event for event in history if isinstance(event, ReportRecorded)]
     assert [sum(getattr(one, name) for one in reports) for name in ("passed", "failed", "skipped", "known_issues")] == [
         *(outcomes.count("passed"), outcomes.count("failed") + outcomes.count("known")),
         *(outcomes.count("skipped"), outcomes.count("known")),
     ]
+    assert sum(one.flaky or 0 for one in reports) == sum(is_flaky for _, _, is_flaky in counting)
     hidden = {QUARANTINED} if with_quarantine else set()
-    is_failed = any(outcome == "failed" and name not in hidden for name, outcome in counting)
+    is_failed = any(outcome == "failed" and name not in hidden for name, outcome, _ in counting)
     (finished,) = FinishExternalBuild(7, "passed").decide(folded(history))
     assert isinstance(finished, BuildFinished)
     assert finished.status == ("failed" if is_failed else "passed")
