@@ -151,7 +151,7 @@ class ReadModelCheck:
             after = events[-1].position
         different = {row.position for row, count in rows.items() if count}
         if different:
-            return f"{len(different):,} events, the first at position {min(different)}"
+            return f"{TrailRow.table}: {len(different):,} different, the first at position {min(different)}"
         self._trail_position = last
         return None
 
@@ -159,4 +159,4 @@ class ReadModelCheck:
 def _describe(table: TableDiff) -> str:
     """Names the table and counts its rows that differ, without their contents."""
     counts = {"changed": table.changed, "added": table.only_live, "lost": table.only_staging}
-    return f"{table.live}: " + ", ".join(f"{count:,} rows {how}" for how, count in counts.items() if count)
+    return f"{table.live}: " + ", ".join(f"{count:,} {how}" for how, count in counts.items() if count)
