@@ -27,7 +27,8 @@ WIPE = """
         thing text;
     BEGIN
         FOR place, thing IN
-            SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')
+            SELECT schemaname, tablename FROM pg_tables
+            WHERE schemaname IN ('public', 'beside', 'previous') AND tablename <> 'schema_migrations'
         LOOP
             EXECUTE format(
                 CASE WHEN place || '.' || thing = ANY (kept) THEN 'DELETE FROM %I.%I' ELSE 'DROP TABLE %I.%I' END,

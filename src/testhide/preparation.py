@@ -32,7 +32,7 @@ def migrate(settings: Settings) -> list[str]:
     """
 
     async def check() -> None:
-        async with core(settings, pool_size=1):
+        async with core(settings, pool_size=1, before_migration=True):
             pass
 
     asyncio.run(check())

@@ -22,9 +22,11 @@ from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
+from store.migrations.runner import MIGRATIONS
 from store.postgres.connection_settings import find_durability_risks, with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+from store.postgres.queries import fetch_rows
 from testhide import runtime
 from testhide.operator_errors import Fault
 from testhide.settings import Settings
@@ -51,11 +53,14 @@ class Core:
 
 
 @contextlib.asynccontextmanager
-async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[Core]:
+async def core(
+    settings: Settings, pool_size: int = POOL_SIZE, *, before_migration: bool = False
+) -> AsyncIterator[Core]:
     """Connect to the database while the block runs.
 
-    Raises Fault when it cannot be reached, when the secret key does not open what is in it, or when it may lose
-    acknowledged writes and `settings.unsafe` does not allow that.
+    Raises Fault when it cannot be reached, when the secret key does not open what is in it, when it may lose
+    acknowledged writes and `settings.unsafe` does not allow that, or when its tables are of an older release, unless
+    that is expected `before_migration`.
     """
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
@@ -69,6 +74,8 @@ async def core(settings: Settings, pool_size: int = POOL_SIZE) -> AsyncIterator[
             if not settings.unsafe:
                 await _refuse_risks(pool)
             await _refuse_other_secret(log)
+            if not before_migration:
+                await _refuse_older_schema(pool)
         except PoolTimeout:
             raise Fault("The database cannot be reached.") from None
         try:
@@ -98,6 +105,18 @@ async def _refuse_other_secret(log: EventLog) -> None:
             "The secret key does not open what is in the database: start with the one that it was written with"
             " (TESTHIDE_SECRET_KEY, or secret.key in the data folder). Nothing was changed."
         ) from None
+
+
+async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
+    newest = MIGRATIONS[-1].version
+    try:
+        ((version,),) = await fetch_rows(pool, "SELECT coalesce(max(version), 0) FROM schema_migrations")
+    except UndefinedTable:
+        version = 0
+    if version < newest:
+        raise Fault(
+            f"The database has schema version {version}, and this release needs {newest}: run `testhide migrate` first."
+        )
 
 
 @contextlib.asynccontextmanager

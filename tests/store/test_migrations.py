@@ -66,7 +66,7 @@ def test_a_database_of_a_release_without_versions_goes_on(empty: str) -> None:
 
     async def append(version: int) -> int:
         settings = Settings(database_url=empty, redis_url="", secret_key=b"s" * 32, data_dir="")
-        async with core(settings) as parts:
+        async with core(settings, before_migration=True) as parts:
             metadata = EventMetadata(datetime(2026, 5, 20, tzinfo=UTC), "tests")
             await parts.log.append([Write(version, ClaimTaken(claim="a", owner="ann"))], metadata)
             return len(await parts.log.read(0, 10))
@@ -122,6 +122,23 @@ def test_an_older_release_refuses(
     for verb in ("migrate", "prepare"):
         assert main.main([verb]) == 1
         assert f"testhide: The database has schema version {NEXT}, made by release 9.1.0" in capsys.readouterr().err
+
+
+def test_a_release_refuses_tables_of_an_older_one(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(database_url=empty, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    save_settings(settings, tmp_path / "settings.json")
+    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
+    needs = f"and this release needs {NEXT - 1}: run `testhide migrate` first."
+    for verb in (["project"], ["projections", "status"]):
+        assert main.main(verb) == 1
+        assert f"testhide: The database has schema version 0, {needs}" in capsys.readouterr().err
+    migrate(empty, "0.9.0", MIGRATIONS[:1])
+    assert main.main(["serve"]) == 1
+    assert f"testhide: The database has schema version 1, {needs}" in capsys.readouterr().err
+    assert main.main(["migrate"]) == 0
+    assert main.main(["projections", "status"]) == 0
 
 
 def test_the_log_is_as_the_library_makes_it(empty: str, engines: Engines) -> None:

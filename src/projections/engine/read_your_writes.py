@@ -56,7 +56,7 @@ class ProjectionWaiter:
                 try:
                     self._advance(await self.read_position())
                     self._must_read = self._stale.is_set()
-                except psycopg.OperationalError as error:
+                except psycopg.Error as error:
                     log.warning("the read models' position cannot be read", error=str(error).strip())
                     pause = RETRY_INTERVAL_S
                 await wait_for(self._stale, pause)
