@@ -42,7 +42,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 async def back_up(settings: Settings, target: Path) -> Manifest:
     """Write a backup into a new folder, which is complete as soon as it is there. Raises Fault, OSError."""
     with _new_folder(target) as folder:
-        async with core(settings, pool_size=1) as parts, parts.pool.connection() as connection:
+        async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
             await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
             async with connection.transaction():
                 query = "SELECT pg_export_snapshot(), coalesce(max(notification_id), 0) FROM stored_events"
