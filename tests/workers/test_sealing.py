@@ -20,15 +20,17 @@ from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import AuditTree
 from store.audit.leaves import GapLeaf, hash_of, leaf_of, row_of
 from store.audit.merkle import Frontier
+from store.audit.recheck import TreeDamaged
+from store.audit.sealing import SEALER_LOCK
 from store.audit.signed_notes import BadNote, Checkpoint, SigningKey, VerifierKey, note_hash, open_note
 from store.log.event_log import Write
-from store.postgres.notifications import EVENTS, Listener
+from store.postgres.notifications import EVENTS, SEALS, Listener
 from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
 from tests.support.damage import damaged
 from tests.support.tampering import hide_in_the_tree
 from workers import audit
-from workers.audit import Sealer, TreeDamaged, key_at
+from workers.audit import Sealer, key_at
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ANN = CommandContext("user:1")
@@ -145,15 +147,16 @@ async def test_positions_without_a_row_have_leaves_too(yard: Yard) -> None:
     assert await yard.tree.leaves([4]) == [hash_of(GapLeaf(4))]
 
 
-async def test_a_row_far_beyond_is_not_sealed(yard: Yard) -> None:
+async def test_a_row_far_beyond_is_not_sealed_and_said(yard: Yard) -> None:
     await yard.happen(3)
     await yard.execute(
         "INSERT INTO stored_events (originator_id, originator_version, topic, state, notification_id)"
         " VALUES ('claim-far', 1, 'claim.taken', '', 1000000000000)"
     )
-    await yard.seal()
-    await yard.happen(3)
-    await yard.seal()
+    for size in (4, 7):
+        with pytest.raises(TreeDamaged, match=f"position 1000000000000 follows {size}, which this server never does"):
+            await yard.seal()
+        await yard.happen(3)
     checkpoint = await yard.tree.checkpoint()
     assert checkpoint is not None
     assert checkpoint.size == 7
@@ -266,7 +269,7 @@ async def test_a_signing_key_that_cannot_be_read_is_an_alarm_and_waited_for(yard
     await yard.seal()
     (key,) = (await yard.parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
     await yard.happen(1)
-    listener = Listener(yard.parts.conninfo, EVENTS)
+    listener = Listener(yard.parts.conninfo, EVENTS, SEALS)
     await listener.start()
     with damaged(yard.parts.conninfo, key.position):
         running = asyncio.create_task(yard.sealer.run(listener))
@@ -329,7 +332,7 @@ async def sealing_processes(
     parts: Core, count: int, max_events: int = audit.CHECKPOINT_EVENTS
 ) -> AsyncIterator[Callable[[Callable[[], int]], Any]]:
     """Runs that many sealers; yields a function that waits for a checkpoint that covers a position."""
-    listener = Listener(parts.conninfo, EVENTS)
+    listener = Listener(parts.conninfo, EVENTS, SEALS)
     await listener.start()
     yards = [Yard(parts) for _ in range(count)]
     for yard in yards:
@@ -356,5 +359,5 @@ async def test_standbys_wait(parts: Core) -> None:
     async with yard.sealer.hold_lock() as leader:
         assert not leader.closed
         async with await psycopg.AsyncConnection.connect(parts.conninfo, autocommit=True) as other:
-            cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (audit.LOCK,))
+            cursor = await other.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (SEALER_LOCK,))
             assert await cursor.fetchone() == (False,)

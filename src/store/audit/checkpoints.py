@@ -114,6 +114,14 @@ class AuditTree:
         """Returns checkpoints smaller than `size`, newest first."""
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
 
+    async def checkpoint_up_to(self, size: int) -> SealedCheckpoint | None:
+        """Returns the newest checkpoint of at most this size; None when there is none."""
+        return next(iter(await self._checkpoints("size <= %(size)s", "DESC", 1, size)), None)
+
+    async def checkpoints_after(self, size: int, limit: int) -> list[SealedCheckpoint]:
+        """Returns checkpoints larger than `size`, smallest first."""
+        return await self._checkpoints("size > %(size)s", "ASC", limit, size)
+
     async def covering(self, position: int) -> SealedCheckpoint | None:
         """Returns the first checkpoint that covers a position; None when there is none yet."""
         return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)

@@ -8,6 +8,7 @@ is found, and where it stands.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -15,7 +16,9 @@ from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 
 from domain.audit import SIGNING_KEY, SigningKeyChanged
+from domain.core.data_keys import lineage
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.erasures import ERASING
 from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.leaves import MAPPER, event_leaf, leaf_of, row_of
 from store.audit.merkle import cover
@@ -45,7 +48,11 @@ class Export:
     following: Following | None = None
     filter: dict[str, str] = field(default_factory=dict)
     boundaries: Sequence[int] = ()
+    head: int = 0
+    asked_at: datetime | None = None
     _keys: list[int] = field(init=False)
+    _erased: set[str] = field(init=False, default_factory=set)
+    """Destroyed data keys of the exported events; left empty in an export of the whole log."""
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)
@@ -69,6 +76,8 @@ class Export:
                     handovers=list(handovers.values()),
                     keys=[item.event.public_key for item in recorded if isinstance(item.event, SigningKeyChanged)],
                     hashes=[item.hex() for item in await self._tree.hashes(cover(0, self.after))],
+                    asked_at=self.asked_at,
+                    head=self.head,
                 )
             )
         )
@@ -80,7 +89,18 @@ class Export:
             wanted, reached = await self._wanted(at)
             yield b"".join([_text(line) for line in await self._lines(at, wanted, reached)])
             at = reached
+        async for keys in self._later_erasures():
+            yield _text(ExportLine(later_erasures=keys))
         yield _text(ExportLine(end=size))
+
+    async def _later_erasures(self) -> AsyncIterator[list[str]]:
+        """Yields the data keys that were destroyed since the checkpoint, so that their events may read as erased."""
+        at = self.checkpoint.size
+        while later := await self.log.read(at, CHUNK, names=list(ERASING)):
+            keys = [key for recorded in later if (key := recorded.event.erases) is not None]
+            if wanted := [key for key in keys if self.following is None or key in self._erased]:
+                yield wanted
+            at = later[-1].position
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
         """The next positions to show, and how far they go."""
@@ -130,18 +150,15 @@ class Export:
         return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
 
     async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
-        """By name: the key, None when it was destroyed, or why it cannot be used."""
-        found: dict[str, bytes | str | None] = {}
-        try:
-            found |= await self.log.load_data_keys(names)
-        except SecretMismatch:
-            for name in names:
-                try:
-                    found |= await self.log.load_data_keys([name])
-                except SecretMismatch:
-                    found[name] = f"the data key {name} is damaged"
+        """By name: the key, None when it was destroyed, or why the fields cannot be read."""
+        keys, faults = await self.log.load_keys_and_faults(names)
+        found: dict[str, bytes | str | None] = {**keys}
+        found |= {name: f"the data key {name} {fault}" for name, fault in faults.items()}
         # The log's cache may still have keys that were destroyed a moment ago.
-        return found | dict.fromkeys(await self.log.find_destroyed_keys(names))
+        destroyed = dict.fromkeys(await self.log.find_destroyed_keys(names))
+        if self.following is not None:
+            self._erased.update(above for name in destroyed for above in lineage(name))
+        return found | destroyed
 
 
 def of_stream(pool: AsyncConnectionPool, stream: str) -> Following:

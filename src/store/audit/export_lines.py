@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
 
@@ -10,7 +11,7 @@ from store.audit.merkle import HASH
 from store.log.codec import SALT_BYTES
 
 
-class ExportHeader(msgspec.Struct, frozen=True):
+class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     origin: str
     """The log's name in its checkpoints."""
     size: int
@@ -27,13 +28,21 @@ class ExportHeader(msgspec.Struct, frozen=True):
     """Verifier keys of the log, oldest first."""
     hashes: list[str]
     """Hashes of the subtrees that cover positions 1 to `after`, in hex."""
+    asked_at: datetime | None = None
+    """When the export was asked for, by the server's clock; no signature covers this and `head`."""
+    head: int = 0
+    """The log's newest position at that time."""
 
 
 class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One line: the header (`export`), the end, a range that a filter left out (`skipped`), a gap, or a row."""
+    """One line: the header (`export`), a range that a filter left out (`skipped`), a gap, a row, later erasures, or the
+    end.
+    """
 
     export: ExportHeader | None = None
     end: int | None = None
+    later_erasures: list[str] | None = None
+    """Data keys that were destroyed by events after the export's last position."""
     skipped: tuple[int, int] | None = None
     hashes: list[str] | None = None
     gap: int | None = None
@@ -81,8 +90,10 @@ def is_unambiguous(line: ExportLine) -> bool:
     Another program might believe an additional field, although no hash covers it.
     """
     if line.position is None:
-        return any(_has_only(line, *names) for names in (("export",), ("end",), ("skipped", "hashes"), ("gap", "leaf")))
-    if line.export or line.end is not None or line.skipped or line.hashes is not None or line.gap is not None:
+        kinds = (("export",), ("end",), ("later_erasures",), ("skipped", "hashes"), ("gap", "leaf"))
+        return any(_has_only(line, *names) for names in kinds)
+    others = (line.export, line.end, line.later_erasures, line.skipped, line.hashes, line.gap)
+    if any(other is not None for other in others):
         return False
     if line.clear is not msgspec.UNSET:
         return line.salt is None or line.sealed is not msgspec.UNSET

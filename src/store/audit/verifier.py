@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from domain.audit import SIGNING_KEY, SigningKeyChanged
+from store.audit.erasures import Erasures
 from store.audit.export_lines import ExportHeader, ExportLine, commitment_of, is_unambiguous, leaf_of_line, parse_hashes
 from store.audit.leaves import GapLeaf, hash_of
 from store.audit.merkle import BadProof, Frontier
@@ -62,6 +63,8 @@ class Verifier:
         self.begins_at = 1
         """The first position that the export covers."""
         self._has_ended = False
+        self._is_after_header = False
+        self.erasures = Erasures()
         self._versions: dict[str, int] = {}
         self._later_keys: list[tuple[int, VerifierKey]] = []
 
@@ -80,12 +83,17 @@ class Verifier:
         self._finish()
 
     def _read(self, line: ExportLine, number: int) -> None:
+        was_after_header, self._is_after_header = self._is_after_header, line.export is not None
         if line.export is not None:
-            self._begin(line.export)
+            if was_after_header:
+                self._report(None, f"line {number} is a second header: nothing of the export stands between them")
+            self._begin(line.export, number)
         elif self.header is None:
             self._report(None, f"line {number} comes before the export's header")
         elif line.end is not None:
             self._has_ended = line.end == self._at == self.header.size
+        elif line.later_erasures is not None:
+            self.erasures.read_later(line.later_erasures)
         elif line.skipped is not None:
             self._read_skipped(*line.skipped, line.hashes or [])
         elif line.gap is not None:
@@ -97,7 +105,7 @@ class Verifier:
 
     # Headers. One in the middle of a file continues an export that was cut off.
 
-    def _begin(self, header: ExportHeader) -> None:
+    def _begin(self, header: ExportHeader, number: int) -> None:
         try:
             before: Frontier | None = _frontier(header)
         except (BadProof, ValueError):
@@ -108,12 +116,12 @@ class Verifier:
             if self.key is None and header.keys:
                 self.key = _parse_key(header.keys[0])
         else:
-            self._continue(header, self.header, before)
+            self._continue(header, self.header, before, number)
         self.header, self._has_ended = header, False
         self._add_checkpoints(header)
         self._compare_checkpoints()
 
-    def _continue(self, header: ExportHeader, first: ExportHeader, before: Frontier | None) -> None:
+    def _continue(self, header: ExportHeader, first: ExportHeader, before: Frontier | None, number: int) -> None:
         if (header.origin, header.filter) != (first.origin, first.filter):
             self._report(None, f"the export goes on after position {header.after} with another log or filter")
         if header.after > self._at:
@@ -121,7 +129,9 @@ class Verifier:
             self._at, self._tree = header.after, before
         elif header.after == self._at and self._tree and before and before.root != self._tree.root:
             self._report(None, f"the export goes on after position {header.after} of a log that was another there")
-        # Otherwise it repeats positions, and each of them becomes a finding.
+        elif header.after < self._at:
+            text = f"line {number} is a header that goes on after position {header.after}, but {self._at} was reached"
+            self._report(None, text)
 
     def _add_checkpoints(self, header: ExportHeader) -> None:
         self._last_covered = header.size
@@ -170,6 +180,7 @@ class Verifier:
                 self.erased += bool(line.commitment)
             elif commitment_of(line.salt, bytes(line.sealed)) != line.commitment:
                 self._report(position, "the sealed fields are not those that the event was committed to")
+            self.erasures.read(position, line)
             self._note_key(position, line)
         self._check_version(position, line)
         self._compare_checkpoints()
@@ -270,8 +281,11 @@ class Verifier:
         if self.header is None:
             self._report(None, "this is no export: it has no header")
             return
-        if not self._has_ended:
+        if self._is_after_header:
+            self._report(None, "the export ends with a header: ask for what follows it once more")
+        elif not self._has_ended:
             self._report(None, f"the export is cut off after position {self._at}: go on by ?after={self._at}")
+        self._check_erasures(self.header.filter)
         for held in self._held:
             size = held.checkpoint.size
             if size > self._at and self._has_ended:
@@ -281,6 +295,18 @@ class Verifier:
                 self._report(
                     None, f"{held.label} of size {size} cannot be compared: ask for an export with ?held={size}"
                 )
+
+    def _check_erasures(self, chosen: dict[str, str]) -> None:
+        """Report data keys that were destroyed without a deletion. An export of one stream has too few events."""
+        if not self._has_ended or "stream" in chosen:
+            return
+        project = chosen.get("project_id")
+        for position, key, events in self.erasures.unexplained(project and f"project-{project}"):
+            self._report(
+                position,
+                f"reads as erased, but no event deletes its data key {key} ({events} events have it): the key was"
+                " destroyed in the database, or the values were taken out of the file",
+            )
 
     def _report(self, position: int | None, text: str) -> None:
         self.found += 1

@@ -29,6 +29,9 @@ KEY_CACHE_LIFETIME_S = 60.0
 MAX_TRIED_KEYS = 100
 """Data keys that fail to open before the configured secret counts as wrong."""
 
+DOES_NOT_OPEN = "does not open"
+IS_MISSING = "is missing"
+
 _SELECT = "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
 
 
@@ -210,29 +213,35 @@ class EventLog:
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns these data keys and a function that looks one up, which raises UnreadableEvent for a damaged key.
+        """Returns these data keys and a function that looks one up.
 
-        Raises SecretMismatch when the configured secret is wrong.
+        It raises UnreadableEvent for a key that is damaged or missing: only a destroyed one reads as erased. Raises
+        SecretMismatch when the configured secret is wrong.
         """
+        keys, faults = await self.load_keys_and_faults(names)
+        if DOES_NOT_OPEN in faults.values():
+            await self.check_secret()
+
+        def key_of(name: str) -> bytes | None:
+            if name in faults:
+                raise UnreadableEvent(f"the data key {name} {faults[name]}")
+            return keys[name]
+
+        return keys, key_of
+
+    async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
+        """Returns these data keys as `load_data_keys` does; and for each that cannot be used, what is wrong with it."""
+        faults: dict[str, str] = {}
         try:
             keys = await self.load_data_keys(names)
         except SecretMismatch:
-            await self.check_secret()
-        else:
-            return keys, keys.get
-        keys, damaged = {}, set[str]()
-        for name in names:
-            try:
-                keys |= await self.load_data_keys([name])
-            except SecretMismatch:
-                damaged.add(name)
-
-        def key_of(name: str) -> bytes | None:
-            if name in damaged:
-                raise UnreadableEvent(f"the data key {name} does not open")
-            return keys.get(name)
-
-        return keys, key_of
+            keys = {}
+            for name in names:
+                try:
+                    keys |= await self.load_data_keys([name])
+                except SecretMismatch:
+                    faults[name] = DOES_NOT_OPEN
+        return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def check_secret(self) -> None:
         """Raises SecretMismatch when there are topmost data keys and the secret opens none of them."""
@@ -285,7 +294,10 @@ class EventLog:
         return erased
 
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Returns the keys of those `names` that were ever made: None for one that was destroyed or lies below one."""
+        """Returns the keys of those `names` that are there: None for one that was destroyed or lies below one.
+
+        A key has no entry when it was never made, or when somebody deleted it or one above it from the table.
+        """
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())
         if len(self._keys) > MAX_CACHED_KEYS or time.monotonic() - self._keys_since > KEY_CACHE_LIFETIME_S:
@@ -299,11 +311,13 @@ class EventLog:
             fresh: dict[str, bytes | None] = {}
             for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
                 above, _, _ = name.rpartition("/")
-                parent = fresh.get(above, keys.get(above))
-                if wrapped is None or (above and parent is None):
+                if wrapped is None:
                     fresh[name] = None
-                else:
-                    fresh[name] = self._secrets.unwrap(name, wrapped, parent)
+                elif not above:
+                    fresh[name] = self._secrets.unwrap(name, wrapped)
+                elif above in fresh or above in keys:
+                    parent = fresh.get(above, keys.get(above))
+                    fresh[name] = None if parent is None else self._secrets.unwrap(name, wrapped, parent)
             for name, key in fresh.items():
                 self._keys.setdefault(name, key)  # keeps the None of an erasure that was read in the meantime
             keys |= fresh

@@ -47,6 +47,19 @@ MIGRATIONS = (
             " (name text PRIMARY KEY, message text NOT NULL, since timestamptz NOT NULL DEFAULT now())",
         ),
     ),
+    Migration(
+        3,
+        "progress of the sealer's checks",
+        (
+            """
+            CREATE TABLE IF NOT EXISTS audit_sealing (
+                id bool PRIMARY KEY DEFAULT true CHECK (id), leaves_checked bigint NOT NULL DEFAULT 0,
+                checkpoints_checked bigint NOT NULL DEFAULT 0, checked_size bigint NOT NULL DEFAULT 0,
+                checked_at timestamptz
+            )
+            """,
+        ),
+    ),
 )
 
 

@@ -33,6 +33,8 @@ POLLS = "polls"
 """Payload: a node id and how many builds its agent asks for: `7:2`. Zero: it stopped asking."""
 BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
+SEALS = "seals"
+"""Somebody waits for a checkpoint over the whole log. No payload."""
 
 CONNECT_TIMEOUT_S = 5
 FIRST_PAUSE_S = 0.05

@@ -1,0 +1,169 @@
+"""Checks what was sealed once more, a part at a time: the rows against their leaves, the leaves against the tree, and
+each checkpoint against the tree, its signature and the checkpoint before it.
+
+Each data key must be there and open, or have been destroyed by a deletion.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+
+from psycopg_pool import AsyncConnectionPool
+
+from domain.core.data_keys import lineage
+from store.audit.checkpoints import AuditTree, SealedCheckpoint
+from store.audit.erasures import ERASING
+from store.audit.leaves import MAPPER, GapLeaf, hash_of, leaf_of, row_of
+from store.audit.merkle import TILE, TILE_LEVELS, complete
+from store.audit.sealing import fetch_sealing_state, store_progress, store_round
+from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
+from store.log.event_log import EventLog
+from store.postgres.queries import fetch_rows
+
+TILES_AT_ONCE = 10
+"""Tiles of 256 leaves that are checked in one go, in some 50 ms. At one go in ten seconds, 900,000 events an hour."""
+CHECKPOINTS_AT_ONCE = 20
+"""More than are signed meanwhile, so that a round ends."""
+MAX_NAMED = 10
+"""Positions that a message names."""
+
+RESTORE_TREE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
+RESTORE_LOG = "the table stored_events was changed: restore it from a backup"
+RESTORE_KEYS = "restore it in the table stored_events_keys from a backup, or delete what it was for"
+
+KeyAt = Callable[[int], VerifierKey]
+"""Takes a size: the key that signs the next checkpoint after it."""
+
+
+class TreeDamaged(Exception):
+    """The log, its tree or a checkpoint differs from what was signed. Nothing is sealed on top of it."""
+
+
+class Recheck:
+    def __init__(self, pool: AsyncConnectionPool, event_log: EventLog) -> None:
+        self._pool = pool
+        self._log = event_log
+        self._tree = AuditTree(pool)
+
+    async def check_next(self, size: int, key_at: KeyAt) -> None:
+        """Checks the next part of the first `size` leaves and of the checkpoints over them. Raises TreeDamaged.
+
+        What differs is checked again by the next call; what does not is recorded, so that any process goes on there.
+        """
+        state = await fetch_sealing_state(self._pool)
+        if state.checked_size > size:
+            raise TreeDamaged(
+                f"the newest checkpoint covers {size} positions, but {state.checked_size} had been sealed: the end of"
+                f" the log or of its checkpoints was removed; {RESTORE_LOG}"
+            )
+        leaves, checkpoints = state.leaves_checked, state.checkpoints_checked
+        if leaves == 0:
+            await self._check_begin()
+        for _ in range(TILES_AT_ONCE):
+            if leaves < size:
+                leaves = await self._check_tile(leaves // TILE, size)
+        checkpoints = await self._check_checkpoints(checkpoints, size, key_at)
+        if leaves >= size and checkpoints >= size:
+            await store_round(self._pool, size)
+        else:
+            await store_progress(self._pool, leaves, checkpoints)
+
+    async def _check_begin(self) -> None:
+        rows = await fetch_rows(
+            self._pool, "SELECT notification_id FROM stored_events WHERE notification_id < 1 LIMIT 1"
+        )
+        if rows:
+            raise TreeDamaged(f"a row was inserted at position {rows[0][0]}, before the first; {RESTORE_LOG}")
+
+    async def _check_tile(self, n: int, size: int) -> int:
+        """Checks a tile of leaves as far as the tree reaches; returns its end."""
+        first, end = n * TILE, min((n + 1) * TILE, size)
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
+            " WHERE notification_id > %s AND notification_id <= %s",
+            (first, end),
+        )
+        stored = {position: hash_of(leaf_of(position, row_of(*columns))) for position, *columns in rows}
+        positions = range(first + 1, end + 1)
+        sealed = await self._tree.leaves(positions)
+        changed = [
+            position
+            for position, leaf in zip(positions, sealed, strict=True)
+            if leaf != (stored.get(position) or hash_of(GapLeaf(position)))
+        ]
+        if changed:
+            raise TreeDamaged(f"{_describe(changed)} not what was sealed there; {RESTORE_LOG}")
+        if end == first + TILE:
+            await self._check_above(n, sealed)
+        await self._check_keys({name for *_, state in rows if (name := MAPPER.key_name(state or b"")) is not None})
+        return end
+
+    async def _check_keys(self, names: Collection[str]) -> None:
+        """Checks the data keys of these names."""
+        keys, faults = await self._log.load_keys_and_faults(names)
+        if faults:
+            name, fault = next(iter(faults.items()))
+            raise TreeDamaged(f"the data key {name} {fault}: {RESTORE_KEYS}")
+        # The last part of a key's name is the stream whose deletion destroys it.
+        above = {name: [key.rpartition("/")[2] for key in lineage(name)] for name, key in keys.items() if key is None}
+        rows = await fetch_rows(
+            self._pool,
+            "SELECT DISTINCT originator_id FROM stored_events WHERE originator_id = ANY (%s) AND topic = ANY (%s)",
+            ([stream for streams in above.values() for stream in streams], list(ERASING)),
+        )
+        deleted = {stream for (stream,) in rows}
+        for name, streams in above.items():
+            if deleted.isdisjoint(streams):
+                raise TreeDamaged(f"the data key {name} was destroyed, but no event deletes it: {RESTORE_KEYS}")
+
+    async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
+        """Checks that the tiles above a full tile hold its root: as far up as it is the last of a full one."""
+        level = TILE_LEVELS
+        while True:
+            (above,) = await self._tree.hashes([(level, n)])
+            if above != complete(hashes):
+                leaves = 1 << level
+                raise TreeDamaged(
+                    f"the tree over positions {n * leaves + 1} to {(n + 1) * leaves} is not that of its leaves;"
+                    f" {RESTORE_TREE}"
+                )
+            n, last = divmod(n, TILE)
+            if last != TILE - 1:
+                return
+            hashes = await self._tree.hashes([(level, n * TILE + index) for index in range(TILE)])
+            level += TILE_LEVELS
+
+    async def _check_checkpoints(self, after: int, size: int, key_at: KeyAt) -> int:
+        """Checks the next checkpoints; returns the size of the last one."""
+        before = await self._tree.checkpoint_up_to(after)
+        if after and (before is None or before.size != after):
+            raise TreeDamaged(f"the checkpoint of size {after} is gone; {RESTORE_TREE}")
+        for checkpoint in await self._tree.checkpoints_after(after, CHECKPOINTS_AT_ONCE):
+            if checkpoint.size <= size:
+                await self._check_checkpoint(checkpoint, before, key_at)
+                before = checkpoint
+        return before.size if before else 0
+
+    async def _check_checkpoint(
+        self, checkpoint: SealedCheckpoint, before: SealedCheckpoint | None, key_at: KeyAt
+    ) -> None:
+        name = f"the checkpoint of size {checkpoint.size}"
+        try:
+            signed = Checkpoint.parse(open_note(checkpoint.note, [key_at(before.size if before else 0)]))
+        except BadNote as error:
+            raise TreeDamaged(f"{name} is not one of this log ({error}); {RESTORE_TREE}") from None
+        if signed.previous != (note_hash(before.note) if before else None):
+            raise TreeDamaged(f"{name} does not follow the stored one before it; {RESTORE_TREE}")
+        if signed.size != checkpoint.size or not (
+            signed.root == checkpoint.root == await self._tree.root(checkpoint.size)
+        ):
+            raise TreeDamaged(
+                f"the tree no longer has the root that was signed at position {signed.size}; {RESTORE_TREE}"
+            )
+
+
+def _describe(positions: Sequence[int]) -> str:
+    named = ", ".join(map(str, positions[:MAX_NAMED]))
+    if len(positions) == 1:
+        return f"the row at position {named} is"
+    more = f" and {len(positions) - MAX_NAMED} more" if len(positions) > MAX_NAMED else ""
+    return f"the rows at positions {named}{more} are"
