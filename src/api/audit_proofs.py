@@ -2,6 +2,8 @@
 verified offline.
 """
 
+import asyncio
+import time
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -23,9 +25,15 @@ from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.export import Export, Following, of_stream
 from store.audit.leaves import GapLeaf, Leaf, leaf_data, leaf_of
 from store.audit.merkle import consistency, inclusion
+from store.audit.sealing import request_checkpoint
+from store.clock import utcnow
 
 NDJSON = "application/x-ndjson"
 MAX_HELD = 50
+SEAL_TIMEOUT_S = 5.0
+"""An export then begins without the events that no checkpoint covers yet, and says so."""
+SEAL_INTERVAL_S = 0.1
+"""Seconds between two looks for the checkpoint that was asked for."""
 
 Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the checkpoint of this size [the newest]")]
 
@@ -159,21 +167,45 @@ class AuditLogController(Controller):
             list[int] | None, Parameter(max_items=MAX_HELD, description="Sizes of checkpoints to compare with")
         ] = None,
     ) -> Stream:
-        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins export the whole log."""
+        """The log up to a checkpoint as NDJSON, for `testhide audit verify`. Only admins export the whole log.
+
+        Without `size` all events until now are in it: a checkpoint is signed for them first.
+        """
+        asked_at, head = utcnow(), await ctx.services.log.read_head()
+        if size is None:
+            await seal_up_to(ctx, head)
         checkpoint = await find_checkpoint(ctx, size)
         if after > checkpoint.size:
             raise Invalid.field("after", f"is behind the checkpoint's last position, {checkpoint.size}")
         following, selection, noted = await choose_events(ctx, project_id, stream)
-        if not await ctx.services.waiter.wait(checkpoint.size):
+        if project_id is not None and not await ctx.services.waiter.wait(checkpoint.size):
             raise Unavailable("The read models are behind; try again in some seconds.")
         given = {"project_id": project_id, "stream": stream, "after": after or None, "size": size, "held": held}
         parameters = {name: str(value) for name, value in given.items() if value is not None}
         read_id = await ctx.services.ids.draw("audit_reads")
         await ctx.execute_unseen(NoteReading(read_id, "export", parameters, None, noted))
         export = Export(
-            ctx.services.pool, ctx.services.log, checkpoint, after, following, selection, sorted(held or ())
+            ctx.services.pool,
+            ctx.services.log,
+            checkpoint,
+            after,
+            following,
+            selection,
+            sorted(held or ()),
+            head,
+            asked_at,
         )
         return Stream(export.lines(), media_type=NDJSON)
+
+
+async def seal_up_to(ctx: RequestContext, position: int) -> None:
+    """Waits until a checkpoint covers the position; gives up after SEAL_TIMEOUT_S, or at once when nobody seals."""
+    pool = ctx.services.pool
+    deadline = time.monotonic() + SEAL_TIMEOUT_S
+    while await AuditTree(pool).covering(position) is None:
+        if time.monotonic() > deadline or not await request_checkpoint(pool):
+            return
+        await asyncio.sleep(SEAL_INTERVAL_S)
 
 
 async def find_checkpoint(ctx: RequestContext, size: int | None) -> SealedCheckpoint:

@@ -1,18 +1,30 @@
 """Checkpoints, proofs and exports over HTTP: what they prove, and who may have them."""
 
 import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 import requests
 
+from api.audit_proofs import SEAL_TIMEOUT_S
 from commands.handler import Handler
 from projections.audit_trail import TrailRow
+from store.audit.export_lines import ExportHeader, ExportLine
 from store.audit.merkle import BadProof, leaf_hash
+from store.audit.sealing import request_checkpoint
 from store.audit.signed_notes import Checkpoint, VerifierKey, open_note
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
+from store.postgres.cancellation import cancel_and_wait
+from store.postgres.notifications import EVENTS, SEALS, Listener
 from testhide.processes import core
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.proofs import verify_consistency, verify_inclusion
@@ -36,6 +48,36 @@ def seal(server: Server) -> dict[str, Any]:
     server.wait_until_projected()
     newest: dict[str, Any] = checkpoints(server)["checkpoints"][0]
     return newest
+
+
+@contextlib.contextmanager
+def sealing(server: Server) -> Iterator[None]:
+    """Seals the log as `testhide work` does, but only when somebody asks for it."""
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        async with core(server.settings, pool_size=2) as parts:
+            listener = Listener(parts.conninfo, EVENTS, SEALS)
+            await listener.start()
+            handler = Handler(parts.log, utcnow)
+            sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, interval_s=600)
+            sealing = asyncio.create_task(sealer.run(listener))
+            while not await request_checkpoint(parts.pool):
+                await asyncio.sleep(0.02)  # until it leads, which nothing tells
+            stop = asyncio.Event()
+            running.set_result((asyncio.get_running_loop(), stop))
+            await stop.wait()
+            await cancel_and_wait(sealing)
+            await listener.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(asyncio.run, run())
+        loop, stop = running.result(20)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            done.result(20)
 
 
 def checkpoints(server: Server, **params: Any) -> Any:
@@ -130,6 +172,36 @@ def test_the_whole_log_verifies_offline(server: Server, build: int) -> None:
     found = verified(export(server.admin), key, note)
     assert found.findings == []
     assert found.left_out == 0
+
+
+def header_of(content: bytes) -> ExportHeader:
+    header = msgspec.json.decode(content.partition(b"\n")[0], type=ExportLine).export
+    assert header is not None
+    return header
+
+
+def test_an_export_has_everything_until_it_was_asked_for(server: Server, build: int) -> None:
+    note, key = seal(server)["note"], checkpoints(server)["keys"][0]
+    with sealing(server):
+        for _ in range(2):
+            made = server.admin.when("POST", "/projects", json={"name": f"P {uuid.uuid4()}"})
+            content = export(server.admin)
+            header = header_of(content)
+            assert f'"project-{made.json()["id"]}"'.encode() in content
+            assert header.size >= header.head >= int(made.headers["Testhide-Position"])
+            assert header.asked_at is not None
+            assert abs(utcnow() - header.asked_at) < timedelta(seconds=60)
+            assert verified(content, key, note).findings == []
+
+
+def test_an_export_says_what_is_not_sealed(server: Server, build: int) -> None:
+    """Nobody seals here, or the sealer refuses to: an auditor needs the export all the more."""
+    size = seal(server)["size"]
+    made = server.admin.when("POST", "/projects", json={"name": f"P {uuid.uuid4()}"})
+    begun = time.monotonic()
+    header = header_of(export(server.admin))
+    assert time.monotonic() - begun < SEAL_TIMEOUT_S, "it does not wait for nobody"
+    assert header.size == size < int(made.headers["Testhide-Position"]) <= header.head
 
 
 def test_a_project_admin_exports_the_project(server: Server, project: int, build: int) -> None:
