@@ -22,9 +22,9 @@ from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.columns import read_report
 from commands.reports.recording import IncomingReport, load_build
-from domain.artifacts import ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
+from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
-from domain.core.errors import Invalid, NotFound, Rejection
+from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection
 from domain.core.events import ExpectedVersion
 from domain.jobs import JOB
 from domain.reports import Report
@@ -153,13 +153,17 @@ class ArtifactController(Controller):
             artifact.report = show_report(report, path)
         return artifact
 
-    @get("/{artifact_id:int}/download", opt={"download": True})
+    @get("/{artifact_id:int}/download", opt={"download": True, "problems": (ContentsAltered,)})
     async def download_artifact(
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
-        artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
-        return await make_file_response(request, ctx.services.blobs, artifact)
+        await ctx.find_visible(artifacts.find, "artifact", artifact_id)
+        # The log says what was stored: a read model may have been changed together with the content.
+        stored = await ctx.services.log.load_state(ARTIFACT.at(artifact_id))
+        if stored is None:
+            raise NotFound(f"There is no artifact {artifact_id}.")
+        return await make_file_response(request, ctx.services.blobs, stored)
 
     @delete("/{artifact_id:int}", status_code=204)
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:

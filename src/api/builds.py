@@ -21,7 +21,7 @@ from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, VisibleStatus, status_of
-from domain.core.errors import NotFound
+from domain.core.errors import ContentsAltered, NotFound
 from projections import builds
 from projections.builds import BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, detail, item
@@ -157,7 +157,7 @@ class BuildController(Controller):
         assert build is not None
         return to_view(BuildStatus, build, id=build_id, status=status_of(build))
 
-    @get("/{build_id:int}/pipeline_logs")
+    @get("/{build_id:int}/pipeline_logs", opt={"problems": (ContentsAltered,)})
     async def get_build_log(
         self,
         ctx: RequestContext,
@@ -169,18 +169,25 @@ class BuildController(Controller):
         ] = None,
     ) -> LogPage:
         """Returns lines of the log of the last attempt, or of an earlier one, each with its time."""
-        async with read_build(ctx, build_id) as (connection, row):
-            if attempt is not None and attempt > row.attempt:
-                raise NotFound(f"Build {build_id} has no attempt {attempt}; its last one is {row.attempt}.")
-            number = attempt or row.attempt
+        row = await find_visible_build(ctx, build_id)
+        if attempt is not None and attempt > row.attempt:
+            raise NotFound(f"Build {build_id} has no attempt {attempt}; its last one is {row.attempt}.")
+        number, total = attempt or row.attempt, None
+        if row.finished_at is not None and number == row.attempt:
+            streams: Streams = ctx.request.app.state.streams
+            total = await streams.finished_logs.count_lines(build_id)
+        async with ctx.reading() as connection:
             logs = BuildLogs(connection)
-            total = await logs.count_lines(build_id, number)
-            lines = await logs.read(build_id, number, offset, limit) if offset < total else []
+            if total is None:
+                total = await logs.count_lines(build_id, number)
+            count = min(limit, total - offset)
+            lines = await logs.read(build_id, number, offset, count) if count > 0 else []
         return LogPage(total, [format_line(line) for line in lines])
 
     @get(
         "/{build_id:int}/stream",
         media_type=MEDIA_TYPE,
+        opt={"problems": (ContentsAltered,)},
         responses={204: ResponseSpec(None, description="The stream has ended", generate_examples=False)},
     )
     async def stream_build(
@@ -197,6 +204,8 @@ class BuildController(Controller):
             return Response(None, status_code=204)
         with_ids = ids or last is not None
         streams: Streams = request.app.state.streams
+        if row.finished_at is not None:
+            await streams.finished_logs.count_lines(build_id)
         reader = Reader(
             request, lambda user: user.may("read", project_id), keep_alive=(lambda: STILL_HERE) if with_ids else None
         )

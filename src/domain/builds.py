@@ -269,6 +269,9 @@ class Finished(Build, frozen=True, kw_only=True):
     detail: str | None = None
     """What it said when the build ended."""
     node_id: int | None = None
+    log_lines: int = 0
+    """Lines of the log of the last attempt; any that are stored after them are none of the build's."""
+    log_digest: bytes = b""
 
 
 class DeletedBuild(Build, frozen=True):
@@ -303,7 +306,14 @@ def evolve(state: AnyBuild | None, event: Event) -> AnyBuild | None:
                 known_issues=state.known_issues + event.known_issues,
             )
         case BuildFinished():
-            return Finished(**_common(state), status=event.status, detail=event.detail, node_id=event.node_id)
+            return Finished(
+                **_common(state),
+                status=event.status,
+                detail=event.detail,
+                node_id=event.node_id,
+                log_lines=event.log_lines,
+                log_digest=event.log_digest,
+            )
         case BuildPinned() | BuildUnpinned():
             return msgspec.structs.replace(state, pinned=isinstance(event, BuildPinned))
         case BuildCommented():

@@ -181,8 +181,9 @@ async def check_log(logs: BuildLogs, order: Order, end: BuildEnd, *, disk_was_fu
         elif output != wanted[: len(output)] and not disk_was_full:
             broken.append(f"{order.plan.token}, attempt {attempt}: {_describe_difference(output, wanted)}")
     finished = end.finished
-    if end.attempts and not await logs.is_intact(end.build_id, end.attempts, finished.log_lines, finished.log_digest):
-        broken.append(f"{order.plan.token}: its log differs from the sealed one of {finished.log_lines} lines")
+    if end.attempts:
+        damage = await logs.find_damage(end.build_id, end.attempts, finished.log_lines, finished.log_digest)
+        broken += [f"{order.plan.token}: its log of {finished.log_lines} lines: {damage}"] if damage else []
     if ended_by_plan(end) and finished.log_lines != await logs.count_lines(end.build_id, end.attempts):
         broken.append(f"{order.plan.token}: lines were stored after its end")
     return broken

@@ -109,29 +109,51 @@ async def test_whatever_is_sent_the_log_has_no_gap_and_no_double(logs: BuildLogs
     assert await logs.read(number, 1, 0, 100) == lines(0, expected)
 
 
-async def test_a_log_that_was_changed_is_not_intact(logs: BuildLogs, parts: Core) -> None:
+CHUNK = "UPDATE build_log_chunks SET {} WHERE first_line = 3"
+
+
+@pytest.mark.parametrize(
+    ("change", "damage"),
+    [
+        (
+            CHUNK.format("lines = (SELECT lines FROM build_log_chunks WHERE first_line = 5)"),
+            "lines 4 to 5 were changed",
+        ),
+        (CHUNK.format("lines = '\\x00'"), "lines 4 to 5 were changed"),
+        (CHUNK.format("digest = '\\x00'"), "lines 4 to 5 were changed"),
+        (CHUNK.format("line_count = 1"), "lines 4 to 4 were changed"),
+        (CHUNK.format("first_line = 4"), "lines 4 to 4 are missing"),
+        (CHUNK.format("attempt = 2"), "lines 4 to 5 are missing"),
+        ("DELETE FROM build_log_chunks WHERE first_line = 0", "lines 1 to 3 are missing"),
+        ("DELETE FROM build_log_chunks", "lines 1 to 5 are missing"),
+    ],
+)
+async def test_a_log_that_was_changed(logs: BuildLogs, parts: Core, change: str, damage: str) -> None:
     await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
     await logs.append(JOB, BUILD, 1, 3, lines(3, 2))
     end = await logs.fetch_end(BUILD, 1)
     assert end.lines == 5
-    assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
+    assert await logs.find_damage(BUILD, 1, end.lines, end.digest) is None
     await logs.append(JOB, BUILD, 1, 5, lines(5, 1))
-    assert await logs.is_intact(BUILD, 1, end.lines, end.digest), "what came later changes nothing before it"
+    assert await logs.find_damage(BUILD, 1, end.lines, end.digest) is None, "what came later changes nothing before it"
     async with parts.pool.connection() as connection:
-        await connection.execute(
-            "UPDATE build_log_chunks SET lines = (SELECT lines FROM build_log_chunks WHERE first_line = 5)"
-            " WHERE first_line = 3"
-        )
-    assert not await logs.is_intact(BUILD, 1, end.lines, end.digest)
-    async with parts.pool.connection() as connection:
-        await connection.execute("DELETE FROM build_log_chunks WHERE first_line = 3")
-    assert not await logs.is_intact(BUILD, 1, end.lines, end.digest)
+        await connection.execute(change.encode())
+    assert await logs.find_damage(BUILD, 1, end.lines, end.digest) == damage
+
+
+async def test_a_log_that_was_changed_with_its_digests(logs: BuildLogs, parts: Core) -> None:
+    await logs.append(JOB, BUILD, 1, 0, lines(0, 3))
+    end = await logs.fetch_end(BUILD, 1)
+    await logs.delete_build(BUILD)
+    await logs.append(JOB, BUILD, 1, 0, lines(7, 3))
+    damage = await logs.find_damage(BUILD, 1, end.lines, end.digest)
+    assert damage == "lines 1 to 3 were changed together with their digests"
 
 
 async def test_an_empty_log_is_intact(logs: BuildLogs) -> None:
     end = await logs.fetch_end(BUILD, 1)
     assert (end.lines, end.digest) == (0, b"")
-    assert await logs.is_intact(BUILD, 1, end.lines, end.digest)
+    assert await logs.find_damage(BUILD, 1, end.lines, end.digest) is None
 
 
 async def test_a_log_has_an_end(logs: BuildLogs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from litestar import Request, Response
 from litestar.response import Stream
 
 from api.http import problems
+from api.http.verified_contents import read_verified
+from domain.artifacts import ArtifactStored
 from domain.core.errors import NotFound
 from integrations.ports import BlobMissing, Blobs
-from projections.artifacts import ArtifactRow
 
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
@@ -44,10 +45,10 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 async def make_file_response(
-    request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactRow
+    request: Request[Any, Any, Any], blobs: Blobs, artifact: ArtifactStored
 ) -> Response[Any] | Stream:
     """Returns a response with the file (200) or the range that the request asks for (206), 304 when the client has the
-    file, or 416. Raises NotFound when the content is gone.
+    file, or 416. Raises NotFound when the content is gone, ContentsAltered when it is not what was stored.
     """
     etag = f'"{artifact.sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
@@ -66,16 +67,16 @@ async def make_file_response(
     if wanted is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     try:
-        content = await blobs.get(artifact.blob, start, end)
+        content = await read_verified(blobs, artifact, start, end)
     except BlobMissing:
-        raise NotFound(f"The content of artifact {artifact.id} is gone.") from None
+        raise NotFound(f"The content of artifact {artifact.artifact_id} is gone.") from None
     return Stream(
         content,
         status_code=200 if wanted is None else 206,
         media_type=artifact.content_type,
         headers={
             **headers,
-            "Content-Disposition": format_disposition(artifact.name),
+            "Content-Disposition": format_disposition(artifact.path.rpartition("/")[2]),
             "Content-Length": str(end - start),
             # Keeps a browser that opens the file from running scripts in it.
             "Content-Security-Policy": "sandbox; default-src 'none'",

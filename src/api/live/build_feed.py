@@ -106,6 +106,8 @@ class LogChunkCache:
     async def load(self, build_id: int, offset: LogOffset, until: int | None = None) -> LogChunk | None:
         """Returns the chunk that begins at an offset and ends at line `until` at most; None if there are no lines."""
         key = (build_id, offset)
+        if until is not None and offset[1] >= until:
+            return None
         if (chunk := self._chunks.get(key)) is not None:
             return chunk
         if (loading := self._loading.get(key)) is None:
@@ -219,7 +221,8 @@ class BuildFeed:
         if not self._has_begun.is_set():
             self._fold((await self._services.log.load([self._stream.name]))[self._stream.name])
             attempt = 0 if self._build is None else self._build.attempt
-            self.end = attempt, await self._services.build_logs.count_lines(self.build_id, attempt)
+            stored = await self._services.build_logs.count_lines(self.build_id, attempt)
+            self.end = attempt, stored if self._lines_at_end is None else min(stored, self._lines_at_end)
             self._has_begun.set()
         else:
             events, self._events = self._events, []
@@ -246,13 +249,19 @@ class BuildFeed:
         """Moves `end` to the last line of the present attempt; reads earlier attempts to their ends before."""
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
-            while (chunk := await self._chunks.load(self.build_id, self.end)) is not None:
+            until = self._lines_at_end if self.end[0] == attempt else None
+            while (chunk := await self._chunks.load(self.build_id, self.end, until)) is not None:
                 self.end = chunk.end
                 self._wake()
             if self.end[0] == attempt:
                 return
             self.end = (attempt, 0)
             self._wake()
+
+    @property
+    def _lines_at_end(self) -> int | None:
+        """The number of lines of a finished build: lines that are stored after them are none of it."""
+        return self._build.log_lines if isinstance(self._build, Finished) else None
 
     def _wake(self) -> None:
         for reader in self.readers:

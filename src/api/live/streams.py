@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from api.http.services import Services
 from api.live.build_feed import BuildFeeds
 from api.live.event_feed import EventFeed
+from api.live.finished_logs import FinishedLogs
 from api.live.readers import Readers
 
 
@@ -16,6 +17,7 @@ class Streams:
         self.readers = Readers()
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
+        self.finished_logs = FinishedLogs(services.log, services.build_logs)
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ Rejection
     ├── TooLarge             413
     ├── Invalid              422
     ├── TooManyRequests      429
+    ├── ContentsAltered      500
     ├── Unavailable          503
     │       └── StreamDamaged 503
     └── StillRunning         504
@@ -86,6 +87,12 @@ class TooManyRequests(Rejection):
     def __init__(self, detail: str, retry_after_s: int) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class ContentsAltered(Rejection):
+    """Stored contents differ from what an event says of them."""
+
+    status, slug, title = 500, "contents-altered", "Stored contents were altered"
 
 
 class Unavailable(Rejection):

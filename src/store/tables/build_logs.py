@@ -19,6 +19,8 @@ from store.postgres.queries import Source, connected, execute, fetch_row, fetch_
 MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of one log before compression. Agents cut a log long before that."""
 
+CHECKED_CHUNKS = 20
+"""Chunks that are in memory together while a log is checked."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
 """Bytes before compression that a page may have in addition to its first chunk."""
@@ -42,6 +44,7 @@ EMPTY_LOG = LogEnd(0, b"", 0)
 
 
 _lines = msgspec.msgpack.Decoder(list[Line])
+_raw_lines = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _compressor = zstandard.ZstdCompressor(level=1)
 _decompressor = zstandard.ZstdDecompressor()
 
@@ -91,24 +94,32 @@ class BuildLogs:
         )
         return {attempt: LogEnd(*end) for attempt, *end in rows}
 
-    async def is_intact(self, build_id: int, attempt: int, lines: int, digest: bytes) -> bool:
-        """Tells whether the first `lines` lines are stored unaltered, by their digest. Reads all of them."""
+    async def find_damage(self, build_id: int, attempt: int, lines: int, digest: bytes) -> str | None:
+        """Compares the first `lines` lines with the digest of the last one. Reads all of them.
+
+        Returns which of them are missing or were changed; None when they are as they were stored.
+        """
         reached, found = 0, b""
         while reached < lines:
-            row = await fetch_row(
+            chunks = await fetch_rows(
                 self._source,
-                "SELECT line_count, lines FROM build_log_chunks"
-                " WHERE build_id = %s AND attempt = %s AND first_line = %s",
-                (build_id, attempt, reached),
+                "SELECT first_line, line_count, lines, digest FROM build_log_chunks"
+                " WHERE build_id = %s AND attempt = %s AND first_line >= %s AND first_line < %s"
+                " ORDER BY first_line LIMIT %s",
+                (build_id, attempt, reached, lines, CHECKED_CHUNKS),
             )
-            if row is None:
-                return False
-            try:
-                found = _digest(found, _decompressor.decompress(row[1]))
-            except zstandard.ZstdError:
-                return False
-            reached += row[0]
-        return reached == lines and found == digest
+            if not chunks:
+                return f"lines {reached + 1} to {lines} are missing"
+            for first, count, packed, noted in chunks:
+                if first != reached:
+                    return f"lines {reached + 1} to {first} are missing"
+                found = _digest_of_chunk(found, packed, count)
+                reached += count
+                if found != noted:
+                    return f"lines {first + 1} to {reached} were changed"
+        if (reached, found) == (lines, digest):
+            return None
+        return f"lines 1 to {reached} were changed together with their digests"
 
     async def read(self, build_id: int, attempt: int, offset: int, limit: int) -> list[Line]:
         """Returns up to `limit` lines from line `offset` on."""
@@ -159,3 +170,12 @@ def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
 
 def _digest(before: bytes, chunk: bytes) -> bytes:
     return hashlib.sha256(before + chunk).digest()
+
+
+def _digest_of_chunk(before: bytes, packed: bytes, count: int) -> bytes:
+    """Returns the digest of a stored chunk; an empty one if it is damaged or has not `count` lines."""
+    try:
+        chunk = _decompressor.decompress(packed)
+        return _digest(before, chunk) if len(_raw_lines.decode(chunk)) == count else b""
+    except (zstandard.ZstdError, msgspec.MsgspecError):
+        return b""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from psycopg import AsyncConnection
 
 from domain.endpoints import EndpointKind
-from store.postgres.queries import fetch_rows
+from store.postgres.queries import Source, fetch_row, fetch_rows
 
 FOLDED_COLUMNS = ("url", "events", "sealed_secret", "active")
 """The columns that an update of an endpoint may change. A channel has no URL here: its sender reads the stream."""
@@ -43,6 +43,21 @@ class HealthChange(NamedTuple):
 async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
     query = "SELECT id, kind, project_id, events, active FROM webhook_endpoints"
     return [DeliveryTarget(*row) for row in await fetch_rows(connection, query)]
+
+
+async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
+    """Returns the columns that are folded from events, None without such an endpoint; and how far the planner was."""
+    columns = ", ".join(f"'{column}', e.{column}" for column in FOLDED_COLUMNS if column != "sealed_secret")
+    row = await fetch_row(
+        source,
+        f"SELECT CASE WHEN e.id IS NOT NULL THEN jsonb_build_object({columns}) END, e.sealed_secret,"
+        " coalesce(p.position, 0) FROM (SELECT) one LEFT JOIN webhook_endpoints e ON e.id = %s"
+        " LEFT JOIN reaction_positions p ON p.reaction = %s",
+        (endpoint_id, planner),
+    )
+    assert row is not None
+    found, sealed_secret, position = row
+    return None if found is None else found | {"sealed_secret": sealed_secret}, int(position)
 
 
 async def add_endpoint(

@@ -1,6 +1,9 @@
 """`testhide audit`: verify an export from its files, print checkpoints and keys, change the signing key."""
 
-from collections.abc import Iterator
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cyclopts import App
@@ -8,43 +11,61 @@ from cyclopts import App
 from commands.audit import new_signing_key
 from commands.handler import CommandContext, Handler
 from domain.audit import SIGNING_KEY, SigningKeyChanged
+from domain.core.errors import Unavailable
 from store.audit.checkpoints import AuditTree
 from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
-from testhide.cli.options import on_stack
+from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
 from testhide.cli.printing import printable
+from testhide.contents import ContentsCheck
 from testhide.operator_errors import Fault
-from testhide.processes import Core
+from testhide.processes import Core, blob_store, core
+from testhide.settings import Settings
 
 app = App(name="audit", help="Proof that the log was not altered.")
 
+GZIP = b"\x1f\x8b"
+"""The first bytes of a file that gzip has compressed."""
 MAX_PRINTED = 50
 """Findings that `verify` prints; the rest is counted."""
 
 
 @app.command
-def verify(export: Path, *, checkpoint: list[Path] | None = None, key: Path | None = None) -> int:
-    """Verify an export of the audit log. Needs these files alone; ends with 1 when anything was altered.
+def verify(
+    export: Path | None = None,
+    *,
+    checkpoint: list[Path] | None = None,
+    key: Path | None = None,
+    contents: Flag = False,
+    data: DataFolder = None,
+) -> int:
+    """Verify an export of the audit log, or with --contents what this server stores beside it.
+
+    For an export these files alone are needed. Ends with 1 when anything was altered.
 
     Parameters
     ----------
     export
-        What GET /api/v3/audit/export answered.
+        What GET /api/v3/audit/export answered; may be compressed by gzip.
     checkpoint
         A checkpoint that was kept elsewhere; several narrow down where something was altered.
     key
         The verifier key of the log's first checkpoints (or of the oldest that is trusted).
+    contents
+        Compare build logs, artifacts and the addresses of webhooks with the log.
     """
+    if contents:
+        if export or checkpoint or key:
+            raise Fault("--contents compares what this server has: give no export, checkpoint or key with it.", 2)
+        return run_on_stack(data, verify_contents)
+    if export is None:
+        raise Fault("Give an export, or --contents to compare what this server stores beside its log.", 2)
     trusted = None if key is None else read_key(key)
     held = [read_checkpoint(file) for file in checkpoint or ()]
     verifier = Verifier(trusted, held)
-    try:
-        with export.open("rb") as lines:
-            verifier.verify(lines)
-    except OSError as error:
-        raise Fault(f"{export} cannot be read: {error}", 2) from None
+    verifier.verify(read_export(export))
     for finding in verifier.findings[:MAX_PRINTED]:
         print(printable(str(finding)))
     if verifier.found > MAX_PRINTED:
@@ -91,6 +112,40 @@ async def rotate_key(parts: Core) -> int:
     return 0
 
 
+async def verify_contents(settings: Settings) -> int:
+    found = 0
+    async with core(settings, pool_size=2) as parts:
+        check = ContentsCheck(parts.log, parts.pool, blob_store(settings))
+        try:
+            async for damage in check.run():
+                found += 1
+                print(printable(damage))
+        except Unavailable as error:
+            raise Fault(error.detail, 2) from None
+    counts = f"{check.logs} build logs, {check.artifacts} artifacts with {check.size} bytes, {check.webhooks} webhooks"
+    print(f"{counts}; findings: {found}")
+    print("ALTERED or incomplete" if found else "verified: all of them are what the log says")
+    return 1 if found else 0
+
+
+def read_export(file: Path) -> Iterator[bytes]:
+    """Yield the lines of an export as the server wrote them, from a file that may be compressed by gzip.
+
+    A byte order mark and the line ends of Windows, which editors and transfers add, are left out. Raises Fault.
+    """
+    try:
+        with file.open("rb") as raw:
+            begin = raw.peek(2)[:2]
+            if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise Fault(f"{file} is UTF-16: save the export as it comes, not through a shell that recodes it.", 2)
+            lines: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if begin == GZIP else raw
+            for number, line in enumerate(lines):
+                text = line if number else line.removeprefix(codecs.BOM_UTF8)
+                yield text[:-2] + b"\n" if text.endswith(b"\r\n") else text
+    except (OSError, EOFError, zlib.error) as error:
+        raise Fault(f"{file} cannot be read: {error}", 2) from None
+
+
 def read_checkpoint(file: Path) -> HeldCheckpoint:
     """Read a file with one signed checkpoint. Raises Fault."""
     note = _read_text(file)
@@ -110,7 +165,7 @@ def read_key(file: Path) -> VerifierKey:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise Fault(f"{file} cannot be read: {error}", 2) from None
 
@@ -120,6 +175,12 @@ def _summarize(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
     begins = verifier.begins_at
     covers = f"from position {begins} to {header.size}; what comes before is not in it"
     yield f"log {header.origin}: {chosen}, {covers if begins > 1 else f'up to position {header.size}'}"
+    if header.asked_at is not None:
+        yield f"asked for at {header.asked_at:%Y-%m-%d %H:%M:%S} UTC, when the log's newest position was {header.head}"
+    if header.head > header.size:
+        yield f"not in it: positions {header.size + 1} to {header.head}, which its checkpoint does not cover"
+    if verifier.erasures.later:
+        yield f"{verifier.erasures.later} data keys were destroyed by deletions that came after its checkpoint"
     yield (
         f"{verifier.events} events ({verifier.erased} of them erased), {verifier.gaps} empty positions,"
         f" {verifier.left_out} left out"

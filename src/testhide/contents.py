@@ -1,0 +1,119 @@
+"""Compares what is stored beside the log with its events: `testhide audit verify --contents`.
+
+That are build logs, artifacts, and where webhooks are delivered to.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from psycopg_pool import AsyncConnectionPool
+
+from domain.artifacts import ARTIFACT, ArtifactStored
+from domain.builds import BUILD, BuildFinished, Finished
+from domain.core.errors import StreamDamaged
+from domain.core.events import Damaged, Recorded
+from domain.endpoints import EndpointDeleted, EndpointRegistered, EndpointUpdated
+from domain.webhooks import WEBHOOK, WebhookRegistered
+from integrations.ports import BlobMissing, Blobs
+from store.log.event_log import EventLog
+from store.tables.build_logs import BuildLogs
+from store.tables.delivery_endpoints import fetch_folded
+from workers.deliveries.planner import NAME as PLANNER
+
+BATCH_SIZE = 500
+"""Events."""
+
+
+@dataclass
+class ContentsCheck:
+    log: EventLog
+    pool: AsyncConnectionPool
+    blobs: Blobs
+    logs: int = 0
+    """Build logs that were compared; those of deleted builds are not."""
+    artifacts: int = 0
+    size: int = 0
+    """Bytes of the artifacts."""
+    webhooks: int = 0
+    build_logs: BuildLogs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.build_logs = BuildLogs(self.pool)
+
+    async def run(self) -> AsyncIterator[str]:
+        """Yields a sentence for each log or artifact that differs, in the order of their events.
+
+        Reads everything, while the server may go on. Raises Unavailable when the blob store cannot be reached.
+        """
+        head, position, is_full = await self.log.read_head(), 0, True
+        while is_full:
+            names = [BuildFinished.name, ArtifactStored.name, WebhookRegistered.name]
+            events, position, is_full = await self.log.read_batch(position, BATCH_SIZE, names, up_to=head)
+            for recorded in events:
+                try:
+                    damage = await self._find_damage(recorded)
+                except StreamDamaged as error:
+                    damage = error.detail
+                if damage is not None:
+                    yield f"position {recorded.position}: {damage}"
+
+    async def _find_damage(self, recorded: Recorded) -> str | None:
+        match recorded.event:
+            case Damaged() as event:
+                return f"{recorded.stream} cannot be read ({event.reason})"
+            case BuildFinished() as event:
+                return await self._find_damaged_log(event)
+            case ArtifactStored() as event:
+                return await self._find_damaged_artifact(event)
+            case WebhookRegistered() as event:
+                return await self._find_changed_webhook(event)
+            case _:
+                return None
+
+    async def _find_damaged_log(self, event: BuildFinished) -> str | None:
+        build = await self.log.load_state(BUILD.at(event.build_id))
+        if not isinstance(build, Finished):
+            return None
+        damage = await self.build_logs.find_damage(event.build_id, build.attempt, event.log_lines, event.log_digest)
+        if await self._is_deleted(event):
+            return None
+        self.logs += 1
+        return f"the log of build {event.build_id}: {damage}" if damage is not None else None
+
+    async def _find_damaged_artifact(self, event: ArtifactStored) -> str | None:
+        hashed, size = hashlib.sha256(), 0
+        try:
+            async for chunk in await self.blobs.get(event.blob):
+                hashed.update(chunk)
+                size += len(chunk)
+            damage = None if hashed.hexdigest() == event.sha256 else "is not what was stored"
+        except BlobMissing:
+            damage = "is gone"
+        # Asked afterwards: it may have been deleted meanwhile.
+        if await self._is_deleted(event) or await self.log.load_state(ARTIFACT.at(event.artifact_id)) is None:
+            return None
+        self.artifacts += 1
+        self.size += size
+        name = f"artifact {event.artifact_id} of build {event.build_id}, {event.path}"
+        return f"{name}: its content ({event.blob}) {damage}" if damage is not None else None
+
+    async def _find_changed_webhook(self, event: WebhookRegistered) -> str | None:
+        stored, planned = await fetch_folded(self.pool, event.webhook_id, PLANNER)
+        history = (await self.log.load([event.stream]))[event.stream]
+        folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
+        is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history) or await self._is_deleted(event)
+        if is_deleted or folded[-1].position > planned:
+            return None  # or the planner, which fills the table, has not read all of it
+        self.webhooks += 1
+        if stored is None:
+            return f"webhook {event.webhook_id} is not delivered any more: it is gone from the table webhook_endpoints"
+        webhook = WEBHOOK.at(event.webhook_id).fold(item.event for item in history)
+        changed = [name for name, value in stored.items() if value != getattr(webhook, name)]
+        return (
+            f"webhook {event.webhook_id}: its {', '.join(changed)} in webhook_endpoints is changed" if changed else None
+        )
+
+    async def _is_deleted(self, event: BuildFinished | ArtifactStored | WebhookRegistered) -> bool:
+        key = event.data_key
+        return key is not None and bool(await self.log.find_destroyed_keys([key]))
