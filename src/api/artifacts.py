@@ -158,9 +158,10 @@ class ArtifactController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
         """The file. Takes `Range` and `If-None-Match`; the ETag is the content's SHA-256."""
-        await ctx.find_visible(artifacts.find, "artifact", artifact_id)
-        # The log says what was stored: a read model may have been changed together with the content.
-        stored = await ctx.services.log.load_state(ARTIFACT.at(artifact_id))
+        async with ctx.reading() as connection:
+            await ctx.find_visible(artifacts.find, "artifact", artifact_id)
+            # The log says what was stored: a read model may have been changed together with the content.
+            stored = await ctx.services.log.on(connection).load_state(ARTIFACT.at(artifact_id))
         if stored is None:
             raise NotFound(f"There is no artifact {artifact_id}.")
         return await make_file_response(request, ctx.services.blobs, stored)

@@ -22,7 +22,6 @@ from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
 from integrations.checkpoints import CheckpointFolder
 from store.audit.checkpoints import (
-    MAX_GAP,
     AuditTree,
     SealedCheckpoint,
     load_edge,
@@ -39,6 +38,7 @@ from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import AppendFailed
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
+from store.log.ids import MAX_GAP
 from store.postgres.leader_lock import hold_leader_lock
 from store.postgres.notifications import SEALS, Listener
 from store.tables.alarms import set_alarm
@@ -52,6 +52,7 @@ CHECKPOINT_INTERVAL_S = 10.0
 CHECKPOINT_EVENTS = 10_000
 """Under load a checkpoint also comes after this number of events, so that none covers very many."""
 RECONNECT_DELAY_S = 0.2
+
 
 @dataclass
 class Sealer:
@@ -122,7 +123,9 @@ class Sealer:
                 " the folder, and keep them: they prove what there was"
             )
         if signed.root != await self._tree.root(signed.size):
-            raise TreeDamaged(f"the log is not the one of the checkpoint at {signed.size} in {self.folder}; {RESTORE_TREE}")
+            raise TreeDamaged(
+                f"the log is not the one of the checkpoint at {signed.size} in {self.folder}; {RESTORE_TREE}"
+            )
 
     async def seal(self, connection: AsyncConnection) -> int:
         """Extends the tree to the end of the log and signs a checkpoint there; returns its size.

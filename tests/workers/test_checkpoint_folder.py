@@ -6,11 +6,11 @@ import psycopg
 import pytest
 
 from integrations.checkpoints import CheckpointFolder
+from store.audit.recheck import TreeDamaged
 from store.audit.signed_notes import Checkpoint, SigningKey
 from testhide.processes import Core
 from tests.support.tampering import hide_in_the_tree
 from tests.workers.test_sealing import NOW, Yard
-from workers.audit import TreeDamaged
 
 
 async def test_a_folder_that_is_ahead_of_the_log_stops_the_sealer_until_its_checkpoints_are_moved_away(

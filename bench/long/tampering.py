@@ -1,0 +1,299 @@
+"""Changes a server's data in many ways by SQL and on disk: who notices, how fast, and what it says.
+
+`./dev long tampering --events 600 --seed 1`. Starts a server and fills it over HTTP, while `testhide work` seals the
+log and writes its checkpoints to a folder that stands for the auditor's. Then makes each change alone
+(`bench.support.tampering_kinds`), asks all who might notice it, and puts everything back:
+
+- sealer: the next checkpoint, in 10 s at most for a log of this size; a longer one is checked in turn
+- verify: `testhide audit verify` of an export, with the auditor's checkpoints and key
+- contents: `testhide audit verify --contents`
+- diff: `testhide projections rebuild` and `diff` of the read model
+- comparison: `testhide work` compares accounts, memberships and the audit trail with the log every five minutes
+- reading: somebody who reads what was changed, at once
+- readyz: `GET /api/v3/readyz`, at once
+
+Writes results/tampering.json, prints the table of docs/audit.md, and exits with 1 when somebody did not notice what
+they must. `--kinds 12` makes only so many of the changes, chosen by the seed.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import psycopg
+import requests
+from psycopg.sql import SQL, Identifier
+from tests.support.builders import Shop, given_build, upload
+from tests.support.engines import temporary_engines
+from tests.support.server import Server, running_server
+
+from bench.long.audit import count_events, fill_log, wait_for_checkpoint
+from bench.support.report import write_result
+from bench.support.tampering_kinds import KINDS, SEALED, Kind
+from bench.support.tampering_scene import Scene
+from commands.handler import Handler
+from domain.core.errors import StreamDamaged
+from projections.engine.read_your_writes import ProjectionWaiter
+from projections.rebuild.diff import diff
+from projections.rebuild.drop import drop
+from projections.rebuild.rebuild import build_staging
+from projections.registry import PROJECTIONS
+from store.audit.checkpoints import AuditTree
+from store.audit.export import Export
+from store.audit.recheck import TreeDamaged
+from store.audit.verifier import HeldCheckpoint, Verifier
+from store.clock import utcnow
+from store.crypto.secrets import SecretMismatch
+from store.postgres.notifications import Listener
+from store.tables.alarms import fetch_alarms
+from testhide.cli.audit import read_checkpoint, read_key
+from testhide.contents import ContentsCheck
+from testhide.preparation import create_first_admin
+from testhide.processes import blob_store, core
+from testhide.settings import save_settings
+from workers.audit import CHECKPOINT_INTERVAL_S, Sealer
+from workers.read_models import INTERVAL_S, ReadModelCheck
+
+WHEN = {
+    "sealer": f"within {CHECKPOINT_INTERVAL_S:.0f} s",
+    "comparison": f"within {INTERVAL_S / 60:.0f} min",
+    "reading": "at once",
+    "readyz": "at once",
+}
+"""When those notice a change who are always there; the others do when they are asked to."""
+SHOWN = 110
+"""Characters of a message in the table."""
+DELIVERY_TIMEOUT_S = 30.0
+
+
+class Detectors:
+    def __init__(self, scene: Scene, held: Sequence[HeldCheckpoint], key: Path) -> None:
+        self._scene = scene
+        self._settings = scene.server.settings
+        self._held = held
+        self._key = read_key(key)
+
+    def ask_all(self, kind: Kind) -> dict[str, tuple[float, str]]:
+        """Returns, by who has noticed a change, the seconds that it took and the message."""
+        asked: dict[str, Callable[[], str | None]] = {
+            "reading": lambda: kind.read(self._scene),
+            "readyz": self.readyz,
+            "contents": lambda: asyncio.run(self._contents()),
+            "verify": self.verify,
+            "diff": lambda: asyncio.run(self._diff(kind.model)) if kind.model else None,
+            "comparison": lambda: asyncio.run(self._compare()),
+            "sealer": lambda: asyncio.run(self._seal()),  # last, since it writes
+        }
+        found: dict[str, tuple[float, str]] = {}
+        for name, ask in asked.items():
+            begun = time.monotonic()
+            if (message := ask()) is not None:
+                found[name] = (round(time.monotonic() - begun, 2), message)
+        return found
+
+    def readyz(self) -> str | None:
+        answer = requests.get(f"{self._scene.server.url}/api/v3/readyz", timeout=30)
+        status = str(answer.json().get("status", answer.text))
+        # No projector runs here, so it is behind after each change that appends.
+        return None if status == "ok" or "s behind" in status else f"{answer.status_code} {status}"
+
+    def verify(self) -> str | None:
+        exported = asyncio.run(self._export())
+        if not exported:
+            return "there is no export: the log has no checkpoint"
+        verifier = Verifier(self._key, self._held)
+        verifier.verify(exported)
+        return "; ".join(map(str, verifier.findings[:2])) or None
+
+    async def _export(self) -> list[bytes]:
+        async with core(self._settings, pool_size=2) as parts:
+            tree = AuditTree(parts.pool)
+            checkpoint = await tree.checkpoint(self._scene.held) or await tree.checkpoint()
+            if checkpoint is None:
+                return []
+            pieces = [piece async for piece in Export(parts.pool, parts.log, checkpoint).lines()]
+        return b"".join(pieces).splitlines(keepends=True)
+
+    async def _contents(self) -> str | None:
+        async with core(self._settings, pool_size=2) as parts:
+            check = ContentsCheck(parts.log, parts.pool, blob_store(self._settings))
+            return await anext(check.run(), None)
+
+    async def _diff(self, name: str) -> str | None:
+        (projection,) = (projection for projection in PROJECTIONS if projection.name == name)
+        async with core(self._settings, pool_size=2) as parts:
+            await build_staging(parts.conninfo, parts.log, [projection], from_scratch=True)
+            found = await diff(parts.conninfo, parts.log, projection)
+            async with parts.pool.connection() as connection:
+                await drop(connection, PROJECTIONS, [projection.name])
+        return next(iter(line for table in found.tables for line in table.differences), None)
+
+    async def _compare(self) -> str | None:
+        async with core(self._settings, pool_size=2) as parts:
+            waiter = ProjectionWaiter(parts.pool, Listener(parts.conninfo), PROJECTIONS)
+            await ReadModelCheck(parts.conninfo, parts.pool, parts.log, waiter).sweep()
+            async with parts.pool.connection() as connection:
+                return next(iter(await fetch_alarms(connection)), None)
+
+    async def _seal(self) -> str | None:
+        async with core(self._settings, pool_size=2) as parts:
+            handler = Handler(parts.log, utcnow)
+            sealer = Sealer(parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow)
+            async with sealer.hold_lock() as connection:
+                try:
+                    await sealer.seal(connection)
+                except (TreeDamaged, StreamDamaged, SecretMismatch, LookupError) as error:
+                    return str(error)
+        return None
+
+
+@contextlib.contextmanager
+def put_back(scene: Scene, kind: Kind) -> Iterator[None]:
+    """Restores the tables and the file that a change of this kind touches when the block ends."""
+    tables = [*SEALED, *kind.tables]
+    content = scene.blob.read_bytes()
+    for table in tables:
+        scene.connection.execute(
+            SQL("CREATE TEMP TABLE {} AS TABLE public.{}").format(Identifier(f"kept {table}"), Identifier(table))
+        )
+    try:
+        yield
+    finally:
+        for table in tables:
+            kept = Identifier(f"kept {table}")
+            scene.connection.execute(SQL("TRUNCATE public.{}").format(Identifier(table)))
+            scene.connection.execute(SQL("INSERT INTO public.{} TABLE pg_temp.{}").format(Identifier(table), kept))
+            scene.connection.execute(SQL("DROP TABLE pg_temp.{}").format(kept))
+        scene.blob.write_bytes(content)
+
+
+def prepare(server: Server, connection: psycopg.Connection[Any], seed: int) -> dict[str, Any]:
+    """Makes what the changes need: a log of two chunks, an artifact, a member, a delivery, an answer to a key."""
+    shop = Shop(server)
+    agent = shop.new_agent()
+    shop.start()
+    build = agent.take_up()
+    agent.log(build, 0, ["collecting", "running"]).raise_for_status()
+    agent.log(build, 2, ["1 failed"]).raise_for_status()
+    agent.finished(build, exit_code=1, log_lines=3).raise_for_status()
+    artifact = int(upload(server.admin, given_build(server, shop.job), b"content" * 100, "core.bin").json()["id"])
+    server.make_user("viewer", {shop.project: "read"})
+    hook = {"project_id": shop.project, "url": "http://127.0.0.1:9/hook", "events": ["build.started", "build.finished"]}
+    server.admin.create("/webhooks", **hook)
+    shop.start()
+    agent.finished(agent.take_up()).raise_for_status()
+    key = {"Idempotency-Key": f"tampering-{seed}"}
+    server.admin.post("/api/v3/projects", json={"name": "Once"}, headers=key).raise_for_status()
+    deadline = time.monotonic() + DELIVERY_TIMEOUT_S
+    while connection.execute("SELECT FROM webhook_deliveries LIMIT 1").fetchone() is None:
+        assert time.monotonic() < deadline, "no delivery was planned"
+        time.sleep(0.1)
+    blobs = Path(urlsplit(server.settings.blobs).path)
+    (blob,) = blobs.glob(f"jobs/*/builds/*/artifacts/{artifact}")
+    return {"build": build["id"], "artifact": artifact, "blob": blob}
+
+
+@contextlib.contextmanager
+def sealed_server(events: int, seed: int) -> Iterator[tuple[Scene, Detectors]]:
+    """A filled server of which only the API still runs, so that nothing else changes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="testhide-tampering-") as temporary,
+        temporary_engines() as engines,
+        running_server(
+            engines, Path(temporary), "serve", "project", "dispatch", outgoing_allow="127.0.0.0/8"
+        ) as server,
+        psycopg.connect(server.settings.database_url, autocommit=True) as connection,
+    ):
+        folder, key = Path(temporary, "checkpoints"), Path(temporary, "key.txt")
+        server.settings = msgspec.structs.replace(server.settings, checkpoints_to=str(folder))
+        save_settings(server.settings, Path(temporary, "settings.json"))
+        asyncio.run(create_first_admin(server.settings))
+        server.wait_until_projected()
+        server.start("work")
+        wait_for_checkpoint(folder, 1)  # an early one, so that there are several
+        fill_log(server, events, seed)
+        needed = prepare(server, connection, seed)
+        server.kill("dispatch")
+        wait_for_checkpoint(folder, count_events(server))
+        server.kill("work")
+        server.wait_until_projected()
+        server.kill("project")
+        held = [read_checkpoint(file) for file in sorted(folder.glob("checkpoint-*.txt"))]
+        key.write_text(server.admin.get("/api/v3/audit/checkpoints").json()["keys"][0])
+        scene = Scene(server, connection, random.Random(seed), held=held[-1].checkpoint.size, **needed)
+        yield scene, Detectors(scene, held, key)
+
+
+def run(events: int, seed: int, kinds: Sequence[Kind]) -> dict[str, Any]:
+    results: list[dict[str, Any]] = []
+    missed: list[str] = []
+    begun = time.monotonic()
+    with sealed_server(events, seed) as (scene, detectors):
+        size = scene.held
+        if alarms := detectors.ask_all(Kind("", "nothing", lambda scene: None, model="builds")):
+            missed.append(f"an alarm about unchanged data: {alarms}")
+        for kind in kinds:
+            with put_back(scene, kind):
+                kind.change(scene)
+                found = detectors.ask_all(kind)
+            unaware = [name for name in kind.noticed_by if name not in found]
+            missed += [f"{kind.what}: {name} did not notice, but {found}" for name in unaware]
+            results.append({"area": kind.area, "what": kind.what, "because": kind.because, "noticed": found})
+            print(f"{len(results)} of {len(kinds)}: {kind.what}: {', '.join(found) or 'nobody'}", file=sys.stderr)
+        if alarms := detectors.ask_all(Kind("", "nothing", lambda scene: None)):
+            missed.append(f"an alarm about data that was put back: {alarms}")
+    seconds = round(time.monotonic() - begun, 1)
+    return {"seed": seed, "events": size, "seconds": seconds, "kinds": results, "missed": missed}
+
+
+def format_table(results: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of docs/audit.md."""
+    lines = ["| what is changed | who notices, and when | what it says |", "|---|---|---|"]
+    for area, rows in itertools.groupby(results, lambda result: result["area"]):
+        for result in rows:
+            found: dict[str, tuple[float, str]] = result["noticed"]
+            who = ", ".join(f"{name} {WHEN[name]}" if name in WHEN else name for name in sorted(found, key=order))
+            says = next((found[name][1] for name in sorted(found, key=order)), result["because"])
+            lines.append(f"| {area}: {result['what']} | {who or 'nobody'} | {shorten(says)} |")
+    return "\n".join(lines)
+
+
+def order(name: str) -> int:
+    return ("sealer", "reading", "readyz", "comparison", "verify", "contents", "diff").index(name)
+
+
+def shorten(message: str) -> str:
+    """Returns a message without the numbers of this run."""
+    text = re.sub(r"(?<!SHA-)(?<!^)\b\d+\b", "N", message.partition("; ")[0]).replace("|", "/").replace("\n", " ")
+    return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0]} …"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Change a server's data in every way, and ask who notices.")
+    parser.add_argument("--events", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", type=int, default=len(KINDS))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    chosen = random.Random(options.seed).sample(KINDS, options.kinds) if options.kinds < len(KINDS) else KINDS
+    result = run(options.events, options.seed, sorted(chosen, key=KINDS.index))
+    write_result(options.results, "tampering", result)
+    print(format_table(result["kinds"]))
+    for missed in result["missed"]:
+        print(f"MISSED: {missed}")
+    return 1 if result["missed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The server whose data `bench/long/tampering.py` changes. The kinds of change and their detectors share it."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import requests
+from tests.support.server import Server
+from tests.support.tampering import Intruder
+
+from store.crypto.secrets import Secrets
+
+
+@dataclass
+class Scene:
+    """A server with a sealed log, and what is changed of it."""
+
+    server: Server
+    connection: psycopg.Connection[Any]
+    chance: random.Random
+    build: int
+    """A finished build with a log of two chunks."""
+    artifact: int
+    blob: Path
+    held: int
+    """The size of the auditor's newest checkpoint."""
+
+    @property
+    def secrets(self) -> Secrets:
+        return Secrets(self.server.settings.secret_key)
+
+    def intruder(self) -> Intruder:
+        return Intruder(self.connection, self.secrets, self.chance)
+
+    def execute(self, statement: str, *parameters: object) -> None:
+        """Changes rows; a change of none would prove nothing."""
+        assert self.connection.execute(statement.encode(), parameters).rowcount, statement
+
+    def fetch(self, query: str, *parameters: object) -> tuple[Any, ...]:
+        row: tuple[Any, ...] | None = self.connection.execute(query.encode(), parameters).fetchone()
+        assert row is not None, query
+        return row
+
+    def get(self, path: str) -> str | None:
+        """What a reader notices: the problem of a refused request, or that the connection breaks off."""
+        try:
+            answer = self.server.admin.get(f"/api/v3{path}")
+        except requests.RequestException as error:
+            return type(error).__name__
+        return None if answer.ok else f"{answer.status_code} {answer.json()['detail']}"
