@@ -13,6 +13,7 @@ from msgspec import Meta, structs
 from psycopg import AsyncConnection
 
 from api.http.as_of import as_of
+from api.http.configurations import check_variables
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, next_page, to_view
@@ -43,6 +44,13 @@ Ref = Annotated[
     ),
 ]
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}\Z", description="a commit of 4 to 64 hexadecimal digits")]
+
+CommitFilter = Annotated[
+    str | None,
+    Parameter(
+        pattern="^[0-9a-fA-F]{7,64}$", description="a commit, or its beginning: 7 to 64 hexadecimal digits of its SHA"
+    ),
+]
 
 
 class NewBuild(msgspec.Struct):
@@ -98,6 +106,8 @@ class BuildController(Controller):
         if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
         ctx.user.must("write", project_id, f"job {data.job_id}")
+        check_variables("env", data.env)
+        check_variables("secrets", data.secrets)
         build_id = await ctx.services.ids.draw("builds")
         sealed = {name: ctx.services.secrets.seal(value) for name, value in data.secrets.items()}
         fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
@@ -113,6 +123,7 @@ class BuildController(Controller):
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
         status: VisibleStatus | None = None,
         branch: Annotated[str | None, Parameter(max_length=500)] = None,
+        commit_sha: CommitFilter = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page: Annotated[int, Parameter(ge=1, le=1_000_000)] = 1,
@@ -122,7 +133,15 @@ class BuildController(Controller):
         ] = None,
     ) -> Response[BuildPage]:
         """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth."""
-        filters = BuildFilters(ctx.user.projects, job_id, status, branch, created_after, created_before)
+        filters = BuildFilters(
+            ctx.user.projects,
+            job_id,
+            status,
+            branch,
+            None if commit_sha is None else commit_sha.lower(),
+            created_after,
+            created_before,
+        )
         offset = 0 if before is not None else (page - 1) * limit
         async with ctx.reading() as connection:
             found = await builds.fetch_page(connection, structs.replace(filters, before_id=before), limit, offset)

@@ -44,6 +44,7 @@ class BuildRow(Row, frozen=True):
         indexes=(
             "(job_id, id DESC)",
             "(project_id, id DESC)",
+            '(lower(commit_sha) COLLATE "C")',
             "(node_id) WHERE finished_at IS NULL",
             "(node_pool_id) WHERE finished_at IS NULL",
         ),
@@ -176,6 +177,8 @@ class BuildFilters(msgspec.Struct, frozen=True):
     job_id: int | None = None
     status: str | None = None
     branch: str | None = None
+    commit_sha: str | None = None
+    """The beginning of a commit, in small letters."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     before_id: int | None = None
@@ -187,6 +190,8 @@ class BuildFilters(msgspec.Struct, frozen=True):
             "job_id": "job_id = %(job_id)s",
             "status": "status = %(status)s",
             "branch": "branch = %(branch)s",
+            # Behind every commit with this beginning: no hexadecimal digit is beyond `g`.
+            "commit_sha": """lower(commit_sha) COLLATE "C" BETWEEN %(commit_sha)s AND %(commit_sha)s || 'g'""",
             "created_after": "created_at >= %(created_after)s",
             "created_before": "created_at < %(created_before)s",
             "before_id": "id < %(before_id)s",

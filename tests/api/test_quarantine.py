@@ -191,12 +191,16 @@ def test_agents_are_told_only_where_the_job_asks_for_it(server: Server, mode: st
     assert (done["status"], done["detail"]) == ("passed", "1 quarantined failure was ignored.")
 
 
-def test_a_list_of_exit_codes_that_is_none_is_refused(server: Server, job: int) -> None:
-    configuration = {"command": "make test", "setup": [], "artifacts": []}
-    path = f"/api/v3/jobs/{job}/configuration"
-    refused = server.admin.put(path, json=configuration | {"env": {"TESTHIDE_TEST_FAILURE_EXIT_CODES": "0,any"}})
-    (error,) = refused.json()["errors"]
-    assert (refused.status_code, error["field"]) == (422, "env.TESTHIDE_TEST_FAILURE_EXIT_CODES")
-    assert "such as 1,2" in error["message"]
-    taken = server.admin.put(path, json=configuration | {"env": {"TESTHIDE_TEST_FAILURE_EXIT_CODES": "1, 2"}})
-    assert taken.status_code == 200
+@pytest.mark.parametrize(("codes", "status"), [("0,any", 422), ("1,256", 422), ("1, 255", 200), ("", 200)])
+def test_a_list_of_exit_codes_is_checked_wherever_it_is_given(
+    server: Server, job: int, codes: str, status: int
+) -> None:
+    env = {"TESTHIDE_TEST_FAILURE_EXIT_CODES": codes}
+    configuration = {"command": "make test", "setup": [], "artifacts": [], "env": env}
+    configured = server.admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration)
+    started = server.admin.post("/api/v3/builds/start", json={"job_id": job, "external": True, "env": env})
+    assert (configured.status_code, started.status_code) == (status, 201 if status == 200 else status)
+    for refused in [answer for answer in (configured, started) if answer.status_code == 422]:
+        (error,) = refused.json()["errors"]
+        assert error["field"] == "env.TESTHIDE_TEST_FAILURE_EXIT_CODES"
+        assert "such as 1,2" in error["message"]

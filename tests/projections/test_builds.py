@@ -77,6 +77,24 @@ async def test_totals(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await total(projects=[]) == BuildCount(0, False)
 
 
+async def test_a_commit_is_found_by_its_beginning(tables: Tables) -> None:
+    commits = ("a1b2c3d4", "A1B2C3D4E5" * 4, "a1b2c3e", "a1b2c3", None)
+    await tables.after(*(queued(number, commit_sha=commit) for number, commit in enumerate(commits, 1)))
+
+    async def found(commit: str) -> list[int]:
+        filters = BuildFilters(commit_sha=commit)
+        assert await builds.count(tables.connection, filters) == BuildCount(len(await page(filters)), False)
+        return await page(filters)
+
+    async def page(filters: BuildFilters) -> list[int]:
+        return [row.id for row in await builds.fetch_page(tables.connection, filters, 10, 0)]
+
+    assert await found("a1b2c3d") == await found("a1b2c3d4") == [2, 1]
+    assert await found("a1b2c3d4e5" * 4) == [2]
+    assert await found("a1b2c3e") == [3]
+    assert await found("fffffff") == []
+
+
 async def test_the_place_in_the_queue(tables: Tables) -> None:
     await tables.after(
         *(queued(number, priority=priority) for number, priority in enumerate((5, 1, 9, 5, 9), 1)),

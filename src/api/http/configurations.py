@@ -30,9 +30,8 @@ REPOSITORY = re.compile(
     r"|file:///[^\0-\x1f\x7f]+"
     r"|/[^\0-\x1f\x7f]+"
 )
-
-
 EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
+MAX_EXIT_CODE = 255
 
 
 class NewConfiguration(msgspec.Struct):
@@ -74,10 +73,11 @@ def check_variables(field: str, names: Iterable[str]) -> None:
             )
         if number >= MAX_VARIABLES:
             raise Invalid.field(field, f"must have at most {MAX_VARIABLES} entries")
-    if isinstance(names, Mapping) and not EXIT_CODES.fullmatch(names.get(TEST_FAILURE_EXIT_CODES) or "1"):
+    codes = names.get(TEST_FAILURE_EXIT_CODES) if isinstance(names, Mapping) else None
+    if codes and not (EXIT_CODES.fullmatch(codes) and max(map(int, codes.split(","))) <= MAX_EXIT_CODE):
         raise Invalid.field(
             f"{field}.{TEST_FAILURE_EXIT_CODES}",
-            "lists the exit codes, 1 to 255, by which the test runner says that tests failed, such as 1,2",
+            "must list the exit codes, from 1 to 255, by which the test runner says that tests failed, such as 1,2",
         )
 
 
