@@ -20,13 +20,12 @@ from api.description import document
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import problems
-from api.http.as_of import refuse_unsupported_as_of
 from api.http.idempotency import IdempotencyMiddleware
+from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
-from api.http.types import JsonRequest, provide_paged, require_storable
-from api.http.validation import refuse_unknown_parameters
+from api.http.types import JsonRequest, provide_paged, refuse_compressed_body, refuse_unexpected_body, require_storable
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController
@@ -78,8 +77,9 @@ CONTROLLERS = (
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
     if request.method == "OPTIONS":
         return document.answer_options(request)
-    refuse_unsupported_as_of(request)
-    refuse_unknown_parameters(request)
+    check_query(request)
+    refuse_compressed_body(request)
+    await refuse_unexpected_body(request)
     await wait_for_min_position(request)
     return None
 

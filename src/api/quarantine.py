@@ -12,6 +12,7 @@ from msgspec import Meta
 from api.http.as_of import as_of
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, Paged, paginate, to_view
+from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
@@ -40,7 +41,6 @@ JobId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Job ID to query q
 Page = Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")]
 Limit = Annotated[int, Parameter(ge=1, le=10_000, description="Items on a page")]
 After = Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")]
-ExpiresAt = Annotated[datetime, Meta(tz=True)]
 
 
 class NewEntry(msgspec.Struct):
@@ -48,7 +48,7 @@ class NewEntry(msgspec.Struct):
     node_id: NodeId
     """Node id of the test, or a prefix that `::` or `[` follows."""
     reason: Reason
-    expires_at: ExpiresAt | None = None
+    expires_at: Time | None = None
     owner: Name | None = None
 
 
@@ -85,7 +85,7 @@ class Bulk(msgspec.Struct):
     """Whether to add the tests to the quarantine or to remove them."""
     node_ids: Annotated[list[NodeId], Meta(max_length=MAX_BULK)]
     reason: Reason = "flaky"
-    expires_at: ExpiresAt | None = None
+    expires_at: Time | None = None
     owner: Name | None = None
 
 

@@ -1,16 +1,14 @@
 """Replays the history with what-if rules: which results and verdicts they would have changed."""
 
 import asyncio
-from datetime import datetime
-from typing import Annotated
 
 import msgspec
 from litestar import Controller, post
-from msgspec import Meta
 
 from api.audit import must_access_project
 from api.http.request_context import RequestContext
 from api.http.types import Id
+from api.http.validation import Time
 from commands.what_if.rules import MAX_BYTES, WhatIfRules
 from commands.what_if.simulation import (
     BUILD_EVENTS,
@@ -37,7 +35,7 @@ class ReplayRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
 
     project_id: Id | None = None
     """Required of users who are not admins."""
-    since: Annotated[datetime, Meta(tz=True)] | None = None
+    since: Time | None = None
     """Simulates only builds that were queued at this time or later."""
 
 

@@ -14,6 +14,7 @@ from api.http.as_of import resolve_moment
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id, Paged, next_page, paginate, to_view
+from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.webhooks import Redeliver, RegisterWebhook, ReplayWebhook, UpdateWebhook
@@ -109,7 +110,7 @@ class Replay(msgspec.Struct):
     """Either a position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
-    since: Annotated[datetime, Meta(tz=True)] | None = None
+    since: Time | None = None
     """Time of the first event."""
 
 

@@ -31,6 +31,18 @@ def _artifact(server: Server, build: int) -> int:
     return int(answer.json()["id"])
 
 
+def test_a_field_that_an_upload_does_not_have(server: Server, build: int) -> None:
+    for place in ("before", "after"):
+        named = [("build_id", (None, str(build))), ("replce", (None, "true"))]
+        file = [("file", ("report.xml", CONTENT))]
+        answer = server.admin.post(
+            "/api/v3/artifacts/upload", files=named + file if place == "before" else file + named
+        )
+        expected = [{"field": "replce", "message": "is not known here; did you mean replace?"}]
+        assert (answer.status_code, answer.json()["errors"]) == (422, expected)
+    assert server.admin.fetch("/artifacts", build_id=build) == []
+
+
 def test_upload(server: Server, build: int) -> None:
     answer = upload(server.admin, build, b"<a/>", path="reports/")
     assert answer.status_code == 201

@@ -232,11 +232,14 @@ def test_an_export_goes_on_where_it_was_cut_off(server: Server, build: int) -> N
 def test_an_export_is_noted(server: Server, project: int, build: int) -> None:
     seal(server)
     admin = server.make_user("developer", {project: "admin"})
+    refused = admin.get("/api/v3/audit/export", params={"project_id": project, "token": "not to be kept"})
+    assert refused.status_code == 422
     export(admin, project_id=project, held=[1, 2])
     server.wait_until_projected()
     (noted,) = server.admin.get("/api/v3/audit/events", params={"type": "audit.read", "project_id": project}).json()
     assert noted["actor"].startswith("user:")
     assert f"(project_id {project}, held [1, 2])" in noted["summary"]
+    assert "not to be kept" not in server.admin.get("/api/v3/audit/events").text
 
 
 def test_a_log_that_is_not_sealed_any_more_is_said(server: Server, build: int) -> None:

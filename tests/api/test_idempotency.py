@@ -10,9 +10,11 @@ import pytest
 import requests
 
 from tests.support.builders import Shop
+from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
 from tests.support.server import Server
 
+REPORT = b'<testsuite name="s"><testcase classname="t.test_x" name="test_a"/></testsuite>'
 BREAK_OFF = """
     CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -213,10 +215,18 @@ def test_another_file_as_long_under_the_same_key_is_refused(server: Server, buil
         assert "take a new key" in other.json()["detail"]
 
 
-def test_another_query_under_the_same_key_is_refused(server: Server, build: int) -> None:
-    key = uuid4().hex
-    comment(server.admin, build, key)
-    path = f"/api/v3/builds/{build}/comment"
-    answer = server.admin.post(path, params={"again": "1"}, json={"text": "seen"}, headers={"Idempotency-Key": key})
-    assert answer.status_code == 422
-    assert len(comments(server.admin, build)) == 1
+def test_another_query_under_the_same_key_is_refused(shop: Shop, agent: FakeAgent) -> None:
+    """The query says where the report is: the same bytes elsewhere are another report."""
+    shop.start()
+    held = agent.take_up()
+    key = {"Idempotency-Key": uuid4().hex}
+
+    def report(path: str) -> requests.Response:
+        params = {"attempt": held["attempt"], "path": path}
+        return agent.http.post(f"/api/v3/agent/builds/{held['id']}/report", params=params, data=REPORT, headers=key)
+
+    first, other, again = report("one/junit.xml"), report("two/junit.xml"), report("one/junit.xml")
+    assert (first.status_code, other.status_code, again.status_code) == (200, 409, 200)
+    assert "take a new key" in other.json()["detail"]
+    agent.finished(held).raise_for_status()
+    assert [item["path"] for item in shop.admin.fetch(f"/report/{held['id']}")["reports"]] == ["one/junit.xml"]

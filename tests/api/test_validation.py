@@ -36,6 +36,19 @@ def test_all_wrong_fields_are_named_at_once_in_sentences(server: Server) -> None
         "env.A": "must be a text of at most 65536 characters, not 1",
         "jobid": "is not known here; did you mean job_id?",
     }
+    assert errors(server, "/builds/start", {"job_id": 1, "env": {"A=B": "x", "C": None}}) == {
+        "env.A=B": 'must be a name like BUILD_TYPE, not "A=B"',
+        "env.C": "must be a text of at most 65536 characters, not null",
+    }
+
+
+@pytest.mark.parametrize("far", ["0001-01-01", "9999-12-31T23:59:59-23:59", "9000-01-01"])
+def test_a_time_that_no_calendar_of_ours_reaches(server: Server, job: int, far: str) -> None:
+    says = "must be a time of the years 1970 to 8999"
+    entry = {"job_id": job, "node_id": "a.py::b", "reason": "flaky", "expires_at": far}
+    assert errors(server, "/quarantine", entry) == {"expires_at": says}
+    hook = server.admin.create("/webhooks", url="https://hooks.example.com/", events=["build.failed"])["id"]
+    assert errors(server, f"/webhooks/{hook}/replay", {"since": far}) == {"since": says}
 
 
 @pytest.mark.parametrize(

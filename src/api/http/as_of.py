@@ -15,12 +15,12 @@ import msgspec
 from litestar import Request
 from litestar.di import Provide
 from litestar.params import Parameter
-from msgspec import Meta
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.services import Services
 from api.http.types import MAX_ID
+from api.http.validation import Time, complete_dates
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event
 from projections.engine.dismissals import with_dismissals
@@ -57,17 +57,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
             async with _historical_context(services, request, subject, number, as_of) as ctx:
                 yield ctx
 
-    return {"dependencies": {"ctx": Provide(provide)}, "opt": {"as_of": True}}
-
-
-def refuse_unsupported_as_of(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for `?as_of=` on an operation that would ignore it and answer with the present state."""
-    if "as_of" in request.query_params and not request.route_handler.opt.get("as_of"):
-        raise Invalid.field(
-            "as_of",
-            "is not possible here; it is when a build, its report or tests, a job, its configuration or quarantine, a"
-            " node, or a user's permissions are read",
-        )
+    return {"dependencies": {"ctx": Provide(provide)}}
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
@@ -87,7 +77,7 @@ async def _historical_context(
     first = history[0].event
     _check_access(request.user, first, name)
     moment = await resolve_moment(services.log, as_of)
-    request.state.as_of = moment.position
+    request.state.as_of = request.state.position = moment.position
     # The subject's related events are found in a read model, which must have reached the position.
     if not await services.waiter.wait_reached(moment.position):
         raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
@@ -120,12 +110,12 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
             raise Invalid.field("as_of", f"is beyond the newest position, which is {head}")
         return Moment(position, await _time_at(event_log, position))
     try:
-        at = msgspec.convert(as_of, Annotated[datetime, Meta(tz=True)])
+        at = msgspec.convert(complete_dates(as_of, Time), Time)
     except msgspec.ValidationError:
         raise Invalid.field(
             "as_of",
-            "must be a position (a whole number) or a time like 2026-05-20T14:00:00Z, with its offset (`+` written as"
-            " `%2B`)",
+            "must be a position (a whole number), a date, or a time like 2026-05-20T14:00:00Z, with its offset (`+`"
+            " written as `%2B`)",
         ) from None
     if at > utcnow():
         raise Invalid.field("as_of", "lies in the future")

@@ -71,7 +71,7 @@ class IdempotentRequest:
         if first is None:
             return
         if first.body != key.body:
-            raise Conflict(f"This {HEADER} was used for another body; take a new key for a new request.")
+            raise Conflict(f"This {HEADER} was used for another body or query; take a new key for a new request.")
         if first.answer is not None:
             raise ReplayedResponse(first.answer)
         raise _conflict(first)

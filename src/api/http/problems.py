@@ -88,7 +88,7 @@ def _field_error(item: dict[str, Any]) -> dict[str, str]:
 
 
 def handle_malformed_body(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
-    return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+    return response(400, "malformed", "Malformed body", error.detail)
 
 
 def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
@@ -98,8 +98,8 @@ def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
         case MethodNotAllowedException():
             detail = f"{request.method} is not possible on {request.url.path}."
             return response(405, "method-not-allowed", "Method not allowed", detail, headers=dict(error.headers or {}))
-    if isinstance(error.__cause__, SerializationException | msgspec.DecodeError):
-        return response(400, "malformed", "Malformed body", "The body is not valid JSON.")
+    if isinstance(error.__cause__, SerializationException):
+        return handle_malformed_body(request, error.__cause__)
     if error.status_code == 413:
         return response(413, TooLarge.slug, TooLarge.title, "The body is larger than this operation takes.")
     if error.status_code == 415:

@@ -6,6 +6,7 @@ every path and query string.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes, urlencode
@@ -19,7 +20,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, structs
 
 from api.http.validation import convert_body, drop_read_only
-from domain.core.errors import Invalid, NotFound
+from domain.core.errors import FieldError, Invalid, NotFound
 from projections.engine.queries import Window
 
 
@@ -58,8 +59,11 @@ class JsonRequest(Request[Any, Any, Any]):
         # Python's own limit of nesting depends on its version; the same body must get the same answer.
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper_than(MAX_DEPTH, value):
             raise Invalid("The body is nested too deeply.")
+        is_for_agents = bool(self.route_handler.opt.get("agents"))
+        if not is_for_agents:
+            json.loads(body or b"null", object_pairs_hook=refuse_doubled, parse_int=str, parse_float=str)
         if b"\\u0000" in body:
-            if self.route_handler.opt.get("agents"):
+            if is_for_agents:
                 value = replace_nul(value)  # agents cannot choose what programs print
             elif (field := find_nul(value)) is not None:
                 raise Invalid.field(field, NUL)
@@ -71,7 +75,25 @@ class JsonRequest(Request[Any, Any, Any]):
             representation = self.route_handler.opt.get("representation", answered)
             value = drop_read_only(value, expected.annotation, representation)
         # Agents of a newer release may send more than this server knows.
-        return convert_body(value, expected.annotation, ignore_unknown=bool(self.route_handler.opt.get("agents")))
+        return convert_body(value, expected.annotation, ignore_unknown=is_for_agents)
+
+
+async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
+    """Raises Invalid for a body that the operation would ignore. Agents of a newer release may send one."""
+    handler = request.route_handler
+    if request.method == "GET" or handler.parsed_data_field is not None or handler.opt.get("agents"):
+        return
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise Invalid.field("body", "is not taken by this operation; leave it out")
+
+
+def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the members of a JSON object by name. Raises Invalid for a name that it has twice."""
+    named = dict(members)
+    if len(named) < len(members):
+        counts = Counter(name for name, _ in members)
+        raise Invalid.fields([FieldError(name, "is given twice") for name, count in counts.items() if count > 1])
+    return named
 
 
 def is_deeper_than(levels: int, value: Any) -> bool:
@@ -79,6 +101,13 @@ def is_deeper_than(levels: int, value: Any) -> bool:
         return True
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(is_deeper_than(levels - 1, item) for item in items if isinstance(item, dict | list))
+
+
+def refuse_compressed_body(request: Request[Any, Any, Any]) -> None:
+    """Raises HTTPException (415) for a body with a content coding."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise HTTPException(f"Send the body as it is, without `Content-Encoding: {coding}`.", status_code=415)
 
 
 def check_media_type(content_type: str | None) -> None:
@@ -96,8 +125,13 @@ def explain_undecodable(body: bytes) -> Exception:
         json.loads(body.decode(), parse_constant=_no_constant)
     except RecursionError:
         return Invalid("The body is nested too deeply.")
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return SerializationException("The body is not valid JSON.")
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        return SerializationException(f"The body is not valid JSON: {error.msg}, in {where}.")
+    except UnicodeDecodeError:
+        return SerializationException("The body is not valid JSON: it is not encoded in UTF-8.")
+    except SerializationException as error:
+        return error
     except ValueError:
         pass  # a number with more digits than Python converts
     return Invalid(
@@ -107,7 +141,7 @@ def explain_undecodable(body: bytes) -> Exception:
 
 def _no_constant(name: str) -> None:
     """Refuses NaN and Infinity, which only Python reads as JSON."""
-    raise json.JSONDecodeError("no JSON", name, 0)
+    raise SerializationException(f"The body is not valid JSON, which has no {name}.")
 
 
 def find_nul(value: Any, path: str = "") -> str | None:
@@ -143,8 +177,11 @@ def replace_nul(value: Any) -> Any:
 
 async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Refuses ids that cannot exist, and paths and query strings that cannot be stored. A guard."""
-    if any(isinstance(value, int) and not 0 < value <= MAX_ID for value in connection.path_params.values()):
-        raise NotFound(f"There is nothing at {connection.url.path}.")
+    segments = connection.scope["path"].split("/")
+    for value in connection.path_params.values():
+        # An id has one address: Litestar also reads `+7`, `007` and other scripts' digits as 7.
+        if isinstance(value, int) and not (0 < value <= MAX_ID and str(value) in segments):
+            raise NotFound(f"There is nothing at {connection.url.path}.")
     if not is_text(connection.scope["path"].encode("utf-8", "surrogatepass")):
         raise NotFound("There is nothing at this path.")
     if not is_text(unquote_to_bytes(connection.scope["query_string"])):

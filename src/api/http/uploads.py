@@ -4,7 +4,7 @@ Litestar's parser would hold fields without a file name in memory, whatever thei
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from litestar.exceptions import HTTPException
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header  # type: ignore[import-untyped]
 
 from api.http.idempotency import BODY_HASH
+from api.http.permissions import Agent
+from api.http.validation import suggestion
 from domain.core.errors import Invalid, TooLarge
 
 MAX_FIELD_BYTES = 8 * 1024  # bytes
@@ -44,14 +46,17 @@ async def receive_upload(
     ends.
 
     Awaits `check` with the fields before the file, if there are any, so that a refused file is not written. Raises
-    Invalid, TooLarge for a file of more than `limit` bytes, and what `check` raises.
+    Invalid, also for fields that the operation does not have, TooLarge for a file of more than `limit` bytes, and what
+    `check` raises.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD_BYTES:
         raise too_large(limit)
     with NamedTemporaryFile(dir=spool, prefix="upload-") as spooled:
-        form = _Form(spooled.write, limit)
+        # Agents of a newer release may send more than this server knows.
+        known = None if isinstance(request.user, Agent) else request.route_handler.opt["form"]["properties"]
+        form = _Form(spooled.write, limit, known)
         try:
             with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD_BYTES) as parser:
                 async for chunk in request.stream():
@@ -84,7 +89,7 @@ def _boundary(request: Request[Any, Any, Any]) -> str:
 
 
 class _Form:
-    def __init__(self, write: Callable[[bytes], object], limit: int) -> None:
+    def __init__(self, write: Callable[[bytes], object], limit: int, known: Collection[str] | None) -> None:
         self.fields: dict[str, str] = {}
         self.file_name: str | None = None
         self.content_type = ""
@@ -93,6 +98,7 @@ class _Form:
         self.file_begins = False
         self._write = write
         self._limit = limit
+        self._known = known
         self._segment: MultipartSegment | None = None
         self._field = bytearray()
 
@@ -140,6 +146,8 @@ class _Form:
     def _end_field(self, name: str) -> None:
         if name in self.fields:
             raise Invalid.field(name, "may be given once")
+        if self._known is not None and name not in self._known:
+            raise Invalid.field(name, f"is not known here{suggestion(name, self._known)}")
         try:
             self.fields[name] = self._field.decode()
         except UnicodeDecodeError:

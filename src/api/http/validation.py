@@ -1,42 +1,61 @@
-"""Checks bodies and query strings against their types: every wrong field is named, with what was sent and what is
-possible, and nothing that is not known is ignored.
+"""Checks bodies against their types: every wrong field is named, with what was sent and what is possible, and nothing
+that is not known is ignored.
 """
 
 import difflib
 import json
+import re
 import types
 from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from litestar import Request
-from litestar.handlers import BaseRouteHandler
-from litestar.params import ParameterKwarg
-from msgspec import inspect
+from msgspec import Meta, inspect
 
 from domain.core.errors import FieldError, Invalid
 
 MAX_ERRORS = 50
 MAX_SHOWN = 60
 """Most characters of a wrong value that an error repeats."""
-RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", "scope", "state", "socket", "self"})
-"""Names of handlers' parameters that Litestar fills itself."""
-AS_OF = "as_of"
-"""Known everywhere: `api.http.as_of` explains where it can be used."""
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+Time = Annotated[datetime, Meta(tz=True)]
+"""A time in a request, with its offset; `complete_dates` makes one of a date."""
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
 def convert_body(value: Any, expected: Any, *, ignore_unknown: bool = False) -> Any:
     """Converts a decoded body to a type. Raises Invalid with all wrong and, unless ignored, unknown fields."""
     unknown = () if ignore_unknown else tuple(find_unknown(value, expected))
+    value = complete_dates(value, expected)
     try:
         converted = msgspec.convert(value, expected)
     except msgspec.ValidationError:
         wrong = [*find_wrong(value, expected), *unknown] or [FieldError("body", "does not have the documented form")]
         raise Invalid.fields(wrong[:MAX_ERRORS]) from None
-    if unknown:
-        raise Invalid.fields(unknown[:MAX_ERRORS])
+    if errors := [*find_far_times(converted), *unknown]:
+        raise Invalid.fields(errors[:MAX_ERRORS])
     return converted
+
+
+def complete_dates(value: Any, expected: Any) -> Any:
+    """Returns a decoded value with midnight UTC for each date that stands where its type takes a time."""
+    match value:
+        case str() if datetime in alternatives(expected) and DATE.fullmatch(value):
+            return f"{value}T00:00:00Z"
+        case dict() if (struct := struct_of(expected)) is not None:
+            members = struct_members(struct)
+            return {name: complete_dates(item, members.get(name)) for name, item in value.items()}
+        case _:
+            return value
+
+
+def find_far_times(body: Any) -> Iterator[FieldError]:
+    """Yields the times of a converted body that cannot be stored in UTC, or not be calculated with."""
+    for name, value in msgspec.structs.asdict(body).items() if isinstance(body, msgspec.Struct) else ():
+        if isinstance(value, datetime) and not EARLIEST <= value < LATEST:
+            yield FieldError(name, f"must be a time of the years {EARLIEST.year} to {LATEST.year - 1}")
 
 
 def drop_read_only(value: Any, expected: Any, answered: Any) -> Any:
@@ -87,7 +106,9 @@ def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, s
                 where = join(path, name)
                 yield (members[name], item, where) if name in members else (None, tuple(members), where)
         case dict() if (arguments := arguments_of(expected, dict)) is not None:
-            yield from ((arguments[1], item, join(path, key)) for key, item in value.items())
+            for key, item in value.items():
+                yield arguments[0], key, join(path, key)
+                yield arguments[1], item, join(path, key)
         case list() if (arguments := arguments_of(expected, list)) is not None:
             yield from ((arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
         case _:
@@ -172,7 +193,7 @@ def describe_type(kind: inspect.Type) -> str:
         case inspect.LiteralType():
             return f"one of {', '.join(map(str, kind.values))}"
         case inspect.DateTimeType():
-            return "a time like 2026-05-20T14:00:00Z"
+            return "a time with its offset, like 2026-05-20T14:00:00Z, or a date"
         case inspect.ListType():
             return f"a list{describe_size(kind.min_length, kind.max_length, 'items')}"
         case _:
@@ -195,35 +216,3 @@ def describe_size(low: int | None, high: int | None, unit: str) -> str:
     if high is None:
         return f" of at least {low} {unit}" if low else ""
     return f" of {low} to {high} {unit}" if low else f" of at most {high} {unit}"
-
-
-def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid for parameters in the query string that the operation does not have."""
-    known = query_parameters(request.route_handler)
-    unknown = sorted({name for name in request.query_params if name not in known and name != AS_OF})
-    if unknown:
-        raise Invalid.fields([FieldError(name, f"is not known here{suggestion(name, known)}") for name in unknown])
-
-
-@cache
-def query_parameters(handler: BaseRouteHandler) -> frozenset[str]:
-    """Returns the names of the query parameters of a handler and of what is injected into it."""
-    dependencies = handler.resolve_dependencies()
-    path_names = {name for path in handler.paths for name in _path_names(path)}
-    signature = handler.parsed_fn_signature
-    injected = [dependencies[name].parsed_fn_signature for name in signature.parameters if name in dependencies]
-    names = set()
-    for part in (signature, *injected):
-        for name, parameter in part.parameters.items():
-            if name in RESERVED or name in dependencies or name in path_names:
-                continue
-            described = parameter.kwarg_definition if isinstance(parameter.kwarg_definition, ParameterKwarg) else None
-            if described is None or not (described.header or described.cookie):
-                names.add((described.query if described else None) or name)
-    return frozenset(names)
-
-
-def _path_names(path: str) -> Iterator[str]:
-    for part in path.split("/"):
-        if part.startswith("{"):
-            yield part.strip("{}").partition(":")[0]

@@ -1,0 +1,126 @@
+"""Checks query strings against the parameters that handlers take: every wrong one is named, with what was sent and what
+is possible, and none is ignored.
+"""
+
+import re
+import types
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple, Union, get_args, get_origin
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from litestar import Request
+from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.params import ParameterKwarg
+from msgspec import inspect
+
+from api.http.validation import Time, alternatives, arguments_of, complete_dates, describe, shown, suggestion
+from domain.core.errors import FieldError, Invalid
+
+RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", "scope", "state", "socket", "self"})
+"""Names of handlers' parameters that Litestar fills itself."""
+AS_OF = "as_of"
+NO_PAST = (
+    "is not possible here; it is when a build, its report or tests, a job, its configuration or quarantine, a node, or"
+    " a user's permissions are read"
+)
+INTEGER = re.compile(r"-?[0-9]+")
+"""Python and msgspec read more as a number: other scripts' digits, `1_000`, `1e3`."""
+
+
+class QueryParameter(NamedTuple):
+    expected: Any
+    """Its type, or that of its items. A URL leaves a parameter out instead of giving null."""
+    is_required: bool = False
+    max_given: int | None = 1
+    """How often it may be given; None for a list without a limit."""
+
+
+def check_query(request: Request[Any, Any, Any]) -> None:
+    """Raises Invalid for parameters that the operation does not have, lacks or cannot take; completes dates to times.
+
+    Must run before anything reads `request.query_params`, which keeps what it has parsed.
+    """
+    given = parse_qsl(request.scope["query_string"].decode(), keep_blank_values=True)
+    known = query_parameters(request.route_handler, frozenset(request.path_params))
+    if errors := find_errors(given, known):
+        raise Invalid.fields(errors)
+    completed = [(name, complete_dates(value, known[name].expected)) for name, value in given]
+    if completed != given:
+        request.scope["query_string"] = urlencode(completed).encode()
+
+
+def find_errors(given: Sequence[tuple[str, str]], known: Mapping[str, QueryParameter]) -> list[FieldError]:
+    values: dict[str, list[str]] = {}
+    for name, value in given:
+        values.setdefault(name, []).append(value)
+    missing = (name for name, parameter in known.items() if parameter.is_required and name not in values)
+    refusals = ((name, refuse(name, texts, known)) for name, texts in values.items())
+    return [
+        *(FieldError(name, "is required") for name in missing),
+        *(FieldError(name, message) for name, message in refusals if message is not None),
+    ]
+
+
+def refuse(name: str, texts: Sequence[str], known: Mapping[str, QueryParameter]) -> str | None:
+    """Returns why the values of a parameter are not acceptable; None if they are."""
+    if name not in known:
+        return NO_PAST if name == AS_OF else f"is not known here{suggestion(name, known)}"
+    parameter = known[name]
+    if parameter.max_given is not None and len(texts) > parameter.max_given:
+        most = "once" if parameter.max_given == 1 else f"at most {parameter.max_given} times"
+        return f"is given {len(texts)} times; give it {most}"
+    wrong = next((text for text in texts if not fits(text, parameter.expected)), None)
+    if wrong is None:
+        return None
+    hint = "; write `+` as `%2B`" if " " in wrong and datetime in alternatives(parameter.expected) else ""
+    return f"must be {describe(parameter.expected)}, not {shown(wrong)}{hint}"
+
+
+def fits(text: str, expected: Any) -> bool:
+    kinds = set(alternatives(expected))
+    if int in kinds and not INTEGER.fullmatch(text):
+        return False
+    try:
+        if datetime in kinds:
+            msgspec.convert(complete_dates(text, expected), Time)
+        else:
+            msgspec.convert(text, expected, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+@cache
+def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> dict[str, QueryParameter]:
+    """Returns the query parameters of a handler and of what is injected into it, by name."""
+    dependencies = handler.resolve_dependencies()
+    injected = [dependencies[name] for name in handler.parsed_fn_signature.parameters if name in dependencies]
+    parameters: dict[str, QueryParameter] = {}
+    parts: list[BaseRouteHandler | Provide] = [handler, *injected]
+    for part in parts:
+        for field in msgspec.structs.fields(part.signature_model):
+            described = part.parsed_fn_signature.parameters[field.name].kwarg_definition
+            if field.name in RESERVED or field.name in dependencies or field.name in path_names:
+                continue
+            if isinstance(described, ParameterKwarg) and (described.header or described.cookie):
+                continue
+            name = (described.query if isinstance(described, ParameterKwarg) else None) or field.name
+            parameters[name] = to_parameter(field.type, field.required)
+    return parameters
+
+
+def to_parameter(expected: Any, is_required: bool) -> QueryParameter:
+    if get_origin(expected) in (Union, types.UnionType):
+        expected = Union[tuple(item for item in get_args(expected) if item is not types.NoneType)]  # noqa: UP007
+    items = arguments_of(expected, list)
+    if items is None:
+        return QueryParameter(expected, is_required)
+    kind = inspect.type_info(expected)
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    assert isinstance(kind, inspect.ListType)
+    return QueryParameter(items[0], is_required, kind.max_length)
