@@ -20,6 +20,7 @@ from api.description import document
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import problems
+from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
@@ -84,6 +85,14 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
     return None
 
 
+class Application(Litestar):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await answer_head(super().__call__, scope, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
     """Makes the application; enters `services` when the server starts and leaves it when the server stops."""
 
@@ -96,7 +105,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
             async with app.state.streams.open():
                 yield
 
-    return Litestar(
+    return Application(
         route_handlers=[Router("/api/v3", route_handlers=list(CONTROLLERS)), AgentDownloadController],
         lifespan=[lifespan],
         state=State({}),

@@ -108,10 +108,45 @@ def test_ids_in_paths(server: Server, path: str, number: str) -> None:
     problem_of(server.admin.get(f"/api/v3/{path}/{number}"), 404)
 
 
-def test_the_last_of_double_keys_counts(server: Server) -> None:
-    made = post(server, '{"name": "first", "name": "second"}')
-    assert (made.status_code, made.json()["name"]) == (201, "second")
-    problem_of(post(server, '{"name": "first", "name": 5}'), 422)
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"name": "first", "name": "second"}', "name"),
+        ('{"name": "first", "n\\u0061me": "second"}', "name"),
+        ('{"name": "x", "more": [{"a": 1, "b": 2, "a": 1}]}', "a"),
+    ],
+)
+def test_double_keys(server: Server, body: str, field: str) -> None:
+    """Which of them counts depends on who reads them."""
+    assert problem_of(post(server, body), 422)["errors"] == [{"field": field, "message": "is given twice"}]
+
+
+def test_a_body_that_would_be_ignored(server: Server) -> None:
+    project = server.admin.create("/projects", name="rotated")["id"]
+    path = f"{PROJECTS}/{project}/rotate-webhook-secret"
+    problem = problem_of(server.admin.post(path, json={"secret": "mine"}), 422)
+    assert [error["field"] for error in problem["errors"]] == ["body"]
+    for nothing in (b"", b"{}", b" null "):
+        assert server.admin.post(path, data=nothing).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b'{"name": "x"', "Expecting ',' delimiter, in line 1, column 13"),
+        (b'{\n"name": x}', "Expecting value, in line 2, column 9"),
+        (b'{"name": "caf\xe9"}', "not encoded in UTF-8"),
+        (b'{"scm_endpoint_id": NaN}', "which has no NaN"),
+    ],
+)
+def test_where_a_body_is_no_json(server: Server, body: bytes, says: str) -> None:
+    assert says in problem_of(post(server, body), 400)["detail"]
+
+
+@pytest.mark.parametrize("path", [PROJECTS, "/api/v3/artifacts/upload"])
+def test_a_compressed_body(server: Server, path: str) -> None:
+    answer = server.admin.post(path, data=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
+    assert "without `Content-Encoding: gzip`" in problem_of(answer, 415)["detail"]
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "json"])
@@ -155,16 +190,17 @@ def test_unknown_paths(server: Server, path: str) -> None:
 def test_wrong_methods(server: Server, method: str) -> None:
     answer = server.admin.request(method, PROJECTS)
     assert method in problem_of(answer, 405)["detail"]
-    assert set(answer.headers["Allow"].split(", ")) == {"GET", "OPTIONS", "POST"}
+    assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS", "POST"}
 
 
 def test_options(server: Server) -> None:
     """Says which methods there are, to everyone."""
     paths = {
-        PROJECTS: {"GET", "OPTIONS", "POST"},
-        f"{PROJECTS}/1": {"DELETE", "GET", "OPTIONS", "PUT"},
-        "/api/v3/healthz": {"GET", "OPTIONS"},
-        "/api/v3/openapi.json": {"GET", "OPTIONS"},
+        PROJECTS: {"GET", "HEAD", "OPTIONS", "POST"},
+        f"{PROJECTS}/1": {"DELETE", "GET", "HEAD", "OPTIONS", "PUT"},
+        "/api/v3/healthz": {"GET", "HEAD", "OPTIONS"},
+        "/api/v3/openapi.json": {"GET", "HEAD", "OPTIONS"},
+        "/api/v3/authenticate": {"OPTIONS", "POST"},
     }
     for path, methods in paths.items():
         answer = server.client().options(path)
@@ -174,8 +210,8 @@ def test_options(server: Server) -> None:
 
 
 def test_head(server: Server) -> None:
-    """Not offered, which is said; and never a body, which a client would take for the next answer."""
-    for path, status in (("/api/v3/healthz", 405), (PROJECTS, 405), ("/api/v3/nothing", 404)):
+    """Refused like GET; and never a body, which a client would take for the next answer."""
+    for path, status in (("/api/v3/authenticate", 405), (f"{PROJECTS}/0", 404), ("/api/v3/nothing", 404)):
         answer = server.admin.head(path)
         assert (answer.status_code, answer.content) == (status, b"")
         assert server.admin.get("/api/v3/healthz").status_code == 200

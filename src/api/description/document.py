@@ -17,6 +17,7 @@ from litestar.routes import HTTPRoute
 from api.description.components import Part, make_components
 from api.description.operations import OperationForm
 from api.description.schemas import Schemas, unwrap
+from api.http.head import format_allowed
 
 PATH = "/api/v3/openapi.json"
 
@@ -133,4 +134,4 @@ def answer_options(request: Request[Any, Any, Any]) -> Response[None]:
     """Answers OPTIONS. Litestar's own answer lacks handlers of the same path that were registered later."""
     template = request.scope["path_template"]
     route = next(route for route in request.app.routes if getattr(route, "path_format", None) == template)
-    return Response(None, status_code=204, headers={"Allow": ", ".join(sorted(getattr(route, "methods", ())))})
+    return Response(None, status_code=204, headers={"Allow": format_allowed(getattr(route, "methods", ()))})

@@ -15,6 +15,7 @@ from litestar.exceptions import (
     ValidationException,
 )
 
+from api.http.head import format_allowed
 from api.http.idempotency import InFlight, ReplayedResponse, replay
 from domain.core.errors import Invalid, Rejection, StillRunning, TooLarge, TooManyRequests, Unauthenticated, Unavailable
 from store.log.append import AppendFailed
@@ -97,7 +98,8 @@ def handle_http_error(request: Request[Any, Any, Any], error: HTTPException) -> 
             return response(404, "not-found", "Not found", f"There is nothing at {request.url.path}.")
         case MethodNotAllowedException():
             detail = f"{request.method} is not possible on {request.url.path}."
-            return response(405, "method-not-allowed", "Method not allowed", detail, headers=dict(error.headers or {}))
+            headers = {"Allow": format_allowed(str((error.headers or {}).get("allow", "")).split(", "))}
+            return response(405, "method-not-allowed", "Method not allowed", detail, headers=headers)
     if isinstance(error.__cause__, SerializationException):
         return handle_malformed_body(request, error.__cause__)
     if error.status_code == 413:

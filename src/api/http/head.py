@@ -1,0 +1,34 @@
+"""Answers HEAD wherever GET is answered: the same status and headers, without the body.
+
+The handler of GET runs for it and is then told that the client is gone, so that a stream ends at once.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from litestar.types import ASGIApp, HTTPDisconnectEvent, HTTPRequestEvent, HTTPScope, Message, Send
+
+
+async def answer_head(app: ASGIApp, scope: HTTPScope, send: Send) -> None:
+    is_answered = asyncio.Event()
+    requests: list[HTTPRequestEvent] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> HTTPRequestEvent | HTTPDisconnectEvent:
+        if requests:
+            return requests.pop()
+        await is_answered.wait()
+        return {"type": "http.disconnect"}
+
+    async def send_start(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            is_answered.set()
+
+    await app({**scope, "method": "GET"}, receive, send_start)
+
+
+def format_allowed(methods: Iterable[str]) -> str:
+    """Returns the value of `Allow` for a path with handlers of these methods."""
+    allowed = set(methods)
+    return ", ".join(sorted(allowed | {"HEAD"} if "GET" in allowed else allowed))
