@@ -32,11 +32,11 @@ def _artifact(server: Server, build: int) -> int:
 
 
 def test_a_field_that_an_upload_does_not_have(server: Server, build: int) -> None:
-    for place in ("before", "after"):
+    for is_first in (True, False):
         named = [("build_id", (None, str(build))), ("replce", (None, "true"))]
         file = [("file", ("report.xml", CONTENT))]
         answer = server.admin.post(
-            "/api/v3/artifacts/upload", files=named + file if place == "before" else file + named
+            "/api/v3/artifacts/upload", files=named + file if is_first else file + named
         )
         expected = [{"field": "replce", "message": "is not known here; did you mean replace?"}]
         assert (answer.status_code, answer.json()["errors"]) == (422, expected)

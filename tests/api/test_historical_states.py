@@ -323,7 +323,8 @@ class History:
         answer = await self.client.get(f"/api/v3{subject.path}", params=httpx.URL(subject.path).params.merge(more))
         assert answer.status_code in (200, 404, 410), answer.text
         if answer.status_code == 200:
-            assert not more or answer.headers["Testhide-As-Of"] == str(more["as_of"])
+            names = ("Testhide-As-Of", "Testhide-Position") if more else ()
+            assert all(answer.headers[name] == str(more["as_of"]) for name in names)
             return answer.json()
         return "gone" if answer.status_code == 410 else None
 

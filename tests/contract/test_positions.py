@@ -1,4 +1,6 @@
-"""Positions: every write says where it is in the log, and reads wait for what they are told to wait for."""
+"""Positions: every write says where it is in the log, every read what it shows, and reads wait for what they are told
+to wait for.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,11 +27,30 @@ def test_every_write_has_one(world: World, operation: Operation) -> None:
 
 
 @pytest.mark.parametrize("operation", [o for o in OPERATIONS if o.writes], ids=str)
-def test_also_without_waiting(world: World, operation: Operation) -> None:
-    call = call_of(operation, world)
-    answer = call.send(caller_of(operation, world), headers={"Prefer": "respond-async"})
+def test_also_without_waiting_and_when_it_comes_again(world: World, operation: Operation) -> None:
+    """What comes again has often nothing to do: then its position covers what left it nothing."""
+    call, caller = call_of(operation, world), caller_of(operation, world)
+    answer = call.send(caller, headers={"Prefer": "respond-async"})
     assert answer.status_code == operation.status
     assert int(answer.headers[POSITION]) > 0
+    again = call.send(caller)
+    if again.status_code == operation.status:
+        assert int(again.headers[POSITION]) >= int(answer.headers[POSITION])
+
+
+@pytest.mark.parametrize("operation", READS, ids=str)
+def test_every_read_says_what_it_shows(world: World, operation: Operation) -> None:
+    written = int(world.admin.post("/api/v3/api-tokens", json={"name": "written"}).headers[POSITION])
+    answer = call_of(operation, world).send(caller_of(operation, world), stream=operation.sse)
+    assert answer.status_code == operation.status
+    assert int(answer.headers[POSITION]) >= written
+
+
+def test_so_does_what_is_not_found(world: World) -> None:
+    written = int(world.admin.post("/api/v3/api-tokens", json={"name": "written"}).headers[POSITION])
+    answer = world.admin.get(f"/api/v3/projects/{2**50}")
+    assert answer.status_code == 404
+    assert int(answer.headers[POSITION]) >= written
 
 
 def test_a_read_waits_for_a_write(world: World) -> None:

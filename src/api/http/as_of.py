@@ -57,7 +57,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
             async with _historical_context(services, request, subject, number, as_of) as ctx:
                 yield ctx
 
-    return {"dependencies": {"ctx": Provide(provide)}}
+    return {"dependencies": {"ctx": Provide(provide)}, "opt": {"as_of": True}}
 
 
 def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:

@@ -1,9 +1,10 @@
 """Executes a request's commands with read-your-writes, and lends it a connection for its queries.
 
-A response to a write carries `Testhide-Position`, the position of its last event. It is sent once the read models have
-reached that position, at the latest after the limit in `projections.engine.read_your_writes`; `Prefer: respond-async`
-skips the wait. A request with `Testhide-Min-Position` waits in the same way before it reads. When a wait times out, the
-response carries `Testhide-Projected: false`.
+A response carries `Testhide-Position`. For a write it is the position of its last event, or the last position of the
+log when there was nothing to do. It is sent once the read models have reached that position, at the latest after the
+limit in `projections.engine.read_your_writes`; `Prefer: respond-async` skips the wait. Every other response shows at
+least the events up to its position. A request with `Testhide-Min-Position` waits in the same way before it reads. When
+a wait times out, the response carries `Testhide-Projected: false`.
 """
 
 import dataclasses
@@ -72,6 +73,9 @@ class RequestContext:
         receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
         if receipt.position is not None:
             await self.wait_until_shown(receipt.position, receipt.events[0].position)
+        else:
+            # What left nothing to do may have happened a moment ago: the next GET has to show it, too.
+            await self.wait_until_shown(await self.services.log.read_head())
         return receipt
 
     async def execute_unseen(self, command: Command) -> Receipt:
@@ -184,16 +188,18 @@ def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
 
 
 async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
-    """Waits for the position in `Testhide-Min-Position`. Raises Invalid for a header that is no position."""
-    wanted = request.headers.get(MIN_POSITION)
-    if wanted is None:
-        return
-    if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 18:
-        raise Invalid.field(
-            MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position"
-        )
+    """Waits for the position in `Testhide-Min-Position` and notes the one that the read models have reached. Raises
+    Invalid for a header that is no position.
+    """
     services: Services = request.app.state.services
-    request.state.projected = await services.waiter.wait(int(wanted))
+    wanted = request.headers.get(MIN_POSITION)
+    if wanted is not None:
+        if not wanted.isascii() or not wanted.isdigit() or len(wanted) > 18:
+            raise Invalid.field(
+                MIN_POSITION, "must be a position: a whole number from an earlier answer's Testhide-Position"
+            )
+        request.state.projected = await services.waiter.wait(int(wanted))
+    request.state.shown = services.waiter.position
 
 
 async def add_position(message: Message, scope: Scope) -> None:
@@ -202,8 +208,8 @@ async def add_position(message: Message, scope: Scope) -> None:
         return
     state: dict[str, Any] = scope.get("state", {})
     headers = MutableScopeHeaders(message)
-    if (position := state.get("position")) is not None:
-        headers[POSITION] = str(position)
+    if (position := state.get("position", state.get("shown"))) is not None:
+        headers.setdefault(POSITION, str(position))  # a stored response has the position of the first one
     if state.get("projected") is False:
         headers[PROJECTED] = "false"
     if (as_of := state.get("as_of")) is not None:

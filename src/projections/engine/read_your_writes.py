@@ -100,6 +100,11 @@ class ProjectionWaiter:
         return len(self._heap)
 
     @property
+    def position(self) -> int:
+        """The position that all read models had reached when this process last heard of them."""
+        return self._position
+
+    @property
     def is_degraded(self) -> bool:
         """Whether there were parked events or broken read models when the database was last read."""
         return self._has_parked or self._has_broken
