@@ -35,9 +35,7 @@ def test_a_field_that_an_upload_does_not_have(server: Server, build: int) -> Non
     for is_first in (True, False):
         named = [("build_id", (None, str(build))), ("replce", (None, "true"))]
         file = [("file", ("report.xml", CONTENT))]
-        answer = server.admin.post(
-            "/api/v3/artifacts/upload", files=named + file if is_first else file + named
-        )
+        answer = server.admin.post("/api/v3/artifacts/upload", files=named + file if is_first else file + named)
         expected = [{"field": "replce", "message": "is not known here; did you mean replace?"}]
         assert (answer.status_code, answer.json()["errors"]) == (422, expected)
     assert server.admin.fetch("/artifacts", build_id=build) == []

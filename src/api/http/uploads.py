@@ -21,6 +21,7 @@ from api.http.permissions import Agent
 from api.http.validation import suggestion
 from domain.core.errors import Invalid, TooLarge
 
+FORM = "multipart/form-data"
 MAX_FIELD_BYTES = 8 * 1024  # bytes
 MAX_PARTS = 20
 
@@ -55,7 +56,7 @@ async def receive_upload(
         raise too_large(limit)
     with NamedTemporaryFile(dir=spool, prefix="upload-") as spooled:
         # Agents of a newer release may send more than this server knows.
-        known = None if isinstance(request.user, Agent) else request.route_handler.opt["form"]["properties"]
+        known = None if isinstance(request.user, Agent) else request.route_handler.opt["content"][FORM]["properties"]
         form = _Form(spooled.write, limit, known)
         try:
             with PushMultipartParser(boundary, max_segment_count=MAX_PARTS, max_header_size=MAX_FIELD_BYTES) as parser:
@@ -81,7 +82,7 @@ def too_large(limit: int) -> TooLarge:
 
 def _boundary(request: Request[Any, Any, Any]) -> str:
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
-    if media_type != "multipart/form-data":
+    if media_type != FORM:
         raise HTTPException("Send the file as `Content-Type: multipart/form-data`.", status_code=415)
     if not options.get("boundary"):
         raise Invalid("The Content-Type has no boundary.")
