@@ -1,6 +1,5 @@
 """Turns errors into responses of `application/problem+json` (RFC 9457); the only file that does."""
 
-import re
 from typing import Any
 from uuid import uuid4
 
@@ -24,10 +23,6 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
-
-MISSING_FIELD = re.compile(r"missing required field `(\w+)`")
-MISSING_PARAMETER = re.compile(r"Missing required \w+ parameter '([^']+)'")
-"""Litestar has the names of missing fields and parameters only in its messages."""
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -65,27 +60,8 @@ def handle_rejection(request: Request[Any, Any, Any], error: Rejection) -> Respo
 
 
 def handle_validation_error(request: Request[Any, Any, Any], error: ValidationException) -> Response[Problem]:
-    """Answers what Litestar refuses when it checks parameters and bodies against their types."""
-    found = error.extra if isinstance(error.extra, list) else []
-    errors = [_field_error(item) for item in found if isinstance(item, dict)]
-    if missing := MISSING_PARAMETER.match(error.detail):
-        errors.append({"field": missing[1], "message": "is required"})
-    detail = (
-        "; ".join(f"{item['field']}: {item['message']}" for item in errors)
-        or "The request does not fit the documented form."
-    )
-    return response(422, "invalid", "Invalid input", detail, errors=errors)
-
-
-def _field_error(item: dict[str, Any]) -> dict[str, str]:
-    message = str(item.get("message", ""))
-    field = str(item.get("key") or item.get("source") or "")
-    if message == "'data'":  # Litestar's message for a missing body
-        return {"field": "body", "message": "is required"}
-    if missing := MISSING_FIELD.search(message):
-        parent = "" if field in ("", "data") else f"{field}."
-        return {"field": parent + missing[1], "message": "is required"}
-    return {"field": "body" if field in ("", "data") else field, "message": message}
+    """Answers what is left to Litestar to refuse, a missing body; all else has been checked before."""
+    return handle_rejection(request, Invalid.field("body", "is required"))
 
 
 def handle_malformed_body(request: Request[Any, Any, Any], error: SerializationException) -> Response[Problem]:
