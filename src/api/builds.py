@@ -48,7 +48,7 @@ Commit = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{4,64}\Z", description="a com
 CommitFilter = Annotated[
     str | None,
     Parameter(
-        pattern="^[0-9a-fA-F]{7,64}$", description="a commit, or its beginning: 7 to 64 hexadecimal digits of its SHA"
+        pattern=r"^[0-9a-fA-F]{7,64}\Z", description="a commit, or its beginning: 7 to 64 hexadecimal digits of its SHA"
     ),
 ]
 

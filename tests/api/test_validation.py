@@ -58,7 +58,7 @@ def test_a_time_that_no_calendar_of_ours_reaches(server: Server, job: int, far: 
 def test_a_line_break_at_the_end_is_no_part_of_a_name(field: str, value: Any) -> None:
     with pytest.raises(Invalid) as refused:
         convert_body({"job_id": 1, field: value}, NewBuild)
-    assert [error.field for error in refused.value.errors] == [field]
+    assert [error.field.partition(".")[0] for error in refused.value.errors] == [field]
 
 
 def test_a_missing_field_is_required(server: Server) -> None:
