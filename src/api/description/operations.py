@@ -22,7 +22,7 @@ from api.description.components import (
 )
 from api.description.examples import complete, load_examples
 from api.description.fields import FIELDS
-from api.description.schemas import Schemas, unwrap
+from api.description.schemas import Schemas, adapt, unwrap
 from api.http.idempotency import REPLAYED
 from api.http.request_context import AS_OF, POSITION, PROJECTED
 from api.http.types import MAX_ID, require_storable
@@ -198,6 +198,7 @@ def _correct_parameter(parameter: Part) -> Part:
         schema["enum"] = [value for value in schema["enum"] if value is not None]
     if parameter["in"] == "path" and schema.get("type") == "integer":
         schema |= {"minimum": 1, "maximum": MAX_ID}
+    adapt(schema)
     name = parameter["name"]
     corrected = {"name": name, "in": parameter["in"], "required": parameter["required"], "schema": schema}
     description = parameter.get("description") or FIELDS.get(name)

@@ -43,7 +43,7 @@ class Schemas:
             elif struct not in lenient:
                 schema["additionalProperties"] = False
         for schema in (*made, *self.components.values()):
-            _adapt(schema)
+            adapt(schema)
 
     def of(self, annotation: Any) -> Schema:
         return self._made[annotation]
@@ -87,12 +87,12 @@ def _describe_fields(schema: Schema, kind: ObjectType) -> None:
             next(item for item in alternatives if item.get("type") == "string")["format"] = "date-time"
 
 
-def _adapt(schema: Any) -> None:
+def adapt(schema: Any) -> None:
     """Adapts Python's ways to those of JSON Schema, at any depth."""
     match schema:
         case list():
             for item in schema:
-                _adapt(item)
+                adapt(item)
         case dict():
             if "prefixItems" in schema:
                 schema["items"] = {}  # their number is bounded by `maxItems`; linters do not know `false`
@@ -103,7 +103,7 @@ def _adapt(schema: Any) -> None:
             if isinstance(values := schema.get("enum"), list) and all(isinstance(value, str) for value in values):
                 schema.setdefault("type", "string")
             for item in schema.values():
-                _adapt(item)
+                adapt(item)
 
 
 def unwrap(docstring: str) -> str:
