@@ -266,8 +266,8 @@ def describe_unreadable(build: AnyBuild) -> str | None:
 def describe_missing(build: AnyBuild) -> str | None:
     """Says which patterns of the job's artifacts name reports and match no file; None when there is none."""
     return list_paths(
-        "No file matches {}, so there is no report.",
-        "No file matches any of {:,} patterns of reports: {}.",
+        "No file matches {}, which names reports.",
+        "No file matches {:,} patterns that name reports: {}.",
         [report.path for report in build.counting_reports if report.missing],
     )
 

@@ -24,7 +24,7 @@ from store.log.append import VersionConflict
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 
-MISSING = "no file matches this pattern of the job's artifacts, so there is no report"
+MISSING = "no file matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
 MAX_LAG_S = 30.0
 """How long a report waits for the read models to show what was recorded before it."""
