@@ -31,8 +31,6 @@ VERSION = 2
 
 MAX_COUNT = 10_000
 """Builds that are counted when several filters are combined; a filter alone is counted exactly."""
-MAX_LOOKED_AT = 500
-"""Builds of a job among which those on one commit are searched: they follow each other soon."""
 MAX_ON_COMMIT = 5
 """Other builds on its commit that a report is compared with."""
 
@@ -244,10 +242,10 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
 
 
 async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
-    """The newest builds of the job on a commit that ran to their end, newest first; of the job's last MAX_LOOKED_AT."""
+    """The newest MAX_ON_COMMIT builds of the job on a commit that ran to their end, newest first."""
     query = (
-        f"SELECT id FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC LIMIT {MAX_LOOKED_AT})"
-        " b WHERE lower(commit_sha) = lower(%(commit)s) AND status IN ('passed', 'failed') AND id <> %(other)s"
+        f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
+        " AND job_id = %(job)s AND status IN ('passed', 'failed') AND id <> %(other)s"
         f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
     )
     return await fetch_column(source, query, {"job": job_id, "commit": commit_sha, "other": other_than})
