@@ -113,10 +113,12 @@ class ResultTriage(msgspec.Struct, frozen=True):
 
 _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
+CLASSIFICATION = f"coalesce(v.classification, ({_NAMES})[m.classification + 1])"
+CLASSIFIED_BY = "coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END)"
+"""SQL expressions: the classification that counts for a result `t`, and its source. Need TRIAGE_JOINS."""
+
 TRIAGE_COLUMNS = (
-    f"coalesce(v.classification, ({_NAMES})[m.classification + 1]),"
-    " coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END),"
-    f" {email_column('v.set_by')},"
+    f"{CLASSIFICATION}, {CLASSIFIED_BY}, {email_column('v.set_by')},"
     # A defect that a person linked, or else the current one of the known issue.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"

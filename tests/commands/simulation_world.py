@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from commands.build_assignment import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
+from commands.known_issues import NoteSearch
 from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
 from commands.results import NewCases, RecordReport
@@ -18,11 +19,18 @@ from domain.core.errors import Rejection
 from domain.core.events import Event, EventMetadata, ExpectedVersion, Recorded
 from domain.dispatch import LeadershipTaken
 from domain.jobs import Configuration, JobConfigured, JobCreated
-from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent
+from domain.known_issues import KNOWN_ISSUE, KnownIssue, KnownIssueEvent, KnownIssueSearched
 from domain.projects import ProjectCreated
 from domain.quarantine import QUARANTINE, Quarantine, QuarantineEvent
-from domain.results import FAILED, PASSED, ResultText
-from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultClassified, ResultsClassifiedByRules
+from domain.results import FAILED, PASSED, ResultsRecorded, ResultText
+from domain.triage import (
+    CLASSIFICATIONS,
+    Classification,
+    KnownIssueLinked,
+    ResultClassified,
+    ResultsClassifiedByRules,
+    Source,
+)
 from domain.users import UserRegistered
 
 BEGIN = datetime(2026, 5, 20, tzinfo=UTC)
@@ -116,6 +124,20 @@ class World:
         )
         self.results += len(tests)
 
+    def search(self, known_issue_id: int) -> None:
+        """Searches older failures for a known issue as `workers.known_issues` does."""
+        issue = self.state(KNOWN_ISSUE.at(known_issue_id))
+        if issue is None:
+            return
+        rules, today = MatchRules(issue.match_rules), self.today()
+        found: list[tuple[int, int]] = []
+        for event in (recorded.event for recorded in self.log):
+            if isinstance(event, ResultsRecorded):
+                block = ReportRead(statuses=bytearray(event.statuses), texts=event.texts)
+                matched = [event.first_result_id + match.row for match in rules.find_matches(block)]
+                found += [(result_id, event.job_id) for result_id in matched if result_id not in today]
+        self.do(NoteSearch(known_issue_id, issue.edition, 0, found))
+
     def issues(self) -> list[KnownIssue]:
         ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})
         found = [self.state(KNOWN_ISSUE.at(known_issue_id)) for known_issue_id in ids]
@@ -131,15 +153,30 @@ class World:
         names = {case_id: node_id for node_id, case_id in self.cases.items()}
         return {case_id: names[case_id] for case_id in case_ids}
 
-    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
-        reported: dict[int, tuple[Classification, bool]]
-        reported = {result: (classification, False) for result, classification in self.by_rules().items()}
-        for result in {one.event.result_id for one in self.log if isinstance(one.event, ResultClassified)}:
-            reported[result] = self.state(TRIAGE.at(result)).classification, True
-        return {result_id: reported[result_id] for result_id in result_ids if result_id in reported}
+    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
+        today = self.today()
+        return {result_id: today[result_id] for result_id in result_ids if result_id in today}
+
+    def today(self) -> dict[int, tuple[Classification, Source]]:
+        """The classification of each result that has one, and who set it: `user` for a linked known issue, too."""
+        found: dict[int, tuple[Classification, Source]] = {
+            result: (classification, "rule") for result, classification in self.by_rules().items()
+        }
+        for event in (recorded.event for recorded in self.log):
+            match event:
+                case KnownIssueSearched():
+                    for result in event.result_ids:
+                        found.setdefault(result, (event.classification, "rule"))
+                case ResultClassified():
+                    found[event.result_id] = event.classification, event.set_by_kind
+                case KnownIssueLinked():
+                    found[event.result_id] = event.classification, "user"
+                case _:
+                    pass
+        return found
 
     def by_rules(self) -> dict[int, Classification]:
-        """What rules said of each result."""
+        """What rules said of each result when it was recorded."""
         return {
             result_id: CLASSIFICATIONS[index]
             for recorded in self.log

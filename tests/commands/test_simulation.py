@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from commands.build_assignment import LoseBuild
 from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild
+from commands.handler import Command
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
-from commands.triage import ClassifyResult
+from commands.triage import ClassifyResult, LinkKnownIssue
 from commands.triage import TriagedResult as Result
 from commands.what_if.rules import WhatIfRules, read_rules
 from commands.what_if.simulation import Difference, Simulation, TestDiffers, VerdictDiffers, differences
 from domain.builds import BUILD, Assigned, Running
 from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
+from domain.results import FAILED, ResultsRecorded
 from tests.commands.simulation_world import JOB, PROJECT, Ran, World, at
 
 A, B = "t.py::test_a", "t.py::test_b"
@@ -94,6 +96,27 @@ def quarantine(first_id: int, *node_ids: str, minutes: int | None = None) -> Ste
     return step
 
 
+def search(known_issue_id: int) -> Step:
+    return lambda world: world.search(known_issue_id)
+
+
+def classify(number: int) -> Step:
+    """A person classifies one of the failures so far."""
+
+    def step(world: World) -> None:
+        failures = [
+            Result(event.first_result_id + row, event.build_id, JOB, PROJECT, "failed")
+            for event in (recorded.event for recorded in world.log)
+            if isinstance(event, ResultsRecorded)
+            for row, status in enumerate(event.statuses)
+            if status == FAILED
+        ]
+        if failures:
+            world.do(ClassifyResult(failures[number % len(failures)], "product_bug"))
+
+    return step
+
+
 def teach(known_issue_id: int, text: str) -> Step:
     def step(world: World) -> None:
         if any(issue.known_issue_id == known_issue_id for issue in world.issues()):
@@ -145,10 +168,39 @@ def test_besides_the_real_rules_those_come_first() -> None:
     assert (found.before, found.after) == ("test_bug", "infra")
 
 
-def test_what_a_person_said_stands() -> None:
-    reported = ClassifyResult(Result(1, 1, JOB, PROJECT, "failed"), "product_bug")
-    found, replay = replayed(played(*ONE_FAILED, do(reported)), {"known_issues": [DNS]})
+FAILURE = Result(1, 1, JOB, PROJECT, "failed")
+PRODUCT_BUG = ClassifyResult(FAILURE, "product_bug")
+
+
+@pytest.mark.parametrize("pattern", ["no such host", "another text"])
+@pytest.mark.parametrize("decision", [PRODUCT_BUG, LinkKnownIssue(FAILURE, 1)], ids=["classified", "linked"])
+def test_what_a_person_said_stands(decision: Command, pattern: str) -> None:
+    issue = CreateKnownIssue(1, PROJECT, "new", "test_bug", "signature", "s-no such host")
+    world = played(*ONE_FAILED, do(issue), search(1), do(decision))
+    found, replay = replayed(world, {"known_issues": [DNS | {"pattern": pattern}]})
     assert (found, replay.counts.decided_by_people) == ([], 1)
+
+
+def test_what_a_search_for_older_failures_classified_is_a_rules_work() -> None:
+    issue = CreateKnownIssue(1, PROJECT, "new", "test_bug", "signature", "s-no such host")
+    world = played(*ONE_FAILED, do(issue), search(1))
+    for rules, expected in (
+        ({"known_issues": []}, [("test_bug", None)]),
+        ({"known_issues": [DNS]}, [("test_bug", "infra")]),
+        ({"known_issues": [DNS | {"classification": "test_bug"}]}, []),
+        ({"known_issues": [], "besides": True}, []),
+        # The what-if rule would have classified the failure before the search could.
+        ({"known_issues": [DNS], "besides": True}, [("test_bug", "infra")]),
+    ):
+        found, replay = replayed(world, rules)
+        assert [(one.before, one.after) for one in found] == expected, rules
+        assert replay.counts.decided_by_people == 0
+
+
+def test_the_classification_of_a_model_is_not_the_work_of_rules() -> None:
+    world = played(*ONE_FAILED, do(ClassifyResult(FAILURE, "flaky", set_by_kind="ai")))
+    assert replayed(world, {"known_issues": []})[0] == []
+    assert [(one.before, one.after) for one in replayed(world, {"known_issues": [DNS]})[0]] == [("flaky", "infra")]
 
 
 def test_nothing_is_current_classifications_erased_builds() -> None:
@@ -208,6 +260,7 @@ happening = st.one_of(
     st.builds(finish, builds, st.sampled_from([0, 1, 2, None]), st.sampled_from([None, None, None, "timeout"])),
     st.builds(lose, builds),
     st.builds(lambda build: do(AbortBuild(build, "stopped_by_user")), builds),
+    st.builds(classify, st.integers(0, 5)),
 )
 ids = st.integers(1, 2)
 classifications = st.sampled_from(["infra", "flaky"])
@@ -226,6 +279,7 @@ ruling = st.one_of(
     st.builds(lambda i, c, k: do(UpdateKnownIssue(i, classification=c, match=k)), ids, classifications, kinds),
     st.builds(lambda i: do(DeleteKnownIssue(i)), ids),
     st.builds(teach, ids, st.sampled_from(["x", "y"])),
+    st.builds(search, ids),
     st.builds(lambda entry: do(RemoveFromQuarantine(JOB, (entry,))), entries),
 )
 
@@ -260,20 +314,33 @@ def nothing(world: World) -> None:
 @given(scripts)
 def test_a_replay_tells_what_really_differs_between_two_pasts(script: list[tuple[Step | None, Step | None]]) -> None:
     """The same things happen in two worlds with other rules. Supposing in one the rules of the other tells exactly how
-    the two differ; supposing its own, nothing.
+    the two differ; supposing its own, only what its searches for older failures found.
     """
     one, other = (played(*(pair[world] or nothing for pair in script)) for world in (0, 1))
-    found, _ = replayed(one, other.as_they_were())
-    ours, theirs = one.by_rules(), other.by_rules()
-    assert {(f.result_id, f.before, f.after) for f in found if isinstance(f, TestDiffers)} == {
-        (result_id, ours.get(result_id), theirs.get(result_id))
-        for result_id in ours.keys() | theirs.keys()
-        if ours.get(result_id) != theirs.get(result_id)
-    }
+    found, replay = replayed(one, other.as_they_were())
+    assert classified(found) == changes(one, other.by_rules())
+    assert replay.counts.decided_by_people == sum(source == "user" for _, source in one.today().values())
     assert {(f.build_id, f.before, f.after) for f in found if isinstance(f, VerdictDiffers)} == {
         (build_id, status, other.verdicts()[build_id])
         for build_id, status in one.verdicts().items()
         if status != other.verdicts()[build_id]
     }
-    assert replayed(one, one.as_they_were())[0] == []
+    by_its_own_rules = replayed(one, one.as_they_were())[0]
+    assert classified(by_its_own_rules) == changes(one, one.by_rules())
+    assert all(isinstance(difference, TestDiffers) for difference in by_its_own_rules)
     assert replayed(one, WhatIfRules(known_issues=[], quarantine=[], additive=True))[0] == []
+
+
+def classified(found: list[Difference]) -> set[tuple[int, str | None, str | None]]:
+    return {(one.result_id, one.before, one.after) for one in found if isinstance(one, TestDiffers)}
+
+
+def changes(world: World, rules: Mapping[int, str]) -> set[tuple[int, str | None, str | None]]:
+    """How the classifications would change that no person has set, were they those of `rules`."""
+    today = world.today()
+    decided = {result_id for result_id, (_, source) in today.items() if source == "user"}
+    return {
+        (result_id, before, rules.get(result_id))
+        for result_id in (today.keys() | rules.keys()) - decided
+        if (before := today[result_id][0] if result_id in today else None) != rules.get(result_id)
+    }

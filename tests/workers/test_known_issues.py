@@ -13,12 +13,15 @@ from commands.projects import CreateProject
 from commands.reports.columns import read_chunks
 from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
-from commands.triage import ClassifyResult
+from commands.triage import ClassifyResult, LinkKnownIssue
+from commands.what_if.rules import SupposedIssue, WhatIfRules
+from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Simulation, TestDiffers, differences
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
 from projections import results_history, results_queries
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
+from projections.time_travel.rule_history import RuleHistory
 from store.clock import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
@@ -203,3 +206,28 @@ async def test_a_search_that_was_cut_goes_on_where_it_was(house: House) -> None:
     a, b = await house.ran(RESET, RESET)
     await house.does(CREATE, NoteSearch(17, 1, b, [(b, 1)]))
     assert await house.found() == [[a], []]
+
+
+async def test_a_replay_takes_what_a_search_classified_for_the_work_of_rules(house: House) -> None:
+    by_search, by_person, linked, by_ai, when_recorded, _ = await house.ran(RESET, RESET, RESET, RESET, FAILURE, "")
+    await house.classified(by_ai, "ai")
+    await house.does(CREATE)
+    await house.found()
+    await house.classified(by_person, "user")
+    result = to_recorded(await house.origin(linked))
+    await house.does(CreateKnownIssue(18, 1, "Other", "flaky", "signature", "none"), LinkKnownIssue(result, 18))
+    await house.shown()
+
+    async def replayed(rules: WhatIfRules) -> tuple[list[tuple[int, str | None, str | None]], int]:
+        simulation = Simulation(rules)
+        history = RuleHistory(house.parts.pool, house.parts.log, of_rules=RULE_EVENTS, of_builds=BUILD_EVENTS)
+        found = [item async for item in differences(history, simulation) if isinstance(item, TestDiffers)]
+        return [(item.result_id, item.before, item.after) for item in found], simulation.counts.decided_by_people
+
+    assert await replayed(WhatIfRules(known_issues=[])) == ([(by_search, "infra", None)], 2)
+    assert await replayed(WhatIfRules(known_issues=[], additive=True)) == ([], 2)
+    boom = SupposedIssue("Boom", "test_bug", pattern="boom|ECONN")
+    assert await replayed(WhatIfRules(known_issues=[boom])) == (
+        [(by_search, "infra", "test_bug"), (by_ai, "product_bug", "test_bug"), (when_recorded, None, "test_bug")],
+        2,
+    )

@@ -2,10 +2,12 @@
 
 Reports are classified and builds are judged by the same functions as when they were recorded, and only differences are
 returned. Memory holds the rules and the counts of builds that have not ended, so it does not grow with the history.
+
+A failure's classification under the what-if rules is compared with the one that it has today, which also comes from
+searches for known issues and from people.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,16 +34,7 @@ from domain.builds import (
     Verdict,
 )
 from domain.core.events import Event, Recorded
-from domain.known_issues import (
-    KNOWN_ISSUE,
-    KnownIssue,
-    KnownIssueCreated,
-    KnownIssueDeleted,
-    KnownIssueEvent,
-    KnownIssueTaught,
-    KnownIssueUpdated,
-    MatchRule,
-)
+from domain.known_issues import MatchRule
 from domain.quarantine import (
     QUARANTINE,
     Quarantine,
@@ -51,16 +44,9 @@ from domain.quarantine import (
     filter_quarantined,
 )
 from domain.results import FAILED, ResultsRecorded
-from domain.triage import CLASSIFICATIONS, Classification, ResultsClassifiedByRules
+from domain.triage import Classification, ResultsClassifiedByRules, Source
 
-RULE_EVENTS: tuple[type[Event], ...] = (
-    KnownIssueCreated,
-    KnownIssueUpdated,
-    KnownIssueTaught,
-    KnownIssueDeleted,
-    TestsQuarantined,
-    QuarantineLifted,
-)
+RULE_EVENTS: tuple[type[Event], ...] = (TestsQuarantined, QuarantineLifted)
 BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildQueued,
     BuildAssigned,
@@ -72,11 +58,13 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildFinished,
     BuildDeleted,
 )
-"""The events of builds that a simulation takes; it takes RULE_EVENTS from the beginning of the log."""
+"""The events of builds that a simulation takes; it takes RULE_EVENTS from the beginning of the log. Of known issues it
+takes no events: what they classified is in the events of builds, and in today's classifications.
+"""
 
 
 class TestDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A failure that would have been given another classification when it was recorded."""
+    """A failure that would have another classification than it has today."""
 
     __test__ = False
 
@@ -128,15 +116,24 @@ class Replayed:
     erased: int = 0
     """Builds that are left out because their contents were erased."""
     decided_by_people: int = 0
-    """Failures that are left out because a person has classified them since."""
+    """Failures that are left out because a person has classified them or linked them to a known issue."""
+
+
+@dataclass
+class ReportedFailures:
+    """The failed results of a report."""
+
+    cases: dict[int, int] = field(default_factory=dict)
+    """Result id -> test case."""
+    matched: dict[int, MatchRule] = field(default_factory=dict)
+    """Result id -> the what-if rule that matches it."""
+    classified: set[int] = field(default_factory=set)
+    """Results that the real rules classified when they were recorded."""
 
 
 @dataclass
 class _OpenBuild:
-    """A build that has not ended: its state under the what-if rules, and its real one.
-
-    `cases`, `matched` and `classified` map failed results of the report that is being processed.
-    """
+    """A build that has not ended: its state under the what-if rules, and its real one."""
 
     build: AnyBuild
     real: AnyBuild
@@ -144,12 +141,8 @@ class _OpenBuild:
     """Ids of the failures of this attempt that only quarantine keeps from failing the build."""
     newly_quarantined: int = 0
     """The number that the report that is being processed adds to `quarantined`."""
-    cases: dict[int, int] = field(default_factory=dict)
-    """Their test cases."""
-    matched: dict[int, MatchRule] = field(default_factory=dict)
-    """The rules that would have classified them."""
-    classified: dict[int, Classification] = field(default_factory=dict)
-    """The classifications that the real rules gave them."""
+    failures: ReportedFailures = field(default_factory=ReportedFailures)
+    """Of the report that is being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
         """Takes back what a report that is replaced had in quarantine."""
@@ -167,7 +160,6 @@ class Simulation:
 
     def __init__(self, what_if: WhatIfRules) -> None:
         self._what_if = what_if
-        self._issues: dict[int, dict[int, KnownIssue]] = defaultdict(dict)
         self._quarantines: dict[int, Quarantine] = {}
         self._open: dict[int, _OpenBuild] = {}
         self._rules: dict[int, tuple[list[MatchRule], MatchRules]] = {}
@@ -180,18 +172,11 @@ class Simulation:
             return []
         return [event.case_ids[row] for row in _quarantinable(event)]
 
-    def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[Difference]:
+    def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[VerdictDiffers]:
         """Processes the next event. `node_ids` has those of the cases that `needs` returned."""
         self.counts.position = recorded.position
         event = recorded.event
         match event:
-            case KnownIssueEvent():
-                issues = self._issues[event.project_id]
-                issue = KNOWN_ISSUE.evolve(issues.get(event.known_issue_id), event)
-                if issue is None or issue.deleted:
-                    issues.pop(event.known_issue_id, None)
-                else:
-                    issues[event.known_issue_id] = issue
             case QuarantineEvent():
                 state = self._quarantines.get(event.job_id, QUARANTINE.initial)
                 self._quarantines[event.job_id] = QUARANTINE.evolve(state, event)
@@ -203,15 +188,14 @@ class Simulation:
             case ResultsRecorded() if (opened := self._open.get(event.build_id)) is not None:
                 self._take_results(opened, event, node_ids)
             case ResultsClassifiedByRules() if (opened := self._open.get(event.build_id)) is not None:
-                rows = zip(event.result_ids, event.classifications, strict=True)
-                opened.classified |= {result_id: CLASSIFICATIONS[index] for result_id, index in rows}
+                opened.failures.classified.update(event.result_ids)
             case BuildEvent() if (opened := self._open.get(event.build_id)) is not None:
                 return list(self._take_build_event(opened, event))
             case _:
                 pass
         return []
 
-    def _take_build_event(self, opened: _OpenBuild, event: BuildEvent) -> Iterator[Difference]:
+    def _take_build_event(self, opened: _OpenBuild, event: BuildEvent) -> Iterator[VerdictDiffers]:
         simulated = event
         match event:
             case BuildFinished() | BuildDeleted():
@@ -222,7 +206,6 @@ class Simulation:
                 return
             case ReportRecorded():
                 self.counts.reports += 1
-                yield from self._compare_tests(opened, event)
                 if self._what_if.quarantine is not None:
                     opened.drop_replaced(event)
                     simulated = msgspec.structs.replace(event, quarantined=opened.newly_quarantined)
@@ -237,14 +220,15 @@ class Simulation:
     def _take_results(self, opened: _OpenBuild, event: ResultsRecorded, node_ids: Mapping[int, str]) -> None:
         for row, status in enumerate(event.statuses):
             if status == FAILED:
-                opened.cases[event.first_result_id + row] = event.case_ids[row]
                 self.counts.failures += 1
+                if self._what_if.known_issues is not None:
+                    opened.failures.cases[event.first_result_id + row] = event.case_ids[row]
         if self._what_if.known_issues is not None:
             rules, matcher = self._matcher(event.project_id, event.at)
             by_id = {rule.known_issue_id: rule for rule in rules}
             block = ReportRead(statuses=bytearray(event.statuses), texts=event.texts)
             for match in matcher.find_matches(block):
-                opened.matched[event.first_result_id + match.row] = by_id[match.known_issue_id]
+                opened.failures.matched[event.first_result_id + match.row] = by_id[match.known_issue_id]
         for replaced in event.replaced:
             if replaced.result_id in opened.quarantined:
                 opened.quarantined.discard(replaced.result_id)
@@ -265,19 +249,37 @@ class Simulation:
         return entries
 
     def _matcher(self, project_id: int, at: datetime) -> tuple[list[MatchRule], MatchRules]:
-        """The rules that would have held, and the same at work: made anew only when they are others."""
+        """The what-if rules of this time, and the same at work: made anew only when they are others."""
         rules = list(self._what_if.issue_rules(at, project_id))
-        if self._what_if.additive:
-            rules += [rule for issue in self._issues[project_id].values() for rule in issue.match_rules]
         known = self._rules.get(project_id)
         if known is None or known[0] != rules:
             known = self._rules[project_id] = rules, MatchRules(rules)
         return known
 
-    def _compare_tests(self, opened: _OpenBuild, event: ReportRecorded) -> Iterator[TestDiffers]:
-        has_known_issues = self._what_if.known_issues is not None
-        for result_id in sorted(opened.classified.keys() | opened.matched.keys()) if has_known_issues else ():
-            rule, before = opened.matched.get(result_id), opened.classified.get(result_id)
+    def pop_failures(self, event: ReportRecorded) -> ReportedFailures:
+        """Returns the failures of a report that was taken, to be compared; none when the rules have no known issues."""
+        opened = self._open.get(event.build_id)
+        if opened is None:
+            return ReportedFailures()
+        failures, opened.failures = opened.failures, ReportedFailures()
+        return failures
+
+    def compare_tests(
+        self, event: BuildEvent, failures: ReportedFailures, today: Mapping[int, tuple[Classification, Source]]
+    ) -> Iterator[TestDiffers]:
+        """Yields the failures of a report that the what-if rules would have classified differently. `today` has the
+        classifications that count now, and who set them.
+        """
+        for result_id, case_id in failures.cases.items():
+            before, source = today.get(result_id, (None, None))
+            if source == "user":
+                self.counts.decided_by_people += 1
+                continue
+            rule = failures.matched.get(result_id)
+            if self._what_if.additive and result_id in failures.classified:
+                continue  # the real rules come first
+            if rule is None and (self._what_if.additive or source != "rule"):
+                continue
             after = None if rule is None else rule.classification
             if before != after:
                 yield TestDiffers(
@@ -285,17 +287,15 @@ class Simulation:
                     build_id=event.build_id,
                     job_id=event.job_id,
                     project_id=event.project_id,
-                    test_case_id=opened.cases.get(result_id, 0),
+                    test_case_id=case_id,
                     before=before,
                     after=after,
-                    by=None if rule is None else self._title(event.project_id, rule.known_issue_id),
+                    by=None if rule is None else self._title(rule),
                 )
-        opened.cases, opened.matched, opened.classified = {}, {}, {}
 
-    def _title(self, project_id: int, known_issue_id: int) -> str:
-        if known_issue_id >= FIRST_ID:
-            return (self._what_if.known_issues or [])[known_issue_id - FIRST_ID].title
-        return self._issues[project_id][known_issue_id].title
+    def _title(self, rule: MatchRule) -> str:
+        assert self._what_if.known_issues is not None
+        return self._what_if.known_issues[rule.known_issue_id - FIRST_ID].title
 
 
 def _quarantinable(event: ResultsRecorded) -> list[int]:
@@ -339,37 +339,28 @@ class SimulatedHistory(Protocol):
         """Returns the node ids of the test cases; unknown cases are left out."""
         ...
 
-    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
-        """Returns the current classifications of those results that have one, and whether a person set them."""
+    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
+        """Returns the current classifications of those results that have one, and who set them: `user` also for a
+        result that a person linked to a known issue.
+        """
         ...
 
 
 async def differences(history: SimulatedHistory, simulation: Simulation) -> AsyncIterator[Difference]:
-    """Yields the differences as they are found, except for failures that a person has classified since."""
+    """Yields the differences as they are found, except for failures that a person has classified."""
     async for part in history.parts():
         for recorded in part:
             needed = simulation.needs(recorded)
             node_ids = await history.node_ids(needed) if needed else {}
             if isinstance(recorded.event, ResultsRecorded):
-                found = await asyncio.to_thread(simulation.take, recorded, node_ids)
+                await asyncio.to_thread(simulation.take, recorded, node_ids)
             else:
-                found = simulation.take(recorded, node_ids)
-            tests = [difference for difference in found if isinstance(difference, TestDiffers)]
-            for difference in await _as_of_today(history, simulation, tests) if tests else found:
-                yield difference
-
-
-async def _as_of_today(
-    history: SimulatedHistory, simulation: Simulation, tests: Sequence[TestDiffers]
-) -> list[TestDiffers]:
-    current = await history.current_classifications(test.result_id for test in tests)
-    named = await history.node_ids(test.test_case_id for test in tests)
-    remaining: list[TestDiffers] = []
-    for test in tests:
-        today, by_person = current.get(test.result_id, (test.before, False))
-        if by_person:
-            simulation.counts.decided_by_people += 1
-        elif today != test.after:
-            node_id = named.get(test.test_case_id, "")
-            remaining.append(msgspec.structs.replace(test, before=today, node_id=node_id))
-    return remaining
+                for verdict in simulation.take(recorded, node_ids):
+                    yield verdict
+            if isinstance(recorded.event, ReportRecorded):
+                failures = simulation.pop_failures(recorded.event)
+                today = await history.current_classifications(failures.cases) if failures.cases else {}
+                tests = list(simulation.compare_tests(recorded.event, failures, today))
+                named = await history.node_ids({test.test_case_id for test in tests}) if tests else {}
+                for test in tests:
+                    yield msgspec.structs.replace(test, node_id=named.get(test.test_case_id, ""))

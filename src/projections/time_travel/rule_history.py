@@ -7,11 +7,11 @@ from datetime import datetime
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event, Recorded, readable
-from domain.triage import CLASSIFICATIONS, Classification
+from domain.triage import TRIAGE, Classification, KnownIssueLinked, Source
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
 from projections.results_cases import TestCaseRow
-from projections.triage import RuleMatchRow, TriageRow
+from projections.triage import CLASSIFICATION, CLASSIFIED_BY, TRIAGE_JOINS
 from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
@@ -67,18 +67,21 @@ class RuleHistory:
         query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY (%(ids)s::bigint[])"
         return dict(await fetch_rows(self._pool, query, {"ids": list(case_ids)}))
 
-    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, bool]]:
-        query = (
-            "SELECT wanted.id, v.classification, m.classification FROM unnest(%(ids)s::bigint[]) wanted(id)"
-            f" LEFT JOIN {TriageRow.table} v ON v.id = wanted.id LEFT JOIN {RuleMatchRow.table} m ON m.id = wanted.id"
+    async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
+        # A rule classified the result too when a person links a known issue; only the result's own events tell.
+        is_linked = (
+            f"EXISTS (SELECT FROM stored_events WHERE originator_id = '{TRIAGE.prefix}-' || v.id"
+            f" AND topic = '{KnownIssueLinked.name}')"
         )
-        classified: dict[int, tuple[Classification, bool]] = {}
-        for result_id, by_person, by_rule in await fetch_rows(self._pool, query, {"ids": list(result_ids)}):
-            if by_person is not None:
-                classified[result_id] = by_person, True
-            elif by_rule is not None:
-                classified[result_id] = CLASSIFICATIONS[by_rule], False
-        return classified
+        query = (
+            f"SELECT t.id, {CLASSIFICATION},"
+            f" CASE WHEN v.set_by_kind = 'rule' AND {is_linked} THEN 'user' ELSE {CLASSIFIED_BY} END"
+            f" FROM unnest(%(ids)s::bigint[]) t(id){TRIAGE_JOINS} WHERE {CLASSIFIED_BY} IS NOT NULL"
+        )
+        return {
+            result_id: (classification, source)
+            for result_id, classification, source in await fetch_rows(self._pool, query, {"ids": list(result_ids)})
+        }
 
     async def _after(self, wanted: TrailFilter, position: int) -> list[int]:
         rest = dataclasses.replace(wanted, after=position)
