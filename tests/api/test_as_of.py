@@ -183,6 +183,15 @@ def test_permissions_of_a_user(server: Server, project: int) -> None:
     assert asked(server.admin, "/users/999999/permissions").status_code == 404
 
 
+def test_permissions_of_a_deleted_user_stay_readable(server: Server, project: int) -> None:
+    user = server.make_user("developer", {project: "write"}).get("/api/v3/me").json()
+    path = f"/users/{user['id']}/permissions"
+    live = shown(server.admin, path)
+    deleted = position(server.admin.delete(f"/api/v3/users/{user['id']}"))
+    assert shown(server.admin, path, deleted - 1) == live
+    assert asked(server.admin, path, deleted).status_code == 404
+
+
 def test_looking_back_needs_an_admin_of_the_project(server: Server, project: int, job: int) -> None:
     build = given_build(server, job)
     then = position(server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "x"}))

@@ -263,8 +263,8 @@ histories = st.lists(st.integers(0, len(kinds) - 1).flatmap(kinds.__getitem__), 
 
 class Subject(NamedTuple):
     path: str
-    key: str
-    """The data key of what it shows."""
+    key: str = ""
+    """The data key of what it shows; empty for what no erasure reaches."""
 
 
 BUILD_KEYS = {build: build_key(PROJECT, JOB_OF[build], build) for build in BUILDS}
@@ -278,7 +278,7 @@ SUBJECTS = (
         for path in (f"/jobs/{job}", f"/jobs/{job}/configuration", f"/quarantine?job_id={job}")
     ),
     *(Subject(f"/nodes/{node}", f"node-{node}") for node in NODES),
-    *(Subject(f"/users/{user}/permissions", f"user-{user}") for user in (*USERS, ROOT)),
+    *(Subject(f"/users/{user}/permissions") for user in (*USERS, ROOT)),
 )
 GAUGES = {"cpu_pct": None, "uptime_s": None}
 

@@ -187,8 +187,9 @@ async def _node(reader: HistoricalReader, first: NodeRegistered) -> None:
 
 
 async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
+    # Roles and memberships are in no field that an erasure destroys, so a deleted user's permissions stay readable.
     memberships = await reader.find_related("user", first.user_id)
-    await reader.fold(streams=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
+    await reader.fold(supporting=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
 
 
 _REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, TriageRow, RuleMatchRow)
