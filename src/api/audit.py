@@ -125,7 +125,8 @@ async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[To
         async with ctx.reading() as connection:
             names |= await audit_trail.fetch_actor_names(connection, {recorded.event.actor for recorded in events})
         found |= {recorded.position: describe(recorded, names.get(recorded.event.actor)) for recorded in events}
-    return await add_changes(ctx.log, [found[position] for position in positions if position in found])
+    async with ctx.reading() as connection:
+        return await add_changes(connection, ctx.log, [found[position] for position in positions if position in found])
 
 
 async def find_readable_projects(ctx: RequestContext, project_id: int | None) -> list[int] | None:

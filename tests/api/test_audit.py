@@ -111,6 +111,33 @@ def test_the_story_of_a_stream(server: Server, job: int) -> None:
     assert (results["type"], results["changes"]) == ("results.recorded", [])
 
 
+def test_the_story_of_a_build_says_which_known_issue_classified_which_result(
+    server: Server, project: int, job: int
+) -> None:
+    issue = {"project_id": project, "title": "Boom", "classification": "infra", "pattern": "boom"}
+    known = server.admin.post("/api/v3/known-issues", json=issue).json()["id"]
+    other = server.admin.post("/api/v3/known-issues", json=issue | {"pattern": "other"}).json()["id"]
+    build = given_build(server, job)
+    upload(server.admin, build, REPORT)
+    failed = server.admin.get("/api/v3/tests", params={"build_id": build}).json()["results"][0]["id"]
+    by_rule = {f"results.{failed}.classification": (None, "infra"), f"results.{failed}.known_issue_id": (None, known)}
+    reported = story(server.admin, f"build-{build}")[-1]
+    assert reported["type"] == "build.report_recorded"
+    assert changed(reported).items() >= by_rule.items()
+    classified = story(server.admin, f"results-{build}")[-1]
+    assert classified["summary"].endswith(f"classified 1 failure of build {build} by known issue {known}.")
+    assert changed(classified) == by_rule
+
+    tests = f"/api/v3/tests/{failed}"
+    server.admin.post(f"{tests}/known-issue", json={"known_issue_id": other}).raise_for_status()
+    server.admin.post(f"{tests}/classification", json={"classification": "product_bug"}).raise_for_status()
+    linked, decided = story(server.admin, f"result-{failed}")
+    assert changed(linked) == {"known_issue_id": (known, other)}
+    assert decided["summary"].endswith("as product bug, before infra.")
+    assert changed(decided)["classification"] == ("infra", "product_bug")
+    assert changed(decided)["set_by_kind"] == ("rule", "user")
+
+
 def test_a_deleted_build_stays_listed_without_its_texts(server: Server, project: int, job: int) -> None:
     build = given_build(server, job, branch="very-secret-branch")
     server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "failed"}).raise_for_status()

@@ -1,6 +1,7 @@
 """Failures of the past that a known issue would have classified, had it been there."""
 
 from array import array
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Simulation, T
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
 from projections import results_history, results_queries
+from projections.audit_view.entries import add_changes, describe
 from projections.engine.engine import Engine, ensure_tables, fetch_positions
 from projections.registry import PROJECTIONS
 from projections.time_travel.rule_history import RuleHistory
@@ -231,3 +233,33 @@ async def test_a_replay_takes_what_a_search_classified_for_the_work_of_rules(hou
         [(by_search, "infra", "test_bug"), (by_ai, "product_bug", "test_bug"), (when_recorded, None, "test_bug")],
         2,
     )
+
+
+async def test_the_trail_says_what_a_search_classified(house: House) -> None:
+    found, by_user, linked = await house.ran(RESET, RESET, RESET)
+    await house.does(CREATE, CreateKnownIssue(18, 1, "Again", "flaky", "pattern", "RESET"))
+    await house.shown()
+    # A person decides while the searches are under way, and the second one does not see yet what the first one found.
+    await house.does(ClassifyResult(to_recorded(await house.origin(by_user)), "product_bug"))
+    assert await house.found(show=False) == [[linked, by_user, found]] * 2
+    await house.shown()
+    await house.does(LinkKnownIssue(to_recorded(await house.origin(linked)), 18))
+    log = house.parts.log
+
+    async def changes(stream: str) -> list[dict[str, tuple[Any, Any]]]:
+        entries = [describe(recorded, None) for recorded in await log.read_stream(stream, 0, 10)]
+        shown = await add_changes(house.parts.pool, log, entries)
+        return [{one.field: (one.before, one.after) for one in entry.changes or ()} for entry in shown]
+
+    first, second = (await changes("known_issue-17"))[1], (await changes("known_issue-18"))[1]
+    assert {field: values for field, values in first.items() if field.startswith("results.")} == {
+        f"results.{linked}.classification": (None, "infra"),
+        f"results.{linked}.known_issue_id": (None, 17),
+        f"results.{found}.classification": (None, "infra"),
+        f"results.{found}.known_issue_id": (None, 17),
+    }
+    assert not any(field.startswith("results.") for field in second)
+    assert await changes(f"result-{linked}") == [{"known_issue_id": (17, 18), "classification": ("infra", "flaky")}]
+    assert await changes(f"result-{by_user}") == [
+        {"classification": (None, "product_bug"), "set_by_kind": (None, "user")},
+    ]

@@ -152,7 +152,9 @@ class EventFeed:
         actors = {recorded.event.actor for recorded in events}
         names = await audit_trail.fetch_actor_names(self._services.pool, actors)
         entries = [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
-        short = await add_changes(self._services.log, [one for one in entries if one.version <= SHORT_STREAM_LENGTH])
+        short = await add_changes(
+            self._services.pool, self._services.log, [one for one in entries if one.version <= SHORT_STREAM_LENGTH]
+        )
         changed = {entry.position: entry for entry in short}
         return [_message(changed.get(entry.position, entry)) for entry in entries]
 

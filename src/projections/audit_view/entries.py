@@ -5,7 +5,7 @@ for all of its events on a page. Secrets are shown as SECRET.
 """
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -33,8 +33,10 @@ from domain.templates import TEMPLATE
 from domain.triage import TRIAGE
 from domain.users import USER, UserPasswordSet, UserRegistered
 from domain.webhooks import DELIVERY, WEBHOOK
+from projections.audit_view.rule_matches import CLASSIFYING, RuleMatch, RuleMatches
 from projections.audit_view.summaries import summarize
 from store.log.event_log import EventLog
+from store.postgres.queries import Source
 
 SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
@@ -160,8 +162,9 @@ def describe(recorded: Recorded, name: str | None) -> Told:
     )
 
 
-async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
+async def add_changes(source: Source, log: EventLog, shown: Sequence[Told]) -> list[Told]:
     """Returns the entries with the changes of each. Folds each stream once."""
+    rules = RuleMatches(source, log)
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
     for one in shown:
@@ -172,17 +175,36 @@ async def add_changes(log: EventLog, shown: Sequence[Told]) -> list[Told]:
         {stream: version for stream, version in last.items() if version <= SHORT_STREAM_LENGTH}
     )
     for stream, version in last.items():
-        folder = StreamFolder(stream, by_stream[stream])
+        folder = StreamFolder(stream, by_stream[stream], await rules.find_for_stream(stream))
         if stream in short:
             folder.apply(short[stream])
         else:
             for start in range(0, version, SHORT_STREAM_LENGTH):
                 folder.apply(await log.read_stream(stream, start, min(SHORT_STREAM_LENGTH, version - start)))
         changed |= folder.changes
+    for one in shown:
+        if one.type in CLASSIFYING:
+            for recorded in await log.read_at([one.position]):
+                changed[one.position] = add_matches(
+                    changed.get(one.position, []), await rules.find_classified(recorded)
+                )
     return [
         msgspec.structs.replace(one, changes=None if one.version > MAX_FOLDED else changed.get(one.position, []))
         for one in shown
     ]
+
+
+def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
+    """Returns the changes of an event with those of the results that it classified."""
+    classified = (
+        change
+        for match in matches
+        for change in (
+            Change(f"results.{match.result_id}.classification", None, match.classification),
+            Change(f"results.{match.result_id}.known_issue_id", None, match.known_issue_id),
+        )
+    )
+    return _cut([*changes, *classified])
 
 
 def describe_actor(actor: str, name: str | None) -> str:
@@ -206,19 +228,25 @@ def find_category(stream: str) -> Category[Any] | None:
 
 
 class StreamFolder:
-    """Folds a stream, whose events are given to `apply` in order, and collects the changes of the wanted versions."""
+    """Folds a stream, whose events are given to `apply` in order, and collects the changes of the wanted versions.
 
-    def __init__(self, stream: str, wanted: Collection[int]) -> None:
+    `matches`, in order, is what rules said of the result that the stream is about.
+    """
+
+    def __init__(self, stream: str, wanted: Collection[int], matches: Iterable[RuleMatch] = ()) -> None:
         category = find_category(stream)
         assert category is not None, f"nothing is folded from {stream}"
         self._evolve = category.evolve
         self._initial = self._state = category.initial
         self._id_field = f"{category.prefix.rpartition('-')[2]}_id"
         self._wanted = wanted
+        self._matches = deque(matches)
         self.changes: dict[int, list[Change]] = {}
 
     def apply(self, events: Iterable[Recorded]) -> None:
         for recorded in events:
+            while self._matches and self._matches[0].position < recorded.position:
+                self._state = self._matches.popleft().classify(self._state)
             before, self._state = self._state, self._evolve(self._state, recorded.event)
             if recorded.version in self._wanted:
                 changes = [
@@ -301,10 +329,13 @@ def _changes_outside_state(event: Event) -> Iterator[Change]:
 def _shown(changes: Iterable[Change], id_field: str, erased: bool) -> list[Change]:
     # The id in the stream's name is no change, and the blank fields of an erased event were not its values.
     kept = [change for change in changes if change.field != id_field and not (erased and change.after in BLANK)]
-    shown = [Change(change.field, _plain(change.before), _plain(change.after)) for change in kept[:MAX_CHANGES]]
-    if len(kept) > MAX_CHANGES:
-        shown.append(Change("…", None, f"and {len(kept) - MAX_CHANGES:,} more"))
-    return shown
+    return _cut([Change(change.field, _plain(change.before), _plain(change.after)) for change in kept])
+
+
+def _cut(changes: list[Change]) -> list[Change]:
+    if len(changes) <= MAX_CHANGES:
+        return changes
+    return [*changes[:MAX_CHANGES], Change("…", None, f"and {len(changes) - MAX_CHANGES:,} more")]
 
 
 def _plain(value: Any) -> Any:

@@ -126,7 +126,8 @@ def _results_replaced(event: results.ResultsReplaced) -> str:
 
 
 def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
-    by = count(len(set(event.known_issue_ids)), "known issue")
+    issues = [str(known_issue_id) for known_issue_id in dict.fromkeys(event.known_issue_ids)]
+    by = f"known issue{'' if len(issues) == 1 else 's'} {listed(issues)}"
     return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} by {by}"
 
 
@@ -141,7 +142,8 @@ def _known_issue_created(event: known_issues.KnownIssueCreated) -> str:
 
 
 def _searched(event: known_issues.KnownIssueSearched) -> str:
-    return f"searched older failures for known issue {event.known_issue_id}: {len(event.result_ids):,} found"
+    found = f"{len(event.result_ids):,} found, {spaced(event.classification)}" if event.result_ids else "none found"
+    return f"searched older failures for known issue {event.known_issue_id}: {found}"
 
 
 def _quarantined(event: quarantine.TestsQuarantined) -> str:

@@ -151,12 +151,13 @@ class EventLog:
         is_full = len(events) == limit
         return Batch(events, last if is_full else max(last, end), is_full)
 
-    async def find_positions(self, streams: Sequence[str], until: int) -> list[int]:
-        """Returns the positions of all events of these streams up to position `until`."""
+    async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
+        """Returns the positions of the events of these streams up to position `until`, of all or of these names."""
         rows = await fetch_rows(
             self._source,
-            "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s",
-            (list(streams), until),
+            "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s"
+            " AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))",
+            (list(streams), until, names, names),
         )
         return [position for (position,) in rows]
 

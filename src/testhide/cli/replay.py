@@ -18,7 +18,8 @@ from commands.what_if.rules import MAX_BYTES, WhatIfRules, read_rules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Difference, Simulation, TestDiffers, differences
 from domain.core.errors import Invalid
 from projections import audit_trail
-from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, describe, find_category
+from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, add_matches, describe, find_category
+from projections.audit_view.rule_matches import RuleMatches
 from projections.time_travel.rule_history import RuleHistory
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
@@ -62,7 +63,9 @@ def replay(
 async def print_story(settings: Settings, stream: str) -> int:
     """Print every event of a stream with the changes it made. Raises Fault for an unknown stream."""
     async with core(settings, pool_size=2) as parts:
-        folder = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62))
+        rules = RuleMatches(parts.pool, parts.log)
+        matches = await rules.find_for_stream(stream)
+        folder = None if find_category(stream) is None else StreamFolder(stream, range(1, 2**62), matches)
         version = 0
         while events := await parts.log.read_stream(stream, version, EVENT_BATCH):
             names = await _fetch_names(parts, {recorded.event.actor for recorded in events})
@@ -70,6 +73,7 @@ async def print_story(settings: Settings, stream: str) -> int:
                 folder.apply(events)
             for recorded in events:
                 changes = [] if folder is None else folder.changes.pop(recorded.position)
+                changes = add_matches(changes, await rules.find_classified(recorded))
                 one = describe(recorded, names.get(recorded.event.actor))
                 print("\n".join(format_entry(msgspec.structs.replace(one, changes=changes))))
             version = events[-1].version

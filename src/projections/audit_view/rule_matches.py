@@ -1,0 +1,117 @@
+"""Classifications by rules in the audit trail: which known issue classified which result.
+
+A report and a search for older failures classify many results with one event, which is in the stream of none of them.
+So what a result was classified as before an event is folded from its own stream and from those events.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from domain.builds import ReportRecorded
+from domain.core.events import Recorded
+from domain.known_issues import KnownIssueSearched
+from domain.results import results_stream
+from domain.triage import CLASSIFICATIONS, TRIAGE, Classification, ResultEvent, ResultsClassifiedByRules, Triage
+from projections import event_index
+from store.log.event_log import EventLog
+from store.postgres.queries import Source
+
+CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRecorded.name)
+"""Events whose changes are the classifications of results; those of a report came with it."""
+EVENT_BATCH = 20
+"""Events in memory at once; one of a large report names a hundred thousand results."""
+
+
+class RuleMatch(NamedTuple):
+    """A known issue matched a result, and classified it unless it had a classification."""
+
+    position: int
+    result_id: int
+    known_issue_id: int
+    classification: Classification
+
+    def classify(self, triage: Triage) -> Triage:
+        if triage.classification is not None:
+            return triage
+        return msgspec.structs.replace(
+            triage, classification=self.classification, set_by_kind="rule", known_issue_id=self.known_issue_id
+        )
+
+
+def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
+    match recorded.event:
+        case ResultsClassifiedByRules() as event:
+            columns = zip(event.result_ids, event.known_issue_ids, event.classifications, strict=True)
+            for result_id, known_issue_id, index in columns:
+                yield RuleMatch(recorded.position, result_id, known_issue_id, CLASSIFICATIONS[index])
+        case KnownIssueSearched() as event:
+            for result_id in event.result_ids:
+                yield RuleMatch(recorded.position, result_id, event.known_issue_id, event.classification)
+
+
+def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
+    """Folds the events of a result's stream and what rules said of the result, in the order of the log."""
+    state = TRIAGE.initial
+    steps: list[Recorded | RuleMatch] = [*events, *matches]
+    for step in sorted(steps, key=lambda step: step.position):
+        state = step.classify(state) if isinstance(step, RuleMatch) else TRIAGE.evolve(state, step.event)
+    return state
+
+
+@dataclass(frozen=True)
+class RuleMatches:
+    """Looks up in the log what rules said of results."""
+
+    source: Source
+    log: EventLog
+
+    async def find_for_stream(self, stream: str) -> list[RuleMatch]:
+        """Returns what rules said of the result that a stream is about, in order; nothing for any other stream."""
+        if not stream.startswith(f"{TRIAGE.prefix}-"):
+            return []
+        for first in await self.log.read_stream(stream, 0, 1):
+            if isinstance(event := first.event, ResultEvent):
+                return await self._find([event.result_id], results_stream(event.build_id), [event.job_id])
+        return []
+
+    async def find_classified(self, recorded: Recorded) -> list[RuleMatch]:
+        """Returns what an event classified: what it matched, without results that had a classification already."""
+        event = recorded.event
+        if isinstance(event, ReportRecorded):
+            results = range(event.first_result_id, event.first_result_id + event.cases)
+            return await self._find(results, results_stream(event.build_id), [])
+        matches = list(matches_in(recorded))
+        if not isinstance(event, KnownIssueSearched) or not matches:
+            return matches
+        ids = [match.result_id for match in matches]
+        streams = {TRIAGE.at(result_id).name: result_id for result_id in ids}
+        events: dict[int, list[Recorded]] = defaultdict(list)
+        for item in await self.log.read_at(await self.log.find_positions(list(streams), recorded.position)):
+            events[streams[item.stream]].append(item)
+        earlier: dict[int, list[RuleMatch]] = defaultdict(list)
+        for match in await self._find(ids, None, event.job_ids, recorded.position - 1):
+            earlier[match.result_id].append(match)
+        return [
+            match
+            for match in matches
+            if fold_triage(events[match.result_id], earlier[match.result_id]).classification is None
+        ]
+
+    async def _find(
+        self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
+    ) -> list[RuleMatch]:
+        """Returns what the reports in a results stream and the searches in jobs said of these results, in order."""
+        positions = set[int]()
+        if reports is not None:
+            positions.update(await self.log.find_positions([reports], until, [ResultsClassifiedByRules.name]))
+        for job_id in set(jobs):
+            positions.update(await event_index.find_positions(self.source, "triage", job_id, until))
+        wanted, in_order, found = frozenset(results), sorted(positions), list[RuleMatch]()
+        for start in range(0, len(in_order), EVENT_BATCH):
+            for recorded in await self.log.read_at(in_order[start : start + EVENT_BATCH]):
+                found += [match for match in matches_in(recorded) if match.result_id in wanted]
+        return found
