@@ -9,10 +9,11 @@ import msgspec
 from litestar import Controller, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Parameter
-from msgspec import Meta, structs
+from msgspec import UNSET, Meta, UnsetType, structs
 from psycopg import AsyncConnection
 
-from api.http.as_of import as_of
+from api.http.as_of import AsOf, reach_moment
+from api.http.as_of import as_of as takes_as_of
 from api.http.configurations import check_variables
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
@@ -22,11 +23,11 @@ from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, VisibleStatus, status_of
-from domain.core.errors import ContentsAltered, NotFound
-from projections import builds
-from projections.builds import BuildFilters, BuildRow
+from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
+from projections import build_positions, builds
+from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, detail, item
-from projections.time_travel.historical_reads import BUILD_HISTORY
+from projections.time_travel.historical_reads import BUILD_HISTORY, HistoricalReader, fold_builds
 from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import fetch_waiting_reason
 
@@ -87,6 +88,8 @@ class ExternalResult(msgspec.Struct):
 class BuildPage(msgspec.Struct):
     total: int
     results: list[BuildItem]
+    erased: list[int] | UnsetType = UNSET
+    """With `as_of`: the builds of the page that have been deleted since, so that their branch and commit are erased."""
 
 
 class LogPage(msgspec.Struct):
@@ -116,7 +119,7 @@ class BuildController(Controller):
         assert build is not None
         return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)
 
-    @get(opt={"headers": ("Testhide-Total",)})
+    @get(opt={"as_of": True, "headers": ("Testhide-Total",)})
     async def list_builds(
         self,
         ctx: RequestContext,
@@ -131,8 +134,12 @@ class BuildController(Controller):
         before: Annotated[
             int | None, Parameter(ge=1, le=MAX_ID, description="Only builds older than this id, instead of a page")
         ] = None,
+        as_of: AsOf = None,
     ) -> Response[BuildPage]:
-        """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth."""
+        """Builds, the newest first. `Link: rel="next"` leads to older ones at the same cost at any depth.
+
+        With `as_of`, builds as they were then: `status=queued` is the queue of that moment.
+        """
         filters = BuildFilters(
             ctx.user.projects,
             job_id,
@@ -142,16 +149,21 @@ class BuildController(Controller):
             created_after,
             created_before,
         )
+        on_page = structs.replace(filters, before_id=before)
         offset = 0 if before is not None else (page - 1) * limit
-        async with ctx.reading() as connection:
-            found = await builds.fetch_page(connection, structs.replace(filters, before_id=before), limit, offset)
-            total = await builds.count(connection, filters)
-        headers = next_page(ctx.request, limit, [row.id for row in found], key="before")
+        if as_of is not None:
+            found, total, shown = await read_past_page(ctx, filters, on_page, as_of, limit, offset)
+        else:
+            async with ctx.reading() as connection:
+                rows = await builds.fetch_page(connection, on_page, limit, offset)
+                total = await builds.count(connection, filters)
+            found, shown = [row.id for row in rows], BuildPage(total.builds, [item(row) for row in rows])
+        headers = next_page(ctx.request, limit, found, key="before")
         if total.is_lower_bound:
             headers["Testhide-Total"] = "lower-bound"
-        return Response(BuildPage(total.builds, [item(row) for row in found]), headers=headers)
+        return Response(shown, headers=headers)
 
-    @get("/{build_id:int}", **as_of(BUILD_HISTORY, "build_id"))
+    @get("/{build_id:int}", **takes_as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
         """Returns a build with its totals and comments, and while it is queued with what it waits for."""
         async with read_build(ctx, build_id) as (connection, row):
@@ -254,6 +266,32 @@ async def read_build(
             raise NotFound(f"There is no build {build_id}.")
         ctx.user.must(level, row.project_id, f"build {build_id}")
         yield connection, row
+
+
+async def read_past_page(
+    ctx: RequestContext, filters: BuildFilters, on_page: BuildFilters, as_of: str, limit: int, offset: int
+) -> tuple[list[int], BuildCount, BuildPage]:
+    """Returns the ids on a page of the builds of a past moment, the number of all, and the page.
+
+    Admins read the past of all projects, project admins that of theirs. Raises Forbidden for others, and
+    Invalid for a filter by commit.
+    """
+    if filters.commit_sha is not None:
+        raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
+    if not ctx.user.is_admin:
+        projects = [project for project in ctx.user.access if ctx.user.may("admin", project)]
+        if not projects:
+            raise Forbidden("The past is for admins, and that of a project for the project's admins.")
+        filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
+    moment = await reach_moment(ctx.services, ctx.request, as_of)
+    async with ctx.services.past.limit():
+        async with ctx.reading() as connection:
+            ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
+            total = await build_positions.count(connection, filters, moment.position)
+        reader = HistoricalReader(ctx.services.pool, ctx.services.log, moment.position, [BuildRow])
+        rows = await fold_builds(reader, ids)
+    erased = [row.id for row in rows if reader.tables.is_erased(row)]
+    return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased)
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:

@@ -217,12 +217,18 @@ class BuildCount(NamedTuple):
     is_lower_bound: bool
 
 
-async def count(source: Source, filters: BuildFilters) -> BuildCount:
-    """The number of matching builds: exact with at most one filter besides `projects`, else up to MAX_COUNT."""
+async def count(
+    source: Source, filters: BuildFilters, table: str = str(BuildRow.table), **parameters: Any
+) -> BuildCount:
+    """The number of matching builds: exact with at most one filter besides `projects`, else up to MAX_COUNT.
+
+    `table` is the one that has them, or a query with `parameters`.
+    """
     given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
     limit = MAX_COUNT + 1 if len(given - {"projects"}) > 1 else None
-    query = f"SELECT count(*) FROM (SELECT FROM {BuildRow.table} WHERE {filters.where()} LIMIT %(limit)s) found"
-    count = int(await fetch_value(source, query, msgspec.structs.asdict(filters) | {"limit": limit}))
+    query = f"SELECT count(*) FROM (SELECT FROM {table} WHERE {filters.where()} LIMIT %(limit)s) found"
+    values = msgspec.structs.asdict(filters) | parameters | {"limit": limit}
+    count = int(await fetch_value(source, query, values))
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 

@@ -4,6 +4,7 @@ from projections import (
     artifacts,
     audit_trail,
     auth,
+    build_positions,
     builds,
     event_index,
     jobs,
@@ -38,4 +39,5 @@ PROJECTIONS = (
     teams.PROJECTION,
     audit_trail.PROJECTION,
     event_index.PROJECTION,
+    build_positions.PROJECTION,
 )

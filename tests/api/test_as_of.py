@@ -107,6 +107,52 @@ async def test_a_time_means_the_same_position_while_the_log_grows(parts: Core) -
     assert (await resolve_moment(parts.log, "2026-05-19T00:00:00Z")).position == 0
 
 
+def test_the_list_of_builds_is_shown_as_it_was(server: Server, project: int) -> None:
+    admin, job = server.admin, given_job(server, project)
+    builds = f"/builds?job_id={job}"
+    configuration = {"command": "make", "setup": [], "env": {}, "artifacts": []}
+    admin.put(f"/api/v3/jobs/{job}/configuration", json=configuration).raise_for_status()
+    first, second = given_build(server, job, branch="side"), given_build(server, job, external=False)
+    queue = shown(admin, f"{builds}&status=queued")
+    both = shown(admin, builds)
+    then = position(admin.post(f"/api/v3/builds/{second}/comment", json={"text": "x"}))
+    position(admin.post(f"/api/v3/builds/{second}/stop"))
+    position(admin.post(f"/api/v3/builds/{first}/finish", json={"status": "passed"}))
+    third = given_build(server, job)
+    ended = shown(admin, builds)
+    later = position(admin.post(f"/api/v3/builds/{third}/comment", json={"text": "x"}))
+    deleted = position(admin.delete(f"/api/v3/builds/{first}"))
+
+    assert [build["id"] for build in queue["results"]] == [second]
+    assert shown(admin, f"{builds}&status=queued", then) == queue | {"erased": []}
+    assert shown(admin, f"{builds}&status=passed", then)["total"] == 0
+    assert shown(admin, builds, later)["erased"] == [first]
+    without_texts = [build | {"branch": "", "commit_sha": None} for build in both["results"] if build["id"] == first]
+    assert shown(admin, f"{builds}&status=running", then) == {"total": 1, "results": without_texts, "erased": [first]}
+    assert shown(admin, f"{builds}&branch=side", then) == {"total": 0, "results": [], "erased": []}
+    page = asked(admin, f"{builds}&limit=2", later)
+    assert page.json()["results"] == ended["results"][:2]
+    assert page.headers["Testhide-As-Of"] == str(later)
+    assert [build["id"] for build in admin.get(page.links["next"]["url"]).json()["results"]] == [first]
+    assert shown(admin, f"{builds}&limit=1&page=3", later)["results"][0]["id"] == first
+    assert shown(admin, builds, deleted)["total"] == shown(admin, builds)["total"] == 2
+    gone = position(admin.delete(f"/api/v3/jobs/{job}"))
+    assert shown(admin, builds, gone - 1)["total"] > 0 == shown(admin, builds, gone)["total"]
+
+
+def test_a_projects_admin_lists_the_builds_of_its_past_only(server: Server, project: int, job: int) -> None:
+    other = given_job(server, given_project(server))
+    given_build(server, other)
+    build = given_build(server, job)
+    then = position(server.admin.post(f"/api/v3/builds/{build}/comment", json={"text": "x"}))
+    for access, status in (("admin", 200), ("write", 403), (None, 403)):
+        user = server.make_user("developer", {project: access} if access else {})  # type: ignore[dict-item]
+        assert asked(user, "/builds", then).status_code == status
+    user = server.make_user("developer", {project: "admin"})
+    assert {item["project_id"] for item in shown(user, "/builds", then)["results"]} == {project}
+    assert shown(user, f"/builds?job_id={other}", then)["total"] == 0
+
+
 def test_tests_of_a_build_are_shown_with_what_was_said_of_them_then(server: Server, project: int, job: int) -> None:
     admin = server.admin
     build = given_build(server, job)
@@ -241,7 +287,6 @@ def test_a_moment_that_is_none_is_refused(server: Server, job: int, as_of: str, 
 def test_where_the_past_is_not_shown_it_is_not_mistaken_for_today(server: Server, job: int) -> None:
     admin = server.admin
     for answer in (
-        admin.get("/api/v3/builds?as_of=1"),
         admin.get("/api/v3/jobs?as_of=1"),
         admin.put(f"/api/v3/jobs/{job}?as_of=1", json={"name": "x"}),
         admin.delete(f"/api/v3/jobs/{job}?as_of=1"),

@@ -277,6 +277,8 @@ SUBJECTS = (
         for job in JOBS
         for path in (f"/jobs/{job}", f"/jobs/{job}/configuration", f"/quarantine?job_id={job}")
     ),
+    *(Subject(f"/builds?limit=3{more}") for more in ("", "&page=2", "&before=4", f"&job_id={JOBS[0]}")),
+    *(Subject(f"/builds?status={status}") for status in ("queued", "running", "passed", "failed", "aborted")),
     *(Subject(f"/nodes/{node}", f"node-{node}") for node in NODES),
     *(Subject(f"/users/{user}/permissions") for user in (*USERS, ROOT)),
 )
@@ -333,6 +335,13 @@ class History:
         shown = self.shown[position][subject]
         if shown is None:
             return None
+        if subject.path.startswith("/builds?"):
+            erased = [
+                item["id"] for item in shown["results"] if not self.gone.isdisjoint(lineage(BUILD_KEYS[item["id"]]))
+            ]
+            blank = {"branch": "", "commit_sha": None}
+            results = [item | blank if item["id"] in erased else item for item in shown["results"]]
+            return {"total": shown["total"], "results": results, "erased": erased}
         people = {f"user-{user}" for user in USERS if f"user{user}@example.com" in str(shown)}
         if not self.gone.isdisjoint({*lineage(subject.key), *people}):
             return "gone"

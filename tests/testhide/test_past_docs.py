@@ -24,7 +24,7 @@ def test_the_documented_commands(server: Server) -> None:
     }
     section = DOCS.read_text().partition(f"\n{HEADING}\n")[2].partition("\n## ")[0]
     commands = [line.strip() for line in section.splitlines() if line.startswith("    ")]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         done = subprocess.run(
             ["sh", "-c", command], env=variables, capture_output=True, text=True, timeout=60, check=False

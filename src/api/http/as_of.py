@@ -76,11 +76,7 @@ async def _historical_context(
         raise NotFound(f"There is no {name}.")
     first = history[0].event
     _check_access(request.user, first, name)
-    moment = await resolve_moment(services.log, as_of)
-    request.state.as_of = request.state.position = moment.position
-    # The subject's related events are found in a read model, which must have reached the position.
-    if not await services.waiter.wait_reached(moment.position):
-        raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
+    moment = await reach_moment(services, request, as_of)
     async with services.past.limit():
         tables = HistoricalTables(subject.rows, await with_dismissals(services.log, PROJECTIONS))
         reader = HistoricalReader(services.pool, services.log, moment.position, tables)
@@ -99,6 +95,18 @@ def _check_access(user: User, first: Event, name: str) -> None:
         user.must("admin", project_id, name)
     elif not user.is_admin:
         raise Forbidden("Only admins look at the past of what belongs to no project.")
+
+
+async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
+    """Returns the moment that `as_of` names, once the read models in which past events are found have reached it.
+
+    Adds it to the response's headers. Raises Invalid, or Unavailable when the read models are behind.
+    """
+    moment = await resolve_moment(services.log, as_of)
+    request.state.as_of = request.state.position = moment.position
+    if not await services.waiter.wait_reached(moment.position):
+        raise Unavailable(f"The read models have not reached position {moment.position} yet; try again.")
+    return moment
 
 
 async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:

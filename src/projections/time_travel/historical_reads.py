@@ -8,14 +8,14 @@ A historical read runs the same query functions as a live read. They are given a
 temporary ones with the rows of the past (`historical_tables`), so no query has a second form for `?as_of=`.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
-from domain.builds import BuildQueued
+from domain.builds import BUILD, BuildQueued
 from domain.jobs import JOB, JobCreated
 from domain.known_issues import KNOWN_ISSUE
 from domain.nodes import NodeRegistered
@@ -190,6 +190,12 @@ async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
     # Roles and memberships are in no field that an erasure destroys, so a deleted user's permissions stay readable.
     memberships = await reader.find_related("user", first.user_id)
     await reader.fold(supporting=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
+
+
+async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[BuildRow]:
+    """Returns builds as they were, in this order. Those whose texts have been erased since are without them."""
+    await reader.fold(streams=[BUILD.at(build_id).name for build_id in ids])
+    return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]
 
 
 _REPORT_ROWS = (BuildRow, ReportRow, BlockRow, SupersededRow, TriageRow, RuleMatchRow)

@@ -61,6 +61,10 @@ class HistoricalTables:
         """Whether some rows cannot be shown as they were, because events that made them have been erased."""
         return bool(self._erased_keys)
 
+    def is_erased(self, row: Row) -> bool:
+        """Whether the row cannot be shown as it was."""
+        return (type(row), row.row_key) in self._erased_keys
+
     def get(self, row: type[R], *key: Any) -> R | None:
         """The row; None also for a table that is not among these."""
         found = self._rows.get(row, {}).get(key)
