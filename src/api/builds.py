@@ -284,11 +284,10 @@ async def read_past_page(
             raise Forbidden("The past is for admins, and that of a project for the project's admins.")
         filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
     moment = await reach_moment(ctx.services, ctx.request, as_of)
-    async with ctx.services.past.limit():
-        async with ctx.reading() as connection:
-            ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
-            total = await build_positions.count(connection, filters, moment.position)
-        reader = HistoricalReader(ctx.services.pool, ctx.services.log, moment.position, [BuildRow])
+    async with ctx.services.past.limit(), ctx.reading() as connection:
+        ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
+        total = await build_positions.count(connection, filters, moment.position)
+        reader = HistoricalReader(ctx.services.pool, ctx.log, moment.position, [BuildRow])
         rows = await fold_builds(reader, ids)
     erased = [row.id for row in rows if reader.tables.is_erased(row)]
     return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased)

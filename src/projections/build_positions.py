@@ -11,11 +11,11 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.builds import BuildDeleted, BuildFinished, BuildQueued, BuildRequeued, BuildStarted
-from domain.core.events import Recorded
+from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from projections import builds
 from projections.builds import BuildCount, BuildFilters, BuildRow
-from projections.engine.model import Change, Projection, Row, Rows, Table, copy_fields, row_of
+from projections.engine.model import Change, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import fetch_column
 
 VERSION = 1

@@ -98,7 +98,7 @@ class World:
         if isinstance(build, Assigned):
             self.do(AcknowledgeBuild(build_id, 1, build.attempt, None))
 
-    def report(self, build_id: int, path: str, tests: Sequence[Ran]) -> None:
+    def report(self, build_id: int, path: str, tests: Sequence[Ran], replaces: bool = False) -> None:
         """Records a report as `commands.reports.recording` does."""
         build = self.state(BUILD.at(build_id))
         if not isinstance(build, Assigned | Running):
@@ -114,6 +114,7 @@ class World:
                 build=ExpectedVersion(f"build-{build_id}", 0, build),
                 attempt=build.attempt,
                 path=path,
+                is_replacement=replaces,
                 report=report,
                 first_result_id=self.results + 1,
                 case_ids=array("q", case_ids),

@@ -19,10 +19,11 @@ from commands.triage import ClassifyResult, LinkKnownIssue
 from commands.triage import TriagedResult as Result
 from commands.what_if.rules import WhatIfRules, read_rules
 from commands.what_if.simulation import Difference, Simulation, TestDiffers, VerdictDiffers, differences
-from domain.builds import BUILD, Assigned, Running
+from domain.builds import BUILD, Assigned, ReportRecorded, Running
+from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
-from domain.results import FAILED, ResultsRecorded
+from domain.results import FAILED, Replaced, ResultsRecorded
 from tests.commands.simulation_world import JOB, PROJECT, Ran, World, at
 
 A, B = "t.py::test_a", "t.py::test_b"
@@ -60,8 +61,8 @@ def run(build_id: int) -> Step:
     return lambda world: world.run(build_id)
 
 
-def report(build_id: int, path: str, *tests: Ran) -> Step:
-    return lambda world: world.report(build_id, path, tests)
+def report(build_id: int, path: str, *tests: Ran, replaces: bool = False) -> Step:
+    return lambda world: world.report(build_id, path, tests, replaces)
 
 
 def finish(build_id: int, exit_code: int | None = 1, reason: Any = None) -> Step:
@@ -148,6 +149,47 @@ def test_a_quarantine_that_was_not_there() -> None:
     assert replayed(world, {"quarantine": [{"job_id": JOB + 1, "node_ids": [A]}]})[0] == []
     for period in ({"from": at(3).isoformat()}, {"until": at(2).isoformat()}):
         assert replayed(world, {"quarantine": [{"job_id": JOB, "node_ids": [A], **period}]})[0] == []
+
+
+def test_a_failure_that_a_later_report_replaced_is_not_in_quarantine() -> None:
+    rules = {"quarantine": [{"job_id": JOB, "node_ids": [A]}]}
+    failed, passed = report(1, "r.xml", Ran(A)), report(1, "r.xml", Ran(A, failed=False), replaces=True)
+    other = report(1, "r.xml", Ran(B), replaces=True)
+    for steps, verdict in (
+        ([failed, passed], "passed"),
+        ([failed, other], "failed"),
+        ([failed, other, passed], "passed"),
+    ):
+        world = played(start(1, True), *steps, finish(1, 0))
+        assert world.verdicts() == {1: verdict}
+        assert replayed(world, rules)[0] == []
+
+    def passed_in_an_older_release(world: World) -> None:
+        ids: dict[str, Any] = {"build_id": 1, "job_id": JOB, "project_id": PROJECT, "first_result_id": 2}
+        one, none = Int32s([1]), b"\0"
+        row: dict[str, Any] = {
+            "statuses": none,
+            "attempts": b"\1",
+            "finals": b"\1",
+            "known_issues": none,
+            "flaky": none,
+        }
+        columns: dict[str, Any] = {"case_ids": one, "suites": Int16s([0]), "durations_ms": one, **row}
+        counts: dict[str, Any] = {
+            "passed": 1,
+            "failed": -1,
+            "skipped": 0,
+            "known_issues": 0,
+            "duration_ms": 1,
+            "cases": 1,
+            "blocks": 1,
+        }
+        world.append([ResultsRecorded(**ids, **columns, replaced=[Replaced(0, 1, FAILED)])])
+        world.append([ReportRecorded(**ids, **counts, attempt=1, path="again.xml")])
+
+    world = played(start(1, True), failed, passed_in_an_older_release, finish(1, 0))
+    assert world.verdicts() == {1: "passed"}
+    assert replayed(world, rules)[0] == []
 
 
 def test_rules_that_were_there_and_are_not_supposed() -> None:
@@ -252,7 +294,11 @@ texts = st.sampled_from(["", "x", "y", "xy"])
 failed = st.sampled_from([True, True, False])
 tests = st.builds(Ran, st.sampled_from([A, B, "t.py::test_c[1]"]), failed, st.sampled_from([False, False, True]), texts)
 reporting = st.builds(
-    lambda build, path, rows: report(build, path, *rows), builds, st.sampled_from("pq"), st.lists(tests, min_size=1)
+    lambda build, path, rows, replaces: report(build, path, *rows, replaces=replaces),
+    builds,
+    st.sampled_from("pq"),
+    st.lists(tests, min_size=1),
+    st.booleans(),
 )
 happening = st.one_of(
     st.builds(start, builds, st.booleans()),

@@ -127,8 +127,8 @@ def _results_replaced(event: results.ResultsReplaced) -> str:
 
 def _classified_by_rules(event: triage.ResultsClassifiedByRules) -> str:
     issues = [str(known_issue_id) for known_issue_id in dict.fromkeys(event.known_issue_ids)]
-    by = f"known issue{'' if len(issues) == 1 else 's'} {listed(issues)}"
-    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id} by {by}"
+    by = f" by known issue{'' if len(issues) == 1 else 's'} {listed(issues)}" if issues else ""
+    return f"classified {count(len(event.result_ids), 'failure')} of build {event.build_id}{by}"
 
 
 def _classified(event: triage.ResultClassified) -> str:
