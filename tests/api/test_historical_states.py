@@ -64,6 +64,7 @@ ROOT = 99
 """The admin who looks back."""
 CALLER = CommandContext("user:1")
 PROJECT, CASES = 1, 6
+RECORDINGS = 1_000
 BUILDS, JOBS, NODES, USERS = range(1, 5), (1, 2), (1, 2), (1, 2)
 JOB_OF = {build: 1 + build % 2 for build in BUILDS}
 NO_STATE = Category[None]("", None, lambda state, event: None)
@@ -161,10 +162,6 @@ def _first_entry(job_id: int) -> int:
     return 10 * job_id
 
 
-def _first_recording(build_id: int) -> int:
-    return 1_000 * build_id
-
-
 def _of(*kinds: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.one_of(*(commands(kind, **fixed) for kind in kinds))
 
@@ -174,7 +171,7 @@ AT_START = st.just(UNSTAMPED)
 # First results of recordings, which failed.
 RESULTS = st.builds(
     lambda build_id, number: Result(
-        (_first_recording(build_id) + number) * 10, build_id, JOB_OF[build_id], PROJECT, "failed", "f", "s"
+        (RECORDINGS * build_id + number) * 10, build_id, JOB_OF[build_id], PROJECT, "failed", "f", "s"
     ),
     st.integers(1, 2),
     st.integers(0, 2),
@@ -277,12 +274,13 @@ SUBJECTS = (
         for job in JOBS
         for path in (f"/jobs/{job}", f"/jobs/{job}/configuration", f"/quarantine?job_id={job}")
     ),
-    *(Subject(f"/builds?limit=3{more}") for more in ("", "&page=2", "&before=4", f"&job_id={JOBS[0]}")),
+    *(Subject(f"/builds?limit=3&{more}") for more in ("page=1", "page=2", "before=4", f"job_id={JOBS[0]}")),
     *(Subject(f"/builds?status={status}") for status in ("queued", "running", "passed", "failed", "aborted")),
     *(Subject(f"/nodes/{node}", f"node-{node}") for node in NODES),
     *(Subject(f"/users/{user}/permissions") for user in (*USERS, ROOT)),
 )
 GAUGES = {"cpu_pct": None, "uptime_s": None}
+BLANK = {"branch": "", "commit_sha": None}
 
 
 @dataclass
@@ -300,7 +298,7 @@ class History:
 
     async def execute(self, command: Command) -> None:
         if isinstance(command, Recording):
-            number = _first_recording(command.build_id) + next(self.recordings)
+            number = RECORDINGS * command.build_id + next(self.recordings)
             command = replace(command, number=number)
         try:
             await self.handler.execute(command, CALLER)
@@ -324,11 +322,14 @@ class History:
         """The body; None where there is nothing, and "gone"."""
         answer = await self.client.get(f"/api/v3{subject.path}", params=httpx.URL(subject.path).params.merge(more))
         assert answer.status_code in (200, 404, 410), answer.text
-        if answer.status_code == 200:
-            names = ("Testhide-As-Of", "Testhide-Position") if more else ()
-            assert all(answer.headers[name] == str(more["as_of"]) for name in names)
-            return answer.json()
-        return "gone" if answer.status_code == 410 else None
+        if answer.status_code != 200:
+            return "gone" if answer.status_code == 410 else None
+        names = ("Testhide-As-Of", "Testhide-Position") if more else ()
+        assert all(answer.headers[name] == str(more["as_of"]) for name in names)
+        return answer.json()
+
+    def is_gone(self, key: str) -> bool:
+        return not self.gone.isdisjoint(lineage(key))
 
     def was(self, subject: Subject, position: int) -> Any:
         """What has to be shown today of that position."""
@@ -336,14 +337,11 @@ class History:
         if shown is None:
             return None
         if subject.path.startswith("/builds?"):
-            erased = [
-                item["id"] for item in shown["results"] if not self.gone.isdisjoint(lineage(BUILD_KEYS[item["id"]]))
-            ]
-            blank = {"branch": "", "commit_sha": None}
-            results = [item | blank if item["id"] in erased else item for item in shown["results"]]
-            return {"total": shown["total"], "results": results, "erased": erased}
-        people = {f"user-{user}" for user in USERS if f"user{user}@example.com" in str(shown)}
-        if not self.gone.isdisjoint({*lineage(subject.key), *people}):
+            erased = [item["id"] for item in shown["results"] if self.is_gone(BUILD_KEYS[item["id"]])]
+            results = [item | BLANK if item["id"] in erased else item for item in shown["results"]]
+            return shown | {"results": results, "erased": erased}
+        people = [f"user-{user}" for user in USERS if f"user{user}@example.com" in str(shown)]
+        if any(map(self.is_gone, [subject.key, *people])):
             return "gone"
         return shown | GAUGES if subject.path.startswith("/nodes") else shown
 
