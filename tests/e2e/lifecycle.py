@@ -20,6 +20,7 @@ import psycopg
 import requests
 
 from testhide.processes import core
+from tests.e2e.auditor import Auditor
 from tests.e2e.rules import LogRules
 from tests.e2e.steps import Step
 from tests.support.builders import Shop
@@ -80,6 +81,7 @@ class World:
         self.machines: list[Machine] = []
         self.builds: list[int] = []
         self.deleted: list[int] = []
+        self.auditor = Auditor(company.server)
         self.add_job(2)
         self.add_job(3)
         self.add_machine(2)
@@ -129,6 +131,7 @@ class World:
             self._asks(who, "read", "GET", path, {200})
         shown = self.company.users[who].get("/api/v3/builds", params={"limit": 200}).json()
         assert who != "stranger" or shown == {"total": 0, "results": []}, shown
+        self.auditor.look(f"/api/v3/builds?job_id={job}", f"/api/v3/builds?job_id={job}&status=queued")
 
     def quarantine(self, who: str, job: int, test: int) -> None:
         body = {"job_id": _pick(self.jobs, job), "node_id": f"t.py::test_{test}", "reason": "flaky"}
@@ -323,6 +326,7 @@ class World:
             assert detail["status"] != "passed" or detail["failed"] == ignored, "green with failures"
         for number in self.deleted:
             self._is_gone(number)
+        self.company.seen["answers as of then"] += self.auditor.look_back(self.deleted)
 
     def _is_gone(self, number: int) -> None:
         for path in (f"builds/{number}", f"report/{number}", f"tests?build_id={number}"):

@@ -32,3 +32,4 @@ def test_whatever_happens_builds_end_once_and_in_order(server: Server) -> None:
         run()
     assert company.seen["build.requeued"], "the histories are too tame"
     assert company.seen["build.finished"] > 3 * EXAMPLES
+    assert company.seen["answers as of then"] > EXAMPLES
