@@ -12,7 +12,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType, structs
 from psycopg import AsyncConnection
 
-from api.http.as_of import AsOf, reach_moment
+from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
 from api.http.configurations import check_variables
 from api.http.permissions import Level, User
@@ -27,7 +27,7 @@ from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds
 from projections.builds import BuildCount, BuildFilters, BuildRow
 from projections.builds_views import BuildDetail, BuildItem, detail, item
-from projections.time_travel.historical_reads import BUILD_HISTORY, HistoricalReader, fold_builds
+from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
 from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import fetch_waiting_reason
 
@@ -287,7 +287,7 @@ async def read_past_page(
     async with ctx.services.past.limit(), ctx.reading() as connection:
         ids = await build_positions.fetch_page(connection, on_page, moment.position, limit, offset)
         total = await build_positions.count(connection, filters, moment.position)
-        reader = HistoricalReader(ctx.services.pool, ctx.log, moment.position, [BuildRow])
+        reader = await make_reader(ctx.services.pool, ctx.log, moment, [BuildRow])
         rows = await fold_builds(reader, ids)
     erased = [row.id for row in rows if reader.tables.is_erased(row)]
     return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased)

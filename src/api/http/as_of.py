@@ -6,7 +6,7 @@ admins that of their projects, by the access they have today. A past state whose
 with 410.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ import msgspec
 from litestar import Request
 from litestar.di import Provide
 from litestar.params import Parameter
+from psycopg_pool import AsyncConnectionPool
 
 from api.http.permissions import User
 from api.http.request_context import RequestContext
@@ -24,6 +25,7 @@ from api.http.validation import Time, complete_dates
 from domain.core.errors import Erased, Forbidden, Invalid, NotFound, Unavailable
 from domain.core.events import UNSTAMPED, Event
 from projections.engine.dismissals import with_dismissals
+from projections.engine.model import Row
 from projections.registry import PROJECTIONS
 from projections.time_travel.historical_reads import HistoricalReader, HistoricalResource
 from projections.time_travel.historical_tables import HistoricalTables
@@ -78,8 +80,7 @@ async def _historical_context(
     _check_access(request.user, first, name)
     moment = await reach_moment(services, request, as_of)
     async with services.past.limit():
-        tables = HistoricalTables(subject.rows, await with_dismissals(services.log, PROJECTIONS))
-        reader = HistoricalReader(services.pool, services.log, moment.position, tables)
+        reader = await make_reader(services.pool, services.log, moment, subject.rows)
         await subject.fold(reader, first)
         if reader.tables.has_erased_rows:
             raise Erased(
@@ -95,6 +96,14 @@ def _check_access(user: User, first: Event, name: str) -> None:
         user.must("admin", project_id, name)
     elif not user.is_admin:
         raise Forbidden("Only admins look at the past of what belongs to no project.")
+
+
+async def make_reader(
+    pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]]
+) -> HistoricalReader:
+    """Returns a reader that folds events until a moment into the tables of these rows."""
+    tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
+    return HistoricalReader(pool, event_log, moment.position, tables)
 
 
 async def reach_moment(services: Services, request: Request[User, Any, Any], as_of: str) -> Moment:
