@@ -26,7 +26,7 @@ class Schemas:
     """The schemas of all types of the API. `components` holds those of structs by name."""
 
     def __init__(self, strict_bodies: Sequence[Any], lenient_bodies: Sequence[Any], answers: Sequence[Any]) -> None:
-        """Makes the schemas. Strict bodies have no unknown fields; answers have all their fields."""
+        """Makes the schemas. Strict bodies have no unknown fields; answers have all fields that are never UNSET."""
         bodies = [*strict_bodies, *lenient_bodies]
         types = [*bodies, *answers]
         made, self.components = msgspec.json.schema_components(types, ref_template=REF)
@@ -39,7 +39,7 @@ class Schemas:
                 continue
             _describe_fields(schema, kind)
             if struct not in taken:
-                schema["required"] = [field.encode_name for field in kind.fields]
+                schema["required"] = [field.encode_name for field in kind.fields if not _may_be_unset(field)]
             elif struct not in lenient:
                 schema["additionalProperties"] = False
         for schema in (*made, *self.components.values()):
@@ -52,6 +52,11 @@ class Schemas:
         """Returns the schema that a reference leads to; another one as it is."""
         name: str = schema.get("$ref", "")
         return self.components[name.rpartition("/")[2]] if name else schema
+
+
+def _may_be_unset(field: Field) -> bool:
+    # msgspec leaves UNSET out of types and defaults, so such a field is neither required nor has it a default.
+    return not field.required and field.default is field.default_factory is msgspec.NODEFAULT
 
 
 def find_objects(types: Sequence[Any]) -> dict[type, ObjectType]:
