@@ -130,6 +130,7 @@ def test_the_list_of_builds_is_shown_as_it_was(server: Server, project: int) -> 
     without_texts = [build | {"branch": "", "commit_sha": None} for build in both["results"] if build["id"] == first]
     assert shown(admin, f"{builds}&status=running", then) == {"total": 1, "results": without_texts, "erased": [first]}
     assert shown(admin, f"{builds}&branch=side", then) == {"total": 0, "results": [], "erased": []}
+    assert asked(admin, f"{builds}&commit_sha=c0ffee1", then).json()["errors"][0]["field"] == "commit_sha"
     page = asked(admin, f"{builds}&limit=2", later)
     assert page.json()["results"] == ended["results"][:2]
     assert page.headers["Testhide-As-Of"] == str(later)

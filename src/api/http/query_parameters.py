@@ -24,8 +24,8 @@ RESERVED = frozenset({"request", "data", "body", "headers", "cookies", "query", 
 """Names of handlers' parameters that Litestar fills itself."""
 AS_OF = "as_of"
 NO_PAST = (
-    "is not possible here; it is when a build, its report or tests, a job, its configuration or quarantine, a node, or"
-    " a user's permissions are read"
+    "is not possible here; it is when builds are listed, or a build, its report or tests, a job, its configuration or"
+    " quarantine, a node, or a user's permissions are read"
 )
 INTEGER = re.compile(r"-?[0-9]+")
 """Python and msgspec read more as a number: other scripts' digits, `1_000`, `1e3`."""
