@@ -28,7 +28,7 @@ from testhide.processes import Core, core
 from testhide.restore import go_on
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
-from workers.audit import Sealer
+from tests.support.sealing import seal_log
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 STAMP = EventMetadata(NOW, "user:1")
@@ -55,7 +55,7 @@ async def original(settings: Settings) -> AsyncIterator[Core]:
         deleted = BuildDeleted(build_id=2, job_id=5, project_id=1)
         await parts.log.append([Write(1, deleted)], STAMP)
         shutil.rmtree(Path(settings.data_dir, "blobs", "jobs", "5", "builds", "2"))
-        await seal(parts)
+        await seal_log(parts)
         yield parts
 
 
@@ -82,12 +82,6 @@ async def given_artifact(parts: Core, settings: Settings, number: int, content: 
         sha256=hashlib.sha256(content).hexdigest(),
     )
     await parts.log.append([Write(1, stored)], STAMP)
-
-
-async def seal(parts: Core) -> None:
-    sealer = Sealer(parts.conninfo, parts.pool, parts.log, Handler(parts.log, utcnow), parts.secrets, utcnow)
-    async with sealer.hold_lock() as connection:
-        await sealer.seal(connection)
 
 
 async def append_forever(parts: Core) -> None:
@@ -141,7 +135,7 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
             node = await parts.log.load_state(NODE.at(1))
             assert node is not None
             assert node.session is None
-            await seal(parts)
+            await seal_log(parts)
     assert (restored / "blobs" / blob_key(5, 1, 1)).read_bytes() == b"kept"
 
 
@@ -206,7 +200,7 @@ async def test_positions_go_on_within_what_the_sealer_takes_for_a_gap(parts: Cor
         await connection.execute("SELECT setval('stored_events_notification_id_seq', 5_000_000)")
     assert await go_on(parts) == 0
     assert await parts.log.read_head() == 1 + MAX_GAP + 1
-    await seal(parts)
+    await seal_log(parts)
     tree = AuditTree(parts.pool)
     assert (checkpoint := await tree.checkpoint()) is not None
     assert checkpoint.size == await parts.log.read_head()

@@ -18,7 +18,6 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from commands.handler import Handler
 from domain.core.events import EventMetadata
 from domain.templates import TemplateCreated
 from integrations.checkpoints import CheckpointFolder
@@ -31,8 +30,8 @@ from testhide.settings import Settings
 from testhide.stack.offline import settings_of, settings_of_running_stack
 from tests.support.builders import upload
 from tests.support.http import Client
+from tests.support.sealing import seal_log
 from tests.support.server import free_port
-from workers.audit import Sealer
 
 from .conftest import until
 
@@ -104,16 +103,11 @@ class Operator:
 
 
 def seal(data: Path, folder: Path) -> None:
-    """Seals the log of a stopped stack, as `testhide work` does every ten seconds."""
+    """Seals the log of a stopped stack."""
 
     async def sealed(settings: Settings) -> None:
         async with core(settings, pool_size=2) as parts:
-            handler = Handler(parts.log, utcnow)
-            sealer = Sealer(
-                parts.conninfo, parts.pool, parts.log, handler, parts.secrets, utcnow, CheckpointFolder(folder)
-            )
-            async with sealer.hold_lock() as connection:
-                await sealer.seal(connection)
+            await seal_log(parts, CheckpointFolder(folder))
 
     with settings_of(data, {}) as settings:
         asyncio.run(sealed(settings))
