@@ -104,8 +104,8 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
     original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup, restored = tmp_path / "backup", data / "restored"
-    busy = asyncio.create_task(append_forever(original))
     before = await original.log.read_head()
+    busy = asyncio.create_task(append_forever(original))
     assert await run("backup", backup) == 0
     busy.cancel()
     await asyncio.gather(busy, return_exceptions=True)
