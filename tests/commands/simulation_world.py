@@ -12,6 +12,7 @@ from commands.known_issues import NoteSearch
 from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
 from commands.results import NewCases, RecordReport
+from commands.triage import ClassifyResult, TriagedResult
 from commands.what_if.rules import SupposedIssue, SupposedQuarantine, WhatIfRules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS
 from domain.builds import BUILD, Assigned, BuildFinished, Running
@@ -138,6 +139,18 @@ class World:
                 matched = [event.first_result_id + match.row for match in rules.find_matches(block)]
                 found += [(result_id, event.job_id) for result_id in matched if result_id not in today]
         self.do(NoteSearch(known_issue_id, issue.edition, 0, found))
+
+    def classify(self, number: int) -> None:
+        """Classifies one of the failures so far, as a person does."""
+        failures = [
+            TriagedResult(event.first_result_id + row, event.build_id, JOB, PROJECT, "failed")
+            for event in (recorded.event for recorded in self.log)
+            if isinstance(event, ResultsRecorded)
+            for row, status in enumerate(event.statuses)
+            if status == FAILED
+        ]
+        if failures:
+            self.do(ClassifyResult(failures[number % len(failures)], "product_bug"))
 
     def issues(self) -> list[KnownIssue]:
         ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})

@@ -102,20 +102,7 @@ def search(known_issue_id: int) -> Step:
 
 
 def classify(number: int) -> Step:
-    """A person classifies one of the failures so far."""
-
-    def step(world: World) -> None:
-        failures = [
-            Result(event.first_result_id + row, event.build_id, JOB, PROJECT, "failed")
-            for event in (recorded.event for recorded in world.log)
-            if isinstance(event, ResultsRecorded)
-            for row, status in enumerate(event.statuses)
-            if status == FAILED
-        ]
-        if failures:
-            world.do(ClassifyResult(failures[number % len(failures)], "product_bug"))
-
-    return step
+    return lambda world: world.classify(number)
 
 
 def teach(known_issue_id: int, text: str) -> Step:
@@ -147,6 +134,8 @@ def test_a_quarantine_that_was_not_there() -> None:
     why = "1 more of its failures would have been in quarantine"
     assert found == [VerdictDiffers(1, JOB, PROJECT, "failed", "passed", why)]
     assert replayed(world, {"quarantine": [{"job_id": JOB + 1, "node_ids": [A]}]})[0] == []
+    for period in ({"from": at(2).isoformat()}, {"from": at(2).isoformat(), "until": at(3).isoformat()}):
+        assert replayed(world, {"quarantine": [{"job_id": JOB, "node_ids": [A], **period}]})[0] == found
     for period in ({"from": at(3).isoformat()}, {"until": at(2).isoformat()}):
         assert replayed(world, {"quarantine": [{"job_id": JOB, "node_ids": [A], **period}]})[0] == []
 
@@ -190,6 +179,20 @@ def test_a_failure_that_a_later_report_replaced_is_not_in_quarantine() -> None:
     world = played(start(1, True), failed, passed_in_an_older_release, finish(1, 0))
     assert world.verdicts() == {1: "passed"}
     assert replayed(world, rules)[0] == []
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_unreadable_report_counts_as_it_did(ignored: bool) -> None:
+    def unreadable(world: World) -> None:
+        counts: dict[str, Any] = dict.fromkeys(
+            ("passed", "failed", "skipped", "known_issues", "duration_ms", "cases"), 0
+        )
+        ids: dict[str, Any] = {"build_id": 1, "job_id": JOB, "project_id": PROJECT, "first_result_id": 1, "blocks": 0}
+        world.append([ReportRecorded(**ids, **counts, attempt=1, path="r.xml", unreadable=True)])
+
+    world = played(start(1, True), unreadable, do(FinishExternalBuild(1, "passed", ignore_unreadable=ignored)))
+    assert world.verdicts() == {1: "passed" if ignored else "failed"}
+    assert replayed(world, {"quarantine": []})[0] == []
 
 
 def test_rules_that_were_there_and_are_not_supposed() -> None:
