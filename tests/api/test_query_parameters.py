@@ -10,13 +10,15 @@ from msgspec import Meta
 from api.http.query_parameters import NO_PAST, find_errors, to_parameter
 from tests.support.server import Server
 
+ShortText = Annotated[str, Meta(max_length=5)]
+FewNumbers = Annotated[list[int], Meta(max_length=2)]
 KNOWN = {
     "limit": to_parameter(Annotated[int, Meta(ge=1, le=200)], False),
     "status": to_parameter(Literal["passed", "failed"] | None, False),
-    "search": to_parameter(Annotated[str, Meta(max_length=5)] | None, False),
+    "search": to_parameter(ShortText | None, False),
     "active": to_parameter(bool | None, False),
     "since": to_parameter(datetime | None, False),
-    "held": to_parameter(Annotated[list[int], Meta(max_length=2)] | None, False),
+    "held": to_parameter(FewNumbers | None, False),
     "type": to_parameter(list[str] | None, False),
 }
 NUMBER = "must be a whole number from 1 to 200, not "
