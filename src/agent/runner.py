@@ -19,7 +19,7 @@ from agent.task import Task
 EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2
 RESTART = -1  # among the exit codes: do not exit, start the program again
 _REMEMBERED_COMMANDS = 1000  # ids, to recognize a message that comes twice
-_GRACE_S, _REPORT_WITHIN_S, _CLOSE_TIMEOUT_S = 1.0, 2.0, 4.0
+_SHUTDOWN_GRACE_S, _REPORT_WITHIN_S, _CLOSE_TIMEOUT_S = 1.0, 2.0, 4.0
 """When the agent ends: for a task's processes after SIGTERM, then for its report; and for all tasks together."""
 
 
@@ -113,7 +113,7 @@ class TaskRunner:
             threads = list(self._threads)
         for task in tasks:
             if report:
-                task.shut_down(_GRACE_S, _REPORT_WITHIN_S)
+                task.shut_down(_SHUTDOWN_GRACE_S, _REPORT_WITHIN_S)
             else:
                 task.drop()
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S

@@ -21,7 +21,7 @@ from domain.core.errors import Forbidden, Invalid, NotFound
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import TrailFilter
-from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, Told, add_changes, describe
+from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, AuditEntry, add_changes, describe
 
 Order = Literal["newest", "oldest"]
 
@@ -63,7 +63,7 @@ class AuditController(Controller):
         before: Before = None,
         order: Order = "newest",
         limit: Limit = 50,
-    ) -> Response[list[Told]]:
+    ) -> Response[list[AuditEntry]]:
         """Events of the whole log, the newest first; with `order=oldest` in the order in which they happened."""
         async with ctx.reading() as connection:
             wanted = TrailFilter(
@@ -98,7 +98,7 @@ class AuditController(Controller):
         before: BeforeVersion = None,
         order: Order = "oldest",
         limit: Limit = 50,
-    ) -> Response[list[Told]]:
+    ) -> Response[list[AuditEntry]]:
         """The events of one stream, such as `build-1025`, `job-55` or `user-7`, by version from its beginning."""
         newest, key = (True, "before") if order == "newest" else (False, "after")
         async with ctx.reading() as connection:
@@ -116,9 +116,9 @@ class AuditController(Controller):
         return Response(shown, headers=next_page(ctx.request, limit, list(positions), key=key))
 
 
-async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[Told]:
+async def load_entries(ctx: RequestContext, positions: Sequence[int]) -> list[AuditEntry]:
     """Returns the events at these positions, in this order, with what they changed."""
-    found: dict[int, Told] = {}
+    found: dict[int, AuditEntry] = {}
     names: dict[str, str] = {}
     for start in range(0, len(positions), EVENT_BATCH):
         events = await ctx.log.read_at(positions[start : start + EVENT_BATCH])
@@ -185,7 +185,7 @@ def check_actor(actor: str | None) -> str | None:
 
 
 async def record_reading(
-    ctx: RequestContext, what: What, shown: Sequence[Told], project_id: int | None, **more: str
+    ctx: RequestContext, what: What, shown: Sequence[AuditEntry], project_id: int | None, **more: str
 ) -> None:
     """Records the reading, unless the reader has caused all the events that are shown."""
     if any(one.actor != ctx.user.actor for one in shown):

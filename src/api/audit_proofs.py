@@ -97,7 +97,9 @@ class AuditLogController(Controller):
         before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
-        """The log's signed checkpoints, the newest first. Keep some of them elsewhere."""
+        """The log's signed checkpoints, the newest first. Copies kept elsewhere show later whether the log
+        was changed.
+        """
         async with ctx.reading() as connection:
             await find_readable_projects(ctx, None)
             found = await AuditTree(connection).checkpoints_before(before, limit)

@@ -16,15 +16,15 @@ from domain.core.errors import Unavailable
 from projections import audit_trail
 from projections.engine.inspection import Inspection, inspect
 from projections.engine.read_your_writes import WAIT_TIMEOUT_S
-from projections.rebuild.status import Standing, overview
+from projections.rebuild.status import ReadModelStatus, overview
 from projections.registry import PROJECTIONS
 from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
 from store.tables import reactions
 from store.tables.alarms import fetch_alarms
-from store.tables.reactions import ReactionStanding
+from store.tables.reactions import ReactionStatus
 
-S = TypeVar("S", Standing, ReactionStanding)
+S = TypeVar("S", ReadModelStatus, ReactionStatus)
 
 SEAL_OVERDUE = timedelta(minutes=5)
 """Age of the oldest event without a checkpoint at which the server counts as degraded; checkpoints come every few
@@ -144,7 +144,7 @@ class ProjectionController(Controller):
     tags = ["Projections"]
 
     @get("")
-    async def list_projections(self, ctx: RequestContext) -> Sequence[Standing]:
+    async def list_projections(self, ctx: RequestContext) -> Sequence[ReadModelStatus]:
         """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
         errors.
         """
@@ -159,14 +159,14 @@ class ReactionController(Controller):
     tags = ["Reactions"]
 
     @get("")
-    async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStanding]:
+    async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
         """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
-        return without_errors(await reactions.fetch_standings(ctx.source), ctx.user)
+        return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 
 
-def without_errors(standings: Sequence[S], user: User) -> Sequence[S]:
+def without_errors(statuses: Sequence[S], user: User) -> Sequence[S]:
     """Removes the texts of errors, which may quote any project's data, unless the user is an admin."""
     if not user.is_admin:
-        for standing in standings:
-            standing.errors = []
-    return standings
+        for status in statuses:
+            status.errors = []
+    return statuses

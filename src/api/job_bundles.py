@@ -111,8 +111,8 @@ class JobBundleController(Controller):
 
     @post("/import")
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
-        """Creates a job from a bundle. A pipeline template with the name of the bundle's is used if there is one;
-        otherwise its content becomes part of the job's own configuration.
+        """Creates a job from a bundle. The job uses the pipeline template that has the same name as the bundle's;
+        if there is none, the bundle's template becomes part of the job's own configuration.
         """
         ctx.user.must("write", data.project_id)
         bundle = read(data.bundle)

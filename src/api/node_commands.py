@@ -18,7 +18,7 @@ from domain.node_commands import NODE_COMMAND, NodeCommand, completion_notificat
 from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
-GRACE_S = 5.0
+ANSWER_GRACE_S = 5.0
 """Seconds that are added to a command's time limit for its way to the agent and back."""
 
 
@@ -72,7 +72,7 @@ class NodeCommandController(Controller):
         # Subscribes before it asks, so that no notification of the result is missed.
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(RequestNodeCommand(command_id, node_id, "execute", data.command, data.timeout_s))
-            deadline = asyncio.get_running_loop().time() + data.timeout_s + GRACE_S
+            deadline = asyncio.get_running_loop().time() + data.timeout_s + ANSWER_GRACE_S
             async with watching_disconnect(request, completed) as is_gone:
                 while True:
                     completed.clear()

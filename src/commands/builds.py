@@ -121,7 +121,7 @@ class FinishBuild(Command, of=BUILD):
             status=status,
             reason=reason,
             detail=join_sentences(
-                self.detail or (ignored_failures(held) if status == "passed" else unexcused(held, reason)),
+                self.detail or (ignored_failures(held) if status == "passed" else describe_unexcused(held, reason)),
                 describe_unreadable(held),
                 describe_missing(held),
             ),
@@ -159,7 +159,7 @@ class FinishExternalBuild(Command, of=BUILD):
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
                     detail=join_sentences(
-                        ignored_failures(build) if status == "passed" else unexcused(build, reason), unreadable
+                        ignored_failures(build) if status == "passed" else describe_unexcused(build, reason), unreadable
                     ),
                 )
             case _:
@@ -243,7 +243,7 @@ def count_unloaded(build: AnyBuild) -> int:
     return sum(report.unloaded for report in build.counting_reports)
 
 
-def unexcused(build: AnyBuild, reason: str | None) -> str | None:
+def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
     """Says what failed a build although its failures are ignored: suites that are missing, or its exit code."""
     if reason not in ("command_failed", "tests_failed"):
         return None

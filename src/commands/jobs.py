@@ -107,7 +107,7 @@ class UpdateJob(Command):
 
 @dataclass(frozen=True)
 class ConfigureJob(Command, of=JOB):
-    """Replaces the configuration, except for secrets that are not named. Secrets are sealed; None removes one."""
+    """Replaces the configuration. Secrets that are not named stay; a value of None removes one. Values are sealed."""
 
     job_id: int
     command: str

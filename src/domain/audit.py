@@ -60,7 +60,7 @@ def evolve_signing_key(state: str | None, event: Event) -> str | None:
 class LogRestored(Event, frozen=True):
     """The log was restored from a backup: what had followed its last position is lost.
 
-    Positions and ids that the lost events may have had are skipped (`store.log.ids.skip`).
+    Positions and ids that the lost events may have had are skipped (`store.log.ids.skip_lost_ids`).
     """
 
     name: ClassVar[str] = "audit.log_restored"

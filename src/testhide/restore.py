@@ -22,7 +22,7 @@ from domain.nodes import NODE, NodeRegistered
 from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
-from store.log.ids import skip
+from store.log.ids import skip_lost_ids
 from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs, local_blobs
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
@@ -141,7 +141,7 @@ async def go_on(parts: Core) -> int:
     """
     handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
     head = await parts.log.read_head()
-    await skip(parts.pool)
+    await skip_lost_ids(parts.pool)
     await handler.execute(NoteRestore(head), caller)
     registered = [event.node_id for event in await _read_all(parts.log, NodeRegistered)]
     ended = 0

@@ -55,12 +55,12 @@ class FlakinessWatch:
         """Runs until cancelled."""
         while True:
             async with tolerate_outages("flaky tests"):
-                while await self.look():
+                while await self.record_next_batch():
                     pass
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def look(self) -> bool:
-        """Looks at the next results that the read models show; returns whether there may be more."""
+    async def record_next_batch(self) -> bool:
+        """Records the tests that turned flaky in the next batch of results. Returns whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
             live = await inspect(connection, (results.PROJECTION,))
             if results.PROJECTION.name in live.broken:

@@ -7,7 +7,7 @@ import pytest
 from domain.builds import BUILD
 from domain.core.errors import StreamDamaged
 from store.tables import reactions
-from store.tables.reactions import ReactionStanding
+from store.tables.reactions import ReactionStatus
 from testhide.processes import Core
 from tests.integrations.receiving import messages, receiving
 from tests.support.damage import damaged
@@ -16,10 +16,10 @@ from tests.workers.test_dispatch import Yard, is_assigned
 from workers.deliveries.planner import NAME
 
 
-async def standing(parts: Core) -> ReactionStanding:
+async def status(parts: Core) -> ReactionStatus:
     async with parts.pool.connection() as connection:
         assert await reactions.has_parked(connection), "readyz says degraded"
-        (found,) = [one for one in await reactions.fetch_standings(connection) if one.name == NAME]
+        (found,) = [one for one in await reactions.fetch_statuses(connection) if one.name == NAME]
     return found
 
 
@@ -38,12 +38,12 @@ async def test_who_is_told_of_it_is_told_when_it_is_mended(hooks: Hooks) -> None
         with damaged(parts.conninfo, first):
             await hooks.deliver()
             assert messages(receiver) == [("build.finished", 2)]
-            shown = await standing(parts)
+            shown = await status(parts)
             assert (shown.due, shown.parked) == (0, 1)
             assert shown.errors[0].startswith(f"position {first}: build-1 cannot be used")
             await retry(parts)
             await hooks.deliver()
-            assert (await standing(parts)).parked == 1, "it still cannot be read"
+            assert (await status(parts)).parked == 1, "it still cannot be read"
         await retry(parts)
         await hooks.deliver()
         assert messages(receiver) == [("build.finished", 2), ("build.finished", 1)]

@@ -25,7 +25,7 @@ from integrations.blobs import open_blobs
 from store.postgres.notifications import EVENTS, Listener
 from store.tables import reactions as due_reactions
 from store.tables.build_logs import BuildLogs, Line
-from store.tables.reactions import MAX_TRIES, ReactionStanding
+from store.tables.reactions import MAX_TRIES, ReactionStatus
 from testhide.engines import Engines
 from testhide.processes import Core
 from tests.support.builders import Shop
@@ -271,8 +271,8 @@ async def test_what_is_parked_is_shown_and_tried_again(yard: Yard) -> None:
             await relay.run_due()
         assert await due_reactions.has_parked(connection)
         errors = [f"position {position}: OSError('no route to the blobs')" for position in await yard.deletions()]
-        standing = ReactionStanding("tested", await yard.parts.log.read_head(), 0, 2, errors)
-        assert await due_reactions.fetch_standings(connection) == [standing]
+        status = ReactionStatus("tested", await yard.parts.log.read_head(), 0, 2, errors)
+        assert await due_reactions.fetch_statuses(connection) == [status]
         working = True
         assert await due_reactions.retry_parked(connection, "other") == 0
         assert await due_reactions.retry_parked(connection, "tested") == 2

@@ -144,9 +144,9 @@ async def test_what_is_broken_or_has_parked_events_is_not_compared(accounts: Acc
 async def test_a_broken_read_model_leads_no_worker_astray(accounts: Accounts) -> None:
     parts = accounts.parts
     watch = FlakinessWatch(parts.pool, parts.log, Handler(parts.log, utcnow))
-    assert not await watch.look()
+    assert not await watch.record_next_batch()
     await accounts.execute("UPDATE projection_positions SET position = 1000000000 WHERE name = 'results'")
-    assert not await watch.look()
+    assert not await watch.record_next_batch()
     async with parts.pool.connection() as connection, connection.transaction():
         position = await log_positions.lock_position(connection, "flakiness")
     assert position is not None

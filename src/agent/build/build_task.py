@@ -11,7 +11,7 @@ from agent.build.build_client import BuildClient
 from agent.build.execution import SETUP_FAILED, BuildVerdict, Execution
 from agent.build.log import Log
 from agent.build.masking import Masker
-from agent.build.steps import GRACE_S
+from agent.build.steps import STOP_GRACE_S
 from agent.build.workspace import Workspace
 from agent.console import print_line
 from agent.context import AgentContext
@@ -30,7 +30,7 @@ class BuildTask(Task):
 
     def stop(self, detail: str) -> None:
         """End the build as the server asks, and report that it was stopped."""
-        self._interrupt.fire(STOPPED, detail, GRACE_S)
+        self._interrupt.fire(STOPPED, detail, STOP_GRACE_S)
 
     def run(self) -> None:
         try:

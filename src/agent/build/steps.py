@@ -15,7 +15,7 @@ from agent.process.privileges import BuildAccount
 from agent.process.supervisor_client import SupervisorClient
 from agent.task import Interrupt
 
-GRACE_S = 5.0  # from SIGTERM to SIGKILL, when a build is stopped or takes too long
+STOP_GRACE_S = 5.0  # from SIGTERM to SIGKILL, when a build is stopped or takes too long
 _REST_TIMEOUT_S = 2.0
 """For reading what is left in the output pipe after a step: a process that runs on may fill it for ever."""
 TIMEOUT = "timeout"
@@ -84,7 +84,7 @@ class Steps:
                 self._supervisor.end(self._interrupt.grace)
             elif not cause and time.monotonic() >= self._deadline:
                 cause = TIMEOUT
-                self._supervisor.end(GRACE_S)
+                self._supervisor.end(STOP_GRACE_S)
 
     def _read_rest(self, reader: LineReader, add_lines: AddLines) -> None:
         deadline = time.monotonic() + _REST_TIMEOUT_S

@@ -52,7 +52,7 @@ class InFlight(Conflict):
 
 
 class IdempotentRequest:
-    """A request with an `Idempotency-Key`, in the request's state as `idempotent`."""
+    """A request with an `Idempotency-Key`. Handlers find it in the request's state as `idempotent`."""
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope

@@ -235,7 +235,7 @@ def provide_paged(
     limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
     after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
 ) -> Paged:
-    """Provides the dependency `paged` of lists that are arrays ordered by id."""
+    """Provides `paged`, the page that a request asks for, to operations that list items by id."""
     return Paged(page, limit, after)
 
 

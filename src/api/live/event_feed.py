@@ -22,7 +22,14 @@ from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailFilter
-from projections.audit_view.entries import EVENT_AREAS, EVENT_BATCH, SHORT_STREAM_LENGTH, Told, add_changes, describe
+from projections.audit_view.entries import (
+    EVENT_AREAS,
+    EVENT_BATCH,
+    SHORT_STREAM_LENGTH,
+    AuditEntry,
+    add_changes,
+    describe,
+)
 from store.log.subscription import LogSubscription
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
@@ -159,7 +166,7 @@ class EventFeed:
         return [_message(changed.get(entry.position, entry)) for entry in entries]
 
 
-def _message(entry: Told) -> FeedMessage:
+def _message(entry: AuditEntry) -> FeedMessage:
     fields = msgspec.structs.asdict(entry)
     outer = {name: fields.pop(name) for name in ("position", "type", "at", "project_id", "stream")}
     body = b"id: %d\n" % entry.position + encode_message(outer | {"data": fields})

@@ -82,9 +82,9 @@ class IncomingReport:
 
 @dataclass(frozen=True)
 class ReportRecorder:
-    """Records reports. A report that is sent again has the outcome of the first time.
+    """Records reports. Sending a report again returns the first outcome.
 
-    Raises Conflict when the build takes no reports (any more), Unavailable when the read models lag behind.
+    Raises Conflict when the build takes no reports, or no more of them; Unavailable when the read models lag behind.
     """
 
     log: EventLog

@@ -106,8 +106,8 @@ class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to
     """The value afterwards."""
 
 
-class Told(msgspec.Struct, frozen=True):
-    """An entry of the audit trail. The class name is a name in the API's description, so it stays."""
+class AuditEntry(msgspec.Struct, frozen=True):
+    """An entry of the audit trail: an event, who caused it, a sentence about it, and what it changed."""
 
     position: int
     stream: str
@@ -137,7 +137,7 @@ class _Secret(NamedTuple):
     value: Any
 
 
-def describe(recorded: Recorded, name: str | None) -> Told:
+def describe(recorded: Recorded, name: str | None) -> AuditEntry:
     """The entry of an event without its changes, which `add_changes` adds. `name` is the actor's current name."""
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
@@ -145,7 +145,7 @@ def describe(recorded: Recorded, name: str | None) -> Told:
         type, did = event.type, f"did what cannot be read any more: {event.reason}"
     else:
         type, did = event.name, summarize(event)
-    return Told(
+    return AuditEntry(
         position=recorded.position,
         stream=recorded.stream,
         version=recorded.version,
@@ -162,7 +162,7 @@ def describe(recorded: Recorded, name: str | None) -> Told:
     )
 
 
-async def add_changes(source: Source, log: EventLog, shown: Sequence[Told]) -> list[Told]:
+async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]) -> list[AuditEntry]:
     """Returns the entries with the changes of each. Folds each stream once."""
     rules = RuleMatches(source, log)
     changed: dict[int, list[Change]] = {}

@@ -16,7 +16,7 @@ MAX_ERRORS = 3
 """Errors of parked events that are shown for a read model."""
 
 
-class Standing(msgspec.Struct):
+class ReadModelStatus(msgspec.Struct):
     """The status of one version of a read model in one schema."""
 
     name: str
@@ -70,40 +70,40 @@ QUERY = " UNION ALL ".join(
 )
 
 
-async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Standing]:
+async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[ReadModelStatus]:
     """Every version of every read model, and what is missing, in the order of the registry."""
     live = await inspect(connection, projections)
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
     builds = [lock_name(STAGING, item.name, item.version) for item in found if item.schema == STAGING]
     active_builds = await find_held_locks(connection, builds)
     versions = {projection.name: projection.version for projection in projections}
-    standing = [_standing(item, versions, active_builds, live) for item in found]
-    standing += [
-        Standing(name, version, "missing", None, 0, live.head)
+    statuses = [_status_of(item, versions, active_builds, live) for item in found]
+    statuses += [
+        ReadModelStatus(name, version, "missing", None, 0, live.head)
         for name, version in versions.items()
         if name not in live.positions
     ]
     order = {name: number for number, name in enumerate(versions)}
     states = get_args(State)
     return sorted(
-        standing, key=lambda item: (order.get(item.name, len(order)), item.name, states.index(item.state), item.version)
+        statuses, key=lambda item: (order.get(item.name, len(order)), item.name, states.index(item.state), item.version)
     )
 
 
-def _standing(item: _Found, versions: dict[str, int], active_builds: set[str], live: Inspection) -> Standing:
+def _status_of(item: _Found, versions: dict[str, int], active_builds: set[str], live: Inspection) -> ReadModelStatus:
     head = live.head
-    standing = Standing(
+    status = ReadModelStatus(
         item.name, item.version, "previous", item.schema, item.position, max(head - item.position, 0), item.parked
     )
-    standing.errors = item.errors
+    status.errors = item.errors
     if item.schema == LIVE and versions.get(item.name) == item.version:
-        standing.defect = live.broken.get(item.name)
-        standing.state = "serving" if standing.defect is None else "broken"
+        status.defect = live.broken.get(item.name)
+        status.state = "serving" if status.defect is None else "broken"
     elif item.schema == STAGING:
         is_active = lock_name(STAGING, item.name, item.version) in active_builds
-        standing.state = "built" if item.built else "building" if is_active else "interrupted"
+        status.state = "built" if item.built else "building" if is_active else "interrupted"
         if not item.built:
-            standing.progress = item.position / head if head else 1.0
+            status.progress = item.position / head if head else 1.0
             if is_active and item.events_per_s > 0:
-                standing.eta_s = round(standing.lag / item.events_per_s)
-    return standing
+                status.eta_s = round(status.lag / item.events_per_s)
+    return status

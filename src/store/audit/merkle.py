@@ -57,8 +57,8 @@ def fold(hashes: Sequence[bytes]) -> bytes:
     return folded
 
 
-def complete(hashes: Sequence[bytes]) -> bytes:
-    """Combines a power of two of hashes to the root of their complete subtree."""
+def complete_subtree_root(hashes: Sequence[bytes]) -> bytes:
+    """Returns the root of the complete subtree over these hashes, whose number is a power of two."""
     row = list(hashes)
     while len(row) > 1:
         row = [node_hash(row[n], row[n + 1]) for n in range(0, len(row), 2)]
@@ -85,7 +85,10 @@ class Frontier:
         self.size = grown
 
     def extend(self, end: int, hashes: Sequence[bytes]) -> None:
-        """Appends the leaves up to `end` by the hashes of their cover. Raises BadProof for a wrong number of hashes."""
+        """Appends the leaves up to `end`, given the roots of the subtrees that `cover` names for them.
+
+        Raises BadProof for a wrong number of hashes.
+        """
         subtrees = cover(self.size, end)
         if len(subtrees) != len(hashes):
             raise BadProof(f"positions {self.size + 1} to {end} take {len(subtrees)} hashes, not {len(hashes)}")
@@ -147,7 +150,7 @@ class Edge:
 
 def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
     """Returns the hash of the subtree `level` levels above a tile's hashes; its first hash is at `offset`."""
-    return complete([bytes(tile[n * HASH : (n + 1) * HASH]) for n in range(offset, offset + (1 << level))])
+    return complete_subtree_root([bytes(tile[n * HASH : (n + 1) * HASH]) for n in range(offset, offset + (1 << level))])
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:

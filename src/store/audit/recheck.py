@@ -12,7 +12,7 @@ from domain.core.data_keys import lineage
 from store.audit.checkpoints import AuditTree, SealedCheckpoint
 from store.audit.erasures import ERASING
 from store.audit.leaves import MAPPER, GapLeaf, hash_of, leaf_of, row_of
-from store.audit.merkle import TILE, TILE_LEVELS, complete
+from store.audit.merkle import TILE, TILE_LEVELS, complete_subtree_root
 from store.audit.sealing import fetch_sealing_state, store_progress, store_round
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, note_hash, open_note
 from store.log.event_log import EventLog
@@ -120,7 +120,7 @@ class Recheck:
         level = TILE_LEVELS
         while True:
             (above,) = await self._tree.hashes([(level, n)])
-            if above != complete(hashes):
+            if above != complete_subtree_root(hashes):
                 leaves = 1 << level
                 raise TreeDamaged(
                     f"the tree over positions {n * leaves + 1} to {(n + 1) * leaves} is not that of its leaves;"

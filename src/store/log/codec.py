@@ -163,7 +163,7 @@ class EventMapper(Mapper[str]):
         self._shapes = {name: Shape(event) for name, event in catalogue.items()}
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
-        """Encodes an event without metadata. `key` is its data key, None where it names none."""
+        """Encodes an event, with `stamp` as its metadata. `key` is its data key; None when the event has none."""
         clear, sealed = self._shapes[event.name].split(event)
         flags, committed = 0, b""
         if len(clear) > MIN_COMPRESSED_BYTES:

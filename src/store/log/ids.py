@@ -52,7 +52,7 @@ class Ids:
         return int(rows[0][0])
 
 
-async def skip(pool: AsyncConnectionPool) -> None:
+async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
     """Lets positions and ids go on where no event that a restore has lost can have had them, as far as SKIPPED goes.
 
     The sequences of a dump are ahead of its events by all that was appended while it was made. Positions stay within

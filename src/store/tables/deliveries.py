@@ -167,7 +167,9 @@ async def lease(
 
 
 async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:
-    """Records the outcomes of attempts; returns for each whether other deliveries became due by it."""
+    """Records the outcomes of attempts. Returns for each, in the given order, whether it made other deliveries of its
+    endpoint due.
+    """
     # Everybody who locks several endpoints does so in this order.
     order = sorted(range(len(completed)), key=lambda at: (completed[at].leased.endpoint_id, completed[at].leased.id))
     rows = [

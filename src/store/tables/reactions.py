@@ -26,7 +26,7 @@ class Due(NamedTuple):
     """Including this one."""
 
 
-class ReactionStanding(msgspec.Struct):
+class ReactionStatus(msgspec.Struct):
     name: str
     position: int | None
     """Up to here the log was looked through; None when nobody looks any more and something is still due."""
@@ -87,7 +87,7 @@ async def has_parked(connection: AsyncConnection) -> bool:
     return await fetch_row(connection, query, (MAX_TRIES,)) == (True,)
 
 
-async def fetch_standings(source: Source) -> list[ReactionStanding]:
+async def fetch_statuses(source: Source) -> list[ReactionStatus]:
     """Returns every reaction that has a position or due events, those of other releases included."""
     rows = await fetch_rows(
         source,
@@ -100,7 +100,7 @@ async def fetch_standings(source: Source) -> list[ReactionStanding]:
         " GROUP BY n.name, p.position ORDER BY n.name",
         {"most": MAX_TRIES, "shown": MAX_SHOWN_ERRORS},
     )
-    return [ReactionStanding(*row) for row in rows]
+    return [ReactionStatus(*row) for row in rows]
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:

@@ -13,7 +13,7 @@ from projections.rebuild.diff import Diff
 from projections.rebuild.diff import diff as compare_tables
 from projections.rebuild.drop import drop as drop_unused
 from projections.rebuild.retry import retry as retry_events
-from projections.rebuild.status import Standing, overview
+from projections.rebuild.status import ReadModelStatus, overview
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from testhide import rebuild as rebuilding
@@ -150,7 +150,7 @@ async def dismiss(parts: Core, name: str, position: int, *, reason: str) -> int:
     return 1 if done.left else 0
 
 
-def _describe_progress(item: Standing) -> str:
+def _describe_progress(item: ReadModelStatus) -> str:
     if item.progress is None:
         return ""
     return f"  {item.progress:.0%}" + (f", {item.eta_s:,} s to go" if item.eta_s is not None else "")

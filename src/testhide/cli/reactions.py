@@ -15,9 +15,9 @@ app = App(name="reactions", help="What follows from events outside the log.")
 async def status(parts: Core) -> int:
     """Show how far along the log each reaction is, what is due and what is parked."""
     head = await parts.log.read_head()
-    standings = await reactions.fetch_standings(parts.pool)
+    statuses = await reactions.fetch_statuses(parts.pool)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
-    for item in standings:
+    for item in statuses:
         progress = (
             f"{'-':>12} {'-':>10}" if item.position is None else f"{item.position:>12,} {head - item.position:>10,}"
         )
@@ -32,7 +32,7 @@ async def status(parts: Core) -> int:
 async def retry(parts: Core, name: str | None = None) -> int:
     """Let what is parked be tried again, of one reaction or of all."""
     async with parts.pool.connection() as connection:
-        known = [item.name for item in await reactions.fetch_standings(connection)]
+        known = [item.name for item in await reactions.fetch_statuses(connection)]
         if name is not None and name not in known:
             raise Fault(f"There is no reaction {name!r}; there are: {', '.join(known) or 'none yet'}.", 2)
         count = await reactions.retry_parked(connection, name)

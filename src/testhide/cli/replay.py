@@ -18,7 +18,7 @@ from commands.what_if.rules import MAX_BYTES, WhatIfRules, read_rules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Difference, Simulation, TestDiffers, differences
 from domain.core.errors import Invalid
 from projections import audit_trail
-from projections.audit_view.entries import EVENT_BATCH, StreamFolder, Told, add_matches, describe, find_category
+from projections.audit_view.entries import EVENT_BATCH, AuditEntry, StreamFolder, add_matches, describe, find_category
 from projections.audit_view.rule_matches import RuleMatches
 from projections.time_travel.rule_history import RuleHistory
 from testhide.cli.options import DataFolder, run_on_stack
@@ -136,7 +136,7 @@ def parse_time(text: str) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
-def format_entry(one: Told) -> Iterator[str]:
+def format_entry(one: AuditEntry) -> Iterator[str]:
     yield f"{one.at:%Y-%m-%d %H:%M:%S}  {one.version:>4}  {printable(one.summary)}"
     for change in one.changes or ():
         yield f"{'':27}{printable(change.field)}: {format_value(change.before)} -> {format_value(change.after)}"

@@ -37,7 +37,7 @@ _SUSPECT = bytes(code for code in range(0x20) if code not in b"\t\n")
 _REPAIRS = 10_000
 
 
-def windows(chunks: Iterable[bytes], notes: Notes) -> Iterator[str]:
+def decode_windows(chunks: Iterable[bytes], notes: Notes) -> Iterator[str]:
     line = 1
     held = ""
     for suspect, text in _decoded(chunks, notes):

@@ -156,7 +156,7 @@ def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> li
     return [(node.get("testId"), case)]
 
 
-class Held:
+class PendingCases:
     """Cases of a TRX file, compressed, until its definitions at the end name the classes of their tests.
 
     100,000 passed cases take about 3 MB like this, and the definitions about 10 MB, one short key each.

@@ -58,10 +58,8 @@ class Notes:
     def __contains__(self, kind: str) -> bool:
         return kind in self._notes
 
-    def again(self, kind: str, count: int = 1) -> bool:
-        """Count one more of a kind that is known; False if it is the first, whose place is then worth finding
-        out.
-        """
+    def count_repeat(self, kind: str, count: int = 1) -> bool:
+        """Adds to the count of a kind that was noted before. Returns False if it was not; then call `add`, with the line."""
         known = self._notes.get(kind)
         if known is None:
             return False
@@ -69,7 +67,7 @@ class Notes:
         return True
 
     def add(self, kind: str, detail: str = "", *, line: int | None = None, count: int = 1) -> None:
-        if not self.again(kind, count):
+        if not self.count_repeat(kind, count):
             self._notes[kind] = [_Note(_short(detail), line, self.cases, count)]
 
     def each(self, kind: str, detail: str) -> None:

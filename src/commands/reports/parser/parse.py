@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from commands.reports.parser.case import Case, Suite, Summary
-from commands.reports.parser.decoding import windows
+from commands.reports.parser.decoding import decode_windows
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.notes import Notes
 from commands.reports.parser.reader import ReportReader
@@ -26,7 +26,7 @@ def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Itera
     balancer = Balancer(reader, notes, limits, lambda: lines[0])
     scanner = Scanner(balancer, notes, limits)
     anything = False
-    for window in windows(chunks, notes):
+    for window in decode_windows(chunks, notes):
         anything = anything or not window.isspace()
         scanner.feed(window)
         lines[0] = scanner.line

@@ -65,7 +65,7 @@ class ReportReader:
         self._budget = Budget(limits)
         self._skipped = 0
         self._suites: list[_OpenSuite] = []
-        self._held = dotnet.Held()
+        self._held = dotnet.PendingCases()
         self._releasing = False
         self._dialect: Dialect = ""
         self._root = ""

@@ -81,7 +81,7 @@ class Scanner:
         self._scan(buffer)
 
     def _note(self, kind: str, buffer: str, at: int, detail: str = "") -> None:
-        if not self._notes.again(kind):
+        if not self._notes.count_repeat(kind):
             self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
 
     def _find(self, what: str, buffer: str, start: int) -> int:

@@ -66,7 +66,7 @@ class Balancer:
                 self._implied()
             self._too_deep.clear()
         if self._too_deep or len(self._open) >= self._limits.depth:
-            if not self._notes.again("too_deep"):
+            if not self._notes.count_repeat("too_deep"):
                 self._notes.add("too_deep", f"<{name}>", line=self._line())
             # An unclosed element at the bottom must not make this list grow with the file.
             if len(self._too_deep) < 10_000:
@@ -95,7 +95,7 @@ class Balancer:
             while self._open[-1] != name:
                 self._implied()
             self._pop(whole=True)
-        elif not self._notes.again("stray_end_tag"):
+        elif not self._notes.count_repeat("stray_end_tag"):
             self._notes.add("stray_end_tag", f"</{name}>", line=self._line())
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class Balancer:
             self._pop(whole=False)
 
     def _implied(self) -> None:
-        if not self._notes.again("unclosed_element"):
+        if not self._notes.count_repeat("unclosed_element"):
             self._notes.add("unclosed_element", f"<{self._open[-1]}>", line=self._line())
         self._pop(whole=False)
 
