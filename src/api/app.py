@@ -20,13 +20,14 @@ from api.description import document
 from api.events import EventController
 from api.health import HealthController, ProjectionController, ReactionController
 from api.http import problems
+from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
+from api.http.paging import provide_paged
 from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
 from api.http.services import Services
-from api.http.types import JsonRequest, provide_paged, refuse_compressed_body, refuse_unexpected_body, require_storable
 from api.job_bundles import JobBundleController
 from api.jobs import JobController
 from api.known_issues import KnownIssueController

@@ -15,12 +15,13 @@ from litestar.response import Stream
 from api.builds import read_build
 from api.http.downloads import choose_content_type, make_file_response
 from api.http.idempotency import ReplayedResponse
+from api.http.paging import Paged, next_page
 from api.http.permissions import Agent, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page, to_view
+from api.http.types import MAX_ID, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
-from commands.reports.columns import read_report
+from commands.reports.reading import read_report
 from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished

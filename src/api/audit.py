@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 from litestar import Controller, Response, get
 from litestar.params import Parameter
 
+from api.http.paging import next_page
 from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, next_page
+from api.http.types import MAX_ID
 from commands.audit import NoteReading
 from domain.audit import What
 from domain.core.errors import Forbidden, Invalid, NotFound

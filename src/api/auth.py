@@ -11,11 +11,12 @@ from litestar import Controller, Request, Response, delete, get, post
 from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
+from api.http.paging import Paged, paginate
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
-from api.http.types import Name, Paged, paginate
+from api.http.types import Name
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from domain.core.errors import Conflict, TooManyRequests, Unauthenticated
 from domain.users import Role

@@ -15,9 +15,10 @@ from psycopg import AsyncConnection
 from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
 from api.http.configurations import check_variables
+from api.http.paging import next_page
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, fields_of, next_page, to_view
+from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams

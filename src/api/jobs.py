@@ -10,9 +10,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
 from api.http.configurations import Branch, NewConfiguration, Repository, check_repository, seal_values
+from api.http.paging import Paged, paginate
 from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from api.nodes import Tags
 from api.pools import Label, check_labels
 from api.templates import check_secrets_lendable

@@ -8,9 +8,10 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
+from api.http.paging import Paged, paginate
 from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, fields_of, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, fields_of, to_view
 from api.projects import find_visible_project
 from api.triage import DefectKey, DefectUrl
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, UpdateKnownIssue

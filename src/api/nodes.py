@@ -10,10 +10,11 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
+from api.http.paging import Paged, paginate
 from api.http.permissions import admins_only
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
-from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.nodes import DeleteNode, QuarantineNode, RegisterNode, ReleaseNode, UpdateNode
 from domain.core.errors import NotFound
 from domain.nodes import NODE

@@ -8,9 +8,10 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
+from api.http.paging import Paged, paginate
 from api.http.permissions import User
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, changes_in, fields_of, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.pools import CreatePool, DeletePool, UpdatePool
 from domain.core.errors import Forbidden, Invalid
 from domain.pools import POOL

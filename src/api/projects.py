@@ -10,9 +10,10 @@ from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.idempotency import SHOWN_ONCE
+from api.http.paging import Paged, paginate
 from api.http.permissions import Level, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name, Paged, fields_of, paginate, to_view
+from api.http.types import Id, Name, fields_of, to_view
 from commands.pools import DeletePool
 from commands.projects import CloseProject, CreateProject, DeleteProject, RotateWebhookSecret, UpdateProject
 from domain.core.errors import Conflict, Unavailable

@@ -10,8 +10,9 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from api.http.as_of import as_of
+from api.http.paging import Paged, paginate
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Id, Name, Paged, paginate, to_view
+from api.http.types import MAX_ID, Id, Name, to_view
 from api.http.validation import Time
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine

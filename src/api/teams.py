@@ -8,8 +8,9 @@ from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
 from api.endpoints import find_accessible, find_with_stats, must_be_callable
+from api.http.paging import Paged, paginate
 from api.http.request_context import RequestContext
-from api.http.types import Id, Name, Paged, paginate, to_view
+from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel

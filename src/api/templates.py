@@ -8,9 +8,10 @@ from litestar import Controller, Response, delete, get, post, put
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.configurations import Glob, SetupLine, Value, check_parts, seal_values
+from api.http.paging import Paged, paginate
 from api.http.permissions import User, developers_only
 from api.http.request_context import RequestContext
-from api.http.types import Name, Paged, fields_of, paginate, to_view
+from api.http.types import Name, fields_of, to_view
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
 from domain.core.errors import Forbidden
 from domain.templates import TEMPLATE

@@ -12,9 +12,10 @@ from psycopg import AsyncConnection
 
 from api.builds import read_build
 from api.http.as_of import as_of
+from api.http.paging import Paged, next_page
 from api.http.permissions import Level
 from api.http.request_context import RequestContext
-from api.http.types import MAX_ID, Paged, next_page, to_view
+from api.http.types import MAX_ID, to_view
 from domain.core.errors import NotFound
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus

@@ -11,9 +11,10 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
+from api.http.paging import Paged, next_page, paginate
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
-from api.http.types import MAX_ID, Id, Paged, next_page, paginate, to_view
+from api.http.types import MAX_ID, Id, to_view
 from api.http.validation import Time
 from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
@@ -188,7 +189,7 @@ class WebhookController(Controller):
 
     @put("/{id:int}")
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. A new URL, or activating it, tries waiting deliveries at once."""
+        """Changes a webhook. A new URL, or its activation, makes waiting deliveries due at once."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")

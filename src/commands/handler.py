@@ -47,7 +47,8 @@ D = TypeVar("D", bound=Deletable)
 class Command:
     """Base of commands: a request, and the pure decision which events follow from it.
 
-    A command `of` a category reads one stream of it, which its first field identifies. Others name their streams.
+    A subclass with `of=CATEGORY` reads one stream of that category, whose id is its first field; any other overrides
+    `reads`.
     """
 
     _category: ClassVar[Category[Any]]
@@ -149,8 +150,10 @@ class Handler:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def execute(self, command: Command, caller: CommandContext) -> Receipt:
-        """Raises a Rejection when the command is refused, Conflict among them when other writers won every time, and
-        AlreadyDone when the caller's `once` was carried out before.
+        """Carries out a command and returns its receipt.
+
+        Raises Conflict when other writers won every try, another Rejection when the command is refused, and AlreadyDone
+        when the caller's `once` was carried out before.
         """
         try:
             return await self._once(command, caller)

@@ -90,7 +90,7 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the given fields; None leaves a field as it is. `claim` is the claim of the new title."""
+    """Changes the given fields; None leaves a field as it is. `claim` keeps a new title unique."""
 
     node_id: int
     title: str | None = None

@@ -38,7 +38,7 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
-    """Changes the given fields; None leaves a field as it is. `claim` is the claim of the new title."""
+    """Changes the given fields; None leaves a field as it is. `claim` keeps a new title unique."""
 
     pool_id: int
     title: str | None = None

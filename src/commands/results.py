@@ -12,8 +12,8 @@ import msgspec
 
 from commands.builds import join_sentences, list_paths
 from commands.handler import Command
-from commands.reports.columns import ReportRead
 from commands.reports.matching import Match
+from commands.reports.reading import ReportRead
 from domain.artifacts import number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s

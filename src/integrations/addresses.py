@@ -84,7 +84,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 @lru_cache(maxsize=1_000)
 def parse_url(text: str) -> CallableUrl:
-    """Raises Refused for everything but a plain http(s) URL."""
+    """Returns the parts of an http(s) URL. Raises Refused for any other text."""
     if len(text) > MAX_URL:
         raise Refused(f"is longer than {MAX_URL} characters")
     if not text.isascii():

@@ -20,7 +20,7 @@ BATCH_SIZE = 5_000
 
 @dataclass(frozen=True)
 class ReportLookups:
-    """Implements `commands.reports.recording.ReadModels`."""
+    """Look-ups in read models for recording a report: implements `commands.reports.recording.ReadModels`."""
 
     pool: AsyncConnectionPool
 

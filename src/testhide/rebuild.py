@@ -106,7 +106,7 @@ async def switch_over(parts: Core, chosen: Sequence[Projection], printer: Progre
 
 
 def find_projections(names: Sequence[str]) -> list[Projection]:
-    """Raises Fault for an unknown name."""
+    """Returns the projections with these names. Raises Fault for an unknown one."""
     known = {projection.name: projection for projection in PROJECTIONS}
     if unknown := [name for name in names if name not in known]:
         raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)

@@ -9,8 +9,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import CommandContext, Handler
 from commands.known_issues import NoteSearch
-from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
+from commands.reports.reading import ReportRead
 from domain.core.errors import Rejection
 from domain.known_issues import KNOWN_ISSUE
 from domain.results import FAILED, ResultText

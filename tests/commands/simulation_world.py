@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from commands.build_assignment import AcknowledgeBuild, AssignBuild
 from commands.handler import Command
 from commands.known_issues import NoteSearch
-from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
+from commands.reports.reading import ReportRead
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult, TriagedResult
 from commands.what_if.rules import SupposedIssue, SupposedQuarantine, WhatIfRules

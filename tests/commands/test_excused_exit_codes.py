@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
-from commands.reports.columns import read_chunks
+from commands.reports.reading import read_chunks
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.jobs import Configuration
 from domain.reports import UNEXPLAINED

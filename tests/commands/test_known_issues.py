@@ -8,9 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
-from commands.reports.columns import ReportRead, read_chunks
 from commands.reports.matching import Match, MatchRules
 from commands.reports.patterns import MAX_TEXT, Pattern, any_of, must_be_a_pattern, searchable
+from commands.reports.reading import ReportRead, read_chunks
 from domain import known_issues, projects
 from domain.builds import ReportRecorded
 from domain.core.errors import Invalid, NotFound

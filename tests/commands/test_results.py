@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.reports.columns import BLOCK_ROWS, ReportRead, read_chunks, read_report
+from commands.reports.reading import BLOCK_ROWS, ReportRead, read_chunks, read_report
 from commands.reports.recording import load_build
 from commands.results import LATE, NewCases, RecordReport
 from domain.artifacts import number_path
@@ -123,7 +123,7 @@ def test_only_what_says_something_has_a_text() -> None:
 
 
 def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.reports.columns.MAX_SUITES", 2)
+    monkeypatch.setattr("commands.reports.reading.MAX_SUITES", 2)
     read = report(("a", "1", ""), ("b", "2", ""), ("c", "3", ""), ("d", "4", ""), ("a", "5", ""))
     assert read.suites == ["a", "b", "(other suites)"]
     assert list(read.row_suites) == [0, 1, 2, 2, 0]
@@ -131,7 +131,7 @@ def test_many_suites_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_text_of_a_report_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.reports.columns.REPORT_TEXT", 100)
+    monkeypatch.setattr("commands.reports.reading.REPORT_TEXT", 100)
     loud = f"<system-out>{'x' * 200}</system-out>"
     read = report(("s", "a", loud), ("s", "b", loud), ("s", "c", loud + FAILURE))
     assert [(text.row, text.message, bool(text.system_out)) for text in read.texts] == [
@@ -148,7 +148,7 @@ def test_what_is_no_report() -> None:
 
 
 def test_a_compressed_report_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("commands.reports.columns.MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr("commands.reports.reading.MAX_UNPACKED", 1_000_000)
     file = tmp_path / "r.xml.gz"
     file.write_bytes(gzip.compress(b'<testsuite name="s"><testcase name="test_a"/>' + b" " * 50_000_000))
     read = read_report(file)
@@ -191,7 +191,7 @@ def test_a_large_report_is_cut_into_blocks() -> None:
 
 
 def test_long_texts_end_a_block_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("commands.reports.columns.BLOCK_TEXT", 50)
+    monkeypatch.setattr("commands.reports.reading.BLOCK_TEXT", 50)
     loud = f"<system-out>{'x' * 30}</system-out>"
     read = report(*(("s", str(number), loud) for number in range(5)))
     assert list(read.blocks()) == [(0, 2), (2, 4), (4, 5)]

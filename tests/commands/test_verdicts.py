@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.builds import FinishExternalBuild
-from commands.reports.columns import read_chunks
+from commands.reports.reading import read_chunks
 from commands.results import RecordReport
 from domain.builds import BUILD, AnyBuild, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.events import Event, ExpectedVersion

@@ -11,7 +11,7 @@ from commands.handler import Command, CommandContext, Handler
 from commands.jobs import CreateJob
 from commands.known_issues import CreateKnownIssue, DeleteKnownIssue, NoteSearch, UpdateKnownIssue
 from commands.projects import CreateProject
-from commands.reports.columns import read_chunks
+from commands.reports.reading import read_chunks
 from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult, LinkKnownIssue

@@ -11,10 +11,10 @@ from agent.build.build_client import BuildClient
 from agent.build.execution import SETUP_FAILED, BuildVerdict, Execution
 from agent.build.log import Log
 from agent.build.masking import Masker
-from agent.build.steps import STOP_GRACE_S
 from agent.build.workspace import Workspace
 from agent.console import print_line
 from agent.context import AgentContext
+from agent.process.supervisor_client import STOP_GRACE_S
 from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused
 from agent.task import STOPPED, Task
 

@@ -39,7 +39,7 @@ class Masker:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
     def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
-        """Return the masked data up to `cut`, or to the end of a secret that crosses it, and the unmasked rest."""
+        """Return the data before `cut`, masked, and the rest, unmasked. No secret is cut in two."""
         if self._pattern:
             for match in self._pattern.finditer(data):
                 if match.start() >= cut:

@@ -12,10 +12,9 @@ from agent.build.lines import LineReader
 from agent.build.masking import Masker
 from agent.build.workspace import Workspace
 from agent.process.privileges import BuildAccount
-from agent.process.supervisor_client import SupervisorClient
+from agent.process.supervisor_client import STOP_GRACE_S, SupervisorClient
 from agent.task import Interrupt
 
-STOP_GRACE_S = 5.0  # from SIGTERM to SIGKILL, when a build is stopped or takes too long
 _REST_TIMEOUT_S = 2.0
 """For reading what is left in the output pipe after a step: a process that runs on may fill it for ever."""
 TIMEOUT = "timeout"

@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.process.privileges import BuildAccount
 
+STOP_GRACE_S = 5.0  # from SIGTERM to SIGKILL, when a build is stopped or takes too long
 _SHUTDOWN_TIMEOUT_S = 0.8  # for a supervisor to end its processes and itself, before it is killed
 _INHERITED = ("PATH", "LANG", "LD_LIBRARY_PATH")
 

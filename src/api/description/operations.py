@@ -23,9 +23,10 @@ from api.description.components import (
 from api.description.examples import complete, load_examples
 from api.description.fields import FIELDS
 from api.description.schemas import Schemas, adapt, unwrap
+from api.http.bodies import require_storable
 from api.http.idempotency import REPLAYED
 from api.http.request_context import AS_OF, POSITION, PROJECTED
-from api.http.types import MAX_ID, require_storable
+from api.http.types import MAX_ID
 from api.http.validation import alternatives, struct_members, struct_of
 
 BINARY: Part = {"schema": {"type": "string", "format": "binary"}}

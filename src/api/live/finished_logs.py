@@ -28,7 +28,9 @@ class FinishedLogs:
         self._checks: dict[int, tuple[float, asyncio.Task[int]]] = {}
 
     async def count_lines(self, build_id: int) -> int:
-        """Returns how many lines the log of a finished build has. Raises ContentsAltered for one that was changed."""
+        """Returns how many lines the log of a finished build has. Raises ContentsAltered if
+        the log is not as it was stored.
+        """
         begun, check = self._checks.get(build_id, (0.0, None))
         if check is None or time.monotonic() - begun > CHECK_LIFETIME_S:
             check = asyncio.create_task(self._check(build_id), name=f"log of build {build_id}")

@@ -7,7 +7,7 @@ nothing says which is which (shards whose reports were merged, say): those are c
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from commands.reports.columns import ReportRead
+from commands.reports.reading import ReportRead
 from domain.flakiness import OtherResult
 from domain.results import DIFFERED, FAILED, FLIPPED, PASSED, SKIPPED
 

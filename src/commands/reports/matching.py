@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from commands.reports.columns import ReportRead
 from commands.reports.patterns import Pattern, any_of, searchable
+from commands.reports.reading import ReportRead
 from domain.known_issues import Kind, MatchRule
 from domain.results import FAILED
 from domain.triage import Classification

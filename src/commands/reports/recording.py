@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from commands.handler import Command, Receipt
-from commands.reports.columns import ReportRead, read_report
 from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.matching import Match, MatchRules
+from commands.reports.reading import ReportRead, read_report
 from commands.results import NewCases, RecordReport, find_report, must_take_reports, place_report
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable

@@ -16,8 +16,8 @@ from typing import Protocol
 import msgspec
 
 from commands.builds import FinishBuild, FinishExternalBuild
-from commands.reports.columns import ReportRead
 from commands.reports.matching import MatchRules
+from commands.reports.reading import ReportRead
 from commands.what_if.rules import FIRST_ID, WhatIfRules
 from domain.builds import (
     BUILD,

@@ -54,7 +54,7 @@ class Inspection:
 
 
 async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
-    """Inspects the tables of these projections in a schema."""
+    """Finds the position of each projection in a schema, and what is broken in its tables."""
     wanted = {(projection.name, projection.version) for projection in projections}
     cursor = await connection.execute(_POSITIONS.format(schema=schema).encode(), prepare=True)
     head, positions, broken = 0, dict[str, int](), dict[str, str]()

@@ -139,7 +139,7 @@ def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
 
 
 class Unreadable(Exception):
-    """A projection handles this type of event, and the event is damaged."""
+    """An event is damaged, and of a type that the projection handles."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,9 @@ class Projection:
         assert versions <= {self.version}, f"{self.name}: its tables have another version"
 
     def changes(self, recorded: Recorded, rows: Rows) -> Sequence[Change]:
-        """Returns the changes for an event, none for a dismissed one. Raises Unreadable when the event is damaged and
-        of a type that the projection handles, and whatever `apply` raises.
+        """Returns the changes for an event; none for a dismissed one.
+
+        Raises Unreadable for a damaged event of a type that the projection handles, and whatever `apply` raises.
         """
         event = recorded.event
         if self.dismissed and recorded.position in self.dismissed:

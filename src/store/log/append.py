@@ -29,7 +29,7 @@ RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 
 
 class VersionConflict(IntegrityError):
-    """Another writer appended first to a stream that the request writes, or that its command was decided on."""
+    """Another writer appended first to a stream that this request writes, or whose state its command read."""
 
 
 class AlreadyDone(Exception):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.reports.columns import ReportRead, read_chunks
 from commands.reports.flips import find_failed_cases, find_flips
+from commands.reports.reading import ReportRead, read_chunks
 from domain.flakiness import OtherResult
 from domain.results import DIFFERED, FAILED, FLIPPED, PASSED, SKIPPED
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from commands.reports.columns import ReportRead, read_report
+from commands.reports.reading import ReportRead, read_report
 from domain.results import STATUSES
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.reports.columns import ReportRead, read_report
+from commands.reports.reading import ReportRead, read_report
 from domain.results import FAILED, PASSED, SKIPPED
 from tests.real.runners.verdicts import judge
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.builds import FinishBuild
-from commands.reports.columns import read_report
+from commands.reports.reading import read_report
 from commands.results import RecordReport
 from domain.builds import BUILD, AnyBuild, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.events import Event, ExpectedVersion

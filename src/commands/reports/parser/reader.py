@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from commands.reports.parser import dotnet, junit
 from commands.reports.parser.building import Builder, property_pair
 from commands.reports.parser.case import Case, Counts, Declared, Dialect, Suite, Summary
-from commands.reports.parser.counting import declared_by, declared_by_trx, mismatches
+from commands.reports.parser.declared_counts import declared_by, declared_by_trx, describe_mismatches
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
@@ -233,7 +233,7 @@ class ReportReader:
         who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
         junit = suite.element.startswith("testsuite")
         is_pytest = suite.origin.pytest or self._run.pytest
-        if wrong := mismatches(declared, suite.total, suite.direct, junit=junit, pytest=is_pytest):
+        if wrong := describe_mismatches(declared, suite.total, suite.direct, junit=junit, pytest=is_pytest):
             self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)

@@ -5,7 +5,7 @@ from commands.reports.parser.notes import Notes
 from commands.reports.parser.values import whole_number
 
 
-def mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
+def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
     """Describe the declared counts that are wrong. A suite may or may not count the suites inside it.
 
     pytest counts subtests as tests and as failures of their own, but writes them into the element of their test.

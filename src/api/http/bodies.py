@@ -1,0 +1,176 @@
+"""Reads bodies, and refuses text that cannot be stored.
+
+PostgreSQL stores no NUL characters and no half surrogate pairs, which JSON allows, so both are refused here:
+`JsonRequest` (the application's `request_class`) checks every body, `require_storable` (a guard of the application)
+every path and query string.
+"""
+
+import json
+from collections import Counter
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException, SerializationException
+from litestar.handlers import BaseRouteHandler
+
+from api.http.types import MAX_ID
+from api.http.validation import convert_body, drop_read_only
+from domain.core.errors import FieldError, Invalid, NotFound
+
+NUL = "contains the character U+0000, which cannot be stored"
+
+MAX_DEPTH = 100
+"""Most levels of lists and objects in a body."""
+
+
+class JsonRequest(Request[Any, Any, Any]):
+    """Refuses bodies that are not JSON: with 415 for their media type, 400 for their syntax, 422 for what cannot be
+    stored.
+    """
+
+    async def json(self) -> Any:
+        check_media_type(self.headers.get("content-type"))
+        body = await self.body()
+        try:
+            value = await super().json()
+        except (SerializationException, UnicodeDecodeError, RecursionError) as error:
+            raise explain_undecodable(body) from error
+        # Python's own limit of nesting depends on its version; the same body must get the same answer.
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_deeper_than(MAX_DEPTH, value):
+            raise Invalid("The body is nested too deeply.")
+        is_for_agents = bool(self.route_handler.opt.get("agents"))
+        if not is_for_agents:
+            json.loads(body or b"null", object_pairs_hook=refuse_doubled, parse_int=str, parse_float=str)
+        if b"\\u0000" in body:
+            if is_for_agents:
+                value = replace_nul(value)  # agents cannot choose what programs print
+            elif (field := find_nul(value)) is not None:
+                raise Invalid.field(field, NUL)
+        expected = self.route_handler.parsed_data_field
+        if expected is None:
+            return value
+        if self.method == "PUT":
+            answered = self.route_handler.parsed_fn_signature.return_type.annotation
+            representation = self.route_handler.opt.get("representation", answered)
+            value = drop_read_only(value, expected.annotation, representation)
+        # Agents of a newer release may send more than this server knows.
+        return convert_body(value, expected.annotation, ignore_unknown=is_for_agents)
+
+
+async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
+    """Raises Invalid for a body that the operation would ignore. Agents of a newer release may send one."""
+    handler = request.route_handler
+    if request.method == "GET" or handler.parsed_data_field is not None or handler.opt.get("agents"):
+        return
+    if (await request.body()).strip() not in (b"", b"{}", b"null"):
+        raise Invalid.field("body", "is not taken by this operation; leave it out")
+
+
+def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the members of a JSON object by name. Raises Invalid for a name that it has twice."""
+    named = dict(members)
+    if len(named) < len(members):
+        counts = Counter(name for name, _ in members)
+        raise Invalid.fields([FieldError(name, "is given twice") for name, count in counts.items() if count > 1])
+    return named
+
+
+def is_deeper_than(levels: int, value: Any) -> bool:
+    if levels < 0:
+        return True
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(is_deeper_than(levels - 1, item) for item in items if isinstance(item, dict | list))
+
+
+def refuse_compressed_body(request: Request[Any, Any, Any]) -> None:
+    """Raises HTTPException (415) for a body with a content coding."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise HTTPException(f"Send the body as it is, without `Content-Encoding: {coding}`.", status_code=415)
+
+
+def check_media_type(content_type: str | None) -> None:
+    media_type = (content_type or "application/json").partition(";")[0].strip().lower()
+    if media_type not in ("application/json", "text/json") and not media_type.endswith("+json"):
+        detail = f"The body must be JSON: send it with `Content-Type: application/json`, not {media_type}."
+        raise HTTPException(detail, status_code=415)
+
+
+def explain_undecodable(body: bytes) -> Exception:
+    """Returns the error for a body that cannot be decoded. Half surrogate pairs and huge numbers are valid JSON, yet
+    refused.
+    """
+    try:
+        json.loads(body.decode(), parse_constant=_no_constant)
+    except RecursionError:
+        return Invalid("The body is nested too deeply.")
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        return SerializationException(f"The body is not valid JSON: {error.msg}, in {where}.")
+    except UnicodeDecodeError:
+        return SerializationException("The body is not valid JSON: it is not encoded in UTF-8.")
+    except SerializationException as error:
+        return error
+    except ValueError:
+        pass  # a number with more digits than Python converts
+    return Invalid(
+        "The body holds half a surrogate pair or a number out of range; send characters and numbers in full."
+    )
+
+
+def _no_constant(name: str) -> None:
+    """Refuses NaN and Infinity, which only Python reads as JSON."""
+    raise SerializationException(f"The body is not valid JSON, which has no {name}.")
+
+
+def find_nul(value: Any, path: str = "") -> str | None:
+    """Returns the path of the first text with a NUL in a decoded body, e.g. `env.HOST`; None if there is none."""
+    match value:
+        case str():
+            return (path or "body") if "\0" in value else None
+        case dict():
+            for key, item in value.items():
+                if "\0" in key:
+                    return path or "body"
+                if (found := find_nul(item, f"{path}.{key}" if path else key)) is not None:
+                    return found
+        case list():
+            for item in value:
+                if (found := find_nul(item, path)) is not None:
+                    return found
+    return None
+
+
+def replace_nul(value: Any) -> Any:
+    """Returns a decoded body with U+FFFD for each NUL."""
+    match value:
+        case str():
+            return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        case dict():
+            return {replace_nul(key): replace_nul(item) for key, item in value.items()}
+        case list():
+            return [replace_nul(item) for item in value]
+        case _:
+            return value
+
+
+async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Refuses ids that cannot exist, and paths and query strings that cannot be stored. A guard."""
+    segments = connection.scope["path"].split("/")
+    for value in connection.path_params.values():
+        # An id has one address: Litestar also reads `+7`, `007` and other scripts' digits as 7.
+        if isinstance(value, int) and not (0 < value <= MAX_ID and str(value) in segments):
+            raise NotFound(f"There is nothing at {connection.url.path}.")
+    if not is_text(connection.scope["path"].encode("utf-8", "surrogatepass")):
+        raise NotFound("There is nothing at this path.")
+    if not is_text(unquote_to_bytes(connection.scope["query_string"])):
+        raise Invalid("The query string must be UTF-8 and without the character U+0000.")
+
+
+def is_text(raw: bytes) -> bool:
+    try:
+        return "\0" not in raw.decode()
+    except UnicodeDecodeError:
+        return False

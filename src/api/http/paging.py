@@ -1,0 +1,59 @@
+"""Pages of lists: which part of a list a request asks for, and the link to the next one."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+from litestar import Request, Response
+from litestar.params import Parameter
+
+from api.http.types import MAX_ID
+from projections.engine.queries import Window
+
+
+class WithId(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=WithId)
+
+
+class Paged(msgspec.Struct, frozen=True):
+    """The part of a list to return: a page, or the items after an id, which cost the same at any depth."""
+
+    page: int
+    limit: int
+    after: int
+
+    @property
+    def offset(self) -> int:
+        return 0 if self.after else (self.page - 1) * self.limit
+
+    @property
+    def window(self) -> Window:
+        """The parameters of a query for the items."""
+        return {"after": self.after, "offset": self.offset, "limit": self.limit}
+
+
+def provide_paged(
+    page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
+    limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
+    after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
+) -> Paged:
+    """Provides `paged`, the page that a request asks for, to operations that list items by id."""
+    return Paged(page, limit, after)
+
+
+def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -> Response[list[Item]]:
+    """Returns a page of a list, with the `Link` header to the next one."""
+    return Response(items, headers=next_page(request, paged.limit, [item.id for item in items]))
+
+
+def next_page(request: Request[Any, Any, Any], limit: int, ids: Sequence[int], *, key: str = "after") -> dict[str, str]:
+    """Returns the `Link` header to the items that follow; nothing on the last page."""
+    if len(ids) < limit:
+        return {}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("page", key)]
+    return {"Link": f'<{request.url.path}?{urlencode([*kept, (key, ids[-1])])}>; rel="next"'}
