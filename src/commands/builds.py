@@ -108,13 +108,18 @@ class FinishBuild(Command, of=BUILD):
     reason: Reason | None
     detail: str | None
     log: LogEnd = EMPTY_LOG
+    ignore_unreadable: bool = False
+    """A simulated build passes as the real one did, in an older release."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
             return
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         failed = held.failed or count_unloaded(held)
+        unreadable = describe_unreadable(held)
         status, reason = verdict(self.exit_code, self.reason, failed, find_excused_exit_codes(held))
+        if status == "passed" and unreadable and not self.ignore_unreadable:
+            status, reason = "failed", "reports_unreadable"
         yield self.event(
             BuildFinished,
             **held.ids,
@@ -122,7 +127,7 @@ class FinishBuild(Command, of=BUILD):
             reason=reason,
             detail=join_sentences(
                 self.detail or (ignored_failures(held) if status == "passed" else describe_unexcused(held, reason)),
-                describe_unreadable(held),
+                unreadable,
                 describe_missing(held),
             ),
             log_lines=self.log.lines,
@@ -218,11 +223,14 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
     """Returns the exit codes for which ignored failures (in quarantine, or known to the reporter) account.
 
     A report says so itself where the agent's pytest plugin wrote it; for any other the job says with what its test
-    runner exits when tests failed. Nothing is excused when a suite is missing, or when a test runner ended for
-    another reason.
+    runner exits when tests failed. Nothing is excused when a suite, a report or results of one are missing, or when a
+    test runner ended for another reason.
     """
     reports = build.counting_reports
-    if any(report.unloaded or report.explained_exit_code == UNEXPLAINED for report in reports):
+    if any(
+        report.unloaded or report.unreadable or report.missing or report.explained_exit_code == UNEXPLAINED
+        for report in reports
+    ):
         return set()
     runners = find_exit_codes_of_failed_tests(build.queued.configuration.env)
     excused = [
@@ -249,25 +257,33 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
         return None
     if unloaded := count_unloaded(build):
         return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded."
-    if reason == "command_failed" and any(report.ignored for report in build.counting_reports):
-        return "The ignored failures do not account for the exit code of the command."
+    reports = build.counting_reports
+    if reason == "command_failed" and any(report.ignored for report in reports):
+        return join_sentences(
+            "The ignored failures do not account for the exit code of the command.",
+            list_paths(
+                "The report {} explains no exit code.",
+                "{:,} reports explain no exit code: {}.",
+                [report.path for report in reports if report.explained_exit_code == UNEXPLAINED],
+            ),
+        )
     return None
 
 
 def describe_unreadable(build: AnyBuild) -> str | None:
-    """Says which reports lack results because they cannot be read; None when all can."""
+    """Says which reports lack results; None when none does."""
     return list_paths(
-        "The report {} cannot be read.",
-        "{:,} reports cannot be read: {}.",
+        "The report {} is incomplete or cannot be read.",
+        "{:,} reports are incomplete or cannot be read: {}.",
         [report.path for report in build.counting_reports if report.unreadable],
     )
 
 
 def describe_missing(build: AnyBuild) -> str | None:
-    """Says which patterns of the job's artifacts name reports and match no file; None when there is none."""
+    """Says which patterns of the job's artifacts name reports and match no readable file; None when there is none."""
     return list_paths(
-        "No file matches {}, which names reports.",
-        "No file matches {:,} patterns that name reports: {}.",
+        "No readable file matches {}, which names reports.",
+        "No readable file matches {:,} patterns that name reports: {}.",
         [report.path for report in build.counting_reports if report.missing],
     )
 
@@ -283,7 +299,9 @@ def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
 
 
 def join_sentences(*sentences: str | None) -> str | None:
-    return " ".join(filter(None, sentences)) or None
+    """Returns the sentences as one text; one without a full stop, as agents write them, gets it. None for none."""
+    *before, last = [*filter(None, sentences)] or [""]
+    return " ".join([*(one if one.endswith((".", "!", "?")) else f"{one}." for one in before), last]) or None
 
 
 def ignored_failures(build: AnyBuild) -> str | None:

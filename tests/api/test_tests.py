@@ -262,7 +262,7 @@ def test_no_build_passes_with_a_report_that_cannot_be_read(server: Server, job: 
         server.admin.post(f"/api/v3/builds/{build}/finish", json=finish).raise_for_status()
         shown = server.admin.get(f"/api/v3/builds/{build}").json()
         assert (shown["status"], shown["reason"]) == ended
-        assert shown["detail"] == f"The report {name} cannot be read."
+        assert shown["detail"] == f"The report {name} is incomplete or cannot be read."
 
 
 def test_a_report_that_cannot_be_read_is_replaced(server: Server, job: int) -> None:

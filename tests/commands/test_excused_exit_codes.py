@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
@@ -19,6 +20,10 @@ def report(path: str, quarantined: int, explained: int | None = None, unloaded: 
     counts: dict[str, Any] = {"cases": 9, "passed": 9 - quarantined, "failed": quarantined, "skipped": 0}
     counts |= {"known_issues": 0, "duration_ms": 1, "blocks": 1, "quarantined": quarantined, "first_result_id": 1}
     return ReportRecorded(**IDS, attempt=1, path=path, **counts, explained_exit_code=explained, unloaded=unloaded)
+
+
+UNREADABLE = msgspec.structs.replace(report("b", 0), unreadable=True)
+MISSING = msgspec.structs.replace(report("r/*.xml", 0), missing=True)
 
 
 def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) -> BuildFinished:
@@ -52,6 +57,8 @@ def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) ->
         pytest.param(1, [report("a", 1, 1), report("b", 0, UNEXPLAINED)], None, "failed", id="another run's gate"),
         pytest.param(1, [report("a", 1, unloaded=1)], None, "failed", id="a suite is missing"),
         pytest.param(1, [report("a", 1), report("b", 0, unloaded=2)], None, "failed", id="suites are missing"),
+        pytest.param(1, [report("a", 1, explained=1), UNREADABLE], None, "failed", id="another report is cut off"),
+        pytest.param(1, [report("a", 1, explained=1), MISSING], None, "failed", id="another report is missing"),
     ],
 )
 def test_excused_exit_codes(exit_code: int, reports: list[ReportRecorded], codes: str | None, status: str) -> None:
@@ -62,6 +69,13 @@ def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
     assert ended(1, report("a", 1, unloaded=2)).detail == "2 test suites could not be loaded."
     explanation = "The ignored failures do not account for the exit code of the command."
     assert ended(2, report("a", 1)).detail == explanation
+    gate = ended(1, report("a", 1, explained=1), report("b", 0, explained=UNEXPLAINED))
+    assert gate.detail == f"{explanation} The report b explains no exit code."
+    lost = ended(1, report("a", 1, explained=1), UNREADABLE, MISSING)
+    assert lost.detail == (
+        f"{explanation} The report b is incomplete or cannot be read."
+        " No readable file matches r/*.xml, which names reports."
+    )
     assert ended(2, report("a", 0)).detail is None
 
 
@@ -76,6 +90,38 @@ def test_a_report_says_which_exit_code_it_explains(property_value: str | None, e
     one = f'<property name="testhide_explained_exit_code" value="{property_value}"/>' if property_value else ""
     suite = f'<testsuite name="pytest"><properties>{one}</properties><testcase name="a"/></testsuite>'
     assert read_chunks([suite.encode()]).explained_exit_code == explained
+
+
+@pytest.mark.parametrize(
+    ("suite", "is_unreadable", "explained"),
+    [
+        ('name="s" tests="5" failures="1" errors="2"><testcase name="a"/>', True, None),
+        ('name="s" tests="0" failures="1">', True, None),
+        ('name="s" tests="1" failures="1" errors="1"><testcase name="a"><failure/></testcase>', True, None),
+        ('name="s" tests="2" failures="1"><testcase name="a"/><testcase name="b"><error/></testcase>', False, None),
+        ('name="s" tests="5"><testcase name="a"/>', False, UNEXPLAINED),
+        ('name="s" tests="1"><testcase name="a"/><testcase name="todo"><skipped/></testcase>', False, None),
+        ('name="undefined" tests="0" errors="1">', False, None),
+        ('name="pytest" tests="4" failures="3"><testcase name="a"><failure/></testcase>', False, None),
+        ('name="pytest" tests="4" failures="3"><testcase name="a"/>', True, None),
+    ],
+)
+def test_a_report_that_declares_what_it_does_not_show(suite: str, is_unreadable: bool, explained: int | None) -> None:
+    read = read_chunks([f"<testsuites><testsuite {suite}</testsuite></testsuites>".encode()])
+    assert (read.is_unreadable, read.explained_exit_code) == (is_unreadable, explained)
+
+
+def test_suites_that_are_lost_as_a_whole() -> None:
+    suite = '<testsuite name="s" tests="1"><testcase name="a"/></testsuite>'
+    read = read_chunks([f'<testsuites tests="2" failures="1">{suite}</testsuites>'.encode()])
+    assert read.is_unreadable
+
+
+@pytest.mark.parametrize(("exit_code", "reason"), [(0, "reports_unreadable"), (3, "command_failed")])
+def test_a_build_with_an_unreadable_report_fails(exit_code: int, reason: str) -> None:
+    finished = ended(exit_code, report("a", 0), UNREADABLE)
+    assert (finished.status, finished.reason) == ("failed", reason)
+    assert finished.detail == "The report b is incomplete or cannot be read."
 
 
 def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
@@ -100,6 +146,15 @@ def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
 def test_a_case_can_stand_for_a_suite_that_could_not_be_loaded(suite: str, case: str) -> None:
     read = read_chunks([f'<testsuite name="{suite}"><testcase {case}</testcase></testsuite>'.encode()])
     assert (read.unloaded, list(read.statuses)) == (1, [FAILED])
+
+
+def test_two_cases_for_a_suite_that_could_not_be_loaded_count_once() -> None:
+    cases = '<testcase classname="Test suite failed to run" name="a"><error/></testcase>'
+    cases += '<testcase classname="Test suite failed to run" name="b"><failure/></testcase>'
+    suite = f'<testsuite name="a" tests="2" errors="1" failures="1">{cases}</testsuite>'
+    assert read_chunks([f"<testsuites>{suite}{suite}</testsuites>".encode()]).unloaded == 2
+    error = '<testcase name="x"><error message="collection failure"/></testcase>'
+    assert read_chunks([f'<testsuite name="pytest">{error}{error}</testsuite>'.encode()]).unloaded == 2
 
 
 def test_a_failed_case_named_as_its_class_or_suite_is_a_test() -> None:

@@ -60,7 +60,9 @@ class ReportRead:
     is_report: bool = False
     """Whether the file is a report of any known shape."""
     is_unreadable: bool = False
-    """Whether results are missing: the file is empty, cut off, no XML at all, or cannot be unpacked."""
+    """Whether results are missing: the file is empty, cut off, no XML at all, cannot be unpacked, or declares failures
+    that it does not show.
+    """
     is_missing: bool = False
     """Whether there is no file: none matches a pattern of the job's artifacts that names reports."""
 
@@ -132,6 +134,8 @@ class _Reading:
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[tuple[str, str], _Attempts]] = {}
         """By the name of an open suite, and by node id and xdist worker."""
+        self._unloaded: set[str] = set()
+        """Open suites that could not be loaded: jest-junit writes two cases for one."""
         self._block_text = 0
         self._text = 0
         self._left_out = 0
@@ -163,7 +167,10 @@ class _Reading:
         report.finals.append(1)
         report.known_issues.append(status == FAILED and case.known_issue)
         report.flaky.append(status == PASSED and failed_before)
-        report.unloaded += status == FAILED and _is_unloaded_suite(case)
+        if status == FAILED and _is_unloaded_suite(case) and case.suite not in self._unloaded:
+            report.unloaded += 1
+            if not _is_collection_error(case):  # pytest has one suite for all of its files
+                self._unloaded.add(case.suite)
         self._keep_text(row, case)
         if report.rows - report.cuts[-1] >= BLOCK_ROWS or self._block_text >= BLOCK_TEXT:
             report.cuts.append(report.rows)
@@ -172,6 +179,7 @@ class _Reading:
     def end_suite(self, suite: Suite) -> None:
         """Ends a suite: a later one of the same name is another. Merged reports of shards have many called `pytest`."""
         self._attempts.pop(suite.name, None)
+        self._unloaded.discard(suite.name)
         code = dict(suite.properties).get("testhide_explained_exit_code")
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:
             self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
@@ -183,6 +191,8 @@ class _Reading:
         report.is_report = summary.dialect != ""
         report.warnings = [warning.message for warning in summary.warnings]
         report.is_unreadable = _is_unreadable(summary)
+        if any(warning.kind == "lost_tests" for warning in summary.warnings):
+            report.explained_exit_code = UNEXPLAINED
         if self._left_out:
             report.warnings.append(
                 f"the report holds more than {REPORT_TEXT // 2**20} MiB of text: "
@@ -229,7 +239,8 @@ def _is_unreadable(summary: Summary) -> bool:
     """Returns whether results are missing. XML of another kind, like a coverage report, is just no test report."""
     kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
     no_xml = not summary.dialect and ("<" not in (no_report := kinds.get("not_a_report", "<")) or "<html" in no_report)
-    return "empty" in kinds or no_xml or (summary.dialect != "" and "truncated" in kinds)
+    is_cut = summary.dialect != "" and "truncated" in kinds
+    return "empty" in kinds or no_xml or is_cut or "lost_failures" in kinds
 
 
 def _is_unloaded_suite(case: Case) -> bool:
@@ -239,8 +250,13 @@ def _is_unloaded_suite(case: Case) -> bool:
         or case.classname == "Test suite failed to run"  # jest-junit
         or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
         or case.name.endswith("initializationError")  # surefire
-        or (case.error_kind == "error" and case.message == "collection failure")  # pytest
+        or _is_collection_error(case)
     )
+
+
+def _is_collection_error(case: Case) -> bool:
+    """Returns whether a failed case stands for a file that pytest could not collect."""
+    return case.error_kind == "error" and case.message == "collection failure"
 
 
 def _properties(case: Case, failed: bool) -> Iterator[tuple[str, str]]:

@@ -313,8 +313,16 @@ def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[Verd
         command = FinishExternalBuild(event.build_id, reported, ignore_unreadable=event.status == "passed")
     else:
         # Only these reasons come from the agent; the others were derived from the exit code and the results.
-        reported_reason = None if event.reason in ("tests_failed", "command_failed") else event.reason
-        command = FinishBuild(event.build_id, event.node_id, build.attempt, event.exit_code, reported_reason, None)
+        derived = ("tests_failed", "command_failed", "reports_unreadable")
+        command = FinishBuild(
+            event.build_id,
+            event.node_id,
+            build.attempt,
+            event.exit_code,
+            None if event.reason in derived else event.reason,
+            None,
+            ignore_unreadable=event.status == "passed",
+        )
     for decided in command.decide(build):
         if isinstance(decided, BuildFinished) and decided.status != event.status:
             more = opened.real.failed - build.failed

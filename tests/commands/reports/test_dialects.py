@@ -170,8 +170,8 @@ def test_nested_suites_count_for_those_around_them() -> None:
 def test_a_wrong_count_is_a_warning() -> None:
     sample = samples.PYTEST.replace("pytest tests", "tests").replace('"pytest"', '"unit"')
     report = parsed(sample.replace('tests="4"', 'tests="9"').replace('failures="1"', 'failures="x"'))
-    assert report.kinds == {"count_mismatch", "bad_number"}
-    (mismatch,) = (warning for warning in report.summary.warnings if warning.kind == "count_mismatch")
+    assert report.kinds == {"lost_tests", "bad_number"}
+    (mismatch,) = (warning for warning in report.summary.warnings if warning.kind == "lost_tests")
     assert mismatch.message == "the suite 'unit' declares 9 tests instead of 4"
 
 

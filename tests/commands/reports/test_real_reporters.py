@@ -179,4 +179,4 @@ def test_what_pytest_and_jest_do_not_write_is_no_mismatch(tmp_path: Path) -> Non
     )
     assert parsed(jest).summary.warnings == ()
     lost = parsed(jest.replace(b'skipped="0" tests="1"', b'skipped="0" tests="3"'))
-    assert [warning.kind for warning in lost.summary.warnings] == ["count_mismatch"]
+    assert [warning.kind for warning in lost.summary.warnings] == ["lost_tests"]

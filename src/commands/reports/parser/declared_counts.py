@@ -20,10 +20,23 @@ def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, ju
             continue
         is_more = junit and what in ("tests", "skipped") and says < max(found)
         is_of_subtests = pytest and (what == "tests" or (what == "failures" and max(found) > 0))
-        is_of_suite = junit and what == "failures" and declared.tests == 0
+        is_of_suite = junit and what == "failures" and declared.tests == 0 and says < max(found)
         if not is_more and not is_of_subtests and not is_of_suite:
             wrong.append(f"{says:,} {what} instead of {found[0]:,}")
     return wrong
+
+
+def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pytest: bool) -> int:
+    """Returns how many failures and errors are declared that no case shows. pytest counts subtests apart."""
+    failures, errors = declared.failures or 0, (declared.errors or 0) if junit else 0
+    if pytest and counts.failed > counts.errors:
+        failures = min(failures, counts.failed - counts.errors)
+    return max(0, failures + errors - counts.failed)
+
+
+def count_lost_tests(declared: Declared, counts: Counts, *, pytest: bool) -> int:
+    """Returns how many tests are declared that no case shows."""
+    return 0 if pytest else max(0, (declared.tests or 0) - counts.tests)
 
 
 def _found(counts: Counts, what: str, junit: bool) -> int:

@@ -27,6 +27,8 @@ WORDS = {
     "too_many_elements": "{count} elements were skipped because a case or suite has too many, for example {detail}",
     "cut": "{count} texts were too long and were cut, for example {detail}",
     "count_mismatch": "{detail}",
+    "lost_failures": "{detail}",
+    "lost_tests": "{detail}",
     "bad_number": "{count} numbers could not be read and were taken as 0 or left out, for example {detail}",
     "missing_name": "{count} cases have no name",
     "unknown_result": "{count} results are unknown and were taken as failed, for example {detail}",
@@ -90,6 +92,6 @@ def _worded(kind: str, note: _Note) -> ReportWarning:
     message = WORDS[kind].format(count=f"{note.count:,}", detail=note.detail)
     if note.line is not None:
         message += f" ({'first ' if note.count > 1 else ''}at line {note.line:,}, after {note.case:,} cases)"
-    elif kind == "count_mismatch" and note.count > 1:
+    elif kind in ("count_mismatch", "lost_failures", "lost_tests") and note.count > 1:
         message += f" (and {note.count - 1:,} more)"
     return ReportWarning(kind=kind, message=message, count=note.count, line=note.line, case=note.case)

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from commands.reports.parser import dotnet, junit
 from commands.reports.parser.building import Builder, property_pair
 from commands.reports.parser.case import Case, Counts, Declared, Dialect, Suite, Summary
-from commands.reports.parser.declared_counts import declared_by, declared_by_trx, describe_mismatches
+from commands.reports.parser.declared_counts import (
+    count_lost_failures,
+    count_lost_tests,
+    declared_by,
+    declared_by_trx,
+    describe_mismatches,
+)
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
@@ -51,6 +57,8 @@ class _OpenSuite:
         self.direct = Counts()
         self.total = Counts()
         self.properties: list[tuple[str, str]] = []
+        self.unloaded = 0
+        """Errors that are declared by suites without cases in it: each could not be loaded."""
 
 
 class ReportReader:
@@ -233,10 +241,18 @@ class ReportReader:
         who = "the file" if suite.element in _RUNS else f"the suite '{suite.origin.suite[:80]}'"
         junit = suite.element.startswith("testsuite")
         is_pytest = suite.origin.pytest or self._run.pytest
+        if junit and suite.total.tests == 0 and suite.element not in _RUNS:
+            suite.unloaded = declared.errors or 0  # jest-junit writes no case for a file that could not be loaded
         if wrong := describe_mismatches(declared, suite.total, suite.direct, junit=junit, pytest=is_pytest):
-            self._notes.each("count_mismatch", f"{who} declares {', '.join(wrong)}")
+            kind = "count_mismatch"
+            if count_lost_failures(declared, suite.total, junit=junit, pytest=is_pytest) > suite.unloaded:
+                kind = "lost_failures"
+            elif count_lost_tests(declared, suite.total, pytest=is_pytest):
+                kind = "lost_tests"
+            self._notes.each(kind, f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)
+            self._suites[-1].unloaded += suite.unloaded
         if suite.element not in _RUNS:
             properties = tuple(suite.properties)
             self._out.append(
