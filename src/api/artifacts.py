@@ -21,7 +21,6 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.http.uploads import Upload, receive_upload
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
-from commands.reports.reading import read_report
 from commands.reports.recording import IncomingReport, load_build
 from domain.artifacts import ARTIFACT, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
 from domain.builds import AnyBuild, Finished
@@ -243,7 +242,7 @@ async def record_external_report(
     """Records the results of an uploaded file; returns None for a file that is meant for something else."""
     if (known := file.find_in(build.state)) is not None:
         return known
-    report = await asyncio.to_thread(read_report, file.content)
+    report = await asyncio.to_thread(file.read)
     if not report.is_report and not (report.is_unreadable and is_report_name(file.path)):
         return None
     return await ctx.services.reports.record(ctx, build, file, report)

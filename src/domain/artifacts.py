@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import PurePosixPath
 from typing import ClassVar, Literal
@@ -18,6 +19,8 @@ MAX_PATH = 1_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
 """Names that clients and our own form parser give to files without one."""
+_REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")
+"""Also with `.gz`; not `report*.xml`, as which coverage tools write too."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TYPES: dict[str, ArtifactType] = {
     ".log": "log",
@@ -110,6 +113,12 @@ def artifact_type(path: str) -> ArtifactType:
 def is_report_name(path: str) -> bool:
     """Returns whether a file may hold test results that the server can read."""
     return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
+
+
+def is_reserved_for_reports(path: str) -> bool:
+    """Returns whether only test reports have such a name, so that any other content says that one is missing."""
+    name = PurePosixPath(path.removesuffix(".gz")).name
+    return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
 
 
 def number_path(path: str) -> Iterator[str]:

@@ -85,6 +85,21 @@ def test_patterns_of_reports_that_match_no_file_are_sent(server: FakeServer) -> 
 
 
 @pytest.mark.usefixtures("agent")
+def test_a_file_that_should_be_a_report_is_sent_whatever_is_in_it(server: FakeServer, folder: Path) -> None:
+    (folder / "outside.xml").write_text(REPORT)
+    build = server.queue(
+        "echo Segfault > junit.xml; echo '<coverage/>' > TEST-a.xml; echo Killed > r.xml; : > empty.xml;"
+        " echo garbage | tee bad.xml.gz > text.txt; echo '<coverage/>' > coverage.xml;"
+        f" ln -s {folder}/outside.xml l.xml",
+        artifacts=["*"],
+    )
+    server.wait_finished(build)
+
+    assert set(build.reports) == {"junit.xml", "TEST-a.xml", "r.xml", "empty.xml", "bad.xml.gz"}
+    assert build.missing_reports == ["l.xml"]
+
+
+@pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize("secrets", [{}, {"TOKEN": SECRET}])
 def test_compressed_reports_are_sent_compressed(server: FakeServer, secrets: dict[str, str]) -> None:
     """One is cut off: what can be unpacked of it is sent, and the server sees that it has no end."""

@@ -29,7 +29,8 @@ _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a compressed report; the server re
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
 _REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
 _HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-_REPORT_NAMES = ("junit*.xml", "report*.xml", "TEST-*.xml")  # also with .gz
+_XML = re.compile(r"\ufeff?\s*<[?!\w]")
+_REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")  # also with .gz; the server has the same in `domain.artifacts`
 _MAX_SHOWN_WARNINGS = 20
 _CHUNK_BYTES = 1 << 20
 
@@ -75,8 +76,11 @@ class Collector:
             return False
         try:
             file = self._open(path)
-        except UnusablePath:
-            return False  # logged when it is sent as an artifact
+        except UnusablePath:  # logged when it is sent as an artifact
+            with suppress(OSError):
+                if os.lstat(self._workspace.root / path).st_mtime_ns >= since_ns:
+                    self._send_missing_report(path)
+            return False
         with file:
             if not _is_report(path, file, since_ns):
                 return False
@@ -133,10 +137,11 @@ class Collector:
 
 
 def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
-    """Return whether this build wrote the file as a test report: by its root element, or by a usual name.
+    """Return whether this build wrote the file as a test report. Only XML of another kind is none, unless its name is
+    one that only reports have.
 
-    A reporter that failed leaves an empty file or an HTML error page under such a name. It is sent as well: the server
-    then shows a warning next to the build's results.
+    A reporter that failed leaves an empty file, text or an HTML error page. It is sent as well: the server then fails
+    the build.
     """
     if os.fstat(file.fileno()).st_mtime_ns < since_ns:
         return False
@@ -146,8 +151,8 @@ def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
     if _REPORT_ROOT.search(text):
         return True
     file_name = os.path.basename(path).removesuffix(".gz")
-    has_usual_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)
-    return has_usual_name and (not text.strip() or bool(_HTML.search(text)))
+    has_report_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)
+    return has_report_name or not _XML.match(text) or "\0" in text or bool(_HTML.search(text))
 
 
 def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:

@@ -238,7 +238,8 @@ class _Reading:
 def _is_unreadable(summary: Summary) -> bool:
     """Returns whether results are missing. XML of another kind, like a coverage report, is just no test report."""
     kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
-    no_xml = not summary.dialect and ("<" not in (no_report := kinds.get("not_a_report", "<")) or "<html" in no_report)
+    no_report = kinds.get("not_a_report", "<")
+    no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
     is_cut = summary.dialect != "" and "truncated" in kinds
     return "empty" in kinds or no_xml or is_cut or "lost_failures" in kinds
 

@@ -12,6 +12,7 @@ from commands.reports.flips import find_failed_cases, find_flips
 from commands.reports.matching import Match, MatchRules
 from commands.reports.reading import ReportRead, read_report
 from commands.results import NewCases, RecordReport, find_report, must_take_reports, place_report
+from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import ExpectedVersion
@@ -24,7 +25,7 @@ from store.log.append import VersionConflict
 from store.log.event_log import EventLog
 from store.log.ids import Ids
 
-MISSING = "no file matches this pattern of the job's artifacts, which names reports"
+MISSING = "no file that can be read matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
 MAX_LAG_S = 30.0
 """How long a report waits for the read models to show what was recorded before it."""
@@ -75,6 +76,12 @@ class IncomingReport:
     """SHA-256 of the content."""
     is_replacement: bool = False
 
+    def read(self) -> ReportRead:
+        """Reads the file. XML of another kind lacks results only under a name that only reports have."""
+        report = read_report(self.content)
+        report.is_unreadable |= not report.is_report and is_reserved_for_reports(self.path)
+        return report
+
     def find_in(self, build: AnyBuild) -> Report | None:
         """Returns the report of these bytes that the build has at this path."""
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
@@ -98,7 +105,7 @@ class ReportRecorder:
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)
-        return await self.record(execute, build, file, await asyncio.to_thread(read_report, file.content))
+        return await self.record(execute, build, file, await asyncio.to_thread(file.read))
 
     async def record_missing(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
         """Records that no file matches a pattern of reports, which is the path of `file`."""

@@ -1,0 +1,31 @@
+"""Which files lack results by their names."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from commands.reports.recording import IncomingReport
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "is_unreadable"),
+    [
+        ("r/junit.xml", b"<coverage/>", True),
+        ("junit-2.xml", b"<project/>", True),
+        ("TEST-a.xml.gz", gzip.compress(b"<coverage/>"), True),
+        ("a.trx", b"Segfault", True),
+        ("report.xml", b"<coverage/>", False),
+        ("report.xml", b"\0<a\1\2", True),
+        ("coverage.xml", b"<?xml version='1.0'?><coverage/>", False),
+        ("pom.xml", b"<project/>", False),
+        ("r.xml", b"Segfault", True),
+        ("junit.xml", b"<testsuite/>", False),
+    ],
+)
+def test_xml_of_another_kind_lacks_results_under_a_name_of_reports(
+    tmp_path: Path, path: str, content: bytes, is_unreadable: bool
+) -> None:
+    file = tmp_path / "sent"
+    file.write_bytes(content)
+    assert IncomingReport(1, path, file, b"").read().is_unreadable == is_unreadable
