@@ -58,6 +58,7 @@ class Shop:
     def new_job(self, **fields: Any) -> int:
         """A job that the nodes of the pool can run."""
         job = given_job(self.server, self.project, **{"node_pool_id": self.pool, "max_parallel": 10} | fields)
+        self.server.wait_until_projected()  # a busy machine may take longer than a POST waits
         self.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION).then(200)
         return job
 
