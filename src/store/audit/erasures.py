@@ -48,11 +48,10 @@ class Erasures:
         self._destroyed_later.update(keys)
 
     @property
-    def later(self) -> int:
-        """Number of keys for whose destruction the export has no event, but names one that came later."""
-        lines = [lineage(key) for key in self._erased]
-        unproved = [line for line in lines if self._destroyed.isdisjoint(line)]
-        return sum(not self._destroyed_later.isdisjoint(line) for line in unproved)
+    def claimed(self) -> list[str]:
+        """The keys that read as erased, of which the export only claims that a later deletion destroyed them."""
+        unproved = [key for key in self._erased if self._destroyed.isdisjoint(lineage(key))]
+        return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
 
     def unexplained(self, topmost: str | None = None) -> Iterator[tuple[int, str, int]]:
         """Yields (position, key, events) for each key that reads as erased although nothing deleted it.

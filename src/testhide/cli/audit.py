@@ -28,8 +28,8 @@ app = App(name="audit", help="Proof that the log was not altered.")
 
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
-MAX_PRINTED = 50
-"""Findings that `verify` prints; the rest is counted."""
+MAX_PRINTED, MAX_KEYS = 50, 10
+"""Findings, and data keys on one line, that `verify` prints; the rest is counted."""
 
 
 @app.command
@@ -176,11 +176,13 @@ def _summarize(verifier: Verifier, header: ExportHeader) -> Iterator[str]:
     covers = f"from position {begins} to {header.size}; what comes before is not in it"
     yield f"log {header.origin}: {chosen}, {covers if begins > 1 else f'up to position {header.size}'}"
     if header.asked_at is not None:
-        yield f"asked for at {header.asked_at:%Y-%m-%d %H:%M:%S} UTC, when the log's newest position was {header.head}"
+        asked_at = f"{header.asked_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"not proved: it was asked for at {asked_at}, when the log's newest position was {header.head}"
     if header.head > header.size:
         yield f"not in it: positions {header.size + 1} to {header.head}, which its checkpoint does not cover"
-    if verifier.erasures.later:
-        yield f"{verifier.erasures.later} data keys were destroyed by deletions that came after its checkpoint"
+    if claimed := verifier.erasures.claimed:
+        keys = f"{', '.join(claimed[:MAX_KEYS])}{' and more' if len(claimed) > MAX_KEYS else ''}"
+        yield f"not proved: deletions after its checkpoint destroyed {len(claimed)} data keys ({keys})"
     yield (
         f"{verifier.events} events ({verifier.erased} of them erased), {verifier.gaps} empty positions,"
         f" {verifier.left_out} left out"
