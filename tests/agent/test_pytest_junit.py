@@ -8,6 +8,7 @@ import pytest
 from tests.agent.test_selection import PluginRun
 
 from commands.reports.parser import Case, Suite, Summary, parse_report
+from commands.reports.reading import read_report
 
 SUITE = {
     "test_a.py": """
@@ -167,6 +168,17 @@ def test_the_exit_code_that_failed_tests_explain(
 
     assert ran.done.returncode in (code, 2 if "maxfail" in options else code), ran.done.stdout
     assert ran.explained == explained
+
+
+def test_a_run_that_dies_leaves_a_report_without_an_end(folder: Path) -> None:
+    run = PluginRun(
+        folder, files={"test_a.py": "def test_a(): pass", "test_b.py": "import os\ndef test_b(): os._exit(1)"}
+    )
+    run.shell("pytest test_a.py --junit-xml=r/b.xml")
+    done = run.shell("for s in a b; do pytest test_$s.py --junit-xml=r/$s.xml || rc=1; done; exit $rc")
+
+    assert done.returncode == 1, done.stdout
+    assert [read_report(run.root / "r" / name).is_unreadable for name in ("a.xml", "b.xml")] == [False, True]
 
 
 def test_the_id_of_a_subtest_selects_its_test(folder: Path) -> None:

@@ -5,12 +5,14 @@
 - Each subtest is a case of its own, `test_file.py::test::[message] (i=1)`.
 - With xdist's `--dist each`, a case has the property `xdist_worker`: its results on other workers are no attempts.
 - A collection error has the property `nodeid`; a test marked as xfail the property `outcome`, `xfailed` or `xpassed`.
+- The file of a run that has died (`os._exit`, a signal) has no end, so that nothing takes its tests for passed ones.
 - The suite's property `testhide_explained_exit_code` is the exit code that its results explain: 0, or 1 when nothing
   but failed tests of a complete run caused it. `none` otherwise: a coverage gate, an internal error, `--maxfail`.
 """
 
 from __future__ import annotations
 
+import os
 from ast import literal_eval
 from contextlib import suppress
 from copy import copy
@@ -41,6 +43,7 @@ def install(session: pytest.Session) -> None:
     config.pluginmanager.unregister(replaced)
     config.pluginmanager.register(log, "testhide-junit")
     stash[junitxml.xml_key] = log
+    log.begin_file()
 
 
 class Failures:
@@ -63,6 +66,13 @@ class CompleteLog(junitxml.LogXML):
     runs_each: bool
     """Each test runs on every worker."""
     failures: Failures
+
+    def begin_file(self) -> None:
+        """Write the beginning of the file, in which the end is missing until pytest writes it as a whole."""
+        with suppress(OSError):  # pytest says so at its end
+            os.makedirs(os.path.dirname(os.path.abspath(self.logfile)), exist_ok=True)
+            with open(self.logfile, "w", encoding="utf-8") as file:
+                file.write('<testsuites><testsuite name="pytest">')
 
     @pytest.hookimpl(trylast=True)  # pytest 9 fails a test with a failed subtest only when it prints the outcome
     def pytest_runtest_logreport(self, report: Any) -> None:
