@@ -82,12 +82,21 @@ async def create_first_admin(settings: Settings) -> str | None:
 
 
 async def register_local_node(settings: Settings) -> str:
-    """Return the token of the local agent's node; registers a node unless the token of an earlier start is there."""
+    """Returns the token of the local agent's node, which the first start registers.
+
+    Raises Fault when the node was registered from another data folder.
+    """
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:
         claim = parts.secrets.claim("node-name", "local")
-        if (await parts.log.load_state(CLAIM.at(claim))).owner and token_file.exists():
-            return token_file.read_text().strip()
+        if (await parts.log.load_state(CLAIM.at(claim))).owner:
+            try:
+                return token_file.read_text().strip()
+            except FileNotFoundError:
+                raise Fault(
+                    f"There already is a node called 'local', and its token is not in {token_file}:"
+                    " start with --no-agent, or delete the node by DELETE /api/v3/nodes/{id}."
+                ) from None
         token = new_token("agt_")
         await Handler(parts.log, utcnow).execute(
             RegisterNode(
