@@ -7,6 +7,7 @@ import msgspec
 
 from commands.build_assignment import must_hold
 from commands.handler import Command, must_exist
+from commands.selected_tests import describe_not_run
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -116,8 +117,10 @@ class FinishBuild(Command, of=BUILD):
             return
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         failed = held.failed or count_unloaded(held)
-        unreadable = describe_unreadable(held)
-        status, reason = verdict(self.exit_code, self.reason, failed, find_excused_exit_codes(held))
+        unreadable, not_run = describe_unreadable(held), describe_not_run(held)
+        status, reason = verdict(
+            self.exit_code, self.reason, failed, find_excused_exit_codes(held), not_run is not None
+        )
         if status == "passed" and unreadable and not self.ignore_unreadable:
             status, reason = "failed", "reports_unreadable"
         yield self.event(
@@ -127,6 +130,7 @@ class FinishBuild(Command, of=BUILD):
             reason=reason,
             detail=join_sentences(
                 self.detail or (ignored_failures(held) if status == "passed" else describe_unexcused(held, reason)),
+                not_run if reason == "selected_tests_not_run" else None,
                 unreadable,
                 describe_missing(held),
             ),
@@ -202,11 +206,16 @@ class AbortBuild(Command, of=BUILD):
 
 
 def verdict(
-    exit_code: int | None, reason: Reason | None, failed: int, excused: Collection[int] = ()
+    exit_code: int | None,
+    reason: Reason | None,
+    failed: int,
+    excused: Collection[int] = (),
+    lacks_selected_tests: bool = False,
 ) -> tuple[Verdict, Reason | None]:
     """Returns verdict and reason, from what the agent and the reports say. A lost report never lets a build pass.
 
-    `excused` are the exit codes that are explained by failures that do not count.
+    `excused` are the exit codes that are explained by failures that do not count. `lacks_selected_tests` says that a
+    build of some tests has no result of one of them.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -214,9 +223,11 @@ def verdict(
         return "failed", reason
     if failed:
         return "failed", "tests_failed"
-    if exit_code == 0 or exit_code in excused:
-        return "passed", None
-    return "failed", "command_failed"
+    if exit_code != 0 and exit_code not in excused:
+        return "failed", "command_failed"
+    if lacks_selected_tests:
+        return "failed", "selected_tests_not_run"
+    return "passed", None
 
 
 def find_excused_exit_codes(build: AnyBuild) -> set[int]:

@@ -14,6 +14,7 @@ from commands.builds import join_sentences, list_paths
 from commands.handler import Command
 from commands.reports.matching import Match
 from commands.reports.reading import ReportRead
+from commands.selected_tests import mark_ran, warn_of_others
 from domain.artifacts import number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
@@ -24,7 +25,6 @@ from domain.quarantine import (
     Quarantine,
     QuarantinedTestsRan,
     filter_quarantined,
-    possible_entries,
     split_by_outcome,
 )
 from domain.reports import COUNTS, Report
@@ -224,22 +224,6 @@ class RecordReport(Command):
                 flips=_slice_flags(self.flips, start, end),
             )
 
-    def _selection_warnings(self, wanted: Sequence[str] | None) -> Iterator[str]:
-        """Says that a build which was to run some of its tests ran others too."""
-        if wanted is None:
-            return
-        report = self.report
-        ran = {test for test, status in zip(report.tests, report.statuses, strict=True) if status != SKIPPED}
-        # A whole test runs for one of its subtests, and all variants of a test for its bare id.
-        tests = {*wanted, *(node_id.partition("::[")[0].partition("::(")[0] for node_id in wanted)}
-        others = sum(tests.isdisjoint(possible_entries(report.node_ids[test])) for test in ran)
-        if others:
-            yield (
-                f"the build was to run only {len(wanted):,} of its tests, but this report has {others:,} others that"
-                " ran: the command has to select the tests that the file $TESTHIDE_TEST_IDS_FILE lists"
-                " (examples/runners/README.md)"
-            )
-
     def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
         report = self.report
         totals = [0, 0, 0]
@@ -260,6 +244,7 @@ class RecordReport(Command):
         if replaced is not None:
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
+        selected = build.queued.test_ids
         return self.event(
             ReportRecorded,
             report,
@@ -272,7 +257,8 @@ class RecordReport(Command):
             unreadable=report.is_unreadable,
             missing=report.is_missing,
             replaces=None if replaced is None else replaced.first_result_id,
-            warnings=[*report.warnings, *self._selection_warnings(build.queued.test_ids)],
+            warnings=report.warnings if selected is None else [*report.warnings, *warn_of_others(selected, report)],
+            selected_ran=None if selected is None else mark_ran(selected, report),
         )
 
 

@@ -27,6 +27,7 @@ LossReason = Literal["not_acknowledged", "agent_lost"]
 Reason = Literal[
     "tests_failed",
     "reports_unreadable",
+    "selected_tests_not_run",
     "command_failed",
     "setup_failed",
     "checkout_failed",
@@ -153,6 +154,10 @@ class ReportRecorded(BuildEvent, frozen=True):
     """No file matches `path`, a pattern of the job's artifacts that names reports."""
     detail: str | None = None
     """What the build's detail says from now on. Only for a report that came after the end, and has no results."""
+    selected_ran: bytes | None = None
+    """One byte for each of the build's `test_ids`: 1 if it passed or failed here. None in older events and without a
+    selection.
+    """
 
 
 class BuildFinished(BuildEvent, frozen=True):

@@ -29,6 +29,8 @@ class Report(msgspec.Struct, frozen=True):
     """It stands for a pattern of the job's artifacts that names reports and that no file matches."""
     late: bool = False
     """It came after the end of the build, so it has no results."""
+    selected_ran: bytes | None = None
+    """One byte for each selected test of the build, as in `build.report_recorded`."""
     results_from: int = 0
     """The version of the results stream before it; its results are in the next `blocks` events."""
     blocks: int = 0

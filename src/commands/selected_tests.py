@@ -1,0 +1,60 @@
+"""Builds of some tests only: which of the selected tests have run, and which others have."""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from commands.reports.reading import ReportRead
+from domain.builds import AnyBuild
+from domain.quarantine import possible_entries
+from domain.results import SKIPPED
+
+MAX_NAMED = 5
+"""The most tests that a sentence names."""
+
+
+def mark_ran(selected: Sequence[str], report: ReportRead) -> bytes:
+    """Returns one byte for each selected test: 1 if it passed or failed in the report, in any of its variants."""
+    ran = {entry for node_id in find_ran(report) for entry in possible_entries(node_id)}
+    return bytes(node_id in ran or whole_test(node_id) in ran for node_id in selected)
+
+
+def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]:
+    """Yields a warning if tests ran that were not selected."""
+    # A whole test runs for one of its subtests, and all variants of a test for its bare id.
+    tests = {*selected, *map(whole_test, selected)}
+    others = sum(tests.isdisjoint(possible_entries(node_id)) for node_id in find_ran(report))
+    if others:
+        yield (
+            f"the build was to run only {len(selected):,} of its tests, but this report has {others:,} others that"
+            " ran: the command has to select the tests that the file $TESTHIDE_TEST_IDS_FILE lists"
+            " (examples/runners/README.md)"
+        )
+
+
+def describe_not_run(build: AnyBuild) -> str | None:
+    """Says which selected tests have not run; None when all have, for a build of all tests, and where an older report
+    does not say which ran.
+    """
+    selected = build.queued.test_ids
+    reports = [report.selected_ran for report in build.counting_reports if not report.missing]
+    if selected is None or None in reports:
+        return None
+    ran = {index for flags in reports for index, has_run in enumerate(flags or b"") if has_run}
+    not_run = [node_id for index, node_id in enumerate(selected) if index not in ran]
+    if not not_run:
+        return None
+    more = f" and {len(not_run) - MAX_NAMED:,} more" if len(not_run) > MAX_NAMED else ""
+    return (
+        f"{len(selected) - len(not_run):,} of {len(selected):,} selected tests ran;"
+        f" without a result: {', '.join(not_run[:MAX_NAMED])}{more}."
+    )
+
+
+def find_ran(report: ReportRead) -> Collection[str]:
+    """Returns the node ids of the tests that were not only skipped."""
+    rows = zip(report.tests, report.statuses, strict=True)
+    return [report.node_ids[test] for test in {test for test, status in rows if status != SKIPPED}]
+
+
+def whole_test(node_id: str) -> str:
+    """Returns the node id of the test that a subtest belongs to; that of any other test as it is."""
+    return node_id.partition("::[")[0].partition("::(")[0]
