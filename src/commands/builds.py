@@ -21,6 +21,7 @@ from domain.builds import (
     Reason,
     Running,
     Verdict,
+    find_reported_verdict,
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
@@ -152,10 +153,11 @@ class FinishExternalBuild(Command, of=BUILD):
         match build:
             case None | DeletedBuild():
                 raise NotFound(f"There is no build {self.build_id}.")
-            case Finished() if build.status == self.status:
-                return
+            case Finished() if build.queued.external:
+                if not self.repeats(build):
+                    raise Conflict(f"Build {self.build_id} has already {build.status}.")
             case Finished():
-                raise Conflict(f"Build {self.build_id} has already {build.status}.")
+                raise Conflict(f"Build {self.build_id} ran on a node of this server; it has {build.status}.")
             case Running(node_id=None):
                 status, reason = self.status, None if self.status == "passed" else "reported"
                 if status == "passed" and (build.failed or count_unloaded(build)):
@@ -175,6 +177,12 @@ class FinishExternalBuild(Command, of=BUILD):
                 raise Conflict(
                     f"Build {self.build_id} runs on a node of this server; it finishes by itself, or stop it."
                 )
+
+    def repeats(self, build: Finished) -> bool:
+        """Returns whether the build has ended by the same report, which its results may have overruled."""
+        if build.reason == "reports_unreadable" and self.ignore_unreadable:
+            return False
+        return self.status in (build.status, find_reported_verdict(build))
 
 
 @dataclass(frozen=True)

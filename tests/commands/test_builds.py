@@ -242,6 +242,28 @@ def test_an_external_build_ends_once() -> None:
         given(*EXTERNAL, *finished).when(FinishExternalBuild(1, "passed"))
 
 
+@pytest.mark.parametrize("report", [reported(2), msgspec.structs.replace(reported(0), unreadable=True)])
+def test_a_verdict_that_the_reports_overruled_may_be_sent_again(report: ReportRecorded) -> None:
+    finished = given(*EXTERNAL, report).when(FinishExternalBuild(1, "passed"))
+    given(*EXTERNAL, report, *finished).when(FinishExternalBuild(1, "passed")).then_nothing()
+    given(*EXTERNAL, report, *finished).when(FinishExternalBuild(1, "failed")).then_nothing()
+    with pytest.raises(Conflict, match="already failed"):
+        given(*EXTERNAL, report, *finished).when(FinishExternalBuild(1, "aborted"))
+
+
+def test_unreadable_reports_cannot_be_ignored_later() -> None:
+    report = msgspec.structs.replace(reported(0), unreadable=True)
+    finished = given(*EXTERNAL, report).when(FinishExternalBuild(1, "passed"))
+    with pytest.raises(Conflict, match="already failed"):
+        given(*EXTERNAL, report, *finished).when(FinishExternalBuild(1, "passed", ignore_unreadable=True))
+
+
+def test_a_build_that_an_agent_ended_is_not_ended_from_outside() -> None:
+    finished = BuildFinished(**IDS, status="passed", exit_code=0, node_id=3)
+    with pytest.raises(Conflict, match="ran on a node"):
+        given(QUEUED, ASSIGNED, STARTED, finished).when(FinishExternalBuild(1, "passed"))
+
+
 @pytest.mark.parametrize("history", [(QUEUED,), (QUEUED, ASSIGNED), (QUEUED, ASSIGNED, STARTED)])
 def test_only_external_builds_are_ended_from_outside(history: tuple[Event, ...]) -> None:
     with pytest.raises(Conflict, match="runs on a node"):

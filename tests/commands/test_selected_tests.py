@@ -11,6 +11,8 @@ from commands.results import RecordReport
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.events import Event, ExpectedVersion
 from domain.quarantine import QUARANTINE
+from tests.commands.simulation_world import JOB, PROJECT, World
+from tests.commands.test_simulation import finish, played, replayed, run
 from tests.support.spec import given
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
@@ -110,3 +112,18 @@ def test_a_report_that_does_not_say_which_tests_ran_fails_no_build() -> None:
     counts: dict[str, Any] = {"cases": 1, "passed": 1, "failed": 0, "skipped": 0, "known_issues": 0, "duration_ms": 1}
     older = ReportRecorded(**IDS, attempt=1, path="r.xml", first_result_id=1, blocks=1, **counts)
     assert end([*begun(["a"]), older]).status == "passed"
+
+
+@pytest.mark.parametrize("in_an_older_release", [False, True])
+def test_a_simulation_ends_a_build_without_its_selected_tests_as_it_ended(in_an_older_release: bool) -> None:
+    ids: dict[str, Any] = {"build_id": 1, "job_id": JOB, "project_id": PROJECT}
+
+    def queued(world: World) -> None:
+        world.append([BuildQueued(**ids, test_ids=["a"])])
+
+    def passed(world: World) -> None:
+        world.append([BuildFinished(**ids, status="passed", exit_code=0, node_id=1)])
+
+    world = played(queued, run(1), passed if in_an_older_release else finish(1, 0))
+    assert world.verdicts() == {1: "passed" if in_an_older_release else "failed"}
+    assert replayed(world, {"quarantine": []})[0] == []

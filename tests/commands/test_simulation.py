@@ -19,7 +19,7 @@ from commands.triage import ClassifyResult, LinkKnownIssue
 from commands.triage import TriagedResult as Result
 from commands.what_if.rules import WhatIfRules, read_rules
 from commands.what_if.simulation import Difference, Simulation, TestDiffers, VerdictDiffers, differences
-from domain.builds import BUILD, Assigned, BuildFinished, BuildQueued, ReportRecorded, Running
+from domain.builds import BUILD, Assigned, ReportRecorded, Running
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Invalid
 from domain.known_issues import KnownIssueTaught
@@ -192,21 +192,6 @@ def test_an_unreadable_report_counts_as_it_did(ignored: bool) -> None:
 
     world = played(start(1, True), unreadable, do(FinishExternalBuild(1, "passed", ignore_unreadable=ignored)))
     assert world.verdicts() == {1: "passed" if ignored else "failed"}
-    assert replayed(world, {"quarantine": []})[0] == []
-
-
-@pytest.mark.parametrize("in_an_older_release", [False, True])
-def test_a_build_whose_selected_tests_did_not_run_ends_as_it_did(in_an_older_release: bool) -> None:
-    ids: dict[str, Any] = {"build_id": 1, "job_id": JOB, "project_id": PROJECT}
-
-    def passed(world: World) -> None:
-        world.append([BuildFinished(**ids, status="passed", exit_code=0, node_id=1)])
-
-    def queued(world: World) -> None:
-        world.append([BuildQueued(**ids, test_ids=[A])])
-
-    world = played(queued, run(1), passed if in_an_older_release else finish(1, 0))
-    assert world.verdicts() == {1: "passed" if in_an_older_release else "failed"}
     assert replayed(world, {"quarantine": []})[0] == []
 
 

@@ -32,6 +32,7 @@ from domain.builds import (
     Queued,
     ReportRecorded,
     Verdict,
+    find_reported_verdict,
 )
 from domain.core.events import Event, Recorded
 from domain.known_issues import MatchRule
@@ -312,8 +313,9 @@ def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[Verd
         build = msgspec.structs.replace(build, queued=msgspec.structs.replace(build.queued, test_ids=None))
     command: FinishBuild | FinishExternalBuild
     if event.node_id is None:
-        reported: Verdict = "passed" if event.reason in ("tests_failed", "reports_unreadable") else event.status
-        command = FinishExternalBuild(event.build_id, reported, ignore_unreadable=event.status == "passed")
+        command = FinishExternalBuild(
+            event.build_id, find_reported_verdict(event), ignore_unreadable=event.status == "passed"
+        )
     else:
         # Only these reasons come from the agent; the others were derived from the exit code and the results.
         derived = ("tests_failed", "command_failed", "reports_unreadable", "selected_tests_not_run")
