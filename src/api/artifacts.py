@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -269,7 +270,7 @@ async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: 
     """Returns the build that a form field names. Raises Invalid, and NotFound or Forbidden when the caller may not add
     to it.
     """
-    if not (given.isascii() and given.isdecimal()) or not 0 < int(given[:20]) <= MAX_ID:
+    if not re.fullmatch(r"[1-9][0-9]{0,15}", given) or int(given) > MAX_ID:
         raise Invalid.field("build_id", "must be the id of a build")
     build_id = int(given)
     build = await load_build(ctx.services.log, build_id)

@@ -54,7 +54,10 @@ class BuildActionController(Controller):
 
     @post("/restart")
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
-        """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed."""
+        """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed.
+
+        Of an external build, an agent runs the command that its job has now.
+        """
         failed_only = data is not None and data.failed_only
         async with read_build(ctx, build_id, "write") as (connection, row):
             test_ids = tuple(await fetch_failed_node_ids(connection, build_id)) if failed_only else None

@@ -15,11 +15,11 @@ from psycopg import AsyncConnection
 from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
 from api.http.configurations import check_variables
-from api.http.paging import next_page
+from api.http.paging import check_one_offset, next_page
 from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
-from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line
+from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line, parse_offset
 from api.live.readers import MEDIA_TYPE, LiveStream, Reader
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
@@ -63,6 +63,9 @@ class NewBuild(msgspec.Struct):
     secrets: Variables = {}
     priority: Annotated[int, Meta(ge=1, le=10)] = 5
     external: bool = False
+    """Whether the pipeline runs elsewhere. Then `env` and `secrets` have no effect, and `priority` has one on restarts
+    only.
+    """
 
 
 class StartedBuild(msgspec.Struct):
@@ -141,6 +144,7 @@ class BuildController(Controller):
 
         With `as_of`, builds as they were then: `status=queued` is the queue of that moment.
         """
+        check_one_offset(ctx.request, "before")
         filters = BuildFilters(
             ctx.user.projects,
             job_id,
@@ -232,6 +236,7 @@ class BuildController(Controller):
         row = await find_visible_build(ctx, build_id)
         project_id = row.project_id
         last = request.headers.get("last-event-id")
+        after = parse_offset(last)
         if last is not None and last.endswith(DONE) and row.finished_at is not None:
             return Response(None, status_code=204)
         with_ids = ids or last is not None
@@ -241,7 +246,7 @@ class BuildController(Controller):
         reader = Reader(
             request, lambda user: user.may("read", project_id), keep_alive=(lambda: STILL_HERE) if with_ids else None
         )
-        source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=last)
+        source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=after)
         return LiveStream(streams.readers, reader, source)
 
 

@@ -25,7 +25,7 @@ from projections.known_issues import KnownIssueRow
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PatternText = Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, description="RE2, over message and trace")]
-Signature = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="As results carry it")]
+Signature = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z", description="a text of 16 hex digits, as results carry it")]
 FailId = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID, description="As the reporter wrote it")]
 
 

@@ -79,10 +79,15 @@ def test_an_event_source_that_has_everything_is_told_to_stay_away(
     assert '"done"' in stream(shop, build, last="1:1"), "who has not seen the end gets it"
 
 
-@pytest.mark.parametrize(
-    "last", ["", "x", "0:0", "7:1", "1", ":", "99999999999999999999:1", "-1:-1", "1:" + "9" * 5_000]
-)
-def test_an_id_that_is_none_of_ours_starts_at_the_beginning(shop: Shop, agent: FakeAgent, last: str) -> None:
+@pytest.mark.parametrize("last", ["x", "1", ":", "1:2:x", "99999999999999999999:1", "-1:-1", "1:" + "9" * 5_000])
+def test_an_id_that_no_message_has_is_refused(shop: Shop, last: str) -> None:
+    path = f"/api/v3/builds/{shop.start(external=True)}/stream"
+    answer = shop.admin.get(path, headers={"Last-Event-ID": last})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
+
+
+@pytest.mark.parametrize("last", ["", "0:0", "7:1"])
+def test_an_id_that_the_build_does_not_have_starts_at_the_beginning(shop: Shop, agent: FakeAgent, last: str) -> None:
     shop.start()
     build = agent.take_up()
     agent.log(build, 0, ["one"]).raise_for_status()

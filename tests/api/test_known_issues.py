@@ -46,9 +46,15 @@ def test_list(server: Server, project: int, issue: int) -> None:
 
 def test_update(server: Server, issue: int) -> None:
     path = f"/api/v3/known-issues/{issue}"
-    answer = server.admin.put(path, json={"title": "Renamed", "signature": "s1", "defect_url": None})
+    answer = server.admin.put(path, json={"title": "Renamed", "signature": "00000000000000a1", "defect_url": None})
     assert answer.status_code == 200, answer.text
-    changed = {"title": "Renamed", "pattern": None, "signature": "s1", "defect_url": None, "defect_key": "OPS-7"}
+    changed = {
+        "title": "Renamed",
+        "pattern": None,
+        "signature": "00000000000000a1",
+        "defect_url": None,
+        "defect_key": "OPS-7",
+    }
     assert answer.json().items() >= changed.items()
     assert server.admin.get(path).json() == answer.json()
     assert server.admin.put(path, json=answer.json()).json() == answer.json(), "what GET answers fits PUT"
@@ -70,7 +76,9 @@ def test_delete(server: Server, issue: int) -> None:
         ({"pattern": "x*"}, "pattern", "every failure"),
         ({"pattern": "x" * 1_001}, "pattern", "1000"),
         ({"pattern": None}, "pattern", "exactly one"),
-        ({"signature": "s"}, "pattern", "exactly one"),
+        ({"signature": "00000000000000a1"}, "pattern", "exactly one"),
+        ({"pattern": None, "signature": "s1"}, "signature", "16"),
+        ({"pattern": None, "signature": "00000000000000A1"}, "signature", "16"),
         ({"classification": "x"}, "classification", ""),
         ({"title": ""}, "title", ""),
         ({"defect_url": "javascript:x"}, "defect_url", ""),

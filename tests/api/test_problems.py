@@ -121,6 +121,12 @@ def test_double_keys(server: Server, body: str, field: str) -> None:
     assert problem_of(post(server, body), 422)["errors"] == [{"field": field, "message": "is given twice"}]
 
 
+def test_a_body_of_a_read(server: Server) -> None:
+    problem = problem_of(server.admin.get(PROJECTS, json={"limit": 5}), 422)
+    assert [error["field"] for error in problem["errors"]] == ["body"]
+    assert server.admin.get(PROJECTS, data=b"{}").status_code == 200
+
+
 def test_a_body_that_would_be_ignored(server: Server) -> None:
     project = server.admin.create("/projects", name="rotated")["id"]
     path = f"{PROJECTS}/{project}/rotate-webhook-secret"

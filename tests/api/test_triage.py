@@ -99,7 +99,7 @@ def test_the_list_is_filtered_by_classification(server: Server, project: int, jo
 
 
 def test_a_linked_known_issue_classifies_what_fails_alike(server: Server, project: int, job: int, build: int) -> None:
-    issue = new_issue(server, project, signature="none of these", **DEFECT)
+    issue = new_issue(server, project, signature="0" * 16, **DEFECT)
     first, second, _ = results_of(server, build)
     answer = triage(server.admin, first, "known-issue", known_issue_id=issue)
     assert answer.json() == {"test_id": first["id"], "known_issue_id": issue, "auto_classify_future": True}

@@ -69,7 +69,7 @@ FIELDS: dict[str, str] = {
     # Reports and tests
     "results": "Items of this page.",
     "total": "How many there are in all.",
-    "total_tests": "How many tests ran, each counted once.",
+    "total_tests": "How many results count: each test once for each report and suite that has it, by its last attempt.",
     "failed_tests": "How many tests failed at their last attempt.",
     "passed": "How many passed.",
     "failed": "How many failed.",

@@ -62,7 +62,7 @@ class JsonRequest(Request[Any, Any, Any]):
 async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
     """Raises Invalid for a body that the operation would ignore. Agents of a newer release may send one."""
     handler = request.route_handler
-    if request.method == "GET" or handler.parsed_data_field is not None or handler.opt.get("agents"):
+    if handler.parsed_data_field is not None or handler.opt.get("agents"):
         return
     if (await request.body()).strip() not in (b"", b"{}", b"null"):
         raise Invalid.field("body", "is not taken by this operation; leave it out")

@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.params import Parameter
 
 from api.http.types import MAX_ID
+from domain.core.errors import Invalid
 from projections.engine.queries import Window
 
 
@@ -38,12 +39,20 @@ class Paged(msgspec.Struct, frozen=True):
 
 
 def provide_paged(
+    request: Request[Any, Any, Any],
     page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
     limit: Annotated[int, Parameter(ge=1, le=500, description="Items on a page")] = 200,
     after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only items after this id, instead of a page")] = 0,
 ) -> Paged:
     """Provides `paged`, the page that a request asks for, to operations that list items by id."""
+    check_one_offset(request, "after")
     return Paged(page, limit, after)
+
+
+def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
+    """Raises Invalid for a page beside the id of the item to go on from, since one of them would be ignored."""
+    if "page" in request.query_params and key in request.query_params:
+        raise Invalid.field("page", f"is not possible with `{key}`: give either of them")
 
 
 def paginate(request: Request[Any, Any, Any], paged: Paged, items: list[Item]) -> Response[list[Item]]:

@@ -7,6 +7,7 @@ lines at most every `DEBOUNCE_S` and encodes each line once.
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property, partial
@@ -30,7 +31,7 @@ from domain.builds import (
     Finished,
     Verdict,
 )
-from domain.core.errors import StreamDamaged
+from domain.core.errors import Invalid, StreamDamaged
 from domain.core.events import Recorded, readable
 from store.log.subscription import LogSubscription
 from store.postgres.cancellation import wait_for
@@ -49,10 +50,9 @@ RETRY_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
 """Size of the messages that a process caches for readers that are a little behind."""
-MAX_ID_LENGTH = 100
-"""Characters of a message's id that are read: Python refuses numbers of thousands of digits."""
 DONE = ":done"
 """Ends the id of the message `done`: a client that comes back with it has everything."""
+MESSAGE_ID = re.compile(rf"([0-9]{{1,16}}):([0-9]{{1,16}})(?:{DONE})?")
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
@@ -190,10 +190,9 @@ class BuildFeed:
         async with self._refreshing:
             await self._refresh()
 
-    async def begin(self, last_event_id: str | None) -> LogOffset:
-        """Returns where a reader begins: after the line with that id; without a valid one, at the attempt's first."""
+    async def begin(self, offset: LogOffset | None) -> LogOffset:
+        """Returns where a reader begins: after that line; without one that there is, at the attempt's first."""
         await self._has_begun.wait()
-        offset = _parse_offset(last_event_id)
         if offset is not None and offset > self.end and self.status is None:
             await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
         return (self.end[0], 0) if offset is None or offset > self.end else offset
@@ -313,15 +312,15 @@ class BuildFeeds:
 class BuildStream:
     """The messages of one reader: a source of `api.live.readers`."""
 
-    def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: str | None) -> None:
+    def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: LogOffset | None) -> None:
         self._feeds = feeds
         self._build_id = build_id
         self._with_ids = with_ids
-        self._last_event_id = after
+        self._after = after
 
     async def __call__(self, reader: Reader) -> None:
         with self._feeds.reading(self._build_id, reader) as feed:
-            offset = await feed.begin(self._last_event_id)
+            offset = await feed.begin(self._after)
             while True:
                 while (chunk := await retry_until_connected(partial(feed.load_next, offset))) is not None:
                     await reader.send(chunk.with_ids if self._with_ids else chunk.plain)
@@ -347,6 +346,11 @@ async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RETRY_S)
 
 
-def _parse_offset(last_event_id: str | None) -> LogOffset | None:
-    attempt, _, line = (last_event_id or "")[:MAX_ID_LENGTH].removesuffix(DONE).partition(":")
-    return (int(attempt), int(line)) if attempt.isdecimal() and line.isdecimal() and int(attempt) > 0 else None
+def parse_offset(last_event_id: str | None) -> LogOffset | None:
+    """Returns the line after which a client wants to go on; None for a new one. Raises Invalid."""
+    if not last_event_id:
+        return None
+    match = MESSAGE_ID.fullmatch(last_event_id)
+    if match is None:
+        raise Invalid.field("Last-Event-ID", "must be the id of a message of this stream, such as 1:250")
+    return int(match[1]), int(match[2])
