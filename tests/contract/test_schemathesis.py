@@ -13,7 +13,7 @@ from tests.support.server import server_on_new_database
 from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations
 
-EXAMPLES = 5
+EXAMPLES = 10
 SEED = 20_260_520
 
 
