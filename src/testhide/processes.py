@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 from psycopg.errors import UndefinedTable
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from domain.registry import EVENTS, UPCASTERS
 from store.clock import utcnow
@@ -77,7 +77,7 @@ async def core(
             await _refuse_other_secret(log)
             if not before_migration:
                 await _refuse_older_schema(pool)
-        except PoolTimeout:
+        except OperationalError:
             raise Fault("The database cannot be reached.") from None
         try:
             yield Core(conninfo, pool, log, Ids(pool), secrets)
