@@ -82,7 +82,7 @@ class UploadedArtifact(msgspec.Struct):
     type: ArtifactType
     sha256: str
     report: RecordedReport | None = None
-    """What was read, if the file is a report of a running external build; else null."""
+    """The report that was read, if the file is one of a running external build; else null."""
 
 
 class ArtifactController(Controller):

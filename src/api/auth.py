@@ -59,7 +59,7 @@ class Me(msgspec.Struct):
     projects: list[int]
     """Ids of the projects that the user sees."""
     permissions: Permissions
-    """What the user may do."""
+    """Rights of a user."""
 
 
 class AiAssist(msgspec.Struct):

@@ -70,7 +70,7 @@ class EntryItem(NewEntryAnswer):
 
     job_id: int
     quarantined_by: str
-    """Who put it there, like `user:7`."""
+    """Actor that put it there, like `user:7`."""
     status: Status
     status_since: datetime
     """When the entry got its status."""

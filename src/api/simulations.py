@@ -49,7 +49,7 @@ class ReplayAnswer(msgspec.Struct):
     verdicts_total: int
     """How many builds would have ended otherwise."""
     replayed: Replayed
-    """What was simulated."""
+    """Counts of the builds and failures that were simulated."""
     complete: bool
     """False when the time ran out: ask for less by `since`, or use `testhide replay --rules` on the server."""
 

@@ -119,9 +119,9 @@ class TestDetail(TestItem):
     trace: str
     """Stack trace or other details of the failure."""
     system_out: str
-    """What the test wrote to its standard output."""
+    """Text that the test wrote to its standard output."""
     system_err: str
-    """What the test wrote to its standard error."""
+    """Text that the test wrote to its standard error."""
     properties: list[tuple[str, str]]
     """Properties of the test, as name and value."""
 
