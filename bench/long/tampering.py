@@ -57,8 +57,8 @@ from store.clock import utcnow
 from store.crypto.secrets import SecretMismatch
 from store.postgres.notifications import Listener
 from store.tables.alarms import fetch_alarms
+from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
-from testhide.contents import ContentsCheck
 from testhide.preparation import create_first_admin
 from testhide.processes import blob_store, core
 from testhide.settings import save_settings

@@ -20,14 +20,14 @@ from api.http.permissions import Level, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line, parse_offset
-from api.live.readers import MEDIA_TYPE, LiveStream, Reader
+from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
 from commands.builds import AbortBuild, FinishExternalBuild, StartBuild
 from domain.builds import BUILD, Verdict, VisibleStatus, status_of
 from domain.core.errors import ContentsAltered, Forbidden, Invalid, NotFound
 from projections import build_positions, builds
+from projections.build_views import BuildDetail, BuildItem, detail, item
 from projections.builds import BuildCount, BuildFilters, BuildRow
-from projections.builds_views import BuildDetail, BuildItem, detail, item
 from projections.time_travel.historical_reads import BUILD_HISTORY, fold_builds
 from store.tables.build_logs import BuildLogs
 from store.tables.waiting_reasons import fetch_waiting_reason
@@ -243,11 +243,11 @@ class BuildController(Controller):
         streams: Streams = request.app.state.streams
         if row.finished_at is not None:
             await streams.finished_logs.count_lines(build_id)
-        reader = Reader(
+        client = StreamClient(
             request, lambda user: user.may("read", project_id), keep_alive=(lambda: STILL_HERE) if with_ids else None
         )
         source = BuildStream(streams.builds, build_id, with_ids=with_ids, after=after)
-        return LiveStream(streams.readers, reader, source)
+        return LiveStream(streams.clients, client, source)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.live.event_feed import EventStream
-from api.live.readers import MEDIA_TYPE, LiveStream, Reader
+from api.live.stream_clients import MEDIA_TYPE, LiveStream, StreamClient
 from api.live.streams import Streams
 from domain.core.errors import Invalid, NotFound
 
@@ -42,7 +42,7 @@ class EventController(Controller):
             await must_access_project(ctx, project_id, "read")
         streams: Streams = request.app.state.streams
         source = EventStream(streams.events, project_id, types, parse_position(request.headers.get("last-event-id")))
-        return LiveStream(streams.readers, Reader(request, source.may_read, source.keep_alive), source)
+        return LiveStream(streams.clients, StreamClient(request, source.may_read, source.keep_alive), source)
 
 
 def parse_position(last_event_id: str | None) -> int | None:

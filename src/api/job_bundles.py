@@ -19,7 +19,7 @@ from api.pools import Label, check_labels
 from api.templates import Command, Description, check_secrets_lendable
 from commands.jobs import ImportJob
 from domain.core.errors import FieldError, Invalid
-from domain.jobs import Configuration, QuarantineMode
+from domain.jobs import DEFAULT_TIMEOUT_MINUTES, Configuration, QuarantineMode
 from domain.templates import overlaid
 from projections import jobs, pools, templates
 
@@ -35,7 +35,7 @@ class JobPart(msgspec.Struct, forbid_unknown_fields=True):
     """Name of the pool."""
     pool_labels: dict[Label, Label] = {}
     required_tags: Tags = []
-    timeout_minutes: Minutes = 60
+    timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
     max_parallel: Parallel = 1
     repository: Repository | None = None
     default_branch: Branch = "main"

@@ -18,7 +18,7 @@ from api.nodes import Tags
 from api.pools import Label, check_labels
 from api.templates import check_secrets_lendable
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob, UpdateJob
-from domain.jobs import JOB, QuarantineMode
+from domain.jobs import DEFAULT_TIMEOUT_MINUTES, JOB, QuarantineMode
 from projections import jobs
 from projections.jobs import JobDetail, JobRow
 from projections.time_travel.historical_reads import CONFIGURATION_HISTORY, JOB_HISTORY
@@ -31,7 +31,7 @@ class NewJob(msgspec.Struct):
     name: Name
     project_id: Id
     node_pool_id: Id | None = None
-    timeout_minutes: Minutes = 60
+    timeout_minutes: Minutes = DEFAULT_TIMEOUT_MINUTES
     max_parallel: Parallel = 1
     pipeline_template_id: Id | None = None
     repository: Repository | None = None

@@ -11,7 +11,7 @@ from msgspec import Meta
 from api.http.permissions import User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import to_view
-from api.live.readers import watching_disconnect
+from api.live.stream_clients import watching_disconnect
 from commands.node_commands import RequestNodeCommand
 from domain.core.errors import NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, completion_notification

@@ -14,8 +14,8 @@ from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
 from commands.endpoints import DeleteEndpoints
 from commands.teams import RegisterChannel, UpdateChannel
+from domain.adaptive_cards import HEADERS, render_card
 from domain.teams import CardType, correct_outcome, redact_url
-from domain.teams_cards import HEADERS, render_card
 from integrations.ports import attempt
 from projections import projects
 from projections.endpoints import list_endpoints, new_row

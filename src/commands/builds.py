@@ -119,7 +119,7 @@ class FinishBuild(Command, of=BUILD):
         held = must_hold(build, self.build_id, self.node_id, self.attempt)
         failed = held.failed or count_unloaded(held)
         unreadable, not_run = describe_unreadable(held), describe_not_run(held)
-        status, reason = verdict(
+        status, reason = decide_verdict(
             self.exit_code, self.reason, failed, find_excused_exit_codes(held), not_run is not None
         )
         if status == "passed" and unreadable and not self.ignore_unreadable:
@@ -213,7 +213,7 @@ class AbortBuild(Command, of=BUILD):
                 )
 
 
-def verdict(
+def decide_verdict(
     exit_code: int | None,
     reason: Reason | None,
     failed: int,

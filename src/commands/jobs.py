@@ -10,6 +10,7 @@ from commands.projects import must_be_open
 from domain.core.errors import Invalid, NotFound
 from domain.core.events import AnyStream, Event, changes_of
 from domain.jobs import (
+    DEFAULT_TIMEOUT_MINUTES,
     JOB,
     Clearable,
     Configuration,
@@ -32,7 +33,7 @@ class CreateJob(Command):
     project_id: int
     title: str
     node_pool_id: int | None = None
-    timeout_minutes: int = 60
+    timeout_minutes: int = DEFAULT_TIMEOUT_MINUTES
     max_parallel: int = 1
     pipeline_template_id: int | None = None
     repository: str | None = None

@@ -23,7 +23,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """The pause that the receiver asks for; 0: none."""
 
 
-def outcome(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
+def judge_answer(status: int, ms: int, excerpt: str, retry_after_s: int = 0) -> Outcome:
     """Judges an answer: a 2xx status is a success."""
     ok = 200 <= status < 300
     error = "" if ok else f"answered {status}"

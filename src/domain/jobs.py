@@ -41,6 +41,9 @@ class JobEvent(Event, frozen=True):
         return job_key(self.project_id, self.job_id)
 
 
+DEFAULT_TIMEOUT_MINUTES = 60
+"""Minutes that a build of a new job may run if the job names no limit. Stored events keep a default of their own."""
+
 TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
 
 

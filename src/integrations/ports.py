@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.deliveries import Outcome, outcome
+from domain.deliveries import Outcome, judge_answer
 
 
 class BlobMissing(Exception):
@@ -97,4 +97,4 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
         return Outcome(False, 0, f"the URL {error}", 0)
     except Unanswered as error:
         return Outcome(False, 0, str(error), error.ms)
-    return outcome(answer.status, answer.ms, answer.excerpt, answer.retry_after_s)
+    return judge_answer(answer.status, answer.ms, answer.excerpt, answer.retry_after_s)

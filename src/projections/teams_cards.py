@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from domain.adaptive_cards import Card, Tone
 from domain.notifications import NotificationMessage
-from domain.teams_cards import Card, Tone
-from projections.builds_views import BuildDetail
+from projections.build_views import BuildDetail
 from projections.nodes import NodeView
 from projections.webhook_views import FlakyTest, QuarantinedTest
 

@@ -11,7 +11,7 @@ from domain.core.events import copy_fields
 from domain.flakiness import TestTurnedFlaky
 from domain.notifications import PING, TYPES, NotificationType
 from domain.quarantine import TestsQuarantined
-from projections.builds_views import BuildDetail
+from projections.build_views import BuildDetail
 from projections.nodes import NodeRow, NodeView
 
 

@@ -68,7 +68,7 @@ async def serve(app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, o
         server.stop()  # type: ignore[no-untyped-call]
         while not serving.done():
             if (streams := app.state.get("streams")) is not None:
-                streams.readers.cut_all()
+                streams.clients.cut_all()
                 app.state.polls.end_all()
             await asyncio.wait({serving}, timeout=DISCONNECT_INTERVAL_S)
     await serving

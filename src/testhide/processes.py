@@ -257,7 +257,7 @@ def work(settings: Settings) -> None:
     from workers.deliveries.webhooks import WebhookSender
     from workers.flakiness import FlakinessWatch
     from workers.loops.periodic import Schedule, Schedules
-    from workers.reactions.dispatcher import ReactionDispatcher
+    from workers.reactions.reaction_dispatcher import ReactionDispatcher
     from workers.reactions.registry import REACTIONS, Tools
 
     async def run() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from testhide import http_server
-from tests.api.test_readers import chunks, connect, has_none, of, until
+from tests.api.test_stream_clients import chunks, connect, has_none, of, until
 from tests.support.builders import Shop
 from tests.support.in_process_server import InProcessServer, serve_in_process
 from tests.support.server import ADMIN, Server

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from commands.build_assignment import AcknowledgeBuild, AssignBuild, LoseBuild
-from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild, verdict
+from commands.builds import AbortBuild, FinishBuild, FinishExternalBuild, StartBuild, decide_verdict
 from domain import builds, dispatch, jobs
 from domain.builds import (
     BUILD,
@@ -166,7 +166,7 @@ def test_there_is_no_such_build(command: Any) -> None:
 def test_verdicts(
     exit_code: int | None, reason: Reason | None, failed: int, expected: tuple[Verdict, Reason | None]
 ) -> None:
-    assert verdict(exit_code, reason, failed) == expected
+    assert decide_verdict(exit_code, reason, failed) == expected
     history = (QUEUED, ASSIGNED, STARTED, reported(failed))
     (finished,) = given(*history).when(finish(exit_code=exit_code, reason=reason, detail="said"))
     assert finished == BuildFinished(
@@ -187,7 +187,7 @@ def test_green_needs_exit_code_0_no_reason_and_no_failure() -> None:
         for exit_code in (None, -15, 0, 1)
         for reason in reasons
         for failed in (0, 1)
-        if verdict(exit_code, reason, failed)[0] == "passed"
+        if decide_verdict(exit_code, reason, failed)[0] == "passed"
     ]
     assert green == [(0, None, 0)]
 

@@ -10,7 +10,7 @@ from commands.teams import RegisterChannel, UpdateChannel
 from domain import teams
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.deliveries import outcome
+from domain.deliveries import judge_answer
 from domain.projects import ProjectClosed, ProjectCreated
 from domain.teams import (
     CARD,
@@ -102,7 +102,7 @@ def test_the_address_is_a_secret() -> None:
 
 def test_an_office_connector_says_in_its_answer_what_went_wrong() -> None:
     throttled = "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429"
-    found = correct_outcome(outcome(200, 5, throttled))
+    found = correct_outcome(judge_answer(200, 5, throttled))
     assert (found.ok, found.status, found.error) == (False, 200, throttled)
     for status, text in ((200, "1"), (202, ""), (429, throttled)):
-        assert correct_outcome(outcome(status, 5, text)) == outcome(status, 5, text)
+        assert correct_outcome(judge_answer(status, 5, text)) == judge_answer(status, 5, text)

@@ -11,7 +11,7 @@ from domain import teams, webhooks
 from domain.builds import BuildFinished, BuildStarted
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.deliveries import outcome
+from domain.deliveries import judge_answer
 from domain.nodes import NodeWentOffline
 from domain.notifications import SOURCES, TYPES, notifications_of
 from domain.projects import ProjectCreated
@@ -133,7 +133,7 @@ def test_the_notifications_of_events() -> None:
 
 @pytest.mark.parametrize(("status", "ok"), [(199, False), (200, True), (204, True), (299, True), (300, False)])
 def test_which_answers_are_good(status: int, ok: bool) -> None:
-    found = outcome(status, 5, "a\0" + "b" * 5_000)
+    found = judge_answer(status, 5, "a\0" + "b" * 5_000)
     assert (found.ok, found.error == "") == (ok, ok)
     assert found.excerpt.startswith("a\N{REPLACEMENT CHARACTER}b")
     assert len(found.excerpt) == 1_000
@@ -151,5 +151,5 @@ def test_which_answers_are_good(status: int, ok: bool) -> None:
     ],
 )
 def test_who_may_ask_to_wait(status: int, asked: int, waits: int, error: str) -> None:
-    found = outcome(status, 5, "", asked)
+    found = judge_answer(status, 5, "", asked)
     assert (found.retry_after_s, found.error) == (waits, error)

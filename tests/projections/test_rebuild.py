@@ -39,7 +39,7 @@ from domain.registry import EVENTS, UPCASTERS
 from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, commit_number
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
-from projections.engine import bulk_load
+from projections.engine import bulk_catch_up
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.schemas import Schema
 from projections.rebuild.rebuild import build_staging
@@ -257,9 +257,9 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
             await story.project(batches[number % len(batches)])
         await story.project(10_000)
         live = await dump(connection)
-        for near in (bulk_load.NEAR_HEAD, 0):  # by the engine alone, and by the loader
+        for near in (bulk_catch_up.NEAR_HEAD, 0):  # by the engine alone, and by the loader
             with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(bulk_load, "NEAR_HEAD", near)
+                patched.setattr(bulk_catch_up, "NEAR_HEAD", near)
                 built = await build_staging(parts.conninfo, event_log, PROJECTIONS, from_scratch=True)
             assert built == await event_log.read_head()
             again = await dump(connection, "beside")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domain.adaptive_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escape_markdown, render_card, shorten
 from domain.notifications import NotificationMessage
-from domain.teams_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escape_markdown, render_card, shorten
+from projections.build_views import BuildDetail, detail
 from projections.builds import BuildRow
-from projections.builds_views import BuildDetail, detail
 from projections.teams_cards import CardContext, make_card
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from commands.quarantine import AddToQuarantine
+from domain.adaptive_cards import MAX_LINES
 from domain.teams import CardType
-from domain.teams_cards import MAX_LINES
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
 from tests.workers.test_messages import everything_happens

@@ -31,7 +31,7 @@ from testhide.processes import Core
 from tests.support.builders import Shop
 from tests.support.damage import damaged
 from tests.support.server import Server
-from workers.reactions.dispatcher import ReactionDispatcher
+from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Reaction, Tools
 
 ANN = CommandContext("user:1")

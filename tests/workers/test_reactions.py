@@ -17,7 +17,7 @@ from store.clock import utcnow
 from store.postgres.notifications import EVENTS, Listener
 from store.tables.build_logs import BuildLogs, Line
 from testhide.processes import Core
-from workers.reactions.dispatcher import ReactionDispatcher
+from workers.reactions.reaction_dispatcher import ReactionDispatcher
 from workers.reactions.registry import REACTIONS, Tools
 
 JOB, OTHER_JOB = 5, 55

@@ -66,7 +66,7 @@ class Execution:
             except OSError as error:
                 self._log.note(f"Reports and artifacts were not all collected: {error}")
         if self._interrupt.cause == STOPPED and verdict.reason != STOPPED:
-            verdict = self._early_verdict(STOPPED)  # stopped while collecting
+            verdict = self._decide_early_verdict(STOPPED)  # stopped while collecting
         if verdict.detail:
             verdict = verdict._replace(detail=self._masker.mask_text(verdict.detail))
             self._log.note(f"{(verdict.reason or '').replace('_', ' ').capitalize()}: {verdict.detail}")
@@ -115,7 +115,7 @@ class Execution:
         except RequestAbandoned:
             if self._interrupt.is_dropped:
                 raise
-            raise _BuildEnded(self._early_verdict(self._interrupt.cause or TIMEOUT)) from None
+            raise _BuildEnded(self._decide_early_verdict(self._interrupt.cause or TIMEOUT)) from None
         env = self._prepare_environment(commit)
         self._prepared_ns = self._workspace.read_clock_ns()
         return env
@@ -161,12 +161,12 @@ class Execution:
         """Return the result of a step that ended by itself. Raises `_BuildEnded` for any other."""
         result = self._steps.run(argv, env, add_lines)
         if result.cause:
-            raise _BuildEnded(self._early_verdict(result.cause))
+            raise _BuildEnded(self._decide_early_verdict(result.cause))
         if result.refused:
             raise _BuildEnded(BuildVerdict(None, SETUP_FAILED, f"cannot start {argv[0]}: {result.refused}"))
         return result
 
-    def _early_verdict(self, cause: str) -> BuildVerdict:
+    def _decide_early_verdict(self, cause: str) -> BuildVerdict:
         if cause == TIMEOUT:
             return BuildVerdict(None, TIMEOUT, f"it took longer than {self._message['timeout_s']} s")
         return BuildVerdict(None, STOPPED, self._interrupt.detail)

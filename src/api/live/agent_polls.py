@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from litestar import Request
 
 from api.http.services import Services
-from api.live.readers import watching_disconnect
+from api.live.stream_clients import watching_disconnect
 from domain.builds import BUILD, AnyBuild, Assigned, Finished
 from domain.node_commands import NODE_COMMAND, notification_subject
 from domain.quarantine import QUARANTINE

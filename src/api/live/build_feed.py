@@ -1,7 +1,7 @@
 """Sends the log of a build as server-sent events, in exactly the documented `data:` lines.
 
-With ids, each message has the id `attempt:line`, and a reader that comes back with `Last-Event-ID` goes on after it at
-any process, without losing or repeating a line. All readers of a build in a process share one feed, which reads new
+With ids, each message has the id `attempt:line`, and a client that comes back with `Last-Event-ID` goes on after it at
+any process, without losing or repeating a line. All clients of a build in a process share one feed, which reads new
 lines at most every `DEBOUNCE_S` and encodes each line once.
 """
 
@@ -18,7 +18,7 @@ import psycopg
 import structlog
 
 from api.http.services import Services
-from api.live.readers import Reader
+from api.live.stream_clients import StreamClient
 from domain.builds import (
     BUILD,
     AnyBuild,
@@ -49,7 +49,7 @@ POLL_INTERVAL_S = 1.0
 RETRY_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
-"""Size of the messages that a process caches for readers that are a little behind."""
+"""Size of the messages that a process caches for clients that are a little behind."""
 DONE = ":done"
 """Ends the id of the message `done`: a client that comes back with it has everything."""
 MESSAGE_ID = re.compile(rf"([0-9]{{1,16}}):([0-9]{{1,16}})(?:{DONE})?")
@@ -140,14 +140,14 @@ class LogChunkCache:
 
 
 class BuildFeed:
-    """Follows a build and its log for the build's readers."""
+    """Follows a build and its log for the build's clients."""
 
     def __init__(self, services: Services, chunks: LogChunkCache, subscription: LogSubscription, build_id: int) -> None:
         self._services = services
         self._chunks = chunks
         self._subscription = subscription
         self.build_id = build_id
-        self.readers: set[Reader] = set()
+        self.clients: set[StreamClient] = set()
         self.end: LogOffset = (0, 0)
         """The end of the lines that are stored."""
         self.status: Verdict | None = None
@@ -168,9 +168,9 @@ class BuildFeed:
         """Returns when the build has ended, or when nobody reads it any more."""
         try:
             async with self._subscription.subscribed(self._take):
-                # Checks `readers` itself: a wait for the database may lose the cancellation that comes with the last
-                # reader's end (`store.postgres.cancellation`).
-                while self.status is None and not self.is_gone and self.readers:
+                # Checks `clients` itself: a wait for the database may lose the cancellation that comes with the last
+                # client's end (`store.postgres.cancellation`).
+                while self.status is None and not self.is_gone and self.clients:
                     self.changed.clear()
                     had, began = self.end, time.monotonic()
                     await retry_until_connected(self.refresh)
@@ -180,7 +180,7 @@ class BuildFeed:
         except StreamDamaged as error:
             log.error("a build's stream ends early", build=self.build_id, detail=error.detail)
         finally:
-            # Also after an error: readers must not wait for a feed that has ended.
+            # Also after an error: clients must not wait for a feed that has ended.
             self.is_gone = self.status is None
             self._has_begun.set()
             self._wake()
@@ -191,7 +191,7 @@ class BuildFeed:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns where a reader begins: after that line; without one that there is, at the attempt's first."""
+        """Returns where a client begins: after that line; without one that there is, at the attempt's first."""
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
             await retry_until_connected(self.refresh)  # another process may have sent lines that are new to this one
@@ -263,12 +263,12 @@ class BuildFeed:
         return self._build.log_lines if isinstance(self._build, Finished) else None
 
     def _wake(self) -> None:
-        for reader in self.readers:
-            reader.changed.set()
+        for client in self.clients:
+            client.changed.set()
 
 
 class BuildFeeds:
-    """The feeds of one process, one for each build that has readers."""
+    """The feeds of one process, one for each build that has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -285,18 +285,18 @@ class BuildFeeds:
             yield
 
     @contextlib.contextmanager
-    def reading(self, build_id: int, reader: Reader) -> Iterator[BuildFeed]:
-        """Yields the feed of a build to a reader. The first reader starts the feed, the last one ends it."""
+    def registered(self, build_id: int, client: StreamClient) -> Iterator[BuildFeed]:
+        """Yields the feed of a build to a client. The first client starts the feed, the last one ends it."""
         if build_id not in self._feeds:
             feed = BuildFeed(self._services, self._chunks, self._subscription, build_id)
             self._feeds[build_id] = feed, asyncio.create_task(feed.run(), name=f"build {build_id}")
         feed, running = self._feeds[build_id]
-        feed.readers.add(reader)
+        feed.clients.add(client)
         try:
             yield feed
         finally:
-            feed.readers.discard(reader)
-            if not feed.readers:
+            feed.clients.discard(client)
+            if not feed.clients:
                 running.cancel()
                 del self._feeds[build_id]
                 self._chunks.drop(build_id)
@@ -310,7 +310,7 @@ class BuildFeeds:
 
 
 class BuildStream:
-    """The messages of one reader: a source of `api.live.readers`."""
+    """The messages of one client: a source of `api.live.stream_clients`."""
 
     def __init__(self, feeds: BuildFeeds, build_id: int, *, with_ids: bool, after: LogOffset | None) -> None:
         self._feeds = feeds
@@ -318,12 +318,12 @@ class BuildStream:
         self._with_ids = with_ids
         self._after = after
 
-    async def __call__(self, reader: Reader) -> None:
-        with self._feeds.reading(self._build_id, reader) as feed:
+    async def __call__(self, client: StreamClient) -> None:
+        with self._feeds.registered(self._build_id, client) as feed:
             offset = await feed.begin(self._after)
             while True:
                 while (chunk := await retry_until_connected(partial(feed.load_next, offset))) is not None:
-                    await reader.send(chunk.with_ids if self._with_ids else chunk.plain)
+                    await client.send(chunk.with_ids if self._with_ids else chunk.plain)
                     offset = chunk.end
                 if feed.is_gone:
                     return
@@ -331,9 +331,9 @@ class BuildStream:
                     last_id = b"id: %d:%d\n" % feed.end if self._with_ids else b""
                     done_id = b"id: %d:%d%s\n" % (*feed.end, DONE.encode()) if self._with_ids else b""
                     status = encode_message({"type": "status", "data": feed.status})
-                    await reader.send(last_id + status + done_id + encode_message({"type": "done"}))
+                    await client.send(last_id + status + done_id + encode_message({"type": "done"}))
                     return
-                await reader.wait()
+                await client.wait()
 
 
 async def retry_until_connected(read: Callable[[], Awaitable[T]]) -> T:

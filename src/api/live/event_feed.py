@@ -1,8 +1,8 @@
-"""Sends the events of the whole log as server-sent events, to each reader those that they may see.
+"""Sends the events of the whole log as server-sent events, to each client those that they may see.
 
-The id of a message is the event's position, so a reader that comes back with `Last-Event-ID` goes on after it at any
-process, without losing or repeating an event. All readers of a process share one feed, which reads and encodes each
-event once. Readers that are behind what the feed remembers page through the index of the audit view.
+The id of a message is the event's position, so a client that comes back with `Last-Event-ID` goes on after it at any
+process, without losing or repeating an event. All clients of a process share one feed, which reads and encodes each
+event once. Clients that are behind what the feed remembers page through the index of the audit view.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import msgspec
 from api.http.permissions import User
 from api.http.services import Services
 from api.live.build_feed import encode_message, retry_until_connected
-from api.live.readers import Reader, refresh_callers
+from api.live.stream_clients import StreamClient, refresh_callers
 from domain.core.events import Recorded
 from domain.projects import MemberAdmitted, ProjectCreated
 from domain.registry import EVENTS
@@ -33,11 +33,11 @@ from projections.audit_view.entries import (
 from store.log.subscription import LogSubscription
 
 MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
-"""Size of the newest messages that a process keeps for readers that are a little behind."""
+"""Size of the newest messages that a process keeps for clients that are a little behind."""
 PAGE_SIZE = 100
-"""Events of the index that a reader that is further behind gets at once."""
+"""Events of the index that a client that is further behind gets at once."""
 INDEX_RETRY_S = 1.0
-"""Pause of a reader whose next page is not in the index yet."""
+"""Pause of a client whose next page is not in the index yet."""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
 """Areas whose events all users see where they belong to no project."""
@@ -50,7 +50,7 @@ NOT_ONLY_FOR_ADMINS = [
 ]
 """Types of events that users who are not admins may see."""
 GRANTING = (ProjectCreated, MemberAdmitted)
-"""Events after which readers may see more than before."""
+"""Events after which clients may see more than before."""
 
 
 class FeedMessage(msgspec.Struct, frozen=True):
@@ -64,12 +64,12 @@ class FeedMessage(msgspec.Struct, frozen=True):
 
 
 class EventFeed:
-    """The newest events, encoded, for the readers of one process. Runs while it has readers."""
+    """The newest events, encoded, for the clients of one process. Runs while it has clients."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._subscription = LogSubscription(services.log, services.listener, list(EVENTS))
-        self._readers: set[Reader] = set()
+        self._clients: set[StreamClient] = set()
         self._running: asyncio.Task[None] | None = None
         self._has_begun = asyncio.Event()
         self._messages: list[FeedMessage] = []
@@ -81,26 +81,26 @@ class EventFeed:
         """The position up to which all messages have been encoded."""
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._clients)
 
     @contextlib.contextmanager
-    def reading(self, reader: Reader) -> Iterator[None]:
-        """Registers a reader during the block. The first reader starts the feed, the last one ends it."""
+    def registered(self, client: StreamClient) -> Iterator[None]:
+        """Registers a client during the block. The first client starts the feed, the last one ends it."""
         if self._running is None:
             self._has_begun = asyncio.Event()
             self._running = asyncio.create_task(self._run(self._has_begun), name="events")
-        self._readers.add(reader)
+        self._clients.add(client)
         try:
             yield
         finally:
-            self._readers.discard(reader)
-            if not self._readers:
+            self._clients.discard(client)
+            if not self._clients:
                 self._running.cancel()
                 self._running = None
                 self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """Returns the position after which a reader begins: `last`, but at most the log's end; without it, now."""
+        """Returns the position after which a client begins: `last`, but at most the log's end; without it, now."""
         await self._has_begun.wait()
         if last is None:
             return self.position
@@ -131,9 +131,9 @@ class EventFeed:
         new = [recorded for recorded in events if recorded.position > self.position]
         if any(isinstance(recorded.event, GRANTING) for recorded in new):
             await self._services.waiter.wait_reached(new[-1].position)
-            await refresh_callers(list(self._readers))
+            await refresh_callers(list(self._clients))
         if any(recorded.event.erases is not None for recorded in new):
-            # The remembered messages may hold erased texts: readers that are behind get them from the log again.
+            # The remembered messages may hold erased texts: clients that are behind get them from the log again.
             self._messages, self._positions, self._size = [], [], 0
             self.floor = self.position
             new = await self._services.log.read_at([recorded.position for recorded in new])
@@ -144,8 +144,8 @@ class EventFeed:
             self._size += sum(len(message.body) for message in messages)
             self.position = self._positions[-1]
         self._drop_oldest()
-        for reader in self._readers:
-            reader.changed.set()
+        for client in self._clients:
+            client.changed.set()
 
     def _drop_oldest(self) -> None:
         dropped = 0
@@ -174,7 +174,7 @@ def _message(entry: AuditEntry) -> FeedMessage:
 
 
 class EventStream:
-    """The messages of one reader: a source of `api.live.readers`."""
+    """The messages of one client: a source of `api.live.stream_clients`."""
 
     def __init__(self, feed: EventFeed, project_id: int | None, types: Sequence[str] | None, last: int | None) -> None:
         self._feed = feed
@@ -183,43 +183,43 @@ class EventStream:
         self._last = last
         self._position = 0
 
-    async def __call__(self, reader: Reader) -> None:
-        with self._feed.reading(reader):
+    async def __call__(self, client: StreamClient) -> None:
+        with self._feed.registered(client):
             self._position = await self._feed.begin(self._last)
-            await reader.send(b"id: %d\n\n" % self._position)
+            await client.send(b"id: %d\n\n" % self._position)
             while True:
                 if self._position < self._feed.floor:
-                    await self._catch_up(reader)
+                    await self._catch_up(client)
                     continue
                 reached = self._feed.position
-                await self._send(reader, self._feed.after(self._position))
+                await self._send(client, self._feed.after(self._position))
                 self._position = max(self._position, reached)
-                await reader.wait()
+                await client.wait()
 
     def may_read(self, user: User) -> bool:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment with an id, so that a reader that comes back does not go through skipped events again."""
+        """Returns a comment with an id, so that a client that comes back does not go through skipped events again."""
         return b": still here\nid: %d\n\n" % self._position
 
-    async def _catch_up(self, reader: Reader) -> None:
+    async def _catch_up(self, client: StreamClient) -> None:
         """Sends one page of what the feed does not remember."""
         floor = self._feed.floor
         wanted = TrailFilter(
-            self._projects(reader.user), types=self._visible_types(reader.user), after=self._position, before=floor + 1
+            self._projects(client.user), types=self._visible_types(client.user), after=self._position, before=floor + 1
         )
         messages = await retry_until_connected(partial(self._feed.load_older, wanted))
         if messages is None:
             await asyncio.sleep(INDEX_RETRY_S)
             return
-        await self._send(reader, messages)
+        await self._send(client, messages)
         self._position = messages[-1].position if len(messages) == PAGE_SIZE else floor
 
-    async def _send(self, reader: Reader, messages: Sequence[FeedMessage]) -> None:
-        bodies = [message.body for message in messages if self._is_wanted(message) and may_see(reader.user, message)]
+    async def _send(self, client: StreamClient, messages: Sequence[FeedMessage]) -> None:
+        bodies = [message.body for message in messages if self._is_wanted(message) and may_see(client.user, message)]
         if bodies:
-            await reader.send(b"".join(bodies))
+            await client.send(b"".join(bodies))
 
     def _is_wanted(self, message: FeedMessage) -> bool:
         return (self._project_id is None or message.project_id == self._project_id) and (

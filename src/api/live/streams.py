@@ -7,14 +7,14 @@ from api.http.services import Services
 from api.live.build_feed import BuildFeeds
 from api.live.event_feed import EventFeed
 from api.live.finished_logs import FinishedLogs
-from api.live.readers import Readers
+from api.live.stream_clients import StreamClients
 
 
 class Streams:
     """The live streams of a process, in the application's state as `streams`."""
 
     def __init__(self, services: Services) -> None:
-        self.readers = Readers()
+        self.clients = StreamClients()
         self.builds = BuildFeeds(services)
         self.events = EventFeed(services)
         self.finished_logs = FinishedLogs(services.log, services.build_logs)
@@ -22,5 +22,5 @@ class Streams:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         with self.builds.listening():
-            async with self.readers.watched():
+            async with self.clients.watched():
                 yield

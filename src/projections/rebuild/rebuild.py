@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from psycopg import AsyncConnection
 
-from projections.engine.bulk_load import bulk_load
+from projections.engine.bulk_catch_up import bulk_catch_up
 from projections.engine.dismissals import with_dismissals
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.inspection import inspect
@@ -58,7 +58,7 @@ async def build_staging(
             (names,),
         )
         with _rare_garbage_collection():
-            await bulk_load(connection, event_log, projections, lambda *progress: on_progress(Progress(*progress)))
+            await bulk_catch_up(connection, event_log, projections, lambda *progress: on_progress(Progress(*progress)))
         position = await follow_to_head(connection, event_log, projections, on_progress)
         await connection.execute("UPDATE projection_positions SET built_at = now() WHERE name = ANY (%s)", (names,))
         return position

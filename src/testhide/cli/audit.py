@@ -17,9 +17,9 @@ from store.audit.export_lines import ExportHeader
 from store.audit.signed_notes import BadNote, VerifierKey
 from store.audit.verifier import HeldCheckpoint, Verifier, checkpoint_of
 from store.clock import utcnow
+from testhide.audit_contents import ContentsCheck
 from testhide.cli.options import DataFolder, Flag, on_stack, run_on_stack
 from testhide.cli.printing import printable
-from testhide.contents import ContentsCheck
 from testhide.operator_errors import Fault
 from testhide.processes import Core, blob_store, core
 from testhide.settings import Settings

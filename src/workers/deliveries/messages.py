@@ -17,8 +17,8 @@ from domain.nodes import NODE, NodeWentOffline
 from domain.notifications import NotificationMessage, message_id
 from domain.quarantine import TestsQuarantined
 from domain.users import USER
+from projections.build_views import BuildDetail, detail
 from projections.builds import BuildRow, CommentRow, CommentView
-from projections.builds_views import BuildDetail, detail
 from projections.nodes import NodeRow, NodeView
 from projections.time_travel.historical_tables import HistoricalTables
 from projections.webhook_views import flaky_test, offline_node, quarantined_test

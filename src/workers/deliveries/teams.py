@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
+from domain.adaptive_cards import HEADERS, MAX_LINES, render_card
 from domain.builds import BuildFinished
 from domain.core.errors import NotFound
 from domain.core.events import Event
@@ -15,7 +16,6 @@ from domain.projects import PROJECT
 from domain.quarantine import TestsQuarantined
 from domain.results import FAILED
 from domain.teams import CHANNEL, correct_outcome
-from domain.teams_cards import HEADERS, MAX_LINES, render_card
 from integrations.ports import Outgoing, attempt
 from projections import results_queries
 from projections.results_queries import ResultFilters

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from domain.teams_cards import MAX_FACT, Card, escape_markdown, render_card, shorten
+from domain.adaptive_cards import MAX_FACT, Card, escape_markdown, render_card, shorten
 from projections.teams_cards import make_test_card
 from testhide.processes import Core
 from tests.integrations.receiving import receiving

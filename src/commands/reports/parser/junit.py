@@ -77,7 +77,7 @@ def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case
 def _main(node: Element, failures: list[Element], suite: str, origin: Origin, builder: Builder) -> Case:
     get = node.attributes.get
     resolution = get("test_resolution", "")
-    status, message, trace, kind = _verdict(node, failures, builder)
+    status, message, trace, kind = _read_verdict(node, failures, builder)
     _check_resolution(node, resolution, status, builder)
     return builder.case(
         name=get("name", ""),
@@ -101,7 +101,7 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
     )
 
 
-def _verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
+def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Returns status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from litestar.testing import RequestFactory
 
-from api.live import build_feed, readers
+from api.live import build_feed, stream_clients
 from tests.support.builders import Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.http import Client
@@ -78,7 +78,7 @@ def until(inside: InProcessServer, holds: Callable[[], bool], why: str) -> None:
 
 def has_none(inside: InProcessServer) -> bool:
     streams = inside.streams
-    return len(streams.readers) == len(streams.builds) == len(streams.events) == 0
+    return len(streams.clients) == len(streams.builds) == len(streams.events) == 0
 
 
 def at_work(inside: InProcessServer) -> tuple[int, int]:
@@ -89,14 +89,14 @@ def at_work(inside: InProcessServer) -> tuple[int, int]:
 def test_a_stalled_reader_is_cut_and_goes_on_later(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "STALLED_S", 0.5)
+    monkeypatch.setattr(stream_clients, "STALLED_S", 0.5)
     texts = [f"{number} {'x' * 10_000}" for number in range(2_000)]
     for offset in range(0, len(texts), 200):
         agent.log(build, offset, texts[offset : offset + 200]).raise_for_status()
     agent.finished(build).raise_for_status()
     idle = inside.call(lambda: at_work(inside))
     with connect(inside, admin, of(build) + "?ids=true", buffer=4096) as connection:
-        until(inside, lambda: len(inside.streams.readers) == 1, "it is not read")
+        until(inside, lambda: len(inside.streams.clients) == 1, "it is not read")
         until(inside, lambda: has_none(inside), "it is not cut")
         # Nothing waits for it to take the end.
         until(inside, lambda: at_work(inside) <= idle, "something of it stays")
@@ -118,27 +118,27 @@ async def test_a_reader_that_is_cut_ends_though_the_cancellation_is_lost() -> No
     async def send(message: Any) -> None:
         pass
 
-    async def deaf(reader: readers.Reader) -> None:
+    async def deaf(client: stream_clients.StreamClient) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         while True:
-            await reader.wait()
+            await client.wait()
 
-    reader = readers.Reader(RequestFactory().get("/", user=None), lambda user: True)
-    open_readers = readers.Readers()
+    client = stream_clients.StreamClient(RequestFactory().get("/", user=None), lambda user: True)
+    clients = stream_clients.StreamClients()
     async with asyncio.timeout(WITHIN_S):
-        await open_readers.run(reader, deaf, receive, send)
-    assert len(open_readers) == 0
+        await clients.run(client, deaf, receive, send)
+    assert len(clients) == 0
 
 
 @pytest.mark.parametrize("has_read", [False, True])
-def test_readers_that_are_gone_leave_nothing(
+def test_clients_that_are_gone_leave_nothing(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], has_read: bool
 ) -> None:
     agent.log(build, 0, ["one"]).raise_for_status()
     idle = inside.call(lambda: at_work(inside))
     connections = [connect(inside, admin, path) for path in (of(build), EVENTS) * 10]
-    until(inside, lambda: len(inside.streams.readers) == len(connections), "they are not read")
+    until(inside, lambda: len(inside.streams.clients) == len(connections), "they are not read")
     assert inside.call(lambda: at_work(inside)) > idle
     if has_read:
         for connection in connections:
@@ -172,14 +172,14 @@ def test_many_lines_come_together(
 def test_only_streams_with_ids_are_kept_alive(
     inside: InProcessServer, admin: Client, agent: FakeAgent, build: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "KEEP_ALIVE_S", 0.1)
-    monkeypatch.setattr(readers, "CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(stream_clients, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(stream_clients, "CHECK_INTERVAL_S", 0.05)
     with (
         connect(inside, admin, of(build)) as plain,
         connect(inside, admin, of(build) + "?ids=true") as numbered,
         connect(inside, admin, EVENTS) as events,
     ):
-        until(inside, lambda: len(inside.streams.readers) == 3, "they are not read")
+        until(inside, lambda: len(inside.streams.clients) == 3, "they are not read")
         alive = chunks(numbered)
         assert [next(alive) for _ in range(3)] == [b": still here\n\n"] * 3
         received = chunks(events)

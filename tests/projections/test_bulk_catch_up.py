@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from domain.claims import ClaimTaken
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS
-from projections.engine import bulk_load, bulk_loader
+from projections.engine import bulk_catch_up, bulk_loader
 from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows
 from projections.engine.buffers import LoadRefused
 from projections.engine.bulk_loader import BulkLoader
@@ -156,12 +156,12 @@ async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:
 async def test_deletions_that_wait_outlast_what_does_not_fit(
     parts: Core, staging: AsyncConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_load, "NEAR_HEAD", 0)
-    monkeypatch.setattr(bulk_load, "BATCH_SIZE", 1)
+    monkeypatch.setattr(bulk_catch_up, "NEAR_HEAD", 0)
+    monkeypatch.setattr(bulk_catch_up, "BATCH_SIZE", 1)
     monkeypatch.setattr(bulk_loader, "MAX_CHANGED_ROWS", 1)  # a transaction each
     await happen(parts, 1, 2, 0, 5, 2**31, 6)
     await anew(staging, [NUMBERED])
-    await bulk_load.bulk_load(staging, parts.log, [NUMBERED])
+    await bulk_catch_up.bulk_catch_up(staging, parts.log, [NUMBERED])
     assert await table(staging, PieceRow) == [(3, 0), (4, 5), (6, 6)]
     assert await waiting(staging) == ([], [(["fillfactor=100"],)])
 
@@ -172,13 +172,13 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
     await happen(parts, 1, 2, 0, 5)
     await anew(staging, [NUMBERED])
     with monkeypatch.context() as ending:
-        ending.setattr(bulk_load, "NEAR_HEAD", 0)
+        ending.setattr(bulk_catch_up, "NEAR_HEAD", 0)
         ending.setattr(bulk_loader, "INDEX_MEMORY", "no memory")  # what `finish` asks for when all events are taken
         with pytest.raises(LoadRefused):
             await load(staging, await parts.log.read(0, 10), [], 9, NUMBERED)
     assert [values for _, *values in await query(staging, "SELECT name, position FROM projection_positions")] == [[4]]
     assert await waiting(staging) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])
-    await bulk_load.bulk_load(staging, parts.log, [NUMBERED])
+    await bulk_catch_up.bulk_catch_up(staging, parts.log, [NUMBERED])
     assert await table(staging, PieceRow) == [(3, 0), (4, 5)]
     assert await waiting(staging) == ([], [(["fillfactor=100"],)])
 
@@ -188,11 +188,11 @@ async def test_what_only_shows_later_is_found_and_parked(
     parts: Core, staging: AsyncConnection, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
     """The loader undoes its transaction, and leaves the events in it to the engine."""
-    monkeypatch.setattr(bulk_load, "NEAR_HEAD", 0)
+    monkeypatch.setattr(bulk_catch_up, "NEAR_HEAD", 0)
     await happen(parts, 1, 2, odd, 3, 4)
     await anew(staging, [NUMBERED])
     await staging.execute("ALTER TABLE toys_v1 ADD CHECK (box <> 13)")
-    await bulk_load.bulk_load(staging, parts.log, [NUMBERED])
+    await bulk_catch_up.bulk_catch_up(staging, parts.log, [NUMBERED])
     assert [(name, position) for name, position, _ in await parked(staging)] == [("numbered", 3)]
     assert await table(staging, PieceRow) == [(1, 1), (2, 2), (4, 3), (5, 4)]
     assert [key for key, *_ in await table(staging, ToyRow)] == [1, 2, 4, 5]

@@ -18,8 +18,8 @@ from store.clock import utcnow
 from store.log.event_log import Write
 from store.tables.build_logs import BuildLogs, Line
 from store.tables.log_positions import move_position
+from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import verify
-from testhide.contents import ContentsCheck
 from testhide.operator_errors import Fault
 from testhide.processes import Core
 from testhide.settings import Settings, save_settings

@@ -1,9 +1,9 @@
 """Runs the server-sent event streams of this process, and ends them before their source does where it must.
 
-A reader is one open stream. It holds only the message that is being sent; messages come from buffers that all readers
-share. A reader is cut when its connection is gone, when it has not taken a message for `STALLED_S`, when there was no
+A client is one open stream. It holds only the message that is being sent; messages come from buffers that all clients
+share. A client is cut when its connection is gone, when it has not taken a message for `STALLED_S`, when there was no
 message for it for `IDLE_S`, when its user has lost access and when the server stops; the client may reconnect and go
-on. Readers register in the call that sends the response, not before: the `finally` of a generator that was never
+on. Clients register in the call that sends the response, not before: the `finally` of a generator that was never
 started does not run.
 """
 
@@ -33,23 +33,23 @@ MEDIA_TYPE = "text/event-stream"
 FRAME_BYTES = 16 * 1024
 """Most bytes that are handed to the HTTP server at once; it takes a few frames ahead of the connection."""
 STALLED_S = 10.0
-"""Seconds that a frame may wait for the connection until its reader is cut."""
+"""Seconds that a frame may wait for the connection until its client is cut."""
 KEEP_ALIVE_S = 15.0
 """Seconds without a message after which a comment keeps proxies from closing the connection."""
 IDLE_S = 3600.0
-"""Seconds without a message after which a reader is cut."""
+"""Seconds without a message after which a client is cut."""
 CHECK_INTERVAL_S = 1.0
-"""Seconds between two checks for stalled and idle readers."""
+"""Seconds between two checks for stalled and idle clients."""
 ACCESS_INTERVAL_S = 2.5
 """Seconds between two checks whether users may still read: longest time that a lost access goes unnoticed."""
 ACCESS_BATCH_SIZE = 100
 """Credentials that are checked at once, so that other requests get connections in between."""
 
-Source = Callable[["Reader"], Coroutine[Any, Any, None]]
-"""Sends a reader its messages; ends when there will be no more."""
+Source = Callable[["StreamClient"], Coroutine[Any, Any, None]]
+"""Sends a client its messages; ends when there will be no more."""
 
 
-class Reader:
+class StreamClient:
     """One open stream."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Reader:
         keep_alive: Callable[[], bytes] | None = None,
     ) -> None:
         self.changed = asyncio.Event()
-        """Set it when there may be messages for the reader."""
+        """Set it when there may be messages for the client."""
         self.user = request.user
         """The user as of the last check of their access."""
         self.request = request
@@ -72,7 +72,7 @@ class Reader:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Returns when the source has ended or the reader was cut."""
+        """Returns when the source has ended or the client was cut."""
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
         sending = asyncio.create_task(source(self))
@@ -100,7 +100,7 @@ class Reader:
             self._cut.set_result(None)
 
     def check(self, now: float) -> None:
-        """Cuts the reader when it is stalled or idle; wakes it when a keep-alive comment is due."""
+        """Cuts the client when it is stalled or idle; wakes it when a keep-alive comment is due."""
         if self._sending_since is not None:
             if now - self._sending_since > STALLED_S:
                 self.cut()
@@ -111,7 +111,7 @@ class Reader:
             self.changed.set()
 
     def update_caller(self, caller: User | Agent | None) -> None:
-        """Replaces the user by their present self; cuts the reader when they may not read any more."""
+        """Replaces the user by their present self; cuts the client when they may not read any more."""
         if isinstance(caller, User) and self._may_read(caller):
             self.user = caller
         else:
@@ -128,25 +128,25 @@ class Reader:
         self.cut()
 
 
-class Readers:
+class StreamClients:
     """All open streams of a process."""
 
     def __init__(self) -> None:
-        self._readers: set[Reader] = set()
+        self._clients: set[StreamClient] = set()
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._clients)
 
-    async def run(self, reader: Reader, source: Source, receive: Receive, send: Send) -> None:
-        self._readers.add(reader)
+    async def run(self, client: StreamClient, source: Source, receive: Receive, send: Send) -> None:
+        self._clients.add(client)
         try:
-            await reader.run(source, receive, send)
+            await client.run(source, receive, send)
         finally:
-            self._readers.discard(reader)
+            self._clients.discard(client)
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Checks the readers during the block; cuts all of them at its end."""
+        """Checks the clients during the block; cuts all of them at its end."""
         tasks = [asyncio.create_task(self._check()), asyncio.create_task(self._check_access())]
         try:
             yield
@@ -156,42 +156,42 @@ class Readers:
             self.cut_all()
 
     def cut_all(self) -> None:
-        for reader in self._readers:
-            reader.cut()
+        for client in self._clients:
+            client.cut()
 
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             now = time.monotonic()
-            for reader in self._readers:
-                reader.check(now)
+            for client in self._clients:
+                client.check(now)
 
     async def _check_access(self) -> None:
         while True:
             await asyncio.sleep(ACCESS_INTERVAL_S)
-            await refresh_callers(self._readers)
+            await refresh_callers(self._clients)
 
 
-async def refresh_callers(readers: Iterable[Reader]) -> None:
-    """Looks up the users of the readers again, once for all readers with the same credentials."""
-    by_credentials: dict[str, list[Reader]] = defaultdict(list)
-    for reader in readers:
-        by_credentials[reader.request.headers["authorization"]].append(reader)
+async def refresh_callers(clients: Iterable[StreamClient]) -> None:
+    """Looks up the users of the clients again, once for all clients with the same credentials."""
+    by_credentials: dict[str, list[StreamClient]] = defaultdict(list)
+    for client in clients:
+        by_credentials[client.request.headers["authorization"]].append(client)
     groups = list(by_credentials.values())
     for start in range(0, len(groups), ACCESS_BATCH_SIZE):
         await asyncio.gather(*map(_refresh_caller, groups[start : start + ACCESS_BATCH_SIZE]))
 
 
-async def _refresh_caller(readers: list[Reader]) -> None:
+async def _refresh_caller(clients: list[StreamClient]) -> None:
     try:
-        caller = await find_caller(readers[0].request)
+        caller = await find_caller(clients[0].request)
     except Unauthenticated:
         caller = None
     except psycopg.OperationalError as error:
-        log.warning("the access of readers cannot be checked", error=str(error).strip())
+        log.warning("the access of clients cannot be checked", error=str(error).strip())
         return
-    for reader in readers:
-        reader.update_caller(caller)
+    for client in clients:
+        client.update_caller(caller)
 
 
 @contextlib.asynccontextmanager
@@ -215,11 +215,11 @@ async def watching_disconnect(request: Request[Any, Any, Any], changed: asyncio.
 
 
 class LiveStream(Stream):
-    """A response that sends a reader its messages as its source has them."""
+    """A response that sends a client its messages as its source has them."""
 
-    def __init__(self, readers: Readers, reader: Reader, source: Source) -> None:
+    def __init__(self, clients: StreamClients, client: StreamClient, source: Source) -> None:
         super().__init__((), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self._sending = partial(readers.run, reader, source)
+        self._sending = partial(clients.run, client, source)
 
     def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIResponse:
         return _Sending(self._sending, self.headers)

@@ -26,7 +26,7 @@ OnProgress = Callable[[int, int], None]
 """Called with the position and the goal after every batch."""
 
 
-async def bulk_load(
+async def bulk_catch_up(
     connection: AsyncConnection,
     event_log: EventLog,
     projections: Sequence[Projection],
