@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -15,6 +14,7 @@ from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent, agents_only
 from api.http.request_context import RequestContext
 from api.http.types import fields_of
+from api.http.uploads import open_spooled
 from api.live.agent_polls import POLL_S, AgentPolls
 from commands.build_assignment import AcknowledgeBuild, must_hold
 from commands.builds import FinishBuild
@@ -231,7 +231,7 @@ class AgentController(Controller):
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)
         must_hold(build.state, build_id, node_id, attempt)
-        with NamedTemporaryFile(dir=ctx.services.spool, prefix="report-") as spooled:
+        with open_spooled(ctx.services.spool, "report-") as spooled:
             size, hashed = 0, hashlib.sha256()
             async for chunk in request.stream():
                 size += len(chunk)

@@ -12,6 +12,7 @@ import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.params import Parameter
 from litestar.response import Stream
+from psycopg.errors import DiskFull
 
 from api.builds import read_build
 from api.http.downloads import choose_content_type, make_file_response
@@ -221,7 +222,7 @@ async def _store_new(
     )
     try:
         await ctx(command, once=once)
-    except (Rejection, AlreadyDone, ReplayedResponse):
+    except (Rejection, AlreadyDone, ReplayedResponse, DiskFull):
         await ctx.services.blobs.delete(key)
         raise
     return artifact_id

@@ -1,5 +1,6 @@
 """Health of the server: liveness, readiness, and how far projections and reactions have followed the log."""
 
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, TypeVar
@@ -12,6 +13,7 @@ from psycopg import AsyncConnection
 from api.http.permissions import User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
+from api.http.services import Services
 from domain.core.errors import Unavailable
 from projections import audit_trail
 from projections.engine.inspection import Inspection, inspect
@@ -29,6 +31,12 @@ S = TypeVar("S", ReadModelStatus, ReactionStatus)
 SEAL_OVERDUE = timedelta(minutes=5)
 """Age of the oldest event without a checkpoint at which the server counts as degraded; checkpoints come every few
 seconds.
+"""
+
+
+MIN_FREE_BYTES = 256 * 2**20
+"""Free space of a disk below which the server counts as degraded: an embedded PostgreSQL alone writes its log in files
+of 16 MB.
 """
 
 
@@ -86,11 +94,13 @@ class HealthController(Controller):
         """200 once the database answers and the read models are at the log's end; 503 until then, and while one of them
         is broken.
         """
+        degraded = _find_full_disks(ctx.services)
         async with ctx.reading() as connection:
             live = await inspect(connection, PROJECTIONS)
             checkpoint = await AuditTree(connection).checkpoint()
             problems = _find_unusable(live)
-            degraded = [] if problems else await _find_degraded(connection, ctx.services.waiter.is_degraded)
+            if not problems:
+                degraded += await _find_degraded(connection, ctx.services.waiter.is_degraded)
         behind = live.sound_behind(live.head)
         if behind:
             await ctx.services.waiter.wait_reached(live.head)
@@ -102,7 +112,9 @@ class HealthController(Controller):
             problems.append(f"read models more than {WAIT_TIMEOUT_S:.0f} s behind: {names}")
         is_complete = len(live.positions) == len(PROJECTIONS)
         readiness = Readiness(
-            "; ".join(problems) or (f"degraded: {'; '.join(degraded)}" if degraded else "ok"),
+            "; ".join(
+                problems + degraded if problems else [f"degraded: {'; '.join(degraded)}"] if degraded else ["ok"]
+            ),
             live.head,
             min([live.head, *behind.values()]) if is_complete else 0,
             lagging,
@@ -121,6 +133,21 @@ def _find_unusable(live: Inspection) -> list[str]:
         defects = "; ".join(f"{name}: {defect}" for name, defect in live.broken.items())
         names = " ".join(live.broken)
         found.append(f"read models are broken ({defects}): run `testhide projections rebuild {names} --switch`")
+    return found
+
+
+def _find_full_disks(services: Services) -> list[str]:
+    """Says which disks have no room, or soon will not have any."""
+    disks: dict[int, list[str]] = {}
+    for contents, folder in services.disks.items():
+        disks.setdefault(folder.stat().st_dev, []).append(contents)
+    found = []
+    for names in disks.values():
+        free = shutil.disk_usage(services.disks[names[0]]).free
+        if free < MIN_FREE_BYTES:
+            found.append(f"the disk of the {' and the '.join(names)} has {free >> 20} MB free: make room")
+    if services.log.is_disk_full:
+        found.append("the disk of the database is full: make room")
     return found
 
 

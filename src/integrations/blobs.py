@@ -4,6 +4,7 @@ file:///var/lib/testhide/blobs
 s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables
 """
 
+import errno
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,7 +16,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from domain.core.errors import Unavailable
+from domain.core.errors import StorageFull, Unavailable
 from integrations.ports import BlobMissing
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ CLIENT: "ClientConfig" = {
     # Only where the operator's own endpoint says http://.
     "allow_http": True,
 }
+NO_SPACE = f"(os error {errno.ENOSPC})"
+"""Ends an error of a full disk, which obstore shows in words alone."""
 RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
@@ -122,4 +125,6 @@ def _failures(key: str) -> Iterator[None]:
     except FileNotFoundError:
         raise BlobMissing(key) from None
     except BaseError as error:
+        if NO_SPACE in str(error):
+            raise StorageFull("artifacts") from error
         raise Unavailable(f"The blob store failed: {type(error).__name__}. Try again.") from error

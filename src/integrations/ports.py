@@ -16,7 +16,7 @@ class Blobs(Protocol):
 
     Keys are made by the server, never by users: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. Blobs
     are streamed: a call holds a few MiB however large the blob is. Any call may take long, and raises Unavailable when
-    the store cannot be reached or refuses access.
+    the store cannot be reached or refuses access, StorageFull when a disk has no room.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:

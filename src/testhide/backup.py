@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from psycopg import IsolationLevel
@@ -51,7 +50,7 @@ async def back_up(settings: Settings, target: Path) -> Manifest:
                 options = (f"--snapshot={snapshot}", "--no-unlogged-table-data", f"--file={folder / DUMP}")
                 run_client("pg_dump", settings.database_url, "--format=custom", *options)
         # Later than the snapshot: an artifact is stored before the event that names it.
-        if blobs := local_blobs(settings):
+        if blobs := settings.blobs_folder:
             copy_blobs(blobs, folder / BLOBS)
         write_key(folder / KEY, settings.secret_key)
         with suppress(FileNotFoundError):
@@ -61,12 +60,6 @@ async def back_up(settings: Settings, target: Path) -> Manifest:
         )
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
     return manifest
-
-
-def local_blobs(settings: Settings) -> Path | None:
-    """Return the folder of the artifacts; None if they are in an object store."""
-    url = urlsplit(settings.blobs)
-    return Path(unquote(url.path)) if url.scheme == "file" else None
 
 
 def copy_blobs(source: Path, target: Path) -> None:

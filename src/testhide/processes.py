@@ -199,6 +199,7 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
                 outgoing=outgoing,
                 base_url=settings.public_url,
                 spool=spool,
+                disks={"data folder": spool} | ({"artifacts": folder} if (folder := settings.blobs_folder) else {}),
                 version=VERSION,
                 build=settings.build or find_build(),
                 agent_bundle=build_zipapp(),

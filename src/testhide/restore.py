@@ -23,7 +23,7 @@ from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import skip_lost_ids
-from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs, local_blobs
+from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
 from testhide.engines.folder import read_record, write_private
@@ -118,7 +118,7 @@ def finish_restore(settings: Settings) -> Restored:
                 await connection.execute("ANALYZE")
                 checkpoint = await AuditTree(parts.pool).checkpoint()
                 is_as_sealed = checkpoint is None or await compute_root(connection, checkpoint.size) == checkpoint.root
-            blobs = local_blobs(settings)
+            blobs = settings.blobs_folder
             artifacts = await find_artifacts(parts.log) if blobs else []
             return Restored(
                 position=await parts.log.read_head(),

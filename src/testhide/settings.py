@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -74,6 +75,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def blobs(self) -> str:
         """The URL of the blob store."""
         return self.blobs_url or Path(self.data_dir, "blobs").as_uri()
+
+    @property
+    def blobs_folder(self) -> Path | None:
+        """The folder of the artifacts; None if they are in an object store."""
+        url = urlsplit(self.blobs)
+        return Path(unquote(url.path)) if url.scheme == "file" else None
 
     @property
     def public_url(self) -> str:

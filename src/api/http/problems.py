@@ -16,7 +16,16 @@ from litestar.exceptions import (
 
 from api.http.head import format_allowed
 from api.http.idempotency import InFlight, ReplayedResponse, replay
-from domain.core.errors import Invalid, Rejection, StillRunning, TooLarge, TooManyRequests, Unauthenticated, Unavailable
+from domain.core.errors import (
+    Invalid,
+    Rejection,
+    StillRunning,
+    StorageFull,
+    TooLarge,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
 from store.log.append import AppendFailed
 
 log = structlog.get_logger()
@@ -91,6 +100,11 @@ def handle_database_outage(request: Request[Any, Any, Any], error: Exception) ->
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
+def handle_full_database(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("the disk of the database is full", path=request.url.path, error=str(error).strip())
+    return handle_rejection(request, StorageFull("database"))
+
+
 def handle_lost_read_model(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     log.error("read model missing or broken", path=request.url.path, error=str(error).strip())
     detail = "A read model that this release needs is missing or broken; GET /api/v3/readyz says which."
@@ -115,6 +129,7 @@ def handlers() -> dict[Any, Any]:
         SerializationException: handle_malformed_body,
         HTTPException: handle_http_error,
         psycopg.OperationalError: handle_database_outage,
+        psycopg.errors.DiskFull: handle_full_database,
         psycopg.errors.UndefinedTable: handle_lost_read_model,
         psycopg.errors.UndefinedColumn: handle_lost_read_model,
         psycopg_pool.PoolTimeout: handle_database_outage,

@@ -1,5 +1,6 @@
 """The services that controllers work with. The composition root makes one instance at start."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class Services:
     base_url: str
     spool: Path
     """Folder of files that are being uploaded."""
+    disks: Mapping[str, Path]
+    """The folders that the server writes to, by their contents."""
     version: str
     build: str
     """Commit of the source that the server was built from; `dev` in a checkout."""

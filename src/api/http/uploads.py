@@ -3,13 +3,14 @@
 Litestar's parser would hold fields without a file name in memory, whatever their size.
 """
 
+import errno
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 from litestar import Request
@@ -19,7 +20,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from api.http.idempotency import BODY_HASH
 from api.http.permissions import Agent
 from api.http.validation import suggestion
-from domain.core.errors import Invalid, TooLarge
+from domain.core.errors import Invalid, StorageFull, TooLarge
 
 FORM = "multipart/form-data"
 MAX_FIELD_BYTES = 8 * 1024  # bytes
@@ -36,6 +37,18 @@ class Upload:
     path: Path
 
 
+@contextmanager
+def open_spooled(spool: Path, prefix: str) -> Iterator[IO[bytes]]:
+    """Yields a new file in the folder `spool`, which is deleted at the end. Raises StorageFull without room for it."""
+    try:
+        with NamedTemporaryFile(dir=spool, prefix=prefix) as spooled:
+            yield spooled
+    except OSError as error:  # also when the file is closed, with what was not written yet
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("data folder") from error
+        raise
+
+
 Check = Callable[[Mapping[str, str]], Awaitable[None]]
 
 
@@ -47,14 +60,14 @@ async def receive_upload(
     ends.
 
     Awaits `check` with the fields before the file, if there are any, so that a refused file is not written. Raises
-    Invalid, also for fields that the operation does not have, TooLarge for a file of more than `limit` bytes, and what
-    `check` raises.
+    Invalid, also for fields that the operation does not have, TooLarge for a file of more than `limit` bytes,
+    StorageFull, and what `check` raises.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit + MAX_PARTS * MAX_FIELD_BYTES:
         raise too_large(limit)
-    with NamedTemporaryFile(dir=spool, prefix="upload-") as spooled:
+    with open_spooled(spool, "upload-") as spooled:
         # Agents of a newer release may send more than this server knows.
         known = None if isinstance(request.user, Agent) else request.route_handler.opt["content"][FORM]["properties"]
         form = _Form(spooled.write, limit, known)

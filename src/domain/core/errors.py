@@ -11,6 +11,7 @@ Rejection
     ├── TooManyRequests      429
     ├── ContentsAltered      500
     ├── Unavailable          503
+    │       ├── StorageFull  503
     │       └── StreamDamaged 503
     └── StillRunning         504
 
@@ -97,6 +98,17 @@ class ContentsAltered(Rejection):
 
 class Unavailable(Rejection):
     status, slug, title = 503, "unavailable", "Temporarily unavailable"
+
+
+class StorageFull(Unavailable):
+    """A disk of the server has no room for what was to be stored. Nothing of it is."""
+
+    slug, title = "insufficient-storage", "A disk of the server is full"
+
+    def __init__(self, disk: str) -> None:
+        super().__init__(
+            f"The disk of the {disk} is full, and nothing was changed. Try again once the operator has made room."
+        )
 
 
 class StreamDamaged(Unavailable):

@@ -109,9 +109,13 @@ def _texts(values: Iterable[str]) -> str:
 class GroupCommit:
     """The flusher of one process. Belongs to one event loop.
 
-    `append` waits up to 9 s for a database that is away. When it raises VersionConflict, AlreadyDone, AppendFailed or
-    another database error, nothing was written. The events of a caller that is cancelled may still be written.
+    `append` waits up to 9 s for a database that is away, but raises DiskFull at once. When it raises VersionConflict,
+    AlreadyDone, AppendFailed or another database error, nothing was written. The events of a caller that is cancelled
+    may still be written.
     """
+
+    is_disk_full = False
+    """Whether the database had no room for what was to be written last."""
 
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
         self._conninfo = conninfo
@@ -147,7 +151,9 @@ class GroupCommit:
             batch = self._take()
             try:
                 await self._write(batch)
+                self.is_disk_full = False
             except BaseException as error:
+                self.is_disk_full = isinstance(error, psycopg.errors.DiskFull)
                 for waiting in batch:
                     waiting.fail(error if isinstance(error, Exception) else AppendFailed("the process is stopping"))
                 if not isinstance(error, Exception):
@@ -176,6 +182,8 @@ class GroupCommit:
     async def _write(self, batch: list[_Waiting]) -> None:
         try:
             await self._write_together(batch)
+        except psycopg.errors.DiskFull:
+            raise
         except psycopg.OperationalError:
             await self._write_again(batch)
         except psycopg.Error:
@@ -197,6 +205,8 @@ class GroupCommit:
                 ]
                 if left:
                     await self._write_together(left)
+            except psycopg.errors.DiskFull:
+                raise
             except psycopg.OperationalError:
                 continue
             return

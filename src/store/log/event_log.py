@@ -64,6 +64,11 @@ class EventLog:
         """A cache of data keys by name; None for a destroyed one. It is emptied after its lifetime."""
         self._keys_since = time.monotonic()
 
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether the database had no room for what this process appended last."""
+        return self._commit.is_disk_full
+
     def on(self, connection: AsyncConnection) -> "EventLog":
         """Returns this log for reading on a connection of the caller."""
 
