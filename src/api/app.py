@@ -33,6 +33,7 @@ from api.jobs import JobController
 from api.known_issues import KnownIssueController
 from api.live.agent_polls import AgentPolls
 from api.live.streams import Streams
+from api.members import MemberController
 from api.node_commands import NodeCommandController
 from api.nodes import AgentDownloadController, NodeController
 from api.pools import PoolController
@@ -50,6 +51,7 @@ CONTROLLERS = (
     HealthController,
     AuthController,
     UserController,
+    MemberController,
     ProjectController,
     JobController,
     JobBundleController,

@@ -18,7 +18,8 @@ from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
 from api.http.types import Name
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
-from domain.core.errors import Conflict, TooManyRequests, Unauthenticated
+from commands.users import UsePasswordLink
+from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated
 from domain.users import Role
 from projections import auth, projects
 from store.clock import utcnow
@@ -40,6 +41,17 @@ class OpenedSession(msgspec.Struct):
     """Bearer token of the session."""
     expires_at: datetime
     user_id: int
+
+
+class NewPassword(msgspec.Struct):
+    token: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    """Token of the link, which follows its `#`."""
+    new_password: Annotated[str, Meta(min_length=8, max_length=1_000)]
+
+
+class PasswordSet(msgspec.Struct):
+    detail: str
+    """Sentence about what was done."""
 
 
 class Permissions(msgspec.Struct):
@@ -119,6 +131,21 @@ class AuthController(Controller):
         expires_at = now + SESSION
         await ctx(OpenSession(session_id, user.id, expires_at), actor=f"user:{user.id}")
         return OpenedSession(session_token(services.secrets, user.id, session_id, now), expires_at, user.id)
+
+    @post("/reset-password/confirm", status_code=200, opt=PUBLIC)
+    async def confirm_password(self, ctx: RequestContext, data: NewPassword) -> PasswordSet:
+        """Sets a password by the token of a link, from an invitation or a reset. The link works once; the user's
+        sessions end.
+        """
+        link = ctx.services.secrets.read_link_token(data.token)
+        if link is None:
+            raise Invalid.field("token", "is not valid (any more): ask for a new link")
+        if why := passwords.find_weakness(data.new_password):
+            raise Invalid.field("new_password", f"is {why}: choose another one")
+        user_id, link_id = link
+        password_hash = await passwords.hash_password(data.new_password)
+        await ctx(UsePasswordLink(user_id, link_id, password_hash, utcnow()), actor=f"user:{user_id}")
+        return PasswordSet("Password updated successfully.")
 
     @post("/logout", status_code=204)
     async def logout(self, ctx: RequestContext) -> None:

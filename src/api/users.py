@@ -1,16 +1,101 @@
-"""Users: what they may do, and the deletion of their accounts."""
+"""Users: inviting them, their roles and memberships, and the deletion of their accounts."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, delete, get
+from litestar import Controller, Response, delete, get, post, put
+from litestar.params import Parameter
+from msgspec import UNSET, Meta, UnsetType
 
 from api.auth import Permissions, permissions
 from api.http.as_of import as_of
-from api.http.permissions import User, admins_only
+from api.http.idempotency import SHOWN_ONCE
+from api.http.paging import check_one_offset, next_page
+from api.http.permissions import Level, User, admins_only
 from api.http.request_context import RequestContext
-from commands.users import DeleteUser
-from domain.core.errors import Forbidden, NotFound
+from api.http.types import MAX_ID, Email, Id, fields_of, to_view
+from commands.handler import Receipt
+from commands.users import DeleteUser, InviteUser, IssuePasswordLink, UpdateUser
+from domain.core.errors import Forbidden, Invalid, NotFound, Unavailable
+from domain.projects import Access
+from domain.users import USER, Role, UserAccount
 from projections import auth, projects
+from projections.auth import UserView
 from projections.time_travel.historical_reads import PERMISSIONS_HISTORY
+from store.clock import utcnow
+from store.crypto.secrets import new_token
+
+INVITATION = timedelta(days=7)
+"""How long an invitation can be accepted."""
+
+PersonName = Annotated[str, Meta(max_length=100)]
+Projects = Annotated[list[Id], Meta(max_length=1_000)]
+
+
+class Membership(msgspec.Struct):
+    project_id: Id
+    access: Level
+
+
+Memberships = Annotated[list[Membership], Meta(max_length=1_000)]
+
+
+class NewUser(msgspec.Struct):
+    email: Email
+    role: Role
+    first_name: PersonName = ""
+    last_name: PersonName = ""
+    project_ids: Projects | UnsetType = UNSET
+    """Projects that the user becomes a member of: viewers may read them, others write."""
+    memberships: Memberships | UnsetType = UNSET
+    """Instead of `project_ids`: projects with the access to each."""
+
+
+class UserChanges(msgspec.Struct):
+    role: Role | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+    """False ends the sessions and API tokens of the user for good; true lets them sign in again."""
+    first_name: PersonName | UnsetType = UNSET
+    last_name: PersonName | UnsetType = UNSET
+    project_ids: Projects | UnsetType = UNSET
+    """Replaces all memberships; access stays as it is where the user is a member already."""
+    memberships: Memberships | UnsetType = UNSET
+    """Instead of `project_ids`: replaces all memberships and their access."""
+
+
+class UserPage(msgspec.Struct):
+    total: int
+    """Number of users that match."""
+    results: list[UserView]
+    """Users of the page, by id."""
+
+
+class UserDetail(UserView):
+    memberships: list[Membership]
+    """Projects that the user is a member of, with the access to each."""
+
+
+class UpdatedUser(UserDetail):
+    project_ids: list[int]
+    """The same as `projects`."""
+
+
+class Invitation(msgspec.Struct):
+    id: int
+    email: str
+    role: str
+    first_name: str
+    last_name: str
+    project_ids: list[int]
+    """Ids of the projects that the user is a member of."""
+    invited_at: datetime
+    expires_at: datetime
+    """When the invitation ends."""
+    invitation_url: str
+    """Link to set a password. Shown only here; pass it to nobody but the invited person."""
 
 
 class UserPermissions(Permissions):
@@ -18,14 +103,87 @@ class UserPermissions(Permissions):
 
 
 class UserController(Controller):
-    path = "/users/{user_id:int}"
+    path = "/users"
     tags = ["Users"]
 
-    @get("/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
+    @get(guards=[admins_only("see the list of users")])
+    async def list_users(
+        self,
+        ctx: RequestContext,
+        page: Annotated[int, Parameter(ge=1, le=1_000_000, description="Page of the list, from 1")] = 1,
+        limit: Annotated[int, Parameter(ge=1, le=200, description="Items on a page")] = 50,
+        after: Annotated[int, Parameter(ge=0, le=MAX_ID, description="Only users after this id")] = 0,
+        search: Annotated[
+            str | None, Parameter(max_length=200, description="Part of the email address or the name, in any case")
+        ] = None,
+    ) -> Response[UserPage]:
+        """All users by id, with their roles and projects."""
+        check_one_offset(ctx.request, "after")
+        async with ctx.reading() as connection:
+            offset = 0 if after else (page - 1) * limit
+            found = await auth.fetch_page(connection, search=search, after=after, offset=offset, limit=limit)
+            total = await auth.count(connection, search)
+        return Response(UserPage(total, found), headers=next_page(ctx.request, limit, [user.id for user in found]))
+
+    @post(opt=SHOWN_ONCE, guards=[admins_only("invite users")])
+    async def create_user(self, ctx: RequestContext, data: NewUser) -> Invitation:
+        """Invites somebody: they set a password by `invitation_url`, within seven days."""
+        user_id, link_id = await ctx.services.ids.draw("users"), new_token("")
+        access = read_access(data, data.role) or {}
+        receipt = await ctx(
+            InviteUser(
+                user_id=user_id,
+                email=data.email,
+                role=data.role,
+                claim=ctx.services.secrets.claim("email", data.email),
+                link_id=link_id,
+                expires_at=utcnow() + INVITATION,
+                first_name=data.first_name,
+                last_name=data.last_name,
+                access=access,
+            )
+        )
+        user = receipt.existing(USER.at(user_id))
+        return to_invitation(ctx, user, receipt, sorted(access))
+
+    @get("/{user_id:int}", opt={"problems": (Forbidden,)})
+    async def get_user(self, ctx: RequestContext, user_id: int) -> UserDetail:
+        """Returns a user. For admins, and for the users themselves."""
+        must_be_admin_or(ctx.user, user_id)
+        return await find_detail(ctx, user_id)
+
+    @put("/{user_id:int}", guards=[admins_only("change users")])
+    async def update_user(self, ctx: RequestContext, user_id: int, data: UserChanges) -> UpdatedUser:
+        """Changes a user's role, memberships or names, and ends or renews their access. Nobody takes the admin role or
+        the account from themselves, so there always is an admin.
+        """
+        user = await find_detail(ctx, user_id)
+        changes = fields_of(data)
+        role = changes.get("role", user.role)
+        present = {membership.project_id: membership.access for membership in user.memberships}
+        access = read_access(data, role, present)
+        for name in ("project_ids", "memberships"):
+            changes.pop(name, None)
+        # A membership that the read model does not show yet would stay.
+        if access is not None and not await ctx.wait_for_head():
+            raise Unavailable("The memberships are not up to date; try again.")
+        member_of = () if access is None else sorted(await projects.fetch_access(ctx.source, user_id))
+        await ctx(UpdateUser(user_id, ctx.user.user_id, access=access, member_of=member_of, **changes))
+        changed = await find_detail(ctx, user_id)
+        return to_view(UpdatedUser, changed, project_ids=changed.projects)
+
+    @post("/{user_id:int}/invite", opt=SHOWN_ONCE, guards=[admins_only("invite users")])
+    async def invite_user(self, ctx: RequestContext, user_id: int) -> Invitation:
+        """Invites a user again who has not set a password; the earlier link is invalid from now on."""
+        command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION)
+        receipt = await ctx(command)
+        access = await projects.fetch_access(ctx.source, user_id)
+        return to_invitation(ctx, receipt.existing(USER.at(user_id)), receipt, sorted(access))
+
+    @get("/{user_id:int}/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
         """Returns what a user may do in each project. For admins, and for the users themselves."""
-        if not ctx.user.is_admin and ctx.user.user_id != user_id:
-            raise Forbidden("Only admins see what others may; your own permissions are at GET /api/v3/me.")
+        must_be_admin_or(ctx.user, user_id)
         async with ctx.reading() as connection:
             row = await auth.find(connection, user_id)
             if row is None:
@@ -35,9 +193,61 @@ class UserController(Controller):
             visible = user.projects
             if visible is None:
                 visible = [project.id for project in await projects.fetch_visible(connection, None)]
+        if not row.active:
+            return UserPermissions(False, False, False, {}, user_id)
         return UserPermissions(**msgspec.structs.asdict(permissions(user, visible)), user_id=user_id)
 
-    @delete(guards=[admins_only("delete users")])
+    @delete("/{user_id:int}", guards=[admins_only("delete users")])
     async def delete_user(self, ctx: RequestContext, user_id: int) -> None:
         """Deletes the account for good: name, address, credentials. Its sessions and API tokens end."""
         await ctx(DeleteUser(user_id, ctx.user.user_id))
+
+
+def must_be_admin_or(caller: User, user_id: int) -> None:
+    """Raises Forbidden unless the caller is an admin or this user."""
+    if not caller.is_admin and caller.user_id != user_id:
+        raise Forbidden("Only admins see other users; what you may do is at GET /api/v3/me.")
+
+
+def read_access(
+    data: NewUser | UserChanges, role: str, present: Mapping[int, Access] = MappingProxyType({})
+) -> dict[int, Access] | None:
+    """Returns the access by project id that a body asks for, None when it names no projects. `present` is the access
+    to projects that the user has now. Raises Invalid for contradictions.
+    """
+    if data.memberships is not UNSET and data.project_ids is not UNSET:
+        raise Invalid.field("memberships", "are instead of project_ids: send either of them")
+    if data.project_ids is not UNSET:
+        default: Access = "read" if role == "viewer" else "write"
+        return {project_id: present.get(project_id, default) for project_id in data.project_ids}
+    if data.memberships is UNSET:
+        return None
+    access = {membership.project_id: membership.access for membership in data.memberships}
+    if len(access) < len(data.memberships):
+        raise Invalid.field("memberships", "name a project twice")
+    return access
+
+
+async def find_detail(ctx: RequestContext, user_id: int) -> UserDetail:
+    async with ctx.reading() as connection:
+        user = await auth.find_view(connection, user_id)
+        if user is None:
+            raise NotFound(f"There is no user {user_id}.")
+        access = await projects.fetch_access(connection, user_id)
+    memberships = [Membership(project_id, access[project_id]) for project_id in user.projects]
+    return to_view(UserDetail, user, memberships=memberships)
+
+
+def to_invitation(ctx: RequestContext, user: UserAccount, receipt: Receipt, project_ids: list[int]) -> Invitation:
+    assert user.link is not None, "an invitation was issued"
+    token = ctx.services.secrets.link_token(user.user_id, user.link.link_id)
+    return to_view(
+        Invitation,
+        user,
+        id=user.user_id,
+        project_ids=project_ids,
+        invited_at=receipt.at,
+        expires_at=user.link.expires_at,
+        # In the fragment, which browsers send to nobody.
+        invitation_url=f"{ctx.services.base_url}/set-password#{token}",
+    )

@@ -1,17 +1,18 @@
-"""Commands on projects and their members: create, update, admit, close, delete."""
+"""Commands on projects and their members: create, update, admit, remove, close, delete."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from commands.handler import Command, must_exist
 from domain.claims import CLAIM, Claim, ClaimTaken, release_claim
-from domain.core.errors import Conflict
+from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job, JobDeleted
 from domain.projects import (
     PROJECT,
     Access,
     MemberAdmitted,
+    MemberRemoved,
     Project,
     ProjectClosed,
     ProjectCreated,
@@ -19,6 +20,7 @@ from domain.projects import (
     ProjectUpdated,
     WebhookSecretRotated,
 )
+from domain.users import USER, UserAccount
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,33 @@ class RotateWebhookSecret(Command, of=PROJECT):
 
 
 @dataclass(frozen=True)
-class AdmitMember(Command, of=PROJECT):
+class AdmitMember(Command):
+    """Makes a user a member of a project, or gives a member another access."""
+
     project_id: int
     user_id: int
     access: Access
 
-    def decide(self, project: Project | None) -> Iterable[Event]:
+    def reads(self) -> Sequence[AnyStream]:
+        return (PROJECT.at(self.project_id), USER.at(self.user_id))
+
+    def decide(self, project: Project | None, user: UserAccount | None) -> Iterable[Event]:
         project = must_exist(project, f"project {self.project_id}")
+        must_exist(user, f"user {self.user_id}")
         if project.members.get(self.user_id) != self.access:
             yield self.event(MemberAdmitted)
+
+
+@dataclass(frozen=True)
+class RemoveMember(Command, of=PROJECT):
+    project_id: int
+    user_id: int
+
+    def decide(self, project: Project | None) -> Iterable[Event]:
+        project = must_exist(project, f"project {self.project_id}")
+        if self.user_id not in project.members:
+            raise NotFound(f"User {self.user_id} is no member of project {self.project_id}.")
+        yield self.event(MemberRemoved)
 
 
 @dataclass(frozen=True)

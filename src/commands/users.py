@@ -1,13 +1,26 @@
-"""Commands on users: register, delete."""
+"""Commands on users: register, invite, set a password, update, delete."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from commands.handler import Command, CommandContext, Handler, must_exist
+from commands.projects import must_be_open
 from domain.claims import CLAIM, Claim, release_claim, take_claim
-from domain.core.errors import Conflict, Forbidden
+from domain.core.errors import Conflict, Forbidden, Invalid
 from domain.core.events import AnyStream, Event
-from domain.users import USER, Role, UserAccount, UserDeleted, UserPasswordSet, UserRegistered
+from domain.projects import PROJECT, Access, MemberAdmitted, MemberRemoved, Project
+from domain.users import (
+    USER,
+    LinkPurpose,
+    PasswordLinkIssued,
+    Role,
+    UserAccount,
+    UserDeleted,
+    UserPasswordSet,
+    UserRegistered,
+    UserUpdated,
+)
 from store.crypto import passwords
 from store.crypto.secrets import Secrets
 from store.log.ids import Ids
@@ -37,6 +50,76 @@ class RegisterUser(Command):
 
 
 @dataclass(frozen=True)
+class InviteUser(Command):
+    """Registers a user without a password, makes them a member of projects, and issues the link to set a password."""
+
+    user_id: int
+    email: str
+    role: Role
+    claim: str
+    link_id: str
+    expires_at: datetime
+    first_name: str = ""
+    last_name: str = ""
+    access: Mapping[int, Access] = field(default_factory=dict)
+    """Project id -> access."""
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (USER.at(self.user_id), CLAIM.at(self.claim), *map(PROJECT.at, self.access))
+
+    def decide(self, user: UserAccount | None, claim: Claim, *projects: Project | None) -> Iterable[Event]:
+        if user is not None:
+            return
+        refusal = f"There already is a user with the address {self.email}."
+        yield from take_claim(self.claim, claim, USER.at(self.user_id).name, refusal)
+        yield self.event(UserRegistered, password_hash="")
+        for (project_id, access), project in zip(self.access.items(), projects, strict=True):
+            must_be_open(project, project_id)
+            yield MemberAdmitted(project_id=project_id, user_id=self.user_id, access=access)
+        yield self.event(PasswordLinkIssued, purpose="invitation")
+
+
+@dataclass(frozen=True)
+class IssuePasswordLink(Command, of=USER):
+    """Issues a link to set a password; an earlier link is invalid from now on."""
+
+    user_id: int
+    purpose: LinkPurpose
+    link_id: str
+    expires_at: datetime
+
+    def decide(self, user: UserAccount | None) -> Iterable[Event]:
+        user = must_exist(user, f"user {self.user_id}")
+        if not user.active:
+            raise Conflict(f"User {self.user_id} is not active; activate the account first.")
+        if self.purpose == "invitation" and user.has_password:
+            raise Conflict(f"User {self.user_id} has accepted the invitation already.")
+        if user.link is None or user.link.link_id != self.link_id:
+            yield self.event(PasswordLinkIssued)
+
+
+@dataclass(frozen=True)
+class UsePasswordLink(Command, of=USER):
+    """Sets the password by a link, which is used up then. Ends the user's sessions."""
+
+    user_id: int
+    link_id: str
+    password_hash: str
+    now: datetime
+
+    def decide(self, user: UserAccount | None) -> Iterable[Event]:
+        if (
+            user is None
+            or user.deleted
+            or user.link is None
+            or user.link.link_id != self.link_id
+            or user.link.expires_at <= self.now
+        ):
+            raise Invalid.field("token", "is not valid (any more): ask for a new link")
+        yield self.event(UserPasswordSet)
+
+
+@dataclass(frozen=True)
 class SetPassword(Command, of=USER):
     """Ends the user's sessions, too; API tokens stay."""
 
@@ -46,6 +129,55 @@ class SetPassword(Command, of=USER):
     def decide(self, user: UserAccount | None) -> Iterable[Event]:
         must_exist(user, f"user {self.user_id}")
         yield self.event(UserPasswordSet)
+
+
+@dataclass(frozen=True)
+class UpdateUser(Command):
+    """Changes the given fields of a user; None leaves a field as it is. The admin who does it stays an active admin, so
+    there always is one.
+
+    `access` replaces all memberships. `member_of` are the projects that the user is a member of; the read model knows
+    them.
+    """
+
+    user_id: int
+    admin_id: int
+    role: Role | None = None
+    active: bool | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    access: Mapping[int, Access] | None = None
+    """Project id -> access."""
+    member_of: Sequence[int] = ()
+
+    def reads(self) -> Sequence[AnyStream]:
+        return (USER.at(self.user_id), USER.at(self.admin_id), *map(PROJECT.at, self._project_ids))
+
+    @property
+    def _project_ids(self) -> list[int]:
+        return [] if self.access is None else sorted({*self.access, *self.member_of})
+
+    def decide(self, user: UserAccount | None, admin: UserAccount | None, *projects: Project | None) -> Iterable[Event]:
+        # When two admins demote each other at the same time, the second is no admin any more.
+        if admin is None or not admin.is_active_admin:
+            raise Forbidden("Only admins change users.")
+        user = must_exist(user, f"user {self.user_id}")
+        if self.user_id == self.admin_id and (self.role not in (None, "admin") or self.active is False):
+            raise Conflict("You cannot take your own admin role or account away; another admin can.")
+        yield from self.update(UserUpdated, user)
+        for project_id, project in zip(self._project_ids, projects, strict=True):
+            yield from self._change_membership(project_id, project)
+
+    def _change_membership(self, project_id: int, project: Project | None) -> Iterable[Event]:
+        assert self.access is not None
+        access = self.access.get(project_id)
+        if access is not None:
+            must_be_open(project, project_id)
+        now = project.members.get(self.user_id) if project is not None and not project.deleted else None
+        if access is None and now is not None:
+            yield MemberRemoved(project_id=project_id, user_id=self.user_id)
+        elif access is not None and access != now:
+            yield MemberAdmitted(project_id=project_id, user_id=self.user_id, access=access)
 
 
 @dataclass(frozen=True)
@@ -63,7 +195,7 @@ class DeleteUser(Command):
 
     def decide(self, user: UserAccount | None, admin: UserAccount | None, *claims: Claim) -> Iterable[Event]:
         # When two admins delete each other at the same time, the second is no admin any more.
-        if admin is None or admin.deleted or admin.role != "admin":
+        if admin is None or not admin.is_active_admin:
             raise Forbidden("Only admins delete users.")
         user = must_exist(user, f"user {self.user_id}")
         if self.user_id == self.admin_id:

@@ -62,6 +62,11 @@ class MemberAdmitted(ProjectEvent, frozen=True):
     access: Access
 
 
+class MemberRemoved(ProjectEvent, frozen=True):
+    name: ClassVar[str] = "project.member_removed"
+    user_id: int
+
+
 class ProjectClosed(ProjectEvent, frozen=True):
     """The project is being deleted and gets no new jobs and node pools, so a list of them is complete."""
 
@@ -96,6 +101,9 @@ def evolve(state: Project | None, event: Event) -> Project | None:
             return msgspec.structs.replace(state, **changes_of(event))
         case MemberAdmitted() if state is not None:
             return msgspec.structs.replace(state, members=state.members | {event.user_id: event.access})
+        case MemberRemoved() if state is not None:
+            members = {user_id: access for user_id, access in state.members.items() if user_id != event.user_id}
+            return msgspec.structs.replace(state, members=members)
         case ProjectClosed() if state is not None:
             return msgspec.structs.replace(state, closed=True)
         case ProjectDeleted() if state is not None:
@@ -105,4 +113,12 @@ def evolve(state: Project | None, event: Event) -> Project | None:
 
 
 PROJECT = Category[Project | None]("project", None, evolve)
-EVENTS = (ProjectCreated, ProjectUpdated, WebhookSecretRotated, MemberAdmitted, ProjectClosed, ProjectDeleted)
+EVENTS = (
+    ProjectCreated,
+    ProjectUpdated,
+    WebhookSecretRotated,
+    MemberAdmitted,
+    MemberRemoved,
+    ProjectClosed,
+    ProjectDeleted,
+)

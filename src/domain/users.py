@@ -1,13 +1,15 @@
 """Users: the people with an account on the server."""
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 import msgspec
 
 from domain.core.data_keys import user_key
-from domain.core.events import Category, Event, copy_fields
+from domain.core.events import Category, Event, changes_of, copy_fields
 
 Role = Literal["admin", "developer", "viewer"]
+LinkPurpose = Literal["invitation", "reset"]
 
 
 class UserEvent(Event, frozen=True):
@@ -42,6 +44,29 @@ class UserPasswordSet(UserEvent, frozen=True):
     """Argon2id in its usual encoding."""
 
 
+class PasswordLinkIssued(UserEvent, frozen=True):
+    """A link with which the user sets a password, once; the next link replaces it.
+
+    Its token is computed from `link_id` with the server's secret key and is stored nowhere.
+    """
+
+    name: ClassVar[str] = "user.password_link_issued"
+    purpose: LinkPurpose
+    link_id: str
+    expires_at: datetime
+
+
+class UserUpdated(UserEvent, frozen=True):
+    """Holds the changed fields; None means unchanged. A user who is made inactive loses sessions and API tokens."""
+
+    name: ClassVar[str] = "user.updated"
+    sealed: ClassVar[tuple[str, ...]] = ("first_name", "last_name")
+    role: Role | None = None
+    active: bool | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+
+
 class UserDeleted(UserEvent, frozen=True):
     """The user was deleted; their events stay in the log under their id."""
 
@@ -49,18 +74,41 @@ class UserDeleted(UserEvent, frozen=True):
     destroys_key: ClassVar[bool] = True
 
 
+class PasswordLink(msgspec.Struct, frozen=True):
+    link_id: str
+    expires_at: datetime
+
+
 class UserAccount(msgspec.Struct, frozen=True):
     user_id: int
     email: str
     role: Role
     claim: str = ""
+    first_name: str = ""
+    last_name: str = ""
+    active: bool = True
+    has_password: bool = False
+    """Whether the user has accepted the invitation."""
+    link: PasswordLink | None = None
+    """The link that has not been used; it may have expired."""
     deleted: bool = False
+
+    @property
+    def is_active_admin(self) -> bool:
+        return self.role == "admin" and self.active and not self.deleted
 
 
 def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
     match event:
         case UserRegistered():
-            return copy_fields(UserAccount, event)
+            return copy_fields(UserAccount, event, has_password=event.password_hash != "")
+        case PasswordLinkIssued() if state is not None:
+            return msgspec.structs.replace(state, link=copy_fields(PasswordLink, event))
+        case UserPasswordSet() if state is not None:
+            return msgspec.structs.replace(state, has_password=True, link=None)
+        case UserUpdated() if state is not None:
+            link = None if event.active is False else state.link
+            return msgspec.structs.replace(state, **changes_of(event), link=link)
         case UserDeleted() if state is not None:
             return msgspec.structs.replace(state, deleted=True)
         case _:
@@ -68,4 +116,4 @@ def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
 
 
 USER = Category[UserAccount | None]("user", None, evolve)
-EVENTS = (UserRegistered, UserPasswordSet, UserDeleted)
+EVENTS = (UserRegistered, PasswordLinkIssued, UserPasswordSet, UserUpdated, UserDeleted)

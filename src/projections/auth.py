@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Unpack
 
 import msgspec
 
 from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
-from domain.core.events import Recorded, copy_fields
-from domain.users import UserDeleted, UserEvent, UserPasswordSet, UserRegistered
+from domain.core.events import Recorded, changes_of, copy_fields
+from domain.users import PasswordLinkIssued, UserDeleted, UserEvent, UserPasswordSet, UserRegistered, UserUpdated
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
-from projections.engine.queries import fetch_all, fetch_one, find_row
+from projections.engine.queries import Window, fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 1
+VERSION = 2
 DELETED_USER = "deleted user"
 """Shown in place of the email address of a deleted user."""
 
@@ -29,6 +30,8 @@ class UserRow(Row, frozen=True):
     first_name: str = ""
     last_name: str = ""
     last_login: datetime | None = None
+    invited_at: datetime | None = None
+    """When the last invitation was sent that is open; None once there is a password."""
 
 
 class SessionRow(Row, frozen=True):
@@ -62,10 +65,19 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
         case ApiTokenRevoked():
             yield Delete(ApiTokenRow, event.token_id)
+        case PasswordLinkIssued(purpose="invitation"):
+            if user := rows.get(UserRow, event.user_id):
+                yield msgspec.structs.replace(user, invited_at=event.at)
         case UserPasswordSet():
             if user := rows.get(UserRow, event.user_id):
-                yield msgspec.structs.replace(user, password_hash=event.password_hash)
+                yield msgspec.structs.replace(user, password_hash=event.password_hash, invited_at=None)
             yield DeleteWhere(SessionRow, "user_id", event.user_id)
+        case UserUpdated():
+            if user := rows.get(UserRow, event.user_id):
+                yield msgspec.structs.replace(user, **changes_of(event))
+            if event.active is False:
+                yield DeleteWhere(SessionRow, "user_id", event.user_id)
+                yield DeleteWhere(ApiTokenRow, "user_id", event.user_id)
         case UserDeleted():
             yield Delete(UserRow, event.user_id)
             yield DeleteWhere(SessionRow, "user_id", event.user_id)
@@ -84,7 +96,7 @@ PROJECTION = Projection(
     "auth",
     VERSION,
     (UserRow, SessionRow, ApiTokenRow),
-    row_of(UserRow, "user_id", SessionOpened, UserPasswordSet),
+    row_of(UserRow, "user_id", PasswordLinkIssued, SessionOpened, UserPasswordSet, UserUpdated),
     apply,
     handles=(ApiTokenEvent, SessionEvent, UserEvent),
 )
@@ -133,6 +145,78 @@ async def find_token_credentials(source: Source, token_hash: bytes) -> Credentia
 
 async def find(source: Source, user_id: int) -> UserRow | None:
     return await find_row(source, UserRow, user_id)
+
+
+class UserView(msgspec.Struct):
+    id: int
+    email: str
+    first_name: str
+    last_name: str
+    role: str
+    active: bool
+    """Whether the user may sign in."""
+    projects: list[int]
+    """Ids of the projects that the user is a member of."""
+    last_login: datetime | None
+    invited_at: datetime | None
+
+
+_VIEW = f"""
+    SELECT u.id, u.email, u.first_name, u.last_name, u.role, u.active,
+        ARRAY(SELECT project_id FROM {MemberRow.table} WHERE user_id = u.id ORDER BY project_id),
+        u.last_login, u.invited_at
+    FROM {UserRow.table} u
+"""
+_MATCHES = (
+    "(%(search)s::text IS NULL"
+    " OR position(lower(%(search)s) IN lower(concat_ws(' ', u.email, u.first_name, u.last_name))) > 0)"
+)
+
+
+async def find_view(source: Source, user_id: int) -> UserView | None:
+    return await fetch_one(source, UserView, f"{_VIEW} WHERE u.id = %(id)s", {"id": user_id})
+
+
+async def fetch_page(source: Source, *, search: str | None, **window: Unpack[Window]) -> list[UserView]:
+    """The users by id; with `search`, those whose address or name contains it in any case."""
+    query = f"{_VIEW} WHERE u.id > %(after)s AND {_MATCHES} ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"
+    return await fetch_all(source, UserView, query, {"search": search, **window})
+
+
+async def count(source: Source, search: str | None) -> int:
+    query = f"SELECT count(*) FROM {UserRow.table} u WHERE {_MATCHES}"
+    return int(await fetch_value(source, query, {"search": search}))
+
+
+class MemberView(msgspec.Struct):
+    id: int
+    """Id of the user."""
+    email: str
+    first_name: str
+    last_name: str
+    role: str
+    """Global role of the user, which limits what the membership grants."""
+    access: str
+
+
+_MEMBER_VIEW = f"""
+    SELECT u.id, u.email, u.first_name, u.last_name, u.role, m.access
+    FROM {MemberRow.table} m JOIN {UserRow.table} u ON u.id = m.user_id
+"""
+
+
+async def find_member(source: Source, project_id: int, user_id: int) -> MemberView | None:
+    query = f"{_MEMBER_VIEW} WHERE m.project_id = %(project)s AND m.user_id = %(user)s"
+    return await fetch_one(source, MemberView, query, {"project": project_id, "user": user_id})
+
+
+async def fetch_members(source: Source, project_id: int, **window: Unpack[Window]) -> list[MemberView]:
+    """The members of a project by the ids of the users."""
+    query = (
+        f"{_MEMBER_VIEW} WHERE m.project_id = %(project)s AND u.id > %(after)s"
+        " ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"
+    )
+    return await fetch_all(source, MemberView, query, {"project": project_id, **window})
 
 
 async def find_by_email(source: Source, email: str) -> UserRow | None:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildRequeued
 from domain.core.events import Recorded
 from domain.known_issues import KnownIssueSearched
-from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted
+from domain.projects import MemberAdmitted, MemberRemoved, ProjectCreated, ProjectDeleted
 from domain.quarantine import QuarantinedTestsRan
 from projections.engine.model import Change, Projection, Row, Rows, SmallInt, Table, no_rows
 from projections.engine.queries import fetch_column
@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 - `quarantine`: quarantined tests of a job ran
 - `triage`: a search found a known issue among older failures of a job
 - `node`: builds were assigned to it, requeued or finished
-- `user`: it became a member of a project
+- `user`: they became a member of a project, or were removed from it
 - `projects` (always with id 0): a project was created or deleted
 """
 
@@ -57,7 +57,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case KnownIssueSearched():
             for job_id in sorted(set(event.job_ids)):
                 yield _row("triage", job_id, position)
-        case MemberAdmitted():
+        case MemberAdmitted() | MemberRemoved():
             yield _row("user", event.user_id, position)
         case ProjectCreated() | ProjectDeleted():
             yield _row("projects", 0, position)
@@ -80,6 +80,7 @@ PROJECTION = Projection(
         BuildRequeued,
         KnownIssueSearched,
         MemberAdmitted,
+        MemberRemoved,
         ProjectCreated,
         ProjectDeleted,
         QuarantinedTestsRan,

@@ -2,14 +2,22 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from domain.builds import BuildQueued
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobCreated, JobDeleted
-from domain.projects import MemberAdmitted, ProjectCreated, ProjectDeleted, ProjectUpdated, WebhookSecretRotated
+from domain.projects import (
+    Access,
+    MemberAdmitted,
+    MemberRemoved,
+    ProjectCreated,
+    ProjectDeleted,
+    ProjectUpdated,
+    WebhookSecretRotated,
+)
 from domain.users import UserDeleted
 from projections.engine.model import (
     Change,
@@ -67,6 +75,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield DeleteWhere(MemberRow, "user_id", event.user_id)
         case MemberAdmitted():
             yield MemberRow(event.project_id, event.user_id, event.access)
+        case MemberRemoved():
+            yield Delete(MemberRow, event.project_id, event.user_id)
         case ProjectUpdated() | WebhookSecretRotated() | JobCreated() | JobDeleted() | BuildQueued():
             project = rows.get(ProjectRow, event.project_id)
             if project is not None:
@@ -95,7 +105,7 @@ PROJECTION = Projection(
     (ProjectRow, MemberRow),
     row_of(ProjectRow, "project_id", *CHANGED_BY),
     apply,
-    handles=(*CHANGED_BY, MemberAdmitted, ProjectCreated, ProjectDeleted, UserDeleted),
+    handles=(*CHANGED_BY, MemberAdmitted, MemberRemoved, ProjectCreated, ProjectDeleted, UserDeleted),
 )
 
 
@@ -117,8 +127,8 @@ async def find(source: Source, project_id: int) -> ProjectRow | None:
     return await find_row(source, ProjectRow, project_id)
 
 
-async def fetch_access(source: Source, user_id: int) -> dict[int, str]:
+async def fetch_access(source: Source, user_id: int) -> dict[int, Access]:
     """Project id -> `read`, `write` or `admin`, for each project that the user is a member of."""
     query = f"SELECT * FROM {MemberRow.table} WHERE user_id = %(user)s"
     members = await fetch_all(source, MemberRow, query, {"user": user_id})
-    return {member.project_id: member.access for member in members}
+    return {member.project_id: cast(Access, member.access) for member in members}

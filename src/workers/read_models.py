@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.events import Event
 from domain.nodes import NodeEvent
-from domain.projects import MemberAdmitted, ProjectDeleted
+from domain.projects import MemberAdmitted, MemberRemoved, ProjectDeleted
 from domain.registry import EVENTS
 from domain.users import UserDeleted
 from projections import audit_trail, auth, nodes, projects
@@ -53,7 +53,10 @@ class Compared:
 
 
 AUTH = Compared(auth.PROJECTION, auth.PROJECTION.rows, auth.PROJECTION.handles or ())
-MEMBERS = Compared(projects.PROJECTION, (projects.MemberRow,), (MemberAdmitted, ProjectDeleted, UserDeleted))
+MEMBER_EVENTS = (MemberAdmitted, MemberRemoved, ProjectDeleted, UserDeleted)
+MEMBERS = Compared(
+    projects.PROJECTION, (projects.MemberRow,), (MemberAdmitted, MemberRemoved, ProjectDeleted, UserDeleted)
+)
 AGENTS = Compared(nodes.PROJECTION, (nodes.NodeRow,), (NodeEvent,), ("id", "token_hash", "pool_id"))
 ACCESS = (AUTH, MEMBERS, AGENTS)
 TRAIL = audit_trail.PROJECTION

@@ -13,6 +13,7 @@ from commands.projects import (
     CloseProject,
     CreateProject,
     DeleteProject,
+    RemoveMember,
     RotateWebhookSecret,
     UpdateProject,
 )
@@ -105,6 +106,7 @@ def test_nothing_comes_into_a_project_that_is_being_deleted() -> None:
         UpdateProject(1, title="x"),
         RotateWebhookSecret(1, b"x"),
         AdmitMember(1, 7, "read"),
+        RemoveMember(1, 7),
         CreateJob(5, 1, "Smoke"),
     ],
     ids=lambda command: type(command).__name__,

@@ -54,7 +54,7 @@ def caller_of(operation: Operation, world: World) -> Client:
     """Reads are a member's, so that a list shows what this world made; writes are the administrator's."""
     if operation.key == ("POST", "/api/v3/logout"):
         return world.session()
-    return world.admin if operation.writes else world.member
+    return world.admin if operation.writes or operation.key == ("GET", "/api/v3/users") else world.member
 
 
 def _id_of(operation: Operation, name: str, world: World) -> int:
@@ -145,6 +145,21 @@ def _fresh_artifact(call: Call, world: World) -> Call:
     return replace(call, ids={"artifact_id": artifact["id"]})
 
 
+def _invitation(call: Call, world: World) -> Call:
+    email = f"{world.unique('invited').replace(' ', '-')}@example.com"
+    return replace(call, body={**(call.body or {}), "email": email, "project_ids": [world.project]})
+
+
+def _fresh_user(call: Call, world: World) -> Call:
+    body = {**(call.body or {}), "project_ids": [world.project, world.other_project]}
+    return replace(call, ids={"user_id": world.new_user()["id"]}, body=body)
+
+
+def _fresh_link(call: Call, world: World) -> Call:
+    token = world.new_user()["invitation_url"].partition("#")[2]
+    return replace(call, body={**(call.body or {}), "token": token})
+
+
 def _of_build(call: Call, world: World) -> Call:
     return replace(call, query={"job_id": world.job})
 
@@ -153,6 +168,9 @@ SPECIAL: dict[tuple[str, str], Callable[[Call, World], Call]] = {
     ("POST", "/api/v3/authenticate"): lambda call, world: replace(
         call, body={"username": ADMIN[0], "password": ADMIN[1]}
     ),
+    ("POST", "/api/v3/users"): _invitation,
+    ("PUT", "/api/v3/users/{user_id}"): _fresh_user,
+    ("POST", "/api/v3/reset-password/confirm"): _fresh_link,
     ("DELETE", "/api/v3/api-tokens/{token_id}"): lambda call, world: replace(call, ids={"token_id": world.new_token()}),
     ("PUT", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),
     ("DELETE", "/api/v3/jobs/{job_id}"): lambda call, world: replace(call, ids={"job_id": world.new_job()}),

@@ -22,7 +22,13 @@ WRONG: dict[str, list[Any]] = {
     "array[string]": ["x", 5, {}, [5]],
     "array[integer]": ["x", 5, {}, ["x"], [1.5], [-1]],
 }
-TYPES = {"int": "integer", "bool": "boolean", "string[]": "array[string]", "int[]": "array[integer]"}
+TYPES = {
+    "int": "integer",
+    "bool": "boolean",
+    "string[]": "array[string]",
+    "int[]": "array[integer]",
+    "array[int]": "array[integer]",
+}
 
 
 def named(value: Any) -> str:

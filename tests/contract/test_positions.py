@@ -74,7 +74,7 @@ def test_every_read_waits(world: World) -> None:
         with requests.Session() as session:
             call = call_of(operation, world)
             url = world.server.url + call.path.format(**call.ids)
-            headers = {"Authorization": str(world.member.headers["Authorization"]), **never}
+            headers = {"Authorization": str(caller_of(operation, world).headers["Authorization"]), **never}
             return operation, session.request(call.method, url, params=call.query, headers=headers, timeout=30)
 
     with ThreadPoolExecutor(len(READS)) as pool:
@@ -87,5 +87,5 @@ def test_every_read_waits(world: World) -> None:
 def test_no_position(world: World, operation: Operation) -> None:
     call = call_of(operation, world)
     for wrong in ("x", "-1", "1.5", "9" * 30, "1 2"):
-        problem = problem_of(call.send(world.member, headers={MIN_POSITION: wrong}), 422)
+        problem = problem_of(call.send(caller_of(operation, world), headers={MIN_POSITION: wrong}), 422)
         assert [error["field"] for error in problem["errors"]] == [MIN_POSITION]

@@ -146,6 +146,11 @@ class World:
         answer = self.admin.post("/api/v3/ms-teams", json=body | {"project_id": self.project})
         return int(answer.then(201)["id"])
 
+    def new_user(self) -> dict[str, Any]:
+        body = {"email": f"fresh-{next(self.numbers)}@example.com", "role": "developer"}
+        invited: dict[str, Any] = self.admin.post("/api/v3/users", json=body).then(201)
+        return invited
+
     def new_token(self) -> int:
         return int(self.admin.post("/api/v3/api-tokens", json={"name": "Fresh"}).then(201)["id"])
 

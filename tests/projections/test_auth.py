@@ -9,7 +9,7 @@ from domain import auth as events
 from domain import users
 from domain.auth import ApiTokenCreated, ApiTokenRevoked, SessionOpened, SessionRevoked
 from domain.core.events import Event
-from domain.users import UserRegistered
+from domain.users import PasswordLinkIssued, UserPasswordSet, UserRegistered, UserUpdated
 from projections.auth import PROJECTION, ApiTokenRow, SessionRow, UserRow
 from tests.support.spec import given
 from tests.support.strategies import histories
@@ -38,6 +38,26 @@ def test_tokens_come_and_go() -> None:
     assert rows.all(ApiTokenRow)[0] == ApiTokenRow(1, 7, "bot", b"hash", NOW)
     rows.apply(ApiTokenRevoked(token_id=1, user_id=7))
     assert rows.one(ApiTokenRow).id == 2
+
+
+def test_an_invitation_is_open_until_there_is_a_password() -> None:
+    link = PasswordLinkIssued(at=NOW, user_id=7, purpose="invitation", link_id="1", expires_at=NOW)
+    rows = given(REGISTERED, link).when(PROJECTION)
+    assert rows.one(UserRow).invited_at == NOW
+    rows.apply(UserPasswordSet(user_id=7, password_hash="new"), msgspec.structs.replace(link, purpose="reset"))
+    assert rows.one(UserRow).invited_at is None
+    assert rows.one(UserRow).password_hash == "new"
+
+
+def test_who_is_made_inactive_loses_sessions_and_tokens() -> None:
+    token = ApiTokenCreated(at=NOW, token_id=1, user_id=7, label="bot", token_hash=b"hash")
+    rows = given(REGISTERED, OPENED, token, UserUpdated(user_id=7, role="viewer", first_name="Ada")).when(PROJECTION)
+    assert (rows.one(UserRow).role, rows.one(UserRow).first_name, rows.one(UserRow).active) == ("viewer", "Ada", True)
+    assert len(rows.all(SessionRow)) == len(rows.all(ApiTokenRow)) == 1
+    rows.apply(UserUpdated(user_id=7, active=False), UserUpdated(user_id=7, active=True))
+    assert rows.one(UserRow).active
+    assert rows.all(SessionRow) == []
+    assert rows.all(ApiTokenRow) == []
 
 
 @hypothesis.given(histories(*events.EVENTS, *users.EVENTS))

@@ -8,7 +8,7 @@ from domain import jobs, projects
 from domain.builds import BuildQueued
 from domain.core.events import Event
 from domain.jobs import Configuration, JobCreated, JobDeleted
-from domain.projects import MemberAdmitted, ProjectCreated, ProjectUpdated
+from domain.projects import MemberAdmitted, MemberRemoved, ProjectCreated, ProjectUpdated
 from projections.projects import PROJECTION, MemberRow, ProjectRow
 from tests.support.spec import given
 from tests.support.strategies import histories
@@ -42,6 +42,12 @@ def test_the_last_build_is_the_newest() -> None:
 def test_access_is_replaced() -> None:
     admitted = [MemberAdmitted(project_id=1, user_id=7, access=level) for level in ("read", "write")]
     assert given(CREATED, *admitted).when(PROJECTION).all(MemberRow) == [MemberRow(1, 7, "write")]
+
+
+def test_removed_members_have_no_access() -> None:
+    admitted = [MemberAdmitted(project_id=1, user_id=user_id, access="write") for user_id in (7, 8)]
+    rows = given(CREATED, *admitted, MemberRemoved(project_id=1, user_id=7)).when(PROJECTION)
+    assert rows.all(MemberRow) == [MemberRow(1, 8, "write")]
 
 
 @hypothesis.given(histories(*projects.EVENTS, *jobs.EVENTS, BuildQueued))

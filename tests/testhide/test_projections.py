@@ -31,7 +31,7 @@ def _lacking(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def users(settings: Settings) -> list[tuple[str]]:
     with psycopg.connect(settings.database_url) as connection:
-        return connection.execute("SELECT email FROM users_v1").fetchall()
+        return connection.execute("SELECT email FROM users_v2").fetchall()
 
 
 def test_migrate_says_what_has_to_be_built(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_the_stack_builds_what_is_broken_before_it_serves(
 ) -> None:
     assert main.main(["prepare"]) == 0
     with psycopg.connect(lacking.database_url) as connection:
-        connection.execute("DROP TABLE users_v1")
+        connection.execute("DROP TABLE users_v2")
         connection.execute("UPDATE projection_positions SET position = 1000 WHERE name = 'jobs'")
     capsys.readouterr()
     assert main.main(["prepare"]) == 0
@@ -86,12 +86,12 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
     assert main.main(["projections", "rebuild", "auth"]) == 0
     capsys.readouterr()
     assert main.main(["projections", "diff", "auth"]) == 0
-    assert "  users_v1: 1 rows live, 1 staging: equal\n" in capsys.readouterr().out
+    assert "  users_v2: 1 rows live, 1 staging: equal\n" in capsys.readouterr().out
     with psycopg.connect(lacking.database_url) as connection:
-        connection.execute("UPDATE users_v1 SET first_name = 'Ann'")
+        connection.execute("UPDATE users_v2 SET first_name = 'Ann'")
     assert main.main(["projections", "diff", "auth"]) == 1
     output = capsys.readouterr().out
-    assert '  users_v1: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in output
+    assert '  users_v2: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in output
 
 
 def test_a_parked_event_is_dismissed_with_who_and_why(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_a_parked_event_is_dismissed_with_who_and_why(lacking: Settings, capsys:
     with psycopg.connect(lacking.database_url) as connection:
         connection.execute(
             "INSERT INTO parked_events (projection, version, position, stream, error)"
-            " VALUES ('auth', 1, 1, 'user-1', 'poison'), ('auth', 1, 2, 'user-1', 'waits')"
+            " VALUES ('auth', 2, 1, 'user-1', 'poison'), ('auth', 2, 2, 'user-1', 'waits')"
         )
 
     def dismiss(position: int) -> tuple[int, str, str]:

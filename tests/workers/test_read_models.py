@@ -77,14 +77,14 @@ async def accounts(parts: Core) -> AsyncIterator[Accounts]:
 @pytest.mark.parametrize(
     ("statement", "name", "difference"),
     [
-        (f"UPDATE {UserRow.table} SET role = 'admin'", "auth", "users_v1: 1 changed"),
-        (f"UPDATE {UserRow.table} SET active = false WHERE role = 'admin'", "auth", "users_v1: 1 changed"),
+        (f"UPDATE {UserRow.table} SET role = 'admin'", "auth", "users_v2: 1 changed"),
+        (f"UPDATE {UserRow.table} SET active = false WHERE role = 'admin'", "auth", "users_v2: 1 changed"),
         (
             f"INSERT INTO {ApiTokenRow.table} SELECT 7, user_id, name, 'mine', now() FROM {ApiTokenRow.table}",
             "auth",
-            "api_tokens_v1: 1 added",
+            "api_tokens_v2: 1 added",
         ),
-        (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v1: 1 lost"),
+        (f"DELETE FROM {ApiTokenRow.table}", "auth", "api_tokens_v2: 1 lost"),
         (f"INSERT INTO {MemberRow.table} VALUES (1, 77, 'admin')", "projects", "project_members_v1: 1 added"),
         (f"UPDATE {NodeRow.table} SET token_hash = 'mine'", "nodes", "nodes_v1: 1 changed"),
         (f"DELETE FROM {TrailRow.table} WHERE position = 3", "trail", "trail_v1: 1 different, the first at position 3"),

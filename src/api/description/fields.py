@@ -32,6 +32,15 @@ FIELDS: dict[str, str] = {
     "finished_at": "When it ended.",
     "at": "When it happened.",
     "expires_at": "When it ends by itself.",
+    # Users
+    "email": "Email address, with which the user signs in.",
+    "role": "Global role, which limits what memberships grant.",
+    "first_name": "First name of the user.",
+    "last_name": "Last name of the user.",
+    "access": "What the membership allows in the project.",
+    "invited_at": "When the user was invited; null once they have set a password.",
+    "last_login": "When the user last signed in.",
+    "new_password": "Password to sign in with from now on, 8 characters or more.",
     # Jobs and their configurations
     "enabled": "Whether it is switched on.",
     "timeout_minutes": "Minutes after which a build of the job is ended.",

@@ -10,6 +10,7 @@ What callers cannot see does not exist for them: 404, not 403. Operations that o
 it on the route, by `guards=`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ class User:
     user_id: int
     email: str
     role: str
-    access: dict[int, str] = field(default_factory=dict)
+    access: Mapping[int, str] = field(default_factory=dict)
     session_id: str | None = None
     token_id: int | None = None
 

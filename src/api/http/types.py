@@ -12,6 +12,9 @@ MAX_ID = 2**53
 
 Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\S")]
+Email = Annotated[
+    str, Meta(min_length=3, max_length=254, pattern=r"^[^\s<>@]+@[^\s<>@]+\Z", description="an email address")
+]
 
 
 def fields_of(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:

@@ -91,7 +91,16 @@ SYSTEM = {
 }
 
 _HIDDEN = re.compile(r"(^|_)(secret|password|token|hash)(_|$)", re.IGNORECASE)
-_INTERNAL = {"assigned_at", "claim", "queued", "read_id", "results_version", *Event.__struct_fields__}
+_INTERNAL = {
+    "assigned_at",
+    "claim",
+    "has_password",
+    "link",
+    "queued",
+    "read_id",
+    "results_version",
+    *Event.__struct_fields__,
+}
 """Fields of states that are not shown: they mean nothing to a reader, or repeat another field."""
 
 

@@ -181,6 +181,17 @@ def _channel_registered(event: teams.ChannelRegistered) -> str:
     return f"registered Teams channel {name} for {listed(event.events) or 'nothing'}"
 
 
+def _link_issued(event: users.PasswordLinkIssued) -> str:
+    what = "an invitation" if event.purpose == "invitation" else "a link to set a new password"
+    return f"issued {what} for user {event.user_id}"
+
+
+def _user_updated(event: users.UserUpdated) -> str:
+    role = "" if event.role is None else f"; the role is {event.role} now"
+    did = {None: "changed", True: "activated", False: "deactivated"}[event.active]
+    return f"{did} user {event.user_id}{role}"
+
+
 def _audit_read(event: audit.AuditRead) -> str:
     what = {"events": "the audit trail", "stream": "the story of a stream", "export": "an export of the trail"}
     asked = ", ".join(f"{name} {value}" for name, value in event.filter.items())
@@ -233,6 +244,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     projects.ProjectCreated: "created project {project_id}{title: “}",
     projects.ProjectUpdated: "changed project {project_id}",
     projects.WebhookSecretRotated: "renewed the webhook secret of project {project_id}",
+    projects.MemberRemoved: "removed user {user_id} from project {project_id}",
     projects.MemberAdmitted: "gave user {user_id} {access} access to project {project_id}",
     projects.ProjectClosed: "closed project {project_id} in order to delete it",
     projects.ProjectDeleted: "deleted project {project_id} with all that was in it; its texts were erased",
@@ -271,6 +283,8 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     teams.ChannelRecovered: "noticed that Teams channel {channel_id} answers again",
     teams.CardGivenUp: "gave a card for Teams channel {channel_id} up after {attempts:attempt}{error:: “}",
     users.UserRegistered: "registered user {user_id}{email: “} as {role}",
+    users.PasswordLinkIssued: _link_issued,
+    users.UserUpdated: _user_updated,
     users.UserPasswordSet: "set a new password for user {user_id}",
     users.UserDeleted: "deleted user {user_id}; what was known of this person was erased",
     auth.SessionOpened: "signed in",

@@ -41,7 +41,7 @@ class Inspection:
     positions: dict[str, int]
     """Name -> position of each projection that has tables in the version of this release."""
     broken: dict[str, str]
-    """Name -> what is wrong with it: `the table users_v1 is lost`."""
+    """Name -> what is wrong with it: `the table users_v2 is lost`."""
 
     @property
     def sound(self) -> set[str]:

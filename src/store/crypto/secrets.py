@@ -6,6 +6,7 @@
 - `claim` turns a value that must be unique into the name of its claim stream.
 - `session_key` signs session tokens, `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
 - `token_hash` is the stored form of a token.
+- `link_token` makes the token of a link to set a password, which is stored in no form.
 """
 
 import hashlib
@@ -56,6 +57,7 @@ class Secrets:
         self._box = self._derive(master, "sealed values")
         self._wrap = self._derive(master, "data keys")
         self._claims = self._derive(master, "claims")
+        self._links = self._derive(master, "password links")
         self.session_key = self._derive(master, "sessions")
         self.responses_key = self._derive(master, "first answers")
 
@@ -73,6 +75,20 @@ class Secrets:
         """Returns the claim name of a value, such as `agent-05` of the kind `node-name`. Ignores case."""
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
+
+    def link_token(self, user_id: int, link_id: str) -> str:
+        """Returns the token of a link to set a password: its user, its id and a proof that the server made it."""
+        mac = hmac.new(self._links, f"{user_id}\0{link_id}".encode(), hashlib.sha256)
+        return f"{user_id}.{link_id}.{mac.hexdigest()}"
+
+    def read_link_token(self, token: str) -> tuple[int, str] | None:
+        """Returns the user and the id of a link; None for a token that the server did not make."""
+        user_id, _, rest = token.partition(".")
+        link_id = rest.partition(".")[0]
+        if not (user_id.isascii() and user_id.isdigit() and len(user_id) < 20):
+            return None
+        made = self.link_token(int(user_id), link_id)
+        return (int(user_id), link_id) if hmac.compare_digest(made.encode(), token.encode()) else None
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
         """Returns a new data key and its wrapped form. `parent` is the key above; None for a topmost one."""

@@ -1,0 +1,75 @@
+"""Members of a project: who they are, and what they may do in it."""
+
+import msgspec
+from litestar import Controller, Response, delete, get, post, put
+
+from api.http.paging import Paged, paginate
+from api.http.permissions import Level
+from api.http.request_context import RequestContext
+from api.http.types import Email
+from api.projects import find_visible_project
+from commands.projects import AdmitMember, RemoveMember
+from domain.core.errors import NotFound
+from projections import auth
+from projections.auth import MemberView
+
+
+class NewMember(msgspec.Struct):
+    email: Email
+    """Email address of the user."""
+    access: Level
+
+
+class MemberChanges(msgspec.Struct):
+    access: Level
+
+
+class MemberController(Controller):
+    path = "/projects/{project_id:int}/members"
+    tags = ["Projects"]
+
+    @get()
+    async def list_members(self, ctx: RequestContext, project_id: int, paged: Paged) -> Response[list[MemberView]]:
+        """The members of a project, by the ids of the users."""
+        async with ctx.reading() as connection:
+            await find_visible_project(ctx, project_id)
+            found = await auth.fetch_members(connection, project_id, **paged.window)
+        return paginate(ctx.request, paged, found)
+
+    @post()
+    async def add_member(self, ctx: RequestContext, project_id: int, data: NewMember) -> MemberView:
+        """Makes a user a member of the project, or changes their access. For the project's admins."""
+        async with ctx.reading() as connection:
+            await find_visible_project(ctx, project_id, "admin")
+            user = await auth.find_by_email(connection, data.email)
+        if user is None:
+            raise NotFound(f"No user has the address {data.email}; an admin invites them by POST /api/v3/users.")
+        return await admit(ctx, project_id, user.id, data.access)
+
+    @put("/{user_id:int}")
+    async def update_member(
+        self, ctx: RequestContext, project_id: int, user_id: int, data: MemberChanges
+    ) -> MemberView:
+        """Changes what a member may do in the project. For the project's admins."""
+        async with ctx.reading():
+            await find_visible_project(ctx, project_id, "admin")
+            await find_member(ctx, project_id, user_id)
+        return await admit(ctx, project_id, user_id, data.access)
+
+    @delete("/{user_id:int}")
+    async def remove_member(self, ctx: RequestContext, project_id: int, user_id: int) -> None:
+        """Takes a member's access to the project away. For the project's admins."""
+        await find_visible_project(ctx, project_id, "admin")
+        await ctx(RemoveMember(project_id, user_id))
+
+
+async def admit(ctx: RequestContext, project_id: int, user_id: int, access: Level) -> MemberView:
+    await ctx(AdmitMember(project_id, user_id, access))
+    return await find_member(ctx, project_id, user_id)
+
+
+async def find_member(ctx: RequestContext, project_id: int, user_id: int) -> MemberView:
+    member = await auth.find_member(ctx.source, project_id, user_id)
+    if member is None:
+        raise NotFound(f"User {user_id} is no member of project {project_id}.")
+    return member
