@@ -92,6 +92,12 @@ def test_a_report_says_which_exit_code_it_explains(property_value: str | None, e
     assert read_chunks([suite.encode()]).explained_exit_code == explained
 
 
+FLAKY = """<testcase name="flaky"><flakyFailure/></testcase><testcase name="b"><failure/><rerunError/></testcase>"""
+"""A test that passed on its second attempt, and one that failed on both: surefire declares 4 tests, 2 failures and an
+error.
+"""
+
+
 @pytest.mark.parametrize(
     ("suite", "is_unreadable", "explained"),
     [
@@ -104,6 +110,10 @@ def test_a_report_says_which_exit_code_it_explains(property_value: str | None, e
         ('name="undefined" tests="0" errors="1">', False, None),
         ('name="pytest" tests="4" failures="3"><testcase name="a"><failure/></testcase>', False, None),
         ('name="pytest" tests="4" failures="3"><testcase name="a"/>', True, None),
+        (f'name="surefire" tests="5" failures="2" errors="1"><testcase name="a"/>{FLAKY}', False, None),
+        (f'name="surefire" tests="5" failures="3" errors="1"><testcase name="a"/>{FLAKY}', True, None),
+        (f'name="surefire" tests="6" failures="2" errors="1"><testcase name="a"/>{FLAKY}', True, None),
+        (f'name="pytest" tests="5" failures="2" errors="1"><testcase name="a"/>{FLAKY}', True, None),
     ],
 )
 def test_a_report_that_declares_what_it_does_not_show(suite: str, is_unreadable: bool, explained: int | None) -> None:

@@ -5,6 +5,15 @@ from commands.reports.parser.notes import Notes
 from commands.reports.parser.values import whole_number
 
 
+def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> Counts:
+    """Returns the counts to compare with the declared ones: surefire counts attempts that are folded into elements."""
+    total = Counts()
+    total.include(elements)
+    if folded.tests and declared.tests == elements.tests + folded.tests:
+        total.include(folded)
+    return total
+
+
 def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
     """Describe the declared counts that are wrong. A suite may or may not count the suites inside it.
 

@@ -16,6 +16,7 @@ from commands.reports.parser.declared_counts import (
     declared_by,
     declared_by_trx,
     describe_mismatches,
+    total_as_declared,
 )
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.node_ids import Origin
@@ -56,6 +57,8 @@ class _OpenSuite:
         self.origin = origin
         self.direct = Counts()
         self.total = Counts()
+        self.folded = Counts()
+        """Attempts that the cases hold beside their own, those of the suites inside included."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
         """Errors that are declared by suites without cases in it: each could not be loaded."""
@@ -222,8 +225,11 @@ class ReportReader:
             attempts = dotnet.nunit_case(node, origin.suite, origin, self._builder)
         else:
             attempts = dotnet.xunit_case(node, origin.suite, origin, self._builder)
-        # An element counts once, as the file's own counts do, not with the attempts folded into it.
+        # An element counts once, not with the attempts folded into it.
         self._count(attempts[itself])
+        if self._suites:
+            for attempt in (*attempts[:itself], *attempts[itself + 1 :]):
+                self._suites[-1].folded.add(attempt)
         self._out += attempts
 
     def _count(self, case: Case) -> None:
@@ -243,15 +249,17 @@ class ReportReader:
         is_pytest = suite.origin.pytest or self._run.pytest
         if junit and suite.total.tests == 0 and suite.element not in _RUNS:
             suite.unloaded = declared.errors or 0  # jest-junit writes no case for a file that could not be loaded
-        if wrong := describe_mismatches(declared, suite.total, suite.direct, junit=junit, pytest=is_pytest):
+        total = suite.total if is_pytest else total_as_declared(declared, suite.total, suite.folded)
+        if wrong := describe_mismatches(declared, total, suite.direct, junit=junit, pytest=is_pytest):
             kind = "count_mismatch"
-            if count_lost_failures(declared, suite.total, junit=junit, pytest=is_pytest) > suite.unloaded:
+            if count_lost_failures(declared, total, junit=junit, pytest=is_pytest) > suite.unloaded:
                 kind = "lost_failures"
-            elif count_lost_tests(declared, suite.total, pytest=is_pytest):
+            elif count_lost_tests(declared, total, pytest=is_pytest):
                 kind = "lost_tests"
             self._notes.each(kind, f"{who} declares {', '.join(wrong)}")
         if self._suites:
             self._suites[-1].total.include(suite.total)
+            self._suites[-1].folded.include(suite.folded)
             self._suites[-1].unloaded += suite.unloaded
         if suite.element not in _RUNS:
             properties = tuple(suite.properties)
