@@ -121,7 +121,7 @@ class NodeController(Controller):
 
     @get("/agent/latest")
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """The newest agent: one program for all platforms that needs Python 3.11 or newer. Untested on Windows."""
+        """The newest agent: one file for all platforms, for Python 3.9 or newer. It does not run on Windows yet."""
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()
         downloads = {

@@ -19,14 +19,14 @@ from testhide.engines.folder import default_data_folder, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import local_url
 
-# Field of Settings -> what it means. The variable is TESTHIDE_ and the field in capitals.
+# Field of Settings -> what it means, as docs/settings.md has it. The variable is TESTHIDE_ and the field in capitals.
 MEANINGS = {
     "database_url": "PostgreSQL 15 or newer, postgresql://…; unset: ./dev up starts its own",
     "redis_url": "Redis or Valkey, redis://…, rediss://… or unix://…; unset: ./dev up starts its own",
     "host": "address to listen on (127.0.0.1)",
     "port": "port to listen on (8000)",
     "data": "data folder: blobs, logs, embedded engines",
-    "base_url": "what links in mails, cards and statuses begin with (http://HOST:PORT; cards: no link)",
+    "base_url": "what links begin with (http://HOST:PORT; in Teams cards: no link)",
     "secret_key": "32 bytes as base64 or hex: seals data keys and sessions",
     "admin_email": "the first administrator",
     "admin_password": "the first administrator's password, 8 characters or more; unset: made up and printed once",

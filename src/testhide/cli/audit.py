@@ -5,8 +5,9 @@ import gzip
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from commands.audit import new_signing_key
 from commands.handler import CommandContext, Handler
@@ -36,7 +37,7 @@ MAX_PRINTED, MAX_KEYS = 50, 10
 def verify(
     export: Path | None = None,
     *,
-    checkpoint: list[Path] | None = None,
+    checkpoint: Annotated[list[Path] | None, Parameter(negative=())] = None,
     key: Path | None = None,
     contents: Flag = False,
     data: DataFolder = None,

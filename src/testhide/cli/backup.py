@@ -3,6 +3,9 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from testhide.backup import back_up
 from testhide.cli.options import DataFolder, run_on_stack
@@ -35,7 +38,7 @@ def backup(folder: Path, *, data: DataFolder = None) -> int:
     return run_on_stack(data, work)
 
 
-def restore(folder: Path, *, data: DataFolder = None) -> int:
+def restore(folder: Path, *, data: Annotated[Path | None, Parameter(help="New data folder.")] = None) -> int:
     """Restore a backup into a new data folder, and check it. Ends with 1 when something is lost or altered.
 
     Parameters

@@ -17,7 +17,7 @@ PROCESSES = {
     "serve": "Answer HTTP.",
     "project": "Build the read models from the event log.",
     "dispatch": "Give queued builds to agents.",
-    "work": "Do what follows from events: webhooks, mail, statuses.",
+    "work": "Act on events: send webhooks and Teams cards, classify failures, delete what is old, sign the log.",
     "migrate": "Make or change the database's tables.",
     "prepare": "Migrate, then make the first administrator.",
 }
