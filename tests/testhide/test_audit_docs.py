@@ -9,19 +9,8 @@ import pytest
 
 from tests.api.test_audit_proofs import checkpoints, seal
 from tests.support.builders import given_build, given_job, given_project
+from tests.support.documentation import documented
 from tests.support.server import Server
-
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "audit.md"
-HEADING = "## Proving that nothing was altered"
-COMMANDS = ("testhide ", "curl ", "HELD=")
-
-
-def commands() -> str:
-    """Of the section: its indented lines, but for the leaf's format."""
-    section = DOCS.read_text().partition(f"\n{HEADING}\n")[2].partition("\n## ")[0]
-    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
-    assert len(lines) > 10
-    return "\n".join(line for line in lines if line.startswith(COMMANDS))
 
 
 @pytest.fixture(name="environ")
@@ -41,7 +30,14 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
         "TOKEN": server.admin.token,
         "PROJECT": str(project),
     }
-    script = f"set -eu\n{commands()}\n"
+    commands = documented(
+        "docs/audit.md",
+        "Keep checkpoints elsewhere",
+        "Export and verify",
+        "Signing keys",
+        "Build logs and artifacts",
+    )
+    script = "\n".join(["set -eu", *commands])
     done = subprocess.run(
         ["sh", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
     )

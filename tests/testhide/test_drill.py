@@ -29,27 +29,15 @@ from testhide.processes import core
 from testhide.settings import Settings
 from testhide.stack.offline import settings_of, settings_of_running_stack
 from tests.support.builders import upload
+from tests.support.documentation import documented
 from tests.support.http import Client
 from tests.support.sealing import seal_log
 from tests.support.server import free_port
 
 from .conftest import until
 
-ROOT = Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs" / "backup.md"
 ADMIN = ("admin@testhide.local", "correct horse battery")
 FOR_A_BASE_BACKUP = "wal_level = replica\nmax_wal_senders = 2\n"
-
-
-def commands(heading: str) -> list[str]:
-    section = DOCS.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return [line[4:] for line in section.splitlines() if line.startswith("    ")]
-
-
-def first_build(port: str) -> str:
-    """The script of the README, for this port and the administrator's password."""
-    block = (ROOT / "README.md").read_text().partition("A first build by hand:\n\n")[2].partition("\n\n")[0]
-    return block.replace(":8000/", f":{port}/").replace('"password": "..."', f'"password": "{ADMIN[1]}"')
 
 
 class Operator:
@@ -120,11 +108,16 @@ def state(client: Client, build: int) -> dict[str, Any]:
 
 def test_the_documented_commands(data: Path) -> None:
     operator = Operator(data)
-    back_up, restore, move, start = commands("The embedded database")
+    back_up, restore, move, start = documented("docs/backup.md", "The embedded database")
     go = data / "go"
 
-    with operator.stack('testhide up --data "$DATA"') as admin:
-        assert "hello" in operator.run(first_build(operator.port))
+    up, *first_build = documented("README.md", "Use")
+    url, login, *others = first_build
+    url = url.replace(":8000/", f":{operator.port}/")
+    login = login.replace('"password": "..."', f'"password": "{ADMIN[1]}"')
+
+    with operator.stack(f'{up} --data "$DATA"') as admin:
+        assert "hello" in operator.run(url, login, *others)
         (project,) = admin.fetch("/projects")
         job = admin.create("/jobs", name="Slow", project_id=project["id"])["id"]
         command = {"command": f"until [ -e {go} ]; do sleep 0.05; done", "setup": [], "env": {}, "artifacts": []}
@@ -143,7 +136,7 @@ def test_the_documented_commands(data: Path) -> None:
     assert "with their builds to run again: 1" in output
     operator.run(move)
 
-    rebuild, dismiss, *ahead, put_key_back = commands("When something is wrong")
+    rebuild, dismiss, *ahead, put_key_back = documented("docs/backup.md", "When something is wrong")
     key = operator.path("MOVED") / "secret.key"
     key.write_bytes(base64.b64encode(b"another key, which opens nothing"))
     refused = operator.attempt(start)
@@ -215,7 +208,7 @@ def dump_and_restore(operator: Operator, settings: Settings) -> None:
         "TESTHIDE_SECRET_KEY_FILE": str(operator.path("MOVED") / "secret.key"),
         "TESTHIDE_DATA": settings.data_dir,
     }
-    output = operator.run(*commands("Your own PostgreSQL"))
+    output = operator.run(*documented("docs/backup.md", "Your own PostgreSQL"))
     assert "artifacts: 1, missing or altered: 0" in output
     for name in ("TESTHIDE_REDIS_URL", "TESTHIDE_SECRET_KEY_FILE", "TESTHIDE_DATA"):
         del operator.environ[name]

@@ -4,10 +4,8 @@ import json
 import subprocess
 
 from tests.support.builders import given_build, given_job, given_project
+from tests.support.documentation import documented
 from tests.support.server import Server
-from tests.testhide.test_audit_docs import DOCS
-
-HEADING = "## Reading past states"
 
 
 def test_the_documented_commands(server: Server) -> None:
@@ -22,10 +20,7 @@ def test_the_documented_commands(server: Server) -> None:
         "POSITION": commented.headers["Testhide-Position"],
         "TIME": commented.json()["created_at"],
     }
-    section = DOCS.read_text().partition(f"\n{HEADING}\n")[2].partition("\n## ")[0]
-    commands = [line.strip() for line in section.splitlines() if line.startswith("    ")]
-    assert len(commands) == 4
-    for command in commands:
+    for command in documented("docs/audit.md", "Reading past states"):
         done = subprocess.run(
             ["sh", "-c", command], env=variables, capture_output=True, text=True, timeout=60, check=False
         )

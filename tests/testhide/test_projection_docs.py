@@ -5,17 +5,11 @@ from pathlib import Path
 
 from projections import builds
 from tests.support.builders import given_build, given_job, given_project
+from tests.support.documentation import documented
 from tests.support.server import Server
 from tests.testhide.test_audit_docs import _environ
 
 __all__ = ["_environ"]
-
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "projections.md"
-
-
-def commands() -> list[str]:
-    lines = [line.strip() for line in DOCS.read_text().splitlines() if line.startswith("    ")]
-    return [line for line in lines if line.startswith(("testhide ", "curl "))]
 
 
 def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_path: Path) -> None:
@@ -26,13 +20,18 @@ def test_the_documented_commands(server: Server, environ: dict[str, str], tmp_pa
         "BUILD": str(build),
     }
     outputs: dict[str, str] = {}
-    for command in commands():
+    for command in documented(
+        "docs/projections.md",
+        "Status",
+        "Rebuilding a read model",
+        "A release with new read models",
+        "Events that cannot be projected",
+    ):
         done = subprocess.run(
             ["sh", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         outputs[command] = done.stdout
-    assert len(outputs) == 10
     assert ": equal" in outputs["testhide projections diff builds"]
     assert outputs["testhide projections switch builds"].splitlines()[-1].startswith("switched builds at position ")
     assert outputs["testhide projections drop builds"] == f"dropped builds version {builds.VERSION} (previous)\n"

@@ -1,0 +1,55 @@
+"""The commands of the documentation: tests run them as they stand there, and tests/check finds those that none runs."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROGRAMS = re.compile(r"testhide |\./dev |curl |python3? |pip |docker |pg_\w+ |export |mv |cp |mkdir |for |[A-Z_]+=\S")
+
+NOT_RUN = {
+    "./dev bench NAME": "takes minutes and a quiet machine",
+    "./dev check": "runs pyright too, and these tests; .ci/run has it",
+    "./dev demo": "takes a stack of its own for three builds; .ci/run has it",
+    "./dev lock": "asks a package index",
+    "./dev long NAME": "takes minutes; .ci/run has all of them",
+    "./dev long faults --rounds 500 --seed 1": "takes hours; .ci/run has it with fewer rounds",
+    "./dev long faults --seconds 60 --seed 1": "takes minutes; .ci/run has it",
+    "./dev test": "runs these tests",
+    "docker build --build-arg TESTHIDE_BUILD=$(git rev-parse HEAD)": "needs Docker",
+    "pip install 'testhide_server-....whl[embedded]'": "asks a package index; `./dev long wheel` has it",
+    "pip install standardwebhooks": "asks a package index; it is a package of the tests",
+    "pip wheel --no-deps .": "asks a package index; `./dev long wheel` has it",
+    "python -m tests.store.test_stored_shapes": "changes the checkout",
+}
+"""Commands that no test runs, and why."""
+
+
+@dataclass(frozen=True)
+class Documented:
+    """A command in an indented block: what stands there to be copied."""
+
+    heading: str
+    text: str
+
+
+def commands_of(page: Path) -> Iterator[Documented]:
+    """The commands of all indented blocks; each with the lines that it is continued on, and without an explanation."""
+    heading = ""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for line in re.findall(r"^(?:.*\\\n)*.*", text, re.MULTILINE):
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif line.startswith("    ") and PROGRAMS.match(command := line.strip()):
+            yield Documented(heading, command.split("  ")[0] if command.startswith("./dev ") else command)
+
+
+def documented(page: str, *headings: str) -> list[str]:
+    """The commands right below these headings, but for NOT_RUN. `./dev VERB` of a checkout is `testhide VERB` here."""
+    return [
+        re.sub(r"^\./dev ", "testhide ", command.text)
+        for command in commands_of(ROOT / page)
+        if command.heading in headings and command.text not in NOT_RUN
+    ]
