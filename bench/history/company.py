@@ -36,7 +36,7 @@ from domain.builds import (
     BuildUnpinned,
 )
 from domain.core.events import Event
-from domain.known_issues import KnownIssueTaught
+from domain.known_issues import KnownIssueFailureAdded
 from domain.triage import DefectLinked, KnownIssueLinked, ResolutionSet, ResultClassified
 
 BUILDS_AT_ONCE = 40
@@ -168,7 +168,7 @@ class Company:
             issue = self.world.issues[build.job.project_id]
             yield [
                 KnownIssueLinked(**ids, known_issue_id=issue, classification="infra", set_by=by),
-                KnownIssueTaught(
+                KnownIssueFailureAdded(
                     known_issue_id=issue, project_id=build.job.project_id, result_id=result, signature=f"{result:032x}"
                 ),
             ]

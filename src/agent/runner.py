@@ -82,7 +82,7 @@ class TaskRunner:
             build.drop()
 
     def start_command(self, message: dict[str, Any]) -> None:
-        """Start an `execute` or `restart` message."""
+        """Start the administrator's command of an `execute` or `restart` message; ignore one that came before."""
         command_id = str(message["command_id"])
         with self._lock:
             if self.is_closing or command_id in self._command_ids:

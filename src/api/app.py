@@ -39,7 +39,7 @@ from api.nodes import AgentDownloadController, NodeController
 from api.pools import PoolController
 from api.projects import ProjectController
 from api.quarantine import QuarantineController
-from api.simulations import ReplayController
+from api.simulations import SimulationController
 from api.teams import TeamsController
 from api.templates import TemplateController
 from api.tests import TestController
@@ -70,7 +70,7 @@ CONTROLLERS = (
     ProjectionController,
     ReactionController,
     AuditController,
-    ReplayController,
+    SimulationController,
     AuditLogController,
     WebhookController,
     TeamsController,

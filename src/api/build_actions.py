@@ -33,13 +33,13 @@ class RetriedBuild(RestartedBuild):
     """How many tests the new build runs."""
 
 
-class QueuePlace(msgspec.Struct):
+class QueuePosition(msgspec.Struct):
     id: int
     queue_position: int
     """Number in the queue, from 1; 0 when it waits no more."""
 
 
-class Kept(msgspec.Struct):
+class PinnedBuild(msgspec.Struct):
     id: int
     keep_forever: bool
 
@@ -73,26 +73,26 @@ class BuildActionController(Controller):
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
     @post("/push_to_top", status_code=200)
-    async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePlace:
+    async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:
         """Moves a queued build before all others that are waiting now."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(MoveBuildToTop(build_id))
         # 0 if a node has got the build meanwhile
-        return QueuePlace(build_id, await builds.find_queue_position(ctx.source, build_id))
+        return QueuePosition(build_id, await builds.find_queue_position(ctx.source, build_id))
 
     @post("/keep-forever", status_code=200)
-    async def keep_build(self, ctx: RequestContext, build_id: int) -> Kept:
+    async def keep_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Excludes a build from retention, and its artifacts from deletion."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, True))
-        return Kept(build_id, True)
+        return PinnedBuild(build_id, True)
 
     @delete("/keep-forever", status_code=200)
-    async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> Kept:
+    async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Lets retention delete the build, and its artifacts, again."""
         await find_visible_build(ctx, build_id, "write")
         await ctx(PinBuild(build_id, False))
-        return Kept(build_id, False)
+        return PinnedBuild(build_id, False)
 
     @post("/comment")
     async def comment_on_build(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:

@@ -30,7 +30,7 @@ one_at_a_time = asyncio.Lock()
 """Lets one request simulate at a time: it searches patterns in all failures, and two would take both cores."""
 
 
-class ReplayRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
+class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
     """The rules of a rules file, and the part of the history to simulate."""
 
     project_id: Id | None = None
@@ -39,7 +39,7 @@ class ReplayRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
     """Simulates only builds that were queued at this time or later."""
 
 
-class ReplayAnswer(msgspec.Struct):
+class SimulationAnswer(msgspec.Struct):
     tests: list[TestDiffers]
     """The first 1,000 by position in the log; `tests_total` is their number."""
     tests_total: int
@@ -54,12 +54,12 @@ class ReplayAnswer(msgspec.Struct):
     """False when the time ran out: ask for less by `since`, or use `testhide replay --rules` on the server."""
 
 
-class ReplayController(Controller):
+class SimulationController(Controller):
     path = "/audit/replay"
     tags = ["Audit"]
 
     @post(status_code=200, opt={"problems": (TooManyRequests,)})
-    async def simulate_rules(self, ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
+    async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
         project_id = data.project_id
         if project_id is not None:
@@ -72,10 +72,10 @@ class ReplayController(Controller):
         if one_at_a_time.locked():
             raise TooManyRequests("Another replay is running; try again in a while.", retry_after_s=5)
         async with one_at_a_time:
-            return await replay_history(ctx, data)
+            return await simulate_history(ctx, data)
 
 
-async def replay_history(ctx: RequestContext, data: ReplayRequest) -> ReplayAnswer:
+async def simulate_history(ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
     clock = asyncio.get_running_loop().time
     deadline = clock() + TIME_LIMIT_S
     history = RuleHistory(
@@ -88,7 +88,7 @@ async def replay_history(ctx: RequestContext, data: ReplayRequest) -> ReplayAnsw
         go_on=lambda: clock() < deadline,
     )
     simulation = Simulation(data)
-    answer = ReplayAnswer([], 0, [], 0, simulation.counts, complete=True)
+    answer = SimulationAnswer([], 0, [], 0, simulation.counts, complete=True)
     async for difference in differences(history, simulation):
         match difference:
             case TestDiffers():

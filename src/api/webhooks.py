@@ -107,7 +107,7 @@ class WebhookAttempt(msgspec.Struct):
     """The beginning of the answer; only for those who may change the webhook."""
 
 
-class Replay(msgspec.Struct):
+class WebhookReplay(msgspec.Struct):
     """Either a position or a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
@@ -115,7 +115,7 @@ class Replay(msgspec.Struct):
     """Time of the first event."""
 
 
-class Replaying(msgspec.Struct):
+class StartedReplay(msgspec.Struct):
     webhook_id: int
     """Id of the webhook."""
     after_position: int
@@ -256,7 +256,7 @@ class WebhookController(Controller):
         return Response(items, headers=links)
 
     @post("/{id:int}/replay", status_code=202)
-    async def replay_webhook(self, ctx: RequestContext, id: int, data: Replay) -> Replaying:
+    async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
         """Delivers the notifications since a position or time once more, marked as replay, in order for each build."""
         await find_accessible(ctx, WebhookRow, id, "admin")
         head = await ctx.services.log.read_head()
@@ -273,7 +273,7 @@ class WebhookController(Controller):
             if after >= head:
                 raise Invalid.field("position", f"is beyond the newest position, which is {head}")
         await ctx(ReplayWebhook(id, random.token_hex(8), after, head))
-        return Replaying(id, after, head)
+        return StartedReplay(id, after, head)
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:

@@ -77,7 +77,9 @@ class Command:
         return msgspec.convert(shared | more, event_type)
 
     def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
-        """Yields the event of the given fields that differ from the state, and of `cleared`, unless nothing changes."""
+        """Yields one event with only those fields of the command that differ from the state; the others are None, which
+        means unchanged. Fields that `cleared` names are set to None for good. Yields nothing when nothing changes.
+        """
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {
             name: None
@@ -191,7 +193,7 @@ class Handler:
     async def _states(
         self, reads: Sequence[AnyStream], versions: dict[str, int], states_before: dict[str, Any]
     ) -> list[Any]:
-        """Returns the streams' states; notes their versions and states by name."""
+        """Returns the states of `reads`; adds each stream's version to `versions` and its state to `states_before`."""
         loaded = (
             await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
             if reads

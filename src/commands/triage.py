@@ -11,7 +11,7 @@ from domain.builds import BUILD, AnyBuild, DeletedBuild
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
-from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, KnownIssue, KnownIssueTaught
+from domain.known_issues import KNOWN_ISSUE, MAX_FAIL_ID, KnownIssue, KnownIssueFailureAdded
 from domain.triage import (
     TRIAGE,
     WEIGHT,
@@ -136,4 +136,4 @@ class LinkKnownIssue(_OfResult):
                     f"Known issue {self.known_issue_id} has learnt {MAX_TAUGHT:,} failures already;"
                     f" give it a pattern by PUT /api/v3/known-issues/{self.known_issue_id}."
                 )
-            yield self.event(KnownIssueTaught, issue, result_id=result.result_id, **taught)
+            yield self.event(KnownIssueFailureAdded, issue, result_id=result.result_id, **taught)

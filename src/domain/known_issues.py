@@ -63,7 +63,7 @@ class KnownIssueUpdated(KnownIssueEvent, frozen=True):
     cleared: tuple[Clearable, ...] = ()
 
 
-class KnownIssueTaught(KnownIssueEvent, frozen=True):
+class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
     """A user linked a failure to the issue, which matches identical failures from now on."""
 
     name: ClassVar[str] = "known_issue.taught"
@@ -148,7 +148,7 @@ def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
             return msgspec.structs.replace(state, **changes_of(event), edition=edition)
         case KnownIssueSearched() if state is not None:
             return msgspec.structs.replace(state, searched=(event.edition, event.down_to))
-        case KnownIssueTaught() if state is not None:
+        case KnownIssueFailureAdded() if state is not None:
             return msgspec.structs.replace(
                 state,
                 fail_ids=state.fail_ids | ({event.fail_id} - {""}),
@@ -161,4 +161,4 @@ def evolve(state: KnownIssue | None, event: Event) -> KnownIssue | None:
 
 
 KNOWN_ISSUE = Category[KnownIssue | None]("known_issue", None, evolve)
-EVENTS = (KnownIssueCreated, KnownIssueUpdated, KnownIssueTaught, KnownIssueSearched, KnownIssueDeleted)
+EVENTS = (KnownIssueCreated, KnownIssueUpdated, KnownIssueFailureAdded, KnownIssueSearched, KnownIssueDeleted)

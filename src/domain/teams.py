@@ -13,7 +13,7 @@ import msgspec
 
 from domain.core.data_keys import channel_key
 from domain.core.events import Category, Event, copy_fields
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from domain.endpoints import (
     Endpoint,
     EndpointDeleted,

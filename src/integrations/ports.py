@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from domain.deliveries import Outcome, judge_answer
+from domain.delivery_outcomes import Outcome, judge_answer
 
 
 class BlobMissing(Exception):

@@ -35,7 +35,7 @@ class KnownIssueRow(Row, frozen=True):
     """The last edition for which the search through older failures was completed."""
 
 
-class TaughtRow(Row, frozen=True):
+class IssueFailureRow(Row, frozen=True):
     table = Table(
         "known_issue_failures",
         VERSION,
@@ -62,22 +62,22 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             issue = rows.get(KnownIssueRow, event.known_issue_id)
             if issue is not None:
                 yield msgspec.structs.replace(issue, searched=event.edition)
-        case known_issues.KnownIssueTaught():
+        case known_issues.KnownIssueFailureAdded():
             for kind, value in (("fail_id", event.fail_id), ("signature", event.signature)):
                 if value:
-                    yield TaughtRow(event.known_issue_id, event.project_id, kind, value)
+                    yield IssueFailureRow(event.known_issue_id, event.project_id, kind, value)
         case known_issues.KnownIssueDeleted():
             yield Delete(KnownIssueRow, event.known_issue_id)
-            yield DeleteWhere(TaughtRow, "known_issue_id", event.known_issue_id)
+            yield DeleteWhere(IssueFailureRow, "known_issue_id", event.known_issue_id)
         case ProjectDeleted():
             yield DeleteWhere(KnownIssueRow, "project_id", event.project_id)
-            yield DeleteWhere(TaughtRow, "project_id", event.project_id)
+            yield DeleteWhere(IssueFailureRow, "project_id", event.project_id)
 
 
 PROJECTION = Projection(
     "known_issues",
     VERSION,
-    (KnownIssueRow, TaughtRow),
+    (KnownIssueRow, IssueFailureRow),
     row_of(KnownIssueRow, "known_issue_id", known_issues.KnownIssueUpdated, known_issues.KnownIssueSearched),
     apply,
     handles=(known_issues.KnownIssueEvent, ProjectDeleted),
@@ -104,7 +104,7 @@ async def fetch_match_rules(source: Source, project_id: int) -> list[known_issue
         source,
         known_issues.MatchRule,
         f"SELECT id, classification, kind, value FROM {KnownIssueRow.table} WHERE project_id = %(project)s"
-        f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {TaughtRow.table} l"
+        f" UNION ALL SELECT i.id, i.classification, l.kind, l.value FROM {IssueFailureRow.table} l"
         f" JOIN {KnownIssueRow.table} i ON i.id = l.known_issue_id WHERE l.project_id = %(project)s",
         {"project": project_id},
     )

@@ -144,7 +144,7 @@ def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
-    """The counters after the status of a run that is not the last one changed from `was` to `status`."""
+    """Returns the counters of a case after an earlier run, not its latest, was corrected from `was` to `status`."""
     return msgspec.structs.replace(
         stats,
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),

@@ -140,5 +140,5 @@ def test_rules_that_are_wrong_say_where(server: Server, rules: dict[str, Any], f
 def test_it_is_described(server: Server) -> None:
     described = json.loads(server.admin.get("/api/v3/openapi.json").text)
     schemas = described["components"]["schemas"]
-    fields = next(schema["properties"] for name, schema in schemas.items() if name.endswith("SupposedIssue"))
+    fields = next(schema["properties"] for name, schema in schemas.items() if name.endswith("WhatIfIssue"))
     assert {"from", "until", "pattern"} <= fields.keys()

@@ -13,7 +13,7 @@ from commands.reports.matching import MatchRules
 from commands.reports.reading import ReportRead
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult, TriagedResult
-from commands.what_if.rules import SupposedIssue, SupposedQuarantine, WhatIfRules
+from commands.what_if.rules import WhatIfIssue, WhatIfQuarantine, WhatIfRules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS
 from domain.builds import BUILD, Assigned, BuildFinished, Running
 from domain.core.errors import Rejection
@@ -206,7 +206,7 @@ class World:
         """The rules that held in this history, as a rules file would state them."""
         return WhatIfRules(known_issues=list(self._issues()), quarantine=list(self._quarantines()))
 
-    def _issues(self) -> Iterable[SupposedIssue]:
+    def _issues(self) -> Iterable[WhatIfIssue]:
         ids = sorted({one.event.known_issue_id for one in self.log if isinstance(one.event, KnownIssueEvent)})
         for known_issue_id in ids:
             history = [one.event for one in self.log if one.stream == KNOWN_ISSUE.at(known_issue_id).name]
@@ -218,9 +218,9 @@ class World:
                 period: dict[str, Any] = {"since": event.at, "until": ends[number] if number < len(ends) else None}
                 for rule in issue.match_rules:
                     found: dict[str, Any] = {rule.kind: rule.value}
-                    yield SupposedIssue("was", rule.classification, **found, **period)
+                    yield WhatIfIssue("was", rule.classification, **found, **period)
 
-    def _quarantines(self) -> Iterable[SupposedQuarantine]:
+    def _quarantines(self) -> Iterable[WhatIfQuarantine]:
         state = Quarantine()
         since = BEGIN
         for event in [one.event for one in self.log if isinstance(one.event, QuarantineEvent)]:
@@ -229,11 +229,11 @@ class World:
         yield from _entries(state, since, at(10_000))
 
 
-def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[SupposedQuarantine]:
+def _entries(state: Quarantine, since: datetime, until: datetime) -> Iterable[WhatIfQuarantine]:
     for node_id, entry in state.entries.items():
         end = min(until, entry.expires_at or until)
         if since < end:
-            yield SupposedQuarantine(JOB, [node_id], since, end)
+            yield WhatIfQuarantine(JOB, [node_id], since, end)
 
 
 def _read(tests: Sequence[Ran]) -> ReportRead:

@@ -19,8 +19,8 @@ from domain.known_issues import (
     KNOWN_ISSUE,
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueFailureAdded,
     KnownIssueSearched,
-    KnownIssueTaught,
     KnownIssueUpdated,
     MatchRule,
 )
@@ -143,7 +143,7 @@ def test_an_issue_that_changed_is_searched_for_anew() -> None:
 
 
 def test_it_knows_what_it_was_taught() -> None:
-    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
+    taught = KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
     state = KNOWN_ISSUE.at(17).fold([CREATED, taught])
     assert state is not None
     assert state.knows("fail_id", "f")

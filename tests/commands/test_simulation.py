@@ -22,7 +22,7 @@ from commands.what_if.simulation import Difference, Simulation, TestDiffers, Ver
 from domain.builds import BUILD, Assigned, ReportRecorded, Running
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Invalid
-from domain.known_issues import KnownIssueTaught
+from domain.known_issues import KnownIssueFailureAdded
 from domain.results import FAILED, Replaced, ResultsRecorded
 from tests.commands.simulation_world import JOB, PROJECT, Ran, World, at
 
@@ -109,7 +109,7 @@ def teach(known_issue_id: int, text: str) -> Step:
     def step(world: World) -> None:
         if any(issue.known_issue_id == known_issue_id for issue in world.issues()):
             ids: dict[str, Any] = {"known_issue_id": known_issue_id, "project_id": PROJECT, "result_id": 1}
-            world.append([KnownIssueTaught(**ids, fail_id=f"f-{text}", signature=f"s-{text}")])
+            world.append([KnownIssueFailureAdded(**ids, fail_id=f"f-{text}", signature=f"s-{text}")])
 
     return step
 

@@ -10,7 +10,7 @@ from commands.teams import RegisterChannel, UpdateChannel
 from domain import teams
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.deliveries import judge_answer
+from domain.delivery_outcomes import judge_answer
 from domain.projects import ProjectClosed, ProjectCreated
 from domain.teams import (
     CARD,

@@ -11,7 +11,7 @@ from domain.builds import BuildDeleted, BuildQueued
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
 from domain.jobs import JobCreated, JobDeleted
-from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueTaught
+from domain.known_issues import KnownIssueCreated, KnownIssueDeleted, KnownIssueFailureAdded
 from domain.triage import (
     TRIAGE,
     WEIGHT,
@@ -86,7 +86,7 @@ def test_a_resolution() -> None:
 
 def test_linking_a_known_issue_teaches_it() -> None:
     linked = KnownIssueLinked(**OF_RESULT, known_issue_id=17, classification="infra", set_by=ANN)
-    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1", signature="s1")
+    taught = KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=100, fail_id="f1", signature="s1")
     given(*GIVEN, ISSUE).when(LinkKnownIssue(RESULT, 17, ANN)).then(linked, taught)
     given(*GIVEN, ISSUE, linked, taught).when(LinkKnownIssue(RESULT, 17, ANN)).then_nothing()
     state = TRIAGE.at(100).fold([linked])
@@ -94,9 +94,9 @@ def test_linking_a_known_issue_teaches_it() -> None:
 
 
 def test_only_what_is_new_is_taught() -> None:
-    taught = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=99, fail_id="f0", signature="s1")
+    taught = KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=99, fail_id="f0", signature="s1")
     _, more = given(*GIVEN, ISSUE, taught).when(LinkKnownIssue(RESULT, 17, ANN))
-    assert more == KnownIssueTaught(known_issue_id=17, project_id=1, result_id=100, fail_id="f1")
+    assert more == KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=100, fail_id="f1")
 
 
 def test_linking_leaves_a_persons_classification() -> None:
@@ -114,7 +114,7 @@ def test_the_known_issue_before_is_told() -> None:
 
 def test_an_issue_learns_only_so_much() -> None:
     taught = [
-        KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, signature=f"x{number}")
+        KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=1, signature=f"x{number}")
         for number in range(MAX_TAUGHT)
     ]
     with pytest.raises(Conflict, match="pattern"):

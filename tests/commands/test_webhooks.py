@@ -11,7 +11,7 @@ from domain import teams, webhooks
 from domain.builds import BuildFinished, BuildStarted
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
-from domain.deliveries import judge_answer
+from domain.delivery_outcomes import judge_answer
 from domain.nodes import NodeWentOffline
 from domain.notifications import SOURCES, TYPES, notifications_of
 from domain.projects import ProjectCreated

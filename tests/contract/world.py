@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from store.clock import utcnow
 from store.tables.delivery_history import record_ping
 from testhide.processes import core

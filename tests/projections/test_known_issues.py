@@ -9,11 +9,11 @@ from domain.core.events import Event
 from domain.known_issues import (
     KnownIssueCreated,
     KnownIssueDeleted,
+    KnownIssueFailureAdded,
     KnownIssueSearched,
-    KnownIssueTaught,
     KnownIssueUpdated,
 )
-from projections.known_issues import PROJECTION, KnownIssueRow, TaughtRow
+from projections.known_issues import PROJECTION, IssueFailureRow, KnownIssueRow
 from tests.support.spec import given
 from tests.support.strategies import histories
 
@@ -29,7 +29,7 @@ CREATED = KnownIssueCreated(
     value="ECONN",
     defect_key="A-1",
 )
-TAUGHT = KnownIssueTaught(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
+TAUGHT = KnownIssueFailureAdded(known_issue_id=17, project_id=1, result_id=1, fail_id="f", signature="s")
 
 
 def test_a_known_issue_changes() -> None:
@@ -53,9 +53,12 @@ def test_a_search_is_over_when_it_came_to_the_end() -> None:
 
 def test_what_it_learnt_are_rows_of_their_own() -> None:
     rows = given(CREATED, TAUGHT, TAUGHT).when(PROJECTION)
-    assert rows.all(TaughtRow) == [TaughtRow(17, 1, "fail_id", "f"), TaughtRow(17, 1, "signature", "s")]
+    assert rows.all(IssueFailureRow) == [
+        IssueFailureRow(17, 1, "fail_id", "f"),
+        IssueFailureRow(17, 1, "signature", "s"),
+    ]
     rows.apply(KnownIssueDeleted(known_issue_id=17, project_id=1))
-    assert (rows.all(TaughtRow), rows.all(KnownIssueRow)) == ([], [])
+    assert (rows.all(IssueFailureRow), rows.all(KnownIssueRow)) == ([], [])
 
 
 @hypothesis.given(histories(*known_issues.EVENTS))

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from domain.deliveries import MAX_RETRY_AFTER_S
+from domain.delivery_outcomes import MAX_RETRY_AFTER_S
 from store.tables.deliveries import BREAKER
 from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks

@@ -15,7 +15,7 @@ from commands.reports.reading import read_chunks
 from commands.reports.recording import load_build
 from commands.results import NewCases, RecordReport
 from commands.triage import ClassifyResult, LinkKnownIssue
-from commands.what_if.rules import SupposedIssue, WhatIfRules
+from commands.what_if.rules import WhatIfIssue, WhatIfRules
 from commands.what_if.simulation import BUILD_EVENTS, RULE_EVENTS, Simulation, TestDiffers, differences
 from domain.known_issues import KnownIssueSearched
 from domain.triage import Source
@@ -228,7 +228,7 @@ async def test_a_replay_takes_what_a_search_classified_for_the_work_of_rules(hou
 
     assert await replayed(WhatIfRules(known_issues=[])) == ([(by_search, "infra", None)], 2)
     assert await replayed(WhatIfRules(known_issues=[], additive=True)) == ([], 2)
-    boom = SupposedIssue("Boom", "test_bug", pattern="boom|ECONN")
+    boom = WhatIfIssue("Boom", "test_bug", pattern="boom|ECONN")
     assert await replayed(WhatIfRules(known_issues=[boom])) == (
         [(by_search, "infra", "test_bug"), (by_ai, "product_bug", "test_bug"), (when_recorded, None, "test_bug")],
         2,

@@ -13,9 +13,9 @@ from domain.core.events import Event
 from domain.jobs import JobCreated, JobUpdated
 from domain.nodes import NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
-from tests.workers.test_scheduler import NOW, connected
+from tests.workers.test_dispatch_state import NOW, connected
+from workers.dispatch.dispatch_state import DispatchState
 from workers.dispatch.placement import place_builds
-from workers.dispatch.scheduler import Scheduler
 
 JOBS, NODES, POOLS = (1, 2, 3), (1, 2, 3), (1, 2, 3)
 LABELS: tuple[dict[str, str], ...] = ({}, {"arch": "arm64"})
@@ -33,7 +33,7 @@ class Machine:
     tags: list[str]
     online: bool = False
     quarantined: bool = False
-    asks: int = 0
+    open_slots: int = 0
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Wanted:
 
 @dataclass
 class World:
-    """What is true, kept apart from the scheduler and as simply as possible."""
+    """What is true, kept apart from the state and as simply as possible."""
 
     job_limits: dict[int, int] = field(default_factory=dict)
     pools: dict[int, PoolCreated] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class World:
         return (
             machine.online
             and not machine.quarantined
-            and machine.asks > 0
+            and machine.open_slots > 0
             and self.on_node(node_id) < machine.size
             and (limit is None or self.in_pool(machine.pool or 0) < limit)
         )
@@ -120,14 +120,14 @@ class World:
 class Placing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler()
+        self.state = DispatchState()
         self.world = World()
         self.builds = 0
         self.moves = 0
 
     def happens(self, *events: Event) -> None:
         for event in events:
-            self.scheduler.apply(event)
+            self.state.apply(event)
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -174,23 +174,23 @@ class Placing(RuleBasedStateMachine):
     @rule(node_id=st.sampled_from(NODES), session=st.sampled_from(("a", "b")), free=st.integers(0, 4))
     def connect(self, node_id: int, session: str, free: int) -> None:
         self.happens(connected(node_id, session))
-        self.scheduler.polled(node_id, free)
+        self.state.polled(node_id, free)
         machine = self.world.machines[node_id]
-        machine.online, machine.asks = True, free
+        machine.online, machine.open_slots = True, free
 
     @rule(node_id=st.sampled_from(NODES), free=st.integers(0, 4))
     def poll(self, node_id: int, free: int) -> None:
         if self.world.machines[node_id].online:
-            self.scheduler.polled(node_id, free)
-            self.world.machines[node_id].asks = free
+            self.state.polled(node_id, free)
+            self.world.machines[node_id].open_slots = free
 
     @rule(node_id=st.sampled_from(NODES))
     def leave(self, node_id: int) -> None:
-        session = self.scheduler.nodes[node_id].session
+        session = self.state.nodes[node_id].session
         if session is not None:
             self.happens(NodeWentOffline(node_id=node_id, session=session, reason="silent"))
             machine = self.world.machines[node_id]
-            machine.online, machine.asks = False, 0
+            machine.online, machine.open_slots = False, 0
 
     @rule(node_id=st.sampled_from(NODES), quarantined=st.booleans())
     def quarantine(self, node_id: int, quarantined: bool) -> None:
@@ -226,13 +226,13 @@ class Placing(RuleBasedStateMachine):
     @rule()
     def assign(self) -> None:
         world = self.world
-        for queued, node_id in place_builds(self.scheduler, world.now):
+        for queued, node_id in place_builds(self.state, world.now):
             build = world.waiting[queued.build_id]
             assert world.fits(build, node_id), "no limit is exceeded, nothing runs where it may not"
             assert world.turn(build) == min(world.turn(other) for other in world.matching()), "the order holds"
             build.node = node_id
             world.served.append(build.event.project_id)
-            world.machines[node_id].asks -= 1
+            world.machines[node_id].open_slots -= 1
             world.running[queued.build_id] = world.waiting.pop(queued.build_id)
             self.happens(BuildAssigned(**build.ids, node_id=node_id, attempt=1))
         assert world.matching() == [], "nothing waits that could run"
@@ -250,8 +250,8 @@ class Placing(RuleBasedStateMachine):
 
     @invariant()
     def it_knows_what_waits_and_what_runs(self) -> None:
-        assert self.scheduler.queued.keys() == self.world.waiting.keys()
-        assert self.scheduler.active.keys() == self.world.running.keys()
+        assert self.state.queued.keys() == self.world.waiting.keys()
+        assert self.state.active.keys() == self.world.running.keys()
 
 
 TestPlacing = Placing.TestCase

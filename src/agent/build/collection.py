@@ -177,7 +177,9 @@ def _is_packed(file: BinaryIO) -> bool:
 
 
 def _unpack(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the content from its beginning, unpacked if it is compressed, and as far as it can be."""
+    """Yield the content from its beginning, decompressed if it is a gzip file. Ends without an error where it is cut
+    off or damaged.
+    """
     is_packed = _is_packed(file)
     file.seek(0)
     if not is_packed:

@@ -20,7 +20,7 @@ class BuildAccount(NamedTuple):
 
 
 class NoBuildAccount(Exception):
-    """The options of the agent name no user that builds can run as."""
+    """The agent was started without a user for builds to run as."""
 
 
 def choose_account(build_user: str | None, trust_builds: bool) -> BuildAccount | None:

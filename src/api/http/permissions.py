@@ -89,7 +89,7 @@ class Agent:
 
 
 def admins_only(do: str) -> Guard:
-    """Returns a guard that lets admins pass; others read "Only admins {do}."."""
+    """Returns a guard of Litestar that refuses callers who are no admins, with "Only admins {do}."."""
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         if not connection.user.is_admin:
@@ -99,11 +99,11 @@ def admins_only(do: str) -> Guard:
 
 
 async def developers_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Lets developers and admins pass. A guard."""
+    """Refuses viewers. A guard of Litestar."""
     connection.user.must_be_developer()
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Lets agents pass. A guard."""
+    """Refuses callers who are no agents. A guard of Litestar."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")

@@ -56,12 +56,10 @@ Check = Callable[[Mapping[str, str]], Awaitable[None]]
 async def receive_upload(
     request: Request[Any, Any, Any], spool: Path, limit: int, check: Check
 ) -> AsyncIterator[Upload]:
-    """Yields the fields and the part named `file`, whose content is in a file of the folder `spool` until the block
-    ends.
+    """Yields the fields of a form and its `file`. The file lies in the folder `spool` until the block ends.
 
-    Awaits `check` with the fields before the file, if there are any, so that a refused file is not written. Raises
-    Invalid, also for fields that the operation does not have, TooLarge for a file of more than `limit` bytes,
-    StorageFull, and what `check` raises.
+    Awaits `check` with the fields that come before the file, so that a refused file is not written. Raises Invalid,
+    also for unknown fields, TooLarge for a file of more than `limit` bytes, StorageFull, and what `check` raises.
     """
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "")

@@ -90,7 +90,7 @@ def read_report(path: Path) -> ReportRead:
 
 
 class _Unpacking:
-    """Iterates over the chunks of a gzip file, as far as it can be unpacked."""
+    """Yields the decompressed chunks of a gzip file. Ends without an error where it is cut off or damaged."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

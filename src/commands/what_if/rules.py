@@ -31,7 +31,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=MAX_FAIL_ID)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 
-class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
     """A known issue with exactly one of `pattern`, `signature` and `fail_id`.
 
     It classifies failures that were recorded at `from` or later and before `until`; without these, all failures.
@@ -57,7 +57,7 @@ class SupposedIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
         return self.project_id in (None, project_id) and _within(at, self.since, self.until)
 
 
-class SupposedQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
+class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
     """Tests of a job that were in quarantine from `from` until `until`."""
 
     job_id: Id
@@ -74,9 +74,9 @@ class SupposedQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
     """Rules that replace the real rules of their kind, or are added to them. A kind without a list keeps its rules."""
 
-    known_issues: Annotated[list[SupposedIssue], Meta(max_length=MAX_RULES)] | None = None
+    known_issues: Annotated[list[WhatIfIssue], Meta(max_length=MAX_RULES)] | None = None
     """Known issues instead of the real ones, or besides them."""
-    quarantine: Annotated[list[SupposedQuarantine], Meta(max_length=MAX_RULES)] | None = None
+    quarantine: Annotated[list[WhatIfQuarantine], Meta(max_length=MAX_RULES)] | None = None
     """Quarantine entries instead of the real ones, or besides them."""
     additive: bool = False
     """Whether the real rules apply as well."""

@@ -232,7 +232,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     triage.KnownIssueLinked: "linked test result {result_id} to known issue {known_issue_id}",
     known_issues.KnownIssueCreated: _known_issue_created,
     known_issues.KnownIssueUpdated: "changed known issue {known_issue_id}",
-    known_issues.KnownIssueTaught: "taught known issue {known_issue_id} the failure of test result {result_id}",
+    known_issues.KnownIssueFailureAdded: "taught known issue {known_issue_id} the failure of test result {result_id}",
     known_issues.KnownIssueSearched: _searched,
     known_issues.KnownIssueDeleted: "deleted known issue {known_issue_id}",
     quarantine.TestsQuarantined: _quarantined,

@@ -186,9 +186,9 @@ class BulkLoader:
                 await self._commit()
 
     async def finish(self, position: int) -> None:
-        """Writes what is left, then creates indexes and statistics.
+        """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
 
-        There must be no further event for these projections up to `position`, which becomes theirs. Raises as `apply`.
+        They must handle no event between the last one that was applied and `position`. Raises like `apply`.
         """
         async with self._rollback_on_error():
             await self._open()

@@ -22,7 +22,7 @@ import msgspec
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from domain.endpoints import EndpointKind
 
 DELIVERIES_CHANNEL = "webhooks"

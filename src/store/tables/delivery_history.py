@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 

@@ -23,7 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.endpoints import GiveUpDelivery, RecordEndpointHealth
 from commands.handler import Command, CommandContext, Handler
 from domain.core.errors import Rejection
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from domain.endpoints import EndpointKind
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.cancellation import wait_for

@@ -10,7 +10,7 @@ from domain.adaptive_cards import HEADERS, MAX_LINES, render_card
 from domain.builds import BuildFinished
 from domain.core.errors import NotFound
 from domain.core.events import Event
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from domain.jobs import JOB
 from domain.projects import PROJECT
 from domain.quarantine import TestsQuarantined

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import msgspec
 
-from domain.deliveries import Outcome
+from domain.delivery_outcomes import Outcome
 from domain.webhook_signatures import build_headers
 from integrations.ports import Outgoing, attempt
 from store.crypto.secrets import Secrets

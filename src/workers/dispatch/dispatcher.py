@@ -32,8 +32,8 @@ from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
 from store.tables.waiting_reasons import WaitingReasons
+from workers.dispatch.dispatch_state import PLACING, DispatchState, LostBuild
 from workers.dispatch.placement import explain_waiting, place_builds
-from workers.dispatch.scheduler import PLACING, LostBuild, Scheduler
 
 log = structlog.get_logger()
 
@@ -116,7 +116,7 @@ class _Leadership:
         self._lock = lock
         self._leader = uuid4().hex
         self._caller = CommandContext("system:dispatch")
-        self._scheduler = Scheduler()
+        self._state = DispatchState()
         self._cursor = dispatcher._cursor
         self._cursor.position = 0
         self._assigned_at: dict[int, float] = {}
@@ -129,7 +129,7 @@ class _Leadership:
         dispatcher = self._dispatcher
         await dispatcher.handler.execute(TakeLeadership(self._leader), self._caller)
         await self._cursor.drain(self._apply)
-        log.info("leading dispatch", queued=len(self._scheduler.queued), running=len(self._scheduler.active))
+        log.info("leading dispatch", queued=len(self._state.queued), running=len(self._state.active))
         dispatcher._missed_polls = True
         next_look = self._now()
         while True:
@@ -137,8 +137,8 @@ class _Leadership:
             polls = await dispatcher.take_polls()
             await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
-                self._scheduler.polled(node_id, free)
-            for lost in self._scheduler.lost_builds():
+                self._state.polled(node_id, free)
+            for lost in self._state.lost_builds():
                 await self._end_lost(lost)
             await self._assign()
             if self._now() >= next_look:
@@ -152,9 +152,9 @@ class _Leadership:
         for recorded in events:
             if isinstance(recorded.event, Damaged):
                 log.error("damaged stream ignored", stream=recorded.stream, position=recorded.position)
-                self._scheduler.mark_damaged(recorded.stream)
+                self._state.mark_damaged(recorded.stream)
                 continue
-            self._scheduler.apply(recorded.event)
+            self._state.apply(recorded.event)
             if isinstance(recorded.event, BuildAssigned):
                 self._assigned_at[recorded.event.build_id] = self._now()
             elif isinstance(recorded.event, BuildFinished):
@@ -175,41 +175,41 @@ class _Leadership:
                 await self._dispatcher.build_logs.delete_build(build.build_id)
 
     async def _assign(self) -> None:
-        placed = place_builds(self._scheduler, utcnow())
+        placed = place_builds(self._state, utcnow())
         # All of them share one commit.
         done = await asyncio.gather(
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
         )
         for assigned, (_, node_id) in zip(done, placed, strict=True):
-            if not assigned and node_id in self._scheduler.nodes:
-                self._scheduler.asks[node_id] += 1  # the build ended meanwhile; the poll still takes one
+            if not assigned and node_id in self._state.nodes:
+                self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes one
 
     async def _check_agents(self) -> None:
         """Handles what no event announces: unacknowledged assignments and silent agents."""
         await self._lock.execute("SELECT")  # raises when the lock is lost
         now = self._now()
-        for build_id, active in self._scheduler.unacknowledged():
+        for build_id, active in self._state.unacknowledged():
             if now - self._assigned_at.get(build_id, self._since) < self._dispatcher.acknowledge_timeout_s:
                 continue
             if await self._dispatcher.build_logs.count_lines(build_id, active.build.attempt):
                 continue  # it has begun: it is checking out
-            self._scheduler.polled(active.node_id, 0)
+            self._state.polled(active.node_id, 0)
             await self._execute(LoseBuild(build_id, active.node_id, active.build.attempt, "not_acknowledged"))
         silent = {gauge.node_id: gauge.silent_s for gauge in await self._dispatcher.gauges.fetch_all()}
         led_for = now - self._since
-        for node_id, node in list(self._scheduler.nodes.items()):
+        for node_id, node in list(self._state.nodes.items()):
             # An agent that has just connected is not silent, though its gauge may not show it yet.
             since_connect = now - self._connected_at.get(node_id, self._since)
             silence = min(silent.get(node_id, led_for), led_for, since_connect)
             if silence > POLL_EXPIRY_S:
-                self._scheduler.polled(node_id, 0)
+                self._state.polled(node_id, 0)
             if node.session is not None and silence > self._dispatcher.offline_after_s:
                 # Its builds are lost then: the next round ends them.
                 await self._execute(MarkNodeOffline(node_id, node.session, f"not heard of for {silence:.0f} s"))
 
     async def _check_repaired(self) -> None:
         """Raises SteppedDown when a damaged stream is readable again: the next leader reads the log anew."""
-        for stream in self._scheduler.damaged:
+        for stream in self._state.damaged:
             with contextlib.suppress(StreamDamaged):
                 await self._dispatcher.log.load([stream])
                 raise SteppedDown(f"{stream} can be read again")
@@ -218,8 +218,8 @@ class _Leadership:
         """Stores why queued builds wait, for GET /builds/{id}."""
         reasons = {
             build_id: reason
-            for key, reason in explain_waiting(self._scheduler, utcnow()).items()
-            for build_id in self._scheduler.queues[key][:MAX_EXPLAINED]
+            for key, reason in explain_waiting(self._state, utcnow()).items()
+            for build_id in self._state.queues[key][:MAX_EXPLAINED]
         }
         if reasons != self._reasons:
             await self._dispatcher.waiting_reasons.replace(reasons)

@@ -1,4 +1,4 @@
-"""Decides which build runs on which node, from the state of the scheduler; pure.
+"""Decides which build runs on which node, from the state of dispatch; pure.
 
 A node takes a build when the poll of its agent is open, it has a free slot, it is in a pool that the build may use, and
 it has the tags that the build requires, within the limits of the job and the pool. Builds moved to the top come first,
@@ -13,46 +13,46 @@ from heapq import heapify, heappop, heapreplace
 
 from domain.nodes import Node
 from domain.pools import POOL
-from workers.dispatch.scheduler import QueuedBuild, QueueKey, Requirements, Scheduler
+from workers.dispatch.dispatch_state import DispatchState, QueuedBuild, QueueKey, Requirements
 
 AGING = timedelta(minutes=10)
 """The wait that raises a build by one priority."""
 
 
-def place_builds(scheduler: Scheduler, now: datetime) -> list[tuple[QueuedBuild, int]]:
+def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
     """Returns the builds to start now with the ids of their nodes. Reduces what the polls of these nodes still take."""
-    return list(_Round(scheduler, now).assign())
+    return list(_Round(state, now).assign())
 
 
-def explain_waiting(scheduler: Scheduler, now: datetime) -> dict[QueueKey, str]:
+def explain_waiting(state: DispatchState, now: datetime) -> dict[QueueKey, str]:
     """Returns for each queue a sentence that says what its builds wait for."""
-    this_round = _Round(scheduler, now)
-    return {key: this_round.waiting_reason(key) for key in scheduler.queues}
+    this_round = _Round(state, now)
+    return {key: this_round.waiting_reason(key) for key in state.queues}
 
 
 class _Round:
     """One round of placement: counts the slots that are taken, those of this round included."""
 
-    def __init__(self, scheduler: Scheduler, now: datetime) -> None:
-        self._scheduler = scheduler
+    def __init__(self, state: DispatchState, now: datetime) -> None:
+        self._state = state
         self._now = now
-        active = scheduler.active.values()
+        active = state.active.values()
         self._on_node = Counter(item.node_id for item in active)
         self._of_job = Counter(item.build.key.job_id for item in active)
         self._of_project = Counter(item.build.key.requirements.project_id for item in active)
         self._in_pool = Counter(
-            node.pool_id for item in active if (node := scheduler.nodes.get(item.node_id)) and node.pool_id is not None
+            node.pool_id for item in active if (node := state.nodes.get(item.node_id)) and node.pool_id is not None
         )
-        self._served = scheduler.served.copy()
+        self._served = state.served.copy()
         # The index of the next build in each queue.
-        self._next = dict.fromkeys(scheduler.queues, 0)
+        self._next = dict.fromkeys(state.queues, 0)
         self._asking = {
             node_id: node
-            for node_id, node in scheduler.nodes.items()
-            if scheduler.asks[node_id] > 0
+            for node_id, node in state.nodes.items()
+            if state.open_slots[node_id] > 0
             and node.session is not None
             and not node.quarantined
-            and POOL.at(node.pool_id or 0).name not in scheduler.damaged
+            and POOL.at(node.pool_id or 0).name not in state.damaged
         }
 
     def assign(self) -> Iterator[tuple[QueuedBuild, int]]:
@@ -70,7 +70,7 @@ class _Round:
                 continue
             yield self._head(key), node_id
             self._take(key, node_id)
-            if self._next[key] == len(self._scheduler.queues[key]):
+            if self._next[key] == len(self._state.queues[key]):
                 heappop(ranked)
 
     def _rank(self, key: QueueKey) -> tuple[int, ...]:
@@ -83,8 +83,8 @@ class _Round:
     def _take(self, key: QueueKey, node_id: int) -> None:
         """Counts the next build of the queue as running on the node."""
         node, project_id = self._asking[node_id], key.requirements.project_id
-        self._scheduler.asks[node_id] -= 1
-        if self._scheduler.asks[node_id] == 0:
+        self._state.open_slots[node_id] -= 1
+        if self._state.open_slots[node_id] == 0:
             del self._asking[node_id]
         self._next[key] += 1
         self._on_node[node_id] += 1
@@ -95,10 +95,10 @@ class _Round:
             self._in_pool[node.pool_id] += 1
 
     def _head(self, key: QueueKey) -> QueuedBuild:
-        return self._scheduler.queued[self._scheduler.queues[key][self._next[key]]]
+        return self._state.queued[self._state.queues[key][self._next[key]]]
 
     def _job_has_room(self, key: QueueKey) -> bool:
-        job = self._scheduler.jobs.get(key.job_id)
+        job = self._state.jobs.get(key.job_id)
         return job is not None and job.enabled and self._of_job[key.job_id] < job.max_parallel
 
     def _node_for(self, key: QueueKey) -> int | None:
@@ -111,12 +111,12 @@ class _Round:
         return max(suitable, key=lambda node_id: (self._slots(node_id), -node_id), default=None)
 
     def _has_room(self, node_id: int, node: Node) -> bool:
-        pool = None if node.pool_id is None else self._scheduler.pools.get(node.pool_id)
+        pool = None if node.pool_id is None else self._state.pools.get(node.pool_id)
         limit = None if pool is None else pool.max_parallel
         return self._slots(node_id) > 0 and (limit is None or self._in_pool[node.pool_id or 0] < limit)
 
     def _slots(self, node_id: int) -> int:
-        return self._scheduler.nodes[node_id].max_parallel - self._on_node[node_id]
+        return self._state.nodes[node_id].max_parallel - self._on_node[node_id]
 
     def _fits(self, requirements: Requirements, node: Node) -> bool:
         return self._in_reach(requirements, node) and requirements.tags.issubset(node.tags)
@@ -127,19 +127,19 @@ class _Round:
             return node.pool_id == requirements.pool_id
         if node.pool_id is None:
             return not requirements.pool_labels
-        pool = self._scheduler.pools.get(node.pool_id)
+        pool = self._state.pools.get(node.pool_id)
         if pool is None or not (pool.shared or pool.project_id == requirements.project_id):
             return False
         return requirements.pool_labels <= frozenset(pool.labels.items())
 
     def waiting_reason(self, key: QueueKey) -> str:
-        job = self._scheduler.jobs.get(key.job_id)
+        job = self._state.jobs.get(key.job_id)
         if job is None:
             return "Its job was deleted."
         if not job.enabled:
             return f"Job {key.job_id} is disabled."
         requirements = key.requirements
-        reachable = [item for item in self._scheduler.nodes.items() if self._in_reach(requirements, item[1])]
+        reachable = [item for item in self._state.nodes.items() if self._in_reach(requirements, item[1])]
         if not reachable:
             pool_id = requirements.pool_id
             return f"There is no node in {'the pools that it may use' if pool_id is None else f'node pool {pool_id}'}."

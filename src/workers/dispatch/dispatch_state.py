@@ -78,12 +78,12 @@ class LostBuild:
 
 
 @dataclass
-class Scheduler:
+class DispatchState:
     jobs: dict[int, Job] = field(default_factory=dict)
     """Without their configurations, which placement does not look at."""
     pools: dict[int, Pool] = field(default_factory=dict)
     nodes: dict[int, Node] = field(default_factory=dict)
-    asks: Counter[int] = field(default_factory=Counter)
+    open_slots: Counter[int] = field(default_factory=Counter)
     """How many builds the open poll of a node's agent still takes, by node."""
     queued: dict[int, QueuedBuild] = field(default_factory=dict)
     active: dict[int, ActiveBuild] = field(default_factory=dict)
@@ -172,12 +172,12 @@ class Scheduler:
         _fold(NODE, self.nodes, event.node_id, event)
         is_other_session = isinstance(event, NodeConnected | NodeWentOffline | NodeDeleted)
         if is_other_session and self.nodes.get(event.node_id) is not before:
-            self.asks.pop(event.node_id, None)
+            self.open_slots.pop(event.node_id, None)
 
     def polled(self, node_id: int, free: int) -> None:
         """Records that the poll of an agent takes `free` builds; 0: none, or it is closed."""
         if node_id in self.nodes:
-            self.asks[node_id] = free
+            self.open_slots[node_id] = free
 
     def lost_builds(self) -> list[LostBuild]:
         """Returns the builds of deleted jobs, on deleted nodes, and of agents that are gone or have a new session."""

@@ -14,8 +14,8 @@ from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.nodes import NodeConnected, NodeDeleted, NodeQuarantined, NodeRegistered, NodeReleased, NodeWentOffline
 from domain.pools import PoolCreated, PoolUpdated
 from tests.support.strategies import histories
+from workers.dispatch.dispatch_state import DispatchState, LostBuild
 from workers.dispatch.placement import explain_waiting, place_builds
-from workers.dispatch.scheduler import LostBuild, Scheduler
 
 PROJECT, OTHER_PROJECT = 1, 2
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
@@ -52,17 +52,17 @@ def assigned(build_id: int, node_id: int = 3, attempt: int = 1, project_id: int 
     return BuildAssigned(build_id=build_id, job_id=5, project_id=project_id, node_id=node_id, attempt=attempt)
 
 
-def after(*events: Event, polls: dict[int, int] | None = None) -> Scheduler:
-    scheduler = Scheduler()
+def after(*events: Event, polls: dict[int, int] | None = None) -> DispatchState:
+    state = DispatchState()
     for event in events:
-        scheduler.apply(event)
+        state.apply(event)
     for node_id, free in (polls or {}).items():
-        scheduler.polled(node_id, free)
-    return scheduler
+        state.polled(node_id, free)
+    return state
 
 
-def placed(scheduler: Scheduler, now: datetime = NOW) -> list[tuple[int, int]]:
-    return [(build.build_id, node_id) for build, node_id in place_builds(scheduler, now)]
+def placed(state: DispatchState, now: datetime = NOW) -> list[tuple[int, int]]:
+    return [(build.build_id, node_id) for build, node_id in place_builds(state, now)]
 
 
 def test_a_build_goes_to_a_node_that_asks() -> None:
@@ -73,11 +73,11 @@ def test_a_build_goes_to_a_node_that_asks() -> None:
 
 
 def test_a_node_gets_as_many_as_it_asks_for() -> None:
-    scheduler = after(job(), *node(), *(queued(number) for number in range(1, 6)), polls={3: 2})
-    assert placed(scheduler) == [(1, 3), (2, 3)]
-    assert placed(scheduler) == [], "they count as asked for until the next poll"
-    scheduler.polled(3, 1)
-    assert len(placed(scheduler)) == 1
+    state = after(job(), *node(), *(queued(number) for number in range(1, 6)), polls={3: 2})
+    assert placed(state) == [(1, 3), (2, 3)]
+    assert placed(state) == [], "they count as asked for until the next poll"
+    state.polled(3, 1)
+    assert len(placed(state)) == 1
 
 
 def test_priority_then_age() -> None:
@@ -90,8 +90,8 @@ def test_a_build_that_went_back_keeps_its_age() -> None:
     lost = BuildRequeued(**ids(2), node_id=3, attempt=1, reason="agent_lost")
     waiting = [queued(number) for number in (1, 2, 3, 4)]
     ended = BuildFinished(**ids(1), status="aborted", reason="stopped_by_user")
-    scheduler = after(job(), *node(), *waiting, ended, assigned(2), lost, polls={3: 1})
-    ((build, _),) = place_builds(scheduler, NOW)
+    state = after(job(), *node(), *waiting, ended, assigned(2), lost, polls={3: 1})
+    ((build, _),) = place_builds(state, NOW)
     assert (build.build_id, build.attempt) == (2, 1)
     moved = BuildMovedToTop(**ids(2))
     assert placed(after(job(), *node(), *waiting, moved, assigned(2), lost, polls={3: 1})) == [(2, 3)]
@@ -173,16 +173,16 @@ def test_busy_projects_take_turns_as_slots_come_free(slots: int) -> None:
     theirs = JobCreated(job_id=6, project_id=OTHER_PROJECT, title="Other", max_parallel=9)
     mine = [queued(number) for number in range(1, 7)]
     others = [queued(number, job_id=6, project_id=OTHER_PROJECT) for number in range(7, 13)]
-    scheduler = after(job(), theirs, *node(max_parallel=slots), *mine, *others, polls={3: slots})
+    state = after(job(), theirs, *node(max_parallel=slots), *mine, *others, polls={3: slots})
     projects = {event.build_id: event.project_id for event in (*mine, *others)}
     order: list[int] = []
-    while found := placed(scheduler):
+    while found := placed(state):
         for number, _ in found:
             order.append(number)
-            scheduler.apply(assigned(number, project_id=projects[number]))
-        oldest = next(iter(scheduler.active))
-        scheduler.apply(BuildFinished(**ids(oldest), status="passed", node_id=3))
-        scheduler.polled(3, 1)
+            state.apply(assigned(number, project_id=projects[number]))
+        oldest = next(iter(state.active))
+        state.apply(BuildFinished(**ids(oldest), status="passed", node_id=3))
+        state.polled(3, 1)
     assert order == [1, 7, 2, 8, 3, 9, 4, 10, 5, 11, 6, 12]
 
 
@@ -212,22 +212,22 @@ def test_external_builds_are_nobodys_to_place() -> None:
 
 
 def test_who_connects_or_leaves_has_not_asked_yet() -> None:
-    scheduler = after(job(), *node(), queued(1), polls={3: 1})
-    scheduler.apply(connected(session="s2"))
-    assert placed(scheduler) == []
-    scheduler.polled(3, 1)
-    scheduler.apply(NodeWentOffline(node_id=3, session="s1", reason="late news"))
-    assert placed(scheduler) == [(1, 3)]
-    scheduler.polled(3, 1)
-    scheduler.apply(NodeWentOffline(node_id=3, session="s2", reason="silent"))
-    assert placed(scheduler) == []
+    state = after(job(), *node(), queued(1), polls={3: 1})
+    state.apply(connected(session="s2"))
+    assert placed(state) == []
+    state.polled(3, 1)
+    state.apply(NodeWentOffline(node_id=3, session="s1", reason="late news"))
+    assert placed(state) == [(1, 3)]
+    state.polled(3, 1)
+    state.apply(NodeWentOffline(node_id=3, session="s2", reason="silent"))
+    assert placed(state) == []
 
 
 def test_what_nobody_took_up() -> None:
-    scheduler = after(job(), *node(), queued(1), queued(2), assigned(1), assigned(2))
-    assert [number for number, _ in scheduler.unacknowledged()] == [1, 2]
-    scheduler.apply(BuildStarted(**ids(1), node_id=3, attempt=1))
-    assert [number for number, _ in scheduler.unacknowledged()] == [2]
+    state = after(job(), *node(), queued(1), queued(2), assigned(1), assigned(2))
+    assert [number for number, _ in state.unacknowledged()] == [1, 2]
+    state.apply(BuildStarted(**ids(1), node_id=3, attempt=1))
+    assert [number for number, _ in state.unacknowledged()] == [2]
 
 
 def reasons(*events: Event) -> list[str]:
@@ -275,8 +275,8 @@ def test_builds_that_are_alike_wait_for_the_same() -> None:
     assert reasons(job(), *node()) == []
 
 
-def lost_builds(scheduler: Scheduler) -> list[tuple[int, int | None, str]]:
-    return [(lost.build.build_id, lost.node_id, lost.reason) for lost in scheduler.lost_builds()]
+def lost_builds(state: DispatchState) -> list[tuple[int, int | None, str]]:
+    return [(lost.build.build_id, lost.node_id, lost.reason) for lost in state.lost_builds()]
 
 
 def test_builds_of_a_deleted_job_are_lost() -> None:
@@ -301,12 +301,12 @@ def test_builds_of_a_lost_agent_are_lost() -> None:
 @pytest.mark.parametrize("stream", ["build-1", "job-5", "node-3", "node-pool-8"])
 def test_what_has_an_event_that_cannot_be_read_is_left_alone(stream: str) -> None:
     """Nothing is given to it and nothing is taken from it: whatever was said there may be the opposite."""
-    scheduler = after(job(), pool(8), *node(pool=8), queued(1, pool=8), polls={3: 1})
-    scheduler.mark_damaged(stream)
-    assert (place_builds(scheduler, NOW), lost_builds(scheduler)) == ([], [])
-    scheduler = after(job(), job(6), pool(8), *node(pool=8), *node(4), queued(1, pool=8), queued(2), assigned(1))
-    scheduler.mark_damaged(stream)
-    assert lost_builds(scheduler) == []
+    state = after(job(), pool(8), *node(pool=8), queued(1, pool=8), polls={3: 1})
+    state.mark_damaged(stream)
+    assert (place_builds(state, NOW), lost_builds(state)) == ([], [])
+    state = after(job(), job(6), pool(8), *node(pool=8), *node(4), queued(1, pool=8), queued(2), assigned(1))
+    state.mark_damaged(stream)
+    assert lost_builds(state) == []
 
 
 def test_a_lost_build_that_was_requeued_is_not_lost() -> None:
@@ -323,10 +323,10 @@ def test_no_history_fails(history: list[Event]) -> None:
     # A log has one `build.queued` a build: it is the first event of its stream.
     first = {event.stream: event for event in reversed(history) if isinstance(event, BuildQueued)}
     history = [event for event in history if not isinstance(event, BuildQueued) or first[event.stream] is event]
-    scheduler = after(*history, polls={1: 1, 2: 2, 3: 3})
-    place_builds(scheduler, NOW)
-    assert explain_waiting(scheduler, NOW).keys() == scheduler.queues.keys()
-    assert sorted(number for key in scheduler.queues.values() for number in key) == sorted(scheduler.queued)
-    known = scheduler.queued.keys() | scheduler.active.keys()
-    assert {lost.build.build_id for lost in scheduler.lost_builds()} <= known
-    assert not scheduler.queued.keys() & scheduler.active.keys()
+    state = after(*history, polls={1: 1, 2: 2, 3: 3})
+    place_builds(state, NOW)
+    assert explain_waiting(state, NOW).keys() == state.queues.keys()
+    assert sorted(number for key in state.queues.values() for number in key) == sorted(state.queued)
+    known = state.queued.keys() | state.active.keys()
+    assert {lost.build.build_id for lost in state.lost_builds()} <= known
+    assert not state.queued.keys() & state.active.keys()
