@@ -27,7 +27,7 @@ from domain.core.errors import Conflict, NotFound
 from domain.core.events import AnyStream, Event
 from domain.jobs import JOB, Job
 from domain.pools import POOL, Pool
-from domain.reports import UNEXPLAINED
+from domain.reports import UNEXPLAINED, Report
 from domain.templates import TEMPLATE, Template, overlaid
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
@@ -243,10 +243,10 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
 
     A report says so itself where the agent's pytest plugin wrote it; for any other the job says with what its test
     runner exits when tests failed. Nothing is excused when a suite, a report or results of one are missing, or when a
-    test runner ended for another reason.
+    test runner ended for another reason; nor when one may be missing, unless the job lists exit codes.
     """
     reports = build.counting_reports
-    if any(
+    if find_reports_by_wildcard(build) or any(
         report.unloaded or report.unreadable or report.missing or report.explained_exit_code == UNEXPLAINED
         for report in reports
     ):
@@ -258,6 +258,16 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
         if report.ignored
     ]
     return set().union(*excused)
+
+
+def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
+    """Returns the reports beside which one of another run may be missing, so that only the exit code tells of it.
+
+    A report of pytest does not count, nor any in a job that lists the exit codes that mean failed tests.
+    """
+    if TEST_FAILURE_EXIT_CODES in build.queued.configuration.env:
+        return []
+    return [report for report in build.counting_reports if report.by_wildcard and report.explained_exit_code is None]
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
@@ -277,6 +287,11 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
     if unloaded := count_unloaded(build):
         return f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded."
     reports = build.counting_reports
+    by_wildcard = list_paths(
+        "The report {} was found by a wildcard, so one beside it may be missing",
+        "{:,} reports were found by a wildcard, so one beside them may be missing ({})",
+        [report.path for report in find_reports_by_wildcard(build)],
+    )
     if reason == "command_failed" and any(report.ignored for report in reports):
         return join_sentences(
             "The ignored failures do not account for the exit code of the command.",
@@ -285,6 +300,10 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
                 "{:,} reports explain no exit code: {}.",
                 [report.path for report in reports if report.explained_exit_code == UNEXPLAINED],
             ),
+            f"{by_wildcard}: name each report in the job's artifacts, or list in {TEST_FAILURE_EXIT_CODES} the exit"
+            " codes that always mean failed tests."
+            if by_wildcard
+            else None,
         )
     return None
 

@@ -15,7 +15,7 @@ from commands.handler import Command
 from commands.reports.matching import Match
 from commands.reports.reading import ReportRead
 from commands.selected_tests import mark_ran, warn_of_others
-from domain.artifacts import number_path
+from domain.artifacts import is_found_by_wildcard, number_path
 from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict
@@ -256,6 +256,7 @@ class RecordReport(Command):
             blocks=blocks,
             unreadable=report.is_unreadable,
             missing=report.is_missing,
+            by_wildcard=is_found_by_wildcard(self.path, build.queued.configuration.artifacts),
             replaces=None if replaced is None else replaced.first_result_id,
             warnings=report.warnings if selected is None else [*report.warnings, *warn_of_others(selected, report)],
             selected_ran=None if selected is None else mark_ran(selected, report),

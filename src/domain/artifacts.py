@@ -1,7 +1,7 @@
 """Artifacts: files that a build leaves behind."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import PurePosixPath
@@ -119,6 +119,24 @@ def is_reserved_for_reports(path: str) -> bool:
     """Returns whether only test reports have such a name, so that any other content says that one is missing."""
     name = PurePosixPath(path.removesuffix(".gz")).name
     return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
+
+
+def matches_glob(path: str, glob: str) -> bool:
+    """Returns whether the agent finds the file at a path by a glob of a job's artifacts, or in a folder of them."""
+    parts = path.split("/")
+    matched = {0}
+    for segment in (segment for segment in glob.split("/") if segment not in ("", ".")):
+        if segment == "**":
+            matched = set(range(min(matched, default=len(parts) + 1), len(parts) + 1))
+        else:
+            matched = {count + 1 for count in matched if count < len(parts) and fnmatchcase(parts[count], segment)}
+    return bool(matched)
+
+
+def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
+    """Returns whether globs find a file and none is its path: then others beside it may be missing unnoticed."""
+    exact = {glob.removeprefix("./") for glob in globs}
+    return path not in exact and any(matches_glob(path, glob) for glob in globs)
 
 
 def number_path(path: str) -> Iterator[str]:

@@ -158,6 +158,10 @@ class ReportRecorded(BuildEvent, frozen=True):
     """One byte for each of the build's `test_ids`: 1 if it passed or failed here. None in older events and without a
     selection.
     """
+    by_wildcard: bool = False
+    """A wildcard or folder of the job's artifacts found it, so another one beside it may be missing unnoticed. False in
+    older events.
+    """
 
 
 class BuildFinished(BuildEvent, frozen=True):

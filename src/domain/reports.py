@@ -31,6 +31,8 @@ class Report(msgspec.Struct, frozen=True):
     """It came after the end of the build, so it has no results."""
     selected_ran: bytes | None = None
     """One byte for each selected test of the build, as in `build.report_recorded`."""
+    by_wildcard: bool = False
+    """A wildcard or folder of the job's artifacts found it."""
     results_from: int = 0
     """The version of the results stream before it; its results are in the next `blocks` events."""
     blocks: int = 0

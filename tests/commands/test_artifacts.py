@@ -1,14 +1,24 @@
 """Artifacts: what is stored, and under which path."""
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from agent.build.artifacts import find_files
 from commands.artifacts import DeleteArtifact, StoreArtifact
 from domain import artifacts, builds
-from domain.artifacts import ARTIFACT, ArtifactDeleted, ArtifactStored, artifact_path, artifact_type
+from domain.artifacts import (
+    ARTIFACT,
+    ArtifactDeleted,
+    ArtifactStored,
+    artifact_path,
+    artifact_type,
+    is_found_by_wildcard,
+    matches_glob,
+)
 from domain.builds import (
     BuildAssigned,
     BuildDeleted,
@@ -166,6 +176,44 @@ def test_no_path_leads_out(folder: str, file_name: str) -> None:
     assert not {"", ".", ".."} & set(path.split("/"))
     assert path.isprintable() or all(ord(char) > 0x9F for char in path if not char.isprintable())
     assert artifact_path(path, path.rpartition("/")[2]) == path
+
+
+def test_a_glob_matches_what_the_agent_finds(tmp_path: Path) -> None:
+    paths = ["a.xml", "b", "r/.c.xml", "r/a.xml", "r/s/a.xml", "r/s/t/a.trx"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    globs = [
+        "*.xml",
+        "*",
+        "r",
+        "r/",
+        "./r//s",
+        "r/*.xml",
+        "r/*/*",
+        "**/a.*",
+        "**",
+        "r/**",
+        "r/**/**/a.trx",
+        "**/s/*.xml",
+    ]
+    globs += ["r/[ab].xml", "?", "A.xml", "a.xml/b", "**/none/**", "*/**/t"]
+    for glob in globs:
+        assert [path for path in paths if matches_glob(path, glob)] == find_files(str(tmp_path), glob), glob
+
+
+@pytest.mark.parametrize(
+    ("path", "globs", "by_wildcard"),
+    [
+        ("r/a.xml", [], False),
+        ("r/a.xml", ["r/a.xml"], False),
+        ("r/a.xml", ["*.log", "r/*.xml"], True),
+        ("r/a.xml", ["r"], True),
+        ("r/a.xml", ["r/*.xml", "./r/a.xml"], False),
+    ],
+)
+def test_a_wildcard_finds_what_no_glob_names(path: str, globs: list[str], by_wildcard: bool) -> None:
+    assert is_found_by_wildcard(path, globs) == by_wildcard
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ignored failures excuse a failing exit code only where the reports account for it."""
 
+from array import array
 from typing import Any
 
 import msgspec
@@ -7,13 +8,16 @@ import pytest
 
 from commands.builds import FinishBuild, FinishExternalBuild, find_exit_codes_of_failed_tests
 from commands.reports.reading import read_chunks
-from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
+from commands.results import RecordReport
+from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
+from domain.core.events import ExpectedVersion
 from domain.jobs import Configuration
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED
 from tests.support.spec import given
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
+STARTED = (BuildAssigned(**IDS, node_id=3, attempt=1), BuildStarted(**IDS, node_id=3, attempt=1))
 
 
 def report(path: str, quarantined: int, explained: int | None = None, unloaded: int = 0) -> ReportRecorded:
@@ -26,12 +30,16 @@ UNREADABLE = msgspec.structs.replace(report("b", 0), unreadable=True)
 MISSING = msgspec.structs.replace(report("r/*.xml", 0), missing=True)
 
 
+def found(path: str, quarantined: int, explained: int | None = None) -> ReportRecorded:
+    """A report that a wildcard found."""
+    return msgspec.structs.replace(report(path, quarantined, explained), by_wildcard=True)
+
+
 def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) -> BuildFinished:
     env = {} if codes is None else {"TESTHIDE_TEST_FAILURE_EXIT_CODES": codes}
     history = (
         BuildQueued(**IDS, configuration=Configuration(command="make", env=env)),
-        BuildAssigned(**IDS, node_id=3, attempt=1),
-        BuildStarted(**IDS, node_id=3, attempt=1),
+        *STARTED,
         *reports,
     )
     (finished,) = given(*history).when(
@@ -59,10 +67,25 @@ def ended(exit_code: int, *reports: ReportRecorded, codes: str | None = None) ->
         pytest.param(1, [report("a", 1), report("b", 0, unloaded=2)], None, "failed", id="suites are missing"),
         pytest.param(1, [report("a", 1, explained=1), UNREADABLE], None, "failed", id="another report is cut off"),
         pytest.param(1, [report("a", 1, explained=1), MISSING], None, "failed", id="another report is missing"),
+        pytest.param(1, [found("r/a", 1)], None, "failed", id="another run may have left no report"),
+        pytest.param(1, [report("a", 1, explained=1), found("r/b", 0)], None, "failed", id="beside a run of pytest"),
+        pytest.param(1, [report("a", 1), found("r/b", 0, explained=0)], None, "passed", id="pytest by a wildcard"),
+        pytest.param(1, [found("r/a", 1)], "1", "passed", id="the job says that 1 means failed tests"),
     ],
 )
 def test_excused_exit_codes(exit_code: int, reports: list[ReportRecorded], codes: str | None, status: str) -> None:
     assert ended(exit_code, *reports, codes=codes).status == status
+
+
+@pytest.mark.parametrize(("path", "by_wildcard"), [("r.xml", False), ("s/r.xml", True)])
+def test_a_report_remembers_whether_a_wildcard_found_it(path: str, by_wildcard: bool) -> None:
+    queued = BuildQueued(**IDS, configuration=Configuration(artifacts=["r.xml", "s/*.xml"]))
+    build = BUILD.at(1).fold([queued, *STARTED])
+    assert build is not None
+    empty = read_chunks([b"<testsuite/>"])
+    (recorded,) = RecordReport(ExpectedVersion("build-1", 3, build), 1, path, empty, 1, array("q")).decide(build)
+    assert isinstance(recorded, ReportRecorded)
+    assert recorded.by_wildcard == by_wildcard
 
 
 def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
@@ -77,6 +100,16 @@ def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
         " No readable file matches r/*.xml, which names reports."
     )
     assert ended(2, report("a", 0)).detail is None
+    advice = (
+        "name each report in the job's artifacts, or list in TESTHIDE_TEST_FAILURE_EXIT_CODES the exit codes that"
+        " always mean failed tests."
+    )
+    assert ended(1, found("r/a", 1)).detail == (
+        f"{explanation} The report r/a was found by a wildcard, so one beside it may be missing: {advice}"
+    )
+    assert ended(1, found("r/a", 1), found("r/b", 0)).detail == (
+        f"{explanation} 2 reports were found by a wildcard, so one beside them may be missing (r/a, r/b): {advice}"
+    )
 
 
 def test_a_list_of_exit_codes_that_is_none_excuses_nothing() -> None:
