@@ -114,21 +114,21 @@ class RecordReport(Command):
                 suites=new.suites,
             )
         quarantine = others[-1] if others else None
-        quarantined = self._quarantined(quarantine)
+        entries = [] if quarantine is None else quarantine.active(self.now)
+        quarantined = self._quarantined(entries)
         blocks: list[Event] = [*self._replaced_results(build), *self._blocks(build, quarantined)]
         blocks += self._classified(build)
         blocks += self._ran(build, quarantine)
         yield from blocks
-        yield self._summary(build, path, len(blocks), quarantined)
+        yield self._summary(build, path, len(blocks), quarantined, entries)
 
     def locate(self, build: AnyBuild) -> tuple[str, Report | None]:
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)
 
-    def _quarantined(self, quarantine: Quarantine | None) -> bytearray:
+    def _quarantined(self, entries: Sequence[str]) -> bytearray:
         """One byte a row: 1 for a failure that nothing but the quarantine keeps from failing the build."""
         report = self.report
         flags = bytearray(report.rows)
-        entries = [] if quarantine is None else quarantine.active(self.now)
         if not entries:
             return flags
         failures = [
@@ -224,7 +224,9 @@ class RecordReport(Command):
                 flips=_slice_flags(self.flips, start, end),
             )
 
-    def _summary(self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray) -> ReportRecorded:
+    def _summary(
+        self, build: AnyBuild, path: str, blocks: int, quarantined: bytearray, entries: Sequence[str]
+    ) -> ReportRecorded:
         report = self.report
         totals = [0, 0, 0]
         flaky = known = ignored = duration = 0
@@ -245,6 +247,7 @@ class RecordReport(Command):
             totals = list(map(sub, totals, replaced.counts))
         counts: dict[str, Any] = dict(zip(COUNTS, totals, strict=True))
         selected = build.queued.test_ids
+        left_out = filter_quarantined(selected or (), entries if build.queued.quarantine_mode == "skip" else ())
         return self.event(
             ReportRecorded,
             report,
@@ -259,7 +262,7 @@ class RecordReport(Command):
             by_wildcard=is_found_by_wildcard(self.path, build.queued.configuration.artifacts),
             replaces=None if replaced is None else replaced.first_result_id,
             warnings=report.warnings if selected is None else [*report.warnings, *warn_of_others(selected, report)],
-            selected_ran=None if selected is None else mark_ran(selected, report),
+            selected_ran=None if selected is None else mark_ran(selected, report, left_out),
         )
 
 

@@ -1,19 +1,19 @@
 """Builds of some tests only: which of the selected tests have run, and which others have."""
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import compress
 
 from commands.reports.reading import ReportRead
 from domain.builds import AnyBuild
 from domain.quarantine import possible_entries
-from domain.results import SKIPPED
 
 MAX_NAMED = 5
 """The most tests that a sentence names."""
 
 
-def mark_ran(selected: Sequence[str], report: ReportRead) -> bytes:
-    """Returns one byte for each selected test: 1 if it passed or failed in the report, in any of its variants."""
-    ran = {entry for node_id in find_ran(report) for entry in possible_entries(node_id)}
+def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:
+    """Returns one byte for each selected test: 1 if it ran, in any of its variants, or is one of those to leave out."""
+    ran = {*left_out, *(entry for node_id in find_ran(report) for entry in possible_entries(node_id))}
     return bytes(node_id in ran or whole_test(node_id) in ran for node_id in selected)
 
 
@@ -51,8 +51,7 @@ def describe_not_run(build: AnyBuild) -> str | None:
 
 def find_ran(report: ReportRead) -> Collection[str]:
     """Returns the node ids of the tests that were not only skipped."""
-    rows = zip(report.tests, report.statuses, strict=True)
-    return [report.node_ids[test] for test in {test for test, status in rows if status != SKIPPED}]
+    return [report.node_ids[test] for test in set(compress(report.tests, report.ran))]
 
 
 def whole_test(node_id: str) -> str:

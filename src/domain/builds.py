@@ -155,8 +155,8 @@ class ReportRecorded(BuildEvent, frozen=True):
     detail: str | None = None
     """What the build's detail says from now on. Only for a report that came after the end, and has no results."""
     selected_ran: bytes | None = None
-    """One byte for each of the build's `test_ids`: 1 if it passed or failed here. None in older events and without a
-    selection.
+    """One byte for each of the build's `test_ids`: 1 if it ran here, or is in quarantine and the job skips it. None in
+    older events and without a selection.
     """
     by_wildcard: bool = False
     """A wildcard or folder of the job's artifacts found it, so another one beside it may be missing unnoticed. False in

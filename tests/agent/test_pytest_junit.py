@@ -9,6 +9,7 @@ from tests.agent.test_selection import PluginRun
 
 from commands.reports.parser import Case, Suite, Summary, parse_report
 from commands.reports.reading import read_report
+from commands.selected_tests import mark_ran
 
 SUITE = {
     "test_a.py": """
@@ -179,6 +180,14 @@ def test_a_run_that_dies_leaves_a_report_without_an_end(folder: Path) -> None:
 
     assert done.returncode == 1, done.stdout
     assert [read_report(run.root / "r" / name).is_unreadable for name in ("a.xml", "b.xml")] == [False, True]
+
+
+def test_a_selected_test_that_is_expected_to_fail_has_run(folder: Path) -> None:
+    selected = ["test_a.py::test_expected", "test_skip.py::test_skipped"]
+    skipped = "import pytest\n@pytest.mark.skip(reason='later')\ndef test_skipped(): pass"
+    run = PluginRun(folder, selected, SUITE | {"test_skip.py": skipped})
+    run.shell("pytest test_a.py test_skip.py --junit-xml=r.xml")
+    assert list(mark_ran(selected, read_report(run.root / "r.xml"))) == [1, 0]
 
 
 def test_the_id_of_a_subtest_selects_its_test(folder: Path) -> None:

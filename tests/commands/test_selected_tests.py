@@ -10,28 +10,31 @@ from commands.reports.reading import read_chunks
 from commands.results import RecordReport
 from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, BuildStarted, ReportRecorded
 from domain.core.events import Event, ExpectedVersion
-from domain.quarantine import QUARANTINE
+from domain.jobs import QuarantineMode
+from domain.quarantine import QUARANTINE, Quarantine, TestsQuarantined
 from tests.commands.simulation_world import JOB, PROJECT, World
 from tests.commands.test_simulation import finish, played, replayed, run
 from tests.support.spec import given
 
 IDS: dict[str, Any] = {"build_id": 1, "job_id": 5, "project_id": 2}
-INSIDES = {"passed": "", "failed": "<failure message='boom'/>", "skipped": "<skipped/>"}
+INSIDES = {"passed": "", "failed": "<failure message='boom'/>", "skipped": "<skipped/>", "xfailed": "<skipped/>"}
 
 
-def begun(selected: list[str] | None) -> list[Event]:
+def begun(selected: list[str] | None, mode: QuarantineMode = "run") -> list[Event]:
     return [
-        BuildQueued(**IDS, test_ids=selected),
+        BuildQueued(**IDS, test_ids=selected, quarantine_mode=mode),
         BuildAssigned(**IDS, node_id=3, attempt=1),
         BuildStarted(**IDS, node_id=3, attempt=1),
     ]
 
 
-def record(history: list[Event], path: str, tests: dict[str, str]) -> list[Event]:
+def record(
+    history: list[Event], path: str, tests: dict[str, str], quarantine: Quarantine = QUARANTINE.initial
+) -> list[Event]:
     """The events that a report of these tests with these outcomes adds."""
     cases = "".join(
-        f'<testcase name="x"><properties><property name="nodeid" value="{name}"/></properties>{INSIDES[outcome]}'
-        "</testcase>"
+        f'<testcase name="x"><properties><property name="nodeid" value="{name}"/>'
+        f'<property name="outcome" value="{outcome}"/></properties>{INSIDES[outcome]}</testcase>'
         for name, outcome in tests.items()
     )
     read = read_chunks([f"<testsuite>{cases}</testsuite>".encode()])
@@ -40,7 +43,7 @@ def record(history: list[Event], path: str, tests: dict[str, str]) -> list[Event
     command = RecordReport(
         ExpectedVersion("build-1", 0, build), 1, path, read, 1, array("q", range(1, len(read.node_ids) + 1))
     )
-    return list(command.decide(build, QUARANTINE.initial))
+    return list(command.decide(build, quarantine))
 
 
 def end(history: list[Event], exit_code: int = 0) -> BuildFinished:
@@ -94,12 +97,32 @@ def test_a_build_fails_without_its_selected_tests(
         pytest.param(["a", "b"], [{"a": "passed"}, {"b": "passed"}], id="in two reports"),
         pytest.param(["a", "b"], [{"a": "passed", "b": "skipped"}, {"b": "passed"}], id="skipped in one report"),
         pytest.param(["t::a"], [{"t::a[1]": "passed"}], id="a variant of a bare id"),
+        pytest.param(["a"], [{"a": "xfailed"}], id="expected to fail"),
         pytest.param(["t::a::[part] (n=1)", "t::a::(n=2)"], [{"t::a": "passed"}], id="the test of a subtest"),
     ],
 )
 def test_a_build_passes_with_its_selected_tests(selected: list[str] | None, reports: list[dict[str, str]]) -> None:
     finished = end_with(selected, *reports)
     assert (finished.status, finished.detail) == ("passed", None)
+
+
+@pytest.mark.parametrize(
+    ("mode", "tests", "status"),
+    [
+        ("skip", {"a": "skipped"}, "passed"),
+        ("skip", {}, "passed"),
+        ("run", {"a": "skipped"}, "failed"),
+        ("skip", None, "failed"),
+    ],
+)
+def test_a_quarantined_test_that_the_job_skips_is_not_missed(
+    mode: QuarantineMode, tests: dict[str, str] | None, status: str
+) -> None:
+    entry = TestsQuarantined(job_id=5, project_id=2, first_id=1, node_ids=["a"], reason="flaky")
+    history = begun(["a"], mode)
+    if tests is not None:
+        history += record(history, "r.xml", tests, QUARANTINE.evolve(QUARANTINE.initial, entry))
+    assert end(history).status == status
 
 
 def test_other_reasons_come_first() -> None:

@@ -16,9 +16,11 @@ from typing import IO
 
 from commands.reports.parser import XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
-from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, STATUSES, ResultText
+from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
 
 CHUNK = 256 * 1024
+XFAILED = ("outcome", "xfailed")
+"""Property of a skipped test of pytest that has run."""
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 512 * 1024 * 1024
 """Bytes that a compressed report may unpack to, the same as an agent may send uncompressed."""
@@ -46,6 +48,10 @@ class ReportRead:
     statuses: bytearray = field(default_factory=bytearray)
     attempts: bytearray = field(default_factory=bytearray)
     finals: bytearray = field(default_factory=bytearray)
+    ran: bytearray = field(default_factory=bytearray)
+    """1 for a result that passed or failed, or was skipped because the test failed as it is expected to (pytest's
+    xfail).
+    """
     known_issues: bytearray = field(default_factory=bytearray)
     flaky: bytearray = field(default_factory=bytearray)
     texts: list[ResultText] = field(default_factory=list)
@@ -165,6 +171,7 @@ class _Reading:
         report.statuses.append(status)
         report.attempts.append(min(attempt, MAX_ATTEMPTS))
         report.finals.append(1)
+        report.ran.append(status != SKIPPED or XFAILED in case.properties)
         report.known_issues.append(status == FAILED and case.known_issue)
         report.flaky.append(status == PASSED and failed_before)
         if status == FAILED and _is_unloaded_suite(case) and case.suite not in self._unloaded:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.real.runners.project import Project, read, statuses_of
+from tests.real.runners.verdicts import judge
 
 SUITE = """
 describe("sum", () => {
@@ -27,6 +28,9 @@ def test_a_runner_runs_only_the_wanted_tests(tmp_path: Path, runner: str) -> Non
     def run(*wanted: str) -> dict[str, str]:
         return statuses_of(read(project.run(wanted=wanted)[1]))
 
+    def verdict(*wanted: str) -> str:
+        return judge([project.run(wanted=wanted)], selected=wanted)[0]
+
     whole = run()
     assert len(whole) == 8
     failed = [node_id for node_id, status in whole.items() if status == "failed"]
@@ -35,3 +39,6 @@ def test_a_runner_runs_only_the_wanted_tests(tmp_path: Path, runner: str) -> Non
     assert set(run(failed[0])) == {failed[0]}
     special = [node_id for node_id in whole if "$1.5 | 2" in node_id or "(a+b)" in node_id]
     assert set(run(*special)) == set(special)
+
+    gone = special[0].replace("adds", "gone")
+    assert (verdict(*special), verdict(*special, gone), verdict(gone)) == ("passed", "failed", "failed")

@@ -14,19 +14,22 @@ from domain.core.events import Event, ExpectedVersion
 from domain.quarantine import QUARANTINE, TestsQuarantined
 
 IDS: dict[str, Any] = {"build_id": 7, "job_id": 5, "project_id": 1}
-BEGUN = (BuildQueued(**IDS), BuildAssigned(**IDS, node_id=3, attempt=1), BuildStarted(**IDS, node_id=3, attempt=1))
+BEGUN = (BuildAssigned(**IDS, node_id=3, attempt=1), BuildStarted(**IDS, node_id=3, attempt=1))
 
 Run = tuple[int, Path | None]
 """Exit code, and the report if there is one."""
 
 
-def judge(runs: Sequence[Run], quarantined: Sequence[str] = ()) -> tuple[str, int]:
+def judge(
+    runs: Sequence[Run], quarantined: Sequence[str] = (), selected: Sequence[str] | None = None
+) -> tuple[str, int]:
     """Returns the verdict of a build whose command made these runs, and how many of its tests passed."""
     quarantine = QUARANTINE.initial
     if quarantined:
         entries = TestsQuarantined(job_id=5, project_id=1, first_id=1, node_ids=list(quarantined), reason="flaky")
         quarantine = QUARANTINE.evolve(quarantine, entries)
-    history: list[Event] = [*BEGUN]
+    queued = BuildQueued(**IDS, test_ids=None if selected is None else list(selected))
+    history: list[Event] = [queued, *BEGUN]
     for number, path in enumerate(path for _, path in runs if path is not None):
         report = read_report(path)
         command = RecordReport(
