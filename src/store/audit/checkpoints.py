@@ -17,7 +17,7 @@ from store.log.ids import MAX_GAP
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 UNKNOWN = bytes(HASH)
-"""Takes the place of a hash that the tiles no longer have. It equals no hash, so every check with it fails."""
+"""Stands for a hash that the stored tiles lack. No real hash equals it, so every comparison with it fails."""
 
 
 class SealedCheckpoint(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the unfinished tiles of the tree over the first `size` leaves. Ignores all stored leaves after them."""
+    """Loads the unfinished tiles of the tree over the first `size` leaves. Ignores stored leaves after `size`."""
     wanted: list[tuple[int, int, int]] = []
     while size:
         n, count = divmod(size, TILE)
@@ -45,7 +45,10 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
 
 
 async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
-    """Returns the hashes of the leaves after the first `size`, up to the end of their tile or of the log."""
+    """Returns hashes of the leaves after the first `size`, computed from the next rows of the log, 256 at most.
+
+    Stops before a gap of more than MAX_GAP positions. Returns an empty list at the end of the log.
+    """
     rows = await fetch_rows(
         connection,
         "SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -56,7 +59,7 @@ async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
     for position, *columns in rows:
         missing = range(size + len(leaves) + 1, position)
         if len(missing) > MAX_GAP:
-            break  # it is not from this server
+            break  # this server leaves no such gap
         # Positions are committed in their order, so a position that is missing now stays without a row.
         leaves += [hash_of(GapLeaf(absent)) for absent in missing]
         leaves.append(hash_of(leaf_of(position, row_of(*columns))))
@@ -64,7 +67,7 @@ async def next_leaves(connection: AsyncConnection, size: int) -> list[bytes]:
 
 
 async def compute_root(connection: AsyncConnection, size: int) -> bytes:
-    """Returns the root over the first `size` positions, from the rows of the log as they are now."""
+    """Returns the root over the first `size` positions, computed from the rows that the log has now."""
     tree = Edge()
     while leaves := (await next_leaves(connection, tree.size))[: size - tree.size]:
         tree.append(leaves)
@@ -92,7 +95,10 @@ async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey)
 
 
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
-    """Loads a private key. Raises LookupError for a missing one, SecretMismatch for one sealed with another secret."""
+    """Loads the private key of the verifier key `vkey`.
+
+    Raises LookupError when it is missing, SecretMismatch when it was sealed under another secret.
+    """
     if (row := await fetch_row(connection, "SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))) is not None:
         key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))
         if str(key.verifier) == vkey:
@@ -107,11 +113,11 @@ class AuditTree:
         self._source = source
 
     async def checkpoint(self, size: int | None = None) -> SealedCheckpoint | None:
-        """Returns the checkpoint of this size, or the newest one without a size; None when there is no such."""
+        """Returns the checkpoint of `size` leaves, or the newest one for None. Returns None when there is none."""
         return next(iter(await self._checkpoints("%(size)s::bigint IS NULL OR size = %(size)s", "DESC", 1, size)), None)
 
     async def checkpoints_before(self, size: int | None, limit: int) -> list[SealedCheckpoint]:
-        """Returns checkpoints smaller than `size`, newest first."""
+        """Returns checkpoints smaller than `size` (None: of any size), newest first."""
         return await self._checkpoints("%(size)s::bigint IS NULL OR size < %(size)s", "DESC", limit, size)
 
     async def checkpoint_up_to(self, size: int) -> SealedCheckpoint | None:
@@ -127,7 +133,7 @@ class AuditTree:
         return next(iter(await self._checkpoints("size >= %(size)s", "ASC", 1, position)), None)
 
     async def hashes(self, subtrees: Sequence[Subtree]) -> list[bytes]:
-        """Returns the hashes of complete subtrees, in their order."""
+        """Returns the hash of each complete subtree, in the given order; UNKNOWN where the tiles lack it."""
         located = [in_tile(subtree) for subtree in subtrees]
         wanted = {tile for tile, _, _ in located}
         rows = await fetch_rows(
@@ -152,7 +158,7 @@ class AuditTree:
         return await self.hashes([(0, position - 1) for position in positions])
 
     async def row(self, position: int) -> StoredEvent | None:
-        """Returns the row that is stored at a position now; None without one."""
+        """Returns the row that the log has at a position now; None when it has none."""
         query = "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s"
         row = await fetch_row(self._source, query, (position,))
         return None if row is None else row_of(*row)

@@ -1,4 +1,4 @@
-"""Compares what reads as erased with the deletions of the log: a data key is destroyed by an event, or unnoticed."""
+"""Finds events that read as erased although no deletion in the log destroyed their data key."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -14,7 +14,7 @@ ERASING: Mapping[str, type[Event]] = {name: event for name, event in EVENTS.item
 
 
 def erased_key(line: ExportLine) -> str | None:
-    """Returns the data key that the event of a line destroys; None for most events."""
+    """Returns the name of the data key that the event of a line destroys; None when it destroys none."""
     kind = ERASING.get(line.type or "")
     if kind is None or line.class_version is None or line.clear is msgspec.UNSET:
         return None
@@ -28,7 +28,7 @@ def erased_key(line: ExportLine) -> str | None:
 
 
 class Erasures:
-    """Collects data keys whose events read as erased, and those that deletions destroyed; some bytes for each."""
+    """Collects the data keys whose events read as erased, and the data keys that deletions destroyed."""
 
     def __init__(self) -> None:
         self._erased: dict[str, list[int]] = {}
@@ -37,26 +37,31 @@ class Erasures:
         self._destroyed_later = set[str]()
 
     def read(self, position: int, line: ExportLine) -> None:
-        """Takes a verified event."""
+        """Adds an event that was verified."""
         if line.commitment and line.sealed is msgspec.UNSET:
             self._erased.setdefault(line.key or "", [position, 0])[1] += 1
         if (key := erased_key(line)) is not None:
             self._destroyed.add(key)
 
     def read_later(self, keys: Iterable[str]) -> None:
-        """Takes keys that were destroyed by events after the export's checkpoint, which it does not prove."""
+        """Adds keys that were destroyed after the export's checkpoint, by deletions that the checkpoint does not prove."""
         self._destroyed_later.update(keys)
 
     @property
     def claimed(self) -> list[str]:
-        """The keys that read as erased, of which the export only claims that a later deletion destroyed them."""
+        """The keys of events that read as erased only because of deletions after the checkpoint.
+
+        The export claims these deletions without proof.
+        """
         unproved = [key for key in self._erased if self._destroyed.isdisjoint(lineage(key))]
         return [key for key in unproved if not self._destroyed_later.isdisjoint(lineage(key))]
 
     def unexplained(self, topmost: str | None = None) -> Iterator[tuple[int, str, int]]:
-        """Yields (position, key, events) for each key that reads as erased although nothing deleted it.
+        """Yields each key that no deletion destroyed although its events read as erased.
 
-        `topmost` is the key below which the export has all deletions; None: it has those of all keys.
+        A key comes with the position of its first event and the number of its events: (position, key, events).
+        `topmost` is the project's key for the export of a project, which lacks the deletions of other keys. These keys
+        are left out then. None means that the export has all deletions.
         """
         deleted = self._destroyed | self._destroyed_later
         for key, (position, events) in self._erased.items():

@@ -1,9 +1,10 @@
-"""Exports the log as lines of JSON that prove themselves: a reader with a checkpoint verifies them offline.
+"""Exports the log as lines of JSON, which a reader who has a checkpoint can verify offline.
 
-A header names the checkpoint that the lines lead to. Then follows, for each position, an event with the values of its
-leaf, a gap, or a range that a filter leaves out, as the hashes of the subtrees that cover it. Folded in order, the
-lines are the checkpoint's tree. `leaf` is the hash that the tree holds, not one computed from the row: so a changed row
-is found, and where it stands.
+The first line is a header with the checkpoint. The next lines cover all positions in order. Such a line is an event
+with the values of its leaf, a gap, or a range of positions that a filter leaves out. A range is given by the hashes of
+the subtrees that cover it. Folded in order, these lines give the root of the checkpoint's tree. The field `leaf` is the
+hash that the tree has. The hash of a changed row differs from it, so a verifier finds the row's position. Lines about
+later erasures and a line that marks the end follow.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -28,17 +29,18 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 CHUNK = 250
-"""Positions that are in memory together."""
+"""Exported positions that are in memory at a time."""
 
 Following = Callable[[int, int], Awaitable[list[int]]]
-"""Takes a position and a limit: which positions after it are wanted, in order."""
+"""Function of a position and a limit. Returns the next positions to export after that position, in order."""
 
 
 @dataclass
 class Export:
-    """Made from a checkpoint. `following` chooses positions; None is the whole log.
+    """An export of the positions after `after` that a checkpoint covers. `following` chooses from them; None means all.
 
-    `boundaries` are sizes of checkpoints that the reader holds: a stretch left out ends there, so that he can compare.
+    `boundaries` are sizes of checkpoints that the reader already has. No range of left-out positions crosses such
+    a size, so that the reader can compare the roots there. `ExportHeader` describes the other fields.
     """
 
     pool: AsyncConnectionPool
@@ -58,7 +60,7 @@ class Export:
         self._tree = AuditTree(self.pool)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Pieces of whole lines, in constant memory."""
+        """Yields the export in pieces of whole lines. Needs constant memory."""
         recorded = (await self.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
         size = self.checkpoint.size
         self._keys = [item.position for item in recorded if item.position <= size]
@@ -94,7 +96,7 @@ class Export:
         yield _text(ExportLine(end=size))
 
     async def _later_erasures(self) -> AsyncIterator[list[str]]:
-        """Yields the data keys that were destroyed since the checkpoint, so that their events may read as erased."""
+        """Yields lists of data keys that were destroyed after the checkpoint: their events may read as erased."""
         at = self.checkpoint.size
         while later := await self.log.read(at, CHUNK, names=list(ERASING)):
             keys = [key for recorded in later if (key := recorded.event.erases) is not None]
@@ -103,14 +105,14 @@ class Export:
             at = later[-1].position
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
-        """The next positions to show, and how far they go."""
+        """Returns the next positions to export after `at`, and the position up to which there are no others."""
         size = self.checkpoint.size
         if self.following is None:
             reached = min(at + CHUNK, size)
             return list(range(at + 1, reached + 1)), reached
         found = [position for position in await self.following(at, CHUNK) if position <= size]
         reached = found[-1] if len(found) == CHUNK else size
-        # The signing keys belong to every export.
+        # Every export includes the events of the signing keys.
         return sorted({*found, *(position for position in self._keys if at < position <= reached)}), reached
 
     async def _lines(self, at: int, wanted: Sequence[int], reached: int) -> list[ExportLine]:
@@ -129,7 +131,7 @@ class Export:
         return [line for index in sorted(lines) for line in lines[index]]
 
     def _left_out(self, at: int, wanted: Sequence[int], reached: int) -> Iterator[tuple[int, int]]:
-        """The leaves from `at` to `reached` that are not shown, in stretches that end at the boundaries."""
+        """Yields the ranges of leaves from `at` to `reached` that are not exported, split at the boundaries."""
         for position in [*wanted, reached + 1]:
             for boundary in self._boundaries:
                 if at < boundary < position - 1:
@@ -150,7 +152,7 @@ class Export:
         return [(position, _line(position, stored, keys.get(name or ""))) for position, stored, name in sealed_by]
 
     async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
-        """By name: the key, None when it was destroyed, or why the fields cannot be read."""
+        """Returns by name the key, None for a destroyed key, or a sentence that says why the key cannot be used."""
         keys, faults = await self.log.load_keys_and_faults(names)
         found: dict[str, bytes | str | None] = {**keys}
         found |= {name: f"the data key {name} {fault}" for name, fault in faults.items()}

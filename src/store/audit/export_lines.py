@@ -21,17 +21,17 @@ class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     filter: dict[str, str]
     """Query parameters that chose the events; empty for the whole log."""
     checkpoint: str
-    """The signed note that the export leads to."""
+    """The signed note of the checkpoint by which the export is verified."""
     handovers: list[str]
-    """For each later signing key, the first checkpoint that covers its event: an earlier key signed it."""
+    """For each later signing key, the first checkpoint that covers the key's event. An earlier key signed it."""
     keys: list[str]
     """Verifier keys of the log, oldest first."""
     hashes: list[str]
     """Hashes of the subtrees that cover positions 1 to `after`, in hex."""
     asked_at: datetime | None = None
-    """When the export was asked for, by the server's clock; no signature covers this and `head`."""
+    """Time of the request by the server's clock. No signature covers `asked_at` and `head`."""
     head: int = 0
-    """The log's newest position at that time."""
+    """The log's newest position at `asked_at`."""
 
 
 class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -65,9 +65,9 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     commitment: str | None = None
     stored: str | None = None
     unreadable: str | None = None
-    """Why the row, or only its sealed fields, cannot be read."""
+    """The reason why the row, or only its sealed fields, cannot be read."""
     leaf: str | None = None
-    """Hash that the tree holds for this position, in hex."""
+    """Hash that the tree has for this position, in hex."""
 
 
 def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
@@ -85,7 +85,7 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
 
 
 def is_unambiguous(line: ExportLine) -> bool:
-    """Return whether the line holds only fields that are verified for its kind.
+    """Return whether the line has only fields that are verified for its kind.
 
     Another program might believe an additional field, although no hash covers it.
     """
@@ -113,7 +113,7 @@ def parse_hashes(texts: Iterable[str]) -> list[bytes]:
 
 
 def commitment_of(salt: str | None, sealed: bytes) -> str | None:
-    """Return the commitment to the sealed fields, in hex; None if the salt cannot be one."""
+    """Return the commitment to the sealed fields, in hex; None if `salt` is not valid hex of a salt's length."""
     try:
         salt_bytes = _from_hex(salt or "")
     except ValueError:
@@ -122,7 +122,7 @@ def commitment_of(salt: str | None, sealed: bytes) -> str | None:
 
 
 def _from_hex(text: str) -> bytes:
-    """Parse hex in the one spelling that an export uses, so that no byte of a file can change. Raises ValueError."""
+    """Parse hex in lower case without spaces. Raises ValueError for any other spelling of the same bytes."""
     found = bytes.fromhex(text)
     if found.hex() != text:
         raise ValueError("not in lower case, or with spaces in it")

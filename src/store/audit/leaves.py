@@ -1,7 +1,7 @@
-"""The leaves of the audit log's tree: compact JSON with a position of the log and everything that is stored there.
+"""The leaves of the audit log's tree: a leaf is compact JSON with a position of the log and the values stored there.
 
-Its last part is the hash of the row's bytes as they are stored, so no change of any of them goes unseen; the parts
-before let whoever holds an export check it without any key. Destroying a data key changes no leaf.
+The last value is the hash of the row's stored bytes, so that a change of any byte is found. By the values before it an
+export can be checked without a data key. Destroying a data key changes no leaf.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ class EventLeaf(msgspec.Struct, array_like=True, frozen=True):
     clear: str
     """Hash of the clear fields as canonical JSON."""
     commitment: str
-    """Commitment to the sealed fields: hash of the salt and their canonical JSON; empty without any."""
+    """Commitment to the sealed fields: hash of the salt and their canonical JSON. Empty without sealed fields."""
     stored: str
     """Hash of the stored state."""
 
 
 class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A row that could not be read as an event when it was sealed."""
+    """A row that could not be read as an event when its leaf was made."""
 
     position: int
     stream: str
@@ -48,7 +48,7 @@ class UnreadableLeaf(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GapLeaf(msgspec.Struct, array_like=True, frozen=True):
-    """A position without a row, because its transaction was rolled back."""
+    """A position without a row, for example because its transaction was rolled back."""
 
     position: int
     nothing: None = None
@@ -58,7 +58,7 @@ Leaf = EventLeaf | UnreadableLeaf | GapLeaf
 
 
 def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
-    """Converts a row's columns. A missing state, which the table permits, becomes an empty one."""
+    """Converts a row's columns. A NULL state, which the table permits, becomes an empty state."""
     return StoredEvent(stream, version, type, state or b"")
 
 
@@ -81,7 +81,7 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Returns the leaf for an event that was opened. Raises UnreadableEvent."""
+    """Returns the leaf for an event and its decrypted form. Raises UnreadableEvent."""
     _, *metadata, _, _, commitment = msgspec.structs.astuple(opened.envelope)
     row = [position, str(stored.originator_id), stored.originator_version, stored.topic]
     hashes = [sha256(canonical(opened.clear)), commitment.hex(), sha256(stored.state)]

@@ -1,8 +1,9 @@
 """A Merkle tree over a list of hashes, by RFC 6962 (section 2.1). Does no I/O; hashes have 32 bytes.
 
-The hash of any leaves from `first` up to `end` is folded from the complete subtrees that they are made of, so a tree is
-known by its complete subtrees alone. They are kept in tiles: tile n of level l holds the 256 hashes of the subtrees of
-256^l leaves each that follow one another from 256 n on. A proof is a list of ranges whose hashes it holds.
+The hash of a range of leaves is folded from the complete subtrees that cover the range, so the store needs only the
+hashes of complete subtrees. It has them in tiles of 256 hashes: tile n of level l has the hashes of the subtrees 256 n
+to 256 n + 255 among those with 256^l leaves. A proof consists of the hashes of some ranges. `inclusion` and
+`consistency` return these ranges.
 """
 
 import hashlib
@@ -14,9 +15,9 @@ TILE_LEVELS = 8
 """Levels of the tree in one tile."""
 
 Subtree = tuple[int, int]
-"""(level, index): the complete subtree over the leaves from index * 2^level up to (index + 1) * 2^level."""
+"""(level, index): the complete subtree over the 2^level leaves from leaf index * 2^level on."""
 Range = tuple[int, int]
-"""A range of leaves: the first, and the one after the last."""
+"""A range of leaves: the index of the first, and the index after the last."""
 
 
 class BadProof(Exception):
@@ -48,7 +49,7 @@ def cover(first: int, end: int) -> list[Subtree]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Combines the hashes of adjacent subtrees, which get smaller from left to right, to one."""
+    """Combines the hashes of adjacent subtrees to one hash. The subtrees must get smaller from left to right."""
     if not hashes:
         return EMPTY
     folded = hashes[-1]
@@ -58,7 +59,7 @@ def fold(hashes: Sequence[bytes]) -> bytes:
 
 
 def complete_subtree_root(hashes: Sequence[bytes]) -> bytes:
-    """Returns the root of the complete subtree over these hashes, whose number is a power of two."""
+    """Returns the root of the complete subtree over `hashes`. Their number must be a power of two."""
     row = list(hashes)
     while len(row) > 1:
         row = [node_hash(row[n], row[n + 1]) for n in range(0, len(row), 2)]
@@ -73,7 +74,10 @@ class Frontier:
         self._hashes: list[bytes] = []
 
     def append(self, added: bytes, level: int = 0) -> None:
-        """Appends a leaf or a complete subtree. Raises BadProof unless its leaves divide the tree's size."""
+        """Appends the hash of a leaf (level 0) or of a complete subtree with 2^level leaves.
+
+        Raises BadProof when the tree's size is not a multiple of 2^level.
+        """
         leaves = 1 << level
         if self.size % leaves:
             raise BadProof(f"a subtree of {leaves} leaves cannot stand behind {self.size}")
@@ -85,7 +89,7 @@ class Frontier:
         self.size = grown
 
     def extend(self, end: int, hashes: Sequence[bytes]) -> None:
-        """Appends the leaves up to `end`, given the roots of the subtrees that `cover` names for them.
+        """Appends the leaves up to `end`. `hashes` are the roots of the subtrees that `cover` returns for them.
 
         Raises BadProof for a wrong number of hashes.
         """
@@ -101,7 +105,7 @@ class Frontier:
 
 
 class Edge:
-    """The unfinished tile of each level of a growing tree. Full tiles are returned once and dropped."""
+    """The unfinished tile of each level of a growing tree. `append` returns a tile that becomes full and drops it."""
 
     def __init__(self, last_tiles: Iterable[tuple[int, int, bytes]] = ()) -> None:
         """`last_tiles` are (level, number, hashes) of the last tile of each level."""
@@ -119,7 +123,7 @@ class Edge:
         return n * TILE + len(hashes) // HASH
 
     def append(self, hashes: Iterable[bytes]) -> dict[Subtree, bytes]:
-        """Appends leaves. Returns the changed tiles by level and number."""
+        """Appends the hashes of leaves. Returns the changed tiles by level and number."""
         changed: dict[Subtree, bytes] = {}
         for added in hashes:
             self._add(0, added, changed)
@@ -149,12 +153,12 @@ class Edge:
 
 
 def tile_subtree(tile: bytes | bytearray, level: int, offset: int) -> bytes:
-    """Returns the hash of the subtree `level` levels above a tile's hashes; its first hash is at `offset`."""
+    """Returns the hash of the subtree over the 2^level hashes of a tile that begin at index `offset`."""
     return complete_subtree_root([bytes(tile[n * HASH : (n + 1) * HASH]) for n in range(offset, offset + (1 << level))])
 
 
 def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
-    """Locates a subtree: its tile, and the level and offset for `tile_subtree`."""
+    """Returns the tile that contains a subtree, and the level and offset to pass to `tile_subtree`."""
     level, index = subtree
     tile_level, above = divmod(level, TILE_LEVELS)
     n, offset = divmod(index << above, TILE)
@@ -178,7 +182,7 @@ def inclusion(index: int, size: int) -> list[Range]:
 
 
 def consistency(size: int, later: int) -> list[Range]:
-    """Returns the ranges of a consistency proof: the tree of `later` leaves begins with the one of `size` leaves."""
+    """Returns the ranges of a proof that the tree of `later` leaves begins with the tree of `size` leaves."""
     assert 0 < size <= later
     first, end = 0, later
     ranges: list[Range] = []
@@ -196,5 +200,5 @@ def consistency(size: int, later: int) -> list[Range]:
 
 
 def _middle(first: int, end: int) -> int:
-    """Returns where RFC 6962 splits a range: after the largest power of two of leaves that is smaller than all."""
+    """Returns where RFC 6962 splits a range: the left part is the largest power of two smaller than the range."""
     return first + (1 << (end - first - 1).bit_length() - 1)

@@ -1,7 +1,7 @@
-"""Checks what was sealed once more, a part at a time: the rows against their leaves, the leaves against the tree, and
-each checkpoint against the tree, its signature and the checkpoint before it.
+"""Checks the log, the audit tree and its checkpoints again, a part at a time.
 
-Each data key must be there and open, or have been destroyed by a deletion.
+Compares each row with its leaf, the leaves with the tree, and each checkpoint with the tree, its signature and the
+checkpoint before it. Each data key must exist and decrypt, unless a deletion in the log destroyed it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,22 +19,22 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 TILES_AT_ONCE = 10
-"""Tiles of 256 leaves that are checked in one go, in some 50 ms. At one go in ten seconds, 900,000 events an hour."""
+"""Tiles of 256 leaves that one call checks, in some 50 ms. One call every 10 s checks 900,000 events an hour."""
 CHECKPOINTS_AT_ONCE = 20
-"""More than are signed meanwhile, so that a round ends."""
+"""Checkpoints that one call checks: more than are signed between two calls, so that a round ends."""
 MAX_NAMED = 10
-"""Positions that a message names."""
+"""Positions that an error message names at most."""
 
 RESTORE_TREE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
 RESTORE_LOG = "the table stored_events was changed: restore it from a backup"
 RESTORE_KEYS = "restore it in the table stored_events_keys from a backup, or delete what it was for"
 
 KeyAt = Callable[[int], VerifierKey]
-"""Takes a size: the key that signs the next checkpoint after it."""
+"""Function of a tree's size. Returns the key that signs the next checkpoint after this size."""
 
 
 class TreeDamaged(Exception):
-    """The log, its tree or a checkpoint differs from what was signed. Nothing is sealed on top of it."""
+    """The log, its tree or a checkpoint differs from what was signed. The sealer appends no more leaves then."""
 
 
 class Recheck:
@@ -46,7 +46,8 @@ class Recheck:
     async def check_next(self, size: int, key_at: KeyAt) -> None:
         """Checks the next part of the first `size` leaves and of the checkpoints over them. Raises TreeDamaged.
 
-        What differs is checked again by the next call; what does not is recorded, so that any process goes on there.
+        Records how far the checks came, so that any process can continue. A damaged part is checked again by the next
+        call.
         """
         state = await fetch_sealing_state(self._pool)
         if state.checked_size > size:
@@ -74,7 +75,7 @@ class Recheck:
             raise TreeDamaged(f"a row was inserted at position {rows[0][0]}, before the first; {RESTORE_LOG}")
 
     async def _check_tile(self, n: int, size: int) -> int:
-        """Checks a tile of leaves as far as the tree reaches; returns its end."""
+        """Checks the leaves of tile `n` that are below `size`. Returns the index after the last of them."""
         first, end = n * TILE, min((n + 1) * TILE, size)
         rows = await fetch_rows(
             self._pool,
@@ -98,7 +99,7 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks the data keys of these names."""
+        """Checks that each data key decrypts, or that a deletion in the log destroyed it."""
         keys, faults = await self._log.load_keys_and_faults(names)
         if faults:
             name, fault = next(iter(faults.items()))
@@ -116,7 +117,10 @@ class Recheck:
                 raise TreeDamaged(f"the data key {name} was destroyed, but no event deletes it: {RESTORE_KEYS}")
 
     async def _check_above(self, n: int, hashes: Sequence[bytes]) -> None:
-        """Checks that the tiles above a full tile hold its root: as far up as it is the last of a full one."""
+        """Checks that the tile above the full tile `n` has its root.
+
+        Goes on with the tile above when tile `n` is the last of that tile.
+        """
         level = TILE_LEVELS
         while True:
             (above,) = await self._tree.hashes([(level, n)])
@@ -133,7 +137,7 @@ class Recheck:
             level += TILE_LEVELS
 
     async def _check_checkpoints(self, after: int, size: int, key_at: KeyAt) -> int:
-        """Checks the next checkpoints; returns the size of the last one."""
+        """Checks the next checkpoints after size `after`. Returns the size of the last one."""
         before = await self._tree.checkpoint_up_to(after)
         if after and (before is None or before.size != after):
             raise TreeDamaged(f"the checkpoint of size {after} is gone; {RESTORE_TREE}")

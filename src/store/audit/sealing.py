@@ -1,4 +1,4 @@
-"""How far what was sealed has been checked once more; and the request for a checkpoint at once."""
+"""Stores how far the sealer has checked the audit tree again. Asks the sealer for a checkpoint."""
 
 from datetime import datetime
 
@@ -17,9 +17,9 @@ class SealingState(msgspec.Struct, frozen=True):
     checkpoints_checked: int = 0
     """Size of the last checkpoint that this round has compared with the tree."""
     checked_size: int = 0
-    """Size of the tree when a round last ended, in which everything up to there was as it had been sealed."""
+    """Size of the tree when a round last ended. That round found no difference."""
     checked_at: datetime | None = None
-    """When that round ended."""
+    """Time when a round last ended."""
 
 
 async def fetch_sealing_state(source: Source) -> SealingState:
@@ -28,7 +28,7 @@ async def fetch_sealing_state(source: Source) -> SealingState:
 
 
 async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
-    """Records how far the round is."""
+    """Records how far the current round has come."""
     await execute(
         source,
         "INSERT INTO audit_sealing AS s (leaves_checked, checkpoints_checked) VALUES (%s, %s)"
@@ -39,7 +39,7 @@ async def store_progress(source: Source, leaves: int, checkpoints: int) -> None:
 
 
 async def store_round(source: Source, size: int) -> None:
-    """Records that the round has ended; the next one begins with the first leaf."""
+    """Records that a round over `size` leaves has ended. The next round begins with the first leaf."""
     await execute(
         source,
         "INSERT INTO audit_sealing AS s (checked_size, checked_at) VALUES (%s, now())"
@@ -50,7 +50,7 @@ async def store_round(source: Source, size: int) -> None:
 
 
 async def request_checkpoint(source: Source) -> bool:
-    """Asks the sealer for a checkpoint over the whole log. Returns False when none is at work, or it refuses to."""
+    """Asks the sealer for a checkpoint over the whole log. Returns False when no sealer leads or it found damage."""
     row = await fetch_row(
         source,
         "SELECT NOT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0)), pg_notify(%s, '')",

@@ -1,8 +1,8 @@
 """Signed notes and checkpoints, in the formats of C2SP: c2sp.org/signed-note and c2sp.org/tlog-checkpoint.
 
-A note is text, a blank line and a line for each Ed25519 signature; a verifier key (`vkey`) is one line of text that
-says whose signature it checks. A checkpoint is a note about a tree: whose, how many leaves, which root; and, as
-extension lines, the hash of the note before it and its time.
+A note is text, a blank line and a line for each Ed25519 signature. A verifier key (`vkey`) is one line of text with the
+signer's name and public key. The text of a checkpoint gives the name of the log, the number of leaves and the root of
+the tree. Extension lines add the hash of the previous checkpoint's note and the time.
 """
 
 import base64
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 ED25519 = b"\x01"
 DASH = "\N{EM DASH} "
 MAX_NOTE = 100_000
-"""Characters. This server signs no longer notes."""
+"""Characters of the longest note that is read. This server signs only shorter ones."""
 
 
 class BadNote(Exception):
@@ -74,7 +74,7 @@ class SigningKey:
         return VerifierKey(self.name, self._key.public_key().public_bytes_raw())
 
     def sign(self, text: str) -> str:
-        """Returns the text with its signature: the note."""
+        """Returns the signed note: `text`, which ends in a newline, and its signature."""
         assert text.endswith("\n")
         signature = self.verifier.key_id + self._key.sign(text.encode())
         return f"{text}\n{DASH}{self.name} {base64.b64encode(signature).decode()}\n"
@@ -104,7 +104,10 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
 
 
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Splits a note into text and unverified signatures (name, key id, signature). Raises BadNote."""
+    """Splits a note into its text and its signatures, which are not verified. Raises BadNote.
+
+    A signature is the signer's name and bytes: 4 of the key id, then those of the signature.
+    """
     text, blank, lines = note[:MAX_NOTE].rpartition("\n\n")
     if not blank or not lines.endswith("\n") or len(note) > MAX_NOTE:
         raise BadNote("this is no signed note: expected text, a blank line and signature lines")
@@ -127,7 +130,7 @@ class Checkpoint:
     root: bytes
     time: datetime
     previous: bytes | None = None
-    """SHA-256 of the previous note."""
+    """SHA-256 of the previous checkpoint's note; None for the first checkpoint."""
 
     @property
     def text(self) -> str:
@@ -162,5 +165,5 @@ def _unbase64(text: str) -> bytes:
         found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
-    # The spare bits of the last character have to be zero: the same bytes are written in one way.
+    # The spare bits of the last character must be zero, so that bytes have only one spelling.
     return found if base64.b64encode(found).decode() == text else b""

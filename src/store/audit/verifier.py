@@ -1,8 +1,8 @@
-"""Verifies an export of the log offline: needs the lines alone, no database, settings or server.
+"""Verifies an export of the log offline, from its lines alone: without database, settings or server.
 
-Folds the lines into a Merkle tree in the order of their positions, in O(log n) memory and a few bytes per stream for
-its version. Where the tree reaches the size of a checkpoint, both roots must be equal. A line whose content does not
-hash to its leaf was changed after it was sealed, which locates the change.
+Folds the lines into a Merkle tree in the order of their positions. Needs O(log n) memory, and a few bytes per stream
+for the stream's version. Where the tree reaches the size of a checkpoint, both roots must be equal. A line whose
+content does not hash to its leaf shows which row was changed.
 """
 
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ class Verifier:
     """Verifies one export and collects its findings.
 
     `key` is the trusted signing key, by default the first that the export names. A later key becomes trusted once a
-    checkpoint signed by a trusted key covers its event.
+    checkpoint signed by a trusted key covers its event. `held` are the checkpoints that the reader already has.
     """
 
     def __init__(self, key: VerifierKey | None = None, held: Iterable[HeldCheckpoint] = ()) -> None:
@@ -219,7 +219,7 @@ class Verifier:
         self._compare_checkpoints()
 
     def _append(self, position: int, leaf: str) -> bool:
-        """Add a leaf to the tree. Returns False for a position that was read before."""
+        """Add the leaf of a position to the tree. Return False for a position that was read before."""
         if position <= self._at:
             self._report(position, "is there more than once, or in another order")
             return False
@@ -244,7 +244,7 @@ class Verifier:
     # Checkpoints.
 
     def _compare_checkpoints(self) -> None:
-        """Compare with the checkpoints of this size; trust later signing keys that a trusted checkpoint covers."""
+        """Compare the tree with the checkpoints of its size. Trust the later signing keys that a trusted one covers."""
         here = [held for held in self._held if held.checkpoint.size == self._at and held not in self._compared]
         if not here or self._tree is None:
             return
@@ -297,7 +297,7 @@ class Verifier:
                 )
 
     def _check_erasures(self, chosen: dict[str, str]) -> None:
-        """Report data keys that were destroyed without a deletion. An export of one stream has too few events."""
+        """Report data keys that no event destroyed. Skip exports of one stream, which lack the events of deletions."""
         if not self._has_ended or "stream" in chosen:
             return
         project = chosen.get("project_id")

@@ -25,7 +25,7 @@ _COMMONEST = frozenset(
 
 
 def find_weakness(password: str) -> str | None:
-    """Returns what makes the password easy to guess, to follow "it is"; None for a good one."""
+    """Returns why the password is easy to guess, as the end of a sentence after "it is". None for a good password."""
     if len(password) < MIN_LENGTH:
         return f"shorter than {MIN_LENGTH} characters"
     return "one of the commonest passwords" if password.casefold() in _COMMONEST else None
@@ -37,9 +37,9 @@ async def hash_password(password: str) -> str:
 
 
 async def verify_password(password_hash: str, password: str) -> bool:
-    """Tells whether the password has this hash.
+    """Returns whether the password has this hash.
 
-    An empty hash, for an unknown user or one without a password, matches nothing and takes the same time.
+    Pass an empty hash for an unknown user or a user without a password: it matches nothing and takes the same time.
     """
     return await asyncio.get_running_loop().run_in_executor(_threads(), _matches, password_hash, password)
 

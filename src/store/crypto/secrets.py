@@ -1,12 +1,13 @@
 """Keys and encryption, all derived from one 32-byte master secret.
 
 - `seal` and `unseal` encrypt values that the server needs in clear again: webhook secrets, the secrets of a job.
-- Data keys are random, one for each project, job, build, user and so on. Each is wrapped with its parent's key, the
-  topmost with a key of the master. Destroying a data key erases everything that it and the keys below it encrypt.
+- Data keys are random, one for each project, job, build, user and so on. A data key is wrapped (encrypted) with the key
+  above it, a topmost one with a key derived from the master secret. Destroying a data key erases everything that is
+  encrypted with it or with the keys below it.
 - `claim` turns a value that must be unique into the name of its claim stream.
 - `session_key` signs session tokens, `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
 - `token_hash` is the stored form of a token.
-- `link_token` makes the token of a link to set a password, which is stored in no form.
+- `link_token` makes the token of a link to set a password. No form of this token is stored.
 """
 
 import hashlib
@@ -91,7 +92,7 @@ class Secrets:
         return (int(user_id), link_id) if hmac.compare_digest(made.encode(), token.encode()) else None
 
     def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
-        """Returns a new data key and its wrapped form. `parent` is the key above; None for a topmost one."""
+        """Returns a new data key and its wrapped form. `parent` is the key that wraps it; None for a topmost key."""
         key = os.urandom(32)
         return key, encrypt(parent or self._wrap, key, name.encode())
 
