@@ -13,7 +13,7 @@ from commands.reports.recording import IncomingReport
     [
         ("r/junit.xml", b"<coverage/>", True),
         ("junit-2.xml", b"<project/>", True),
-        ("TEST-a.xml.gz", gzip.compress(b"<coverage/>"), True),
+        ("TEST-a.xml.gz", gzip.compress(b"<coverage/>", mtime=0), True),
         ("a.trx", b"Segfault", True),
         ("report.xml", b"<coverage/>", False),
         ("report.xml", b"\0<a\1\2", True),
