@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -19,6 +20,7 @@ def histories(*events: type[Event]) -> SearchStrategy[list[Event]]:
     return st.lists(st.one_of([structs(event) for event in events]), max_size=12)
 
 
+@cache
 def structs(cls: type[msgspec.Struct]) -> SearchStrategy[Any]:
     hints = get_type_hints(cls)
     return st.builds(cls, **{name: values(hints[name]) for name in cls.__struct_fields__ if name not in METADATA})
@@ -29,6 +31,7 @@ def commands(cls: type[Any], **fixed: SearchStrategy[Any]) -> SearchStrategy[Any
     return st.builds(cls, **{field.name: values(hints[field.name]) for field in dataclasses.fields(cls)} | fixed)
 
 
+@cache
 def values(hint: Any) -> SearchStrategy[Any]:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

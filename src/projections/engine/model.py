@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -184,9 +185,10 @@ class TableColumn:
     nullable: bool
 
 
-def columns_of(row: type[Row]) -> list[TableColumn]:
+@cache
+def columns_of(row: type[Row]) -> tuple[TableColumn, ...]:
     hints = get_type_hints(row, include_extras=True)
-    return [TableColumn(name, *_sql_type(hints[name])) for name in row.__struct_fields__]
+    return tuple(TableColumn(name, *_sql_type(hints[name])) for name in row.__struct_fields__)
 
 
 def _sql_type(hint: Any) -> tuple[str, bool]:
