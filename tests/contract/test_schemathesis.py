@@ -13,7 +13,8 @@ from tests.support.server import server_on_new_database
 from .fuzzing import ENDLESS, OUTGOING, PROCESSES, Fuzzed, a_small_world, fuzz
 from .test_served import own_operations
 
-EXAMPLES = 10
+EXAMPLES = 5
+"""Requests to each operation, and as many more to one that has only refused them."""
 SEED = 20_260_520
 
 
@@ -29,10 +30,17 @@ def fuzzed(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_described_operations_hold(fuzzed: Fuzzed, described: dict[str, Any]) -> None:
     tried: dict[str, Counter[int]] = {}
     for operation in fuzzed.operations():
-        tried[operation.label] = fuzz(fuzzed, operation, EXAMPLES, SEED)
+        answers = fuzz(fuzzed, operation, EXAMPLES, SEED)
+        if not reached(answers):
+            answers += fuzz(fuzzed, operation, EXAMPLES, SEED + 1)
+        tried[operation.label] = answers
         assert fuzzed.session.get("/api/v3/me").status_code == 200, f"{operation.label} ended the session"
     everything = {f"{method} {path}" for method, path in own_operations(described)}
     assert tried.keys() | ENDLESS.keys() == everything
     # Most of it is reached, and not only refused at the door.
-    reached = [label for label, answers in tried.items() if any(status < 300 for status in answers)]
-    assert len(reached) > len(tried) * 2 / 3, f"only {reached}"
+    found = [label for label, answers in tried.items() if reached(answers)]
+    assert len(found) > len(tried) * 2 / 3, f"only {found}"
+
+
+def reached(answers: Counter[int]) -> bool:
+    return any(status < 300 for status in answers)

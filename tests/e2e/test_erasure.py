@@ -32,6 +32,7 @@ from workers.reactions.registry import REACTIONS
 from workers.read_models import ReadModelCheck
 
 ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
+Forms = tuple[bytes, bytes]
 LONG = 60
 """Texts are repeated so often that they are compressed where that pays."""
 
@@ -203,6 +204,7 @@ def is_forgotten(server: Server, mark: str) -> None:
     deadline = time.monotonic() + 30
     while found := said_in(server, mark):
         assert time.monotonic() < deadline, found
+        time.sleep(0.1)  # between two looks, which cost more than what they wait for
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         connection.execute("VACUUM")
     pg_dump = find_postgres(Path(server.settings.data_dir), None).bin / "pg_dump"
@@ -216,24 +218,25 @@ def said_in(server: Server, mark: str) -> set[str]:
     """Tables, and other places, that say the mark: in a text, in bytes, or in what these decompress or decrypt to."""
     found = set()
     mapper = EventMapper(EVENTS, UPCASTERS)
+    forms = _forms(mark)
     with psycopg.connect(server.settings.database_url) as connection:
         tables = connection.execute(
             "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('public', 'beside', 'previous')"
         ).fetchall()
         for schema, table in tables:
             rows = connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema, table))).fetchall()
-            if any(_says(value, mark) for row in rows for value in row):
+            if any(_says(value, forms) for row in rows for value in row):
                 found.add(re.sub(r"_v\d+$", "", table))
         for (state,) in connection.execute("SELECT state FROM stored_events").fetchall():
             envelope = mapper.envelope(state)
             clear = envelope.clear
             if envelope.flags & COMPRESSED:
                 clear = zstandard.ZstdDecompressor().decompress(clear)
-            if _says(clear, mark):
+            if _says(clear, forms):
                 found.add("the clear parts of events")
-    if asyncio.run(_events_say(server, mark)):
+    if asyncio.run(_events_say(server, forms)):
         found.add("the events")
-    if any(_says(content, mark) or mark in name for name, content in _files(server.settings.data_dir)):
+    if any(_says(content, forms) or mark in name for name, content in _files(server.settings.data_dir)):
         found.add("the files")
     return found
 
@@ -246,25 +249,27 @@ def _files(folder: str) -> Iterator[tuple[str, bytes]]:
                 yield name, Path(parent, name).read_bytes()
 
 
-async def _events_say(server: Server, mark: str) -> bool:
+async def _events_say(server: Server, forms: Forms) -> bool:
     """As another process, with the keys that there still are."""
     async with core(server.settings, pool_size=1) as parts:
         position = 0
         while events := await parts.log.read(position, 1_000):
             position = events[-1].position
-            if any(text.decode() in repr(item.event) for item in events for text in _forms(mark)):
+            if any(_says(repr(item.event), forms) for item in events):
                 return True
     return False
 
 
-def _says(value: Any, mark: str) -> bool:
-    if isinstance(value, bytes):
-        if value.startswith(ZSTD_FRAME):
-            value = zstandard.ZstdDecompressor().decompress(value)
-        return any(text in value for text in _forms(mark))
-    return any(text.decode() in str(value) for text in _forms(mark))
+def _says(value: Any, forms: Forms) -> bool:
+    if value is None or isinstance(value, (int, float)):
+        return False
+    if not isinstance(value, bytes):
+        value = str(value).encode()
+    elif value.startswith(ZSTD_FRAME):
+        value = zstandard.ZstdDecompressor().decompress(value)
+    return any(form in value for form in forms)
 
 
-def _forms(mark: str) -> tuple[bytes, bytes]:
+def _forms(mark: str) -> Forms:
     """As it is, and in hex."""
     return mark.encode(), mark.encode().hex().encode()

@@ -14,11 +14,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
 from domain.core.events import Event, EventMetadata
 from domain.jobs import Configuration, JobCreated
 from domain.projects import ProjectCreated
+from projections.engine.schemas import STAGING, find_held_locks, lock_name
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from store.log.event_log import Write
@@ -29,6 +31,7 @@ from tests.support.server import ADMIN, Server, server_on_new_database
 
 HISTORY = 2_500
 """Builds, of four events each."""
+KILLS = 10
 
 
 def history() -> list[list[Event]]:
@@ -127,13 +130,32 @@ def test_readers_and_writers_do_not_notice_a_rebuild_and_a_switch(live: Server) 
     assert min(writer.writes for writer in writers) > 10
 
 
+async def wait_until_building(server: Server, building: bool) -> None:
+    """Returns once a process holds staging tables, or none does."""
+    names = [lock_name(STAGING, item.name, item.version) for item in PROJECTIONS]
+    async with await AsyncConnection.connect(server.settings.database_url, autocommit=True) as connection:
+        async with asyncio.timeout(30):
+            while bool(await find_held_locks(connection, names)) != building:
+                await asyncio.sleep(0.005)  # between two looks
+
+
 def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) -> None:
-    """The projector, the process that rebuilds and switches, or both: 20 moments."""
+    """The projector, the process that rebuilds and switches, or both: at moments from the first lock of a build until
+    its end, which the first round measures.
+    """
     chance = random.Random(4)
     project = live.admin.post("/api/v3/projects", json={"name": "Killing"}).json()["id"]
-    for number in range(20):
-        rebuilding = operate(live, "rebuild", *chance.choice([[], ["--from-scratch"]]), "--switch")
-        time.sleep(chance.uniform(0.5, 2.5))  # the moment
+    takes_s = 0.0
+    for number in range(KILLS + 1):
+        asyncio.run(wait_until_building(live, False))
+        rebuilding = operate(live, "rebuild", *(chance.choice([[], ["--from-scratch"]]) if number else []), "--switch")
+        asyncio.run(wait_until_building(live, True))
+        begun = time.monotonic()
+        if number == 0:
+            done(rebuilding)
+            takes_s = time.monotonic() - begun
+            continue
+        time.sleep(chance.uniform(0, takes_s))  # the moment
         made = live.admin.post("/api/v3/jobs", json={"name": f"job {number}", "project_id": project})
         assert made.status_code == 201
         victims = chance.choice(["rebuilder", "projector", "both"])
@@ -149,7 +171,7 @@ def test_killed_at_any_moment_the_tables_are_correct_in_the_end(live: Server) ->
     output = done(operate(live, "diff", *names))
     assert "builds_v" in output
     assert f"{HISTORY:,} rows live, {HISTORY:,} staging: equal" in output
-    assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == 20
+    assert len(live.admin.get("/api/v3/jobs", params={"project_id": project, "limit": 100}).json()) == KILLS
 
 
 def test_without_a_read_model_it_is_not_ready(live: Server) -> None:
