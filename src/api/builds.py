@@ -129,7 +129,7 @@ class BuildController(Controller):
         ctx: RequestContext,
         job_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID)] = None,
         status: VisibleStatus | None = None,
-        branch: Annotated[str | None, Parameter(max_length=500)] = None,
+        branch: Annotated[str | None, Parameter(min_length=1, max_length=500)] = None,
         commit_sha: CommitFilter = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,

@@ -117,7 +117,7 @@ def test_paths_that_lead_out_are_refused(server: Server, build: int, path: str) 
     assert server.admin.get("/api/v3/artifacts", params={"build_id": build}).json() == []
 
 
-@pytest.mark.parametrize("build", ["", "x", "0", "-1", "1.5", "²", "9" * 30, "true"])
+@pytest.mark.parametrize("build", ["", "x", "0", "051", "-1", "1.5", "²", "9" * 30, "true"])
 def test_builds_that_are_none(server: Server, build: str) -> None:
     answer = upload(server.admin, build, b"x")
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "build_id")

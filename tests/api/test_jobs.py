@@ -253,6 +253,8 @@ def test_secrets_are_kept_and_never_shown(server: Server, job: int) -> None:
         {"artifacts": ["a/../../b"]},
         {"artifacts": ["C:\\x"]},
         {"artifacts": [""]},
+        {"artifacts": ["**/["]},
+        {"artifacts": ["[!]/a]"]},
     ],
 )
 def test_configurations_are_checked(server: Server, job: int, changes: dict[str, Any]) -> None:

@@ -94,6 +94,7 @@ def test_the_past_is_refused_where_there_is_none() -> None:
         ("/builds?limit=+1&status=green&page=1&page=2&shape=round", ["limit", "status", "page", "shape"]),
         ("/tests?buildid=1&as_of=2&as_of=3", ["build_id", "buildid", "as_of"]),
         ("/builds/1?build_id=1", ["build_id"]),
+        ("/builds?branch=", ["branch"]),
         ("/jobs?as_of=1&enabled=perhaps", ["as_of", "enabled"]),
     ],
 )

@@ -249,6 +249,7 @@ def test_a_report_that_comes_after_the_end_is_noted(server: Server, job: int) ->
         (PASSES[:-5], "report.xml"),
         (gzip.compress(PASSES, mtime=0)[:-5], "report.xml.gz"),
         (b"\x1f\x8bnonsense", "report.xml.gz"),
+        (b"<coverage/>", "junit.xml"),
     ],
 )
 def test_no_build_passes_with_a_report_that_cannot_be_read(server: Server, job: int, content: bytes, name: str) -> None:

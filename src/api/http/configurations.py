@@ -32,6 +32,8 @@ REPOSITORY = re.compile(
 )
 EXIT_CODES = re.compile(r" *[1-9][0-9]{0,2} *(, *[1-9][0-9]{0,2} *)*")
 MAX_EXIT_CODE = 255
+CLOSED_BRACKETS = re.compile(r"(?:[^\[]|\[!?+\]?+[^\]]*+\])*", re.DOTALL)
+"""A part of a glob, in which `[]]`, `[!]]` and `[[]` stand for one character."""
 
 
 class NewConfiguration(msgspec.Struct):
@@ -85,6 +87,10 @@ def check_glob(field: str, glob: str) -> None:
     parts = re.split(r"[/\\]", glob)
     if not parts[0] or ".." in parts or re.match(r"[A-Za-z]:", glob) or not glob.isprintable():
         raise Invalid.field(field, "must be a path inside the workspace: not absolute, without `..`")
+    if not all(CLOSED_BRACKETS.fullmatch(part) for part in parts):
+        raise Invalid.field(
+            field, "must close each `[` by a `]` before the next `/`; `[[]` stands for the character `[`"
+        )
 
 
 def check_repository(repository: str | UnsetType | None) -> None:
