@@ -8,6 +8,7 @@ from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
+from litestar.routes import HTTPRoute
 
 from api.agents import AgentController
 from api.artifacts import ArtifactController
@@ -24,6 +25,7 @@ from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpect
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
 from api.http.paging import provide_paged
+from api.http.permissions import check_declarations
 from api.http.query_parameters import check_query
 from api.http.request_context import add_position, provide_request_context, wait_for_min_position
 from api.http.security import Authentication
@@ -108,7 +110,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
             async with app.state.streams.open():
                 yield
 
-    return Application(
+    app = Application(
         route_handlers=[Router("/api/v3", route_handlers=list(CONTROLLERS)), AgentDownloadController],
         lifespan=[lifespan],
         state=State({}),
@@ -129,3 +131,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
         logging_config=None,
         request_max_body_size=16 * 1024 * 1024,
     )
+    for route in app.routes:
+        if isinstance(route, HTTPRoute) and not route.path.startswith(document.PATH):
+            check_declarations(route.route_handlers)
+    return app

@@ -18,7 +18,7 @@ from api.builds import read_build
 from api.http.downloads import choose_content_type, make_file_response
 from api.http.idempotency import ReplayedResponse
 from api.http.paging import Paged, next_page
-from api.http.permissions import Agent, User
+from api.http.permissions import CAN_READ, CAN_REPORT, CAN_WRITE, Agent, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.http.uploads import Upload, receive_upload
@@ -90,7 +90,7 @@ class ArtifactController(Controller):
     path = "/artifacts"
     tags = ["Artifacts"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_artifacts(
         self,
         request: Request[User, Any, Any],
@@ -114,7 +114,7 @@ class ArtifactController(Controller):
         headers = next_page(request, paged.limit, [row.id for row in found])
         return Response([to_view(ArtifactItem, row) for row in found], headers=headers)
 
-    @get("/tree")
+    @get("/tree", guards=[CAN_READ])
     async def get_artifact_tree(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: BuildId
     ) -> dict[str, Any]:
@@ -122,7 +122,12 @@ class ArtifactController(Controller):
         async with read_build(ctx, build_id) as (connection, _):
             return make_tree(await artifacts.fetch_page(connection, build_id))
 
-    @post("/upload", opt={"agents": True, "content": {"multipart/form-data": UPLOAD}}, request_max_body_size=None)
+    @post(
+        "/upload",
+        opt={"agents": True, "content": {"multipart/form-data": UPLOAD}},
+        request_max_body_size=None,
+        guards=[CAN_REPORT],
+    )
     async def upload_artifact(self, request: Request[User | Agent, Any, Any], ctx: RequestContext) -> UploadedArtifact:
         """multipart/form-data: `build_id`, `file`, and optionally `path`: a folder (`reports`), or the whole path when
         it ends in the file's name.
@@ -155,7 +160,7 @@ class ArtifactController(Controller):
             artifact.report = show_report(report, path)
         return artifact
 
-    @get("/{artifact_id:int}/download", opt={"download": True, "problems": (ContentsAltered,)})
+    @get("/{artifact_id:int}/download", opt={"download": True, "problems": (ContentsAltered,)}, guards=[CAN_READ])
     async def download_artifact(
         self, request: Request[User, Any, Any], ctx: RequestContext, artifact_id: int
     ) -> Response[Any] | Stream:
@@ -168,10 +173,10 @@ class ArtifactController(Controller):
             raise NotFound(f"There is no artifact {artifact_id}.")
         return await make_file_response(request, ctx.services.blobs, stored)
 
-    @delete("/{artifact_id:int}", status_code=204)
+    @delete("/{artifact_id:int}", status_code=204, guards=[CAN_WRITE])
     async def delete_artifact(self, ctx: RequestContext, artifact_id: int) -> None:
         """Deletes an artifact. Results that were read from it stay."""
-        artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id, "write")
+        artifact = await ctx.find_visible(artifacts.find, "artifact", artifact_id)
         await ctx(DeleteArtifact(artifact_id, artifact.build_id))
 
 
@@ -283,7 +288,7 @@ async def find_writable_build(caller: User | Agent, ctx: RequestContext, given: 
         job = await ctx.services.log.load_state(JOB.at(queued.job_id))
         if job is None or job.deleted:
             raise NotFound(f"There is no build {build_id}.")
-        caller.must("write", queued.project_id, f"build {build_id}")
+        ctx.must(queued.project_id, f"build {build_id}")
     return build
 
 

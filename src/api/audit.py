@@ -13,7 +13,7 @@ from litestar import Controller, Response, get
 from litestar.params import Parameter
 
 from api.http.paging import next_page
-from api.http.permissions import Level
+from api.http.permissions import CAN_AUDIT
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
@@ -49,7 +49,7 @@ class AuditController(Controller):
     tags = ["Audit"]
     opt = {"problems": (Forbidden, NotFound)}
 
-    @get("/events")
+    @get("/events", guards=[CAN_AUDIT])
     async def list_audit_events(
         self,
         ctx: RequestContext,
@@ -90,7 +90,7 @@ class AuditController(Controller):
         key = "before" if order == "newest" else "after"
         return Response(shown, headers=next_page(ctx.request, limit, positions, key=key))
 
-    @get("/streams/{stream:str}")
+    @get("/streams/{stream:str}", guards=[CAN_AUDIT])
     async def list_stream_events(
         self,
         ctx: RequestContext,
@@ -136,19 +136,19 @@ async def find_readable_projects(ctx: RequestContext, project_id: int | None) ->
     Raises NotFound for a project that the user cannot see, Forbidden for too little access.
     """
     if project_id is not None:
-        await must_access_project(ctx, project_id, "admin")
+        await must_access_project(ctx, project_id)
         return [project_id]
     if ctx.user.is_admin:
         return None
-    projects = [project for project in ctx.user.access if ctx.user.may("admin", project)]
+    projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
     if not projects:
         raise Forbidden("The audit trail is for admins, and a project's part of it for the project's admins.")
     return projects
 
 
-async def must_access_project(ctx: RequestContext, project_id: int, level: Level) -> None:
+async def must_access_project(ctx: RequestContext, project_id: int) -> None:
     """Raises NotFound for a project without events or that the user cannot see, Forbidden for too little access."""
-    ctx.user.must(level, project_id)
+    ctx.must(project_id)
     if not await audit_trail.has_project(ctx.source, project_id):
         raise NotFound(f"There is no project {project_id}.")
 
@@ -160,7 +160,7 @@ async def project_of(ctx: RequestContext, stream: str) -> int | None:
     if not first or (project_id is None and not ctx.user.is_admin):
         raise NotFound(f"There is no stream {stream!r}; streams are named like build-1025, job-55 or user-7.")
     if project_id is not None:
-        ctx.user.must("admin", project_id, f"stream {stream!r}")
+        ctx.must(project_id, f"stream {stream!r}")
     return project_id
 
 

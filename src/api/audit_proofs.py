@@ -14,7 +14,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 
 from api.audit import MAX_STREAM, find_readable_projects
-from api.http.permissions import User
+from api.http.permissions import CAN_AUDIT, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from commands.audit import NoteReading
@@ -89,7 +89,7 @@ class AuditLogController(Controller):
     tags = ["Audit"]
     opt = {"problems": (Forbidden, NotFound)}
 
-    @get("/checkpoints")
+    @get("/checkpoints", guards=[CAN_AUDIT])
     async def list_checkpoints(
         self,
         request: Request[User, Any, Any],
@@ -116,7 +116,7 @@ class AuditLogController(Controller):
             headers=headers,
         )
 
-    @get("/proof/{position:int}")
+    @get("/proof/{position:int}", guards=[CAN_AUDIT])
     async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
         """Proves that the event at a position is in the tree of a checkpoint."""
         async with ctx.reading() as connection:
@@ -141,7 +141,7 @@ class AuditLogController(Controller):
             checkpoint=checkpoint.note,
         )
 
-    @get("/consistency")
+    @get("/consistency", guards=[CAN_AUDIT])
     async def prove_consistency(
         self,
         ctx: RequestContext,
@@ -157,7 +157,7 @@ class AuditLogController(Controller):
             hashes = await AuditTree(connection).folded(consistency(first, second))
         return ConsistencyProof(first, second, earlier.root.hex(), later.root.hex(), [item.hex() for item in hashes])
 
-    @get("/export", media_type=NDJSON)
+    @get("/export", media_type=NDJSON, guards=[CAN_AUDIT])
     async def export_audit_log(
         self,
         ctx: RequestContext,
@@ -227,7 +227,7 @@ async def check_event_access(ctx: RequestContext, position: int, what: str) -> i
     if project_id is None and not ctx.user.is_admin:
         raise NotFound(f"There is no {what}.")
     if project_id is not None:
-        ctx.user.must("admin", project_id, what)
+        ctx.must(project_id, what)
     return project_id
 
 

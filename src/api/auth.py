@@ -12,13 +12,16 @@ from msgspec import Meta
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
-from api.http.permissions import Level, User
+from api.http.permissions import ANY_USER, CAN_READ, CAN_WRITE, TOKEN_MAKERS, Level, User
 from api.http.request_context import RequestContext
 from api.http.security import API_TOKEN, PUBLIC, SESSION, session_token
 from api.http.services import Services
-from api.http.types import Name
+from api.http.types import Id, Name, fields_of, to_view
+from api.http.validation import Time
 from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSession
 from commands.users import UsePasswordLink
+from domain.auth import API_TOKEN as API_TOKENS
+from domain.auth import Scope
 from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated
 from domain.users import Role
 from projections import auth, projects
@@ -93,6 +96,14 @@ class ServerConfig(msgspec.Struct):
 
 class NewApiToken(msgspec.Struct):
     name: Name
+    scopes: Annotated[list[Scope], Meta(max_length=4)] = []
+    """What the token may do of what its user may: `read`; `build`: start and stop builds; `report`: send results and
+    artifacts; `admin`: everything. None are no limit.
+    """
+    project_ids: Annotated[list[Id], Meta(min_length=1, max_length=1_000)] | None = None
+    """Projects that the token reaches; null for all of its user's."""
+    expires_at: Time | None = None
+    """When the token ends by itself; null for never."""
 
 
 class ApiTokenItem(msgspec.Struct):
@@ -101,6 +112,11 @@ class ApiTokenItem(msgspec.Struct):
     created_at: datetime
     last_used: datetime | None
     """When a request last carried it, to the minute."""
+    scopes: list[str]
+    """What the token may do; none are no limit."""
+    project_ids: list[int] | None
+    """Projects that the token reaches; null for all of its user's."""
+    expires_at: datetime | None
 
 
 class CreatedApiToken(msgspec.Struct):
@@ -109,6 +125,11 @@ class CreatedApiToken(msgspec.Struct):
     secret: str
     """Shown only here."""
     created_at: datetime
+    scopes: list[Scope]
+    """What the token may do; none are no limit."""
+    project_ids: list[int] | None
+    """Projects that the token reaches; null for all of its user's."""
+    expires_at: datetime | None
 
 
 class AuthController(Controller):
@@ -147,14 +168,14 @@ class AuthController(Controller):
         await ctx(UsePasswordLink(user_id, link_id, password_hash, utcnow()), actor=f"user:{user_id}")
         return PasswordSet("Password updated successfully.")
 
-    @post("/logout", status_code=204)
+    @post("/logout", status_code=204, guards=[ANY_USER])
     async def logout(self, ctx: RequestContext) -> None:
         """Ends the session whose token the request carries."""
         if ctx.user.session_id is None:
             raise Conflict("An API token has no session to end; revoke it by DELETE /api/v3/api-tokens/{id}.")
         await ctx(RevokeSession(ctx.user.session_id, ctx.user.user_id))
 
-    @get("/me")
+    @get("/me", guards=[ANY_USER])
     async def get_me(self, ctx: RequestContext) -> Me:
         """Returns who the caller is and what they may do."""
         user = ctx.user
@@ -163,31 +184,42 @@ class AuthController(Controller):
             visible = [project.id for project in await projects.fetch_visible(ctx.source, None)]
         return Me(user.user_id, user.email, user.role, visible, permissions(user, visible))
 
-    @get("/config")
+    @get("/config", guards=[ANY_USER])
     async def get_config(self, ctx: RequestContext) -> ServerConfig:
         """Returns the version and the options of the server."""
         services = ctx.services
         return ServerConfig(services.version, GlobalOptions(AiAssist(enabled=False), services.max_parallel_builds))
 
-    @get("/api-tokens")
+    @get("/api-tokens", guards=[CAN_READ])
     async def list_api_tokens(self, ctx: RequestContext, paged: Paged) -> Response[list[ApiTokenItem]]:
         """The caller's API tokens by id, without their secrets."""
         async with ctx.reading() as connection:
             tokens = await auth.fetch_tokens(connection, ctx.user.user_id)
             shown = [token for token in tokens if token.id > paged.after][paged.offset :][: paged.limit]
             used = await fetch_last_token_uses(connection, [token.id for token in shown])
-        items = [ApiTokenItem(token.id, token.name, token.created_at, used.get(token.id)) for token in shown]
+        items = [to_view(ApiTokenItem, token, last_used=used.get(token.id)) for token in shown]
         return paginate(ctx.request, paged, items)
 
-    @post("/api-tokens", opt=SHOWN_ONCE)
+    @post("/api-tokens", opt=SHOWN_ONCE, guards=[TOKEN_MAKERS])
     async def create_api_token(self, ctx: RequestContext, data: NewApiToken) -> CreatedApiToken:
-        """Creates an API token of the caller. Its secret is shown only here."""
+        """Creates an API token of the caller. Its secret is shown only here. Scopes and projects only narrow what the
+        caller may do.
+        """
+        now = utcnow()
+        if data.expires_at is not None and data.expires_at <= now:
+            raise Invalid.field("expires_at", "must be in the future")
+        for project_id in data.project_ids or ():
+            if not ctx.user.may("read", project_id):
+                raise Invalid.field("project_ids", f"there is no project {project_id}")
         token_id = await ctx.services.ids.draw("api_tokens")
         secret = new_token(API_TOKEN)
-        receipt = await ctx(CreateApiToken(token_id, ctx.user.user_id, data.name, token_hash(secret)))
-        return CreatedApiToken(token_id, data.name, secret, receipt.at)
+        command = CreateApiToken(
+            token_id, ctx.user.user_id, token_hash=token_hash(secret), **fields_of(data, name="label")
+        )
+        created = (await ctx(command)).existing(API_TOKENS.at(token_id))
+        return to_view(CreatedApiToken, created, id=token_id, name=created.label, secret=secret, created_at=created.at)
 
-    @delete("/api-tokens/{token_id:int}")
+    @delete("/api-tokens/{token_id:int}", guards=[CAN_WRITE])
     async def revoke_api_token(self, ctx: RequestContext, token_id: int) -> None:
         """Revokes a token; it is refused from now on."""
         await ctx(RevokeApiToken(token_id, ctx.user.user_id))
@@ -202,7 +234,7 @@ def permissions(user: User, visible: list[int]) -> Permissions:
     levels: dict[str, Level] = {str(project_id): find_level(user, project_id) for project_id in visible}
     return Permissions(
         can_start_builds=user.is_admin or any(level != "read" for level in levels.values()),
-        can_manage_nodes=user.is_admin,
+        can_manage_nodes=user.is_admin or user.can_manage_nodes,
         is_admin=user.is_admin,
         projects=levels,
     )

@@ -8,6 +8,7 @@ from litestar import Controller, delete, post
 from msgspec import Meta
 
 from api.builds import find_visible_build, read_build
+from api.http.permissions import CAN_BUILD, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
 from domain.builds import VisibleStatus
@@ -52,60 +53,60 @@ class BuildActionController(Controller):
     path = "/builds/{build_id:int}"
     tags = ["Builds"]
 
-    @post("/restart")
+    @post("/restart", guards=[CAN_BUILD])
     async def restart_build(self, ctx: RequestContext, build_id: int, data: Restart | None = None) -> RestartedBuild:
         """Queues a build of the same commit and configuration; with `failed_only` for only the tests that failed.
 
         Of an external build, an agent runs the command that its job has now.
         """
         failed_only = data is not None and data.failed_only
-        async with read_build(ctx, build_id, "write") as (connection, row):
+        async with read_build(ctx, build_id) as (connection, row):
             test_ids = tuple(await fetch_failed_node_ids(connection, build_id)) if failed_only else None
         new_id, created_at = await self._queue(ctx, row, test_ids, "failed")
         return RestartedBuild(new_id, "queued", build_id, created_at)
 
-    @post("/retry-flaky")
+    @post("/retry-flaky", guards=[CAN_BUILD])
     async def retry_flaky_tests(self, ctx: RequestContext, build_id: int) -> RetriedBuild:
         """Queues a build for only those tests of this build that are known to be flaky."""
-        async with read_build(ctx, build_id, "write") as (connection, row):
+        async with read_build(ctx, build_id) as (connection, row):
             test_ids = tuple(await fetch_flaky_node_ids(connection, build_id))
         new_id, created_at = await self._queue(ctx, row, test_ids, "flaky")
         return RetriedBuild(new_id, "queued", build_id, created_at, len(test_ids))
 
-    @post("/push_to_top", status_code=200)
+    @post("/push_to_top", status_code=200, guards=[CAN_BUILD])
     async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:
         """Moves a queued build before all others that are waiting now."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         await ctx(MoveBuildToTop(build_id))
         # 0 if a node has got the build meanwhile
         return QueuePosition(build_id, await builds.find_queue_position(ctx.source, build_id))
 
-    @post("/keep-forever", status_code=200)
+    @post("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def keep_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Excludes a build from retention, and its artifacts from deletion."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, True))
         return PinnedBuild(build_id, True)
 
-    @delete("/keep-forever", status_code=200)
+    @delete("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Lets retention delete the build, and its artifacts, again."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         await ctx(PinBuild(build_id, False))
         return PinnedBuild(build_id, False)
 
-    @post("/comment")
+    @post("/comment", guards=[CAN_BUILD])
     async def comment_on_build(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
         """Adds a comment to a build."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         comment_id = await ctx.services.ids.draw("comments")
         receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, ctx.user.user_id))
         return CommentView(comment_id, build_id, data.text, ctx.user.email, receipt.at)
 
-    @delete(status_code=204)
+    @delete(status_code=204, guards=[PROJECT_ADMINS])
     async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log."""
-        await find_visible_build(ctx, build_id, "admin")
+        await find_visible_build(ctx, build_id)
         await ctx(DeleteBuild(build_id))
 
     @staticmethod

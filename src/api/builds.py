@@ -16,7 +16,7 @@ from api.http.as_of import AsOf, make_reader, reach_moment
 from api.http.as_of import as_of as takes_as_of
 from api.http.configurations import check_variables
 from api.http.paging import check_one_offset, next_page
-from api.http.permissions import Level, User
+from api.http.permissions import CAN_BUILD, CAN_READ, CAN_REPORT, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, fields_of, to_view
 from api.live.build_feed import DONE, STILL_HERE, BuildStream, format_line, parse_offset
@@ -106,13 +106,13 @@ class BuildController(Controller):
     path = "/builds"
     tags = ["Builds"]
 
-    @post("/start")
+    @post("/start", guards=[CAN_BUILD])
     async def start_build(self, ctx: RequestContext, data: NewBuild) -> StartedBuild:
         """Queues a build of a job. With `external` the pipeline runs elsewhere and reports here."""
         project_id = await ctx.services.project_of_job(data.job_id)
         if project_id is None:
             raise NotFound(f"There is no job {data.job_id}.")
-        ctx.user.must("write", project_id, f"job {data.job_id}")
+        ctx.must(project_id, f"job {data.job_id}")
         check_variables("env", data.env)
         check_variables("secrets", data.secrets)
         build_id = await ctx.services.ids.draw("builds")
@@ -123,7 +123,7 @@ class BuildController(Controller):
         assert build is not None
         return to_view(StartedBuild, build.queued, id=build_id, status=status_of(build), created_at=build.queued.at)
 
-    @get(opt={"as_of": True, "headers": ("Testhide-Total",)})
+    @get(opt={"as_of": True, "headers": ("Testhide-Total",)}, guards=[CAN_READ])
     async def list_builds(
         self,
         ctx: RequestContext,
@@ -168,7 +168,7 @@ class BuildController(Controller):
             headers["Testhide-Total"] = "lower-bound"
         return Response(shown, headers=headers)
 
-    @get("/{build_id:int}", **takes_as_of(BUILD_HISTORY, "build_id"))
+    @get("/{build_id:int}", guards=[CAN_READ], **takes_as_of(BUILD_HISTORY, "build_id"))
     async def get_build(self, ctx: RequestContext, build_id: int) -> BuildDetail:
         """Returns a build with its totals and comments, and while it is queued with what it waits for."""
         async with read_build(ctx, build_id) as (connection, row):
@@ -177,23 +177,23 @@ class BuildController(Controller):
             comments = await builds.fetch_comments(connection, build_id)
         return detail(row, waiting_for, comments)
 
-    @post("/{build_id:int}/stop", status_code=200)
+    @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])
     async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build; its agent kills the processes."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
-    @post("/{build_id:int}/finish", status_code=200)
+    @post("/{build_id:int}/finish", status_code=200, guards=[CAN_REPORT])
     async def finish_build(self, ctx: RequestContext, build_id: int, data: ExternalResult) -> BuildStatus:
         """Ends an external build. It fails all the same when a test of its reports failed."""
-        await find_visible_build(ctx, build_id, "write")
+        await find_visible_build(ctx, build_id)
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports))
         build = receipt.state(BUILD.at(build_id))
         assert build is not None
         return to_view(BuildStatus, build, id=build_id, status=status_of(build))
 
-    @get("/{build_id:int}/pipeline_logs", opt={"problems": (ContentsAltered,)})
+    @get("/{build_id:int}/pipeline_logs", opt={"problems": (ContentsAltered,)}, guards=[CAN_READ])
     async def get_build_log(
         self,
         ctx: RequestContext,
@@ -225,6 +225,7 @@ class BuildController(Controller):
         media_type=MEDIA_TYPE,
         opt={"problems": (ContentsAltered,)},
         responses={204: ResponseSpec(None, description="The stream has ended", generate_examples=False)},
+        guards=[CAN_READ],
     )
     async def stream_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, build_id: int, ids: bool = False
@@ -251,9 +252,7 @@ class BuildController(Controller):
 
 
 @asynccontextmanager
-async def read_build(
-    ctx: RequestContext, build_id: int, level: Level = "read"
-) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
+async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Finds a build and yields the connection and the build.
 
     If the read models do not have the build, it waits until they have caught up: the build may have been started a
@@ -270,7 +269,7 @@ async def read_build(
             row = await builds.find(connection, build_id)
         if row is None:
             raise NotFound(f"There is no build {build_id}.")
-        ctx.user.must(level, row.project_id, f"build {build_id}")
+        ctx.must(row.project_id, f"build {build_id}")
         yield connection, row
 
 
@@ -285,7 +284,7 @@ async def read_past_page(
     if filters.commit_sha is not None:
         raise Invalid.field("commit_sha", "is not possible with `as_of`: a build may have had another commit then")
     if not ctx.user.is_admin:
-        projects = [project for project in ctx.user.access if ctx.user.may("admin", project)]
+        projects = [project for project in ctx.user.projects or () if ctx.user.may("admin", project)]
         if not projects:
             raise Forbidden("The past is for admins, and that of a project for the project's admins.")
         filters, on_page = (structs.replace(one, projects=projects) for one in (filters, on_page))
@@ -299,7 +298,7 @@ async def read_past_page(
     return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased)
 
 
-async def find_visible_build(ctx: RequestContext, build_id: int, level: Level = "read") -> BuildRow:
+async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:
     """Returns the build, for handlers that read nothing else. Raises as `read_build` does."""
-    async with read_build(ctx, build_id, level) as (_, row):
+    async with read_build(ctx, build_id) as (_, row):
         return row

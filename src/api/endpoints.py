@@ -32,12 +32,12 @@ def must_access(user: User, level: Level, row: WebhookRow | ChannelRow) -> None:
         raise NotFound(f"There is no {name}.")
 
 
-async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int, level: Level = "read") -> R:
+async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> R:
     """Returns the endpoint as the read model shows it. Raises as `must_access` does."""
     row = await find_row(ctx.source, row_type, endpoint_id)
     if row is None:
         raise NotFound(f"There is no {NAMES[KINDS[row_type]]} {endpoint_id}.")
-    must_access(ctx.user, level, row)
+    must_access(ctx.user, ctx.needs.level, row)
     return row
 
 

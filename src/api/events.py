@@ -6,7 +6,7 @@ from litestar import Controller, Request, get
 from litestar.params import Parameter
 
 from api.audit import must_access_project, types_of
-from api.http.permissions import User
+from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.live.event_feed import EventStream
@@ -19,7 +19,7 @@ class EventController(Controller):
     path = "/events"
     tags = ["Events"]
 
-    @get("/stream", media_type=MEDIA_TYPE, opt={"problems": (NotFound,)})
+    @get("/stream", media_type=MEDIA_TYPE, opt={"problems": (NotFound,)}, guards=[CAN_READ])
     async def stream_events(
         self,
         request: Request[User, Any, Any],
@@ -39,7 +39,7 @@ class EventController(Controller):
         names = [name for part in type or () for name in part.split(",")]
         types = None if type is None else [known for name in names for known in types_of(None, name) or ()]
         if project_id is not None:
-            await must_access_project(ctx, project_id, "read")
+            await must_access_project(ctx, project_id)
         streams: Streams = request.app.state.streams
         source = EventStream(streams.events, project_id, types, parse_position(request.headers.get("last-event-id")))
         return LiveStream(streams.clients, StreamClient(request, source.may_read, source.keep_alive), source)

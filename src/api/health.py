@@ -10,7 +10,7 @@ from litestar import Controller, Response, get
 from litestar.openapi.datastructures import ResponseSpec
 from psycopg import AsyncConnection
 
-from api.http.permissions import User
+from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.services import Services
@@ -170,7 +170,7 @@ class ProjectionController(Controller):
     path = "/projections"
     tags = ["Projections"]
 
-    @get("")
+    @get("", guards=[CAN_READ])
     async def list_projections(self, ctx: RequestContext) -> Sequence[ReadModelStatus]:
         """Every read model in each of its versions: how far it is, and what it could not take. Only admins see texts of
         errors.
@@ -185,7 +185,7 @@ class ReactionController(Controller):
     path = "/reactions"
     tags = ["Reactions"]
 
-    @get("")
+    @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
         """Every reaction: how far it is, and what it failed to do. Only admins see texts of errors."""
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)

@@ -11,6 +11,7 @@ from litestar import Controller, post
 from msgspec import Meta
 
 from api.http.configurations import Branch, Glob, Repository, SetupLine, Value, check_parts, check_repository
+from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, fields_of, to_view
 from api.jobs import Minutes, Parallel, find_visible_job
@@ -92,7 +93,7 @@ class JobBundleController(Controller):
     path = "/jobs"
     tags = ["Jobs"]
 
-    @post("/{job_id:int}/export", status_code=200)
+    @post("/{job_id:int}/export", status_code=200, guards=[CAN_READ])
     async def export_job(self, ctx: RequestContext, job_id: int) -> Bundle:
         """The job, its configuration and its template as a bundle, without values of secrets."""
         async with ctx.reading() as connection:
@@ -109,12 +110,12 @@ class JobBundleController(Controller):
             pipeline_template=None if template is None else to_view(TemplatePart, template),
         )
 
-    @post("/import")
+    @post("/import", guards=[CAN_WRITE])
     async def import_job(self, ctx: RequestContext, data: ImportRequest) -> ImportedJob:
         """Creates a job from a bundle. The job uses the pipeline template that has the same name as the bundle's;
         if there is none, the bundle's template becomes part of the job's own configuration.
         """
-        ctx.user.must("write", data.project_id)
+        ctx.must(data.project_id)
         bundle = read(data.bundle)
         job = bundle.job
         warnings: list[str] = []

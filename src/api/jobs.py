@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http.as_of import as_of
 from api.http.configurations import Branch, NewConfiguration, Repository, check_repository, seal_values
 from api.http.paging import Paged, paginate
-from api.http.permissions import Level
+from api.http.permissions import CAN_READ, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from api.nodes import Tags
@@ -88,7 +88,7 @@ class JobController(Controller):
     path = "/jobs"
     tags = ["Jobs"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_jobs(
         self,
         ctx: RequestContext,
@@ -108,10 +108,10 @@ class JobController(Controller):
         )
         return paginate(ctx.request, paged, [to_view(JobItem, row) for row in found])
 
-    @post()
+    @post(guards=[CAN_WRITE])
     async def create_job(self, ctx: RequestContext, data: NewJob) -> JobDetail:
         """Creates a job. Its builds need a command, from its configuration or its template."""
-        ctx.user.must("write", data.project_id)
+        ctx.must(data.project_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
         await check_secrets_lendable(ctx, data.pipeline_template_id)
@@ -123,15 +123,15 @@ class JobController(Controller):
         job = receipt.existing(JOB.at(job_id))
         return to_view(JobDetail, job, id=job_id, name=job.title, created_at=receipt.at)
 
-    @get("/{job_id:int}", **as_of(JOB_HISTORY, "job_id"))
+    @get("/{job_id:int}", guards=[CAN_READ], **as_of(JOB_HISTORY, "job_id"))
     async def get_job(self, ctx: RequestContext, job_id: int) -> JobDetail:
         """Returns a job."""
         return await find_visible_detail(ctx, job_id)
 
-    @put("/{job_id:int}")
+    @put("/{job_id:int}", guards=[CAN_WRITE])
     async def update_job(self, ctx: RequestContext, job_id: int, data: JobChanges) -> JobDetail:
         """Changes a job. Builds that are already queued keep what they were queued with."""
-        await find_visible_job(ctx, job_id, "write")
+        await find_visible_job(ctx, job_id)
         check_repository(data.repository)
         check_labels("pool_labels", data.pool_labels)
         if isinstance(data.pipeline_template_id, int):
@@ -142,13 +142,13 @@ class JobController(Controller):
         await ctx(UpdateJob(job_id, **changes))
         return await find_visible_detail(ctx, job_id)
 
-    @delete("/{job_id:int}")
+    @delete("/{job_id:int}", guards=[PROJECT_ADMINS])
     async def delete_job(self, ctx: RequestContext, job_id: int) -> None:
         """Deletes the job with all its builds; queued and running ones are aborted."""
-        await find_visible_job(ctx, job_id, "admin")
+        await find_visible_job(ctx, job_id)
         await ctx(DeleteJob(job_id))
 
-    @get("/{job_id:int}/configuration", **as_of(CONFIGURATION_HISTORY, "job_id"))
+    @get("/{job_id:int}/configuration", guards=[CAN_READ], **as_of(CONFIGURATION_HISTORY, "job_id"))
     async def get_job_configuration(self, ctx: RequestContext, job_id: int) -> ConfigurationView:
         """Returns what the builds of the job run. Secrets are listed by name."""
         async with ctx.reading() as connection:
@@ -158,10 +158,10 @@ class JobController(Controller):
             return ConfigurationView([], "", {}, [], [], None)
         return to_view(ConfigurationView, found)
 
-    @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView})
+    @put("/{job_id:int}/configuration", opt={"representation": ConfigurationView}, guards=[CAN_WRITE])
     async def configure_job(self, ctx: RequestContext, job_id: int, data: NewConfiguration) -> Configured:
         """Replaces the configuration, used from the next build on. Secrets that are not sent stay; null removes one."""
-        job = await find_visible_job(ctx, job_id, "write")
+        job = await find_visible_job(ctx, job_id)
         data.check()
         sealed = seal_values(ctx.services.secrets, data.secret_values)
         fields: dict[str, Any] = fields_of(data) | {"secrets": sealed}
@@ -172,8 +172,8 @@ class JobController(Controller):
         return Configured(job_id, job.created_at if stored is None else stored.updated_at)
 
 
-async def find_visible_job(ctx: RequestContext, job_id: int, level: Level = "read") -> JobRow:
-    return await ctx.find_visible(jobs.find, "job", job_id, level)
+async def find_visible_job(ctx: RequestContext, job_id: int) -> JobRow:
+    return await ctx.find_visible(jobs.find, "job", job_id)
 
 
 async def find_visible_detail(ctx: RequestContext, job_id: int) -> JobDetail:

@@ -9,7 +9,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.paging import Paged, paginate
-from api.http.permissions import Level
+from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, fields_of, to_view
 from api.projects import find_visible_project
@@ -72,7 +72,7 @@ class KnownIssueController(Controller):
     path = "/known-issues"
     tags = ["Known issues"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_known_issues(
         self,
         ctx: RequestContext,
@@ -85,10 +85,10 @@ class KnownIssueController(Controller):
             found = await known_issues.fetch_page(connection, project_id, **paged.window)
         return paginate(ctx.request, paged, [to_known_issue_view(row) for row in found])
 
-    @post()
+    @post(guards=[CAN_WRITE])
     async def create_known_issue(self, ctx: RequestContext, data: NewKnownIssue) -> KnownIssueView:
         """Creates a known issue. It classifies failures of new reports, and older ones that nobody has classified."""
-        ctx.user.must("write", data.project_id)
+        ctx.must(data.project_id)
         match = parse_match(data)
         if match is None:
             raise match_error("one of them is required")
@@ -103,17 +103,17 @@ class KnownIssueController(Controller):
             updated_at=receipt.at,
         )
 
-    @get("/{known_issue_id:int}")
+    @get("/{known_issue_id:int}", guards=[CAN_READ])
     async def get_known_issue(self, ctx: RequestContext, known_issue_id: int) -> KnownIssueView:
         """Returns a known issue."""
         return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
-    @put("/{known_issue_id:int}")
+    @put("/{known_issue_id:int}", guards=[CAN_WRITE])
     async def update_known_issue(
         self, ctx: RequestContext, known_issue_id: int, data: KnownIssueChanges
     ) -> KnownIssueView:
         """Changes a known issue; counts for reports that are recorded from now on."""
-        await find_visible_known_issue(ctx, known_issue_id, "write")
+        await find_visible_known_issue(ctx, known_issue_id)
         clearable: tuple[Clearable, ...] = ("defect_key", "defect_url")
         await ctx(
             UpdateKnownIssue(
@@ -125,15 +125,15 @@ class KnownIssueController(Controller):
         )
         return to_known_issue_view(await find_visible_known_issue(ctx, known_issue_id))
 
-    @delete("/{known_issue_id:int}")
+    @delete("/{known_issue_id:int}", guards=[CAN_WRITE])
     async def delete_known_issue(self, ctx: RequestContext, known_issue_id: int) -> None:
         """Deletes a known issue; what it has classified stays so."""
-        await find_visible_known_issue(ctx, known_issue_id, "write")
+        await find_visible_known_issue(ctx, known_issue_id)
         await ctx(DeleteKnownIssue(known_issue_id))
 
 
-async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int, level: Level = "read") -> KnownIssueRow:
-    return await ctx.find_visible(known_issues.find, "known issue", known_issue_id, level)
+async def find_visible_known_issue(ctx: RequestContext, known_issue_id: int) -> KnownIssueRow:
+    return await ctx.find_visible(known_issues.find, "known issue", known_issue_id)
 
 
 def parse_match(data: NewKnownIssue | KnownIssueChanges) -> tuple[Kind, str] | None:

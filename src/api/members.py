@@ -4,7 +4,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, post, put
 
 from api.http.paging import Paged, paginate
-from api.http.permissions import Level
+from api.http.permissions import CAN_READ, PROJECT_ADMINS, Level
 from api.http.request_context import RequestContext
 from api.http.types import Email
 from api.projects import find_visible_project
@@ -28,7 +28,7 @@ class MemberController(Controller):
     path = "/projects/{project_id:int}/members"
     tags = ["Projects"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_members(self, ctx: RequestContext, project_id: int, paged: Paged) -> Response[list[MemberView]]:
         """The members of a project, by the ids of the users."""
         async with ctx.reading() as connection:
@@ -36,30 +36,30 @@ class MemberController(Controller):
             found = await auth.fetch_members(connection, project_id, **paged.window)
         return paginate(ctx.request, paged, found)
 
-    @post()
+    @post(guards=[PROJECT_ADMINS])
     async def add_member(self, ctx: RequestContext, project_id: int, data: NewMember) -> MemberView:
         """Makes a user a member of the project, or changes their access. For the project's admins."""
         async with ctx.reading() as connection:
-            await find_visible_project(ctx, project_id, "admin")
+            await find_visible_project(ctx, project_id)
             user = await auth.find_by_email(connection, data.email)
         if user is None:
             raise NotFound(f"No user has the address {data.email}; an admin invites them by POST /api/v3/users.")
         return await admit(ctx, project_id, user.id, data.access)
 
-    @put("/{user_id:int}")
+    @put("/{user_id:int}", guards=[PROJECT_ADMINS])
     async def update_member(
         self, ctx: RequestContext, project_id: int, user_id: int, data: MemberChanges
     ) -> MemberView:
         """Changes what a member may do in the project. For the project's admins."""
         async with ctx.reading():
-            await find_visible_project(ctx, project_id, "admin")
+            await find_visible_project(ctx, project_id)
             await find_member(ctx, project_id, user_id)
         return await admit(ctx, project_id, user_id, data.access)
 
-    @delete("/{user_id:int}")
+    @delete("/{user_id:int}", guards=[PROJECT_ADMINS])
     async def remove_member(self, ctx: RequestContext, project_id: int, user_id: int) -> None:
         """Takes a member's access to the project away. For the project's admins."""
-        await find_visible_project(ctx, project_id, "admin")
+        await find_visible_project(ctx, project_id)
         await ctx(RemoveMember(project_id, user_id))
 
 

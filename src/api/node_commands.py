@@ -8,7 +8,7 @@ from litestar import Controller, Request, Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from msgspec import Meta
 
-from api.http.permissions import User, admins_only
+from api.http.permissions import NODE_MANAGERS, User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import to_view
 from api.live.stream_clients import watching_disconnect
@@ -46,7 +46,7 @@ class NodeCommandController(Controller):
     path = "/nodes/{node_id:int}"
     tags = ["Nodes / CI Agents"]
 
-    @post("/restart", status_code=202, guards=[admins_only("manage nodes")])
+    @post("/restart", status_code=202, guards=[NODE_MANAGERS])
     async def restart_node(self, ctx: RequestContext, node_id: int) -> Detail:
         """Has the agent end its builds and start again."""
         await ctx(RequestNodeCommand(await ctx.services.ids.draw("node_commands"), node_id, "restart"))

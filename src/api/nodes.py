@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
-from api.http.permissions import admins_only
+from api.http.permissions import CAN_READ, NODE_MANAGERS
 from api.http.request_context import RequestContext
 from api.http.security import AGENT_TOKEN, PUBLIC
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
@@ -83,7 +83,7 @@ class NodeController(Controller):
     path = "/nodes"
     tags = ["Nodes / CI Agents"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_nodes(
         self,
         ctx: RequestContext,
@@ -95,7 +95,7 @@ class NodeController(Controller):
         found = await nodes.fetch_page(ctx.source, pool_id=pool_id, status=status, **paged.window)
         return paginate(ctx.request, paged, found)
 
-    @post(opt=SHOWN_ONCE, guards=[admins_only("manage nodes")])
+    @post(opt=SHOWN_ONCE, guards=[NODE_MANAGERS])
     async def register_node(self, ctx: RequestContext, data: NewNode) -> RegisteredNode:
         """Registers a node. Its agent authenticates with `agent_token`, which is shown only here."""
         node_id = await ctx.services.ids.draw("nodes")
@@ -107,7 +107,7 @@ class NodeController(Controller):
         node = receipt.existing(NODE.at(node_id))
         return to_view(RegisteredNode, node, id=node_id, name=node.title, agent_token=token)
 
-    @get("/find", opt={"problems": (NotFound,)})
+    @get("/find", opt={"problems": (NotFound,)}, guards=[CAN_READ])
     async def find_node(
         self,
         ctx: RequestContext,
@@ -119,7 +119,7 @@ class NodeController(Controller):
             raise NotFound(f"There is no node called {name!r}.")
         return found
 
-    @get("/agent/latest")
+    @get("/agent/latest", guards=[CAN_READ])
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
         """The newest agent: one file for all platforms, for Python 3.9 or newer. It does not run on Windows yet."""
         services = ctx.services
@@ -132,24 +132,24 @@ class NodeController(Controller):
         }
         return LatestAgent(services.agent_version, **downloads)
 
-    @get("/{node_id:int}", **as_of(NODE_HISTORY, "node_id"))
+    @get("/{node_id:int}", guards=[CAN_READ], **as_of(NODE_HISTORY, "node_id"))
     async def get_node(self, ctx: RequestContext, node_id: int) -> NodeView:
         """Returns a node with the last measurements of its agent."""
         node = await find_node_view(ctx, node_id)
         return msgspec.structs.replace(node, cpu_pct=None, uptime_s=None) if ctx.is_historical else node
 
-    @get("/{node_id:int}/health")
+    @get("/{node_id:int}/health", guards=[CAN_READ])
     async def get_node_health(self, ctx: RequestContext, node_id: int) -> NodeHealth:
         """The last measurements of the agent. `last_heartbeat_s` is -1 before its first request."""
         return await ctx.find(nodes.find_health, "node", node_id)
 
-    @delete("/{node_id:int}", guards=[admins_only("manage nodes")])
+    @delete("/{node_id:int}", guards=[NODE_MANAGERS])
     async def delete_node(self, ctx: RequestContext, node_id: int) -> None:
         """Deletes the node: its token is refused from now on, and builds that run there are aborted."""
         await ctx.find(nodes.find, "node", node_id)
         await ctx(DeleteNode(node_id))
 
-    @put("/{node_id:int}", guards=[admins_only("manage nodes")])
+    @put("/{node_id:int}", guards=[NODE_MANAGERS])
     async def update_node(self, ctx: RequestContext, node_id: int, data: NodeChanges) -> NodeView:
         """Changes a node; counts for builds that are assigned from now on."""
         changes = changes_in(data, name="title")
@@ -160,13 +160,13 @@ class NodeController(Controller):
         await ctx(UpdateNode(node_id, **changes))
         return await find_node_view(ctx, node_id)
 
-    @post("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
+    @post("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def quarantine_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         """Stops the assignment of builds to the node. Builds that run there go on, and commands still reach it."""
         await ctx(QuarantineNode(node_id))
         return NodeStatus(node_id, "quarantined")
 
-    @delete("/{node_id:int}/quarantine", status_code=200, guards=[admins_only("manage nodes")])
+    @delete("/{node_id:int}/quarantine", status_code=200, guards=[NODE_MANAGERS])
     async def release_node(self, ctx: RequestContext, node_id: int) -> NodeStatus:
         """Lets the node take builds again."""
         await ctx(ReleaseNode(node_id))

@@ -9,7 +9,7 @@ from litestar.params import Parameter
 from msgspec import UNSET, Meta, UnsetType
 
 from api.http.paging import Paged, paginate
-from api.http.permissions import User
+from api.http.permissions import CAN_READ, PROJECT_ADMINS, User
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, changes_in, fields_of, to_view
 from commands.pools import CreatePool, DeletePool, UpdatePool
@@ -46,7 +46,7 @@ class PoolController(Controller):
     path = "/node-pools"
     tags = ["Node Pools"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_pools(
         self,
         ctx: RequestContext,
@@ -57,10 +57,10 @@ class PoolController(Controller):
         found = await pools.fetch_page(ctx.source, projects=ctx.user.projects, project_id=project_id, **paged.window)
         return paginate(ctx.request, paged, found)
 
-    @post()
+    @post(guards=[PROJECT_ADMINS])
     async def create_pool(self, ctx: RequestContext, data: NewPool) -> PoolView:
         """Creates a pool of nodes for the jobs of a project."""
-        ctx.user.must("admin", data.project_id)
+        ctx.must(data.project_id)
         if data.shared:
             ctx.user.must_manage_nodes()
         check_labels("labels", data.labels)
@@ -70,12 +70,12 @@ class PoolController(Controller):
         pool = receipt.existing(POOL.at(pool_id))
         return to_view(PoolView, pool, id=pool_id, name=pool.title, node_count=0)
 
-    @get("/{id:int}")
+    @get("/{id:int}", guards=[CAN_READ])
     async def get_pool(self, ctx: RequestContext, id: int) -> PoolView:
         """Returns a pool."""
         return await find_visible_pool(ctx, id)
 
-    @put("/{id:int}")
+    @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_pool(self, ctx: RequestContext, id: int, data: PoolChanges) -> PoolView:
         """Changes a pool; limits and labels count for builds that are assigned from now on."""
         pool = await find_visible_pool(ctx, id)
@@ -89,7 +89,7 @@ class PoolController(Controller):
         await ctx(UpdatePool(id, **changes))
         return await find_visible_pool(ctx, id)
 
-    @delete("/{id:int}")
+    @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
         """Deletes a pool; its nodes stay, without a pool. Refused while builds are queued or running in it."""
         check_may_change(ctx.user, await find_visible_pool(ctx, id))

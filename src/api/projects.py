@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import Paged, paginate
-from api.http.permissions import Level, developers_only
+from api.http.permissions import CAN_READ, DEVELOPERS, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, fields_of, to_view
 from commands.pools import DeletePool
@@ -78,14 +78,13 @@ class ProjectController(Controller):
     path = "/projects"
     tags = ["Projects"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_projects(self, ctx: RequestContext, paged: Paged) -> Response[list[ProjectItem]]:
         """The projects that the caller is a member of, by id."""
-        member = None if ctx.user.is_admin else ctx.user.user_id
-        found = await projects.fetch_visible(ctx.source, member, **paged.window)
+        found = await projects.fetch_visible(ctx.source, ctx.user.projects, **paged.window)
         return paginate(ctx.request, paged, [to_view(ProjectItem, row) for row in found])
 
-    @post(opt=SHOWN_ONCE, guards=[developers_only])
+    @post(opt=SHOWN_ONCE, guards=[DEVELOPERS])
     async def create_project(self, ctx: RequestContext, data: NewProject) -> CreatedProject:
         """Creates a project with the caller as its admin. `webhook_secret` is shown only here."""
         project_id = await ctx.services.ids.draw("projects")
@@ -105,33 +104,33 @@ class ProjectController(Controller):
         created = next(item.event for item in receipt.events if item.event.name == "project.created")
         return CreatedProject(project_id, data.name, getattr(created, "slug", base), secret)
 
-    @get("/{project_id:int}")
+    @get("/{project_id:int}", guards=[CAN_READ])
     async def get_project(self, ctx: RequestContext, project_id: int) -> ProjectDetail:
         """Returns a project."""
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
-    @put("/{project_id:int}")
+    @put("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def update_project(self, ctx: RequestContext, project_id: int, data: ProjectChanges) -> ProjectDetail:
         """Changes a project."""
-        await find_visible_project(ctx, project_id, "admin")
+        await find_visible_project(ctx, project_id)
         await ctx(UpdateProject(project_id, **fields_of(data, name="title")))
         return to_detail(await find_visible_project(ctx, project_id), ctx.services.base_url)
 
-    @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE)
+    @post("/{project_id:int}/rotate-webhook-secret", status_code=200, opt=SHOWN_ONCE, guards=[PROJECT_ADMINS])
     async def rotate_webhook_secret(self, ctx: RequestContext, project_id: int) -> NewSecret:
         """Replaces the secret: the old one is refused from now on, the new one is shown only here."""
-        await find_visible_project(ctx, project_id, "admin")
+        await find_visible_project(ctx, project_id)
         secret = new_token("wh_sec_")
         await ctx(RotateWebhookSecret(project_id, ctx.services.secrets.seal(secret)))
         return NewSecret(secret)
 
-    @delete("/{project_id:int}")
+    @delete("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def delete_project(self, ctx: RequestContext, project_id: int) -> None:
         """Deletes the project for good, with its jobs, their builds and all their data; queued and running builds are
         aborted. Refused while builds of other projects are queued or running in its node pools.
         """
         async with ctx.reading() as connection:
-            await find_visible_project(ctx, project_id, "admin")
+            await find_visible_project(ctx, project_id)
             guests = await pools.count_guest_builds(connection, project_id)
         if guests:
             what = "1 build of another project is" if guests == 1 else f"{guests} builds of other projects are"
@@ -149,9 +148,9 @@ class ProjectController(Controller):
         await ctx(DeleteProject(project_id, job_ids))
 
 
-async def find_visible_project(ctx: RequestContext, project_id: int, level: Level = "read") -> ProjectRow:
+async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectRow:
     """Returns the project. Raises NotFound for one that the user cannot see, Forbidden for too little access."""
-    ctx.user.must(level, project_id)
+    ctx.must(project_id)
     return await ctx.find(projects.find, "project", project_id)
 
 

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from api.http.as_of import as_of
 from api.http.paging import Paged, paginate
+from api.http.permissions import CAN_READ, CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Id, Name, to_view
 from api.http.validation import Time
@@ -126,7 +127,7 @@ class QuarantineController(Controller):
     path = "/quarantine"
     tags = ["Quarantine"]
 
-    @get(**as_of(QUARANTINE_HISTORY, "job_id"))
+    @get(guards=[CAN_READ], **as_of(QUARANTINE_HISTORY, "job_id"))
     async def list_quarantine(
         self, ctx: RequestContext, job_id: JobId, page: Page = 1, limit: Limit = 10_000, after: After = 0
     ) -> Response[list[EntryItem]]:
@@ -137,10 +138,10 @@ class QuarantineController(Controller):
             found = await quarantine.fetch_page(connection, job_id, **paged.window)
         return paginate(ctx.request, paged, [to_item(row, ctx.effective_time) for row in found])
 
-    @post()
+    @post(guards=[CAN_WRITE])
     async def add_to_quarantine(self, ctx: RequestContext, data: NewEntry) -> NewEntryAnswer:
         """Adds a test to the quarantine; builds still run it. `node_id` may be a prefix that `::` or `[` follows."""
-        await find_visible_job(ctx, data.job_id, "write")
+        await find_visible_job(ctx, data.job_id)
         quarantine_id = await ctx.services.ids.draw("quarantine")
         wanted = AddToQuarantine(
             data.job_id, quarantine_id, (data.node_id,), utcnow(), data.reason, data.expires_at, data.owner
@@ -148,10 +149,10 @@ class QuarantineController(Controller):
         receipt = await ctx(wanted)
         return to_view(NewEntryAnswer, data, id=quarantine_id, quarantined_at=receipt.at)
 
-    @post("/bulk", status_code=200)
+    @post("/bulk", status_code=200, guards=[CAN_WRITE])
     async def change_quarantine(self, ctx: RequestContext, data: Bulk) -> Added | Removed:
         """Adds or removes many tests; skips those that are in the quarantine already, or are not in it."""
-        await find_visible_job(ctx, data.job_id, "write")
+        await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
             receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
@@ -174,7 +175,7 @@ class QuarantineController(Controller):
         added = sum(len(event.node_ids) for event in events if isinstance(event, TestsQuarantined))
         return Added(added, len(node_ids) - added)
 
-    @get("/stats")
+    @get("/stats", guards=[CAN_READ])
     async def get_quarantine_stats(self, ctx: RequestContext, job_id: JobId) -> Stats:
         """Counts the entries of a job's quarantine."""
         now = utcnow()
@@ -192,17 +193,17 @@ class QuarantineController(Controller):
             by_status=dict.fromkeys(get_args(Status), 0) | statuses,
         )
 
-    @get("/nodeids")
+    @get("/nodeids", guards=[CAN_READ])
     async def list_quarantined_node_ids(self, ctx: RequestContext, job_id: JobId) -> NodeIds:
         """Returns the node ids in a job's quarantine, for a test runner to read."""
         async with ctx.reading() as connection:
             await find_visible_job(ctx, job_id)
             return NodeIds(await quarantine.fetch_node_ids(connection, job_id, utcnow()))
 
-    @delete("/{quarantine_id:int}")
+    @delete("/{quarantine_id:int}", guards=[CAN_WRITE])
     async def remove_from_quarantine(self, ctx: RequestContext, quarantine_id: int) -> None:
         """Removes an entry: failures of its tests fail builds again."""
-        entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id, "write")
+        entry = await ctx.find_visible(quarantine.find, "quarantine entry", quarantine_id)
         await ctx(RemoveFromQuarantine(entry.job_id, quarantine_id=quarantine_id))
 
 

@@ -6,6 +6,7 @@ import msgspec
 from litestar import Controller, post
 
 from api.audit import must_access_project
+from api.http.permissions import CAN_SIMULATE
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.http.validation import Time
@@ -58,12 +59,12 @@ class SimulationController(Controller):
     path = "/audit/replay"
     tags = ["Audit"]
 
-    @post(status_code=200, opt={"problems": (TooManyRequests,)})
+    @post(status_code=200, opt={"problems": (TooManyRequests,)}, guards=[CAN_SIMULATE])
     async def simulate_rules(self, ctx: RequestContext, data: SimulationRequest) -> SimulationAnswer:
         """Which failures would have been classified otherwise, and which builds would have ended otherwise."""
         project_id = data.project_id
         if project_id is not None:
-            await must_access_project(ctx, project_id, "write")
+            await must_access_project(ctx, project_id)
         elif not ctx.user.is_admin:
             raise Invalid.field("project_id", "is required: only admins replay all projects at once")
         if len(await ctx.request.body()) > MAX_BYTES:

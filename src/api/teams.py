@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.endpoints import find_accessible, find_with_stats, must_be_callable
 from api.http.paging import Paged, paginate
+from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import Id, Name, to_view
 from api.projects import find_visible_project
@@ -85,7 +86,7 @@ class TeamsController(Controller):
     path = "/ms-teams"
     tags = ["MS Teams"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_channels(self, ctx: RequestContext, paged: Paged) -> Response[list[ChannelItem]]:
         """The channels of the caller's projects, by id."""
         async with ctx.reading() as connection:
@@ -93,10 +94,10 @@ class TeamsController(Controller):
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
         return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
-    @post()
+    @post(guards=[PROJECT_ADMINS])
     async def register_channel(self, ctx: RequestContext, data: NewChannel) -> ChannelItem:
         """Registers a channel by the URL of its workflow or incoming webhook."""
-        await find_visible_project(ctx, data.project_id, "admin")
+        await find_visible_project(ctx, data.project_id)
         await must_be_callable(ctx, data.webhook_url, "webhook_url")
         receipt = await ctx(
             RegisterChannel(
@@ -111,15 +112,15 @@ class TeamsController(Controller):
         )
         return to_item(new_row(ChannelRow, receipt.events[-1].event), DeliveryStats())
 
-    @get("/{id:int}")
+    @get("/{id:int}", guards=[CAN_READ])
     async def get_channel(self, ctx: RequestContext, id: int) -> ChannelItem:
         """Returns a channel."""
         return to_item(*await find_with_stats(ctx, ChannelRow, id))
 
-    @put("/{id:int}")
+    @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_channel(self, ctx: RequestContext, id: int, data: ChannelChanges) -> ChannelItem:
         """Changes a channel. A new URL, or activating it, tries waiting deliveries at once."""
-        row = await find_accessible(ctx, ChannelRow, id, "admin")
+        row = await find_accessible(ctx, ChannelRow, id)
         url = None if data.webhook_url is UNSET else data.webhook_url
         if url == row.shown_url:  # what a GET showed, sent back
             url = None
@@ -138,16 +139,16 @@ class TeamsController(Controller):
         )
         return to_item(*await find_with_stats(ctx, ChannelRow, id))
 
-    @delete("/{id:int}")
+    @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_channel(self, ctx: RequestContext, id: int) -> None:
         """Deletes a channel, with the cards that were not delivered yet."""
-        await find_accessible(ctx, ChannelRow, id, "admin")
+        await find_accessible(ctx, ChannelRow, id)
         await ctx(DeleteEndpoints("teams", (id,)))
 
-    @post("/{id:int}/test", status_code=200)
+    @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_channel(self, ctx: RequestContext, id: int) -> ChannelTested:
         """Sends a card at once, without retries, and returns how it was answered."""
-        row = await find_accessible(ctx, ChannelRow, id, "admin")
+        row = await find_accessible(ctx, ChannelRow, id)
         project = await projects.find(ctx.source, row.project_id)
         card = make_test_card(row.title, "" if project is None else project.name)
         url = ctx.services.secrets.unseal(row.sealed_url)

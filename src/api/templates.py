@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from api.http.configurations import Glob, SetupLine, Value, check_parts, seal_values
 from api.http.paging import Paged, paginate
-from api.http.permissions import User, developers_only
+from api.http.permissions import CAN_READ, DEVELOPERS, User
 from api.http.request_context import RequestContext
 from api.http.types import Name, fields_of, to_view
 from commands.templates import CreateTemplate, DeleteTemplate, UpdateTemplate
@@ -64,13 +64,13 @@ class TemplateController(Controller):
     path = "/pipeline-templates"
     tags = ["Pipeline Templates"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_templates(self, ctx: RequestContext, paged: Paged) -> Response[list[TemplateView]]:
         """All templates, by id."""
         found = await templates.fetch_page(ctx.source, **paged.window)
         return paginate(ctx.request, paged, found)
 
-    @post(guards=[developers_only])
+    @post(guards=[DEVELOPERS])
     async def create_template(self, ctx: RequestContext, data: NewTemplate) -> TemplateView:
         """Creates a template for the configurations of jobs."""
         data.check()
@@ -92,12 +92,12 @@ class TemplateController(Controller):
             creator_id=ctx.user.user_id,
         )
 
-    @get("/{template_id:int}")
+    @get("/{template_id:int}", guards=[CAN_READ])
     async def get_template(self, ctx: RequestContext, template_id: int) -> TemplateView:
         """Returns a template, with its secrets by name."""
         return await find_template(ctx, template_id)
 
-    @put("/{template_id:int}")
+    @put("/{template_id:int}", guards=[DEVELOPERS])
     async def update_template(self, ctx: RequestContext, template_id: int, data: TemplateChanges) -> TemplateView:
         """Changes a template; counts for the next builds of all jobs that use it."""
         check_ownership(ctx.user, await find_template(ctx, template_id))
@@ -109,7 +109,7 @@ class TemplateController(Controller):
         await ctx(UpdateTemplate(template_id, **changes))
         return await find_template(ctx, template_id)
 
-    @delete("/{template_id:int}")
+    @delete("/{template_id:int}", guards=[DEVELOPERS])
     async def delete_template(self, ctx: RequestContext, template_id: int) -> None:
         """Deletes a template. Refused while jobs use it."""
         template = await find_template(ctx, template_id)

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from api.builds import read_build
 from api.http.as_of import as_of
 from api.http.paging import Paged, next_page
-from api.http.permissions import Level
+from api.http.permissions import CAN_READ
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from domain.core.errors import NotFound
@@ -166,7 +166,7 @@ class TestController(Controller):
     path = ""
     tags = ["Reports & Tests"]
 
-    @get("/report/{build_id:int}", **as_of(REPORT_HISTORY, "build_id"))
+    @get("/report/{build_id:int}", guards=[CAN_READ], **as_of(REPORT_HISTORY, "build_id"))
     async def get_report(self, ctx: RequestContext, build_id: int) -> ReportView:
         """Returns the totals of a build's results, by suite and by report."""
         async with read_build(ctx, build_id) as (connection, _):
@@ -174,7 +174,7 @@ class TestController(Controller):
             totals = await results_queries.fetch_totals(connection, ranges)
         return to_report_view(build_id, ranges, totals)
 
-    @get("/tests", **as_of(TESTS_HISTORY, "build_id"))
+    @get("/tests", guards=[CAN_READ], **as_of(TESTS_HISTORY, "build_id"))
     async def list_tests(
         self,
         ctx: RequestContext,
@@ -206,7 +206,7 @@ class TestController(Controller):
         headers = next_page(ctx.request, limit, [result.id for result in found])
         return Response(TestPage(total, [to_item(ranges, result, quarantined) for result in found]), headers=headers)
 
-    @get("/tests/{test_id:int}")
+    @get("/tests/{test_id:int}", guards=[CAN_READ])
     async def get_test(self, ctx: RequestContext, test_id: int) -> TestDetail:
         """One result with its trace, output and properties."""
         async with ctx.reading() as connection:
@@ -231,7 +231,7 @@ class TestController(Controller):
             properties=text.properties if text is not None else [],
         )
 
-    @get("/tests/{test_id:int}/history")
+    @get("/tests/{test_id:int}/history", guards=[CAN_READ])
     async def get_test_history(self, ctx: RequestContext, test_id: int, limit: Past = 20) -> History:
         """The results of the test of this result, the newest first. `test_id` is the id of a result."""
         async with ctx.reading() as connection:
@@ -254,8 +254,8 @@ async def find_quarantined(
     return filter_quarantined((result.node_id for result in found), entries)
 
 
-async def find_visible_result(ctx: RequestContext, result_id: int, level: Level = "read") -> ResultOrigin:
-    return await ctx.find_visible(results_history.find_origin, "test result", result_id, level)
+async def find_visible_result(ctx: RequestContext, result_id: int) -> ResultOrigin:
+    return await ctx.find_visible(results_history.find_origin, "test result", result_id)
 
 
 def to_report_view(build_id: int, ranges: ReportRanges, totals: list[SuiteTotal]) -> ReportView:

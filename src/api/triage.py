@@ -6,6 +6,7 @@ import msgspec
 from litestar import Controller, post
 from msgspec import Meta
 
+from api.http.permissions import CAN_WRITE
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
 from api.tests import find_visible_result
@@ -76,32 +77,32 @@ class TriageController(Controller):
     path = "/tests/{test_id:int}"
     tags = ["Reports & Tests"]
 
-    @post("/classification", status_code=200)
+    @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
         """Classifies a failure. Overrides rules and models, which never override a person."""
         user = ctx.user
-        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
+        result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(ClassifyResult(result, data.classification, "user", user.user_id))
         return Classified(test_id, data.classification, user.email)
 
-    @post("/defect", status_code=200)
+    @post("/defect", status_code=200, guards=[CAN_WRITE])
     async def link_defect(self, ctx: RequestContext, test_id: int, data: NewDefect) -> LinkedDefect:
         """Links a failure with a defect in a tracker."""
-        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
+        result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkDefect(result, data.defect_key, data.defect_url, ctx.user.user_id))
         return LinkedDefect(test_id, data.defect_key, data.defect_url)
 
-    @post("/resolution", status_code=200)
+    @post("/resolution", status_code=200, guards=[CAN_WRITE])
     async def resolve_test(self, ctx: RequestContext, test_id: int, data: NewResolution) -> Resolved:
         """Notes what came of a failure, in free text."""
-        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
+        result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(SetResolution(result, data.resolution, ctx.user.user_id))
         return Resolved(test_id, data.resolution, ctx.user.email)
 
-    @post("/known-issue", status_code=200)
+    @post("/known-issue", status_code=200, guards=[CAN_WRITE])
     async def link_known_issue(self, ctx: RequestContext, test_id: int, data: NewKnownIssueLink) -> LinkedKnownIssue:
         """Classifies this failure, and from now on those with the same fail_id or signature, as the known issue."""
-        result = to_recorded(await find_visible_result(ctx, test_id, "write"))
+        result = to_recorded(await find_visible_result(ctx, test_id))
         await ctx(LinkKnownIssue(result, data.known_issue_id, ctx.user.user_id))
         return LinkedKnownIssue(test_id, data.known_issue_id, bool(result.fail_id or result.signature))
 

@@ -14,7 +14,7 @@ from api.auth import Permissions, permissions
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import check_one_offset, next_page
-from api.http.permissions import Level, User, admins_only
+from api.http.permissions import CAN_READ, Level, User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Email, Id, fields_of, to_view
 from commands.handler import Receipt
@@ -58,6 +58,7 @@ class UserChanges(msgspec.Struct):
     role: Role | UnsetType = UNSET
     active: bool | UnsetType = UNSET
     """False ends the sessions and API tokens of the user for good; true lets them sign in again."""
+    can_manage_nodes: bool | UnsetType = UNSET
     first_name: PersonName | UnsetType = UNSET
     last_name: PersonName | UnsetType = UNSET
     project_ids: Projects | UnsetType = UNSET
@@ -106,7 +107,7 @@ class UserController(Controller):
     path = "/users"
     tags = ["Users"]
 
-    @get(guards=[admins_only("see the list of users")])
+    @get(guards=[admins_only("see the list of users", "read")])
     async def list_users(
         self,
         ctx: RequestContext,
@@ -146,7 +147,7 @@ class UserController(Controller):
         user = receipt.existing(USER.at(user_id))
         return to_invitation(ctx, user, receipt, sorted(access))
 
-    @get("/{user_id:int}", opt={"problems": (Forbidden,)})
+    @get("/{user_id:int}", opt={"problems": (Forbidden,)}, guards=[CAN_READ])
     async def get_user(self, ctx: RequestContext, user_id: int) -> UserDetail:
         """Returns a user. For admins, and for the users themselves."""
         must_be_admin_or(ctx.user, user_id)
@@ -180,7 +181,7 @@ class UserController(Controller):
         access = await projects.fetch_access(ctx.source, user_id)
         return to_invitation(ctx, receipt.existing(USER.at(user_id)), receipt, sorted(access))
 
-    @get("/{user_id:int}/permissions", **as_of(PERMISSIONS_HISTORY, "user_id"))
+    @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:
         """Returns what a user may do in each project. For admins, and for the users themselves."""
         must_be_admin_or(ctx.user, user_id)
@@ -189,7 +190,7 @@ class UserController(Controller):
             if row is None:
                 raise NotFound(f"There is no user {user_id}.")
             access = await projects.fetch_access(connection, user_id)
-            user = User(user_id, row.email, row.role, access)
+            user = User(user_id, row.email, row.role, access, can_manage_nodes=row.can_manage_nodes)
             visible = user.projects
             if visible is None:
                 visible = [project.id for project in await projects.fetch_visible(connection, None)]

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from api.endpoints import find_accessible, find_with_stats, may_access, must_access, must_be_callable
 from api.http.as_of import resolve_moment
 from api.http.paging import Paged, next_page, paginate
+from api.http.permissions import CAN_READ, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.security import PUBLIC
 from api.http.types import MAX_ID, Id, to_view
@@ -134,7 +135,7 @@ class WebhookController(Controller):
     path = "/webhooks"
     tags = ["Webhooks"]
 
-    @get()
+    @get(guards=[CAN_READ])
     async def list_webhooks(
         self,
         ctx: RequestContext,
@@ -150,11 +151,11 @@ class WebhookController(Controller):
             stats = await delivery_history.read_stats(connection, [row.id for row in found])
         return paginate(ctx.request, paged, [to_item(row, stats[row.id]) for row in found])
 
-    @post()
+    @post(guards=[PROJECT_ADMINS])
     async def register_webhook(self, ctx: RequestContext, data: NewWebhook) -> WebhookItem:
         """Registers a webhook. With a secret, its deliveries are signed."""
         if data.project_id is not None:
-            await find_visible_project(ctx, data.project_id, "admin")
+            await find_visible_project(ctx, data.project_id)
         elif not ctx.user.is_admin:
             raise Forbidden("Only admins have webhooks of all projects; give a project_id.")
         await must_be_callable(ctx, data.url, "url")
@@ -182,15 +183,15 @@ class WebhookController(Controller):
             raise NotFound(f"There is no event type {event_type!r}; GET /api/v3/webhooks/schemas lists them.")
         return schema(event_type)
 
-    @get("/{id:int}")
+    @get("/{id:int}", guards=[CAN_READ])
     async def get_webhook(self, ctx: RequestContext, id: int) -> WebhookItem:
         """Returns a webhook, without its secret."""
         return to_item(*await find_with_stats(ctx, WebhookRow, id))
 
-    @put("/{id:int}")
+    @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
         """Changes a webhook. A new URL, or its activation, makes waiting deliveries due at once."""
-        await find_accessible(ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id)
         if data.url is not UNSET:
             await must_be_callable(ctx, data.url, "url")
         await ctx(
@@ -204,13 +205,13 @@ class WebhookController(Controller):
         )
         return to_item(*await find_with_stats(ctx, WebhookRow, id))
 
-    @delete("/{id:int}")
+    @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_webhook(self, ctx: RequestContext, id: int) -> None:
         """Deletes a webhook, with its history and the messages that were not delivered yet."""
-        await find_accessible(ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id)
         await ctx(DeleteEndpoints("webhook", (id,)))
 
-    @post("/bulk-delete", status_code=200)
+    @post("/bulk-delete", status_code=200, guards=[PROJECT_ADMINS])
     async def delete_webhooks(self, ctx: RequestContext, data: BulkDelete) -> Deleted:
         """Deletes all of the webhooks, or none if the caller may not delete one. Skips those that they cannot see."""
         found = await find_existing(ctx.source, data.ids)
@@ -220,10 +221,10 @@ class WebhookController(Controller):
         await ctx(DeleteEndpoints("webhook", tuple(row.id for row in visible)))
         return Deleted(len(visible), [row.id for row in visible])
 
-    @post("/{id:int}/test", status_code=200)
+    @post("/{id:int}/test", status_code=200, guards=[PROJECT_ADMINS])
     async def test_webhook(self, ctx: RequestContext, id: int) -> Tested:
         """Sends a `ping`, signed like a delivery, without retries, and returns how it was answered."""
-        row = await find_accessible(ctx, WebhookRow, id, "admin")
+        row = await find_accessible(ctx, WebhookRow, id)
         now, delivery_id = utcnow(), deliveries.new_delivery_id()
         data = msgspec.Raw(msgspec.json.encode(to_view(WebhookView, row, has_secret=row.sealed_secret is not None)))
         body = msgspec.json.encode(NotificationMessage(f"evt-{delivery_id}", PING, now, row.project_id, data))
@@ -233,7 +234,7 @@ class WebhookController(Controller):
         await delivery_history.record_ping(ctx.services.pool, id, delivery_id, outcome, now)
         return Tested(outcome.ok, outcome.status, outcome.ms, outcome.error, delivery_id)
 
-    @get("/{id:int}/history")
+    @get("/{id:int}/history", guards=[CAN_READ])
     async def list_webhook_attempts(
         self,
         ctx: RequestContext,
@@ -255,10 +256,10 @@ class WebhookController(Controller):
         links = next_page(ctx.request, limit, [one.id for one in found], key="before")
         return Response(items, headers=links)
 
-    @post("/{id:int}/replay", status_code=202)
+    @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS])
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
         """Delivers the notifications since a position or time once more, marked as replay, in order for each build."""
-        await find_accessible(ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id)
         head = await ctx.services.log.read_head()
         if (data.position is None) == (data.since is None):
             raise Invalid.field("position", "give either position or since")
@@ -275,10 +276,10 @@ class WebhookController(Controller):
         await ctx(ReplayWebhook(id, random.token_hex(8), after, head))
         return StartedReplay(id, after, head)
 
-    @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202)
+    @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
         """Makes a delivery that has ended once more, with the same id and as many attempts as a new one."""
-        await find_accessible(ctx, WebhookRow, id, "admin")
+        await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
         if found is None:
             raise NotFound(f"Webhook {id} has no delivery {delivery_id!r}; pings cannot be redelivered.")

@@ -1,6 +1,6 @@
 """Commands on sessions and API tokens: open, create, revoke."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,6 +10,7 @@ from domain.auth import (
     SESSION,
     ApiTokenCreated,
     ApiTokenRevoked,
+    Scope,
     SessionOpened,
     SessionRevoked,
     Validity,
@@ -47,10 +48,13 @@ class CreateApiToken(Command, of=API_TOKEN):
     user_id: int
     label: str
     token_hash: bytes
+    scopes: Sequence[Scope] = ()
+    project_ids: Sequence[int] | None = None
+    expires_at: datetime | None = None
 
     def decide(self, token: ApiTokenCreated | None) -> Iterable[Event]:
         if token is None:
-            yield self.event(ApiTokenCreated)
+            yield self.event(ApiTokenCreated, scopes=list(self.scopes))
 
 
 @dataclass(frozen=True)

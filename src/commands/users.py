@@ -144,6 +144,7 @@ class UpdateUser(Command):
     admin_id: int
     role: Role | None = None
     active: bool | None = None
+    can_manage_nodes: bool | None = None
     first_name: str | None = None
     last_name: str | None = None
     access: Mapping[int, Access] | None = None

@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 from domain.core.data_keys import user_key
 from domain.core.events import Category, Event
 
+Scope = Literal["read", "build", "report", "admin"]
+"""What a limited API token may do: read; start and stop builds; send results and artifacts; everything."""
+
 
 class SessionEvent(Event, frozen=True):
     session_id: str
@@ -39,6 +42,11 @@ class ApiTokenCreated(ApiTokenEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("label", "token_hash")
     label: str = ""
     token_hash: bytes = b""
+    scopes: list[Scope] = []
+    """Empty: the token may do what its user may."""
+    project_ids: list[int] | None = None
+    """Projects that the token reaches; None: all of its user's."""
+    expires_at: datetime | None = None
 
     @property
     def data_key(self) -> str | None:

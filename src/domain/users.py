@@ -63,6 +63,7 @@ class UserUpdated(UserEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("first_name", "last_name")
     role: Role | None = None
     active: bool | None = None
+    can_manage_nodes: bool | None = None
     first_name: str | None = None
     last_name: str | None = None
 
@@ -87,6 +88,7 @@ class UserAccount(msgspec.Struct, frozen=True):
     first_name: str = ""
     last_name: str = ""
     active: bool = True
+    can_manage_nodes: bool = False
     has_password: bool = False
     """Whether the user has accepted the invitation."""
     link: PasswordLink | None = None

@@ -29,6 +29,7 @@ class UserRow(Row, frozen=True):
     active: bool = True
     first_name: str = ""
     last_name: str = ""
+    can_manage_nodes: bool = False
     last_login: datetime | None = None
     invited_at: datetime | None = None
     """When the last invitation was sent that is open; None once there is a password."""
@@ -48,6 +49,9 @@ class ApiTokenRow(Row, frozen=True):
     name: str
     token_hash: bytes
     created_at: datetime
+    scopes: list[str] = []
+    project_ids: list[int] | None = None
+    expires_at: datetime | None = None
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -62,7 +66,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case SessionRevoked():
             yield Delete(SessionRow, event.session_id)
         case ApiTokenCreated():
-            yield ApiTokenRow(event.token_id, event.user_id, event.label, event.token_hash, event.at)
+            yield copy_fields(ApiTokenRow, event, id=event.token_id, name=event.label, created_at=event.at)
         case ApiTokenRevoked():
             yield Delete(ApiTokenRow, event.token_id)
         case PasswordLinkIssued(purpose="invitation"):
@@ -110,8 +114,13 @@ class Credentials(msgspec.Struct, frozen=True):
     role: str
     access: dict[str, str]
     """Project id as text -> `read`, `write` or `admin`."""
+    can_manage_nodes: bool
     token_id: int | None = None
     token_hash: bytes = b""
+    scopes: list[str] = []
+    """Scopes of the API token; empty for no limit."""
+    project_ids: list[int] | None = None
+    """Projects that the API token is limited to; None for no limit."""
 
 
 _ACCESS = (
@@ -125,7 +134,7 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
     Expiry is not checked here: the signed session token holds it.
     """
     query = (
-        f"SELECT s.id, u.id, u.email, u.role, {_ACCESS} FROM {SessionRow.table} s"
+        f"SELECT s.id, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id WHERE s.id = ANY (%s) AND u.active"
     )
     rows = await fetch_rows(source, query, (list(set(session_ids)),))
@@ -137,8 +146,9 @@ async def find_token_credentials(source: Source, token_hash: bytes) -> Credentia
     return await fetch_one(
         source,
         Credentials,
-        f"SELECT u.id, u.email, u.role, {_ACCESS}, t.id, t.token_hash FROM {ApiTokenRow.table} t"
-        f" JOIN {UserRow.table} u ON u.id = t.user_id WHERE t.token_hash = %(hash)s AND u.active",
+        f"SELECT u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes, t.id, t.token_hash, t.scopes, t.project_ids"
+        f" FROM {ApiTokenRow.table} t JOIN {UserRow.table} u ON u.id = t.user_id"
+        " WHERE t.token_hash = %(hash)s AND u.active AND (t.expires_at IS NULL OR t.expires_at > now())",
         {"hash": token_hash},
     )
 
@@ -155,6 +165,7 @@ class UserView(msgspec.Struct):
     role: str
     active: bool
     """Whether the user may sign in."""
+    can_manage_nodes: bool
     projects: list[int]
     """Ids of the projects that the user is a member of."""
     last_login: datetime | None
@@ -162,7 +173,7 @@ class UserView(msgspec.Struct):
 
 
 _VIEW = f"""
-    SELECT u.id, u.email, u.first_name, u.last_name, u.role, u.active,
+    SELECT u.id, u.email, u.first_name, u.last_name, u.role, u.active, u.can_manage_nodes,
         ARRAY(SELECT project_id FROM {MemberRow.table} WHERE user_id = u.id ORDER BY project_id),
         u.last_login, u.invited_at
     FROM {UserRow.table} u

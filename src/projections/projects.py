@@ -1,6 +1,6 @@
 """Read model of projects and their members."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, cast
 
@@ -110,16 +110,16 @@ PROJECTION = Projection(
 
 
 async def fetch_visible(
-    source: Source, user_id: int | None, *, after: int = 0, offset: int = 0, limit: int | None = None
+    source: Source, project_ids: Sequence[int] | None, *, after: int = 0, offset: int = 0, limit: int | None = None
 ) -> list[ProjectRow]:
-    """The projects that a user is a member of, by id; all projects for None."""
+    """The projects with these ids, by id; all projects for None."""
     return await fetch_all(
         source,
         ProjectRow,
-        f"SELECT * FROM {ProjectRow.table} WHERE id > %(after)s AND (%(user)s::bigint IS NULL"
-        f" OR id IN (SELECT project_id FROM {MemberRow.table} WHERE user_id = %(user)s::bigint))"
+        f"SELECT * FROM {ProjectRow.table} WHERE id > %(after)s"
+        " AND (%(ids)s::bigint[] IS NULL OR id = ANY (%(ids)s::bigint[]))"
         " ORDER BY id OFFSET %(offset)s LIMIT %(limit)s",
-        {"user": user_id, "after": after, "offset": offset, "limit": limit},
+        {"ids": project_ids, "after": after, "offset": offset, "limit": limit},
     )
 
 

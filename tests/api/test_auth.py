@@ -1,11 +1,16 @@
 """Signing in and out, tokens, and what everybody may ask."""
 
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import psycopg
 import pytest
 import requests
 
+from projections.auth import ApiTokenRow
+from tests.support.http import Answer, Client
 from tests.support.server import Server
 
 
@@ -131,3 +136,86 @@ def test_tokens_have_pages(server: Server) -> None:
     assert [item["id"] for item in first.json()] == ids[:2]
     assert [item["id"] for item in me.get(first.links["next"]["url"]).json()] == ids[2:]
     assert [item["id"] for item in me.get("/api/v3/api-tokens", params={"limit": 2, "page": 2}).json()] == ids[2:]
+
+
+def limited(client: Client, server: Server, **limits: Any) -> Client:
+    """A client with an API token of this client's user."""
+    return server.client().authorize(client.create("/api-tokens", name="bot", **limits)["secret"])
+
+
+def test_a_token_of_few_scopes_does_nothing_else(server: Server) -> None:
+    project = server.admin.create("/projects", name="Scopes")["id"]
+    ann = server.make_user("developer", {project: "admin"})
+    job = ann.create("/jobs", name="Tests", project_id=project)["id"]
+    ann.when("PUT", f"/jobs/{job}/configuration", json={"command": "true", "setup": [], "env": {}, "artifacts": []})
+    build = ann.create("/builds/start", job_id=job, external=True)["id"]
+    asked: dict[str, Callable[[Client], Answer]] = {
+        "read": lambda client: client.when("GET", f"/jobs/{job}"),
+        "build": lambda client: client.when("POST", "/builds/start", json={"job_id": job}),
+        "report": lambda client: client.when("POST", f"/builds/{build}/finish", json={"status": "passed"}),
+        "admin": lambda client: client.when("PUT", f"/jobs/{job}", json={"name": "Tests"}),
+    }
+    for scopes in ([], ["read"], ["build"], ["report"], ["read", "report"], ["admin"]):
+        client = limited(ann, server, scopes=scopes)
+        assert client.fetch("/me")["email"] == ann.fetch("/me")["email"]
+        for scope, ask in asked.items():
+            answer = ask(client)
+            if not scopes or {scope, "admin"} & set(scopes):
+                assert answer.ok, (scopes, scope, answer.text)
+            else:
+                detail = f"This API token has no scope `{scope}`, which this needs."
+                assert answer.then(403)["detail"] == detail
+
+
+def test_a_token_of_some_projects_sees_no_other(server: Server) -> None:
+    one, other = (server.admin.create("/projects", name=name)["id"] for name in ("One", "Other"))
+    bot = limited(server.admin, server, project_ids=[one])
+    assert bot.fetch("/me")["projects"] == [one]
+    assert bot.fetch("/me")["permissions"]["is_admin"] is False
+    assert [project["id"] for project in bot.fetch("/projects")] == [one]
+    bot.when("GET", f"/projects/{other}").then(404)
+    bot.when("PUT", f"/projects/{one}", json={"description": "by a bot"}).then(200)
+    for method, path in (("GET", "/users"), ("POST", "/nodes")):
+        body = {"name": "n", "pool_id": 1} if method == "POST" else None
+        assert bot.when(method, path, json=body).status_code in (403, 422), path
+    ann = server.make_user("developer", {one: "read", other: "write"})
+    bot = limited(ann, server, project_ids=[other])
+    assert bot.fetch("/me")["permissions"]["projects"] == {str(other): "write"}
+    bot.when("GET", f"/projects/{one}").then(404)
+    refused = ann.when("POST", "/api-tokens", json={"name": "x", "project_ids": [one, 10**9]}).then(422)
+    assert refused["errors"] == [{"field": "project_ids", "message": f"there is no project {10**9}"}]
+
+
+def test_a_limited_token_makes_no_token(server: Server) -> None:
+    for limits in ({"scopes": ["admin"]}, {"project_ids": [server.admin.create("/projects", name="P")["id"]]}):
+        problem = limited(server.admin, server, **limits).when("POST", "/api-tokens", json={"name": "more"}).then(403)
+        assert (
+            problem["detail"] == "A limited API token cannot do this: sign in, or use one without scopes and projects."
+        )
+
+
+def test_a_token_ends_when_it_was_said(server: Server) -> None:
+    past = {"name": "x", "expires_at": "2020-01-01"}
+    assert server.admin.when("POST", "/api-tokens", json=past).then(422)["errors"][0]["field"] == "expires_at"
+    ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    bot = limited(server.admin, server, expires_at=ends, scopes=["read"])
+    item = next(item for item in server.admin.fetch("/api-tokens", limit=500)[::-1] if item["expires_at"])
+    assert (datetime.fromisoformat(item["expires_at"]), item["scopes"]) == (datetime.fromisoformat(ends), ["read"])
+    bot.when("GET", "/me").then(200)
+    with psycopg.connect(server.settings.database_url) as connection:
+        connection.execute(f"UPDATE {ApiTokenRow.table} SET expires_at = now() WHERE id = %s", (item["id"],))
+    bot.when("GET", "/me").then(401)
+
+
+def test_who_may_manage_nodes_is_no_admin(server: Server) -> None:
+    project = server.admin.create("/projects", name="Nodes")["id"]
+    pool = server.admin.create("/node-pools", name="P", project_id=project)["id"]
+    ann = server.make_user("developer", {project: "read"})
+    body = {"name": f"node-{uuid.uuid4()}", "pool_id": pool}
+    ann.when("POST", "/nodes", json=body).then(403)
+    server.admin.when("PUT", f"/users/{ann.fetch('/me')['id']}", json={"can_manage_nodes": True}).then(200)
+    assert ann.fetch("/me")["permissions"]["can_manage_nodes"] is True
+    node = ann.create("/nodes", **body)["id"]
+    ann.when("POST", f"/nodes/{node}/execute", json={"command": "id"}).then(403)
+    limited(ann, server, scopes=["admin"]).when("DELETE", f"/nodes/{node}").then(403)
+    ann.when("DELETE", f"/nodes/{node}").then(204)

@@ -134,7 +134,7 @@ FIELDS: dict[str, str] = {
     "ids": "Ids.",
     # People
     "can_start_builds": "Whether the user may start builds in a project.",
-    "can_manage_nodes": "Whether the user may manage nodes.",
+    "can_manage_nodes": "Whether the user may register, change and remove nodes.",
     "is_admin": "Whether the user is an admin.",
     # The log
     "position": "Position in the log.",

@@ -6,19 +6,20 @@
 | developer | write; admin of the projects that they are admin of |
 | admin | everything |
 
-What callers cannot see does not exist for them: 404, not 403. Operations that one role or agents alone may call declare
-it on the route, by `guards=`.
+What callers cannot see does not exist for them: 404, not 403. Scopes and projects of an API token only narrow what its
+user may do. Every route declares by `guards=` what it needs; a server with one that does not is not started.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
-from litestar.types import Guard
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
+from domain.auth import Scope
 from domain.core.errors import Forbidden, NotFound
+from domain.users import Role
 
 Level = Literal["read", "write", "admin"]
 RANK: dict[str, int] = {"read": 1, "write": 2, "admin": 3}
@@ -34,6 +35,11 @@ class User:
     access: Mapping[int, str] = field(default_factory=dict)
     session_id: str | None = None
     token_id: int | None = None
+    scopes: frozenset[str] | None = None
+    """Scopes of the API token; None where it has none, and for a session."""
+    token_projects: frozenset[int] | None = None
+    """Projects that the API token is limited to; None for all of the user's."""
+    can_manage_nodes: bool = False
 
     @property
     def actor(self) -> str:
@@ -41,15 +47,25 @@ class User:
 
     @property
     def is_admin(self) -> bool:
-        return self.role == "admin"
+        """Whether the user may do everything in all projects."""
+        return self.role == "admin" and self.token_projects is None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether an API token narrows what the user may do."""
+        return self.scopes is not None or self.token_projects is not None
 
     @property
     def projects(self) -> list[int] | None:
         """The ids of the projects that the user sees; None for all."""
-        return None if self.is_admin else sorted(self.access)
+        if self.role == "admin":
+            return None if self.token_projects is None else sorted(self.token_projects)
+        return sorted(project_id for project_id in self.access if self.may("read", project_id))
 
     def may(self, level: Level, project_id: int) -> bool:
-        if self.is_admin:
+        if self.token_projects is not None and project_id not in self.token_projects:
+            return False
+        if self.role == "admin":
             return True
         if self.role == "viewer" and level != "read":
             return False
@@ -71,8 +87,8 @@ class User:
             raise Forbidden("Viewers can only read; ask an admin for the developer role.")
 
     def must_manage_nodes(self) -> None:
-        if not self.is_admin:
-            raise Forbidden("Only admins manage nodes.")
+        if not self.is_admin and not (self.can_manage_nodes and not self.is_limited):
+            raise Forbidden("Only admins, and users whom they let manage nodes, do this.")
 
 
 @dataclass(frozen=True)
@@ -88,22 +104,74 @@ class Agent:
         return f"node:{self.node_id}"
 
 
-def admins_only(do: str) -> Guard:
-    """Returns a guard of Litestar that refuses callers who are no admins, with "Only admins {do}."."""
+@dataclass(frozen=True)
+class Needs:
+    """What a route needs of its caller: a guard of Litestar, and the declaration that every route has.
 
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        if not connection.user.is_admin:
-            raise Forbidden(f"Only admins {do}.")
+    The guard checks what it can before the handler runs. Access to a project depends on what the request is about, so
+    handlers ask for it by `RequestContext.must`, which takes the level from here.
+    """
 
-    return guard
+    level: Level = "read"
+    """Access to the project that the request is about."""
+    scope: Scope | None = "admin"
+    """Scope that a limited API token must have; None: any token will do."""
+    role: Role = "viewer"
+    do: str = "do this"
+    """Completes "Only admins ..." for a caller whose role is too low."""
+    manages_nodes: bool = False
+    unlimited: bool = False
+    """Whether an API token with scopes or projects is refused."""
+
+    async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        connection.state.needs = self
+        if isinstance(connection.user, User):
+            self.check(connection.user)
+
+    def check(self, user: User) -> None:
+        """Raises Forbidden for a user or token that may not call the route, whatever the request is about."""
+        if self.scope is not None and user.scopes is not None and not {self.scope, "admin"} & user.scopes:
+            raise Forbidden(f"This API token has no scope `{self.scope}`, which this needs.")
+        if self.unlimited and user.is_limited:
+            raise Forbidden("A limited API token cannot do this: sign in, or use one without scopes and projects.")
+        if self.manages_nodes:
+            user.must_manage_nodes()
+        elif self.role == "admin" and not user.is_admin:
+            raise Forbidden(f"Only admins {self.do}.")
+        elif self.role == "developer":
+            user.must_be_developer()
 
 
-async def developers_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuses viewers. A guard of Litestar."""
-    connection.user.must_be_developer()
+ANY_USER = Needs(scope=None)
+CAN_READ = Needs("read", "read")
+CAN_BUILD = Needs("write", "build")
+CAN_REPORT = Needs("write", "report")
+CAN_SIMULATE = Needs("write", "read")
+CAN_AUDIT = Needs("admin", "read")
+CAN_WRITE = Needs("write")
+PROJECT_ADMINS = Needs("admin")
+DEVELOPERS = Needs(role="developer")
+NODE_MANAGERS = Needs(manages_nodes=True)
+TOKEN_MAKERS = Needs(unlimited=True)
+
+
+def admins_only(do: str, scope: Scope = "admin") -> Needs:
+    """Returns the need of an admin; others read "Only admins {do}."."""
+    return Needs("admin", scope, "admin", do)
 
 
 async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Refuses callers who are no agents. A guard of Litestar."""
     if not isinstance(connection.user, Agent):
         raise Forbidden("This operation is for agents; it takes the agent_token of a node.")
+
+
+def check_declarations(handlers: Iterable[HTTPRouteHandler]) -> None:
+    """Raises TypeError for a handler that does not declare who may call it, or declares it twice."""
+    for handler in handlers:
+        if handler.http_methods == {"OPTIONS"}:
+            continue
+        guards = handler.resolve_guards()
+        declared = [guard for guard in guards if isinstance(guard, Needs) or guard is agents_only]
+        if len(declared) + bool(handler.opt.get("public")) != 1:
+            raise TypeError(f"{handler} must declare who may call it: one of api.http.permissions, in `guards=`")

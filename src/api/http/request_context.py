@@ -20,7 +20,7 @@ from litestar.types import Message, Scope
 from psycopg import AsyncConnection
 
 from api.http.idempotency import IdempotentRequest
-from api.http.permissions import Agent, Level, User
+from api.http.permissions import Agent, Needs, User
 from api.http.services import Services
 from commands.handler import Command, CommandContext, Receipt
 from domain.core.errors import Invalid, NotFound
@@ -144,12 +144,24 @@ class RequestContext:
             raise NotFound(f"There is no {name} {row_id}.")
         return row
 
-    async def find_visible(self, find: Find[P], name: str, row_id: int, level: Level = "read") -> P:
-        """Returns the row with an id. Raises NotFound for one of a project that the user cannot see, Forbidden for too
-        little access to the project.
+    @property
+    def needs(self) -> Needs:
+        """What the route has declared that it needs of its caller."""
+        needs: Needs = self.request.state.needs
+        return needs
+
+    def must(self, project_id: int, what: str | None = None) -> None:
+        """Raises NotFound for a project that the user cannot see, Forbidden for one where their access is less than the
+        route needs. `what` is what they asked for, if not for the project itself.
+        """
+        self.user.must(self.needs.level, project_id, what)
+
+    async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
+        """Returns the row with an id. Raises NotFound for one of a project that the user cannot see, Forbidden where
+        their access to the project is less than the route needs.
         """
         row = await self.find(find, name, row_id)
-        self.user.must(level, row.project_id, f"{name} {row_id}")
+        self.must(row.project_id, f"{name} {row_id}")
         return row
 
     @property

@@ -86,4 +86,14 @@ def _session_of(secrets: Secrets, token: str) -> str:
 
 def _user(found: auth.Credentials, session_id: str | None) -> User:
     access = {int(project): level for project, level in found.access.items()}
-    return User(found.user_id, found.email, found.role, access, session_id, found.token_id)
+    return User(
+        found.user_id,
+        found.email,
+        found.role,
+        access,
+        session_id,
+        found.token_id,
+        frozenset(found.scopes) or None,
+        None if found.project_ids is None else frozenset(found.project_ids),
+        found.can_manage_nodes,
+    )
