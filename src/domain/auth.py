@@ -7,7 +7,7 @@ from domain.core.data_keys import user_key
 from domain.core.events import Category, Event
 
 Scope = Literal["read", "build", "report", "admin"]
-"""What a limited API token may do: read; start and stop builds; send results and artifacts; everything."""
+"""A permission that a limited API token has: to read; to start and stop builds; to send results and artifacts; all."""
 
 
 class SessionEvent(Event, frozen=True):

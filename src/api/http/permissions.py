@@ -106,7 +106,7 @@ class Agent:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a route needs of its caller: a guard of Litestar, and the declaration that every route has.
+    """Requirements of a route on its caller: a guard of Litestar, which every route declares.
 
     The guard checks what it can before the handler runs. Access to a project depends on what the request is about, so
     handlers ask for it by `RequestContext.must`, which takes the level from here.

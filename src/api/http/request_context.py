@@ -146,7 +146,7 @@ class RequestContext:
 
     @property
     def needs(self) -> Needs:
-        """What the route has declared that it needs of its caller."""
+        """Requirements on the caller that the route declares."""
         needs: Needs = self.request.state.needs
         return needs
 
