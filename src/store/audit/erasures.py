@@ -44,7 +44,7 @@ class Erasures:
             self._destroyed.add(key)
 
     def read_later(self, keys: Iterable[str]) -> None:
-        """Adds keys that were destroyed after the export's checkpoint, by deletions that the checkpoint does not prove."""
+        """Adds keys that deletions after the export's checkpoint destroyed, which the checkpoint does not prove."""
         self._destroyed_later.update(keys)
 
     @property
