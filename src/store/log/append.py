@@ -1,9 +1,9 @@
 """Group commit: the only way to append to the log.
 
 Callers queue requests. One flusher on one connection writes all requests that were queued during the last commit by
-one call of the append function (`store.log.append_function`). The function first takes an advisory lock, so positions
-are committed in their order and a reader that goes by position misses nothing. NOTIFY serialises commits anyway, so the
-lock costs little.
+one call of the append function (`store.log.append_function`). The function first acquires an advisory lock, so
+that positions are committed in their order and a reader that reads by position misses nothing. NOTIFY serialises
+commits anyway, so the lock costs little.
 
 A request is written whole or not at all. When one of its versions is taken, or one of its guarded streams has moved on,
 it fails alone and the rest of its batch is written. After any other error the requests of the batch are written one by
@@ -42,7 +42,10 @@ class AppendFailed(Exception):
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """Identifies a request that the client may send again: SHA-256 hashes of who asks for what, and of the body."""
+    """Identifies a request that the client may send again.
+
+    `scope` is the SHA-256 of the client's key, of who asks and of what is asked for. `body` is that of the body.
+    """
 
     scope: bytes
     body: bytes
@@ -107,15 +110,15 @@ def _texts(values: Iterable[str]) -> str:
 
 
 class GroupCommit:
-    """The flusher of one process. Belongs to one event loop.
+    """Appends the requests of one process in groups. Belongs to one event loop.
 
-    `append` waits up to 9 s for a database that is away, but raises DiskFull at once. When it raises VersionConflict,
-    AlreadyDone, AppendFailed or another database error, nothing was written. The events of a caller that is cancelled
-    may still be written.
+    `append` waits up to 9 s for a database that cannot be reached, but raises DiskFull at once. When `append` raises
+    VersionConflict, AlreadyDone, AppendFailed or another database error, nothing was written. When its caller is
+    cancelled, the events may still be written.
     """
 
     is_disk_full = False
-    """Whether the database had no room for what was to be written last."""
+    """Whether the last write failed because the database's disk was full."""
 
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
         self._conninfo = conninfo
@@ -196,7 +199,7 @@ class GroupCommit:
                     waiting.fail(error)
 
     async def _write_again(self, batch: list[_Waiting]) -> None:
-        """Writes a batch again after its connection was lost, less the requests that turn out to be committed."""
+        """Writes a batch again after its connection was lost, without the requests that were committed after all."""
         for pause in RECONNECT_PAUSES_S:
             await asyncio.sleep(pause)
             try:

@@ -1,7 +1,7 @@
-"""SQL of the function that appends to an events table, and of the tables that it writes besides.
+"""SQL of the function that appends to an events table, and of the other tables that the function writes.
 
-A batch of a single event, the usual case under low load, takes plain statements, which need a quarter of the time of
-the array statements. Lookups are scalar subqueries, so that PostgreSQL always plans them as one index probe each.
+Under low load most batches have one event. For these the function runs plain statements, which need a quarter of the
+time of the array statements. Lookups are scalar subqueries, so that PostgreSQL always plans each as one index probe.
 """
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
@@ -12,7 +12,10 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns repeatable statements: an events table's data keys, its idempotency keys and its append function."""
+    """Returns statements that create what belongs to an events table: data keys, idempotency keys, append function.
+
+    The statements may be repeated.
+    """
     names = {
         "schema": Identifier(schema),
         "table": Identifier(table),

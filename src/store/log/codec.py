@@ -2,11 +2,12 @@
 
 A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
 of the data key, clear fields, sealed fields, commitment. The sealed fields are prefixed with a random salt, encrypted
-with the data key and bound to their row. Once the key is destroyed they read as their defaults, and the rest of the
-event as before. The commitment stays: SHA-256 of the salt and the canonical sealed fields, which reveals nothing
-without the salt and proves with it what was sealed. Clear and sealed fields are compressed where that saves space.
+with the data key and bound to their row. Once the data key is destroyed, sealed fields read as their defaults, and
+clear fields read as before. The commitment stays. It is the SHA-256 of the salt and the canonical sealed fields: it
+reveals nothing without the salt, and proves with the salt what was sealed. Clear and sealed fields are compressed where
+that saves space.
 
-An event of an older class version passes through the upcasters of its name: functions from the fields of one version to
+An event of an older class version passes through the upcasters of its name. Each turns the fields of one version into
 those of the next.
 """
 
@@ -62,7 +63,7 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
     def stamp(self, event: Event) -> None:
-        """Sets the metadata in place; the event is new and nobody else has a reference to it."""
+        """Sets the event's metadata in place. The event must be new, so that nobody else has a reference to it."""
         for name in ("at", "actor", "correlation_id", "causation"):
             force_setattr(event, name, getattr(self, name))
 
@@ -72,9 +73,9 @@ class Opened(NamedTuple):
 
     envelope: Envelope
     clear: bytes
-    """The clear fields, packed."""
+    """The clear fields as msgpack."""
     sealed: bytes | None
-    """The sealed fields, packed; None without any, and after their data key was destroyed."""
+    """The sealed fields as msgpack; None when there are none or their data key was destroyed."""
     salt: bytes
     """The salt of the commitment; empty without sealed fields."""
 
@@ -101,7 +102,7 @@ _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 
 def canonical(packed: bytes) -> bytes:
-    """Returns packed fields as canonical JSON: compact, keys sorted, bytes as base64. Raises UnreadableEvent."""
+    """Returns fields in msgpack as canonical JSON: compact, keys sorted, bytes as base64. Raises UnreadableEvent."""
     try:
         return msgspec.json.encode(msgspec.msgpack.decode(packed), order="sorted")
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
@@ -109,7 +110,7 @@ def canonical(packed: bytes) -> bytes:
 
 
 def commitment(salt: bytes, sealed: bytes) -> bytes:
-    """Commits to packed sealed fields. Reveals nothing of them, and can be checked with both salt and fields."""
+    """Returns the commitment to sealed fields (in msgpack). Checking it takes the fields and the salt."""
     return hashlib.sha256(salt + canonical(sealed)).digest()
 
 
@@ -139,7 +140,7 @@ class Shape:
         return any(getattr(event, name) != blank for name, blank in self.blank.items())
 
     def split(self, event: Event) -> tuple[bytes, bytes]:
-        """Encodes the clear fields and the sealed ones. Fields that have their defaults are not sealed."""
+        """Returns the clear fields and the sealed fields, encoded. Fields with their default values are not sealed."""
         sealed = {name: value for name, blank in self.blank.items() if (value := getattr(event, name)) != blank}
         if not sealed:
             return _encoder.encode(event), b""
@@ -155,7 +156,7 @@ class Shape:
 
 
 class EventMapper(Mapper[str]):
-    """The mapper of the `eventsourcing` library for our events. `Recorded` takes the role of its domain event."""
+    """Maps the project's events for the `eventsourcing` library, whose domain event is a `Recorded` here."""
 
     def __init__(self, catalogue: Mapping[str, type[Event]], upcasters: Upcasters) -> None:
         super().__init__(JSONTranscoder())
@@ -186,7 +187,7 @@ class EventMapper(Mapper[str]):
         )
 
     def seals(self, event: Event) -> bool:
-        """Tells whether any sealed field of the event has a value other than its default."""
+        """Returns whether any sealed field of the event has a value other than its default."""
         return self._shapes[event.name].seals(event)
 
     def envelope(self, state: bytes) -> Envelope:
@@ -239,7 +240,7 @@ class EventMapper(Mapper[str]):
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
     def key_name(self, state: bytes) -> str | None:
-        """Returns the name of the event's data key; None without sealed fields, and for an unreadable state."""
+        """Returns the name of the event's data key; None when it has no sealed fields or is unreadable."""
         try:
             return self.envelope(state).key_name
         except UnreadableEvent:

@@ -1,7 +1,8 @@
-"""Following the log: read what was appended after a position, then wait for more.
+"""Follows the log: reads the events after a position, then waits for more.
 
-A cursor keeps its position in memory. A reader whose position has to outlive the process, and to move in the
-transaction of its effect, keeps it in a row (`store.tables.log_positions`) and takes from a cursor only the waiting.
+The position of a cursor is in memory. A reader may need a position that outlives the process and moves in the
+transaction of an effect. Such a reader stores the position in a row (`store.tables.log_positions`) and uses a cursor
+only to wait.
 """
 
 import asyncio
@@ -15,18 +16,18 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import EVENTS, Listener, may_contain, newest_position
 
 BATCH_SIZE = 500
-"""Events."""
+"""Events that one read returns at most."""
 POLL_INTERVAL_S = 1.0
-"""A reader looks again after this long without a notification, which may be lost together with its connection."""
+"""Time without a notification after which a reader reads again: notifications are lost when a connection breaks."""
 
 
 @dataclass(eq=False)
 class LogCursor:
-    """Moves along the log, batch by batch. Belongs to one task.
+    """Reads the log from its position on, batch by batch. Belongs to one task.
 
-    It reads the events with one of `names` (all events by default) and steps over stretches that have none.
-    `notify_on` are the names whose append ends a wait, `names` by default. At least `debounce_s` lie between a read and
-    the next one, so that a burst of events costs few reads.
+    The events of interest are those with one of `names` (by default all events); the cursor skips the others. A wait
+    ends when an event with a name in `notify_on` (by default `names`) is appended. At least `debounce_s` pass between
+    two reads, so that a burst of events costs few reads.
     """
 
     event_log: EventLog
@@ -42,7 +43,7 @@ class LogCursor:
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:
-        """Calls `step` now and whenever events of interest were appended, for ever."""
+        """Calls `step` now and after each wait (for a notification or the poll interval), for ever."""
         with self.listening():
             while True:
                 await step()
@@ -51,7 +52,7 @@ class LogCursor:
     async def drain(self, handle: Callable[[Sequence[Recorded]], Awaitable[object]]) -> None:
         """Passes all events of interest after the position to `handle`, in order, batch by batch.
 
-        The position moves when `handle` has returned: a batch for which it raises is passed again next time.
+        The position moves when `handle` has returned. If `handle` raises, the next call passes the same batch again.
         """
         is_full = True
         while is_full:
@@ -61,7 +62,7 @@ class LogCursor:
             self.position = position
 
     def listening(self, *, min_new: int = 1) -> AbstractContextManager[None]:
-        """Ends waits at the append of an event of interest, at least `min_new` beyond the position, while open."""
+        """Lets appended events end waits while it is open, `min_new` or more positions after the cursor's."""
 
         def appended(payload: str | None) -> None:
             names = self.names if self.notify_on is None else self.notify_on
@@ -77,7 +78,10 @@ class LogCursor:
         self._changed.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for a notification since the last wait, `timeout_s` or the poll interval at most; False without one."""
+        """Waits for a notification, at most for `timeout_s` (by default the poll interval).
+
+        Returns whether there was one since the last wait.
+        """
         if self.debounce_s:
             await asyncio.sleep(self.debounce_s)
         changed = await wait_for(self._changed, self.poll_interval_s if timeout_s is None else timeout_s)

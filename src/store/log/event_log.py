@@ -25,9 +25,9 @@ S = TypeVar("S")
 
 MAX_CACHED_KEYS = 20_000
 KEY_CACHE_LIFETIME_S = 60.0
-"""A process that does not read an erasure's event forgets the destroyed data key after this time at the latest."""
+"""Longest time that a process uses a destroyed data key if it does not read the event that destroyed it."""
 MAX_TRIED_KEYS = 100
-"""Data keys that fail to open before the configured secret counts as wrong."""
+"""Data keys that are tried at most. When none of them opens, the configured secret is wrong."""
 
 DOES_NOT_OPEN = "does not open"
 IS_MISSING = "is missing"
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
     position: int
     """Up to here the log has no other such event."""
     is_full: bool
-    """Whether more events may follow at once."""
+    """Whether the batch reached its limit, so that more events may follow."""
 
 
 class EventLog:
@@ -66,11 +66,11 @@ class EventLog:
 
     @property
     def is_disk_full(self) -> bool:
-        """Whether the database had no room for what this process appended last."""
+        """Whether the last append of this process failed because the database's disk was full."""
         return self._commit.is_disk_full
 
     def on(self, connection: AsyncConnection) -> "EventLog":
-        """Returns this log for reading on a connection of the caller."""
+        """Returns a copy of this log that reads on the caller's connection."""
 
         async def load(streams: tuple[str, ...]) -> list[tuple[Any, ...]]:
             return (await _load(connection, [streams]))[0]
@@ -86,9 +86,9 @@ class EventLog:
         guards: Iterable[tuple[str, int]] = (),
         idempotency_key: IdempotencyKey | None = None,
     ) -> list[Recorded]:
-        """Appends all of the events, or none; `store.log.append.Request` describes the parameters.
+        """Appends all of the events, or none. `store.log.append.Request` describes `guards` and `idempotency_key`.
 
-        Raises VersionConflict when a version is taken or a guarded stream has moved on, AlreadyDone for an idempotency
+        Raises VersionConflict when a version exists or a guarded stream has a newer one, AlreadyDone for an idempotency
         key that was used before, and Erased for an event whose data key was destroyed.
         """
         events = [write.event for write in writes]
@@ -112,11 +112,11 @@ class EventLog:
         ]
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream by version; none for a stream that does not exist. Raises StreamDamaged."""
+        """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged."""
         return _by_stream(streams, readable(await self._decode(await self._loading(tuple(streams)))))
 
     async def load_at_version(self, stream: Stream[S]) -> ExpectedVersion[S]:
-        """Returns a stream's state and version now, for a command that is decided on them. Raises StreamDamaged."""
+        """Returns a stream's present state and version, for a command to decide on. Raises StreamDamaged."""
         history = (await self.load([stream.name]))[stream.name]
         state = stream.fold(recorded.event for recorded in history)
         if not history:
@@ -130,10 +130,10 @@ class EventLog:
     async def read(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> list[Recorded]:
-        """Returns the next events of the whole log, by position.
+        """Returns the events after position `after`, in order of position, at most `limit`.
 
-        `names` and the position `up_to` narrow them where given. An event that cannot be read is returned as Damaged.
-        Raises UnknownEvent for one that a newer release wrote.
+        With `names`, returns only events with these names; with `up_to`, only events up to this position. An event that
+        cannot be read is returned as Damaged. Raises UnknownEvent for an event that a newer release wrote.
         """
         rows = await fetch_rows(
             self._source,
@@ -146,7 +146,7 @@ class EventLog:
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Reads like `read` and tells how far it came. `up_to` must be a position that the log has already."""
+        """Returns the events that `read` does, and how far it read. `up_to` must not be beyond the log's end."""
         end = up_to or after
         if up_to is None and names is not None:
             # Read before the events, so that no event that is appended in between is stepped over.
@@ -157,7 +157,7 @@ class EventLog:
         return Batch(events, last if is_full else max(last, end), is_full)
 
     async def find_positions(self, streams: Sequence[str], until: int, names: Sequence[str] | None = None) -> list[int]:
-        """Returns the positions of the events of these streams up to position `until`, of all or of these names."""
+        """Returns the positions, up to `until`, of the events in these streams. `names` selects events by name."""
         rows = await fetch_rows(
             self._source,
             "SELECT notification_id FROM stored_events WHERE originator_id = ANY (%s) AND notification_id <= %s"
@@ -167,14 +167,14 @@ class EventLog:
         return [position for (position,) in rows]
 
     async def read_at(self, positions: Sequence[int]) -> list[Recorded]:
-        """Returns the events at these positions, by position. Positions without an event are left out."""
+        """Returns the events at these positions, in order of position. Leaves out positions without an event."""
         rows = await fetch_rows(
             self._source, f"{_SELECT} WHERE notification_id = ANY (%s) ORDER BY notification_id", (list(positions),)
         )
         return await self._decode(rows)
 
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
-        """Returns the next events of one stream after version `after`, by version."""
+        """Returns the events of one stream after version `after`, in order, at most `limit`."""
         rows = await fetch_rows(
             self._source,
             f"{_SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
@@ -183,7 +183,7 @@ class EventLog:
         return await self._decode(rows)
 
     async def load_up_to(self, versions: Mapping[str, int]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream up to the given version, by version."""
+        """Returns the events of each stream up to the version that `versions` has for it, in order."""
         rows = await fetch_rows(
             self._source,
             f"{_SELECT} JOIN unnest(%s::text[], %s::bigint[]) AS wanted(name, version)"
@@ -194,7 +194,7 @@ class EventLog:
         return _by_stream(versions, await self._decode(rows))
 
     async def find_destroyed_keys(self, names: Iterable[str]) -> set[str]:
-        """Returns those of the data keys that were destroyed, or lie below a destroyed one. Bypasses the cache."""
+        """Returns the names of the data keys that were destroyed or lie below a destroyed key. Bypasses the cache."""
         lines = {name: lineage(name) for name in names}
         wanted = list({above for line in lines.values() for above in line})
         query = "SELECT name FROM stored_events_keys WHERE name = ANY (%s) AND wrapped IS NULL"
@@ -219,10 +219,10 @@ class EventLog:
         return recorded
 
     async def _key_lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
-        """Returns these data keys and a function that looks one up.
+        """Returns data keys by name, and a function that looks a data key up.
 
-        It raises UnreadableEvent for a key that is damaged or missing: only a destroyed one reads as erased. Raises
-        SecretMismatch when the configured secret is wrong.
+        The function returns None for a destroyed key and raises UnreadableEvent for a damaged or missing key, so that
+        only destroyed keys make events read as erased. Raises SecretMismatch when the configured secret is wrong.
         """
         keys, faults = await self.load_keys_and_faults(names)
         if DOES_NOT_OPEN in faults.values():
@@ -236,7 +236,7 @@ class EventLog:
         return keys, key_of
 
     async def load_keys_and_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
-        """Returns these data keys as `load_data_keys` does; and for each that cannot be used, what is wrong with it."""
+        """Returns the usable data keys as `load_data_keys` does, and by name what is wrong with each of the others."""
         faults: dict[str, str] = {}
         try:
             keys = await self.load_data_keys(names)
@@ -265,9 +265,9 @@ class EventLog:
             )
 
     async def _keys_for(self, writes: Sequence[Write]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
-        """Returns the data keys for the sealed fields by name, and (name, wrapped key) of those that are new.
+        """Returns the data keys for the sealed fields by name, and (name, wrapped key) of each new data key.
 
-        Raises Erased when one of them was destroyed.
+        Raises Erased when a data key was destroyed.
         """
         needed = {
             name: write.version == 1 and write.event.stream == name.rpartition("/")[2]
@@ -294,15 +294,16 @@ class EventLog:
         return keys, new
 
     def _forget(self, events: Iterable[Event]) -> set[str]:
-        """Drops the data keys that these events destroy from the cache. Returns their names."""
+        """Marks the data keys that these events destroy as destroyed in the cache. Returns the names of these keys."""
         erased = {name for event in events if (name := event.erases) is not None}
         self._keys.update(dict.fromkeys(erased))
         return erased
 
     async def load_data_keys(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """Returns the keys of those `names` that are there: None for one that was destroyed or lies below one.
+        """Returns data keys by name; None for a key that was destroyed or lies below a destroyed key.
 
-        A key has no entry when it was never made, or when somebody deleted it or one above it from the table.
+        Leaves out a key that was never made, or whose row (or that of a key above it) somebody deleted. Raises
+        SecretMismatch for a key that does not open.
         """
         lines = {name: lineage(name) for name in names}
         wanted = set[str]().union(*lines.values())

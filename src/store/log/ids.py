@@ -1,4 +1,4 @@
-"""Ids come from sequences. A command carries the ids of what it creates, so deciding needs no database."""
+"""Draws ids from sequences. A command carries the ids of what it creates, so that `decide` needs no database."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -29,13 +29,13 @@ Kind = Literal[
     "audit_reads",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""Each has a sequence `<kind>_ids`, which a migration makes."""
+"""Each has a sequence `<kind>_ids`, which a migration creates."""
 
 SKIPPED = 10_000
-"""Positions and ids of each kind that are not used after a restore: lost events may have had them."""
+"""Positions, and ids of each kind, that are skipped after a restore: lost events may have had them."""
 SKIPPED_RESULTS = 1_000 * SKIPPED
 MAX_GAP = 100_000
-"""Positions in a row without an event that a rollback or a restore can leave."""
+"""The most adjacent positions that a rollback or a restore leaves without an event."""
 
 
 class Ids:
@@ -53,10 +53,10 @@ class Ids:
 
 
 async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
-    """Lets positions and ids go on where no event that a restore has lost can have had them, as far as SKIPPED goes.
+    """Skips the next positions and ids after a restore, because events that the restore lost may have had them.
 
-    The sequences of a dump are ahead of its events by all that was appended while it was made. Positions stay within
-    MAX_GAP all the same.
+    The sequences in a dump are also ahead of its events, by what was appended while the dump was made. The gap in the
+    positions never exceeds MAX_GAP.
     """
     counts = [SKIPPED_RESULTS if kind == "results" else SKIPPED for kind in KINDS]
     await execute(

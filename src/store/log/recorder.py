@@ -1,7 +1,7 @@
 """A recorder of the `eventsourcing` library that inserts through the group commit.
 
-Table, queries and subscriptions are the library's. Of its insert paths one holds a table lock for several round trips,
-and the other takes none, so that readers miss events (measured: docs/decisions/0002-group-commit.md).
+Table, queries and subscriptions are the library's. The library itself can insert in two ways: one holds a table lock
+for several round trips, the other has no lock, so that readers miss events (docs/decisions/0002-group-commit.md).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ def datastore(conninfo: str, schema: str = "public") -> PostgresDatastore:
 
 
 class GroupCommitRecorder(PostgresApplicationRecorder):
-    """Blocks and is thread-safe, as the library requires. A thread runs the flusher."""
+    """Recorder whose methods block and are thread-safe, as the library requires. A thread runs the group commit."""
 
     def __init__(self, datastore: PostgresDatastore, *, events_table_name: str = "stored_events") -> None:
         super().__init__(datastore, events_table_name=events_table_name)

@@ -1,4 +1,4 @@
-"""One read of the log's end, shared by everybody in a process who follows it."""
+"""Reads new events once for all who follow the log in a process."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 EventHandler = Callable[[Sequence[Recorded]], Awaitable[None]]
 
 BATCH_SIZE = 200
-"""Events."""
+"""Events that one read returns at most."""
 DEBOUNCE_S = 0.05
 
 
@@ -38,8 +38,10 @@ class LogSubscription:
 
     @contextlib.asynccontextmanager
     async def subscribed(self, handler: EventHandler) -> AsyncIterator[None]:
-        """Calls `handler` with the events that are appended, in order, while it is open. The next batch is read when
-        it has returned. A batch for which any handler raises is passed again to all of them.
+        """Calls `handler` with the appended events, in order, while it is open.
+
+        The next batch is read when all handlers have returned. When a handler raises, the batch is passed to all
+        handlers again.
         """
         self._handlers.append(handler)
         if self._task is None:

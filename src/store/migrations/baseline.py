@@ -1,6 +1,6 @@
-"""Schema version 1: every table of the server but the read models, whose projections make and drop their own.
+"""Schema version 1: every table of the server except the read models, which projections create and drop.
 
-Each statement may be repeated: a database of a release without versions has most of this already.
+Each statement may be repeated: a database of a release without schema versions has most of these tables already.
 """
 
 from psycopg.sql import Composed
@@ -13,7 +13,7 @@ SEQUENCES = (  # noqa: SIM905
     "users api_tokens projects jobs node_pools nodes node_commands templates builds comments artifacts test_cases"
     " known_issues quarantine results webhooks audit_reads"
 ).split()
-"""Sequences of ids, one for each kind that there was (`store.log.ids`)."""
+"""Sequences of ids, one for each kind of `store.log.ids` in this version."""
 
 STATEMENTS: tuple[Statement, ...] = (
     # The log, as the `eventsourcing` library creates it (PostgresApplicationRecorder.create_table).
@@ -91,8 +91,8 @@ STATEMENTS: tuple[Statement, ...] = (
     )
     """,
     "CREATE INDEX IF NOT EXISTS login_failures_since ON login_failures (since)",
-    # How far each projection is. `generation` counts how often its rows were changed by someone other than its leader;
-    # `started_at` and `started_from` are of the build that runs or ran last.
+    # The position of each projection. `generation` counts how often someone other than its leader changed its rows;
+    # `started_at` and `started_from` belong to the rebuild that runs or ran last.
     """
     CREATE TABLE IF NOT EXISTS projection_positions (
         name text NOT NULL, version int NOT NULL, position bigint NOT NULL,
@@ -102,7 +102,7 @@ STATEMENTS: tuple[Statement, ...] = (
         PRIMARY KEY (name, version)
     )
     """,
-    # Events that a projection could not take, with why, and those that follow them in their streams.
+    # Events that a projection could not apply, with the error, and the later events of their streams.
     """
     CREATE TABLE IF NOT EXISTS parked_events (
         projection text NOT NULL, version int NOT NULL, position bigint NOT NULL, stream text NOT NULL,
@@ -111,7 +111,7 @@ STATEMENTS: tuple[Statement, ...] = (
     )
     """,
     "CREATE INDEX IF NOT EXISTS parked_events_position ON parked_events (position)",
-    # Read tables that are being built beside the serving ones, and those that a switch replaced.
+    # Staging tables of a rebuild, and tables that a switch replaced.
     *(
         statement
         for schema in ("beside", "previous")
@@ -121,13 +121,13 @@ STATEMENTS: tuple[Statement, ...] = (
             f"CREATE TABLE IF NOT EXISTS {schema}.parked_events (LIKE parked_events INCLUDING ALL)",
         )
     ),
-    # Deletions of a build beside that wait for an index.
+    # Deletions in staging tables that wait for an index.
     """
     CREATE TABLE IF NOT EXISTS beside.waiting_deletions (
         table_name text NOT NULL, column_name text NOT NULL, first bigint NOT NULL, last bigint NOT NULL
     )
     """,
-    # What workers react to: the relay's place in the log, and the reactions that are due.
+    # The positions of workers in the log, and the reactions that are due.
     "CREATE TABLE IF NOT EXISTS reaction_positions (reaction text PRIMARY KEY, position bigint NOT NULL)",
     """
     CREATE TABLE IF NOT EXISTS due_reactions (
@@ -144,7 +144,7 @@ STATEMENTS: tuple[Statement, ...] = (
         size bigint PRIMARY KEY, root bytea NOT NULL, note text NOT NULL, at timestamptz NOT NULL
     )
     """,
-    # Private keys, sealed with the master. Which of them signs is in the log.
+    # Private keys, sealed with the master secret. The log says which of them signs.
     "CREATE TABLE IF NOT EXISTS audit_keys (vkey text PRIMARY KEY, sealed bytea NOT NULL)",
     # Deliveries.
     """
@@ -241,7 +241,7 @@ STATEMENTS: tuple[Statement, ...] = (
     END
     $body$
     """,
-    # How often each flaky test had been flaky when that was last looked at.
+    # Flaky baselines (`store.tables.flaky_baselines`).
     """
     CREATE TABLE IF NOT EXISTS flaky_tests (test_case_id bigint PRIMARY KEY, runs int NOT NULL, flaky_runs int NOT NULL)
     """,

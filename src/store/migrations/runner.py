@@ -1,8 +1,8 @@
-"""Versioned changes of the store's tables: each runs once, in order, and is noted in `schema_migrations`.
+"""Versioned changes of the store's tables: each runs once, in order, and is recorded in `schema_migrations`.
 
-To change a table, append a Migration to MIGRATIONS; one that was released is never edited. Processes of the release
-before run on while and after it is applied, so it leaves what they use: a column is dropped one release after the code
-that used it.
+To change a table, append a Migration to MIGRATIONS. Never edit a released migration. Processes of the release before
+still run while and after a migration is applied, so a migration must leave what these processes use: a column is
+dropped one release after the code that used it.
 """
 
 import contextlib
@@ -24,13 +24,14 @@ class Migration:
     name: str
     statements: Sequence[Statement]
     in_transaction: bool = True
-    """False for statements that PostgreSQL runs outside of transactions only, such as CREATE INDEX CONCURRENTLY. They
-    run again after a crash, so each must be one that may be repeated.
+    """False for statements that PostgreSQL runs only outside of transactions, such as CREATE INDEX CONCURRENTLY.
+
+    These statements run again after a crash, so they must be repeatable.
     """
 
 
 class NewerSchema(Exception):
-    """A newer release has migrated the database. The sentence says which one to start."""
+    """A newer release has migrated the database. The message says which release to start."""
 
 
 MIGRATIONS = (

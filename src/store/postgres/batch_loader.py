@@ -16,13 +16,13 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONCURRENT_QUERIES = 2
-"""For one loader. With two, a slow query does not hold up every other caller."""
+"""Queries that one loader runs at once. With two, a slow query does not hold up every other caller."""
 MAX_BATCH_SIZE = 200
 """Keys in one query."""
 
 
 class BatchLoader(Generic[K, V]):
-    """`await loader(key)` returns the value of a key.
+    """Loads values by key: `await loader(key)` returns the value of a key.
 
     `fetch` returns the values of many keys, in their order. When it raises, each key is fetched again by itself, so
     that an error reaches only the caller whose key causes it.

@@ -8,7 +8,7 @@ import asyncio
 from typing import Any
 
 RETRY_INTERVAL_S = 0.2
-"""A task that still runs after this time is cancelled again."""
+"""Time after which a task that still runs is cancelled again."""
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:

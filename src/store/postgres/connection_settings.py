@@ -1,4 +1,4 @@
-"""Settings of the database that the server relies on: of its connections, and of what it acknowledges."""
+"""Database settings that the server relies on: keepalive of its connections, durability of its commits."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ DURABILITY_RISKS = {
 def with_keepalive(conninfo: str) -> str:
     """Adds settings by which both ends notice within 30 s that the other machine, or the network, is gone.
 
-    By the kernel's defaults that takes from 15 minutes to hours, and meanwhile a dead leader keeps its lock. Settings
-    that `conninfo` has already stay.
+    With the kernel's defaults this takes from 15 minutes to hours, and a dead leader holds its lock for that time.
+    Settings that `conninfo` already has stay as they are.
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
@@ -32,7 +32,7 @@ def with_keepalive(conninfo: str) -> str:
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:
-    """Lists the settings by which this PostgreSQL may lose an acknowledged append, each with its risk."""
+    """Returns a text for each setting by which this PostgreSQL may lose an acknowledged append."""
     cursor = await connection.execute(
         "SELECT name FROM pg_settings WHERE name = ANY (%s) AND setting = 'off' ORDER BY name",
         (list(DURABILITY_RISKS),),

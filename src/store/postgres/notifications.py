@@ -24,7 +24,7 @@ Callback = Callable[[str | None], None]
 EVENTS = "stored_events"
 """Payload: the newest position in the log and the names of the appended events: `1025 build.queued build.commented`."""
 PROJECTED = "projected"
-"""Payload: a position and the `digest` of the read models that have reached it. Empty: read the positions again."""
+"""Payload: a position and the `versions_digest` of the read models that reached it. When empty: read the positions."""
 AGENT_NOTIFICATIONS = "stored_events_wakes"
 """Payload: a node id and what its agent can fetch: `7:1025` a build, `7:cmd-3` a command. `done:3`: command 3 has been
 answered.
@@ -34,16 +34,16 @@ POLLS = "polls"
 BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
 SEALS = "seals"
-"""Somebody waits for a checkpoint over the whole log. No payload."""
+"""Sent by somebody who waits for a checkpoint over the whole log. No payload."""
 
 CONNECT_TIMEOUT_S = 5
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
-"""Before the listener connects again. Each failure doubles the pause up to this."""
+"""Longest pause before the listener connects again. Each failure doubles the pause up to it."""
 
 
 def may_contain(payload: str, names: Collection[str]) -> bool:
-    """Tells from a payload of EVENTS whether an event with one of these names was appended."""
+    """Returns whether an event with one of these names was appended, according to a payload of EVENTS."""
     return any(name in names for name in payload.split(" ")[1:])
 
 
@@ -73,7 +73,7 @@ class Listener:
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
-        """Calls `callback` on the event loop with each payload while it is open. It must not block or raise."""
+        """Calls `callback` on the event loop with each payload while it is open. `callback` must not block or raise."""
         assert channel in self._channels, f"this process does not listen on {channel}"
         self._callbacks[channel].append(callback)
         try:

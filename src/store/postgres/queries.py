@@ -1,4 +1,4 @@
-"""Runs one statement, on a connection of the caller or on one of a pool. Statements are prepared, rows are binary."""
+"""Runs one statement, on the caller's connection or on one of a pool. Statements are prepared, rows are binary."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 @asynccontextmanager
 async def connected(source: Source) -> AsyncIterator[AsyncConnection]:
-    """Lends a connection for several statements: that of the caller, or one of the pool."""
+    """Yields a connection for several statements: the caller's, or one of the pool."""
     if isinstance(source, AsyncConnection):
         yield source
     else:
@@ -30,7 +30,7 @@ async def fetch_rows(source: Source, query: str, parameters: Parameters = None) 
 
 
 async def fetch_row(source: Source, query: str, parameters: Parameters = None) -> tuple[Any, ...] | None:
-    """Returns the first row; None without one."""
+    """Returns the first row; None when there is no row."""
     return next(iter(await fetch_rows(source, query, parameters)), None)
 
 

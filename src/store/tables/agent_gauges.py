@@ -29,7 +29,7 @@ class AgentGauges:
         self._pool = pool
 
     async def record_poll(self, node_id: int, session: str, free: int, *, polling: bool) -> None:
-        """Records that a poll began or ended, and notifies the dispatcher. A poll's end changes no later session."""
+        """Records that a poll began or ended, and notifies the dispatcher. Ignores the end in an earlier session."""
         await execute(
             self._pool,
             "WITH seen AS (INSERT INTO agent_gauges (node_id, session, seen_at, free, polling)"

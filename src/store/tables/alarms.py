@@ -1,4 +1,4 @@
-"""Alarms: what workers found wrong with the stored data. Readiness shows an alarm until the worker finds it mended."""
+"""Alarms: faults that workers found in the stored data. Readiness shows an alarm until its worker ends it."""
 
 from psycopg import AsyncConnection
 
@@ -6,7 +6,7 @@ from store.postgres.queries import Source, execute, fetch_rows
 
 
 async def set_alarm(source: Source, name: str, message: str | None) -> None:
-    """Sets or replaces the alarm with this name; without a message, ends it."""
+    """Sets or replaces the alarm with this name. A message of None ends the alarm."""
     if message is None:
         await execute(source, "DELETE FROM alarms WHERE name = %s", (name,))
     else:

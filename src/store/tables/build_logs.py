@@ -1,8 +1,8 @@
 """Build logs: numbered lines in compressed chunks, by build and attempt. Lines are not events.
 
-Lines are acknowledged as far as they are stored without a gap; a line that is sent again is recognised by its number.
-Each chunk has a hash of itself and all chunks before it. The event that ends a build has the number of lines and the
-last hash, by which a log that was changed later is recognised.
+Lines are acknowledged up to the first gap. A line that is sent again is recognised by its number. Each chunk has a hash
+of itself and all chunks before it. The event that ends a build contains the number of lines and the last hash. By these
+a later change of the log is found.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MAX_SIZE = 1024 * 1024 * 1024
 """Bytes of one log before compression. Agents cut a log long before that."""
 
 CHECKED_CHUNKS = 20
-"""Chunks that are in memory together while a log is checked."""
+"""Chunks that are in memory at a time while a log is checked."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
 """Bytes before compression that a page may have in addition to its first chunk."""
@@ -54,7 +54,7 @@ class BuildLogs:
         self._source = source
 
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
-        """Stores those lines that follow the stored ones. Returns how many are stored by then. Raises TooLarge."""
+        """Stores those of `lines` that follow the stored lines. Returns the number of stored lines. Raises TooLarge."""
         async with connected(self._source) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))
             stored, digest, size = await _fetch_end(connection, build_id, attempt)
@@ -85,7 +85,7 @@ class BuildLogs:
         return await _fetch_end(self._source, build_id, attempt)
 
     async def fetch_ends(self, build_id: int) -> dict[int, LogEnd]:
-        """Returns the ends of a build's logs, by attempt; none for an attempt without lines."""
+        """Returns the ends of a build's logs by attempt. Leaves out attempts without lines."""
         rows = await fetch_rows(
             self._source,
             "SELECT DISTINCT ON (attempt) attempt, first_line + line_count, digest, size FROM build_log_chunks"
@@ -95,9 +95,9 @@ class BuildLogs:
         return {attempt: LogEnd(*end) for attempt, *end in rows}
 
     async def find_damage(self, build_id: int, attempt: int, lines: int, digest: bytes) -> str | None:
-        """Compares the first `lines` lines with the digest of the last one. Reads all of them.
+        """Compares the first `lines` lines with the digest of their last chunk. Reads all of these lines.
 
-        Returns which of them are missing or were changed; None when they are as they were stored.
+        Returns a text that says which lines are missing or were changed; None when no line is.
         """
         reached, found = 0, b""
         while reached < lines:
@@ -132,7 +132,7 @@ class BuildLogs:
         return _lines_from(chunks, offset)[:limit]
 
     async def read_page(self, build_id: int, attempt: int, offset: int) -> list[Line]:
-        """Returns the lines of a few chunks from line `offset` on; none at the end."""
+        """Returns the lines of a few chunks from line `offset` on; an empty list at the end."""
         chunks = await fetch_rows(
             self._source,
             "WITH first AS (SELECT first_line, size FROM build_log_chunks WHERE build_id = %(build)s"
@@ -163,7 +163,7 @@ async def _fetch_end(source: Source, build_id: int, attempt: int) -> LogEnd:
 
 
 def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
-    """Decodes adjacent chunks, less the lines before `offset`."""
+    """Decodes adjacent chunks. Leaves out the lines before `offset`."""
     lines = [line for _, chunk in chunks for line in _lines.decode(_decompressor.decompress(chunk))]
     return lines[max(0, offset - chunks[0][0]) :] if chunks else []
 
@@ -173,7 +173,7 @@ def _digest(before: bytes, chunk: bytes) -> bytes:
 
 
 def _digest_of_chunk(before: bytes, packed: bytes, count: int) -> bytes:
-    """Returns the digest of a stored chunk; an empty one if it is damaged or has not `count` lines."""
+    """Returns the digest of a stored chunk; no bytes if the chunk is damaged or does not have `count` lines."""
     try:
         chunk = _decompressor.decompress(packed)
         return _digest(before, chunk) if len(_raw_lines.decode(chunk)) == count else b""

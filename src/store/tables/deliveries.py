@@ -1,4 +1,4 @@
-"""The queue of deliveries: which are due, leasing them to senders, and what follows from the outcome of an attempt.
+"""The queue of deliveries: enqueues deliveries, leases due ones to senders and records the outcomes of attempts.
 
 `delivery_endpoints` describes the endpoints. The column `lane` is the ordering key. The states of a delivery are
 
@@ -7,7 +7,7 @@
                  when the advisory lock named `leased_by` is free (see `store.postgres.leader_lock`)
     delivered
     giving_up    the last attempt failed, and no event records that yet
-    given_up     an event records it; the delivery can be requested again
+    given_up     an event records that the last attempt failed; the delivery can be requested again
 
 All times are passed by the caller, so that tests control them.
 """
@@ -52,9 +52,9 @@ class LeasedDelivery:
     item: int
     replay: bool
     tries: int
-    """Attempts before this one, since it was planned or last requested again."""
+    """Attempts before this one, since the delivery was planned or last requested again."""
     url: str | None
-    """None for a Teams channel, as is `sealed_secret`."""
+    """None for a Teams channel, as `sealed_secret` is."""
     sealed_secret: bytes | None
 
 
@@ -64,13 +64,14 @@ class CompletedAttempt:
     outcome: Outcome
     at: datetime
     state: str
-    """The state of the delivery from now on."""
+    """The new state of the delivery."""
     due_at: datetime
 
 
 class CircuitBreaker(NamedTuple):
     """Pauses an endpoint after `opens_after` failures in a row. After a pause one delivery is tried as a probe; each
-    failed probe doubles the pause. A pause lasts as long as the receiver asks, if that is longer.
+    failed probe doubles the pause. When the receiver asks for a
+    longer pause, that pause is made.
     """
 
     opens_after: int
@@ -152,7 +153,7 @@ async def lease(
     each: int,
     limit: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries: at most `limit`, and for each endpoint at most `each` less those `running` there.
+    """Leases due deliveries: at most `limit`, and for each endpoint at most `each` minus the number `running` there.
 
     A lease expires at `until`, or as soon as nobody holds the advisory lock named `by`.
     """

@@ -1,4 +1,4 @@
-"""Endpoints as of the delivery planner's position in the log, with the health that senders observe.
+"""Endpoints as they were at the delivery planner's position in the log, with the health that senders observe.
 
 The planner folds the events about endpoints into the table `webhook_endpoints` in the transaction that moves its
 position, so deliveries are planned for the endpoints that existed when the event happened.
@@ -20,12 +20,12 @@ DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
 
 
 class DeliveryTarget(NamedTuple):
-    """An endpoint with what decides whether it is notified of an event."""
+    """An endpoint, with the fields that decide which events it is notified of."""
 
     id: int
     kind: EndpointKind
     project_id: int | None
-    """None: of all projects."""
+    """None for an endpoint of all projects."""
     events: list[str]
     """The notification types that it is registered for."""
     active: bool
@@ -37,7 +37,7 @@ class HealthChange(NamedTuple):
     kind: EndpointKind
     endpoint_id: int
     error: str | None
-    """The last error; None: it recovered."""
+    """The last error; None when the endpoint recovered."""
 
 
 async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
@@ -46,7 +46,7 @@ async def fetch_targets(connection: AsyncConnection) -> list[DeliveryTarget]:
 
 
 async def fetch_folded(source: Source, endpoint_id: int, planner: str) -> tuple[dict[str, Any] | None, int]:
-    """Returns the columns that are folded from events, None without such an endpoint; and how far the planner was."""
+    """Returns an endpoint's columns that are folded from events (None without a row), and the planner's position."""
     columns = ", ".join(f"'{column}', e.{column}" for column in FOLDED_COLUMNS if column != "sealed_secret")
     row = await fetch_row(
         source,
@@ -71,7 +71,7 @@ async def add_endpoint(
 
 
 async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]) -> None:
-    """Sets those of the changed fields that have a column here."""
+    """Stores the changed fields that have a column in `webhook_endpoints`. Ignores the others."""
     changed = {column: changes[column] for column in FOLDED_COLUMNS if column in changes}
     if changed:
         columns = ", ".join(f"{column} = %({column})s" for column in changed)
@@ -81,7 +81,7 @@ async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes
 
 
 async def reset_health(connection: AsyncConnection, endpoint_id: int, now: datetime) -> None:
-    """Forgets failures and makes all pending deliveries of the endpoint due now."""
+    """Forgets the endpoint's failures, ends its pause, and makes its pending deliveries due now."""
     await connection.execute(
         "UPDATE webhook_endpoints SET failures_in_a_row = 0, pause_s = 0, open_until = NULL, probing = false"
         " WHERE id = %s",

@@ -57,7 +57,7 @@ async def read_stats(source: Source, endpoint_ids: Sequence[int]) -> dict[int, D
 async def read_history(
     source: Source, endpoint_id: int, *, ok: bool | None, before: int | None, limit: int
 ) -> list[DeliveryAttempt]:
-    """Returns attempts, newest first: successful or failed ones (`ok`), with an id below `before`."""
+    """Returns attempts, newest first. `ok` selects successful or failed ones, `before` those with smaller ids."""
     rows = await fetch_rows(
         source,
         "SELECT a.id, a.delivery_id, a.type, a.replay, a.number, a.ok, a.status_code, a.error, a.ms, a.excerpt,"
@@ -71,7 +71,7 @@ async def read_history(
 
 
 async def find_delivery_state(source: Source, endpoint_id: int, delivery_id: str) -> tuple[str, int] | None:
-    """Returns the state of a delivery and the number of its attempts."""
+    """Returns the state of a delivery and the number of its attempts; None when there is no such delivery."""
     query = "SELECT state, attempts FROM webhook_deliveries WHERE webhook_id = %s AND delivery_id = %s"
     row = await fetch_row(source, query, (endpoint_id, delivery_id))
     return None if row is None else (row[0], row[1])

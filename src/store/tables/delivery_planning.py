@@ -13,25 +13,25 @@ from store.tables.reactions import MAX_TRIES
 
 class PendingWork(NamedTuple):
     events: bool
-    """Followed events were appended, or so many others that the position is to be moved past them."""
+    """Whether followed events were appended, or so many others that the position should move past them."""
     parked: bool
-    """A parked event is due again."""
+    """Whether a parked event is due again."""
     replays: bool
 
 
 class DeliveryReplay(NamedTuple):
-    """A replay that is not complete."""
+    """An incomplete replay: deliveries of earlier events that somebody requested for an endpoint."""
 
     name: str
     position: int
-    """The events up to here have their deliveries."""
+    """Position up to which the events have their deliveries."""
     up_to: int
     """The position of the last event."""
     target: DeliveryTarget
 
 
 async def fetch_pending(connection: AsyncConnection, planner: str, names: list[str], min_skip: int) -> PendingWork:
-    """Returns what there is to do, in one query, because most events need nothing."""
+    """Returns what the planner has to do. Runs only one query, because most events need no delivery."""
     row = await fetch_row(
         connection,
         "SELECT EXISTS (SELECT FROM stored_events WHERE notification_id > p.position AND topic = ANY (%s))"
@@ -46,7 +46,7 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def redeliver(connection: AsyncConnection, delivery_id: str, now: datetime) -> None:
-    """Makes an ended delivery due again, without an ordering key: others need not wait for it, nor it for them."""
+    """Makes an ended delivery due again, without an ordering key, so that it and others do not wait for each other."""
     await connection.execute(
         "UPDATE webhook_deliveries SET state = 'pending', lane = NULL, tries = 0, due_at = %s, since = %s"
         " WHERE delivery_id = %s AND state IN ('delivered', 'giving_up', 'given_up')",
@@ -63,7 +63,10 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 
 async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryReplay | None:
-    """Returns a replay with fewer than `max_open` open deliveries, locked until the transaction ends."""
+    """Returns a replay that may go on, locked until the transaction ends; None without one.
+
+    A replay may go on while its endpoint has fewer than `max_open` open deliveries of replays.
+    """
     row = await fetch_row(
         connection,
         "SELECT r.replay, r.position, r.up_to, e.id, e.kind, e.project_id, e.events, e.active FROM webhook_replays r"
@@ -77,7 +80,7 @@ async def lock_replay(connection: AsyncConnection, max_open: int) -> DeliveryRep
 
 
 async def advance_replay(connection: AsyncConnection, replay: DeliveryReplay, position: int) -> None:
-    """Moves the replay to a position; at its end it is deleted."""
+    """Moves the replay to a position. Deletes the replay when it is complete."""
     if position >= replay.up_to:
         await connection.execute("DELETE FROM webhook_replays WHERE replay = %s", (replay.name,))
     else:

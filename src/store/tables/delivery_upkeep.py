@@ -37,9 +37,9 @@ async def mark_published(connection: AsyncConnection, give_up: UnpublishedGiveUp
 
 
 async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetime) -> int:
-    """Makes deliveries due that are leased by dead senders, whose locks are free; returns their number.
+    """Makes deliveries due whose lease belongs to a dead sender. Returns the number of these deliveries.
 
-    `worker` is the caller's own lock.
+    A sender is dead when its advisory lock is free. `worker` is the name of the caller's lock.
     """
     # Skips rows that are locked by somebody who completes such an attempt after all.
     cursor = await connection.execute(
@@ -60,9 +60,9 @@ async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetim
 
 
 async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, limit: int) -> int:
-    """Gives up deliveries that are pending since before `oldest` because their endpoint is inactive or failing.
+    """Gives up deliveries to inactive or failing endpoints that are pending since before `oldest`.
 
-    The deliveries behind them become due. Returns the number of those given up.
+    The next deliveries with their ordering keys become due. Returns the number of deliveries that were given up.
     """
     cursor = await connection.execute(
         "UPDATE webhook_deliveries SET state = 'giving_up', last_error = coalesce(last_error, 'not tried in time')"
@@ -84,7 +84,7 @@ async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, l
 
 
 async def prune(connection: AsyncConnection, oldest: datetime, limit: int) -> int:
-    """Deletes attempts made and deliveries ended before `oldest`, at most `limit` of each; returns their number."""
+    """Deletes attempts and ended deliveries from before `oldest`, at most `limit` of each. Returns their number."""
     deleted = 0
     for table, key, ended in (
         ("webhook_attempts", "attempted_at", "true"),

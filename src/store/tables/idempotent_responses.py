@@ -16,7 +16,7 @@ from store.postgres.queries import execute, fetch_row
 
 RETENTION = timedelta(hours=24)
 SECRET_RETENTION = timedelta(minutes=5)
-"""For a response with a secret, such as a new token, which is shown only once."""
+"""Time for which a response with a secret, such as a new token, is stored."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True, array_like=True):
@@ -32,9 +32,9 @@ class EarlierRequest:
     position: int
     age: timedelta
     made: int | None
-    """The id of the created resource, for a response that shows a secret of it."""
+    """The id of the created resource when the response shows a secret of that resource."""
     answer: StoredResponse | None
-    """None while the request is running, when its process died meanwhile, and after SECRET_RETENTION."""
+    """None while the request is running, after its process died, and for a secret after SECRET_RETENTION."""
 
 
 _answers = msgspec.msgpack.Decoder(StoredResponse)

@@ -1,4 +1,4 @@
-"""Failed logins of the last minutes, by subject: the account that was tried, the address that tried. Not events.
+"""Failed logins of the last minutes, by subject: an account or the address of a client. Failed logins are not events.
 
 Each failure deletes a few expired rows, so that neither recording nor reading slows down with their number.
 """
@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_rows
 
 MAX_FAILURES = 10
-"""Failures within a window after which a subject has to wait for its end."""
+"""Failures within a window after which a subject has to wait until the window ends."""
 WINDOW_S = 300
 
 

@@ -13,9 +13,9 @@ from psycopg import AsyncConnection
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 FIRST_LEASE_S = 5
-"""Each of the next ten leases is twice as long as the one before."""
+"""Seconds of the first lease. Each of the next ten leases is twice as long as the one before."""
 MAX_TRIES = 20
-"""They take some 17 hours."""
+"""Tries before a reaction is parked, over some 14 hours."""
 MAX_SHOWN_ERRORS = 5
 
 
@@ -23,17 +23,17 @@ class Due(NamedTuple):
     reaction: str
     position: int
     tries: int
-    """Including this one."""
+    """Number of tries, including this one."""
 
 
 class ReactionStatus(msgspec.Struct):
     name: str
     position: int | None
-    """Up to here the log was looked through; None when nobody looks any more and something is still due."""
+    """Position up to which the log was read; None when nobody reads for it any more, but events are still due."""
     due: int
-    """Events that it has yet to react to, or has failed to for now."""
+    """Number of events that it still has to react to, including those for which it failed and will try again."""
     parked: int
-    """Events that it has failed to react to for so long that it waits to be asked."""
+    """Number of events for which its last try failed. They wait until an operator retries them."""
     errors: list[str]
     """Errors of the first parked reactions: `position 12: ...`."""
 
@@ -46,7 +46,7 @@ async def add_due(connection: AsyncConnection, name: str, positions: Sequence[in
 
 
 async def park(connection: AsyncConnection, name: str, position: int, error: str) -> None:
-    """Notes an event that cannot be handled. It becomes due when an operator retries it."""
+    """Records an event that cannot be handled. The event becomes due when an operator retries it."""
     await connection.execute(
         "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
         (name, position, MAX_TRIES, error),
@@ -54,8 +54,9 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """Returns due reactions with these names and postpones them, so that nobody else runs them. A crashed worker's
-    become due again at the end of the lease.
+    """Leases due reactions with these names, so that nobody else runs them.
+
+    A reaction whose worker crashes is due again at the end of the lease.
     """
     cursor = await connection.execute(
         "UPDATE due_reactions d SET tries = d.tries + 1,"
@@ -88,7 +89,7 @@ async def has_parked(connection: AsyncConnection) -> bool:
 
 
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
-    """Returns every reaction that has a position or due events, those of other releases included."""
+    """Returns the status of every reaction that has a position or due events, also of those in other releases."""
     rows = await fetch_rows(
         source,
         "SELECT n.name, p.position, count(d.position) FILTER (WHERE d.tries < %(most)s),"
@@ -104,7 +105,7 @@ async def fetch_statuses(source: Source) -> list[ReactionStatus]:
 
 
 async def retry_parked(connection: AsyncConnection, name: str | None) -> int:
-    """Makes the parked events of one reaction, or of all, due with all their tries. Returns how many they are."""
+    """Makes the parked events of a reaction (None: of all) due, with all tries again. Returns their number."""
     cursor = await connection.execute(
         "UPDATE due_reactions SET tries = 0, due_at = now() WHERE tries >= %s AND (%s::text IS NULL OR reaction = %s)",
         (MAX_TRIES, name, name),

@@ -9,7 +9,7 @@ from store.postgres.queries import fetch_rows
 
 
 async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
-    """Writes only when the recorded use is older than a minute."""
+    """Records a use now, unless the recorded use is less than a minute old."""
     await connection.execute(
         "INSERT INTO token_uses (token_id, used_at) SELECT %(id)s, now() WHERE NOT EXISTS"
         " (SELECT FROM token_uses WHERE token_id = %(id)s AND used_at > now() - interval '1 minute')"
@@ -20,7 +20,7 @@ async def record_token_use(connection: AsyncConnection, token_id: int) -> None:
 
 
 async def fetch_last_token_uses(connection: AsyncConnection, token_ids: Sequence[int]) -> dict[int, datetime]:
-    """Returns the last use by token id; without tokens that were never used."""
+    """Returns the last use by token id. Leaves out tokens that were never used."""
     rows = await fetch_rows(
         connection,
         "SELECT token_id, used_at FROM token_uses WHERE token_id = ANY (%(ids)s::bigint[])",

@@ -1,4 +1,4 @@
-"""Why queued builds wait, as of the dispatcher's last round. A crash may lose it; the next round writes it anew."""
+"""Waiting reasons of queued builds, from the dispatcher's last round. A crash may lose them until the next round."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ class WaitingReasons:
         self._pool = pool
 
     async def replace(self, reasons: Mapping[int, str]) -> None:
-        """Replaces all reasons, by build id."""
+        """Replaces all stored reasons. `reasons` are by build id."""
         rows = [{"build_id": build_id, "reason": reason} for build_id, reason in reasons.items()]
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("TRUNCATE queue_reasons")
