@@ -11,7 +11,8 @@ if not __package__:
 
 
 def main(argv: list[str]) -> int:
-    # The word for a supervisor process stays: where the zipapp is replaced by a newer one, an older agent still runs.
+    # The argument that starts a supervisor process keeps this name: an agent that still runs when a newer zipapp
+    # replaces its own passes the argument to the newer one.
     if argv == ["slot"]:
         from agent.process.supervisor import serve
 

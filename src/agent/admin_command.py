@@ -22,7 +22,7 @@ from agent.task import Task
 MAX_OUTPUT_BYTES = 256 * 1024  # of standard output and of standard error each, as the protocol says
 _EXIT_CANNOT_RUN = 126  # exit code of shells for a command that cannot be executed
 _CHUNK_BYTES = 1 << 16
-_LAST_CHUNKS = 64  # read at most after the last process has ended; more than a pipe holds
+_LAST_CHUNKS = 64  # most chunks to read after the last process has ended: 4 MiB, more than a pipe can hold
 
 
 class AdminCommand(Task):
@@ -132,7 +132,7 @@ class AdminCommand(Task):
 
 
 class OutputTail:
-    """Keeps the last `MAX_OUTPUT_BYTES` of what is added."""
+    """Stores the last `MAX_OUTPUT_BYTES` of the bytes that are added."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

@@ -23,8 +23,8 @@ from agent.runner import EXIT_BAD_TOKEN, EXIT_FAILED, EXIT_OK, RESTART, TaskRunn
 from agent.server_client import ServerClient
 from agent.session import Session
 
-_POLL_INTERVAL_S = 0.5  # how late a signal may be noticed that arrives just before a wait begins
-_SIGNAL = -2  # among the exit codes: a signal arrived
+_POLL_INTERVAL_S = 0.5  # longest delay of a signal that arrives just before a wait begins
+_SIGNAL = -2  # in the queue of exit codes: a signal arrived
 
 
 def run(argv: list[str]) -> int:
@@ -69,7 +69,7 @@ def _run_session(session: Session, runner: TaskRunner, context: AgentContext) ->
 
     def on_signal(number: int, _: object) -> None:
         signals.append(number)
-        runner.exit_codes.put(_SIGNAL)  # safe in a signal handler, which a SimpleQueue promises
+        runner.exit_codes.put(_SIGNAL)  # `SimpleQueue.put` is safe in a signal handler
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, on_signal)
@@ -83,13 +83,15 @@ def _run_session(session: Session, runner: TaskRunner, context: AgentContext) ->
 
 
 def _wait_for_exit_code(runner: TaskRunner, signals: list[int]) -> int:
-    """Return the first exit code. The first signal drains the runner; the second one, or SIGQUIT, ends the agent."""
+    """Wait for the first exit code and return it. The first signal drains the runner. A second one, or SIGQUIT, makes
+    the function return `EXIT_OK`.
+    """
     is_draining = False
     while True:
         try:
             code = runner.exit_codes.get(timeout=_POLL_INTERVAL_S)
         except queue.Empty:
-            continue  # Python runs the handler of a signal that arrived just before `get` only after it
+            continue  # Python runs the handler of a signal that arrived just before `get` only after `get`
         if code != _SIGNAL:
             return code
         if is_draining or signal.SIGQUIT in signals:
@@ -122,7 +124,7 @@ def _default_workdir(account: BuildAccount | None) -> Path:
 
 
 def _prepare_workdir(workdir: Path, account: BuildAccount | None, token_file: str | None) -> str | None:
-    """Create the folder; return a sentence that says why the agent cannot work there, or None."""
+    """Create the folder. Return a sentence that says why the agent cannot work there, or None if it can."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if account:

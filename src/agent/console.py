@@ -1,4 +1,4 @@
-"""Writes the agent's messages to its operator. A module of its own, since every layer of the agent has some."""
+"""Writes the agent's messages to its operator. Its own module, since every layer of the agent writes messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Holds what all builds and administrator commands of an agent share. Its own module, since both import it."""
+"""Defines the objects that all builds and administrator commands of an agent share. Its own module, since both
+import it.
+"""
 
 from __future__ import annotations
 
@@ -19,5 +21,5 @@ class AgentContext(NamedTuple):
 
     @property
     def builds(self) -> Path:
-        """Folder that holds one folder for each build and command that runs."""
+        """Folder with one subfolder for each running build and command."""
         return self.workdir / "builds"

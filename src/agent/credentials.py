@@ -17,7 +17,7 @@ class NoToken(Exception):
 
 
 def own_command_line() -> list[str]:
-    """Return how to start this program: the interpreter, isolated from the environment, and the zipapp or folder."""
+    """Return the command that starts this program: the interpreter in isolated mode (-I), and the zipapp or folder."""
     package = os.path.dirname(os.path.abspath(__file__))
     archive = os.path.dirname(package)
     return [sys.executable, "-I", archive if os.path.isfile(archive) else package]
@@ -26,8 +26,9 @@ def own_command_line() -> list[str]:
 def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
     """Restart the program without the token's environment variable, if that is set.
 
-    Deleting the variable is not enough: the environment of a process's start stays readable in /proc/<pid>/environ.
-    With `keep_token` the new start gets the token through a pipe; otherwise, where a file is preferred, not at all.
+    Deleting the variable is not enough: /proc/<pid>/environ still shows the environment that the process started with.
+    With `keep_token` the restarted program reads the token from a pipe. Otherwise the token is discarded, since the
+    options name a token file.
     """
     token = os.environ.pop(VARIABLE, None)
     if token is not None:
@@ -37,7 +38,7 @@ def leave_environment(argv: Sequence[str], keep_token: bool) -> None:
 def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
     """Replace this process by a new start of the program, which reads `secrets` from a pipe. Never returns.
 
-    The secrets are the token and, where the session goes on, the session's secret.
+    `secrets` is empty, or the token, or the token and the secret of the session that the new start continues.
     """
     command = [*own_command_line(), *_without_pipe_option(argv)]
     if secrets:
@@ -50,7 +51,7 @@ def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
 
 
 def read_token(source: str | None) -> tuple[str, str | None]:
-    """Return the token, and the session's secret where `restart_program` passed one. Raises `NoToken`.
+    """Return the token, and the session's secret if `restart_program` passed one, else None. Raises `NoToken`.
 
     The source is a file, `-` for standard input, or the pipe of `restart_program`.
     """
@@ -81,7 +82,7 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def _without_pipe_option(argv: Sequence[str]) -> list[str]:
-    """Drop the `--token-file` of the pipe that this process was started with: it has been read to its end."""
+    """Return `argv` without a `--token-file` that is a pipe: this process has read the pipe to its end."""
     pipes = [at for at, word in enumerate(argv) if at and argv[at - 1] == "--token-file" and _is_pipe(word)]
     return [word for at, word in enumerate(argv) if at not in pipes and at + 1 not in pipes]
 

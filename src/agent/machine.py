@@ -20,7 +20,7 @@ def read_ram_gb() -> float:
 
 
 class MachineGauge:
-    """Reads the load that a heartbeat reports. `cpu_pct` is the average since the reading before."""
+    """Reads the load that a heartbeat reports. `cpu_pct` is the average since the previous reading."""
 
     def __init__(self, workdir: Path) -> None:
         self._workdir = workdir

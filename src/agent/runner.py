@@ -17,14 +17,16 @@ from agent.server_client import Cancellation, RequestAbandoned, RequestRefused, 
 from agent.task import Task
 
 EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2
-RESTART = -1  # among the exit codes: do not exit, start the program again
+RESTART = -1  # in the queue of exit codes: start the program again instead of exiting
 _REMEMBERED_COMMANDS = 1000  # ids, to recognize a message that comes twice
 _SHUTDOWN_GRACE_S, _REPORT_WITHIN_S, _CLOSE_TIMEOUT_S = 1.0, 2.0, 4.0
-"""When the agent ends: for a task's processes after SIGTERM, then for its report; and for all tasks together."""
+"""Time limits when the agent ends: for the processes of a task from SIGTERM to SIGKILL, then for the task's report,
+and for all tasks together.
+"""
 
 
 class TaskRunner:
-    """Thread-safe. Methods that end in `_locked` expect that the caller holds the lock."""
+    """Starts and ends tasks; thread-safe. The caller of a method whose name ends in `_locked` must hold the lock."""
 
     def __init__(self, context: AgentContext, once: bool) -> None:
         self.exit_codes: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -38,7 +40,7 @@ class TaskRunner:
         self._commands: dict[str, AdminCommand] = {}
         self._command_ids: deque[str] = deque(maxlen=_REMEMBERED_COMMANDS)
         self._threads: list[threading.Thread] = []
-        self._poll: tuple[Cancellation, int] | None = None  # the open one, and the number of free slots that it sent
+        self._poll: tuple[Cancellation, int] | None = None  # of the open poll, and the free slots that it reported
         self._has_run_one = False
         self._is_draining = False
 
@@ -48,7 +50,10 @@ class TaskRunner:
             return [(build.id, build.attempt) for build in self._builds.values()]
 
     def begin_poll(self) -> tuple[Cancellation, int]:
-        """Return the number of free slots for the poll to report; it is cancelled once that number is out of date."""
+        """Return a cancellation for the next poll, and the number of free slots for it to report.
+
+        The runner cancels the poll when slots become free after it reported 0, or when `drain` makes the number 0.
+        """
         with self._lock:
             self._poll = Cancellation(), self._count_free_locked()
             return self._poll
@@ -58,7 +63,7 @@ class TaskRunner:
             self._poll = None
 
     def start_build(self, message: dict[str, Any]) -> None:
-        """Start a build, also while draining: the server assigned it before it heard that there are no free slots."""
+        """Start a build, even while draining: the server assigned the build before it learned that no slot is free."""
         with self._lock:
             other = self._builds.get(message["id"])
             if self.is_closing or (other and other.attempt >= message["attempt"]):
@@ -95,7 +100,7 @@ class TaskRunner:
                 self._start_thread_locked(self._run_command, command_id)
 
     def drain(self) -> None:
-        """Take no more builds; put `EXIT_OK` once everything that runs has ended and is reported."""
+        """Ask for no more builds. Put `EXIT_OK` into `exit_codes` once all builds and commands have ended."""
         with self._lock:
             self._is_draining = True
             print_line(
@@ -106,7 +111,9 @@ class TaskRunner:
             self._finish_drain_locked()
 
     def close(self, report: bool) -> None:
-        """End every task within `_CLOSE_TIMEOUT_S`. With `report` they tell the server, if it answers in time."""
+        """End every task within `_CLOSE_TIMEOUT_S`. With `report` each task reports its end if the server answers in
+        time.
+        """
         with self._lock:
             self.is_closing = True
             tasks: list[Task] = [*self._builds.values(), *self._commands.values()]

@@ -24,12 +24,12 @@ from agent import VERSION
 from agent.console import print_line
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-"""Between two tries of a request. The pause doubles each time."""
-_LONGEST_RETRY_AFTER_S = 300.0  # pause that the server can ask for
+"""First and longest pause between two tries of a request. The pause doubles after each try."""
+_LONGEST_RETRY_AFTER_S = 300.0  # longest pause that the server can ask for
 _CONNECT_TIMEOUT_S, _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10.0, 30.0, 300.0
 
 RetryPause = Callable[[float], bool]
-"""Waits at most that many seconds before the next try. Returns True to give the request up instead."""
+"""Waits at most the given number of seconds before the next try. Returns True to give the request up instead."""
 
 
 class RequestRefused(Exception):
@@ -55,7 +55,7 @@ class Cancellation:
         self.is_cancelled = False
 
     def attach(self, connection: http.client.HTTPConnection) -> None:
-        """Set the connection that the request is about to use. Raises `ConnectionAbortedError` if cancelled before."""
+        """Set the connection that the request is about to use. Raises `ConnectionAbortedError` if it is cancelled."""
         with self._lock:
             if self.is_cancelled:
                 raise ConnectionAbortedError
@@ -85,9 +85,10 @@ class _Request(NamedTuple):
 
 
 class ServerClient:
-    """Thread-safe: every request takes an idle connection or opens one.
+    """Sends requests to the server. Thread-safe: every request takes an idle connection or opens one.
 
-    Every request returns the decoded JSON answer, None for an empty one, and raises one of this module's exceptions.
+    `get`, `post` and `upload` return the decoded JSON answer, or None if it is empty. They raise this module's
+    exceptions.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -107,7 +108,7 @@ class ServerClient:
         return self._send(_Request("GET", self._target(path, query), lambda: b"", {}, timeout, pause, cancellation))
 
     def post(self, path: str, body: object, *, pause: RetryPause, **query: object) -> Any:
-        """Send `body` as JSON, or as it is if it is bytes, which must be JSON already."""
+        """Send `body` as JSON. If `body` is bytes, it must be JSON already and is sent unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         return self._send(_Request("POST", self._target(path, query), lambda: data, headers, _TIMEOUT_S, pause))
@@ -120,7 +121,7 @@ class ServerClient:
         headers: Mapping[str, str],
         pause: RetryPause,
     ) -> Any:
-        """Send the chunks of `body`, which is called again for every try; `headers` must hold Content-Length."""
+        """Send the chunks that `body` returns; it is called once for each try. `headers` must have a Content-Length."""
         return self._send(_Request("POST", self._target(path, query), body, headers, _UPLOAD_TIMEOUT_S, pause))
 
     def _target(self, path: str, query: Mapping[str, object]) -> str:
@@ -147,7 +148,10 @@ class ServerClient:
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
     def _send_once(self, request: _Request) -> tuple[int, bytes, float]:
-        """Return status, body, and the seconds of Retry-After."""
+        """Send the request without a pause or retry. Return status, body, and the seconds of Retry-After (else 0).
+
+        Only a request on an idle connection that the server has closed is sent again, on another connection.
+        """
         while True:
             connection, is_reused = self._take_connection()
             try:
@@ -206,13 +210,16 @@ class ServerClient:
 
 
 def pause_forever(seconds: float) -> bool:
-    """Sleep; the `RetryPause` of requests that are never given up."""
+    """Sleep and return False: the `RetryPause` of requests that are never given up."""
     time.sleep(seconds)
     return False
 
 
 def _parse_retry_after(header: str | None) -> float:
-    """Return seconds, at most `_LONGEST_RETRY_AFTER_S`; 0 for an HTTP date, which our server does not send."""
+    """Return the header's seconds, at most `_LONGEST_RETRY_AFTER_S`.
+
+    Return 0 without a header, and for an HTTP date: a Testhide server does not send one.
+    """
     text = (header or "").strip()
     return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 

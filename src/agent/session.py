@@ -1,8 +1,8 @@
 """The agent's session with the server: connect, poll for messages, send heartbeats, sign off.
 
-A session's id is the hash of a secret, which the work folder keeps in a file. Only one agent at a time can use the
-folder, so an agent that shows the secret of an earlier session proves that the agent of that session is gone, and
-replaces it at once.
+A session's id is the hash of a secret, which is stored in a file of the work folder. Only one agent at a time can use
+the folder. So an agent that shows the secret of an earlier session proves that the agent of that session is gone, and
+takes over at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused, 
 
 _SECRET_FILE = "session"  # noqa: S105 (a file name)
 _RECONNECT_INTERVAL_S = 10.0  # after a refusal, which usually means that another session of this node is alive
-_POLL_MARGIN_S = 15.0  # a poll may be answered this much later than the server promised, before it counts as failed
+_POLL_MARGIN_S = 15.0  # added to the time in which the server promises to answer a poll, before the poll has failed
 _SIGN_OFF_TIMEOUT_S = 1.0
 _SHOWN_CHARACTERS = 50
 
@@ -52,7 +52,9 @@ class Session:
             threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
     def sign_off(self) -> None:
-        """Tell the server that the session is over. One try of a second at most: the server also notices by itself."""
+        """Tell the server that the session is over. Try once, for `_SIGN_OFF_TIMEOUT_S` at most: without this call the
+        server notices the end later.
+        """
         if not self._connected.is_set():
             return
 
@@ -166,7 +168,7 @@ class Session:
 
 
 def write_secret(workdir: Path, secret: str) -> None:
-    with contextlib.suppress(OSError):  # a full disk: the next agent waits for the session's end, as in another folder
+    with contextlib.suppress(OSError):  # a full disk: the next agent then waits until the server ends this session
         file = os.open(workdir / _SECRET_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(file, "w", encoding="ascii") as opened:
             opened.write(f"{linux.read_boot_id()} {secret}")

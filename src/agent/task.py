@@ -1,4 +1,4 @@
-"""The base of builds and administrator commands: work in a thread of its own that other threads can end early."""
+"""Defines the base class of builds and administrator commands: work in one thread, which other threads can end."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ STOPPED = "stopped"
 DROPPED = "dropped"
 """Causes of an interrupt. A stopped task reports to the server; a dropped one does not: the server gave it up."""
 _CHECK_INTERVAL_S = 0.2
-"""Within a pause: how late it may notice that the task was dropped or its time for reporting is over."""
+"""Time between two checks, during a pause, whether the task's time for reporting is over."""
 
 
 class Interrupt:
-    """Wakes the thread of a task, which waits for `fileno` with select, and tells it why.
+    """Wakes the thread of a task, which waits for `fileno` with select, and stores the cause.
 
-    The first cause stays, except that DROPPED replaces any other.
+    The first cause stays, except that `DROPPED` replaces `STOPPED`.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Interrupt:
         return self._dropped.is_set()
 
     def wait_dropped(self, seconds: float) -> bool:
-        """Wait at most that long; return whether the task was dropped."""
+        """Wait at most `seconds` until the task is dropped; return whether it was."""
         return self._dropped.wait(seconds)
 
     def fileno(self) -> int:
@@ -61,7 +61,7 @@ class Interrupt:
 
 
 class Task:
-    """Runs in one thread; any other may call `drop` and `shut_down`, at any time."""
+    """Work that runs in one thread. Any other thread may call `drop` and `shut_down` at any time."""
 
     def __init__(self) -> None:
         self._interrupt = Interrupt()
@@ -76,12 +76,16 @@ class Task:
         self._interrupt.fire(DROPPED, None, 0)
 
     def shut_down(self, grace: float, report_within: float) -> None:
-        """End the task since the agent ends: `grace` seconds for its processes, then `report_within` for its report."""
+        """End the task because the agent ends: its processes within `grace` seconds, then its report within
+        `report_within` seconds.
+        """
         self._report_until = time.monotonic() + grace + report_within
         self._interrupt.fire(STOPPED, "the agent was shut down", grace)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two tries of a request; return True once the task was dropped or may report no longer."""
+        """Wait between two tries of a request. Return True as soon as the task is dropped or its time for reporting is
+        over, else False.
+        """
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Finds the files of a workspace that a job's globs name, and opens them without following links out of it."""
+"""Finds the files that match a job's globs, and opens them without following links out of the workspace."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class UnusablePath(Exception):
 
 
 def find_files(workspace: str, pattern: str) -> list[str]:
-    """Return the matching files as sorted paths relative to the workspace. A folder stands for all files in it.
+    """Return the matching files as sorted paths relative to the workspace. A matching folder means all files below it.
 
-    Raises `UnusablePath` for a pattern that leads out of the workspace or names nothing.
+    Raises `UnusablePath` for a pattern that leads out of the workspace or can name no file.
     """
     if os.path.isabs(pattern):
         raise UnusablePath("it must be relative to the workspace")
@@ -33,8 +33,9 @@ def find_files(workspace: str, pattern: str) -> list[str]:
 def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
     """Open a regular file of the workspace. Raises `UnusablePath` for anything else that a build may have put there.
 
-    Symbolic links may lead only within the workspace. Where builds run as another user, `owner` is its id and the file
-    must belong to it: a hard link cannot make the agent read what the build could not.
+    Symbolic links may lead only within the workspace. `owner` is the id of the user that builds run as, or None if that
+    is the agent's user. The file must belong to `owner`: otherwise the build could let the agent read a file that the
+    build cannot read, by a hard link.
     """
     root = os.path.realpath(workspace)
     try:
@@ -50,7 +51,9 @@ def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
 
 
 def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
-    """Check the open file, not its path: the build could exchange the file at that path between check and open."""
+    """Return why the open file is refused, or None. Its path is not checked, since the build could replace the file at
+    that path between check and open.
+    """
     found = os.fstat(fd)
     real = os.readlink(f"/proc/self/fd/{fd}")
     if not real.startswith(root + "/") or (owner is not None and found.st_uid != owner):

@@ -15,7 +15,10 @@ _CHUNK_BYTES = 1 << 18
 
 @dataclass
 class BuildClient:
-    """Repeats every request until it is answered or the pause gives up. Raises the exceptions of `server_client`."""
+    """Sends the requests of one attempt of a build, each until it is answered or the pause gives up.
+
+    Raises the exceptions of `server_client`.
+    """
 
     _server: ServerClient
     _build_id: int
@@ -27,11 +30,11 @@ class BuildClient:
         return f"/api/v3/agent/builds/{self._build_id}"
 
     def start(self, commit: str | None, pause: RetryPause) -> None:
-        """Report that the first command is about to run, at which commit."""
+        """Report that the first command is about to run, and on which commit."""
         self._post("started", {"commit_sha": commit}, pause)
 
     def send_log(self, body: bytes) -> int:
-        """Return how many lines the server has stored without a gap."""
+        """Send the lines of one request. Return how many lines of the log the server has stored without a gap."""
         return int(self._post("log", body, self._pause)["acknowledged"])
 
     def send_report(self, path: str, file: BinaryIO) -> Mapping[str, Any]:
@@ -43,7 +46,7 @@ class BuildClient:
         return answer
 
     def send_missing_report(self, pattern: str) -> None:
-        """Report that no file matches a pattern of the job's artifacts that names reports."""
+        """Report that a wanted report is missing: no file matches the pattern, or the file cannot be opened."""
         query = {"attempt": self._attempt, "path": pattern, "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)
 

@@ -1,4 +1,4 @@
-"""One build on this machine: from its assignment until the server has its verdict."""
+"""Runs one attempt of a build, from its assignment until the server has its verdict."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BuildTask(Task):
         self._client = BuildClient(context.server, self.id, self.attempt, self._pause)
 
     def stop(self, detail: str) -> None:
-        """End the build as the server asks, and report that it was stopped."""
+        """End the build because the server asks for it, for the reason `detail`; report that it was stopped."""
         self._interrupt.fire(STOPPED, detail, STOP_GRACE_S)
 
     def run(self) -> None:

@@ -17,11 +17,14 @@ _MAX_DETAIL_CHARACTERS = 500
 
 
 class CheckoutFailed(Exception):
-    """The message says why, in the words of git where git failed."""
+    """The commit cannot be checked out. The message says why, in git's words if git failed."""
 
 
 RunGit = Callable[[Sequence[str], dict[str, str], bool], tuple[int, list[str]]]
-"""Runs a command line with an environment in the workspace; returns exit code and output. True: also log the output."""
+"""Runs a command line with an environment in the workspace, and logs its output if the third argument is True.
+
+Returns the exit code and the lines of output.
+"""
 
 
 class Checkout:
@@ -37,14 +40,17 @@ class Checkout:
         }
 
     def run(self, url: str, branch: str | None, commit: str | None) -> str:
-        """Return the full id of the commit that is checked out. Raises `CheckoutFailed`."""
+        """Check out `commit`, or the newest commit of `branch` (None: the default branch). Return the commit's full id.
+
+        Raises `CheckoutFailed`.
+        """
         self._check(url, branch, commit)
         self._note(
             f"Checking out {branch or 'the default branch'} of {hide_credentials(url)}"
             + (f" at {commit}" if commit else "")
         )
         if _is_local(url):
-            # Git refuses a repository of another user. The process that serves it reads this only from a config file.
+            # Git refuses a repository of another user. Its server process reads this setting only from a config file.
             self._git("config", "--global", "safe.directory", "*")
         self._git("init", "--quiet", "--template=")
         sha = self._fetch(url, branch or "HEAD", commit)

@@ -25,7 +25,7 @@ from agent.task import Interrupt
 
 _REPORT_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
 _GZIP = b"\x1f\x8b"
-_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a compressed report; the server reads no more of it either
+_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
 _HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
 _REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
 _HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
@@ -37,7 +37,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass
 class Collector:
-    """Stops before the next file once there is an interrupt."""
+    """Sends the reports and artifacts of one build. Stops before the next file once the build is interrupted."""
 
     _workspace: Workspace
     _account: BuildAccount | None
@@ -47,9 +47,10 @@ class Collector:
     _interrupt: Interrupt
 
     def run(self, patterns: list[str], report: str, since_ns: int) -> None:
-        """Send all reports and artifacts. `report` is the path that the build gave its test reporters.
+        """Send all reports, then all artifacts. `patterns` are the job's globs; `report` is the path that the build
+        gives its test reporters.
 
-        A report whose file time is before `since_ns` came with the repository, and is sent as an artifact only.
+        A file that was last written before `since_ns` came with the repository, and is sent only as an artifact.
         """
         paths = self._find_artifacts(patterns)
         sent = {path for path in dict.fromkeys([*paths, report]) if self._send_if_report(path, since_ns)}
@@ -99,7 +100,7 @@ class Collector:
 
     @contextmanager
     def _refusals(self, path: str) -> Iterator[None]:
-        """Log that the server refuses a report. Raises `RequestRefused` if it does not want the build any more."""
+        """Log that the server refuses a report. Raises `RequestRefused` if the server no longer wants the build."""
         try:
             yield
         except RequestRefused as refused:
@@ -137,11 +138,10 @@ class Collector:
 
 
 def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
-    """Return whether this build wrote the file as a test report. Only XML of another kind is none, unless its name is
-    one that only reports have.
+    """Return whether to send the file as a test report: this build wrote it, and it is not XML of another kind.
 
-    A reporter that failed leaves an empty file, text or an HTML error page. It is sent as well: the server then fails
-    the build.
+    XML of another kind is sent too if its name is one of `_REPORT_NAMES`. So are an empty file, plain text and HTML: a
+    reporter that failed leaves them, and the server then fails the build.
     """
     if os.fstat(file.fileno()).st_mtime_ns < since_ns:
         return False
@@ -158,7 +158,7 @@ def _is_report(path: str, file: BinaryIO, since_ns: int) -> bool:
 def _mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
     """Return the file itself if there is nothing to mask, else a masked temporary copy. The caller closes both.
 
-    The copy of a compressed file is compressed too. It ends where the file cannot be unpacked.
+    The copy of a gzip file is compressed too. It ends where the original is cut off or damaged.
     """
     if not masker:
         return file
@@ -177,8 +177,9 @@ def _is_packed(file: BinaryIO) -> bool:
 
 
 def _unpack(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """Yield the content from its beginning, decompressed if it is a gzip file. Ends without an error where it is cut
-    off or damaged.
+    """Yield the file's content from the beginning, decompressed if it is a gzip file.
+
+    Stops without an error where a gzip file is cut off or damaged, or after `_MAX_UNPACKED` bytes.
     """
     is_packed = _is_packed(file)
     file.seek(0)

@@ -22,12 +22,12 @@ from agent.server_client import RequestAbandoned
 from agent.task import STOPPED, Interrupt
 
 SETUP_FAILED, CHECKOUT_FAILED = "setup_failed", "checkout_failed"
-_CHECK_INTERVAL_S = 0.2  # within a pause: how late it may notice an interrupt
+_CHECK_INTERVAL_S = 0.2  # between two checks, during a pause, whether there is an interrupt
 _SHOWN_CHARACTERS = 200
 
 
 class BuildVerdict(NamedTuple):
-    """How the commands ended, as the `finished` call sends it. The server decides whether the build passed."""
+    """Result of a build's commands, as the `finished` call sends it. The server decides whether the build passed."""
 
     exit_code: int | None
     reason: str | None = None
@@ -81,7 +81,7 @@ class Execution:
                 (verdict,) = ended.args
             except OSError as error:  # for example a full disk
                 verdict = BuildVerdict(None, SETUP_FAILED, f"the agent failed: {error}")
-            # No process of the build may write any more while its files are read.
+            # No process of the build may write while the build's files are read.
             survivors = self._steps.kill_remaining(self._log.add)
         except BaseException as error:
             supervisors.discard(self._supervisor)
@@ -158,7 +158,7 @@ class Execution:
         return self._run_step(argv, env, add_lines).exit_code or 0, output
 
     def _run_step(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
-        """Return the result of a step that ended by itself. Raises `_BuildEnded` for any other."""
+        """Run a step and return its result. Raises `_BuildEnded` if it cannot be started or is ended early."""
         result = self._steps.run(argv, env, add_lines)
         if result.cause:
             raise _BuildEnded(self._decide_early_verdict(result.cause))
@@ -180,6 +180,6 @@ class Execution:
 
 
 def _shorten(command: str) -> str:
-    """Return the first line, at most `_SHOWN_CHARACTERS` of it."""
+    """Return the command's first line, at most `_SHOWN_CHARACTERS` of it, with ` ...` if there is more."""
     first, *more = command.strip().splitlines() or [""]
     return first[:_SHOWN_CHARACTERS] + (" ..." if more or len(first) > _SHOWN_CHARACTERS else "")

@@ -19,14 +19,16 @@ if sys.version_info >= (3, 8):
 
     testhide_startup.begin()
 """
-"""Every Python process of the build imports it at its start, also versions that the plugin does not support."""
+"""Module that every Python process of the build imports at its start, even in versions that the plugin does not
+support.
+"""
 _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
 
 
 def write_lists(
     folder: Path, workspace: Path, message: Mapping[str, Any], account: BuildAccount | None
 ) -> dict[str, str]:
-    """Write the lists that the build has; return the environment variables that name the files."""
+    """Write the lists of tests that the `run` message has. Return the environment variables with the files' paths."""
     variables = {}
     test_ids, quarantine = message.get("test_ids"), message.get("quarantine")
     if test_ids is not None:
@@ -39,7 +41,7 @@ def write_lists(
 
 
 def install_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Copy the pytest plugin into `folder`; return `env` with it in front of the job's own PYTHONPATH."""
+    """Copy the pytest plugin into `folder`. Return `env` with the plugin in front of the job's own PYTHONPATH."""
     plugin = folder / "python"
     plugin.mkdir()
     _write(plugin / "sitecustomize.py", _SITECUSTOMIZE)
@@ -55,7 +57,9 @@ def _lines(ids: Iterable[str]) -> bytes:
 
 
 def _write(path: Path, content: bytes, account: BuildAccount | None = None) -> str:
-    """Create a new file, also where the repository has a link of that name to another file. Returns the path."""
+    """Create a new file, owned by `account` if it is given, and return its path. An old file or link at the path is
+    removed first, so that a link in the repository cannot redirect the content.
+    """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     with open(fd, "wb") as file:

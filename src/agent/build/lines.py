@@ -24,7 +24,7 @@ class LineReader:
         return found
 
     def flush(self) -> list[str]:
-        """Return the last line, if it has no line end."""
+        """Return the last line if it has no line end, else an empty list."""
         rest, self._partial = self._masker.mask(self._partial), b""
         return [_decode(rest)] if rest else []
 
@@ -41,7 +41,9 @@ def _decode(line: bytes) -> str:
 
 
 def _drop_overwritten(line: bytes) -> bytes:
-    """Return what a terminal still shows of a progress bar, which overwrites itself after each carriage return."""
+    """Return the part that a terminal still shows: a carriage return inside a line, as progress bars print it, lets the
+    text after it overwrite the text before.
+    """
     body = line.rstrip(b"\r")
     return line[body.rfind(b"\r") + 1 :]
 

@@ -1,7 +1,7 @@
-"""A build's log: every line is numbered and written to a file first, then sent until the server has stored it.
+"""Sends a build's log: each line is numbered, written to a file, and sent until the server has stored it.
 
-Where lines are missing, a line of the agent counts them. They are the middle of a log that is too long (its last lines
-are kept), or lines that the disk had no space for.
+A line of the agent says how many lines are missing at that point: either the middle of a log that is too long, whose
+last lines are kept, or lines that the disk had no space for.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from agent.server_client import (
 
 MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
-_MIN_REQUEST_INTERVAL_S = 0.05  # of a log that has few new lines
+_MIN_REQUEST_INTERVAL_S = 0.05  # between two requests while there are few new lines
 _INDEX_INTERVAL = 256
-"""Lines. The file position of every 256th line is kept, to find any line that the server asks for again."""
+"""Number of lines between two whose file position is stored, to find a line that the server asks for again."""
 MAX_FILE_BYTES = 128 * 1024 * 1024
-"""A longer log goes on in memory, where only the last lines are kept: `LAST_LINES` and `_LAST_BYTES` at most."""
+"""Size of the file. Later lines go to memory, which keeps only the last: `LAST_LINES` and `_LAST_BYTES` at most."""
 LAST_LINES = 2_000
 _LAST_BYTES = 2 * 1024 * 1024
 
@@ -39,7 +39,7 @@ SendLog = Callable[[bytes], int]
 
 
 class Log:
-    """Thread-safe. `add` and `note` never wait for the network: lines that the server lacks are in an unnamed file."""
+    """Sends a build's log in a thread. Thread-safe; `add` and `note` write to a file and never wait for the network."""
 
     def __init__(
         self, folder: str, masker: Masker, send: SendLog, pause: RetryPause, on_failure: Callable[[], None]
@@ -63,11 +63,11 @@ class Log:
         self._sender.start()
 
     def note(self, text: str) -> None:
-        """Add lines of the agent's own, marked with `==> `."""
+        """Mask the lines of a message from the agent, and add them with the mark `==> `."""
         self.add([self._masker.mask_text(line) for line in f"==> {text}".splitlines()])
 
     def add(self, lines: list[str]) -> None:
-        """Add lines, which must be masked: only their `LineReader` recognizes a secret that crosses a cut."""
+        """Add lines that are masked already: only `LineReader` finds a secret that crosses the cut in a long line."""
         if not lines:
             return
         now = time.time_ns() // 1_000_000
@@ -145,7 +145,7 @@ class Log:
             self._on_failure()
 
     def _wait_for_lines(self) -> bool:
-        """Return whether there are lines to send; False once the log is closed and all are sent."""
+        """Wait for lines and return True. Return False once the log is closed and all lines are sent or given up."""
         with self._state:
             self._state.wait_for(lambda: self._count > self._next_line or self._closed)
             return self._count > self._next_line and not self._abandoned
@@ -159,7 +159,7 @@ class Log:
             self._next_line, self._next_position = acknowledged, self._next_position + size
         else:
             self._seek(acknowledged)
-        # Few lines are sent at once and then collected for the rest of the interval. A backlog is sent without pauses.
+        # After a small request, new lines are collected for the rest of the interval. A backlog is sent without pauses.
         if size < MAX_REQUEST_BYTES // 2 and len(lines) < MAX_REQUEST_LINES:
             with self._state:
                 self._state.wait_for(lambda: self._closed, begun + _MIN_REQUEST_INTERVAL_S - time.monotonic())
@@ -183,7 +183,9 @@ class Log:
         return lines, sum(map(len, lines)) + len(lines)
 
     def _seek(self, line: int) -> None:
-        """Continue at the line that the server asks for: back if it lost some, forward if an answer was lost."""
+        """Continue at the line that the server asks for: an earlier one if the server has lost lines, a later one if an
+        answer of the server was lost.
+        """
         with self._state:
             line = min(max(line, 0), self._count)
             position = self._positions[line // _INDEX_INTERVAL] if line < self._count else self._size

@@ -12,7 +12,7 @@ _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class Masker:
-    """Works on bytes: a log may be in no encoding at all, a report in any of those that tools write."""
+    """Replaces secrets by `***`. Works on bytes: a log may have no valid encoding, and reports have different ones."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         masks: dict[bytes, bytes] = {}
@@ -29,7 +29,7 @@ class Masker:
 
     @property
     def overlap(self) -> int:
-        """Number of bytes beyond a cut that `mask_head` must see, to find every secret that crosses the cut."""
+        """Number of bytes after a cut that `mask_head` needs, to find every secret that crosses the cut."""
         return max(self._longest - 1, 0)
 
     def mask(self, data: bytes) -> bytes:
@@ -39,7 +39,9 @@ class Masker:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
     def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
-        """Return the data before `cut`, masked, and the rest, unmasked. No secret is cut in two."""
+        """Return the masked data before `cut` and the unmasked rest. A secret that crosses the cut moves it to the
+        secret's end.
+        """
         if self._pattern:
             for match in self._pattern.finditer(data):
                 if match.start() >= cut:
@@ -48,7 +50,7 @@ class Masker:
         return self.mask(data[:cut]), data[cut:]
 
     def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Mask a stream that comes in chunks, across their borders."""
+        """Yield the masked content of `chunks`, including secrets that cross the border of two chunks."""
         rest = b""
         for chunk in chunks:
             masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
@@ -64,7 +66,7 @@ class Masker:
 
 
 def _encode_forms(text: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each way to write the text (plain or escaped for XML, in each encoding), and its mask."""
+    """Yield each encoded form of the text (plain or escaped for XML, in UTF-8 or UTF-16), and its mask."""
     quotes = {'"': "&quot;", "'": "&apos;"}
     for written in {text, escape(text), escape(text, {'"': "&quot;"}), escape(text, quotes)}:
         for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
@@ -77,7 +79,9 @@ def hide_credentials(text: str) -> str:
 
 
 def find_url_secrets(url: str) -> list[str]:
-    """Return the password of a URL, or the token in place of its user name, as written and percent-decoded."""
+    """Return the password of a URL, as written and percent-decoded. Without a password the user name is taken for a
+    token. Return an empty list for ssh and for a URL without credentials.
+    """
     parts = urlsplit(url) if "://" in url else None
     if parts is None or parts.scheme == "ssh":
         return []

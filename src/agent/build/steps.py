@@ -1,4 +1,4 @@
-"""Runs the steps of one build in its supervisor: takes their output, and ends them at a deadline or an interrupt."""
+"""Runs the steps of one build in its supervisor: reads their output, and ends them at a deadline or an interrupt."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from agent.process.supervisor_client import STOP_GRACE_S, SupervisorClient
 from agent.task import Interrupt
 
 _REST_TIMEOUT_S = 2.0
-"""For reading what is left in the output pipe after a step: a process that runs on may fill it for ever."""
+"""Time for reading the rest of the output pipe after a step: a process that still runs may fill the pipe for ever."""
 TIMEOUT = "timeout"
 
 AddLines = Callable[[list[str]], None]
-"""Takes the lines that a step prints, masked."""
+"""Called with the masked lines that a step has printed."""
 
 
 class StepResult(NamedTuple):
     exit_code: int | None
-    cause: str | None = None  # TIMEOUT, STOPPED or DROPPED, if it did not end by itself
-    refused: str | None = None  # why it could not be started
+    cause: str | None = None  # TIMEOUT, STOPPED or DROPPED, if the step was ended early
+    refused: str | None = None  # why the step could not be started
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Steps:
     _masker: Masker
 
     def run(self, argv: Sequence[str], env: dict[str, str], add_lines: AddLines) -> StepResult:
-        """Return when the step's first process has ended. Its children run on, until the build's last step is over."""
+        """Run a step until its first process ends. Other processes of the step run on until `kill_remaining`."""
         reader = LineReader(self._masker)
         self._supervisor.run(argv, str(self._workspace.root), env, self._account, self._workspace.record)
         with selectors.DefaultSelector() as selector:
@@ -77,7 +77,7 @@ class Steps:
                         return result
             if self._interrupt in ready:
                 self._interrupt.acknowledge()
-            # Checked in every round, not only when select reports it: it may have come between two steps.
+            # Checked in every round, not only when select reports it: an interrupt may have come between two steps.
             if self._interrupt.cause and cause != self._interrupt.cause:
                 cause = self._interrupt.cause
                 self._supervisor.end(self._interrupt.grace)
@@ -99,5 +99,5 @@ class Steps:
             return StepResult(None, cause, refused=answer["refused"])
         if cause is None:
             return StepResult(answer["exit"]) if "exit" in answer else None
-        # The first process often ends before its children: a step that is being ended is over when all have.
+        # The first process often ends before its children: a step that is ended early is over when all have ended.
         return None if self._supervisor.count_survivors(answer) is None else StepResult(None, cause)

@@ -1,4 +1,4 @@
-"""Creates the folders of one build, its environment, and removes the folders."""
+"""Creates and removes the folders of one build, and makes the environment of its commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INHERITED = (
 
 
 class Workspace:
-    """Creates `folder`, which belongs to the agent. Workspace, home and tmp in it belong to the build's account."""
+    """Folder of one build, which belongs to the agent. Its subfolders workspace, home and tmp belong to `account`."""
 
     def __init__(self, folder: Path, account: BuildAccount | None) -> None:
         self.folder = folder
@@ -70,7 +70,7 @@ class Workspace:
         }
 
     def read_clock_ns(self) -> int:
-        """Return the time that a file written now gets, in ns. It may be a tick behind the machine's clock."""
+        """Return the modification time in ns of a file written now. It may be a tick behind the machine's clock."""
         with tempfile.TemporaryFile(dir=self.folder) as marker:
             return os.fstat(marker.fileno()).st_mtime_ns
 
@@ -89,7 +89,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _make_writable(folder: Path) -> None:
-    """Make all folders below writable: only root can delete a file in a read-only one."""
+    """Make all folders below `folder` writable: only root can delete a file in a read-only folder."""
     for path, folders, _ in os.walk(folder):
         for name in folders:
             inner = os.path.join(path, name)

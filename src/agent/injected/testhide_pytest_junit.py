@@ -1,13 +1,16 @@
-"""Makes pytest's JUnit file tell what it leaves out (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
+"""Adds to pytest's JUnit file what pytest leaves out (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
 
-- A test that pytest-rerunfailures runs again has a `<flakyFailure>` or `<flakyError>` for each earlier attempt, as
-  Maven's surefire writes them: its own verdict is that of the last attempt.
+- A test that pytest-rerunfailures repeats has a `<flakyFailure>` or `<flakyError>` for each earlier attempt, as Maven's
+  surefire writes them. The outcome of the test case is that of the last attempt.
 - Each subtest is a case of its own, `test_file.py::test::[message] (i=1)`.
-- With xdist's `--dist each`, a case has the property `xdist_worker`: its results on other workers are no attempts.
-- A collection error has the property `nodeid`; a test marked as xfail the property `outcome`, `xfailed` or `xpassed`.
-- The file of a run that has died (`os._exit`, a signal) has no end, so that nothing takes its tests for passed ones.
-- The suite's property `testhide_explained_exit_code` is the exit code that its results explain: 0, or 1 when nothing
-  but failed tests of a complete run caused it. `none` otherwise: a coverage gate, an internal error, `--maxfail`.
+- With xdist's `--dist each`, a case has the property `xdist_worker`, so that the results of several workers are not
+  taken for attempts.
+- A collection error has the property `nodeid`. A test marked as xfail has the property `outcome`: `xfailed` or
+  `xpassed`.
+- The file of a run that was cut off (`os._exit`, a signal) has no end, so that no reader takes the run for a good one.
+- The suite's property `testhide_explained_exit_code` is 0 or 1 if the results explain this exit code: 1 when only
+  failed tests of a complete run caused it. Otherwise the property is `none`, for example after a coverage gate failed,
+  after an internal error or with `--maxfail`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ _TESTS_FAILED = 1  # pytest's exit code
 
 
 def install(session: pytest.Session) -> None:
-    """Exchange the plugin that writes the JUnit file, if this run has one, for one that shares its state."""
+    """Replace the plugin that writes the JUnit file, if this run has one, by a `CompleteLog` with the same state."""
     config = session.config
     stash: Any = config.stash if hasattr(config, "stash") else config._store
     replaced = stash.get(junitxml.xml_key, None)
@@ -47,7 +50,7 @@ def install(session: pytest.Session) -> None:
 
 
 class Failures:
-    """Counts as the session does, and before a terminal reporter changes outcomes."""
+    """Counts failed reports as pytest's session does, before a terminal reporter changes their outcomes."""
 
     count = 0
 
@@ -60,16 +63,16 @@ class Failures:
 
 class CompleteLog(junitxml.LogXML):
     rerun: set[tuple[str, object]]
-    """Node id and xdist worker of the tests whose attempt failed and is to be repeated."""
+    """Node id and xdist worker of each test whose attempt failed and will be repeated."""
     subtests: dict[tuple[str, object], list[str]]
-    """Descriptions of the subtests that the current attempt of each test has had."""
+    """Descriptions of the subtests in the current attempt of each test, by node id and xdist worker."""
     runs_each: bool
-    """Each test runs on every worker."""
+    """Whether each test runs on every worker (`--dist each`)."""
     failures: Failures
 
     def begin_file(self) -> None:
-        """Write the beginning of the file, in which the end is missing until pytest writes it as a whole."""
-        with suppress(OSError):  # pytest says so at its end
+        """Write the beginning of the file. The end is missing until pytest replaces the file at the end of the run."""
+        with suppress(OSError):  # pytest reports the same error at its end
             os.makedirs(os.path.dirname(os.path.abspath(self.logfile)), exist_ok=True)
             with open(self.logfile, "w", encoding="utf-8") as file:
                 file.write('<testsuites><testsuite name="pytest">')
@@ -98,7 +101,7 @@ class CompleteLog(junitxml.LogXML):
         super().pytest_sessionfinish()
 
     def _write(self, report: Any) -> bool:
-        """Return whether nothing is left to be written of the report."""
+        """Write the parts of the report that pytest leaves out. Return True if pytest must not write the others."""
         key = report.nodeid, getattr(report, "node", None)
         if report.when == "setup":
             if key not in self.subtests:
@@ -126,7 +129,7 @@ class CompleteLog(junitxml.LogXML):
     def _add_attempt(self, report: Any) -> None:
         case: Any = self._opentestcase(report)
         if report.when == "teardown":
-            self.stats["passed"] -= 1  # counted at its call; the next attempt counts
+            self.stats["passed"] -= 1  # counted after the call phase, but only the next attempt is to count
         text = str(report.longrepr or "a subtest failed")
         crash = getattr(report.longrepr, "reprcrash", None)
         attributes = {
@@ -156,7 +159,7 @@ class CompleteLog(junitxml.LogXML):
 
 
 def _describe(report: Any) -> str:
-    """Describe a subtest as pytest does, but with and without xdist alike: it quotes pytest 9's values once more."""
+    """Describe a subtest as pytest does without xdist, which quotes the values of pytest 9's subtests once more."""
     context = report.context
     is_builtin = type(context).__module__ == "_pytest.subtests"  # whose values are texts already
     values = {}

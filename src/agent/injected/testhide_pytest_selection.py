@@ -1,10 +1,10 @@
 """A pytest plugin that the agent adds to builds (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
 
 It records each test's node id as the property `nodeid` of its case in the JUnit file. With TESTHIDE_TEST_IDS_FILE it
-runs only the tests listed in that file: exact node ids, one a line; an id without parameters stands for the test with
-all of its parameters, that of a subtest for its whole test. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node
-ids, or prefixes of them that end before `::` or `[`. A pytest that a test starts is left alone. No defect of this
-plugin ends a test run.
+runs only the tests listed in that file: exact node ids, one a line. An id without parameters means the test with each
+of its parameters; the id of a subtest means its whole test. Tests that TESTHIDE_QUARANTINE_FILE lists are skipped: node
+ids, or prefixes of node ids that end before `::` or `[`. The plugin has no effect in a pytest that a test starts. No
+defect of this plugin ends a test run.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Selection:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take the counts of an xdist worker: only workers collect tests."""
+        """Copy the counts of an xdist worker: under xdist only workers collect tests."""
         with suppress(Exception):
             self._skipped = node.workeroutput.get(_SKIPPED_KEY, self._skipped)
             kept, collected = node.workeroutput[_COUNTS_KEY]
@@ -163,6 +163,6 @@ def _recorded_id(item: pytest.Item) -> object:
 
 
 def _without_parameters(node_id: str) -> str:
-    """Cut the parameters off, but no brackets in the name of a folder."""
+    """Return the node id without its parameters. Brackets in the name of a folder stay."""
     file, separator, test = node_id.partition("::")
     return file + separator + test.partition("[")[0]

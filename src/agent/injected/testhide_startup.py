@@ -1,9 +1,9 @@
-"""Runs at the start of every Python process of a build: the agent puts a `sitecustomize` on PYTHONPATH that calls it.
+"""Runs at the start of every Python process of a build: the agent's `sitecustomize` on PYTHONPATH calls it.
 
-It adds the agent's plugin to PYTEST_PLUGINS, next to what the job has there, but only in a process that imports pytest.
-If the variable were set for the whole build, every pytest whose command replaces PYTHONPATH would fail to import the
-plugin. In a process that imports unittest it selects the tests that the build asks for. Supports Python 3.7 or newer,
-and must never raise.
+It adds the agent's plugin to the job's own plugins in PYTEST_PLUGINS, but only in a process that imports pytest. If the
+variable were set for the whole build, every pytest whose command replaces PYTHONPATH would fail to import the plugin.
+In a process that imports unittest it selects the tests that the build asks for. Supports Python 3.7 or newer, and must
+never raise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PLUGIN = "testhide_pytest_selection"
 
 class _ImportHook:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Python calls this before it imports a module for the first time. It never finds one itself."""
+        """Prepare pytest or unittest when Python is about to import it. Return None: other finders find the module."""
         if name == "unittest.main" and os.environ.get("TESTHIDE_TEST_IDS_FILE"):
             import_module("testhide_unittest").begin()
         if name == "_pytest":
@@ -34,7 +34,7 @@ def begin() -> None:
 
 
 def _run_hidden_sitecustomize() -> None:
-    """Run the `sitecustomize` of the machine or the job, which the agent's hides since it comes first on the path."""
+    """Run the `sitecustomize` of the machine or the job. The agent's own comes first on the path and hides it."""
     agents_folder = os.path.dirname(os.path.abspath(__file__))
     others = [folder for folder in sys.path if os.path.abspath(folder) != agents_folder]
     spec = PathFinder.find_spec("sitecustomize", others)

@@ -1,7 +1,7 @@
-"""Keeps unittest to the tests that TESTHIDE_TEST_IDS_FILE lists, `module.Class.method`, one a line.
+"""Limits unittest to the tests that TESTHIDE_TEST_IDS_FILE lists, one `module.Class.method` a line.
 
-Tests named on the command line run whatever the file lists. A Python that a test starts is left alone, and so is
-pytest, which has a plugin of its own. No defect of this module ends a test run.
+A method named on the command line runs even if the file does not list it. The module has no effect in a Python process
+that a test starts, nor on pytest, which has its own plugin. No defect of this module ends a test run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RUNNING = ("TESTHIDE_UNITTEST_RUNNING", "TESTHIDE_PYTEST_RUNNING")
 
 
 def begin() -> None:
-    """Called while `unittest` is imported, after its loader."""
+    """Make unittest's loader select the listed tests. Called while `unittest` is imported, after its loader."""
     with suppress(Exception):
         loader = sys.modules["unittest.loader"].TestLoader
         load = loader.loadTestsFromTestCase

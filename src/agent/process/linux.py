@@ -11,12 +11,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def hide_from_others_of_this_user() -> None:
-    """Close /proc/<pid>/environ, mem and fd of this process to other processes of its user, and ptrace as well."""
+    """Deny other processes of the same user ptrace on this process, and its environ, mem and fd in /proc/<pid>."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant whose own parent ends, however it was detached."""
+    """Become the parent of every descendant whose own parent ends, even if the descendant has detached itself."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,8 +1,8 @@
-"""Ends orphan processes: those of builds whose agent and supervisor were killed together.
+"""Ends orphan processes: processes of builds whose agent and supervisor were killed together.
 
-The next agent of the work folder finds them in two ways: by environment variables that point into the folder, or by
-the session they belong to, since the supervisor recorded the id and start time of each session leader. Reading another
-user's environment takes root, as does ending the process.
+The next agent that uses the work folder finds orphan processes in two ways: by environment variables that point into
+the folder, or by their Unix session. The supervisor has recorded the process id and start time of each session leader.
+Only root can read the environment of another user's process, and end that process.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RECORD_FILE = "processes"
 _KILL_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.02
 _VARIABLES = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")
-"""Each holds a path in the build's folder. There are several because a build may change one of them itself."""
+"""Environment variables with a path in the build's folder. Several, because a build may change one of them."""
 
 
 def record_process(path: str, pid: int) -> None:
-    """Append a process that leads a session of its own to a build's record file."""
+    """Append the leader of a Unix session to the record file of a build, unless the process has ended."""
     process = linux.read_process(pid)
     if process:
         with open(path, "a", encoding="ascii") as file:
@@ -34,7 +34,7 @@ def record_process(path: str, pid: int) -> None:
 
 
 def end_orphans(builds: Path) -> None:
-    """Kill the orphans of all builds in the folder `builds`; gives up after `_KILL_TIMEOUT_S`."""
+    """Kill the orphan processes of all builds in the folder `builds`. Give up after `_KILL_TIMEOUT_S`."""
     marks = tuple(name + b"=" + os.fsencode(builds) + b"/" for name in _VARIABLES)
     sessions = _read_sessions(builds)
     ended: set[Process] = set()
@@ -56,7 +56,7 @@ def end_orphans(builds: Path) -> None:
 
 
 def _read_sessions(builds: Path) -> dict[int, int]:
-    """Return the recorded sessions of this boot, each with the start time of its leader."""
+    """Return the Unix sessions that were recorded since the machine started: start time of the leader by session id."""
     sessions = {}
     for file in builds.glob(f"*/{RECORD_FILE}"):
         with contextlib.suppress(OSError, ValueError):  # a crash may have cut the last line off
@@ -75,7 +75,7 @@ def _find_orphans(marks: tuple[bytes, ...], sessions: dict[int, int]) -> list[Pr
 
     def is_recorded(process: Process) -> bool:
         since = sessions.get(process.session)
-        # A leader with another start time leads another session, which got the same number later.
+        # If the leader has another start time, this is a later session with the same id.
         return since is not None and process.started >= since == started.get(process.session, since)
 
     return [process for process in running if is_recorded(process) or _is_marked(process.pid, marks)]

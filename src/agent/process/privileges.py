@@ -12,7 +12,7 @@ DEFAULT_USERS = ("testhide-build", "nobody")
 
 
 class BuildAccount(NamedTuple):
-    """Unix user that builds run as. The supervisor takes it as a JSON list, in this order."""
+    """Unix user that builds run as. The supervisor gets the fields in this order, as a JSON list."""
 
     uid: int
     gid: int

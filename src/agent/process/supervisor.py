@@ -1,17 +1,18 @@
 """The supervisor process: runs the commands of one build at a time and ends every process that they started.
 
-It is the subreaper of its descendants: a process that detached itself with setsid or a double fork stays below it, so
-processes of two builds are never mixed up. It never holds the token. When the agent dies, however hard, the supervisor
-kills its descendants and exits.
+It is the subreaper of its descendants: a process that detaches itself with setsid or a double fork stays below it, so
+processes of two builds are never mixed up. It never gets the token. When the agent ends in any way, even by SIGKILL,
+the supervisor kills its descendants and exits.
 
-The agent (`supervisor_client`) sends JSON messages, one a line, through the socket at standard input. What a command
-prints goes to standard output.
+The agent (`supervisor_client`) sends JSON messages, one a line, through the socket at standard input. The commands'
+output goes to standard output.
 
     -> {"run": {"argv", "cwd", "env", "account": null | [uid, gid, [group]], "record": file, "errors": null | pipe}}
                                       <- {"exit": code} or {"refused": why it cannot be started}
-    -> {"end": grace, "number": n}    <- {"left": processes that could not be ended, "number": n}
+    -> {"end": grace, "number": n}    <- {"left": number of processes that could not be ended, "number": n}
 
-`end` may be sent again with less grace while it is carried out. Only the last number is answered.
+`grace` is the time in seconds from SIGTERM to SIGKILL. `end` may be sent again, with less grace, before the answer
+comes. Only the last number is answered.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class _ProcessSupervisor:
         self._leader = process.pid
         with contextlib.suppress(OSError):  # a full disk: the next agent can still find it by its environment
             orphans.record_process(record, process.pid)
-        process.returncode = 0  # keeps Popen from waiting for it: `_reap` does, as for every orphan
+        process.returncode = 0  # keeps Popen from waiting for it: `_reap` waits for all descendants
 
     def _begin_ending(self, grace: float) -> None:
         if self._kill_at is None and grace:
@@ -130,7 +131,7 @@ class _ProcessSupervisor:
         self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
 
     def _continue_ending(self, kill_at: float) -> None:
-        """Kill the descendants once their grace is over; answer when none is left or killing them failed."""
+        """Kill the descendants once their grace is over. Answer when none is left, or `_KILL_TIMEOUT_S` later."""
         left = linux.list_descendants(os.getpid())
         now = time.monotonic()
         if left and now < kill_at + _KILL_TIMEOUT_S:

@@ -24,7 +24,10 @@ class SupervisorLost(Exception):
 
 
 class SupervisorClient:
-    """Starts one supervisor process and talks to it. Every method that talks raises `SupervisorLost` if it is gone."""
+    """Starts one supervisor process and exchanges messages with it.
+
+    `run`, `end` and `receive` raise `SupervisorLost` if the process is gone.
+    """
 
     def __init__(self, command_line: Sequence[str]) -> None:
         self.control, theirs = socket.socketpair()
@@ -52,21 +55,21 @@ class SupervisorClient:
         record: str,
         errors: str | None = None,
     ) -> None:
-        """Start a command as `account`, or as the agent's own user where that is None.
+        """Start a command as the user `account`, or as the agent's user if that is None.
 
         `record` is the file that lists the build's processes (see `orphans`). `errors` is a named pipe for standard
-        error; without one it goes to standard output.
+        error; if it is None, standard error goes to standard output.
         """
         options = {"argv": list(argv), "cwd": cwd, "env": env, "account": account, "record": record, "errors": errors}
         self._send({"run": options})
 
     def end(self, grace: float) -> None:
-        """Send SIGTERM to all processes, and SIGKILL after `grace` seconds; with 0 only SIGKILL."""
+        """Make the supervisor send its descendants SIGTERM, and SIGKILL `grace` seconds later; with 0 only SIGKILL."""
         self._ends += 1
         self._send({"end": grace, "number": self._ends})
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the next answers of the supervisor; blocks until there is one, or part of one."""
+        """Wait for data from the supervisor. Return the answers that are complete, perhaps none."""
         try:
             data = self.control.recv(1 << 16)
         except OSError:
@@ -77,11 +80,11 @@ class SupervisorClient:
         return [json.loads(line) for line in lines]
 
     def count_survivors(self, answer: dict[str, Any]) -> int | None:
-        """Return how many processes outlived the last `end`, or None if `answer` is not about it."""
+        """Return how many processes outlived the last `end`, or None if `answer` is the answer to another message."""
         return answer["left"] if answer.get("number") == self._ends else None
 
     def read_output(self) -> bytes | None:
-        """Return what was printed since the last call, at most 64 KiB, or None if nothing was."""
+        """Return the commands' output since the last call, at most 64 KiB, or None if there is none."""
         try:
             return os.read(self.output, 1 << 16) or None
         except BlockingIOError:
@@ -92,7 +95,7 @@ class SupervisorClient:
         self.control.close()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the supervisor's exit; kill it after that many seconds."""
+        """Wait for the supervisor's exit; kill it after `seconds`."""
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -128,7 +131,7 @@ class SupervisorPool:
             return self._idle.pop() if self._idle else self._start()
 
     def release(self, supervisor: SupervisorClient, survivors: int) -> None:
-        """Keep a supervisor for reuse, unless processes survived below it that another build must not meet."""
+        """Keep the supervisor for reuse. End it instead if `survivors`, processes of the last build, run below it."""
         if survivors:
             self.discard(supervisor)
             return
