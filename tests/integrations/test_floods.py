@@ -10,7 +10,8 @@ import tracemalloc
 import pytest
 
 from integrations.addresses import parse_networks
-from integrations.outgoing import MAX_BODY, HttpOutgoing
+from integrations.outgoing import HttpOutgoing
+from integrations.outgoing_calls import MAX_BODY
 from integrations.ports import Unanswered
 from tests.integrations.test_outgoing import speaking
 

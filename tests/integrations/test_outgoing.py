@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from integrations.addresses import parse_networks, parse_url
-from integrations.outgoing import MAX_BODY, HttpOutgoing
+from integrations.outgoing import HttpOutgoing
+from integrations.outgoing_calls import MAX_BODY
 from integrations.ports import Outgoing, Refused, Unanswered
 from tests.integrations.receiving import receiving
 

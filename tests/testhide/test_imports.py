@@ -8,7 +8,7 @@ import pytest
 HEAVY = {"openai", "pyVmomi", "pyVim", "docker", "onelogin", "xmlsec"}
 """At first use, in workers."""
 NOT_OF = {
-    "serve": HEAVY | {"arq", "cyclopts"},
+    "serve": HEAVY | {"aiohttp", "arq", "cyclopts"},
     "project": HEAVY | {"arq", "granian", "litestar", "redis", "aiohttp", "httpx", "lxml", "cyclopts"},
 }
 COMPOSED = {

@@ -1,0 +1,142 @@
+"""The calls of `integrations.outgoing`, by aiohttp. They check the address that a connection uses."""
+
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from time import perf_counter
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from integrations.addresses import CallableUrl, Network, must_be_callable
+from integrations.outgoing import Resolve
+from integrations.ports import Answer, Unanswered
+
+MAX_BODY = 64 * 1024
+"""Bytes of an answer's body that are read."""
+MAX_RETRY_AFTER_DIGITS = 9
+"""Digits of a `Retry-After` that are read: longer numbers are decades anyway."""
+IDLE_TIMEOUT_S = 4.0
+"""How long idle connections are kept: shorter than servers keep them, so that few are closed during a call."""
+
+
+class CheckedResolver(AbstractResolver):
+    """Checks the addresses that the connection then uses, so a name cannot change in between."""
+
+    def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_https: bool) -> None:
+        self._resolve, self._allowed, self._is_https = resolve, allowed, is_https
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = await self._resolve(host)
+        must_be_callable(addresses, self._allowed, is_https=self._is_https)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+class OutgoingCalls:
+    """Calls URLs that are parsed, and whose addresses are checked if they name some."""
+
+    def __init__(
+        self, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._sessions = {is_https: _session(is_https, resolve, allowed, tls, timeout_s) for is_https in (True, False)}
+
+    async def close(self) -> None:
+        for session in self._sessions.values():
+            await session.close()
+
+    async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Returns the answer. Raises Refused and Unanswered."""
+        began = perf_counter()
+        try:
+            async with self._sessions[wanted.is_https].post(
+                wanted.url, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                excerpt = await _beginning(answer)
+                return Answer(answer.status, excerpt, _ms_since(began), _retry_after_s(answer.headers))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unanswered(self._describe(error), _ms_since(began)) from None
+
+    def _describe(self, error: Exception) -> str:
+        match error:
+            case aiohttp.ClientConnectorDNSError() | socket.gaierror():
+                return "the name cannot be looked up"
+            case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError() | ssl.SSLError():
+                return "no trusted TLS connection"
+            case TimeoutError():
+                return f"no answer within {self._timeout_s:g} s"
+            case aiohttp.ServerDisconnectedError():
+                return "the connection was closed without an answer"
+            case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+                return "the answer is no HTTP"
+            case OSError(errno=int(number)):
+                return os.strerror(number).lower()
+            case _:
+                return "no connection"
+
+
+def _session(
+    is_https: bool, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
+) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        resolver=CheckedResolver(resolve, allowed, is_https=is_https),
+        use_dns_cache=False,
+        limit=0,
+        keepalive_timeout=IDLE_TIMEOUT_S,
+        ssl=True if tls is None else tls,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=timeout_s),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        # A compressed body may be huge when it is decompressed.
+        auto_decompress=False,
+        headers={"Accept-Encoding": "identity", "User-Agent": "Testhide"},
+        trust_env=False,
+    )
+
+
+def _ms_since(began: float) -> int:
+    return round((perf_counter() - began) * 1000)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> int:
+    """Returns the pause that `Retry-After` asks for. A date counts from the `Date` of the answer, not by our clock."""
+    asked = headers.get("Retry-After", "")
+    if asked.isascii() and asked.isdigit():
+        return int(asked[:MAX_RETRY_AFTER_DIGITS])
+    try:
+        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        return max(0, round((parsedate_to_datetime(asked) - now).total_seconds()))
+    except (ValueError, TypeError, OverflowError):  # no date; one with a time zone, one without; a year of 20 digits
+        return 0
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> str:
+    """Reads the first bytes of the body as text. The answer counts even if its body never ends."""
+    read = bytearray()
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        while len(read) < MAX_BODY and (chunk := await answer.content.read(MAX_BODY - len(read))):
+            read += chunk
+    if not answer.content.at_eof():
+        answer.close()
+    return read.decode("utf-8", "replace")
