@@ -31,6 +31,9 @@ class Machine:
         return self.agent.http.post(f"/api/v3/agent/commands/{command_id}/result", json=RESULT | more).status_code
 
 
+Late = list[tuple[Machine, requests.Response]]
+
+
 def new_machine(server: Server) -> Machine:
     agent = FakeAgent(server.url, Shop(server).new_token())
     return Machine(agent.connect().json()["node_id"], agent)
@@ -46,6 +49,18 @@ def execute(server: Server, node: int, **body: Any) -> requests.Response:
         f"/api/v3/nodes/{node}/execute", json={"command": "df -h /", "timeout_s": 10} | body
     )
     return answer
+
+
+@pytest.fixture(scope="module")
+def late(server: Server) -> Late:
+    """Machines that have not run a command in time, each with what was answered: one for each test that takes it.
+
+    They are asked at once, since each takes six seconds.
+    """
+    machines = [new_machine(server) for _ in range(3)]
+    with ThreadPoolExecutor() as threads:
+        answers = threads.map(lambda machine: execute(server, machine.node, timeout_s=1), machines)
+        return list(zip(machines, answers, strict=True))
 
 
 @pytest.mark.parametrize("polls_first", [True, False])
@@ -72,8 +87,8 @@ def test_execute(server: Server, machine: Machine, polls_first: bool) -> None:
     assert server.admin.get(path).json() == RESULT
 
 
-def test_an_answer_that_comes_too_late_can_be_asked_for(server: Server, machine: Machine) -> None:
-    answer = execute(server, machine.node, timeout_s=1)
+def test_an_answer_that_comes_too_late_can_be_asked_for(server: Server, late: Late) -> None:
+    machine, answer = late.pop()
     assert answer.status_code == 504
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     path = answer.headers["Location"]
@@ -123,8 +138,9 @@ def test_without_an_agent(server: Server) -> None:
         assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_a_node_answers_only_for_itself(server: Server, machine: Machine) -> None:
-    path = execute(server, machine.node, timeout_s=1).headers["Location"]
+def test_a_node_answers_only_for_itself(server: Server, late: Late) -> None:
+    machine, answer = late.pop()
+    path = answer.headers["Location"]
     other = new_machine(server)
     assert other.answer(int(path.rpartition("/")[2])) == 404
     assert machine.answer(2**52) == 404
@@ -145,8 +161,9 @@ def test_fields_are_checked(server: Server, machine: Machine, changes: dict[str,
     assert execute(server, machine.node, **changes).status_code == 422
 
 
-def test_any_output_can_be_told(server: Server, machine: Machine) -> None:
-    path = execute(server, machine.node, timeout_s=1).headers["Location"]
+def test_any_output_can_be_told(server: Server, late: Late) -> None:
+    machine, answer = late.pop()
+    path = answer.headers["Location"]
     assert machine.answer(int(path.rpartition("/")[2]), stdout="a\0b", stderr="x" * 262_144) == 200
     shown = server.admin.get(path).json()
     assert (shown["stdout"], len(shown["stderr"])) == ("a\N{REPLACEMENT CHARACTER}b", 262_144)
