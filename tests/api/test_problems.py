@@ -158,7 +158,9 @@ def test_a_compressed_body(server: Server, path: str) -> None:
 @pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "json"])
 def test_other_media_types(server: Server, media_type: str) -> None:
     answer = server.admin.post(PROJECTS, data=b'{"name": "x"}', headers={"Content-Type": media_type})
-    assert media_type in problem_of(answer, 415)["detail"]
+    problem = problem_of(answer, 415)
+    assert media_type in problem["detail"]
+    assert problem["type"] == "urn:testhide:problem:unsupported-media-type"
 
 
 @pytest.mark.parametrize("media_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"])

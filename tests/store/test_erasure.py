@@ -110,3 +110,16 @@ async def test_a_deletion_that_is_refused_erases_nothing(parts: Core, handler: H
             deleted = isinstance(events[-1].event, BuildDeleted)
             assert texts(events) == (set() if deleted else texts(await of_build(other, 1)))
             assert (TEXT in texts(events)) != deleted
+
+
+async def test_a_process_keeps_a_destroyed_key_for_a_minute_at_most(
+    parts: Core, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = build_key(1, 5, 1)
+    async with another_log(parts) as other:
+        before = await other.load_data_keys([name])
+        assert before[name] is not None
+        await handler.execute(DeleteBuild(1), ANN)
+        assert await other.load_data_keys([name]) == before
+        monkeypatch.setattr("store.log.event_log.KEY_CACHE_LIFETIME_S", 0)
+        assert await other.load_data_keys([name]) == {name: None}

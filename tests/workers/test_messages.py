@@ -22,6 +22,7 @@ from domain.webhook_signatures import build_headers, check_secret, decode_key
 from projections.webhook_views import schemas
 from tests.integrations.receiving import Received, receiving
 from tests.workers.hooks import Hooks
+from workers.deliveries.messages import MessageBuilder
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TURNED = TestTurnedFlaky(
@@ -134,3 +135,14 @@ def test_how_long_a_key_is(length: int, good: bool) -> None:
     secret = "whsec_" + base64.b64encode(b"k" * length).decode()
     with contextlib.nullcontext() if good else pytest.raises(ValueError, match=f"{length} bytes"):
         check_secret(secret)
+
+
+async def test_a_lost_event_is_not_taken_for_the_next_one(hooks: Hooks) -> None:
+    await hooks.build(1, "passed")
+    head = await hooks.parts.log.read_head()
+    async with hooks.parts.pool.connection() as connection:
+        await connection.execute("DELETE FROM stored_events WHERE notification_id = %s", (head - 1,))
+    messages = MessageBuilder(hooks.parts.log)
+    for position in (head - 1, head + 1):
+        with pytest.raises(LookupError, match=f"no event at position {position}"):
+            await messages.fetch_event(position)

@@ -39,7 +39,7 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
         start, end = int(first), min(int(last) + 1, size) if last else size
         if last and int(last) < int(first):
             return None
-    if start >= size or start >= end:
+    if start >= size:
         raise Unsatisfiable
     return start, end
 
