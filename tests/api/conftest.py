@@ -1,10 +1,14 @@
 """What most tests of the API begin with."""
 
+from collections.abc import Iterator
+
 import pytest
 
+from testhide.engines import Engines
 from tests.support.builders import Shop, given_build, given_job, given_project
 from tests.support.fake_agent import FakeAgent
-from tests.support.server import Server
+from tests.support.server import Server, server_with_workers
+from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
 
 @pytest.fixture
@@ -30,3 +34,16 @@ def shop(server: Server) -> Shop:
 @pytest.fixture(scope="module")
 def agent(shop: Shop) -> FakeAgent:
     return shop.new_agent()
+
+
+@pytest.fixture(scope="module")
+def opened(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose operator opened this machine, with workers."""
+    with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
+        yield server
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    with receive_webhooks() as receiver:
+        yield receiver

@@ -1,7 +1,6 @@
 """Channels of Teams over HTTP."""
 
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -9,8 +8,8 @@ import pytest
 
 from tests.api.test_webhooks import wait_until
 from tests.support.builders import given_build, given_job, given_project, upload
-from tests.support.server import Server, server_with_workers
-from tests.support.webhook_receiver import ReceivedRequest, WebhookReceiver, receive_webhooks
+from tests.support.server import Server
+from tests.support.webhook_receiver import ReceivedRequest, WebhookReceiver
 
 AT = "/api/v3/ms-teams"
 KEY = "dGhlIGtleQ"
@@ -137,19 +136,6 @@ def test_the_address_is_shown_nowhere(server: Server, channel: dict[str, Any]) -
         for (table,) in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall():
             rows = connection.execute(f'SELECT t::text FROM "{table}" t'.encode()).fetchall()
             assert not any(KEY in row or KEY.encode().hex() in row for (row,) in rows), table
-
-
-@pytest.fixture(name="receiver")
-def _receiver() -> Iterator[WebhookReceiver]:
-    with receive_webhooks() as receiver:
-        yield receiver
-
-
-@pytest.fixture(name="opened", scope="module")
-def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server whose operator opened this machine, with workers."""
-    with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
-        yield server
 
 
 def card(request: ReceivedRequest) -> dict[str, Any]:

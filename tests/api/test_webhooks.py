@@ -2,14 +2,13 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.builders import given_build, given_job, given_project, upload
-from tests.support.server import Server, server_with_workers
-from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
+from tests.support.server import Server
+from tests.support.webhook_receiver import WebhookReceiver
 
 URL = "https://hooks.example.com/testhide"
 EVENTS = ["build.finished", "build.failed"]
@@ -189,19 +188,6 @@ def test_schemas_are_published(server: Server) -> None:
     answer = anybody.get(f"{AT}/schemas/build.failed")
     assert (answer.status_code, answer.json()) == (200, schemas["build.failed"])
     assert anybody.get(f"{AT}/schemas/build.exploded").status_code == 404
-
-
-@pytest.fixture(name="receiver")
-def _receiver() -> Iterator[WebhookReceiver]:
-    with receive_webhooks() as receiver:
-        yield receiver
-
-
-@pytest.fixture(name="opened", scope="module")
-def _opened(engines: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server whose operator opened this machine, with workers."""
-    with server_with_workers(engines, tmp_path_factory.mktemp("opened")) as server:
-        yield server
 
 
 def test_from_the_build_to_the_receiver(opened: Server, receiver: WebhookReceiver) -> None:

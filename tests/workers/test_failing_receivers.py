@@ -6,7 +6,7 @@ from domain.delivery_outcomes import MAX_RETRY_AFTER_S
 from store.tables.deliveries import BREAKER
 from tests.integrations.receiving import messages, receiving
 from tests.workers.hooks import Hooks
-from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S, RETRY_JITTER
+from workers.deliveries.sender import MAX_AGE, MAX_PER_ENDPOINT, RETRY_DELAYS_S, RETRY_JITTER, UPKEEP_INTERVAL_S
 
 ALL = ("build.started", "build.finished", "build.failed", "build.cancelled")
 
@@ -117,6 +117,18 @@ async def test_a_day_of_downtime_loses_nothing_and_delays_nobody(hooks: Hooks) -
         names = [event.name for event in await hooks.events("webhook.failing", "webhook.recovered")]
         assert names == ["webhook.failing", "webhook.recovered"]
         assert await hooks.events("webhook.delivery_given_up") == []
+
+
+async def test_a_receiver_that_fails_is_said_to_fail_before_the_next_upkeep(hooks: Hooks) -> None:
+    async with receiving() as receiver, hooks.running():
+        receiver.status = 500
+        webhook = await hooks.register(receiver.url, ("build.finished",))
+        for build in range(1, BREAKER.opens_after + 1):
+            await hooks.build(build, "passed")
+        async with asyncio.timeout(UPKEEP_INTERVAL_S / 3):
+            while not (failing := await hooks.events("webhook.failing")):
+                await asyncio.sleep(0.01)  # between two looks
+        assert [event.webhook_id for event in failing] == [webhook]
 
 
 async def test_the_breaker_tries_one_at_a_time(hooks: Hooks) -> None:
