@@ -395,8 +395,3 @@ async def test_a_projects_last_build_is_the_newest_whatever_the_order(real: Spy)
     row = await projects.find(real, 1)
     assert row is not None
     assert row.last_build_at == NOW + timedelta(minutes=9)
-
-
-def test_tables_of_one_projection_are_no_others() -> None:
-    names = [str(row.table) for projection in registry.PROJECTIONS for row in projection.rows]
-    assert len(names) == len(set(names))

@@ -100,3 +100,8 @@ async def test_two_releases_each_keep_up_what_they_serve(parts: Core) -> None:
 
 async def _fetch(connection: psycopg.AsyncConnection, query: str) -> list[tuple[int, ...]]:
     return await (await connection.execute(query.encode())).fetchall()
+
+
+def test_tables_of_one_projection_are_no_others() -> None:
+    names = [str(row.table) for projection in registry.PROJECTIONS for row in projection.rows]
+    assert len(names) == len(set(names))
