@@ -9,7 +9,7 @@ from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
 from tests.support.server import Server
 
-EXAMPLES = int(os.environ.get("TESTHIDE_LIFECYCLE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("TESTHIDE_LIFECYCLE_EXAMPLES", "5"))
 STEPS = int(os.environ.get("TESTHIDE_LIFECYCLE_STEPS", "40"))
 
 

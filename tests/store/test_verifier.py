@@ -23,7 +23,7 @@ from tests.support.snapshot import Snapshot
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 from tests.workers.test_sealing import Yard
 
-EVENTS = 1_500
+EVENTS = 700
 GAPS = 10
 
 
