@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, get_args
 
 import msgspec
@@ -22,14 +22,21 @@ from commands.auth import CreateApiToken, OpenSession, RevokeApiToken, RevokeSes
 from commands.users import UsePasswordLink
 from domain.auth import API_TOKEN as API_TOKENS
 from domain.auth import Scope
-from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated
+from domain.core.errors import Conflict, Invalid, TooManyRequests, Unauthenticated, Unavailable
 from domain.users import Role
 from projections import auth, projects
 from store.clock import utcnow
 from store.crypto import passwords
 from store.crypto.secrets import new_token, token_hash
-from store.tables.login_failures import LoginFailures
+from store.tables.login_attempts import LoginAttempts
 from store.tables.token_uses import fetch_last_token_uses
+
+MAX_ATTEMPTS = 10
+"""Attempts to sign in to one account from one address in `WINDOW_S`."""
+MAX_ATTEMPTS_OF_ADDRESS = 50
+"""Attempts from one address: an office behind one address signs in, too."""
+MAX_ATTEMPTS_AT_ACCOUNT = 100
+"""Attempts at one account from addresses that it does not know: what NIST SP 800-63B allows at most."""
 
 
 class Login(msgspec.Struct):
@@ -135,12 +142,12 @@ class CreatedApiToken(msgspec.Struct):
 class AuthController(Controller):
     tags = ["Authentication"]
 
-    @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests)})
+    @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
-        """Opens a session. After 10 failures in 5 minutes for an account or from an address, further attempts must
-        wait.
+        """Opens a session. Further attempts must wait after 10 in 5 minutes at an account from one address, 50 from an
+        address, or 100 at an account from addresses that nobody has signed in to it from.
         """
-        async with counting_failures(request, ctx.services, data.username):
+        async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)
             # Verifies a password for unknown addresses too: the time it takes must not tell which accounts exist.
             proved = await passwords.verify_password(user.password_hash if user else "", data.password)
@@ -241,41 +248,43 @@ def permissions(user: User, visible: list[int]) -> Permissions:
 
 
 @contextlib.asynccontextmanager
-async def counting_failures(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
-    """Counts the block's Unauthenticated as a failed login of the account and of the client's address.
+async def counting_attempts(request: Request[Any, Any, Any], services: Services, account: str) -> AsyncIterator[None]:
+    """Counts the block as an attempt to sign in, which stays counted unless the block ends without an exception.
 
-    Raises TooManyRequests before the block after too many of them. Accounts that do not exist are counted like others,
-    so that the answer does not tell which exist.
+    Raises TooManyRequests before the block when the account from this address, the address, or the account from all
+    unknown addresses had too many attempts. An address is known to an account for a month after somebody signed in from
+    it, so that nobody locks its owner out by guessing. Accounts that do not exist are counted like others: the answer
+    does not tell which exist.
     """
-    failures = LoginFailures(services.pool)
-    account_claim = services.secrets.claim("login-account", account)
-    subjects = [account_claim]
-    if (address := _address(request)) is not None:
-        subjects.append(services.secrets.claim("login-address", str(address)))
-    if wait_s := await failures.fetch_wait_s(subjects):
-        raise TooManyRequests(f"Signing in failed too often; try again in {wait_s} s.", wait_s)
+    attempts, address = LoginAttempts(services.pool), find_network(request)
+    pair = services.secrets.claim("login-pair", f"{address} {account}")
+    limits = {pair: MAX_ATTEMPTS}
+    if address is not None:
+        limits[services.secrets.claim("login-address", str(address))] = MAX_ATTEMPTS_OF_ADDRESS
+    if not await attempts.is_known(pair):
+        limits[services.secrets.claim("login-account", account)] = MAX_ATTEMPTS_AT_ACCOUNT
+    if wait_s := await attempts.reserve(limits):
+        raise TooManyRequests(f"Too many attempts to sign in; try again in {wait_s} s.", wait_s)
     try:
         yield
-    except Unauthenticated:
-        await failures.record(subjects)
+    except Unavailable:
+        await attempts.release(limits)
         raise
-    await failures.clear(account_claim)
+    await attempts.release(limits)
+    await attempts.succeed(pair)
 
 
-def _address(request: Request[Any, Any, Any]) -> IPv4Address | IPv6Address | None:
-    """Returns the client's address: behind a proxy on this machine the last one in X-Forwarded-For.
+def find_network(request: Request[Any, Any, Any]) -> IPv4Network | IPv6Network | None:
+    """Returns whose attempts are counted together: an IPv4 address or an IPv6 /64, of which one customer has all.
 
-    None for a call from this machine without that header: counting it would lock out everyone behind a proxy.
+    None for this machine, whose calls may be those of everyone behind a proxy that does not say for whom it calls.
     """
-    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2]
-    client = _parsed(request.client.host if request.client is not None else "")
-    if client is None or client.is_loopback:
-        client = _parsed(forwarded.strip())
-    return None if client is None or client.is_loopback else client
-
-
-def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(text)
+        address = ip_address(request.client.host if request.client is not None else "")
     except ValueError:
         return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback:
+        return None
+    return ip_network((address, 32 if isinstance(address, IPv4Address) else 64), strict=False)

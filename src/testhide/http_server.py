@@ -6,15 +6,18 @@ connection and its buffers forever. The kernel closes such connections, and thos
 
 import asyncio
 import socket
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from granian.constants import Interfaces
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]
 from granian.server.embed import Server
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Litestar
 
+Network = IPv4Network | IPv6Network
 SEND_TIMEOUT_S = 30.0
 """How long sent data may stay unacknowledged before the kernel closes the connection."""
 KEEPALIVE_IDLE_S = 60
@@ -49,10 +52,18 @@ def open_listener(address: str, port: int, backlog: int) -> socket.socket:
     return listener
 
 
-async def serve(app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, object]) -> None:
+def _as_seen(network: Network) -> list[str]:
+    """Return the network, and its form in which a listener for both IPv6 and IPv4 sees callers over IPv4."""
+    mapped = [f"::ffff:{network.network_address}/{96 + network.prefixlen}"] if network.version == 4 else []
+    return [str(network), *mapped]
+
+
+async def serve(
+    app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, object], trusted_proxies: Sequence[Network] = ()
+) -> None:
     """Serve until `stop` returns; then end streams and long polls, and wait for all other responses."""
     server = HttpServer(
-        app,
+        wrap_asgi_with_proxy_headers(app, [seen for network in trusted_proxies for seen in _as_seen(network)]),
         address=host,
         port=port,
         interface=Interfaces.ASGI,

@@ -147,7 +147,10 @@ def serve(settings: Settings) -> None:
         # Entered here, since Granian would turn a Fault into a traceback.
         async with api_services(settings) as services:
             app = create_app(contextlib.nullcontext(services), VERSION)
-            await http_server.serve(app, settings.host, settings.port, runtime.signalled())
+            from integrations.addresses import parse_networks
+
+            proxies = parse_networks(settings.trusted_proxies)
+            await http_server.serve(app, settings.host, settings.port, runtime.signalled(), proxies)
 
     runtime.run(run())
 

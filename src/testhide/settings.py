@@ -33,6 +33,7 @@ MEANINGS = {
     "unsafe": "1: start also on a database with fsync or synchronous_commit off",
     "blobs_url": "where artifacts lie, s3://BUCKET/PREFIX or file:///FOLDER (DATA/blobs)",
     "outgoing_allow": "networks besides public ones that webhooks may call, http included: 10.1.0.0/16,… (none)",
+    "trusted_proxies": "networks of reverse proxies, whose X-Forwarded-For and -Proto count (127.0.0.0/8,::1/128)",
     "checkpoints_to": "folder that every checkpoint of the audit log is also written to (none)",
     "build": "what /healthz shows as build (the commit of the checkout, or the version)",
 }
@@ -67,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_password: str = ""
     blobs_url: str = ""
     outgoing_allow: str = ""
+    trusted_proxies: str = "127.0.0.0/8,::1/128"
     checkpoints_to: str = ""
     build: str = ""
     unsafe: bool = False
@@ -117,8 +119,9 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
         found["data_dir"] = os.path.abspath(found.pop("data"))
     if "checkpoints_to" in found:
         found["checkpoints_to"] = os.path.abspath(found["checkpoints_to"])
-    if "outgoing_allow" in found:
-        _must_be_networks(found["outgoing_allow"], variable("outgoing_allow"))
+    for name in ("outgoing_allow", "trusted_proxies"):
+        if name in found:
+            _must_be_networks(found[name], variable(name))
     if "secret_key" in found:
         found["secret_key"] = parse_key(found["secret_key"], "TESTHIDE_SECRET_KEY")
     if "port" in found:

@@ -61,6 +61,14 @@ MIGRATIONS = (
             """,
         ),
     ),
+    Migration(
+        4,
+        "addresses that signed in",
+        (
+            "CREATE TABLE IF NOT EXISTS known_logins (subject text PRIMARY KEY, at timestamptz NOT NULL)",
+            "CREATE INDEX IF NOT EXISTS known_logins_at ON known_logins (at)",
+        ),
+    ),
 )
 
 
