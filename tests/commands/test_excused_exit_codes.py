@@ -125,6 +125,9 @@ def test_a_report_says_which_exit_code_it_explains(property_value: str | None, e
     assert read_chunks([suite.encode()]).explained_exit_code == explained
 
 
+CATCH2 = """<testcase name="a"><failure/><failure/><error/></testcase>
+<testcase name="b"><skipped message="TEST_CASE tagged with !mayfail"/><failure/></testcase>"""
+"""A test with three assertions that failed, which Catch2 counts, and one with an assertion that may fail."""
 FLAKY = """<testcase name="flaky"><flakyFailure/></testcase><testcase name="b"><failure/><rerunError/></testcase>"""
 """A test that passed on its second attempt, and one that failed on both: surefire declares 4 tests, 2 failures and an
 error.
@@ -143,6 +146,9 @@ error.
         ('name="undefined" tests="0" errors="1">', False, None),
         ('name="pytest" tests="4" failures="3"><testcase name="a"><failure/></testcase>', False, None),
         ('name="pytest" tests="4" failures="3"><testcase name="a"/>', True, None),
+        (f'name="c" hostname="tbd" tests="9" failures="2" errors="1">{CATCH2}', False, None),
+        (f'name="c" hostname="tbd" tests="9" failures="3" errors="1">{CATCH2}', True, None),
+        (f'name="other" tests="2" failures="2" errors="1">{CATCH2}', True, None),
         (f'name="surefire" tests="5" failures="2" errors="1"><testcase name="a"/>{FLAKY}', False, None),
         (f'name="surefire" tests="5" failures="3" errors="1"><testcase name="a"/>{FLAKY}', True, None),
         (f'name="surefire" tests="6" failures="2" errors="1"><testcase name="a"/>{FLAKY}', True, None),
@@ -152,6 +158,15 @@ error.
 def test_a_report_that_declares_what_it_does_not_show(suite: str, is_unreadable: bool, explained: int | None) -> None:
     read = read_chunks([f"<testsuites><testsuite {suite}</testsuite></testsuites>".encode()])
     assert (read.is_unreadable, read.explained_exit_code) == (is_unreadable, explained)
+
+
+@pytest.mark.parametrize(
+    ("runner", "finals"), [("jest tests", 2), ("vitest tests", 2), ("Mocha Tests", 2), ("others", 1)]
+)
+def test_only_some_runners_write_attempts_as_tests_of_one_name(runner: str, finals: int) -> None:
+    cases = '<testcase classname="a" name="x"><failure/></testcase><testcase classname="a" name="x"/>'
+    read = read_chunks([f'<testsuites name="{runner}"><testsuite name="s">{cases}</testsuite></testsuites>'.encode()])
+    assert (sum(read.finals), sum(read.flaky)) == (finals, 2 - finals)
 
 
 def test_suites_that_are_lost_as_a_whole() -> None:
@@ -181,6 +196,7 @@ def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
         ("src/a.test.js", 'classname="src/a.test.js" name="src/a.test.js"><failure message="no module"/>'),
         ("a", 'classname="Test suite failed to run" name="src/a.test.js"><error>no module</error>'),
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="initializationError"><error/>'),
+        ("CartTest", 'classname="" name=""><failure message="no database"/>'),
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="com.acme.FooTest"><error/>'),
         ("pytest", 'classname="" name="tests.test_a"><error message="collection failure"/>'),
         ("acme.test/shop", 'classname="" name="TestMain"><failure message="Failed">[build failed]</failure>'),

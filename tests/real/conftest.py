@@ -8,13 +8,15 @@ import pytest
 
 PACKAGES = {"node": "nodejs npm", "go": "golang-go", "mvn": "maven"}
 """Of programs that have another name than their Debian package."""
+CATCH2 = Path("/usr/include/catch2")
 SUREFIRE = Path("/usr/share/maven-repo/org/apache/maven/plugins/maven-surefire-plugin")
 
 
 @pytest.fixture(autouse=True)
 def real_counterpart(request: pytest.FixtureRequest) -> None:
     """`@pytest.mark.real("strace")`: skips where this program is not installed, and says so. For `node`, also where the
-    packages of the test's own folder are not; for `mvn`, where Debian's packages of its plugins are not.
+    packages of the test's own folder are not; for `mvn` and `g++`, where Debian's packages of maven's plugins
+    and of test libraries are not.
     """
     for marker in request.node.iter_markers("real"):
         for program in marker.args:
@@ -23,6 +25,8 @@ def real_counterpart(request: pytest.FixtureRequest) -> None:
             folder = Path(request.path).parent
             if program == "node" and not (folder / "node_modules").is_dir():
                 _missing(f"needs npm packages: npm ci --prefix {folder}")
+            if program == "g++" and not CATCH2.is_dir():
+                _missing("needs libraries of tests: apt-get install catch2 libgtest-dev")
             if program == "mvn" and not SUREFIRE.is_dir():
                 _missing("needs maven's plugins: apt-get install libsurefire-java libmaven-compiler-plugin-java")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from commands.reports.parser import XDIST_WORKER, Case, Suite, Summary, parse_report
+from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
 
@@ -157,7 +157,7 @@ class _Reading:
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
         key = case.node_id, next((value for name, value in case.properties if name == XDIST_WORKER), "")
-        before = tests.get(key)
+        before = None if case.runs_once else tests.get(key)
         attempt, failed_before = 1, False
         if before is not None:
             last, attempt, failed_before = before
@@ -258,6 +258,7 @@ def _is_unloaded_suite(case: Case) -> bool:
         or case.classname == "Test suite failed to run"  # jest-junit
         or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
         or case.name.endswith("initializationError")  # surefire
+        or (case.name == NO_NAME and not case.classname)  # gtest: SetUpTestSuite
         or _is_collection_error(case)
     )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.results import FAILED
 from tests.real.runners.project import Project, read, statuses_of
 from tests.real.runners.verdicts import judge
 
@@ -26,6 +27,19 @@ def test_a_build_passes_when_its_runner_did_or_only_quarantined_tests_failed(tmp
 
     unloadable = Project(broken, runner, {"a.test.js": FINE, "b.test.js": BAD, "c.test.js": UNLOADABLE}).run()
     assert judge([unloadable], failed)[0] == "failed", "a suite is missing"
+
+
+@pytest.mark.real("node")
+@pytest.mark.parametrize("runner", ["jest", "vitest", "mocha"])
+def test_two_tests_of_one_name_are_no_attempts(tmp_path: Path, runner: str) -> None:
+    twice = 'describe("twice", () => { it("x", () => { throw new Error("boom"); }); it("x", () => {}); });'
+    run = Project(tmp_path, runner, {"a.test.js": BAD, "b.test.js": twice}).run()
+    report = read(run[1])
+    assert (list(report.statuses).count(FAILED), list(report.finals), sum(report.flaky)) == (2, [1] * 4, 0)
+    quarantined = [
+        node_id for node_id, status in statuses_of(report).items() if "bad" in node_id and status == "failed"
+    ]
+    assert (len(quarantined), judge([run], quarantined)) == (1, ("failed", 2))
 
 
 @pytest.mark.real("node")

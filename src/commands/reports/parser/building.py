@@ -15,6 +15,7 @@ from commands.reports.parser.values import exception_type, first_line
 # The way of Jenkins' JUnit attachments plugin, which Playwright and others follow.
 _ATTACHED = re.compile(r"\[\[ATTACHMENT\|([^\]\n|]{1,4096})\]\]")
 _ATTACHMENTS = 256
+NO_NAME = "(no name)"
 
 
 class Builder:
@@ -53,7 +54,7 @@ class Builder:
         reported = _Reported(properties, attachments)
         if not name:
             self.notes.add("missing_name", count=1)
-            name = reported.nodeid.rpartition("::")[2] or "(no name)"
+            name = reported.nodeid.rpartition("::")[2] or NO_NAME
         if "[[ATTACHMENT|" in system_out:
             reported.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
         trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
@@ -88,6 +89,7 @@ class Builder:
             fail_id=self.cut(fail_id, limit, "a fail_id"),
             test_resolution=self.cut(resolution, limit, "a resolution"),
             known_issue=known_issue,
+            runs_once=origin.runs_once,
             signature=digest,
             docstr=reported.docstr,
             jira=reported.jira,

@@ -34,6 +34,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     fail_id: str = ""
     test_resolution: str = ""
     known_issue: bool = False
+    runs_once: bool = False
+    """It is no attempt at an earlier test of its name: its runner writes each test once."""
     signature: str = ""
     docstr: str = ""
     jira: str = ""

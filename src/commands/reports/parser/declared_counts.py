@@ -80,6 +80,11 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
     return Declared(tests=number("total"), failures=number("failed"), skipped=both("skipped", "inconclusive"))
 
 
+def declared_by_catch2(declared: Declared) -> Declared:
+    """Returns what Catch2 declares about failures, which are assertions. Its `tests` counts those that passed too."""
+    return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
+
+
 def declared_by_trx(attributes: dict[str, str], notes: Notes) -> Declared:
     def number(name: str) -> int | None:
         return whole_number(attributes.get(name, ""), name, notes)

@@ -37,6 +37,8 @@ _KINDS: dict[str, ErrorKind] = {
 }
 XDIST_WORKER = "xdist_worker"
 """Property by which pytest tells results apart of a test that it runs on every worker (`--dist each`)."""
+MAY_FAIL = "TEST_CASE tagged with !mayfail"
+"""Message by which Catch2 marks a test as skipped that may fail, or should."""
 HAS_FAILED = frozenset({"failure", "error"})
 
 
@@ -102,11 +104,13 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
-    """Returns status, message, traceback and kind of failure. Any failure outweighs a <skipped>."""
+    """Returns status, message, traceback and kind of failure. A failure outweighs any <skipped> but MAY_FAIL."""
+    skipped = node.find("skipped")
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]
+        if skipped is not None and skipped.get("message") == MAY_FAIL:
+            return "skipped", MAY_FAIL, "\n\n".join(traces), ""
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
-    skipped = node.find("skipped")
     if skipped is not None:
         text = builder.text(skipped).strip()
         return "skipped", skipped.get("message") or first_line(text, builder.limits.name), text, ""

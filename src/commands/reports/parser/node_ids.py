@@ -45,6 +45,8 @@ class Origin(msgspec.Struct, kw_only=True, frozen=True):
     hostname: str = ""
     pytest: bool = False
     playwright: bool = False
+    runs_once: bool = False
+    """The runner writes each test once, so two of one name are two tests."""
 
 
 NOWHERE = Origin()

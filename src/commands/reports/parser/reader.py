@@ -14,6 +14,7 @@ from commands.reports.parser.declared_counts import (
     count_lost_failures,
     count_lost_tests,
     declared_by,
+    declared_by_catch2,
     declared_by_trx,
     describe_mismatches,
     total_as_declared,
@@ -42,6 +43,10 @@ _SUITES = frozenset({"testsuite", "test-suite", "assembly"})
 _CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
 _FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters"})
 _HAS_FAILED = frozenset({"failed", "fail", "error", "timeout", "aborted"})
+CATCH2_HOST = "tbd"
+"""Catch2 writes this as the `hostname` of each suite."""
+# The names that jest-junit, vitest and mocha-junit-reporter give to their runs: they write no attempts.
+_ONCE = frozenset({"jest tests", "vitest tests", "Mocha Tests"})
 # Groups of one test's variants: the suite of a case is the fixture around them.
 _NUNIT_VARIANTS = frozenset({"Theory", "ParameterizedMethod", "GenericMethod"})
 _OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
@@ -59,6 +64,8 @@ class _OpenSuite:
         self.total = Counts()
         self.folded = Counts()
         """Attempts that the cases hold beside their own, those of the suites inside included."""
+        self.further_failures = 0
+        """Failures that the cases hold beside their first."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
         """Errors that are declared by suites without cases in it: each could not be loaded."""
@@ -155,6 +162,7 @@ class ReportReader:
         self._run = Origin(
             pytest=title == "pytest tests",
             playwright=name == "testsuites" and "id" in attributes and not title,
+            runs_once=title in _ONCE,
         )
         self._suites.append(_OpenSuite(name, attributes, self._run))
 
@@ -172,6 +180,7 @@ class ReportReader:
             hostname=attributes.get("hostname", "")[:limit],
             pytest=self._run.pytest or name == "pytest",
             playwright=self._run.playwright,
+            runs_once=self._run.runs_once,
         )
         self._suites.append(_OpenSuite(element, attributes, origin))
 
@@ -219,6 +228,10 @@ class ReportReader:
         itself = 0
         if node.name == "testcase":
             attempts, itself = junit.cases(node, origin.suite, origin, self._builder)
+            if self._suites and attempts[itself].status == "failed":
+                self._suites[-1].further_failures += max(
+                    0, sum(child.name in junit.HAS_FAILED for child in node.children) - 1
+                )
             if self._dialect == "junit" and ("fail_id" in node.attributes or "test_resolution" in node.attributes):
                 self._dialect = "testhide"
         elif node.name == "test-case":
@@ -249,7 +262,12 @@ class ReportReader:
         is_pytest = suite.origin.pytest or self._run.pytest
         if junit and suite.total.tests == 0 and suite.element not in _RUNS:
             suite.unloaded = declared.errors or 0  # jest-junit writes no case for a file that could not be loaded
-        total = suite.total if is_pytest else total_as_declared(declared, suite.total, suite.folded)
+        total = suite.total
+        if suite.attributes.get("hostname") == CATCH2_HOST:
+            junit, declared = False, declared_by_catch2(declared)
+            total = Counts(tests=total.tests, failed=total.failed + suite.further_failures, skipped=total.skipped)
+        elif not is_pytest:
+            total = total_as_declared(declared, total, suite.folded)
         if wrong := describe_mismatches(declared, total, suite.direct, junit=junit, pytest=is_pytest):
             kind = "count_mismatch"
             if count_lost_failures(declared, total, junit=junit, pytest=is_pytest) > suite.unloaded:
