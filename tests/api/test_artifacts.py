@@ -305,3 +305,10 @@ def test_a_deleted_job_takes_its_artifacts_along(server: Server, project: int) -
     assert server.admin.get(f"/api/v3/artifacts/{artifact}/download").status_code == 404
     assert server.admin.get(f"/api/v3/artifacts?build_id={build}").status_code == 404
     assert upload(server.admin, build, b"y").status_code == 404
+
+
+@pytest.mark.parametrize(("size", "is_cut"), [(8_192, False), (8_193, True)])
+def test_a_field_has_8_192_bytes_at_most(server: Server, build: int, size: int, is_cut: bool) -> None:
+    problem = upload(server.admin, build, b"x", path="p" * (size - 1) + "/").then(422)
+    assert [error["field"] for error in problem["errors"]] == ["path"]
+    assert ("has more than 8,192 bytes" in problem["detail"]) == is_cut

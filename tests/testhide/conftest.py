@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from testhide.engines.folder import read_record
+from testhide.preparation import create_first_admin, migrate
+from testhide.settings import Settings, save_settings
 from testhide.supervise.program import started_at
 
 DEADLINE = 20.0
@@ -41,6 +44,17 @@ def data() -> Iterator[Path]:
     folder.chmod(0o711)
     yield folder
     clear(folder)
+
+
+@pytest.fixture
+def prepared(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of a database with its first administrator; verbs find them by TESTHIDE_SETTINGS."""
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    save_settings(settings, tmp_path / "settings.json")
+    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
+    migrate(settings)
+    asyncio.run(create_first_admin(settings))
+    return settings
 
 
 Python = Callable[..., subprocess.Popen[str]]

@@ -1,32 +1,24 @@
 """A release with read models that the database does not have yet; and how a build tells how far it is."""
 
-import asyncio
 import getpass
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from projections.rebuild.rebuild import Progress
 from testhide.cli import main
-from testhide.preparation import create_first_admin, migrate
 from testhide.rebuild import ProgressPrinter
-from testhide.settings import Settings, save_settings
+from testhide.settings import Settings
 
 
 @pytest.fixture(name="lacking")
-def _lacking(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def _lacking(prepared: Settings) -> Settings:
     """Of a database with events, whose read model of the users is of another release."""
-    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
-    save_settings(settings, tmp_path / "settings.json")
-    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
-    migrate(settings)
-    asyncio.run(create_first_admin(settings))
-    with psycopg.connect(database) as connection:
+    with psycopg.connect(prepared.database_url) as connection:
         for (table,) in connection.execute("SELECT unnest(tables) FROM projection_positions WHERE name = 'auth'"):
             connection.execute(f"DROP TABLE {table}".encode())
         connection.execute("DELETE FROM projection_positions WHERE name = 'auth'")
-    return settings
+    return prepared
 
 
 def users(settings: Settings) -> list[tuple[str]]:

@@ -1,31 +1,22 @@
 """`testhide reactions`, and what a server with parked reactions says of itself."""
 
-import asyncio
-from pathlib import Path
-
 import psycopg
 import pytest
 
 from store.tables.reactions import MAX_TRIES
 from testhide.cli import main
-from testhide.preparation import create_first_admin, migrate
-from testhide.settings import Settings, save_settings
+from testhide.settings import Settings
 from tests.support.server import Server
 
 PARKED = "INSERT INTO due_reactions (reaction, position, tries, error) VALUES (%s, 1, %s, %s)"
 
 
 @pytest.fixture(name="parked")
-def _parked(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
-    save_settings(settings, tmp_path / "settings.json")
-    monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
-    migrate(settings)
-    asyncio.run(create_first_admin(settings))
-    with psycopg.connect(database) as connection:
+def _parked(prepared: Settings) -> Settings:
+    with psycopg.connect(prepared.database_url) as connection:
         connection.execute("INSERT INTO reaction_positions VALUES ('delete_files', 1)")
         connection.execute(PARKED, ("delete_files", MAX_TRIES, "OSError('no route')"))
-    return settings
+    return prepared
 
 
 def test_what_is_parked_is_shown_and_asked_for_again(parked: Settings, capsys: pytest.CaptureFixture[str]) -> None:
