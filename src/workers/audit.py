@@ -48,9 +48,9 @@ log = structlog.get_logger()
 
 ALARM = "sealer"
 CHECKPOINT_INTERVAL_S = 10.0
-"""The longest time that appended events are not covered by a checkpoint. An export asks for one at once."""
+"""Longest time until a checkpoint covers an appended event. An export requests a checkpoint at once."""
 CHECKPOINT_EVENTS = 10_000
-"""Under load a checkpoint also comes after this number of events, so that none covers very many."""
+"""Number of events after which a checkpoint is signed early, so that under load none covers very many."""
 RECONNECT_DELAY_S = 0.2
 
 
@@ -63,7 +63,7 @@ class Sealer:
     secrets: Secrets
     clock: Callable[[], datetime]
     folder: CheckpointFolder | None = None
-    """Where each checkpoint is also written to, out of reach of the database."""
+    """Folder outside the database to which each checkpoint is written as well."""
     interval_s: float = CHECKPOINT_INTERVAL_S
     max_events: int = CHECKPOINT_EVENTS
 
@@ -71,10 +71,10 @@ class Sealer:
         self._tree = AuditTree(self.pool)
         self._recheck = Recheck(self.pool, self.event_log)
         self._alarm: str | None = ""
-        """The alarm that was set last; none was set or ended yet while it is empty."""
+        """The alarm that this process set last; None when it ended the alarm, empty before it did either."""
 
     async def run(self, listener: Listener) -> None:
-        """Seals whenever this process leads, until cancelled."""
+        """Seals the log while this process leads. Runs until cancelled."""
         cursor = LogCursor(self.event_log, listener, poll_interval_s=self.interval_s)
         with cursor.listening(min_new=self.max_events), listener.subscribed(SEALS, lambda _: cursor.notify()):
             while True:
@@ -96,11 +96,11 @@ class Sealer:
                     await asyncio.sleep(self.interval_s)
 
     def hold_lock(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Waits until this process leads; the connection that it gives holds the lock."""
+        """Waits until this process leads. Yields the connection that holds the lock."""
         return hold_leader_lock(self.conninfo, SEALER_LOCK)
 
     async def compare_with_folder(self) -> None:
-        """Raises TreeDamaged when the folder has a checkpoint that is not, or not any more, one of this log."""
+        """Raises TreeDamaged when the newest checkpoint in the folder does not match the log."""
         if self.folder is None:
             return
         try:
@@ -128,16 +128,16 @@ class Sealer:
             )
 
     async def seal(self, connection: AsyncConnection) -> int:
-        """Extends the tree to the end of the log and signs a checkpoint there; returns its size.
+        """Extends the tree to the end of the log and signs a checkpoint of it. Returns the tree's size.
 
-        Before that it checks the newest checkpoint, and a part of all that was sealed earlier. Raises TreeDamaged.
+        Before that, checks the newest checkpoint and the next part of what is already in the tree. Raises TreeDamaged.
         """
         keys = await self._keys()
         last = await self._tree.checkpoint()
         if last is not None:
             await self._verify(last, keys)
         await self._recheck.check_next(last.size if last else 0, lambda size: VerifierKey.parse(key_at(keys, size)))
-        # Leaves after the last checkpoint are built again: nothing vouches for stored ones.
+        # Leaves after the last checkpoint are computed again: no signature covers the stored ones.
         edge = await load_edge(connection, last.size if last else 0)
         while leaves := await next_leaves(connection, edge.size):
             async with connection.transaction():
@@ -157,7 +157,7 @@ class Sealer:
             self._alarm = message
 
     async def _verify(self, last: SealedCheckpoint, keys: list[Recorded]) -> None:
-        """Raises TreeDamaged unless the tree has the root that the note of the last checkpoint was signed for."""
+        """Raises TreeDamaged unless the tree has the root that the last checkpoint's note signs."""
         try:
             signed = _open(last.note, keys)
         except BadNote as error:
@@ -171,7 +171,7 @@ class Sealer:
         self, connection: AsyncConnection, edge: Edge, last: SealedCheckpoint | None, keys: list[Recorded]
     ) -> SealedCheckpoint:
         key = await signing_key(connection, self.secrets, key_at(keys, last.size if last else 0))
-        # The key of the next checkpoint must be ours too: somebody may have appended an event with theirs.
+        # This server must also have the key of the next checkpoint: somebody may have appended an event with another.
         await signing_key(connection, self.secrets, key_at(keys, edge.size))
         previous = note_hash(last.note) if last else None
         checkpoint = Checkpoint(key.name, edge.size, edge.root, self.clock(), previous)
@@ -198,7 +198,7 @@ def _open(note: str, keys: list[Recorded]) -> Checkpoint:
 
 
 def key_at(keys: list[Recorded], size: int) -> str:
-    """Returns the verifier key that was current at this size: its holder signs the next checkpoint."""
+    """Returns the verifier key that was current at this size. Its holder signs the next checkpoint."""
     in_force = [recorded for recorded in keys if recorded.position <= size] or keys[:1]
     return _public_key(in_force[-1])
 

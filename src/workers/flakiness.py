@@ -1,6 +1,6 @@
-"""Records that tests turned flaky, by the runs that the read models count.
+"""Records that tests turned flaky, according to the runs that the read models count.
 
-A test turns flaky at its first flaky run, and again at a flaky run after more than STEADY_AFTER runs that were not.
+A test turns flaky at its first flaky run, and again at a flaky run after STEADY_AFTER or more runs that were not flaky.
 """
 
 import asyncio
@@ -27,25 +27,25 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 NAME = "flakiness"
-"""Stored with the watch's position."""
+"""Name of the watch's stored position."""
 POLL_INTERVAL_S = 2.0
-"""How soon a test is known to be flaky matters little: results take longer to be projected when many come."""
+"""Seconds between two looks. A delay matters little: under load, projecting the results takes longer."""
 BATCH_SIZE = 20
-"""Blocks of results that one transaction looks at: each has up to a thousand."""
+"""Blocks of results that one transaction handles. A block has up to a thousand results."""
 COMMAND_SIZE = 100
-"""Tests of one command, which reads a stream for each."""
+"""Tests in one command, which reads a stream for each test."""
 CALLER = CommandContext("system:flakiness")
 
 
 class FlakyVerdict(NamedTuple):
     turned_flaky: bool
     is_new_baseline: bool
-    """The counts of the test replace its flaky baseline."""
+    """Whether the counts of the test replace its flaky baseline."""
 
 
 @dataclass
 class FlakinessWatch:
-    """Any number of watches may run: they take turns, and the command records each test once for a build."""
+    """Records flaky tests. Any number of watches may run: they take turns, and the command records nothing twice."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -115,7 +115,7 @@ class FlakinessWatch:
 
 
 def judge(case: FlakyCase, baseline: tuple[int, int] | None) -> FlakyVerdict:
-    """`baseline` has the runs and flaky runs of the test at its last flaky run; None: it had none."""
+    """Judges a test. `baseline` is (runs, flaky runs) at its last flaky run; None when there was no such run."""
     if baseline is None:
         return FlakyVerdict(turned_flaky=True, is_new_baseline=True)
     runs, flaky_runs = baseline

@@ -1,4 +1,4 @@
-"""Classifies older failures that nobody has classified by known issues that are new or have changed."""
+"""Searches older failures for new and changed known issues, and classifies those that nobody has classified."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ log = structlog.get_logger()
 
 INTERVAL_S = 5.0
 SWEEP_SIZE = 100
-"""Known issues of one sweep."""
+"""Known issues that one sweep searches for at most."""
 CHUNK_SIZE = 500
 """Failures that are matched together, on a thread."""
 MAX_CHUNKS = 200
-"""A search ends after 100,000 failures with a text: older ones interest nobody, and a search must end."""
+"""Chunks of one search, which ends after 100,000 failures with a text: older failures interest nobody."""
 NEWEST = 2**53
-"""Above every result id."""
+"""A number above every result id: a search begins below it."""
 CALLER = CommandContext("system:known-issues")
 
 
 @dataclass
 class KnownIssueSearch:
-    """Two may sweep at once: a search goes on where the last recorded one ended."""
+    """Periodic search. Two processes may sweep at once: a search goes on where the last recorded search ended."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -43,7 +43,7 @@ class KnownIssueSearch:
     max_chunks: int = MAX_CHUNKS
 
     async def sweep(self) -> None:
-        """Searches for known issues that have not been searched for in their newest edition."""
+        """Searches older failures for the known issues whose newest edition has not been searched for yet."""
         due = await known_issues.find_unsearched(self.pool, SWEEP_SIZE)
         for known_issue_id in due:
             try:
@@ -71,7 +71,7 @@ class KnownIssueSearch:
 
 
 def _matching(rules: MatchRules, chunk: Sequence[OlderFailure]) -> list[tuple[int, int]]:
-    """Returns the result and job ids of the failures that the rules match, as they would match a report of them."""
+    """Returns (result id, job id) of each open failure that the rules match, just as they match those of a report."""
     found = [text for text in chunk if text.is_open]
     report = ReportRead(
         statuses=bytearray([FAILED]) * len(found),

@@ -1,4 +1,4 @@
-"""Ends quarantines: records that they expired or that their tests have recovered."""
+"""Records that quarantine entries expired or that their tests have recovered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ log = structlog.get_logger()
 
 INTERVAL_S = 30.0
 SWEEP_SIZE = 1_000
-"""Expired jobs, and recovered entries, of one sweep."""
+"""Jobs with expired entries, and recovered entries, that one sweep handles at most."""
 CALLER = CommandContext("system:quarantine")
 
 
 @dataclass
 class QuarantineWatch:
-    """Two may sweep at once: the commands record nothing twice."""
+    """Periodic check of quarantines. Two processes may sweep at once: the commands record nothing twice."""
 
     pool: AsyncConnectionPool
     handler: Handler
     clock: Callable[[], datetime]
 
     async def sweep(self) -> int:
-        """Records what is due now; returns the number of events."""
+        """Records the expiries and recoveries that are due now. Returns the number of events."""
         recorded = 0
         for command in await self._due_commands():
             try:

@@ -1,8 +1,8 @@
-"""Compares read models with the log, to notice that somebody changed them by hand: those that say who may what, and the
-audit trail. A difference is an alarm until it is gone.
+"""Compares read models with the log, to find what somebody changed by hand. A difference is an alarm until it is gone.
 
-The first are folded from the log in memory and compared whole. The trail has a row for every event, so a sweep compares
-only the next stretch of it, and begins again at its end.
+The read models are those that decide who may do what, and the audit trail. A sweep folds the former from the log in
+memory and compares them whole. The trail has a row for every event, so a sweep compares only the next part of the
+trail. After the last part comes the first again.
 """
 
 from collections import Counter
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 INTERVAL_S = 300.0
 ALARMED_INTERVAL_S = 10.0
-"""The interval while there is a difference, so that the alarm ends soon after it is mended."""
+"""The interval while there is a difference: the alarm ends soon after the read model was rebuilt."""
 BATCH_SIZE = 500
 """Events that are read together."""
 TRAIL_EVENTS = 20_000
@@ -49,7 +49,7 @@ class Compared:
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
     columns: tuple[str, ...] | None = None
-    """The columns that these events make; None for all."""
+    """The columns that `events` determine; None for all."""
 
 
 AUTH = Compared(auth.PROJECTION, auth.PROJECTION.rows, auth.PROJECTION.handles or ())
@@ -69,10 +69,10 @@ class ReadModelCheck:
     event_log: EventLog
     waiter: ProjectionWaiter
     _trail_position: int = 0
-    """Up to here the trail has been compared since it was begun last."""
+    """Position up to which the trail has been compared in the current round."""
 
     async def sweep(self) -> bool:
-        """Compares, and sets or ends the alarms. Returns whether there is a difference."""
+        """Compares the read models and sets or ends their alarms. Returns whether there is a difference."""
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in ACCESS), TRAIL]
             live = await inspect(connection, projections)
@@ -103,7 +103,7 @@ class ReadModelCheck:
         return await self._compare(compared)
 
     async def _compare(self, compared: Compared) -> str | None:
-        """Says how the live tables differ from the log at their position; None when they do not."""
+        """Returns how the live tables differ from the log at their position; None when they do not."""
         async with (
             await AsyncConnection.connect(self.conninfo, autocommit=True, connect_timeout=5) as connection,
             connection.transaction(force_rollback=True),
@@ -130,7 +130,10 @@ class ReadModelCheck:
         return tables
 
     async def _check_trail(self, end: int) -> str | None:
-        """Compares the next stretch of the trail; a difference stays where it was found until it is gone."""
+        """Compares the next part of the trail. Returns how it differs; None when it does not.
+
+        After a difference the next call compares the same part.
+        """
         first = self._trail_position if self._trail_position < end else 0
         last = min(first + TRAIL_EVENTS, end)
         columns = ", ".join(column.name for column in columns_of(TrailRow))

@@ -1,4 +1,4 @@
-"""Deletes builds that are older or more than the retention of their project allows."""
+"""Deletes builds that are older, or more in number, than the retention of their project allows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ log = structlog.get_logger()
 
 INTERVAL_S = 600.0
 BUSY_INTERVAL_S = 2.0
-"""Between sweeps that delete something: by then the read model shows what the last one deleted."""
+"""Time after a sweep that deleted builds until the next one: by then the read model shows these deletions."""
 SWEEP_SIZE = 200
-"""Builds of one sweep."""
+"""Builds that one sweep deletes at most."""
 
 
 @dataclass
 class Retention:
-    """Two may sweep at once: deleting a deleted build is refused."""
+    """Periodic deletion of builds. Two processes may sweep at once: deleting a deleted build is refused."""
 
     pool: AsyncConnectionPool
     handler: Handler

@@ -1,6 +1,6 @@
-"""Builds the messages of notifications from the log: what a GET returned when the event happened.
+"""Builds the messages of notifications from the log. A message shows what a GET returned when the event happened.
 
-Messages are not stored. A message is the same in every attempt, except that what was erased since is erased in it too.
+Messages are not stored. Each attempt builds the same message again, without what was erased in the meantime.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
 CACHE_SIZE = 2_000
-"""Events and messages; enough for what is delivered within CACHE_TTL_S."""
+"""Events, and messages, that are cached: enough for what is delivered within CACHE_TTL_S."""
 CACHE_TTL_S = 3.0
-"""Long enough to build a message once for all endpoints; a retry, 5 s later at least, builds it anew without what was
-erased.
+"""Seconds: long enough to build a message once for all endpoints. A retry comes 5 s later or more, and builds the
+message again without what was erased.
 """
 
 EventAndData = tuple[Event, msgspec.Raw]
@@ -44,11 +44,14 @@ class MessageBuilder:
         )
 
     def cache_event(self, recorded: Recorded) -> None:
-        """Keeps an event for the messages that are probably built soon in this process."""
+        """Caches an event, since this process probably builds its messages soon."""
         self._events[recorded.position] = recorded
 
     async def build(self, position: int, event_type: str, item: int, *, replay: bool) -> NotificationMessage:
-        """Raises LookupError when no event is at the position, StreamDamaged when a stream it needs is unreadable."""
+        """Builds the message for a notification type of the event at a position. `item` is `Notification.item`.
+
+        Raises LookupError when there is no event at the position, StreamDamaged when a needed stream is unreadable.
+        """
         key = (position, item)
         task = self._builds.get(key)
         if task is None:
@@ -69,7 +72,7 @@ class MessageBuilder:
             self._builds.pop(key, None)  # the next attempt builds it again
 
     async def fetch_event(self, position: int) -> Event:
-        """Raises LookupError when no event is at the position."""
+        """Returns the event at a position. Raises LookupError without one, StreamDamaged for an unreadable one."""
         return (await self._fetch(position)).event
 
     async def _fetch(self, position: int) -> Recorded:

@@ -35,15 +35,15 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 NAME = "webhooks"
-"""Stored with the planner's position and its parked events."""
+"""Name of the planner's stored position, and of its parked events."""
 BATCH_SIZE = 200
 """Events that one transaction plans deliveries for."""
 POLL_INTERVAL_S = 5.0
-"""The longest wait between two looks, for what no notification announces: replays that may go on."""
+"""Longest time between two looks: no notification announces that a replay may go on."""
 DEBOUNCE_S = 0.01
-"""The shortest time between two looks, so that a burst of events costs few."""
+"""Shortest time between two looks, so that a burst of events costs few looks."""
 MAX_OPEN_REPLAYED = 1_000
-"""Open deliveries of one endpoint's replays at which its replays pause, so that a long one does not fill the queue."""
+"""Open replayed deliveries of an endpoint at which its replays pause, so that they do not fill the queue."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class DeliveryPlanner:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Plans new events, parked events that are due again, and replays as far as they may go now."""
+        """Plans deliveries for new events, for parked events that are due again, and for replays that may go on."""
         is_more = True
         while is_more:
             pending = await self._look()
@@ -88,7 +88,7 @@ class DeliveryPlanner:
             return await delivery_planning.fetch_pending(connection, NAME, names, log_positions.MIN_SKIP)
 
     async def _follow(self) -> None:
-        """Plans one batch."""
+        """Plans deliveries for the next batch of events."""
         async with self.pool.connection() as connection, connection.transaction():
             # Begins with the first event: there are no deliveries before the first endpoint is registered.
             await log_positions.ensure_positions(connection, [NAME], at_head=False)
@@ -96,7 +96,7 @@ class DeliveryPlanner:
             assert position is not None, "ensured before"
             targets = await delivery_endpoints.fetch_targets(connection)
             events, position, _ = await self.event_log.read_batch(position, self.batch_size, _event_names(targets))
-            # After these an endpoint may want other events: those that follow are read again.
+            # After such an event an endpoint may want other types: the events after it are read again.
             widening = EndpointRegistered | EndpointUpdated
             cut = next((count for count, item in enumerate(events, 1) if isinstance(item.event, widening)), None)
             if cut is not None:
@@ -131,7 +131,7 @@ class DeliveryPlanner:
         await self._enqueue(connection, planned)
 
     async def _retry(self) -> bool:
-        """Plans parked events that are due again for the endpoints as of now; returns whether there may be more."""
+        """Plans parked events that are due again, for the present endpoints. Returns whether there may be more."""
         async with self.pool.connection() as connection, connection.transaction():
             due = await reactions.lease_due(connection, [NAME], self.batch_size)
             events = await self.event_log.read_at(sorted(one.position for one in due))
@@ -166,7 +166,7 @@ class DeliveryPlanner:
             await deliveries.enqueue(connection, planned, self.clock())
 
     async def _project_of(self, recorded: Recorded) -> int | None:
-        """Returns the project of an event; for a node that of its pool. Raises StreamDamaged."""
+        """Returns the project id of an event (for a node, of its pool); None without one. Raises StreamDamaged."""
         readable([recorded])
         event = recorded.event
         if not isinstance(event, NodeWentOffline):
@@ -181,7 +181,7 @@ class DeliveryPlanner:
 def plan_event(
     recorded: Recorded, targets: Iterable[DeliveryTarget], project_id: int | None, *, replay: bool
 ) -> Iterable[PlannedDelivery]:
-    """Yields the deliveries of one event. Those of a replay are ordered among themselves and delay no others."""
+    """Yields the deliveries of one event. In a replay they have separate ordering keys and delay no others."""
     for target in targets:
         if target.active and is_in_scope(target.project_id, project_id):
             for notification in select_notifications(target.kind, target.events, recorded.event):
@@ -198,11 +198,11 @@ def plan_event(
 
 
 def _event_names(targets: Iterable[DeliveryTarget]) -> list[str]:
-    """Returns the events to follow: those that change endpoints, and those that active endpoints want."""
+    """Returns the names of the events to follow: those that change endpoints or that active endpoints want."""
     wanted = {type_ for target in targets if target.active for type_ in target.events}
     return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(wanted)))
 
 
 def _sources(types: Collection[str]) -> list[str]:
-    """Returns the events that notifications of these types are made from."""
+    """Returns the names of the events that cause notifications of these types."""
     return sorted({source.name for type_ in types for source in SOURCES[type_]})

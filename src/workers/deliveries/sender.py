@@ -1,7 +1,7 @@
 """Sends deliveries: leases those that are due, sends them, records the outcomes.
 
-A delivery is sent at least once. When a sender dies its leases end as soon as its advisory lock is free; the expiry of
-a lease is for senders that hang. Deliveries with the same ordering key are sent in order. Each endpoint has a limit of
+A delivery is sent at least once. When a sender dies, its leases end as soon as its advisory lock is free. Leases expire
+in case a sender hangs. Deliveries with the same ordering key are sent in order. Each endpoint has a limit of
 deliveries in flight, so a slow endpoint does not delay others. An endpoint that fails many times in a row is paused and
 then probed with one delivery (`store.tables.deliveries.CircuitBreaker`).
 """
@@ -40,26 +40,26 @@ RETRY_DELAYS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 36_000)
 delivery is given up.
 """
 RETRY_JITTER = 0.1
-"""A delay is longer by a random part of it up to this, so that retries do not come all at once."""
+"""Largest random part by which a delay is made longer, so that retries do not come all at once."""
 MAX_AGE = timedelta(hours=36)
-"""Deliveries that could not be tried for this long are given up. A regular delivery is by then, too: its delays take 33
-hours with the longest jitter and the longest pauses that a receiver may ask for.
+"""Age at which a delivery that could not be tried is given up. Other deliveries have ended by then: their delays take
+33 hours, with the longest jitter and the longest pauses that a receiver may ask for.
 """
 RETENTION = timedelta(days=30)
 """Age at which attempts and ended deliveries are deleted."""
 LEASE_S = 60
-"""Longer than any attempt takes, which is limited to 10 s."""
+"""Seconds of a lease: longer than an attempt, which is limited to 10 s."""
 MAX_PER_ENDPOINT = 16
 """Deliveries in flight to one endpoint from one process, so that a receiver is not overrun."""
 MAX_IN_FLIGHT = 1_000
 """Deliveries in flight from one process: each holds a connection and a message."""
 POLL_INTERVAL_S = 1.0
-"""The longest wait between two looks: retries become due without a notification."""
+"""Longest time between two looks: no notification announces that a retry is due."""
 DEBOUNCE_S = 0.005
 """The wait after a notification, so that one look finds many deliveries."""
 UPKEEP_INTERVAL_S = 60.0
 UPKEEP_BATCH_SIZE = 1_000
-"""Rows of one statement, so that none holds locks for long."""
+"""Rows of one statement, so that no statement holds locks for long."""
 CALLER = CommandContext("system:deliveries")
 
 
@@ -67,7 +67,7 @@ class EndpointSender(Protocol):
     """Sends to the endpoints of one kind."""
 
     async def send(self, leased: LeasedDelivery) -> Outcome:
-        """Makes one attempt; a failed attempt is an outcome. Raises when the message cannot be built."""
+        """Makes one attempt and returns its outcome, also if it failed. Raises if the message cannot be built."""
         ...
 
 
@@ -80,11 +80,11 @@ class DeliverySender:
     listener: Listener
     clock: Callable[[], datetime]
     _lock: str | None = None
-    """The name of the advisory lock that shows that this process lives; a new one for each connection."""
+    """Name of the advisory lock that shows that this process lives; None while it is not held."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _unpublished: asyncio.Event = field(default_factory=asyncio.Event)
     _in_flight: Counter[int] = field(default_factory=Counter)
-    """Deliveries by endpoint."""
+    """Number of deliveries in flight by endpoint."""
     _full: set[int] = field(default_factory=set)
     """Endpoints that reached MAX_PER_ENDPOINT at the last look and may have more due deliveries."""
 
@@ -101,7 +101,7 @@ class DeliverySender:
                 tasks.create_task(self._maintain())
 
     async def run_due(self) -> int:
-        """Delivers until nothing is due; returns the number of attempts."""
+        """Sends deliveries until none is due. Returns the number of attempts."""
         attempts = 0
         while leased := await self._lease():
             await asyncio.gather(*(self._deliver(one) for one in leased))
@@ -110,7 +110,7 @@ class DeliverySender:
         return attempts
 
     async def _hold_locks(self) -> None:
-        """Shows other senders that this one lives, and reclaims the leases of those that died."""
+        """Holds the lock that shows that this sender lives, and reclaims the leases of senders that died."""
         while True:
             async with tolerate_outages("the lock of a sender"):
                 await self._hold_lock(f"deliveries-{uuid4().hex}")
@@ -188,7 +188,7 @@ class DeliverySender:
             await wait_for(self._unpublished, UPKEEP_INTERVAL_S)
 
     async def publish(self) -> None:
-        """Records events about deliveries that were given up and endpoints that fail or recovered."""
+        """Records events about deliveries that were given up, and about endpoints that fail or recovered."""
         async with self.pool.connection() as connection:
             health_changes = await delivery_endpoints.fetch_health_changes(connection)
             give_ups = await delivery_upkeep.fetch_unpublished(connection, UPKEEP_BATCH_SIZE)

@@ -38,7 +38,7 @@ class TeamsSender:
     wait_for_position: Callable[[int], Awaitable[bool]]
     """Waits a short time until the read models show a position; returns whether they do."""
     base_url: str
-    """The URL of this server, which cards link to; empty when it is not configured: no links."""
+    """The URL of this server, for the links in cards; empty for cards without links."""
 
     async def send(self, leased: LeasedDelivery) -> Outcome:
         channel = await self.event_log.load_state(CHANNEL.at(leased.endpoint_id))

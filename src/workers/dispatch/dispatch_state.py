@@ -1,7 +1,7 @@
-"""The state that the dispatcher keeps in memory: queued and running builds, jobs, pools and nodes; pure.
+"""The dispatcher's state in memory: queued and running builds, jobs, pools and nodes. No input or output.
 
-It follows events and the polls of agents. `workers.dispatch.placement` decides on it. Builds that differ only in age
-wait in one queue, the oldest first.
+Events and the polls of agents change the state. `workers.dispatch.placement` decides from the state which build runs
+where. Builds that differ only in age wait in one queue, the oldest first.
 """
 
 from bisect import bisect_left, insort
@@ -27,13 +27,13 @@ from domain.nodes import NODE, Node, NodeConnected, NodeDeleted, NodeEvent, Node
 from domain.pools import POOL, Pool, PoolEvent
 
 PLACING = (BuildQueued, BuildMovedToTop, BuildAssigned, BuildStarted, BuildRequeued, BuildFinished)
-"""The events about builds that change what waits or where there is room."""
+"""Events about builds that change which builds wait or which slots are free."""
 
 D = TypeVar("D", Job, Node, Pool)
 
 
 class Requirements(NamedTuple):
-    """Decides on which nodes a build may run."""
+    """Requirements of a build: they decide on which nodes it may run."""
 
     project_id: int
     pool_id: int | None
@@ -42,7 +42,7 @@ class Requirements(NamedTuple):
 
 
 class QueueKey(NamedTuple):
-    """Identifies a queue: everything but age that placement looks at."""
+    """Identifies a queue by all that placement considers except the age of a build."""
 
     top: int
     """Above 0 for builds moved to the top; the latest move has the highest number."""
@@ -70,7 +70,7 @@ class ActiveBuild:
 
 @dataclass(frozen=True)
 class LostBuild:
-    """A build whose job, node or agent is gone; `node_id` is None while it is queued."""
+    """A build whose job, node or agent is gone; `node_id` is None for a queued build."""
 
     build: QueuedBuild
     node_id: int | None
@@ -80,19 +80,19 @@ class LostBuild:
 @dataclass
 class DispatchState:
     jobs: dict[int, Job] = field(default_factory=dict)
-    """Without their configurations, which placement does not look at."""
+    """Jobs by id, without their configurations, which placement does not need."""
     pools: dict[int, Pool] = field(default_factory=dict)
     nodes: dict[int, Node] = field(default_factory=dict)
     open_slots: Counter[int] = field(default_factory=Counter)
-    """How many builds the open poll of a node's agent still takes, by node."""
+    """Number of builds that the open poll of a node's agent still accepts, by node id."""
     queued: dict[int, QueuedBuild] = field(default_factory=dict)
     active: dict[int, ActiveBuild] = field(default_factory=dict)
     queues: dict[QueueKey, list[int]] = field(default_factory=dict)
-    """The ids of queued builds, the oldest first; no queue is empty."""
+    """Ids of the queued builds in each queue, the oldest first. Empty queues are deleted."""
     served: Counter[int] = field(default_factory=Counter)
-    """The number of the last slot that each project was given; the first slot of all is number 1."""
+    """For each project, the number of its last assignment. Assignments of all projects are numbered from 1."""
     damaged: set[str] = field(default_factory=set)
-    """Streams with an event that cannot be read: they neither get builds nor lose any."""
+    """Streams with an unreadable event: their jobs, nodes and pools get no builds, and lose none because of it."""
     _tops: int = 0
     _slots: int = 0
 
@@ -175,7 +175,7 @@ class DispatchState:
             self.open_slots.pop(event.node_id, None)
 
     def polled(self, node_id: int, free: int) -> None:
-        """Records that the poll of an agent takes `free` builds; 0: none, or it is closed."""
+        """Records that the poll of a node's agent accepts `free` builds; 0 when it accepts none or is closed."""
         if node_id in self.nodes:
             self.open_slots[node_id] = free
 
@@ -205,7 +205,7 @@ class DispatchState:
 
 
 def _fold(category: Category[D | None], states: dict[int, D], key: int, event: Event) -> None:
-    """Folds the event to the state with this key; drops what was deleted."""
+    """Folds the event to the state with this key. Drops a state that is deleted."""
     state = category.evolve(states.get(key), event)
     if state is None or state.deleted:
         states.pop(key, None)

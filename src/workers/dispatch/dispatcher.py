@@ -1,7 +1,7 @@
 """Dispatches builds: one leader assigns queued builds to waiting agents and ends or requeues builds of lost nodes.
 
-It keeps queues and slots in memory, built by following the log from its beginning, and appends `build.assigned` fenced
-by its leadership. Other dispatchers wait for its lock.
+The leader builds queues and slots in memory by reading the log from its beginning. Its append of `build.assigned` fails
+if another dispatcher has taken over. Other dispatchers wait for the leader's lock.
 """
 
 import asyncio
@@ -40,21 +40,21 @@ log = structlog.get_logger()
 LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 NOTIFY_ON = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
-"""Events that may change what is placed where. Other events only matter when damaged and are read once a second."""
+"""Events that may change which build runs where. Others matter only when damaged, and are read once a second."""
 BATCH_SIZE = 1_000
 """Events read at once: a new leader reads the whole log."""
 DEBOUNCE_S = 0.003
-"""Between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
+"""Shortest time between two rounds: under load one round handles many events, and an idle dispatcher reacts at once."""
 ACKNOWLEDGE_TIMEOUT_S = 5.0
-"""The time for an agent to begin an assigned build; then the build returns to the queue."""
+"""Time that an agent has to begin an assigned build. After this time the build is queued again."""
 OFFLINE_AFTER_S = 30.0
 """The silence of an agent after which its node is offline and its builds are lost."""
 MAX_EXPLAINED = 200
-"""Builds of each queue whose waiting reason is stored: those behind wait for the same."""
+"""Builds of each queue whose waiting reason is stored. Later builds of the queue have the same reason."""
 POLL_EXPIRY_S = 25.0
 """The silence after which a poll counts as closed: agents poll again every 20 s at least."""
 CHECK_INTERVAL_S = 1.0
-"""Between checks for silent agents, unacknowledged builds and repaired streams."""
+"""Time between checks for silent agents, unacknowledged builds and repaired streams."""
 RECONNECT_DELAY_S = 0.2
 
 
@@ -83,7 +83,7 @@ class Dispatcher:
         )
 
     async def run(self) -> None:
-        """Dispatches whenever this process leads, until cancelled."""
+        """Dispatches builds while this process leads. Runs until cancelled."""
         with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
@@ -102,7 +102,7 @@ class Dispatcher:
         self._cursor.notify()
 
     async def take_polls(self) -> dict[int, int]:
-        """Returns by node id how many builds an agent takes, for the polls that changed since the last call."""
+        """Returns the polls that changed since the last call: the number of builds that each accepts, by node id."""
         polls, self._polls = self._polls, {}
         if self._missed_polls:
             self._missed_polls = False
@@ -133,7 +133,7 @@ class _Leadership:
         dispatcher._missed_polls = True
         next_look = self._now()
         while True:
-            # Before the log is read: an agent connects before it polls, and connecting resets the poll of its node.
+            # Before the log is read: an agent connects before it polls, and its connecting resets the poll of its node.
             polls = await dispatcher.take_polls()
             await self._cursor.drain(self._apply)
             for node_id, free in polls.items():
@@ -176,7 +176,7 @@ class _Leadership:
 
     async def _assign(self) -> None:
         placed = place_builds(self._state, utcnow())
-        # All of them share one commit.
+        # All assignments share one commit.
         done = await asyncio.gather(
             *(self._execute(AssignBuild(build.build_id, node_id, self._leader)) for build, node_id in placed)
         )
@@ -226,7 +226,10 @@ class _Leadership:
             self._reasons = reasons
 
     async def _execute(self, command: Command) -> bool:
-        """Returns whether the command had an effect. Raises SteppedDown when another dispatcher acted meanwhile."""
+        """Executes a command. Returns whether it had an effect.
+
+        Raises SteppedDown when another dispatcher acted meanwhile.
+        """
         try:
             return (await self._dispatcher.handler.execute(command, self._caller)).position is not None
         except VersionConflict as error:

@@ -16,11 +16,11 @@ from domain.pools import POOL
 from workers.dispatch.dispatch_state import DispatchState, QueuedBuild, QueueKey, Requirements
 
 AGING = timedelta(minutes=10)
-"""The wait that raises a build by one priority."""
+"""Waiting time that raises the priority of a build by one."""
 
 
 def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
-    """Returns the builds to start now with the ids of their nodes. Reduces what the polls of these nodes still take."""
+    """Returns the builds to start now, each with the id of its node. Reduces the open slots in `state`."""
     return list(_Round(state, now).assign())
 
 
@@ -60,7 +60,7 @@ class _Round:
         heapify(ranked)
         while ranked and self._asking:
             rank, key = ranked[0]
-            # Placing builds only moves queues back, never forward: an outdated rank shows when it comes up.
+            # Placing builds only makes ranks worse, so it suffices to check the rank of the queue that comes next.
             if (later := self._rank(key)) != rank:
                 heapreplace(ranked, (later, key))
                 continue
@@ -122,7 +122,7 @@ class _Round:
         return self._in_reach(requirements, node) and requirements.tags.issubset(node.tags)
 
     def _in_reach(self, requirements: Requirements, node: Node) -> bool:
-        """Tells whether the build may use the pool of the node."""
+        """Returns whether the build may use the pool of the node."""
         if requirements.pool_id is not None:
             return node.pool_id == requirements.pool_id
         if node.pool_id is None:

@@ -1,4 +1,4 @@
-"""The retry policy of worker loops while the database is away, or a read model missing or broken."""
+"""The retry policy of worker loops while the database cannot be reached, or a read model is missing or broken."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -13,8 +13,9 @@ log = structlog.get_logger()
 
 @contextlib.asynccontextmanager
 async def tolerate_outages(activity: str) -> AsyncIterator[None]:
-    """Logs and suppresses errors of the connection to the database, and lost tables and columns of read models; the
-    caller's loop tries again in its next round.
+    """Logs and suppresses lost connections to the database, and missing tables and columns of read models.
+
+    The caller's loop tries again in its next round.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Periodic work that runs in one worker process at a time: the leader, by advisory lock; the others stand by.
+"""Periodic work that one worker process does at a time: the leader, which holds an advisory lock. Others stand by.
 
-A leader that has lost its lock without knowing it may still sweep when the next one begins. So two sweeps of the same
-schedule must be able to run at once; they only do the same work twice.
+A leader that has lost its lock without knowing it may still sweep when the next leader begins. So two sweeps of one
+schedule may run at once, and must only do the same work twice.
 """
 
 import asyncio

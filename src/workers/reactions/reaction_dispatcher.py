@@ -1,8 +1,8 @@
-"""Runs reactions to events: follows the log, stores which reactions are due, and runs those.
+"""Runs reactions to events: follows the log, stores which reactions are due, and runs these.
 
 A due reaction (name and position) is stored in the transaction that moves the position of the reaction, so none is lost
-or stored twice. An arq job in Redis wakes the workers. Redis holds nothing else: while it is away, or after it lost its
-data, a periodic sweep runs the due reactions a few seconds later.
+or stored twice. An arq job in Redis wakes the workers. Redis stores nothing else: while Redis is away, or after it lost
+its data, a periodic sweep runs the due reactions a few seconds later.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ BATCH_SIZE = 500
 LEASE_SIZE = 20
 """Reactions that one worker leases at once, so that others have some to run too."""
 SWEEP_INTERVAL_S = 5.0
-"""How late a reaction runs when Redis is away."""
+"""Time between sweeps: a reaction runs this much later at most when Redis is away."""
 DEBOUNCE_S = 0.1
-"""The shortest time between two reads of the log, so that a burst of events costs few."""
+"""Shortest time between two reads of the log, so that a burst of events costs few reads."""
 WAKE_JOB = "run_due_reactions"
 REDIS_TIMEOUT_S = 1.0
-"""A Redis that hangs must not hold up the log."""
+"""Timeout of calls to Redis, so that a Redis that hangs does not delay reading the log."""
 RESTART_DELAY_S = 1.0
-"""Between an end of arq's worker and its next start."""
+"""Time between the end of arq's worker and its next start."""
 MAX_ERROR_LENGTH = 1_000
-"""Characters."""
+"""Characters of an error that are stored."""
 
 
 class ReactionDispatcher:
@@ -97,7 +97,7 @@ class ReactionDispatcher:
         return ran
 
     async def note_next(self, reaction: Reaction) -> bool:
-        """Reads one batch for a reaction; returns whether an event became due."""
+        """Reads the next batch for a reaction and stores its events as due. Returns whether there was an event."""
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
             assert position is not None, "ensured before"
@@ -129,7 +129,7 @@ class ReactionDispatcher:
                 await self.run_due()
 
     async def _work(self) -> None:
-        """Runs an arq worker, which ends when Redis goes away, again and again."""
+        """Runs an arq worker. Starts another whenever one ends, which happens when Redis goes away."""
 
         async def wake(ctx: dict[str, object]) -> None:
             async with tolerate_outages("due reactions"):
@@ -148,7 +148,7 @@ class ReactionDispatcher:
             await asyncio.sleep(RESTART_DELAY_S)
 
     async def _lease(self) -> list[Due]:
-        """Leases reactions that this release has: a newer one may run beside it."""
+        """Leases only reactions that this release has, since a newer release may run beside it."""
         async with self._pool.connection() as connection:
             return await reactions.lease_due(connection, list(self._reactions), LEASE_SIZE)
 
