@@ -14,11 +14,11 @@ from api.auth import Permissions, permissions
 from api.http.as_of import as_of
 from api.http.idempotency import SHOWN_ONCE
 from api.http.paging import check_one_offset, next_page
-from api.http.permissions import CAN_READ, Level, User, admins_only
+from api.http.permissions import CAN_READ, CAN_WRITE, Level, User, admins_only
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, Email, Id, fields_of, to_view
 from commands.handler import Receipt
-from commands.users import DeleteUser, InviteUser, IssuePasswordLink, UpdateUser
+from commands.users import DeleteUser, InviteUser, IssuePasswordLink, SignOutUser, UpdateUser
 from domain.core.errors import Forbidden, Invalid, NotFound, Unavailable
 from domain.projects import Access
 from domain.users import USER, Role, UserAccount
@@ -180,6 +180,12 @@ class UserController(Controller):
         receipt = await ctx(command)
         access = await projects.fetch_access(ctx.source, user_id)
         return to_invitation(ctx, receipt.existing(USER.at(user_id)), receipt, sorted(access))
+
+    @post("/{user_id:int}/sign-out", status_code=204, opt={"problems": (Forbidden,)}, guards=[CAN_WRITE])
+    async def sign_out_user(self, ctx: RequestContext, user_id: int) -> None:
+        """Ends all sessions of a user, on all devices. API tokens stay. For admins, and for the users themselves."""
+        must_be_admin_or(ctx.user, user_id)
+        await ctx(SignOutUser(user_id))
 
     @get("/{user_id:int}/permissions", guards=[CAN_READ], **as_of(PERMISSIONS_HISTORY, "user_id"))
     async def get_user_permissions(self, ctx: RequestContext, user_id: int) -> UserPermissions:

@@ -19,6 +19,7 @@ from domain.users import (
     UserDeleted,
     UserPasswordSet,
     UserRegistered,
+    UserSignedOut,
     UserUpdated,
 )
 from store.crypto import passwords
@@ -129,6 +130,17 @@ class SetPassword(Command, of=USER):
     def decide(self, user: UserAccount | None) -> Iterable[Event]:
         must_exist(user, f"user {self.user_id}")
         yield self.event(UserPasswordSet)
+
+
+@dataclass(frozen=True)
+class SignOutUser(Command, of=USER):
+    """Ends all sessions of the user."""
+
+    user_id: int
+
+    def decide(self, user: UserAccount | None) -> Iterable[Event]:
+        must_exist(user, f"user {self.user_id}")
+        yield self.event(UserSignedOut)
 
 
 @dataclass(frozen=True)

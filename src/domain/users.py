@@ -68,6 +68,12 @@ class UserUpdated(UserEvent, frozen=True):
     last_name: str | None = None
 
 
+class UserSignedOut(UserEvent, frozen=True):
+    """All sessions of the user ended; API tokens stay."""
+
+    name: ClassVar[str] = "user.signed_out"
+
+
 class UserDeleted(UserEvent, frozen=True):
     """The user was deleted; their events stay in the log under their id."""
 
@@ -118,4 +124,4 @@ def evolve(state: UserAccount | None, event: Event) -> UserAccount | None:
 
 
 USER = Category[UserAccount | None]("user", None, evolve)
-EVENTS = (UserRegistered, PasswordLinkIssued, UserPasswordSet, UserUpdated, UserDeleted)
+EVENTS = (UserRegistered, PasswordLinkIssued, UserPasswordSet, UserUpdated, UserSignedOut, UserDeleted)

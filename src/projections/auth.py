@@ -8,7 +8,15 @@ import msgspec
 
 from domain.auth import ApiTokenCreated, ApiTokenEvent, ApiTokenRevoked, SessionEvent, SessionOpened, SessionRevoked
 from domain.core.events import Recorded, changes_of, copy_fields
-from domain.users import PasswordLinkIssued, UserDeleted, UserEvent, UserPasswordSet, UserRegistered, UserUpdated
+from domain.users import (
+    PasswordLinkIssued,
+    UserDeleted,
+    UserEvent,
+    UserPasswordSet,
+    UserRegistered,
+    UserSignedOut,
+    UserUpdated,
+)
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import Window, fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
@@ -75,6 +83,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case UserPasswordSet():
             if user := rows.get(UserRow, event.user_id):
                 yield msgspec.structs.replace(user, password_hash=event.password_hash, invited_at=None)
+            yield DeleteWhere(SessionRow, "user_id", event.user_id)
+        case UserSignedOut():
             yield DeleteWhere(SessionRow, "user_id", event.user_id)
         case UserUpdated():
             if user := rows.get(UserRow, event.user_id):

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jwt
 import psycopg
 import pytest
 import requests
 
+from api.http.security import SESSION, SESSION_KEY, session_key_id, session_token
 from projections.auth import ApiTokenRow
+from store.crypto.secrets import Secrets
 from tests.support.http import Answer, Client
 from tests.support.server import Server
 
@@ -219,3 +222,29 @@ def test_who_may_manage_nodes_is_no_admin(server: Server) -> None:
     ann.when("POST", f"/nodes/{node}/execute", json={"command": "id"}).then(403)
     limited(ann, server, scopes=["admin"]).when("DELETE", f"/nodes/{node}").then(403)
     ann.when("DELETE", f"/nodes/{node}").then(204)
+
+
+def test_all_sessions_of_a_user_end_at_once(server: Server) -> None:
+    ann = server.make_user("developer")
+    me = ann.fetch("/me")
+    other, bot = server.client(me["email"], "a password of theirs"), limited(ann, server)
+    server.make_user("developer").when("POST", f"/users/{me['id']}/sign-out").then(403)
+    other.when("POST", f"/users/{me['id']}/sign-out").then(204)
+    assert [client.when("GET", "/me").status_code for client in (ann, other, bot)] == [401, 401, 200]
+    server.admin.when("POST", f"/users/{me['id']}/sign-out").then(204)
+    server.admin.when("POST", f"/users/{10**9}/sign-out").then(404)
+
+
+def test_a_session_is_signed_by_the_key_of_its_time(server: Server) -> None:
+    client = server.make_user("viewer")
+    secrets = Secrets(server.settings.secret_key)
+    session_id = jwt.decode(client.token, options={"verify_signature": False})["jti"]
+    now = datetime.now(UTC)
+    assert jwt.get_unverified_header(client.token)["kid"] in {session_key_id(at) for at in (now, now - SESSION)}
+    ours = session_token(secrets, client.fetch("/me")["id"], session_id, now)
+    assert bearer(server, ours).status_code == 200
+    later = {"sub": "1", "jti": session_id, "exp": now + SESSION}
+    for key_id in ("1", session_key_id(now - 3 * SESSION_KEY), session_key_id(now + 2 * SESSION_KEY), None):
+        headers = {"kid": key_id} if key_id else {}
+        forged = jwt.encode(later, secrets.session_key(key_id or ""), "HS256", headers=headers)
+        assert bearer(server, forged).status_code == 401

@@ -71,8 +71,8 @@ def test_a_claim_hides_its_value_and_does_not_mind_the_case() -> None:
 
 
 def test_every_purpose_has_a_key_of_its_own() -> None:
-    assert SECRETS.session_key != OTHERS.session_key
-    assert len(SECRETS.session_key) == 32
+    assert len({SECRETS.session_key("1"), SECRETS.session_key("2"), OTHERS.session_key("1")}) == 3
+    assert len(SECRETS.session_key("1")) == 32
 
 
 def test_the_master_secret_has_32_bytes() -> None:

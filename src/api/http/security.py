@@ -12,12 +12,16 @@ from api.http.permissions import Agent, User
 from api.http.services import Services
 from domain.core.errors import Unauthenticated
 from projections import auth, nodes
+from store.clock import utcnow
 from store.crypto.secrets import Secrets, token_hash
 from store.tables.token_uses import record_token_use
 
 API_TOKEN = "th_live_"  # noqa: S105 - the public prefix of a token, not a token
 AGENT_TOKEN = "agt_"  # noqa: S105
 SESSION = timedelta(hours=8)
+SESSION_KEY = timedelta(days=7)
+"""How long one key signs new session tokens."""
+CLOCK_SKEW = timedelta(minutes=5)
 ALGORITHM = "HS256"
 PUBLIC = {"public": True}
 """`opt=PUBLIC` on a handler that needs no credentials."""
@@ -28,7 +32,13 @@ BAD_TOKEN = "The token is not valid (any more)."  # noqa: S105
 
 def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime) -> str:
     claims = {"sub": str(user_id), "jti": session_id, "iat": now, "exp": now + SESSION}
-    return jwt.encode(claims, secrets.session_key, ALGORITHM)
+    key_id = session_key_id(now)
+    return jwt.encode(claims, secrets.session_key(key_id), ALGORITHM, headers={"kid": key_id})
+
+
+def session_key_id(at: datetime) -> str:
+    """Returns the id of the key that signs at a time: the number of the week, counted from 1970."""
+    return str(int(at.timestamp() // SESSION_KEY.total_seconds()))
 
 
 class Authentication(AbstractAuthenticationMiddleware):
@@ -75,8 +85,14 @@ async def identify(services: Services, token: str) -> User | Agent:
 
 
 def _session_of(secrets: Secrets, token: str) -> str:
+    now = utcnow()
     try:
-        claims = jwt.decode(token, secrets.session_key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
+        key_id = jwt.get_unverified_header(token).get("kid")
+        # A session may have begun under the key before. Clocks of processes differ a little.
+        if key_id not in {session_key_id(at) for at in (now - SESSION, now, now + CLOCK_SKEW)}:
+            raise Unauthenticated(BAD_TOKEN)
+        key = secrets.session_key(key_id)
+        claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
     except jwt.ExpiredSignatureError:
         raise Unauthenticated("The session has expired; sign in again.") from None
     except jwt.InvalidTokenError:

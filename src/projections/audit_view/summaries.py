@@ -285,6 +285,7 @@ SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {
     users.UserRegistered: "registered user {user_id}{email: “} as {role}",
     users.PasswordLinkIssued: _link_issued,
     users.UserUpdated: _user_updated,
+    users.UserSignedOut: "ended all sessions of user {user_id}",
     users.UserPasswordSet: "set a new password for user {user_id}",
     users.UserDeleted: "deleted user {user_id}; what was known of this person was erased",
     auth.SessionOpened: "signed in",

@@ -5,7 +5,8 @@
   above it, a topmost one with a key derived from the master secret. Destroying a data key erases everything that is
   encrypted with it or with the keys below it.
 - `claim` turns a value that must be unique into the name of its claim stream.
-- `session_key` signs session tokens, `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
+- `session_key` makes the keys that sign session tokens, a new one each week.
+- `responses_key` encrypts stored responses (`store.tables.idempotent_responses`).
 - `token_hash` is the stored form of a token.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 """
@@ -59,7 +60,7 @@ class Secrets:
         self._wrap = self._derive(master, "data keys")
         self._claims = self._derive(master, "claims")
         self._links = self._derive(master, "password links")
-        self.session_key = self._derive(master, "sessions")
+        self._session_keys = self._derive(master, "sessions")
         self.responses_key = self._derive(master, "first answers")
 
     @staticmethod
@@ -76,6 +77,10 @@ class Secrets:
         """Returns the claim name of a value, such as `agent-05` of the kind `node-name`. Ignores case."""
         mac = hmac.new(self._claims, f"{kind}\0{value.casefold()}".encode(), hashlib.sha256)
         return f"{kind}-{mac.hexdigest()[:32]}"
+
+    def session_key(self, key_id: str) -> bytes:
+        """Returns the key with an id, which signs session tokens."""
+        return hmac.new(self._session_keys, key_id.encode(), hashlib.sha256).digest()
 
     def link_token(self, user_id: int, link_id: str) -> str:
         """Returns the token of a link to set a password: its user, its id and a proof that the server made it."""
