@@ -1,7 +1,4 @@
-"""Compares what is stored beside the log with its events: `testhide audit verify --contents`.
-
-That are build logs, artifacts, and where webhooks are delivered to.
-"""
+"""Compares build logs, artifacts and the endpoints of webhooks with the log: `testhide audit verify --contents`."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -22,7 +19,7 @@ from store.tables.delivery_endpoints import fetch_folded
 from workers.deliveries.planner import NAME as PLANNER
 
 BATCH_SIZE = 500
-"""Events."""
+"""Events that are read at once."""
 
 
 @dataclass
@@ -31,7 +28,7 @@ class ContentsCheck:
     pool: AsyncConnectionPool
     blobs: Blobs
     logs: int = 0
-    """Build logs that were compared; those of deleted builds are not."""
+    """Number of build logs that were compared, without those of deleted builds."""
     artifacts: int = 0
     size: int = 0
     """Bytes of the artifacts."""
@@ -42,9 +39,9 @@ class ContentsCheck:
         self.build_logs = BuildLogs(self.pool)
 
     async def run(self) -> AsyncIterator[str]:
-        """Yields a sentence for each log or artifact that differs, in the order of their events.
+        """Yields a sentence for each build log, artifact or webhook that differs, in the order of their events.
 
-        Reads everything, while the server may go on. Raises Unavailable when the blob store cannot be reached.
+        Reads everything. The server may run meanwhile. Raises Unavailable when the blob store cannot be reached.
         """
         head, position, is_full = await self.log.read_head(), 0, True
         while is_full:
@@ -90,7 +87,7 @@ class ContentsCheck:
             damage = None if hashed.hexdigest() == event.sha256 else "is not what was stored"
         except BlobMissing:
             damage = "is gone"
-        # Asked afterwards: it may have been deleted meanwhile.
+        # Asked after the comparison: the artifact may have been deleted meanwhile.
         if await self._is_deleted(event) or await self.log.load_state(ARTIFACT.at(event.artifact_id)) is None:
             return None
         self.artifacts += 1
@@ -104,7 +101,7 @@ class ContentsCheck:
         folded = [item for item in history if isinstance(item.event, EndpointRegistered | EndpointUpdated)]
         is_deleted = any(isinstance(item.event, EndpointDeleted) for item in history) or await self._is_deleted(event)
         if is_deleted or folded[-1].position > planned:
-            return None  # or the planner, which fills the table, has not read all of it
+            return None  # deleted, or the planner, which fills the table, has not read the last event of the stream
         self.webhooks += 1
         if stored is None:
             return f"webhook {event.webhook_id} is not delivered any more: it is gone from the table webhook_endpoints"

@@ -1,6 +1,6 @@
 """Backs a server up into a folder while it runs. `testhide.restore` reads the folder.
 
-backup.json     what this is a backup of (Manifest)
+backup.json     release, position and time of the backup (Manifest)
 database.dump   one snapshot of the database, made by pg_dump in its custom format
 blobs/          the artifacts, unless they are in an object store
 secret.key      opens what is encrypted in the database
@@ -35,11 +35,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The newest position of the log in the snapshot."""
     taken_at: datetime
     blobs_url: str
-    """Where artifacts lie that the backup does not hold; empty if it does."""
+    """URL of the artifacts if the backup does not contain them, else empty."""
 
 
 async def back_up(settings: Settings, target: Path) -> Manifest:
-    """Write a backup into a new folder, which is complete as soon as it is there. Raises Fault, OSError."""
+    """Write a backup into a new folder. The folder appears only once it is complete. Raises Fault, OSError."""
     with _new_folder(target) as folder:
         async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
             await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
@@ -49,7 +49,7 @@ async def back_up(settings: Settings, target: Path) -> Manifest:
                 taken_at = utcnow()
                 options = (f"--snapshot={snapshot}", "--no-unlogged-table-data", f"--file={folder / DUMP}")
                 run_client("pg_dump", settings.database_url, "--format=custom", *options)
-        # Later than the snapshot: an artifact is stored before the event that names it.
+        # Copied after the snapshot: an artifact is stored before the event that names it.
         if blobs := settings.blobs_folder:
             copy_blobs(blobs, folder / BLOBS)
         write_key(folder / KEY, settings.secret_key)
@@ -63,7 +63,7 @@ async def back_up(settings: Settings, target: Path) -> Manifest:
 
 
 def copy_blobs(source: Path, target: Path) -> None:
-    """Copy all artifacts but unfinished ones. Those that are deleted meanwhile are left out."""
+    """Copy all artifacts, except unfinished ones and those that are deleted meanwhile."""
     target.mkdir(mode=0o700, exist_ok=True)
     for folder, _, names in os.walk(source):
         copied = target / Path(folder).relative_to(source)
@@ -76,7 +76,10 @@ def copy_blobs(source: Path, target: Path) -> None:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a private folder that gets its name when the block ends, and is removed when the block fails."""
+    """Yield a temporary folder. It is renamed to `target` when the block ends, and removed when the block fails.
+
+    Raises Fault if `target` exists.
+    """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.unfinished-", dir=target.parent))

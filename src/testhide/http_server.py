@@ -1,7 +1,8 @@
-"""The HTTP server: Granian on a socket that drops clients that stop reading.
+"""The HTTP server: Granian on a socket whose options drop clients that stop reading.
 
-Granian writes a response until all of it is sent: a client that stays connected and does not read would hold the
-connection and its buffers forever. The kernel closes such connections, and those of clients that vanished.
+Granian waits until all of a response is sent: a client that stays connected and does not read would occupy the
+connection and its buffers forever. With these options the kernel closes such connections, and those of clients that
+vanished.
 """
 
 import asyncio
@@ -25,14 +26,14 @@ KEEPALIVE_IDLE_S = 60
 ACCEPT_BACKLOG = 2048
 """Connections that the kernel queues while the server is busy."""
 MAX_CONCURRENT_REQUESTS = 20_000
-"""Requests in progress at once, open long polls and event streams included."""
+"""Requests in progress at once, including long polls and responses that stay open (SSE)."""
 DISCONNECT_INTERVAL_S = 0.2
-"""How often a stopping server ends streams and long polls, since one may just have begun."""
+"""Seconds between two rounds in which a stopping server ends open responses and long polls: one may just have begun."""
 
 
 class HttpServer(Server):
     def _init_shared_socket(self) -> None:
-        """Replace Granian's socket, which has no way to set options. Accepted connections inherit them."""
+        """Use a socket with options that Granian cannot set. Accepted connections inherit the options."""
         listener = open_listener(self.bind_addr, self.bind_port, self.backlog)
         # Granian closes the file descriptor.
         self._shd = SocketHolder(listener.detach(), False, self.backlog)  # type: ignore[assignment, call-arg]
@@ -53,7 +54,7 @@ def open_listener(address: str, port: int, backlog: int) -> socket.socket:
 
 
 def _as_seen(network: Network) -> list[str]:
-    """Return the network, and its form in which a listener for both IPv6 and IPv4 sees callers over IPv4."""
+    """Return the network, and its IPv4-mapped form, in which an IPv6 listener sees callers that use IPv4."""
     mapped = [f"::ffff:{network.network_address}/{96 + network.prefixlen}"] if network.version == 4 else []
     return [str(network), *mapped]
 
@@ -61,7 +62,7 @@ def _as_seen(network: Network) -> list[str]:
 async def serve(
     app: Litestar, host: str, port: int, stop: Coroutine[Any, Any, object], trusted_proxies: Sequence[Network] = ()
 ) -> None:
-    """Serve until `stop` returns; then end streams and long polls, and wait for all other responses."""
+    """Serve until `stop` returns; then end open responses (SSE) and long polls, and wait for all other responses."""
     server = HttpServer(
         wrap_asgi_with_proxy_headers(app, [seen for network in trusted_proxies for seen in _as_seen(network)]),
         address=host,

@@ -18,6 +18,6 @@ class InUse(Fault):
 
 
 class Unreachable(Fault):
-    """A database or Redis of the operator does not answer."""
+    """The configured database or Redis does not answer."""
 
     exit_code = 4

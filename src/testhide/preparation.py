@@ -56,8 +56,8 @@ async def has_users(settings: Settings) -> bool:
 async def create_first_admin(settings: Settings) -> str | None:
     """Register an administrator unless the log has a user. Needs no projector, since it reads the log.
 
-    Returns what the operator has to know: a generated password, or that the configured one is not applied. Raises Fault
-    for a weak password.
+    Returns a line for the operator, with the generated password or saying that the configured one is not applied; else
+    None. Raises Fault for a weak password.
     """
     async with core(settings, pool_size=1) as parts:
         if await parts.log.read(0, 1, ["user.registered"]):
@@ -82,9 +82,9 @@ async def create_first_admin(settings: Settings) -> str | None:
 
 
 async def register_local_node(settings: Settings) -> str:
-    """Returns the token of the local agent's node, which the first start registers.
+    """Returns the token of the local agent's node. Registers the node if there is none.
 
-    Raises Fault when the node was registered from another data folder.
+    Raises Fault when there is a node, but no token in the data folder.
     """
     token_file = Path(settings.data_dir, "agent", "token")
     async with core(settings, pool_size=1) as parts:

@@ -44,7 +44,7 @@ RESPONSE_CLEANUP_INTERVAL_S = 60.0
 
 @dataclass(frozen=True)
 class Core:
-    """The event log and what every process needs beside it."""
+    """The event log, and the other objects that every process needs."""
 
     conninfo: str
     pool: AsyncConnectionPool
@@ -59,9 +59,9 @@ async def core(
 ) -> AsyncIterator[Core]:
     """Connect to the database while the block runs.
 
-    Raises Fault when it cannot be reached, when the secret key does not open what is in it, when it may lose
-    acknowledged writes and `settings.unsafe` does not allow that, or when its tables are of an older release, unless
-    that is expected `before_migration`.
+    Raises Fault when the database cannot be reached, when the secret key does not open its data keys, when it may lose
+    acknowledged writes (unless `settings.unsafe`), or when its tables are of an older release (unless
+    `before_migration`).
     """
     secrets = Secrets(settings.secret_key)
     mapper = EventMapper(EVENTS, UPCASTERS)
@@ -96,7 +96,7 @@ async def _refuse_risks(pool: AsyncConnectionPool) -> None:
 
 
 async def _refuse_other_secret(log: EventLog) -> None:
-    """Raise Fault when the secret key opens nothing: what is written with it, nobody else could ever read."""
+    """Raise Fault when the secret key opens no data key: the processes with the right key could not read our writes."""
     try:
         await log.check_secret()
     except UndefinedTable:
@@ -122,7 +122,7 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
 
 @contextlib.asynccontextmanager
 async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
-    """Listen to these channels of PostgreSQL while the block runs."""
+    """Yield a listener that listens to these channels of PostgreSQL while the block runs."""
     listener = Listener(parts.conninfo, *channels)
     await listener.start()
     try:
@@ -132,7 +132,7 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
 
 
 def blob_store(settings: Settings) -> "Blobs":
-    """Return where the contents of artifacts are. Raises ValueError for a URL that names no such store."""
+    """Return the store of the artifacts' contents. Raises ValueError when the settings' URL names no store."""
     from integrations.blobs import open_blobs
 
     return open_blobs(settings.blobs)
@@ -157,7 +157,7 @@ def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
-    """Assemble what controllers work with, for as long as the block runs. Raises Fault."""
+    """Yield the services that controllers use, and close them when the block ends. Raises Fault."""
     from agent.bundle import build_zipapp
     from api.http.services import Services
     from commands.handler import Handler

@@ -1,8 +1,8 @@
-"""Builds read models from the log and lets them serve, with its progress on standard output.
+"""Builds read models from the log, switches to them, and prints the progress.
 
-One core is not enough: the read model `results` is as much work as all others together, so a second process builds it
-(`python -m testhide.rebuild`). It reads its settings from standard input and ends when its input does, that is with
-the first process.
+The read model `results` is as much work as all others together, so a second process (`python -m testhide.rebuild`)
+builds it on a second core. The second process reads its settings from standard input. It exits when this input ends,
+and so when the first process ends.
 """
 
 import asyncio
@@ -36,14 +36,14 @@ SECOND_PROCESS = ("results",)
 
 
 class SecondBuild(msgspec.Struct):
-    """The order of the second process, which reads it from its standard input as one line of JSON."""
+    """Input of the second process: one line of JSON on its standard input."""
 
     settings: Settings
     from_scratch: bool
 
 
 class ProgressPrinter:
-    """Prints the progress of a build at most once a second, with the rate since the line before."""
+    """Prints the progress of a build at most once a second, with the rate since the previous line."""
 
     def __init__(self, names: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._names = names
@@ -70,7 +70,9 @@ class ProgressPrinter:
 
 
 def run(work: Coroutine[None, None, int]) -> int:
-    """Run `work` on an event loop. Raises Fault for what an operator can act on, a lost database connection say."""
+    """Run `work` on an event loop and return its result. Raises Fault instead of NotReady, LostLeadership and errors of
+    the database.
+    """
     try:
         return uvloop.run(work)
     except NotReady as error:
@@ -83,7 +85,10 @@ def run(work: Coroutine[None, None, int]) -> int:
 
 
 async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: bool, then_switch: bool) -> int:
-    """Build the named read models; without names those missing or broken; where none is, all. Raises Fault."""
+    """Build the named read models. Without names: those that are missing or broken, or all if none is.
+
+    With `then_switch`, let them serve as soon as they are built. Returns 0. Raises Fault.
+    """
     async with core(settings, pool_size=2) as parts:
         if names:
             chosen = find_projections(names)
@@ -100,7 +105,7 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
 
 
 async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
-    """Let built read models serve. Raises Unready, LostLeadership, psycopg.Error."""
+    """Let built read models serve. Raises NotReady, LostLeadership, psycopg.Error."""
     done = await switch(parts.conninfo, parts.log, chosen, printer)
     print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.blocked_s:.2f} s at most")
 
@@ -120,7 +125,7 @@ def join_names(projections: Sequence[Projection]) -> str:
 async def _build_in_two_processes(
     settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
 ) -> int:
-    """Return the position that all read models reached. Raises Fault and what `build` raises."""
+    """Build `projections` and return the position that all of them reached. Raises Fault, and as `build_staging`."""
     build = partial(build_staging, parts.conninfo, parts.log, on_progress=printer)
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]
     here = [projection for projection in projections if projection not in there]

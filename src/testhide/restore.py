@@ -1,4 +1,4 @@
-"""Restores a backup into a new data folder, and makes a restored database safe to go on with."""
+"""Restores a backup into a new data folder, and makes a restored database safe to use."""
 
 import asyncio
 import hashlib
@@ -41,25 +41,25 @@ REASON = "the log was restored from a backup"
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored database and its artifacts, as they were found."""
+    """Findings of the checks of a restored database and its artifacts."""
 
     position: int
     """The newest position."""
     sealed: int
     """The size of the newest checkpoint; 0 without one."""
     is_as_sealed: bool
-    """Whether the log has the root of that checkpoint."""
+    """Whether the log has the root of the newest checkpoint; True without a checkpoint."""
     blobs_url: str
-    """Where artifacts lie that were not checked; empty if they were."""
+    """URL of the artifacts if they were not checked, else empty."""
     artifacts: int
     lost: list[ArtifactStored]
     """Artifacts that are missing or have other contents."""
     sessions: int
-    """Sessions of agents that were ended."""
+    """Number of agents' sessions that were ended."""
 
 
 def restore(backup: Path, data: Path) -> Restored:
-    """Restore into a folder that is empty or not there. Blocks. Raises Fault, OSError; the folder is then as it was."""
+    """Restore into a folder that is empty or absent. Blocks. After Fault or OSError the folder is as it was before."""
     manifest, key = read_backup(backup)
     data = data.absolute()
     is_new = not data.exists()
@@ -109,7 +109,7 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 
 
 def finish_restore(settings: Settings) -> Restored:
-    """Check a restored database and its artifacts, and make it safe to go on with. Raises Fault."""
+    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault."""
     migrate(settings)
 
     async def finish() -> Restored:
@@ -134,10 +134,10 @@ def finish_restore(settings: Settings) -> Restored:
 
 
 async def go_on(parts: Core) -> int:
-    """Make a restored database safe to go on with. Returns the number of agents' sessions that it ended.
+    """Make a restored database safe to use. Returns the number of agents' sessions that it ended.
 
-    Skips positions and ids that lost events may have had, records the restore, and ends the sessions of agents: their
-    builds go back to the queue, since nobody knows what became of them.
+    Skips positions and ids that lost events may have had, records the restore, and ends the sessions of agents. Their
+    builds return to the queue, since the log does not say how they ended.
     """
     handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
     head = await parts.log.read_head()

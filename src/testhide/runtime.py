@@ -1,4 +1,4 @@
-"""Runs the main coroutine of a process: JSON logs, signals, and an end that leaves no task behind."""
+"""Runs the main coroutine of a process: writes logs as JSON, handles signals, and cancels all tasks at the end."""
 
 import asyncio
 import signal
@@ -34,7 +34,7 @@ async def signalled() -> None:
 
 
 async def until_signalled(*works: Coroutine[None, None, None]) -> None:
-    """Run works that never return until SIGTERM or SIGINT, then cancel them. Raises what the first of them raises."""
+    """Run endless coroutines until SIGTERM, SIGINT or the first error, then cancel them. Raises that error."""
     running = [asyncio.create_task(work) for work in works]
     stopping = asyncio.create_task(signalled())
     done, _ = await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""The settings of the server: read once and passed down, never looked up elsewhere.
+"""The settings of the server: read once at the start of a process and passed down.
 
-`load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS, which the supervisor writes for
-its children so that no secret is in an environment that a build of the same user can read.
+`load_settings` reads the environment, or the file named by TESTHIDE_SETTINGS. `testhide up` writes such a file for the
+processes of its stack: a build that runs as the same user could read secrets in their environment.
 """
 
 import base64
@@ -109,7 +109,7 @@ def save_settings(settings: Settings, path: Path) -> None:
 
 
 def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
-    """Read the environment. `given`, fields of Settings, takes precedence over it. Raises Fault."""
+    """Read the environment. Fields of Settings in `given` take precedence over it. Raises Fault."""
     found: dict[str, Any] = {}
     for name in MEANINGS:
         value = _value(name, environ)
@@ -176,7 +176,7 @@ def parse_key(text: str, where: str) -> bytes:
 
 
 def own_secret_key(data: Path, *, is_new: bool) -> bytes:
-    """Return the data folder's secret key, made with a new folder. Raises Fault if an old folder has lost it."""
+    """Return the data folder's secret key, after creating it if `is_new`. Raises Fault if an old folder has lost it."""
     path = data / "secret.key"
     try:
         return parse_key(path.read_text(), str(path))

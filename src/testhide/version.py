@@ -1,4 +1,4 @@
-"""The version of this server and the build that it comes from."""
+"""The version of this server, and the commit that it runs from."""
 
 import os
 import subprocess

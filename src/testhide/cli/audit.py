@@ -42,14 +42,14 @@ def verify(
     contents: Flag = False,
     data: DataFolder = None,
 ) -> int:
-    """Verify an export of the audit log, or with --contents what this server stores beside it.
+    """Verify an export of the audit log; or with --contents, compare what this server stores beside the log.
 
-    For an export these files alone are needed. Ends with 1 when anything was altered.
+    Verifying an export needs no server, only the files that are named here. Ends with 1 when anything was altered.
 
     Parameters
     ----------
     export
-        What GET /api/v3/audit/export answered; may be compressed by gzip.
+        A file with the answer of GET /api/v3/audit/export, plain or compressed by gzip.
     checkpoint
         A checkpoint that was kept elsewhere; several narrow down where something was altered.
     key
@@ -93,7 +93,7 @@ async def newest_checkpoint(parts: Core) -> int:
 @app.command
 @on_stack
 async def keys(parts: Core) -> int:
-    """Print the verifier keys of the log's checkpoints, the first one first; the last one signs."""
+    """Print the verifier keys of the log's checkpoints, oldest first. The last one verifies new checkpoints."""
     changes = (await parts.log.load([SIGNING_KEY.name]))[SIGNING_KEY.name]
     if not changes:
         raise Fault("The log has no signing key yet: `testhide work` makes the first at its start.")
@@ -106,7 +106,7 @@ async def keys(parts: Core) -> int:
 async def rotate_key(parts: Core) -> int:
     """Make a new signing key and print its verifier key.
 
-    The next checkpoint, signed by the old one, hands over to it.
+    The old key signs the next checkpoint, which covers this change. The new key signs all later ones.
     """
     handler, caller = Handler(parts.log, utcnow), CommandContext("system:operator")
     print(await new_signing_key(handler, parts.log, parts.pool, parts.secrets, caller))

@@ -25,7 +25,7 @@ def backup(folder: Path, *, data: DataFolder = None) -> int:
     Parameters
     ----------
     folder
-        Gets the secret key too: keep it as safe as the server.
+        New folder for the backup. It will contain the secret key: keep it as safe as the server.
     """
 
     async def work(settings: Settings) -> int:

@@ -1,8 +1,8 @@
-"""`testhide demo`: a real test suite through a whole server, from nothing.
+"""`testhide demo`: runs a real test suite through a whole server.
 
 Starts a stack on a temporary folder, makes project, job and node over the REST API, commits examples/shop to a git
 repository, queues three builds and prints their logs live, then the report, the flaky suspects and the events of one
-build. Compares everything that it prints with another source; a difference ends it with exit code 1.
+build. Compares counts, artifacts and events with a second source; a difference ends the demo with exit code 1.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "shop"
 BUILDS = 3
 """Builds of one commit: enough for the flaky test of the example to pass and to fail."""
 REQUEST_TIMEOUT_S = 120
-"""Seconds between two messages of a build's stream, at most; any other request takes far less."""
+"""Longest pause within an answer, in seconds. Only a build's live log may be silent for long."""
 ADMIN = "admin@example.com"
 OUTCOMES = ("passed", "failed", "skipped")
 
@@ -76,7 +76,7 @@ def demo(*, exit: Annotated[bool, Parameter(name="--exit", negative=())] = False
 
 @contextlib.contextmanager
 def _running_stack(folder: Path) -> "Iterator[Demo]":
-    """Start a stack without a local agent, and sign in."""
+    """Start a stack without a local agent, sign in, and stop the stack when the block ends."""
     print_step("Starting PostgreSQL, Valkey and the server")
     begun = time.monotonic()
     password = secrets.token_urlsafe(9)
@@ -125,7 +125,7 @@ class Demo:
 
     @contextlib.contextmanager
     def request(self, method: str, path: str, body: object = None) -> Iterator[Any]:
-        """Send a request and yield its response, to read from. Raises DemoFailed for an error response."""
+        """Send a request and yield its open response. Raises DemoFailed for an error response."""
         headers = {"Content-Type": "application/json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -138,7 +138,7 @@ class Demo:
             raise DemoFailed(f"{method} {path} answered {error.code}: {error.read().decode()}") from None
 
     def call(self, method: str, path: str, body: object = None, **query: object) -> Any:
-        """Send a request and return the decoded JSON of its response, None for an empty one."""
+        """Send a request and return the decoded JSON of its response, or None if it is empty. Raises DemoFailed."""
         with self.request(method, f"{path}?{urlencode(query)}" if query else path, body) as response:
             content = response.read()
         return json.loads(content) if content else None
@@ -213,7 +213,7 @@ class Demo:
         return int(build)
 
     def stream(self, build: int) -> Iterator[dict[str, str]]:
-        """Print the log lines of a build's stream as they come. Yields every message until the stream ends."""
+        """Print a build's log lines as they arrive. Yields every message of the live response until the build ends."""
         with self.request("GET", f"/builds/{build}/stream") as response:
             for line in response:
                 if line.startswith(b"data: "):
@@ -223,7 +223,7 @@ class Demo:
                     yield message
 
     def compare_counts(self, log: list[str], report: dict[str, Any]) -> str:
-        """Compare pytest's summary line in the log with the server's report."""
+        """Return the counts as text. Raises DemoFailed if pytest's summary line in the log differs from the report."""
         last = next((line for line in reversed(log) if re.search(r"=+ .*(passed|failed).* in [\d.]+s", line)), "")
         counted = {name: int(number) for number, name in re.findall(r"(\d+) (passed|failed|skipped)", last)}
         for outcome in OUTCOMES:
@@ -232,7 +232,7 @@ class Demo:
         return ", ".join(f"{report[outcome]} {outcome}" for outcome in OUTCOMES)
 
     def compare_artifact(self, build: int, log: list[str]) -> None:
-        """Compare the checksum in the log with that of the downloaded artifact."""
+        """Download the artifact. Raises DemoFailed if its checksum differs from the one in the log."""
         checksum = next((found[1] for line in log if (found := re.search(r"([0-9a-f]{64})  report\.xml", line))), None)
         artifacts = {item["name"]: item["id"] for item in self.call("GET", "/artifacts", build_id=build)}
         if "report.xml" not in artifacts or checksum is None:

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how a verb gets to the database of the stack that they name."""
+"""Options that several verbs share, and functions that run a verb on the database of a stack."""
 
 import asyncio
 import functools
@@ -24,13 +24,13 @@ Runner = Callable[[Coroutine[Any, Any, int]], int]
 def run_on_stack(
     data: Path | None, work: Callable[[Settings], Coroutine[Any, Any, int]], run: Runner = asyncio.run
 ) -> int:
-    """Run `work` on the database of the environment or of `data`. Returns its exit code. Raises Fault."""
+    """Run `work` with the settings of the environment or of the folder `data`. Returns its exit code. Raises Fault."""
     with settings_of(data, os.environ) as settings:
         return run(work(settings))
 
 
 def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
-    """Make a verb of a coroutine function: its first argument becomes the Core of the stack that `--data` names."""
+    """Make a verb of a coroutine function: add the option `--data`; the Core of that stack is the first argument."""
 
     @functools.wraps(verb)
     def run_verb(*arguments: Any, data: Path | None = None, **options: Any) -> int:

@@ -1,6 +1,6 @@
-"""Text for a terminal."""
+"""Makes text safe to print on a terminal."""
 
 
 def printable(text: str) -> str:
-    """Replace control characters: text of reports, people and files may hold terminal escapes."""
+    """Replace control characters by spaces: text from reports, people and files may contain terminal escapes."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -29,7 +29,7 @@ on_stack = partial(options.on_stack, run=run)
 @app.command
 @on_stack
 async def status(parts: Core) -> int:
-    """Show how far each read model is, what is being built, and what could not be projected."""
+    """Show each read model's position in the log, rebuilds in progress, and parked events."""
     async with parts.pool.connection() as connection:
         found = await overview(connection, PROJECTIONS)
     print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
@@ -51,16 +51,16 @@ def rebuild(
 ) -> int:
     """Build read models from the event log, in staging tables, while everything runs.
 
-    Without names those that are missing or broken; where none is, all. Goes on where an interrupted build ended.
+    Without names: those that are missing or broken, or all if none is. Continues an interrupted rebuild.
 
     Parameters
     ----------
     switch
-        Let them serve as soon as they are built.
+        Switch to the new tables as soon as they are built.
     from_scratch
-        Forget what an earlier build left.
+        Begin anew instead of continuing an interrupted rebuild.
     data
-        Data folder of an embedded database, which is started for it unless its stack runs.
+        Data folder of an embedded database. The database is started unless its stack runs.
     """
     return options.run_on_stack(
         data, lambda settings: rebuilding.rebuild(settings, names, from_scratch=from_scratch, then_switch=switch), run
@@ -90,7 +90,7 @@ async def diff(parts: Core, name: str, *names: str) -> int:
 @app.command
 @on_stack
 async def drop(parts: Core, name: str, *names: str) -> int:
-    """Drop staging tables, those that a switch replaced, and those of other releases. Never live ones."""
+    """Drop staging tables, tables that a switch replaced, and tables of other releases. Live tables stay."""
     async with parts.pool.connection() as connection:
         for what in await drop_unused(connection, PROJECTIONS, (name, *names)) or ["nothing"]:
             print(f"dropped {what}")
@@ -105,7 +105,7 @@ async def retry(parts: Core, name: str, *, stream: str | None = None) -> int:
     Parameters
     ----------
     stream
-        Only this one, such as `build-7`.
+        Apply only the parked events of this stream, such as `build-7`.
     """
     (projection,) = find_projections([name])
     done = await retry_events(parts.conninfo, parts.log, projection, stream)
@@ -118,9 +118,9 @@ async def retry(parts: Core, name: str, *, stream: str | None = None) -> int:
 @app.command
 @on_stack
 async def dismiss(parts: Core, name: str, position: int, *, reason: str) -> int:
-    """Leave a parked event out of a read model for good, also when that is built again; apply what waited for it.
+    """Leave a parked event out of a read model for good, also in later rebuilds. Apply the events that waited for it.
 
-    Ends with 1 when events of its stream stay parked. The event itself stays in the log; the audit trail says who
+    Ends with 1 when events of its stream stay parked. The event itself stays in the log. The audit trail says who
     dismissed it and why.
 
     Parameters

@@ -1,4 +1,4 @@
-"""`testhide reactions`: show reactions to events, and retry what is parked."""
+"""`testhide reactions`: show reactions to events, and retry parked ones."""
 
 from cyclopts import App
 
@@ -13,7 +13,7 @@ app = App(name="reactions", help="What follows from events outside the log.")
 @app.command
 @on_stack
 async def status(parts: Core) -> int:
-    """Show how far along the log each reaction is, what is due and what is parked."""
+    """Show each reaction's position in the log, how many events are due, and which are parked."""
     head = await parts.log.read_head()
     statuses = await reactions.fetch_statuses(parts.pool)
     print(f"{'name':<36} {'position':>12} {'lag':>10} {'due':>7} {'parked':>7}")
@@ -30,7 +30,7 @@ async def status(parts: Core) -> int:
 @app.command
 @on_stack
 async def retry(parts: Core, name: str | None = None) -> int:
-    """Let what is parked be tried again, of one reaction or of all."""
+    """Make the parked events of one reaction, or of all reactions, due again."""
     async with parts.pool.connection() as connection:
         known = [item.name for item in await reactions.fetch_statuses(connection)]
         if name is not None and name not in known:

@@ -117,7 +117,7 @@ async def print_differences(
 
 
 def read_rules_file(file: Path) -> WhatIfRules:
-    """Raises Fault, with the name of an invalid field."""
+    """Read what-if rules from a JSON file. Raises Fault with the name of an invalid field."""
     try:
         with file.open("rb") as content:
             return read_rules(content.read(MAX_BYTES + 1))
@@ -156,7 +156,9 @@ def format_value(shown: Any) -> str:
 
 
 def _progress_printer(simulation: Simulation, head: int) -> Callable[[], bool]:
-    """Return a function that prints on stderr how far a replay is, at most once in PRINT_INTERVAL_S."""
+    """Return a function that prints a simulation's position to stderr, at most once in PRINT_INTERVAL_S. It returns
+    True, so that the simulation goes on.
+    """
     next_at = time.monotonic() + PRINT_INTERVAL_S
 
     def go_on() -> bool:

@@ -38,9 +38,9 @@ def up(
     agent
         Start a local agent. Its builds run as you.
     trust_local_builds
-        Start it also when others can reach the server.
+        Start a local agent even if other machines can reach the server.
     unsafe
-        Start also on a database that may lose what it acknowledged (fsync or synchronous_commit off).
+        Start even on a database that may lose acknowledged writes (fsync or synchronous_commit off).
     verbose
         Show the processes' logs, which are in DATA/logs.
     """
@@ -53,14 +53,14 @@ def dsn(*, data: Path | None = None) -> None:
     Parameters
     ----------
     data
-        Its data folder.
+        Data folder of the stack.
     """
     settings = settings_of_running_stack(data, os.environ)
     print(f"{settings.database_url}\n{settings.redis_url}")
 
 
 def local_node(token_file: Path) -> None:
-    """Register the local agent's node and write its token."""
+    """Register the local agent's node unless it is registered, and write its token to a file."""
     from testhide.preparation import register_local_node
 
     token = asyncio.run(register_local_node(load_settings()))

@@ -1,4 +1,6 @@
-"""Chooses the account that the engines run as: PostgreSQL refuses to run as root, so both then use an existing one."""
+"""Chooses the account that the engines run as. PostgreSQL refuses to run as root, so under root both engines use an
+existing unprivileged account.
+"""
 
 import os
 import pwd
@@ -10,7 +12,7 @@ from testhide.supervise.program import Account, popen_options
 
 
 def engine_account(home: Path) -> Account | None:
-    """Return the account for the engines, first choice the owner of the home; None unless we are root. Raises Fault."""
+    """Return the owner of `home`, or else `postgres` or `nobody`; None if this process is not root. Raises Fault."""
     if os.geteuid() != 0:
         return None
     try:
@@ -32,7 +34,10 @@ def engine_account(home: Path) -> Account | None:
 
 
 def can_enter(account: Account | None, folder: Path) -> bool:
-    """Return whether the account can enter the folder. Tries it, since modes do not show ACLs and mount options."""
+    """Return whether the account can enter the folder. Tries it, since file modes do not show ACLs and mount options.
+
+    Raises Fault if this process may not start programs as the account.
+    """
     if account is None:
         return os.access(folder, os.X_OK)
     try:

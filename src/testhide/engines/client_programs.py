@@ -14,8 +14,8 @@ from testhide.operator_errors import Fault
 
 
 def run_client(name: str, database_url: str, *options: str) -> None:
-    """Run a client program on a database. Blocks until it has ended. Raises Fault with what it said."""
-    # A client runs as we do, so it needs no home and no account.
+    """Run a client program on a database. Blocks until it has ended. Raises Fault with its error message."""
+    # A client runs as the user of this process, so it needs no account and no home for a copy.
     program = find_postgres(Path(tempfile.gettempdir()), None).bin / name
     with _without_password(database_url) as conninfo:
         done = subprocess.run(
@@ -34,7 +34,7 @@ def run_client(name: str, database_url: str, *options: str) -> None:
 
 @contextlib.contextmanager
 def _without_password(database_url: str) -> Iterator[str]:
-    """Yield the same connection string with the password in a private file, since every account can read argv."""
+    """Yield a connection string that names a private file with the password, since every account can read argv."""
     given = conninfo_to_dict(database_url)
     password = str(given.pop("password", "")).replace("\\", "\\\\").replace(":", "\\:")
     if not password:

@@ -1,15 +1,16 @@
-"""The data folder of a stack: its lock, the home of its engines, and the record of both.
+"""The data folder of a stack: its lock, the home of its engines, and the record that describes the home.
 
-    DATA/lock           held (flock) by the process that runs this folder; its pid is inside
+    DATA/lock           locked (flock) by the process that runs this folder; contains the pid of that process
     DATA/engines.json   where the home and the sockets are, and the engines' passwords (0600)
     DATA/engines/       the home: mode 0700, owned by the account that the engines run as
     DATA/run, logs, blobs, agent, secret.key   the server's own, see `settings`
 
-A copied or moved folder takes all of this along: the paths in the record follow the folder.
+The folder may be copied or moved: paths inside of it are derived from where it is now, not read from the record.
 
-When we are root, the engines' account may be unable to enter DATA, below /root say. The home is then made in
-/var/lib/testhide/engines, or in the system's temporary folder if DATA lies there, and recorded. A home outside of DATA
-holds the path of its data folder (`data-folder`), so that a copy of DATA does not open the original's database.
+When the server runs as root, the engines' account may be unable to enter DATA, for example below /root. The home is
+then made in /var/lib/testhide/engines, or in the system's temporary folder if DATA is there, and its path is recorded.
+A home outside of DATA has a file `data-folder` with the path of DATA, so that a copy of DATA does not open the
+original's database.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ class Record:
     postgres_password: str
     valkey_password: str
     has_cluster: bool = False
-    """Whether there was a PostgreSQL cluster in the home: if it is not there, it was lost."""
+    """Whether the home has had a PostgreSQL cluster. If there is none now, the cluster was lost."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class DataFolder:
 
 
 def default_data_folder() -> Path:
-    """Return /var/lib/testhide for root, which the engines' account can enter; else the user's data folder."""
+    """Return /var/lib/testhide for root, since the engines' account can enter it; else the user's data folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/testhide")
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -73,7 +74,7 @@ def default_data_folder() -> Path:
 
 @contextlib.contextmanager
 def open_folder(data: Path) -> Iterator[DataFolder]:
-    """Make what is missing and hold the lock while the block runs. Raises Fault, InUse, OSError."""
+    """Yield the data folder, locked while the block runs; create it if it is missing. Raises Fault, InUse, OSError."""
     data = Path(os.path.abspath(data))
     make_folder(data)
     lock = take_lock(data)
@@ -144,7 +145,7 @@ def read_record(data: Path) -> Record | None:
 
 def _opened(data: Path, lock: int) -> DataFolder:
     before = read_record(data)
-    # A secret key without a record is what a data folder has left.
+    # A secret key without a record means that the folder had a cluster and has lost it.
     record = before or Record(
         "", "", secrets.token_urlsafe(24), secrets.token_urlsafe(24), (data / _SECRET_KEY).exists()
     )
@@ -157,7 +158,7 @@ def _opened(data: Path, lock: int) -> DataFolder:
     home = _usable_home(data, home, account, fresh=before is None)
     if not home.resolve().is_relative_to(data.resolve()):
         _take_outside_home(data, home, account)
-    # Sockets outside of the home are those of the folder that this one is a copy of.
+    # If the record names another home, this folder is a copy: recorded sockets belong to the original.
     sockets = _usable_sockets(home, record.sockets if record.home == str(home) else "", account)
     has_cluster = record.has_cluster or has_cluster_in(home)
     record = replace(record, home=str(home), sockets=str(sockets), has_cluster=has_cluster)
@@ -171,7 +172,7 @@ def has_cluster_in(home: Path) -> bool:
 
 
 def record_cluster(folder: DataFolder) -> None:
-    """Note that the cluster is complete, so that a later start does not replace a lost one by an empty one."""
+    """Record that there is a complete cluster, so that a later start does not replace a lost one by an empty one."""
     _write_record(folder.path, replace(folder.record, has_cluster=True))
 
 
@@ -180,7 +181,7 @@ def _write_record(data: Path, record: Record) -> None:
 
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
-    """Note that the home belongs to `data`. Raises Fault when it belongs to another folder, which still is there."""
+    """Record in the home that it belongs to `data`. Raises Fault if another data folder still uses the home."""
     note = home / _OWNER
     owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data
     if owner != data and (record := read_record(owner)):

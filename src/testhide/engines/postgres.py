@@ -18,7 +18,7 @@ from testhide.supervise.program import Program, popen_options, send
 DATABASE = "postgres"  # there from the beginning: making another one costs a third of a first start
 PORT = "5432"  # names the socket; nothing listens on it
 
-# Small, since all of it runs beside the builds. fsync stays on: the truth is in here.
+# Small, since builds may run on the same machine. fsync stays on, since the log is stored here.
 _SETTINGS = """\
 # Written anew at every start. Own settings belong into custom.conf beside this file.
 listen_addresses = ''
@@ -94,9 +94,9 @@ class Postgres:
         return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _initialise(self, binaries: PostgresBinaries) -> None:
-        """Make the cluster under a temporary name and rename it, so that an interruption leaves none half made.
+        """Make the cluster under a temporary name and rename it, so that an interruption leaves no incomplete cluster.
 
-        Raises Fault where there was one before: an empty database is no replacement for a lost one.
+        Raises Fault if the folder had a cluster before: an empty database must not replace a lost one.
         """
         if self.folder.record.has_cluster:
             raise Fault(
@@ -107,7 +107,7 @@ class Postgres:
             raise Fault(f"{self.cluster} holds no PG_VERSION, so it is no cluster: restore it or move it away.")
         for old in self.folder.home.glob("postgres.new-*"):
             shutil.rmtree(old, ignore_errors=True)
-        # With our pid in its name, since an orphan of a killed start may still write to its own.
+        # The name contains our pid: an orphan process of a killed start may still write to a folder of its own.
         fresh = self.cluster.with_name(f"postgres.new-{os.getpid()}")
         secret = self.folder.home / "password"
         write_private(secret, self.folder.record.postgres_password.encode(), self.folder.account)
@@ -153,7 +153,7 @@ class Postgres:
 
 
 def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: PostgresBinaries) -> str:
-    """Return what is wrong and, for an older cluster, the commands that convert it."""
+    """Return a message that names both versions and, for an older cluster, the commands that convert it."""
     what = f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
     if not major.isdigit() or int(major) > binaries.major:
         return f"{what}: set TESTHIDE_POSTGRES_BIN to the bin folder of a PostgreSQL {major}."
@@ -185,11 +185,11 @@ def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: Post
 
 
 def end_orphan_processes(cluster: Path) -> None:
-    """End processes that a killed owner left running in this cluster, then remove its pid file. Raises Fault.
+    """End the processes that a killed supervisor left running in this cluster, then remove its pid file. Raises Fault.
 
-    Every process of a cluster has it as its working directory, and the caller holds the lock of the data folder: so
-    these are orphans, and no other process is touched. Without a pid file PostgreSQL itself would not look for
-    orphans, so the file is removed last.
+    Every process of a cluster has the cluster's folder as its working directory. The caller holds the lock of the data
+    folder, so all processes that are found are orphans. The pid file is removed last: without it PostgreSQL itself
+    would not look for orphans.
     """
     if os.path.isdir("/proc/self"):
         for signal_number, wait in ((signal.SIGINT, 3.0), (signal.SIGQUIT, 1.0), (signal.SIGKILL, 1.0)):

@@ -1,4 +1,4 @@
-"""Finds the settings of a stack from outside, whether it runs, is offline, or uses a database of the environment."""
+"""Finds the settings of a stack for verbs that use its database, whether the stack runs or not."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,9 +14,9 @@ from testhide.settings import Settings, load_settings
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """Yield the settings of the environment if it names a database, else those of the data folder.
+    """Yield the settings of the environment if it names a database and `data` is None, else those of the data folder.
 
-    Starts the embedded engines of an offline stack for as long as the block runs. Raises Fault.
+    If the stack does not run, its embedded engines run while the block does. Raises Fault.
     """
     if data is None and (environ.get("TESTHIDE_SETTINGS") or environ.get("TESTHIDE_DATABASE_URL")):
         yield load_settings(environ)

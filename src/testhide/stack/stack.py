@@ -1,4 +1,4 @@
-"""`testhide up`, second half: supervisor of engines, server processes and agent. Standard library only."""
+"""`testhide up`, second half: supervises engines, server processes and agent. Uses only the standard library."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 
 @dataclass(frozen=True)
 class Plan:
-    """The decisions of the first half. Passed by argv, so it holds no secret."""
+    """The decisions of the first half. Passed in argv, so no secret is in it."""
 
     data: str
     host: str
@@ -33,7 +33,7 @@ class Plan:
     agent: bool
     verbose: bool
     opened: str = ""
-    """Networks that webhooks may call because nobody else reaches the server."""
+    """Networks that webhooks may call because only this machine reaches the server; else empty."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -45,7 +45,7 @@ class Plan:
 
 
 def steps(plan: Plan, lock_fd: int) -> list[Step]:
-    """Raises Fault."""
+    """Return the steps of the supervisor that carry out the plan. Raises Fault."""
     data = Path(plan.data)
     found: list[Step] = []
     if plan.embedded:
@@ -86,7 +86,7 @@ def _agent_program(plan: Plan, token: Path) -> Program:
 
 
 def responds(host: str, port: int, path: str) -> Callable[[], bool]:
-    """Return a check whether GET answers 200. Without http.client, which would stay in memory for one request."""
+    """Return a function that checks whether GET answers 200. Does not use http.client, which would stay in memory."""
     address = local_url(host, port).removeprefix("http://").rpartition(":")[0].strip("[]")
 
     def ask() -> bool:

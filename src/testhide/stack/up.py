@@ -1,7 +1,8 @@
-"""`testhide up`, first half: check everything that can be wrong, write the settings, become the supervisor.
+"""`testhide up`, first half: checks everything that can be wrong, writes the settings, and becomes the supervisor.
 
-This half imports much (settings, for an external database its driver); it then replaces itself by
-`testhide.stack.stack`, which imports little, stays as long as the stack runs, and inherits the data folder's lock.
+This half imports much (settings, and the driver of an external database). It then replaces itself by
+`testhide.stack.stack`, which imports little and runs as long as the stack. The new program inherits the lock of the
+data folder.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ def up(
     """Replace this process by the supervisor of the stack. Raises Fault."""
     options = {"host": host, "port": port, "data_dir": data and str(data.absolute()), "unsafe": unsafe or None}
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
-    # What a data folder provides is filled in as soon as there is one.
+    # These three are placeholders: `_complete` fills them in once there is a data folder.
     asked = from_environment(environ, **{"database_url": "-", "redis_url": "-", "secret_key": b"", **given})
     if agent and not trust and not is_loopback(asked.host):
         raise Fault(
@@ -51,7 +52,8 @@ def up(
         )
     try:
         if not has_record(Path(asked.data_dir)):
-            # Before a new folder is made, so that nothing of it stays. Whoever runs on an old one may hold the port.
+            # Checked before a new folder is made, so that a refusal leaves none behind. With an old folder the port may
+            # be in use by orphan processes, which are ended first.
             port_or_fault(asked.host, asked.port)
         with open_folder(Path(asked.data_dir)) as folder:
             end_recorded(folder.path / "run" / "processes.json")
@@ -76,7 +78,7 @@ def up(
                 {**_without_secrets(environ), "TESTHIDE_SETTINGS": str(file)},
             )
     except OSError as error:
-        # A full disk or a folder of somebody else. What is read or written here lies in the data folder.
+        # A full disk, or a folder of another user. All files that are used here are in the data folder.
         raise Fault(f"{error.filename or asked.data_dir}: {error.strerror or error}.") from None
 
 

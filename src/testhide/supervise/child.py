@@ -11,18 +11,18 @@ from typing import IO
 
 from testhide.supervise.program import Program, send
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-_LONG_LIFE = 10.0  # a child that lived this long starts again with the first pause
-_TAIL = 20
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause doubles each time
+_LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
+_TAIL = 20  # last lines of output, which may explain why a child ended
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program that is kept running. Services of a lower `wave` are stopped first."""
+    """A program that is restarted whenever it ends. Services of a lower `wave` are stopped first."""
 
     program: Program
     wave: int = 1
-    ready: Callable[[int], bool] | None = None  # given its pid
+    ready: Callable[[int], bool] | None = None  # called with its pid; None: it is ready as soon as it runs
 
 
 class Child:
@@ -48,7 +48,7 @@ class Child:
         return self.process is not None
 
     def start(self, stdout: int | IO[bytes] | None = None) -> int:
-        """Start the process. Returns a file descriptor to read its output from; with `stdout`, only its stderr."""
+        """Start the process. Returns a file descriptor for its output, or for stderr alone if `stdout` is given."""
         self.due = None
         self.service.program.prepare()
         self._started = time.monotonic()
@@ -75,7 +75,7 @@ class Child:
                 self._print_line(f"{self.name}: {text}")
 
     def poll(self) -> int | None:
-        """Return the exit code once after the process ended, and kill what it left in its session; else None."""
+        """Return the exit code once, when the process has ended, and kill the rest of its process group; else None."""
         if self.process is None:
             return None
         code = self.process.poll()
@@ -107,7 +107,7 @@ class Child:
 
 
 class BoundedFile:
-    """Renames itself to NAME.1 at `limit` bytes and begins anew. Drops lines when the disk is full."""
+    """Log file that is renamed to NAME.1 and begun anew at `limit` bytes. Drops output while the disk is full."""
 
     def __init__(self, path: Path, limit: int = 4 * 2**20) -> None:
         self._path = path

@@ -10,7 +10,10 @@ from testhide.supervise.program import send, started_at
 
 
 def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
-    """Write name and pid of each session leader. Not synced to disk: after a crash of the machine none of them runs."""
+    """Write name and pid of each running process to `path`, not synced: after a crash of the machine none of them runs.
+
+    Each process leads a Unix session.
+    """
     folder = path.parent.stat().st_ino
     entries = [{"name": name, "pid": pid, "started": started_at(pid), "folder": folder} for name, pid in running]
     fresh = path.with_suffix(".new")
@@ -19,9 +22,10 @@ def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
 
 
 def end_recorded(path: Path, timeout_s: float = 3.0) -> list[str]:
-    """End recorded processes, if pid and start time still match. Returns the names of those that were running.
+    """End the recorded processes whose pid and start time still match. Returns the names of those that were running.
 
-    A copied record is another folder's, whose processes are left alone; a moved folder keeps its inode.
+    Ignores a record that was copied from another folder, since its processes may be in use. The record has the inode of
+    its folder, which does not change when the folder is moved.
     """
     try:
         folder = path.parent.stat().st_ino

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 @dataclass(frozen=True)
 class Account:
-    """The unprivileged account that engines run as when we are root."""
+    """The unprivileged account that the engines run as when the server runs as root."""
 
     name: str
     uid: int
@@ -19,7 +19,7 @@ class Account:
 
 
 def popen_options(account: Account | None) -> dict[str, Any]:
-    """Return the arguments of Popen that start a program as this account; none for our own."""
+    """Return the arguments that make Popen start a program as this account; without one, no arguments."""
     return {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
 
 
@@ -27,11 +27,11 @@ def popen_options(account: Account | None) -> dict[str, Any]:
 class Program:
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str] | None = None  # the whole environment; None: ours
+    env: Mapping[str, str] | None = None  # the whole environment; None: that of this process
     cwd: Path | None = None
     account: Account | None = None
     stop_signal: int = signal.SIGTERM
-    abort_signal: int = signal.SIGKILL  # when it does not stop in time; SIGKILL follows
+    abort_signal: int = signal.SIGKILL  # sent when the program does not stop in time; SIGKILL follows
     # Runs before every start, also before a restart; may block for some seconds and may raise Fault.
     prepare: Callable[[], None] = lambda: None
 

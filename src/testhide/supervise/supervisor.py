@@ -21,11 +21,11 @@ from testhide.supervise.orphan_processes import record_running
 from testhide.supervise.program import Program, send
 from testhide.supervise.watchdog import Watchdog
 
-# When a wave that does not end is killed, in seconds from the stop. All is over well within 5 s.
+# For each wave: seconds from the stop until it is killed if it has not ended. All is over well within 5 s.
 WAVE_DEADLINES = (1.2, 3.0, 4.4)
 KILLED = "somebody killed it, or the kernel did for want of memory"
-_LOOK = 0.02  # how often a condition is looked at while starting
-_HOPELESS = 3  # a child that dies so often before it was ready will not become so
+_LOOK = 0.02  # seconds between two checks of a condition
+_HOPELESS = 3  # deaths of a child before it was ready, after which the start fails
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Supervisor:
                 os.close(key.fd)
 
     def _drain(self) -> None:
-        """Read what an ended process wrote before."""
+        """Read the output that an ended process left in its pipe."""
         for _ in range(16):
             self._read_output(0)
 
@@ -213,7 +213,7 @@ class Supervisor:
         self._watchdog.watch(
             (signal.Signals(child.service.program.stop_signal).name[3:], process.pid) for child, process in running
         )
-        # On a full disk the stack goes on; only after a SIGKILL of us would the next start miss this.
+        # On a full disk the stack goes on: only a start after a SIGKILL of the supervisor needs this record.
         with contextlib.suppress(OSError):
             record_running(self._record, [(child.name, process.pid) for child, process in running])
 

@@ -1,14 +1,15 @@
-"""Ends all services when the supervisor is killed by SIGKILL.
+"""Ends all services when the process that started them is killed by SIGKILL.
 
-A shell of some 200 kB that reads from a pipe whose other end only the owner holds: each line is the list of
-what is running now, and the end of the pipe is the owner's end. The parent-death signal of Linux would do
-the same for one child, but belongs to the thread that started it and is lost where accounts change.
+The watchdog is a shell (some 200 kB of memory) that reads a pipe from its owner, which started the services. Each line
+lists the processes that run now. The pipe ends when the owner ends; the shell then ends the processes of the last line.
+The parent-death signal of Linux would do the same for one child. But it is sent when the thread that started the child
+ends, and it is lost when the child changes its user.
 """
 
 import subprocess
 from collections.abc import Iterable
 
-# A session's id is its leader's pid, and everything that we start leads a session.
+# The id of a process group is the pid of its leader, and every process that the owner starts leads a session and group.
 _SCRIPT = """\
 while read -r line; do list=$line; done
 for item in $list; do kill -s "${item%%:*}" "${item#*:}" 2>/dev/null; done
@@ -37,7 +38,7 @@ class Watchdog:
         self.pid = self._process.pid
 
     def watch(self, running: Iterable[tuple[str, int]]) -> None:
-        """Replace the list of what to end: name of the signal without SIG, pid of a session leader."""
+        """Replace the list of processes to end: for each the name of its signal, without SIG, and its pid."""
         pipe = self._process.stdin
         assert pipe is not None
         try:
