@@ -1,7 +1,7 @@
-"""Decides which URLs may be called: those of public addresses, over https, that all parsers understand in the same way.
+"""Decides which URLs may be called: https URLs of public addresses that all parsers understand in the same way.
 
-A URL that two parsers could understand differently is refused, not repaired. Networks that the operator opened may be
-called whatever their addresses are, over http too.
+A URL that two parsers could understand differently is refused, not repaired. In networks that the operator has allowed,
+any address may be called, over http too.
 """
 
 import re
@@ -24,7 +24,7 @@ PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
-# Not called: they lead to this machine, its network or its neighbours, or to nobody.
+# Networks that are not called: they lead to this machine, its network or its neighbours, or to nobody.
 _RANGES = (
     ("0.0.0.0/8", "means this machine"),
     ("10.0.0.0/8", "is private"),
@@ -78,7 +78,7 @@ class CallableUrl:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """`10.1.0.0/16, 127.0.0.0/8`. Raises ValueError with the item that is none."""
+    """Returns the networks of a text like `10.1.0.0/16, 127.0.0.0/8`. Raises ValueError with the first invalid item."""
     return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
 
 
@@ -112,7 +112,7 @@ def parse_url(text: str) -> CallableUrl:
 
 
 def _host_of(text: str) -> str:
-    """Returns a host in its canonical spelling: IPv6 addresses have many."""
+    """Returns a host in its canonical spelling, since an IPv6 address has many spellings."""
     try:
         return str(ip_address(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Blobs on a local disk or in S3 (and what else obstore speaks), chosen by URL.
+"""Stores blobs on a local disk, in S3, or in another store that obstore can use; the URL decides.
 
 file:///var/lib/testhide/blobs
 s3://bucket/prefix     credentials, region and endpoint from the AWS_* variables
@@ -27,10 +27,10 @@ PART = 5 * 1024 * 1024
 """Bytes of an uploaded part: the least that S3 accepts."""
 MAX_PARALLEL_PARTS = 2
 READ_CHUNK = 256 * 1024
-"""Bytes that are passed on at least at once."""
+"""Bytes of a chunk that `get` passes on, at least; only the last chunk may be smaller."""
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
-"""The stores of obstore that can be written to."""
+"""URL schemes of the stores to which obstore can write."""
 
 CLIENT: "ClientConfig" = {
     # obstore's own limit is 30 s for a whole transfer, which no large artifact on a slow line would meet.
@@ -41,12 +41,14 @@ CLIENT: "ClientConfig" = {
     "allow_http": True,
 }
 NO_SPACE = f"(os error {errno.ENOSPC})"
-"""Ends an error of a full disk, which obstore shows in words alone."""
+"""Text that marks a full disk in obstore's error messages: there is no error class for it."""
 RETRIES: "RetryConfig" = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 
 
 class ObstoreBlobs:
-    """Implements `Blobs`. On disk a blob appears by rename; a killed process leaves at most a `<key>#<n>`."""
+    """Implements `Blobs`. On disk a blob is written to `<key>#<n>` and then renamed; a killed process may leave that
+    file.
+    """
 
     def __init__(self, store: "ObjectStore") -> None:
         self._store = store
@@ -90,7 +92,7 @@ class ObstoreBlobs:
 
 
 def open_blobs(url: str) -> ObstoreBlobs:
-    """The store that a URL names. Raises ValueError for a URL that names none; a local folder is made."""
+    """Returns the store that a URL names; makes a local folder. Raises ValueError for a URL that names no store."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return ObstoreBlobs(_local(Path(unquote(parts.path))))

@@ -17,7 +17,7 @@ class CheckpointFolder:
         return None if name is None else (self._folder / name).read_text(encoding="utf-8", errors="replace")
 
     def publish(self, size: int, note: str) -> None:
-        """Writes `checkpoint-SIZE.txt`, whole or not at all. Blocks; raises OSError."""
+        """Writes the note to `checkpoint-SIZE.txt`, all or nothing. Blocks; raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         unfinished = self._folder / f".checkpoint-{size:012}"
         unfinished.write_text(note, encoding="utf-8")

@@ -26,8 +26,8 @@ Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
 class SystemResolver:
-    """Asks the operating system, on separate threads. A name has one look-up at a time, so that names whose servers are
-    dead do not take all threads.
+    """Looks up names with the operating system, on separate threads. Each name has at most one look-up at a time, so
+    that a name whose servers do not answer cannot occupy all threads.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class SystemResolver:
     def _looked_up(self, name: str, future: "asyncio.Future[list[str]]") -> None:
         del self._looking[name]
         if not future.cancelled():
-            future.exception()  # the callers may be cancelled
+            future.exception()  # all callers may be cancelled: otherwise asyncio logs an error that nobody retrieved
 
 
 def _look_up(name: str) -> list[str]:
@@ -56,7 +56,7 @@ def _look_up(name: str) -> list[str]:
 
 
 class HttpOutgoing:
-    """Implements `Outgoing`. An async context manager: its connections end with it."""
+    """Implements `Outgoing`. An async context manager, which closes its connections at the end of the block."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class HttpOutgoing:
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         wanted = self._target(url)
-        if wanted.address is not None:  # the resolver is not asked
+        if wanted.address is not None:  # aiohttp asks the resolver only about names
             must_be_callable((str(wanted.address),), self._allowed, is_https=wanted.is_https)
         if self._calls is None:
             # Many processes never call anybody, and the library for it takes 7 MB.

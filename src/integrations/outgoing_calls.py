@@ -1,4 +1,4 @@
-"""The calls of `integrations.outgoing`, by aiohttp. They check the address that a connection uses."""
+"""Makes the calls of `integrations.outgoing` with aiohttp, and checks the address that each connection uses."""
 
 import contextlib
 import os
@@ -19,13 +19,13 @@ from integrations.ports import Answer, Unanswered
 MAX_BODY = 64 * 1024
 """Bytes of an answer's body that are read."""
 MAX_RETRY_AFTER_DIGITS = 9
-"""Digits of a `Retry-After` that are read: longer numbers are decades anyway."""
+"""Digits of a `Retry-After` that are read, since nine digits of seconds are already decades."""
 IDLE_TIMEOUT_S = 4.0
-"""How long idle connections are kept: shorter than servers keep them, so that few are closed during a call."""
+"""How long an idle connection is kept. Servers keep it longer, so they seldom close one when a call begins."""
 
 
 class CheckedResolver(AbstractResolver):
-    """Checks the addresses that the connection then uses, so a name cannot change in between."""
+    """Looks up a name and checks its addresses. The connection uses the checked addresses, without another look-up."""
 
     def __init__(self, resolve: Resolve, allowed: Sequence[Network], *, is_https: bool) -> None:
         self._resolve, self._allowed, self._is_https = resolve, allowed, is_https
@@ -52,7 +52,7 @@ class CheckedResolver(AbstractResolver):
 
 
 class OutgoingCalls:
-    """Calls URLs that are parsed, and whose addresses are checked if they name some."""
+    """Calls parsed URLs. Checks the addresses of names; the caller has checked a URL that contains an address."""
 
     def __init__(
         self, resolve: Resolve, allowed: Sequence[Network], tls: ssl.SSLContext | None, timeout_s: float
@@ -65,7 +65,7 @@ class OutgoingCalls:
             await session.close()
 
     async def post(self, wanted: CallableUrl, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Returns the answer. Raises Refused and Unanswered."""
+        """Returns the answer, whatever its status. Raises Refused or Unanswered."""
         began = perf_counter()
         try:
             async with self._sessions[wanted.is_https].post(
@@ -120,7 +120,9 @@ def _ms_since(began: float) -> int:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> int:
-    """Returns the pause that `Retry-After` asks for. A date counts from the `Date` of the answer, not by our clock."""
+    """Returns the seconds that `Retry-After` asks to wait, or 0. From a date it subtracts the `Date` of the answer, if
+    there is one, since the clocks may differ.
+    """
     asked = headers.get("Retry-After", "")
     if asked.isascii() and asked.isdigit():
         return int(asked[:MAX_RETRY_AFTER_DIGITS])
@@ -132,7 +134,9 @@ def _retry_after_s(headers: Mapping[str, str]) -> int:
 
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:
-    """Reads the first bytes of the body as text. The answer counts even if its body never ends."""
+    """Returns the beginning of the body as text. Ignores errors of reading: the status counts even if the body never
+    ends.
+    """
     read = bytearray()
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
         while len(read) < MAX_BODY and (chunk := await answer.content.read(MAX_BODY - len(read))):

@@ -14,23 +14,23 @@ class BlobMissing(Exception):
 class Blobs(Protocol):
     """Stores the contents of artifacts.
 
-    Keys are made by the server, never by users: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. Blobs
-    are streamed: a call holds a few MiB however large the blob is. Any call may take long, and raises Unavailable when
-    the store cannot be reached or refuses access, StorageFull when a disk has no room.
+    The server makes the keys, never a user: `jobs/5/builds/7/artifacts/201`, ASCII, without a leading slash. A call
+    needs a few MiB of memory, however large the blob is. Any call may take long. It raises Unavailable when the store
+    cannot be reached or refuses access, and StorageFull when a disk is full.
     """
 
     async def put(self, key: str, chunks: AsyncIterable[bytes]) -> None:
-        """Stores the chunks under the key, replacing what was there.
+        """Stores the chunks as the blob of the key, in place of an earlier one.
 
-        All or nothing: when this fails, or `chunks` raises (which passes through), or the caller is cancelled,
-        the key is as it was before.
+        All or nothing: when the call fails or is cancelled, the earlier blob stays. Errors that `chunks` raises are
+        passed on.
         """
         ...
 
     async def get(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """Returns the bytes from `start` up to, not including, `end` (None: to the end).
+        """Returns an iterator over the bytes from `start` up to, not including, `end` (None: the end of the blob).
 
-        Raises BlobMissing before the first byte.
+        Raises BlobMissing before it returns.
         """
         ...
 
@@ -43,9 +43,9 @@ class Blobs(Protocol):
         ...
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Deletes everything below a folder of keys (`builds/7`, not a part of a name).
+        """Deletes all blobs below a folder of keys. `builds/7` deletes `builds/7/log`, but not `builds/70/log`.
 
-        When it raises, some may be deleted; call it again.
+        When it raises, some blobs may be deleted: call it again.
         """
         ...
 
@@ -68,20 +68,20 @@ class Answer:
     excerpt: str
     """The beginning of the body, as text."""
     ms: int
-    """The time from the call to the last byte that was read."""
+    """Milliseconds from the call to the last byte that was read."""
     retry_after_s: int = 0
-    """The pause that `Retry-After` asks for; 0: none."""
+    """Seconds that `Retry-After` asks to wait; 0 without the header."""
 
 
 class Outgoing(Protocol):
     """Calls URLs that users enter.
 
-    The name is looked up, its addresses are checked, and the connection goes to a checked address. Redirects are not
-    followed: they are answers like others.
+    Each call looks up the name, checks its addresses, and connects to one of these addresses. A redirect is not
+    followed: it is returned like any other answer.
     """
 
     async def check(self, url: str) -> None:
-        """Raises Refused for what `post` would refuse now. A name that cannot be looked up at this moment passes."""
+        """Raises Refused if `post` would refuse the URL now. Accepts a name that cannot be looked up at the moment."""
         ...
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -90,7 +90,7 @@ class Outgoing(Protocol):
 
 
 async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
-    """Makes a call; a failed call is an outcome too."""
+    """Posts to a URL and returns the outcome. A refused or unanswered call is a failed outcome, not an exception."""
     try:
         answer = await outgoing.post(url, body, headers)
     except Refused as error:
