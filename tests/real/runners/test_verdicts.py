@@ -43,6 +43,20 @@ def test_two_tests_of_one_name_are_no_attempts(tmp_path: Path, runner: str) -> N
 
 
 @pytest.mark.real("node")
+def test_no_quarantine_excuses_an_error_outside_of_the_tests_of_vitest(tmp_path: Path) -> None:
+    """Its JUnit file does not mention the error."""
+    leaking = """
+        describe("leaks", () => {
+          it("passes", () => { setTimeout(() => { throw new Error("outside"); }, 0); });
+          it("waits", () => new Promise((resolve) => setTimeout(resolve, 50)));
+        });
+    """
+    run = Project(tmp_path, "vitest", {"a.test.js": BAD, "b.test.js": leaking}).run()
+    failed = [node_id for node_id, status in statuses_of(read(run[1])).items() if status == "failed"]
+    assert (run[0], len(failed), judge([run], failed)[0]) == (2, 1, "failed")
+
+
+@pytest.mark.real("node")
 @pytest.mark.parametrize("runner", ["jest", "vitest"])
 def test_shards_are_reports_of_one_build(tmp_path: Path, runner: str) -> None:
     """All at one path, as the machines of a matrix send them."""
