@@ -82,7 +82,7 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def _without_pipe_option(argv: Sequence[str]) -> list[str]:
-    """Return `argv` without a `--token-file` that is a pipe: this process has read the pipe to its end."""
+    """Return `argv` without the option `--token-file` if it names a pipe: this process has read the pipe to its end."""
     pipes = [at for at, word in enumerate(argv) if at and argv[at - 1] == "--token-file" and _is_pipe(word)]
     return [word for at, word in enumerate(argv) if at not in pipes and at + 1 not in pipes]
 

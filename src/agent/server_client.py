@@ -148,9 +148,9 @@ class ServerClient:
             wait = min(wait * 2, LONGEST_PAUSE_S)
 
     def _send_once(self, request: _Request) -> tuple[int, bytes, float]:
-        """Send the request without a pause or retry. Return status, body, and the seconds of Retry-After (else 0).
+        """Send the request once. Return the status, the body, and the seconds of Retry-After, 0 without that header.
 
-        Only a request on an idle connection that the server has closed is sent again, on another connection.
+        If the server has closed an idle connection, the request is sent again on another one.
         """
         while True:
             connection, is_reused = self._take_connection()

@@ -1,4 +1,4 @@
-"""Defines the base class of builds and administrator commands: work in one thread, which other threads can end."""
+"""Defines the base class of builds and administrator commands: a task runs in one thread, and others can end it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 STOPPED = "stopped"
 DROPPED = "dropped"
-"""Causes of an interrupt. A stopped task reports to the server; a dropped one does not: the server gave it up."""
+"""Causes of an interrupt. A stopped task reports to the server; a dropped one does not, since the server has given it up."""
 _CHECK_INTERVAL_S = 0.2
 """Time between two checks, during a pause, whether the task's time for reporting is over."""
 

@@ -28,7 +28,7 @@ FIRST_START = CommandContext("system:first-start")
 def migrate(settings: Settings) -> list[str]:
     """Bring all tables up to date. Returns the names of the read models that must be built from the log.
 
-    Raises Fault for a database that a newer release has migrated, and as `core` does.
+    Raises Fault if a newer release has migrated the database, and in the cases in which `core` does.
     """
 
     async def check() -> None:
@@ -56,8 +56,8 @@ async def has_users(settings: Settings) -> bool:
 async def create_first_admin(settings: Settings) -> str | None:
     """Register an administrator unless the log has a user. Needs no projector, since it reads the log.
 
-    Returns a line for the operator, with the generated password or saying that the configured one is not applied; else
-    None. Raises Fault for a weak password.
+    Returns a line for the operator: the generated password, or that the configured one is not applied. Returns None if
+    there is nothing to say. Raises Fault for a weak password.
     """
     async with core(settings, pool_size=1) as parts:
         if await parts.log.read(0, 1, ["user.registered"]):

@@ -125,7 +125,7 @@ def join_names(projections: Sequence[Projection]) -> str:
 async def _build_in_two_processes(
     settings: Settings, parts: Core, projections: Sequence[Projection], from_scratch: bool, printer: ProgressPrinter
 ) -> int:
-    """Build `projections` and return the position that all of them reached. Raises Fault, and as `build_staging`."""
+    """Build `projections` and return the position that all of them reached. Raises Fault, or as `build_staging`."""
     build = partial(build_staging, parts.conninfo, parts.log, on_progress=printer)
     there = [projection for projection in projections if projection.name in SECOND_PROCESS]
     here = [projection for projection in projections if projection not in there]

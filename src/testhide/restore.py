@@ -95,7 +95,7 @@ def restore(backup: Path, data: Path) -> Restored:
 
 
 def read_backup(backup: Path) -> tuple[Manifest, bytes]:
-    """Return a backup's manifest and secret key. Raises Fault for one that is not complete."""
+    """Return a backup's manifest and secret key. Raises Fault if the backup is not complete."""
     try:
         manifest = msgspec.json.decode((backup / MANIFEST).read_bytes(), type=Manifest)
     except (FileNotFoundError, NotADirectoryError):

@@ -41,9 +41,7 @@ def _decode(line: bytes) -> str:
 
 
 def _drop_overwritten(line: bytes) -> bytes:
-    """Return the part that a terminal still shows: a carriage return inside a line, as progress bars print it, lets the
-    text after it overwrite the text before.
-    """
+    """Return the part of a line that a terminal shows: a progress bar overwrites itself after each carriage return."""
     body = line.rstrip(b"\r")
     return line[body.rfind(b"\r") + 1 :]
 

@@ -39,7 +39,7 @@ SendLog = Callable[[bytes], int]
 
 
 class Log:
-    """Sends a build's log in a thread. Thread-safe; `add` and `note` write to a file and never wait for the network."""
+    """Sends a build's log from a thread of its own. Thread-safe: `add` and `note` never wait for the network."""
 
     def __init__(
         self, folder: str, masker: Masker, send: SendLog, pause: RetryPause, on_failure: Callable[[], None]

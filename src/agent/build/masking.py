@@ -39,8 +39,8 @@ class Masker:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
     def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
-        """Return the masked data before `cut` and the unmasked rest. A secret that crosses the cut moves it to the
-        secret's end.
+        """Return the masked data before `cut` and the unmasked rest. If a secret crosses the cut, the cut moves to the
+        end of the secret.
         """
         if self._pattern:
             for match in self._pattern.finditer(data):

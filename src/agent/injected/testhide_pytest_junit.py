@@ -101,7 +101,7 @@ class CompleteLog(junitxml.LogXML):
         super().pytest_sessionfinish()
 
     def _write(self, report: Any) -> bool:
-        """Write the parts of the report that pytest leaves out. Return True if pytest must not write the others."""
+        """Write what pytest's own method leaves out of a report. Return False if that method still has to run."""
         key = report.nodeid, getattr(report, "node", None)
         if report.when == "setup":
             if key not in self.subtests:

@@ -131,7 +131,7 @@ class SupervisorPool:
             return self._idle.pop() if self._idle else self._start()
 
     def release(self, supervisor: SupervisorClient, survivors: int) -> None:
-        """Keep the supervisor for reuse. End it instead if `survivors`, processes of the last build, run below it."""
+        """Keep the supervisor for reuse; end it instead if processes of the last build (`survivors`) run below it."""
         if survivors:
             self.discard(supervisor)
             return

@@ -30,7 +30,9 @@ def run_on_stack(
 
 
 def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
-    """Make a verb of a coroutine function: add the option `--data`; the Core of that stack is the first argument."""
+    """Make a verb of a coroutine function. The verb has the option `--data`, and passes the Core of that stack to the
+    function as its first argument.
+    """
 
     @functools.wraps(verb)
     def run_verb(*arguments: Any, data: Path | None = None, **options: Any) -> int:

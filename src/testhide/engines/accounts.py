@@ -34,7 +34,7 @@ def engine_account(home: Path) -> Account | None:
 
 
 def can_enter(account: Account | None, folder: Path) -> bool:
-    """Return whether the account can enter the folder. Tries it, since file modes do not show ACLs and mount options.
+    """Return whether the account can enter the folder. Tries to, since file modes do not show ACLs and mount options.
 
     Raises Fault if this process may not start programs as the account.
     """
