@@ -8,7 +8,7 @@ import time
 
 STOPPED = "stopped"
 DROPPED = "dropped"
-"""Causes of an interrupt. A stopped task reports to the server; a dropped one does not, since the server has given it up."""
+"""Causes of an interrupt. A stopped task reports to the server. The server has given a dropped task up: no report."""
 _CHECK_INTERVAL_S = 0.2
 """Time between two checks, during a pause, whether the task's time for reporting is over."""
 
