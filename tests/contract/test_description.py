@@ -3,13 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.description.fields import FIELDS
 from domain.core.errors import Rejection
-from tests.support.description import describe, find_operation
+from tests.support.description import describe, find_operation, resolve
+from tests.support.documentation import PAGES
 
 from .operations import DOCUMENTED, SERVED
 
@@ -149,3 +151,13 @@ def test_operations_are_found_by_their_path() -> None:
     assert find_operation("HEAD", "/api/v3/builds/7")["operationId"] == "get_build"
     assert find_operation("GET", "/api/v3/nodes/find")["operationId"] == "find_node"
     assert find_operation("GET", "/api/v3/nowhere") is None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_documentation_names_operations_that_exist(page: Path) -> None:
+    """As `GET /builds?status=`, with or without `/api/v3`, and with a word in braces for a parameter of the path."""
+    for method, path, query in re.findall(r"`(GET|POST|PUT|DELETE) (/[^`\s?]*)\??([^`\s]*)", page.read_text()):
+        operation = find_operation(method, f"/api/v3{path.removeprefix('/api/v3')}")
+        assert operation is not None or path == "/api/v3/openapi.json", f"{method} {path}"
+        named = {item.partition("=")[0] for item in query.split("&") if item}
+        assert named <= {resolve(parameter)["name"] for parameter in (operation or {}).get("parameters", ())}, query
