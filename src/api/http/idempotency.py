@@ -29,8 +29,6 @@ log = structlog.get_logger()
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 MAX_KEY_LENGTH = 255
-MAX_STORED_BYTES = 1024 * 1024
-"""Longest body of a response that is stored to be sent again."""
 IN_FLIGHT_S = 60
 """Seconds after which a request without a response counts as lost: its process has died."""
 SHOWN_ONCE = {"shown_once": True}
@@ -110,7 +108,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
         async def store_and_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 start.update(message)
-            elif message["type"] == "http.response.body" and len(body) <= MAX_STORED_BYTES:
+            elif message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
                 # Stored before its last part is sent: a client that has the response gets the same one again.
                 if not message.get("more_body") and idempotent.is_carried_out and start["status"] < 500:
