@@ -22,7 +22,9 @@ from projections.rebuild.status import ReadModelStatus, overview
 from projections.registry import PROJECTIONS
 from store.audit.checkpoints import AuditTree
 from store.clock import utcnow
-from store.tables import reactions
+from store.migrations.lost_tables import describe, find_lost_tables
+from store.postgres.leader_lock import DISPATCH_LOCK, SCHEDULES_LOCK, fetch_idle_leaders
+from store.tables import deliveries, reactions
 from store.tables.alarms import fetch_alarms
 from store.tables.reactions import ReactionStatus
 
@@ -34,6 +36,16 @@ seconds.
 """
 
 
+LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
+"""Lock of a leader -> the command that runs it."""
+LEADER_IDLE_S = 30.0
+"""Idle time of a leader's connection after which its process counts as standing still: it checks its lock every second,
+but reads the whole log before its first check.
+"""
+REACTION_OVERDUE_S = 60.0
+"""A sweep runs what is due every 5 s."""
+DELIVERY_OVERDUE_S = 300.0
+"""Long enough for the deliveries of a burst of builds to a receiver that takes the full 10 s for some of them."""
 MIN_FREE_BYTES = 256 * 2**20
 """Free space of a disk below which the server counts as degraded: an embedded PostgreSQL alone writes its log in files
 of 16 MB.
@@ -60,7 +72,7 @@ class Readiness(msgspec.Struct):
     status: str
     """`ok`; `degraded: ...` with what needs an operator while the server goes on; or why it is not ready."""
     position: int
-    """Position of the newest event in the log."""
+    """Position of the newest event in the log; 0 while a table is lost."""
     projected: int
     """Position that all read models have reached, broken ones left out; 0 while one is missing."""
     lagging: list[LaggingModel]
@@ -92,10 +104,15 @@ class HealthController(Controller):
     )
     async def get_readiness(self, ctx: RequestContext) -> Response[Readiness]:
         """200 once the database answers and the read models are at the log's end; 503 until then, and while one of them
-        is broken.
+        is broken or another table is lost.
         """
         degraded = _find_full_disks(ctx.services)
         async with ctx.reading() as connection:
+            if lost := await find_lost_tables(connection):
+                # What follows would fail for want of them.
+                return Response(
+                    Readiness("; ".join([describe(lost), *degraded]), 0, 0, [], None, None), status_code=503
+                )
             live = await inspect(connection, PROJECTIONS)
             checkpoint = await AuditTree(connection).checkpoint()
             problems = _find_unusable(live)
@@ -151,6 +168,26 @@ def _find_full_disks(services: Services) -> list[str]:
     return found
 
 
+async def _find_stalled(connection: AsyncConnection) -> list[str]:
+    """Says which processes stand still, and what is overdue."""
+    found: list[str] = []
+    idle = await fetch_idle_leaders(connection, list(LEADERS))
+    for lock, process in LEADERS.items():
+        if lock not in idle:
+            found.append(f"no `{process}` leads: start one, or see what it logs")
+        elif idle[lock] > LEADER_IDLE_S:
+            found.append(f"`{process}` has done nothing for {idle[lock]:.0f} s: restart it")
+    for name, late_s in (await reactions.fetch_overdue(connection, REACTION_OVERDUE_S)).items():
+        found.append(f"the reaction {name} is {late_s:.0f} s overdue, see what `testhide work` logs")
+    overdue = await deliveries.fetch_overdue(connection, utcnow())
+    if overdue is not None and overdue[1] > DELIVERY_OVERDUE_S:
+        found.append(
+            f"deliveries are {overdue[1]:.0f} s overdue, the oldest one of webhook or channel {overdue[0]}: its"
+            " receiver is too slow, or see what `testhide work` logs"
+        )
+    return found
+
+
 async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -> list[str]:
     """Says what needs an operator while the server goes on."""
     found: list[str] = []
@@ -161,7 +198,7 @@ async def _find_degraded(connection: AsyncConnection, has_parked_events: bool) -
     found += await fetch_alarms(connection)
     if await audit_trail.has_unsealed(connection, utcnow() - SEAL_OVERDUE):
         found.append("the log is not sealed any more, see what `testhide work` logs")
-    return found
+    return found + await _find_stalled(connection)
 
 
 class ProjectionController(Controller):

@@ -19,6 +19,7 @@ import msgspec
 from psycopg import IsolationLevel
 
 from store.clock import utcnow
+from store.migrations.lost_tables import LostTable, describe, find_lost_tables
 from store.postgres.queries import fetch_rows
 from testhide.engines.client_programs import run_client
 from testhide.operator_errors import Fault
@@ -26,6 +27,7 @@ from testhide.processes import core
 from testhide.settings import Settings, write_key
 from testhide.version import VERSION
 
+LOG = LostTable("stored_events", None)
 MANIFEST, DUMP, BLOBS, KEY, AGENT_TOKEN = "backup.json", "database.dump", "blobs", "secret.key", "agent-token"
 
 
@@ -38,12 +40,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """URL of the artifacts if the backup does not contain them, else empty."""
 
 
-async def back_up(settings: Settings, target: Path) -> Manifest:
-    """Write a backup into a new folder. The folder appears only once it is complete. Raises Fault, OSError."""
+async def back_up(settings: Settings, target: Path) -> tuple[Manifest, list[LostTable]]:
+    """Write a backup into a new folder. The folder appears only once it is complete.
+
+    Returns what it is a backup of, and which tables the database has lost. Raises Fault, OSError.
+    """
     with _new_folder(target) as folder:
         async with core(settings, pool_size=1, before_migration=True) as parts, parts.pool.connection() as connection:
             await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
             async with connection.transaction():
+                lost = await find_lost_tables(connection)
+                if LOG in lost:
+                    raise Fault(f"There is nothing to back up: {describe(lost)}.")
                 query = "SELECT pg_export_snapshot(), coalesce(max(notification_id), 0) FROM stored_events"
                 ((snapshot, position),) = await fetch_rows(connection, query)
                 taken_at = utcnow()
@@ -59,7 +67,7 @@ async def back_up(settings: Settings, target: Path) -> Manifest:
             release=VERSION, position=position, taken_at=taken_at, blobs_url="" if blobs else settings.blobs
         )
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-    return manifest
+    return manifest, lost
 
 
 def copy_blobs(source: Path, target: Path) -> None:
@@ -82,6 +90,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise Fault(f"{target} is there already: name a new folder.", 2)
+    mask = os.umask(0o077)  # pg_dump and all copies: others may not read a file that is moved out of the folder either
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.unfinished-", dir=target.parent))
     try:
         yield unfinished
@@ -90,3 +99,5 @@ def _new_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    finally:
+        os.umask(mask)

@@ -25,8 +25,8 @@ from testhide.version import VERSION
 FIRST_START = CommandContext("system:first-start")
 
 
-def migrate(settings: Settings) -> list[str]:
-    """Bring all tables up to date. Returns the names of the read models that must be built from the log.
+def upgrade(settings: Settings) -> None:
+    """Bring the store's tables up to date.
 
     Raises Fault if a newer release has migrated the database, and in the cases in which `core` does.
     """
@@ -41,7 +41,17 @@ def migrate(settings: Settings) -> list[str]:
     except NewerSchema as error:
         raise Fault(str(error)) from None
 
+
+def migrate(settings: Settings) -> list[str]:
+    """Bring all tables up to date. Returns the names of the read models that must be built from the log.
+
+    Raises Fault as `upgrade` does, and when tables are lost.
+    """
+    upgrade(settings)
+
     async def read_tables() -> list[str]:
+        async with core(settings, pool_size=1):
+            pass  # nothing is lost
         async with await AsyncConnection.connect(settings.database_url, autocommit=True) as connection:
             return [projection.name for projection in await create_on_empty_log(connection, PROJECTIONS)]
 

@@ -22,6 +22,7 @@ from store.log.append import GroupCommit
 from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from store.log.ids import Ids
+from store.migrations.lost_tables import describe, find_lost_tables
 from store.migrations.runner import MIGRATIONS
 from store.postgres.connection_settings import find_durability_risks, with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
@@ -60,7 +61,7 @@ async def core(
     """Connect to the database while the block runs.
 
     Raises Fault when the database cannot be reached, when the secret key does not open its data keys, when it may lose
-    acknowledged writes (unless `settings.unsafe`), or when its tables are of an older release (unless
+    acknowledged writes (unless `settings.unsafe`), or when its tables are of an older release or lost (unless
     `before_migration`).
     """
     secrets = Secrets(settings.secret_key)
@@ -77,6 +78,7 @@ async def core(
             await _refuse_other_secret(log)
             if not before_migration:
                 await _refuse_older_schema(pool)
+                await _refuse_lost_tables(pool)
         except OperationalError:
             raise Fault("The database cannot be reached.") from None
         try:
@@ -118,6 +120,13 @@ async def _refuse_older_schema(pool: AsyncConnectionPool) -> None:
         raise Fault(
             f"The database has schema version {version}, and this release needs {newest}: run `testhide migrate` first."
         )
+
+
+async def _refuse_lost_tables(pool: AsyncConnectionPool) -> None:
+    """Raise Fault when tables are lost: each process would fail somewhere else for want of them."""
+    async with pool.connection() as connection:
+        if lost := await find_lost_tables(connection):
+            raise Fault(f"Tables are {describe(lost)}.")
 
 
 @contextlib.asynccontextmanager

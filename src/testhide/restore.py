@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,15 @@ from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import skip_lost_ids
+from store.migrations.lost_tables import LostTable
 from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
 from testhide.engines.folder import read_record, write_private
 from testhide.operator_errors import Fault
-from testhide.preparation import migrate
+from testhide.preparation import migrate, upgrade
 from testhide.processes import Core, core
+from testhide.repair import repair
 from testhide.settings import Settings, parse_key, save_settings, write_key
 
 E = TypeVar("E", bound=Event)
@@ -52,10 +53,14 @@ class Restored:
     blobs_url: str
     """URL of the artifacts if they were not checked, else empty."""
     artifacts: int
-    lost: list[ArtifactStored]
-    """Artifacts that are missing or have other contents."""
+    missing: list[ArtifactStored]
+    """Artifacts that are not there."""
+    altered: list[ArtifactStored]
+    """Artifacts that have other contents."""
     sessions: int
     """Number of agents' sessions that were ended."""
+    lost_tables: list[LostTable]
+    """Tables that the database had lost, and has again, empty."""
 
 
 def restore(backup: Path, data: Path) -> Restored:
@@ -110,6 +115,8 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 
 def finish_restore(settings: Settings) -> Restored:
     """Check a restored database and its artifacts, and make the database safe to use. Raises Fault."""
+    upgrade(settings)
+    lost_tables = asyncio.run(repair(settings))
     migrate(settings)
 
     async def finish() -> Restored:
@@ -119,15 +126,17 @@ def finish_restore(settings: Settings) -> Restored:
                 checkpoint = await AuditTree(parts.pool).checkpoint()
                 is_as_sealed = checkpoint is None or await compute_root(connection, checkpoint.size) == checkpoint.root
             blobs = settings.blobs_folder
-            artifacts = await find_artifacts(parts.log) if blobs else []
+            contents = [(one, _digest(blobs / one.blob)) for one in await find_artifacts(parts.log)] if blobs else []
             return Restored(
                 position=await parts.log.read_head(),
                 sealed=checkpoint.size if checkpoint else 0,
                 is_as_sealed=is_as_sealed,
                 blobs_url="" if blobs else settings.blobs,
-                artifacts=len(artifacts),
-                lost=list(_find_lost(artifacts, blobs)) if blobs else [],
+                artifacts=len(contents),
+                missing=[artifact for artifact, digest in contents if digest is None],
+                altered=[artifact for artifact, digest in contents if digest not in (None, artifact.sha256)],
                 sessions=await go_on(parts),
+                lost_tables=lost_tables,
             )
 
     return asyncio.run(finish())
@@ -165,15 +174,13 @@ async def find_artifacts(log: EventLog) -> list[ArtifactStored]:
     ]
 
 
-def _find_lost(artifacts: Iterable[ArtifactStored], blobs: Path) -> Iterator[ArtifactStored]:
-    for artifact in artifacts:
-        try:
-            with open(blobs / artifact.blob, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            digest = ""
-        if digest != artifact.sha256:
-            yield artifact
+def _digest(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None if it is not there."""
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
 
 
 async def _read_all(log: EventLog, kind: type[E]) -> list[E]:

@@ -3,13 +3,16 @@
 import asyncio
 
 import psycopg
+import pytest
 import requests
 
 from projections.auth import UserRow
 from projections.teams import ChannelRow
+from store.postgres.leader_lock import SCHEDULES_LOCK
 from store.tables.alarms import set_alarm
 from testhide.processes import core
 from testhide.rebuild import rebuild
+from testhide.repair import repair
 from tests.support.server import Server
 
 
@@ -44,6 +47,21 @@ def test_a_broken_read_model_is_named_and_others_answer(server: Server, build: i
     asyncio.run(rebuild(server.settings, ["teams_channels"], from_scratch=False, then_switch=True))
     server.wait_until_projected()
     assert server.admin.get("/api/v3/ms-teams").status_code == 200
+
+
+def test_lost_tables_are_named_until_they_are_made_again(server: Server, build: int) -> None:
+    execute(server, "DROP TABLE alarms, build_log_chunks")
+    answer = readiness(server)
+    assert (answer.status_code, answer.json()["status"]) == (
+        503,
+        "lost from the database: alarms, build_log_chunks; run `testhide repair`, which makes them again, empty",
+    )
+    refused = server.admin.get(f"/api/v3/builds/{build}/pipeline_logs")
+    assert (refused.status_code, refused.json()["type"]) == (503, "urn:testhide:problem:unavailable")
+    assert "readyz says which" in refused.json()["detail"]
+    assert [table.name for table in asyncio.run(repair(server.settings))] == ["alarms", "build_log_chunks"]
+    server.wait_until_projected()
+    assert server.admin.get(f"/api/v3/builds/{build}/pipeline_logs").status_code == 200
 
 
 def test_nobody_is_turned_away_as_unknown_while_accounts_are_lost(server: Server) -> None:
@@ -87,3 +105,47 @@ def test_an_alarm_degrades_until_it_ends(server: Server, build: int) -> None:
     assert answer.json()["status"].startswith("degraded: ")
     assert "the roof is on fire" in answer.json()["status"]
     assert "the roof is on fire" not in readiness(server).json()["status"]
+
+
+def test_processes_that_stand_still_are_named(server: Server) -> None:
+    """Only `testhide work` does not run here."""
+    status = readiness(server).json()["status"]
+    assert "no `testhide work` leads: start one, or see what it logs" in status
+    assert "testhide dispatch" not in status
+    with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (SCHEDULES_LOCK,))
+        assert "testhide work` leads" not in readiness(server).json()["status"]
+
+
+OVERDUE_REACTION = "INSERT INTO due_reactions (reaction, position, due_at) VALUES ('tests', 1, now() - interval '{}')"
+OVERDUE_DELIVERY = """
+    WITH endpoint AS (
+        INSERT INTO webhook_endpoints (id, events, active, open_until) VALUES (77, '{{}}', true, now() {})
+    )
+    INSERT INTO webhook_deliveries
+        (delivery_id, webhook_id, position, type, item, replay, state, due_at, since)
+    VALUES ('d-tests', 77, 1, 'ping', 0, false, '{}', now() - interval '{}', now())
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "finding"),
+    [
+        (OVERDUE_REACTION.format("61 s"), "the reaction tests is 61 s overdue"),
+        (OVERDUE_REACTION.format("59 s"), None),
+        (OVERDUE_DELIVERY.format("- interval '1 s'", "pending", "301 s"), "deliveries are 301 s overdue"),
+        (OVERDUE_DELIVERY.format("- interval '1 s'", "pending", "299 s"), None),
+        (OVERDUE_DELIVERY.format("- interval '1 s'", "waiting", "400 s"), None),
+        (OVERDUE_DELIVERY.format("+ interval '1 h'", "pending", "400 s"), None),
+    ],
+)
+def test_what_is_overdue_is_named(server: Server, statement: str, finding: str | None) -> None:
+    execute(server, statement)
+    try:
+        answer = readiness(server)
+    finally:
+        for table, column in (("due_reactions", "reaction"), ("webhook_deliveries", "delivery_id")):
+            execute(server, f"DELETE FROM {table} WHERE {column} LIKE '%tests'")
+        execute(server, "DELETE FROM webhook_endpoints WHERE id = 77")
+    assert answer.status_code == 200
+    assert finding in answer.json()["status"] if finding else "overdue" not in answer.json()["status"]

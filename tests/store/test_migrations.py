@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from domain.claims import ClaimTaken
@@ -15,6 +16,7 @@ from store.log.event_log import Write
 from store.log.ids import KINDS
 from store.log.recorder import GroupCommitRecorder, datastore
 from store.migrations import baseline
+from store.migrations.lost_tables import TABLES, LostTable, describe, find_lost_tables, make_again
 from store.migrations.runner import MIGRATIONS, Migration, NewerSchema, migrate
 from testhide.cli import main
 from testhide.engines import Engines
@@ -163,3 +165,44 @@ def test_the_log_is_as_the_library_makes_it(empty: str, engines: Engines) -> Non
 def test_every_kind_of_id_has_its_sequence(database: str) -> None:
     made = {name for (name,) in rows(database, "SELECT sequencename FROM pg_sequences")}
     assert made >= {f"{kind}_ids" for kind in KINDS}
+
+
+MADE = """
+    SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || c.relname,
+        CASE c.relkind WHEN 'S' THEN 'last_value' ELSE string_agg(a.attname, ' ' ORDER BY a.attnum) END
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE n.nspname IN ('public', 'beside', 'previous') AND c.relkind IN ('r', 'S')
+        AND c.relname <> 'schema_migrations' AND c.relname !~ '_id_seq$'
+    GROUP BY n.nspname, c.relname, c.relkind
+"""
+
+
+def test_what_the_migrations_make_is_known(empty: str) -> None:
+    migrate(empty, "1.0.0")
+    assert sorted(rows(empty, MADE)) == sorted((name, table.columns) for name, table in TABLES.items())
+
+
+async def test_each_lost_table_is_found_and_made_again(empty: str) -> None:
+    async with await AsyncConnection.connect(empty, autocommit=True) as connection:
+        assert await find_lost_tables(connection) == []
+        await asyncio.to_thread(migrate, empty, "1.0.0")
+        made = rows(empty, MADE)
+        for name, table in TABLES.items():
+            if table.lost is not None:
+                await connection.execute(f"DROP TABLE {name}".encode())
+        lost = await find_lost_tables(connection)
+        assert lost == [LostTable(name, None) for name, table in TABLES.items() if table.lost is not None]
+        assert describe(lost).endswith("run `testhide repair`, which makes them again, empty")
+        async with connection.transaction():
+            await make_again(connection)
+        assert await find_lost_tables(connection) == []
+        assert sorted(rows(empty, MADE)) == sorted(made)
+
+        await connection.execute("ALTER TABLE due_reactions DROP COLUMN tries, DROP COLUMN error")
+        await connection.execute("DROP SEQUENCE builds_ids")
+        lost = await find_lost_tables(connection)
+        assert lost == [LostTable("due_reactions", "tries"), LostTable("builds_ids", None)]
+        assert "restore due_reactions (its column tries), builds_ids from a backup" in describe(lost)
+        await connection.execute(f"UPDATE schema_migrations SET version = {NEXT} WHERE version = 1".encode())
+        assert await find_lost_tables(connection) == [], "another release has other tables"

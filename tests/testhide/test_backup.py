@@ -112,7 +112,7 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
     position = manifest_of(backup).position
     assert before <= position < await original.log.read_head()
     assert capsys.readouterr().out.startswith(f"backed up to {backup}: position {position:,}, ")
-    assert backup.stat().st_mode & 0o077 == 0
+    assert not [path for path in (backup, *backup.rglob("*")) if path.stat().st_mode & 0o077]
 
     assert await run("restore", backup, "--data", restored) == 0
     output = capsys.readouterr().out.splitlines()
@@ -140,18 +140,48 @@ async def test_a_backup_is_of_one_moment_and_the_restored_server_goes_on(
 
 
 async def test_what_is_altered_or_lost_is_said(
-    original: Core, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    original: Core, settings: Settings, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     backup = tmp_path / "backup"
+    await given_artifact(original, settings, 3, b"soon missing")
     async with original.pool.connection() as connection:
         await connection.execute("UPDATE stored_events SET topic = 'node.released' WHERE notification_id = 2")
     assert await run("backup", backup) == 0
     (backup / "blobs" / blob_key(5, 1, 1)).write_bytes(b"forged")
+    (backup / "blobs" / blob_key(5, 3, 3)).unlink()
     capsys.readouterr()
     assert await run("restore", backup, "--data", data) == 1
     output = capsys.readouterr().out
     assert "\nALTERED: the log is not the one of its checkpoint " in output
-    assert "\nartifacts: 1, missing or altered: 1\nlost: artifact 1 of build 1, 1.log\n" in output
+    assert "\nartifacts: 2, missing or altered: 2\nmissing: artifact 3 of build 3, 3.log\naltered: artifact 1" in output
+
+
+async def test_lost_tables_are_said_and_made_again(
+    original: Core, settings: Settings, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with original.pool.connection() as connection:
+        await connection.execute("DROP TABLE due_reactions, build_log_chunks")
+        lost = "build_log_chunks, due_reactions; run `testhide repair`, which makes them again, empty"
+        made = "made again, empty: build_log_chunks; lost with it: the logs of all builds, for good\n"
+        assert await run("backup", tmp_path / "backup") == 1
+        assert f"LOST: the backup is not whole: lost from the database: {lost}\n" in capsys.readouterr().out
+        for verb in (("projections", "status"), ("migrate",)):
+            assert await run(*verb) == 1
+            assert capsys.readouterr().err == f"testhide: Tables are lost from the database: {lost}.\n"
+
+        assert await run("restore", tmp_path / "backup", "--data", data) == 1
+        assert made in capsys.readouterr().out
+        assert await run("repair") == 0
+        assert capsys.readouterr().out.startswith(made)
+        assert await run("repair") == 0
+        assert capsys.readouterr().out == "no table is lost\n"
+
+        await connection.execute("ALTER TABLE audit_tiles RENAME TO elsewhere")
+        try:
+            assert await run("repair") == 1
+            assert "restore audit_tiles from a backup (docs/backup.md). Nothing was" in capsys.readouterr().err
+        finally:
+            await connection.execute("ALTER TABLE elsewhere RENAME TO audit_tiles")
 
 
 async def test_what_cannot_be_restored_leaves_nothing_behind(

@@ -136,7 +136,7 @@ def test_the_documented_commands(data: Path) -> None:
     assert "with their builds to run again: 1" in output
     operator.run(move)
 
-    rebuild, dismiss, *ahead, put_key_back = documented("docs/backup.md", "When something is wrong")
+    repair, rebuild, dismiss, *ahead, put_key_back = documented("docs/backup.md", "When something is wrong")
     key = operator.path("MOVED") / "secret.key"
     key.write_bytes(base64.b64encode(b"another key, which opens nothing"))
     refused = operator.attempt(start)
@@ -158,6 +158,9 @@ def test_the_documented_commands(data: Path) -> None:
         assert state(admin, slow)["attempt"] == 2
 
         settings = settings_of_running_stack(operator.path("MOVED"), {})
+        lose_table(settings, "due_reactions")
+        assert "lost from the database: due_reactions" in readiness(admin)
+        assert "made again, empty: due_reactions" in operator.run(repair)
         break_read_models(settings)
         until(lambda: "jobs" in readiness(admin) and "nodes" in readiness(admin), "both read models are broken")
         assert "switched" in operator.run(rebuild)
@@ -174,10 +177,16 @@ def test_the_documented_commands(data: Path) -> None:
     refused = operator.attempt(start)
     assert refused.returncode == 1
     assert "is gone" in refused.stderr
+    assert not (operator.path("MOVED") / "engines").exists(), "where the operator puts it back"
 
 
 def readiness(client: Client) -> str:
     return str(client.when("GET", "/readyz").json()["status"])
+
+
+def lose_table(settings: Settings, name: str) -> None:
+    with psycopg.connect(settings.database_url, autocommit=True) as connection:
+        connection.execute(f"DROP TABLE {name}".encode())
 
 
 def break_read_models(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """What a process says when it cannot start."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,16 @@ async def test_the_first_administrator_is_made_by_prepare_and_never_with_a_weak_
     code, output, _ = run("prepare", "another good one")
     assert code == 0
     assert output == "TESTHIDE_ADMIN_EMAIL and TESTHIDE_ADMIN_PASSWORD are not applied: there are users already.\n"
+
+
+def test_an_output_that_nobody_reads_is_no_failure(database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
+    save_settings(settings, tmp_path / "settings.json")
+    arguments = [sys.executable, "-P", "-m", "testhide", "repair"]
+    environ = {**os.environ, "TESTHIDE_SETTINGS": str(tmp_path / "settings.json")}
+    with subprocess.Popen(arguments, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE

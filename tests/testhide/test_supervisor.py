@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from testhide.supervise.child import reason_in
 from testhide.supervise.orphan_processes import end_recorded, record_running
 from testhide.supervise.program import started_at
 
@@ -177,3 +178,24 @@ def test_only_what_the_record_means_is_ended(tmp_path: Path) -> None:
         finally:
             other.kill()
             ours.kill()
+
+
+MESSAGE = 'psycopg.errors.UndefinedTable: relation "alarms" does not exist'
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ([], "it said nothing"),
+        (["begins", "testhide: The database cannot be reached.", ""], "testhide: The database cannot be reached."),
+        (["FATAL:  no room", "the database is shut down"], "FATAL:  no room"),
+        (["Traceback", MESSAGE, "LINE 1: SELECT FROM alarms", "                    ^"], MESSAGE),
+        ([MESSAGE, "DETAIL:  none.", "CONTEXT:  PL/pgSQL function f() line 3 at SQL statement"], MESSAGE),
+        (
+            ["  | ExceptionGroup: (1 sub-exception)", f"    | {MESSAGE}", "    | LINE 1: S", "    |   ^", "    +-----"],
+            MESSAGE,
+        ),
+    ],
+)
+def test_the_reason_of_an_end_is_the_message_of_its_error(output: list[str], reason: str) -> None:
+    assert reason_in(output) == reason

@@ -71,6 +71,9 @@ class Yard:
     async def due(self) -> Sequence[tuple[object, ...]]:
         return await self._query("SELECT reaction, tries, error FROM due_reactions ORDER BY position")
 
+    async def alarms(self) -> Sequence[tuple[object, ...]]:
+        return await self._query("SELECT message FROM alarms")
+
     async def deletions(self) -> list[int]:
         return [recorded.position for recorded in await self.parts.log.read(0, 1_000, [JobDeleted.name])]
 
@@ -135,13 +138,20 @@ async def test_a_deleted_jobs_logs_and_blobs_go(yard: Yard, engines: Engines) ->
 
 
 async def test_without_redis_the_sweeper_does_it(yard: Yard) -> None:
-
     async def only_the_other_is_left() -> bool:
         return await yard.left() == {6} and not await yard.due()
 
     async with yard.running(yard.relay(sweep_interval_s=0.2)):
         await yard.delete_job(5)
         await yard.until(only_the_other_is_left)
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_a_redis_that_is_away_is_an_alarm_until_it_answers(yard: Yard, engines: Engines) -> None:
+    alarm = ("Redis does not answer (ConnectionError): reactions run up to 0 s later",)
+    for url, alarms in ((NO_REDIS, [alarm]), (engines.redis_url, [])):
+        async with yard.running(yard.relay(url, sweep_interval_s=0.2)):
+            await yard.until(lambda alarms=alarms: _is(yard.alarms, alarms))  # type: ignore[misc]
 
 
 async def test_a_new_reaction_starts_now(yard: Yard) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import psycopg
 
+from store.postgres.leader_lock import fetch_idle_leaders, hold_leader_lock
 from testhide.processes import Core
 from workers.loops.periodic import Schedule, Schedules
 
@@ -112,3 +113,18 @@ async def test_standbys_hold_no_snapshot(parts: Core) -> None:
                 # One that waits would hold it all the time; one that just asks, for a moment.
                 while await (await connection.execute(holds)).fetchall():
                     continue
+
+
+async def test_how_long_a_leader_has_done_nothing(parts: Core) -> None:
+    async with parts.pool.connection() as connection:
+
+        async def idle() -> dict[str, float]:
+            await connection.execute("SELECT pg_sleep(0.2)")
+            return await fetch_idle_leaders(connection, ["leader of the tests", "nobody's"])
+
+        assert await idle() == {}
+        async with hold_leader_lock(parts.conninfo, "leader of the tests") as lock:
+            ((name, idle_s),) = (await idle()).items()
+            assert (name, idle_s >= 0.2) == ("leader of the tests", True)
+            await lock.execute("SELECT")
+            assert (await idle())[name] < idle_s + 0.2

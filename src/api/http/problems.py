@@ -105,9 +105,9 @@ def handle_full_database(request: Request[Any, Any, Any], error: Exception) -> R
     return handle_rejection(request, StorageFull("database"))
 
 
-def handle_lost_read_model(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.error("read model missing or broken", path=request.url.path, error=str(error).strip())
-    detail = "A read model that this release needs is missing or broken; GET /api/v3/readyz says which."
+def handle_lost_table(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    log.error("a table is missing or broken", path=request.url.path, error=str(error).strip())
+    detail = "A table that this release needs is missing or broken; GET /api/v3/readyz says which."
     return response(503, "unavailable", "Temporarily unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
@@ -130,8 +130,8 @@ def handlers() -> dict[Any, Any]:
         HTTPException: handle_http_error,
         psycopg.OperationalError: handle_database_outage,
         psycopg.errors.DiskFull: handle_full_database,
-        psycopg.errors.UndefinedTable: handle_lost_read_model,
-        psycopg.errors.UndefinedColumn: handle_lost_read_model,
+        psycopg.errors.UndefinedTable: handle_lost_table,
+        psycopg.errors.UndefinedColumn: handle_lost_table,
         psycopg_pool.PoolTimeout: handle_database_outage,
         AppendFailed: handle_database_outage,
         Exception: handle_unexpected,

@@ -2,7 +2,8 @@
 
 To change a table, append a Migration to MIGRATIONS. Never edit a released migration. Processes of the release before
 still run while and after a migration is applied, so a migration must leave what these processes use: a column is
-dropped one release after the code that used it.
+dropped one release after the code that used it. Its statements must be repeatable, because
+`store.migrations.lost_tables` runs them again; that module names each table with its columns.
 """
 
 import contextlib

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from psycopg import AsyncConnection
 
-from store.postgres.queries import fetch_row
+from store.postgres.queries import fetch_row, fetch_rows
 
+DISPATCH_LOCK = "testhide dispatcher"
+SCHEDULES_LOCK = "testhide schedules"
 RETRY_INTERVAL_S = 0.2
 CONNECT_TIMEOUT_S = 5
 
@@ -28,3 +30,21 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
                 break
             await asyncio.sleep(RETRY_INTERVAL_S)
         yield connection
+
+
+async def fetch_idle_leaders(connection: AsyncConnection, names: Sequence[str]) -> dict[str, float]:
+    """Returns for each of these locks that is held how long its connection has done nothing, or the same, in seconds.
+
+    A leader that checks its lock every second is seldom idle for longer, unless its process hangs or is stopped.
+    """
+    rows = await fetch_rows(
+        connection,
+        "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8"
+        " FROM unnest(%s::text[]) AS name"
+        " JOIN pg_locks l ON l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+        "  AND l.classid::bigint << 32 | l.objid::bigint = hashtextextended(name, 0)"
+        "  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " JOIN pg_stat_activity a USING (pid)",
+        (list(names),),
+    )
+    return dict[str, float](rows)

@@ -24,6 +24,7 @@ from psycopg.rows import class_row
 
 from domain.delivery_outcomes import Outcome
 from domain.endpoints import EndpointKind
+from store.postgres.queries import fetch_row
 
 DELIVERIES_CHANNEL = "webhooks"
 """The channel that is notified when deliveries may have become due. The payload is empty."""
@@ -165,6 +166,23 @@ async def lease(
             prepare=True,
         )
         return sorted(await cursor.fetchall(), key=lambda leased: leased.id)
+
+
+async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:
+    """Returns the endpoint whose delivery is due for the longest time, and for how many seconds; None if none is due.
+
+    Those of endpoints that are inactive or paused do not count.
+    """
+    row = await fetch_row(
+        connection,
+        "SELECT e.id, extract(epoch FROM %(now)s - due.due_at)::float8 FROM webhook_endpoints e CROSS JOIN LATERAL ("
+        "  SELECT due_at FROM webhook_deliveries d WHERE d.webhook_id = e.id AND d.state = 'pending'"
+        "  ORDER BY due_at LIMIT 1) due"
+        " WHERE e.active AND (e.open_until IS NULL OR e.open_until <= %(now)s) AND due.due_at <= %(now)s"
+        " ORDER BY due.due_at LIMIT 1",
+        {"now": now},
+    )
+    return None if row is None else (row[0], row[1])
 
 
 async def complete_attempts(connection: AsyncConnection, completed: Sequence[CompletedAttempt]) -> list[bool]:

@@ -88,6 +88,17 @@ async def has_parked(connection: AsyncConnection) -> bool:
     return await fetch_row(connection, query, (MAX_TRIES,)) == (True,)
 
 
+async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[str, float]:
+    """Returns the reactions with something due for longer than this, and for how many seconds the oldest is."""
+    rows = await fetch_rows(
+        connection,
+        "SELECT reaction, extract(epoch FROM now() - min(due_at))::float8 FROM due_reactions"
+        " WHERE tries < %s AND due_at < now() - make_interval(secs => %s) GROUP BY reaction ORDER BY reaction",
+        (MAX_TRIES, overdue_s),
+    )
+    return dict[str, float](rows)
+
+
 async def fetch_statuses(source: Source) -> list[ReactionStatus]:
     """Returns the status of every reaction that has a position or due events, also of those in other releases."""
     rows = await fetch_rows(

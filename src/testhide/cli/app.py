@@ -37,6 +37,10 @@ app.command(
     "testhide.cli.backup:after_restore",
     help="Check a database that pg_restore or pg_basebackup restored, and make it safe to go on with.",
 )
+app.command(
+    "testhide.cli.backup:repair",
+    help="Make tables again that the database has lost, and say what was lost with them.",
+)
 app.command("testhide.cli.audit:app", name="audit", help="Proof that the log was not altered.")
 app.command("testhide.cli.projections:app", name="projections", help="Read models.")
 app.command("testhide.cli.users:app", name="users", help="People who use the server.")

@@ -1,4 +1,4 @@
-"""`testhide backup`, `restore` and `after-restore`."""
+"""`testhide backup`, `restore`, `after-restore` and `repair`."""
 
 import os
 from collections.abc import Iterator
@@ -7,20 +7,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from store.migrations.lost_tables import LostTable, describe
 from testhide.backup import back_up
 from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
+from testhide.repair import repair as repair_database
 from testhide.restore import Restored, finish_restore
 from testhide.restore import restore as restore_backup
 from testhide.settings import Settings
 from testhide.stack.offline import data_folder, settings_of
 
 MAX_PRINTED = 50
-"""Lost artifacts that are printed; the rest is counted."""
+"""Missing artifacts that are printed, and altered ones; the rest is counted."""
 
 
 def backup(folder: Path, *, data: DataFolder = None) -> int:
-    """Back everything up into a new folder, while the stack runs or not.
+    """Back everything up into a new folder, while the stack runs or not. Ends with 1 when tables are lost.
 
     Parameters
     ----------
@@ -29,11 +31,13 @@ def backup(folder: Path, *, data: DataFolder = None) -> int:
     """
 
     async def work(settings: Settings) -> int:
-        manifest = await back_up(settings, folder.absolute())
+        manifest, lost = await back_up(settings, folder.absolute())
         print(f"backed up to {folder}: position {manifest.position:,}, {manifest.taken_at:%Y-%m-%d %H:%M:%S} UTC")
         if manifest.blobs_url:
             print(f"not in it are the artifacts, which lie at {manifest.blobs_url}")
-        return 0
+        if lost:
+            print(f"LOST: the backup is not whole: {describe(lost)}")
+        return 1 if lost else 0
 
     return run_on_stack(data, work)
 
@@ -61,10 +65,26 @@ def after_restore(*, data: DataFolder = None) -> int:
         return _print_found(finish_restore(settings))
 
 
+def repair(*, data: DataFolder = None) -> int:
+    """Make tables again that the database has lost, while the stack runs or not, and say what was lost with them."""
+
+    async def work(settings: Settings) -> int:
+        lost = await repair_database(settings)
+        print("\n".join(map(_describe_lost, lost)) or "no table is lost")
+        return 0
+
+    return run_on_stack(data, work)
+
+
+def _describe_lost(table: LostTable) -> str:
+    return f"made again, empty: {table.name}; lost with it: {table.lost}"
+
+
 def _print_found(restored: Restored) -> int:
     """Print what was found. Returns the exit code."""
     print("\n".join(map(printable, _describe(restored))))
-    return 0 if restored.is_as_sealed and not restored.lost else 1
+    is_damaged = restored.missing or restored.altered or restored.lost_tables or not restored.is_as_sealed
+    return 1 if is_damaged else 0
 
 
 def _describe(restored: Restored) -> Iterator[str]:
@@ -78,9 +98,12 @@ def _describe(restored: Restored) -> Iterator[str]:
     if restored.blobs_url:
         yield f"artifacts were not checked: they lie at {restored.blobs_url} (TESTHIDE_BLOBS_URL)"
     else:
-        yield f"artifacts: {restored.artifacts:,}, missing or altered: {len(restored.lost):,}"
-    for artifact in restored.lost[:MAX_PRINTED]:
-        yield f"lost: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
-    if len(restored.lost) > MAX_PRINTED:
-        yield f"and {len(restored.lost) - MAX_PRINTED:,} more"
+        found = len(restored.missing) + len(restored.altered)
+        yield f"artifacts: {restored.artifacts:,}, missing or altered: {found:,}"
+    for what, artifacts in (("missing", restored.missing), ("altered", restored.altered)):
+        for artifact in artifacts[:MAX_PRINTED]:
+            yield f"{what}: artifact {artifact.artifact_id} of build {artifact.build_id}, {artifact.path}"
+        if len(artifacts) > MAX_PRINTED:
+            yield f"and {len(artifacts) - MAX_PRINTED:,} more"
+    yield from map(_describe_lost, restored.lost_tables)
     yield f"agents that have to connect again, with their builds to run again: {restored.sessions}"

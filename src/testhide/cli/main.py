@@ -3,6 +3,8 @@
 A server process runs without the parser, whose modules would stay in its memory.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,10 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_process(arguments[0])
         if arguments[:1] == ["agent"]:
             return run_agent(*arguments[1:])
-        from testhide.cli.app import app
-
-        result = app(arguments, result_action="return_value")
-        return result if isinstance(result, int) else 0
+        return _run_verb(arguments)
     except Fault as fault:
         print(f"testhide: {fault}", file=sys.stderr)
         return fault.exit_code
@@ -35,3 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _run_verb(arguments: list[str]) -> int:
+    from testhide.cli.app import app
+
+    try:
+        result = app(arguments, result_action="return_value")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, `head` for example, has had enough. Python writes the rest once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return result if isinstance(result, int) else 0

@@ -176,6 +176,13 @@ def record_cluster(folder: DataFolder) -> None:
     _write_record(folder.path, replace(folder.record, has_cluster=True))
 
 
+def remove_if_empty(*folders: Path) -> None:
+    """Remove folders that a refused start has made, which would be in the way of those that an operator puts back."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def _write_record(data: Path, record: Record) -> None:
     write_private(data / _RECORD, json.dumps(asdict(record), indent=1).encode())
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from testhide.engines.accounts import change_owner
 from testhide.engines.binaries import USER, PostgresBinaries, find_postgres, initdb_command
-from testhide.engines.folder import CLUSTER, DataFolder, has_cluster_in, record_cluster, write_private
+from testhide.engines.folder import CLUSTER, DataFolder, has_cluster_in, record_cluster, remove_if_empty, write_private
 from testhide.operator_errors import Fault
 from testhide.supervise.program import Program, popen_options, send
 
@@ -99,6 +99,7 @@ class Postgres:
         Raises Fault if the folder had a cluster before: an empty database must not replace a lost one.
         """
         if self.folder.record.has_cluster:
+            remove_if_empty(self.folder.sockets, self.folder.home)
             raise Fault(
                 f"The database of {self.folder.path} is gone ({self.cluster}): put it back, or restore a backup into"
                 " another folder (testhide restore). An empty folder begins without data."

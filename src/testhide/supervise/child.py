@@ -1,6 +1,7 @@
 """One supervised process: its start, output and end, and when it starts again."""
 
 import os
+import re
 import subprocess
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from testhide.supervise.program import Program, send
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a restart; the pause doubles each time
 _LONG_LIFE = 10.0  # seconds; a child that lived this long starts again with the first pause
 _TAIL = 20  # last lines of output, which may explain why a child ended
+_DETAILS = re.compile(r"[-^~]+|(LINE \d+|DETAIL|HINT|CONTEXT|QUERY):.*|PL/pgSQL function .*")
+"""Lines below the message of an error: what PostgreSQL adds to it, and what Python draws."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +137,7 @@ class BoundedFile:
 
 def reason_in(output: Iterable[str]) -> str:
     """Return the line of a program's output that best explains its end."""
-    lines = [line for line in output if line.strip()] or ["it said nothing"]
-    return next((line for line in reversed(lines) if "FATAL" in line or "Fatal" in line), lines[-1]).strip()
+    lines = [text for line in output if (text := line.strip(" \t\r\n|+"))] or ["it said nothing"]
+    fatal = (line for line in reversed(lines) if "FATAL" in line or "Fatal" in line)
+    message = (line for line in reversed(lines) if not _DETAILS.fullmatch(line))
+    return next(fatal, next(message, lines[-1]))

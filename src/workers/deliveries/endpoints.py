@@ -13,14 +13,9 @@ from domain.webhooks import RedeliveryRequested, ReplayRequested, WebhookRegiste
 from store.tables import delivery_endpoints, delivery_planning
 from store.tables.delivery_endpoints import DeliveryTarget
 
-FOLDED = (
-    EndpointRegistered,
-    EndpointUpdated,
-    EndpointDeleted,
-    ProjectDeleted,
-    ReplayRequested,
-    RedeliveryRequested,
-)
+DESCRIBING = (EndpointRegistered, EndpointUpdated, EndpointDeleted, ProjectDeleted)
+"""Events that say which endpoints there are. They may be folded again; the others would send messages again."""
+FOLDED = (*DESCRIBING, ReplayRequested, RedeliveryRequested)
 FOLDED_EVENTS: frozenset[type[Event]] = frozenset(
     event for event in (*webhooks.EVENTS, *teams.EVENTS, ProjectDeleted) if issubclass(event, FOLDED)
 )

@@ -27,7 +27,7 @@ from store.clock import utcnow
 from store.log.append import AppendFailed, VersionConflict
 from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
-from store.postgres.leader_lock import hold_leader_lock
+from store.postgres.leader_lock import DISPATCH_LOCK, hold_leader_lock
 from store.postgres.notifications import POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import EMPTY_LOG, BuildLogs
@@ -37,7 +37,6 @@ from workers.dispatch.placement import explain_waiting, place_builds
 
 log = structlog.get_logger()
 
-LOCK = "testhide dispatcher"
 FOLLOWED = [event.name for area in (builds, jobs, nodes, pools) for event in area.EVENTS]
 NOTIFY_ON = [event.name for area in (PLACING, jobs.EVENTS, nodes.EVENTS, pools.EVENTS) for event in area]
 """Events that may change which build runs where. Others matter only when damaged, and are read once a second."""
@@ -87,7 +86,7 @@ class Dispatcher:
         with self._cursor.listening(), self.listener.subscribed(POLLS, self._polled):
             while True:
                 try:
-                    async with hold_leader_lock(self.conninfo, LOCK) as lock:
+                    async with hold_leader_lock(self.conninfo, DISPATCH_LOCK) as lock:
                         await _Leadership(self, lock).lead()
                 except (psycopg.OperationalError, AppendFailed, SteppedDown, StreamDamaged) as error:
                     log.warning("leadership lost", error=str(error).strip())

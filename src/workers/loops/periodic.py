@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import structlog
 from psycopg import AsyncConnection
 
-from store.postgres.leader_lock import hold_leader_lock
+from store.postgres.leader_lock import SCHEDULES_LOCK, hold_leader_lock
 from workers.loops.outages import tolerate_outages
 
 log = structlog.get_logger()
 
-LOCK = "testhide schedules"
 LOCK_CHECK_INTERVAL_S = 1.0
 """How often a leader checks that it still holds the lock, and how soon another one tries to take it."""
 
@@ -40,7 +39,7 @@ class Schedules:
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:
-            async with tolerate_outages("schedules"), hold_leader_lock(self.conninfo, LOCK) as lock:
+            async with tolerate_outages("schedules"), hold_leader_lock(self.conninfo, SCHEDULES_LOCK) as lock:
                 log.info("leading schedules")
                 await self._lead(lock)
             await asyncio.sleep(self.lock_check_interval_s)

@@ -21,12 +21,14 @@ from store.log.cursor import LogCursor
 from store.log.event_log import EventLog
 from store.postgres.notifications import Listener
 from store.tables import log_positions, reactions
+from store.tables.alarms import set_alarm
 from store.tables.reactions import MAX_TRIES, Due
 from workers.loops.outages import tolerate_outages
 from workers.reactions.registry import Reaction, Tools
 
 log = structlog.get_logger()
 
+ALARM = "redis"
 BATCH_SIZE = 500
 """Events read at once."""
 LEASE_SIZE = 20
@@ -76,6 +78,8 @@ class ReactionDispatcher:
             debounce_s=DEBOUNCE_S,
         )
         self._has_positions = False
+        self._alarm: str | None = ""
+        """The alarm that was set last; none was set or ended yet while it is empty."""
 
     async def run(self) -> None:
         """Runs until cancelled. Any number of dispatchers may run."""
@@ -127,6 +131,20 @@ class ReactionDispatcher:
             await asyncio.sleep(self._sweep_interval_s)
             async with tolerate_outages("due reactions"):
                 await self.run_due()
+                await self._check_redis()
+
+    async def _check_redis(self) -> None:
+        """Sets an alarm when Redis goes away, and ends it when Redis answers."""
+        message = None
+        try:
+            async with asyncio.timeout(self._redis_timeout_s):
+                await self._redis.ping()
+        except (RedisError, OSError) as error:
+            late_s = self._sweep_interval_s
+            message = f"Redis does not answer ({type(error).__name__}): reactions run up to {late_s:.0f} s later"
+        if message != self._alarm:
+            await set_alarm(self._pool, ALARM, message)
+            self._alarm = message
 
     async def _work(self) -> None:
         """Runs an arq worker. Starts another whenever one ends, which happens when Redis goes away."""

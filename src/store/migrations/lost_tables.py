@@ -1,0 +1,143 @@
+"""The store's tables as the migrations make them, and what is lost with each: finds those that are not there any more.
+
+Read models are not among them: they say themselves what they have lost (`projections.engine.inspection`).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from psycopg import AsyncConnection
+
+from store.log.ids import KINDS
+from store.migrations.runner import LOCK, MIGRATIONS
+from store.postgres.queries import execute, fetch_rows
+
+
+class StoreTable(NamedTuple):
+    columns: str
+    lost: str | None
+    """What is lost with the table when it is made again; None when it cannot be made again."""
+
+
+NOTHING = "nothing, the server fills it again"
+REBUILD = "rebuilds in progress begin again, and retired read models stay until they are dropped by hand"
+POSITION_COLUMNS = (
+    "name version position updated_at generation tables started_at started_from built_at broken"  # of all schemas
+)
+PARKED_COLUMNS = "projection version position stream error parked_at"
+
+TABLES = {
+    "stored_events": StoreTable("originator_id originator_version topic state notification_id", None),
+    "stored_events_keys": StoreTable("name wrapped destroyed_at", None),
+    "stored_events_once": StoreTable(
+        "scope body position at made answer", "a request that is repeated with its Idempotency-Key is carried out again"
+    ),
+    "audit_tiles": StoreTable("level n hashes", None),
+    "audit_checkpoints": StoreTable("size root note at", None),
+    "audit_keys": StoreTable("vkey sealed", None),
+    "audit_sealing": StoreTable("id leaves_checked checkpoints_checked checked_size checked_at", NOTHING),
+    "alarms": StoreTable("name message since", NOTHING),
+    "build_log_chunks": StoreTable(
+        "build_id attempt first_line line_count lines job_id digest size", "the logs of all builds, for good"
+    ),
+    "agent_gauges": StoreTable("node_id session seen_at free polling cpu_pct ram_pct disk_free_gb uptime_s", NOTHING),
+    "queue_reasons": StoreTable("build_id reason", NOTHING),
+    "token_uses": StoreTable("token_id used_at", "when API tokens were last used"),
+    "login_failures": StoreTable("subject failures since", "the count of failed logins"),
+    "projection_positions": StoreTable(POSITION_COLUMNS, "all read models: build them, as `readyz` says then"),
+    "parked_events": StoreTable(
+        PARKED_COLUMNS, "which events are parked: build read models that had some (`testhide projections rebuild`)"
+    ),
+    "beside.projection_positions": StoreTable(POSITION_COLUMNS, REBUILD),
+    "beside.parked_events": StoreTable(PARKED_COLUMNS, REBUILD),
+    "beside.waiting_deletions": StoreTable("table_name column_name first last", REBUILD),
+    "previous.projection_positions": StoreTable(POSITION_COLUMNS, REBUILD),
+    "previous.parked_events": StoreTable(PARKED_COLUMNS, REBUILD),
+    "reaction_positions": StoreTable(
+        "reaction position", "reactions and messages of webhooks and Teams because of the last events before now"
+    ),
+    "due_reactions": StoreTable(
+        "reaction position due_at tries error",
+        "reactions that were due or parked: logs and artifacts of jobs and builds deleted just now may stay",
+    ),
+    "webhook_endpoints": StoreTable(
+        "id project_id url events active sealed_secret ok failed failures_in_a_row pause_s open_until probing"
+        " last_error said_failing kind",
+        "how many attempts each webhook and channel had, and messages because of events after it was lost; webhooks"
+        " and channels themselves are read from the log",
+    ),
+    "webhook_deliveries": StoreTable(
+        "id delivery_id webhook_id position type item lane replay state leased due_at tries attempts since last_error"
+        " leased_by",
+        "messages of webhooks and Teams that were not delivered yet (`POST /webhooks/{id}/replay` sends them again)",
+    ),
+    "webhook_attempts": StoreTable(
+        "id webhook_id delivery_id type replay number ok status_code error ms excerpt attempted_at",
+        "the history of deliveries, for good",
+    ),
+    "webhook_replays": StoreTable("replay webhook_id position up_to", "replays that were not complete: ask again"),
+    "flaky_tests": StoreTable(
+        "test_case_id runs flaky_runs", "tests that turned flaky in builds since it was lost are not announced"
+    ),
+} | {f"{kind}_ids": StoreTable("last_value", None) for kind in KINDS}
+"""Tables and sequences by name; those without a schema are in `public`."""
+
+
+class LostTable(NamedTuple):
+    name: str
+    column: str | None
+    """The column that is lost; None if the whole table is."""
+
+    def __str__(self) -> str:
+        return self.name if self.column is None else f"{self.name} (its column {self.column})"
+
+    @property
+    def lost(self) -> str | None:
+        """The loss that remains when it is made again; None when it cannot be made again."""
+        return TABLES[self.name].lost if self.column is None else None
+
+
+def describe(tables: Sequence[LostTable]) -> str:
+    """Says which tables are lost, and what to do."""
+    names = ", ".join(map(str, tables))
+    if final := [table for table in tables if table.lost is None]:
+        cure = f"restore {', '.join(map(str, final))} from a backup"
+        if any(table.column for table in final):
+            cure += ", or drop what is left of a table without a column"
+        return f"lost from the database: {names}; {cure} (docs/backup.md)"
+    return f"lost from the database: {names}; run `testhide repair`, which makes them again, empty"
+
+
+async def find_lost_tables(connection: AsyncConnection) -> list[LostTable]:
+    """Finds what the migrations of this release have made and is not there any more.
+
+    Finds nothing in a database of another release, which may have other tables.
+    """
+    (is_migrated,) = (await fetch_rows(connection, "SELECT to_regclass('schema_migrations') IS NOT NULL"))[0]
+    if not is_migrated:
+        return []
+    ((version,),) = await fetch_rows(connection, "SELECT max(version) FROM schema_migrations")
+    if version != MIGRATIONS[-1].version:
+        return []
+    expected = [(name, column) for name, table in TABLES.items() for column in table.columns.split()]
+    rows = await fetch_rows(
+        connection,
+        "SELECT DISTINCT ON (w.table_number) w.name, w.column_name, to_regclass(w.name) IS NOT NULL"
+        " FROM unnest(%s::text[], %s::text[], %s::int[]) WITH ORDINALITY AS w (name, column_name, table_number, number)"
+        " LEFT JOIN pg_attribute a ON a.attrelid = to_regclass(w.name) AND a.attname = w.column_name"
+        " WHERE a.attname IS NULL ORDER BY w.table_number, w.number",
+        (
+            [name for name, _ in expected],
+            [column for _, column in expected],
+            [list(TABLES).index(name) for name, _ in expected],
+        ),
+    )
+    return [LostTable(name, column if is_there else None) for name, column, is_there in rows]
+
+
+async def make_again(connection: AsyncConnection) -> None:
+    """Makes lost tables again, empty, in the transaction of the caller."""
+    await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (LOCK,))
+    for migration in MIGRATIONS:
+        for statement in migration.statements:
+            await connection.execute(statement.encode() if isinstance(statement, str) else statement)
