@@ -315,7 +315,7 @@ def test_a_command_that_hides_the_plugin_is_not_broken(folder: Path, command: st
 
 def test_pytest_runs_that_tests_start_are_left_alone(folder: Path) -> None:
     test = """
-        import os, subprocess, sys
+        import os, subprocess, sys, unittest
         pytest_plugins = ["pytester"]
 
         def test_inner(pytester):
@@ -328,13 +328,23 @@ def test_pytest_runs_that_tests_start_are_left_alone(folder: Path) -> None:
             env = {**os.environ, "PYTHONPATH": "x"}
             subprocess.run([sys.executable, "-m", "pytest"], cwd=tmp_path, env=env, check=True)
 
+        def test_that_loads_unittests():
+            class Inner(unittest.TestCase):
+                def test_fails(self): self.fail()
+
+            result = unittest.TestResult()
+            unittest.TestLoader().loadTestsFromTestCase(Inner).run(result)
+            assert len(result.failures) == 1
+
         def test_left_out(): assert 0
     """
-    run = PluginRun(folder, ["test_i.py::test_inner", "test_i.py::test_with_another_path"], {"test_i.py": test})
+    wanted = [f"test_i.py::test_{name}" for name in ("inner", "with_another_path", "that_loads_unittests")]
+    run = PluginRun(folder, wanted, {"test_i.py": test})
     in_a_worker = run.shell("pytest -p xdist -n 1")
-    assert "2 passed" in in_a_worker.stdout, in_a_worker.stdout
-    directly = run.shell("pytest -k with_another_path")
-    assert "1 passed, 2 deselected" in directly.stdout, directly.stdout
+    assert "3 passed" in in_a_worker.stdout, in_a_worker.stdout
+    for name in ("with_another_path", "loads_unittests"):
+        directly = run.shell(f"pytest -k {name}")
+        assert "1 passed, 3 deselected" in directly.stdout, directly.stdout
 
 
 def test_a_program_that_runs_pytest_several_times(folder: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-_RUNNING = ("TESTHIDE_UNITTEST_RUNNING", "TESTHIDE_PYTEST_RUNNING")
+_RUNNING, _PYTEST_RUNNING = "TESTHIDE_UNITTEST_RUNNING", "TESTHIDE_PYTEST_RUNNING"
 
 
 def begin() -> None:
@@ -26,8 +26,8 @@ def begin() -> None:
         def load_wanted(self: Any, case: Any) -> Any:
             suite = load(self, case)
             with suppress(Exception):
-                if all(os.environ.get(name, process_id) == process_id for name in _RUNNING):
-                    os.environ[_RUNNING[0]] = process_id
+                if os.environ.get(_RUNNING, process_id) == process_id and _PYTEST_RUNNING not in os.environ:
+                    os.environ[_RUNNING] = process_id
                     return self.suiteClass([test for test in suite if test.id() in wanted])
             return suite
 
