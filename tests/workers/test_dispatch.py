@@ -12,12 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from commands.build_assignment import TakeLeadership
 from commands.builds import StartBuild
 from commands.handler import CommandContext, Handler
 from commands.jobs import ConfigureJob, CreateJob, DeleteJob
 from commands.nodes import ConnectNode, DeleteNode, RegisterNode
 from commands.projects import CreateProject
 from domain.builds import BUILD, Assigned, Finished, Queued
+from domain.dispatch import LeadershipTaken
 from domain.nodes import NODE
 from store.postgres.notifications import EVENTS, POLLS, Listener
 from store.tables.agent_gauges import AgentGauges
@@ -356,3 +358,16 @@ async def test_an_overtaken_leader_assigns_nothing_more(yard: Yard) -> None:
             await yard.until(number, is_assigned)
     events = await yard.parts.log.read(0, 1000, ["build.assigned"])
     assert sorted(recorded.stream for recorded in events) == [f"build-{number}" for number in range(1, 6)]
+
+
+async def test_an_overtaken_leader_leads_anew_before_it_assigns_again(yard: Yard) -> None:
+    async with yard.dispatching():
+        await yard.start(1)
+        await yard.gauges.record_poll(3, "first", 2, polling=True)
+        await yard.until(1, is_assigned)
+        await yard.handler.execute(TakeLeadership("another"), ANN)
+        await yard.start(2)
+        await yard.until(2, is_assigned)
+    before, another, after = await yard.parts.log.read(0, 1000, [LeadershipTaken.name])
+    assert another.event.actor == ANN.actor
+    assert before.event.actor == after.event.actor != ANN.actor
