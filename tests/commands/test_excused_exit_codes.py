@@ -196,6 +196,7 @@ def test_a_suite_with_errors_and_no_tests_could_not_be_loaded() -> None:
         ("src/a.test.js", 'classname="src/a.test.js" name="src/a.test.js"><failure message="no module"/>'),
         ("a", 'classname="Test suite failed to run" name="src/a.test.js"><error>no module</error>'),
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="initializationError"><error/>'),
+        ("com.acme.FooTest", 'classname="com.acme.FooTest" name="classMethod"><failure/>'),
         ("CartTest", 'classname="" name=""><failure message="no database"/>'),
         ("com.acme.FooTest", 'classname="com.acme.FooTest" name="com.acme.FooTest"><error/>'),
         ("pytest", 'classname="" name="tests.test_a"><error message="collection failure"/>'),

@@ -258,6 +258,7 @@ def _is_unloaded_suite(case: Case) -> bool:
         or case.classname == "Test suite failed to run"  # jest-junit
         or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
         or case.name.endswith("initializationError")  # surefire
+        or (case.name == "classMethod" and case.classname == case.suite)  # gradle: @BeforeClass or @AfterClass
         or (case.name == NO_NAME and not case.classname)  # gtest: SetUpTestSuite
         or _is_collection_error(case)
     )
