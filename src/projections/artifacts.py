@@ -66,7 +66,7 @@ async def fetch_page(
     limit: int = 10_000,
     offset: int = 0,
 ) -> list[ArtifactRow]:
-    """A page of a build's artifacts by id. `search` matches a part of the file name, ignoring case."""
+    """Returns a page of a build's artifacts, ordered by id. `search` is a part of the file name, ignoring case."""
     return await fetch_all(
         source,
         ArtifactRow,
@@ -84,7 +84,7 @@ async def find(source: Source, artifact_id: int) -> ArtifactRow | None:
 
 
 async def find_duplicate(source: Source, build_id: int, path: str, sha256: str) -> ArtifactRow | None:
-    """The build's artifact with this path and content, if there is one: an agent may send the same file again."""
+    """Returns the build's artifact with this path and content, or None. An agent may send the same file again."""
     query = (
         f"SELECT * FROM {ArtifactRow.table} WHERE build_id = %(build)s AND path = %(path)s AND sha256 = %(sha256)s"
         " ORDER BY id LIMIT 1"

@@ -1,7 +1,7 @@
 """Read model of the audit trail: finds the positions of events by project, actor, type and time.
 
-The events themselves are only in the log. Every event has a row, so a row is five numbers; actors and types are stored
-as hashes.
+The events themselves are only in the log. A row has five numbers, since there is one for every event; actors and types
+are stored as hashes.
 """
 
 import zlib
@@ -22,9 +22,11 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 1
 NO_PROJECT = 0
 MAX_INDEX_LOOKUPS = 50
-"""Projects or types that are looked up one by one in the index."""
+"""Largest number of projects or types that are looked up in the index one by one."""
 MAX_CLOCK_SKEW = timedelta(hours=1)
-"""Largest difference between the clocks of appending processes at which a period has all of its events."""
+"""Largest difference between the clocks of processes that append to the log with which a search by time still finds all
+events.
+"""
 
 
 class TrailRow(Row, frozen=True):
@@ -47,7 +49,7 @@ class TrailRow(Row, frozen=True):
     actor: int
     type: Int
     project_id: int
-    """NO_PROJECT for an event of no project."""
+    """Id of the project that the event belongs to, or NO_PROJECT."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -85,7 +87,7 @@ def type_number(name: str) -> int:
 
 @dataclass(frozen=True)
 class TrailFilter:
-    """Conditions on events; None does not filter."""
+    """Conditions that events must meet. A field that is None sets no condition."""
 
     projects: Collection[int] | None = None
     stream: str | None = None
@@ -98,16 +100,16 @@ class TrailFilter:
 
 
 async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, limit: int) -> list[int]:
-    """The first `limit` positions of matching events: newest first, or oldest first."""
+    """Returns the first `limit` positions of matching events: from the newest on if `newest`, else from the oldest."""
     conditions, parameters = ["true"], dict[str, Any](limit=limit)
 
     def must(condition: str, **values: Any) -> None:
         conditions.append(condition)
         parameters.update(values)
 
-    # The values of the column with the fewest are looked up one by one: only then an index returns the rows in the
-    # wanted order. For several values together, PostgreSQL would scan the log for matches that may be far back. With
-    # very many values matches are so frequent that this is fast.
+    # Of the conditions with several values, the one with the fewest is looked up value by value: only then does an
+    # index return the rows in the wanted order. Otherwise PostgreSQL would scan the log for matches, which may be far
+    # back. A condition with very many values has so many matches that the scan is fast.
     lookup = ""
     for column, sql_type, values in sorted(_chosen(wanted), key=lambda one: len(one[2])):
         parameters[column] = values
@@ -119,8 +121,9 @@ async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, l
     if wanted.stream is not None:
         of_stream = "SELECT notification_id FROM stored_events WHERE originator_id = %(stream)s"
         must(f"position = ANY (ARRAY({of_stream}))", stream=wanted.stream)
-    # Positions bound a period from outside, so that no row far from it is read. `at_us + 0` keeps the planner from
-    # using the index on time for the exact bound, which would read and sort all rows of the period.
+    # A range of positions that is a little wider than the period keeps PostgreSQL from reading rows far from it. `at_us
+    # + 0` keeps the planner from using the index on time for the exact bound, which would read and sort all rows of the
+    # period.
     if wanted.since is not None:
         bound = f"SELECT position FROM {TrailRow.table} WHERE at_us < %(long_before)s ORDER BY at_us DESC LIMIT 1"
         must(
@@ -146,7 +149,7 @@ async def find_positions(source: Source, wanted: TrailFilter, *, newest: bool, l
 
 
 def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
-    """(column, SQL type, values) of each condition that compares with a list of values."""
+    """Yields (column, SQL type, values) for each condition that compares a column with a list of values."""
     if wanted.actor is not None:
         yield "actor", "bigint", [actor_number(wanted.actor)]
     if wanted.types is not None:
@@ -158,7 +161,9 @@ def _chosen(wanted: TrailFilter) -> Iterator[tuple[str, str, list[int]]]:
 async def fetch_stream_positions(
     source: Source, stream: str, *, after: int, before: int, newest: bool, limit: int
 ) -> dict[int, int]:
-    """Version -> position of the stream's events between two versions (both excluded), in order; read from the log."""
+    """Returns version -> position for the first `limit` events of a stream between two versions (both excluded). Reads
+    the log, newest first if `newest`, else oldest first.
+    """
     query = (
         "SELECT originator_version, notification_id FROM stored_events WHERE originator_id = %(stream)s"
         " AND originator_version > %(after)s AND originator_version < %(before)s"
@@ -169,20 +174,20 @@ async def fetch_stream_positions(
 
 
 async def has_project(source: Source, project_id: int) -> bool:
-    """Whether the project ever existed; its trail stays after it is deleted."""
+    """Whether any event belongs to this project. The events of a deleted project stay in the trail."""
     query = f"SELECT 1 FROM {TrailRow.table} WHERE project_id = %(project)s LIMIT 1"
     return await fetch_value(source, query, {"project": project_id}) is not None
 
 
 async def find_project_at(source: Source, position: int) -> int | None:
-    """The id of the project that the event at a position belongs to, if any."""
+    """Returns the id of the project that the event at a position belongs to; None if it belongs to none."""
     query = f"SELECT nullif(project_id, {NO_PROJECT}) FROM {TrailRow.table} WHERE position = %(position)s"
     found: int | None = await fetch_value(source, query, {"position": position})
     return found
 
 
 async def has_unsealed(source: Source, before: datetime) -> bool:
-    """Whether an event from before this time is not covered by the latest checkpoint; False without checkpoints."""
+    """Whether the latest checkpoint leaves out an event from before this time; False if there are no checkpoints."""
     query = (
         f"SELECT at_us < %(before)s FROM {TrailRow.table} WHERE position > (SELECT max(size) FROM audit_checkpoints)"
         " ORDER BY position LIMIT 1"
@@ -191,7 +196,7 @@ async def has_unsealed(source: Source, before: datetime) -> bool:
 
 
 async def fetch_actor_names(source: Source, actors: Collection[str]) -> dict[str, str]:
-    """Actor -> current name. Deleted users and nodes, and the server itself, are left out."""
+    """Returns actor -> current name, without deleted users, deleted nodes and the server itself."""
     query = (
         f"SELECT 'user:' || id, coalesce(nullif(trim(first_name || ' ' || last_name), ''), email) FROM {UserRow.table}"
         f" WHERE id = ANY (%(users)s::bigint[]) UNION ALL"

@@ -40,7 +40,7 @@ class UserRow(Row, frozen=True):
     can_manage_nodes: bool = False
     last_login: datetime | None = None
     invited_at: datetime | None = None
-    """When the last invitation was sent that is open; None once there is a password."""
+    """Time of the last invitation; None if there was none or the user has set a password since."""
 
 
 class SessionRow(Row, frozen=True):
@@ -99,7 +99,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def email_column(user_id: str) -> str:
-    """SQL expression: the email address of the user whose id is in the column `user_id`; null for a null id."""
+    """Returns an SQL expression for the email address of the user whose id is in the column `user_id`; null for a null
+    id.
+    """
     return (
         f"CASE WHEN {user_id} IS NOT NULL THEN"
         f" coalesce((SELECT email FROM {UserRow.table} u WHERE u.id = {user_id}), '{DELETED_USER}') END"
@@ -139,9 +141,10 @@ _ACCESS = (
 
 
 async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) -> list[Credentials | None]:
-    """The credentials of each session, in the given order; None where the session was revoked or its user is inactive.
+    """Returns the credentials for each session, in the given order; None if the session was revoked or its user is
+    inactive.
 
-    Expiry is not checked here: the signed session token holds it.
+    Does not check expiry, which is in the signed session token.
     """
     query = (
         f"SELECT s.id, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes FROM {SessionRow.table} s"
@@ -199,7 +202,7 @@ async def find_view(source: Source, user_id: int) -> UserView | None:
 
 
 async def fetch_page(source: Source, *, search: str | None, **window: Unpack[Window]) -> list[UserView]:
-    """The users by id; with `search`, those whose address or name contains it in any case."""
+    """Returns a page of users, ordered by id. `search` is a part of the email address or name, ignoring case."""
     query = f"{_VIEW} WHERE u.id > %(after)s AND {_MATCHES} ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"
     return await fetch_all(source, UserView, query, {"search": search, **window})
 
@@ -232,7 +235,7 @@ async def find_member(source: Source, project_id: int, user_id: int) -> MemberVi
 
 
 async def fetch_members(source: Source, project_id: int, **window: Unpack[Window]) -> list[MemberView]:
-    """The members of a project by the ids of the users."""
+    """Returns a page of a project's members, ordered by user id."""
     query = (
         f"{_MEMBER_VIEW} WHERE m.project_id = %(project)s AND u.id > %(after)s"
         " ORDER BY u.id OFFSET %(offset)s LIMIT %(limit)s"

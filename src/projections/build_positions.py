@@ -1,6 +1,6 @@
 """Read model of the positions at which builds were queued, started, ended and deleted: finds the builds of a moment.
 
-Rows hold only numbers and the verdict, and stay when the build is deleted. What a build was like at that moment is
+Rows contain only numbers and the verdict, and stay when the build is deleted. All else about a build of the past is
 folded from its events (`projections.time_travel`).
 """
 
@@ -20,9 +20,9 @@ from projections.engine.queries import fetch_column
 
 VERSION = 1
 NEVER = 2**62
-"""Stands for a position that has not come yet."""
+"""Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Builds that are queued between the drawing of a build's id and its event, at most."""
+"""Upper bound of the builds that are queued between the moment when a build's id is drawn and its `build.queued`."""
 
 
 class BuildPositionsRow(Row, frozen=True):
@@ -42,14 +42,14 @@ class BuildPositionsRow(Row, frozen=True):
     created_at: datetime
     queued: int
     turns: list[int] = []
-    """Positions at which it started, was queued again, started again, and so on."""
+    """Positions at which the build started, was queued again, started again, and so on."""
     ended: int = NEVER
     verdict: str = ""
     deleted: int = NEVER
 
 
 class DeletedJobRow(Row, frozen=True):
-    """A job's builds are deleted with it."""
+    """The position at which a job was deleted, and with it all of its builds."""
 
     table = Table("deleted_jobs", VERSION)
     id: int
@@ -57,7 +57,7 @@ class DeletedJobRow(Row, frozen=True):
 
 
 CHANGED_BY = (BuildStarted, BuildRequeued, BuildFinished, BuildDeleted)
-"""Events that change the row of their build."""
+"""Events that change the row of an existing build."""
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
@@ -92,12 +92,12 @@ PROJECTION = Projection(
 
 
 def _at(status: str | None) -> str:
-    """SQL: the builds that there were at `position`, with the columns that BuildFilters compares."""
+    """Returns an SQL subquery for the builds that existed at `position`, with the columns that BuildFilters needs."""
     turns = "(SELECT count(*) FROM jsonb_array_elements(p.turns) turn WHERE turn::bigint <= %(position)s)"
     then = f"CASE WHEN p.ended <= %(position)s THEN p.verdict WHEN {turns} & 1 = 1 THEN 'running' ELSE 'queued' END"
     is_open = "AND int8range(queued, ended) @> %(position)s::bigint" if status in ("queued", "running") else ""
-    # Ids come in the order of positions, but for starts at the same time. Without a bound for them, a page of the past
-    # would begin with reading all builds that came later.
+    # Ids are in the order of positions, except among builds that started at the same time. With an upper bound for the
+    # ids, a page of the past need not first read all builds that came later.
     newest = (
         f"SELECT queued, id FROM {BuildPositionsRow.table} WHERE queued <= %(position)s"
         f" ORDER BY queued DESC LIMIT {MAX_CONCURRENT_STARTS}"
@@ -114,8 +114,8 @@ def _at(status: str | None) -> str:
 async def fetch_page(
     connection: AsyncConnection, filters: BuildFilters, position: int, limit: int, offset: int
 ) -> list[int]:
-    """The ids of a page of the builds at a position, newest first. Only those that were not deleted since have a
-    branch.
+    """Returns the ids of a page of the builds at a position, newest first. A filter by branch finds only builds that
+    have not been deleted since.
     """
     query = f"SELECT id FROM {_at(filters.status)} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s"
     parameters = msgspec.structs.asdict(filters) | {"position": position, "limit": limit, "offset": offset}
@@ -123,5 +123,5 @@ async def fetch_page(
 
 
 async def count(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """The number of matching builds at a position, as `projections.builds.count` counts those of today."""
+    """Returns the number of matching builds at a position, exact or up to MAX_COUNT like `projections.builds.count`."""
     return await builds.count(connection, filters, _at(filters.status), position=position)

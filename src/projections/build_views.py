@@ -32,21 +32,22 @@ class BuildDetail(BuildItem):
     failed: int
     skipped: int
     flaky: int
-    """Results that passed on a retry, or whose test had the opposite result in another build of this commit."""
+    """Number of results that passed on a retry, or whose test had the opposite result in another build of this commit.
+    """
     known_issues: int
     quarantined: int
     node_id: int | None
-    """Id of the node that runs it, or ran it; null before."""
+    """Id of the node that runs the build, or ran it; null before."""
     attempt: int
     detail: str | None
     exit_code: int | None
     log_lines: int
     external: bool
     triggered_by: str
-    """Who or what started it."""
+    """Who or what started the build."""
     restarted_from: int | None
     selected_tests: int | None
-    """Number of tests the build was restricted to; null when it runs all."""
+    """Number of tests that the build was restricted to; null when it runs all tests."""
     keep_forever: bool
     waiting_for: str | None
     """Why a queued build is not assigned yet; null until the dispatcher has tried."""

@@ -30,9 +30,9 @@ from store.postgres.queries import Source
 VERSION = 2
 
 MAX_COUNT = 10_000
-"""Builds that are counted when several filters are combined; a filter alone is counted exactly."""
+"""Largest count when several filters are combined. With one filter the count is exact."""
 MAX_ON_COMMIT = 5
-"""Other builds on its commit that a report is compared with."""
+"""Number of other builds on the same commit that a report is compared with, at most."""
 
 
 class BuildRow(Row, frozen=True):
@@ -75,10 +75,10 @@ class BuildRow(Row, frozen=True):
     quarantined: Int = 0
     restarted_from: int | None = None
     selected_tests: int | None = None
-    """Number of tests the build was restricted to; None when it runs all."""
+    """Number of tests that the build was restricted to; None when it runs all tests."""
     pinned: bool = False
     moved_to_top: int = 0
-    """Log position of its last move to the top of the queue; 0 when it was never moved."""
+    """Log position of the last move to the top of the queue; 0 when the build was never moved."""
     configuration: dict[str, Any] = {}
 
 
@@ -169,18 +169,20 @@ PROJECTION = Projection("builds", VERSION, (BuildRow, CommentRow), keys, apply, 
 
 
 class BuildFilters(msgspec.Struct, frozen=True):
-    """Conditions on builds; None does not filter. `projects` are those that the caller may see, None for all."""
+    """Conditions that builds must meet. A field that is None sets no condition. `projects` lists the ids of the
+    projects that the caller may see.
+    """
 
     projects: list[int] | None = None
     job_id: int | None = None
     status: str | None = None
     branch: str | None = None
     commit_sha: str | None = None
-    """The beginning of a commit, in small letters."""
+    """Beginning of the commit's hash, in small letters."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     before_id: int | None = None
-    """For keyset paging: only builds older than this one."""
+    """Id that limits a page to older builds (keyset paging)."""
 
     def where(self) -> str:
         conditions = {
@@ -188,7 +190,7 @@ class BuildFilters(msgspec.Struct, frozen=True):
             "job_id": "job_id = %(job_id)s",
             "status": "status = %(status)s",
             "branch": "branch = %(branch)s",
-            # Behind every commit with this beginning: no hexadecimal digit is beyond `g`.
+            # The upper bound ends with `g`, which sorts after every hexadecimal digit.
             "commit_sha": """lower(commit_sha) COLLATE "C" BETWEEN %(commit_sha)s AND %(commit_sha)s || 'g'""",
             "created_after": "created_at >= %(created_after)s",
             "created_before": "created_at < %(created_before)s",
@@ -203,7 +205,7 @@ async def find(source: Source, build_id: int) -> BuildRow | None:
 
 
 async def fetch_page(source: Source, filters: BuildFilters, limit: int, offset: int) -> list[BuildRow]:
-    """A page of builds, newest first."""
+    """Returns a page of builds, newest first."""
     return await fetch_all(
         source,
         BuildRow,
@@ -220,9 +222,10 @@ class BuildCount(NamedTuple):
 async def count(
     source: Source, filters: BuildFilters, table: str = str(BuildRow.table), **parameters: Any
 ) -> BuildCount:
-    """The number of matching builds: exact with at most one filter besides `projects`, else up to MAX_COUNT.
+    """Returns the number of matching builds: exact with at most one filter besides `projects`, otherwise up to
+    MAX_COUNT.
 
-    `table` is the one that has them, or a query with `parameters`.
+    `table` is the table of the builds, or a subquery that needs `parameters`.
     """
     given = {name for name, value in msgspec.structs.asdict(filters).items() if value is not None}
     limit = MAX_COUNT + 1 if len(given - {"projects"}) > 1 else None
@@ -233,7 +236,9 @@ async def count(
 
 
 async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Finished, unpinned builds that their project's retention no longer keeps, by age or by number; oldest first."""
+    """Returns the ids of finished, unpinned builds that exceed their project's retention by age or by number, oldest
+    first.
+    """
     query = (
         "SELECT id FROM (SELECT b.id, b.pinned, b.finished_at, p.retention_days, p.retention_builds,"
         "  row_number() OVER (PARTITION BY b.job_id ORDER BY b.id DESC) AS number"
@@ -248,7 +253,9 @@ async def find_expired(source: Source, now: datetime, limit: int) -> list[int]:
 
 
 async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, other_than: int) -> list[int]:
-    """The newest MAX_ON_COMMIT builds of the job on a commit that ran to their end, newest first."""
+    """Returns the ids of the newest builds of a job on a commit that passed or failed, newest first, MAX_ON_COMMIT at
+    most. Leaves out the build `other_than`.
+    """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
         " AND job_id = %(job)s AND status IN ('passed', 'failed') AND id <> %(other)s"
@@ -258,7 +265,9 @@ async def find_ended_on_commit(source: Source, job_id: int, commit_sha: str, *, 
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:
-    """The build's position in the dispatcher's order, from 1; 0 when it is not queued."""
+    """Returns the build's position in the order in which the dispatcher assigns builds, from 1; 0 when it is not
+    queued.
+    """
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"
         f" FROM {BuildRow.table} WHERE status = 'queued' AND assigned_at IS NULL) q WHERE id = %(id)s"
@@ -271,7 +280,7 @@ class CommentView(msgspec.Struct):
     build_id: int
     text: str
     author: str
-    """Email address of who wrote it."""
+    """Email address of the author."""
     created_at: datetime
 
 
@@ -286,6 +295,6 @@ async def fetch_comments(source: Source, build_id: int) -> list[CommentView]:
 
 
 async def fetch_assigned_ids(source: Source, node_id: int) -> list[int]:
-    """Ids of the builds that are assigned to this node and not yet started by its agent."""
+    """Returns the ids of the builds that are assigned to this node and not yet started by its agent."""
     query = f"SELECT id FROM {BuildRow.table} WHERE node_id = %(node)s AND finished_at IS NULL AND status = 'queued'"
     return await fetch_column(source, query, {"node": node_id})

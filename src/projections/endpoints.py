@@ -1,4 +1,4 @@
-"""The projections of endpoints: one row for each webhook, or for each Teams channel."""
+"""Projections of endpoints: one table for webhooks and one for Teams channels, with a row for each endpoint."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack
@@ -27,8 +27,9 @@ PROJECTED = (EndpointRegistered, EndpointUpdated, EndpointDeleted, EndpointFaili
 def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[EndpointEvent]]) -> Projection:
     """Returns the projection of the endpoints that `events` are about.
 
-    The rows need the columns id, project_id, created_at, updated_at, failing_since, failing_error and those that
-    `EndpointUpdated` changes. Columns without a default are fields of the registered event.
+    `row_type` needs the columns id, project_id, created_at, updated_at, failing_since and failing_error, and those that
+    `EndpointUpdated` changes. The event that registers an endpoint must have a field for every column without a
+    default.
     """
     taken = tuple(event for event in events if issubclass(event, PROJECTED))
 
@@ -55,7 +56,7 @@ def endpoint_projection(name: str, row_type: type[Row], events: Sequence[type[En
 
 
 def new_row(row_type: type[R], event: Event) -> R:
-    """Returns the row of an endpoint that was just registered."""
+    """Returns the row of an endpoint for the event that registered it."""
     assert isinstance(event, EndpointRegistered)
     ids = {"id": event.endpoint_id, "project_id": event.project_id}
     return copy_fields(row_type, event, **ids, created_at=event.at, updated_at=event.at)
@@ -80,7 +81,9 @@ async def list_endpoints(
     active: bool | None = None,
     **window: Unpack[Window],
 ) -> list[R]:
-    """Returns a page ordered by id, of these projects; None: of all projects and of endpoints without one."""
+    """Returns a page of the endpoints of these projects, ordered by id. If `projects` is None, of all endpoints,
+    including those without a project.
+    """
     return await fetch_all(
         source,
         row_type,

@@ -1,7 +1,7 @@
-"""Event index: positions of the events that concern a resource and are in other streams than its own.
+"""Event index: for a resource, the positions of events that concern it but are in the streams of other resources.
 
-Historical reads look events up here. Rows are only added, so they still name the events of builds that were deleted
-since. They hold only numbers.
+Historical reads use it. Its rows contain only numbers and are never deleted, so it still finds the events of builds
+that have been deleted since.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ VERSION = 2
 
 Kind = Literal["job", "quarantine", "triage", "node", "user", "projects"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""A row stores the index of its kind.
+"""Kinds of resources, with the events that concern each. A row stores the index of its kind in this tuple.
 
 - `job`: its builds were queued
 - `quarantine`: quarantined tests of a job ran
@@ -89,7 +89,7 @@ PROJECTION = Projection(
 
 
 async def find_positions(source: Source, kind: Kind, id: int, until: int, limit: int | None = None) -> list[int]:
-    """Positions of the events of a resource up to `until`, newest first."""
+    """Returns the positions of the events that concern a resource, newest first, without those after `until`."""
     return await fetch_column(
         source,
         f"SELECT position FROM {RelatedRow.table} WHERE kind = %(kind)s AND id = %(id)s AND position <= %(until)s"

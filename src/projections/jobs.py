@@ -1,4 +1,4 @@
-"""Read model of jobs and their configurations. Values of secrets are only in the job's stream."""
+"""Read model of jobs and their configurations, without the values of secrets, which are only in the job's stream."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ from store.postgres.queries import Source
 
 VERSION = 1
 JOBS_CACHED = 10_000
-"""Jobs whose project a process remembers."""
+"""Number of jobs whose project a process caches."""
 
 
 class JobRow(Row, frozen=True):
@@ -47,7 +47,7 @@ class ConfigurationRow(Row, frozen=True):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Names of the secrets, without values."""
+    """Names of the secrets."""
     updated_at: datetime
 
 
@@ -106,14 +106,14 @@ async def find(source: Source, job_id: int) -> JobRow | None:
 
 
 class ProjectOfJob:
-    """Looks up the project of a job, and caches it: a job never changes its project."""
+    """Cached look-up of the project of a job. A job never changes its project."""
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
         self._known: LRUCache[int, int] = LRUCache(JOBS_CACHED)
 
     async def __call__(self, job_id: int) -> int | None:
-        """The id of the job's project, None for an unknown job. A deleted job may still be in the cache."""
+        """Returns the id of the job's project; None for an unknown job. A deleted job may still be in the cache."""
         if (project_id := self._known.get(job_id)) is not None:
             return project_id
         job = await find_row(self._pool, JobRow, job_id)
@@ -137,7 +137,7 @@ async def find_detail(source: Source, job_id: int) -> JobDetail | None:
 
 
 async def find_configuration(source: Source, job_id: int) -> ConfigurationRow | None:
-    """The job's configuration; None for a job that was never configured."""
+    """Returns the job's configuration; None for a job that was never configured."""
     return await find_row(source, ConfigurationRow, job_id)
 
 
@@ -155,7 +155,9 @@ async def fetch_page(
     enabled: bool | None,
     **window: Unpack[Window],
 ) -> list[JobRow]:
-    """The jobs of `projects` (None: of all projects) whose names contain `search`, ignoring case; by id."""
+    """Returns a page of the jobs of `projects` (None: of all projects), ordered by id. `search` is a part of the name,
+    ignoring case.
+    """
     return await fetch_all(
         source,
         JobRow,

@@ -1,4 +1,4 @@
-"""Read model of known issues and of the failures that each was taught to match."""
+"""Read model of known issues, and of the failures that each of them also matches."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -24,7 +24,7 @@ class KnownIssueRow(Row, frozen=True):
     title: str
     classification: str
     kind: str
-    """`pattern`, `signature` or `fail_id`: what `value` is compared with."""
+    """What `value` is compared with: `pattern`, `signature` or `fail_id`."""
     value: str
     defect_key: str | None
     defect_url: str | None
@@ -32,7 +32,7 @@ class KnownIssueRow(Row, frozen=True):
     updated_at: datetime
     edition: Int = 1
     searched: Int = 0
-    """The last edition for which the search through older failures was completed."""
+    """Newest edition for which the search through older failures is complete."""
 
 
 class IssueFailureRow(Row, frozen=True):
@@ -99,7 +99,7 @@ async def fetch_page(source: Source, project_id: int, **window: Unpack[Window]) 
 
 
 async def fetch_match_rules(source: Source, project_id: int) -> list[known_issues.MatchRule]:
-    """The match rules of all known issues of a project, taught ones included."""
+    """Returns the match rules of all known issues of a project, including those of failures that were added to one."""
     return await fetch_all(
         source,
         known_issues.MatchRule,
@@ -111,6 +111,6 @@ async def fetch_match_rules(source: Source, project_id: int) -> list[known_issue
 
 
 async def find_unsearched(source: Source, limit: int) -> list[int]:
-    """Ids of the known issues whose search through older failures is not complete, oldest first."""
+    """Returns the ids of the known issues whose search through older failures is not complete, oldest first."""
     query = f"SELECT id FROM {KnownIssueRow.table} WHERE {_UNSEARCHED} ORDER BY id LIMIT %(limit)s"
     return await fetch_column(source, query, {"limit": limit})

@@ -1,4 +1,4 @@
-"""Read model of commands that agents have not answered yet. The answers are in the commands' streams."""
+"""Read model of commands to agents that are not answered yet. The answers are only in the commands' streams."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -38,8 +38,8 @@ PROJECTION = Projection(
 
 
 async def find_unanswered(source: Source, node_id: int) -> list[int]:
-    """Ids of the commands for this node's agent, oldest first. Commands past their timeout are left out, so that a
-    command which was requested while the machine was away does not run when it comes back.
+    """Returns the ids of the commands that the node's agent has not answered, oldest first. Leaves out commands past
+    their timeout: a command that was requested while the machine was away must not run when it comes back.
     """
     query = (
         f"SELECT id FROM {NodeCommandRow.table} WHERE node_id = %(node)s"

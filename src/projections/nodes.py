@@ -1,4 +1,4 @@
-"""Read model of nodes. An agent's measurements are not events: queries join them from `agent_gauges`."""
+"""Read model of nodes. An agent's measurements are not events; queries read them from the table `agent_gauges`."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -16,7 +16,7 @@ from store.postgres.queries import Source
 VERSION = 1
 
 NEVER = -1
-"""`last_heartbeat_s` of a node whose agent has never sent measurements."""
+"""Value of `last_heartbeat_s` for a node whose agent has never sent measurements."""
 
 Status = Literal["online", "offline", "quarantined"]
 
@@ -32,7 +32,7 @@ class NodeRow(Row, frozen=True):
     created_at: datetime
     status: str = "offline"
     session: str | None = None
-    """The session of the connected agent; None while offline."""
+    """Session of the connected agent; None while the node is offline."""
     quarantined: bool = False
     version: str = ""
     platform: str = ""
@@ -43,7 +43,7 @@ class NodeRow(Row, frozen=True):
     running_builds: int = 0
     failed_builds: int = 0
     lost_builds: int = 0
-    """Builds that were requeued because the agent of this node was lost."""
+    """Number of builds that were queued again because the node's agent was lost."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -88,7 +88,7 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
             described = ("session", "version", "platform", "hostname", "cpu_cores", "ram_gb")
             return {field: getattr(event, field) for field in described} | {"connected_at": event.at}
         case nodes.NodeWentOffline():
-            # A session that was already replaced by another one may end late.
+            # The end of a session may arrive after another session has replaced it.
             return {"session": None} if event.session == node.session else {}
         case nodes.NodeUpdated():
             return changed_columns(node, event)
@@ -99,7 +99,7 @@ def _node_changes(event: nodes.NodeEvent, node: NodeRow) -> dict[str, Any]:
 
 
 def _build_counts(event: BuildAssigned | BuildRequeued | BuildFinished, node: NodeRow) -> dict[str, Any]:
-    # A build may end twice for a node, by a requeue and by a late finish.
+    # A build may end twice for a node: first it is queued again, and later its agent finishes it all the same.
     released = {"running_builds": max(0, node.running_builds - 1)}
     match event:
         case BuildAssigned():
@@ -116,14 +116,16 @@ PROJECTION = Projection(
 
 
 class NodeView(msgspec.Struct, frozen=True):
-    """A node and its agent's last measurements, in whole numbers; 0 while offline, null in historical reads."""
+    """A node and the last measurements of its agent, in whole numbers. Measurements are 0 while the node is offline,
+    and null in historical reads.
+    """
 
     id: int
     name: str
     status: Status
     pool_id: int | None
     running_builds: int
-    """How many builds run there now."""
+    """Number of builds that run on the node now."""
     cpu_pct: int | None
     tags: list[str]
     max_parallel: int
@@ -136,20 +138,20 @@ class NodeView(msgspec.Struct, frozen=True):
     platform: str
     hostname: str
     failed_builds: int
-    """How many builds failed there."""
+    """Number of builds that failed on the node."""
     lost_builds: int
-    """How many builds were lost there because the agent fell silent."""
+    """Number of builds that were lost on the node because its agent fell silent."""
 
 
 class NodeHealth(msgspec.Struct, frozen=True):
-    """The last measurements of a node's agent and their age in seconds; 0 and NEVER when there are none."""
+    """The last measurements of a node's agent and their age. Without measurements they are 0, and the age is -1."""
 
     node_id: int
     cpu_pct: int
     ram_pct: int
     disk_free_gb: int
     last_heartbeat_s: int
-    """Seconds since the agent's last request; -1 before its first."""
+    """Seconds since the agent last sent measurements; -1 if it never did."""
     status: Status
 
 
@@ -166,7 +168,7 @@ _VIEW = f"""
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> NodeRow | None:
-    """The node whose agent has this token; None when there is none, or it was deleted."""
+    """Returns the node whose agent has the token with this hash; None if there is none or the node was deleted."""
     query = f"SELECT * FROM {NodeRow.table} WHERE token_hash = %(hash)s"
     return await fetch_one(source, NodeRow, query, {"hash": token_hash})
 
@@ -180,7 +182,7 @@ async def find_view(source: Source, node_id: int) -> NodeView | None:
 
 
 async def find_view_by_name(source: Source, name: str) -> NodeView | None:
-    """The node with exactly this name; names are unique."""
+    """Returns the node with exactly this name, or None. Names are unique."""
     query = f"{_VIEW} WHERE lower(n.name) = lower(%(name)s) AND n.name = %(name)s"
     return await fetch_one(source, NodeView, query, {"name": name})
 

@@ -51,7 +51,7 @@ class PoolView(msgspec.Struct, frozen=True):
     name: str
     project_id: int
     node_count: int
-    """How many nodes are in the pool."""
+    """Number of nodes in the pool."""
     labels: dict[str, str]
     max_parallel: int | None
     shared: bool
@@ -69,7 +69,7 @@ async def find(source: Source, pool_id: int) -> PoolView | None:
 
 
 async def find_id_by_name(source: Source, project_id: int, name: str) -> int | None:
-    """The pool of this project with exactly this name."""
+    """Returns the id of the project's pool with exactly this name, or None."""
     query = f"SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s AND name = %(name)s"
     return cast(int | None, await fetch_value(source, query, {"project": project_id, "name": name}))
 
@@ -85,7 +85,7 @@ async def fetch_node_ids(source: Source, pool_id: int) -> list[int]:
 
 
 async def count_active_builds(source: Source, pool_id: int) -> int:
-    """Unfinished builds that are routed to this pool or run on its nodes."""
+    """Returns the number of unfinished builds that are routed to this pool or run on its nodes."""
     query = f"""
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND (node_pool_id = %(pool)s::bigint
             OR node_id IN (SELECT id FROM {NodeRow.table} WHERE pool_id = %(pool)s::bigint))
@@ -94,7 +94,9 @@ async def count_active_builds(source: Source, pool_id: int) -> int:
 
 
 async def count_guest_builds(source: Source, project_id: int) -> int:
-    """Unfinished builds of other projects that are routed to this project's pools or run on their nodes."""
+    """Returns the number of other projects' unfinished builds that are routed to this project's pools or run on their
+    nodes.
+    """
     query = f"""
         WITH pools AS (SELECT id FROM {PoolRow.table} WHERE project_id = %(project)s::bigint)
         SELECT count(*) FROM {BuildRow.table} WHERE finished_at IS NULL AND project_id <> %(project)s::bigint
@@ -107,7 +109,9 @@ async def count_guest_builds(source: Source, project_id: int) -> int:
 async def fetch_page(
     source: Source, *, projects: Sequence[int] | None, project_id: int | None, **window: Unpack[Window]
 ) -> list[PoolView]:
-    """The pools of `projects` (None: of all projects) and all shared pools; with `project_id`, only those of it."""
+    """Returns a page of all shared pools and the pools of `projects` (None: of all projects), ordered by id.
+    `project_id` limits the page to the pools of one project.
+    """
     return await fetch_all(
         source,
         PoolView,

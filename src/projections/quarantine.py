@@ -1,6 +1,6 @@
 """Read model of quarantined tests.
 
-A row is one quarantined test of a job. Expired entries keep their row until they are lifted. An entry is healthy from
+A row is one quarantined test of a job. An expired entry keeps its row until somebody lifts it. An entry is healthy from
 `quarantine.became_healthy` until its test fails again.
 """
 
@@ -38,15 +38,15 @@ class QuarantineRow(Row, frozen=True):
     expires_at: datetime | None
     owner: str | None
     expired_at: datetime | None = None
-    """When the expiry was recorded, which is some time after `expires_at`."""
+    """Time at which the expiry was recorded, some time after `expires_at`."""
     healthy_at: datetime | None = None
     failed_at: datetime | None = None
     failed_in: int | None = None
-    """The last build in which the test failed."""
+    """Id of the last build in which the test failed."""
     failures: Int = 0
-    """Builds in which the test failed since it was quarantined."""
+    """Number of builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """The last builds, at most quarantine.HEALTHY_AFTER, in which the test passed since its last failure."""
+    """Ids of the last builds in which the test passed since its last failure, quarantine.HEALTHY_AFTER at most."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -101,8 +101,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 
 def _existing(rows: Rows, ids: Iterable[int]) -> Iterator[QuarantineRow]:
-    """The rows of these entries. Some may be missing: an entry can be lifted while a report that ran its test is
-    recorded.
+    """Yields the rows of the entries with these ids. An entry may have been lifted while the report was recorded, so
+    its row may be missing.
     """
     for quarantine_id in ids:
         if (row := rows.get(QuarantineRow, quarantine_id)) is not None:
@@ -123,7 +123,7 @@ Status = Literal["active", "healthy", "expired"]
 
 
 def status_at(row: QuarantineRow, now: datetime) -> tuple[Status, datetime]:
-    """The entry's status at a time, and since when it has been so."""
+    """Returns the status of the entry at the time `now`, and the time since when it has this status."""
     if row.expires_at is not None and row.expires_at <= now:
         return "expired", row.expires_at
     if row.healthy_at is not None:
@@ -145,7 +145,7 @@ async def find(source: Source, quarantine_id: int) -> QuarantineRow | None:
 
 
 async def fetch_page(source: Source, job_id: int, **window: Unpack[Window]) -> list[QuarantineRow]:
-    """A page of entries by id, expired ones included."""
+    """Returns a page of the entries of a job, ordered by id, including expired ones."""
     return await fetch_all(
         source,
         QuarantineRow,
@@ -174,14 +174,14 @@ async def count_by_status(source: Source, job_id: int, now: datetime) -> dict[st
 
 
 async def count_by_age(source: Source, job_id: int, now: datetime) -> dict[int, int]:
-    """How many entries were quarantined a number of whole days ago, by this number."""
+    """Returns age in whole days -> number of the job's entries that have not expired and were quarantined then."""
     days = "floor(greatest(extract(epoch FROM %(now)s - quarantined_at), 0) / 86400)::int"
     query = f"SELECT {days}, count(*) FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} GROUP BY 1"
     return dict(await fetch_rows(source, query, {"job": job_id, "now": now}))
 
 
 async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> list[int]:
-    """Jobs with entries that have expired and whose expiry is not recorded yet."""
+    """Returns the ids of jobs with expired entries whose expiry is not recorded yet."""
     query = (
         f"SELECT DISTINCT job_id FROM {QuarantineRow.table} WHERE {_EXPIRY_UNRECORDED} AND expires_at <= %(now)s"
         " LIMIT %(limit)s"
@@ -190,7 +190,7 @@ async def find_jobs_with_expired(source: Source, now: datetime, limit: int) -> l
 
 
 async def find_recovered(source: Source, now: datetime, limit: int) -> list[RecoveredEntry]:
-    """Active entries that became healthy and whose recovery is not recorded yet, by job."""
+    """Returns entries that became healthy, have not expired, and whose recovery is not recorded yet, ordered by job."""
     query = (
         f"SELECT job_id, id, failures FROM {QuarantineRow.table} WHERE {_RECOVERY_UNRECORDED}"
         " AND (expires_at IS NULL OR expires_at > %(now)s) ORDER BY job_id, id LIMIT %(limit)s"

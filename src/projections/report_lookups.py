@@ -1,4 +1,4 @@
-"""Looks up what recording a report needs, in several read models at once."""
+"""Look-ups in several read models that recording a report needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from projections.results_cases import fetch_catalogue_version, find_case_ids
 from projections.results_queries import ReportRanges
 
 BATCH_SIZE = 5_000
-"""Node ids looked up in one query."""
+"""Number of node ids that one query looks up."""
 
 
 @dataclass(frozen=True)
 class ReportLookups:
-    """Look-ups in read models for recording a report: implements `commands.reports.recording.ReadModels`."""
+    """Implements `commands.reports.recording.ReadModels` by queries of several read models."""
 
     pool: AsyncConnectionPool
 

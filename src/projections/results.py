@@ -1,11 +1,12 @@
-"""Read model of test results and reports. `results_queries` and `results_history` read it, `results_cases` holds its
-tables of test cases.
+"""Read model of test results and reports. The queries are in `results_queries` and `results_history`, the tables of
+test cases in `results_cases`.
 
-A row of `result_blocks` holds up to a thousand results as arrays, as they were recorded (docs/decisions/0010): about
-17 bytes a result with indexes. The results of a report have contiguous ids, which its row in `reports` names. Texts are
-in a table of their own, since a passed test has none.
+A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010):
+about 17 bytes for each result, with indexes. The results of a report have contiguous ids; its row in `reports` has the
+first id and the number of results. Texts are in a table of their own, since a passed test has none.
 
-Rows of results are never updated: `superseded_results` lists what reports of older releases replaced one by one.
+Rows of results are never updated. Events of older releases replaced results one by one; such replaced results are
+listed in `superseded_results`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,19 +47,19 @@ from projections.results_cases import (
 )
 
 STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""The bits of a result's `facts`: the status (0 passed, 1 failed, 2 skipped), three flags, and from bit 5 on the
-attempt. For a result that was retried all bits are inverted, so `facts` is negative.
+"""Bits of a result's `facts`: bits 0 and 1 are the status (0 passed, 1 failed, 2 skipped), bits 2 to 4 are flags, and
+from bit 5 on follows the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
 """
 
 
 class BlockRow(Row, frozen=True):
-    """A block of results in report order; element n of each array is result `first_result_id + n`."""
+    """A block of results in report order. Element n of each array belongs to the result `first_result_id + n`."""
 
     table = Table(
         "result_blocks",
         VERSION,
         key=("first_result_id",),
-        # Every search reads the GIN index's list of pending entries, so it is kept short (512 kB).
+        # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
         indexes=(
             "(first_result_id) WITH (fillfactor = 100)",
             "USING gin (case_ids) WITH (gin_pending_list_limit = 512)",
@@ -72,7 +73,7 @@ class BlockRow(Row, frozen=True):
     case_ids: Ints
     durations_ms: Ints
     suites: SmallInts
-    """Indexes into the report's `suites`."""
+    """Suite of each result, as its index in the report's `suites`."""
     facts: SmallInts
 
 
@@ -89,17 +90,17 @@ class ResultTextRow(Row, frozen=True):
 
 
 class OutputsRow(Row, frozen=True):
-    """The output of the tests of one block. Output is bulky and seldom read, so one row holds a whole block."""
+    """Output of the tests of one block. Output is large and seldom read, so one row stores that of a whole block."""
 
     table = Table("result_outputs", VERSION, key=("first_result_id",), indexes=("(job_id)",))
     first_result_id: int
     job_id: Int
     outputs: dict[str, tuple[str, str]]
-    """Index of the result in the block -> (`system_out`, `system_err`)."""
+    """Index of the result in its block, as text -> (`system_out`, `system_err`)."""
 
 
 class SupersededRow(Row, frozen=True):
-    """A result that does not count, because an event of an older release says that another one replaced it."""
+    """A result that does not count, because an event of an older release says that another result replaced it."""
 
     table = Table("superseded_results", VERSION, indexes=("(job_id)",))
     id: int
@@ -115,12 +116,12 @@ class ReportRow(Row, frozen=True):
     attempt: Int
     path: str
     cases: Int
-    """Number of results, retried attempts included."""
+    """Number of results, including retried attempts."""
     suites: list[str]
     warnings: list[str]
     recorded_at: datetime
     is_replaced: bool = False
-    """Another report took its place, so its results do not count."""
+    """Whether another report has replaced this one, so that its results do not count."""
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -172,7 +173,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
-            # The counters in `case_stats` stay: they hold no names.
+            # The counters in `case_stats` stay, since they contain no names.
             yield Delete(CatalogueRow, event.project_id)
             yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
@@ -198,7 +199,8 @@ PROJECTION = Projection(
 
 
 def pack_facts(event: ResultsRecorded) -> Int16s:
-    """The `facts` of each result. Works on all rows at once, on two long integers: their low and their high bytes.
+    """Returns the `facts` of each result. Computes them for all results at once, as two long integers: one with the low
+    bytes, one with the high bytes.
 
     Raises ValueError when the event's columns have different lengths.
     """
@@ -257,7 +259,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
     for case_id, stats, row, status, flaky in zip(
         case_ids, rows.get_many(CaseStatsRow, case_ids), *of_finals, strict=True
     ):
-        # A block may have a test in several suites.
+        # One block may contain results of the same test in several suites.
         stats = after.get(case_id) or stats or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
         if (
@@ -269,7 +271,8 @@ def _stats(event: ResultsRecorded, rows: Rows) -> RowsByKey:
             and stats.job_id == job_id
             and row not in replaced
         ):
-            # Nearly all results are this case of `add_result`; calling it for each would be a fifth of a bulk load.
+            # Shortcut for what `add_result` does with nearly all results: calling it for each would take a fifth of a
+            # bulk load.
             after[case_id] = CaseStatsRow(
                 case_id,
                 build_id,

@@ -13,11 +13,11 @@ from projections.engine.queries import fetch_value
 from store.postgres.queries import Source, fetch_rows
 
 VERSION = 4
-"""Version of the projection `results`, which also writes the tables of this file."""
+"""Version of the projection `results`, to which the tables of this file belong."""
 
 NO_RUN = -1
 MIXED = 3
-"""The outcome of a run with results of both kinds: the test failed in one report or suite and passed in another."""
+"""Outcome of a run with passed and failed results: the test failed in one report or suite and passed in another."""
 
 
 class TestCaseRow(Row, frozen=True):
@@ -32,42 +32,42 @@ class TestCaseRow(Row, frozen=True):
 
 
 class CaseStatsRow(Row, frozen=True):
-    """Outcome counters of a test case. A run is all its results in one build that count and are not skipped, in the
-    order of the log. It failed when one of them did. A mixed run is no flip, nor flaky by itself: that may be Python
-    3.11 and 3.12.
+    """Outcome counters of a test case. A run is all results of the case in one build, without those that are skipped or
+    do not count. Runs are in the order of the log. A run failed if one of its results failed. A mixed run is no flip
+    and not flaky by itself, since the test may fail on Python 3.11 and pass on 3.12.
     """
 
     table = Table("case_stats", VERSION, key=("case_id",))
     case_id: int
     last_build_id: int = 0
-    """The build of the last run; its job and commit follow."""
+    """Id of the build of the last run. `job_id` and `commit` belong to the same build."""
     job_id: Int = 0
     commit: int = 0
-    """Its `commit_number`; 0 when it is not known."""
+    """`commit_number` of the last run's build; 0 when its commit is not known."""
     runs: Int = 0
     failures: Int = 0
     flips: Int = 0
-    """Changes between passed and failed from one run to the next, where both are of one job."""
+    """Number of times that a run passed after one that failed, or the reverse, both in the same job."""
     flaky_runs: Int = 0
-    """Runs with a flaky result, or that flipped on the same commit as the run before."""
+    """Number of runs that have a flaky result, or that flipped on the same commit as the run before."""
     passed: Int = 0
-    """Results of the last run that passed; those that failed, and the flaky ones, follow."""
+    """Number of results of the last run that passed. `failed` and `flaky` count the failed and the flaky ones."""
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
-    """Outcome of the run before the last one; NO_RUN when there is none, or it was of another job."""
+    """Outcome of the run before the last one; NO_RUN when there is none, or it belongs to another job."""
     commit_before: int = 0
 
     @property
     def outcome(self) -> int:
-        """The outcome of the last run; NO_RUN when all its results were replaced."""
+        """Outcome of the last run; NO_RUN when all its results were replaced."""
         if self.failed:
             return MIXED if self.passed else FAILED
         return PASSED if self.passed else NO_RUN
 
 
 class CatalogueRow(Row, frozen=True):
-    """How far the test cases of a project are projected: the version of its stream of cases, and their number."""
+    """The version that this read model has reached in a project's stream of test cases, and the number of its cases."""
 
     table = Table("case_catalogues", VERSION, key=("project_id",))
     project_id: int
@@ -78,7 +78,7 @@ class CatalogueRow(Row, frozen=True):
 def add_result(
     stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
 ) -> CaseStatsRow:
-    """The counters after one more result; a second one of the same build, from another report or suite, is of the same
+    """Returns the counters after one more result. Results of the same build, in other reports or suites, belong to one
     run.
     """
     if status == SKIPPED:
@@ -91,7 +91,9 @@ def add_result(
 
 
 def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
-    """The counters without a result that was added before. Of an older run than the last one it is the only result."""
+    """Returns the counters without a result that was added before. Unless it belongs to the last run, it must be the
+    only result of its run.
+    """
     if status == SKIPPED:
         return stats
     if stats.last_build_id != build_id:
@@ -124,7 +126,7 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
 
 
 def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> CaseStatsRow:
-    """The counters when these are the results of the last run."""
+    """Returns the counters after the results of the last run were changed to these numbers."""
     after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(
@@ -144,7 +146,7 @@ def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
 
 
 def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
-    """Returns the counters of a case after an earlier run, not its latest, was corrected from `was` to `status`."""
+    """Returns the counters after the status of a run before the last one was corrected from `was` to `status`."""
     return msgspec.structs.replace(
         stats,
         runs=stats.runs + (was == SKIPPED) - (status == SKIPPED),
@@ -153,15 +155,17 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
 
 
 async def fetch_catalogue_version(source: Source, project_id: int) -> int:
-    """The projected version of the project's stream of cases. Read it before `find_case_ids`: a case that is then not
-    found was not in the stream at this version.
+    """Returns the version that this read model has reached in the project's stream of test cases. Call it before
+    `find_case_ids`: a case that is then not found was not in the stream at this version.
     """
     query = f"SELECT version FROM {CatalogueRow.table} WHERE project_id = %(project)s"
     return int(await fetch_value(source, query, {"project": project_id}) or 0)
 
 
 async def find_case_ids(source: Source, project_id: int, node_ids: list[str]) -> list[int | None]:
-    """The case id of each node id, None where the project has no such case. Pass a few thousand at a time at most."""
+    """Returns the case id of each node id; None where the project has no such case. Pass a few thousand node ids at
+    most.
+    """
     query = (
         f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
         f" JOIN {TestCaseRow.table} c"

@@ -22,13 +22,13 @@ from projections.triage import RULE_COLUMNS, TRIAGE_COLUMNS, TRIAGE_JOINS, Resul
 from store.postgres.queries import Source
 
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
-"""SQL: the report of a result `t`. When that report is not recorded (yet), this finds the one before it; so compare
-its range with `t.id`.
+"""SQL query for the report of a result `t`. If that report is not recorded yet, it finds an earlier one. So check that
+the report's range contains `t.id`.
 """
 _INDEX = "%(id)s::bigint - b.first_result_id + 1"
-"""SQL: the index of the result with this id in the arrays of its block `b`."""
+"""SQL: the index of the result with the id `id` in the arrays of its block `b`."""
 PATTERN_TEXT_LENGTH = 64 * 1024
-"""Characters of a message or trace that patterns of known issues are matched against."""
+"""Characters of a message or trace that are compared with the patterns of known issues, at most."""
 
 
 class CaseRun(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class CaseRun(msgspec.Struct, frozen=True):
 
 
 class ResultOrigin(msgspec.Struct, frozen=True):
-    """The test, build, job and project of a result, and what matching and triage need to know of it."""
+    """Test, build, job and project of a result, and the fields that matching and triage need."""
 
     result_id: int
     case_id: int
@@ -62,18 +62,18 @@ class ResultOrigin(msgspec.Struct, frozen=True):
     fail_id: str
     signature: str
     rule: int | None
-    """Id of the known issue whose rule matched the result, if one did."""
+    """Id of the known issue whose rule matched the result, or None."""
     rule_classification: int | None
-    """Index into CLASSIFICATIONS."""
+    """Classification by that rule, as an index into CLASSIFICATIONS."""
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
-    """A result with texts, from before a known issue was created or changed."""
+    """A result that has texts and is older than the known issue, or than the last change of the known issue."""
 
     id: int
     job_id: int
     is_open: bool
-    """The result is a failure and is not classified. Only then are `message` and `trace` filled in."""
+    """Whether the result failed and is not classified. Otherwise `message` and `trace` are empty."""
     fail_id: str
     signature: str
     message: str
@@ -81,7 +81,9 @@ class OlderFailure(msgspec.Struct, frozen=True):
 
 
 def _block_of(result_id: str) -> str:
-    """SQL query for the block that holds a result; no row when there is none. `result_id` is an SQL expression."""
+    """Returns an SQL query for the block that contains a result. `result_id` is an SQL expression. The query has no row
+    if there is no such result.
+    """
     newest = (
         f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= {result_id} ORDER BY first_result_id DESC LIMIT 1"
     )
@@ -106,7 +108,9 @@ async def find_text(source: Source, result_id: int) -> ResultTextRow | None:
 
 
 async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) -> tuple[str, str]:
-    """The result's `system_out` and `system_err`, empty when it printed nothing. `ranges` holds the result's report."""
+    """Returns the result's `system_out` and `system_err`, empty if it printed nothing. `ranges` contains the result's
+    report.
+    """
     query = (
         f"SELECT outputs -> (%(id)s - first_result_id)::text FROM {OutputsRow.table}"
         " WHERE first_result_id <= %(id)s AND first_result_id >= %(low)s ORDER BY first_result_id DESC LIMIT 1"
@@ -116,8 +120,8 @@ async def fetch_outputs(source: Source, ranges: ReportRanges, result_id: int) ->
 
 
 async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRun]:
-    """The results of a test case that count, newest first."""
-    # The GIN index finds all blocks with the case at once. They are opened one by one until there are enough results,
+    """Returns the newest `limit` results of a test case that count, newest first."""
+    # The GIN index finds all blocks with the case at once. Blocks are read one by one until there are enough results,
     # since a test may have run a hundred thousand times.
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
@@ -143,8 +147,8 @@ _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AN
 
 
 async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:
-    """The newest `limit` results with texts before `result_id` in a project, newest first."""
-    # LIMIT 1 tells the planner that an id occurs once; without it, it reads the whole tables for a few look-ups.
+    """Returns the newest `limit` results of a project that have texts and are older than `result_id`, newest first."""
+    # LIMIT 1 tells the planner that an id occurs once. Without it, the planner reads whole tables for a few look-ups.
     return await fetch_all(
         source,
         OlderFailure,

@@ -1,8 +1,8 @@
 """Queries over the results of one build: totals, pages, and the tests that failed or were flaky.
 
-Each report's results have contiguous ids. `ReportRanges` holds the id ranges of a build's reports and makes the SQL
-condition that selects their blocks. Where blocks of other builds lie between two ranges, `width_bucket` over the bounds
-finds by binary search which range a block is in: odd buckets are ranges, even ones are gaps.
+Each report's results have contiguous ids. `ReportRanges` contains the id ranges of a build's reports, and generates the
+SQL condition that selects their blocks. If blocks of other builds lie between two ranges, `width_bucket` over the
+bounds finds by binary search which range a block is in: odd buckets are ranges, even ones are gaps.
 """
 
 from bisect import bisect_right
@@ -41,16 +41,18 @@ from projections.triage import (
 from store.postgres.queries import Source, fetch_rows
 
 MESSAGE_LENGTH = 4_000
-"""Characters of a failure message in lists. `results_history.find_text` returns the whole message."""
+"""Characters of a failure message in lists, at most. `results_history.find_text` returns the whole message."""
 MAX_SUITES = 32_768
-"""More suites than a report can have; makes one number of a report and a suite in it."""
+"""More than the suites that a report can have. So a report's index times this, plus a suite's index, identifies the
+suite.
+"""
 
 IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
-"""SQL condition: report `r` belongs to the current attempt of build `b`. Reports of an attempt that was lost with its
-node do not count, and a queued build has no results.
+"""SQL condition: report `r` belongs to the current attempt of build `b`. Reports of a lost attempt do not count, and a
+queued build has no results.
 """
 FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
-"""SQL: the facts of a result `t`, whether its attempt was the final one or not."""
+"""SQL: the `facts` of a result `t`, with the bits of a retried result inverted back."""
 FACT_COLUMNS = (
     f"{FACTS} & {STATUS}, {FACTS} / {ATTEMPT}, ({FACTS} & {KNOWN_ISSUE}) <> 0, ({FACTS} & {FLAKY}) <> 0,"
     f" ({FACTS} & {QUARANTINED}) <> 0, t.duration_ms"
@@ -60,10 +62,10 @@ FACT_COLUMNS = (
 
 @dataclass(frozen=True)
 class ReportRanges:
-    """The result id ranges of some reports of one build."""
+    """Some reports of one build, with the ranges of their results' ids."""
 
     reports: Sequence[ReportRow]
-    """Sorted by `first_result_id`."""
+    """The reports, sorted by `first_result_id`."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -72,7 +74,7 @@ class ReportRanges:
 
     @property
     def within(self) -> str:
-        """SQL condition: result `t` belongs to one of these reports."""
+        """SQL condition: result `t` belongs to one of these reports. Needs `parameters`."""
         is_contiguous = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
         return _WITHIN if is_contiguous else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
 
@@ -80,7 +82,7 @@ class ReportRanges:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
 
     def find_suites(self, name: str) -> list[int]:
-        """The suites of this name, as `report index * MAX_SUITES + suite index`."""
+        """Returns the suites with this name, each as `report index * MAX_SUITES + suite index`."""
         return [
             report_index * MAX_SUITES + suite_index
             for report_index, report in enumerate(self.reports)
@@ -94,11 +96,11 @@ _EACH = (
     " unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms, unnest(b.suites) AS suite,"
     f" unnest(b.facts) AS facts FROM {BlockRow.table} b ORDER BY b.first_result_id)"
 )
-"""SQL table: one row for each result. Filter it by `block`; rows come in the order of `block, id` without a sort."""
+"""SQL subquery with one row for each result. Filter it by `block`. Rows are ordered by `block, id` without a sort."""
 
 _REPORT_INDEX = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
 _WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
-# NOT IN is hashed once, however many results the planner expects.
+# PostgreSQL evaluates NOT IN with one hash table, however many results the planner expects.
 _COUNTS = (
     f"t.facts >= 0 AND t.id NOT IN (SELECT s.id FROM {SupersededRow.table} s"
     " WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint)"
@@ -106,14 +108,14 @@ _COUNTS = (
 
 
 class ResultFilters(msgspec.Struct, frozen=True):
-    """Conditions on results; None does not filter."""
+    """Conditions that results must meet. A field that is None sets no condition."""
 
     status: int | None = None
     suite: str | None = None
     search: str | None = None
     classification: str | None = None
     all_attempts: bool = False
-    """Also includes retried attempts and superseded results, which do not count."""
+    """Whether retried attempts and superseded results, which do not count, are included."""
     after_id: int = 0
 
     def where(self, ranges: ReportRanges) -> str:
@@ -150,7 +152,7 @@ class ResultFilters(msgspec.Struct, frozen=True):
 
 
 class SuiteTotal(msgspec.Struct, frozen=True):
-    """The results of one status in one suite of one report."""
+    """Number of results with one status in one suite of one report."""
 
     report: int
     """Index into `ReportRanges.reports`."""
@@ -185,7 +187,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
-    """The reports of the build's current attempt."""
+    """Returns the reports of the build's current attempt."""
     query = (
         f"SELECT r.* FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
         " WHERE r.build_id = %(build)s ORDER BY r.first_result_id"
@@ -194,14 +196,14 @@ async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
-    """The report that a result is in, whether it counts or not; no ranges when there is none."""
+    """Returns the report that contains a result, even if it does not count; without reports if there is none."""
     query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
     found = await fetch_all(source, ReportRow, query, {"id": result_id})
     return ReportRanges([report for report in found if report.first_result_id + report.cases > result_id])
 
 
 async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]:
-    """The results that count, grouped by report, suite and status, in this order."""
+    """Returns totals of the results that count, by report, suite and status, in this order."""
     query = (
         f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
         f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
@@ -209,7 +211,7 @@ async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]
         f" count(*) FILTER (WHERE t.facts & {STATUS} = {FAILED} AND {IS_CLASSIFIED_BY_RULE})"
         f" FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} GROUP BY 1, 2, 3"
     )
-    # With ORDER BY, PostgreSQL would sort all results before it groups them.
+    # Sort here: with ORDER BY, PostgreSQL would sort all results before it groups them.
     found = await fetch_all(source, SuiteTotal, query, ranges.parameters)
     return sorted(found, key=attrgetter("report", "suite", "status"))
 
@@ -222,7 +224,7 @@ async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) ->
 async def fetch_page(
     source: Source, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
 ) -> list[Result]:
-    """A page of results in report order."""
+    """Returns a page of results in report order."""
     query = (
         f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(ranges)}"
         " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
@@ -237,19 +239,19 @@ async def fetch_page(
 
 
 async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
-    """Like `fetch_all`, for queries that end with TRIAGE_COLUMNS and structs whose last field is a `ResultTriage`."""
+    """Runs a query that ends with TRIAGE_COLUMNS. Returns its rows as structs whose last field is a `ResultTriage`."""
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
 
 
 async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
-    """The tests whose final attempt in the build failed, in report order."""
+    """Returns the node ids of the tests whose final attempt failed in the build, in report order."""
     return await _node_ids(source, build_id, "t.facts & %(status)s = %(failed)s")
 
 
 async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
-    """The flaky tests of a build, in report order: those with a flaky result, and those that failed and either had
-    flaky runs before or are classified as flaky.
+    """Returns the node ids of the flaky tests of a build, in report order. These are tests with a flaky result, and
+    failed tests that either had flaky runs before or are classified as flaky.
     """
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
@@ -260,8 +262,8 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_comparable(
     source: Source, build_id: int, ranges: ReportRanges, cases: Sequence[int]
 ) -> list[OtherResult]:
-    """The results of these reports of a build that count and are not skipped: all of each test case that failed there
-    or is one of `cases`.
+    """Returns the results of a build in these reports, of each test case that failed there or is in `cases`. Leaves out
+    results that are skipped or do not count.
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"

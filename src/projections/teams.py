@@ -1,4 +1,4 @@
-"""The read model of Teams channels. How deliveries went is worker state: see `store.tables.delivery_history`."""
+"""Read model of Teams channels. The outcomes of deliveries are not here but in `store.tables.delivery_history`."""
 
 from datetime import datetime
 
@@ -18,12 +18,12 @@ class ChannelRow(Row, frozen=True):
     sealed_url: bytes
     events: list[str]
     mention: str
-    """The email of the user whom cards of failed builds mention; empty for nobody."""
+    """Email address of the user whom cards of failed builds mention; empty for nobody."""
     created_at: datetime
     updated_at: datetime
     active: bool = True
     failing_since: datetime | None = None
-    """The time since when many attempts in a row have failed."""
+    """Time since when many attempts in a row have failed; None while deliveries succeed."""
     failing_error: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""The contents of the cards for Teams channels, one function for each notification type."""
+"""Contents of the cards for Teams channels, with one function for each notification type."""
 
 from collections.abc import Sequence
 
@@ -18,22 +18,22 @@ OUTCOMES: dict[str, tuple[str, Tone]] = {
 
 
 class CardContext(msgspec.Struct, frozen=True):
-    """The parts of a card that the message does not contain."""
+    """The parts of a card that are not in the message."""
 
     project: str = ""
     job: str = ""
     tests: Sequence[str] = ()
-    """The node ids of the first tests that the event is about."""
+    """Node ids of the first tests that the event is about."""
     number: int = 0
-    """The number of all tests that the event is about."""
+    """Number of all tests that the event is about."""
     mention: str = ""
-    """The email of the user to mention when a build failed."""
+    """Email address of the user whom a card of a failed build mentions; empty for nobody."""
     base_url: str = ""
-    """The URL of this server; empty: cards have no button."""
+    """URL of this server; if it is empty, cards have no button."""
 
 
 def make_card(message: NotificationMessage, context: CardContext) -> Card:
-    """Raises LookupError for a type that there are no cards for."""
+    """Returns the card of a message. Raises LookupError for a notification type that has no cards."""
     match message.type:
         case "build.finished" | "build.failed":
             return _build(msgspec.json.decode(message.data, type=BuildDetail), context)
@@ -48,7 +48,7 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
 
 
 def make_test_card(channel: str, project: str) -> Card:
-    """Returns the card that a test of the channel sends."""
+    """Returns the card that is posted when somebody tests the channel."""
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 

@@ -1,4 +1,4 @@
-"""Read model of pipeline templates. It holds the names of secrets; their values are only in the template's stream."""
+"""Read model of pipeline templates, without the values of secrets, which are only in the template's stream."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -27,7 +27,7 @@ class TemplateRow(Row, frozen=True):
     env: dict[str, str]
     artifacts: list[str]
     secrets: list[str]
-    """Names of the secrets, without values."""
+    """Names of the secrets."""
     creator_id: int
     created_at: datetime
     updated_at: datetime
@@ -80,7 +80,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     name: str
     description: str
     jobs_using: int
-    """How many jobs use the template."""
+    """Number of jobs that use the template."""
     setup: list[str]
     command: str
     env: dict[str, str]
@@ -89,7 +89,7 @@ class TemplateView(msgspec.Struct, frozen=True):
     created_at: datetime
     updated_at: datetime
     creator_id: int
-    """Id of the user who created it, and may change it."""
+    """Id of the user who created the template, and who may change it."""
 
 
 _VIEW = f"""
@@ -105,13 +105,13 @@ async def find(source: Source, template_id: int) -> TemplateView | None:
 
 
 async def fetch_project_ids(source: Source, template_id: int) -> list[int]:
-    """Ids of the projects with jobs that use this template."""
+    """Returns the ids of the projects with jobs that use this template."""
     query = f"SELECT DISTINCT project_id FROM {JobRow.table} WHERE pipeline_template_id = %(template)s ORDER BY 1"
     return await fetch_column(source, query, {"template": template_id})
 
 
 async def find_id_by_name(source: Source, name: str) -> int | None:
-    """Id of the oldest template with exactly this name."""
+    """Returns the id of the oldest template with exactly this name, or None."""
     query = f"SELECT min(id) FROM {TemplateRow.table} WHERE name = %(name)s"
     return cast(int | None, await fetch_value(source, query, {"name": name}))
 

@@ -1,7 +1,8 @@
 """Read model of the triage of failed results: classifications, defects and resolutions.
 
-Classifications by rules have an append-only table of their own that holds only numbers, so that a report with a hundred
-thousand known failures is written fast. Classifications by people and models take precedence over it.
+Classifications by rules are in an append-only table of their own that contains only numbers, so that a report with a
+hundred thousand known failures is written fast. Classifications by people and models take precedence over those by
+rules.
 """
 
 from collections.abc import Iterable, Iterator
@@ -115,16 +116,16 @@ _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
 CLASSIFICATION = f"coalesce(v.classification, ({_NAMES})[m.classification + 1])"
 CLASSIFIED_BY = "coalesce(v.set_by_kind, CASE WHEN m.id IS NOT NULL THEN 'rule' END)"
-"""SQL expressions: the classification that counts for a result `t`, and its source. Need TRIAGE_JOINS."""
+"""SQL expressions: the classification that counts for a result `t`, and its source. They need TRIAGE_JOINS."""
 
 TRIAGE_COLUMNS = (
     f"{CLASSIFICATION}, {CLASSIFIED_BY}, {email_column('v.set_by')},"
-    # A defect that a person linked, or else the current one of the known issue.
+    # The defect that a person linked, or else the known issue's current defect.
     " coalesce(nullif(v.defect_key, ''), i.defect_key),"
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
     f" nullif(v.resolution, ''), {email_column('v.resolution_by')}, coalesce(v.known_issue_id, m.known_issue_id)"
 )
-"""SQL columns: the fields of `ResultTriage` for a result `t`. Needs TRIAGE_JOINS."""
+"""SQL columns with the fields of `ResultTriage` for a result `t`. They need TRIAGE_JOINS."""
 
 TRIAGE_JOINS = (
     f" LEFT JOIN {TriageRow.table} v ON v.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
@@ -136,8 +137,8 @@ RULE_COLUMNS = (
     f" coalesce(m.classification, CASE WHEN v.set_by_kind = 'rule' THEN"
     f" array_position({_NAMES}, v.classification)::smallint - 1::smallint END)"
 )
-"""SQL columns: the known issue whose rule classified a result `t`, and the index of that classification in
-CLASSIFICATIONS. Needs TRIAGE_JOINS.
+"""SQL columns: the known issue whose rule classified a result `t`, and the classification as an index into
+CLASSIFICATIONS. They need TRIAGE_JOINS.
 """
 
 _RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
@@ -147,7 +148,9 @@ HAS_CLASSIFICATION = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_index)s"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification IS NOT NULL))"
 )
-"""SQL condition: a result `t` has the classification in `classification_parameters`."""
+"""SQL condition: a result `t` has the classification that was given to `classification_parameters`. Needs these
+parameters, and `low` and `high`.
+"""
 
 
 IS_CLASSIFIED_BY_RULE = (
@@ -155,10 +158,10 @@ IS_CLASSIFIED_BY_RULE = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE}"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind IS NOT NULL))"
 )
-"""SQL condition: the classification of a result `t` is that of a known issue. Needs `low` and `high`."""
+"""SQL condition: a known issue's rule classified the result `t`. Needs the parameters `low` and `high`."""
 
 
 def classification_parameters(classification: str | None) -> dict[str, str | int | None]:
-    """The parameters of HAS_CLASSIFICATION, except `low` and `high` (`ReportRanges.parameters`)."""
+    """Returns the parameters of HAS_CLASSIFICATION, except `low` and `high`, which are in `ReportRanges.parameters`."""
     index = None if classification is None else [*CLASSIFICATIONS, classification].index(classification)
     return {"classification": classification, "classification_index": index}

@@ -1,4 +1,4 @@
-"""The read model of webhooks. How deliveries went is worker state: see `store.tables.delivery_history`."""
+"""Read model of webhooks. The outcomes of deliveries are not here but in `store.tables.delivery_history`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,7 +23,7 @@ class WebhookRow(Row, frozen=True):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None = None
-    """The time since when many attempts in a row have failed."""
+    """Time since when many attempts in a row have failed; None while deliveries succeed."""
     failing_error: str | None = None
 
 
@@ -31,6 +31,6 @@ PROJECTION = endpoint_projection("webhooks", WebhookRow, webhooks.EVENTS)
 
 
 async def find_existing(source: Source, webhook_ids: Sequence[int]) -> list[WebhookRow]:
-    """Returns the webhooks that exist among these ids, ordered by id."""
+    """Returns the webhooks with these ids, ordered by id. Ids without a webhook are left out."""
     query = f"SELECT * FROM {WebhookRow.table} WHERE id = ANY (%(ids)s) ORDER BY id"
     return await fetch_all(source, WebhookRow, query, {"ids": list(webhook_ids)})

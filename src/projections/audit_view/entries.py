@@ -1,7 +1,7 @@
 """Entries of the audit trail: each event with a summary sentence and the fields that it changed.
 
-The changes of an event are the differences between the state of its stream before and after it. A stream is folded once
-for all of its events on a page. Secrets are shown as SECRET.
+The changes of an event are the differences between the state of its stream before and after it. Each stream is folded
+once for all of its events on a page. In place of secrets, SECRET is shown.
 """
 
 import re
@@ -40,22 +40,22 @@ from store.postgres.queries import Source
 
 SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
-"""Changed fields of an event that are shown."""
+"""Changed fields that are shown for an event at most."""
 MAX_TEXT = 500
-"""Characters of a text that are shown."""
+"""Characters that are shown of a text at most."""
 MAX_ITEMS = 20
-"""Items of a list that are shown."""
+"""Items that are shown of a list at most."""
 MAX_FOLDED = 10_000
-"""Events of a stream that are folded; changes of later events are not shown."""
+"""Events of a stream that are folded at most. Of later events no changes are shown."""
 EVENT_BATCH = 10
-"""Events that callers should hold in memory at once; one of a report may have megabytes."""
+"""Number of events that callers should have in memory at once, at most. An event of a report may have megabytes."""
 SHORT_STREAM_LENGTH = 200
-"""Streams of up to this many events are read together, longer ones in parts of this many."""
+"""Number of events up to which streams are read together. Longer streams are read in parts of this size."""
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
 }
-"""Event name -> area: the name of its module in `domain`."""
+"""Event name -> area, which is the name of the event's module in `domain`."""
 
 CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
@@ -78,7 +78,7 @@ CATEGORIES: Mapping[str, Category[Any]] = {
 }
 
 BLANK: tuple[Any, ...] = (None, "", [], False)
-"""Values that say nothing in a new state."""
+"""Values that are left out when a field first appears."""
 
 SYSTEM = {
     "deliveries": "The delivery of messages",
@@ -101,18 +101,18 @@ _INTERNAL = {
     "results_version",
     *Event.__struct_fields__,
 }
-"""Fields of states that are not shown: they mean nothing to a reader, or repeat another field."""
+"""Fields of states that are not shown, because they mean nothing to readers or repeat another field."""
 
 
 class Change(msgspec.Struct, frozen=True, rename={"before": "from", "after": "to"}):
-    """A changed field. Dots lead into nested values: `configuration.env.HOST`."""
+    """A changed field. Its name has dots where values are nested: `configuration.env.HOST`."""
 
     field: str
-    """Path of the field that changed."""
+    """Name of the field, with dots where values are nested."""
     before: Any
-    """The value before."""
+    """Value before the event."""
     after: Any
-    """The value afterwards."""
+    """Value after the event."""
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -126,20 +126,20 @@ class AuditEntry(msgspec.Struct, frozen=True):
     """Area of the event, like `builds`."""
     at: datetime
     actor: str
-    """Who or what caused it, like `user:7`, `node:12` or `system:dispatch`."""
+    """Who or what caused the event, like `user:7`, `node:12` or `system:dispatch`."""
     actor_name: str | None
     """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str
-    """Id that all events of a request, and what follows from it, share."""
+    """Id that all events of a request share, including those that workers append because of it."""
     causation: int | None
-    """Position in the log of the event that led to this one; null for a request."""
+    """Log position of the event that caused this one; null for an event that a request caused."""
     project_id: int | None
     erased: bool
-    """The event's texts have been erased."""
+    """Whether the event's texts have been erased."""
     summary: str
-    """The event in a sentence."""
+    """Sentence that describes the event."""
     changes: list[Change] | None = None
-    """The fields that the event changed; null for events of a stream beyond the first 10,000."""
+    """Fields that the event changed; null after the first 10,000 events of its stream."""
 
 
 class _Secret(NamedTuple):
@@ -147,7 +147,9 @@ class _Secret(NamedTuple):
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
-    """The entry of an event without its changes, which `add_changes` adds. `name` is the actor's current name."""
+    """Returns the entry of an event, without the changes that `add_changes` adds. `name` is the actor's current
+    name.
+    """
     event = recorded.event
     gone = " Its texts were erased." if recorded.erased else ""
     if isinstance(event, Damaged):
@@ -172,7 +174,7 @@ def describe(recorded: Recorded, name: str | None) -> AuditEntry:
 
 
 async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]) -> list[AuditEntry]:
-    """Returns the entries with the changes of each. Folds each stream once."""
+    """Returns the entries with the changes of each event. Folds each stream once."""
     rules = RuleMatches(source, log)
     changed: dict[int, list[Change]] = {}
     by_stream: dict[str, set[int]] = defaultdict(set)
@@ -204,7 +206,7 @@ async def add_changes(source: Source, log: EventLog, shown: Sequence[AuditEntry]
 
 
 def add_matches(changes: Sequence[Change], matches: Iterable[RuleMatch]) -> list[Change]:
-    """Returns the changes of an event with those of the results that it classified."""
+    """Returns these changes of an event, followed by the classifications that it made, which are in `matches`."""
     classified = (
         change
         for match in matches
@@ -230,16 +232,18 @@ def describe_actor(actor: str, name: str | None) -> str:
 
 
 def find_category(stream: str) -> Category[Any] | None:
-    """The category of a stream by its prefix; None for a stream without a state, such as `results-7`."""
+    """Returns the category of a stream, found by the prefix of its name; None for a stream without a state, such as
+    `results-7`.
+    """
     parts = stream.split("-")
     prefixes = ("-".join(parts[:number]) for number in range(len(parts) - 1, 0, -1))
     return next((CATEGORIES[prefix] for prefix in prefixes if prefix in CATEGORIES), None)
 
 
 class StreamFolder:
-    """Folds a stream, whose events are given to `apply` in order, and collects the changes of the wanted versions.
+    """Folds the events of a stream, which `apply` accepts in order, and collects the changes of the wanted versions.
 
-    `matches`, in order, is what rules said of the result that the stream is about.
+    For the stream of a result, `matches` lists the rules that matched the result, in the order of the log.
     """
 
     def __init__(self, stream: str, wanted: Collection[int], matches: Iterable[RuleMatch] = ()) -> None:
@@ -265,12 +269,12 @@ class StreamFolder:
                 self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
 
     def _fields_of(self, state: Any) -> dict[str, Any]:
-        """The fields of a state by dotted names; none for the initial state."""
+        """Returns the fields of a state by dotted names; none for the initial state."""
         return {} if state == self._initial else flatten(state)
 
 
 def flatten(state: Any) -> dict[str, Any]:
-    """The fields of a state by dotted names. Secrets become `_Secret`, so that they are compared and not shown."""
+    """Returns the fields of a state by dotted names. Secrets become `_Secret`, to be compared but not shown."""
     match state:
         case None:
             return {}
@@ -290,7 +294,9 @@ def _fields(prefix: str, struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(name: str, last: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of a value by dotted names; `last` is the last part of `name`."""
+    """Yields dotted name and value of everything within a value that is shown as one field. `last` is the last part of
+    `name`.
+    """
     match value:
         case msgspec.Struct():
             yield from _fields(f"{name}.", value)
@@ -318,7 +324,7 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
 
 
 def _changes_outside_state(event: Event) -> Iterator[Change]:
-    """Changes of fields that are in no state, because no command reads them."""
+    """Yields the changes of fields that are in no state, because no command reads them."""
     match event:
         case ProjectCreated():
             yield Change("slug", None, event.slug)
@@ -336,7 +342,7 @@ def _changes_outside_state(event: Event) -> Iterator[Change]:
 
 
 def _shown(changes: Iterable[Change], id_field: str, erased: bool) -> list[Change]:
-    # The id in the stream's name is no change, and the blank fields of an erased event were not its values.
+    # Leave out the id, which is in the stream's name, and the blank fields of an erased event, whose values are lost.
     kept = [change for change in changes if change.field != id_field and not (erased and change.after in BLANK)]
     return _cut([Change(change.field, _plain(change.before), _plain(change.after)) for change in kept])
 

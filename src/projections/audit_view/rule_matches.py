@@ -1,7 +1,7 @@
-"""Classifications by rules in the audit trail: which known issue classified which result.
+"""Classifications by rules, for the audit trail: which known issue classified which result.
 
-A report and a search for older failures classify many results with one event, which is in the stream of none of them.
-So what a result was classified as before an event is folded from its own stream and from those events.
+A report, or a search through older failures, classifies many results with one event. That event is in none of the
+results' own streams. So the classification of a result is folded from its own stream and from such events.
 """
 
 from collections import defaultdict
@@ -21,13 +21,15 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source
 
 CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRecorded.name)
-"""Events whose changes are the classifications of results; those of a report came with it."""
+"""Names of the events whose changes are classifications of results. `ReportRecorded` itself has none: they are in the
+`ResultsClassifiedByRules` of the same report.
+"""
 EVENT_BATCH = 20
-"""Events in memory at once; one of a large report names a hundred thousand results."""
+"""Number of events in memory at once. An event of a large report names a hundred thousand results."""
 
 
 class RuleMatch(NamedTuple):
-    """A known issue matched a result, and classified it unless it had a classification."""
+    """A match of a known issue with a result. It classifies the result unless the result is classified already."""
 
     position: int
     result_id: int
@@ -54,7 +56,9 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Folds the events of a result's stream and what rules said of the result, in the order of the log."""
+    """Folds the events of a result's stream together with the matches of rules with the result, in the order of the
+    log.
+    """
     state = TRIAGE.initial
     steps: list[Recorded | RuleMatch] = [*events, *matches]
     for step in sorted(steps, key=lambda step: step.position):
@@ -64,13 +68,15 @@ def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Tri
 
 @dataclass(frozen=True)
 class RuleMatches:
-    """Looks up in the log what rules said of results."""
+    """Looks up in the log which rules matched which results."""
 
     source: Source
     log: EventLog
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
-        """Returns what rules said of the result that a stream is about, in order; nothing for any other stream."""
+        """Returns the matches with the result that the stream is about, in order; an empty list if the stream is about
+        no result.
+        """
         if not stream.startswith(f"{TRIAGE.prefix}-"):
             return []
         for first in await self.log.read_stream(stream, 0, 1):
@@ -79,7 +85,9 @@ class RuleMatches:
         return []
 
     async def find_classified(self, recorded: Recorded) -> list[RuleMatch]:
-        """Returns what an event classified: what it matched, without results that had a classification already."""
+        """Returns the matches by which an event classified results. Matches with results that were already classified
+        are left out.
+        """
         event = recorded.event
         if isinstance(event, ReportRecorded):
             results = range(event.first_result_id, event.first_result_id + event.cases)
@@ -104,7 +112,9 @@ class RuleMatches:
     async def _find(
         self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
     ) -> list[RuleMatch]:
-        """Returns what the reports in a results stream and the searches in jobs said of these results, in order."""
+        """Returns the matches with these results in the results stream `reports` and in searches through these jobs, in
+        order.
+        """
         positions = set[int]()
         if reports is not None:
             positions.update(await self.log.find_positions([reports], until, [ResultsClassifiedByRules.name]))

@@ -1,6 +1,6 @@
-"""Event summaries: sentences without a subject about what an event did, for readers of the audit trail.
+"""Event summaries: for readers of the audit trail, sentences without their subject that say what an event did.
 
-`entries` puts the actor before it. Texts that have been erased are left out, since their fields are empty then.
+`entries` puts the actor in front, as the subject. Erased texts are left out, since their fields are empty.
 """
 
 import string
@@ -33,9 +33,9 @@ from domain import (
 from domain.core.events import Event
 
 MAX_QUOTE_LENGTH = 120
-"""Characters of a text that a summary quotes."""
+"""Characters that a summary quotes from a text at most."""
 MAX_LISTED = 3
-"""Items of a list that a summary names."""
+"""Items of a list that a summary names at most."""
 
 
 def summarize(event: Event) -> str:
@@ -45,8 +45,8 @@ def summarize(event: Event) -> str:
 
 
 class _Fields(string.Formatter):
-    """Fills fields of an event into a text: `{job_id}`; `{title: “}` with a space before it and in quotes, and nothing
-    when it is empty; `{attempts:attempt}` as `1 attempt` or `7 attempts`.
+    """Formatter that fills fields of an event into a text. `{job_id}` becomes the value. `{title: “}` becomes a space
+    and the value in quotes, or nothing when it is empty. `{attempts:attempt}` becomes `1 attempt` or `7 attempts`.
     """
 
     def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -59,7 +59,7 @@ class _Fields(string.Formatter):
 
 
 def quoted(before: str, text: str | None) -> str:
-    """Returns `before` and the text in quotes, shortened; an empty string for no text."""
+    """Returns `before` followed by the text in quotes, shortened; an empty string if there is no text."""
     short = " ".join((text or "").split())
     if len(short) > MAX_QUOTE_LENGTH:
         short = short[: MAX_QUOTE_LENGTH - 1].rstrip() + "…"

@@ -1,1 +1,1 @@
-"""Moves any read model along the event log; the read models themselves are in the folder above."""
+"""Applies the events of the log to read models of any kind, live and in bulk."""

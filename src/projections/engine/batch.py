@@ -10,11 +10,11 @@ from projections.engine import statements
 from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, RowsByKey
 
 ROWS_CACHED = 20_000
-"""Rows of each table that the cache holds, least recently used ones dropped first."""
+"""Rows of each table that the cache keeps; the least recently used ones are dropped first."""
 
 
 class RowCache:
-    """Rows as they are stored; None for a key that has no row."""
+    """Cache of rows as the tables hold them: key -> row, or None for a key that has no row."""
 
     def __init__(self) -> None:
         self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
@@ -27,7 +27,9 @@ class RowCache:
 
 
 class RowBatch:
-    """Implements `Rows` for the events of one batch. A change is visible to later events; all are written together."""
+    """Rows of one batch of events, and the changes that these make. Implements `Rows`: later events of the batch see
+    the changes of earlier ones. `statements` writes all changes together.
+    """
 
     def __init__(self, cache: RowCache) -> None:
         self._cache = cache
@@ -83,7 +85,9 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def statements(self) -> list[statements.Statement]:
-        """Parts for one WITH statement. No row is in two of them, so their order does not matter."""
+        """Returns the parts of one WITH statement that writes all changes. No two parts touch the same row, so their
+        order does not matter.
+        """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():
             if stored := [item for item in dirty.values() if item is not None]:
@@ -96,7 +100,7 @@ class RowBatch:
         return parts
 
     def update_cache(self) -> None:
-        """Puts the rows of this batch into the cache; to be called once they are committed."""
+        """Puts the rows of this batch into the cache. Call it only once they are committed."""
         for (row, key), item in self._fetched.items():
             self._cache.of(row)[key] = item
         for row, dirty in self._dirty.items():

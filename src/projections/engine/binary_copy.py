@@ -1,8 +1,8 @@
 """Packs rows of numbers and arrays of numbers for PostgreSQL's binary COPY.
 
-All rows of a table of numbers have the same size. So the packed rows are one template, repeated; then each byte of a
-column is filled in for all rows by one slice assignment. The elements of an array are put between their lengths in the
-same way. This takes a fraction of the time of packing number by number.
+All packed rows of a table of numbers have the same size. So `pack_rows` repeats a row of zeros, and writes each byte of
+a column into all rows by one slice assignment. The elements of an array are written between their lengths by the same
+method. This takes a fraction of the time of packing number by number.
 """
 
 import struct
@@ -22,10 +22,10 @@ TRAILER = b"\xff\xff"
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
-"""SQL type -> code of `array` and object id of the elements' type."""
+"""SQL type of an array -> code of its elements in `array`, and PostgreSQL's object id of their type."""
 
 ERRORS = (OverflowError, TypeError, struct.error)
-"""Raised for a value that its column cannot hold."""
+"""Errors that `pack_rows` raises for a value that its column cannot hold."""
 
 
 class _Number(NamedTuple):
@@ -50,7 +50,7 @@ def _fields(row: type[Row]) -> list[_Number | _Array]:
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
-    """One or more rows of one table in the format of COPY. Raises one of ERRORS."""
+    """Returns one or more rows of one table in the binary format of COPY. Raises one of ERRORS."""
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number)]
     if len(numbers) == len(fields):
@@ -93,7 +93,7 @@ def _array(values: Sequence[int], field: _Array) -> bytes:
     if sys.byteorder == "little":
         numbers.byteswap()
     size = numbers.itemsize
-    # Each element is its length and then itself.
+    # Each element follows its length.
     elements = bytearray((struct.pack(">i", size) + bytes(size)) * count)
     with memoryview(elements).cast(field.code) as slots:
         slots[4 // size :: 1 + 4 // size] = memoryview(numbers)
@@ -106,7 +106,7 @@ def _packing(code: str, count: int) -> Callable[..., bytes]:
 
 
 async def copy_rows(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
-    """Writes rows that `pack_rows` has packed."""
+    """Writes chunks of rows that `pack_rows` returned to the table of `row`."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
         await copying.write(b"".join([HEADER, *chunks, TRAILER]))

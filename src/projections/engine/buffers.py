@@ -1,4 +1,4 @@
-"""The tables of a bulk load: the rows of each that are in memory, and what is still to be written to it."""
+"""Buffers of a bulk load: the rows of each table that are in memory, and the changes that are not written yet."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,17 +12,19 @@ from projections.engine import binary_copy, statements
 from projections.engine.model import DeleteRange, Key, Row, columns_of
 
 CACHED_ROWS = 20_000
-"""Rows of a table that stay in memory from one transaction to the next."""
+"""Rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Rows of a table of numbers that stay in memory; these rows are small."""
+"""Rows that stay in memory if all columns of the table are numbers; such rows are small."""
 
 
 class LoadRefused(Exception):
-    """A row cannot be stored. The load's transaction is rolled back; its events have to go through the engine."""
+    """Raised when a row cannot be stored. The transaction has to be rolled back, and the engine has to apply its events
+    instead.
+    """
 
 
 class LoadConnection:
-    """The connection of a bulk load. It remembers the indexes that the load has created so far."""
+    """The connection of a bulk load, which remembers the columns whose indexes it has already ensured."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -32,7 +34,7 @@ class LoadConnection:
         await self.connection.execute(query.encode(), parameters, prepare=True)
 
     async def ensure_index(self, row: type[Row], column: str) -> None:
-        """Creates the index that starts with this column, if the table has one."""
+        """Creates the table's index whose first column is `column`, if the table declares one."""
         if (row, column) in self._indexed:
             return
         self._indexed.add((row, column))
@@ -43,21 +45,21 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """A table with a primary key. Its bulk deletes are executed before its changed rows are written.
+    """Buffer of a table with a primary key. Bulk deletes are executed before changed rows are written.
 
-    Rows are held by their flat key: the value of the key column, or a tuple where the key has several columns.
+    Rows are stored under their flat key: the value of the key column, or a tuple when the key has several columns.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
         self.row = row
         self.flat_key_of: Callable[[Row], Any] = attrgetter(*row.table.key)
         self.rows: dict[Any, Row | None] = {}
-        """None for a key that is known to have no row."""
+        """Flat key -> row, or None when the table is known to have no row with this key."""
         self.changed: dict[Any, Row | None] = {}
         self.is_complete = is_complete
-        """Every stored row is in `rows`."""
+        """Whether `rows` contains every row of the table."""
         self.is_read = False
-        """A projection reads rows of this table."""
+        """Whether a projection reads rows of this table."""
         self._db = db
         self._bulk_deletes: list[DeleteRange] = []
         self._has_single_key = len(row.table.key) == 1
@@ -85,7 +87,7 @@ class BufferedTable:
                 self.put(flat_key, None)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
-        """Flat keys among which are all that the deletion matches; a range of keys may be smaller than the table."""
+        """Returns flat keys, among them those of all rows in memory that the deletion matches."""
         if self.row.table.key == (deletion.column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
@@ -104,7 +106,9 @@ class BufferedTable:
         self.rows.update((self.flat_key_of(item), item) for item in found)
 
     async def write(self) -> None:
-        """Writes all changes, and drops rows from memory beyond the limit, the oldest first."""
+        """Writes all changes. Then drops the oldest rows in memory beyond the limit, or all if no projection reads
+        them.
+        """
         await self._write_bulk_deletes()
         if deleted := [self._unflatten(key) for key, item in self.changed.items() if item is None]:
             await self._db.execute(statements.delete(self.row), statements.keys_json(self.row, deleted))
@@ -125,14 +129,14 @@ class BufferedTable:
 
 
 class DeferredDeletes:
-    """The deletes by one column that are executed once the table has its index."""
+    """Deletes by one column that are not executed yet, for lack of an index."""
 
     def __init__(self, column: str) -> None:
         self._column = column
         self._values: set[int] = set()
         self._ranges: list[DeleteRange] = []
         self._lowest = self._highest = 0
-        """Bounds of `_ranges`."""
+        """Lowest and highest value of all `_ranges`."""
 
     def add(self, deletion: DeleteRange) -> None:
         if deletion.first == deletion.last:
@@ -146,17 +150,17 @@ class DeferredDeletes:
         value: int = getattr(row, self._column)
         if value in self._values:
             return True
-        # Most new rows are beyond all that is deleted, so the bounds decide.
+        # Most new rows have values above all deleted ones, so comparing with the bounds is nearly always enough.
         is_in_bounds = self._lowest <= value <= self._highest
         return is_in_bounds and any(item.first <= value <= item.last for item in self._ranges)
 
 
 class AppendOnlyTable:
-    """An append-only table. New rows are written by COPY.
+    """Buffer of an append-only table. New rows are written by COPY.
 
-    Deletes are deferred to the end of the load, when an index finds the rows; until then the table `waiting_deletions`
-    holds them. A delete must not match a row that was inserted after it, so `delete_deferred` has to run before such a
-    row is added.
+    Deletes wait until the end of the load, when an index finds their rows; meanwhile they are stored in the table
+    `waiting_deletions`. A delete must not match a row that is inserted after it. So call `delete_deferred` before
+    adding a row for which `is_deferred` is true.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
@@ -170,7 +174,7 @@ class AppendOnlyTable:
         self._unsaved: list[DeleteRange] = []
 
     async def load_deferred(self) -> None:
-        """Reads the deletes that an earlier, interrupted load deferred."""
+        """Reads the deletes that an interrupted load left in `waiting_deletions`."""
         cursor = await self._db.connection.execute(
             "SELECT column_name, first, last FROM waiting_deletions WHERE table_name = %s", (str(self.row.table),)
         )
@@ -199,7 +203,7 @@ class AppendOnlyTable:
             self.rows = []
 
     async def write(self) -> None:
-        """Writes all new rows, and saves the deferred deletes. Raises as `pack`."""
+        """Writes all new rows, and stores the deferred deletes. Raises LoadRefused like `pack`."""
         self.pack()
         if self._packed:
             await binary_copy.copy_rows(self._db.connection, self.row, self._packed)
@@ -214,7 +218,7 @@ class AppendOnlyTable:
             self._unsaved = []
 
     async def delete_deferred(self) -> None:
-        """Executes the deferred deletes, also those that an earlier load left."""
+        """Executes all deferred deletes, including those of earlier, interrupted loads."""
         table = str(self.row.table)
         await self.write()
         query = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"

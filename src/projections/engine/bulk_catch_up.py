@@ -1,6 +1,6 @@
-"""Moves read models along the whole log with the bulk loader, until they are near its end.
+"""Applies the log to read models with the bulk loader, up to near its end.
 
-Whatever the loader refuses goes through the engine, which parks the events that cannot be stored.
+When the loader refuses events, the engine applies them, and parks those that cannot be stored.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ log = structlog.get_logger()
 BATCH_SIZE = 500
 """Events read at once; each may hold a thousand results."""
 NEAR_HEAD = 1_000
-"""Events before the end of the log that are left to the engine."""
+"""Number of newest events that are left to the engine."""
 
 OnProgress = Callable[[int, int], None]
-"""Called with the position and the goal after every batch."""
+"""Callback that receives the position reached and the goal, after every batch."""
 
 
 async def bulk_catch_up(
@@ -32,10 +32,11 @@ async def bulk_catch_up(
     projections: Sequence[Projection],
     on_progress: OnProgress = lambda position, goal: None,
 ) -> None:
-    """Moves these projections near the end of the log; those at different positions one group after the other.
+    """Moves these projections to within NEAR_HEAD events of the end of the log. Projections at the same position are
+    moved together, one such group after the other.
 
-    Raises LostLeadership and psycopg.OperationalError. What was committed until then stays, and the next call goes on
-    from there.
+    Raises LostLeadership and psycopg.OperationalError. Committed transactions stay, and the next call continues from
+    there.
     """
     while True:
         goal = await event_log.read_head()
@@ -73,7 +74,7 @@ async def _load_group(
 
 
 async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress) -> None:
-    """Loads up to `goal`. The next batch is read while one is written."""
+    """Applies the events up to position `goal`; reads each batch while the one before is written."""
     names = loader.event_names
     next_batch = asyncio.ensure_future(event_log.read(loader.position, BATCH_SIZE, names, goal))
     try:
@@ -89,8 +90,8 @@ async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: 
 async def _apply_with_engine(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], loader: BulkLoader
 ) -> int:
-    """Applies the events of the transaction that was rolled back; returns the new position."""
-    # The engine needs the indexes, and executes deletes at once.
+    """Applies with the engine the events of the transaction that the loader rolled back. Returns the new position."""
+    # Create the indexes and execute the deferred deletes first: the engine needs both.
     await BulkLoader(connection, projections, loader.committed).finish(loader.committed)
     engine, position = Engine(connection, projections, announce=False), loader.committed
     while position <= loader.position and (events := await event_log.read(position, BATCH_SIZE, loader.event_names)):

@@ -1,14 +1,13 @@
-"""The bulk loader: moves read models along a long stretch of the log, much faster than the engine.
+"""The bulk loader: applies a long stretch of the log to read models, much faster than the engine.
 
 - One transaction spans many batches of events.
 - New rows of append-only tables are written by COPY. Rows that projections read stay in memory and are written once, at
-  the end of the transaction. Other rows are written by the hundred.
-- A load from position 0 starts with empty tables, so a row that was never dropped from memory is known without a query.
-- Indexes are created when a bulk delete first needs them, the others at the end.
+- A load from position 0 starts with empty tables. While no row of a table was dropped from memory, it needs no query.
+- An index is created when a bulk delete first needs it, or else at the end.
 
-The loader calls the same `apply` functions as the engine, so the rows are the same and events are parked for the same
-reasons. What only PostgreSQL rejects is left to the engine: the loader rolls its transaction back and raises
-`LoadRefused`.
+The loader calls the same `apply` functions as the engine, so it writes the same rows and parks events for the same
+reasons. When only PostgreSQL rejects a row, the loader rolls its transaction back and raises `LoadRefused`, and the
+engine applies these events.
 """
 
 import contextlib
@@ -42,28 +41,30 @@ from projections.engine.row_validation import check
 log = structlog.get_logger()
 
 WRITE_ROWS = 500
-"""Changed rows of a table that no projection reads are written once there are this many."""
+"""Number of changed rows at which a table that no projection reads is written."""
 COPY_BYTES = 1 << 18
-"""New rows of an append-only table are written once they have this size."""
+"""Size of the packed new rows at which an append-only table is written."""
 MAX_CHANGED_ROWS = 300_000
-"""Changed rows in memory that end a transaction; they bound its memory."""
+"""Number of changed rows in memory at which a transaction is committed. It bounds the memory of the load."""
 MAX_EVENTS = 500_000
-"""Events that end a transaction."""
+"""Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 20.0
-"""Time that ends a transaction: the work that a crash loses, and the age of the progress that others see."""
+"""Seconds after which a transaction is committed. A crash loses at most this much work, and others see progress at
+least this often.
+"""
 INDEX_MEMORY = "16MB"
-"""`maintenance_work_mem` while indexes are created. What is sorted at once should fit into the processor's cache: 20
-million rows take 8 s of CPU with 16 MB, and 12 s with 256 MB.
+"""`maintenance_work_mem` while indexes are created, so that a sort fits into the processor's cache: 20 million rows
+take 8 s of CPU with 16 MB, and 12 s with 256 MB.
 """
 _UNKNOWN: Any = object()
 
 
 class _NotInMemory(Exception):
-    """A projection reads a row that is not in memory."""
+    """Raised when a projection reads a row that is not in memory."""
 
 
 class _Handlers(dict[type[Event], list[Projection]]):
-    """Event type -> the projections that handle it, looked up once for each type."""
+    """Event class -> the projections that handle it; computed once for each class."""
 
     def __init__(self, projections: Sequence[Projection]) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class _Handlers(dict[type[Event], list[Projection]]):
 
 
 async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
-    """Whether an earlier load of these projections did not complete `finish`, so that deletes may still be deferred."""
+    """Whether a load of these projections stopped before the end of `finish`, so that deletes may still be deferred."""
     tables = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
     cursor = await connection.execute(
         "SELECT FROM pg_class WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
@@ -91,10 +92,11 @@ async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[
 
 
 class BulkLoader:
-    """Moves `projections` from `position`, where all of them are; at 0 their tables are empty. Implements `Rows`.
+    """Applies events to `projections`, which are all at `position`; at position 0 their tables must be empty.
+    Implements `Rows`.
 
-    `connection` is autocommit and has the search path of the tables. While the loader works, nothing else may use the
-    connection or write to the tables.
+    `connection` must be in autocommit mode, and its search path must lead to the tables. While the loader works,
+    nothing else may use the connection or write to the tables.
     """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], position: int) -> None:
@@ -114,7 +116,7 @@ class BulkLoader:
 
     @property
     def event_names(self) -> list[str] | None:
-        """The types of events that have to be read; None for all."""
+        """Names of the events that have to be read; None for all."""
         handled = [item.handles for item in self._projections if item.handles is not None]
         if len(handled) < len(self._projections):
             return None
@@ -136,7 +138,9 @@ class BulkLoader:
         return list(map(table.rows.get, keys))  # type: ignore[arg-type]
 
     async def begin(self) -> None:
-        """Drops the indexes of empty tables, and reads the deletes that an earlier load deferred."""
+        """Drops the indexes of all tables if the load starts at position 0, and reads deletes that an earlier load
+        deferred.
+        """
         # Compressing full pages of new indexes in the WAL takes longer than creating them.
         await self._connection.execute(
             "SELECT set_config('wal_compression', 'off', false) FROM pg_roles WHERE rolname = current_user AND rolsuper"
@@ -153,7 +157,9 @@ class BulkLoader:
             await table.load_deferred()
 
     async def apply(self, events: Sequence[Recorded]) -> None:
-        """Applies events that follow `position`. Raises LoadRefused, LostLeadership and psycopg.OperationalError."""
+        """Applies the events that come next after `position`. Raises LoadRefused, LostLeadership or
+        psycopg.OperationalError.
+        """
         async with self._rollback_on_error():
             await self._open()
             for number, event in enumerate(events):
@@ -188,7 +194,8 @@ class BulkLoader:
     async def finish(self, position: int) -> None:
         """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
 
-        They must handle no event between the last one that was applied and `position`. Raises like `apply`.
+        No event between the last applied one and `position` may be one that the projections handle. Raises like
+        `apply`.
         """
         async with self._rollback_on_error():
             await self._open()
@@ -207,7 +214,7 @@ class BulkLoader:
             await self._connection.execute("RESET maintenance_work_mem")
 
     def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
-        """The changes that the projection makes for an event; none when the event is parked. Raises _NotInMemory."""
+        """Returns the changes that the projection makes for an event; none if it is parked. Raises _NotInMemory."""
         if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
             return []
@@ -240,7 +247,7 @@ class BulkLoader:
                 (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, events: Sequence[Recorded]) -> None:
-        """Reads the rows that these events need and that are not in memory."""
+        """Reads the rows that these events need into memory, except those that are there already."""
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:
             for projection in self._handlers[type(event.event)]:
@@ -286,7 +293,9 @@ class BulkLoader:
 
     @contextlib.asynccontextmanager
     async def _rollback_on_error(self) -> AsyncIterator[None]:
-        """Rolls the transaction back on any error, and raises LoadRefused for a row that PostgreSQL rejected."""
+        """Rolls the transaction back on any error, and turns the error of a row that PostgreSQL rejected into
+        LoadRefused.
+        """
         try:
             yield
         except BaseException as error:

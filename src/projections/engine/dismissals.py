@@ -1,6 +1,6 @@
-"""Dismissals: read models go on without the events that an operator dismissed from them.
+"""Dismissals: an operator's decisions to leave parked events out of a read model.
 
-They are in the log, so that a rebuild leaves the same events out.
+They are events in the log, so a rebuild leaves the same events out.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ ANY_VERSION = 2**62
 
 
 async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:
-    """Returns the projections with the dismissals that the log has now. A dismissal that cannot be read is none."""
+    """Returns the projections with the dismissals that the log has now. A dismissal that cannot be decoded has no
+    effect.
+    """
     streams = {projection.name: PROJECTION.at(projection.name) for projection in projections}
     found = await event_log.load_up_to({stream.name: ANY_VERSION for stream in streams.values()})
     return [

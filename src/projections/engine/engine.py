@@ -1,12 +1,12 @@
 """The engine: applies a batch of events to the tables of some projections.
 
-It fetches the rows that the batch needs, calls the pure functions, and writes the changed rows, the position and the
-NOTIFY in one prepared statement. An event that a projection fails on is parked for that projection with its error, and
-so are the later events of its stream; everything else goes on.
+It fetches the rows that the batch needs, calls `keys` and `apply`, and writes the changed rows, the position and the
+NOTIFY in one prepared statement. An event that a projection cannot apply is parked for that projection with its error,
+and so are the later events of its stream; everything else goes on.
 
 The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
-most of the log, and the engine for the last events before its end and for what the loader refuses. Both call the same
-`apply` functions.
+most of the log; the engine applies the last events, and those that the loader refuses. Both call the same `apply`
+functions.
 
 The SQL names no schema: the search path of the connection decides which tables are written
 (`projections.engine.schemas`).
@@ -36,17 +36,17 @@ log = structlog.get_logger()
 
 
 MAX_BATCH_ROWS = 10_000
-"""Rows that one batch may read and change; bounds the memory of the projector."""
+"""Rows that one part of a batch reads and changes, about. It bounds the memory of the projector."""
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
-"""The errors by which PostgreSQL rejects a row."""
+"""Errors that PostgreSQL raises when it rejects a row."""
 
 
 class LostLeadership(Exception):
-    """Another process moved these projections or changed their rows; the rows in the cache may be stale."""
+    """Raised when another process has moved these projections or changed their rows. Cached rows may be stale."""
 
 
 async def ensure_tables(connection: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Creates missing tables, and sets new projections to position 0 of the log."""
+    """Creates the missing tables of these projections. A projection that is new starts at position 0 of the log."""
     for projection in projections:
         async with connection.transaction():
             # As one text, for one round trip.
@@ -70,17 +70,17 @@ async def drop_tables(connection: AsyncConnection, projections: Sequence[Project
 
 
 async def fetch_positions(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, int]:
-    """Projection name -> position, for the versions of this release that have tables."""
+    """Returns projection name -> position, for projections that have tables in the version of this release."""
     cursor = await connection.execute("SELECT name, version, position FROM projection_positions")
     versions = {projection.name: projection.version for projection in projections}
     return {name: position for name, version, position in await cursor.fetchall() if versions.get(name) == version}
 
 
 class Engine:
-    """Moves projections that are all at one position.
+    """Applies events to projections that are all at the same position.
 
-    `connection` is autocommit and holds the leader lock, so whoever loses the lock can no longer write. With `announce`
-    each write sends a NOTIFY with the new position.
+    `connection` must be in autocommit mode and hold the leader lock, so a process that loses the lock can no longer
+    write. With `announce`, each write sends a NOTIFY with the new position.
     """
 
     def __init__(self, connection: AsyncConnection, projections: Sequence[Projection], *, announce: bool) -> None:
@@ -93,9 +93,9 @@ class Engine:
         self._blocked: set[tuple[str, str]] = set()
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
-        """Applies events that follow `position`; returns the new position.
+        """Applies the events that come next after `position`; returns the new position.
 
-        Raises LostLeadership and psycopg.OperationalError.
+        Raises LostLeadership or psycopg.OperationalError.
         """
         if events and not self._generations:
             await self._begin()
@@ -104,7 +104,9 @@ class Engine:
         return position
 
     async def _begin(self) -> None:
-        """Reads generations, then blocked streams: the first write notices the new generation of a retry in between."""
+        """Reads the generations of the projections, and then their blocked streams. In this order, because a retry of
+        parked events between the two reads raises the generation, and the first write then fails with LostLeadership.
+        """
         cursor = await self._connection.execute("SELECT name, version, generation FROM projection_positions")
         found = {(name, version): generation for name, version, generation in await cursor.fetchall()}
         for projection in self._projections:
@@ -115,7 +117,9 @@ class Engine:
         self._blocked = await blocked_streams(self._connection, self._projections)
 
     def _parts(self, events: Sequence[Recorded]) -> Iterator[list[Recorded]]:
-        """Cuts a batch so that no part needs too many rows; one block of results needs a thousand."""
+        """Cuts a batch into parts that each need about MAX_BATCH_ROWS rows. One block of results alone needs a
+        thousand.
+        """
         part: list[Recorded] = []
         weight = 0
         for event in events:
@@ -176,7 +180,7 @@ class Engine:
                 except Exception as error:
                     parked.append((projection, event, error_message(error)))
                     blocked.add(blocked_key)
-            # The parts of one statement do not see each other's rows, so a bulk delete has a statement of its own.
+            # The parts of one statement do not see each other's rows, so a bulk delete gets a statement of its own.
             has_bulk_delete = any(isinstance(change, DeleteRange) for change in changes)
             if has_bulk_delete and not batch.is_empty:
                 before = [item for item in parked if item[1].position < event.position]
@@ -202,7 +206,8 @@ class Engine:
         for projection, event, error in parked:
             if error != WAITS:
                 log.error("event parked", projection=projection.name, position=event.position, error=error)
-        # First in the statement: a switch locks the positions, and until it is done nothing else is locked here.
+        # This part comes first: while a switch has locked the positions, the statement waits here and holds no other
+        # lock.
         move_position: statements.Statement = (
             "UPDATE projection_positions SET position = %s, updated_at = now()"
             " WHERE name || ' ' || version || ' ' || generation = ANY (%s) AND position = %s RETURNING 1",
@@ -214,7 +219,7 @@ class Engine:
         )
         parts = [move_position, *batch.statements(), *([park(parked)] if parked else [])]
         query, parameters = join_parts(parts)
-        # Divides by zero when another process moved one of the projections, which rolls everything back.
+        # Divides by zero if another process has moved one of the projections. PostgreSQL then rolls everything back.
         query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
         if self._announced is not None:
             is_complete = len(projections) == len(self._projections) and not parked
@@ -231,7 +236,7 @@ class Engine:
 
 
 def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]]:
-    """A WITH clause whose parts are named part0, part1 and so on, and the parameters of all parts."""
+    """Returns a WITH clause with the parts named part0, part1 and so on, and the parameters of all parts."""
     query = "WITH " + ", ".join(f"part{number} AS ({text})" for number, (text, _) in enumerate(parts))
     return query, [value for _, values in parts for value in values]
 
@@ -248,9 +253,9 @@ async def prefetch(
 
 
 def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> Sequence[Change]:
-    """The validated changes that a projection makes for an event.
+    """Returns the changes that a projection makes for an event, validated.
 
-    Raises Unreadable, InvalidValue, and whatever the projection raises.
+    Raises Unreadable, InvalidValue, and whatever `apply` of the projection raises.
     """
     changes = projection.changes(event, batch)
     for change in changes:
@@ -259,8 +264,8 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
 
 
 def error_message(error: Exception) -> str:
-    """The text of an error that is shown to operators. Only the first line of a PostgreSQL error: the others may quote
-    rows.
+    """Returns the text of an error for operators. A PostgreSQL error is cut to its first line, since the others may
+    quote rows.
     """
     if isinstance(error, psycopg.Error):
         return error.diag.message_primary or type(error).__name__
@@ -271,6 +276,6 @@ def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]
     try:
         return list(projection.keys(event))
     except Exception as error:
-        # `apply` then fails for want of its rows, which parks the event.
+        # `apply` then fails because its rows are missing, so the event is parked.
         log.error("keys() failed", projection=projection.name, position=event.position, error=repr(error))
         return []

@@ -1,8 +1,8 @@
-"""Inspects the tables of read models: how far they are, and which of them are broken.
+"""Inspects the tables of read models: finds their positions, and which read models are broken.
 
-A read model is broken when a table, a column or a primary key of it is lost, or when its position is beyond the end of
-the log. A projector does not move it, since events would be missing from it. It stays broken until it is built again,
-also when the log has grown past its position in the meantime.
+A read model is broken when one of its tables, columns or primary keys is lost, or when its position is beyond the end
+of the log. No projector moves it then, since events would be missing from it. It stays broken until it is rebuilt, even
+after the log has grown past its position.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _POSITIONS = """
     FROM (SELECT coalesce(max(notification_id), 0) AS head FROM public.stored_events) AS log
     LEFT JOIN {schema}.projection_positions ON true
 """
-"""One statement, so that its snapshot has every event that a position counts."""
+"""SQL: the end of the log and all positions. One statement reads both, so that no position is newer than the end."""
 _DEFECTS = """
     SELECT w.name, w.table_name, c.oid IS NOT NULL, w.column_name
     FROM unnest(%(names)s::text[], %(tables)s::text[], %(columns)s::text[], %(types)s::text[])
@@ -31,7 +31,7 @@ _DEFECTS = """
     WHERE a.attname IS NULL AND i.indrelid IS NULL
     ORDER BY w.number
 """
-"""A row without a column name stands for the primary key of its table."""
+"""SQL: the lost tables, columns and primary keys. A row without a column name stands for a primary key."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Inspection:
     positions: dict[str, int]
     """Name -> position of each projection that has tables in the version of this release."""
     broken: dict[str, str]
-    """Name -> what is wrong with it: `the table users_v2 is lost`."""
+    """Name -> why the projection is broken: `the table users_v2 is lost`."""
 
     @property
     def sound(self) -> set[str]:
@@ -49,12 +49,12 @@ class Inspection:
         return self.positions.keys() - self.broken.keys()
 
     def sound_behind(self, goal: int) -> dict[str, int]:
-        """Name -> position of each projection that has not reached `goal` and is not broken."""
+        """Returns name -> position for each projection that is behind `goal` and not broken."""
         return {name: position for name in self.sound if (position := self.positions[name]) < goal}
 
 
 async def inspect(connection: AsyncConnection, projections: Sequence[Projection], schema: Schema = LIVE) -> Inspection:
-    """Finds the position of each projection in a schema, and what is broken in its tables."""
+    """Finds the position of each projection in a schema, and which of them are broken."""
     wanted = {(projection.name, projection.version) for projection in projections}
     cursor = await connection.execute(_POSITIONS.format(schema=schema).encode(), prepare=True)
     head, positions, broken = 0, dict[str, int](), dict[str, str]()
@@ -73,8 +73,8 @@ async def inspect(connection: AsyncConnection, projections: Sequence[Projection]
 
 
 async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """Creates missing live tables if the log is empty; otherwise returns the projections that have to be built, since
-    they are missing or broken.
+    """Creates missing live tables if the log is empty. Otherwise returns the projections that are missing or broken,
+    which have to be rebuilt.
     """
     live = await inspect(connection, projections)
     unsound = [projection for projection in projections if projection.name not in live.sound]
@@ -85,7 +85,7 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Marks live read models that are broken; returns what is wrong with each, by name."""
+    """Marks the live read models that are broken. Returns name -> why it is broken."""
     broken = (await inspect(connection, projections)).broken
     for projection in projections:
         if projection.name in broken:
@@ -106,13 +106,15 @@ async def _find_defects(
 
 @cache
 def _expected(projections: tuple[Projection, ...]) -> dict[str, list[str | None]]:
-    """Returns the parameters of _DEFECTS that name what tables should have."""
+    """Returns the parameters of _DEFECTS that list the tables and columns that there should be."""
     columns = zip(*_list_columns(projections), strict=True)
     return dict(zip(("names", "tables", "columns", "types"), map(list, columns), strict=True))
 
 
 def _list_columns(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
-    """(projection, table, column, SQL type) of every column, and (projection, table, None, None) of every key."""
+    """Yields (projection, table, column, SQL type) for each column, and (projection, table, None, None) for each
+    key.
+    """
     for projection in projections:
         for row in projection.rows:
             for column in columns_of(row):

@@ -1,9 +1,9 @@
 """The parts of a projection: row structs, each with its table, and two pure functions.
 
-`keys(event)` names the stored rows that applying the event needs. `apply(event, rows)` yields the changes: a row, which
-is inserted or replaces the one with its key; or `Delete`, `DeleteWhere`, `DeleteRange`. `keys` need not name rows that
-the event creates. `DeleteWhere` and `DeleteRange` delete by an indexed column; the engine writes the changes of such an
-event in a statement of their own.
+`keys(event)` names the stored rows that applying the event needs; it need not name rows that the event creates.
+`apply(event, rows)` yields the changes. A change is a `Row`, which is inserted or replaces the row with the same key,
+or `RowsByKey`, `Delete`, `DeleteWhere` or `DeleteRange`. The last two delete by an indexed column; the engine writes
+the changes of such an event in a statement of their own.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ Ints = Annotated[Sequence[int], "integer[]"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a projection. `str(table)` is its name in SQL, which ends with the projection's version, so that the
+    """A table of a projection. `str(table)` is its name in SQL. The name ends with the projection's version, so the
     tables of two versions can exist side by side.
     """
 
@@ -47,10 +47,10 @@ class Table:
     version: int
     key: tuple[str, ...] = ("id",)
     indexes: tuple[str, ...] = ()
-    """Index definitions as CREATE INDEX takes them: `(job_id, id DESC)`, `USING gin (case_ids)`."""
+    """Index definitions in the syntax of CREATE INDEX: `(job_id, id DESC)`, `USING gin (case_ids)`."""
     append_only: bool = False
-    """Rows are only inserted, and deleted by `DeleteWhere` and `DeleteRange`. All columns are numbers or arrays of
-    numbers, and `keys` names none of the rows. The table has no primary key.
+    """Whether rows are only inserted, or deleted by `DeleteWhere` and `DeleteRange`. Then all columns are numbers or
+    arrays of numbers, `keys` names none of the rows, and the table has no primary key.
     """
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Delete:
 
 
 class DeleteRange:
-    """Deletes all rows whose `column` is between `first` and `last`, both included. They are not named one by one."""
+    """Deletes all rows whose `column` is between `first` and `last`, both included."""
 
     def __init__(self, row: type[Row], column: str, first: int, last: int) -> None:
         self.row, self.column, self.first, self.last = row, column, first, last
@@ -89,12 +89,12 @@ class DeleteWhere(DeleteRange):
         super().__init__(row, column, value, value)
 
     def matches(self, item: Row) -> bool:
-        return bool(getattr(item, self.column) == self.first)  # also of a column that may be null
+        return bool(getattr(item, self.column) == self.first)  # no order comparison, since the column may be null
 
 
 class RowsByKey:
-    """Many rows of one table by their key, which is a single column. Only the first of them is validated, so the others
-    may differ from it in nothing but the key and counters.
+    """Many rows of one table, by their key, which is a single column. Only one of the rows is validated, so the rows
+    may differ in nothing but the key and counters.
     """
 
     def __init__(self, row: type[Row], rows: Mapping[Any, Row]) -> None:
@@ -105,7 +105,9 @@ Change = Row | Delete | DeleteRange | RowsByKey
 
 
 def changed_columns(row: Row, event: Event) -> dict[str, Any]:
-    """Returns the columns that an update event changes; fields without a column are left out."""
+    """Returns the new values of the columns that an update event changes. Fields of the event without a column are left
+    out.
+    """
     changes = changes_of(event)
     if "title" in changes and "name" in row.__struct_fields__:
         changes["name"] = changes["title"]
@@ -114,11 +116,11 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """The row as earlier events left it; None when there is none. `keys` must have named it."""
+        """Returns the row as the events before left it; None if there is none. `keys` must have named it."""
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
-        """`get` for each of these keys of a table whose key is a single column."""
+        """Returns what `get` returns for each of these keys, in a table whose key is a single column."""
         ...
 
 
@@ -130,7 +132,9 @@ def no_rows(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
-    """Returns a `keys` function: each of these events needs the row whose key is in `field` of the event."""
+    """Returns a `keys` function that names, for each of these events, the row whose key is in the event's field
+    `field`.
+    """
 
     def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
         if isinstance(recorded.event, events):
@@ -140,7 +144,7 @@ def row_of(row: type[Row], field: str, *events: type[Event]) -> Keys:
 
 
 class Unreadable(Exception):
-    """An event is damaged, and of a type that the projection handles."""
+    """Raised for a damaged event of a type that the projection handles."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,9 @@ class Projection:
     keys: Keys
     apply: Callable[[Recorded, Rows], Iterable[Change]]
     handles: tuple[type[Event], ...] | None = None
-    """Event classes, or base classes of them, for which `apply` yields changes; None for all events."""
+    """Event classes (or base classes of events) that change the tables; None for all events."""
     dismissed: frozenset[int] = frozenset()
-    """Positions of events that are left out (`projections.engine.dismissals`)."""
+    """Positions of the events that an operator has dismissed from this read model (`projections.engine.dismissals`)."""
 
     def __post_init__(self) -> None:
         versions = {row.table.version for row in self.rows}
@@ -173,7 +177,7 @@ class Projection:
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
-    """A short hash of the names and versions of projections; notifications of the projector carry it."""
+    """Returns a short hash of the names and versions of projections. Notifications of the projector contain it."""
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 

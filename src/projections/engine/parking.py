@@ -1,7 +1,7 @@
-"""Parked events: those that a projection failed on, and the later ones of the same streams.
+"""Parked events: events that a projection could not apply, and the later events of the same streams.
 
-A parked event blocks its stream for that projection, so that the order within the stream is kept; other streams go on.
-`projections.rebuild.retry` applies parked events again, in order, and leaves dismissed ones out.
+A parked event blocks its stream for that projection, so that the events of a stream are applied in order; other streams
+go on. `projections.rebuild.retry` applies parked events again, in order, and leaves dismissed ones out.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,7 +17,7 @@ from projections.engine.statements import Statement
 WAITS = "an earlier event of its stream is parked"
 
 Parked = tuple[Projection, Recorded, str]
-"""Projection, event, and the error or WAITS."""
+"""A projection, an event that it parks, and the error; WAITS for a later event of a blocked stream."""
 
 
 class ParkedEvent(msgspec.Struct):
@@ -42,7 +42,7 @@ def park(parked: Collection[Parked]) -> Statement:
 
 
 async def blocked_streams(connection: AsyncConnection, projections: Sequence[Projection]) -> set[tuple[str, str]]:
-    """(projection name, stream) of every stream that has parked events."""
+    """Returns (projection name, stream) for every stream that has parked events."""
     cursor = await connection.execute("SELECT DISTINCT projection, version, stream FROM parked_events")
     versions = {projection.name: projection.version for projection in projections}
     return {(name, stream) for name, version, stream in await cursor.fetchall() if versions.get(name) == version}
@@ -51,7 +51,7 @@ async def blocked_streams(connection: AsyncConnection, projections: Sequence[Pro
 async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
-    """The first parked events by position, of one stream or of all."""
+    """Returns the first `limit` parked events by position, of one stream or of all."""
     return await fetch_all(
         connection,
         ParkedEvent,
@@ -82,7 +82,7 @@ async def count_parked(connection: AsyncConnection, projection: Projection, stre
 
 
 async def waiting_streams(connection: AsyncConnection, projection: Projection) -> list[str]:
-    """The streams with parked events, by the position of their first one."""
+    """Returns the streams with parked events, ordered by the position of the first parked event of each."""
     return await fetch_column(
         connection,
         "SELECT stream FROM parked_events WHERE projection = %(name)s AND version = %(version)s"
@@ -92,7 +92,7 @@ async def waiting_streams(connection: AsyncConnection, projection: Projection) -
 
 
 async def is_parked(connection: AsyncConnection, versions: dict[str, int], first: int, last: int) -> bool:
-    """Whether an event from `first` to `last` is parked for one of these projections (name -> version)."""
+    """Whether an event at a position from `first` to `last` is parked for one of these `versions` (by name)."""
     cursor = await connection.execute(
         "SELECT projection, version FROM parked_events WHERE position BETWEEN %s AND %s", (first, last)
     )

@@ -1,10 +1,10 @@
-"""The projector: moves the live read models along the log, and takes over those that no other projector leads.
+"""The projector: applies events to the live read models that it leads.
 
-A projector leads a version of a projection while it holds its advisory lock. So the projector of a new release can lead
-the versions that are new in it, while the one of the old release leads the others. The connection that holds the locks
-also writes the rows: a projector that lost it can do neither.
+A projector leads a version of a projection while it holds the version's advisory lock. So the projector of a new
+release can lead the versions that are new, while the projector of the old release leads the others. One connection
+holds the locks and writes the rows, so a projector that loses it also loses the ability to write.
 
-It does not lead what is broken (`projections.engine.inspection`), and goes on with all others.
+A projector does not lead broken read models (`projections.engine.inspection`), and goes on with all others.
 """
 
 import asyncio
@@ -28,13 +28,17 @@ from store.postgres.notifications import Listener
 log = structlog.get_logger()
 
 GATE = "testhide projector takes over"
-"""Name of the advisory lock under which a projector takes its locks: of two that start together, one gets all."""
+"""Name of the advisory lock that a projector holds while it takes the locks of projections. So of two projectors that
+start together, one gets all.
+"""
 BATCH_SIZE = 500
-"""Events that are read together, and written together while catching up."""
+"""Events that are read at once; while catching up they are also written at once."""
 TAKE_OVER_INTERVAL_S = 0.2
-"""How often a projector tries to take the locks that it does not hold."""
+"""Seconds between two attempts to take the locks that the projector does not hold."""
 INSPECTION_INTERVAL_S = 1.0
-"""How often a projector that leads all inspects their tables, which also notices a lost connection."""
+"""Seconds between two inspections of the tables by a projector that leads all. An inspection also detects a lost
+connection.
+"""
 
 
 class Projector:
@@ -47,17 +51,17 @@ class Projector:
         self._cursor = LogCursor(event_log, listener, batch_size=BATCH_SIZE)
 
     async def run(self) -> None:
-        """Leads all projections that it can, for ever."""
+        """Leads all projections that no other process leads, and applies events to them, for ever."""
         with self._cursor.listening():
             while True:
                 try:
                     async with await connect(self._conninfo) as connection:
                         await self._lead(connection)
                 except LostLeadership as error:
-                    # A switch or a retry changed the rows, so the cached ones are stale; or a read model is broken.
+                    # A switch or a retry has changed the rows, so the cached rows are stale; or a read model is broken.
                     log.info("leading anew", reason=str(error))
                 except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-                    # A lost table, for example, is noticed here before the next inspection.
+                    # A write to a lost table, for example, fails before the next inspection.
                     log.warning("leadership lost", error=str(error).strip())
                     await asyncio.sleep(0.2)
 
@@ -86,12 +90,14 @@ class Projector:
                 await self._cursor.wait(left)
 
     async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-        """Takes the locks of those that have live tables, are not known as broken and have no leader; returns these."""
+        """Takes the locks of projections that have live tables, are not marked as broken and have no leader; returns
+        these.
+        """
         by_lock = {lock_name(LIVE, item.name, item.version): item for item in projections}
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (GATE,))
             cursor = await connection.execute(
-                # Materialized, so that no lock is taken for a projection without live tables.
+                # MATERIALIZED, so that no lock is taken for a projection without live tables.
                 "WITH live AS MATERIALIZED ("
                 "  SELECT lock FROM unnest(%s::text[], %s::text[], %s::int[]) AS wanted (lock, name, version)"
                 "  JOIN projection_positions USING (name, version) WHERE broken IS NULL)"
@@ -107,7 +113,9 @@ class Projector:
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Moves all projections to one position, which it returns: `goal`, or the highest of theirs if that is more."""
+    """Moves all projections to the same position and returns it: `goal`, or the highest of their positions if that is
+    more.
+    """
     positions = await fetch_positions(connection, projections)
     goal = max(goal, *positions.values())
     for position in sorted(set(positions.values())):

@@ -1,6 +1,6 @@
-"""Run a query and turn its rows into structs or values.
+"""Functions that run a query and return its rows as structs or values.
 
-A query is plain SQL in the file of its projection. Structs are filled by the order of the columns.
+Each query is plain SQL in the file of its projection. A struct's fields are filled in the order of the columns.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Window(TypedDict):
-    """The part of a list that a query returns: `limit` items after this id and the first `offset` that follow it."""
+    """A page of a list that is ordered by id: of the items with ids above `after`, skips the first `offset` and
+    contains the next `limit`.
+    """
 
     after: int
     offset: int
@@ -33,17 +35,17 @@ async def fetch_one(source: Source, into: type[T], query: str, parameters: Mappi
 
 
 async def find_row(source: Source, row: type[R], key: int) -> R | None:
-    """Returns the row with this key, which is a single column."""
+    """Returns the row with this key, or None. The table's key must be a single column."""
     query = f"SELECT * FROM {row.table} WHERE {row.table.key[0]} = %(key)s"
     return await fetch_one(source, row, query, {"key": key})
 
 
 async def fetch_column(source: Source, query: str, parameters: Mapping[str, Any]) -> list[Any]:
-    """The first column of every row."""
+    """Returns the first column of every row."""
     return [row[0] for row in await fetch_rows(source, query, parameters)]
 
 
 async def fetch_value(source: Source, query: str, parameters: Mapping[str, Any]) -> Any:
-    """The first column of the first row; None when there is no row."""
+    """Returns the first column of the first row; None when there is no row."""
     row = await fetch_row(source, query, parameters)
     return None if row is None else row[0]

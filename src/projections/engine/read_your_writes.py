@@ -1,11 +1,11 @@
-"""Read your writes: waits until the read models have reached a position of the log.
+"""Read-your-writes: waits until the read models have reached a position of the log.
 
-A process has one LISTEN and a heap of waiting requests. A notification carries the projector's position and the digest
-of its read models. The position is also read from the database: after every LISTEN and once a second, since
-notifications are lost with their connection; when the digest is not the one of this process, because another release
-runs beside it or only some read models moved; and when an event was parked. Nobody waits for a broken read model.
+Each process has one LISTEN and a heap of waiting requests. A notification contains the projector's position and the
+digest of its read models. The position is also read from the database in three cases: after every LISTEN and once a
+second, since notifications are lost with their connection; when the digest is not that of this process, because another
+release runs too or only some read models moved; and when an event was parked. No request waits for a broken read model.
 
-After a wait has timed out, requests for that position or a later one are answered at once until it is reached.
+After a wait has timed out, no request waits for that position or a later one, until the read models have reached it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from store.postgres.notifications import PROJECTED, Listener
 log = structlog.get_logger()
 
 WAIT_TIMEOUT_S = 2.0
-"""A request waits this long for the read models, then answers without them."""
+"""Seconds that a request waits for the read models at most. Then it is answered without them."""
 POLL_INTERVAL_S = 1.0
 RETRY_INTERVAL_S = 0.1
 
@@ -38,17 +38,17 @@ class ProjectionWaiter:
         self._digest = versions_digest(projections)
         self._position = 0
         self._must_read = True
-        """Notifications are ignored until the position has been read from the database again."""
+        """Whether notifications are ignored, because the position has to be read from the database first."""
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
-        """The lowest position for which a wait timed out and that is not reached yet."""
+        """The lowest position for which a wait has timed out and that the read models have not reached yet."""
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
         self._stale = asyncio.Event()
 
     async def run(self) -> None:
-        """Keeps the position up to date and ends waits, for ever."""
+        """Follows the position of the read models and ends the waits for positions that are reached, for ever."""
         with self._listener.subscribed(PROJECTED, self._notified):
             while True:
                 self._stale.clear()
@@ -62,10 +62,10 @@ class ProjectionWaiter:
                 await wait_for(self._stale, pause)
 
     async def wait(self, position: int, first: int | None = None) -> bool:
-        """Waits until the read models show the events from `first` (by default `position` itself) to `position`.
+        """Waits until the read models show the events from position `first` (default: `position`) to `position`.
 
-        Returns False when that takes longer than WAIT_TIMEOUT_S, at once when an earlier wait took so long, and when
-        one of these events was parked or a read model is broken.
+        Returns False after WAIT_TIMEOUT_S; at once if an earlier wait for this position or an older one timed out; and
+        if one of these events is parked or a read model is broken.
         """
         if not await self.wait_reached(position) or self._has_broken:
             return False
@@ -75,7 +75,9 @@ class ProjectionWaiter:
             return not await is_parked(connection, self._versions, position if first is None else first, position)
 
     async def wait_reached(self, position: int) -> bool:
-        """Waits until all read models that are not broken have reached the position; parked events count as shown."""
+        """Waits until all read models that are not broken have reached the position, even if they parked events.
+        Returns False after WAIT_TIMEOUT_S, or at once if an earlier wait for this position or an older one timed out.
+        """
         if position <= self._position:
             return True
         if self._late is not None and self._late <= position:
@@ -101,7 +103,7 @@ class ProjectionWaiter:
 
     @property
     def position(self) -> int:
-        """The position that all read models had reached when this process last heard of them."""
+        """The newest position that all read models have reached, as far as this process knows."""
         return self._position
 
     @property
@@ -110,9 +112,11 @@ class ProjectionWaiter:
         return self._has_parked or self._has_broken
 
     async def read_position(self) -> int:
-        """Returns the position that all read models have reached, without broken ones; 0 while one of them has no live
-        tables. Notes whether events are parked: one that is parked after the position was read has a higher position,
-        and a notification follows.
+        """Returns the position that all read models except broken ones have reached; 0 if one of them has no live
+        tables.
+
+        Also records whether events are parked. An event that is parked after the positions were read has a higher
+        position, and a notification follows it.
         """
         async with self._pool.connection() as connection:
             cursor = await connection.execute(

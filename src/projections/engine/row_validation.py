@@ -1,7 +1,8 @@
 """Validates a row against its table before it is sent to PostgreSQL.
 
-A value that PostgreSQL would reject is found while its event is applied. So an event is parked for the same reason
-whatever else is in its batch; PostgreSQL would only see the last version of a row in a batch.
+A value that PostgreSQL would reject is found while its event is applied. PostgreSQL itself would only see the last
+version of a row in a batch. So validation makes sure that an event is parked for the same reason, whichever events are
+in its batch.
 """
 
 import math
@@ -20,18 +21,20 @@ from projections.engine.model import Change, Row, RowsByKey, TableColumn, column
 INTEGERS = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 INDEXED_BYTES = 2_000
-"""Longest text in a key or an index. PostgreSQL's limit is a third of a page (2,704 bytes) after compression."""
+"""Bytes of the longest text in a key or an index. PostgreSQL's limit is a third of a page (2,704 bytes), after
+compression.
+"""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]
 
 
 class InvalidValue(ValueError):
-    """A value that its column cannot hold. The message names the column, and does not quote the value."""
+    """Raised for a value that its column cannot hold. The message names the column, but does not quote the value."""
 
 
 def check(change: Change) -> None:
-    """Raises InvalidValue for a row with a value that its column cannot hold."""
+    """Raises InvalidValue if the change contains a row with a value that its column cannot hold."""
     if isinstance(change, Row):
         _row_check(type(change))(change)
     elif isinstance(change, RowsByKey):
@@ -41,8 +44,8 @@ def check(change: Change) -> None:
 
 @cache
 def _row_check(row: type[Row]) -> Callable[[Row], None]:
-    """A function that checks a row of this type. Numbers and texts, which most rows are made of, are checked together
-    first, since a bulk load checks millions of rows.
+    """Returns a function that checks a row of this type. It first checks all numbers together and all texts together:
+    most columns are numbers or texts, and a bulk load checks millions of rows.
     """
     numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack

@@ -1,8 +1,8 @@
-"""The PostgreSQL schemas that read tables are in: live, staging and retired.
+"""PostgreSQL schemas of the tables of read models: live, staging and retired.
 
-Live tables (`public`) are what the server reads. Staging tables (`beside`) are being built, under the same names.
-Retired tables (`previous`) were replaced by a switch. Each schema has its own `projection_positions` and
-`parked_events`. The engine's SQL names no schema: the search path of its connection decides which tables it writes.
+The server reads the live tables (`public`). Staging tables (`beside`) are being built, under the same names. Retired
+tables (`previous`) were replaced by a switch. Each schema has its own `projection_positions` and `parked_events`. The
+engine's SQL names no schema: the search path of its connection decides which tables it writes.
 """
 
 import contextlib
@@ -21,11 +21,12 @@ RETIRED: Schema = "previous"
 SCHEMAS: tuple[Schema, ...] = (LIVE, STAGING, RETIRED)
 
 LOCK_TIMEOUT_MS = 1_000
-"""A process that has just ended may seem to hold its lock for a moment."""
+"""Milliseconds to wait for the lock of a projection: the lock of a process that has just ended may remain for a moment.
+"""
 
 
 class NotReady(Exception):
-    """The operator asked for something that is not possible now. The message says what to do first."""
+    """Raised when an operator asks for something that is not possible now. The message says what to do first."""
 
 
 async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
@@ -42,13 +43,15 @@ async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
 
 
 def lock_name(schema: Schema, name: str, version: int) -> str:
-    """The name of the advisory lock that a process holds while it moves these tables: a projector, or a build."""
+    """Returns the name of the advisory lock that a projector or a rebuild holds while it moves these tables."""
     return f"testhide {schema} {name} {version}"
 
 
 @contextlib.asynccontextmanager
 async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> AsyncIterator[AsyncConnection]:
-    """A connection to the staging tables that holds their locks. Raises NotReady when another process has one."""
+    """Yields a connection to the staging tables that holds the locks of these projections. Raises NotReady if another
+    process holds one of them.
+    """
     async with await connect(conninfo, STAGING) as connection:
         await connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",))
         for projection in projections:
@@ -64,7 +67,7 @@ async def lock_staging(conninfo: str, projections: Sequence[Projection]) -> Asyn
 
 
 async def find_held_locks(connection: AsyncConnection, lock_names: Sequence[str]) -> set[str]:
-    """Those of these advisory locks that some session holds."""
+    """Returns the names, out of `lock_names`, of the advisory locks that any process holds."""
     cursor = await connection.execute(
         "SELECT name FROM unnest(%s::text[]) AS name WHERE hashtextextended(name, 0) IN ("
         "  SELECT classid::bigint << 32 | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -75,6 +78,6 @@ async def find_held_locks(connection: AsyncConnection, lock_names: Sequence[str]
 
 
 async def fetch_schema_positions(connection: AsyncConnection, schema: Schema) -> dict[tuple[str, int], int]:
-    """(name, version) -> position of every projection that has tables in this schema."""
+    """Returns (name, version) -> position for every projection that has tables in this schema."""
     cursor = await connection.execute(f"SELECT name, version, position FROM {schema}.projection_positions".encode())
     return {(name, version): position for name, version, position in await cursor.fetchall()}

@@ -1,7 +1,7 @@
-"""SQL made from a row's struct: to create its table, to fetch rows by key, and to write the rows of a batch.
+"""SQL that is generated from row structs: it creates tables, fetches rows by key, and writes the rows of a batch.
 
-The rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters however many
-rows there are, and is prepared once.
+All rows of a table are sent as one JSON text (`json_to_recordset`). So a statement has the same parameters however many
+rows it has, and is prepared only once.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ def create(row: type[Row]) -> list[str]:
         body.append(f"PRIMARY KEY ({', '.join(table.key)})")
     fillfactor = 100 if table.append_only else 90  # leaves room on a page for new versions of its rows
     create_table = f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(body)}) WITH (fillfactor = {fillfactor})"
-    # Statistics on the elements of arrays help no query, and ANALYZE takes seconds for them.
+    # No query uses statistics on the elements of arrays, and ANALYZE takes seconds to collect them.
     create_table += "".join(
         f"; ALTER TABLE {table} ALTER {column.name} SET STATISTICS 0"
         for column in columns_of(row)
@@ -48,7 +48,7 @@ def drop(row: type[Row]) -> str:
 
 @cache
 def fetch(row: type[Row]) -> str:
-    """A query for rows by their keys. Its one parameter is `keys_json`."""
+    """Returns a query for rows by their keys. Its only parameter is the result of `keys_json`."""
     wanted = ", ".join(f"t.{column.name}" for column in columns_of(row))
     record, joined = _keys(row)
     return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
@@ -89,7 +89,9 @@ def bulk_delete(deletion: DeleteRange) -> Statement:
 
 
 def bulk_deletes(deletions: Sequence[DeleteRange]) -> list[Statement]:
-    """One statement for each column and kind of deletion; all deletions are from one table."""
+    """Returns one statement for each column and kind of deletion (one value, or a range). All deletions must be from
+    one table.
+    """
     groups: dict[tuple[str, bool], list[DeleteRange]] = defaultdict(list)
     for deletion in deletions:
         groups[deletion.column, deletion.first == deletion.last].append(deletion)

@@ -1,7 +1,7 @@
 """Compares staging tables with the live ones, row by row, at the same position of the log.
 
-Projectors are blocked only while the staging tables are brought to the position of the live ones and a snapshot is
-taken. The comparison reads the snapshot while everything goes on.
+Projectors are blocked only while the staging tables are moved to the position of the live ones and a snapshot is taken.
+The comparison then reads the snapshot, and nothing waits for it.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from projections.rebuild.switch import block_projectors, retry_on_lock_timeout
 from store.log.event_log import EventLog
 
 MAX_SHOWN = 5
-"""Differences of each kind that are shown for a table."""
+"""Differences that are shown for each table and kind, at most."""
 LAG_TIMEOUT_S = 10.0
-"""How long to wait for live tables that are behind the staging tables."""
+"""Seconds to wait for live tables that are behind the staging tables."""
 
 
 class TableDiff(msgspec.Struct):
@@ -35,9 +35,9 @@ class TableDiff(msgspec.Struct):
     only_staging: int = 0
     changed: int = 0
     not_compared: list[str] = []
-    """Columns that only one side has, or that have different types."""
+    """Columns that exist on one side only, or have different types."""
     differences: list[str] = []
-    """The first differences: `changed: id=1: first_name "Ann" -> ""`."""
+    """Descriptions of the first differences: `changed: id=1: first_name "Ann" -> ""`."""
 
     @property
     def is_equal(self) -> bool:
@@ -51,7 +51,7 @@ class Diff(msgspec.Struct):
     position: int
     tables: list[TableDiff]
     not_compared: list[str]
-    """Tables that only one side has."""
+    """Tables that exist on one side only."""
 
     @property
     def is_equal(self) -> bool:
@@ -59,7 +59,7 @@ class Diff(msgspec.Struct):
 
 
 async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Diff:
-    """Compares all tables of a projection. Raises NotReady, LostLeadership and psycopg.OperationalError."""
+    """Compares all tables of a projection. Raises NotReady, LostLeadership or psycopg.OperationalError."""
     (projection,) = await with_dismissals(event_log, [projection])
     async with (
         lock_staging(conninfo, [projection]) as staging,
@@ -80,7 +80,9 @@ async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Di
 
 
 async def _find_live_version(live: AsyncConnection, projection: Projection) -> int:
-    """The live version to compare with: the one of this release, or else the newest."""
+    """Returns the live version to compare with: the version of this release if it is live, otherwise the newest one.
+    Raises NotReady if none is live or the live one is broken.
+    """
     versions = [version for name, version in await fetch_schema_positions(live, LIVE) if name == projection.name]
     if not versions:
         raise NotReady(f"No version of {projection.name} is live, so there is nothing to compare with; switch to it.")
@@ -92,7 +94,9 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
 async def _wait_for_live(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projection: Projection, version: int
 ) -> None:
-    """Waits until the live tables have reached the position of the staging tables, which cannot go back."""
+    """Waits until the live tables have reached the position of the staging tables, which cannot go back. Raises
+    NotReady after LAG_TIMEOUT_S.
+    """
     built = (await fetch_schema_positions(staging, STAGING)).get((projection.name, projection.version))
     if built is None:
         raise NotReady(
@@ -117,7 +121,9 @@ async def _take_snapshot(
     projection: Projection,
     version: int,
 ) -> int:
-    """Begins a transaction of `snapshot` that sees live and staging tables at the position that is returned."""
+    """Begins a transaction on the connection `snapshot` that sees live and staging tables at the same position; returns
+    this position.
+    """
     async with live.transaction():
         await block_projectors(live)
         position = (await fetch_schema_positions(live, LIVE))[projection.name, version]
@@ -128,7 +134,7 @@ async def _take_snapshot(
 
 
 async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> dict[str, str]:
-    """Table name without its version -> live table, for all tables of a version."""
+    """Returns table name without its version -> live table, for all tables of a version."""
     cursor = await snapshot.execute(
         f"SELECT unnest(tables) FROM {LIVE}.projection_positions WHERE name = %s AND version = %s".encode(),
         (name, version),
@@ -137,7 +143,7 @@ async def _fetch_tables(snapshot: AsyncConnection, name: str, version: int) -> d
 
 
 async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> dict[str, str]:
-    """Column -> SQL type."""
+    """Returns column -> SQL type."""
     cursor = await snapshot.execute(
         "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
         " WHERE attrelid = format('%%I.%%I', %s::text, %s::text)::regclass AND attnum > 0 AND NOT attisdropped"
@@ -150,7 +156,9 @@ async def _fetch_columns(snapshot: AsyncConnection, schema: str, table: str) -> 
 async def compare_tables(
     snapshot: AsyncConnection, live: str, row: type[Row], schema: str, columns: Collection[str] | None = None
 ) -> TableDiff:
-    """Compares the rows of a live table with those of the table of `row` in another schema, in `columns` or all."""
+    """Compares the rows of the table `live` with those of the table of `row` in another schema. Compares only
+    `columns`; None: all that both tables have.
+    """
     staging = str(row.table)
     old, new = await _fetch_columns(snapshot, LIVE, live), await _fetch_columns(snapshot, schema, staging)
     shared = [name for name in new if old.get(name) == new[name] and (columns is None or name in columns)]
@@ -197,7 +205,7 @@ def _by_key(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
 
 
 def _by_content(key: Sequence[str], sides: dict[str, Composable]) -> Composed:
-    """Compares rows without a key by how often the same row occurs."""
+    """Returns a query that compares tables without a key, by how often each row occurs."""
     return SQL(
         "SELECT CASE WHEN balance_ > 0 THEN 'only_live' ELSE 'only_staging' END AS how, abs(balance_) AS n,"
         " CASE WHEN balance_ > 0 THEN to_jsonb(rows) END AS old, CASE WHEN balance_ < 0 THEN to_jsonb(rows) END AS new,"

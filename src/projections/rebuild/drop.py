@@ -1,4 +1,6 @@
-"""Drops tables that this release does not read: staging tables, retired ones, and live ones of other versions."""
+"""Drops tables of read models that this release does not read: staging tables, retired ones, and live ones of other
+versions.
+"""
 
 from collections.abc import Sequence
 
@@ -19,9 +21,10 @@ from projections.rebuild.switch import drop_version
 
 
 async def drop(connection: AsyncConnection, projections: Sequence[Projection], names: Sequence[str]) -> list[str]:
-    """Drops the tables of these projections that this release does not read; `names` may be unknown to it.
+    """Drops the tables of the projections with these names, except those that this release reads. A name may be one
+    that this release does not know.
 
-    Returns what was dropped: `builds version 1 (public)`. Raises NotReady when a process still moves them.
+    Returns what was dropped: `builds version 1 (public)`. Raises NotReady if a process still moves these tables.
     """
     versions = {projection.name: projection.version for projection in projections}
     dropped: list[str] = []

@@ -1,7 +1,8 @@
 """Builds read models in staging tables while the server is in use.
 
-A build moves the staging tables along the whole log: with the bulk loader until near its end, then with the engine. It
-goes on from where an earlier build stopped. Live tables are not touched; `projections.rebuild.switch` replaces them.
+A rebuild applies the whole log to the staging tables: with the bulk loader until near its end, then with the engine. If
+an earlier rebuild was interrupted, the next one continues from its position. Live tables stay as they are;
+`projections.rebuild.switch` replaces them.
 """
 
 import contextlib
@@ -44,7 +45,8 @@ async def build_staging(
 ) -> int:
     """Builds the staging tables of these projections; returns the position that they reached.
 
-    Raises NotReady, LostLeadership and psycopg.OperationalError. The same call then goes on where this one stopped.
+    Raises NotReady, LostLeadership or psycopg.OperationalError. The next call then continues from the position reached,
+    unless `from_scratch`.
     """
     async with lock_staging(conninfo, projections) as connection:
         projections = await with_dismissals(event_log, projections)
@@ -66,7 +68,9 @@ async def build_staging(
 
 @contextlib.contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Makes the garbage collector run rarely: rows form no cycles, and looking for some takes a tenth of a load."""
+    """Makes the garbage collector run rarely. Rows form no reference cycles, and the search for cycles takes a tenth of
+    a load.
+    """
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:
@@ -81,7 +85,9 @@ async def follow_to_head(
     projections: Sequence[Projection],
     on_progress: ProgressCallback = no_progress,
 ) -> int:
-    """Moves staging tables to the end of the log, or to within a batch of it while others append."""
+    """Moves staging tables to the end of the log, or to less than BATCH_SIZE events before it while others append.
+    Returns the position reached.
+    """
     position = await catch_up(connection, event_log, projections)
     engine = Engine(connection, projections, announce=False)
     while events := await event_log.read(position, BATCH_SIZE):

@@ -1,7 +1,7 @@
-"""Applies parked events again, in the order of their streams. What an operator dismissed is left out.
+"""Applies parked events again, in the order of their streams. Leaves dismissed events out.
 
-They are applied late: events of other streams may have changed rows since. Where that matters, rebuild the read model
-instead.
+Parked events are applied late: later events of other streams may have changed the same rows by then. Where this
+matters, rebuild the read model instead.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from store.log.event_log import EventLog
 from store.postgres.notifications import PROJECTED
 
 BATCH_SIZE = 200
-"""Events that are applied in one transaction, which blocks projectors."""
+"""Events that are applied in one transaction, at most; the transaction blocks projectors."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Retried:
     applied: int
     left: int
     errors: Sequence[str]
-    """Why streams are still parked: `build-7 at position 12: ...`."""
+    """The error of each stream that is still parked: `build-7 at position 12: ...`."""
 
 
 async def retry(conninfo: str, event_log: EventLog, projection: Projection, stream: str | None = None) -> Retried:
     """Applies the parked events of the live tables, of one stream or of all.
 
-    Raises psycopg.OperationalError; what was applied until then stays.
+    Raises NotReady or psycopg.OperationalError. Events that were applied before the error stay applied.
     """
     (projection,) = await with_dismissals(event_log, [projection])
     applied = 0
@@ -59,12 +59,14 @@ async def retry(conninfo: str, event_log: EventLog, projection: Projection, stre
 async def _retry_batch(
     connection: AsyncConnection, event_log: EventLog, projection: Projection, stream: str
 ) -> tuple[int, str | None]:
-    """Applies the next parked events of a stream; returns how many were applied and the error that stopped it."""
+    """Applies the next parked events of a stream. Returns how many were applied, and the error that stopped it, or
+    None.
+    """
     version = {"name": projection.name, "version": projection.version}
     done, error = 0, None
     async with connection.transaction():
         await block_projectors(connection)
-        # A new generation tells the projector that the rows in its cache are stale.
+        # A new generation makes the projector drop its cached rows, which are stale now.
         await connection.execute(
             "UPDATE projection_positions SET generation = generation + 1"
             " WHERE name = %(name)s AND version = %(version)s",
@@ -93,7 +95,7 @@ async def _retry_batch(
 
 
 async def _apply(connection: AsyncConnection, projection: Projection, event: Recorded) -> str | None:
-    """Applies one event and writes its changes; returns the error when that fails."""
+    """Applies one event and writes its changes. Returns the error if that fails, otherwise None."""
     batch = RowBatch(RowCache())
     try:
         async with connection.transaction():

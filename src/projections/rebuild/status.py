@@ -1,4 +1,4 @@
-"""The status of the read models, as operators see it."""
+"""Status of the read models, for operators."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -13,35 +13,35 @@ from projections.engine.schemas import LIVE, SCHEMAS, STAGING, find_held_locks, 
 
 State = Literal["serving", "broken", "missing", "building", "interrupted", "built", "previous"]
 MAX_ERRORS = 3
-"""Errors of parked events that are shown for a read model."""
+"""Errors of parked events that are shown for a read model, at most."""
 
 
 class ReadModelStatus(msgspec.Struct):
-    """The status of one version of a read model in one schema."""
+    """Status of one version of a read model in one schema."""
 
     name: str
     version: int
     state: State
-    """`serving`: live, in the version of this release. `broken`: likewise, but nothing moves it, since a part of it is
-    lost or its position is beyond the log. `missing`: this release needs it and it has no live tables.
-    `building`: staging, and a process builds it. `interrupted`: staging, and no process builds it. `built`: staging,
-    and can be switched to. `previous`: retired, or live for another release.
+    """One of: `serving`: live, in the version of this release. `broken`: like `serving`, but no projector moves it,
+    since a part of it is lost or its position is beyond the log. `missing`: this release needs it, but it has no live
+    tables. `building`: staging, and a process is building it. `interrupted`: staging, not complete, and no process is
+    building it. `built`: staging, and can be switched to. `previous`: retired, or live for another release.
     """
     place: str | None
-    """The PostgreSQL schema of its tables; null when it is missing."""
+    """PostgreSQL schema of its tables; null when it is missing."""
     position: int
     lag: int
-    """Events of the log that it has not applied."""
+    """Number of events between its position and the end of the log."""
     parked: int = 0
-    """Events that it failed on, and later ones of their streams."""
+    """Number of parked events."""
     errors: list[str] = []
     """Errors of the first parked events: `build-7 at position 12: ...`."""
     defect: str | None = None
-    """Why it is broken."""
+    """Reason why it is broken; null when it is not."""
     progress: float | None = None
-    """While it is built: the part of the log that it has applied, from 0 to 1."""
+    """Part of the log that it has applied, from 0 to 1; null unless it is being built or was interrupted."""
     eta_s: int | None = None
-    """Seconds until a rebuild is likely to end."""
+    """Estimated seconds until the rebuild ends; null when none is running."""
 
 
 class _Found(msgspec.Struct):
@@ -71,7 +71,7 @@ QUERY = " UNION ALL ".join(
 
 
 async def overview(connection: AsyncConnection, projections: Sequence[Projection]) -> list[ReadModelStatus]:
-    """Every version of every read model, and what is missing, in the order of the registry."""
+    """Returns the status of every version of every read model, including missing ones, in the order of the registry."""
     live = await inspect(connection, projections)
     found = await fetch_all(connection, _Found, QUERY, {"errors": MAX_ERRORS})
     builds = [lock_name(STAGING, item.name, item.version) for item in found if item.schema == STAGING]

@@ -1,12 +1,12 @@
 """Makes staging tables live, in one short transaction; the tables that they replace become retired.
 
-The transaction first locks the table of positions, as every write of a projector does before anything else. From then
-on the live tables do not change. The staging tables are brought to exactly their position; then tables and positions
-move between the schemas. Appends go on. Answers to writes wait for the switch, which takes well below a second.
+The transaction first locks the table of positions, like every write of a projector. From then on the live tables do not
+change. The staging tables are moved to exactly the position of the live ones; then tables and positions move between
+the schemas. Appends to the log go on. Answers to writes wait for the switch, which takes well below a second.
 
-A switch never makes a reader fail. It gives up when it waits for a lock longer than STATEMENT_TIMEOUT_MS, which is less
-than PostgreSQL waits before it looks for deadlocks, rolls everything back, and tries again. A crash at any point leaves
-the old tables live.
+A switch never makes a reader fail. When it waits for a lock longer than STATEMENT_TIMEOUT_MS, it rolls everything back
+and tries again. That time is shorter than PostgreSQL's wait before it looks for deadlocks. After a crash at any point
+the old tables are still live.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ from store.postgres.notifications import PROJECTED
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 300
-"""Longest wait of one statement of the switch; below PostgreSQL's `deadlock_timeout` of 1 s."""
+"""Milliseconds that one statement of the switch may take; less than PostgreSQL's `deadlock_timeout` of 1 s."""
 MAX_ATTEMPTS = 60
 RETRY_INTERVAL_S = 0.5
 _CHOSEN = "(SELECT * FROM unnest(%s::text[], %s::int[]))"
 MOVE_POSITIONS = (
-    # A new generation tells projectors that the rows in their cache are stale.
+    # A new generation makes projectors drop their cached rows, which are stale now.
     f"UPDATE {STAGING}.projection_positions s SET generation = l.generation + 1 FROM {LIVE}.projection_positions l"
     f" WHERE l.name = s.name AND l.version = s.version AND (s.name, s.version) IN {_CHOSEN}",
     *(
@@ -54,15 +54,17 @@ MOVE_POSITIONS = (
         for table, name in (("projection_positions", "name"), ("parked_events", "projection"))
     ),
 )
-"""Statements that move positions and parked events; parameters are the names and versions of the projections."""
+"""SQL statements that move positions and parked events between schemas. Parameters: the names and the versions of the
+projections.
+"""
 
 
 @dataclass(frozen=True)
 class Switched:
     position: int
-    """Position of the tables that are live now."""
+    """Position of the new live tables."""
     blocked_s: float
-    """Seconds for which projectors were blocked, and with them the answers to writes."""
+    """Seconds for which projectors were blocked, and the answers to writes with them."""
 
 
 async def switch(
@@ -70,7 +72,7 @@ async def switch(
 ) -> Switched:
     """Makes the staging tables of these projections live.
 
-    Raises NotReady, LostLeadership and psycopg.OperationalError; then nothing has changed.
+    Raises NotReady, LostLeadership or psycopg.OperationalError; then the same tables are live as before.
     """
     clock = asyncio.get_running_loop().time
     projections = await with_dismissals(event_log, projections)
@@ -91,7 +93,7 @@ async def switch(
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Repeats an attempt that blocks projectors until it gets all its locks. Raises NotReady after MAX_ATTEMPTS."""
+    """Calls `attempt`, which blocks projectors, until it gets all its locks. Raises NotReady after MAX_ATTEMPTS."""
     for _ in range(MAX_ATTEMPTS):
         try:
             return await attempt()
@@ -112,8 +114,10 @@ async def block_projectors(live: AsyncConnection) -> None:
 async def _align(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projections: Sequence[Projection]
 ) -> int:
-    """Brings the staging tables to the position of the live ones of the same version, unless they are past it. The
-    position of a broken one may be beyond the log, so it does not count.
+    """Moves the staging tables to the position of the live tables of the same version, unless they are already past it.
+    Returns the position of the staging tables.
+
+    Broken live tables do not count, since their position may be beyond the log.
     """
     found = await inspect(live, projections)
     goal = max((position for name, position in found.positions.items() if name not in found.broken), default=0)
@@ -128,15 +132,17 @@ async def _check_built(staging: AsyncConnection, projections: Sequence[Projectio
 
 
 async def _drop_retired(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Drops what an earlier switch replaced. It happens before the switch, since dropping large tables takes long."""
+    """Drops the tables that an earlier switch retired. Call it before the transaction of the switch, since dropping
+    large tables takes long.
+    """
     async with live.transaction():
         for projection in projections:
             await drop_version(live, RETIRED, projection.name, projection.version)
 
 
 async def _move_tables(live: AsyncConnection, projections: Sequence[Projection]) -> None:
-    """Retires live tables of the same versions, and makes the staging ones live. Tables of other versions stay live,
-    since another release may read them.
+    """Retires the live tables of the same versions, and makes the staging tables live. Live tables of other versions
+    stay, since another release may read them.
     """
     for projection in projections:
         await _drop_unlisted(live, projection)
@@ -156,7 +162,7 @@ async def _move_tables(live: AsyncConnection, projections: Sequence[Projection])
 
 
 async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection: Projection) -> list[str]:
-    """Names the tables of a version, without those that are lost."""
+    """Returns the names of the tables of a version, without lost ones."""
     cursor = await connection.execute(
         f"SELECT listed FROM {schema}.projection_positions CROSS JOIN unnest(tables) AS listed"
         f" WHERE name = %s AND version = %s AND to_regclass('{schema}.' || quote_ident(listed)) IS NOT NULL".encode(),
@@ -166,14 +172,16 @@ async def _fetch_tables(connection: AsyncConnection, schema: Schema, projection:
 
 
 async def _drop_unlisted(live: AsyncConnection, projection: Projection) -> None:
-    """Drops live tables whose row of `projection_positions` is lost; they would be in the way of the new ones."""
+    """Drops live tables whose row of `projection_positions` is lost. Their names would collide with those of the new
+    tables.
+    """
     if (projection.name, projection.version) not in await fetch_schema_positions(live, LIVE):
         for row in projection.rows:
             await live.execute(SQL("DROP TABLE IF EXISTS {}").format(Identifier(LIVE, str(row.table))))
 
 
 async def drop_version(connection: AsyncConnection, schema: Schema, name: str, version: int) -> bool:
-    """Drops the tables of one version in one schema, in the caller's transaction; False when there are none."""
+    """Drops the tables of one version in one schema, in the caller's transaction. Returns False if there are none."""
     cursor = await connection.execute(
         f"DELETE FROM {schema}.projection_positions WHERE name = %s AND version = %s RETURNING tables".encode(),
         (name, version),

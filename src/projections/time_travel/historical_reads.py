@@ -1,11 +1,11 @@
-"""Historical reads: which events each resource is folded from, and which rows its representation shows.
+"""Historical reads: from which events each resource is folded, and which tables its representation needs.
 
-A resource has its own streams and supporting streams; the rest of the log is not read. When events of its own streams
-have been erased since, the rows that they made cannot be shown. Of supporting streams (the builds of a job, say) only
-fields are shown that no erasure destroys.
+A resource is folded from its own streams and from supporting streams; the rest of the log is not read. Rows that events
+of its own streams made cannot be shown if these events have been erased since. From supporting streams (the builds of a
+job, for example) only fields are shown that no erasure destroys.
 
-A historical read runs the same query functions as a live read. They are given a connection on which the tables are
-temporary ones with the rows of the past (`historical_tables`), so no query has a second form for `?as_of=`.
+A historical read runs the same query functions as a live read, on a connection with temporary tables that contain the
+rows of the past (`historical_tables`). So no query has a second form for `?as_of=`.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -41,15 +41,15 @@ from projections.triage import RuleMatchRow, TriageRow
 from store.log.event_log import EventLog
 
 EVENT_BATCH = 50
-"""Events that are read and decoded together; one may hold a thousand results."""
+"""Number of events that are read and decoded at once. One event may contain a thousand results."""
 STREAM_BATCH = 10_000
-"""Streams whose positions are looked up in one query."""
+"""Number of streams whose positions one query looks up."""
 BUILD_BATCH = 20
-"""Builds that are folded together in search of the newest one that was not deleted."""
+"""Number of builds that are folded at once, in search of the newest one that was not deleted."""
 
 
 class HistoricalReader:
-    """Reads events up to a position, and folds them into `tables`."""
+    """Reads events of the log up to the position `until`, and folds them into `tables`."""
 
     def __init__(self, pool: AsyncConnectionPool, event_log: EventLog, until: int, tables: HistoricalTables) -> None:
         self._pool = pool
@@ -64,9 +64,10 @@ class HistoricalReader:
         positions: Iterable[int] = (),
         only: WantedKeys = MappingProxyType({}),
     ) -> None:
-        """Folds the events of these streams and those at these positions, in the order of the log.
+        """Folds the events of these streams and the events at these positions, in the order of the log.
 
-        `only` limits tables to the rows with these keys. Rows that erased events of `streams` made are noted.
+        `only` limits tables to the rows with these keys. Marks rows made by events of `streams` that have been erased
+        since; erased events of `supporting` mark none.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]
@@ -86,15 +87,15 @@ class HistoricalReader:
                 self.tables.apply(recorded, only, is_erased=recorded.position in erased)
 
     async def find_related(self, kind: Kind, id: int) -> list[int]:
-        """Positions of the events in other streams that concern this resource, newest first."""
+        """Returns the positions of the events in other streams that concern this resource, newest first."""
         return await event_index.find_positions(self._pool, kind, id, self._until)
 
     async def fold_users(self, ids: Iterable[int | None]) -> None:
-        """Folds the users whose email addresses are shown; None is skipped."""
+        """Folds the users with these ids, so that their email addresses can be shown. Skips None."""
         await self.fold(streams=[USER.at(user_id).name for user_id in set(ids) if user_id is not None])
 
     async def fold_newest_build(self, job_id: int) -> None:
-        """Folds builds of the job, newest first, until one of them was not deleted."""
+        """Folds builds of the job, from the newest back, until one is found that was not deleted."""
         until = self._until
         while not self.tables.all(BuildRow):
             positions = await event_index.find_positions(self._pool, "job", job_id, until, BUILD_BATCH)
@@ -107,21 +108,21 @@ class HistoricalReader:
 
 @dataclass(frozen=True)
 class HistoricalResource:
-    """A resource that can be read as it was."""
+    """A kind of resource that can be read as it was at a position of the log."""
 
     prefix: str
-    """Prefix of its stream: `build` for `build-7`."""
+    """Prefix of the resource's stream: `build` for `build-7`."""
     fold: Callable[[HistoricalReader, Any], Awaitable[None]]
-    """Folds everything that its representation shows; is given the first event of its stream."""
+    """Folds everything that the resource's representation shows. Receives the first event of the resource's stream."""
     rows: tuple[type[Row], ...]
-    """The tables that the queries of its live read use."""
+    """Tables that the queries of a live read use."""
 
     def stream(self, id: int) -> str:
         return f"{self.prefix}-{id}"
 
 
 async def _build(reader: HistoricalReader, first: BuildQueued) -> None:
-    # The streams of job and project only say when the build was deleted with them.
+    # The streams of the job and the project only say whether the build was deleted with one of them.
     await reader.fold(streams=[first.stream], supporting=[JOB.at(first.job_id).name, PROJECT.at(first.project_id).name])
 
 
@@ -142,7 +143,7 @@ async def _report(reader: HistoricalReader, first: BuildQueued) -> None:
         for index, flags in enumerate(block.facts)
         if (flags if flags >= 0 else ~flags) & STATUS == FAILED
     ]
-    # Only failures have a triage.
+    # Only failed results have a triage.
     await reader.fold(
         streams=[TRIAGE.at(result_id).name for result_id in failed],
         positions=await reader.find_related("triage", first.job_id),
@@ -187,13 +188,13 @@ async def _node(reader: HistoricalReader, first: NodeRegistered) -> None:
 
 
 async def _permissions(reader: HistoricalReader, first: UserRegistered) -> None:
-    # Roles and memberships are in no field that an erasure destroys, so a deleted user's permissions stay readable.
+    # A deleted user's permissions can still be read, since no erasure destroys roles and memberships.
     memberships = await reader.find_related("user", first.user_id)
     await reader.fold(supporting=[first.stream], positions=[*memberships, *await reader.find_related("projects", 0)])
 
 
 async def fold_builds(reader: HistoricalReader, ids: Sequence[int]) -> list[BuildRow]:
-    """Returns builds as they were, in this order. Those whose texts have been erased since are without them."""
+    """Returns builds as they were, in this order, without deleted ones. Texts that were erased since are missing."""
     await reader.fold(streams=[BUILD.at(build_id).name for build_id in ids])
     return [row for row in reader.tables.get_many(BuildRow, ids) if row is not None]
 

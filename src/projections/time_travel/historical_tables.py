@@ -1,9 +1,8 @@
-"""Historical tables: the read tables of one answer as they were at a position of the log.
+"""Historical tables: the tables that one historical read needs, as they were at a position of the log.
 
-The `apply` functions of the projections fold the events of the answer in memory. The resulting rows are written to
-temporary tables that have the names of the live ones, and the query functions of the live read run on them unchanged.
-Their connection sees no other tables, so a query that needs one which was not folded fails instead of reading the
-present.
+The `apply` functions of the projections fold the events in memory. The resulting rows are written to temporary tables
+with the names of the live ones, so the query functions of a live read run on them unchanged. Their connection sees no
+other tables. So a query fails, instead of reading the present, if it needs a table that was not folded.
 """
 
 import asyncio
@@ -34,27 +33,27 @@ from projections.registry import PROJECTIONS
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Historical reads that a process runs at the same time."""
+"""Historical reads that a process runs at the same time, at most."""
 STATEMENT_TIMEOUT = "30s"
-"""Longest query of a historical read."""
+"""Time that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
-"""Tables with more rows get indexes and statistics; smaller ones are read faster than these are made."""
+"""Number of rows above which a table gets indexes and statistics. Smaller tables are read faster without."""
 STORE_TABLES = ("agent_gauges", "queue_reasons")
-"""Tables that live reads join and that are not made from events. A historical read has them empty."""
+"""Tables that live reads join but that are not made from events. They are empty in a historical read."""
 
 WantedKeys = Mapping[type[Row], Collection[Key]]
-"""Tables of which only the rows with these keys are kept; other tables are kept whole."""
+"""Table -> keys of the only rows that are kept. Of tables that are not in it, all rows are kept."""
 
 
 class HistoricalTables:
-    """The tables of these rows in memory, as of the events that were applied. Implements `Rows`."""
+    """The rows of some tables, in memory, after the events that were applied. Implements `Rows`."""
 
     def __init__(self, rows: Iterable[type[Row]], projections: Sequence[Projection] = PROJECTIONS) -> None:
         self._rows: dict[type[Row], dict[Key, Row]] = {row: {} for row in rows}
         self._projections = [item for item in projections if not self._rows.keys().isdisjoint(item.rows)]
         self._blocked: set[tuple[str, str]] = set()
         self._erased_keys: set[tuple[type[Row], Key]] = set()
-        """Rows that were made or changed by events which have been erased since."""
+        """Keys of rows that were made or changed by events which have been erased since."""
 
     @property
     def has_erased_rows(self) -> bool:
@@ -66,7 +65,7 @@ class HistoricalTables:
         return (type(row), row.row_key) in self._erased_keys
 
     def get(self, row: type[R], *key: Any) -> R | None:
-        """The row; None also for a table that is not among these."""
+        """Returns the row; None if there is none or its table is not among these."""
         found = self._rows.get(row, {}).get(key)
         assert found is None or isinstance(found, row)
         return found
@@ -78,7 +77,7 @@ class HistoricalTables:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
 
     def apply(self, recorded: Recorded, only: WantedKeys = MappingProxyType({}), *, is_erased: bool = False) -> None:
-        """Applies one event. `is_erased` says that its contents have been erased since."""
+        """Applies one event. `is_erased` says that its contents have been erased since then."""
         for projection in self._projections:
             blocked_key = (projection.name, recorded.stream)
             handles = projection.handles is None or isinstance(recorded.event, (Damaged, *projection.handles))
@@ -87,7 +86,8 @@ class HistoricalTables:
             try:
                 changes = projection.changes(recorded, self)
             except Exception as error:
-                # The event is parked in the live tables, with the later ones of its stream; so it is left out here too.
+                # The event is parked in the live tables, and so are later events of its stream. So they are left out
+                # here too.
                 log.error(
                     "event left out of a historical read",
                     projection=projection.name,
@@ -126,7 +126,7 @@ class HistoricalTables:
 
     async def write(self, connection: AsyncConnection) -> None:
         """Creates and fills the temporary tables, in the caller's transaction."""
-        # With no other schema in the path, new tables are temporary and live tables are not found.
+        # `pg_temp` is the only schema in the search path: new tables are temporary, and live tables are not found.
         await connection.execute("SET LOCAL search_path = pg_temp")
         for table in STORE_TABLES:
             await connection.execute(f"CREATE TABLE {table} (LIKE public.{table})".encode())
@@ -157,7 +157,7 @@ async def _copy(connection: AsyncConnection, row: type[Row], rows: Iterable[Row]
 
 
 class HistoricalConnections:
-    """Opens connections on which historical tables stand in for the live ones."""
+    """Opens connections on which historical tables replace the live ones."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
@@ -171,8 +171,8 @@ class HistoricalConnections:
 
     @asynccontextmanager
     async def open(self, tables: HistoricalTables) -> AsyncIterator[AsyncConnection]:
-        """A connection that sees only these tables. It is a new one, since prepared statements of pooled connections
-        are bound to the live tables; its transaction is rolled back.
+        """Yields a new connection that sees only these tables; rolls its transaction back at the end. A pooled
+        connection will not do, since its prepared statements are bound to the live tables.
         """
         async with (
             await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5) as connection,

@@ -1,4 +1,4 @@
-"""The history that a simulation of rules replays: the events of rules and of builds, found by the audit trail."""
+"""History for simulations: the events of rules and of builds, found in the read model of the audit trail."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -16,9 +16,9 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 POSITION_BATCH = 1_000
-"""Positions that are looked up in one query."""
+"""Number of positions that one query looks up."""
 EVENT_BATCH = 20
-"""Events in memory at once; one of a report may have megabytes."""
+"""Number of events in memory at once. An event of a report may have megabytes."""
 
 
 def never_stop() -> bool:
@@ -26,9 +26,10 @@ def never_stop() -> bool:
 
 
 class RuleHistory:
-    """Implements `commands.what_if.simulation.SimulatedHistory`: events of rules, and of builds from `since` on.
+    """Implements `commands.what_if.simulation.SimulatedHistory`: all events of rules, and events of builds from the
+    time `since` on.
 
-    `go_on` is called between batches and stops the replay by returning False; then `complete` stays False.
+    Calls `go_on` between batches. If it returns False, `parts` ends early and `complete` stays False.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class RuleHistory:
         return dict(await fetch_rows(self._pool, query, {"ids": list(case_ids)}))
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
-        # A rule classified the result too when a person links a known issue; only the result's own events tell.
+        # When a person links a known issue, `set_by_kind` is `rule` too. Only the events of the result tell the two
+        # apart.
         is_linked = (
             f"EXISTS (SELECT FROM stored_events WHERE originator_id = '{TRIAGE.prefix}-' || v.id"
             f" AND topic = '{KnownIssueLinked.name}')"
