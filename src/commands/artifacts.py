@@ -13,7 +13,9 @@ from domain.jobs import JOB, Job
 
 @dataclass(frozen=True)
 class StoreArtifact(Command):
-    """Records an artifact whose blob is stored. `by_node` is the node whose agent sent it; None: a user sent it."""
+    """Records an artifact whose contents are stored. `by_node` is the id of the node whose agent sent it; None for a
+    user.
+    """
 
     artifact_id: int
     build_id: int
@@ -27,7 +29,9 @@ class StoreArtifact(Command):
         return ARTIFACT.at(self.artifact_id), BUILD.at(self.build_id)
 
     def then_reads(self, artifact: ArtifactStored | None, build: AnyBuild | None) -> Sequence[AnyStream]:
-        """Names the job: its deletion deletes the contents of all artifacts, so none may be stored after it."""
+        """Returns the job's stream, since deleting the job deletes the contents of all its artifacts: none may be
+        stored after that.
+        """
         return () if build is None else (JOB.at(build.queued.job_id),)
 
     def decide(
@@ -63,7 +67,9 @@ class DeleteArtifact(Command):
 
 
 def must_be_leased(build: AnyBuild, node_id: int) -> None:
-    """Raises NotFound for a build that this node does not run, Conflict for one that has ended: the agent drops it."""
+    """Raises NotFound if this node does not run the build, and Conflict if the build has ended. The agent then drops
+    the build.
+    """
     match build:
         case Assigned() | Running() if build.node_id == node_id:
             return

@@ -1,4 +1,4 @@
-"""Commands on the audit log: record who read it and that it was restored, change the key that signs checkpoints."""
+"""Commands on the audit log: record that somebody read it or that it was restored, and change its signing key."""
 
 import secrets as random
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class NoteReading(Command, of=AUDIT_READ):
 
 @dataclass(frozen=True)
 class NoteRestore(Command):
-    """Records that the log was restored from a backup that ends at a position."""
+    """Records that the log was restored from a backup whose last event has this position."""
 
     position: int
 
@@ -49,7 +49,7 @@ class NoteRestore(Command):
 class ChangeSigningKey(Command):
     public_key: str
     instead_of: str | None
-    """The current key; None when there is none yet."""
+    """Public key that is replaced; None when there is none yet."""
 
     def reads(self) -> Sequence[AnyStream]:
         return (SIGNING_KEY,)
@@ -65,7 +65,9 @@ class ChangeSigningKey(Command):
 async def new_signing_key(
     handler: Handler, log: EventLog, pool: AsyncConnectionPool, secrets: Secrets, caller: CommandContext
 ) -> VerifierKey:
-    """Creates a key and makes it the signing key. The first key also sets the name (origin) of the log for good."""
+    """Creates a key and makes it the signing key; returns its public part. The first key also fixes the name (origin)
+    of the log.
+    """
     current = await log.load_state(SIGNING_KEY)
     origin = VerifierKey.parse(current).name if current else f"testhide/{random.token_hex(8)}"
     key = SigningKey.new(origin)

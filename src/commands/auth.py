@@ -21,7 +21,7 @@ from domain.core.events import Event
 
 @dataclass(frozen=True)
 class OpenSession(Command, of=SESSION):
-    """Opens a session of a user who has been authenticated."""
+    """Opens a login session for a user who has been authenticated."""
 
     session_id: str
     user_id: int

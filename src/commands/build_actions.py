@@ -30,20 +30,20 @@ from domain.templates import TEMPLATE, Template, overlaid
 
 @dataclass(frozen=True)
 class RestartBuild(Command):
-    """Queues a build of the same commit and configuration; with `test_ids` only of these tests."""
+    """Queues a new build of the same commit with the same configuration. With `test_ids`, it runs only these tests."""
 
     build_id: int
     restarted_from: int
     job_id: int
     test_ids: tuple[str, ...] | None = None
     which: str = ""
-    """The kind of the tests in `test_ids`: failed or flaky."""
+    """Kind of the tests in `test_ids`: `failed` or `flaky`."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
 
     def then_reads(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
-        """Names the pool of the build and, for an external build, the template of its job."""
+        """Returns the streams of the build's pool and, for an external build, of its job's template."""
         if source is None or job is None:
             return ()
         queued, template_id = source.queued, job.pipeline_template_id
@@ -72,7 +72,7 @@ class RestartBuild(Command):
             )
         configuration = queued.configuration
         if queued.external:
-            # An external build has no command of its own, so the job's runs.
+            # An external build has no command of its own, so the new build runs the job's command.
             configuration = job.configuration
             for state in named:
                 if isinstance(state, Template) and not state.deleted:
@@ -127,7 +127,7 @@ class PinBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class DeleteBuild(Command, of=BUILD):
-    """Deletes a build for good: its data key is destroyed in the same commit."""
+    """Deletes a build for good: destroys its data key in the same commit."""
 
     build_id: int
     reason: Literal["requested", "retention"] = "requested"

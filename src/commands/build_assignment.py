@@ -1,4 +1,4 @@
-"""Commands that assign builds to nodes, and requeue builds that their nodes lost."""
+"""Commands that assign builds to nodes, and queue builds again that their nodes lost."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from domain.dispatch import LEADER, LeadershipTaken
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 MAX_ATTEMPTS = 3
-"""The number of nodes that a build is assigned to before it is aborted."""
+"""Number of attempts, each on a node, after which a build is aborted."""
 
 
 @dataclass(frozen=True)
 class TakeLeadership(Command):
-    """Makes a dispatcher the leader; the one before it can no longer assign builds."""
+    """Makes a dispatcher the leader. The dispatcher that led before can no longer assign builds."""
 
     leader: str
 
@@ -43,7 +43,9 @@ class TakeLeadership(Command):
 
 @dataclass(frozen=True)
 class AssignBuild(Command):
-    """Assigns a queued build to a node, only while `leader` leads: the leader stream is the fence."""
+    """Assigns a queued build to a node. Raises Conflict unless `leader` leads; the append fails if another dispatcher
+    takes over meanwhile, since the command reads the leader stream.
+    """
 
     build_id: int
     node_id: int
@@ -78,7 +80,7 @@ class AcknowledgeBuild(Command, of=BUILD):
 
 @dataclass(frozen=True)
 class LoseBuild(Command, of=BUILD):
-    """Requeues a build that its node did not acknowledge or lost; aborts it after MAX_ATTEMPTS."""
+    """Queues a build again that its node lost or did not acknowledge. Aborts it after MAX_ATTEMPTS."""
 
     build_id: int
     node_id: int
@@ -108,7 +110,7 @@ class LoseBuild(Command, of=BUILD):
 
 
 def describe_losses(losses: Sequence[LossReason]) -> str:
-    """Says why all attempts of a build were in vain."""
+    """Returns a sentence about why all attempts of a build failed."""
     lost, ignored = losses.count("agent_lost"), losses.count("not_acknowledged")
     if not ignored:
         return f"{lost} nodes lost this build one after the other."
@@ -118,7 +120,9 @@ def describe_losses(losses: Sequence[LossReason]) -> str:
 
 
 def must_hold(build: AnyBuild | None, build_id: int, node_id: int | None, attempt: int) -> Assigned | Running:
-    """Returns the build if this node runs it in this attempt. Else raises Conflict, on which the agent drops it."""
+    """Returns the build if this node runs it in this attempt. Otherwise raises Conflict, and the agent drops the build.
+    Raises NotFound for an unknown or deleted build.
+    """
     match build:
         case None | DeletedBuild():
             raise NotFound(f"There is no build {build_id}.")

@@ -32,12 +32,14 @@ from domain.templates import TEMPLATE, Template, overlaid
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 TEST_FAILURE_EXIT_CODES = "TESTHIDE_TEST_FAILURE_EXIT_CODES"
-"""Environment variable of a job: comma-separated, `1` without it."""
+"""Environment variable of a job: its test runner's exit codes when tests failed, separated by commas. Default: 1."""
 
 
 @dataclass(frozen=True)
 class StartBuild(Command):
-    """Queues a build. `env` and `secrets` override the job's; defaults are the job's branch and its newest commit."""
+    """Queues a build. `env` and `secrets` override those of the job. Without a branch and a commit, the build uses the
+    job's branch and its newest commit.
+    """
 
     build_id: int
     job_id: int
@@ -52,7 +54,7 @@ class StartBuild(Command):
         return BUILD.at(self.build_id), JOB.at(self.job_id)
 
     def then_reads(self, build: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
-        """Names the template and the pool of the job."""
+        """Returns the streams of the job's template and pool."""
         if build is not None or job is None:
             return ()
         template = () if job.pipeline_template_id is None else (TEMPLATE.at(job.pipeline_template_id),)
@@ -71,7 +73,7 @@ class StartBuild(Command):
                 f" choose another by PUT /api/v3/jobs/{self.job_id}."
             )
         if any(isinstance(state, Template) and state.deleted for state in named):
-            # The job chose the template while it was being deleted; its content is erased.
+            # The job was given the template while the template was being deleted, and its contents are erased.
             raise Conflict(
                 f"Pipeline template {job.pipeline_template_id} of job {self.job_id} was deleted;"
                 f" choose another, or null, by PUT /api/v3/jobs/{self.job_id}."
@@ -101,7 +103,9 @@ class StartBuild(Command):
 
 @dataclass(frozen=True)
 class FinishBuild(Command, of=BUILD):
-    """Ends a build that an agent ran. Without a `reason` from the agent, the exit code and the results decide."""
+    """Ends a build that an agent ran. If the agent gives no `reason`, the exit code and the results decide the
+    verdict.
+    """
 
     build_id: int
     node_id: int
@@ -111,7 +115,9 @@ class FinishBuild(Command, of=BUILD):
     detail: str | None
     log: LogEnd = EMPTY_LOG
     ignore_unreadable: bool = False
-    """A simulated build passes as the real one did, in an older release."""
+    """Whether the build may pass with unreadable reports. Simulations set it for builds that passed in older
+    releases.
+    """
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and (build.node_id, build.attempt) == (self.node_id, self.attempt):
@@ -147,7 +153,7 @@ class FinishExternalBuild(Command, of=BUILD):
     build_id: int
     status: Verdict
     ignore_unreadable: bool = False
-    """A passed build stays passed although results of reports are missing."""
+    """Whether a build that the pipeline reports as passed may pass although results of its reports are missing."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -179,7 +185,9 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the build has ended by the same report, which its results may have overruled."""
+        """Returns whether the build has already ended by a report of this verdict, even if its results changed the
+        verdict.
+        """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False
         return self.status in (build.status, find_reported_verdict(build))
@@ -193,7 +201,7 @@ class AbortBuild(Command, of=BUILD):
     reason: Reason
     detail: str | None = None
     logs: Mapping[int, LogEnd] = field(default_factory=dict)
-    """The end of the build log of each attempt, by attempt."""
+    """Attempt -> end of its build log."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:
@@ -220,10 +228,11 @@ def decide_verdict(
     excused: Collection[int] = (),
     lacks_selected_tests: bool = False,
 ) -> tuple[Verdict, Reason | None]:
-    """Returns verdict and reason, from what the agent and the reports say. A lost report never lets a build pass.
+    """Returns the verdict and its reason, from what the agent and the reports say. Even if all reports are lost, the
+    exit code still counts.
 
-    `excused` are the exit codes that are explained by failures that do not count. `lacks_selected_tests` says that a
-    build of some tests has no result of one of them.
+    `failed` is the number of failures that count. `excused` lists exit codes that are explained by failures that do not
+    count. `lacks_selected_tests` says that a selected test has no result.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -239,11 +248,12 @@ def decide_verdict(
 
 
 def find_excused_exit_codes(build: AnyBuild) -> set[int]:
-    """Returns the exit codes for which ignored failures (in quarantine, or known to the reporter) account.
+    """Returns the exit codes that ignored failures explain: failures in quarantine, or known issues of the reporter.
 
-    A report says so itself where the agent's pytest plugin wrote it; for any other the job says with what its test
-    runner exits when tests failed. Nothing is excused when a suite, a report or results of one are missing, or when a
-    test runner ended for another reason; nor when one may be missing, unless the job lists exit codes.
+    A report of the agent's pytest plugin contains its exit code. For other reports, the job lists the exit codes with
+    which its test runner reports failed tests. No exit code is excused if a suite, a report or results are missing, or
+    if a test runner ended for another reason. Unless the job lists exit codes, none is excused either if a report may
+    be missing.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or any(
@@ -261,9 +271,10 @@ def find_excused_exit_codes(build: AnyBuild) -> set[int]:
 
 
 def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
-    """Returns the reports beside which one of another run may be missing, so that only the exit code tells of it.
+    """Returns the reports that a wildcard found, so that another report may be missing and only the exit code would
+    show it.
 
-    A report of pytest does not count, nor any in a job that lists the exit codes that mean failed tests.
+    Leaves out reports of pytest. Returns none if the job lists the exit codes that mean failed tests.
     """
     if TEST_FAILURE_EXIT_CODES in build.queued.configuration.env:
         return []
@@ -271,17 +282,23 @@ def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
-    """Returns the exit codes by which a job's test runner says that tests failed: 1, or what its variable lists."""
+    """Returns the exit codes with which a job's test runner reports failed tests: those of its variable, by default
+    1.
+    """
     return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
 
 
 def count_unloaded(build: AnyBuild) -> int:
-    """Returns how many test suites could not be loaded, so that their tests are missing: never excused."""
+    """Returns the number of test suites that could not be loaded. Their tests are missing, so they are never
+    excused.
+    """
     return sum(report.unloaded for report in build.counting_reports)
 
 
 def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
-    """Says what failed a build although its failures are ignored: suites that are missing, or its exit code."""
+    """Returns why a build failed although its failures are ignored: missing suites or an unexplained exit code. None
+    otherwise.
+    """
     if reason not in ("command_failed", "tests_failed"):
         return None
     if unloaded := count_unloaded(build):
@@ -309,7 +326,7 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
 
 
 def describe_unreadable(build: AnyBuild) -> str | None:
-    """Says which reports lack results; None when none does."""
+    """Returns a sentence about the reports that lack results; None if none does."""
     return list_paths(
         "The report {} is incomplete or cannot be read.",
         "{:,} reports are incomplete or cannot be read: {}.",
@@ -318,7 +335,9 @@ def describe_unreadable(build: AnyBuild) -> str | None:
 
 
 def describe_missing(build: AnyBuild) -> str | None:
-    """Says which patterns of the job's artifacts name reports and match no readable file; None when there is none."""
+    """Returns a sentence about the patterns of the job's artifacts that name reports but match no readable file, or
+    None.
+    """
     return list_paths(
         "No readable file matches {}, which names reports.",
         "No readable file matches {:,} patterns that name reports: {}.",
@@ -327,7 +346,7 @@ def describe_missing(build: AnyBuild) -> str | None:
 
 
 def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
-    """Returns a sentence about some paths; None for no path."""
+    """Returns a sentence about these paths, from the template `one` or `many`; None without paths."""
     if not paths:
         return None
     if len(paths) == 1:
@@ -337,13 +356,13 @@ def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
 
 
 def join_sentences(*sentences: str | None) -> str | None:
-    """Returns the sentences as one text; one without a full stop, as agents write them, gets it. None for none."""
+    """Joins sentences, and adds a full stop where an agent left it out. Returns None if there are none."""
     *before, last = [*filter(None, sentences)] or [""]
     return " ".join([*(one if one.endswith((".", "!", "?")) else f"{one}." for one in before), last]) or None
 
 
 def ignored_failures(build: AnyBuild) -> str | None:
-    """Returns the detail of a passed build with quarantined failures; None when it has none."""
+    """Returns a sentence about the quarantined failures of a build; None if it has none."""
     match build.quarantined:
         case 0:
             return None

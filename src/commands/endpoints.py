@@ -1,4 +1,4 @@
-"""Commands that are the same for webhooks and Teams channels, and the checks that the others share."""
+"""Commands on any endpoint: delete it, give up a delivery, record whether it answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from domain.webhooks import (
 
 
 class _Streams(NamedTuple):
-    """The streams of one kind of endpoint and the events that the commands of this module append to them."""
+    """Streams of one kind of endpoint, and the events that the commands of this module append to them."""
 
     endpoints: Category[Any]
     deliveries: Category[Any]
@@ -39,7 +39,7 @@ NAMES: Mapping[EndpointKind, str] = {"webhook": "webhook", "teams": "Teams chann
 
 @dataclass(frozen=True)
 class DeleteEndpoints(Command):
-    """Deletes those of the endpoints that exist."""
+    """Deletes these endpoints. Ignores those that do not exist."""
 
     kind: EndpointKind
     endpoint_ids: tuple[int, ...]
@@ -55,7 +55,7 @@ class DeleteEndpoints(Command):
 
 @dataclass(frozen=True)
 class GiveUpDelivery(Command):
-    """Records that a delivery failed for good; once for the same number of attempts."""
+    """Records that a delivery failed for good, once for each number of attempts."""
 
     kind: EndpointKind
     endpoint_id: int
@@ -76,7 +76,7 @@ class GiveUpDelivery(Command):
 
 @dataclass(frozen=True)
 class RecordEndpointHealth(Command):
-    """Records that an endpoint fails, with its last error, or answers again (None)."""
+    """Records that an endpoint fails, with its last `error`, or that it answers again, if `error` is None."""
 
     kind: EndpointKind
     endpoint_id: int

@@ -1,8 +1,9 @@
-"""Handler of all commands: loads streams, folds their states, decides, appends; retries after a version conflict.
+"""The handler of all commands: loads streams, folds them to states, decides, appends, and retries on a version
+conflict.
 
-A command names the streams that it reads (`reads`, and `then_reads` for those that the first states refer to) and
-decides which events to append. `decide` is pure: times, ids and randomness are fields of the command. The events are
-appended only if every stream that was read still has the version that the decision saw.
+`reads` of a command names the streams that it reads; `then_reads` names further streams to which the states of the
+first refer. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the command. The
+events are appended only if every stream that was read still has the version that `decide` saw.
 """
 
 import asyncio
@@ -45,10 +46,10 @@ D = TypeVar("D", bound=Deletable)
 
 
 class Command:
-    """Base of commands: a request, and the pure decision which events follow from it.
+    """Base class of commands: a request, and the pure decision about which events follow from it.
 
-    A subclass with `of=CATEGORY` reads one stream of that category, whose id is its first field; any other overrides
-    `reads`.
+    A subclass with `of=CATEGORY` reads one stream of that category; the stream's id is the first field of the command.
+    Any other subclass overrides `reads`.
     """
 
     _category: ClassVar[Category[Any]]
@@ -58,27 +59,31 @@ class Command:
             cls._category = of
 
     def reads(self) -> Sequence[AnyStream]:
-        """Names the streams whose states `decide` takes, in the order of its parameters."""
+        """Returns the streams whose states are the parameters of `decide`, in the same order."""
         first_field = next(iter(vars(self)))
         return (self._category.at(getattr(self, first_field)),)
 
     def then_reads(self, *states: Any, **more: Any) -> Sequence[AnyStream]:
-        """Names further streams, given the states of the first; `decide` takes their states after those."""
+        """Returns further streams, which depend on the states of the first ones. Their states are the last parameters
+        of `decide`.
+        """
         return ()
 
     def decide(self, *states: Any, **more: Any) -> Iterable[Event]:
-        """Returns the events to append, none when there is nothing to do. Raises a Rejection to refuse the command."""
+        """Returns the events to append; none if there is nothing to do. Raises a Rejection to refuse the command."""
         raise NotImplementedError
 
     def event(self, event_type: type[E], /, *states: Any, **more: Any) -> E:
-        """Returns an event with `more` and the fields of the same names that the command has, or else the states."""
+        """Returns an event of this type. Its fields come from `more`, or from fields of the same names in the command,
+        or else in `states`.
+        """
         names = [name for name in event_type.__struct_fields__ if name not in Event.__struct_fields__]
         shared = {name: getattr(of, name) for of in (*states, self) for name in names if hasattr(of, name)}
         return msgspec.convert(shared | more, event_type)
 
     def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
-        """Yields one event with only those fields of the command that differ from the state; the others are None, which
-        means unchanged. Fields that `cleared` names are set to None for good. Yields nothing when nothing changes.
+        """Yields one event with only those fields of the command that differ from the state. A field of the event that
+        is None is unchanged, unless `cleared` names it: then it is set to None. Yields nothing if nothing changes.
         """
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
         values: dict[str, Any] = {
@@ -94,7 +99,7 @@ class Command:
 
 
 def must_exist(state: D | None, name: str) -> D:
-    """Returns the state of what a command is about. Raises NotFound when it never existed or was deleted."""
+    """Returns the state. Raises NotFound if its subject, called `name` in the message, never existed or was deleted."""
     if state is None or state.deleted:
         raise NotFound(f"There is no {name}.")
     return state
@@ -105,39 +110,41 @@ class CommandContext:
     """Metadata of a command: who executes it, and as part of which request or reaction."""
 
     actor: str
-    """`user:7`, `node:12`, `system:dispatch`."""
+    """Who or what executes the command: `user:7`, `node:12`, `system:dispatch`."""
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None
-    """The key of a request that the client may repeat without a second effect."""
+    """Key of a request that the client may send again without a second effect."""
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """The events that a command appended, and the states of its streams after them."""
+    """The events that a command appended, and the states of its streams after these events."""
 
     events: tuple[Recorded, ...]
     states_before: Mapping[str, Any]
-    """The states of the streams that the command read, by stream name."""
+    """Stream name -> state before the command, for the streams that it read."""
 
     @property
     def position(self) -> int | None:
-        """The position of the last event; None when there was nothing to do."""
+        """Position of the last event; None if the command appended none."""
         return self.events[-1].position if self.events else None
 
     @property
     def at(self) -> datetime:
-        """The time of the events. Raises IndexError when there was nothing to do."""
+        """Time of the events. Raises IndexError if the command appended none."""
         return self.events[-1].event.at
 
     def existing(self, stream: Stream[S | None]) -> S:
-        """Returns the state as `state` does, of a stream that has begun."""
+        """Returns the same state as `state`. The stream must have events."""
         state = self.state(stream)
         assert state is not None, f"{stream.name} has not begun"
         return state
 
     def state(self, stream: Stream[S]) -> S:
-        """Returns the state in which the command left a stream that it read or began. Raises LookupError for others."""
+        """Returns the state of a stream after the command. Raises LookupError unless the command read or began the
+        stream.
+        """
         appended = [recorded for recorded in self.events if recorded.stream == stream.name]
         if stream.name not in self.states_before and (not appended or appended[0].version != 1):
             raise LookupError(f"the command did not read {stream.name}")
@@ -152,10 +159,10 @@ class Handler:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def execute(self, command: Command, caller: CommandContext) -> Receipt:
-        """Carries out a command and returns its receipt.
+        """Executes a command and returns its receipt.
 
-        Raises Conflict when other writers won every try, another Rejection when the command is refused, and AlreadyDone
-        when the caller's `once` was carried out before.
+        Raises Conflict if other writers won every try, another Rejection if the command is refused, and AlreadyDone if
+        a command with the caller's key `once` was executed before.
         """
         try:
             return await self._once(command, caller)
@@ -163,7 +170,7 @@ class Handler:
             # Only the caller can read the state of an ExpectedVersion again.
             if any(isinstance(stream, ExpectedVersion) for stream in command.reads()):
                 raise
-        # Others write the same streams: queue behind those in this process instead of racing them.
+        # Others write to the same streams: wait for those in this process, instead of racing them.
         async with AsyncExitStack() as stack:
             for name in sorted({stream.name for stream in command.reads() if not isinstance(stream, ExpectedVersion)}):
                 await stack.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
@@ -193,7 +200,9 @@ class Handler:
     async def _states(
         self, reads: Sequence[AnyStream], versions: dict[str, int], states_before: dict[str, Any]
     ) -> list[Any]:
-        """Returns the states of `reads`; adds each stream's version to `versions` and its state to `states_before`."""
+        """Returns the states of `reads`. Adds the version of each stream to `versions`, and its state to
+        `states_before`.
+        """
         loaded = (
             await self._log.load([read.name for read in reads if not isinstance(read, ExpectedVersion)])
             if reads
@@ -207,7 +216,8 @@ class Handler:
                 states_before[read.stream] = read.state
             else:
                 history = loaded[read.name]
-                # For a stream that is read twice the first version counts, so the guard fails if it changed in between.
+                # The first version of a stream counts if it is read twice, so that the guard fails if it changed in
+                # between.
                 versions.setdefault(read.name, history[-1].version if history else 0)
                 states.append(read.fold(recorded.event for recorded in history))
                 states_before.setdefault(read.name, states[-1])

@@ -59,7 +59,7 @@ class CreateJob(Command):
 
 @dataclass(frozen=True)
 class ImportJob(CreateJob):
-    """Creates a job with its whole configuration, as exported from another server."""
+    """Creates a job with its whole configuration, which another server exported."""
 
     enabled: bool = True
     configuration: Configuration = field(default_factory=Configuration)
@@ -77,7 +77,9 @@ class ImportJob(CreateJob):
 
 @dataclass(frozen=True)
 class UpdateJob(Command):
-    """Changes the given fields; None leaves a field as it is, `cleared` names those to set to None."""
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
+    None.
+    """
 
     job_id: int
     title: str | None = None
@@ -108,7 +110,9 @@ class UpdateJob(Command):
 
 @dataclass(frozen=True)
 class ConfigureJob(Command, of=JOB):
-    """Replaces the configuration. Secrets that are not named stay; a value of None removes one. Values are sealed."""
+    """Replaces the configuration. Secrets that it does not name stay, and a secret with the value None is removed.
+    Values of secrets are sealed.
+    """
 
     job_id: int
     command: str
@@ -146,7 +150,7 @@ def _named(pool_id: int | None, template_id: int | None) -> tuple[AnyStream, Any
 
 
 def _must_serve(pool_id: int | None, pool: Pool | None, project_id: int) -> None:
-    # Another project's pool gets the same answer as an unknown one: the caller may not learn that it exists.
+    # A pool of another project gets the same answer as an unknown one: callers may not learn that it exists.
     if pool_id is not None and (pool is None or pool.deleted or not (pool.shared or pool.project_id == project_id)):
         raise Invalid.field("node_pool_id", f"there is no node pool {pool_id} that project {project_id} may use")
 

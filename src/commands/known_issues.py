@@ -46,13 +46,15 @@ class CreateKnownIssue(Command):
 
 @dataclass(frozen=True)
 class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
-    """Changes the given fields; None leaves a field as it is, `cleared` names those to set to None."""
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it: then it is set to
+    None.
+    """
 
     known_issue_id: int
     title: str | None = None
     classification: Classification | None = None
     match: tuple[Kind, str] | None = None
-    """Kind and value."""
+    """Kind and value of the match rule."""
     defect_key: str | None = None
     defect_url: str | None = None
     cleared: tuple[Clearable, ...] = ()
@@ -78,9 +80,9 @@ class DeleteKnownIssue(Command, of=KNOWN_ISSUE):
 
 @dataclass(frozen=True)
 class NoteSearch(Command, of=KNOWN_ISSUE):
-    """Records the matches in older failures, from the newest down to result `down_to`.
+    """Records the matches of a search through older failures, from the newest result down to the id `down_to`.
 
-    Does nothing when the issue has changed since the search began, or another search has come as far.
+    Does nothing if the issue has changed since the search began, or if another search has come at least as far.
     """
 
     known_issue_id: int

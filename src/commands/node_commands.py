@@ -1,4 +1,4 @@
-"""Commands on node commands: request one, complete it."""
+"""Commands on node commands, which a node's agent carries out: request one, record its result."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from domain.nodes import NODE, Node
 
 @dataclass(frozen=True)
 class RequestNodeCommand(Command):
-    """Requests a command of a node's agent. `command` is the shell line of kind `execute`."""
+    """Requests that a node's agent carries out a command. For the kind `execute`, `command` is the shell line."""
 
     command_id: int
     node_id: int
@@ -34,7 +34,7 @@ class RequestNodeCommand(Command):
 
 @dataclass(frozen=True)
 class CompleteNodeCommand(Command, of=NODE_COMMAND):
-    """Records the result that the agent reports; a second result is ignored."""
+    """Records the result that the agent reports. Ignores a second result."""
 
     command_id: int
     node_id: int
@@ -45,7 +45,7 @@ class CompleteNodeCommand(Command, of=NODE_COMMAND):
     timed_out: bool = False
 
     def decide(self, command: NodeCommand | None) -> Iterable[Event]:
-        # Another node's command gets the same answer as an unknown one.
+        # A command for another node gets the same answer as an unknown one.
         if command is None or command.node_id != self.node_id:
             raise NotFound(f"There is no command {self.command_id} for this node.")
         if command.result is None:

@@ -25,14 +25,14 @@ from domain.pools import POOL, Pool
 
 @dataclass(frozen=True)
 class RegisterNode(Command):
-    """Registers a node. `claim` is the claim of its name."""
+    """Registers a node. `claim` is the id of the claim of its name."""
 
     node_id: int
     title: str
     claim: str
     token_hash: bytes
     pool_id: int | None
-    """None: the node takes builds of all projects, from jobs without a pool."""
+    """Id of the node's pool. None: the node accepts builds of all projects, of jobs without a pool."""
     tags: Sequence[str] = ()
     max_parallel: int = 1
 
@@ -49,10 +49,11 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class ConnectNode(Command, of=NODE):
-    """Connects an agent to its node, unless the agent of another session is still alive.
+    """Connects an agent to its node. Raises Conflict if the agent of another session may still be alive.
 
-    `replaces_dead`: the agent of the node's session has been silent for too long. `replaces_session`: the last session
-    of the new agent's work folder, which is over, since only one agent at a time can use the folder.
+    `replaces_dead` says that the agent of the node's session has been silent for too long. `replaces_session` is the
+    last session of the new agent's work folder. That session is over, since only one agent at a time can use the
+    folder.
     """
 
     node_id: int
@@ -77,7 +78,7 @@ class ConnectNode(Command, of=NODE):
 
 @dataclass(frozen=True)
 class MarkNodeOffline(Command, of=NODE):
-    """Marks a node offline, unless another session has connected since."""
+    """Records that a node went offline, unless another session has connected since."""
 
     node_id: int
     session: str
@@ -90,7 +91,9 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the given fields; None leaves a field as it is. `claim` keeps a new title unique."""
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it. `claim` is the id of
+    the claim of the new name.
+    """
 
     node_id: int
     title: str | None = None
@@ -104,7 +107,7 @@ class UpdateNode(Command):
         return (NODE.at(self.node_id), POOL.at(self.pool_id or 0))
 
     def then_reads(self, node: Node | None, pool: Pool | None) -> Sequence[AnyStream]:
-        """Names the claims of the new and the old name of a node that is renamed."""
+        """Returns the claims of the new and the old name if the node is renamed."""
         if node is None or self.claim in (None, node.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(node.claim)
@@ -122,7 +125,7 @@ class UpdateNode(Command):
 
 @dataclass(frozen=True)
 class QuarantineNode(Command, of=NODE):
-    """Keeps new builds from a node until it is released; running builds go on."""
+    """Keeps the dispatcher from assigning builds to a node until it is released. Running builds go on."""
 
     node_id: int
 
@@ -142,7 +145,7 @@ class ReleaseNode(Command, of=NODE):
 
 @dataclass(frozen=True)
 class DeleteNode(Command, of=NODE):
-    """Deletes a node and releases its name. The dispatcher then aborts the builds that run there."""
+    """Deletes a node and releases its name. The dispatcher then aborts the builds that run on it."""
 
     node_id: int
 

@@ -15,7 +15,7 @@ from domain.projects import PROJECT, Project
 
 @dataclass(frozen=True)
 class CreatePool(Command):
-    """Creates a node pool. `claim` is the claim of its name within the project."""
+    """Creates a node pool. `claim` is the id of the claim of its name within the project."""
 
     pool_id: int
     project_id: int
@@ -38,7 +38,9 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
-    """Changes the given fields; None leaves a field as it is. `claim` keeps a new title unique."""
+    """Changes the given fields. A field that is None stays unchanged, unless `cleared` names it. `claim` is the id of
+    the claim of the new name.
+    """
 
     pool_id: int
     title: str | None = None
@@ -49,7 +51,7 @@ class UpdatePool(Command, of=POOL):
     cleared: tuple[Clearable, ...] = ()
 
     def then_reads(self, pool: Pool | None) -> Sequence[AnyStream]:
-        """Names the claims of the new and the old name of a pool that is renamed."""
+        """Returns the claims of the new and the old name if the pool is renamed."""
         if pool is None or self.claim in (None, pool.claim):
             return ()
         return CLAIM.at(self.claim), CLAIM.at(pool.claim)
@@ -66,9 +68,10 @@ class UpdatePool(Command, of=POOL):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Deletes a pool and takes its nodes out of it.
+    """Deletes a pool and removes its nodes from it.
 
-    `node_ids` are the pool's nodes in the read model, `active_builds` is the number of its builds that have not ended.
+    `node_ids` lists the pool's nodes in the read model. `active_builds` is the number of its builds that have not
+    ended; unless it is 0, the pool is not deleted.
     """
 
     pool_id: int

@@ -25,7 +25,9 @@ from domain.users import USER, UserAccount
 
 @dataclass(frozen=True)
 class CreateProject(Command):
-    """Creates a project. `slugs` are candidates with their claims, best first; the first free one is taken."""
+    """Creates a project. `slugs` lists candidates for its slug, each with the id of its claim, best first. The first
+    free one is used.
+    """
 
     project_id: int
     title: str
@@ -51,7 +53,7 @@ class CreateProject(Command):
 
 @dataclass(frozen=True)
 class UpdateProject(Command, of=PROJECT):
-    """Changes the given fields; None leaves a field as it is."""
+    """Changes the given fields. A field that is None stays unchanged."""
 
     project_id: int
     title: str | None = None
@@ -77,7 +79,7 @@ class RotateWebhookSecret(Command, of=PROJECT):
 
 @dataclass(frozen=True)
 class AdmitMember(Command):
-    """Makes a user a member of a project, or gives a member another access."""
+    """Makes a user a member of a project, or changes the access of a member."""
 
     project_id: int
     user_id: int
@@ -107,7 +109,7 @@ class RemoveMember(Command, of=PROJECT):
 
 @dataclass(frozen=True)
 class CloseProject(Command, of=PROJECT):
-    """Closes a project for new jobs and pools: the first step of its deletion."""
+    """Closes a project for new jobs and pools. This is the first step of its deletion."""
 
     project_id: int
 
@@ -118,9 +120,10 @@ class CloseProject(Command, of=PROJECT):
 
 @dataclass(frozen=True)
 class DeleteProject(Command):
-    """Deletes a closed project and its jobs for good; builds that have not ended are aborted.
+    """Deletes a closed project and its jobs for good, and aborts builds that have not ended.
 
-    `job_ids` are all jobs of the project. The read model knows them, since a closed project gets no new ones.
+    `job_ids` lists all jobs of the project. They come from the read model, which is complete, since a closed project
+    gets no new jobs.
     """
 
     project_id: int
@@ -148,7 +151,7 @@ class DeleteProject(Command):
 
 
 def must_be_open(project: Project | None, project_id: int) -> None:
-    """Raises NotFound like `must_exist`, and Conflict for a project that is being deleted."""
+    """Raises NotFound for an unknown or deleted project, and Conflict for one that is being deleted."""
     if must_exist(project, f"project {project_id}").closed:
         raise Conflict(
             f"Project {project_id} is being deleted and takes nothing new; DELETE /api/v3/projects/{project_id}"

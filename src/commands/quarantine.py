@@ -29,7 +29,9 @@ class _OfJob(Command):
 
 @dataclass(frozen=True)
 class AddToQuarantine(_OfJob):
-    """Adds entries with the ids `first_id`, `first_id + 1`, …; entries that expired before `now` do not count."""
+    """Adds entries with the ids `first_id`, `first_id + 1` and so on. Entries that expired before `now` are
+    replaced.
+    """
 
     first_id: int
     node_ids: tuple[str, ...]
@@ -38,7 +40,7 @@ class AddToQuarantine(_OfJob):
     expires_at: datetime | None = None
     owner: str | None = None
     skip_known: bool = False
-    """Whether node ids that are in quarantine are left out; else they are a Conflict."""
+    """Whether tests that are already in quarantine are left out. Otherwise they raise Conflict."""
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
@@ -60,7 +62,7 @@ class AddToQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RemoveFromQuarantine(_OfJob):
-    """Removes the entries of these node ids and the entry of this id; unknown ones are ignored."""
+    """Removes the entries of these tests and the entry with this id. Ignores unknown ones."""
 
     node_ids: tuple[str, ...] = ()
     quarantine_id: int | None = None
@@ -78,7 +80,7 @@ class RemoveFromQuarantine(_OfJob):
 
 @dataclass(frozen=True)
 class RecordExpiry(_OfJob):
-    """Records that entries expired, once for each entry."""
+    """Records which entries have expired at the time `now`, once for each entry."""
 
     now: datetime
 
@@ -92,10 +94,12 @@ class RecordExpiry(_OfJob):
 
 @dataclass(frozen=True)
 class RecordRecovery(_OfJob):
-    """Records that entries recovered, once for each recovery; older ones than the last recorded are ignored."""
+    """Records that entries recovered, once for each recovery. Ignores recoveries that are older than the last recorded
+    one.
+    """
 
     recovered: Mapping[int, int]
-    """The number of builds in which each entry failed, by entry id: tells one recovery from the next."""
+    """Entry id -> number of builds in which its test failed, which distinguishes one recovery from the next."""
     now: datetime
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:

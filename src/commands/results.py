@@ -1,4 +1,4 @@
-"""The command that records a test report."""
+"""Command that records a test report."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +46,9 @@ LATE = "it came after the end of the build: the file is kept, but its results do
 
 @dataclass(frozen=True)
 class NewCases:
-    """The report's tests that its project had not had at this version of its cases' stream."""
+    """Tests of a report that are new to its project, and the version of the project's stream of cases that lacks
+    them.
+    """
 
     project_id: int
     catalogue_version: int
@@ -57,10 +59,11 @@ class NewCases:
 
 @dataclass(frozen=True)
 class RecordReport(Command):
-    """Records a report of one attempt of a build; does nothing for the bytes that the attempt has at this path already.
+    """Records a report of one attempt of a build. Does nothing if the attempt already has the same bytes at the same
+    path.
 
-    Results are never loaded to decide: the build's state says which version their stream has. Raises VersionConflict
-    when the build changed or the project got new cases after they were looked up.
+    Never loads results, since the build's state knows the version of their stream. Raises VersionConflict if the build
+    changed, or the project got new cases, after they were looked up.
     """
 
     build: ExpectedVersion[AnyBuild]
@@ -69,19 +72,19 @@ class RecordReport(Command):
     report: ReportRead
     first_result_id: int
     case_ids: "array[int]"
-    """The case of each of the report's node ids."""
+    """Case id for each of the report's `node_ids`."""
     new_cases: NewCases | None = None
     matches: Sequence[Match] = ()
-    """The failures that the project's known issues match."""
+    """Failures that the project's known issues match."""
     flips: bytes = b""
-    """One byte a row, as in `ResultsRecorded`."""
+    """One byte for each row, as in `ResultsRecorded.flips`; empty if no row has one."""
     replaced_blocks: Sequence[ResultsRecorded] = ()
-    """The results of the report that a replacement takes the place of."""
+    """Results of the report that this one replaces."""
     digest: bytes = b""
     is_replacement: bool = False
-    """The report takes the place of the one at its path, which counts no more. Else both count."""
+    """Whether this report replaces the one at its path, which then no longer counts. Otherwise both count."""
     now: datetime = UNSTAMPED
-    """Decides which entries of the job's quarantine still count."""
+    """Time of recording. Quarantine entries that have expired by then do not count."""
 
     def reads(self) -> Sequence[AnyStream]:
         build = self.build.state
@@ -126,7 +129,7 @@ class RecordReport(Command):
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)
 
     def _quarantined(self, entries: Sequence[str]) -> bytearray:
-        """One byte a row: 1 for a failure that nothing but the quarantine keeps from failing the build."""
+        """Returns one byte for each row: 1 for a failure that only the quarantine keeps from failing the build."""
         report = self.report
         flags = bytearray(report.rows)
         if not entries:
@@ -157,7 +160,7 @@ class RecordReport(Command):
             yield QuarantinedTestsRan(**build.ids, passed=passed, failed=failed)
 
     def _late(self, build: Finished, path: str) -> ReportRecorded:
-        """Notes a report that came after the end: its results are not recorded."""
+        """Returns the event for a report that came after the end of the build. Its results are not recorded."""
         late = [*(report.path for report in build.reports if report.late), path]
         sentence = list_paths(
             "The report {} came after the end and does not count.",
@@ -269,9 +272,9 @@ class RecordReport(Command):
 def place_report(
     build: AnyBuild, attempt: int, path: str, digest: bytes, *, is_replacement: bool = False
 ) -> tuple[str, Report | None]:
-    """The path at which a report is recorded, and the report of the same bytes that is there already.
+    """Returns the path at which to record a report, and the report with the same bytes that is already there, or None.
 
-    `junit.xml` is `junit-2.xml` when another report has its path.
+    `junit.xml` becomes `junit-2.xml` if another report has its path, unless this one replaces it.
     """
     reports = _reports(build, attempt)
     for name in number_path(path):
@@ -284,12 +287,12 @@ def place_report(
 
 
 def find_report(build: AnyBuild, attempt: int, path: str) -> Report | None:
-    """Returns the report at a path that counts."""
+    """Returns the report at this path that counts, or None."""
     return _reports(build, attempt).get(path)
 
 
 def _slice_flags(flags: bytes | bytearray, start: int, end: int) -> bytes:
-    """Returns the flags of a block; empty for none."""
+    """Returns the flags of the rows from `start` to `end`; empty if none is set."""
     block = bytes(flags[start:end])
     return block if any(block) else b""
 
@@ -299,9 +302,9 @@ def _reports(build: AnyBuild, attempt: int) -> dict[str, Report]:
 
 
 def must_take_reports(build: AnyBuild, attempt: int) -> None:
-    """Raises Conflict when the build is not in this attempt (any more) or has ended.
+    """Raises Conflict if the build is not in this attempt (any more) or has ended.
 
-    An external build takes them even then, and notes that they are late.
+    An external build accepts reports even after its end; they are recorded as late.
     """
     if isinstance(build, Finished) and build.queued.external and build.attempt == attempt:
         return

@@ -1,4 +1,4 @@
-"""Builds of some tests only: which of the selected tests have run, and which others have."""
+"""Builds of selected tests: which of these tests ran, and which other tests did."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import compress
@@ -8,18 +8,18 @@ from domain.builds import AnyBuild
 from domain.quarantine import possible_entries
 
 MAX_NAMED = 5
-"""The most tests that a sentence names."""
+"""Number of tests that a sentence names at most."""
 
 
 def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:
-    """Returns one byte for each selected test: 1 if it ran, in any of its variants, or is one of those to leave out."""
+    """Returns one byte for each selected test: 1 if it is in `left_out` or ran in any of its variants, otherwise 0."""
     ran = {*left_out, *(entry for node_id in find_ran(report) for entry in possible_entries(node_id))}
     return bytes(node_id in ran or whole_test(node_id) in ran for node_id in selected)
 
 
 def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]:
     """Yields a warning if tests ran that were not selected."""
-    # A whole test runs for one of its subtests, and all variants of a test for its bare id.
+    # A selected subtest makes its whole test run, and a bare id makes all variants of its test run.
     tests = {*selected, *map(whole_test, selected)}
     others = sum(tests.isdisjoint(possible_entries(node_id)) for node_id in find_ran(report))
     if others:
@@ -31,8 +31,8 @@ def warn_of_others(selected: Sequence[str], report: ReportRead) -> Iterator[str]
 
 
 def describe_not_run(build: AnyBuild) -> str | None:
-    """Says which selected tests have not run; None when all have, for a build of all tests, and where an older report
-    does not say which ran.
+    """Returns a sentence about the selected tests that have not run. None if all have, if the build runs all tests, or
+    if a report of an older release does not say which tests ran.
     """
     selected = build.queued.test_ids
     reports = [report.selected_ran for report in build.counting_reports if not report.missing]
@@ -50,10 +50,10 @@ def describe_not_run(build: AnyBuild) -> str | None:
 
 
 def find_ran(report: ReportRead) -> Collection[str]:
-    """Returns the node ids of the tests that were not only skipped."""
+    """Returns the node ids of the tests that have a result other than skipped. An expected failure has one, too."""
     return [report.node_ids[test] for test in set(compress(report.tests, report.ran))]
 
 
 def whole_test(node_id: str) -> str:
-    """Returns the node id of the test that a subtest belongs to; that of any other test as it is."""
+    """Returns the node id of the test that a subtest belongs to; any other node id unchanged."""
     return node_id.partition("::[")[0].partition("::(")[0]

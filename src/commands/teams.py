@@ -1,4 +1,4 @@
-"""Commands about Teams channels alone; the others are in `commands.endpoints`."""
+"""Commands on Teams channels only. Those on any endpoint are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class RegisterChannel(Command):
 
 @dataclass(frozen=True)
 class UpdateChannel(Command, of=CHANNEL):
-    """Changes the given fields; None leaves a field as it is."""
+    """Changes the given fields. A field that is None stays unchanged."""
 
     channel_id: int
     title: str | None = None

@@ -12,7 +12,7 @@ from domain.templates import TEMPLATE, Template, TemplateCreated, TemplateDelete
 
 @dataclass(frozen=True)
 class CreateTemplate(Command, of=TEMPLATE):
-    """Creates a template. `secrets` are sealed values."""
+    """Creates a template. The values in `secrets` are sealed."""
 
     template_id: int
     creator_id: int
@@ -41,7 +41,9 @@ class CreateTemplate(Command, of=TEMPLATE):
 
 @dataclass(frozen=True)
 class UpdateTemplate(Command, of=TEMPLATE):
-    """Changes the given fields; None leaves a field as it is. A secret of None is removed, others stay."""
+    """Changes the given fields. A field that is None stays unchanged. A secret that is None is removed; secrets that
+    are not named stay.
+    """
 
     template_id: int
     title: str | None = None
@@ -67,7 +69,7 @@ class UpdateTemplate(Command, of=TEMPLATE):
 
 @dataclass(frozen=True)
 class DeleteTemplate(Command, of=TEMPLATE):
-    """Deletes a template that no job uses. `jobs_using` is the number of jobs that use it in the read model."""
+    """Deletes a template. Raises Conflict unless `jobs_using`, the number of its jobs in the read model, is 0."""
 
     template_id: int
     jobs_using: int = 0

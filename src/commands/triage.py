@@ -25,7 +25,7 @@ from domain.triage import (
 )
 
 MAX_TAUGHT = 1_000
-"""The most failures that one known issue can be taught; for more it needs a pattern."""
+"""Number of failures that can be added to one known issue. For more, the issue needs a pattern."""
 
 
 class TriagedResult(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ class TriagedResult(msgspec.Struct, frozen=True):
     signature: str = ""
     by_rule: Classification | None = None
     rule: int | None = None
-    """The known issue that classified it when it was recorded."""
+    """Id of the known issue whose rule classified the result when it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,16 @@ class _OfResult(Command):
     result: TriagedResult
 
     def reads(self) -> Sequence[AnyStream]:
-        """Names the build and the job too: when they are deleted, so is the triage of their results."""
+        """Returns the streams of the result's triage, build and job. When the build or job is deleted, the triage is
+        too.
+        """
         result = self.result
         return TRIAGE.at(result.result_id), BUILD.at(result.build_id), JOB.at(result.job_id)
 
     def must_be_a_failure(self, build: AnyBuild | None, job: Job | None, what: str) -> None:
-        """Raises NotFound for a deleted result, Conflict for one that did not fail."""
+        """Raises NotFound for a deleted result, and Conflict for one that did not fail. `what` completes the sentence
+        of the conflict.
+        """
         result = self.result
         if build is None or isinstance(build, DeletedBuild) or job is None or job.deleted:
             raise NotFound(f"There is no test result {result.result_id}.")
@@ -63,7 +67,7 @@ class _OfResult(Command):
 
 @dataclass(frozen=True)
 class ClassifyResult(_OfResult):
-    """Classifies a failed result, unless a source of more weight has done so."""
+    """Classifies a failed result, unless a source with more weight has classified it."""
 
     classification: Classification
     set_by_kind: Source = "user"
@@ -106,7 +110,7 @@ class SetResolution(_OfResult):
 
 @dataclass(frozen=True)
 class LinkKnownIssue(_OfResult):
-    """Links a result to a known issue, and teaches the issue to match failures like it."""
+    """Links a result to a known issue, and adds its fail_id and signature to those that the issue matches."""
 
     known_issue_id: int
     set_by: int | None = None
@@ -119,7 +123,7 @@ class LinkKnownIssue(_OfResult):
     ) -> Iterable[Event]:
         result = self.result
         self.must_be_a_failure(build, job, "can be linked to a known issue")
-        # Another project's issue gets the same answer as an unknown one: the caller may not learn that it exists.
+        # An issue of another project gets the same answer as an unknown one: callers may not learn that it exists.
         if issue is None or issue.deleted or issue.project_id != result.project_id:
             raise NotFound(f"There is no known issue {self.known_issue_id}.")
         if triage.known_issue_id != self.known_issue_id:

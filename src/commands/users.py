@@ -29,7 +29,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class RegisterUser(Command):
-    """Registers a user. `claim` is the claim of the email address."""
+    """Registers a user. `claim` is the id of the claim of the email address."""
 
     user_id: int
     email: str
@@ -82,7 +82,7 @@ class InviteUser(Command):
 
 @dataclass(frozen=True)
 class IssuePasswordLink(Command, of=USER):
-    """Issues a link to set a password; an earlier link is invalid from now on."""
+    """Issues a link to set a password. Earlier links become invalid."""
 
     user_id: int
     purpose: LinkPurpose
@@ -101,7 +101,7 @@ class IssuePasswordLink(Command, of=USER):
 
 @dataclass(frozen=True)
 class UsePasswordLink(Command, of=USER):
-    """Sets the password by a link, which is used up then. Ends the user's sessions."""
+    """Sets the password by a link, which can be used only once. Ends the user's sessions."""
 
     user_id: int
     link_id: str
@@ -122,7 +122,7 @@ class UsePasswordLink(Command, of=USER):
 
 @dataclass(frozen=True)
 class SetPassword(Command, of=USER):
-    """Ends the user's sessions, too; API tokens stay."""
+    """Sets the password and ends the user's sessions. API tokens stay valid."""
 
     user_id: int
     password_hash: str
@@ -145,11 +145,10 @@ class SignOutUser(Command, of=USER):
 
 @dataclass(frozen=True)
 class UpdateUser(Command):
-    """Changes the given fields of a user; None leaves a field as it is. The admin who does it stays an active admin, so
-    there always is one.
+    """Changes the given fields of a user. A field that is None stays unchanged. The admin who executes it must remain
+    an active admin, so that there always is one.
 
-    `access` replaces all memberships. `member_of` are the projects that the user is a member of; the read model knows
-    them.
+    `access` replaces all memberships. `member_of` lists the projects that the user is a member of, from the read model.
     """
 
     user_id: int
@@ -171,7 +170,7 @@ class UpdateUser(Command):
         return [] if self.access is None else sorted({*self.access, *self.member_of})
 
     def decide(self, user: UserAccount | None, admin: UserAccount | None, *projects: Project | None) -> Iterable[Event]:
-        # When two admins demote each other at the same time, the second is no admin any more.
+        # When two admins demote each other at the same time, the second one is no longer an admin.
         if admin is None or not admin.is_active_admin:
             raise Forbidden("Only admins change users.")
         user = must_exist(user, f"user {self.user_id}")
@@ -195,7 +194,7 @@ class UpdateUser(Command):
 
 @dataclass(frozen=True)
 class DeleteUser(Command):
-    """Deletes a user for good. The admin who does it stays, so there always is an admin."""
+    """Deletes a user for good. Admins cannot delete their own account, so there always is an admin."""
 
     user_id: int
     admin_id: int
@@ -207,7 +206,7 @@ class DeleteUser(Command):
         return () if user is None or user.deleted else (CLAIM.at(user.claim),)
 
     def decide(self, user: UserAccount | None, admin: UserAccount | None, *claims: Claim) -> Iterable[Event]:
-        # When two admins delete each other at the same time, the second is no admin any more.
+        # When two admins delete each other at the same time, the second one is no longer an admin.
         if admin is None or not admin.is_active_admin:
             raise Forbidden("Only admins delete users.")
         user = must_exist(user, f"user {self.user_id}")
@@ -221,7 +220,7 @@ class DeleteUser(Command):
 async def register_user(
     handler: Handler, ids: Ids, secrets: Secrets, caller: CommandContext, *, email: str, password: str, role: Role
 ) -> int:
-    """Registers a user and returns their id. Raises Conflict when the address is taken."""
+    """Registers a user and returns the user's id. Raises Conflict if the email address is taken."""
     user_id = await ids.draw("users")
     await handler.execute(
         RegisterUser(

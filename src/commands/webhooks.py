@@ -1,4 +1,4 @@
-"""Commands about webhooks alone; the others are in `commands.endpoints`."""
+"""Commands on webhooks only. Those on any endpoint are in `commands.endpoints`."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from domain.webhooks import (
 class RegisterWebhook(Command):
     webhook_id: int
     project_id: int | None
-    """None: of all projects."""
+    """Id of the project whose notifications it receives. None: those of all projects."""
     url: str
     events: tuple[str, ...]
     sealed_secret: bytes | None = None
@@ -44,7 +44,7 @@ class RegisterWebhook(Command):
 
 @dataclass(frozen=True)
 class UpdateWebhook(Command, of=WEBHOOK):
-    """Changes the given fields; None leaves a field as it is."""
+    """Changes the given fields. A field that is None stays unchanged."""
 
     webhook_id: int
     url: str | None = None
@@ -61,7 +61,7 @@ class UpdateWebhook(Command, of=WEBHOOK):
 class ReplayWebhook(Command, of=WEBHOOK):
     webhook_id: int
     replay: str
-    """Names the request: the same one is recorded once."""
+    """Key of the request. Requests with the same key are recorded once."""
     after: int
     up_to: int
 
@@ -78,7 +78,7 @@ class Redeliver(Command):
     webhook_id: int
     delivery_id: str
     attempts: int
-    """The attempts that the caller saw: a request that is repeated for the same number does nothing."""
+    """Number of attempts that the caller saw. A second request with the same number does nothing."""
 
     def reads(self) -> Sequence[AnyStream]:
         return WEBHOOK.at(self.webhook_id), DELIVERY.at(self.delivery_id)

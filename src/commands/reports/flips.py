@@ -1,7 +1,8 @@
-"""Comparing the results of a report with those of other builds of the job on the same commit.
+"""Compares the results of a report with those of other builds of the same job on the same commit.
 
-Results are compared within one path and suite. Where a build has a test there several times, with different outcomes,
-nothing says which is which (shards whose reports were merged, say): those are compared with nothing.
+Results are compared within one path and suite. If a build has several results of a test there with different outcomes,
+they are not compared, since nothing tells which result corresponds to which. This happens, for example, when reports of
+shards are merged.
 """
 
 from collections import defaultdict
@@ -15,13 +16,17 @@ OPPOSITE = {PASSED: FAILED, FAILED: PASSED}
 
 
 def find_failed_cases(report: ReportRead, case_ids: Sequence[int]) -> list[int]:
-    """Returns the test cases with a failed result; `case_ids` are those of the report's node ids."""
+    """Returns the ids of the test cases with a failed final result. `case_ids` has the case id for each of the report's
+    node ids.
+    """
     columns = zip(report.tests, report.statuses, report.finals, strict=True)
     return sorted({case_ids[test] for test, status, final in columns if final and status == FAILED})
 
 
 def find_flips(report: ReportRead, case_ids: Sequence[int], others: Iterable[OtherResult]) -> bytes:
-    """Returns `ResultsRecorded.flips` of all rows, empty for none. `others` has the newest build first."""
+    """Returns `ResultsRecorded.flips` for all rows; empty if no row has one. `others` must be ordered from the newest
+    build to the oldest.
+    """
     earlier: dict[tuple[str, int], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for other in others:
         earlier[other.suite, other.case_id][other.build_id].add(other.status)

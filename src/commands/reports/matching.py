@@ -1,4 +1,4 @@
-"""Matching the failures of a report with known issues. Blocks; meant for a worker thread."""
+"""Matches the failures of a report with known issues. Blocks, so call it in a worker thread."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from domain.triage import Classification
 
 @dataclass(frozen=True)
 class Match:
-    """A row of a report that is a known issue."""
+    """A match of a known issue with one row of a report."""
 
     row: int
     known_issue_id: int
@@ -21,10 +21,10 @@ class Match:
 
 
 class MatchRules:
-    """Match rules made ready for searching.
+    """Match rules, prepared for matching many failures.
 
-    A rule by fail_id comes before one by signature, and that before one by pattern. Among rules of one kind the older
-    known issue comes first.
+    Of several rules that match, the one by fail_id counts first, then the one by signature, then the one by pattern.
+    Among rules of one kind, the rule of the oldest known issue counts.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:
@@ -34,15 +34,15 @@ class MatchRules:
             if rule.kind != "pattern":
                 self._exact.setdefault((rule.kind, rule.value), rule)
                 continue
-            # The pattern was valid when it was stored. If a newer RE2 refuses it, reports are still recorded.
+            # The pattern was valid when it was stored. Reports must be recorded even if a newer RE2 rejects it.
             with suppress(ValueError):
                 self._patterns.append((Pattern(rule.value), rule))
-        # Most failures match no pattern, and one search for all patterns finds that out. With 50 patterns and 100,000
-        # failures of 600 characters it takes 0.9 s instead of 23 s.
+        # Most failures match no pattern, and one search for all patterns at once shows that. With 50 patterns and
+        # 100,000 failures of 600 characters it takes 0.9 s instead of 23 s.
         self._any = any_of([rule.value for _, rule in self._patterns])
 
     def find_matches(self, report: ReportRead) -> Sequence[Match]:
-        """Returns the matched failures, by row. A text that occurs again is not searched again."""
+        """Returns the matches, ordered by row. Searches each distinct text only once."""
         if not (self._exact or self._patterns):
             return []
         found: list[Match] = []

@@ -1,4 +1,4 @@
-"""Patterns that people write: RE2, whose time is linear in the text whatever the pattern is."""
+"""Patterns that people write. They are run by RE2, whose time is linear in the length of the text for any pattern."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ import re2  # type: ignore[import-untyped]
 from domain.core.errors import Invalid
 
 MAX_PATTERN = 1_000
-"""Characters."""
+"""Characters that a pattern may have."""
 MAX_TEXT = 64 * 1024
-"""Bytes that a pattern is matched over."""
+"""Bytes of a text that are searched for a pattern, at most."""
 MEMORY = 64 * 1024 * 1024
-"""Bytes that a pattern may take at work; beyond it RE2 is slower, never wrong."""
+"""Bytes of memory that RE2 may use for a pattern. Beyond that it gets slower, but its results stay correct."""
 
 
 class Pattern:
-    """A compiled pattern. Raises ValueError with RE2's message when the text is no pattern."""
+    """A compiled pattern. Raises ValueError with RE2's message if the text is not a valid pattern."""
 
     def __init__(self, text: str) -> None:
         options = re2.Options()
         options.log_errors = False
         options.max_mem = MEMORY
         try:
-            # Bytes in and out: over text the library also counts characters of every match.
+            # Search bytes: for a str, the library also counts the characters of every match.
             self._found = re2.compile(text.encode(), options).search
         except re2.error as error:
             reason = error.args[0] if error.args else ""
@@ -33,8 +33,8 @@ class Pattern:
 
 
 def any_of(patterns: Sequence[str]) -> Pattern | None:
-    """Returns a pattern that matches where any of them does; None where they cannot be joined (quoted text may have no
-    end, and all together may be too large).
+    """Returns one pattern that matches if any of these patterns does. Returns None if they cannot be joined: a quoted
+    part may have no end, or the joined pattern may be too large.
     """
     if any(r"\Q" in text for text in patterns):
         return None
@@ -45,12 +45,12 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def searchable(message: str, trace: str) -> bytes:
-    """Return the text of a failure that patterns are matched against."""
+    """Returns the text of a failure that is searched for patterns."""
     return f"{message[:MAX_TEXT]}\n{trace[:MAX_TEXT]}".encode(errors="replace")[:MAX_TEXT]
 
 
 def must_be_a_pattern(field: str, text: str) -> None:
-    """Raises Invalid when the text is no pattern."""
+    """Raises Invalid for the field `field` if the text is not a valid pattern."""
     if len(text) > MAX_PATTERN:
         raise Invalid.field(field, f"must have at most {MAX_PATTERN:,} characters")
     try:

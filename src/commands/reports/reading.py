@@ -1,7 +1,7 @@
-"""Reads a report file into the columns that `RecordReport` stores. Blocks; meant for a worker thread.
+"""Reads a report file into the columns that `RecordReport` stores. Blocks, so call it in a worker thread.
 
-A report of 100,000 tests would be a few hundred megabytes as objects of Python; as arrays it is about twenty, and
-only results that say something keep an object for their texts.
+As Python objects, a report of 100,000 tests would take a few hundred megabytes. As arrays it takes about twenty, and
+only results with texts have an object.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from domain.results import FAILED, MAX_ATTEMPTS, MAX_SUITES, OTHER_SUITES, PASSE
 
 CHUNK = 256 * 1024
 XFAILED = ("outcome", "xfailed")
-"""Property of a skipped test of pytest that has run."""
+"""Property that pytest's reports give to a skipped test that ran and failed, as expected."""
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 512 * 1024 * 1024
-"""Bytes that a compressed report may unpack to, the same as an agent may send uncompressed."""
+"""Bytes that a compressed report may unpack to. Agents may send as many uncompressed."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
-"""Characters of text after which a block ends early, so that no single event grows large."""
+"""Characters of text at which a block ends early, so that no single event becomes large."""
 REPORT_TEXT = 64 * 1024 * 1024
-"""Characters of text kept of one report. Captured output beyond it is left out, failures keep their message."""
+"""Characters of text that are kept of one report. Beyond that, captured output is left out; messages of failures
+stay.
+"""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
@@ -36,11 +38,11 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 @dataclass
 class ReportRead:
-    """A report in columns. A row is one attempt at a test; `tests` has the index of its test in `node_ids`."""
+    """A report in columns. Each row is one attempt at a test; `tests` has the index of the row's test in `node_ids`."""
 
     node_ids: list[str] = field(default_factory=list)
     case_suites: array[int] = field(default_factory=lambda: array("H"))
-    """The suite in which each of `node_ids` was first seen."""
+    """For each of `node_ids`, the index of the suite in which it was first seen."""
     suites: list[str] = field(default_factory=list)
     tests: array[int] = field(default_factory=lambda: array("I"))
     row_suites: array[int] = field(default_factory=lambda: array("H"))
@@ -49,41 +51,43 @@ class ReportRead:
     attempts: bytearray = field(default_factory=bytearray)
     finals: bytearray = field(default_factory=bytearray)
     ran: bytearray = field(default_factory=bytearray)
-    """1 for a result that passed or failed, or was skipped because the test failed as it is expected to (pytest's
+    """One byte for each row: 1 if the test passed, failed, or failed as expected and was reported as skipped (pytest's
     xfail).
     """
     known_issues: bytearray = field(default_factory=bytearray)
     flaky: bytearray = field(default_factory=bytearray)
     texts: list[ResultText] = field(default_factory=list)
-    """By row, ascending."""
+    """Texts of results, ordered by row."""
     cuts: list[int] = field(default_factory=lambda: [0])
-    """Rows at which a block begins."""
+    """Rows at which blocks begin."""
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
-    """The exit code that the agent's pytest plugin reports: see `domain.builds.ReportRecorded`."""
+    """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
     unloaded: int = 0
-    """Suites that could not be loaded."""
+    """Number of suites that could not be loaded."""
     is_report: bool = False
-    """Whether the file is a report of any known shape."""
+    """Whether the file has a known report format."""
     is_unreadable: bool = False
-    """Whether results are missing: the file is empty, cut off, no XML at all, cannot be unpacked, or declares failures
-    that it does not show.
+    """Whether results are missing: the file is empty, cut off, not XML, cannot be unpacked, or declares failures that
+    it does not contain.
     """
     is_missing: bool = False
-    """Whether there is no file: none matches a pattern of the job's artifacts that names reports."""
+    """Whether there is no file at all: no file matches a pattern of the job's artifacts that names reports."""
 
     @property
     def rows(self) -> int:
         return len(self.statuses)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """Yields the first and one past the last row of each block; nothing for a report without cases."""
+        """Yields for each block its first row and the row after its last one. Yields nothing for a report without
+        results.
+        """
         ends = [*self.cuts[1:], self.rows]
         return ((start, end) for start, end in zip(self.cuts, ends, strict=True) if start < end)
 
 
 def read_report(path: Path) -> ReportRead:
-    """Reads a report. Raises OSError; the content of the file never makes it raise."""
+    """Reads a report. Raises OSError if the file cannot be read; no content of the file makes it raise."""
     with path.open("rb") as file:
         if file.peek(2)[:2] != GZIP:
             return read_chunks(iter(lambda: file.read(CHUNK), b""))
@@ -96,7 +100,9 @@ def read_report(path: Path) -> ReportRead:
 
 
 class _Unpacking:
-    """Yields the decompressed chunks of a gzip file. Ends without an error where it is cut off or damaged."""
+    """Iterable of the decompressed chunks of a gzip file. If the file is cut off or damaged, it ends early and sets
+    `problem`.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -130,7 +136,9 @@ def read_chunks(chunks: Iterable[bytes]) -> ReportRead:
 
 
 _Attempts = tuple[int, int, bool]
-"""The row of a test's last attempt in its suite, how many there were, and whether one before it failed."""
+"""Row of a test's last attempt in its suite, number of its attempts, and whether an attempt before the last one
+failed.
+"""
 
 
 class _Reading:
@@ -139,9 +147,9 @@ class _Reading:
         self._indexes: dict[str, int] = {}
         self._suites: dict[str, int] = {}
         self._attempts: dict[str, dict[tuple[str, str], _Attempts]] = {}
-        """By the name of an open suite, and by node id and xdist worker."""
+        """Name of an open suite -> (node id, xdist worker) -> attempts so far."""
         self._unloaded: set[str] = set()
-        """Open suites that could not be loaded: jest-junit writes two cases for one."""
+        """Names of open suites that could not be loaded. jest-junit writes two cases for each."""
         self._block_text = 0
         self._text = 0
         self._left_out = 0
@@ -184,13 +192,15 @@ class _Reading:
             self._block_text = 0
 
     def end_suite(self, suite: Suite) -> None:
-        """Ends a suite: a later one of the same name is another. Merged reports of shards have many called `pytest`."""
+        """Ends a suite, so that a later one of the same name is another suite. Merged reports of shards have many
+        suites called `pytest`.
+        """
         self._attempts.pop(suite.name, None)
         self._unloaded.discard(suite.name)
         code = dict(suite.properties).get("testhide_explained_exit_code")
         if code is not None and self.report.explained_exit_code != UNEXPLAINED:
             self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
-        # jest-junit tells of a file that it could not load only by these counts.
+        # Only these counts show that jest-junit could not load a file.
         self.report.unloaded += suite.counts.tests == 0 and bool(suite.declared.errors)
 
     def end(self, summary: Summary) -> None:
@@ -228,7 +238,7 @@ class _Reading:
             trace,
             case.fail_id,
             case.signature,
-            # "Passed" of every passed test says nothing.
+            # The resolution "Passed" says nothing more than the status.
             "" if case.status == "passed" and case.test_resolution.lower() == "passed" else case.test_resolution,
             system_out,
             system_err,
@@ -243,7 +253,7 @@ class _Reading:
 
 
 def _is_unreadable(summary: Summary) -> bool:
-    """Returns whether results are missing. XML of another kind, like a coverage report, is just no test report."""
+    """Returns whether results are missing. Other XML, like a coverage report, is not a test report and lacks none."""
     kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
     no_report = kinds.get("not_a_report", "<")
     no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
@@ -252,7 +262,9 @@ def _is_unreadable(summary: Summary) -> bool:
 
 
 def _is_unloaded_suite(case: Case) -> bool:
-    """Returns whether a failed case stands for a suite or file that could not be loaded, as test runners write it."""
+    """Returns whether a failed case represents a suite or file that could not be loaded, in the form of any test
+    runner.
+    """
     return (
         (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
         or case.classname == "Test suite failed to run"  # jest-junit
@@ -265,7 +277,7 @@ def _is_unloaded_suite(case: Case) -> bool:
 
 
 def _is_collection_error(case: Case) -> bool:
-    """Returns whether a failed case stands for a file that pytest could not collect."""
+    """Returns whether a failed case represents a file that pytest could not collect."""
     return case.error_kind == "error" and case.message == "collection failure"
 
 
@@ -276,7 +288,7 @@ def _properties(case: Case, failed: bool) -> Iterator[tuple[str, str]]:
         if value:
             yield name, value
     if failed:
-        # A passed test's description and place are the same in every build: not worth a row each time.
+        # Not stored for a passed test, since these values are the same in every build.
         for name, value in (("docstr", case.docstr), ("file", case.file), ("exception", case.exception_type)):
             if value:
                 yield name, value

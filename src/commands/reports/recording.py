@@ -1,4 +1,4 @@
-"""Recording a report: read its file, look up its tests in the read models, and append its results."""
+"""Records a report: reads its file, looks up its tests in the read models, and appends its results."""
 
 import asyncio
 from array import array
@@ -28,37 +28,36 @@ from store.log.ids import Ids
 MISSING = "no file that can be read matches this pattern of the job's artifacts, which names reports"
 MAX_TRIES = 10
 MAX_LAG_S = 30.0
-"""How long a report waits for the read models to show what was recorded before it."""
+"""Seconds that a report waits for the read models to reach the events before it."""
 
 Execute = Callable[[Command], Awaitable[Receipt]]
-"""Executes a command on behalf of whoever sent the report."""
+"""Function that executes a command for whoever sent the report, as its actor."""
 
 
 class ReadModels(Protocol):
-    """The look-ups in read models that recording needs; `projections.report_lookups` implements it."""
+    """Look-ups in read models that recording needs. `projections.report_lookups` implements it."""
 
     async def fetch_match_rules(self, project_id: int) -> Sequence[MatchRule]:
         """Returns the match rules of all known issues of a project."""
         ...
 
     async def find_cases(self, project_id: int, node_ids: Sequence[str]) -> tuple[int, list[int | None]]:
-        """Returns the version of the project's stream of cases, and the case id of each node id.
-
-        A node id that had no case at this version has None.
+        """Returns the version of the project's stream of cases, and the case id of each node id: None if it had none at
+        this version.
         """
         ...
 
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
-        """Returns results of the newest other builds of the job on the build's commit, from their reports at a path.
+        """Returns results of the newest other builds of the same job and commit, from their reports at this path.
 
-        Has all results of the test cases that failed in one of these reports, and of those in `failed`. Only builds
-        that ran to their end count. The newest build comes first.
+        Contains all results of test cases that are in `failed` or failed in one of these reports. Only builds that
+        passed or failed count. The newest build comes first.
         """
         ...
 
 
 async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
-    """Loads a build for recording reports of it. Raises NotFound."""
+    """Loads a build, so that reports can be recorded for it. Raises NotFound."""
     loaded = await log.load_at_version(BUILD.at(build_id))
     if loaded.state is None:
         raise NotFound(f"There is no build {build_id}.")
@@ -67,7 +66,7 @@ async def load_build(log: EventLog, build_id: int) -> ExpectedVersion[AnyBuild]:
 
 @dataclass(frozen=True)
 class IncomingReport:
-    """A file that is sent as a report of one attempt of a build."""
+    """A file that somebody sends as a report of one attempt of a build."""
 
     attempt: int
     path: str
@@ -77,45 +76,49 @@ class IncomingReport:
     is_replacement: bool = False
 
     def read(self) -> ReportRead:
-        """Reads the file. XML of another kind lacks results only under a name that only reports have."""
+        """Reads the file. XML that is not a report is only unreadable if the file has a name that is reserved for
+        reports.
+        """
         report = read_report(self.content)
         report.is_unreadable |= not report.is_report and is_reserved_for_reports(self.path)
         return report
 
     def find_in(self, build: AnyBuild) -> Report | None:
-        """Returns the report of these bytes that the build has at this path."""
+        """Returns the build's report with the same bytes at this path, or None."""
         return place_report(build, self.attempt, self.path, self.digest, is_replacement=self.is_replacement)[1]
 
 
 @dataclass(frozen=True)
 class ReportRecorder:
-    """Records reports. Sending a report again returns the first outcome.
+    """Records reports. A report that is sent again gets the first result again.
 
-    Raises Conflict when the build takes no reports, or no more of them; Unavailable when the read models lag behind.
+    Raises Conflict if the build does not accept reports (any more), and Unavailable if the read models lag behind.
     """
 
     log: EventLog
     ids: Ids
     read_models: ReadModels
     wait_until_shown: Callable[[int], Awaitable[bool]]
-    """Waits for the read models to reach a position; returns whether they did, at once when they lag far behind."""
+    """Function that waits for the read models to reach a position. Returns whether they did; at once if they lag far
+    behind.
+    """
 
     async def record_file(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
-        """Records a file of a report, unless the build has it already."""
+        """Reads a file and records it as a report, unless the build already has it."""
         if (known := file.find_in(build.state)) is not None:
             return known
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, await asyncio.to_thread(file.read))
 
     async def record_missing(self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport) -> Report:
-        """Records that no file matches a pattern of reports, which is the path of `file`."""
+        """Records that no file matches a pattern of reports. The pattern is the path of `file`."""
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
     async def record(
         self, execute: Execute, build: ExpectedVersion[AnyBuild], file: IncomingReport, report: ReportRead
     ) -> Report:
-        """Records a report that was read already."""
+        """Records a report that has already been read."""
         first_result_id = await self.ids.draw_range("results", max(1, report.rows))
         matches = await self._find_matches(build.state.queued.project_id, report)
         for _ in range(MAX_TRIES):
@@ -125,7 +128,7 @@ class ReportRecorder:
             try:
                 state = (await execute(command)).state(BUILD.at(build.state.build_id))
             except VersionConflict:
-                # Others wrote to the build or added cases to the project: look again when the read models show it.
+                # The build changed, or the project got new cases: look up again when the read models show that.
                 await self._wait(await self.log.read_head())
                 build = await load_build(self.log, build.state.build_id)
             else:
@@ -186,7 +189,7 @@ class ReportRecorder:
         return find_flips(report, case_ids, await self.read_models.find_results_on_commit(build, path, failed))
 
     async def _load_replaced(self, build: AnyBuild, file: IncomingReport) -> Sequence[ResultsRecorded]:
-        """Returns the results of the report that the file takes the place of."""
+        """Returns the results of the report that the file replaces; none if it replaces none."""
         replaced = find_report(build, file.attempt, file.path) if file.is_replacement else None
         if replaced is None:
             return ()

@@ -1,6 +1,6 @@
 """What-if rules: known issues and quarantines for `commands.what_if.simulation`.
 
-They are read from JSON, in a file or a request:
+Rules are read from JSON, in a file or a request:
 
     {"known_issues": [{"title": "DNS", "classification": "infra", "pattern": "Name or service not known"}],
      "quarantine": [{"job_id": 55, "node_ids": ["t/test_x.py::test_a"], "from": "2026-05-01T00:00:00Z"}]}
@@ -22,7 +22,7 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
 MAX_RULES = 10_000
 FIRST_ID = 2**53
-"""The first id of known issues of what-if rules, above all ids of real ones."""
+"""First id for known issues of what-if rules, above all ids of real ones."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -34,7 +34,8 @@ Time = Annotated[datetime, Meta(tz=True)]
 class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"since": "from"}):
     """A known issue with exactly one of `pattern`, `signature` and `fail_id`.
 
-    It classifies failures that were recorded at `from` or later and before `until`; without these, all failures.
+    It classifies failures that were recorded at the time `from` or later, and before `until`. Without both it
+    classifies all failures.
     """
 
     title: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -43,11 +44,11 @@ class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     signature: Text | None = None
     fail_id: Text | None = None
     project_id: Id | None = None
-    """None: of every project that is simulated."""
+    """Id of the project whose failures it classifies. None: those of every project that is simulated."""
     since: Time | None = None
-    """Classifies failures that were recorded at this time or later."""
+    """Time of the first failures that it classifies."""
     until: Time | None = None
-    """Classifies failures that were recorded before this time."""
+    """Time before which the failures were recorded that it classifies."""
 
     @property
     def match(self) -> tuple[Kind, str]:
@@ -63,26 +64,28 @@ class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     job_id: Id
     node_ids: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_RULES)]
     since: Time | None = None
-    """When the tests were put into quarantine."""
+    """Time at which the tests were put into quarantine."""
     until: Time | None = None
-    """When they were taken out."""
+    """Time at which the tests were taken out of quarantine."""
 
     def applies(self, at: datetime, job_id: int) -> bool:
         return self.job_id == job_id and _within(at, self.since, self.until)
 
 
 class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
-    """Rules that replace the real rules of their kind, or are added to them. A kind without a list keeps its rules."""
+    """Rules of two kinds, which replace the real rules of the same kind or are added to them. If a kind has no list,
+    its real rules stay.
+    """
 
     known_issues: Annotated[list[WhatIfIssue], Meta(max_length=MAX_RULES)] | None = None
-    """Known issues instead of the real ones, or besides them."""
+    """Known issues that replace the real ones or are added to them."""
     quarantine: Annotated[list[WhatIfQuarantine], Meta(max_length=MAX_RULES)] | None = None
-    """Quarantine entries instead of the real ones, or besides them."""
+    """Quarantine entries that replace the real ones or are added to them."""
     additive: bool = False
-    """Whether the real rules apply as well."""
+    """Whether the rules are added to the real ones instead of replacing them."""
 
     def check(self) -> None:
-        """Raises Invalid with the name of the field."""
+        """Raises Invalid if a rule is not valid, with the name of the field."""
         if self.known_issues is None and self.quarantine is None:
             raise Invalid.field("known_issues", "is required, or `quarantine` is: suppose at least one of them")
         for number, issue in enumerate(self.known_issues or ()):
@@ -105,7 +108,7 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 def read_rules(content: bytes) -> WhatIfRules:
-    """Parses rules. Raises Invalid, with the name of the field when a field is the reason."""
+    """Parses rules from JSON. Raises Invalid, with the name of the field if a field is not valid."""
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")
     try:

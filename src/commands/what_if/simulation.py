@@ -1,10 +1,11 @@
 """Simulation of the history under what-if rules: which failures and builds would have had another outcome.
 
-Reports are classified and builds are judged by the same functions as when they were recorded, and only differences are
-returned. Memory holds the rules and the counts of builds that have not ended, so it does not grow with the history.
+The functions that classified reports and judged builds when they were recorded do it again under the what-if rules, and
+only differences are returned. Memory contains the rules and the counts of builds that have not ended, so it does not
+grow with the history.
 
-A failure's classification under the what-if rules is compared with the one that it has today, which also comes from
-searches for known issues and from people.
+A failure's classification under the what-if rules is compared with today's, which may come from a rule, a later search
+for known issues, or a person.
 """
 
 import asyncio
@@ -59,8 +60,8 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildFinished,
     BuildDeleted,
 )
-"""The events of builds that a simulation takes; it takes RULE_EVENTS from the beginning of the log. Of known issues it
-takes no events: what they classified is in the events of builds, and in today's classifications.
+"""Types of the events of builds that a simulation processes. It processes RULE_EVENTS from the beginning of the log. It
+needs no events of known issues: their classifications are in the events of builds, and in today's classifications.
 """
 
 
@@ -76,11 +77,11 @@ class TestDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "after"
     project_id: int
     test_case_id: int
     before: Classification | None
-    """The classification that the failure got; null for none."""
+    """Classification that the failure has today; null for none."""
     after: Classification | None
-    """The classification that it would have got; null for none."""
+    """Classification that the failure would have got; null for none."""
     by: str | None = None
-    """The title of the known issue that would have classified it."""
+    """Title of the known issue that would have classified the failure."""
     node_id: str = ""
     """Name of the test, the same in every build."""
 
@@ -92,11 +93,11 @@ class VerdictDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "aft
     job_id: int
     project_id: int
     before: Verdict
-    """The verdict that the build got."""
+    """Verdict that the build got."""
     after: Verdict
-    """The verdict that it would have got."""
+    """Verdict that the build would have got."""
     why: str
-    """Why the build would have ended otherwise."""
+    """Reason for the other verdict."""
 
 
 Difference = TestDiffers | VerdictDiffers
@@ -109,15 +110,15 @@ class Replayed:
     position: int = 0
     """Position in the log up to which events were processed."""
     builds: int = 0
-    """Builds that ended, and were judged again."""
+    """Number of builds that ended and were judged again."""
     reports: int = 0
-    """Reports that were classified again."""
+    """Number of reports that were classified again."""
     failures: int = 0
-    """Failures in these reports."""
+    """Number of failures in these reports."""
     erased: int = 0
-    """Builds that are left out because their contents were erased."""
+    """Number of builds that were left out because their contents have been erased."""
     decided_by_people: int = 0
-    """Failures that are left out because a person has classified them or linked them to a known issue."""
+    """Number of failures that were left out because a person classified them or linked them to a known issue."""
 
 
 @dataclass
@@ -125,28 +126,28 @@ class ReportedFailures:
     """The failed results of a report."""
 
     cases: dict[int, int] = field(default_factory=dict)
-    """Result id -> test case."""
+    """Result id -> test case id."""
     matched: dict[int, MatchRule] = field(default_factory=dict)
     """Result id -> the what-if rule that matches it."""
     classified: set[int] = field(default_factory=set)
-    """Results that the real rules classified when they were recorded."""
+    """Ids of the results that the real rules classified when the report was recorded."""
 
 
 @dataclass
 class _OpenBuild:
-    """A build that has not ended: its state under the what-if rules, and its real one."""
+    """A build that has not ended: its state under the what-if rules (`build`) and its real state (`real`)."""
 
     build: AnyBuild
     real: AnyBuild
     quarantined: set[int] = field(default_factory=set)
-    """Ids of the failures of this attempt that only quarantine keeps from failing the build."""
+    """Result ids of this attempt's failures that only quarantine keeps from failing the build."""
     newly_quarantined: int = 0
-    """The number that the report that is being processed adds to `quarantined`."""
+    """Number of failures that the report being processed adds to `quarantined`."""
     failures: ReportedFailures = field(default_factory=ReportedFailures)
-    """Of the report that is being processed."""
+    """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Takes back what a report that is replaced had in quarantine."""
+        """Removes the failures of the replaced report from `quarantined`."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(
@@ -157,7 +158,9 @@ class _OpenBuild:
 
 
 class Simulation:
-    """Processes events in the order of the log. Blocks: patterns may be searched for in many texts."""
+    """Simulates builds under what-if rules, event by event in the order of the log. Blocks, since it may search many
+    texts for patterns; so call it in a worker thread.
+    """
 
     def __init__(self, what_if: WhatIfRules) -> None:
         self._what_if = what_if
@@ -167,14 +170,16 @@ class Simulation:
         self.counts = Replayed()
 
     def needs(self, recorded: Recorded) -> list[int]:
-        """Returns the test cases whose node ids `take` needs."""
+        """Returns the ids of the test cases whose node ids `take` needs for this event."""
         event = recorded.event
         if not isinstance(event, ResultsRecorded) or event.build_id not in self._open or not self._entries(event):
             return []
         return [event.case_ids[row] for row in _quarantinable(event)]
 
     def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[VerdictDiffers]:
-        """Processes the next event. `node_ids` has those of the cases that `needs` returned."""
+        """Processes the next event; returns the builds that get another verdict by it. `node_ids` has the node ids of
+        the test cases that `needs` returned.
+        """
         self.counts.position = recorded.position
         event = recorded.event
         match event:
@@ -241,7 +246,9 @@ class Simulation:
                 opened.newly_quarantined += 1
 
     def _entries(self, event: ResultsRecorded) -> list[str]:
-        """Returns the entries of the simulated quarantine; none when the rules have no quarantine."""
+        """Returns the node ids in the simulated quarantine at the time of the event; none if the rules have no
+        quarantine.
+        """
         if self._what_if.quarantine is None:
             return []
         entries = list(self._what_if.quarantined(event.at, event.job_id))
@@ -250,7 +257,9 @@ class Simulation:
         return entries
 
     def _matcher(self, project_id: int, at: datetime) -> tuple[list[MatchRule], MatchRules]:
-        """The what-if rules of this time, and the same at work: made anew only when they are others."""
+        """Returns the what-if rules that apply to a project at a time, and a matcher for them. Makes a new matcher only
+        when the rules have changed since the last call.
+        """
         rules = list(self._what_if.issue_rules(at, project_id))
         known = self._rules.get(project_id)
         if known is None or known[0] != rules:
@@ -258,7 +267,9 @@ class Simulation:
         return known
 
     def pop_failures(self, event: ReportRecorded) -> ReportedFailures:
-        """Returns the failures of a report that was taken, to be compared; none when the rules have no known issues."""
+        """Returns the failures of a report that was processed, and forgets them; none if the rules have no known
+        issues.
+        """
         opened = self._open.get(event.build_id)
         if opened is None:
             return ReportedFailures()
@@ -268,8 +279,8 @@ class Simulation:
     def compare_tests(
         self, event: BuildEvent, failures: ReportedFailures, today: Mapping[int, tuple[Classification, Source]]
     ) -> Iterator[TestDiffers]:
-        """Yields the failures of a report that the what-if rules would have classified differently. `today` has the
-        classifications that count now, and who set them.
+        """Yields the failures of a report whose classification under the what-if rules differs from today's. `today`
+        maps result ids to today's classifications and their sources.
         """
         for result_id, case_id in failures.cases.items():
             before, source = today.get(result_id, (None, None))
@@ -300,16 +311,18 @@ class Simulation:
 
 
 def _quarantinable(event: ResultsRecorded) -> list[int]:
-    """Returns the rows of failures that only quarantine can keep from failing the build."""
+    """Returns the rows of the failures that only quarantine can keep from failing the build."""
     rows = enumerate(zip(event.statuses, event.known_issues, strict=True))
     return [row for row, (status, known) in rows if status == FAILED and not known]
 
 
 def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[VerdictDiffers]:
-    """Ends the simulated build by the command that ended the real one."""
+    """Ends the simulated build with the command that ended the real one. Yields the difference if the verdicts
+    differ.
+    """
     build = opened.build
     if event.status == "passed":
-        # Rules do not change which tests ran, and older builds passed without the tests that they were to run.
+        # Rules do not change which tests ran. And in older releases a build could pass without its selected tests.
         build = msgspec.structs.replace(build, queued=msgspec.structs.replace(build.queued, test_ids=None))
     command: FinishBuild | FinishExternalBuild
     if event.node_id is None:
@@ -317,7 +330,7 @@ def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[Verd
             event.build_id, find_reported_verdict(event), ignore_unreadable=event.status == "passed"
         )
     else:
-        # Only these reasons come from the agent; the others were derived from the exit code and the results.
+        # The server derived these reasons from the exit code and the results; all others come from the agent.
         derived = ("tests_failed", "command_failed", "reports_unreadable", "selected_tests_not_run")
         command = FinishBuild(
             event.build_id,
@@ -342,25 +355,27 @@ def _compare_verdicts(opened: _OpenBuild, event: BuildFinished) -> Iterator[Verd
 
 
 class SimulatedHistory(Protocol):
-    """Source of the events that a simulation takes."""
+    """Source of the events and look-ups that a simulation needs."""
 
     def parts(self) -> AsyncIterator[Sequence[Recorded]]:
-        """Yields batches of the events, of the types in RULE_EVENTS and BUILD_EVENTS, in the order of the log."""
+        """Yields batches of events, of the types in RULE_EVENTS and BUILD_EVENTS, in the order of the log."""
         ...
 
     async def node_ids(self, case_ids: Iterable[int]) -> dict[int, str]:
-        """Returns the node ids of the test cases; unknown cases are left out."""
+        """Returns test case id -> node id, without unknown cases."""
         ...
 
     async def current_classifications(self, result_ids: Iterable[int]) -> dict[int, tuple[Classification, Source]]:
-        """Returns the current classifications of those results that have one, and who set them: `user` also for a
-        result that a person linked to a known issue.
+        """Returns result id -> today's classification and its source, for the results that have one. The source is also
+        `user` if a person linked the result to a known issue.
         """
         ...
 
 
 async def differences(history: SimulatedHistory, simulation: Simulation) -> AsyncIterator[Difference]:
-    """Yields the differences as they are found, except for failures that a person has classified."""
+    """Runs the simulation over the history. Yields each difference when it is found, without failures that a person has
+    classified.
+    """
     async for part in history.parts():
         for recorded in part:
             needed = simulation.needs(recorded)

@@ -1,5 +1,5 @@
-"""Reads test reports: `parse_report` gives cases, suites and a summary of any JUnit, Testhide, NUnit, xUnit
-or TRX file, however broken.
+"""Reads test reports: `parse_report` yields the cases, the suites and a summary of any JUnit, Testhide, NUnit, xUnit or
+TRX file, even a broken one.
 """
 
 from commands.reports.parser.building import NO_NAME

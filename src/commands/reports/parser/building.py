@@ -1,5 +1,5 @@
-"""Makes a `Case` out of what any dialect found in its elements: limits, ids, signature and exception type are
-the same for all.
+"""Builds a `Case` from what any report format contains: applies the limits, and computes node id, signature and
+exception type.
 """
 
 import re
@@ -12,7 +12,7 @@ from commands.reports.parser.signature import signature
 from commands.reports.parser.tree import CUT, Element
 from commands.reports.parser.values import exception_type, first_line
 
-# The way of Jenkins' JUnit attachments plugin, which Playwright and others follow.
+# The form that Jenkins' JUnit attachments plugin defined, and that Playwright and others use.
 _ATTACHED = re.compile(r"\[\[ATTACHMENT\|([^\]\n|]{1,4096})\]\]")
 _ATTACHMENTS = 256
 NO_NAME = "(no name)"
@@ -58,7 +58,7 @@ class Builder:
         if "[[ATTACHMENT|" in system_out:
             reported.attachments += _ATTACHED.findall(system_out)[:_ATTACHMENTS]
         trace = self.cut_within(trace, self.limits.trace, "the trace of a case")
-        # Each element is within the limit, but with the elements inside of it it need not be.
+        # Each element alone is within the limit, but may exceed it together with the elements inside of it.
         system_out = self.cut_within(system_out, self.limits.output, "the output of a case")
         system_err = self.cut_within(system_err, self.limits.output, "the output of a case")
         if "\r" in message or "\r" in trace:  # written as a reference, &#13;
@@ -105,7 +105,7 @@ class Builder:
         return text[:limit]
 
     def cut_within(self, text: str, limit: int, what: str) -> str:
-        """Returns the text, cut in the middle where it is too long: both ends of a trace matter."""
+        """Returns the text. If it is longer than `limit`, its middle is cut out, since both ends of a trace matter."""
         if len(text) <= limit + len(CUT):  # it may have been cut once already
             return text
         self.notes.add("cut", what)
@@ -113,7 +113,7 @@ class Builder:
         return f"{text[:half]}{CUT}{text[-half:]}"
 
     def text(self, node: Element | None) -> str:
-        """Returns the text of an element; notes a warning where it was cut."""
+        """Returns the text of an element, and adds a warning if it was cut."""
         if node is None:
             return ""
         if node.cut:
@@ -122,7 +122,7 @@ class Builder:
 
 
 class _Reported:
-    """The properties of a case, sorted into those that have a field and all others."""
+    """Properties of a case, sorted into those with a field of their own and `others`."""
 
     def __init__(self, properties: list[tuple[str, str]] | None, attachments: list[str] | None) -> None:
         self.nodeid = self.docstr = self.jira = self.info = ""
@@ -139,14 +139,14 @@ class _Reported:
             elif name == "jira":
                 self.jira = value
             elif name == "info":
-                # A reporter may write several; one field holds them all, a line each.
+                # A reporter may write several of them; the field contains all, one in each line.
                 self.info = f"{self.info}\n{value}" if self.info else value
             else:
                 self.others.append((name, value))
 
 
 def property_pairs(node: Element | None) -> list[tuple[str, str]]:
-    """Yields the (name, value) pairs of a <properties> element; a value is an attribute or the text."""
+    """Returns the (name, value) pairs of a <properties> element. A value is an attribute or a text."""
     if node is None:
         return []
     return [property_pair(child) for child in node.children if child.name == "property"]

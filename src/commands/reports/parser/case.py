@@ -1,4 +1,4 @@
-"""The parts of a report, whichever tool wrote it: cases, suites, and a summary at the end."""
+"""The parts of a report in any format: cases, suites, and a summary at the end."""
 
 from typing import Literal
 
@@ -12,9 +12,9 @@ Dialect = Literal["", "testhide", "junit", "nunit", "xunit", "trx"]
 class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One attempt at one test.
 
-    `status` is what the file says; a failed case with `known_issue` must not fail the build. `fail_id` and
-    `test_resolution` are verbatim. `line` is verbatim too, so it counts from 0 in pytest's reports.
-    `signature` is ours and set for failed cases only (see `signature`).
+    `status` is as in the file; a failed case with `known_issue` must not fail the build. `fail_id` and
+    `test_resolution` are as in the file. So is `line`, which pytest's reports count from 0. `signature` is computed
+    here, for failed cases only (see the module `signature`).
     """
 
     node_id: str
@@ -35,7 +35,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     test_resolution: str = ""
     known_issue: bool = False
     runs_once: bool = False
-    """It is no attempt at an earlier test of its name: its runner writes each test once."""
+    """Whether this is a test of its own even if an earlier one has the same name: its runner writes each test once."""
     signature: str = ""
     docstr: str = ""
     jira: str = ""
@@ -45,7 +45,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
 
 
 class Counts(msgspec.Struct):
-    """Numbers of cases. `failed` includes errors, `errors` is the part of it written as <error>."""
+    """Numbers of cases. `errors` are the failed cases that the file reports as <error>; `failed` includes them."""
 
     tests: int = 0
     failed: int = 0
@@ -72,7 +72,7 @@ class Counts(msgspec.Struct):
 
 
 class Declared(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts that the file itself declares for a suite or a run; None where it declares none. In JUnit,
+    """Counts that the file itself declares for a suite or a run; None for those that it does not declare. In JUnit,
     `failures` does not include errors.
     """
 
@@ -83,7 +83,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Suite(msgspec.Struct, frozen=True, kw_only=True):
-    """A suite, given after its cases. `counts` are recomputed from them, nested suites included."""
+    """A suite; its cases come before it. `counts` are counted from the cases, including those of nested suites."""
 
     name: str = ""
     declared: Declared = Declared()
@@ -92,10 +92,10 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault in the file, and how it was read all the same.
+    """A fault in the file, and how the parser repaired it.
 
-    `line` is the line of the file where it was first seen (from 1), `case` how many cases had been read by
-    then, `count` how often it was seen.
+    `line` is the line of the file where the fault was first seen, from 1. `case` is the number of cases that had been
+    read by then. `count` is the number of times that it was seen.
     """
 
     kind: str
@@ -106,7 +106,7 @@ class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The kind of a report and its warnings: the last item of every parse, exactly once."""
+    """The format of a report and its warnings. Every parse yields exactly one, as its last item."""
 
     dialect: Dialect = ""
     warnings: tuple[ReportWarning, ...] = ()

@@ -1,4 +1,4 @@
-"""Reads what a file says about its own counts, and compares it with its cases."""
+"""Reads the counts that a file declares, and compares them with its cases."""
 
 from commands.reports.parser.case import Counts, Declared
 from commands.reports.parser.notes import Notes
@@ -6,7 +6,9 @@ from commands.reports.parser.values import whole_number
 
 
 def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> Counts:
-    """Returns the counts to compare with the declared ones: surefire counts attempts that are folded into elements."""
+    """Returns the counts to compare with the declared ones. They include attempts that are folded into elements if the
+    declared number of tests does, as with surefire.
+    """
     total = Counts()
     total.include(elements)
     if folded.tests and declared.tests == elements.tests + folded.tests:
@@ -15,11 +17,12 @@ def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> C
 
 
 def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, junit: bool, pytest: bool) -> list[str]:
-    """Describe the declared counts that are wrong. A suite may or may not count the suites inside it.
+    """Returns a description of each declared count that is wrong. A suite may count the suites inside of it, or not.
 
-    pytest counts subtests as tests and as failures of their own, but writes them into the element of their test.
-    jest-junit counts no `todo`, but writes it as a skipped test: more of both than declared is no mismatch. gotestsum
-    declares nothing for a package that could not be built, but writes it as a failed test.
+    Some differences are normal. pytest counts subtests as tests and failures of their own, but writes them into the
+    element of their test. jest-junit does not count a `todo`, but writes it as a skipped test, so more tests and
+    skipped ones than declared are no mismatch. gotestsum declares no count for a package that could not be built, but
+    writes it as a failed test.
     """
     wrong: list[str] = []
     for what in ("tests", "failures", "errors", "skipped"):
@@ -36,7 +39,9 @@ def describe_mismatches(declared: Declared, total: Counts, direct: Counts, *, ju
 
 
 def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pytest: bool) -> int:
-    """Returns how many failures and errors are declared that no case shows. pytest counts subtests apart."""
+    """Returns the number of declared failures and errors that no case shows. Leaves out what pytest may have counted
+    for subtests.
+    """
     failures, errors = declared.failures or 0, (declared.errors or 0) if junit else 0
     if pytest and counts.failed > counts.errors:
         failures = min(failures, counts.failed - counts.errors)
@@ -44,7 +49,7 @@ def count_lost_failures(declared: Declared, counts: Counts, *, junit: bool, pyte
 
 
 def count_lost_tests(declared: Declared, counts: Counts, *, pytest: bool) -> int:
-    """Returns how many tests are declared that no case shows."""
+    """Returns the number of declared tests that no case shows; 0 for pytest, which counts subtests too."""
     return 0 if pytest else max(0, (declared.tests or 0) - counts.tests)
 
 
@@ -63,7 +68,7 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
         return None if one is None and two is None else (one or 0) + (two or 0)
 
     if element in ("testsuite", "testsuites"):
-        # gtest counts disabled tests apart; they are skipped ones.
+        # gtest counts disabled tests separately; here they count as skipped.
         skipped = (
             both("skipped", "disabled") if "skipped" in attributes or attributes.get("disabled", "0") != "0" else None
         )
@@ -81,7 +86,9 @@ def declared_by(element: str, attributes: dict[str, str], notes: Notes) -> Decla
 
 
 def declared_by_catch2(declared: Declared) -> Declared:
-    """Returns what Catch2 declares about failures, which are assertions. Its `tests` counts those that passed too."""
+    """Returns only the failures that Catch2 declares; it counts assertions. Its `tests` includes assertions that
+    passed.
+    """
     return Declared(failures=(declared.failures or 0) + (declared.errors or 0))
 
 
@@ -94,6 +101,6 @@ def declared_by_trx(attributes: dict[str, str], notes: Notes) -> Declared:
     return Declared(
         tests=total,
         failures=None if failed is None else failed + others,
-        # Skipped tests are in none of the counters of `dotnet test`, but they were not executed.
+        # No counter of `dotnet test` includes skipped tests, but they were not executed.
         skipped=None if total is None or executed is None else total - executed,
     )

@@ -1,9 +1,9 @@
-"""Decode chunks of bytes in any encoding to windows of the characters that XML allows.
+"""Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
 
-The bytes decide before the declaration does: a byte order mark, then the pattern of UTF-16 without one, then
-what the file declares if that can be true, then UTF-8. Windows are about 64 K characters whatever the chunks
-are, so that neither one huge chunk nor a million tiny ones cost more. Line ends become "\\n" (XML 1.0, 2.11).
-Characters outside XML 1.0 (2.2) are dropped; an ANSI escape goes as a whole, not only its ESC.
+The encoding is that of a byte order mark, or else UTF-16 if the first bytes look like it, or else the declared one if
+it can be true, or else UTF-8. A window has about 64 K characters, however large the chunks are, so that neither one
+huge chunk nor a million tiny ones cost more. Line ends become "\\n" (XML 1.0, 2.11). Characters outside of XML 1.0
+(2.2) are dropped. Of an ANSI escape the whole sequence is dropped, not only its ESC.
 """
 
 import codecs
@@ -22,8 +22,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"""<\?xml[^>]{0,256}?encoding\s{0,8}=\s{0,8}["']([A-Za-z0-9._:-]{1,40})["']""")
-# A declaration may name any codec of Python, also ones that are not encodings of text or take quadratic time:
-# only these are honoured.
+# Only these encodings are accepted from a declaration. It may name any codec of Python, and some of these do not decode
+# text or take quadratic time.
 _SINGLE_BYTE = re.compile(
     r"iso8859-\d{1,2}|cp\d{3,4}|koi8-[ru]|mac-roman|latin-1|shift_jis|euc_(jp|kr)|gb2312|gbk|gb18030|big5"
 )
@@ -32,8 +32,7 @@ _FORBIDDEN = re.compile(
 )
 _UNFINISHED_ESCAPE = re.compile("\x1b(?:\\[[0-9;:?]{0,64}[ -/]{0,4})?\\Z")
 _SUSPECT = bytes(code for code in range(0x20) if code not in b"\t\n")
-# After this many bad sequences the file is not text with a slip in it; the built-in handler is faster on
-# noise.
+# A file with more bad sequences is not a text with a few errors, and the built-in handler is faster on noise.
 _REPAIRS = 10_000
 
 
@@ -67,7 +66,9 @@ def _clean(window: str, line: int, notes: Notes) -> str:
 
 
 def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]]:
-    """Yields windows of text, each with whether it may hold a carriage return or a character that XML forbids."""
+    """Yields windows of text, each with a flag: whether it may contain a carriage return or a character that XML
+    forbids.
+    """
     decoder: codecs.IncrementalDecoder | None = None
     repairs = _Repairs()
     wide = False
@@ -83,7 +84,7 @@ def _decoded(chunks: Iterable[bytes], notes: Notes) -> Iterator[tuple[bool, str]
             text = repairs.read(text, notes)
             if repairs.count > _REPAIRS:
                 decoder.errors = "replace"
-        # Far faster than looking for them in text: a clean file is the common case.
+        # Checking the bytes is far faster than searching the text, and most files are clean.
         yield wide or b"\xef\xbf" in window or len(window.translate(None, _SUSPECT)) != len(window), text
     if decoder is not None and (text := decoder.decode(b"", final=True)):
         yield True, repairs.read(text, notes) if decoder.errors == _HANDLER else text
@@ -136,8 +137,8 @@ def _detect(start: bytes, notes: Notes) -> tuple[str, int]:
     return "utf-8", 0
 
 
-# The handler marks each repair with a noncharacter, which is forbidden in XML, so that it can be counted
-# without state outside the parse.
+# The handler marks each repair with a noncharacter, which XML forbids, so that repairs can be counted without global
+# state.
 _HANDLER = "testhide-reports-cp1252"
 _MARK = "\ufdd0"
 

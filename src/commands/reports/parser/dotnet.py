@@ -1,4 +1,6 @@
-"""The formats of .NET: NUnit 3 (<test-run>), xUnit 2 (<assemblies>) and Visual Studio's TRX (<TestRun>)."""
+"""Reads the report formats of .NET: NUnit 3 (<test-run>), xUnit 2 (<assemblies>) and Visual Studio's TRX
+(<TestRun>).
+"""
 
 import hashlib
 from collections.abc import Iterator
@@ -47,14 +49,14 @@ _TRX: dict[str, Status] = {
 def _status(word: str, known: dict[str, Status], name: str, builder: Builder) -> Status:
     status = known.get(word.strip().casefold())
     if status is None:
-        # Never green by accident.
+        # An unknown result must not count as passed.
         builder.notes.add("unknown_result", f"'{word[:40]}' of {name[:80]}")
         return "failed"
     return status
 
 
 def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """<test-case fullname name classname result label duration>"""
+    """Reads an NUnit case: <test-case fullname name classname result label duration>."""
     name, full = node.get("name"), node.get("fullname", "name")
     classname = node.get("classname") or full.removesuffix(name).rstrip(".")
     status = _status(node.get("result"), _NUNIT, full, builder)
@@ -66,7 +68,7 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
     attachments = [
         child.text_at("filePath").strip() for holder in node.each("attachments") for child in holder.children
     ]
-    # NUnit's own name for a case is its full name, arguments included.
+    # The full name identifies a case in NUnit: it includes the arguments.
     test = name if classname and full == f"{classname}.{name}" else full
     return [
         builder.case(
@@ -87,7 +89,9 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """<test name type method time result>, and <error type name> of an assembly: a clean-up that failed"""
+    """Reads an xUnit case: <test name type method time result>, or the <error type name> of an assembly for a clean-up
+    that failed.
+    """
     failure = node.find("failure")
     classname = node.get("type")
     if node.name == "error":
@@ -116,16 +120,16 @@ def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
             declared_type=failure.get("exception-type") if failure is not None else "",
             system_out=builder.text(node.find("output")),
             properties=traits,
-            # The name has the class in it already, and a file that is only sometimes there must not change
-            # the id.
+            # Without the file: the name already contains the class, and a file that is present only sometimes must not
+            # change the node id.
             origin=Origin(suite=origin.suite),
         )
     ]
 
 
 def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> list[tuple[str, Case]]:
-    """(test id, case) of a <UnitTestResult>. Of a data-driven test, its rows count and not the sum that
-    stands around them.
+    """Returns (test id, case) for a <UnitTestResult>. For a data-driven test, returns its rows and not the element
+    around them.
     """
     rows = [row for inner in node.each("InnerResults") for row in inner.each("UnitTestResult")]
     if rows:
@@ -157,9 +161,10 @@ def trx_cases(node: Element, suite: str, origin: Origin, builder: Builder) -> li
 
 
 class PendingCases:
-    """Cases of a TRX file, compressed, until its definitions at the end name the classes of their tests.
+    """Compressed cases of a TRX file. They wait for the definitions at its end, which contain the class names of the
+    tests.
 
-    100,000 passed cases take about 3 MB like this, and the definitions about 10 MB, one short key each.
+    In this form 100,000 passed cases take about 3 MB, and their definitions about 10 MB.
     """
 
     _BLOCK = 256
@@ -182,9 +187,9 @@ class PendingCases:
             self._size = 0
 
     def define(self, node: Element) -> None:
-        """<UnitTest id><TestMethod className name/></UnitTest>"""
+        """Remembers the class of a test from its definition: <UnitTest id><TestMethod className name/></UnitTest>."""
         method = node.find("TestMethod")
-        # Older versions write the assembly behind the class: "Acme.FooTest, Acme.Tests, Version=1.0.0.0, ..."
+        # Older versions append the assembly to the class: "Acme.FooTest, Acme.Tests, Version=1.0.0.0, ..."
         name = method.get("className").partition(",")[0].strip() if method is not None else ""
         if name:
             self._classes[_key(node.get("id"))] = self._names.setdefault(name, name)

@@ -1,9 +1,9 @@
-"""Reads JUnit XML and what Testhide Report Format v1 adds to it: a <testcase> is one case, or several where attempts
-are folded into it.
+"""Reads JUnit XML, and what Testhide Report Format v1 adds to it. A <testcase> is one case, or several if it contains
+the results of other attempts (folded attempts).
 
-Folded attempts (surefire): <flakyFailure> and <flakyError> are earlier attempts of a case that passed in the
-end, <rerunFailure> and <rerunError> are later attempts of one that failed at first. They are given in the
-order in which they ran.
+Surefire writes folded attempts. <flakyFailure> and <flakyError> are earlier attempts of a case that finally passed.
+<rerunFailure> and <rerunError> are later attempts of a case that failed at first. Attempts are returned in the order in
+which they ran.
 """
 
 from commands.reports.parser.building import Builder, property_pairs
@@ -36,14 +36,16 @@ _KINDS: dict[str, ErrorKind] = {
     "rerunError": "error",
 }
 XDIST_WORKER = "xdist_worker"
-"""Property by which pytest tells results apart of a test that it runs on every worker (`--dist each`)."""
+"""Property with the worker that ran a test. With `--dist each`, pytest runs each test on every worker."""
 MAY_FAIL = "TEST_CASE tagged with !mayfail"
-"""Message by which Catch2 marks a test as skipped that may fail, or should."""
+"""Message of the <skipped> that Catch2 adds to a test that may fail, or should fail."""
 HAS_FAILED = frozenset({"failure", "error"})
 
 
 def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[list[Case], int]:
-    """Returns the attempts that a <testcase> holds, in the order in which they ran, and the index of its own."""
+    """Returns the attempts in a <testcase> in the order in which they ran, and the index of the attempt that the
+    element itself describes.
+    """
     if not node.children and not node.attributes.keys() & _EXTRAS:
         return [_passed(node, suite, origin, builder)], 0
     verdicts = [child for child in node.children if child.name in _KINDS]
@@ -62,7 +64,7 @@ _EXTRAS = frozenset({"fail_id", "test_resolution", "status", "result"})
 
 
 def _passed(node: Element, suite: str, origin: Origin, builder: Builder) -> Case:
-    """Reads a passed case without children, as most are, in the fastest way."""
+    """Reads a passed case without children. Most cases are like this, so it does only what they need."""
     get = node.attributes.get
     return builder.case(
         name=get("name", ""),
@@ -104,7 +106,9 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
-    """Returns status, message, traceback and kind of failure. A failure outweighs any <skipped> but MAY_FAIL."""
+    """Returns status, message, traceback and kind of failure. A failure takes precedence over a <skipped>, unless its
+    message is MAY_FAIL.
+    """
     skipped = node.find("skipped")
     if failures:
         traces = [text for failure in failures if (text := builder.text(failure).strip("\n"))]

@@ -1,6 +1,6 @@
-"""How much of a report is kept. One struct, so that every number can be found, tuned and tested in one place.
+"""Limits of what is kept of a report. One struct, so that every number can be found, changed and tested in one file.
 
-All lengths are in characters. What is longer is cut, and a warning of the report says so.
+All lengths are in characters. Longer texts are cut, and a warning of the report says so.
 """
 
 import msgspec
@@ -8,25 +8,26 @@ import msgspec
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     name: int = 4 * 1024
-    """Names, class names, files, suite names, node ids, attachments. Cut at the end."""
+    """Length of a name, class name, file, suite name, node id or attachment. Cut at the end."""
     message: int = 64 * 1024
-    """Messages and any one attribute or property value. Cut at the end."""
+    """Length of a message, or of one attribute or property value. Cut at the end."""
     trace: int = 256 * 1024
-    """Traceback of one case. The first and the last half are kept: Python's cause is last, Java's is first.
-    """
+    """Length of a traceback. The first and the last half are kept: the cause is last in Python and first in Java."""
     output: int = 64 * 1024
-    """Captured output, of each stream and case. The first and the last half are kept."""
+    """Length of the captured output of one case in one stream. The first and the last half are kept."""
     case: int = 2 * 1024 * 1024
-    """All text of one case together."""
+    """Length of all texts of one case together."""
     elements: int = 4096
-    """Elements (properties, attempts, ...) within one case."""
+    """Number of elements (properties, attempts, ...) in one case."""
     properties: int = 1024
-    """Properties of one suite."""
+    """Number of properties of one suite."""
     attributes: int = 256
-    """Attributes of one tag."""
+    """Number of attributes of one tag."""
     tag: int = 1024 * 1024
-    """One tag with its attributes. A longer attribute value is skipped over without being held."""
+    """Length of one tag with its attributes. The rest of a longer attribute value is skipped."""
     depth: int = 100
-    """Nesting of elements. What lies deeper is skipped."""
+    """Nesting depth of elements. Deeper elements are skipped."""
     warnings_of_a_kind: int = 20
-    """Warnings which are worded one by one (count mismatches); more are only counted."""
+    """Number of separate warnings of one kind, for kinds that are not combined (such as wrong counts). Further ones are
+    only counted.
+    """

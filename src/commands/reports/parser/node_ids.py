@@ -1,7 +1,7 @@
-"""The id of a test, the same in every build, in quarantine, in selection and in history.
+"""Node ids: a test has the same id in every build, in the quarantine, in selections and in the history.
 
-Nothing that differs between machines or runs goes in: absolute paths, times, suite names where there is
-something better. The first rule that fits:
+A node id contains nothing that differs between machines or runs: no absolute path, no time, and a suite name only if
+there is nothing better. It follows the first of these rules that fits:
 
 1. `nodeid`: the property of that name, verbatim.
        t/test_x.py::TestDeep::test_bad[a-1]
@@ -46,14 +46,14 @@ class Origin(msgspec.Struct, kw_only=True, frozen=True):
     pytest: bool = False
     playwright: bool = False
     runs_once: bool = False
-    """The runner writes each test once, so two of one name are two tests."""
+    """Whether the runner writes each test once, so that two results with one name are two tests."""
 
 
 NOWHERE = Origin()
 
 
 def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", origin: Origin = NOWHERE) -> str:
-    """Returns the id by the first rule that fits. It is empty only when all of these are."""
+    """Returns the node id by the first rule that fits. It is empty only if all arguments are."""
     if nodeid:
         return nodeid
     relative = _relative(file)
@@ -72,14 +72,14 @@ def node_id(name: str, classname: str = "", file: str = "", nodeid: str = "", or
 
 
 def _relative(file: str) -> str:
-    """Return a relative path with `/` and without a leading `./`; empty for an absolute path."""
+    """Returns a relative path with `/` and without a leading `./`; an empty text for an absolute path."""
     if not file or _ABSOLUTE.match(file):
         return ""
     return file.replace("\\", "/").removeprefix("./")
 
 
 def _dotted_path(file: str) -> str:
-    """`t/test_x.py` -> `t.test_x`: how reporters write a file as a class name."""
+    """Returns the path in the form in which reporters write a file as a class name: `t/test_x.py` -> `t.test_x`."""
     return file.rpartition(".")[0].replace("/", ".") if "." in file.rpartition("/")[2] else file.replace("/", ".")
 
 
@@ -117,7 +117,7 @@ def _pytest(name: str, classname: str, origin: Origin) -> str:
     parts = classname.split(".")
     end = _last(parts, _TEST_MODULE) or _last(parts, _TESTS_MODULE)
     if not end:
-        # A project with file names of its own: classes are what begins with a capital.
+        # The project names its test files in another way. So the parts from the first capitalised one on are classes.
         end = len(parts)
         while end > 1 and parts[end - 1][:1].isupper():
             end -= 1

@@ -1,5 +1,5 @@
-"""Collects the warnings of one report. Bounded: a kind that is seen a million times is one warning with a
-count.
+"""Collects the warnings of one report. Their number is bounded: a fault that is seen a million times is one warning
+with a count.
 """
 
 from commands.reports.parser.case import ReportWarning
@@ -55,13 +55,15 @@ class Notes:
         self._each_at_most = each_at_most
         self._notes: dict[str, list[_Note]] = {}
         self.cases = 0
-        """How many cases were read so far; the reader counts, so that every note says where it is."""
+        """Number of cases read so far. The reader counts them, so that a warning can say how far it had read."""
 
     def __contains__(self, kind: str) -> bool:
         return kind in self._notes
 
     def count_repeat(self, kind: str, count: int = 1) -> bool:
-        """Adds to the count of a kind that was noted before. Returns False if it was not; then call `add`, with the line."""
+        """Adds to the count of a kind that already has a warning. Returns False if it has none; then call `add`, with
+        the line.
+        """
         known = self._notes.get(kind)
         if known is None:
             return False
@@ -73,7 +75,7 @@ class Notes:
             self._notes[kind] = [_Note(_short(detail), line, self.cases, count)]
 
     def each(self, kind: str, detail: str) -> None:
-        """Adds a warning that is not counted together with others of its kind, up to a limit."""
+        """Adds a separate warning, up to a limit for each kind; then only counts."""
         known = self._notes.setdefault(kind, [])
         if len(known) < self._each_at_most:
             known.append(_Note(_short(detail), None, None, 1))

@@ -1,4 +1,4 @@
-"""Entry point of the parser: takes the bytes of a report, yields cases, suites and a summary while it reads."""
+"""Entry point of the parser: yields cases, suites and a summary while it reads the bytes of a report."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,13 +12,12 @@ from commands.reports.parser.tree import Balancer
 
 
 def parse_report(chunks: Iterable[bytes], *, limits: Limits = Limits()) -> Iterator[Case | Suite | Summary]:  # noqa: B008  # frozen
-    """Reads a test report in any known format (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), whole or broken.
+    """Reads a test report in any known format (Testhide v1, JUnit, NUnit 3, xUnit 2, TRX), even a broken one.
 
-    `chunks` are the bytes of one file, cut anywhere; an open binary file is fine too. Yields every case as
-    soon as its element ends (TRX: when the definitions were read), every suite after its cases, and one
-    `Summary` as the last item, always, with all warnings. Nothing in the file makes it raise; what the
-    iterable raises passes through. Memory does not grow with the file, except for about 20 MB per 100,000
-    cases of TRX.
+    `chunks` are the bytes of one file, split anywhere; an open binary file will do. Yields every case as soon as its
+    element ends (in TRX: after the definitions), every suite after its cases, and always one `Summary` with all
+    warnings as the last item. No content of the file makes it raise, but errors of `chunks` pass through. Memory does
+    not grow with the file, except by about 20 MB for each 100,000 cases of TRX.
     """
     notes = Notes(limits.warnings_of_a_kind)
     reader = ReportReader(limits, notes)

@@ -1,8 +1,8 @@
-"""Follows the elements of a report, whichever dialect it is: knows which suite it is in, captures cases,
-counts, and compares with what is declared.
+"""Reads the elements of a report in any format: tracks the current suite, builds cases, counts them, and compares the
+counts with the declared ones.
 
-The dialect is known by the elements, not only by the root, so that a file whose beginning was lost is still
-read.
+The format is recognised by any of its elements, not only by the root, so that a file whose beginning was lost can still
+be read.
 """
 
 from collections.abc import Iterator
@@ -44,10 +44,10 @@ _CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
 _FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters"})
 _HAS_FAILED = frozenset({"failed", "fail", "error", "timeout", "aborted"})
 CATCH2_HOST = "tbd"
-"""Catch2 writes this as the `hostname` of each suite."""
-# The names that jest-junit, vitest and mocha-junit-reporter give to their runs: they write no attempts.
+"""Value that Catch2 writes as the `hostname` of each suite."""
+# Names that jest-junit, vitest and mocha-junit-reporter give to their runs. These reporters write no further attempts.
 _ONCE = frozenset({"jest tests", "vitest tests", "Mocha Tests"})
-# Groups of one test's variants: the suite of a case is the fixture around them.
+# Suites that group the variants of one test. The suite of a case is then the fixture around the group.
 _NUNIT_VARIANTS = frozenset({"Theory", "ParameterizedMethod", "GenericMethod"})
 _OUTPUTS = frozenset({"system-out", "system-err", "output", "StdOut", "StdErr"})
 _MESSAGES = frozenset({"message", "Message", "reason", "property", "skipped"})
@@ -63,16 +63,18 @@ class _OpenSuite:
         self.direct = Counts()
         self.total = Counts()
         self.folded = Counts()
-        """Attempts that the cases hold beside their own, those of the suites inside included."""
+        """Counts of the folded attempts of all cases, including those in nested suites."""
         self.further_failures = 0
-        """Failures that the cases hold beside their first."""
+        """Number of failures of cases after the first of each case."""
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
-        """Errors that are declared by suites without cases in it: each could not be loaded."""
+        """Number of errors that suites without cases declare, including nested ones. Each is a suite that could not be
+        loaded.
+        """
 
 
 class ReportReader:
-    """Collects cases and suites from balanced elements; `drain` returns them."""
+    """Builds cases and suites from properly nested elements. `drain` returns them."""
 
     def __init__(self, limits: Limits, notes: Notes) -> None:
         self._limits = limits
@@ -92,7 +94,7 @@ class ReportReader:
         self._declared_by_trx = Declared()
 
     def drain(self) -> Iterator[Case | Suite]:
-        """Yield the cases and suites that were read since the last call."""
+        """Yields the cases and suites that were read since the last call."""
         out, self._out = self._out, []
         yield from out
         if self._releasing:
@@ -196,7 +198,7 @@ class ReportReader:
             self._suite_property(node, self._suites[-1])
 
     def _is_evidence(self, node: Element) -> bool:
-        """Returns whether a case that was cut off counts: only if it has failed already."""
+        """Returns whether an unfinished case is kept: only if it has already failed."""
         name = node.get("name", "testName")[:120]
         failed = any(child.name in junit.HAS_FAILED for child in node.children)
         failed = failed or node.get("result", "outcome").casefold() in _HAS_FAILED
@@ -238,7 +240,7 @@ class ReportReader:
             attempts = dotnet.nunit_case(node, origin.suite, origin, self._builder)
         else:
             attempts = dotnet.xunit_case(node, origin.suite, origin, self._builder)
-        # An element counts once, not with the attempts folded into it.
+        # An element counts once; the attempts that are folded into it count separately.
         self._count(attempts[itself])
         if self._suites:
             for attempt in (*attempts[:itself], *attempts[itself + 1 :]):
@@ -286,11 +288,11 @@ class ReportReader:
             )
 
     def finish(self) -> None:
-        """Ends the report: the next `drain` returns what is still incomplete."""
+        """Ends the report. The next `drain` also returns the cases that waited for definitions."""
         self._releasing = True
 
     def summary(self) -> Summary:
-        """Returns the totals. Called once, after the last `drain`."""
+        """Returns the summary of the report. Call it once, after the last `drain`."""
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)

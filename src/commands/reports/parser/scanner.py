@@ -1,13 +1,13 @@
-"""Splits characters into tags and text, for files that are often not XML.
+"""Splits text into tags and the text between them, in files that are often not valid XML.
 
-An XML parser must not do what is needed most here: go on after a fault. libxml2 in recover mode reads nothing
-after a text such as `1 < 2`, hands on an element that lost its end tag with the next cases inside it, and
-expands internal entities in its event interface even when told not to. Here no entity exists beyond the five
-of XML, a document type declaration is skipped, and every fault costs the element it is in and no more. For
-well-formed documents the events are those of lxml, which the tests compare.
+An XML parser cannot be used, since it must not go on after a fault. libxml2 in recover mode reads nothing after a text
+such as `1 < 2`, returns an element that lost its end tag with the next cases inside of it, and expands internal
+entities in its event interface even when told not to. This scanner knows only the five entities of XML, skips document
+type declarations, and loses at a fault only the element that contains it. For well-formed documents it sends the same
+events as lxml, which tests compare.
 
-Every step is linear in what it consumes: patterns are possessive, a search that found nothing is not repeated
-before there is new text, and what is held back until the next window is bounded by `Limits.tag`.
+Every step takes time linear in what it reads: patterns are possessive, a search that found nothing is repeated only
+when there is new text, and `Limits.tag` bounds the text that is kept for the next window.
 """
 
 import re
@@ -21,8 +21,8 @@ _NAME = r"[^\W\d][\w.:\-]*+"
 _START = re.compile(rf"""<({_NAME})((?>\s++{_NAME}\s*+=\s*+(?>"[^"<]*+"|'[^'<]*+'))*+)\s*+(/?)>""")
 _END = re.compile(rf"</({_NAME})\s*+>")
 _ATTRIBUTE = re.compile(rf"""({_NAME})\s*+=\s*+(?:"([^"]*+)"|'([^']*+)')""")
-# Also values without quotes, and one whose closing quote was lost. It matches bare words too, with nothing for a
-# value: what is read once is consumed, so that the time stays linear.
+# Matches attributes, also values without quotes, and a value whose closing quote was lost. Bare words match without a
+# value, so that they are consumed and the time stays linear.
 _LENIENT_ATTRIBUTE = re.compile(rf"""({_NAME})(?:\s*+=\s*+(?:"([^"]*+)(?:"|\Z)|'([^']*+)(?:'|\Z)|([^\s"'<>]++)))?+""")
 _BRACKETS = re.compile(r"<++")
 _TAG_NAME = re.compile(rf"</?({_NAME})")
@@ -30,17 +30,17 @@ _OUTSIDE_QUOTES = re.compile(r"""[^"'<>]*+""")
 _REFERENCE = re.compile(r"&(?:#(\d{1,8}|[xX][0-9A-Fa-f]{1,8});|([A-Za-z][\w.\-]{0,40});)?(\[[0-9;:?]{0,64}[@-~])?")
 _UNFINISHED_REFERENCE = re.compile(r"&(?:#?\w{0,40}|#(?:27|[xX]0{0,5}1[bB]);(?:\[[0-9;:?]{0,64})?)\Z")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
-# Where an attribute value runs into one of these, its closing quote was lost.
+# Tags that show that an attribute value has lost its closing quote, if they occur in it.
 _MARKUP = re.compile(
     r"</?(?:\w{1,20}:)?(?:testcase|testsuites?|failure|error|skipped|propert(?:y|ies)|system-(?:out|err)|test-(?:case|suite|run)"
     r"|UnitTestResult|assembl(?:y|ies)|collection)(?=[\s/>])"
 )
-# An instruction or a comment that does not end within this is text with an odd start.
+# Characters within which an instruction or a declaration must end. Otherwise it is read as text.
 _ASIDE = 64 * 1024
 
 
 class Target(Protocol):
-    """The receiver of tags and text, in the order of the file."""
+    """Receiver of tags and text, in the order of the file."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None: ...
     def text(self, text: str) -> None: ...
@@ -62,7 +62,7 @@ class Scanner:
 
     @property
     def line(self) -> int:
-        """The number of the line that is being read, from 1."""
+        """Number of the line that is being read, from 1."""
         return self._line
 
     def feed(self, window: str) -> None:
@@ -85,7 +85,9 @@ class Scanner:
             self._notes.add(kind, detail, line=self._line + buffer.count("\n", 0, at))
 
     def _find(self, what: str, buffer: str, start: int) -> int:
-        """Works like `buffer.find`, but searches no stretch twice: many tags may wait for one mark that never comes."""
+        """Returns the same as `buffer.find`, but remembers results, since many tags may search for a mark that never
+        comes.
+        """
         since, at = self._found.get(what, (0, -2))
         if at == -2 or start < since or 0 <= at < start:
             at = buffer.find(what, start)
@@ -93,7 +95,9 @@ class Scanner:
         return at
 
     def _scan(self, buffer: str) -> int:
-        """Sends all complete tags and texts to the target. Returns the index at which the rest begins."""
+        """Sends all complete tags and texts to the target. Returns the index of the first character that is not
+        processed.
+        """
         at, size = 0, len(buffer)
         target = self._target
         while at < size:
@@ -136,7 +140,9 @@ class Scanner:
         return size
 
     def _section(self, buffer: str, at: int) -> tuple[int, bool]:
-        """Reads the rest of a comment or of a CDATA section."""
+        """Reads on in a comment or a CDATA section. Returns the index to continue at, and whether the section has
+        ended.
+        """
         cdata = self._until == "]]>"
         stop = buffer.find(self._until, at)
         if stop >= 0:
@@ -144,14 +150,14 @@ class Scanner:
                 self._target.text(buffer[at:stop])
             self._until = ""
             return stop + 3, True
-        # The mark that ends it may itself be split between two windows.
+        # The mark that ends the section may be split between two windows.
         stop = len(buffer) if self._at_end else max(at, len(buffer) - 2)
         if cdata and stop > at:
             self._target.text(buffer[at:stop])
         return stop, False
 
     def _oddity(self, buffer: str, at: int) -> int:
-        """Handle text that begins with `<` and is no complete tag. Return the index to continue at, or -1 to wait
+        """Processes text that begins with `<` but is no complete tag. Returns the index to continue at, or -1 to wait
         for more input.
         """
         if buffer.startswith("<![CDATA[", at):
@@ -182,14 +188,16 @@ class Scanner:
 
     def _bare(self, buffer: str, at: int) -> int:
         self._note("bare_bracket", buffer, at)
-        # Of several in a row only the last can begin a tag.
+        # If several brackets follow one another, only the last can begin a tag.
         run = _BRACKETS.match(buffer, at)
         after = max(at + 1, run.end() - 1) if run is not None else at + 1
         self._target.text(buffer[at:after])
         return after
 
     def _declaration(self, buffer: str, at: int) -> int:
-        """Skips <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one."""
+        """Skips <!DOCTYPE ...> with its internal subset, or an <!ENTITY ...> outside of one. Returns the index to
+        continue at, or -1 to wait.
+        """
         stop = self._find(">", buffer, at)
         subset = self._find("[", buffer, at)
         if subset >= 0 and (stop < 0 or subset < stop):
@@ -204,7 +212,7 @@ class Scanner:
 
     def _malformed(self, buffer: str, at: int, name: re.Match[str]) -> int:
         """Reads a tag with faults, or one that is not complete yet. It ends at a '>' outside of quotes, or where other
-        markup begins.
+        markup begins. Returns the index to continue at, or -1 to wait.
         """
         position = name.end()
         stop = after = -1
@@ -247,12 +255,14 @@ class Scanner:
         return after
 
     def _markup(self, buffer: str, start: int, closing: int) -> int:
-        """Returns the index at which markup begins between an opening quote and its closing one, or -1."""
+        """Returns the index of the first markup between an opening quote and its closing quote, or -1 if there is
+        none.
+        """
         found = _MARKUP.search(buffer, start, closing if closing >= 0 else len(buffer))
         return -1 if found is None else found.start()
 
     def _unclosed_value(self, buffer: str, at: int, quote: int) -> int:
-        """Holds back an attribute value whose end has not come yet; of one that is too long the rest is skipped."""
+        """Waits for the end of an attribute value. If the value is too long, keeps its beginning and skips the rest."""
         if self._at_end:
             return len(buffer)
         if len(buffer) - at < self._limits.tag:
@@ -265,7 +275,7 @@ class Scanner:
         return -1
 
     def _skip(self, window: str) -> str:
-        """Drops the rest of a value that is too long, up to its quote."""
+        """Drops the rest of a value that is too long, up to its closing quote. Returns the text after it."""
         quote = window.find(self._skipping)
         markup = _MARKUP.search(window, 0, quote if quote >= 0 else len(window))
         stop = markup.start() if markup is not None else quote

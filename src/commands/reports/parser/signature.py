@@ -1,22 +1,20 @@
-"""Signature of a failure: 16 hex digits that stay the same when the same failure comes again in another run.
+"""Signature of a failure: 16 hex digits that are the same whenever the same failure occurs again.
 
     sha256(exception type, masked message, innermost own frames)[:16]
 
-The reporters' `fail_id` changes with every address, time and path in the message and is missing for setup,
-teardown and collection errors; this one is computed for every failed case.
+Reporters' `fail_id` changes with every address, time and path in the message, and is missing for setup, teardown and
+collection errors. A signature is computed for every failed case.
 
-Masked in the message, in this order: ANSI escapes, timestamps, UUIDs, hex addresses and long hex strings,
-IPv4 addresses, temporary and home paths (all but the file's name), durations, then every number that is left.
-White space is collapsed and quotes of a kind are one. Only the first 4,096 characters of a message count:
-what follows are diffs and dumps.
+These are masked in the message, in this order: ANSI escapes, timestamps, UUIDs, hex addresses and long hex strings,
+IPv4 addresses, temporary and home paths (all but the file's name), durations, and every number that is left. White
+space is collapsed, and all kinds of quotes become one. Only the first 4,096 characters of a message count, since diffs
+and dumps follow them.
 
-Frames are function names without files or lines, at most three, innermost first, and none of the tools' own
-(site-packages, node_modules, the JDK, test runners): a line number moves with every edit above it, a
-function's name rarely. Python, Java, .NET and JavaScript stacks are known; where nothing is recognised, type
-and message alone decide.
+Frames are at most three function names, the innermost first, without files and lines: a line number changes with every
+edit above it, a function's name rarely. Frames of tools are left out (site-packages, node_modules, the JDK, test
+runners). Stack traces of Python, Java, .NET and JavaScript are recognised. For other texts only type and message count.
 
-All patterns are linear: bounded repeats, no nesting, no backtracking between alternatives that can match the
-same text.
+All patterns take linear time: repeats are bounded and not nested, and no two alternatives can match the same text.
 """
 
 import hashlib
@@ -38,9 +36,9 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b"), "<id>"),
     (re.compile(r"\b0[xX][0-9a-fA-F]{1,32}\b"), "<hex>"),
-    # Java writes an object as Type@1b6d3586; a long hex string without any digit is a word.
+    # Java prints an object as Type@1b6d3586. A long hex string without any digit is a word.
     (re.compile(r"@[0-9a-f]{5,16}\b"), "@<hex>"),
-    # The same word as for numbers, since a hash may happen to have no letter in it.
+    # Masked like a number, since a hash may happen to have no letter.
     (re.compile(r"\b(?=[a-fA-F]{0,63}\d)(?=\d{0,63}[a-fA-F])[0-9a-fA-F]{12,64}\b"), "<n>"),
     (re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b"), "<ip>"),
     (
@@ -83,13 +81,13 @@ _FOREIGN_CODE = re.compile(
 
 
 def signature(exception_type: str, message: str, trace: str = "") -> str:
-    """Returns the signature, 16 hex digits; the module says what goes into it."""
+    """Returns the signature of a failure, 16 hex digits. The module's docstring says what is hashed."""
     parts = [exception_type.strip(), mask(message), *frames(trace)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def mask(message: str) -> str:
-    """Returns the message with its volatile parts replaced by words in angle brackets."""
+    """Returns the message with its changing parts replaced by words in angle brackets."""
     text = message[:MESSAGE_LENGTH]
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
@@ -99,7 +97,9 @@ def mask(message: str) -> str:
 
 
 def _masked_path(match: re.Match[str]) -> str:
-    """Keeps the name of a source file, which says where; drops that of a temporary file, which is new in each run."""
+    """Returns a masked path. The name of a source file stays; that of a temporary file is masked, since it is new in
+    each run.
+    """
     name = match.group()[len("<path>/") :]
     return (
         f"<path>/{name}"
@@ -109,7 +109,7 @@ def _masked_path(match: re.Match[str]) -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Returns the names of at most three own functions of the stack, innermost first."""
+    """Returns the names of at most three functions of the stack that are not the tools', the innermost first."""
     if len(trace) > TRACE_LENGTH:
         trace = trace[: TRACE_LENGTH // 2] + "\n" + trace[-TRACE_LENGTH // 2 :]
     innermost_first: list[str] = []
@@ -129,5 +129,5 @@ def frames(trace: str) -> list[str]:
 
 
 def _plain(function: str) -> str:
-    """Remove the numbers that compilers give to lambdas and generated classes."""
+    """Returns the function's name without the numbers that compilers give to lambdas and generated classes."""
     return re.sub(r"\d{1,20}", "", function)

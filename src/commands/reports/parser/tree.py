@@ -1,7 +1,7 @@
-"""Build elements from tags: every start gets an end, even in broken files, and parts beyond the limits are left out.
+"""Builds elements from tags: every start gets an end, even in broken files, and parts beyond the limits are left out.
 
-`Balancer` closes what was left open and ignores ends without a start. `Element` is one element of a case with
-its children, kept only until the case is read; `Budget` bounds what one case may hold.
+`Balancer` closes elements that were left open and ignores ends without a start. `Element` is an element of a case with
+its children, kept only until the case is read. `Budget` bounds the size of one case.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import Protocol
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.notes import Notes
 
-# No case has one of these in it: when one begins, the end tag of the case was lost.
+# No case contains such an element: if one begins within a case, the case has lost its end tag.
 _NEVER_WITHIN = frozenset(
     {
         "testcase",
@@ -26,7 +26,7 @@ _NEVER_WITHIN = frozenset(
 )
 _CASES = frozenset({"testcase", "test-case"})
 CUT = "\n[... cut ...]\n"
-"""Stands where the middle of a text was left out."""
+"""Text in place of the middle of a text that was cut."""
 VERDICTS = frozenset(
     {
         "failure",
@@ -49,7 +49,7 @@ class Elements(Protocol):
 
 
 class Balancer:
-    """Makes start and end tags nest. An end tag that was missing is passed on with `whole=False`."""
+    """Makes start and end tags nest. For a missing end tag, calls `end` with `whole=False`."""
 
     def __init__(self, elements: Elements, notes: Notes, limits: Limits, line: Callable[[], int]) -> None:
         self._elements = elements
@@ -68,7 +68,7 @@ class Balancer:
         if self._too_deep or len(self._open) >= self._limits.depth:
             if not self._notes.count_repeat("too_deep"):
                 self._notes.add("too_deep", f"<{name}>", line=self._line())
-            # An unclosed element at the bottom must not make this list grow with the file.
+            # Bounded, so that an unclosed element at the greatest depth does not make the list grow with the file.
             if len(self._too_deep) < 10_000:
                 self._too_deep.append(name)
             return
@@ -117,7 +117,7 @@ class Balancer:
 
 
 class Budget:
-    """The number of elements and of characters that one case may still hold."""
+    """Number of elements and of characters that may still be added to one case."""
 
     __slots__ = ("elements", "text")
 
@@ -127,7 +127,7 @@ class Budget:
 
 
 class Element:
-    """An element with its text (its own, without that of its children, see `all_text`) and its children."""
+    """An element with its attributes, its children and its own text. `all_text` includes the text of its children."""
 
     __slots__ = (
         "_head",
@@ -155,7 +155,7 @@ class Element:
         self._tail_size = 0
 
     def add_text(self, text: str, budget: Budget) -> None:
-        """Adds text; beyond the limit the first and the last half of it are kept."""
+        """Adds text. If it becomes longer than the limit, only its first and its last half are kept."""
         if not self.cut:
             room = min(self.limit - self._size, budget.text)
             if len(text) <= room:
@@ -186,13 +186,13 @@ class Element:
         return f"{head}{CUT}{_last(self._tail, self.limit // 2)}"
 
     def all_text(self) -> str:
-        """Return the text including that of inner elements: unescaped markup in a message looks like elements."""
+        """Returns the text, including that of inner elements: unescaped markup in a message looks like elements."""
         if not self.children:
             return self.text()
         return "".join([self.text(), *(child.all_text() for child in self.children)])
 
     def get(self, *names: str) -> str:
-        """Returns the first of these attributes that is not empty, else an empty text."""
+        """Returns the first of these attributes that is not empty; an empty text if there is none."""
         for name in names:
             if value := self.attributes.get(name, ""):
                 return value

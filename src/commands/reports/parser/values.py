@@ -1,4 +1,4 @@
-"""Reads numbers, durations and exception types as reporters write them."""
+"""Reads numbers, durations and exception types in the forms in which reporters write them."""
 
 import math
 import re
@@ -16,8 +16,8 @@ _LONGEST_MS = 10 * 365 * 86_400_000
 
 
 def milliseconds(text: str, notes: Notes) -> int:
-    """Read a duration in seconds ("0.25", "1,234.5", "1.5e-3") or as .NET writes it ("00:00:01.5"), in
-    milliseconds; 0 and a warning for anything else.
+    """Returns a duration in milliseconds, from seconds ("0.25", "1,234.5", "1.5e-3") or .NET's form ("00:00:01.5").
+    Anything else is 0, with a warning.
     """
     if not text:
         return 0
@@ -38,7 +38,7 @@ def milliseconds(text: str, notes: Notes) -> int:
 
 
 def whole_number(text: str, what: str, notes: Notes) -> int | None:
-    """Reads a whole number; None where it is missing or something else."""
+    """Returns a whole number; None if it is missing or something else. `what` names it in the warning."""
     text = text.strip()
     if not text:
         return None
@@ -55,7 +55,9 @@ def whole_number(text: str, what: str, notes: Notes) -> int | None:
 
 
 def exception_type(declared: str, message: str, trace: str) -> str:
-    """Return the exception type: the declared one, else one that message or trace begin or end with, else empty."""
+    """Returns the exception type: the declared one, or else one with which the message or the trace begins or ends, or
+    else an empty text.
+    """
     if declared and " " not in declared.strip():
         return declared.strip()[:256]
     if found := _EXCEPTION.match(message[:512].lstrip()):
