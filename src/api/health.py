@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import msgspec
 from litestar import Controller, Response, get
 from litestar.openapi.datastructures import ResponseSpec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
 
 from api.http.permissions import CAN_READ, User
 from api.http.request_context import RequestContext
@@ -34,8 +34,6 @@ SEAL_OVERDUE = timedelta(minutes=5)
 """Age of the oldest event without a checkpoint at which the server counts as degraded; checkpoints come every few
 seconds.
 """
-
-
 LEADERS = {DISPATCH_LOCK: "testhide dispatch", SCHEDULES_LOCK: "testhide work"}
 """Lock of a leader -> the command that runs it."""
 LEADER_IDLE_S = 30.0
@@ -106,7 +104,17 @@ class HealthController(Controller):
         """200 once the database answers and the read models are at the log's end; 503 until then, and while one of them
         is broken or another table is lost.
         """
-        degraded = _find_full_disks(ctx.services)
+        degraded = _find_disk_problems(ctx.services)
+        try:
+            return await self._inspect(ctx, degraded)
+        except OperationalError as error:
+            if not degraded:
+                raise
+            detail = f"The database cannot be reached, perhaps for want of room: {'; '.join(degraded)}."
+            raise Unavailable(detail) from error
+
+    async def _inspect(self, ctx: RequestContext, degraded: list[str]) -> Response[Readiness]:
+        """Makes the answer; what is found is added to what is known already."""
         async with ctx.reading() as connection:
             if lost := await find_lost_tables(connection):
                 # What follows would fail for want of them.
@@ -153,12 +161,15 @@ def _find_unusable(live: Inspection) -> list[str]:
     return found
 
 
-def _find_full_disks(services: Services) -> list[str]:
-    """Says which disks have no room, or soon will not have any."""
+def _find_disk_problems(services: Services) -> list[str]:
+    """Says which disks have no room or soon will not have any, and which folders cannot be used."""
     disks: dict[int, list[str]] = {}
-    for contents, folder in services.disks.items():
-        disks.setdefault(folder.stat().st_dev, []).append(contents)
     found = []
+    for contents, folder in services.disks.items():
+        try:
+            disks.setdefault(folder.stat().st_dev, []).append(contents)
+        except OSError as error:
+            found.append(f"the folder of the {contents} cannot be used: {error.strerror}")
     for names in disks.values():
         free = shutil.disk_usage(services.disks[names[0]]).free
         if free < MIN_FREE_BYTES:

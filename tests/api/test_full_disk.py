@@ -66,3 +66,12 @@ def test_the_disk_of_files_is_full(server: Server, build: int, name: str, what: 
         filler.unlink()
         upload(server.admin, build, CONTENT, "a.bin").then(201, size_bytes=len(CONTENT))
     assert "the disk" not in readiness(server)
+
+
+def test_a_folder_that_is_gone_is_named(server: Server) -> None:
+    folder = Path(server.settings.data_dir, "blobs")
+    folder.rename(folder.with_name("elsewhere"))
+    try:
+        assert "the folder of the artifacts cannot be used: No such file or directory" in readiness(server)
+    finally:
+        folder.with_name("elsewhere").rename(folder)
